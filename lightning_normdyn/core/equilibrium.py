@@ -1,0 +1,139 @@
+"""The balance equation of the norm: where it settles, how fast, and the path it takes under any learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Family = Literal["sgd", "adamw", "adam"]
+"""How an optimizer sizes its steps: by the gradient (sgd), by its sign-like normalised value with decay apart (adamw),
+or normalised together with the decay (adam)."""
+
+_RELAXATION_POWER: dict[Family, int] = {"sgd": 4, "adamw": 2, "adam": 3}
+
+
+def equilibrium_norm(
+    second_moment: Tensor | float, radial_decay: Tensor | float, lr: Tensor | float, drift: Tensor | float = 0.0
+) -> Tensor:
+    """The norm at which weight decay, radial drift and gradient noise balance.
+
+    The positive root ``R`` of ``lambda_rad·R⁴ - D·R² - lr·V²/2 = 0``::
+
+        R² = [D + sqrt(D² + 2·lr·lambda_rad·V²)] / (2·lambda_rad)
+
+    evaluated without cancellation for a drift of either sign (Su, Ren, Veitch 2026, arXiv 2606.30625, Eq. 4.15; with no
+    drift, ``R⁴ = lr·V²/(2·lambda_rad)``, their Fig. 2). Without decay nothing stops a norm that noise or outward drift
+    pushes: the result is infinity. Inward drift alone can still balance the noise.
+
+    Args:
+        second_moment: ``V²``, mean squared scale-free gradient ``|R·g_tan|²``, absent steps counted as zero; ``[...]``.
+        radial_decay: ``lambda_rad``, relative shrinkage per unit of lr; ``[...]``.
+        lr: effective learning rate, lr/(1 - momentum) under momentum; ``[...]``.
+        drift: ``D``, mean radial push ``<x, Δ_task>/lr``; ``[...]``, negative is inward.
+
+    Returns:
+        ``R`` (not its square), broadcast over the arguments; float64 if all are plain numbers.
+
+    Example:
+        >>> equilibrium_norm(second_moment=8.0, radial_decay=0.25, lr=1.0)  # (1·8 / (2·0.25)) ** (1/4)
+        tensor(2., dtype=torch.float64)
+        >>> equilibrium_norm(second_moment=8.0, radial_decay=0.0, lr=1.0)
+        tensor(inf, dtype=torch.float64)
+    """
+    v2, lam, eta, d = (_as_real(value) for value in (second_moment, radial_decay, lr, drift))
+    discriminant = d.square() + 2 * eta * lam * v2
+    root = discriminant.clamp(min=0).sqrt()
+    infinity = torch.full((), math.inf, dtype=root.dtype, device=root.device)
+    outward = torch.where(lam > 0, (d + root) / (2 * lam), infinity)
+    # The textbook root subtracts nearly equal numbers when drift is inward; its conjugate does not.
+    inward = eta * v2 / (root - d)
+    squared = torch.where(d < 0, torch.where(discriminant >= 0, inward, infinity), outward)
+    return squared.sqrt()
+
+
+def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
+    """Steps in which the distance of a norm from its equilibrium falls by a factor of e.
+
+    ``1/(4·lr·lambda_rad)`` for SGD (it is R⁴ that relaxes linearly), ``1/(2·lr·lambda_rad)`` for AdamW (R²) and
+    ``1/(3·lr·lambda_rad)`` for Adam with coupled decay (theory: relaxation, transients, forecast).
+
+    Args:
+        lr: effective learning rate.
+        radial_decay: relative shrinkage per unit of lr.
+        family: how the optimizer sizes its steps.
+
+    Returns:
+        Steps; infinity if there is no decay.
+
+    Raises:
+        ValueError: if the family is unknown.
+
+    Example:
+        >>> relaxation_steps(lr=1.0, radial_decay=1e-3, family="sgd")
+        250.0
+    """
+    if family not in _RELAXATION_POWER:
+        raise ValueError(f"family: expected one of {sorted(_RELAXATION_POWER)}, got {family!r}")
+    rate = _RELAXATION_POWER[family] * lr * radial_decay
+    return 1 / rate if rate > 0 else math.inf
+
+
+def forecast_norm(
+    norm: Tensor,
+    second_moment: Tensor,
+    radial_decay: Tensor | float,
+    lrs: Tensor | Sequence[float],
+    drift: Tensor | float = 0.0,
+) -> Tensor:
+    """The path of a norm under SGD through any sequence of learning rates.
+
+    One step of the recursion that R⁴ obeys at leading order, with ``a = lr·lambda_rad``::
+
+        R⁴ <- [(1 - a)²·R² + 2·lr·D]² + 2·(1 - a)²·lr²·V²
+
+    whose fixed point is :func:`equilibrium_norm` (theory: relaxation, transients, forecast).
+
+    Args:
+        norm: where the path starts, ``[n]``.
+        second_moment: ``V²``, ``[n]``.
+        radial_decay: ``lambda_rad``, ``[n]`` or one number.
+        lrs: effective learning rate of each step, ``[t]``.
+        drift: ``D``, ``[n]`` or one number.
+
+    Returns:
+        ``[t, n]``: the norm after each of the learning rates, in float64.
+
+    Raises:
+        ValueError: if ``norm`` and ``second_moment`` differ in shape.
+
+    Example:
+        >>> path = forecast_norm(torch.tensor([1.0]), torch.tensor([8.0]), 0.25, [0.01] * 4000)
+        >>> path.shape, round(path[-1].item(), 3), round(equilibrium_norm(8.0, 0.25, 0.01).item(), 3)
+        (torch.Size([4000, 1]), 0.632, 0.632)
+    """
+    if norm.shape != second_moment.shape:
+        raise ValueError(
+            f"second_moment: expected the shape of norm, {tuple(norm.shape)}, got {tuple(second_moment.shape)}; "
+            "pass one moment for each norm"
+        )
+    squared = norm.double().square()
+    v2, lam, d = second_moment.double(), _as_real(radial_decay).double(), _as_real(drift).double()
+    rates = torch.as_tensor(lrs, dtype=torch.float64).tolist()
+    path = squared.new_empty(len(rates), *squared.shape)
+    for step, lr in enumerate(rates):
+        kept = (1 - lr * lam).square()
+        pushed = (kept * squared + 2 * lr * d).clamp(min=0)
+        squared = (pushed.square() + 2 * kept * lr**2 * v2).sqrt()
+        path[step] = squared
+    return path.sqrt_()
+
+
+def _as_real(value: Tensor | float) -> Tensor:
+    """A plain number becomes float64 of no dimension, which leaves the precision of the tensors beside it alone."""
+    if isinstance(value, Tensor):
+        return value if value.dtype in (torch.float32, torch.float64) else value.float()
+    return torch.tensor(value, dtype=torch.float64)

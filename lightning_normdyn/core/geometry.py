@@ -1,0 +1,81 @@
+"""Lengths and directions: the norm, and the radial and tangential parts of a gradient."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RadialTangential(NamedTuple):
+    """A gradient split along and across the embedding it belongs to.
+
+    Attributes:
+        radial: signed length along the embedding, ``<g, x/|x|>``; shape ``[...]``.
+        tangential: what is left, orthogonal to the embedding; shape ``[..., d]``.
+    """
+
+    radial: Tensor
+    tangential: Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Widens half precision to float32 and leaves the rest alone: a half-precision square cannot be trusted."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
+    """Euclidean norm that neither overflows in half precision nor has a NaN gradient at zero.
+
+    ``R = |x|``. Half precision is widened to float32 before it is squared (a float16 square overflows from 256 up),
+    and the result stays float32. The gradient at a zero vector is zero.
+
+    Args:
+        x: vectors, any shape with ``d`` along ``dim``.
+        dim: the dimension that holds the vector.
+        keepdim: whether ``dim`` stays with size one.
+
+    Returns:
+        Norms in the precision of ``x``, float32 at least.
+
+    Example:
+        >>> safe_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([5., 0.])
+        >>> safe_norm(torch.full((4,), 3e4, dtype=torch.float16))
+        tensor(60000.)
+    """
+    norm: Tensor = torch.linalg.vector_norm(at_least_float32(x), dim=dim, keepdim=keepdim)
+    return norm
+
+
+def split_radial_tangential(gradient: Tensor, embedding: Tensor) -> RadialTangential:
+    """Splits a gradient into its part along the embedding and its part across it.
+
+    ``g_rad = <g, z>``, ``g_tan = g - g_rad z`` with ``z = x/|x|``, so that ``|g|² = g_rad² + |g_tan|²``
+    (Su, Ren, Veitch 2026, arXiv 2606.30625). A loss that sees only directions has ``g_rad = 0`` up to rounding.
+
+    Args:
+        gradient: ``dL/dx``, shape ``[..., d]``.
+        embedding: ``x``, same shape. A zero vector has no direction: radial 0, tangential ``g``.
+
+    Returns:
+        The two parts, in float32 at least.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> split_radial_tangential(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0]))
+        RadialTangential(radial=tensor(2.), tangential=tensor([1., 0.]))
+    """
+    if gradient.shape != embedding.shape:
+        raise ValueError(
+            f"gradient: expected the shape of embedding, {tuple(embedding.shape)}, got {tuple(gradient.shape)}; "
+            "pass the gradient with respect to that embedding"
+        )
+    gradient, embedding = at_least_float32(gradient), at_least_float32(embedding)
+    norm = safe_norm(embedding, keepdim=True)
+    direction = embedding / torch.where(norm > 0, norm, 1)
+    radial = (gradient * direction).sum(-1, keepdim=True)
+    return RadialTangential(radial.squeeze(-1), gradient - radial * direction)

@@ -1,0 +1,118 @@
+"""Per-row gradient moments of an embedding table, streamed over steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.geometry import at_least_float32, safe_norm
+
+_TOUCHES, _SECOND_MOMENT, _NONFINITE = range(3)
+
+
+class RowMoments:
+    """Streaming sums of the scale-free gradient ``s = R·g_tan`` of every tracked row.
+
+    Holds 24 bytes a row, whatever the number of steps. Two sets of steps merge by addition, in any order. Rows are
+    named by their slot, 0 to ``rows - 1``; slot ``rows`` swallows what belongs to no tracked row, so that no step has
+    to select (and, on a GPU, wait).
+
+    Args:
+        rows: tracked rows.
+        device: where the sums live; that of the table.
+
+    Example:
+        >>> moments = RowMoments(2)
+        >>> x, g = torch.tensor([[2.0, 0.0]]), torch.tensor([[5.0, 3.0]])
+        >>> moments.add(x, g, slots=torch.tensor([1]))  # tangential 3 at norm 2: |s|² = 36
+        >>> moments.add(x, g * 0, slots=torch.tensor([1]))
+        >>> [round(value, 3) for value in moments.second_moment.tolist()], moments.update_probability.tolist()
+        ([0.0, 18.0], [0.0, 0.5])
+    """
+
+    def __init__(self, rows: int, device: torch.device | str | None = None) -> None:
+        self.rows = rows
+        self.steps = 0
+        precise = torch.float32 if torch.device(device or "cpu").type == "mps" else torch.float64
+        self._sums = torch.zeros(rows + 1, 3, dtype=precise, device=device)
+
+    def add(self, embedding: Tensor, gradient: Tensor, slots: Tensor | None = None) -> None:
+        """Adds one step. A row with a NaN or infinite gradient adds nothing but a count.
+
+        Args:
+            embedding: rows before the step, ``[k, d]``.
+            gradient: their gradients as the optimizer got them, ``[k, d]``.
+            slots: the slot of each row, ``[k]``; a slot may occur twice if its rows are the same. ``None`` means all
+                rows in order, ``k = rows``.
+        """
+        second, length = scale_free_square(embedding, gradient)
+        finite = second < torch.inf
+        added = torch.stack((length > 0, second.where(finite, 0), ~finite), dim=1)
+        self.steps += 1
+        if slots is None:
+            self._sums[: self.rows] += added
+        else:
+            # Copying, not adding: a row named twice in a step then counts once, with no need to find duplicates.
+            self._sums.index_copy_(0, slots, self._sums.index_select(0, slots).add_(added))
+
+    def merge(self, other: RowMoments) -> None:
+        """Adds the steps that another object saw, on another rank or in another stretch of the run.
+
+        Raises:
+            ValueError: if the two track different numbers of rows.
+        """
+        if other.rows != self.rows:
+            raise ValueError(
+                f"other: expected moments of {self.rows} rows, got {other.rows}; merge the same table only"
+            )
+        self.steps += other.steps
+        self._sums += other._sums.to(self._sums.device)
+
+    def reset(self) -> None:
+        """Forgets every step."""
+        self.steps = 0
+        self._sums.zero_()
+
+    @property
+    def second_moment(self) -> Tensor:
+        """``V² = E|s|²``, absent steps counted as zero, ``[rows]``."""
+        return self._sums[: self.rows, _SECOND_MOMENT] / max(self.steps, 1)
+
+    @property
+    def update_probability(self) -> Tensor:
+        """Share of steps in which the row got a gradient, ``[rows]``."""
+        return self._sums[: self.rows, _TOUCHES] / max(self.steps, 1)
+
+    @property
+    def nonfinite(self) -> Tensor:
+        """How often a row's gradient was NaN or infinite, over all rows; no dimension."""
+        return self._sums[: self.rows, _NONFINITE].sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers, for a checkpoint."""
+        return {"steps": self.steps, "sums": self._sums.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        self.steps = state["steps"]
+        self._sums.copy_(state["sums"])
+
+
+def scale_free_square(embedding: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """``|s|² = |R·g_tan|² = |x|²|g|² - <x, g>²``, and the gradient's length.
+
+    Args:
+        embedding: ``x``, ``[k, d]``.
+        gradient: ``g``, ``[k, d]``.
+
+    Returns:
+        ``|s|²`` in float64 (float32 where the device has no float64) and ``|g|``, both ``[k]``.
+    """
+    precise = torch.float32 if embedding.device.type == "mps" else torch.float64
+    embedding, gradient = at_least_float32(embedding), at_least_float32(gradient)
+    length = safe_norm(gradient)
+    whole = safe_norm(embedding).to(precise) * length
+    along = (embedding * gradient).sum(-1).to(precise)
+    return torch.addcmul(whole * whole, along, along, value=-1).clamp_(min=0), length

@@ -1,0 +1,97 @@
+"""Learning rates over many steps in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+_CAPACITY = 256
+
+
+class RateSegment(NamedTuple):
+    """Consecutive steps whose learning rates are near enough to be treated as one.
+
+    Attributes:
+        steps: how many.
+        mean: mean learning rate.
+        mean_square: mean squared learning rate.
+    """
+
+    steps: int
+    mean: float
+    mean_square: float
+
+    def scaled(self, gain: float) -> RateSegment:
+        """The same steps at ``gain`` times the rate."""
+        return RateSegment(self.steps, self.mean * gain, self.mean_square * gain**2)
+
+
+class RateTrace:
+    """A sequence of learning rates, coarsened so that it never holds more than 256 segments.
+
+    When the segments run out, neighbours are merged and each later segment spans twice as many steps. Means and mean
+    squares stay exact over the whole trace, whatever was merged.
+
+    Example:
+        >>> trace = RateTrace.of([0.1] * 1000 + [0.05] * 500)
+        >>> trace.steps, len(trace.segments) <= 256, round(trace.mean, 6)
+        (1500, True, 0.083333)
+    """
+
+    def __init__(self) -> None:
+        self._span = 1
+        self._closed: list[tuple[int, float, float]] = []
+        self._open = (0, 0.0, 0.0)
+
+    @classmethod
+    def of(cls, lrs: Iterable[float]) -> RateTrace:
+        """A trace of the given rates."""
+        trace = cls()
+        for lr in lrs:
+            trace.append(lr)
+        return trace
+
+    def append(self, lr: float) -> None:
+        """Adds one step at this rate."""
+        steps, total, squares = self._open
+        self._open = (steps + 1, total + lr, squares + lr * lr)
+        if steps + 1 == self._span:
+            self._closed.append(self._open)
+            self._open = (0, 0.0, 0.0)
+            if len(self._closed) == _CAPACITY:
+                pairs = zip(self._closed[::2], self._closed[1::2], strict=True)
+                self._closed = [(a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in pairs]
+                self._span *= 2
+
+    @property
+    def segments(self) -> list[RateSegment]:
+        """The segments in order, the unfinished last one included."""
+        sums = [*self._closed, self._open] if self._open[0] else self._closed
+        return [RateSegment(steps, total / steps, squares / steps) for steps, total, squares in sums]
+
+    @property
+    def steps(self) -> int:
+        """How many rates were added."""
+        return sum(segment.steps for segment in self.segments)
+
+    @property
+    def mean(self) -> float:
+        """Mean rate; 0 for an empty trace."""
+        steps = self.steps
+        return sum(segment.steps * segment.mean for segment in self.segments) / steps if steps else 0.0
+
+    @property
+    def mean_square(self) -> float:
+        """Mean squared rate; 0 for an empty trace."""
+        steps = self.steps
+        return sum(segment.steps * segment.mean_square for segment in self.segments) / steps if steps else 0.0
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain lists and numbers, for a checkpoint."""
+        return {"span": self._span, "closed": [list(sums) for sums in self._closed], "open": list(self._open)}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        self._span = int(state["span"])  # type: ignore[call-overload]
+        self._closed = [tuple(sums) for sums in state["closed"]]  # type: ignore[attr-defined]
+        self._open = tuple(state["open"])  # type: ignore[arg-type,assignment]

@@ -1,0 +1,112 @@
+"""An append-only table on disk that survives a kill at any moment."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_PART = "part-{:08d}.parquet"
+
+
+class ParquetLog:
+    """Appends column batches to a folder of Parquet parts, each written whole or not at all.
+
+    A part is written beside its final name and moved there in one step, so a reader never meets half a file.
+    Rows wait in memory until ``flush_rows`` of them, or ``flush_seconds``, have gathered. A folder that cannot be
+    written (read-only, full) is reported once and from then on ignored: observing must never end a training run.
+
+    Args:
+        folder: where the parts go; created when the first part is written.
+        schema: names and types of the columns.
+        flush_rows: rows that make a part.
+        flush_seconds: the longest that a row waits in memory while others keep coming.
+
+    Example:
+        >>> import tempfile, pyarrow as pa
+        >>> folder = Path(tempfile.mkdtemp()) / "norms"
+        >>> log = ParquetLog(folder, pa.schema([("step", pa.int64()), ("norm", pa.float32())]))
+        >>> log.append({"step": [0, 0], "norm": [1.0, 2.0]})
+        >>> log.flush()
+        >>> read_parts(folder, log.schema).to_pydict()
+        {'step': [0, 0], 'norm': [1.0, 2.0]}
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        schema: pa.Schema,
+        *,
+        flush_rows: int = 65_536,
+        flush_seconds: float = 30.0,
+    ) -> None:
+        self.folder = Path(folder)
+        self.schema = schema
+        self.flush_rows = flush_rows
+        self.flush_seconds = flush_seconds
+        self.failed = False
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = 0
+        self._oldest = 0.0
+
+    def append(self, columns: dict[str, Any]) -> None:
+        """Adds rows. Columns of the schema that are not named are null.
+
+        Args:
+            columns: name to a sequence or numpy array, all of one length.
+        """
+        if self.failed:
+            return
+        rows = len(next(iter(columns.values())))
+        arrays = [
+            pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(rows, field.type)
+            for field in self.schema
+        ]
+        if not self._waiting:
+            self._oldest = time.monotonic()
+        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        self._waiting_rows += rows
+        if self._waiting_rows >= self.flush_rows or time.monotonic() - self._oldest > self.flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits in memory as one more part."""
+        if self.failed or not self._waiting:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self.folder / _PART.format(_next_number(self.folder))
+            unfinished = part.with_suffix(f".{os.getpid()}.tmp")
+            pq.write_table(pa.Table.from_batches(self._waiting, self.schema), unfinished, compression="zstd")
+            unfinished.replace(part)
+        except OSError as error:
+            self.failed = True
+            warnings.warn(
+                f"normdyn history: cannot write to '{self.folder}' ({error}); training goes on and nothing more of "
+                "this history is saved. Free space there or point the logger's save_dir at a writable folder.",
+                stacklevel=2,
+            )
+        self._waiting, self._waiting_rows = [], 0
+
+
+def read_parts(folder: str | os.PathLike[str], schema: pa.Schema) -> pa.Table:
+    """Reads every finished part of a log, oldest first; a folder that does not exist is an empty table.
+
+    Args:
+        folder: the folder that a :class:`ParquetLog` wrote.
+        schema: the columns to read.
+    """
+    parts = sorted(Path(folder).glob("part-*.parquet"))
+    if not parts:
+        return schema.empty_table()
+    return pa.concat_tables([pq.read_table(part, columns=schema.names).cast(schema) for part in parts])
+
+
+def _next_number(folder: Path) -> int:
+    numbers = [int(part.stem.removeprefix("part-")) for part in folder.glob("part-*.parquet")]
+    return max(numbers, default=0) + 1

@@ -1,0 +1,100 @@
+"""What a run leaves on disk about its norms, and how to read it back without a trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lightning_normdyn.history.log import ParquetLog, read_parts
+
+FOLDER = "normdyn"
+
+TRAJECTORY = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("row", pa.int64()),
+        ("norm", pa.float32()),
+        # Filled at the end of a fit window alone, null elsewhere:
+        ("second_moment", pa.float32()),
+        ("update_probability", pa.float32()),
+        ("mean_norm", pa.float32()),
+        ("equilibrium_norm", pa.float32()),
+        ("transient_norm", pa.float32()),
+        ("forecast_norm", pa.float32()),
+    ]
+)
+"""One line per tracked row and snapshot: the norm, and at a fit the moments and predictions that went into it."""
+
+QUANTITIES = pa.schema([("step", pa.int64()), ("quantity", pa.string()), ("value", pa.float64())])
+"""One line per logged scalar: the same values that went to the loggers."""
+
+
+class TargetHistory:
+    """The history of one target: ``trajectory/``, ``quantities/`` and ``target.json`` in a folder of its own.
+
+    Args:
+        folder: ``<log_dir>/normdyn/<target>``.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.trajectory_log = ParquetLog(self.folder / "trajectory", TRAJECTORY)
+        self.quantities_log = ParquetLog(self.folder / "quantities", QUANTITIES)
+
+    def describe(self, description: dict[str, Any]) -> None:
+        """Writes ``target.json``; an unwritable folder is left to the logs, which report it once."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "target.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        except OSError:
+            return
+
+    def append_quantities(self, step: int, values: dict[str, float]) -> None:
+        """Adds one line per scalar."""
+        self.quantities_log.append(
+            {"step": [step] * len(values), "quantity": list(values), "value": list(values.values())}
+        )
+
+    def flush(self) -> None:
+        """Puts all that waits in memory on disk."""
+        self.trajectory_log.flush()
+        self.quantities_log.flush()
+
+    def description(self) -> dict[str, Any]:
+        """Reads ``target.json``; empty where there is none."""
+        file = self.folder / "target.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+    def trajectory(self) -> pa.Table:
+        """Reads the trajectory, in the order in which it was written (columns of :data:`TRAJECTORY`)."""
+        return read_parts(self.folder / "trajectory", TRAJECTORY)
+
+    def quantities(self) -> pa.Table:
+        """Reads the logged scalars (columns of :data:`QUANTITIES`)."""
+        return read_parts(self.folder / "quantities", QUANTITIES)
+
+
+def read_run(log_dir: str | os.PathLike[str]) -> dict[str, TargetHistory]:
+    """Finds every target that a run recorded.
+
+    Args:
+        log_dir: the run's folder, which holds ``normdyn/``.
+
+    Returns:
+        Target name to its history, in alphabetical order.
+
+    Raises:
+        FileNotFoundError: if no target was recorded there.
+    """
+    root = Path(log_dir) / FOLDER
+    found = {file.parent.name: TargetHistory(file.parent) for file in sorted(root.glob("*/target.json"))}
+    if not found:
+        raise FileNotFoundError(
+            f"log_dir: no norm history under '{root}'; expected the folder of a run that trained with NormDynamics "
+            "or NormTrajectoryMonitor"
+        )
+    return found

@@ -1,0 +1,83 @@
+"""What the report knows about one target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lightning_normdyn.history import TargetHistory
+from lightning_normdyn.report.series import Series, read_series
+from lightning_normdyn.report.trajectory import Trajectory, read_trajectory
+
+
+@dataclass(frozen=True)
+class TargetRecord:
+    """One target's history, read into arrays.
+
+    Attributes:
+        name: the target, as the run named it.
+        anchor: an HTML id that no other target of the page has.
+        description: what ``target.json`` holds.
+        trajectory: norms and predictions per row; empty for an output.
+        series: logged quantities by name.
+        labels: names of the table's rows, or None.
+    """
+
+    name: str
+    anchor: str
+    description: Mapping[str, Any]
+    trajectory: Trajectory
+    series: Mapping[str, Series]
+    labels: Sequence[str] | None = None
+
+    @property
+    def last_step(self) -> int:
+        """The latest step that the history holds; 0 where it holds none."""
+        ends = [*self.trajectory.steps[-1:].tolist(), *(step for s in self.series.values() for step in s.steps[-1:])]
+        return int(max(ends, default=0))
+
+    @property
+    def end_step(self) -> int:
+        """The step at which training ends: as planned where the plan is known, else the latest one."""
+        planned = self.description.get("total_steps")
+        if isinstance(planned, (int, float)) and math.isfinite(planned) and planned > 0:
+            return max(int(planned), self.last_step)
+        return self.last_step
+
+    @property
+    def finished(self) -> bool:
+        """Whether the norms were seen at (nearly) the end of training, so that a forecast can be held against them."""
+        return bool(len(self.trajectory.steps)) and self.trajectory.steps[-1] >= 0.98 * self.end_step
+
+    def values(self, name: str) -> Series:
+        """A logged quantity; empty where it was never logged."""
+        return self.series.get(name, Series(np.empty(0, np.int64), np.empty(0)))
+
+
+def read_record(name: str, history: TargetHistory, *, anchor: str, labels: Sequence[str] | None) -> TargetRecord:
+    """Reads one target's history.
+
+    Args:
+        name: the target.
+        history: its history on disk.
+        anchor: an HTML id for it.
+        labels: names of rows, kept if the target is a table with that many rows.
+    """
+    description = history.description()
+    return TargetRecord(
+        name=str(description.get("target", name)),
+        anchor=anchor,
+        description=description,
+        trajectory=read_trajectory(history.trajectory()),
+        series=read_series(history.quantities()),
+        labels=labels if labels is not None and fits_labels(description, labels) else None,
+    )
+
+
+def fits_labels(description: Mapping[str, Any], labels: Sequence[str]) -> bool:
+    """Whether a target is a table with as many rows as there are labels."""
+    return description.get("kind", "table") == "table" and description.get("rows", len(labels)) == len(labels)
