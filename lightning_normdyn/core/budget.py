@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.geometry import most_precise
+
 
 class NormBudget(NamedTuple):
     """Where a change of the squared norm came from. Every field has shape ``[...]`` and the unit of ``x²``.
@@ -61,9 +63,9 @@ def norm_budget(before: Tensor, after: Tensor, decay_update: Tensor | None = Non
                 f"{name}: expected the shape of before, {tuple(before.shape)}, got {tuple(other.shape)}; "
                 "pass the same rows"
             )
-    start, end = before.double(), after.double()
+    start, end = most_precise(before), most_precise(after)
     step = end - start
-    decay_step = torch.zeros_like(step) if decay_update is None else decay_update.double()
+    decay_step = torch.zeros_like(step) if decay_update is None else most_precise(decay_update)
     return NormBudget(
         decay=2 * torch.linalg.vecdot(start, decay_step),
         drift=2 * torch.linalg.vecdot(start, step - decay_step),

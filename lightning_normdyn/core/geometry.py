@@ -25,6 +25,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def most_precise(x: Tensor) -> Tensor:
+    """Widens to float64, or to float32 on a device that has no float64."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
 def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """Euclidean norm that neither overflows in half precision nor has a NaN gradient at zero.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import at_least_float32, safe_norm
+from lightning_normdyn.core.geometry import at_least_float32, most_precise, safe_norm
 
 _TOUCHES, _SECOND_MOMENT, _NONFINITE = range(3)
 
@@ -35,8 +35,7 @@ class RowMoments:
     def __init__(self, rows: int, device: torch.device | str | None = None) -> None:
         self.rows = rows
         self.steps = 0
-        precise = torch.float32 if torch.device(device or "cpu").type == "mps" else torch.float64
-        self._sums = torch.zeros(rows + 1, 3, dtype=precise, device=device)
+        self._sums = most_precise(torch.zeros(rows + 1, 3, device=device))
 
     def add(self, embedding: Tensor, gradient: Tensor, slots: Tensor | None = None) -> None:
         """Adds one step. A row with a NaN or infinite gradient adds nothing but a count.
@@ -49,7 +48,7 @@ class RowMoments:
         """
         second, length = scale_free_square(embedding, gradient)
         finite = second < torch.inf
-        added = torch.stack((length > 0, second.where(finite, 0), ~finite), dim=1)
+        added = torch.stack(((length > 0) & finite, second.where(finite, 0), ~finite), dim=1)
         self.steps += 1
         if slots is None:
             self._sums[: self.rows] += added
@@ -110,9 +109,8 @@ def scale_free_square(embedding: Tensor, gradient: Tensor) -> tuple[Tensor, Tens
     Returns:
         ``|s|²`` in float64 (float32 where the device has no float64) and ``|g|``, both ``[k]``.
     """
-    precise = torch.float32 if embedding.device.type == "mps" else torch.float64
     embedding, gradient = at_least_float32(embedding), at_least_float32(gradient)
     length = safe_norm(gradient)
-    whole = safe_norm(embedding).to(precise) * length
-    along = (embedding * gradient).sum(-1).to(precise)
+    whole = most_precise(safe_norm(embedding)) * length
+    along = most_precise((embedding * gradient).sum(-1))
     return torch.addcmul(whole * whole, along, along, value=-1).clamp_(min=0), length

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.equilibrium import Family, relaxation_steps
+from lightning_normdyn.core.geometry import most_precise
 from lightning_normdyn.core.rates import RateSegment, RateTrace
 
 _LAWS: dict[Family, str] = {
@@ -113,7 +114,7 @@ class EquilibriumRule:
             ValueError: if no closed form is known for this optimizer.
         """
         family = self._known_family()
-        v2 = torch.as_tensor(second_moment, dtype=torch.float64)
+        v2 = most_precise(torch.as_tensor(second_moment))
         if self.radial_decay <= 0:
             return torch.full_like(v2, math.inf)
         scale = self.lr / (2 * self.radial_decay)
@@ -154,7 +155,7 @@ class EquilibriumRule:
         family = self._known_family()
         trace = lrs if isinstance(lrs, RateTrace) else RateTrace.of(lrs)
         segments = [segment.scaled(self.lr_gain) for segment in trace.segments]
-        start, v2 = norm.double(), second_moment.double()
+        start, v2 = most_precise(norm), most_precise(second_moment)
         if family == "adam":
             return self._evolve_coupled_adam(start, v2, dim, segments)
         source = v2 if family == "sgd" else dim * self._presence(update_probability, v2)
@@ -174,14 +175,19 @@ class EquilibriumRule:
         return kept, gained
 
     def _evolve_coupled_adam(self, norm: Tensor, v2: Tensor, dim: int, segments: list[RateSegment]) -> Tensor:
-        """Integrates ``dR³/dt = -3·e·lambda·sqrt(d)·R⁴/V + 1.5·e²·d·R``, exactly for R frozen within a substep."""
+        """Integrates ``dR³/dt = -3·e·lambda·sqrt(d)·R⁴/V + 1.5·e²·d·R``, exactly for R frozen within a substep.
+
+        Adam normalises noise and decay together, so ``V`` is ``sqrt(V² + lambda²·R⁴)`` here: a row without gradients
+        then shrinks by ``e·sqrt(d)`` a step instead of vanishing at once.
+        """
         cubed = norm.pow(3)
-        gradient_scale = v2.sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+        tiny = torch.finfo(v2.dtype).tiny
         for steps, lr, lr_squared in segments:
             substeps = min(steps, _ADAM_SUBSTEPS)
             span = steps / substeps
             for _ in range(substeps):
                 radius = cubed.pow(1 / 3)
+                gradient_scale = (v2 + (self.radial_decay * radius.square()).square()).sqrt().clamp(min=tiny)
                 exponent = -3 * lr * self.radial_decay * math.sqrt(dim) * radius / gradient_scale * span
                 # expm1(x)/x tends to 1 without decay
                 mean_kept = torch.where(exponent < 0, torch.expm1(exponent) / exponent, 1.0)
@@ -190,7 +196,7 @@ class EquilibriumRule:
 
     def _presence(self, update_probability: Tensor | float, like: Tensor) -> Tensor:
         """``p/(p + 1 - beta2)``: the mean squared normalised step of a row that is updated with probability p."""
-        p = torch.as_tensor(update_probability, dtype=torch.float64, device=like.device).expand_as(like)
+        p = torch.as_tensor(update_probability, dtype=like.dtype, device=like.device).expand_as(like)
         return p / (p + 1 - self.second_beta)
 
     def _known_family(self) -> Family:
@@ -229,8 +235,9 @@ def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> Equili
     reader = _READERS.get(type(optimizer))
     settings = optimizer.param_groups[group]
     if reader is None:
+        lr = settings.get("lr")  # some optimizers choose their own: the entry is then missing or None
         return EquilibriumRule(
-            name, None, float(settings["lr"]), 1.0, 0.0, reason=f"{name} has no known law of the norm"
+            name, None, math.nan if lr is None else float(lr), 1.0, 0.0, reason=f"{name} has no known law of the norm"
         )
     return reader(name, settings)
 
@@ -250,7 +257,7 @@ def _read_adam(name: str, group: dict[str, Any]) -> EquilibriumRule:
         )
     decoupled = group.get("decoupled_weight_decay", name == "AdamW")
     family: Family = "adamw" if decoupled or not decay else "adam"
-    return EquilibriumRule(name, family, lr, 1.0, decay, second_beta=group["betas"][1])
+    return EquilibriumRule(name, family, lr, 1.0, decay, second_beta=float(group["betas"][1]))
 
 
 def _read_rmsprop(name: str, group: dict[str, Any]) -> EquilibriumRule:

@@ -1,0 +1,59 @@
+"""The monitor that fits the equilibrium law online."""
+
+from __future__ import annotations
+
+from lightning_normdyn.callbacks.monitor import NormMonitor
+from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.capture.targets import Targets
+from lightning_normdyn.instruments.base import Instrument, check_every
+from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan, check_forecast_at, check_window
+from lightning_normdyn.instruments.watch import OutputCadence
+
+
+class EquilibriumFitMonitor(NormMonitor):
+    """Predicts the norms of embedding tables from gradients and hyper-parameters, and says how well that went.
+
+    Args:
+        targets: ``"auto"`` for every trainable embedding table, or a list of patterns over parameter names.
+        every_n_steps: cadence of the gradient moments, in optimizer steps. Rare rows need every step.
+        sample_every_n_steps: cadence of the quiet terms, for which all tracked rows are read.
+        window: length of a fit window, as a share of the run (below 1) or a number of steps.
+        forecast_at: share of the run at which the norms at its end are forecast.
+        max_tracked_rows: most rows of a table that are fitted; larger tables are sampled at an even stride.
+        save_history: whether to keep moments and predictions on disk.
+
+    Example:
+        >>> monitor = EquilibriumFitMonitor(window=1000)
+    """
+
+    def __init__(
+        self,
+        *,
+        targets: Targets = "auto",
+        every_n_steps: int = 1,
+        sample_every_n_steps: int = 50,
+        window: float = 0.2,
+        forecast_at: float = 0.4,
+        max_tracked_rows: int = 16_384,
+        save_history: bool = True,
+    ) -> None:
+        super().__init__(targets=targets, max_tracked_rows=max_tracked_rows, save_history=save_history)
+        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        self.sample_every_n_steps = check_every("sample_every_n_steps", sample_every_n_steps)
+        self.window = check_window(window)
+        self.forecast_at = check_forecast_at(forecast_at)
+
+    def _instruments(self, target: TableTarget, plan: TrainingPlan) -> dict[str, Instrument]:
+        return {
+            "fit": EquilibriumFit(
+                target,
+                plan,
+                every_n_steps=self.every_n_steps,
+                sample_every_n_steps=self.sample_every_n_steps,
+                window=self.window,
+                forecast_at=self.forecast_at,
+            )
+        }
+
+    def _output_cadence(self) -> OutputCadence:
+        return OutputCadence(norms=None, gradient=None)

@@ -1,0 +1,21 @@
+"""Whichever Lightning is installed: a Trainer of either package calls hooks by name, so one class serves both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+    from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning.utilities.model_helpers import is_overridden
+else:
+    try:
+        from pytorch_lightning import Callback, LightningModule, Trainer
+        from pytorch_lightning.utilities.model_helpers import is_overridden
+        from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+    except ImportError:
+        from lightning.pytorch import Callback, LightningModule, Trainer
+        from lightning.pytorch.utilities.model_helpers import is_overridden
+        from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+__all__ = ["Callback", "LightningModule", "Trainer", "is_overridden", "rank_zero_info", "rank_zero_warn"]

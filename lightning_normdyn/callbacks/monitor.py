@@ -1,0 +1,257 @@
+"""What the monitors share: finding targets, following the trainer's steps, logging, checkpointing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn._version import __version__
+from lightning_normdyn.callbacks.lightning import (
+    Callback,
+    LightningModule,
+    Trainer,
+    is_overridden,
+    rank_zero_info,
+    rank_zero_warn,
+)
+from lightning_normdyn.callbacks.schedule import future_lrs
+from lightning_normdyn.capture.output import OutputStep, OutputTarget
+from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.capture.targets import Targets, find_targets
+from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule
+from lightning_normdyn.history.run import FOLDER, TargetHistory
+from lightning_normdyn.instruments.base import Instrument
+from lightning_normdyn.instruments.fit import TrainingPlan
+from lightning_normdyn.instruments.output import merge_ranks, quantile_grid
+from lightning_normdyn.instruments.recorder import Recorder
+from lightning_normdyn.instruments.watch import OutputCadence, OutputWatch, TableWatch, Watch
+
+PREFIX = "normdyn"
+
+
+class NormMonitor(Callback):
+    """Base of the monitors: decides when to look, logs what was read, keeps it through checkpoints.
+
+    A subclass says which instruments serve a table and at what cadence outputs are measured.
+
+    Args:
+        targets: ``"auto"`` or patterns, see :func:`lightning_normdyn.capture.targets.find_targets`.
+        max_tracked_rows: most rows of a table that keep statistics of their own.
+        save_history: whether trajectories and scalars also go to ``<log_dir>/normdyn/``.
+    """
+
+    def __init__(self, *, targets: Targets, max_tracked_rows: int, save_history: bool) -> None:
+        self._targets = targets
+        self._max_tracked_rows = max_tracked_rows
+        self._save_history = save_history
+        self._recorder: Recorder | None = None
+        self._restored: dict[str, Any] | None = None
+        self._unclipped = False
+
+    def _instruments(self, target: TableTarget, plan: TrainingPlan) -> dict[str, Instrument]:
+        """The instruments that serve a table."""
+        raise NotImplementedError
+
+    def _output_cadence(self) -> OutputCadence:
+        """How often outputs are measured."""
+        raise NotImplementedError
+
+    @property
+    def state_key(self) -> str:
+        """Tells apart the states of two monitors of one class in a checkpoint."""
+        return self._generate_state_key(targets=self._targets, max_tracked_rows=self._max_tracked_rows)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finds the targets; a wrong pattern fails here, before anything was trained."""
+        targets = find_targets(pl_module, self._targets, max_tracked_rows=self._max_tracked_rows)
+        root = _history_root(trainer) if self._save_history else None
+        watches = (self._watch(trainer, pl_module, target, root) for target in targets)
+        self._recorder = Recorder([watch for watch in watches if watch is not None])
+        self._unclipped = bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes back the state of a checkpoint and starts to listen."""
+        assert self._recorder is not None
+        if self._restored is not None:
+            try:
+                self._recorder.load_state_dict(self._restored)
+            except (ValueError, KeyError) as error:
+                rank_zero_warn(
+                    f"{type(self).__name__}: the checkpoint's norm statistics cannot be used ({error}); they start "
+                    "afresh, the training itself resumes as usual"
+                )
+                self._restored = None
+                self.on_fit_start(trainer, pl_module)
+            self._restored = None
+        self._recorder.begin()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Announces a step: gradients are there, unscaled and not yet clipped."""
+        if self._recorder is not None:
+            self._recorder.before_step(getattr(optimizer, "_optimizer", optimizer), unclipped=self._unclipped)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs what the step showed."""
+        self._log(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Concludes, logs the last findings and puts the history on disk."""
+        if self._recorder is not None:
+            self._recorder.finish()
+            self._log(trainer)
+            self._recorder.flush()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Removes every hook."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves what is known and removes every hook."""
+        self._stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Removes every hook, whatever happened."""
+        self._stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs; loads with ``weights_only=True``."""
+        return self._recorder.state_dict() if self._recorder is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the state until the targets are known."""
+        self._restored = state_dict or None
+
+    def _stop(self) -> None:
+        if self._recorder is not None:
+            self._recorder.flush()
+            self._recorder.detach()
+
+    def _log(self, trainer: Trainer) -> None:
+        assert self._recorder is not None
+        drained = self._recorder.drain()
+        if not drained:
+            return
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        metrics = {f"{PREFIX}/{name}/{key}": value for name, values in drained.items() for key, value in values.items()}
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+        for logger in trainer.loggers:
+            separated = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
+            logger.log_metrics(separated, step=step)
+
+    def _watch(
+        self, trainer: Trainer, pl_module: LightningModule, target: TableTarget | OutputTarget, root: Path | None
+    ) -> Watch | None:
+        owner = _owner(trainer, target)
+        if owner is None:
+            rank_zero_warn(f"{type(self).__name__}: no optimizer trains '{target.name}', so it is not watched")
+            return None
+        optimizer, group = owner
+        history = TargetHistory(root / target.name) if root is not None else None
+        if isinstance(target, OutputTarget):
+            watch: Watch = self._watch_output(trainer, target, optimizer, history)
+        else:
+            plan = TrainingPlan(
+                rule=lambda: equilibrium_rule(optimizer, group),
+                total_steps=lambda: _total_steps(trainer, pl_module),
+                future_lrs=lambda steps: future_lrs(trainer, pl_module, optimizer, group, steps),
+            )
+            if trainer.world_size > 1:
+                target.ids_tell = False  # this rank does not see the ids of the others
+            watch = TableWatch(target, optimizer, group, self._instruments(target, plan), history)
+        rule = equilibrium_rule(optimizer, group)
+        if history is not None:
+            history.describe(
+                _description(target, rule, optimizer.param_groups[group], _total_steps(trainer, pl_module))
+            )
+        if isinstance(target, TableTarget) and rule.radial_decay <= 0:
+            rank_zero_info(f"{type(self).__name__}: '{target.name}' under {rule.optimizer}: {rule.law}")
+        return watch
+
+    def _watch_output(
+        self, trainer: Trainer, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetHistory | None
+    ) -> OutputWatch:
+        return OutputWatch(
+            target,
+            optimizer,
+            self._output_cadence(),
+            loss_scale=lambda: _loss_scale(trainer),
+            merge_ranks=lambda seen: _merge_ranks(trainer, seen),
+            ranks=trainer.world_size,
+            history=history,
+        )
+
+
+def _owner(trainer: Trainer, target: TableTarget | OutputTarget) -> tuple[torch.optim.Optimizer, int] | None:
+    """The optimizer and the parameter group that train a table, or the first parameter of a submodule."""
+    wanted = (target.parameter,) if isinstance(target, TableTarget) else tuple(target.module.parameters())
+    for parameter in wanted:
+        for optimizer in trainer.optimizers:
+            for number, group in enumerate(optimizer.param_groups):
+                if any(member is parameter for member in group["params"]):
+                    return optimizer, number
+    if isinstance(target, OutputTarget) and trainer.optimizers:
+        return trainer.optimizers[0], 0
+    return None
+
+
+def _total_steps(trainer: Trainer, pl_module: LightningModule) -> int | None:
+    """Steps that each optimizer will make in this run; ``None`` if it has no set end."""
+    total = trainer.estimated_stepping_batches
+    if total == float("inf"):
+        return None
+    shares = 1 if pl_module.automatic_optimization else len(trainer.optimizers)  # manual steps count one by one
+    return max(1, int(total) // shares)
+
+
+def _history_root(trainer: Trainer) -> Path | None:
+    log_dir = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is broadcast
+    return Path(log_dir) / FOLDER if trainer.is_global_zero else None
+
+
+def _description(
+    target: TableTarget | OutputTarget, rule: EquilibriumRule, group: dict[str, Any], total_steps: int | None
+) -> dict[str, Any]:
+    described: dict[str, Any] = {"target": target.name, "kind": target.kind}
+    if isinstance(target, TableTarget):
+        described |= {
+            "rows": target.rows,
+            "dim": target.dim,
+            "tracked_rows": target.tracked_rows,
+            "row_stride": target.stride,
+        }
+    settings = {"lr": float(group["lr"]), "weight_decay": float(group.get("weight_decay", 0.0))}
+    return (
+        described
+        | settings
+        | {
+            "optimizer": rule.optimizer,
+            "law": rule.law,
+            "total_steps": total_steps,
+            "version": __version__,
+        }
+    )
+
+
+def _loss_scale(trainer: Trainer) -> float:
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return float(scaler.get_scale()) if scaler is not None else 1.0
+
+
+def _merge_ranks(trainer: Trainer, seen: OutputStep | None) -> OutputStep | None:
+    """Puts the steps of all ranks together; a rank that heard nothing takes part with nothing."""
+    if trainer.world_size == 1:
+        return seen
+    device = trainer.strategy.root_device
+    grid = torch.full((512,), torch.nan, device=device) if seen is None else quantile_grid(seen.norms)
+    sums = torch.zeros(3, device=device) if seen is None else torch.stack(seen[1:]).to(device).nan_to_num(0)
+    norms, all_sums = trainer.strategy.all_gather(grid), trainer.strategy.all_gather(sums)
+    assert isinstance(norms, Tensor)
+    assert isinstance(all_sums, Tensor)
+    return merge_ranks(norms, all_sums)

@@ -1,0 +1,198 @@
+"""Embedding tables: which rows a step touched, and what the step did to them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_normdyn.core.geometry import safe_norm
+
+_OUTSIDE_TOLERANCE = 1e-6
+
+
+class TableTarget:
+    """A 2-D parameter whose rows are embeddings.
+
+    The rows that a step touches come from the ids that the embedding layers were called with, so that a step costs what
+    it touched and not what the table holds. Where ids do not tell (a weight that is tied to a linear layer, used as a
+    bare tensor, or trained on several ranks, whose ids the others do not see), every tracked row is read instead.
+
+    Args:
+        name: qualified name of the parameter.
+        module: the model that holds it.
+        max_tracked_rows: most rows that keep statistics of their own; larger tables are sampled at an even stride.
+
+    Attributes:
+        stride: every ``stride``-th row is tracked.
+        tracked_rows: how many that makes.
+    """
+
+    kind = "table"
+
+    def __init__(self, name: str, module: nn.Module, *, max_tracked_rows: int = 16_384) -> None:
+        if max_tracked_rows < 1:
+            raise ValueError(f"max_tracked_rows: expected at least 1, got {max_tracked_rows}")
+        self.name = name
+        self.parameter = dict(module.named_parameters())[name]
+        self.rows, self.dim = self.parameter.shape
+        self.stride = -(-self.rows // max_tracked_rows)
+        self.tracked_rows = -(-self.rows // self.stride)
+        owners = [layer for layer in module.modules() if any(p is self.parameter for p in layer._parameters.values())]
+        self._layers = [layer for layer in owners if isinstance(layer, (nn.Embedding, nn.EmbeddingBag))]
+        self.ids_tell = len(self._layers) == len(owners)
+        self._ids_confirmed = False
+        self._armed = False
+        self._ids: list[Tensor] = []
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self) -> None:
+        """Starts to listen to the embedding layers."""
+        self.detach()
+        self._handles = [layer.register_forward_pre_hook(self._hear, with_kwargs=True) for layer in self._layers]
+
+    def detach(self) -> None:
+        """Stops listening and forgets what was heard."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._ids.clear()
+
+    def arm(self, armed: bool) -> None:
+        """Sets whether ids are kept from now on; forgets those of the step before."""
+        self._armed = armed and self.ids_tell
+        self._ids.clear()
+
+    def tracked(self) -> Tensor:
+        """The tracked rows as they are now, ``[tracked_rows, d]``: a view, not a copy."""
+        return self.parameter.detach()[:: self.stride]
+
+    def row_numbers(self) -> Tensor:
+        """The row of the table that each slot stands for, ``[tracked_rows]``."""
+        return torch.arange(0, self.rows, self.stride)
+
+    def touched(self) -> Tensor | None:
+        """Rows that have a gradient now, possibly named more than once, ``[k]``; ``None`` if that cannot be told."""
+        gradient = self.parameter.grad
+        if gradient is None:
+            return None
+        if gradient.is_sparse:
+            return gradient.coalesce().indices()[0]
+        if not self.ids_tell or not self._ids:
+            return None
+        ids = torch.cat(self._ids) if len(self._ids) > 1 else self._ids[0]
+        if not self._ids_confirmed:
+            self._ids_confirmed = True
+            self.ids_tell = _covers(ids, gradient)
+        return ids if self.ids_tell else None
+
+    def slots(self, rows: Tensor) -> Tensor:
+        """The slot of each row; rows that are not tracked share the slot ``tracked_rows``."""
+        if self.stride == 1:
+            return rows
+        return torch.where(rows % self.stride == 0, rows // self.stride, self.tracked_rows)
+
+    def _hear(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._armed and torch.is_grad_enabled():
+            ids = args[0] if args else kwargs["input"]
+            self._ids.append(ids.detach().reshape(-1).long())
+
+
+def _covers(ids: Tensor, gradient: Tensor) -> bool:
+    """Whether the gradient is zero on all other rows. Reads the whole gradient, so ask once."""
+    whole = gradient.float().square().sum()
+    named = gradient.index_select(0, ids.unique()).float().square().sum()
+    return bool((whole - named).abs() <= _OUTSIDE_TOLERANCE * whole) or not bool(whole.isfinite())
+
+
+class TableStep:
+    """One optimizer step as one table lived through it.
+
+    Made before the step with the rows as they were, completed after it with the gradient that the optimizer was given
+    (unscaled and clipped) and the rows as they became.
+
+    Args:
+        target: the table; its gradient is there.
+        touched: whether the touched rows and their gradients are wanted.
+        tracked: whether all tracked rows, before and after, are wanted.
+        unclipped: whether the gradient may still be clipped before the optimizer gets it, so that its norm must be
+            taken now.
+
+    Attributes:
+        slots: slot of each touched row, ``[k]``, possibly repeated; ``None`` if they are all the tracked rows in order.
+        embedding: touched rows before the step, ``[k, d]``.
+        gradient: their gradients, ``[k, d]``.
+        raw_gradient_norm: Frobenius norm of the table's gradient before clipping; ``None`` if it was not asked for.
+        gradient_norm: the same as the optimizer got it.
+        before: tracked rows before the step, ``[tracked_rows, d]``.
+        after: the same after it.
+        lr: learning rate of the parameter group in this step.
+    """
+
+    embedding: Tensor
+    gradient: Tensor
+    before: Tensor
+    after: Tensor
+    lr: float
+
+    def __init__(self, target: TableTarget, *, touched: bool, tracked: bool, unclipped: bool) -> None:
+        self.target = target
+        self.wants_touched, self.wants_tracked = touched, tracked
+        self.slots: Tensor | None = None
+        self._rows: Tensor | None = None
+        weight = target.parameter.detach()
+        if touched:
+            self._rows = target.touched()
+            self.slots = None if self._rows is None else target.slots(self._rows)
+            self.embedding = target.tracked().clone() if self._rows is None else weight.index_select(0, self._rows)
+        if tracked:
+            self.before = target.tracked().clone()
+        self.raw_gradient_norm = self._whole_gradient_norm() if tracked and unclipped else None
+        self.gradient_norm: Tensor | None = None
+
+    def complete(self, lr: float) -> None:
+        """Reads gradient and rows after the update."""
+        self.lr = lr
+        if self.wants_touched:
+            self.gradient = self._touched_gradient()
+        if self.wants_tracked:
+            self.after = self.target.tracked()
+            self.gradient_norm = self._whole_gradient_norm()
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """Norms of all tracked rows after the step, ``[tracked_rows]``."""
+        return safe_norm(self.target.tracked())
+
+    def multiplicity(self) -> Tensor:
+        """How often each touched row is named, ``[k]``."""
+        if self._rows is None:
+            return self.embedding.new_ones(len(self.embedding), dtype=torch.float32)
+        _, position, counts = self._rows.unique(return_inverse=True, return_counts=True)
+        multiplicity: Tensor = counts[position].float()
+        return multiplicity
+
+    def _touched_gradient(self) -> Tensor:
+        gradient = self._dense_or_coalesced()
+        if gradient.is_sparse:
+            return gradient.values()
+        return gradient[:: self.target.stride] if self._rows is None else gradient.index_select(0, self._rows)
+
+    def _whole_gradient_norm(self) -> Tensor:
+        gradient = self._dense_or_coalesced()
+        if gradient.is_sparse:
+            entries = gradient.values()
+        elif self._rows is None:
+            entries = gradient
+        else:
+            entries = gradient.index_select(0, self._rows.unique())
+        norm: Tensor = torch.linalg.vector_norm(entries, dtype=torch.float32)
+        return norm
+
+    def _dense_or_coalesced(self) -> Tensor:
+        gradient = self.target.parameter.grad
+        assert gradient is not None, "a step is made only where there is a gradient"
+        return gradient.detach().coalesce() if gradient.is_sparse else gradient.detach()

@@ -1,0 +1,93 @@
+"""Which embeddings to watch: patterns over a module's parameters and submodules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import nn
+
+from lightning_normdyn.capture.output import OutputTarget
+from lightning_normdyn.capture.table import TableTarget
+
+EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
+
+Targets = Literal["auto"] | Sequence[str]
+
+
+def find_targets(
+    module: nn.Module, targets: Targets = "auto", *, max_tracked_rows: int = 16_384
+) -> list[TableTarget | OutputTarget]:
+    """Resolves target patterns against a module.
+
+    A pattern that matches 2-D parameters names *tables*, whose rows are embeddings; one that matches submodules alone
+    names *outputs*, the vectors those return. ``*`` and ``?`` match as in file names.
+
+    Args:
+        module: the model.
+        targets: ``"auto"`` for the trainable weights of every embedding layer, or patterns over qualified names.
+        max_tracked_rows: most rows of a table that keep statistics of their own.
+
+    Returns:
+        The targets, each once, in the order of the module.
+
+    Raises:
+        ValueError: if a pattern matches nothing, or only what is no table of embeddings.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
+        >>> [target.name for target in find_targets(model)]
+        ['0.weight']
+        >>> [target.name for target in find_targets(model, ["1.weight", "1"])]
+        ['1.weight', '1']
+    """
+    if isinstance(targets, str):
+        if targets != "auto":
+            raise ValueError(
+                f"targets: expected 'auto' or a list of patterns, got {targets!r}; write targets=[{targets!r}]"
+            )
+        names = _embedding_tables(module)
+        if not names:
+            raise ValueError(f"targets: 'auto' found no trainable embedding table; {_candidates(module)}")
+        return [TableTarget(name, module, max_tracked_rows=max_tracked_rows) for name in names]
+    if not targets:
+        raise ValueError(f"targets: expected 'auto' or at least one pattern, got an empty list; {_candidates(module)}")
+    found: dict[str, TableTarget | OutputTarget] = {}
+    for pattern in targets:
+        for target in _match(module, pattern, max_tracked_rows):
+            found.setdefault(target.name, target)
+    return list(found.values())
+
+
+def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[TableTarget | OutputTarget]:
+    parameters = {name: p for name, p in module.named_parameters() if fnmatchcase(name, pattern)}
+    tables = [name for name, p in parameters.items() if p.ndim == 2]
+    if tables:
+        return [TableTarget(name, module, max_tracked_rows=max_tracked_rows) for name in tables]
+    if parameters:
+        name, parameter = next(iter(parameters.items()))
+        raise ValueError(
+            f"targets: {pattern!r} matches '{name}' of shape {tuple(parameter.shape)}, which is no table of embeddings "
+            f"[rows, d]; {_candidates(module)}"
+        )
+    outputs = [(name, child) for name, child in module.named_modules() if name and fnmatchcase(name, pattern)]
+    if outputs:
+        return [OutputTarget(name, child) for name, child in outputs]
+    raise ValueError(f"targets: {pattern!r} matches no parameter or submodule; {_candidates(module)}")
+
+
+def _embedding_tables(module: nn.Module) -> list[str]:
+    weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
+    return [name for name, p in module.named_parameters() if id(p) in weights and p.requires_grad]
+
+
+def _candidates(module: nn.Module, most: int = 8) -> str:
+    tables = [name for name, p in module.named_parameters() if p.ndim == 2]
+    children = [name for name, _ in module.named_children()]
+    return f"candidates are the tables {_listing(tables, most)} and the submodules {_listing(children, most)}"
+
+
+def _listing(names: list[str], most: int) -> str:
+    shown = ", ".join(names[:most]) or "(none)"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,65 @@
+"""What every instrument on a table does: say when it is due, look, and hand over what it read."""
+
+from __future__ import annotations
+
+from enum import Flag, auto
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from lightning_normdyn.capture.table import TableStep
+
+Readings = dict[str, Tensor | float]
+"""Quantity name to its value; tensors have no dimension and stay on their device until they are logged."""
+
+
+class Need(Flag):
+    """What an instrument wants to see of a step. Nothing means that the step costs nothing."""
+
+    NOTHING = 0
+    NORMS = auto()
+    TOUCHED = auto()
+    TRACKED = auto()
+
+
+class Instrument(Protocol):
+    """Measures one table. Holds its state in tensors and plain numbers alone."""
+
+    def begin(self) -> None:
+        """Called once before the first step, after weights and state were restored."""
+
+    def need(self, step: int) -> Need:
+        """What step number ``step`` (from 1) should show."""
+
+    def passed(self, lr: float) -> None:
+        """Called after every step of the table, measured or not."""
+
+    def observe(self, step: int, seen: TableStep) -> None:
+        """Looks at a step it asked for."""
+
+    def finish(self, step: int) -> None:
+        """Called once after the last step."""
+
+    def readings(self) -> Readings:
+        """Scalars read since the last call."""
+
+    def rows(self) -> dict[str, Tensor]:
+        """Columns ``[tracked_rows]`` for the trajectory, read since the last call; empty if there are none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, strings, lists and dicts, for a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+
+
+def check_every(name: str, value: int) -> int:
+    """Refuses a cadence that is not a positive whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected a whole number of steps, 1 or more, got {value!r}")
+    return value
+
+
+def is_due(step: int, every_n_steps: int) -> bool:
+    """Whether a cadence falls on this step; the first step always counts, so that a run shows signs of life."""
+    return step % every_n_steps == 0 or step == 1

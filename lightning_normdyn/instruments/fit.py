@@ -1,0 +1,296 @@
+"""The online fit: equilibrium law, transient and forecast of a table's norms, window by window."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.capture.table import TableStep
+from lightning_normdyn.core.fit import LogLogFit, fit_log_log
+from lightning_normdyn.core.geometry import most_precise, safe_norm
+from lightning_normdyn.core.optimizers import EquilibriumRule
+from lightning_normdyn.core.rates import RateTrace
+from lightning_normdyn.core.window import FitWindow, WindowFit
+from lightning_normdyn.instruments.base import Need, Readings, check_every
+
+_FIRST_WINDOW = 100
+_LONGEST_WINDOW_WITHOUT_END = 10_000
+_ARRIVED = 0.98
+
+
+class TrainingPlan(NamedTuple):
+    """What a table's optimizer has done and will do, as far as anybody knows.
+
+    Attributes:
+        rule: gives the law at the present hyper-parameters.
+        total_steps: gives the number of optimizer steps that the run will make; ``None`` if it has no set end.
+        future_lrs: gives the nominal learning rates of the next so many steps.
+    """
+
+    rule: Callable[[], EquilibriumRule]
+    total_steps: Callable[[], int | None]
+    future_lrs: Callable[[int], RateTrace]
+
+
+class EquilibriumFit:
+    """Accumulates moments over windows; at the end of each compares predicted with observed norms.
+
+    Windows double from 100 steps until they last ``window`` of the run, so that a fit appears early and is exact late.
+    One forecast is made for the end of the run at ``forecast_at`` of it and judged there; besides, each window's
+    moments forecast the end of the next, so that a skill is known all along.
+
+    Args:
+        target: the table.
+        plan: the optimizer's law and its schedule.
+        every_n_steps: cadence of the gradient moments.
+        sample_every_n_steps: cadence of the quiet terms (norm and growth of all tracked rows).
+        window: length of a window, as a share of the run (below 1) or in steps.
+        forecast_at: when the forecast for the end is made, as a share of the run.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        plan: TrainingPlan,
+        *,
+        every_n_steps: int = 1,
+        sample_every_n_steps: int = 50,
+        window: float = 0.2,
+        forecast_at: float = 0.4,
+    ) -> None:
+        self.target = target
+        self.plan = plan
+        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        self.sample_every_n_steps = check_every("sample_every_n_steps", sample_every_n_steps)
+        self.window_share, self.forecast_at = window, forecast_at
+        self._window: FitWindow | None = None
+        self._window_start = 0
+        self._window_end = 0
+        self._previous: tuple[Tensor, Tensor] | None = None  # V² and p of the window before
+        self._forecast: dict[str, Any] | None = None
+        self._nonfinite_before = 0.0
+        self._readings: Readings = {}
+        self._rows: dict[str, Tensor] = {}
+
+    def begin(self) -> None:
+        """Opens the first window, unless a checkpoint brought one."""
+        if self._window is None:
+            self._open(0, self._norms_now())
+
+    def need(self, step: int) -> Need:
+        """Touched rows on the cadence, all tracked rows for the quiet terms, norms at the end of a window."""
+        need = Need.NOTHING
+        if step % self.every_n_steps == 0:
+            need |= Need.TOUCHED
+        if self._samples(step):
+            need |= Need.TRACKED
+        if step >= self._window_end:
+            need |= Need.NORMS
+        return need
+
+    def passed(self, lr: float) -> None:
+        """Notes the learning rate of a step."""
+        assert self._window is not None
+        self._window.rates.append(lr)
+
+    def observe(self, step: int, seen: TableStep) -> None:
+        """Adds a step to the window, and closes the window where it ends."""
+        assert self._window is not None
+        if seen.wants_touched and step % self.every_n_steps == 0:
+            self._window.moments.add(seen.embedding, seen.gradient, seen.slots)
+        if seen.wants_tracked and self._samples(step):
+            self._window.sample(seen.before, seen.after)
+        if step >= self._window_end:
+            self._close(step, seen.norms)
+
+    def finish(self, step: int) -> None:
+        """Closes a last window that is long enough to say something, and judges the forecast that came due."""
+        assert self._window is not None
+        length = step - self._window_start
+        if length >= max(1, (self._window_end - self._window_start) // 4):
+            self._close(step, self._norms_now())
+        self._judge_forecast(step, self._norms_now())
+
+    def readings(self) -> Readings:
+        """The fits of the last closed window, and the skill of the last forecast that came due."""
+        readings, self._readings = self._readings, {}
+        return readings
+
+    def rows(self) -> dict[str, Tensor]:
+        """Moments and predictions per row, when a window closed."""
+        rows, self._rows = self._rows, {}
+        return rows
+
+    def _samples(self, step: int) -> bool:
+        assert self._window is not None
+        short = max(1, (self._window_end - self._window_start) // 20)
+        return step % min(self.sample_every_n_steps, short) == 0
+
+    def _norms_now(self) -> Tensor:
+        return safe_norm(self.target.tracked())
+
+    def _open(self, step: int, norms: Tensor) -> None:
+        self._window = FitWindow(norms, self.plan.rule().power)
+        self._window_start = step
+        self._window_end = next_window_end(step, self.plan.total_steps(), self.window_share)
+
+    def _close(self, step: int, norms: Tensor) -> None:
+        window, rule = self._window, self.plan.rule()
+        assert window is not None
+        fit = window.close(norms, rule, self.target.dim)
+        self._report_nonfinite(float(window.moments.nonfinite))
+        self._readings |= _fit_readings(fit, rule)
+        if rule.family is not None:
+            self._judge_previous(window, fit, rule)
+            self._make_forecast(step, fit, rule)
+        self._rows = {
+            "norm": fit.norm,
+            "second_moment": fit.second_moment,
+            "update_probability": fit.update_probability,
+            "mean_norm": fit.mean_norm,
+            "equilibrium_norm": fit.equilibrium_norm,
+            "transient_norm": fit.transient_norm,
+            "forecast_norm": self._norms_at_end(step, fit, rule),
+        }
+        self._previous = (fit.second_moment, fit.update_probability)
+        self._open(step, norms)
+
+    def _judge_previous(self, window: FitWindow, fit: WindowFit, rule: EquilibriumRule) -> None:
+        """How well the moments of the window before forecast the end of this one."""
+        if self._previous is None:
+            return
+        v2, p = self._previous
+        forecast = rule.evolve(window.start, v2, self.target.dim, p, lrs=window.rates)
+        seen = p > 0
+        self._readings |= _forecast_readings(forecast[seen], window.start[seen], fit.norm[seen])
+
+    def _make_forecast(self, step: int, fit: WindowFit, rule: EquilibriumRule) -> None:
+        total = self.plan.total_steps()
+        # A hundredth short counts: the window ends where the share of the run falls only up to rounding.
+        if self._forecast is not None or total is None or not 0.99 * self.forecast_at * total <= step < total:
+            return
+        norms = self._norms_at_end(step, fit, rule)
+        known = fit.update_probability > 0
+        self._forecast = {"due": total, "norms": norms.where(known, torch.nan), "stays": fit.norm.clone()}
+
+    def _norms_at_end(self, step: int, fit: WindowFit, rule: EquilibriumRule) -> Tensor:
+        total = self.plan.total_steps()
+        if rule.family is None or total is None:
+            return torch.full_like(fit.norm, torch.nan)
+        future = self.plan.future_lrs(max(0, total - step))
+        return rule.evolve(fit.norm, fit.second_moment, self.target.dim, fit.update_probability, lrs=future)
+
+    def _judge_forecast(self, step: int, norms: Tensor) -> None:
+        forecast = self._forecast
+        if forecast is not None and abs(step - forecast["due"]) <= (1 - _ARRIVED) * forecast["due"]:
+            self._readings |= _forecast_readings(forecast["norms"], forecast["stays"], most_precise(norms))
+
+    def _report_nonfinite(self, count: float) -> None:
+        self._readings["nonfinite_gradients"] = count
+        if count and not self._nonfinite_before:
+            warnings.warn(
+                f"normdyn: {int(count)} row gradients of '{self.target.name}' were NaN or infinite and were left out "
+                "of the fit; check the loss, the learning rate or the loss scaler",
+                stacklevel=2,
+            )
+        self._nonfinite_before += count
+
+    def state_dict(self) -> dict[str, Any]:
+        """The open window, the moments of the one before and the forecast."""
+        return {
+            "window": None if self._window is None else self._window.state_dict(),
+            "window_start": self._window_start,
+            "window_end": self._window_end,
+            "previous": None if self._previous is None else torch.stack(self._previous),
+            "forecast": None if self._forecast is None else dict(self._forecast),
+            "nonfinite_before": self._nonfinite_before,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        norms = self._norms_now()
+        self._window_start, self._window_end = state["window_start"], state["window_end"]
+        if state["window"] is not None:
+            self._window = FitWindow(norms, state["window"]["power"])
+            self._window.load_state_dict(state["window"])
+        device = norms.device
+        if state["previous"] is not None:
+            v2, p = state["previous"].to(device).unbind()
+            self._previous = (v2, p)
+        if state["forecast"] is not None:
+            saved = state["forecast"]
+            self._forecast = saved | {"norms": saved["norms"].to(device), "stays": saved["stays"].to(device)}
+        self._nonfinite_before = state["nonfinite_before"]
+
+
+def check_window(window: float) -> float:
+    """Refuses a window that is neither a share of the run nor a whole number of steps."""
+    if not (0 < window < 1 or (window >= 1 and window == int(window))):
+        raise ValueError(
+            f"window: expected a share of the run between 0 and 1, or a whole number of steps, got {window!r}"
+        )
+    return window
+
+
+def check_forecast_at(share: float) -> float:
+    """Refuses what is no share of a run."""
+    if not 0 < share < 1:
+        raise ValueError(f"forecast_at: expected a share of the run between 0 and 1, got {share!r}")
+    return share
+
+
+def next_window_end(step: int, total_steps: int | None, window: float) -> int:
+    """The step at which a window that opens now will close.
+
+    Args:
+        step: steps so far.
+        total_steps: steps of the whole run, if known.
+        window: share of the run (below 1) or a number of steps.
+
+    Example:
+        >>> ends = [0]
+        >>> while ends[-1] < 12_000:
+        ...     ends.append(next_window_end(ends[-1], 12_000, 0.2))
+        >>> ends[1:]
+        [100, 200, 400, 800, 1600, 2400, 4800, 7200, 9600, 12000]
+    """
+    if window >= 1:
+        return (step // int(window) + 1) * int(window)
+    full = max(1, int(total_steps * window)) if total_steps else _LONGEST_WINDOW_WITHOUT_END
+    if step >= full:
+        return (step // full + 1) * full
+    doubled = max(2 * step, _FIRST_WINDOW)
+    return full if full < 1.5 * doubled else doubled
+
+
+def _fit_readings(fit: WindowFit, rule: EquilibriumRule) -> Readings:
+    updated = fit.update_probability > 0
+    readings: Readings = {"stationarity": fit.stationarity, "relaxation_steps": rule.relaxation_steps()}
+    for name, predicted, observed in (
+        ("equilibrium", fit.equilibrium_norm, fit.mean_norm),
+        ("transient", fit.transient_norm, fit.norm),
+        ("balance", fit.balance_norm, fit.mean_norm),
+    ):
+        readings |= _named(name, fit_log_log(predicted[updated], observed[updated]))
+    return readings
+
+
+def _forecast_readings(forecast: Tensor, stays: Tensor, observed: Tensor) -> Readings:
+    fit = fit_log_log(forecast, observed)
+    persistence = fit_log_log(stays.where(forecast.isfinite(), torch.nan), observed).median_relative_error
+    skill = 1 - fit.median_relative_error / persistence if persistence > 0 else math.nan
+    return {**_named("forecast", fit), "persistence_median_error": persistence, "forecast_skill": skill}
+
+
+def _named(prefix: str, fit: LogLogFit) -> Readings:
+    return {
+        f"{prefix}_slope": fit.slope,
+        f"{prefix}_pearson_r": fit.pearson_r,
+        f"{prefix}_r2": fit.r2,
+        f"{prefix}_median_error": fit.median_relative_error,
+    }

@@ -1,0 +1,117 @@
+"""Drives all watches of a run: optimizer steps in, scalars and history out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.instruments.base import Readings
+from lightning_normdyn.instruments.watch import Watch
+
+STATE_VERSION = 1
+
+
+class Recorder:
+    """Connects watches with the optimizers whose steps they follow.
+
+    The training loop announces a step with :meth:`before_step` once gradients are there and unscaled; that the step was
+    made is learnt from the optimizer itself. Every hook that is registered is removed by :meth:`detach`.
+
+    Args:
+        watches: the targets under observation.
+    """
+
+    def __init__(self, watches: Sequence[Watch]) -> None:
+        self.watches = list(watches)
+        self._by_optimizer: dict[int, list[Watch]] = {}
+        for watch in self.watches:
+            self._by_optimizer.setdefault(id(watch.optimizer), []).append(watch)
+        self._handles: list[RemovableHandle] = []
+
+    def begin(self) -> None:
+        """Registers all hooks, after weights and state were restored."""
+        self.detach()
+        optimizers = {id(watch.optimizer): watch.optimizer for watch in self.watches}
+        for optimizer in optimizers.values():
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        for watch in self.watches:
+            watch.begin()
+
+    def before_step(self, optimizer: torch.optim.Optimizer, *, unclipped: bool) -> None:
+        """Announces a step of an optimizer.
+
+        Args:
+            optimizer: the one about to step.
+            unclipped: whether its gradients may still be clipped.
+        """
+        for watch in self._by_optimizer.get(id(optimizer), ()):
+            watch.before_step(unclipped=unclipped)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        del args, kwargs
+        for watch in self._by_optimizer.get(id(optimizer), ()):
+            watch.after_step()
+
+    def drain(self) -> dict[str, dict[str, float]]:
+        """Target to the finite scalars read since the last call, which are recorded too. Waits for the device once."""
+        drained = {watch.target.name: watch.drain() for watch in self.watches}
+        values = _to_numbers({name: readings for name, readings in drained.items() if readings})
+        for watch in self.watches:
+            if watch.history is not None and watch.target.name in values:
+                watch.history.append_quantities(watch.steps, values[watch.target.name])
+        return values
+
+    def finish(self) -> None:
+        """Lets every instrument conclude."""
+        for watch in self.watches:
+            watch.finish()
+
+    def flush(self) -> None:
+        """Puts all history on disk."""
+        for watch in self.watches:
+            if watch.history is not None:
+                watch.history.flush()
+
+    def detach(self) -> None:
+        """Removes every hook."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for watch in self.watches:
+            watch.target.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, in tensors and plain values."""
+        return {
+            "version": STATE_VERSION,
+            "targets": {watch.target.name: watch.state_dict() for watch in self.watches},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave; a target that it does not know starts afresh.
+
+        Raises:
+            ValueError: if it was written by another version, or for a table of another shape.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(f"its state has version {state.get('version')}, this release reads {STATE_VERSION}")
+        for watch in self.watches:
+            if watch.target.name in state["targets"]:
+                watch.load_state_dict(state["targets"][watch.target.name])
+
+
+def _to_numbers(drained: dict[str, Readings]) -> dict[str, dict[str, float]]:
+    """All tensors become numbers in one transfer; values that are not finite are left out."""
+    tensors = [value for readings in drained.values() for value in readings.values() if isinstance(value, Tensor)]
+    numbers = iter(torch.stack([most_precise(tensor.detach()) for tensor in tensors]).tolist() if tensors else [])
+    values = {
+        name: {key: next(numbers) if isinstance(value, Tensor) else value for key, value in readings.items()}
+        for name, readings in drained.items()
+    }
+    return {name: {k: v for k, v in readings.items() if math.isfinite(v)} for name, readings in values.items()}

@@ -1,0 +1,108 @@
+"""The radial and tangential parts of a table's gradient and update, and the budget of its squared norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.capture.table import TableStep
+from lightning_normdyn.core.budget import norm_budget
+from lightning_normdyn.core.geometry import most_precise, safe_norm, split_radial_tangential
+from lightning_normdyn.core.optimizers import EquilibriumRule
+from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due
+
+
+class GradientSplit:
+    """Splits the gradient of the touched rows and the update of the tracked ones.
+
+    Args:
+        every_n_steps: cadence, in optimizer steps.
+        rule: gives the law of the table's parameter group at its present hyper-parameters.
+    """
+
+    def __init__(self, every_n_steps: int, rule: Callable[[], EquilibriumRule]) -> None:
+        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        self._rule = rule
+        self._readings: Readings = {}
+
+    def begin(self) -> None:
+        """Nothing to prepare."""
+
+    def need(self, step: int) -> Need:
+        """The step in full, on the cadence."""
+        return Need.TOUCHED | Need.TRACKED if is_due(step, self.every_n_steps) else Need.NOTHING
+
+    def passed(self, lr: float) -> None:
+        """Nothing to note between measurements."""
+
+    def observe(self, step: int, seen: TableStep) -> None:
+        """Measures one step."""
+        if not is_due(step, self.every_n_steps):
+            return
+        rule = self._rule()
+        rate = seen.lr * rule.lr_gain
+        self._readings = {
+            **_split_gradient(seen),
+            **_split_update(seen.before, seen.after),
+            **_split_budget(seen, rate * rule.radial_decay if rule.decay_is_separable else None),
+            "effective_lr": rate * _finite_mean(safe_norm(seen.embedding).pow(-2)),
+        }
+
+    def finish(self, step: int) -> None:
+        """Nothing is pending."""
+
+    def readings(self) -> Readings:
+        """The quantities of the last measured step."""
+        readings, self._readings = self._readings, {}
+        return readings
+
+    def rows(self) -> dict[str, Tensor]:
+        """Nothing per row."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Holds nothing between steps."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Holds nothing between steps."""
+
+
+def _split_gradient(seen: TableStep) -> Readings:
+    """Norm of the table's gradient before clipping, what clipping left of it, and its radial share."""
+    assert seen.gradient_norm is not None
+    raw = seen.gradient_norm if seen.raw_gradient_norm is None else seen.raw_gradient_norm
+    weight = seen.multiplicity().reciprocal()
+    radial = split_radial_tangential(seen.gradient, seen.embedding).radial
+    along, whole = (weight * radial.square()).nansum(), (weight * safe_norm(seen.gradient).square()).nansum()
+    return {"gradient_norm": raw, "clip_ratio": seen.gradient_norm / raw, "radial_fraction": (along / whole).sqrt()}
+
+
+def _split_update(before: Tensor, after: Tensor) -> Readings:
+    """Radial share of the applied update, and the RMS angle in radians by which it turned the rows."""
+    update = after.float() - before.float()
+    radial, tangential = split_radial_tangential(update, before)
+    across = safe_norm(tangential)
+    angle = torch.atan2(across, safe_norm(before) + radial)
+    along, whole = radial.square().nansum(), safe_norm(update).square().nansum()
+    return {"update_radial_fraction": (along / whole).sqrt(), "angular_update": _finite_mean(angle.square()).sqrt()}
+
+
+def _split_budget(seen: TableStep, decay_rate: float | None) -> Readings:
+    """Mean over rows of each term of the budget, relative to R², and the largest residual."""
+    squared = most_precise(safe_norm(seen.before)).square()
+    budget = norm_budget(seen.before, seen.after, None if decay_rate is None else -decay_rate * seen.before.float())
+    return {
+        "budget_decay": _finite_mean(budget.decay / squared),
+        "budget_drift": _finite_mean(budget.drift / squared),
+        "budget_growth": _finite_mean(budget.growth / squared),
+        "budget_residual": (budget.residual / squared).abs().nan_to_num(0, 0, 0).max(),
+    }
+
+
+def _finite_mean(values: Tensor) -> Tensor:
+    """Mean over the rows that have a value: zero vectors and diverged rows have none."""
+    return values.where(values.isfinite(), torch.nan).nanmean()

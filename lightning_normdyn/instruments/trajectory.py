@@ -1,0 +1,90 @@
+"""The trajectory of a table's norms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.capture.table import TableStep
+from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due
+
+_QUANTILES = {"norm_p05": 0.05, "norm_p50": 0.50, "norm_p95": 0.95}
+_SNAPSHOTS_PER_DOUBLING = 256
+_MOST_SORTED = 2**20
+
+
+class NormTrajectory:
+    """Summarises the norms of the tracked rows, and keeps snapshots of all of them for the history.
+
+    Snapshots thin out as a run goes on: two are never nearer than 1/256 of the run so far, so their number grows with
+    the logarithm of its length.
+
+    Args:
+        every_n_steps: cadence, in optimizer steps.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        self._last_snapshot = 0
+        self._readings: Readings = {}
+        self._rows: dict[str, Tensor] = {}
+
+    def begin(self) -> None:
+        """Nothing to prepare."""
+
+    def need(self, step: int) -> Need:
+        """Norms, on the cadence."""
+        return Need.NORMS if is_due(step, self.every_n_steps) else Need.NOTHING
+
+    def passed(self, lr: float) -> None:
+        """Nothing to note between measurements."""
+
+    def observe(self, step: int, seen: TableStep) -> None:
+        """Summarises the norms after the step."""
+        if not is_due(step, self.every_n_steps):
+            return
+        self._readings = summarise_norms(seen.norms)
+        if step == 1 or step - self._last_snapshot >= max(self.every_n_steps, step // _SNAPSHOTS_PER_DOUBLING):
+            self._last_snapshot = step
+            self._rows = {"norm": seen.norms}
+
+    def finish(self, step: int) -> None:
+        """Nothing is pending."""
+
+    def readings(self) -> Readings:
+        """``norm_mean``, ``norm_cv`` and the quantiles."""
+        readings, self._readings = self._readings, {}
+        return readings
+
+    def rows(self) -> dict[str, Tensor]:
+        """The column ``norm``, when a snapshot is due."""
+        rows, self._rows = self._rows, {}
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """When the last snapshot was taken."""
+        return {"last_snapshot": self._last_snapshot}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        self._last_snapshot = state["last_snapshot"]
+
+
+def summarise_norms(norms: Tensor) -> Readings:
+    """Mean, coefficient of variation and quantiles of norms ``[n]``; NaN norms are left out, not spread.
+
+    Example:
+        >>> {name: round(float(value), 3) for name, value in summarise_norms(torch.tensor([1.0, 3.0])).items()}
+        {'norm_mean': 2.0, 'norm_cv': 0.5, 'norm_p05': 1.1, 'norm_p50': 2.0, 'norm_p95': 2.9}
+    """
+    norms = norms.float()[:: 1 + norms.numel() // _MOST_SORTED]
+    mean = norms.nanmean()
+    spread = (norms - mean).square().nanmean().sqrt()
+    at = torch.tensor(list(_QUANTILES.values()), dtype=norms.dtype, device=norms.device)
+    return {
+        "norm_mean": mean,
+        "norm_cv": spread / mean,
+        **dict(zip(_QUANTILES, torch.nanquantile(norms, at), strict=True)),
+    }
