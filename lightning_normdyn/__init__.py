@@ -1,5 +1,59 @@
-"""Norm dynamics of embeddings, measured, predicted and used inside PyTorch Lightning."""
+"""Norm dynamics of embeddings, measured, predicted and used inside PyTorch Lightning.
+
+The names below are those of :mod:`lightning_normdyn.core`; they load torch when they are first used. The callbacks live
+in :mod:`lightning_normdyn.callbacks`, which alone loads Lightning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from lightning_normdyn._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from lightning_normdyn.core import (
+        EquilibriumRule,
+        LogLogFit,
+        NormBudget,
+        RadialTangential,
+        RateTrace,
+        RowMoments,
+        equilibrium_norm,
+        equilibrium_rule,
+        fit_log_log,
+        forecast_norm,
+        norm_budget,
+        relaxation_steps,
+        safe_norm,
+        split_radial_tangential,
+    )
+
+__all__ = [
+    "EquilibriumRule",
+    "LogLogFit",
+    "NormBudget",
+    "RadialTangential",
+    "RateTrace",
+    "RowMoments",
+    "__version__",
+    "equilibrium_norm",
+    "equilibrium_rule",
+    "fit_log_log",
+    "forecast_norm",
+    "norm_budget",
+    "relaxation_steps",
+    "safe_norm",
+    "split_radial_tangential",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'lightning_normdyn' has no attribute {name!r}")
+    from lightning_normdyn import core
+
+    return getattr(core, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

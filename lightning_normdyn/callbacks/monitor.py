@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn._version import __version__
+from lightning_normdyn.callbacks.conclusion import conclusion
 from lightning_normdyn.callbacks.lightning import (
     Callback,
     LightningModule,
@@ -22,7 +24,7 @@ from lightning_normdyn.capture.output import OutputStep, OutputTarget
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets, find_targets
 from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule
-from lightning_normdyn.history.run import FOLDER, TargetHistory
+from lightning_normdyn.history.run import TargetHistory, fresh_root
 from lightning_normdyn.instruments.base import Instrument
 from lightning_normdyn.instruments.fit import TrainingPlan
 from lightning_normdyn.instruments.output import merge_ranks, quantile_grid
@@ -107,6 +109,7 @@ class NormMonitor(Callback):
             self._recorder.finish()
             self._log(trainer)
             self._recorder.flush()
+            self._conclude(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes every hook."""
@@ -114,6 +117,8 @@ class NormMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves what is known and removes every hook."""
+        if self._recorder is not None:
+            self._log(trainer)
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -144,6 +149,14 @@ class NormMonitor(Callback):
         for logger in trainer.loggers:
             separated = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
             logger.log_metrics(separated, step=step)
+
+    def _conclude(self, trainer: Trainer) -> None:
+        """One line a table: what the fit came to."""
+        assert self._recorder is not None
+        for watch in self._recorder.watches:
+            found = conclusion(trainer.callback_metrics, f"{PREFIX}/{watch.target.name}/")
+            if found:
+                rank_zero_info(f"{type(self).__name__}: '{watch.target.name}': {found}")
 
     def _watch(
         self, trainer: Trainer, pl_module: LightningModule, target: TableTarget | OutputTarget, root: Path | None
@@ -212,7 +225,9 @@ def _total_steps(trainer: Trainer, pl_module: LightningModule) -> int | None:
 
 def _history_root(trainer: Trainer) -> Path | None:
     log_dir = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is broadcast
-    return Path(log_dir) / FOLDER if trainer.is_global_zero else None
+    if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        return None
+    return fresh_root(log_dir, f"{os.getpid()}-{id(trainer)}", resumes=trainer.ckpt_path is not None)
 
 
 def _description(

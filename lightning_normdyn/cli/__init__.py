@@ -1,0 +1,1 @@
+"""The command line: ``normdyn demo | report | fit | validate | test | predict``."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lightning_normdyn.history.log import ParquetLog, read_parts
 
@@ -70,12 +72,36 @@ class TargetHistory:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
     def trajectory(self) -> pa.Table:
-        """Reads the trajectory, in the order in which it was written (columns of :data:`TRAJECTORY`)."""
-        return read_parts(self.folder / "trajectory", TRAJECTORY)
+        """Reads the trajectory by step and row (columns of :data:`TRAJECTORY`)."""
+        return _latest(read_parts(self.folder / "trajectory", TRAJECTORY), ["step", "row"])
 
     def quantities(self) -> pa.Table:
-        """Reads the logged scalars (columns of :data:`QUANTITIES`)."""
-        return read_parts(self.folder / "quantities", QUANTITIES)
+        """Reads the logged scalars by step (columns of :data:`QUANTITIES`)."""
+        return _latest(read_parts(self.folder / "quantities", QUANTITIES), ["step", "quantity"])
+
+
+def fresh_root(log_dir: str | os.PathLike[str], run: str, *, resumes: bool) -> Path:
+    """The folder ``<log_dir>/normdyn`` for a run, in which no other run's history is mixed with its own.
+
+    A history that another run left there is moved aside, to ``normdyn-1``, ``normdyn-2`` and so on, unless this run
+    resumes it. Nothing is done where nothing can be written.
+
+    Args:
+        log_dir: the run's folder.
+        run: what tells this run from others, the same for all monitors of a trainer.
+        resumes: whether the run goes on from a checkpoint.
+    """
+    root = Path(log_dir) / FOLDER
+    mark = root / "run"
+    try:
+        if root.exists() and not resumes and not (mark.exists() and mark.read_text(encoding="utf-8") == run):
+            number = next(n for n in itertools.count(1) if not root.with_name(f"{FOLDER}-{n}").exists())
+            root.rename(root.with_name(f"{FOLDER}-{number}"))
+        root.mkdir(parents=True, exist_ok=True)
+        mark.write_text(run, encoding="utf-8")
+    except OSError:
+        return root  # the logs that cannot write there will say so
+    return root
 
 
 def read_run(log_dir: str | os.PathLike[str]) -> dict[str, TargetHistory]:
@@ -98,3 +124,10 @@ def read_run(log_dir: str | os.PathLike[str]) -> dict[str, TargetHistory]:
             "or NormTrajectoryMonitor"
         )
     return found
+
+
+def _latest(table: pa.Table, keys: list[str]) -> pa.Table:
+    """Sorts by the keys and keeps the last line of each: a resumed run repeats the steps since its checkpoint."""
+    numbered = table.append_column("line", pa.array(range(len(table)), pa.int64()))
+    last = numbered.group_by(keys).aggregate([("line", "max")]).sort_by([(key, "ascending") for key in keys])
+    return table.take(pc.cast(last["line_max"], pa.int64()))

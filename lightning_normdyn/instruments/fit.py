@@ -270,14 +270,14 @@ def next_window_end(step: int, total_steps: int | None, window: float) -> int:
 
 def _fit_readings(fit: WindowFit, rule: EquilibriumRule) -> Readings:
     updated = fit.update_probability > 0
-    readings: Readings = {"stationarity": fit.stationarity, "relaxation_steps": rule.relaxation_steps()}
-    for name, predicted, observed in (
-        ("equilibrium", fit.equilibrium_norm, fit.mean_norm),
-        ("transient", fit.transient_norm, fit.norm),
-        ("balance", fit.balance_norm, fit.mean_norm),
-    ):
-        readings |= _named(name, fit_log_log(predicted[updated], observed[updated]))
-    return readings
+    norm, mean_norm = fit.norm[updated], fit.mean_norm[updated]
+    return {
+        **_named("equilibrium", fit_log_log(fit.equilibrium_norm[updated], mean_norm)),
+        **_named("transient", fit_log_log(fit.transient_norm[updated], norm)),
+        "balance_median_error": fit_log_log(fit.balance_norm[updated], mean_norm).median_relative_error,
+        "stationarity": fit.stationarity,
+        "relaxation_steps": rule.relaxation_steps(),
+    }
 
 
 def _forecast_readings(forecast: Tensor, stays: Tensor, observed: Tensor) -> Readings:

@@ -1,0 +1,13 @@
+"""The report: one self-contained HTML page about the norms of a run, made offline from its history."""
+
+try:
+    import matplotlib as _  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "lightning_normdyn.report draws with matplotlib, which is not installed: "
+        "pip install 'lightning-normdyn[report]'"
+    ) from error
+
+from lightning_normdyn.report.write import write_report
+
+__all__ = ["write_report"]

@@ -7,19 +7,19 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 INK, FAINT, RULE = "#1f2933", "#616e7c", "#cbd2d9"
 BLUE, VERMILION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a939c"
 """Okabe and Ito's palette, which stays apart for every kind of colour vision."""
 
-WIDTH, HEIGHT = 4.75, 3.55
-_STYLE = {
+WIDTH = 4.75
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "normdyn",
     "font.family": "sans-serif",
@@ -60,17 +60,19 @@ def drawing_style() -> Iterator[None]:
         yield
 
 
-def new_axes(*, left: float = 0.12, right: float = 0.97, bottom: float = 0.14, top: float = 0.96) -> Axes:
-    """A new figure of the report's size with one pair of axes.
+def new_axes(
+    *, left: float = 0.12, right: float = 0.97, bottom: float = 0.14, top: float = 0.96, height: float = 3.55
+) -> Axes:
+    """A new figure of the report's width with one pair of axes.
 
     Args:
-        left: where the axes begin, as a share of the figure's width; likewise the others.
+        left: where the axes begin, as a share of the figure's width.
         right: where they end.
         bottom: where they begin, as a share of its height.
         top: where they end.
+        height: the figure's height in inches.
     """
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=72)
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(WIDTH, height), dpi=72)
     axes: Axes = figure.add_axes((left, bottom, right - left, top - bottom))
     axes.tick_params(length=3, pad=3)
     return axes
@@ -112,7 +114,7 @@ def _localise(element: ElementTree.Element, name: str) -> None:
         key = key.rpartition("}")[2]
         if key == "id":
             value = f"{name}-{value}"
-        elif value.startswith("#") and key == "href" or "url(#" in value:
+        elif (key == "href" and value.startswith("#")) or "url(#" in value:
             value = _REFERENCE.sub(rf"\1#{name}-\2", value)
         attributes[key] = value
     element.attrib = attributes

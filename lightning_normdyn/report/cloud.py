@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_hex
-from matplotlib.ticker import NullLocator
 
 from lightning_normdyn.report.canvas import FAINT, GREY
 from lightning_normdyn.report.numbers import percent
 from lightning_normdyn.report.trajectory import Floats
 
 # The light end of viridis is lost on white paper.
-FREQUENCY_COLOURS = LinearSegmentedColormap.from_list("frequency", colormaps["viridis"](np.linspace(0.0, 0.88, 64)))
+FREQUENCY_COLOURS = LinearSegmentedColormap.from_list("frequency", colormaps["viridis"](np.linspace(0.0, 0.86, 64)))
 
 
 def draw_cloud(axes: Axes, x: Floats, y: Floats, frequency: Floats) -> None:
@@ -37,9 +35,9 @@ def draw_cloud(axes: Axes, x: Floats, y: Floats, frequency: Floats) -> None:
     order = np.flatnonzero(coloured)[np.argsort(frequency[coloured], kind="stable")]
     low, high = float(frequency[order[0]]), float(frequency[order[-1]])
     norm = LogNorm(low, high if high > low else low * 1.001)
-    points = axes.scatter(x[order], y[order], c=frequency[order], cmap=FREQUENCY_COLOURS, norm=norm, **look)
+    axes.scatter(x[order], y[order], c=frequency[order], cmap=FREQUENCY_COLOURS, norm=norm, **look)
     if high > 1.01 * low:
-        _colour_bar(axes, points, low, high)
+        _colour_bar(axes, low, high)
 
 
 def frequency_colour(frequency: float, low: float, high: float) -> str:
@@ -50,13 +48,10 @@ def frequency_colour(frequency: float, low: float, high: float) -> str:
     return to_hex(FREQUENCY_COLOURS(float(place)))
 
 
-def _colour_bar(axes: Axes, points: PathCollection, low: float, high: float) -> None:
-    inset = axes.inset_axes((0.60, 0.10, 0.36, 0.028))
-    bar = points.get_figure(root=True).colorbar(points, cax=inset, orientation="horizontal")  # type: ignore[union-attr]
-    bar.set_alpha(1.0)
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.solids.set(alpha=1.0, rasterized=True)
-    bar.ax.xaxis.set(major_locator=NullLocator(), minor_locator=NullLocator())
+def _colour_bar(axes: Axes, low: float, high: float) -> None:
+    inset = axes.inset_axes((0.60, 0.10, 0.36, 0.024))
+    inset.imshow(np.linspace(0, 1, 128)[None], cmap=FREQUENCY_COLOURS, aspect="auto", extent=(0, 1, 0, 1))
+    inset.set_axis_off()
     for place, side, value in ((0.0, "left", low), (1.0, "right", high)):
         inset.text(place, -0.7, percent(value), transform=inset.transAxes, ha=side, va="top", fontsize=8.5, color=FAINT)
     inset.text(0.5, 1.6, "steps with a gradient", transform=inset.transAxes, ha="center", fontsize=8.5, color=FAINT)

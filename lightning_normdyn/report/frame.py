@@ -6,22 +6,21 @@ import numpy as np
 
 from lightning_normdyn.report.trajectory import Floats
 
-_WIDEST = 1e4
 
-
-def positive_frame(*values: Floats, pad: float = 0.06) -> tuple[float, float]:
-    """Limits of a logarithmic axis around all positive finite values, at most four decades below the largest.
+def positive_frame(*values: Floats, pad: float = 0.06, decades: float = 4.0) -> tuple[float, float]:
+    """Limits of a logarithmic axis around all positive finite values.
 
     Args:
         values: what the axis has to hold.
         pad: room at both ends, as a share of the axis.
+        decades: how far below the largest value the axis may reach.
     """
-    joined = np.concatenate([np.ravel(part) for part in values])
+    joined = np.concatenate([np.empty(0), *(np.ravel(part) for part in values)])
     joined = joined[np.isfinite(joined) & (joined > 0)]
     if not len(joined):
         return 0.1, 10.0
     high = float(joined.max())
-    low = max(float(joined.min()), high / _WIDEST)
+    low = max(float(joined.min()), high / 10.0**decades)
     room = max((high / low) ** pad, 1.02)
     return low / room, high * room
 
@@ -34,7 +33,10 @@ def linear_frame(*values: Floats, pad: float = 0.08) -> tuple[float, float]:
         pad: room at both ends, as a share of the axis.
     """
     edges = [np.quantile(part, (0.01, 0.99)) for part in values if len(part)]
-    low, high = min((float(edge[0]) for edge in edges), default=0.0), max((float(edge[1]) for edge in edges), default=1.0)
+    low, high = (
+        min((float(edge[0]) for edge in edges), default=0.0),
+        max((float(edge[1]) for edge in edges), default=1.0),
+    )
     low, high = min(low, 0.0), max(high, 0.0)
     room = pad * (high - low) or 1.0
     return low - room, high + room

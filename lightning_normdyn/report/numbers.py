@@ -39,13 +39,13 @@ def percent(share: float) -> str:
     """A share as a percentage with two significant digits, or three from ten per cent on.
 
     Example:
-        >>> percent(0.0251), percent(0.4216), percent(1.0), percent(0.00012), percent(1e-7)
-        ('2.5%', '42.2%', '100%', '0.012%', '10⁻⁵%')
+        >>> percent(0.0251), percent(0.4216), percent(1.0), percent(0.00012), percent(1e-9)
+        ('2.5%', '42.2%', '100%', '0.012%', '< 0.001%')
     """
     if not math.isfinite(share):
         return _NONE
-    if share != 0 and abs(share) < 1e-6:
-        return f"{power_of_ten(round(math.log10(abs(share) * 100)))}%"
+    if 0 < abs(share) < 1e-5:
+        return "< 0.001%"
     return f"{plain_small(100 * share, 2 if abs(share) < 0.1 else 3)}%"
 
 

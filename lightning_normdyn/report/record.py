@@ -51,7 +51,8 @@ class TargetRecord:
     @property
     def finished(self) -> bool:
         """Whether the norms were seen at (nearly) the end of training, so that a forecast can be held against them."""
-        return bool(len(self.trajectory.steps)) and self.trajectory.steps[-1] >= 0.98 * self.end_step
+        latest: list[int] = self.trajectory.steps[-1:].tolist()
+        return any(step >= 0.98 * self.end_step for step in latest)
 
     def values(self, name: str) -> Series:
         """A logged quantity; empty where it was never logged."""
@@ -80,4 +81,4 @@ def read_record(name: str, history: TargetHistory, *, anchor: str, labels: Seque
 
 def fits_labels(description: Mapping[str, Any], labels: Sequence[str]) -> bool:
     """Whether a target is a table with as many rows as there are labels."""
-    return description.get("kind", "table") == "table" and description.get("rows", len(labels)) == len(labels)
+    return description.get("kind", "table") == "table" and bool(description.get("rows", len(labels)) == len(labels))

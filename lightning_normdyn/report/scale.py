@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from lightning_normdyn.report.canvas import FAINT, RULE
+from lightning_normdyn.report.canvas import FAINT, RULE, WIDTH, new_axes
+from lightning_normdyn.report.frame import positive_frame
 from lightning_normdyn.report.numbers import percent, plain_small, power_of_ten, short_count
+from lightning_normdyn.report.trajectory import Floats
 
 Unit = Literal["number", "share", "power"]
 
@@ -38,6 +40,23 @@ def log_scale(axes: Axes, side: Literal["x", "y"], low: float, high: float, *, u
     axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(float(value), unit)))
 
 
+def square_axes(low: float, high: float) -> Axes:
+    """New square axes with the same logarithmic limits on both sides and a dashed line where both are equal."""
+    axes = new_axes(left=0.125, right=0.965, bottom=0.125, top=0.985, height=WIDTH * 0.84 / 0.86)
+    log_scale(axes, "x", low, high)
+    log_scale(axes, "y", low, high)
+    axes.plot([low, high], [low, high], color=FAINT, lw=1.1, ls=(0, (4, 3)), zorder=1)
+    return axes
+
+
+def norm_scale(axes: Axes, *values: Floats) -> None:
+    """Sets the vertical side up for norms, logarithmic and wide enough for all ``values``."""
+    low, high = positive_frame(*values)
+    log_scale(axes, "y", low, high)
+    level_grid(axes)
+    axis_note(axes, "norm")
+
+
 def step_axis(axes: Axes, end: int) -> None:
     """Lets the horizontal side run over training, from step 0 to ``end``."""
     axes.set_xlim(0, max(end, 1))
@@ -55,7 +74,9 @@ def level_grid(axes: Axes) -> None:
 def axis_note(axes: Axes, text: str) -> None:
     """Writes what the vertical side shows above it, where it can be read without turning one's head."""
     figure_left = -axes.get_position().x0 / axes.get_position().width
-    axes.text(figure_left + 0.01, 1.035, text, transform=axes.transAxes, va="bottom", ha="left", color=FAINT, fontsize=9)
+    axes.text(
+        figure_left + 0.01, 1.035, text, transform=axes.transAxes, va="bottom", ha="left", color=FAINT, fontsize=9
+    )
 
 
 def _tick(value: float, unit: Unit) -> str:

@@ -59,12 +59,12 @@ class Trajectory:
 
     @property
     def frequency(self) -> Floats:
-        """Share of steps in which a row got a gradient, from the latest fit that knows it, ``[rows]``."""
-        frequency = np.full(len(self.rows), np.nan)
-        for fit in self.fits:
-            known = np.isfinite(fit.update_probability)
-            frequency[known] = fit.update_probability[known]
-        return frequency
+        """Share of steps in which a row got a gradient, averaged over the fit windows that know it, ``[rows]``."""
+        shares = np.stack([np.full(len(self.rows), np.nan), *(fit.update_probability for fit in self.fits)])
+        known = np.isfinite(shares)
+        total, windows = np.where(known, shares, 0.0).sum(axis=0), known.sum(axis=0)
+        mean: Floats = np.divide(total, windows, out=np.full(len(self.rows), np.nan), where=windows > 0)
+        return mean
 
     def latest_fit(self, column: str) -> Fit | None:
         """The last fit in which ``column`` has a finite entry."""

@@ -1,0 +1,6 @@
+"""Example tasks: data modules and Lightning modules whose norms are worth watching."""
+
+from lightning_normdyn.tasks.token_contrast import TokenContrast
+from lightning_normdyn.tasks.token_pairs import TokenPairs
+
+__all__ = ["TokenContrast", "TokenPairs"]

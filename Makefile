@@ -1,0 +1,48 @@
+# Everything sets itself up: a virtual environment in .venv, filled with what the target needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ARGS ?=
+
+.PHONY: demo test quick check format benchmarks clean
+
+demo: $(VENV)/.demo  ## Train the token table in front of your eyes: make demo ARGS="--optimizer adamw"
+	$(BIN)/normdyn demo $(ARGS)
+
+test: check  ## Everything that must hold
+	$(BIN)/python -m pytest $(ARGS)
+
+quick: check  ## The same without the slow tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: $(VENV)/.test
+	$(BIN)/python benchmarks/overhead.py
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.venv setup.cfg pyproject.toml
+	@echo "Installing torch, Lightning and matplotlib into $(VENV): a few minutes, once."
+	$(PIP) --editable ".[cli,report]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.venv setup.cfg pyproject.toml
+	@echo "Installing every extra and the test tools into $(VENV): a few minutes, once."
+	$(PIP) --editable ".[all,test]"
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,60 @@
+"""The options of ``normdyn``; parsing them imports nothing heavy, so ``--help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+
+from lightning_normdyn._version import __version__
+
+LIGHTNING_COMMANDS = {
+    "fit": "train a model through LightningCLI, e.g. --config configs/tokens.yaml",
+    "validate": "run a model's validation through LightningCLI",
+    "test": "run a model's test through LightningCLI",
+    "predict": "run a model's prediction through LightningCLI",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser; the Lightning commands appear in the help alone and parse their own options."""
+    parser = argparse.ArgumentParser(
+        prog="normdyn",
+        description="What happens to the lengths of embeddings while a model trains, why, and where they will end.",
+        epilog="--debug, or NORMDYN_DEBUG=1, shows the full traceback of an error.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"normdyn {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_report(commands)
+    for name, help_text in LIGHTNING_COMMANDS.items():
+        commands.add_parser(name, help=help_text, add_help=False)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "train a token table on real text and compare its norms with the theory"
+    demo = commands.add_parser("demo", help=about, description=about, allow_abbrev=False)
+    demo.add_argument(
+        "--text",
+        nargs="+",
+        metavar="FILE",
+        help="UTF-8 text files, plain or .gz, whose paragraphs are the corpus (default: this Python's documentation)",
+    )
+    demo.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="default: %(default)s")
+    demo.add_argument("--schedule", choices=("cosine", "constant"), default="cosine", help="default: %(default)s")
+    demo.add_argument("--steps", type=_positive, default=12_000, metavar="N", help="default: %(default)s")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    demo.add_argument("--out", metavar="DIR", help="a new or empty folder for the run (default: runs/demo-<time>)")
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "draw the report of a run that trained with NormDynamics"
+    report = commands.add_parser("report", help=about, description=about, allow_abbrev=False)
+    report.add_argument("run", metavar="DIR", help="the run's folder, which holds normdyn/")
+    report.add_argument("--out", metavar="FILE", help="where the page goes (default: report.html in the run's folder)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)

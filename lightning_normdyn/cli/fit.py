@@ -1,0 +1,65 @@
+"""LightningCLI for the tasks: ``normdyn fit | validate | test | predict``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+# What jsonargparse says around an error that a constructor, or a value for one, has raised.
+_WRAPPERS = ("Call to compute_fn of link", "Does not validate against any of the Union subtypes")
+
+
+class NormdynCLI(LightningCLI):
+    """LightningCLI over any LightningModule and data module, the tasks of this package included.
+
+    Two things differ from the stock class: a table takes its number of rows from the data where the data knows it,
+    and a learning-rate scheduler given on the command line advances with every step, not with every epoch.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        with warnings.catch_warnings():
+            # main() hands over what it was given; the warning is meant for calls from other programs.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().__init__(
+                seed_everything_default=0,
+                parser_kwargs={"prog": "normdyn"},
+                args=list(args),
+            )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Gives the model the number of rows that the data needs."""
+        parser.link_arguments(
+            "data", "model.init_args.table_rows", compute_fn=_table_rows, apply_on="instantiate"
+        )
+
+    def instantiate_classes(self) -> None:
+        """Instantiates what the configuration names; what a constructor complains about shows as it was said."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise _unwrapped(error) from None
+
+    @staticmethod
+    def configure_optimizers(
+        lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: LRSchedulerTypeUnion | None = None
+    ) -> Any:
+        """What replaces the model's own optimizers when the command line names others."""
+        if not isinstance(lr_scheduler, LRScheduler):
+            return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
+
+
+def _table_rows(data: LightningDataModule | None) -> int | None:
+    return getattr(data, "table_rows", None)
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    while str(error).startswith(_WRAPPERS) and error.__cause__ is not None:
+        error = error.__cause__
+    return error

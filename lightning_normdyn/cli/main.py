@@ -1,0 +1,71 @@
+"""The entry point of the command line: choose the command, and turn the user's errors into one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from lightning_normdyn.cli.arguments import LIGHTNING_COMMANDS, build_parser
+from lightning_normdyn.cli.extras import MissingExtraError, require
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        args: the words after ``normdyn``; by default those of the running process.
+
+    Returns:
+        The exit code: 0 if all went well, 2 for an error that is the user's to mend, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words or bool(os.environ.get("NORMDYN_DEBUG"))
+    try:
+        return _run([word for word in words if word != "--debug"])
+    except SystemExit as stop:  # argparse and jsonargparse, after they printed what is wrong
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        print("normdyn: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if debug or not _is_the_users(error):
+            raise
+        print(f"normdyn: {_one_line(error)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _run(words: list[str]) -> int:
+    if words and words[0] in LIGHTNING_COMMANDS:
+        return _run_lightning(words)
+    options = build_parser().parse_args(words)
+    if options.command == "demo":
+        from lightning_normdyn.cli.demo import run_demo
+
+        return run_demo(options)
+    from lightning_normdyn.cli.report import run_report
+
+    return run_report(options)
+
+
+def _run_lightning(words: list[str]) -> int:
+    require("jsonargparse", extra="cli")
+    from lightning_normdyn.cli.fit import NormdynCLI
+
+    NormdynCLI(words)
+    return 0
+
+
+def _is_the_users(error: Exception) -> bool:
+    if isinstance(error, ValueError | OSError | MissingExtraError):
+        return True
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    return isinstance(error, MisconfigurationException)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,78 @@
+"""The folder of one demo run: made new, never shared with an earlier run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning_normdyn.tasks.vocabulary import Vocabulary
+
+SUMMARY_FILE = "summary.json"
+VOCABULARY_FILE = "vocabulary.tsv"
+
+
+def create_run_folder(out: str | None = None) -> Path:
+    """Makes the folder of a run and checks that it can be written.
+
+    Args:
+        out: a new or empty folder. By default ``runs/demo-<time>`` under the current folder or, where that cannot be
+            written, a temporary one.
+
+    Raises:
+        ValueError: if ``out`` exists and is not an empty folder.
+        OSError: if ``out`` cannot be made or written.
+    """
+    if out is not None:
+        return _create_chosen(Path(out))
+    try:
+        return _create_default(Path("runs"))
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="normdyn-demo-"))
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Writes ``summary.json``; the summary holds no NaN or infinity, which JSON cannot say."""
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
+    """Writes one line per row of the table: the word, a tab, its count."""
+    lines = [f"{word}\t{count}\n" for word, count in zip(*vocabulary, strict=True)]
+    (folder / VOCABULARY_FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def read_words(folder: Path) -> list[str] | None:
+    """Reads the words of a run's table; ``None`` if the run kept none."""
+    file = folder / VOCABULARY_FILE
+    if not file.exists():
+        return None
+    return [line.split("\t")[0] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _create_chosen(folder: Path) -> Path:
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        kind = "is not empty" if folder.is_dir() else "is not a folder"
+        raise ValueError(f"out: '{folder}' {kind}; expected a new or empty folder, so that no earlier run is lost")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"out: cannot write to '{folder}' ({error.strerror}); choose a folder of your own") from error
+    return folder
+
+
+def _create_default(parent: Path) -> Path:
+    name = time.strftime("demo-%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+        folder = parent / (name + suffix)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(f"'{parent / name}' and its successors are taken")

@@ -1,0 +1,114 @@
+"""The demo's training run: a real Trainer, quiet where it would only repeat itself, stopped in order by Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.cli.loggers import SteadfastCSVLogger, SteadfastTensorBoardLogger
+
+_CADENCE = 50
+_CHATTER = (
+    "GPU available but not used",
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning, under recent torch
+)
+
+
+class _ProgressBar(TQDMProgressBar):
+    """The stock bar without the logger's version, which a run in its own folder does not have."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+
+
+def train(module: LightningModule, data: LightningDataModule, *, steps: int, folder: Path) -> Trainer:
+    """Trains on the CPU with ``NormDynamics``, CSV and TensorBoard logs in the run's folder.
+
+    Args:
+        module: the model.
+        data: its data; one epoch is the whole run.
+        steps: optimizer steps.
+        folder: the run's folder.
+
+    Returns:
+        The trainer, whose ``global_step`` is smaller than ``steps`` after Ctrl-C.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_quiet_lightning())
+        stack.enter_context(_one_thread())
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=1,
+            max_steps=steps,
+            log_every_n_steps=min(_CADENCE, steps),
+            callbacks=[NormDynamics(every_n_steps=_CADENCE), _ProgressBar(refresh_rate=_CADENCE)],
+            logger=[
+                SteadfastCSVLogger(folder, name="", version=""),
+                SteadfastTensorBoardLogger(folder, name="", version=""),
+            ],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        stack.enter_context(_stop_on_interrupt(trainer))
+        try:
+            trainer.fit(module, data)
+        except SystemExit:  # how Lightning ends on a second Ctrl-C; what is known is still worth showing
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    return trainer
+
+
+@contextmanager
+def _stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
+    """The first Ctrl-C ends training after its step, with every hook run; the second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
+        trainer.should_stop = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps torch on one thread: the steps are small, and threads that wait for each other on a busy machine cost more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Hushes Lightning's notes about hardware, tips and the end of training; its warnings stay."""
+    notes = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    level = notes.level
+    notes.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _CHATTER:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        notes.setLevel(level)

@@ -1,0 +1,88 @@
+"""The part of the page that is about one target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from lightning_normdyn.report.budget import budget_card
+from lightning_normdyn.report.card import arrange
+from lightning_normdyn.report.course import course_card
+from lightning_normdyn.report.headline import from_series, headline
+from lightning_normdyn.report.numbers import plain
+from lightning_normdyn.report.prediction import prediction_card
+from lightning_normdyn.report.radial import radial_card
+from lightning_normdyn.report.record import TargetRecord
+from lightning_normdyn.report.words import words_card
+
+_CARDS = (prediction_card, course_card, budget_card, radial_card, words_card)
+
+
+def section(record: TargetRecord, *, with_headline: bool) -> str:
+    """One target as HTML: what it is, its numbers, its figures and every last value.
+
+    Args:
+        record: the target.
+        with_headline: whether its numbers stand here (they may stand at the head of the page instead).
+    """
+    cards = [card for card in (make(record) for make in _CARDS) if card is not None]
+    body = arrange(cards) if cards else '<p class="note">Nothing was recorded for it yet.</p>'
+    numbers = headline(from_series(record.series)) if with_headline else ""
+    return (
+        f'<section id="{record.anchor}"><h2>{escape(record.name)}</h2><p class="facts">{facts(record)}</p>'
+        f"{numbers}{_progress(record)}{body}{_last_values(record)}</section>"
+    )
+
+
+def facts(record: TargetRecord) -> str:
+    """What the target is and how it is trained, in one line of HTML."""
+    found = record.description
+    parts = [_size(found), _text(found, "optimizer"), _text(found, "law")]
+    parts += [
+        f"{name} {_amount(found[key])}"
+        for key, name in (("lr", "lr"), ("weight_decay", "weight decay"))
+        if key in found
+    ]
+    parts.append(_steps(record))
+    return escape(" · ".join(part for part in parts if part))
+
+
+def _size(found: Mapping[str, Any]) -> str:
+    rows, dim, tracked = found.get("rows"), found.get("dim"), found.get("tracked_rows")
+    size = f"{rows:,} rows × {dim} dimensions" if isinstance(rows, int) and rows and dim else ""
+    size = size or (f"vectors of {dim} dimensions" if dim else "")
+    return f"{size} ({tracked:,} tracked)" if isinstance(tracked, int) and size and rows and tracked != rows else size
+
+
+def _steps(record: TargetRecord) -> str:
+    if record.last_step in (0, record.end_step):
+        return f"{record.last_step:,} steps" if record.last_step else ""
+    return f"{record.last_step:,} of {record.end_step:,} steps"
+
+
+def _text(found: Mapping[str, Any], key: str) -> str:
+    return str(found[key]) if found.get(key) else ""
+
+
+def _amount(value: object) -> str:
+    return plain(float(value)) if isinstance(value, (int, float)) else str(value)
+
+
+def _progress(record: TargetRecord) -> str:
+    if record.description.get("kind", "table") != "table" or record.trajectory.fits:
+        return ""
+    return '<p class="note">No fit window has closed yet: predictions appear here after the first one.</p>'
+
+
+def _last_values(record: TargetRecord) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{plain(series.last)}</td><td>{series.steps[-1]:,}</td></tr>"
+        for name, series in record.series.items()
+        if len(series.steps)
+    )
+    if not rows:
+        return ""
+    head = "<tr><th>quantity</th><th>value</th><th>at step</th></tr>"
+    table = f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+    return f"<details><summary>Last value of every logged quantity</summary>{table}</details>"
