@@ -24,6 +24,7 @@ from lightning_normdyn.capture.output import OutputStep, OutputTarget
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets, find_targets
 from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule
+from lightning_normdyn.history.log import Outage
 from lightning_normdyn.history.run import TargetHistory, fresh_root
 from lightning_normdyn.instruments.base import Instrument
 from lightning_normdyn.instruments.fit import TrainingPlan
@@ -70,7 +71,9 @@ class NormMonitor(Callback):
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
         targets = find_targets(pl_module, self._targets, max_tracked_rows=self._max_tracked_rows)
         root = _history_root(trainer) if self._save_history else None
-        watches = (self._watch(trainer, pl_module, target, root) for target in targets)
+        outage = Outage()
+        histories = [TargetHistory(root / target.name, outage=outage) if root else None for target in targets]
+        watches = (self._watch(trainer, pl_module, *watched) for watched in zip(targets, histories, strict=True))
         self._recorder = Recorder([watch for watch in watches if watch is not None])
         self._unclipped = bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", pl_module)
 
@@ -159,14 +162,17 @@ class NormMonitor(Callback):
                 rank_zero_info(f"{type(self).__name__}: '{watch.target.name}': {found}")
 
     def _watch(
-        self, trainer: Trainer, pl_module: LightningModule, target: TableTarget | OutputTarget, root: Path | None
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        target: TableTarget | OutputTarget,
+        history: TargetHistory | None,
     ) -> Watch | None:
         owner = _owner(trainer, target)
         if owner is None:
             rank_zero_warn(f"{type(self).__name__}: no optimizer trains '{target.name}', so it is not watched")
             return None
         optimizer, group = owner
-        history = TargetHistory(root / target.name) if root is not None else None
         if isinstance(target, OutputTarget):
             watch: Watch = self._watch_output(trainer, target, optimizer, history)
         else:

@@ -14,6 +14,23 @@ import pyarrow.parquet as pq
 _PART = "part-{:08d}.parquet"
 
 
+class Outage:
+    """Shared by the logs of one run: the first that cannot write says so, and none tries again."""
+
+    def __init__(self) -> None:
+        self.occurred = False
+
+    def report(self, folder: Path, error: OSError) -> None:
+        """Warns, once, that nothing more will be saved."""
+        if not self.occurred:
+            self.occurred = True
+            warnings.warn(
+                f"normdyn history: cannot write to '{folder}' ({error}); training goes on and nothing more of its norm "
+                "history is saved. Free space there or point the logger's save_dir at a writable folder.",
+                stacklevel=3,
+            )
+
+
 class ParquetLog:
     """Appends column batches to a folder of Parquet parts, each written whole or not at all.
 
@@ -26,6 +43,7 @@ class ParquetLog:
         schema: names and types of the columns.
         flush_rows: rows that make a part.
         flush_seconds: the longest that a row waits in memory while others keep coming.
+        outage: shared with the other logs of a run, so that one warning serves them all.
 
     Example:
         >>> import tempfile, pyarrow as pa
@@ -44,12 +62,13 @@ class ParquetLog:
         *,
         flush_rows: int = 65_536,
         flush_seconds: float = 30.0,
+        outage: Outage | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.schema = schema
         self.flush_rows = flush_rows
         self.flush_seconds = flush_seconds
-        self.failed = False
+        self._outage = outage if outage is not None else Outage()
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
         self._oldest = 0.0
@@ -60,7 +79,7 @@ class ParquetLog:
         Args:
             columns: name to a sequence or numpy array, all of one length.
         """
-        if self.failed:
+        if self._outage.occurred:
             return
         rows = len(next(iter(columns.values())))
         arrays = [
@@ -76,7 +95,7 @@ class ParquetLog:
 
     def flush(self) -> None:
         """Writes what waits in memory as one more part."""
-        if self.failed or not self._waiting:
+        if self._outage.occurred or not self._waiting:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,12 +104,7 @@ class ParquetLog:
             pq.write_table(pa.Table.from_batches(self._waiting, self.schema), unfinished, compression="zstd")
             unfinished.replace(part)
         except OSError as error:
-            self.failed = True
-            warnings.warn(
-                f"normdyn history: cannot write to '{self.folder}' ({error}); training goes on and nothing more of "
-                "this history is saved. Free space there or point the logger's save_dir at a writable folder.",
-                stacklevel=2,
-            )
+            self._outage.report(self.folder, error)
         self._waiting, self._waiting_rows = [], 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightning_normdyn.history.log import ParquetLog, read_parts
+from lightning_normdyn.history.log import Outage, ParquetLog, read_parts
 
 FOLDER = "normdyn"
 
@@ -40,12 +40,14 @@ class TargetHistory:
 
     Args:
         folder: ``<log_dir>/normdyn/<target>``.
+        outage: shared by the histories of a run, so that trouble is reported once.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, outage: Outage | None = None) -> None:
         self.folder = Path(folder)
-        self.trajectory_log = ParquetLog(self.folder / "trajectory", TRAJECTORY)
-        self.quantities_log = ParquetLog(self.folder / "quantities", QUANTITIES)
+        outage = outage if outage is not None else Outage()
+        self.trajectory_log = ParquetLog(self.folder / "trajectory", TRAJECTORY, outage=outage)
+        self.quantities_log = ParquetLog(self.folder / "quantities", QUANTITIES, outage=outage)
 
     def describe(self, description: dict[str, Any]) -> None:
         """Writes ``target.json``; an unwritable folder is left to the logs, which report it once."""
