@@ -7,8 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lightning_normdyn.cli.extras import require
+from pytorch_lightning import seed_everything
+from rich.console import Console
+
+from lightning_normdyn.cli.findings import Findings, versions
 from lightning_normdyn.cli.run_folder import create_run_folder, write_summary, write_vocabulary
+from lightning_normdyn.cli.table import CAPTION, prediction_table
+from lightning_normdyn.cli.training import train
+from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
 INTERRUPTED = 130
 
@@ -26,24 +32,92 @@ def run_demo(options: argparse.Namespace) -> int:
         ValueError: if the text or the folder will not do.
         OSError: if the folder cannot be written.
     """
-    require("rich", "tensorboard", extra="cli")
-    from pytorch_lightning import seed_everything
-    from rich.console import Console
-
-    from lightning_normdyn.cli.findings import Findings
-    from lightning_normdyn.cli.training import train
-    from lightning_normdyn.tasks import TokenContrast
-
     started = time.perf_counter()
-    console = Console(highlight=False)
+    console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
     folder = create_run_folder(options.out)
     data = _load_data(options, folder)
-    console.print(_opening(options, data), soft_wrap=True)
+    console.print(_opening(options, data))
     seed_everything(options.seed, verbose=False)
     module = TokenContrast(data.table_rows, optimizer=options.optimizer, schedule=options.schedule)
     trainer = train(module, data, steps=options.steps, folder=folder)
     findings = Findings(trainer.callback_metrics, module.table.weight, data.vocabulary.counts)
-    summary = _summarise(options, data, findings, steps=trainer.global_step, started=started)
-    _show(console, findings, summary, options.steps)
+    summary = {
+        **findings.summary(),
+        "seconds": round(time.perf_counter() - started, 2),
+        "steps": trainer.global_step,
+        **_settings(options, data),
+    }
+    _show(console, findings, summary)
     _save(console, folder, data, summary)
     return 0 if trainer.global_step >= options.steps else INTERRUPTED
+
+
+def _load_data(options: argparse.Namespace, folder: Path) -> TokenPairs:
+    """Reads the corpus before anything is trained; a corpus that will not do leaves no empty folder behind."""
+    data = TokenPairs(options.text, steps_per_epoch=options.steps, seed=options.seed)
+    try:
+        data.setup("fit")
+    except BaseException:
+        folder.rmdir()
+        raise
+    return data
+
+
+def _opening(options: argparse.Namespace, data: TokenPairs) -> str:
+    corpus, rows = data.corpus, data.table_rows
+    skipped = f" ({corpus.skipped_files} unreadable files skipped)" if corpus.skipped_files else ""
+    return (
+        f"Corpus: {corpus.name}, {len(corpus.documents):,} documents, {corpus.words:,} words{skipped}; "
+        f"the {rows:,} most frequent words are trained for {options.steps:,} steps "
+        f"with {options.optimizer} under a {options.schedule} learning rate."
+    )
+
+
+def _settings(options: argparse.Namespace, data: TokenPairs) -> dict[str, Any]:
+    corpus = data.corpus
+    return {
+        "optimizer": options.optimizer,
+        "schedule": options.schedule,
+        "seed": options.seed,
+        "corpus": {
+            "name": corpus.name,
+            "documents": len(corpus.documents),
+            "words": corpus.words,
+            "vocabulary": data.table_rows,
+        },
+        "versions": versions(),
+    }
+
+
+def _show(console: Console, findings: Findings, summary: dict[str, Any]) -> None:
+    console.print(prediction_table(findings.predictions()), soft_wrap=False)
+    console.print(CAPTION)
+    correlation = findings.log_frequency_correlation
+    shown = "–" if correlation is None else f"{correlation:.3f}"
+    console.print(f"Log norm against log word frequency: r = {shown}")
+    console.print(f"{summary['steps']:,} steps in {summary['seconds']:.0f} s.")
+
+
+def _save(console: Console, folder: Path, data: TokenPairs, summary: dict[str, Any]) -> None:
+    """Writes what can be written; the numbers are on the screen already, so nothing here may end in an error."""
+    try:
+        write_vocabulary(folder, data.vocabulary)
+        write_summary(folder, summary)
+    except OSError as error:
+        console.print(f"The summary could not be saved ({error.strerror}).")
+    console.print(
+        f"Run: {folder} (summary.json, vocabulary.tsv, metrics.csv, TensorBoard events, histories in normdyn/)"
+    )
+    _write_report(console, folder, data.vocabulary.words, summary)
+
+
+def _write_report(console: Console, folder: Path, words: list[str], summary: dict[str, Any]) -> None:
+    try:
+        from lightning_normdyn.report import write_report
+    except ImportError:
+        console.print("No report.html: drawing needs pip install 'lightning-normdyn[cli,report]'")
+        return
+    try:
+        console.print(f"Report: {write_report(folder, labels=words, summary=summary)}")
+    except Exception as error:
+        console.print(f"No report.html: drawing it failed ({type(error).__name__}: {error}).")

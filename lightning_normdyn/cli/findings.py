@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 import platform
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import pytorch_lightning
 import torch
 from torch import Tensor
 
@@ -64,10 +64,12 @@ class Findings:
         labels = {
             "equilibrium": "equilibrium law",
             "transient": "transient-corrected",
-            "forecast": "forecast from 40% of the run",
+            "forecast": "forecast from 40%",
         }
         rows = {
-            kind: Prediction(label, *(self.quantity(f"{kind}_{name}") for name in ("slope", "pearson_r", "median_error")))
+            kind: Prediction(
+                label, *(self.quantity(f"{kind}_{name}") for name in ("slope", "pearson_r", "median_error"))
+            )
             for kind, label in labels.items()
         }
         rows["forecast"] = rows["forecast"]._replace(
@@ -88,7 +90,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "pytorch_lightning": pytorch_lightning.__version__,
+        "pytorch_lightning": importlib.metadata.version("pytorch_lightning"),
         "lightning_normdyn": __version__,
     }
 

@@ -34,9 +34,7 @@ class NormdynCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Gives the model the number of rows that the data needs."""
-        parser.link_arguments(
-            "data", "model.init_args.table_rows", compute_fn=_table_rows, apply_on="instantiate"
-        )
+        parser.link_arguments("data", "model.init_args.table_rows", compute_fn=_table_rows, apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
         """Instantiates what the configuration names; what a constructor complains about shows as it was said."""

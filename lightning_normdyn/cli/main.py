@@ -43,9 +43,11 @@ def _run(words: list[str]) -> int:
         return _run_lightning(words)
     options = build_parser().parse_args(words)
     if options.command == "demo":
+        require("rich", "tensorboard", extra="cli")
         from lightning_normdyn.cli.demo import run_demo
 
         return run_demo(options)
+    require("matplotlib", extra="cli,report")
     from lightning_normdyn.cli.report import run_report
 
     return run_report(options)
@@ -62,7 +64,7 @@ def _run_lightning(words: list[str]) -> int:
 def _is_the_users(error: Exception) -> bool:
     if isinstance(error, ValueError | OSError | MissingExtraError):
         return True
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     return isinstance(error, MisconfigurationException)
 

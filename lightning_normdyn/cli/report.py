@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning_normdyn.cli.extras import require
 from lightning_normdyn.cli.run_folder import SUMMARY_FILE, read_words
+from lightning_normdyn.report import write_report
 
 
 def run_report(options: argparse.Namespace) -> int:
@@ -20,9 +20,6 @@ def run_report(options: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError: if the folder holds no history.
     """
-    require("matplotlib", extra="cli,report")
-    from lightning_normdyn.report import write_report
-
     run = Path(options.run)
     page = write_report(run, out=options.out, labels=read_words(run), summary=_read_summary(run))
     print(f"Report: {page}")

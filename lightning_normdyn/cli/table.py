@@ -1,32 +1,32 @@
-"""The demo's findings as a table in the terminal."""
+"""The demo's findings as a table that fits a terminal of 80 columns."""
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 
 from lightning_normdyn.cli.findings import Prediction
 
 PUBLISHED_SLOPE = 0.88
 PUBLISHED_PEARSON_R = 0.97
+CAPTION = "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a."
 
 
 def prediction_table(predictions: list[Prediction]) -> Table:
-    """Lays out predictions beside the published values (Su, Ren, Veitch 2026, Fig. 3a).
+    """Lays out predictions, each beside the published values.
 
     Args:
         predictions: one per line.
     """
-    table = Table(title="Predicted against observed norm, one point per word", title_justify="left")
-    table.add_column("prediction")
-    for heading in ("slope", "published", "Pearson r", "published", "median error", "if it stayed as it is", "skill"):
-        table.add_column(heading, justify="right")
+    table = Table(title="Predicted against observed norm", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("prediction", no_wrap=True)
+    for heading in ("slope", "Pearson r", "median\nerror", "'stays\nas it is'", "skill"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in predictions:
         table.add_row(
             row.label,
-            _number(row.slope, ".3f"),
-            f"[dim]{PUBLISHED_SLOPE}[/dim]",
-            _number(row.pearson_r, ".4f"),
-            f"[dim]{PUBLISHED_PEARSON_R}[/dim]",
+            f"{_number(row.slope, '.3f')} ({PUBLISHED_SLOPE})",
+            f"{_number(row.pearson_r, '.4f')} ({PUBLISHED_PEARSON_R})",
             _number(row.median_error, ".2%"),
             _number(row.persistence_error, ".1%"),
             _number(row.skill, ".2f"),

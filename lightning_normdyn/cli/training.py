@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def train(module: LightningModule, data: LightningDataModule, *, steps: int, fol
             max_epochs=1,
             max_steps=steps,
             log_every_n_steps=min(_CADENCE, steps),
-            callbacks=[NormDynamics(every_n_steps=_CADENCE), _ProgressBar(refresh_rate=_CADENCE)],
+            callbacks=[NormDynamics(every_n_steps=_CADENCE), _ProgressBar(_refresh_rate(steps))],
             logger=[
                 SteadfastCSVLogger(folder, name="", version=""),
                 SteadfastTensorBoardLogger(folder, name="", version=""),
@@ -68,6 +69,11 @@ def train(module: LightningModule, data: LightningDataModule, *, steps: int, fol
         except SystemExit:  # how Lightning ends on a second Ctrl-C; what is known is still worth showing
             signal.signal(signal.SIGINT, signal.default_int_handler)
     return trainer
+
+
+def _refresh_rate(steps: int) -> int:
+    """A terminal shows the bar moving; a file or a pipe keeps every state of it, so gets ten."""
+    return _CADENCE if sys.stdout.isatty() else max(1, steps // 10)
 
 
 @contextmanager
@@ -90,7 +96,7 @@ def _stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keeps torch on one thread: the steps are small, and threads that wait for each other on a busy machine cost more."""
+    """Keeps torch on one thread: steps this small gain nothing from two, which on a busy machine wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

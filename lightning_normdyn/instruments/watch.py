@@ -53,7 +53,7 @@ class TableWatch:
         self.history = history
         self.steps = 0
         self.skipped = 0
-        self._group = optimizer.param_groups[group]
+        self._group = group
         self._instruments = instruments
         self._announced = False
         self._seen: TableStep | None = None
@@ -94,7 +94,7 @@ class TableWatch:
             self.skipped += 1
             return
         self.steps += 1
-        lr = float(self._group["lr"])
+        lr = float(self.optimizer.param_groups[self._group]["lr"])  # a restored optimizer has new group dicts
         for instrument in self._instruments.values():
             instrument.passed(lr)
         if self._seen is not None:

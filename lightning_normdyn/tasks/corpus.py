@@ -127,8 +127,8 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"text: '{path}' is not UTF-8 at line {line} (byte {error.start}, value 0x{data[error.start]:02x}); expected "
-            "a UTF-8 text file, plain or .gz, so convert it first"
+            f"text: '{path}' is not UTF-8 at line {line} (byte {error.start} is 0x{data[error.start]:02x}); expected a "
+            "UTF-8 text file, plain or .gz, so convert it first"
         ) from None
 
 

@@ -23,6 +23,7 @@ _SKIPPED_FOLDERS = frozenset(
         "turtledemo",
     }
 )
+_SCOPES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _STATEMENT_FIELDS = ("body", "orelse", "handlers", "finalbody", "cases")
 
 
@@ -39,7 +40,7 @@ class Docstrings(NamedTuple):
 
 
 def read_docstrings(folder: str | os.PathLike[str]) -> Docstrings:
-    """Reads the docstrings of all modules, classes and functions under a folder.
+    r"""Reads the docstrings of all modules, classes and functions under a folder.
 
     Tests, vendored and third-party packages are left out, so the standard library's folder gives the same texts in
     every environment of one Python version. A folder that does not exist gives no texts.
@@ -50,18 +51,12 @@ def read_docstrings(folder: str | os.PathLike[str]) -> Docstrings:
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "a.py").write_text('"About a."\\ndef f():\\n    "About f."\\n')
+        >>> _ = (folder / "a.py").write_text('"About a."\ndef f():\n    "About f."\n')
         >>> read_docstrings(folder)
         Docstrings(texts=['About a.', 'About f.'], skipped_files=0)
     """
-    texts: list[str] = []
-    skipped_files = 0
-    for file in _sources(folder):
-        try:
-            texts.extend(_docstrings_of(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, SyntaxError, RecursionError):
-            skipped_files += 1
-    return Docstrings(texts, skipped_files)
+    found = [_docstrings_of(file) for file in _sources(folder)]
+    return Docstrings([text for texts in found if texts is not None for text in texts], found.count(None))
 
 
 def _sources(folder: str | os.PathLike[str]) -> list[Path]:
@@ -72,15 +67,15 @@ def _sources(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found)
 
 
-def _docstrings_of(source: str) -> Iterator[str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the parser reports invalid escapes of other people's code
-        tree = ast.parse(source)
-    for node in _statements(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node, clean=False)
-            if text:
-                yield text
+def _docstrings_of(file: Path) -> list[str] | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the parser reports invalid escapes of other people's code
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return None
+    scopes = (node for node in _statements(tree) if isinstance(node, _SCOPES))
+    return [text for scope in scopes if (text := ast.get_docstring(scope, clean=False))]
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:

@@ -82,7 +82,7 @@ class TokenPairs(LightningDataModule):
         """All pairs that may be drawn."""
         return SkipGrams(self.vocabulary.encode(self.corpus.documents), window=self.window)
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
+    def setup(self, stage: str) -> None:
         """Reads the corpus, so that its errors come before training."""
         _ = self.pairs
 

@@ -141,13 +141,12 @@ def test_closed_form_meets_the_simulated_optimizer(case):
     optimizer = case.build(random_table(case.start * predicted, DIM))
     measured = settled_norm(optimizer, noise, steps=4000, power=rule.power)
     measured, predicted = (mean_over_rows(norms, rule.power) for norms in (measured, predicted))
-    print("measured/predicted", (measured / predicted).tolist())
     assert close(measured, predicted, 0.02)
     at_another_rate = rule.at(1.25 * rule.lr).predict(noise.second_moment(DIM), DIM, case.presence)
     assert not close(measured, mean_over_rows(at_another_rate, rule.power), 0.02)
 
 
-@pytest.mark.parametrize("dim", [16, 256])
+@pytest.mark.parametrize("dim", [32, 256])
 @pytest.mark.parametrize("name", ["sgd", "adamw, default betas", "adam"])
 def test_closed_form_holds_in_other_dimensions(name, dim):
     case, noise = EQUILIBRIA[name], Noise(quarters())
@@ -155,45 +154,28 @@ def test_closed_form_holds_in_other_dimensions(name, dim):
     predicted = rule.predict(noise.second_moment(dim), dim)
     measured = settled_norm(case.build(random_table(predicted, dim)), noise, steps=4000, power=rule.power)
     measured, predicted = (mean_over_rows(norms, rule.power) for norms in (measured, predicted))
-    print("measured/predicted", (measured / predicted).tolist())
     assert close(measured, predicted, 0.02)
 
 
-class SparseRun(NamedTuple):
-    """A table whose rows get a gradient with probability p, under AdamW; relaxation in 20/(1 - beta2) steps."""
-
-    beta1: float
-    beta2: float
-    rate: float  # p/(1 - beta2)
-
-    @property
-    def presence(self):
-        return self.rate * (1 - self.beta2)
-
-    def measured_over_predicted(self, presence=None):
-        rows, dim, lr, relaxation = 2048, 32, 1e-2, 20 / (1 - self.beta2)
-        options = {
-            "lr": lr,
-            "betas": (self.beta1, self.beta2),
-            "weight_decay": 1 / (2 * lr * relaxation),
-            "fused": True,
-        }
-        noise = Noise(quarters(rows), self.presence)
-        rule = equilibrium_rule(AdamW([torch.nn.Parameter(torch.ones(1))], **options))
-        predicted = rule.predict(noise.second_moment(dim), dim, self.presence)
-        optimizer = AdamW([random_table(predicted, dim)], **options)
-        measured = settled_norm(optimizer, noise, steps=int(5 * relaxation), power=rule.power)
-        wrong = rule.predict(noise.second_moment(dim), dim, presence or 1.0)
-        ratio = float(mean_over_rows(measured, rule.power, groups=1) / predicted[0])
-        print("measured/predicted", ratio)
-        return ratio, float(mean_over_rows(measured, rule.power, groups=1) / wrong[0])
+def rare_rows_under_adamw(beta1, rate):
+    """Norm of rows that get a gradient with probability ``rate·(1 - beta2)``: measured, by the law, by the dense law."""
+    rows, dim, lr, beta2 = 2048, 32, 1e-2, 0.99
+    relaxation = 20 / (1 - beta2)
+    options = {"lr": lr, "betas": (beta1, beta2), "weight_decay": 1 / (2 * lr * relaxation), "fused": True}
+    noise = Noise(quarters(rows), presence=rate * (1 - beta2))
+    rule = equilibrium_rule(AdamW([torch.nn.Parameter(torch.ones(1))], **options))
+    predicted, dense = (rule.predict(noise.second_moment(dim), dim, p) for p in (noise.presence, 1.0))
+    optimizer = AdamW([random_table(predicted, dim)], **options)
+    measured = settled_norm(optimizer, noise, steps=int(5 * relaxation), power=rule.power)
+    measured, predicted, dense = (mean_over_rows(norms, rule.power, groups=1) for norms in (measured, predicted, dense))
+    return measured, predicted, dense
 
 
 @pytest.mark.parametrize("rate", [0.03, 0.1, 1.0, 10.0])
 def test_adamw_law_holds_for_rare_rows(rate):
-    ratio, if_present_always = SparseRun(0.9, 0.99, rate).measured_over_predicted()
-    assert ratio == pytest.approx(1, abs=0.04)
-    assert if_present_always != pytest.approx(1, abs=0.04)
+    measured, predicted, dense = rare_rows_under_adamw(beta1=0.9, rate=rate)
+    assert close(measured, predicted, 0.04)
+    assert not close(measured, dense, 0.04)
 
 
 def gaussian_factor(rate):
@@ -208,9 +190,9 @@ def gaussian_factor(rate):
 
 @pytest.mark.parametrize("rate", [0.3, 1.0])
 def test_what_the_adamw_law_leaves_out_for_rare_rows_is_known(rate):
-    ratio, _ = SparseRun(0.0, 0.99, rate).measured_over_predicted()
-    assert ratio == pytest.approx(math.sqrt(gaussian_factor(rate)), abs=0.015)
-    assert ratio != pytest.approx(1, abs=0.025)
+    measured, predicted, _ = rare_rows_under_adamw(beta1=0.0, rate=rate)
+    assert close(measured, predicted * math.sqrt(gaussian_factor(rate)), 0.015)
+    assert not close(measured, predicted, 0.025)
 
 
 @pytest.mark.parametrize("drift_per_noise", [-0.05, 0.05])
@@ -221,7 +203,6 @@ def test_sgd_with_radial_drift_settles_at_the_equilibrium(drift_per_noise):
     predicted, undrifted, opposite = (equilibrium_norm(*arguments, push) for push in (drift, 0 * drift, -drift))
     optimizer = SGD([random_table(predicted, DIM)], lr=lr, weight_decay=weight_decay)
     measured = settled_norm(optimizer, noise, steps=6000, power=4, drift=drift)
-    print("measured/predicted", mean_over_rows(measured / predicted, 1).tolist())
     assert close(measured, predicted, 0.02)
     assert not close(measured, undrifted, 0.1)
     assert not close(measured, opposite, 0.1)
@@ -250,7 +231,6 @@ def test_evolve_follows_the_simulated_optimizer(case, start):
     norms = start * rule.predict(v2, DIM, case.presence)
     measured = mean_over_rows(final_norm(case.build(random_table(norms, DIM)), noise, lrs), rule.power)
     predicted = mean_over_rows(rule.evolve(norms, v2, DIM, case.presence, lrs=lrs), rule.power)
-    print("measured/predicted", (measured / predicted).tolist())
     assert close(measured, predicted, 0.02)
     assert not close(measured, mean_over_rows(norms, rule.power), 0.05), "it stays as it is"
     backwards = rule.evolve(norms, v2, DIM, case.presence, lrs=lrs[::-1])
@@ -277,7 +257,6 @@ def test_without_decay_the_norm_has_no_equilibrium_and_grows_as_evolve_says(case
     assert rule.law.startswith("no equilibrium without weight decay")
     measured = mean_over_rows(final_norm(case.build(random_table(norms, DIM)), noise, lrs), rule.power)
     predicted = mean_over_rows(rule.evolve(norms, v2, DIM, lrs=lrs), rule.power)
-    print("measured/predicted", (measured / predicted).tolist())
     assert close(measured, predicted, 0.02)
     assert not close(measured, mean_over_rows(norms, rule.power), 0.02)
 
@@ -289,7 +268,6 @@ def test_a_row_without_gradients_shrinks_under_coupled_adam_and_does_not_vanish(
     rule = equilibrium_rule(Adam([torch.nn.Parameter(torch.ones(1))], **options))
     measured = final_norm(Adam([random_table(norms, DIM)], **options), noise, [lr] * steps)
     predicted = rule.evolve(norms, torch.zeros(ROWS), DIM, lrs=[lr] * steps)
-    print("measured fall/predicted", float((1 - measured).mean() / (1 - predicted).mean()))
     assert 0.5 < (1 - measured).mean() / (1 - predicted).mean() < 1
 
 

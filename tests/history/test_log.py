@@ -65,12 +65,16 @@ def test_one_warning_serves_a_whole_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     outage = Outage()
     histories = [TargetHistory(tmp_path / "file" / name, outage=outage) for name in ("queries", "documents")]
-    with pytest.warns(UserWarning, match="training goes on") as caught:
+
+    def record_everything() -> None:
         for history in histories:
             history.describe({"target": "table"})
             history.append_quantities(1, {"norm_mean": 1.0})
             history.trajectory_log.append({"step": [1], "row": [0], "norm": [1.0]})
             history.flush()
+
+    with pytest.warns(UserWarning, match="training goes on") as caught:
+        record_everything()
     assert len(caught) == 1
 
 
