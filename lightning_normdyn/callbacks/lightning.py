@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
     from pytorch_lightning import Callback, LightningModule, Trainer
-    from pytorch_lightning.utilities.model_helpers import is_overridden
 else:
     try:
         from pytorch_lightning import Callback, LightningModule, Trainer
-        from pytorch_lightning.utilities.model_helpers import is_overridden
         from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
     except ImportError:
         from lightning.pytorch import Callback, LightningModule, Trainer
-        from lightning.pytorch.utilities.model_helpers import is_overridden
         from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-__all__ = ["Callback", "LightningModule", "Trainer", "is_overridden", "rank_zero_info", "rank_zero_warn"]
+__all__ = ["Callback", "LightningModule", "Trainer", "rank_zero_info", "rank_zero_warn"]

@@ -15,7 +15,6 @@ from lightning_normdyn.callbacks.lightning import (
     Callback,
     LightningModule,
     Trainer,
-    is_overridden,
     rank_zero_info,
     rank_zero_warn,
 )
@@ -75,7 +74,7 @@ class NormMonitor(Callback):
         histories = [TargetHistory(root / target.name, outage=outage) if root else None for target in targets]
         watches = (self._watch(trainer, pl_module, *watched) for watched in zip(targets, histories, strict=True))
         self._recorder = Recorder([watch for watch in watches if watch is not None])
-        self._unclipped = bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", pl_module)
+        self._unclipped = bool(trainer.gradient_clip_val) or _clips_itself(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes back the state of a checkpoint and starts to listen."""
@@ -91,6 +90,8 @@ class NormMonitor(Callback):
                 self._restored = None
                 self.on_fit_start(trainer, pl_module)
             self._restored = None
+        for watch in self._recorder.watches:
+            self._describe(trainer, pl_module, watch)
         self._recorder.begin()
 
     def on_before_optimizer_step(
@@ -104,6 +105,8 @@ class NormMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs what the step showed."""
+        assert self._recorder is not None
+        self._recorder.end_batch()
         self._log(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -174,24 +177,27 @@ class NormMonitor(Callback):
             return None
         optimizer, group = owner
         if isinstance(target, OutputTarget):
-            watch: Watch = self._watch_output(trainer, target, optimizer, history)
-        else:
-            plan = TrainingPlan(
-                rule=lambda: equilibrium_rule(optimizer, group),
-                total_steps=lambda: _total_steps(trainer, pl_module),
-                future_lrs=lambda steps: future_lrs(trainer, pl_module, optimizer, group, steps),
-            )
-            if trainer.world_size > 1:
-                target.ids_tell = False  # this rank does not see the ids of the others
-            watch = TableWatch(target, optimizer, group, self._instruments(target, plan), history)
+            return self._watch_output(trainer, target, optimizer, history)
+        plan = TrainingPlan(
+            rule=lambda: equilibrium_rule(optimizer, group),
+            total_steps=lambda: _total_steps(trainer, pl_module),
+            future_lrs=lambda steps: future_lrs(trainer, pl_module, optimizer, group, steps),
+        )
+        if trainer.world_size > 1:
+            target.ids_tell = False  # this rank does not see the ids of the others
+        return TableWatch(target, optimizer, group, self._instruments(target, plan), history)
+
+    def _describe(self, trainer: Trainer, pl_module: LightningModule, watch: Watch) -> None:
+        """Puts on record what is watched. Not before training starts: the number of steps would load the data early."""
+        owner = _owner(trainer, watch.target)
+        assert owner is not None
+        optimizer, group = owner
         rule = equilibrium_rule(optimizer, group)
-        if history is not None:
-            history.describe(
-                _description(target, rule, optimizer.param_groups[group], _total_steps(trainer, pl_module))
-            )
-        if isinstance(target, TableTarget) and rule.radial_decay <= 0:
-            rank_zero_info(f"{type(self).__name__}: '{target.name}' under {rule.optimizer}: {rule.law}")
-        return watch
+        if watch.history is not None:
+            settings, total_steps = optimizer.param_groups[group], _total_steps(trainer, pl_module)
+            watch.history.describe(_description(watch.target, rule, settings, total_steps))
+        if isinstance(watch.target, TableTarget) and rule.radial_decay <= 0:
+            rank_zero_info(f"{type(self).__name__}: '{watch.target.name}' under {rule.optimizer}: {rule.law}")
 
     def _watch_output(
         self, trainer: Trainer, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetHistory | None
@@ -223,10 +229,17 @@ def _owner(trainer: Trainer, target: TableTarget | OutputTarget) -> tuple[torch.
 def _total_steps(trainer: Trainer, pl_module: LightningModule) -> int | None:
     """Steps that each optimizer will make in this run; ``None`` if it has no set end."""
     total = trainer.estimated_stepping_batches
-    if total == float("inf"):
+    if not 0 < total < float("inf"):  # -1 for a stream of no known length
         return None
-    shares = 1 if pl_module.automatic_optimization else len(trainer.optimizers)  # manual steps count one by one
-    return max(1, int(total) // shares)
+    if not pl_module.automatic_optimization and trainer.max_steps > 0:
+        total = min(total, trainer.max_steps // len(trainer.optimizers))  # which counts the steps of all of them
+    return max(1, int(total))
+
+
+def _clips_itself(pl_module: LightningModule) -> bool:
+    """Whether the user's module, of either Lightning package, brings its own gradient clipping."""
+    owner = next(cls for cls in type(pl_module).__mro__ if "configure_gradient_clipping" in vars(cls))
+    return owner.__module__.split(".")[0] not in ("pytorch_lightning", "lightning")
 
 
 def _history_root(trainer: Trainer) -> Path | None:
