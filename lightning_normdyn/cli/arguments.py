@@ -43,7 +43,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="default: %(default)s")
     demo.add_argument("--schedule", choices=("cosine", "constant"), default="cosine", help="default: %(default)s")
     demo.add_argument("--steps", type=_positive, default=12_000, metavar="N", help="default: %(default)s")
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
     demo.add_argument("--out", metavar="DIR", help="a new or empty folder for the run (default: runs/demo-<time>)")
 
 
@@ -52,6 +52,12 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     report = commands.add_parser("report", help=about, description=about, allow_abbrev=False)
     report.add_argument("run", metavar="DIR", help="the run's folder, which holds normdyn/")
     report.add_argument("--out", metavar="FILE", help="where the page goes (default: report.html in the run's folder)")
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, got {text!r}")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import seed_everything
 from rich.console import Console
 
+from lightning_normdyn.cli.extras import MissingExtraError, require
 from lightning_normdyn.cli.findings import Findings, versions
 from lightning_normdyn.cli.run_folder import create_run_folder, write_summary, write_vocabulary
 from lightning_normdyn.cli.table import CAPTION, prediction_table
@@ -17,6 +19,9 @@ from lightning_normdyn.cli.training import train
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
 INTERRUPTED = 130
+CONTENTS = "summary.json, vocabulary.tsv, metrics.csv, TensorBoard events, histories in normdyn/"
+FAR = 0.5
+"""A median error of the equilibrium law above which norms still carry their random start."""
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -58,7 +63,8 @@ def _load_data(options: argparse.Namespace, folder: Path) -> TokenPairs:
     try:
         data.setup("fit")
     except BaseException:
-        folder.rmdir()
+        with suppress(OSError):
+            folder.rmdir()
         raise
     return data
 
@@ -92,6 +98,11 @@ def _settings(options: argparse.Namespace, data: TokenPairs) -> dict[str, Any]:
 def _show(console: Console, findings: Findings, summary: dict[str, Any]) -> None:
     console.print(prediction_table(findings.predictions()), soft_wrap=False)
     console.print(CAPTION)
+    if (findings.quantity("equilibrium_median_error") or 0.0) > FAR:
+        console.print(
+            "The norms are still far from equilibrium: so early the lower two rows mostly repeat where they started. "
+            "Train longer with --steps."
+        )
     correlation = findings.log_frequency_correlation
     shown = "–" if correlation is None else f"{correlation:.3f}"
     console.print(f"Log norm against log word frequency: r = {shown}")
@@ -101,23 +112,21 @@ def _show(console: Console, findings: Findings, summary: dict[str, Any]) -> None
 def _save(console: Console, folder: Path, data: TokenPairs, summary: dict[str, Any]) -> None:
     """Writes what can be written; the numbers are on the screen already, so nothing here may end in an error."""
     try:
-        write_vocabulary(folder, data.vocabulary)
         write_summary(folder, summary)
+        write_vocabulary(folder, data.vocabulary)
+        console.print(f"Run: {folder} ({CONTENTS})")
     except OSError as error:
-        console.print(f"The summary could not be saved ({error.strerror}).")
-    console.print(
-        f"Run: {folder} (summary.json, vocabulary.tsv, metrics.csv, TensorBoard events, histories in normdyn/)"
-    )
+        console.print(f"The summary could not be saved in {folder} ({error.strerror}).")
     _write_report(console, folder, data.vocabulary.words, summary)
 
 
 def _write_report(console: Console, folder: Path, words: list[str], summary: dict[str, Any]) -> None:
     try:
+        require("matplotlib", extra="cli,report")
         from lightning_normdyn.report import write_report
-    except ImportError:
-        console.print("No report.html: drawing needs pip install 'lightning-normdyn[cli,report]'")
-        return
-    try:
+
         console.print(f"Report: {write_report(folder, labels=words, summary=summary)}")
+    except MissingExtraError as error:
+        console.print(f"No report.html: {error}")
     except Exception as error:
         console.print(f"No report.html: drawing it failed ({type(error).__name__}: {error}).")

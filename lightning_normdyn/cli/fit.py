@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +11,6 @@ from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-
-# What jsonargparse says around an error that a constructor, or a value for one, has raised.
-_WRAPPERS = ("Call to compute_fn of link", "Does not validate against any of the Union subtypes")
 
 
 class NormdynCLI(LightningCLI):
@@ -41,7 +39,7 @@ class NormdynCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise _unwrapped(error) from None
+            raise ValueError(_complaint(error)) from error
 
     @staticmethod
     def configure_optimizers(
@@ -57,7 +55,12 @@ def _table_rows(data: LightningDataModule | None) -> int | None:
     return getattr(data, "table_rows", None)
 
 
-def _unwrapped(error: BaseException) -> BaseException:
-    while str(error).startswith(_WRAPPERS) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _complaint(error: ValueError) -> str:
+    """Digs out what a constructor said from what jsonargparse says around it."""
+    text = str(error)
+    if text.startswith("Call to compute_fn of link") and error.__cause__ is not None:
+        return str(error.__cause__)
+    if text.startswith("Does not validate against any of the Union"):
+        alternatives = re.findall(r"^\s*- (.*)$", text, re.MULTILINE)
+        return next((said for said in alternatives if not said.startswith("Expected a")), text)
+    return text

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -30,10 +33,14 @@ class _KeepsGoing:
             return
         try:
             getattr(super(), action)(*args, **kwargs)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if not isinstance(error.__cause__ or error, OSError):  # the TensorBoard logger wraps what it meets
+                raise
             self._failed = True
             name = next(base.__name__ for base in type(self).__mro__ if "Steadfast" not in base.__name__)
-            warnings.warn(f"{name}: cannot write ({error}); training goes on without it", stacklevel=2)
+            warnings.warn(
+                f"{name}: cannot write ({error.__cause__ or error}); training goes on without it", stacklevel=2
+            )
 
 
 class SteadfastCSVLogger(_KeepsGoing, CSVLogger):
@@ -42,3 +49,19 @@ class SteadfastCSVLogger(_KeepsGoing, CSVLogger):
 
 class SteadfastTensorBoardLogger(_KeepsGoing, TensorBoardLogger):
     """A TensorBoardLogger that a full or vanished disk cannot stop."""
+
+
+@contextmanager
+def hushed_writer_threads() -> Iterator[None]:
+    """Keeps TensorBoard's writer thread from printing a traceback of what its logger reports in a sentence."""
+    previous = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not (issubclass(args.exc_type, OSError) and type(args.thread).__module__.startswith("tensorboard")):
+            previous(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous

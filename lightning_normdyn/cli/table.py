@@ -18,7 +18,13 @@ def prediction_table(predictions: list[Prediction]) -> Table:
     Args:
         predictions: one per line.
     """
-    table = Table(title="Predicted against observed norm", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="Predicted against observed norm",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     table.add_column("prediction", no_wrap=True)
     for heading in ("slope", "Pearson r", "median\nerror", "'stays\nas it is'", "skill"):
         table.add_column(heading, justify="right", no_wrap=True)

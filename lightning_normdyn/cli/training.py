@@ -18,7 +18,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from lightning_normdyn.callbacks import NormDynamics
-from lightning_normdyn.cli.loggers import SteadfastCSVLogger, SteadfastTensorBoardLogger
+from lightning_normdyn.cli.loggers import SteadfastCSVLogger, SteadfastTensorBoardLogger, hushed_writer_threads
 
 _CADENCE = 50
 _CHATTER = (
@@ -49,6 +49,7 @@ def train(module: LightningModule, data: LightningDataModule, *, steps: int, fol
     with ExitStack() as stack:
         stack.enter_context(_quiet_lightning())
         stack.enter_context(_one_thread())
+        stack.enter_context(hushed_writer_threads())
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
@@ -96,7 +97,7 @@ def _stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keeps torch on one thread: steps this small gain nothing from two, which on a busy machine wait for each other."""
+    """Keeps torch on one thread: steps this small gain little from more, and lose much on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,0 +1,94 @@
+"""LightningCLI: the shipped configuration runs, and its parts can be swapped from the command line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.demos.boring_classes import BoringModel
+
+from lightning_normdyn.cli.fit import NormdynCLI
+from lightning_normdyn.cli.main import main
+from lightning_normdyn.history import read_run
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "tokens.yaml")
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+NO_FILES = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
+
+
+def fit(*words):
+    return NormdynCLI(["fit", *words, *QUIET])
+
+
+def tokens(text, *words):
+    return ["--config", CONFIG, "--data.text", f"[{text}]", "--trainer.max_steps=8", *words]
+
+
+class Sized(BoringModel):
+    """A user's own model with an argument of its own."""
+
+    def __init__(self, num_embeddings: int = 7):
+        super().__init__()
+        self.num_embeddings = num_embeddings
+
+
+def test_the_shipped_configuration_trains_logs_and_resumes(text):
+    cli = fit(*tokens(text))
+    assert cli.model.table.weight.shape == (60, 64)
+    assert cli.trainer.global_step == 8
+    assert list(read_run("runs/tokens/version_0")) == ["table.weight"]
+    assert list(Path("runs/tokens/tensorboard").rglob("events.out.tfevents.*"))
+    (checkpoint,) = Path("runs").rglob("*.ckpt")
+    with pytest.warns(UserWarning, match="The dirpath has changed"):
+        resumed = fit(*tokens(text, f"--ckpt_path={checkpoint}", "--trainer.max_steps=10"))
+    assert resumed.trainer.global_step == 10
+    assert resumed.datamodule.state_dict() == {"drawn": 10}
+
+
+def test_optimizer_schedule_and_callbacks_are_swapped_by_words(text):
+    swaps = (
+        "--optimizer=torch.optim.RMSprop",
+        "--optimizer.lr=0.5",
+        "--lr_scheduler=torch.optim.lr_scheduler.StepLR",
+        "--lr_scheduler.step_size=2",
+        "--trainer.callbacks=lightning_normdyn.callbacks.NormTrajectoryMonitor",
+    )
+    with pytest.warns(UserWarning, match="configure_optimizers` will be overridden"):
+        cli = fit(*tokens(text, *NO_FILES), *swaps)
+    (optimizer,) = cli.trainer.optimizers
+    assert isinstance(optimizer, torch.optim.RMSprop)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 0.1**4)
+    names = {type(callback).__name__ for callback in cli.trainer.callbacks}
+    assert "NormTrajectoryMonitor" in names
+    assert "NormDynamics" not in names
+
+
+def test_the_models_own_recipe_is_chosen_by_a_word(text):
+    cli = fit(*tokens(text, *NO_FILES), "--model.optimizer=adamw", "--model.schedule=constant")
+    assert isinstance(cli.trainer.optimizers[0], torch.optim.AdamW)
+    assert cli.trainer.lr_scheduler_configs == []
+
+
+def test_other_peoples_models_run_and_keep_their_arguments():
+    cli = fit(f"--model={__name__}.Sized", "--model.num_embeddings=9", "--trainer.fast_dev_run=true")
+    assert isinstance(cli.model, LightningModule)
+    assert cli.model.num_embeddings == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--data.text=[absent.txt]"], "text: there is no file 'absent.txt'; expected a UTF-8 text file, plain or .gz"),
+        (["--data.window=0"], "window: expected a positive number, got 0"),
+        (["--model.dim=0"], "dim: expected a positive number, got 0"),
+        (["--trainer.callbacks.every_n_steps=0"], "every_n_steps: expected"),
+    ],
+)
+def test_errors_of_constructors_are_one_sentence(text, capsys, words, sentence):
+    assert main(["fit", *tokens(text), *words]) == 2
+    assert f"\nnormdyn: {sentence}" in "\n" + capsys.readouterr().err
+
+
+def test_a_model_without_the_data_that_it_needs_says_so(capsys):
+    assert main(["fit", "--model=lightning_normdyn.tasks.TokenContrast"]) == 2
+    assert "table_rows: expected the number of words, got None" in capsys.readouterr().err
