@@ -1,9 +1,8 @@
 """Closed forms of the equilibrium norm, read off real torch optimizers.
 
 To add an optimizer: write a reader that turns one parameter group into an :class:`EquilibriumRule`, and enter it in
-``_READERS``. A new law, rather than a new optimizer, also needs an entry in ``_LAWS`` and one in
-:meth:`EquilibriumRule.predict` and :meth:`EquilibriumRule.evolve`. The test beside the table simulates every entry with
-the real optimizer on tangential noise.
+``_READERS``. A new law, rather than a new optimizer, is one class in :mod:`lightning_normdyn.core.laws`. The test
+beside the table simulates every entry with the real optimizer on tangential noise.
 """
 
 from __future__ import annotations
@@ -18,20 +17,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.equilibrium import Family, relaxation_steps
 from lightning_normdyn.core.geometry import most_precise
-from lightning_normdyn.core.rates import RateSegment, RateTrace
-
-_LAWS: dict[Family, str] = {
-    "sgd": "R⁴ = lr·V² / (2·lambda_rad)",
-    "adamw": "R² = lr·d / (2·lambda_rad) · p / (p + 1 - beta2)",
-    "adam": "R³ = lr·sqrt(d)·V / (2·lambda_rad)",
-}
-_GROWTH_LAWS: dict[Family, str] = {
-    "sgd": "no equilibrium without weight decay: R⁴ grows by 2·lr²·V² a step",
-    "adamw": "no equilibrium without weight decay: R² grows by lr²·d·p / (p + 1 - beta2) a step",
-    "adam": "no equilibrium without weight decay: R² grows by lr²·d a step",
-}
-_POWERS: dict[Family, int] = {"sgd": 4, "adamw": 2, "adam": 3}
-_ADAM_SUBSTEPS = 8
+from lightning_normdyn.core.laws import LAWS, Law, Noise, Settings
+from lightning_normdyn.core.rates import RateTrace
 
 
 @dataclass(frozen=True)
@@ -69,17 +56,18 @@ class EquilibriumRule:
         """The closed form in words, or why there is none. In it, lr is the effective learning rate."""
         if self.family is None:
             return self.reason
-        return _LAWS[self.family] if self.radial_decay > 0 else _GROWTH_LAWS[self.family]
+        law = LAWS[self.family]
+        return law.formula if self.radial_decay > 0 else f"no equilibrium without weight decay: {law.growth}"
 
     @property
     def power(self) -> int:
         """The power of R that relaxes linearly, hence the one whose time average the closed form predicts."""
-        return 2 if self.family is None else _POWERS[self.family]
+        return 2 if self.family is None else LAWS[self.family].power
 
     @property
     def decay_is_separable(self) -> bool:
         """Whether the update that weight decay makes can be told from the task's."""
-        return self.family in ("sgd", "adamw")
+        return self.family is not None and LAWS[self.family].decay_is_separable
 
     def at(self, lr: float) -> EquilibriumRule:
         """The same rule at another effective learning rate."""
@@ -113,16 +101,10 @@ class EquilibriumRule:
         Raises:
             ValueError: if no closed form is known for this optimizer.
         """
-        family = self._known_family()
-        v2 = most_precise(torch.as_tensor(second_moment))
+        law, noise = self._known_law(), self._noise(second_moment, dim, update_probability)
         if self.radial_decay <= 0:
-            return torch.full_like(v2, math.inf)
-        scale = self.lr / (2 * self.radial_decay)
-        if family == "sgd":
-            return (scale * v2).pow(1 / 4)
-        if family == "adamw":
-            return (scale * dim * self._presence(update_probability, v2)).sqrt()
-        return (scale * math.sqrt(dim) * v2.sqrt()).pow(1 / 3)
+            return torch.full_like(noise.second_moment, math.inf)
+        return law.settle(self._settings(), noise)
 
     def evolve(
         self,
@@ -135,9 +117,9 @@ class EquilibriumRule:
     ) -> Tensor:
         """The norm after a sequence of learning rates, from where it stands now.
 
-        For SGD and AdamW the recursion (theory: relaxation, transients, forecast) is linear in R⁴ and R² and is applied
-        in closed form over each segment of the trace; for Adam with coupled decay the balance equation is integrated.
-        Works without weight decay too: that is the growth law.
+        For SGD the recursion (theory: relaxation, transients, forecast) is linear in R⁴ and applied in closed form over
+        each segment of the trace. For AdamW it is the one in R² with the lag of the second-moment average, for Adam
+        with coupled decay the balance equation, both integrated. Works without weight decay too: the growth law.
 
         Args:
             norm: norms at the start, ``[n]``.
@@ -152,57 +134,23 @@ class EquilibriumRule:
         Raises:
             ValueError: if no closed form is known for this optimizer.
         """
-        family = self._known_family()
+        law, noise = self._known_law(), self._noise(second_moment, dim, update_probability)
         trace = lrs if isinstance(lrs, RateTrace) else RateTrace.of(lrs)
         segments = [segment.scaled(self.lr_gain) for segment in trace.segments]
-        start, v2 = most_precise(norm), most_precise(second_moment)
-        if family == "adam":
-            return self._evolve_coupled_adam(start, v2, dim, segments)
-        source = v2 if family == "sgd" else dim * self._presence(update_probability, v2)
-        kept, gained = self._linear_coefficients(segments)
-        return (kept * start.pow(self.power) + gained * source).pow(1 / self.power)
+        return law.evolve(most_precise(norm), self._settings(), noise, segments)
 
-    def _linear_coefficients(self, segments: list[RateSegment]) -> tuple[float, float]:
-        """``R^k(end) = kept·R^k(start) + gained·source``, accumulated over the segments."""
-        kept, gained = 1.0, 0.0
-        for steps, lr, lr_squared in segments:
-            shrink = max(0.0, 1 - lr * self.radial_decay)
-            kept_once = shrink**self.power
-            gained_once = 2 * shrink**2 * lr_squared if self.family == "sgd" else lr_squared
-            kept_now = kept_once**steps
-            repeats = (1 - kept_now) / (1 - kept_once) if kept_once < 1 else float(steps)
-            kept, gained = kept_now * kept, kept_now * gained + gained_once * repeats
-        return kept, gained
+    def _settings(self) -> Settings:
+        return Settings(self.lr, self.radial_decay, self.second_beta)
 
-    def _evolve_coupled_adam(self, norm: Tensor, v2: Tensor, dim: int, segments: list[RateSegment]) -> Tensor:
-        """Integrates ``dR³/dt = -3·e·lambda·sqrt(d)·R⁴/V + 1.5·e²·d·R``, exactly for R frozen within a substep.
+    def _noise(self, second_moment: Tensor | float, dim: int, update_probability: Tensor | float) -> Noise:
+        v2 = most_precise(torch.as_tensor(second_moment))
+        p = torch.as_tensor(update_probability, dtype=v2.dtype, device=v2.device).expand_as(v2)
+        return Noise(v2, dim, p)
 
-        Adam normalises noise and decay together, so ``V`` is ``sqrt(V² + lambda²·R⁴)`` here: a row without gradients
-        then shrinks by ``e·sqrt(d)`` a step instead of vanishing at once.
-        """
-        cubed = norm.pow(3)
-        tiny = torch.finfo(v2.dtype).tiny
-        for steps, lr, lr_squared in segments:
-            substeps = min(steps, _ADAM_SUBSTEPS)
-            span = steps / substeps
-            for _ in range(substeps):
-                radius = cubed.pow(1 / 3)
-                gradient_scale = (v2 + (self.radial_decay * radius.square()).square()).sqrt().clamp(min=tiny)
-                exponent = -3 * lr * self.radial_decay * math.sqrt(dim) * radius / gradient_scale * span
-                # expm1(x)/x tends to 1 without decay
-                mean_kept = torch.where(exponent < 0, torch.expm1(exponent) / exponent, 1.0)
-                cubed = cubed * exponent.exp() + 1.5 * lr_squared * dim * radius * span * mean_kept
-        return cubed.pow(1 / 3)
-
-    def _presence(self, update_probability: Tensor | float, like: Tensor) -> Tensor:
-        """``p/(p + 1 - beta2)``: the mean squared normalised step of a row that is updated with probability p."""
-        p = torch.as_tensor(update_probability, dtype=like.dtype, device=like.device).expand_as(like)
-        return p / (p + 1 - self.second_beta)
-
-    def _known_family(self) -> Family:
+    def _known_law(self) -> Law:
         if self.family is None:
             raise ValueError(f"optimizer: no norm can be predicted: {self.reason}; the measured budget still holds")
-        return self.family
+        return LAWS[self.family]
 
 
 def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> EquilibriumRule:

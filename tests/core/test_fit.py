@@ -96,7 +96,7 @@ def test_equal_predictions_have_no_slope(value):
 
 @pytest.mark.parametrize("value", [1e-8, 1.0, 3.3, 1e8])
 def test_equal_observations_have_slope_zero_and_no_correlation(value):
-    result = fit([1.0, 2.0, 3.0, 4.0], [value] * 4)
+    result = fit([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [value] * 7)
     assert result.slope == pytest.approx(0, abs=1e-12)
     assert math.isnan(result.pearson_r)
     assert math.isnan(result.r2)

@@ -1,5 +1,6 @@
 import io
 import math
+import tracemalloc
 
 import pytest
 import torch
@@ -113,8 +114,9 @@ def test_a_slot_named_twice_in_a_step_counts_once():
 
 def test_the_outside_slot_swallows_everything():
     moments = RowMoments(2)
-    moments.add(torch.ones(3, 4), torch.tensor([[1.0], [math.nan], [2.0]]).expand(3, 4), slots=torch.full((3,), 2))
-    assert moments.steps == 1
+    moments.add(torch.ones(3, 4), torch.tensor([[1.0], [3.0], [2.0]]).expand(3, 4), slots=torch.full((3,), 2))
+    moments.add(torch.ones(1, 4), torch.full((1, 4), math.nan), slots=torch.tensor([2]))
+    assert moments.steps == 2
     assert moments.second_moment.tolist() == [0.0, 0.0]
     assert moments.update_probability.tolist() == [0.0, 0.0]
     assert moments.nonfinite == 0
@@ -174,12 +176,51 @@ def test_reset_forgets():
     assert_same(moments, RowMoments(ROWS))
 
 
-def test_memory_does_not_grow_with_the_steps():
+def bytes_kept_after(steps):
+    """Python memory that remains allocated by a run of these steps."""
     moments = RowMoments(ROWS)
-    before = moments.state_dict()["sums"].numel()
-    for seed in range(50):
-        moments.add(*random_step(seed))
-    assert moments.state_dict()["sums"].numel() == before == 3 * (ROWS + 1)
+    tracemalloc.start()
+    for step in steps:
+        moments.add(*step)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return kept
+
+
+@pytest.mark.parametrize("rows", [0, 100])
+def test_memory_does_not_grow_with_the_steps(rows):
+    step = (torch.ones(rows, DIM), torch.ones(rows, DIM), torch.full((rows,), 1))
+    assert bytes_kept_after([step] * 3000) < 100_000
+    assert moments_of([step] * 10).state_dict()["sums"].shape == (ROWS + 1, 3)
+    assert moments_of([step] * 10).steps == 10
+
+
+def test_many_rows_are_added_up_like_few():
+    """Readings wait until there are thousands of them; what waits and what was added must come to the same."""
+    generator = torch.Generator().manual_seed(7)
+    rows, steps = 3000, 8
+    x, g = (torch.randn(steps, rows, DIM, generator=generator) for _ in range(2))
+    order = torch.randperm(rows, generator=generator)
+    moments = RowMoments(rows)
+    for step in range(steps):
+        if step % 2:
+            moments.add(x[step], g[step])
+        else:
+            moments.add(x[step, order], g[step, order], slots=order)
+    tangential = split_radial_tangential(g.double(), x.double()).tangential
+    sources = x.double().square().sum(-1) * tangential.square().sum(-1)
+    torch.testing.assert_close(moments.second_moment, sources.mean(0), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(moments.second_moment, sources[:-1].mean(0), rtol=1e-2)
+    assert moments.update_probability.eq(1).all()
+
+
+def test_reading_the_moments_between_steps_changes_nothing():
+    steps = [random_step(seed) for seed in range(12)]
+    watched = RowMoments(ROWS)
+    for step in steps:
+        watched.add(*step)
+        assert watched.second_moment.shape == (ROWS,)
+    assert torch.equal(watched.state_dict()["sums"], moments_of(steps).state_dict()["sums"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

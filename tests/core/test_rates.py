@@ -52,6 +52,14 @@ def test_segments_are_consecutive_slices_of_the_rates(steps):
     assert start == steps
 
 
+@PROPERTY
+@given(st.integers(1, 5000))
+def test_all_segments_but_the_last_are_equally_long(steps):
+    *closed, last = [segment.steps for segment in RateTrace.of(random_rates(steps)).segments]
+    assert len(set(closed)) <= 1
+    assert not closed or last <= closed[0]
+
+
 def test_nothing_is_merged_while_there_is_room():
     rates = random_rates(255)
     assert [segment.mean for segment in RateTrace.of(rates).segments] == rates
