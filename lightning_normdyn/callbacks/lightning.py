@@ -15,4 +15,10 @@ else:
         from lightning.pytorch import Callback, LightningModule, Trainer
         from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-__all__ = ["Callback", "LightningModule", "Trainer", "rank_zero_info", "rank_zero_warn"]
+__all__ = ["Callback", "LightningModule", "Trainer", "overrides", "rank_zero_info", "rank_zero_warn"]
+
+
+def overrides(pl_module: LightningModule, hook: str) -> bool:
+    """Whether the user's module, of either Lightning package, brings its own version of a hook."""
+    owner = next(cls for cls in type(pl_module).__mro__ if hook in vars(cls))
+    return owner.__module__.split(".")[0] not in ("pytorch_lightning", "lightning")

@@ -15,6 +15,7 @@ from lightning_normdyn.callbacks.lightning import (
     Callback,
     LightningModule,
     Trainer,
+    overrides,
     rank_zero_info,
     rank_zero_warn,
 )
@@ -74,7 +75,7 @@ class NormMonitor(Callback):
         histories = [TargetHistory(root / target.name, outage=outage) if root else None for target in targets]
         watches = (self._watch(trainer, pl_module, *watched) for watched in zip(targets, histories, strict=True))
         self._recorder = Recorder([watch for watch in watches if watch is not None])
-        self._unclipped = bool(trainer.gradient_clip_val) or _clips_itself(pl_module)
+        self._unclipped = bool(trainer.gradient_clip_val) or overrides(pl_module, "configure_gradient_clipping")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes back the state of a checkpoint and starts to listen."""
@@ -92,14 +93,17 @@ class NormMonitor(Callback):
             self._restored = None
         for watch in self._recorder.watches:
             self._describe(trainer, pl_module, watch)
-        self._recorder.begin()
+        # Manual optimisation counts the steps of all optimizers as one number: of no use to any one of them.
+        self._recorder.begin(trainer.global_step if pl_module.automatic_optimization else 0)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Announces a step: gradients are there, unscaled and not yet clipped."""
+        """Announces a step: gradients are there, not yet clipped, and unscaled if that is not left to the optimizer."""
         if self._recorder is not None:
-            self._recorder.before_step(getattr(optimizer, "_optimizer", optimizer), unclipped=self._unclipped)
+            optimizer = getattr(optimizer, "_optimizer", optimizer)
+            unclipped = self._unclipped and not _unscales_itself(trainer, optimizer)
+            self._recorder.before_step(optimizer, unclipped=unclipped)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -181,11 +185,13 @@ class NormMonitor(Callback):
         plan = TrainingPlan(
             rule=lambda: equilibrium_rule(optimizer, group),
             total_steps=lambda: _total_steps(trainer, pl_module),
+            skipped_steps=lambda: watch.skipped,
             future_lrs=lambda steps: future_lrs(trainer, pl_module, optimizer, group, steps),
         )
         if trainer.world_size > 1:
             target.ids_tell = False  # this rank does not see the ids of the others
-        return TableWatch(target, optimizer, group, self._instruments(target, plan), history)
+        watch = TableWatch(target, optimizer, group, self._instruments(target, plan), history)
+        return watch
 
     def _describe(self, trainer: Trainer, pl_module: LightningModule, watch: Watch) -> None:
         """Puts on record what is watched. Not before training starts: the number of steps would load the data early."""
@@ -236,12 +242,6 @@ def _total_steps(trainer: Trainer, pl_module: LightningModule) -> int | None:
     return max(1, int(total))
 
 
-def _clips_itself(pl_module: LightningModule) -> bool:
-    """Whether the user's module, of either Lightning package, brings its own gradient clipping."""
-    owner = next(cls for cls in type(pl_module).__mro__ if "configure_gradient_clipping" in vars(cls))
-    return owner.__module__.split(".")[0] not in ("pytorch_lightning", "lightning")
-
-
 def _history_root(trainer: Trainer) -> Path | None:
     log_dir = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is broadcast
     if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
@@ -276,6 +276,12 @@ def _description(
 def _loss_scale(trainer: Trainer) -> float:
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return float(scaler.get_scale()) if scaler is not None else 1.0
+
+
+def _unscales_itself(trainer: Trainer, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether gradients stay scaled up to the update: a fused optimizer under a loss scaler."""
+    has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
+    return has_scaler and getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 def _merge_ranks(trainer: Trainer, seen: OutputStep | None) -> OutputStep | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.core.geometry import safe_norm
 
-_OUTSIDE_TOLERANCE = 1e-6
+_LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
 
 
 class TableTarget:
@@ -42,7 +43,7 @@ class TableTarget:
         self.stride = -(-self.rows // max_tracked_rows)
         self.tracked_rows = -(-self.rows // self.stride)
         owners = [layer for layer in module.modules() if any(p is self.parameter for p in layer._parameters.values())]
-        self._layers = [layer for layer in owners if isinstance(layer, (nn.Embedding, nn.EmbeddingBag))]
+        self._layers = [layer for layer in owners if type(layer).forward in _LOOK_UPS]
         self.ids_tell = len(self._layers) == len(owners)
         self._ids_confirmed = False
         self._armed = False
@@ -74,8 +75,13 @@ class TableTarget:
         """The row of the table that each slot stands for, ``[tracked_rows]``."""
         return torch.arange(0, self.rows, self.stride)
 
-    def touched(self) -> Tensor | None:
-        """Rows that have a gradient now, possibly named more than once, ``[k]``; ``None`` if that cannot be told."""
+    def touched(self, *, verify: bool = False) -> Tensor | None:
+        """Rows that have a gradient now, possibly named more than once, ``[k]``; ``None`` if that cannot be told.
+
+        Args:
+            verify: whether to make sure, by reading the whole gradient, that the ids still name all of them. Done in
+                any case until a first gradient was seen.
+        """
         gradient = self.parameter.grad
         if gradient is None:
             return None
@@ -84,9 +90,8 @@ class TableTarget:
         if not self.ids_tell or not self._ids:
             return None
         ids = torch.cat(self._ids) if len(self._ids) > 1 else self._ids[0]
-        if not self._ids_confirmed:
-            self._ids_confirmed = True
-            self.ids_tell = _covers(ids, gradient)
+        if verify or not self._ids_confirmed:
+            self._verify(ids, gradient)
         return ids if self.ids_tell else None
 
     def slots(self, rows: Tensor) -> Tensor:
@@ -98,14 +103,15 @@ class TableTarget:
     def _hear(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._armed and torch.is_grad_enabled():
             ids = args[0] if args else kwargs["input"]
-            self._ids.append(ids.detach().reshape(-1).long())
+            self._ids.append(ids.detach().reshape(-1).to(torch.long, copy=True))  # the batch may be overwritten
 
-
-def _covers(ids: Tensor, gradient: Tensor) -> bool:
-    """Whether the gradient is zero on all other rows. Reads the whole gradient, so ask once."""
-    whole = gradient.float().square().sum()
-    named = gradient.index_select(0, ids.unique()).float().square().sum()
-    return bool((whole - named).abs() <= _OUTSIDE_TOLERANCE * whole) or not bool(whole.isfinite())
+    def _verify(self, ids: Tensor, gradient: Tensor) -> None:
+        """Notes whether the gradient is zero on all rows but the named ones."""
+        present = torch.linalg.vector_norm(gradient.detach(), ord=math.inf, dim=1) != 0
+        named = present.index_select(0, ids.unique())
+        everywhere, here = torch.stack((present.sum(), named.sum())).tolist()
+        self._ids_confirmed = everywhere > 0
+        self.ids_tell = everywhere == here
 
 
 class TableStep:
@@ -145,7 +151,7 @@ class TableStep:
         self._rows: Tensor | None = None
         weight = target.parameter.detach()
         if touched:
-            self._rows = target.touched()
+            self._rows = target.touched(verify=tracked)
             self.slots = None if self._rows is None else target.slots(self._rows)
             self.embedding = target.tracked().clone() if self._rows is None else weight.index_select(0, self._rows)
         if tracked:
@@ -189,7 +195,7 @@ class TableStep:
             entries = gradient
         else:
             entries = gradient.index_select(0, self._rows.unique())
-        norm: Tensor = torch.linalg.vector_norm(entries, dtype=torch.float32)
+        norm: Tensor = torch.linalg.vector_norm(entries, dtype=torch.promote_types(entries.dtype, torch.float32))
         return norm
 
     def _dense_or_coalesced(self) -> Tensor:

@@ -25,8 +25,8 @@ class Need(Flag):
 class Instrument(Protocol):
     """Measures one table. Holds its state in tensors and plain numbers alone."""
 
-    def begin(self) -> None:
-        """Called once before the first step, after weights and state were restored."""
+    def begin(self, step: int) -> None:
+        """Called once before the first step it sees, after weights and state were restored; ``step`` came before."""
 
     def need(self, step: int) -> Need:
         """What step number ``step`` (from 1) should show."""

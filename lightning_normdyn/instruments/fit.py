@@ -28,12 +28,14 @@ class TrainingPlan(NamedTuple):
 
     Attributes:
         rule: gives the law at the present hyper-parameters.
-        total_steps: gives the number of optimizer steps that the run will make; ``None`` if it has no set end.
+        total_steps: gives the number of optimizer steps that the run will try; ``None`` if it has no set end.
+        skipped_steps: gives the number of those that a loss scaler has skipped so far.
         future_lrs: gives the nominal learning rates of the next so many steps.
     """
 
     rule: Callable[[], EquilibriumRule]
     total_steps: Callable[[], int | None]
+    skipped_steps: Callable[[], int]
     future_lrs: Callable[[int], RateTrace]
 
 
@@ -77,10 +79,10 @@ class EquilibriumFit:
         self._readings: Readings = {}
         self._rows: dict[str, Tensor] = {}
 
-    def begin(self) -> None:
+    def begin(self, step: int) -> None:
         """Opens the first window, unless a checkpoint brought one."""
         if self._window is None:
-            self._open(0, self._norms_now())
+            self._open(step, self._norms_now())
 
     def need(self, step: int) -> Need:
         """Touched rows on the cadence, all tracked rows for the quiet terms, norms at the end of a window."""
@@ -176,13 +178,14 @@ class EquilibriumFit:
             return
         norms = self._norms_at_end(step, fit, rule)
         known = fit.update_probability > 0
-        self._forecast = {"due": total, "norms": norms.where(known, torch.nan), "stays": fit.norm.clone()}
+        due = total - self.plan.skipped_steps()
+        self._forecast = {"due": due, "norms": norms.where(known, torch.nan), "stays": fit.norm.clone()}
 
     def _norms_at_end(self, step: int, fit: WindowFit, rule: EquilibriumRule) -> Tensor:
         total = self.plan.total_steps()
         if rule.family is None or total is None:
             return torch.full_like(fit.norm, torch.nan)
-        future = self.plan.future_lrs(max(0, total - step))
+        future = self.plan.future_lrs(max(0, total - self.plan.skipped_steps() - step))
         return rule.evolve(fit.norm, fit.second_moment, self.target.dim, fit.update_probability, lrs=future)
 
     def _judge_forecast(self, step: int, norms: Tensor) -> None:

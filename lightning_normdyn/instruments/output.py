@@ -49,6 +49,11 @@ def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | N
 
 
 def quantile_grid(norms: Tensor) -> Tensor:
-    """The norms at 512 evenly spaced ranks, so that ranks of unequal batches can be put side by side; ``[512]``."""
+    """Up to 512 norms as they are, filled up with NaN, and more at 512 evenly spaced ranks; ``[512]``.
+
+    So ranks of unequal batches can be put side by side.
+    """
+    if norms.numel() <= _GRID:
+        return torch.nn.functional.pad(norms, (0, _GRID - norms.numel()), value=torch.nan)
     levels = (torch.arange(_GRID, dtype=norms.dtype, device=norms.device) + 0.5) / _GRID
     return torch.nanquantile(norms, levels)

@@ -34,14 +34,18 @@ class Recorder:
             self._by_optimizer.setdefault(id(watch.optimizer), []).append(watch)
         self._handles: list[RemovableHandle] = []
 
-    def begin(self) -> None:
-        """Registers all hooks, after weights and state were restored."""
+    def begin(self, steps_made: int = 0) -> None:
+        """Registers all hooks, after weights and state were restored.
+
+        Args:
+            steps_made: optimizer steps that the run made before, for targets whose state does not tell.
+        """
         self.detach()
         optimizers = {id(watch.optimizer): watch.optimizer for watch in self.watches}
         for optimizer in optimizers.values():
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
         for watch in self.watches:
-            watch.begin()
+            watch.begin(steps_made)
 
     def before_step(self, optimizer: torch.optim.Optimizer, *, unclipped: bool) -> None:
         """Announces a step of an optimizer.
@@ -57,6 +61,11 @@ class Recorder:
         del args, kwargs
         for watch in self._by_optimizer.get(id(optimizer), ()):
             watch.after_step()
+
+    def end_batch(self) -> None:
+        """Says that no announced step is still to be made: one that was not has been skipped."""
+        for watch in self.watches:
+            watch.end_batch()
 
     def drain(self) -> dict[str, dict[str, float]]:
         """Target to the finite scalars read since the last call, which are recorded too. Waits for the device once."""

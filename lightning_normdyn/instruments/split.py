@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.core.budget import norm_budget
+from lightning_normdyn.core.budget import NormBudget, norm_budget
 from lightning_normdyn.core.geometry import most_precise, safe_norm, split_radial_tangential
 from lightning_normdyn.core.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due
+
+_BLOCK = 2**15
 
 
 class GradientSplit:
@@ -28,7 +30,7 @@ class GradientSplit:
         self._rule = rule
         self._readings: Readings = {}
 
-    def begin(self) -> None:
+    def begin(self, step: int) -> None:
         """Nothing to prepare."""
 
     def need(self, step: int) -> Need:
@@ -45,10 +47,9 @@ class GradientSplit:
         rule = self._rule()
         rate = seen.lr * rule.lr_gain
         self._readings = {
-            **_split_gradient(seen),
+            **_split_gradient(seen, rate),
             **_split_update(seen.before, seen.after),
             **_split_budget(seen, rate * rule.radial_decay if rule.decay_is_separable else None),
-            "effective_lr": rate * _finite_mean(safe_norm(seen.embedding).pow(-2)),
         }
 
     def finish(self, step: int) -> None:
@@ -71,36 +72,66 @@ class GradientSplit:
         """Holds nothing between steps."""
 
 
-def _split_gradient(seen: TableStep) -> Readings:
-    """Norm of the table's gradient before clipping, what clipping left of it, and its radial share."""
+def _split_gradient(seen: TableStep, rate: float) -> Readings:
+    """Norm of the table's gradient before clipping, what clipping left of it, its radial share and its rate of turning.
+
+    A row that is named twice counts once, and one whose gradient is zero not at all: however the touched rows were
+    found, the numbers are the same.
+    """
     assert seen.gradient_norm is not None
     raw = seen.gradient_norm if seen.raw_gradient_norm is None else seen.raw_gradient_norm
     weight = seen.multiplicity().reciprocal()
+    length = safe_norm(seen.gradient)
     radial = split_radial_tangential(seen.gradient, seen.embedding).radial
-    along, whole = (weight * radial.square()).nansum(), (weight * safe_norm(seen.gradient).square()).nansum()
-    return {"gradient_norm": raw, "clip_ratio": seen.gradient_norm / raw, "radial_fraction": (along / whole).sqrt()}
+    along, whole = (weight * radial.square()).nansum(), (weight * length.square()).nansum()
+    turning = safe_norm(seen.embedding).pow(-2)
+    counted = weight.where((length > 0) & turning.isfinite(), 0)
+    return {
+        "gradient_norm": raw,
+        "clip_ratio": seen.gradient_norm / raw,
+        "radial_fraction": (along / whole).sqrt(),
+        "effective_lr": rate * (counted * turning).nansum() / counted.sum(),
+    }
 
 
 def _split_update(before: Tensor, after: Tensor) -> Readings:
     """Radial share of the applied update, and the RMS angle in radians by which it turned the rows."""
+    norm, radial, across, length = _by_blocks(_turn_rows, before, after)
+    angle = torch.atan2(across, norm + radial).where(norm > 0, torch.nan)
+    along, whole = radial.square().nansum(), length.square().nansum()
+    return {"update_radial_fraction": (along / whole).sqrt(), "angular_update": _finite_mean(angle.square()).sqrt()}
+
+
+def _turn_rows(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each row: its norm, and how far it went along itself, across and in all."""
     update = after.float() - before.float()
     radial, tangential = split_radial_tangential(update, before)
-    across = safe_norm(tangential)
-    angle = torch.atan2(across, safe_norm(before) + radial)
-    along, whole = radial.square().nansum(), safe_norm(update).square().nansum()
-    return {"update_radial_fraction": (along / whole).sqrt(), "angular_update": _finite_mean(angle.square()).sqrt()}
+    return safe_norm(before), radial, safe_norm(tangential), safe_norm(update)
 
 
 def _split_budget(seen: TableStep, decay_rate: float | None) -> Readings:
     """Mean over rows of each term of the budget, relative to R², and the largest residual."""
     squared = most_precise(safe_norm(seen.before)).square()
-    budget = norm_budget(seen.before, seen.after, None if decay_rate is None else -decay_rate * seen.before.float())
+
+    def budget_rows(before: Tensor, after: Tensor) -> NormBudget:
+        return norm_budget(before, after, None if decay_rate is None else -decay_rate * before.float())
+
+    budget = NormBudget(*_by_blocks(budget_rows, seen.before, seen.after))
     return {
         "budget_decay": _finite_mean(budget.decay / squared),
         "budget_drift": _finite_mean(budget.drift / squared),
         "budget_growth": _finite_mean(budget.growth / squared),
         "budget_residual": (budget.residual / squared).abs().nan_to_num(0, 0, 0).max(),
     }
+
+
+def _by_blocks(
+    read_rows: Callable[[Tensor, Tensor], tuple[Tensor, ...]], before: Tensor, after: Tensor
+) -> list[Tensor]:
+    """Reads all rows, on a CPU a few at a time: it takes longer to get memory for the whole table than to compute."""
+    rows = max(1, _BLOCK // before.shape[1]) if before.device.type == "cpu" else len(before)
+    parts = [read_rows(*block) for block in zip(before.split(rows), after.split(rows), strict=True)]
+    return [torch.cat(values) for values in zip(*parts, strict=True)]
 
 
 def _finite_mean(values: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class NormTrajectory:
         self._readings: Readings = {}
         self._rows: dict[str, Tensor] = {}
 
-    def begin(self) -> None:
+    def begin(self, step: int) -> None:
         """Nothing to prepare."""
 
     def need(self, step: int) -> Need:
@@ -47,7 +47,7 @@ class NormTrajectory:
             return
         self._readings = summarise_norms(seen.norms)
         if step == 1 or step - self._last_snapshot >= max(self.every_n_steps, step // _SNAPSHOTS_PER_DOUBLING):
-            self._last_snapshot = step
+            self._last_snapshot = step - step % self.every_n_steps  # the first step is an extra
             self._rows = {"norm": seen.norms}
 
     def finish(self, step: int) -> None:

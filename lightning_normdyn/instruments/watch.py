@@ -53,16 +53,23 @@ class TableWatch:
         self.history = history
         self.steps = 0
         self.skipped = 0
+        self._restored = False
         self._group = group
         self._instruments = instruments
         self._announced = False
         self._seen: TableStep | None = None
 
-    def begin(self) -> None:
-        """Starts to listen, after weights and state were restored."""
+    def begin(self, steps_made: int) -> None:
+        """Starts to listen, after weights and state were restored.
+
+        Args:
+            steps_made: steps that were made before, in case no state tells.
+        """
+        if not self._restored:
+            self.steps = steps_made
         self.target.attach()
         for instrument in self._instruments.values():
-            instrument.begin()
+            instrument.begin(self.steps)
         self._prepare()
 
     def before_step(self, *, unclipped: bool) -> None:
@@ -91,7 +98,7 @@ class TableWatch:
             return
         self._announced = False
         if _was_skipped_inside(self.optimizer):
-            self.skipped += 1
+            self._skip()
             return
         self.steps += 1
         lr = float(self.optimizer.param_groups[self._group]["lr"])  # a restored optimizer has new group dicts
@@ -104,6 +111,11 @@ class TableWatch:
                     instrument.observe(self.steps, self._seen)
             self._seen = None
         self._prepare()
+
+    def end_batch(self) -> None:
+        """Notes that a step which was announced has not been made: a loss scaler skipped it."""
+        if self._announced:
+            self._skip()
 
     def finish(self) -> None:
         """Lets the instruments conclude."""
@@ -145,10 +157,15 @@ class TableWatch:
         shape = [self.target.rows, self.target.dim, self.target.stride]
         if state["shape"] != shape:
             raise ValueError(f"'{self.target.name}' had [rows, dim, stride] = {state['shape']} and has {shape} now")
-        self.steps, self.skipped = state["steps"], state["skipped"]
+        self.steps, self.skipped, self._restored = state["steps"], state["skipped"], True
         for name, instrument in self._instruments.items():
             if name in state["instruments"]:
                 instrument.load_state_dict(state["instruments"][name])
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._announced, self._seen = False, None
+        self._prepare()
 
     def _prepare(self) -> None:
         """Works out what the next step must show, so that nothing is kept for a step that nobody measures."""
@@ -187,15 +204,18 @@ class OutputWatch:
         self.history = history
         self.steps = 0
         self.skipped = 0
+        self._restored = False
         self._cadence = cadence
         self._loss_scale, self._merge_ranks, self._ranks = loss_scale, merge_ranks, ranks
         self._announced = False
         self._readings: Readings = {}
 
-    def begin(self) -> None:
-        """Starts to listen."""
+    def begin(self, steps_made: int) -> None:
+        """Starts to listen; ``steps_made`` came before, in case no state tells."""
+        if not self._restored:
+            self.steps = steps_made
         self.target.attach()
-        self.target.arm(self._cadence.due(self.steps + 1))
+        self._prepare()
 
     def before_step(self, *, unclipped: bool) -> None:
         """Announces a step."""
@@ -207,14 +227,19 @@ class OutputWatch:
         """Completes the step that was announced."""
         if not self._announced:
             return
-        self._announced = False
         if _was_skipped_inside(self.optimizer):
-            self.skipped += 1
-        else:
-            self.steps += 1
-            if self._cadence.due(self.steps):
-                self._measure()
-        self.target.arm(self._cadence.due(self.steps + 1))
+            self._skip()
+            return
+        self._announced = False
+        self.steps += 1
+        if self._cadence.due(self.steps):
+            self._measure()
+        self._prepare()
+
+    def end_batch(self) -> None:
+        """Notes that a step which was announced has not been made: a loss scaler skipped it."""
+        if self._announced:
+            self._skip()
 
     def finish(self) -> None:
         """Nothing is pending."""
@@ -232,7 +257,16 @@ class OutputWatch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
-        self.steps, self.skipped = state["steps"], state["skipped"]
+        self.steps, self.skipped, self._restored = state["steps"], state["skipped"], True
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._announced = False
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Forgets what was heard, and listens again if the next step is measured."""
+        self.target.arm(self._cadence.due(self.steps + 1))
 
     def _measure(self) -> None:
         seen = self._merge_ranks(self.target.step())

@@ -1,0 +1,121 @@
+"""Every hook is removed, whatever ends the training, and none is registered twice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from small_models import Lit, TwoTowers, pair_batches, seeded
+
+from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMonitor, NormDynamics, NormTrajectoryMonitor
+
+TARGETS = ["net.table.weight", "net.encoder"]
+
+
+def sgd(net):
+    return torch.optim.SGD(net.parameters(), lr=0.1)
+
+
+def hooks(module):
+    """Every kind of hook on the modules, parameters and optimizers of a LightningModule."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    on_modules = sum(len(getattr(child, kind)) for child in module.modules() for kind in kinds)
+    on_parameters = sum(
+        len(getattr(p, kind) or {})
+        for p in module.parameters()
+        for kind in ("_backward_hooks", "_post_accumulate_grad_hooks")
+    )
+    optimizers = module.trainer.optimizers
+    on_optimizers = sum(len(o._optimizer_step_post_hooks) + len(o._optimizer_step_pre_hooks) for o in optimizers)
+    return on_modules + on_parameters + on_optimizers
+
+
+class Counting(Callback):
+    """Counts the hooks while training runs."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(hooks(pl_module))
+
+
+class Failing(Lit):
+    """Raises what it is given, in the place it is given."""
+
+    def __init__(self, *args, where, error):
+        super().__init__(*args)
+        self.where, self.error = where, error
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if batch_idx == 3:
+            self._fail("training_step")
+        return loss
+
+    def on_fit_start(self):
+        self._fail("on_fit_start")
+
+    def on_train_start(self):
+        self._fail("on_train_start")
+
+    def on_train_end(self):
+        self._fail("on_train_end")
+
+    def _fail(self, where):
+        if where == self.where:
+            raise self.error
+
+
+MONITORS = [NormDynamics, EquilibriumFitMonitor, GradientSplitMonitor, NormTrajectoryMonitor]
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_hooks_live_while_training_does(fit, monitor):
+    module, counting = Lit(seeded(TwoTowers), sgd), Counting()
+    fit(module, pair_batches(5), monitor(targets=TARGETS), counting)
+    assert set(counting.seen) == {3}  # table, encoder, optimizer
+    assert hooks(module) == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the user's own"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize("where", ["on_fit_start", "on_train_start", "training_step", "on_train_end"])
+def test_hooks_are_removed_when_training_fails(fit, where, error):
+    module = Failing(seeded(TwoTowers), sgd, where=where, error=error)
+    with pytest.raises((RuntimeError, KeyboardInterrupt, SystemExit)):
+        fit(module, pair_batches(5), NormDynamics(targets=TARGETS, every_n_steps=1))
+    assert hooks(module) == 0
+
+
+def test_a_second_fit_of_one_callback_neither_doubles_nor_mixes(fit):
+    callback, counting = NormDynamics(targets=TARGETS, every_n_steps=1), Counting()
+    first, second = (Lit(seeded(TwoTowers, seed), sgd) for seed in (0, 1))
+    fit(first, pair_batches(5), callback, counting)
+    trainer = fit(second, pair_batches(5), callback, counting)
+    assert set(counting.seen) == {3}
+    assert hooks(second) == 0
+    fresh = fit(Lit(seeded(TwoTowers, 1), sgd), pair_batches(5), NormDynamics(targets=TARGETS, every_n_steps=1))
+    for target in TARGETS:
+        assert trainer.logger.of(target) == fresh.logger.of(target)
+
+
+def test_a_second_fit_after_a_failure(fit):
+    callback = NormDynamics(targets=TARGETS, every_n_steps=1)
+    with pytest.raises(RuntimeError):
+        fit(Failing(seeded(TwoTowers), sgd, where="training_step", error=RuntimeError()), pair_batches(5), callback)
+    module, counting = Lit(seeded(TwoTowers), sgd), Counting()
+    fit(module, pair_batches(5), callback, counting)
+    assert set(counting.seen) == {3}
+    assert hooks(module) == 0
+
+
+def test_the_count_can_fail(fit):
+    """A callback that forgets its hook is caught."""
+
+    class Forgetful(Callback):
+        def on_fit_start(self, trainer, pl_module):
+            pl_module.net.table.register_forward_hook(lambda *_: None)
+
+    module = Lit(seeded(TwoTowers), sgd)
+    fit(module, pair_batches(2), Forgetful())
+    assert hooks(module) == 1

@@ -1,0 +1,94 @@
+"""Two processes under DDP: nothing is changed, and what is logged is what one process finds on all the data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import BATCH, Lit, pair_batches, seeded
+from two_process_worker import NUMBERS_TARGETS, STEPS, Separable, sgd, share
+
+from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.history import read_run
+
+pytestmark = pytest.mark.slow
+WORKER = Path(__file__).with_name("two_process_worker.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the two processes left their findings."""
+    folder = tmp_path_factory.mktemp("ddp")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder):
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("setting", ["32", "16-mixed, accumulated"])
+def test_weights_are_bit_identical_with_and_without(ranks, setting):
+    for rank in ranks:
+        alone, observed = rank["law one"][setting]
+        assert not [name for name in alone if not torch.equal(alone[name], observed[name])]
+    first, second = (rank["law one"][setting][1] for rank in ranks)
+    assert torch.equal(first["net.table.weight"], second["net.table.weight"])
+    assert not torch.equal(first["random state"], second["random state"])  # the ranks did draw for themselves
+
+
+@pytest.mark.parametrize(("case", "accumulate"), [("numbers", 1), ("accumulated", 2)])
+def test_logged_numbers_are_those_of_one_process_on_all_data(fit, ranks, case, accumulate):
+    """Tables dense and sparse, an encoder's output, and a matrix taken as a table."""
+    callback = NormDynamics(targets=NUMBERS_TARGETS, every_n_steps=1, window=STEPS)
+    net, batches = seeded(Separable), pair_batches(STEPS * accumulate)
+    first, second = share(batches, 0), share(batches, 1)
+    assert any(set(a.flatten().tolist()) != set(b.flatten().tolist()) for a, b in zip(first, second, strict=True))
+    trainer = fit(Lit(net, sgd), batches, callback, accumulate_grad_batches=accumulate)
+    for name, weight in ranks[0][case]["weights"].items():
+        torch.testing.assert_close(weight, trainer.lightning_module.state_dict()[name], rtol=1e-4, atol=1e-6)
+    for target in NUMBERS_TARGETS:
+        alone, logged = trainer.logger.of(target), ranks[0][case]["logged"][target]
+        assert logged.keys() == alone.keys()
+        assert len(alone) >= STEPS
+        for step, quantities in alone.items():
+            ill_posed = ("balance_median_error",)  # of norms that next to nothing moves
+            expected = {key: value for key, value in quantities.items() if key not in ill_posed}
+            found = {key: logged[step].get(key) for key in expected}
+            assert found == pytest.approx(expected, rel=5e-3, abs=2e-6), (target, step)
+
+
+def test_both_ranks_know_the_same(ranks):
+    """So that a callback on any rank may watch a quantity; what is kept on disk is written by the first alone."""
+    first, second = (rank["numbers"] for rank in ranks)
+    assert first["metrics"] == second["metrics"]
+    assert len(first["metrics"]) > 60
+    for target in NUMBERS_TARGETS:
+        assert first["state"]["targets"][target].keys() == second["state"]["targets"][target].keys()
+    table = [rank["numbers"]["state"]["targets"]["net.table.weight"]["instruments"]["fit"] for rank in ranks]
+    assert torch.equal(table[0]["previous"], table[1]["previous"])
+
+
+def test_only_the_first_rank_writes(folder):
+    run = read_run(folder / "numbers")
+    assert set(run) == set(NUMBERS_TARGETS)
+    rows = run["net.table.weight"].trajectory()
+    assert rows.num_rows == len(set(zip(rows["step"].to_pylist(), rows["row"].to_pylist(), strict=True)))
+    assert len(list((folder / "numbers" / "normdyn" / "net.table.weight" / "trajectory").glob("part-*"))) == 1
+
+
+def test_an_output_that_one_rank_alone_has(ranks):
+    """The other takes part with nothing, and nobody waits for ever."""
+    for rank in ranks:
+        logged = rank["on one rank"]["logged"]["net.bystander"]
+        assert len(logged) == STEPS
+    table = seeded(Separable).table.weight
+    norms = table[share(pair_batches(1), 0)[0][:, 0]].norm(dim=1)
+    assert len(norms) == BATCH // 2
+    assert ranks[1]["on one rank"]["logged"]["net.bystander"][1]["norm_mean"] == pytest.approx(norms.mean().item())
