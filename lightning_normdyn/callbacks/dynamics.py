@@ -6,10 +6,12 @@ from lightning_normdyn.callbacks.monitor import NormMonitor
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets
 from lightning_normdyn.instruments.base import Instrument, check_every
-from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan, check_forecast_at, check_window
+from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan
+from lightning_normdyn.instruments.forecast import check_forecast_at
 from lightning_normdyn.instruments.split import GradientSplit
 from lightning_normdyn.instruments.trajectory import NormTrajectory
 from lightning_normdyn.instruments.watch import OutputCadence
+from lightning_normdyn.instruments.windows import check_window
 
 
 class NormDynamics(NormMonitor):

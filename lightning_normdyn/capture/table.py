@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.capture.buffer import RowBuffer
 from lightning_normdyn.core.geometry import safe_norm
 
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
@@ -48,6 +48,7 @@ class TableTarget:
         self._ids_confirmed = False
         self._armed = False
         self._ids: list[Tensor] = []
+        self.embedding_buffer, self.gradient_buffer = RowBuffer(), RowBuffer()
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
@@ -79,8 +80,8 @@ class TableTarget:
         """Rows that have a gradient now, possibly named more than once, ``[k]``; ``None`` if that cannot be told.
 
         Args:
-            verify: whether to make sure, by reading the whole gradient, that the ids still name all of them. Done in
-                any case until a first gradient was seen.
+            verify: whether to make sure, from the gradient of all tracked rows, that the ids still name every one that
+                has a gradient. Done in any case until a first one was seen.
         """
         gradient = self.parameter.grad
         if gradient is None:
@@ -89,7 +90,7 @@ class TableTarget:
             return gradient.coalesce().indices()[0]
         if not self.ids_tell or not self._ids:
             return None
-        ids = torch.cat(self._ids) if len(self._ids) > 1 else self._ids[0]
+        ids = torch.cat([ids.reshape(-1) for ids in self._ids]).long()
         if verify or not self._ids_confirmed:
             self._verify(ids, gradient)
         return ids if self.ids_tell else None
@@ -103,15 +104,17 @@ class TableTarget:
     def _hear(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._armed and torch.is_grad_enabled():
             ids = args[0] if args else kwargs["input"]
-            self._ids.append(ids.detach().reshape(-1).to(torch.long, copy=True))  # the batch may be overwritten
+            self._ids.append(ids.clone())  # the batch may be overwritten
 
     def _verify(self, ids: Tensor, gradient: Tensor) -> None:
-        """Notes whether the gradient is zero on all rows but the named ones."""
-        present = torch.linalg.vector_norm(gradient.detach(), ord=math.inf, dim=1) != 0
-        named = present.index_select(0, ids.unique())
-        everywhere, here = torch.stack((present.sum(), named.sum())).tolist()
-        self._ids_confirmed = everywhere > 0
-        self.ids_tell = everywhere == here
+        """Notes whether the gradient is zero on all tracked rows but the named ones."""
+        gradient = gradient.detach()[:: self.stride]
+        present = (gradient.amax(1) != 0) | (gradient.amin(1) != 0)  # squares could underflow
+        named = torch.zeros(self.tracked_rows + 1, dtype=torch.bool, device=gradient.device)
+        named[self.slots(ids)] = True
+        anywhere, elsewhere = torch.stack((present.any(), (present & ~named[:-1]).any())).tolist()
+        self._ids_confirmed = anywhere
+        self.ids_tell = not elsewhere
 
 
 class TableStep:
@@ -153,7 +156,9 @@ class TableStep:
         if touched:
             self._rows = target.touched(verify=tracked)
             self.slots = None if self._rows is None else target.slots(self._rows)
-            self.embedding = target.tracked().clone() if self._rows is None else weight.index_select(0, self._rows)
+            self.embedding = (
+                target.tracked().clone() if self._rows is None else target.embedding_buffer.gather(weight, self._rows)
+            )
         if tracked:
             self.before = target.tracked().clone()
         self.raw_gradient_norm = self._whole_gradient_norm() if tracked and unclipped else None
@@ -185,7 +190,9 @@ class TableStep:
         gradient = self._dense_or_coalesced()
         if gradient.is_sparse:
             return gradient.values()
-        return gradient[:: self.target.stride] if self._rows is None else gradient.index_select(0, self._rows)
+        if self._rows is None:
+            return gradient[:: self.target.stride]
+        return self.target.gradient_buffer.gather(gradient, self._rows)
 
     def _whole_gradient_norm(self) -> Tensor:
         gradient = self._dense_or_coalesced()

@@ -49,6 +49,7 @@ class RowMoments:
         self._sums = most_precise(torch.zeros(rows + 1, 3, device=device))
         self._waiting: list[_Reading] = []
         self._rows_waiting = 0
+        self._product = torch.empty(0)
 
     def add(self, embedding: Tensor, gradient: Tensor, slots: Tensor | None = None) -> None:
         """Adds one step. A row with a NaN or infinite gradient adds nothing but a count.
@@ -62,7 +63,9 @@ class RowMoments:
         self.steps += 1
         if not len(gradient):
             return
-        self._waiting.append(_read(embedding, gradient, slots))
+        embedding, gradient = at_least_float32(embedding), at_least_float32(gradient)
+        product = torch.mul(embedding, gradient, out=self._room(embedding))
+        self._waiting.append(_Reading(slots, safe_norm(embedding), safe_norm(gradient), product.sum(-1)))
         self._rows_waiting += len(gradient)
         if self._rows_waiting >= _MOST_WAITING:
             self._settle()
@@ -114,6 +117,12 @@ class RowMoments:
         self.steps = state["steps"]
         self._sums.copy_(state["sums"])
 
+    def _room(self, like: Tensor) -> Tensor:
+        """Memory of this shape that is kept: on a CPU, fresh memory may take longer to get than to fill."""
+        if len(self._product) < len(like) or self._product.dtype != like.dtype:
+            self._product = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return self._product[: len(like)]
+
     def _settled(self) -> Tensor:
         self._settle()
         return self._sums[: self.rows]
@@ -146,13 +155,9 @@ def scale_free_square(embedding: Tensor, gradient: Tensor) -> tuple[Tensor, Tens
     Returns:
         ``|s|²`` in float64 (float32 where the device has no float64) and ``|g|``, both ``[k]``.
     """
-    _, norm, length, along = _read(embedding, gradient, None)
-    return _scale_free_square(norm, length, along), length
-
-
-def _read(embedding: Tensor, gradient: Tensor, slots: Tensor | None) -> _Reading:
     embedding, gradient = at_least_float32(embedding), at_least_float32(gradient)
-    return _Reading(slots, safe_norm(embedding), safe_norm(gradient), (embedding * gradient).sum(-1))
+    length = safe_norm(gradient)
+    return _scale_free_square(safe_norm(embedding), length, (embedding * gradient).sum(-1)), length
 
 
 def _scale_free_square(norm: Tensor, length: Tensor, along: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,16 +10,14 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.core.fit import LogLogFit, fit_log_log
-from lightning_normdyn.core.geometry import most_precise, safe_norm
+from lightning_normdyn.core.fit import fit_log_log
+from lightning_normdyn.core.geometry import safe_norm
 from lightning_normdyn.core.optimizers import EquilibriumRule
 from lightning_normdyn.core.rates import RateTrace
 from lightning_normdyn.core.window import FitWindow, WindowFit
 from lightning_normdyn.instruments.base import Need, Readings, check_every
-
-_FIRST_WINDOW = 100
-_LONGEST_WINDOW_WITHOUT_END = 10_000
-_ARRIVED = 0.98
+from lightning_normdyn.instruments.forecast import Forecast, check_forecast_at, named
+from lightning_normdyn.instruments.windows import check_window, next_window_end
 
 
 class TrainingPlan(NamedTuple):
@@ -69,12 +66,12 @@ class EquilibriumFit:
         self.plan = plan
         self.every_n_steps = check_every("every_n_steps", every_n_steps)
         self.sample_every_n_steps = check_every("sample_every_n_steps", sample_every_n_steps)
-        self.window_share, self.forecast_at = window, forecast_at
+        self.window, self.forecast_at = check_window(window), check_forecast_at(forecast_at)
         self._window: FitWindow | None = None
         self._window_start = 0
         self._window_end = 0
         self._previous: tuple[Tensor, Tensor] | None = None  # V² and p of the window before
-        self._forecast: dict[str, Any] | None = None
+        self._forecast: Forecast | None = None
         self._nonfinite_before = 0.0
         self._readings: Readings = {}
         self._rows: dict[str, Tensor] = {}
@@ -116,7 +113,8 @@ class EquilibriumFit:
         length = step - self._window_start
         if length >= max(1, (self._window_end - self._window_start) // 4):
             self._close(step, self._norms_now())
-        self._judge_forecast(step, self._norms_now())
+        if self._forecast is not None and self._forecast.has_come_due(step):
+            self._readings |= self._forecast.judge(self._norms_now())
 
     def readings(self) -> Readings:
         """The fits of the last closed window, and the skill of the last forecast that came due."""
@@ -139,7 +137,7 @@ class EquilibriumFit:
     def _open(self, step: int, norms: Tensor) -> None:
         self._window = FitWindow(norms, self.plan.rule().power)
         self._window_start = step
-        self._window_end = next_window_end(step, self.plan.total_steps(), self.window_share)
+        self._window_end = next_window_end(step, self.plan.total_steps(), self.window)
 
     def _close(self, step: int, norms: Tensor) -> None:
         window, rule = self._window, self.plan.rule()
@@ -147,9 +145,10 @@ class EquilibriumFit:
         fit = window.close(norms, rule, self.target.dim)
         self._report_nonfinite(float(window.moments.nonfinite))
         self._readings |= _fit_readings(fit, rule)
+        norms_at_end = self._norms_at_end(step, fit, rule)
         if rule.family is not None:
-            self._judge_previous(window, fit, rule)
-            self._make_forecast(step, fit, rule)
+            self._judge_previous(step, window, fit, rule)
+            self._keep_forecast(step, fit, norms_at_end)
         self._rows = {
             "norm": fit.norm,
             "second_moment": fit.second_moment,
@@ -157,29 +156,26 @@ class EquilibriumFit:
             "mean_norm": fit.mean_norm,
             "equilibrium_norm": fit.equilibrium_norm,
             "transient_norm": fit.transient_norm,
-            "forecast_norm": self._norms_at_end(step, fit, rule),
+            "forecast_norm": norms_at_end,
         }
         self._previous = (fit.second_moment, fit.update_probability)
         self._open(step, norms)
 
-    def _judge_previous(self, window: FitWindow, fit: WindowFit, rule: EquilibriumRule) -> None:
+    def _judge_previous(self, step: int, window: FitWindow, fit: WindowFit, rule: EquilibriumRule) -> None:
         """How well the moments of the window before forecast the end of this one."""
         if self._previous is None:
             return
         v2, p = self._previous
-        forecast = rule.evolve(window.start, v2, self.target.dim, p, lrs=window.rates)
-        seen = p > 0
-        self._readings |= _forecast_readings(forecast[seen], window.start[seen], fit.norm[seen])
+        norms = rule.evolve(window.start, v2, self.target.dim, p, lrs=window.rates)
+        self._readings |= Forecast(step, norms.where(p > 0, torch.nan), window.start).judge(fit.norm)
 
-    def _make_forecast(self, step: int, fit: WindowFit, rule: EquilibriumRule) -> None:
+    def _keep_forecast(self, step: int, fit: WindowFit, norms_at_end: Tensor) -> None:
+        """Keeps the forecast for the end of the run, the first time that enough of it has passed."""
         total = self.plan.total_steps()
         # A hundredth short counts: the window ends where the share of the run falls only up to rounding.
-        if self._forecast is not None or total is None or not 0.99 * self.forecast_at * total <= step < total:
-            return
-        norms = self._norms_at_end(step, fit, rule)
-        known = fit.update_probability > 0
-        due = total - self.plan.skipped_steps()
-        self._forecast = {"due": due, "norms": norms.where(known, torch.nan), "stays": fit.norm.clone()}
+        if self._forecast is None and total is not None and 0.99 * self.forecast_at * total <= step < total:
+            norms = norms_at_end.where(fit.update_probability > 0, torch.nan)
+            self._forecast = Forecast(total - self.plan.skipped_steps(), norms, fit.norm.clone())
 
     def _norms_at_end(self, step: int, fit: WindowFit, rule: EquilibriumRule) -> Tensor:
         total = self.plan.total_steps()
@@ -187,11 +183,6 @@ class EquilibriumFit:
             return torch.full_like(fit.norm, torch.nan)
         future = self.plan.future_lrs(max(0, total - self.plan.skipped_steps() - step))
         return rule.evolve(fit.norm, fit.second_moment, self.target.dim, fit.update_probability, lrs=future)
-
-    def _judge_forecast(self, step: int, norms: Tensor) -> None:
-        forecast = self._forecast
-        if forecast is not None and abs(step - forecast["due"]) <= (1 - _ARRIVED) * forecast["due"]:
-            self._readings |= _forecast_readings(forecast["norms"], forecast["stays"], most_precise(norms))
 
     def _report_nonfinite(self, count: float) -> None:
         self._readings["nonfinite_gradients"] = count
@@ -210,7 +201,7 @@ class EquilibriumFit:
             "window_start": self._window_start,
             "window_end": self._window_end,
             "previous": None if self._previous is None else torch.stack(self._previous),
-            "forecast": None if self._forecast is None else dict(self._forecast),
+            "forecast": None if self._forecast is None else self._forecast.state_dict(),
             "nonfinite_before": self._nonfinite_before,
         }
 
@@ -226,74 +217,17 @@ class EquilibriumFit:
             v2, p = state["previous"].to(device).unbind()
             self._previous = (v2, p)
         if state["forecast"] is not None:
-            saved = state["forecast"]
-            self._forecast = saved | {"norms": saved["norms"].to(device), "stays": saved["stays"].to(device)}
+            self._forecast = Forecast.from_state_dict(state["forecast"], device)
         self._nonfinite_before = state["nonfinite_before"]
-
-
-def check_window(window: float) -> float:
-    """Refuses a window that is neither a share of the run nor a whole number of steps."""
-    if not (0 < window < 1 or (window >= 1 and window == int(window))):
-        raise ValueError(
-            f"window: expected a share of the run between 0 and 1, or a whole number of steps, got {window!r}"
-        )
-    return window
-
-
-def check_forecast_at(share: float) -> float:
-    """Refuses what is no share of a run."""
-    if not 0 < share < 1:
-        raise ValueError(f"forecast_at: expected a share of the run between 0 and 1, got {share!r}")
-    return share
-
-
-def next_window_end(step: int, total_steps: int | None, window: float) -> int:
-    """The step at which a window that opens now will close.
-
-    Args:
-        step: steps so far.
-        total_steps: steps of the whole run, if known.
-        window: share of the run (below 1) or a number of steps.
-
-    Example:
-        >>> ends = [0]
-        >>> while ends[-1] < 12_000:
-        ...     ends.append(next_window_end(ends[-1], 12_000, 0.2))
-        >>> ends[1:]
-        [100, 200, 400, 800, 1600, 2400, 4800, 7200, 9600, 12000]
-    """
-    if window >= 1:
-        return (step // int(window) + 1) * int(window)
-    full = max(1, int(total_steps * window)) if total_steps else _LONGEST_WINDOW_WITHOUT_END
-    if step >= full:
-        return (step // full + 1) * full
-    doubled = max(2 * step, _FIRST_WINDOW)
-    return full if full < 1.5 * doubled else doubled
 
 
 def _fit_readings(fit: WindowFit, rule: EquilibriumRule) -> Readings:
     updated = fit.update_probability > 0
     norm, mean_norm = fit.norm[updated], fit.mean_norm[updated]
     return {
-        **_named("equilibrium", fit_log_log(fit.equilibrium_norm[updated], mean_norm)),
-        **_named("transient", fit_log_log(fit.transient_norm[updated], norm)),
+        **named("equilibrium", fit_log_log(fit.equilibrium_norm[updated], mean_norm)),
+        **named("transient", fit_log_log(fit.transient_norm[updated], norm)),
         "balance_median_error": fit_log_log(fit.balance_norm[updated], mean_norm).median_relative_error,
         "stationarity": fit.stationarity,
         "relaxation_steps": rule.relaxation_steps(),
-    }
-
-
-def _forecast_readings(forecast: Tensor, stays: Tensor, observed: Tensor) -> Readings:
-    fit = fit_log_log(forecast, observed)
-    persistence = fit_log_log(stays.where(forecast.isfinite(), torch.nan), observed).median_relative_error
-    skill = 1 - fit.median_relative_error / persistence if persistence > 0 else math.nan
-    return {**_named("forecast", fit), "persistence_median_error": persistence, "forecast_skill": skill}
-
-
-def _named(prefix: str, fit: LogLogFit) -> Readings:
-    return {
-        f"{prefix}_slope": fit.slope,
-        f"{prefix}_pearson_r": fit.pearson_r,
-        f"{prefix}_r2": fit.r2,
-        f"{prefix}_median_error": fit.median_relative_error,
     }
