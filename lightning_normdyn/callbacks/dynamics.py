@@ -8,9 +8,9 @@ from lightning_normdyn.capture.targets import Targets
 from lightning_normdyn.instruments.base import Instrument, check_every
 from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan
 from lightning_normdyn.instruments.forecast import check_forecast_at
+from lightning_normdyn.instruments.output_watch import OutputCadence
 from lightning_normdyn.instruments.split import GradientSplit
 from lightning_normdyn.instruments.trajectory import NormTrajectory
-from lightning_normdyn.instruments.watch import OutputCadence
 from lightning_normdyn.instruments.windows import check_window
 
 

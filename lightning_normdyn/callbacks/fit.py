@@ -8,7 +8,7 @@ from lightning_normdyn.capture.targets import Targets
 from lightning_normdyn.instruments.base import Instrument, check_every
 from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan
 from lightning_normdyn.instruments.forecast import check_forecast_at
-from lightning_normdyn.instruments.watch import OutputCadence
+from lightning_normdyn.instruments.output_watch import OutputCadence
 from lightning_normdyn.instruments.windows import check_window
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ from lightning_normdyn.history.run import TargetHistory, fresh_root
 from lightning_normdyn.instruments.base import Instrument
 from lightning_normdyn.instruments.fit import TrainingPlan
 from lightning_normdyn.instruments.output import merge_ranks, quantile_grid
+from lightning_normdyn.instruments.output_watch import OutputCadence, OutputWatch
 from lightning_normdyn.instruments.recorder import Recorder
-from lightning_normdyn.instruments.watch import OutputCadence, OutputWatch, TableWatch, Watch
+from lightning_normdyn.instruments.table_watch import TableWatch
+from lightning_normdyn.instruments.watch import Watch
 
 PREFIX = "normdyn"
 
 
-class NormMonitor(Callback):
+class NormMonitor(Callback, ABC):
     """Base of the monitors: decides when to look, logs what was read, keeps it through checkpoints.
 
     A subclass says which instruments serve a table and at what cadence outputs are measured.
@@ -54,13 +57,13 @@ class NormMonitor(Callback):
         self._restored: dict[str, Any] | None = None
         self._unclipped = False
 
+    @abstractmethod
     def _instruments(self, target: TableTarget, plan: TrainingPlan) -> dict[str, Instrument]:
         """The instruments that serve a table."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _output_cadence(self) -> OutputCadence:
         """How often outputs are measured."""
-        raise NotImplementedError
 
     @property
     def state_key(self) -> str:
@@ -83,7 +86,7 @@ class NormMonitor(Callback):
         if self._restored is not None:
             try:
                 self._recorder.load_state_dict(self._restored)
-            except (ValueError, KeyError) as error:
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 rank_zero_warn(
                     f"{type(self).__name__}: the checkpoint's norm statistics cannot be used ({error}); they start "
                     "afresh, the training itself resumes as usual"

@@ -7,8 +7,8 @@ from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets
 from lightning_normdyn.instruments.base import Instrument, check_every
 from lightning_normdyn.instruments.fit import TrainingPlan
+from lightning_normdyn.instruments.output_watch import OutputCadence
 from lightning_normdyn.instruments.trajectory import NormTrajectory
-from lightning_normdyn.instruments.watch import OutputCadence
 
 
 class NormTrajectoryMonitor(NormMonitor):

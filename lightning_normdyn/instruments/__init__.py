@@ -1,10 +1,11 @@
 """Plain objects that measure embeddings step by step, with no training framework: the callbacks only drive them."""
 
 from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan
+from lightning_normdyn.instruments.output_watch import OutputWatch
 from lightning_normdyn.instruments.recorder import Recorder
 from lightning_normdyn.instruments.split import GradientSplit
+from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.trajectory import NormTrajectory
-from lightning_normdyn.instruments.watch import OutputWatch, TableWatch
 
 __all__ = [
     "EquilibriumFit",

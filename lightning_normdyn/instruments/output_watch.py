@@ -1,0 +1,78 @@
+"""A submodule's output under observation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from lightning_normdyn.capture.output import OutputStep, OutputTarget
+from lightning_normdyn.history.run import TargetHistory
+from lightning_normdyn.instruments.base import Readings, is_due
+from lightning_normdyn.instruments.output import summarise_output
+from lightning_normdyn.instruments.watch import Watch
+
+
+class OutputCadence(NamedTuple):
+    """Every how many steps an output's norms and gradients are measured; ``None`` for never."""
+
+    norms: int | None
+    gradient: int | None
+
+    def due(self, step: int) -> bool:
+        """Whether anything is measured at this step."""
+        return any(every is not None and is_due(step, every) for every in self)
+
+
+class OutputWatch(Watch):
+    """Measures the output of one submodule on the steps of its optimizer.
+
+    Args:
+        target: the submodule.
+        optimizer: the optimizer whose steps count.
+        cadence: every how many steps to measure.
+        loss_scale: gives the factor by which the loss is scaled up now.
+        merge_ranks: makes one step of the steps of all ranks; called on every rank.
+        ranks: over how many ranks the loss is averaged.
+        history: where scalars are recorded; ``None`` to keep nothing.
+    """
+
+    target: OutputTarget
+
+    def __init__(
+        self,
+        target: OutputTarget,
+        optimizer: torch.optim.Optimizer,
+        cadence: OutputCadence,
+        *,
+        loss_scale: Callable[[], float] = lambda: 1.0,
+        merge_ranks: Callable[[OutputStep | None], OutputStep | None] = lambda seen: seen,
+        ranks: int = 1,
+        history: TargetHistory | None = None,
+    ) -> None:
+        super().__init__(target, optimizer, history)
+        self._cadence = cadence
+        self._loss_scale, self._merge_ranks, self._ranks = loss_scale, merge_ranks, ranks
+        self._readings: Readings = {}
+
+    def _look_after(self) -> None:
+        if not self._cadence.due(self.steps):
+            return
+        seen = self._merge_ranks(self.target.step())
+        if seen is not None:
+            every_norm, every_gradient = self._cadence
+            self._readings = summarise_output(
+                seen,
+                norms=every_norm is not None and is_due(self.steps, every_norm),
+                gradient=every_gradient is not None and is_due(self.steps, every_gradient),
+                loss_scale=self._loss_scale(),
+                ranks=self._ranks,
+            )
+
+    def _prepare(self) -> None:
+        self.target.arm(self._cadence.due(self.steps + 1))
+
+    def _drain(self) -> Readings:
+        readings, self._readings = self._readings, {}
+        return readings

@@ -1,0 +1,114 @@
+"""A table under observation: each step is looked at once, for all instruments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.capture.table import TableStep, TableTarget
+from lightning_normdyn.history.run import TargetHistory
+from lightning_normdyn.instruments.base import Instrument, Need, Readings
+from lightning_normdyn.instruments.watch import Watch
+
+
+class TableWatch(Watch):
+    """Serves the instruments of one table through the steps of its optimizer.
+
+    Args:
+        target: the table.
+        optimizer: the optimizer that owns it.
+        group: the parameter group it is in.
+        instruments: name to instrument.
+        history: where rows and scalars are recorded; ``None`` to keep nothing.
+    """
+
+    target: TableTarget
+
+    def __init__(
+        self,
+        target: TableTarget,
+        optimizer: torch.optim.Optimizer,
+        group: int,
+        instruments: dict[str, Instrument],
+        history: TargetHistory | None = None,
+    ) -> None:
+        super().__init__(target, optimizer, history)
+        self._group = group
+        self._instruments = instruments
+        self._need = Need.NOTHING
+        self._seen: TableStep | None = None
+
+    def finish(self) -> None:
+        """Lets the instruments conclude."""
+        if self.steps:
+            for instrument in self._instruments.values():
+                instrument.finish(self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts and the state of the instruments, for a checkpoint."""
+        return super().state_dict() | {
+            "shape": [self.target.rows, self.target.dim, self.target.stride],
+            "instruments": {name: instrument.state_dict() for name, instrument in self._instruments.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: if it is of a table of another shape, or sampled at another stride.
+        """
+        shape = [self.target.rows, self.target.dim, self.target.stride]
+        if state["shape"] != shape:
+            raise ValueError(f"'{self.target.name}' had [rows, dim, stride] = {state['shape']} and has {shape} now")
+        super().load_state_dict(state)
+        for name, instrument in self._instruments.items():
+            if name in state["instruments"]:
+                instrument.load_state_dict(state["instruments"][name])
+
+    def _start(self) -> None:
+        for instrument in self._instruments.values():
+            instrument.begin(self.steps)
+
+    def _takes_part(self) -> bool:
+        return self.target.parameter.grad is not None
+
+    def _look_before(self, *, unclipped: bool) -> None:
+        if self._need:
+            self._seen = TableStep(
+                self.target,
+                touched=Need.TOUCHED in self._need,
+                tracked=Need.TRACKED in self._need,
+                unclipped=unclipped,
+            )
+
+    def _look_after(self) -> None:
+        lr = float(self.optimizer.param_groups[self._group]["lr"])  # a restored optimizer has new group dicts
+        for instrument in self._instruments.values():
+            instrument.passed(lr)
+        if self._seen is not None:
+            self._seen.complete(lr)
+            for instrument in self._instruments.values():
+                if instrument.need(self.steps):
+                    instrument.observe(self.steps, self._seen)
+
+    def _prepare(self) -> None:
+        self._seen = None
+        self._need = Need.NOTHING
+        for instrument in self._instruments.values():
+            self._need |= instrument.need(self.steps + 1)
+        self.target.arm(Need.TOUCHED in self._need)
+
+    def _drain(self) -> Readings:
+        readings: Readings = {}
+        rows: dict[str, Tensor] = {}
+        for instrument in self._instruments.values():
+            readings |= instrument.readings()
+            rows |= instrument.rows()
+        if rows and self.history is not None:
+            columns = {name: column.detach().float().cpu().numpy() for name, column in rows.items()}
+            numbers = self.target.row_numbers()
+            steps = torch.full_like(numbers, self.steps)
+            self.history.trajectory_log.append({"step": steps.numpy(), "row": numbers.numpy(), **columns})
+        return readings
