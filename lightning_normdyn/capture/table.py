@@ -48,6 +48,7 @@ class TableTarget:
         self._ids_confirmed = False
         self._armed = False
         self._ids: list[Tensor] = []
+        self._coalesced: tuple[Tensor, int, Tensor] | None = None
         self.embedding_buffer, self.gradient_buffer = RowBuffer(), RowBuffer()
         self._handles: list[RemovableHandle] = []
 
@@ -67,6 +68,7 @@ class TableTarget:
         """Sets whether ids are kept from now on; forgets those of the step before."""
         self._armed = armed and self.ids_tell
         self._ids.clear()
+        self._coalesced = None
 
     def tracked(self) -> Tensor:
         """The tracked rows as they are now, ``[tracked_rows, d]``: a view, not a copy."""
@@ -87,13 +89,24 @@ class TableTarget:
         if gradient is None:
             return None
         if gradient.is_sparse:
-            return gradient.coalesce().indices()[0]
+            return self.gradient().indices()[0]
         if not self.ids_tell or not self._ids:
             return None
         ids = torch.cat([ids.reshape(-1) for ids in self._ids]).long()
         if verify or not self._ids_confirmed:
             self._verify(ids, gradient)
         return ids if self.ids_tell else None
+
+    def gradient(self) -> Tensor:
+        """The gradient as it is now: dense, or sparse and coalesced."""
+        gradient = self.parameter.grad
+        assert gradient is not None, "a step is looked at only where there is a gradient"
+        if not gradient.is_sparse:
+            return gradient.detach()
+        # Sorting the entries takes a while: it is done again only if they were clipped in between.
+        if self._coalesced is None or self._coalesced[0] is not gradient or self._coalesced[1] != gradient._version:
+            self._coalesced = gradient, gradient._version, gradient.detach().coalesce()
+        return self._coalesced[2]
 
     def slots(self, rows: Tensor) -> Tensor:
         """The slot of each row; rows that are not tracked share the slot ``tracked_rows``."""
@@ -187,7 +200,7 @@ class TableStep:
         return multiplicity
 
     def _touched_gradient(self) -> Tensor:
-        gradient = self._dense_or_coalesced()
+        gradient = self.target.gradient()
         if gradient.is_sparse:
             return gradient.values()
         if self._rows is None:
@@ -195,7 +208,7 @@ class TableStep:
         return self.target.gradient_buffer.gather(gradient, self._rows)
 
     def _whole_gradient_norm(self) -> Tensor:
-        gradient = self._dense_or_coalesced()
+        gradient = self.target.gradient()
         if gradient.is_sparse:
             entries = gradient.values()
         elif self._rows is None:
@@ -204,8 +217,3 @@ class TableStep:
             entries = gradient.index_select(0, self._rows.unique())
         norm: Tensor = torch.linalg.vector_norm(entries, dtype=torch.promote_types(entries.dtype, torch.float32))
         return norm
-
-    def _dense_or_coalesced(self) -> Tensor:
-        gradient = self.target.parameter.grad
-        assert gradient is not None, "a step is made only where there is a gradient"
-        return gradient.detach().coalesce() if gradient.is_sparse else gradient.detach()

@@ -23,6 +23,9 @@ _SUMMARISED = {
     "equilibrium_slope": "equilibrium_slope",
     "equilibrium_pearson_r": "equilibrium_pearson_r",
     "equilibrium_median_error": "equilibrium_median_error",
+    "transient_persistence_error": "transient_persistence_error",
+    "transient_skill": "transient_skill",
+    "stationarity": "stationarity",
     "forecast_skill": "forecast_skill",
     "forecast_median_error": "forecast_median_error",
     "persistence_median_error": "persistence_median_error",
@@ -72,9 +75,12 @@ class Findings:
             )
             for kind, label in labels.items()
         }
-        rows["forecast"] = rows["forecast"]._replace(
-            persistence_error=self.quantity("persistence_median_error"), skill=self.quantity("forecast_skill")
-        )
+        for kind, persistence in (
+            ("transient", "transient_persistence_error"),
+            ("forecast", "persistence_median_error"),
+        ):
+            skill = self.quantity(f"{kind}_skill")
+            rows[kind] = rows[kind]._replace(persistence_error=self.quantity(persistence), skill=skill)
         return list(rows.values())
 
     def summary(self) -> dict[str, Any]:

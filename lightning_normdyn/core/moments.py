@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,21 +11,13 @@ from lightning_normdyn.core.geometry import at_least_float32, most_precise, safe
 
 _TOUCHES, _SECOND_MOMENT, _NONFINITE = range(3)
 _MOST_WAITING = 8_192
-
-
-class _Reading(NamedTuple):
-    """What one step says about the rows it touched: their slots, ``|x|``, ``|g|`` and ``<x, g>``, all ``[k]``."""
-
-    slots: Tensor | None
-    norm: Tensor
-    length: Tensor
-    along: Tensor
+_MOST_VIEWS = 64
 
 
 class RowMoments:
     """Streaming sums of the scale-free gradient ``s = R·g_tan`` of every tracked row.
 
-    Holds 24 bytes a row, whatever the number of steps, and some 160 kB of readings that wait to be added up together:
+    Holds 24 bytes a row, whatever the number of steps. The readings of the last few steps wait to be added up together:
     a step by itself is too small to be worth a dozen operations. Two sets of steps merge by addition, in any order.
     Rows are named by their slot, 0 to ``rows - 1``; slot ``rows`` swallows what belongs to no tracked row, so that no
     step has to select (and, on a GPU, wait).
@@ -47,9 +39,7 @@ class RowMoments:
         self.rows = rows
         self.steps = 0
         self._sums = most_precise(torch.zeros(rows + 1, 3, device=device))
-        self._waiting: list[_Reading] = []
-        self._rows_waiting = 0
-        self._product = torch.empty(0)
+        self._waiting = _Readings()
 
     def add(self, embedding: Tensor, gradient: Tensor, slots: Tensor | None = None) -> None:
         """Adds one step. A row with a NaN or infinite gradient adds nothing but a count.
@@ -57,18 +47,16 @@ class RowMoments:
         Args:
             embedding: rows before the step, ``[k, d]``.
             gradient: their gradients as the optimizer got them, ``[k, d]``.
-            slots: the slot of each row, ``[k]``; a slot may occur twice if its rows are the same. It is kept for a
-                while and must not be overwritten. ``None`` means all rows in order, ``k = rows``.
+            slots: the slot of each row, ``[k]``; a slot may occur twice if its rows are the same. ``None`` means all
+                rows in order, ``k = rows``.
         """
         self.steps += 1
         if not len(gradient):
             return
-        embedding, gradient = at_least_float32(embedding), at_least_float32(gradient)
-        product = torch.mul(embedding, gradient, out=self._room(embedding))
-        self._waiting.append(_Reading(slots, safe_norm(embedding), safe_norm(gradient), product.sum(-1)))
-        self._rows_waiting += len(gradient)
-        if self._rows_waiting >= _MOST_WAITING:
+        slots = torch.arange(self.rows, device=gradient.device) if slots is None else slots
+        if not self._waiting.has_room_for(len(slots)):
             self._settle()
+        self._waiting.push(embedding, gradient, slots)
 
     def merge(self, other: RowMoments) -> None:
         """Adds the steps that another object saw, on another rank or in another stretch of the run.
@@ -88,7 +76,7 @@ class RowMoments:
     def reset(self) -> None:
         """Forgets every step."""
         self.steps = 0
-        self._waiting, self._rows_waiting = [], 0
+        self._waiting.pop()
         self._sums.zero_()
 
     @property
@@ -117,32 +105,77 @@ class RowMoments:
         self.steps = state["steps"]
         self._sums.copy_(state["sums"])
 
-    def _room(self, like: Tensor) -> Tensor:
-        """Memory of this shape that is kept: on a CPU, fresh memory may take longer to get than to fill."""
-        if len(self._product) < len(like) or self._product.dtype != like.dtype:
-            self._product = torch.empty_like(like, memory_format=torch.contiguous_format)
-        return self._product[: len(like)]
-
     def _settled(self) -> Tensor:
         self._settle()
         return self._sums[: self.rows]
 
     def _settle(self) -> None:
         """Adds up the readings that wait."""
-        if not self._waiting:
-            return
-        norms, lengths, alongs = (torch.cat(values) for values in list(zip(*self._waiting, strict=True))[1:])
+        sizes, slots, norms, lengths, alongs = self._waiting.pop()
         second = _scale_free_square(norms, lengths, alongs)
         finite = second < torch.inf
         added = torch.stack(((lengths > 0) & finite, second.where(finite, 0), ~finite), dim=1)
-        for reading, step in zip(self._waiting, added.split([len(r.length) for r in self._waiting]), strict=True):
-            if reading.slots is None:
-                self._sums[: self.rows] += step
-            else:
-                # Copying, not adding: a row named twice in a step then counts once, with no need to find duplicates.
-                kept = self._sums.index_select(0, reading.slots)
-                self._sums.index_copy_(0, reading.slots, kept.add_(step))
-        self._waiting, self._rows_waiting = [], 0
+        for rows, step in zip(slots.split(sizes), added.split(sizes), strict=True):
+            # Copying, not adding: a row named twice in a step then counts once, with no need to find duplicates.
+            self._sums.index_copy_(0, rows, self._sums.index_select(0, rows).add_(step))
+
+
+class _Readings:
+    """What steps say about the rows they touched, one after the other, in memory that is kept.
+
+    On a CPU the allocator may hand memory back to the system after each step, and to get it again takes longer than the
+    arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+        self._filled = 0
+        self._slots = torch.empty(0, dtype=torch.long)
+        self._values = torch.empty(3, 0)
+        self._products = torch.empty(0, 0)
+        self._known_views: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+
+    def has_room_for(self, rows: int) -> bool:
+        """Whether so many rows go in; as many as never before always do once it is empty."""
+        return not self._sizes or self._filled + rows <= len(self._slots)
+
+    def push(self, embedding: Tensor, gradient: Tensor, slots: Tensor) -> None:
+        """Reads ``|x|``, ``|g|`` and ``<x, g>`` of the rows of one step, ``[k]``."""
+        embedding, gradient = at_least_float32(embedding), at_least_float32(gradient)
+        self._reserve(len(slots), embedding)
+        place, norm, length, along, product = self._views(len(slots))
+        place.copy_(slots)
+        torch.linalg.vector_norm(embedding, dim=-1, out=norm)
+        torch.linalg.vector_norm(gradient, dim=-1, out=length)
+        torch.sum(torch.mul(embedding, gradient, out=product), -1, out=along)
+        self._filled += len(slots)
+        self._sizes.append(len(slots))
+
+    def pop(self) -> tuple[list[int], Tensor, Tensor, Tensor, Tensor]:
+        """All that was pushed and forgets it: rows of each step, slots, ``|x|``, ``|g|``, ``<x, g>``."""
+        sizes, filled = self._sizes, self._filled
+        self._sizes, self._filled = [], 0
+        norms, lengths, alongs = self._values[:, :filled].unbind()
+        return sizes, self._slots[:filled], norms, lengths, alongs
+
+    def _reserve(self, rows: int, like: Tensor) -> None:
+        if not self._sizes and (len(self._slots) < rows or self._values.dtype != like.dtype):
+            self._slots = torch.empty(max(rows, _MOST_WAITING), dtype=torch.long, device=like.device)
+            self._values = like.new_empty(3, len(self._slots))
+            self._known_views.clear()
+        if len(self._products) < rows or self._products.dtype != like.dtype:
+            self._products = like.new_empty(rows, like.shape[1])
+            self._known_views.clear()
+
+    def _views(self, rows: int) -> tuple[Tensor, ...]:
+        """Where the next values go. Kept, because a run tends to touch as many rows in each step."""
+        key = (self._filled, rows)
+        if key not in self._known_views:
+            if len(self._known_views) > _MOST_VIEWS:
+                self._known_views.clear()
+            place, values = self._slots.narrow(0, *key), self._values.narrow(1, *key)
+            self._known_views[key] = (place, *values.unbind(), self._products.narrow(0, 0, rows))
+        return self._known_views[key]
 
 
 def scale_free_square(embedding: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.core.fit import fit_log_log
+from lightning_normdyn.core.fit import LogLogFit, fit_log_log
 from lightning_normdyn.core.geometry import safe_norm
 from lightning_normdyn.core.optimizers import EquilibriumRule
 from lightning_normdyn.core.rates import RateTrace
 from lightning_normdyn.core.window import FitWindow, WindowFit
 from lightning_normdyn.instruments.base import Need, Readings, check_every
-from lightning_normdyn.instruments.forecast import Forecast, check_forecast_at, named
+from lightning_normdyn.instruments.forecast import Forecast, check_forecast_at
 from lightning_normdyn.instruments.windows import check_window, next_window_end
+
+_LEAST_SPREAD = 0.02
 
 
 class TrainingPlan(NamedTuple):
@@ -113,8 +115,10 @@ class EquilibriumFit:
         length = step - self._window_start
         if length >= max(1, (self._window_end - self._window_start) // 4):
             self._close(step, self._norms_now())
-        if self._forecast is not None and self._forecast.has_come_due(step):
-            self._readings |= self._forecast.judge(self._norms_now())
+        if self._forecast is not None and self._forecast.has_come_due(step + self.plan.skipped_steps()):
+            fit, persistence_error, skill = self._forecast.judge(self._norms_now())
+            self._readings |= _named("forecast", fit, self._forecast.norms)
+            self._readings |= {"persistence_median_error": persistence_error, "forecast_skill": skill}
 
     def readings(self) -> Readings:
         """The fits of the last closed window, and the skill of the last forecast that came due."""
@@ -144,7 +148,7 @@ class EquilibriumFit:
         assert window is not None
         fit = window.close(norms, rule, self.target.dim)
         self._report_nonfinite(float(window.moments.nonfinite))
-        self._readings |= _fit_readings(fit, rule)
+        self._readings |= _fit_readings(fit, window, rule)
         norms_at_end = self._norms_at_end(step, fit, rule)
         if rule.family is not None:
             self._judge_previous(step, window, fit, rule)
@@ -167,7 +171,9 @@ class EquilibriumFit:
             return
         v2, p = self._previous
         norms = rule.evolve(window.start, v2, self.target.dim, p, lrs=window.rates)
-        self._readings |= Forecast(step, norms.where(p > 0, torch.nan), window.start).judge(fit.norm)
+        judged = Forecast(step, norms.where(p > 0, torch.nan), window.start).judge(fit.norm)
+        self._readings["window_forecast_median_error"] = judged.fit.median_relative_error
+        self._readings["window_forecast_skill"] = judged.skill
 
     def _keep_forecast(self, step: int, fit: WindowFit, norms_at_end: Tensor) -> None:
         """Keeps the forecast for the end of the run, the first time that enough of it has passed."""
@@ -175,7 +181,7 @@ class EquilibriumFit:
         # A hundredth short counts: the window ends where the share of the run falls only up to rounding.
         if self._forecast is None and total is not None and 0.99 * self.forecast_at * total <= step < total:
             norms = norms_at_end.where(fit.update_probability > 0, torch.nan)
-            self._forecast = Forecast(total - self.plan.skipped_steps(), norms, fit.norm.clone())
+            self._forecast = Forecast(total, norms, fit.norm.clone())
 
     def _norms_at_end(self, step: int, fit: WindowFit, rule: EquilibriumRule) -> Tensor:
         total = self.plan.total_steps()
@@ -221,13 +227,27 @@ class EquilibriumFit:
         self._nonfinite_before = state["nonfinite_before"]
 
 
-def _fit_readings(fit: WindowFit, rule: EquilibriumRule) -> Readings:
+def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> Readings:
+    """The fits of a window over the rows that got a gradient in it."""
     updated = fit.update_probability > 0
-    norm, mean_norm = fit.norm[updated], fit.mean_norm[updated]
+    mean_norm = fit.mean_norm[updated]
+    equilibrium, transient = fit.equilibrium_norm[updated], fit.transient_norm[updated]
+    _, persistence_error, skill = judged = Forecast(0, transient, window.start[updated]).judge(fit.norm[updated])
     return {
-        **named("equilibrium", fit_log_log(fit.equilibrium_norm[updated], mean_norm)),
-        **named("transient", fit_log_log(fit.transient_norm[updated], norm)),
+        **_named("equilibrium", fit_log_log(equilibrium, mean_norm), equilibrium),
+        **_named("transient", judged.fit, transient),
+        "transient_persistence_error": persistence_error,
+        "transient_skill": skill,
         "balance_median_error": fit_log_log(fit.balance_norm[updated], mean_norm).median_relative_error,
         "stationarity": fit.stationarity,
-        "relaxation_steps": rule.relaxation_steps(),
+        "relaxation_steps": rule.at(rule.lr_gain * window.rates.mean).relaxation_steps(),
     }
+
+
+def _named(prefix: str, fit: LogLogFit, predicted: Tensor) -> Readings:
+    """The fields of a fit that are logged; a line through predictions that hardly differ would be noise."""
+    readings: Readings = {f"{prefix}_median_error": fit.median_relative_error}
+    logs = predicted[(predicted > 0) & predicted.isfinite()].log()
+    if len(logs) > 1 and float(logs.std()) > _LEAST_SPREAD:
+        readings |= {f"{prefix}_slope": fit.slope, f"{prefix}_pearson_r": fit.pearson_r, f"{prefix}_r2": fit.r2}
+    return readings

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lightning_normdyn.core.fit import LogLogFit, fit_log_log
 from lightning_normdyn.core.geometry import most_precise
-from lightning_normdyn.instruments.base import Readings
 
 _ARRIVED = 0.02
 
@@ -22,11 +21,25 @@ def check_forecast_at(share: float) -> float:
     return share
 
 
+class Judgement(NamedTuple):
+    """How a forecast came out.
+
+    Attributes:
+        fit: observed on forecast norms.
+        persistence_error: median relative error of 'stays as it is'.
+        skill: ``1 - error / persistence_error``; NaN where nothing moved.
+    """
+
+    fit: LogLogFit
+    persistence_error: float
+    skill: float
+
+
 class Forecast(NamedTuple):
     """Norms that were predicted for a step to come.
 
     Attributes:
-        due: the step they were predicted for.
+        due: the step they were predicted for, skipped ones counted.
         norms: the prediction, ``[rows]``; NaN for rows of which nothing was known.
         stays: the norms when it was made, which is what 'stays as it is' predicts, ``[rows]``.
     """
@@ -39,16 +52,13 @@ class Forecast(NamedTuple):
         """Whether a run that ended at this step ended where it was forecast to, give or take 2%."""
         return abs(step - self.due) <= _ARRIVED * self.due
 
-    def judge(self, observed: Tensor) -> Readings:
-        """Fit, errors and skill against the norms that came, ``[rows]``.
-
-        ``skill = 1 - error / persistence error``, of median relative errors over the rows that were forecast.
-        """
+    def judge(self, observed: Tensor) -> Judgement:
+        """Fit, errors and skill against the norms that came, ``[rows]``, over the rows that were forecast."""
         fit = fit_log_log(self.norms, most_precise(observed))
         stays = self.stays.where(self.norms.isfinite(), torch.nan)
         persistence = fit_log_log(stays, most_precise(observed)).median_relative_error
         skill = 1 - fit.median_relative_error / persistence if persistence > 0 else math.nan
-        return {**named("forecast", fit), "persistence_median_error": persistence, "forecast_skill": skill}
+        return Judgement(fit, persistence, skill)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, for a checkpoint."""
@@ -58,13 +68,3 @@ class Forecast(NamedTuple):
     def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> Forecast:
         """Takes back what :meth:`state_dict` gave."""
         return cls(state["due"], state["norms"].to(device), state["stays"].to(device))
-
-
-def named(prefix: str, fit: LogLogFit) -> Readings:
-    """The fields of a fit that are logged, under a prefix."""
-    return {
-        f"{prefix}_slope": fit.slope,
-        f"{prefix}_pearson_r": fit.pearson_r,
-        f"{prefix}_r2": fit.r2,
-        f"{prefix}_median_error": fit.median_relative_error,
-    }

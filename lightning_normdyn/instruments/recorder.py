@@ -69,8 +69,10 @@ class Recorder:
 
     def drain(self) -> dict[str, dict[str, float]]:
         """Target to the finite scalars read since the last call, which are recorded too. Waits for the device once."""
-        drained = {watch.target.name: watch.drain() for watch in self.watches}
-        values = _to_numbers({name: readings for name, readings in drained.items() if readings})
+        drained = {watch.target.name: readings for watch in self.watches if (readings := watch.drain())}
+        if not drained:
+            return {}
+        values = _to_numbers(drained)
         for watch in self.watches:
             if watch.history is not None and watch.target.name in values:
                 watch.history.append_quantities(watch.steps, values[watch.target.name])

@@ -15,6 +15,7 @@ from lightning_normdyn.core.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due
 
 _BLOCK = 2**15
+_ZERO = 1e-12
 
 
 class GradientSplit:
@@ -48,8 +49,7 @@ class GradientSplit:
         rate = seen.lr * rule.lr_gain
         self._readings = {
             **_split_gradient(seen, rate),
-            **_split_update(seen.before, seen.after),
-            **_split_budget(seen, rate * rule.radial_decay if rule.decay_is_separable else None),
+            **_split_update(seen, rate * rule.radial_decay if rule.decay_is_separable else None),
         }
 
     def finish(self, step: int) -> None:
@@ -94,29 +94,31 @@ def _split_gradient(seen: TableStep, rate: float) -> Readings:
     }
 
 
-def _split_update(before: Tensor, after: Tensor) -> Readings:
+def _split_update(seen: TableStep, decay_rate: float | None) -> Readings:
+    """What the step did to the tracked rows."""
+
+    def read_rows(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+        decay_update = None if decay_rate is None else -decay_rate * before.float()
+        return safe_norm(most_precise(before)).square(), *norm_budget(before, after, decay_update)
+
+    squared, *terms = _by_blocks(read_rows, seen.before, seen.after)
+    budget = NormBudget(*terms)
+    return {**_turn(squared, budget), **_relative(squared, budget)}
+
+
+def _turn(squared: Tensor, budget: NormBudget) -> Readings:
     """Radial share of the applied update, and the RMS angle in radians by which it turned the rows."""
-    norm, radial, across, length = _by_blocks(_turn_rows, before, after)
-    angle = torch.atan2(across, norm + radial).where(norm > 0, torch.nan)
-    along, whole = radial.square().nansum(), length.square().nansum()
+    norm = squared.sqrt()
+    radial = ((budget.decay + budget.drift) / (2 * norm)).where(norm > 0, 0)
+    across = (budget.growth - radial.square()).clamp(min=0).sqrt()
+    has_directions = (norm > 0) & (squared + budget.total > _ZERO * squared)
+    angle = torch.atan2(across, norm + radial).where(has_directions, torch.nan)
+    along, whole = radial.square().nansum(), budget.growth.nansum()
     return {"update_radial_fraction": (along / whole).sqrt(), "angular_update": _finite_mean(angle.square()).sqrt()}
 
 
-def _turn_rows(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each row: its norm, and how far it went along itself, across and in all."""
-    update = after.float() - before.float()
-    radial, tangential = split_radial_tangential(update, before)
-    return safe_norm(before), radial, safe_norm(tangential), safe_norm(update)
-
-
-def _split_budget(seen: TableStep, decay_rate: float | None) -> Readings:
+def _relative(squared: Tensor, budget: NormBudget) -> Readings:
     """Mean over rows of each term of the budget, relative to R², and the largest residual."""
-    squared = most_precise(safe_norm(seen.before)).square()
-
-    def budget_rows(before: Tensor, after: Tensor) -> NormBudget:
-        return norm_budget(before, after, None if decay_rate is None else -decay_rate * before.float())
-
-    budget = NormBudget(*_by_blocks(budget_rows, seen.before, seen.after))
     return {
         "budget_decay": _finite_mean(budget.decay / squared),
         "budget_drift": _finite_mean(budget.drift / squared),

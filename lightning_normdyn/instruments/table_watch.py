@@ -38,6 +38,7 @@ class TableWatch(Watch):
         self._group = group
         self._instruments = instruments
         self._need = Need.NOTHING
+        self._due: list[Instrument] = []
         self._seen: TableStep | None = None
 
     def finish(self) -> None:
@@ -89,15 +90,17 @@ class TableWatch(Watch):
             instrument.passed(lr)
         if self._seen is not None:
             self._seen.complete(lr)
-            for instrument in self._instruments.values():
-                if instrument.need(self.steps):
-                    instrument.observe(self.steps, self._seen)
+            for instrument in self._due:
+                instrument.observe(self.steps, self._seen)
 
     def _prepare(self) -> None:
         self._seen = None
-        self._need = Need.NOTHING
+        self._need, self._due = Need.NOTHING, []
         for instrument in self._instruments.values():
-            self._need |= instrument.need(self.steps + 1)
+            need = instrument.need(self.steps + 1)
+            if need:
+                self._need |= need
+                self._due.append(instrument)
         self.target.arm(Need.TOUCHED in self._need)
 
     def _drain(self) -> Readings:

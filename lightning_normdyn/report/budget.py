@@ -21,8 +21,9 @@ _TERMS = (
     ("budget_decay", "decay", BLUE),
 )
 _CAPTION = (
-    "What one step adds to the squared norm, as a share of it: decay pulls in, growth (the length of the step itself) "
-    "pushes out, drift is what the loss does along the vector, and in a run that has settled their total lies on zero."
+    "What one step adds to the squared norm, as a share of it: decay pulls in, growth (the step's own squared length) "
+    "pushes out, and drift is the step's part along the vector: the loss's own pull and, under momentum or Adam, "
+    "earlier steps carried on. In a settled run decay, drift and growth sum to zero."
 )
 _POINTS = 360
 

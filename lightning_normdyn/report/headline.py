@@ -11,7 +11,8 @@ from lightning_normdyn.report.numbers import fixed, percent, plain
 from lightning_normdyn.report.series import Series
 
 PAPER = "https://arxiv.org/abs/2606.30625"
-_PUBLISHED = {"slope": "0.88", "pearson_r": "0.97", "median_error": "–"}
+_PUBLISHED = {"slope": "0.88", "pearson_r": "0.97"}
+_SETTLED = 0.5
 _FROM_SUMMARY = {
     "slope": "transient_slope",
     "pearson_r": "transient_pearson_r",
@@ -29,7 +30,12 @@ class Line(NamedTuple):
 
 
 _LINES = (
-    Line("log_frequency_correlation", "r of norm and frequency", lambda value: fixed(value, 3), "both as logarithms"),
+    Line(
+        "log_frequency_correlation",
+        "r of norm and word frequency",
+        lambda value: fixed(value, 3),
+        "both as logarithms; words counted over the whole corpus",
+    ),
     Line("budget_residual", "Budget residual", plain, "what the budget leaves unexplained; rounding in a healthy run"),
     Line("stationarity", "Stationarity", plain, "1: the norms have settled; 0: they all still move one way"),
     Line("relaxation_steps", "Relaxation time", lambda value: f"{plain(value)} steps", "to settle at the current rate"),
@@ -53,70 +59,116 @@ def headline(numbers: Mapping[str, float]) -> str:
     Args:
         numbers: values by the name of the logged quantity.
     """
-    groups = [group for group in (_laws(numbers) + _forecast(numbers), _further(numbers)) if group]
+    groups = [group for group in (_predictions(numbers), _further(numbers)) if group]
     tables = "".join(f"<div>{group}</div>" for group in groups)
     return _lead(numbers) + (f'<div class="tables">{tables}</div>' if tables else "")
 
 
 def _lead(numbers: Mapping[str, float]) -> str:
-    sentences = []
-    if {"transient_slope", "transient_pearson_r"} <= numbers.keys():
-        sentences.append(
-            f"Observed against predicted norms: log-log slope <b>{fixed(numbers['transient_slope'], 2)}</b>, "
-            f"r <b>{fixed(numbers['transient_pearson_r'], 3)}</b> (published: 0.88 and 0.97)."
-        )
-    if {"forecast_median_error", "persistence_median_error"} <= numbers.keys():
-        sentences.append(
-            f"The forecast missed the final norms by <b>{percent(numbers['forecast_median_error'])}</b>, against "
-            f"{percent(numbers['persistence_median_error'])} for ‘stays as it is’."
-        )
+    said = (_verdict(numbers), _equilibrium(numbers), _transient(numbers), _forecast(numbers))
+    sentences = [sentence for sentence in said if sentence]
     return f'<p class="lead">{" ".join(sentences)}</p>' if sentences else ""
 
 
-def _laws(numbers: Mapping[str, float]) -> str:
-    rows = []
-    for key, name, write in (
-        ("slope", "Log-log slope", _three),
-        ("pearson_r", "Pearson\u00a0r", _three),
-        ("median_error", "Median error", percent),
-    ):
-        transient, equilibrium = (numbers.get(f"{law}_{key}", float("nan")) for law in ("transient", "equilibrium"))
-        if f"transient_{key}" in numbers or f"equilibrium_{key}" in numbers:
-            rows.append(
-                f'<tr><th scope="row">{name}</th><td class="main">{write(transient)}</td><td>{write(equilibrium)}</td>'
-                f"<td>{_PUBLISHED[key]}</td></tr>"
-            )
-    if not rows:
+def _verdict(numbers: Mapping[str, float]) -> str:
+    """What the rest is worth where the norms are on their way still; silent where no law says where to."""
+    error = numbers.get("equilibrium_median_error")
+    if error is None or not (numbers["stationarity"] < _SETTLED if "stationarity" in numbers else error > _SETTLED):
         return ""
-    head = '<tr><th></th><th scope="col">transient-corrected</th><th scope="col">equilibrium law</th>'
-    head += f'<th scope="col">published <a href="{PAPER}">[1]</a></th></tr>'
-    title = "<caption>Predicted against observed norm</caption>"
-    return f"<table>{title}<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+    far = "The norms are still far from where they would settle"
+    if "transient_slope" not in numbers:
+        return f"{far}."
+    return f"{far}: slope and r of the transient then mostly repeat where they started."
+
+
+def _equilibrium(numbers: Mapping[str, float]) -> str:
+    line, error = "", ""
+    if {"equilibrium_slope", "equilibrium_pearson_r"} <= numbers.keys():
+        slope, r = fixed(numbers["equilibrium_slope"], 2), fixed(numbers["equilibrium_pearson_r"], 3)
+        line = f"with slope <b>{slope}</b>, r <b>{r}</b> (published: 0.88 and 0.97)"
+    if "equilibrium_median_error" in numbers:
+        error = f"<b>{percent(numbers['equilibrium_median_error'])}</b> off in the median"
+    said = ", ".join(part for part in (line, error) if part)
+    return f"The equilibrium law predicts the norms {said}." if said else ""
+
+
+def _transient(numbers: Mapping[str, float]) -> str:
+    if "transient_median_error" not in numbers:
+        return ""
+    norms = "they" if _equilibrium(numbers) else "the norms"
+    error = f"<b>{percent(numbers['transient_median_error'])}</b>"
+    against = ""
+    if "transient_persistence_error" in numbers:
+        against = f", against {percent(numbers['transient_persistence_error'])} for ‘stays as it is’"
+    return f"Followed from the norms at the last window’s start, {norms} are predicted to within {error}{against}."
 
 
 def _forecast(numbers: Mapping[str, float]) -> str:
-    keys = ("forecast_median_error", "persistence_median_error", "forecast_skill")
+    if not _has_forecast(numbers):
+        return ""
+    return (
+        f"The forecast for the end missed the final norms by <b>{percent(numbers['forecast_median_error'])}</b>, "
+        f"against {percent(numbers['persistence_median_error'])} for ‘stays as it is’."
+    )
+
+
+def _has_forecast(numbers: Mapping[str, float]) -> bool:
+    """Whether the forecast for the end of the run has come due."""
+    return {"forecast_median_error", "persistence_median_error"} <= numbers.keys()
+
+
+def _predictions(numbers: Mapping[str, float]) -> str:
+    rows = [
+        _row(numbers, "equilibrium", "Equilibrium law", _PUBLISHED),
+        _row(numbers, "transient", "Transient-corrected", _PUBLISHED),
+        _row(numbers, "forecast", "Forecast for the end", {}) if _has_forecast(numbers) else "",
+    ]
+    if not any(rows):
+        return ""
+    published = _beneath("published")
+    columns = (f"slope{published}", f"r{published}", "median error", "‘stays as it is’", "skill")
+    head = "<tr><td></td>" + "".join(f'<th scope="col">{column}</th>' for column in columns) + "</tr>"
+    title = f'<caption>Predicted against observed norm, beside the published <a href="{PAPER}">[1]</a></caption>'
+    note = '<p class="how">Skill: 1 − median error / error of ‘stays as it is’; 1 is perfect, 0 no better.</p>'
+    return f'<table class="laws">{title}<thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>{note}'
+
+
+def _row(numbers: Mapping[str, float], kind: str, name: str, published: Mapping[str, str]) -> str:
+    """One way to predict: its fit (published values beneath), its error, and that of ‘stays as it is’."""
+    stays = "persistence_median_error" if kind == "forecast" else f"{kind}_persistence_error"
+    keys = (f"{kind}_slope", f"{kind}_pearson_r", f"{kind}_median_error", stays, f"{kind}_skill")
     if not numbers.keys() & set(keys):
         return ""
-    forecast, persistence, skill = (numbers.get(key, float("nan")) for key in keys)
-    head = (
-        '<tr><th></th><th scope="col">forecast</th><th scope="col">‘stays as it is’</th><th scope="col">skill</th></tr>'
+    slope, r, error, persistence, skill = (numbers.get(key, float("nan")) for key in keys)
+    cells = "".join(
+        f"<td>{_three(value)}{_beneath(published.get(key, ''))}</td>"
+        for key, value in (("slope", slope), ("pearson_r", r))
     )
-    row = f'<td class="main">{percent(forecast)}</td><td>{percent(persistence)}</td><td>{fixed(skill, 2)}</td>'
-    body = f'<tr><th scope="row">Median error</th>{row}</tr>'
-    title = "<caption>Forecast of the norms at the end</caption>"
-    note = '<p class="how">Skill is 1 − forecast / ‘stays as it is’: 1 is perfect, 0 no better than no forecast.</p>'
-    return f"<table>{title}<thead>{head}</thead><tbody>{body}</tbody></table>{note}"
+    cells += f'<td class="main">{percent(error)}</td><td>{percent(persistence)}</td><td>{_three(skill)}</td>'
+    return f'<tr><th scope="row">{name}</th>{cells}</tr>'
+
+
+def _beneath(text: str) -> str:
+    return f'<span class="how">{text}</span>' if text else ""
 
 
 def _further(numbers: Mapping[str, float]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(line.name)}<span class="how">{escape(line.how)}</span></th>'
         f"<td>{escape(line.write(numbers[line.key]))}</td></tr>"
-        for line in _LINES
+        for line in (*_LINES, *_window_forecast(numbers))
         if line.key in numbers
     )
     return f"<table><caption>Further numbers</caption><tbody>{rows}</tbody></table>" if rows else ""
+
+
+def _window_forecast(numbers: Mapping[str, float]) -> list[Line]:
+    """How forecasts do while the one for the end has not come due; silent once it has."""
+    if "forecast_median_error" in numbers:
+        return []
+    skill = f"; skill {_three(numbers['window_forecast_skill'])}" if "window_forecast_skill" in numbers else ""
+    how = f"in the median, the latest of them{skill}"
+    return [Line("window_forecast_median_error", "Forecasts one window ahead missed by", percent, how)]
 
 
 def _three(value: float) -> str:

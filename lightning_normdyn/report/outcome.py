@@ -13,14 +13,20 @@ from lightning_normdyn.report.trajectory import Fit, Floats
 
 
 def outcome_panel(record: TargetRecord, fit: Fit) -> str:
-    """Norms at the end against the forecast that ``fit`` made, and against the norms of its own step."""
+    """Norms at the end against the forecast that ``fit`` made, and against the norms of its own step.
+
+    Both go over the rows that the logged errors go over: those with a gradient in the window of ``fit``.
+    """
     final = record.trajectory.final_norm
-    ways = (("‘stays as it is’", fit.norm, GREY), ("forecast", fit.forecast_norm, BLUE))
-    axes = square_axes(*positive_frame(final, fit.norm, fit.forecast_norm, pad=0.04))
-    errors = {name: median_error(predicted, final) for name, predicted, _ in ways}
-    for index, (name, predicted, colour) in enumerate(ways):
+    forecast = np.where(fit.updated, fit.forecast_norm, np.nan)
+    stays = np.where(np.isfinite(forecast), fit.norm, np.nan)
+    # Grey lies underneath, and larger: a norm that did stay as it was keeps a grey rim.
+    ways = (("‘stays as it is’", stays, GREY, 17), ("forecast", forecast, BLUE, 5))
+    axes = square_axes(*positive_frame(final, stays, forecast, pad=0.04))
+    errors = {name: median_error(predicted, final) for name, predicted, *_ in ways}
+    for index, (name, predicted, colour, size) in enumerate(ways):
         text_colour = FAINT if colour == GREY else colour
-        axes.scatter(predicted, final, color=colour, s=5, linewidths=0, alpha=0.5, rasterized=True)
+        axes.scatter(predicted, final, color=colour, s=size, linewidths=0, alpha=0.5, rasterized=True)
         line = f"{name}: median error {percent(errors[name])}"
         axes.text(
             0.04, 0.895 + 0.065 * index, line, transform=axes.transAxes, va="top", color=text_colour, fontsize=10.5

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from lightning_normdyn.core import LogLogFit, fit_log_log
 from lightning_normdyn.report.canvas import FAINT, INK, to_svg
@@ -19,27 +20,49 @@ from lightning_normdyn.report.scale import square_axes
 from lightning_normdyn.report.trajectory import Floats
 
 _CAPTION = (
-    "Each point is one row of the table and the dashed line is a perfect prediction: in a healthy run the "
-    "transient-corrected cloud hugs the line (slope and r near 1), while rows that have not yet settled may stand off "
-    "the equilibrium law."
+    "Each point is one row that got a gradient in the window and the dashed line is a perfect prediction: in a healthy "
+    "run the transient-corrected cloud hugs the line (slope and r near 1), while rows that have not yet settled may "
+    "stand off the equilibrium law."
 )
+_LAWS = (("equilibrium_norm", "Equilibrium law", "mean_norm"), ("transient_norm", "Transient-corrected", "norm"))
+_LEAST_SPREAD = 0.02
+_LEAST_SHARE = 1 / 3
+_NO_SLOPE = "predictions nearly equal: no slope"
+
+
+class Cloud(NamedTuple):
+    """What one panel draws: the rows that the logged fit goes over.
+
+    Attributes:
+        law: what predicts.
+        step: the step of the fit.
+        predicted: norms by the law, ``[points]``.
+        observed: norms of the same rows, ``[points]``.
+        frequency: share of steps in which they got a gradient, ``[points]``.
+        rows: rows with an observed norm, drawn or not.
+    """
+
+    law: str
+    step: int
+    predicted: Floats
+    observed: Floats
+    frequency: Floats
+    rows: int
 
 
 def prediction_card(record: TargetRecord) -> Card | None:
     """Norms of the last fit: the equilibrium law, and the law followed from where the window began."""
-    panels: list[tuple[str, str]] = []
-    limits = _shared_limits(record)
-    for law, title, observed in (
-        ("equilibrium_norm", "Equilibrium law", "mean_norm"),
-        ("transient_norm", "Transient-corrected", "norm"),
-    ):
-        fit = record.trajectory.latest_fit(law)
-        if fit is not None:
-            name = f"{record.anchor}-{law.partition('_')[0]}"
-            points = (getattr(fit, law), getattr(fit, observed), record.trajectory.frequency)
-            svg = _panel(*points, limits=limits, name=name, title=title)
-            panels.append((f"{title}, fit at step {fit.step:,}", svg))
-    return Card("Predicted against observed norm", _CAPTION, tuple(panels)) if panels else None
+    clouds = [cloud for law in _LAWS if (cloud := _cloud(record, *law)) is not None]
+    if not clouds:
+        return None
+    panels = [
+        (
+            f"{cloud.law}, fit at step {cloud.step:,}",
+            _panel(cloud, limits=limits, name=f"{record.anchor}-{cloud.law.split()[0].split('-')[0].lower()}"),
+        )
+        for cloud, limits in zip(clouds, frames(clouds), strict=True)
+    ]
+    return Card("Predicted against observed norm", _CAPTION, tuple(panels))
 
 
 def fit_points(predicted: Floats, observed: Floats) -> LogLogFit:
@@ -47,27 +70,61 @@ def fit_points(predicted: Floats, observed: Floats) -> LogLogFit:
     return fit_log_log(torch.from_numpy(predicted), torch.from_numpy(observed))
 
 
-def _shared_limits(record: TargetRecord) -> tuple[float, float]:
-    """One frame for both laws, so that their clouds can be compared by eye."""
-    laws = (("equilibrium_norm", "mean_norm"), ("transient_norm", "norm"))
-    fits = [(record.trajectory.latest_fit(law), law, observed) for law, observed in laws]
-    return positive_frame(*(getattr(fit, name) for fit, *names in fits if fit is not None for name in names), pad=0.04)
+def has_slope(predicted: Floats) -> bool:
+    """Whether predictions differ enough for a line through them to mean anything, as for the logged fit.
+
+    Args:
+        predicted: norms, ``[n]``; those without a logarithm are left out.
+
+    Example:
+        >>> has_slope(np.array([1.0, 2.0])), has_slope(np.array([1.0, 1.01, np.nan, 0.0]))
+        (True, False)
+    """
+    logs = np.log(predicted[np.isfinite(predicted) & (predicted > 0)])
+    return len(logs) > 1 and float(logs.std(ddof=1)) > _LEAST_SPREAD
 
 
-def _panel(
-    predicted: Floats, observed: Floats, frequency: Floats, *, limits: tuple[float, float], name: str, title: str
-) -> str:
+def frames(clouds: list[Cloud]) -> list[tuple[float, float]]:
+    """Limits of each panel: one frame for both, so that their clouds can be compared by eye.
+
+    Where that would squeeze a cloud into less than a third of it, each cloud gets a frame of its own.
+    """
+    own = [positive_frame(cloud.predicted, cloud.observed, pad=0.04) for cloud in clouds]
+    shared = positive_frame(*(side for cloud in clouds for side in (cloud.predicted, cloud.observed)), pad=0.04)
+    squeezed = any(_decades(frame) < _LEAST_SHARE * _decades(shared) for frame in own)
+    return own if squeezed else [shared] * len(clouds)
+
+
+def _cloud(record: TargetRecord, law: str, title: str, observed: str) -> Cloud | None:
+    fit = record.trajectory.latest_fit(law)
+    if fit is None:
+        return None
+    seen: Floats = getattr(fit, observed)
+    drawn: NDArray[np.bool_] = fit.updated
+    predicted: Floats = getattr(fit, law)
+    frequency = record.trajectory.frequency
+    return Cloud(title, fit.step, predicted[drawn], seen[drawn], frequency[drawn], int(np.isfinite(seen).sum()))
+
+
+def _decades(limits: tuple[float, float]) -> float:
+    return float(np.log10(limits[1] / limits[0]))
+
+
+def _panel(cloud: Cloud, *, limits: tuple[float, float], name: str) -> str:
     axes = square_axes(*limits)
-    draw_cloud(axes, predicted, observed, frequency)
-    fit = fit_points(predicted, observed)
-    corner = (0.96, 0.46) if _upper_left_is_taken(predicted, observed, limits) else (0.04, 0.96)
-    _write_fit(axes, fit, corner, rows=int(np.isfinite(observed).sum()))
+    draw_cloud(axes, cloud.predicted, cloud.observed, cloud.frequency)
+    fit = fit_points(cloud.predicted, cloud.observed)
+    found = _found(fit, with_slope=has_slope(cloud.predicted))
+    corner = (0.96, 0.46) if _upper_left_is_taken(cloud.predicted, cloud.observed, limits) else (0.04, 0.96)
+    _write_fit(axes, found, corner, f"{fit.n:,} rows" if fit.n == cloud.rows else f"{fit.n:,} of {cloud.rows:,} rows")
     axes.set(xlabel="predicted norm", ylabel="observed norm")
-    description = (
-        f"{title}: observed against predicted norm of {fit.n:,} rows, log-log; slope {fixed(fit.slope, 3)}, "
-        f"r {fixed(fit.pearson_r, 3)}, median error {percent(fit.median_relative_error)}."
-    )
+    description = f"{cloud.law}: observed against predicted norm of {fit.n:,} rows, log-log; {', '.join(found)}."
     return to_svg(axes, name=name, description=description)
+
+
+def _found(fit: LogLogFit, *, with_slope: bool) -> list[str]:
+    line = [f"slope {fixed(fit.slope, 3)}", f"r {fixed(fit.pearson_r, 3)}"] if with_slope else [_NO_SLOPE]
+    return [*line, f"median error {percent(fit.median_relative_error)}"]
 
 
 def _upper_left_is_taken(predicted: Floats, observed: Floats, limits: tuple[float, float]) -> bool:
@@ -79,13 +136,8 @@ def _upper_left_is_taken(predicted: Floats, observed: Floats, limits: tuple[floa
     return bool(np.mean((across < 0.5) & (up > 0.68)) > 0.01) if len(up) else False
 
 
-def _write_fit(axes: Axes, fit: LogLogFit, corner: tuple[float, float], *, rows: int) -> None:
-    lines = (
-        (f"slope {fixed(fit.slope, 3)}", INK, 10.5),
-        (f"r {fixed(fit.pearson_r, 3)}", INK, 10.5),
-        (f"median error {percent(fit.median_relative_error)}", INK, 10.5),
-        (f"{fit.n:,} rows" if fit.n == rows else f"{fit.n:,} of {rows:,} rows", FAINT, 9),
-    )
+def _write_fit(axes: Axes, found: list[str], corner: tuple[float, float], rows: str) -> None:
     look: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "ha": "right" if corner[0] > 0.5 else "left"}
-    for index, (line, colour, size) in enumerate(lines):
-        axes.text(corner[0], corner[1] - 0.065 * index, line, color=colour, fontsize=size, **look)
+    for index, line in enumerate(found):
+        axes.text(corner[0], corner[1] - 0.065 * index, line, color=INK, fontsize=10.5, **look)
+    axes.text(corner[0], corner[1] - 0.065 * len(found), rows, color=FAINT, fontsize=9, **look)

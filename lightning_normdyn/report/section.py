@@ -10,6 +10,7 @@ from lightning_normdyn.report.budget import budget_card
 from lightning_normdyn.report.card import arrange
 from lightning_normdyn.report.course import course_card
 from lightning_normdyn.report.headline import from_series, headline
+from lightning_normdyn.report.law import typographic
 from lightning_normdyn.report.numbers import plain
 from lightning_normdyn.report.prediction import prediction_card
 from lightning_normdyn.report.radial import radial_card
@@ -38,12 +39,10 @@ def section(record: TargetRecord, *, with_headline: bool) -> str:
 def facts(record: TargetRecord) -> str:
     """What the target is and how it is trained, in one line of HTML."""
     found = record.description
-    parts = [_size(found), _text(found, "optimizer"), _text(found, "law")]
-    parts += [
-        f"{name} {_amount(found[key])}"
-        for key, name in (("lr", "lr"), ("weight_decay", "weight decay"))
-        if key in found
-    ]
+    parts = [_size(found), _text(found, "optimizer")]
+    parts += [typographic(_text(found, "law"))] if found.get("kind", "table") == "table" else []
+    parts += [f"lr {_amount(found['lr'])} at the start"] if "lr" in found else []
+    parts += [f"weight decay {_amount(found['weight_decay'])}"] if "weight_decay" in found else []
     parts.append(_steps(record))
     return escape(" · ".join(part for part in parts if part))
 

@@ -44,12 +44,14 @@ th:first-child, td:first-child { padding-left: 0; text-align: left; }
 thead th { color: var(--faint); font-weight: 500; font-size: 0.87rem; }
 tbody th { font-weight: 400; }
 td { white-space: nowrap; }
-td.word { white-space: normal; overflow-wrap: anywhere; }
+td.word { width: 100%; max-width: 0; overflow: hidden; text-overflow: ellipsis; }
 td.main { font-weight: 650; }
-.tables table + table { margin-top: 22px; }
+.laws th, .laws td { vertical-align: top; }
+.laws thead th { vertical-align: bottom; }
+.tables > div { min-width: 0; overflow-x: auto; }
 p.how { margin: 7px 0 0; }
 .how { display: block; color: var(--faint); font-size: 0.85rem; }
-.words { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 28px; }
+.words { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 28px; align-items: start; }
 details { margin: 18px 0 0; }
 summary { cursor: pointer; color: var(--blue); }
 details table { max-width: 640px; margin-top: 10px; font-size: 0.9rem; }
@@ -65,6 +67,9 @@ footer { margin-top: 56px; padding-top: 16px; padding-bottom: 44px; color: var(-
   .grid { gap: 14px; }
   .panel > svg text { font-size: 10.5px !important; }
   th, td { padding-left: 9px; }
+  .laws { font-size: 0.82rem; }
+  .laws tr > * + * { padding-left: 5px; }
+  .laws thead th, .laws .how { font-size: 0.74rem; }
   .words { grid-template-columns: minmax(0, 1fr); gap: 14px; }
 }
 @media print {

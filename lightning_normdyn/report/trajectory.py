@@ -34,6 +34,11 @@ class Fit:
     transient_norm: Floats
     forecast_norm: Floats
 
+    @property
+    def updated(self) -> NDArray[np.bool_]:
+        """Which rows got a gradient in the window: those that the logged fits go over, ``[rows]``."""
+        return self.update_probability > 0
+
 
 @dataclass(frozen=True)
 class Trajectory:

@@ -22,25 +22,26 @@ from lightning_normdyn.report.trajectory import Floats
 
 _MARKED, _LISTED, _LETTERS = 4, 8, 24
 _BACKING = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-_CAPTION = (
-    "Norm at the last snapshot against how often a row gets a gradient: under SGD norms rise with the fourth root of "
-    "frequency once settled (dotted slope), under AdamW they level off for rows more frequent than 1 − β₂."
-)
+_CAPTION = "Norm at the last snapshot against how often a row got a gradient"
+_HEALTHY = {
+    "SGD": "under SGD norms rise with the fourth root of that once settled (dotted slope)",
+    "AdamW": "under AdamW norms level off for rows that get one in a larger share of steps than 1 − β₂",
+}
+_OFTEN = "how often a row got a gradient"
 
 
 def words_card(record: TargetRecord) -> Card | None:
-    """The cloud of norm against frequency and, where rows have names, the extremes in a list."""
+    """The cloud of norm against frequency, and the longest and shortest rows in lists."""
     norm, frequency = record.trajectory.final_norm, record.trajectory.frequency
     usable = np.isfinite(norm) & (norm > 0) & np.isfinite(frequency) & (frequency > 0)
     if usable.sum() < 2 or np.ptp(np.log(frequency[usable])) < 0.01:
         return None
     order = np.flatnonzero(usable)[np.argsort(norm[usable], kind="stable")]
-    panels = [("", _draw(record, order))]
-    if record.labels is not None:
-        shortest, longest = order[:_LISTED], order[::-1][:_LISTED]
-        lists = _list(record, "Longest", longest) + _list(record, "Shortest", shortest)
-        panels.append(("", f'<div class="words">{lists}</div>'))
-    return Card("Norm against frequency", _CAPTION, tuple(panels))
+    shortest, longest = order[:_LISTED], order[::-1][:_LISTED]
+    lists = _list(record, "Longest", longest) + _list(record, "Shortest", shortest)
+    panels = (("", _draw(record, order)), ("", f'<div class="words">{lists}</div>'))
+    healthy = _HEALTHY.get(_optimizer(record))
+    return Card("Norm against frequency", f"{_CAPTION}: {healthy}." if healthy else f"{_CAPTION}.", panels)
 
 
 def readable(label: str) -> str:
@@ -55,6 +56,10 @@ def readable(label: str) -> str:
     return (shown if len(shown) <= _LETTERS else shown[:_LETTERS] + "…") or "(empty)"
 
 
+def _optimizer(record: TargetRecord) -> str:
+    return str(record.description.get("optimizer"))
+
+
 def _draw(record: TargetRecord, order: NDArray[np.intp]) -> str:
     norm, frequency = record.trajectory.final_norm, record.trajectory.frequency
     axes = new_axes(left=0.085, top=0.90)
@@ -65,17 +70,20 @@ def _draw(record: TargetRecord, order: NDArray[np.intp]) -> str:
     axes.set_xlabel("steps with a gradient")
     axes.scatter(frequency[order], norm[order], s=5, color=BLUE, alpha=0.45, linewidths=0, rasterized=True)
     correlation = float(np.corrcoef(np.log(frequency[order]), np.log(norm[order]))[0, 1])
-    axis_note(axes, f"norm; r {fixed(correlation, 3)} with frequency, both as logarithms")
-    _fourth_root(axes, frequency[order], norm[order])
+    axis_note(axes, f"norm; r {fixed(correlation, 3)} with {_OFTEN} (logarithms)")
+    if _optimizer(record) == "SGD":
+        _fourth_root(axes, frequency[order], norm[order])
     if record.labels is not None:
-        names = _names(record.labels, record.trajectory.rows[order])
+        names = _names(record, order)
         _mark(axes, frequency[order[-_MARKED:]], norm[order[-_MARKED:]], names[-_MARKED:], side=-1)
         _mark(axes, frequency[order[:_MARKED]], norm[order[:_MARKED]], names[:_MARKED], side=1)
-    description = f"Norm against frequency of {len(order):,} rows, log-log, r {fixed(correlation, 3)}."
+    description = f"Norm against {_OFTEN}, of {len(order):,} rows, log-log, r {fixed(correlation, 3)}."
     return to_svg(axes, name=f"{record.anchor}-words", description=description)
 
 
-def _names(labels: Sequence[str], rows: NDArray[np.int64]) -> list[str]:
+def _names(record: TargetRecord, places: NDArray[np.intp]) -> list[str]:
+    labels: Sequence[str] = record.labels if record.labels is not None else ()
+    rows = record.trajectory.rows[places]
     return [readable(labels[row]) if 0 <= row < len(labels) else f"row {row}" for row in rows.tolist()]
 
 
@@ -110,14 +118,14 @@ def _mark(axes: Axes, x: Floats, y: Floats, names: list[str], *, side: int) -> N
 
 
 def _list(record: TargetRecord, title: str, places: NDArray[np.intp]) -> str:
-    assert record.labels is not None
     trajectory = record.trajectory
-    names = _names(record.labels, trajectory.rows[places])
+    names = _names(record, places)
     decimals = max(0, 2 - math.floor(math.log10(float(np.median(trajectory.final_norm[places])))))
     cells = zip(names, trajectory.final_norm[places].tolist(), trajectory.frequency[places].tolist(), strict=True)
     rows = "".join(
-        f'<tr><td class="word">{escape(name)}</td><td>{fixed(norm, decimals)}</td><td>{percent(share)}</td></tr>'
+        f'<tr><td class="word" title="{escape(name)}">{escape(name)}</td>'
+        f"<td>{fixed(norm, decimals)}</td><td>{percent(share)}</td></tr>"
         for name, norm, share in cells
     )
-    head = "<tr><th>row</th><th>norm</th><th>of steps</th></tr>"
+    head = "<tr><th>row</th><th>norm</th><th>share</th></tr>"
     return f"<table><caption>{title}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>"

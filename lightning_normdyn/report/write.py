@@ -11,6 +11,7 @@ from lightning_normdyn.history import TargetHistory, read_run
 from lightning_normdyn.report.canvas import drawing_style
 from lightning_normdyn.report.page import page
 from lightning_normdyn.report.record import fits_labels, read_record
+from lightning_normdyn.report.run_name import run_name
 
 
 def write_report(
@@ -27,7 +28,8 @@ def write_report(
         out: where the page goes; ``<log_dir>/report.html`` if left out.
         labels: names of a table's rows (vocabulary words), one per row; they name the longest and shortest rows.
         summary: headline numbers of a demo: slope, pearson_r, median_relative_error (transient-corrected prediction),
-            equilibrium_slope, forecast_skill and so on. Without it each target shows its last logged values.
+            equilibrium_slope, transient_skill, forecast_skill and so on. Without it each target shows its last logged
+            values.
 
     Returns:
         The page's path.
@@ -44,7 +46,7 @@ def write_report(
         for number, (name, history) in enumerate(run.items(), start=1)
     ]
     with drawing_style():
-        text = page(Path(log_dir).resolve().name, records, summary)
+        text = page(run_name(Path(log_dir).resolve()), records, summary)
     path = Path(out) if out is not None else Path(log_dir) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

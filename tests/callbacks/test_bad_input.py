@@ -284,3 +284,8 @@ def test_history_goes_beside_the_logger(fit, tmp_path):
     logger = CSVLogger(tmp_path, name="mine", version=7)
     fit(Lit(seeded(PairTable), sgd), pair_batches(3), NormDynamics(every_n_steps=1), logger=logger)
     assert set(read_run(tmp_path / "mine" / "version_7")) == {"net.table.weight"}
+
+
+def test_no_rows_to_track(fit):
+    with pytest.raises(ValueError, match=r"^max_tracked_rows: expected at least 1, got 0$"):
+        fit(Lit(seeded(PairTable), sgd), pair_batches(1), NormDynamics(max_tracked_rows=0))

@@ -58,7 +58,11 @@ def test_the_forecast_made_at_forty_percent(fit, tmp_path, optimizer):
     assert_forecast(logged[STEPS + 1], forecast[used], norms(steps[39])[used], norms(steps[-1])[used], rel)
     v2, p = expected_moments(steps[40:60])
     one_ahead, used = path(norms(steps[59]), v2, p, lrs[60:80]), p > 0
-    assert_forecast(logged[80], one_ahead[used], norms(steps[59])[used], norms(steps[79])[used], rel)
+    expected = log_log(one_ahead[used], norms(steps[79])[used])["median_error"]
+    assert logged[80]["window_forecast_median_error"] == pytest.approx(expected, rel=10 * rel, abs=rel)
+    persistence = np.median(np.abs(norms(steps[59]) / norms(steps[79]) - 1)[used])
+    assert logged[80]["window_forecast_skill"] == pytest.approx(1 - expected / persistence, abs=10 * rel)
+    assert not [key for key in logged[80] if key.startswith("forecast")], "the end has not come"
 
 
 def assert_forecast(logged, forecast, stays, observed, rel):

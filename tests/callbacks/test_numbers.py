@@ -192,7 +192,19 @@ def assert_fit(logged, rows):
         expected = log_log(rows[f"{name}_norm"][updated], rows[observed][updated])
         found = {key: logged[f"{name}_{key}"] for key in expected if f"{name}_{key}" in logged}
         assert found == pytest.approx({key: expected[key] for key in found}, rel=2e-3), name
-        assert {"slope", "median_error"} <= set(found)
+        spread = np.log(rows[f"{name}_norm"][updated]).std(ddof=1)
+        assert ("slope" in found) == (spread > 0.02), "a line through equal predictions is noise"
+        assert "median_error" in found
+
+
+def assert_skill(logged, start, rows):
+    """The transient beside 'stays as it was'."""
+    updated = rows["update_probability"] > 0
+    persistence, error = (
+        np.median(np.abs(predicted / rows["norm"] - 1)[updated]) for predicted in (start, rows["transient_norm"])
+    )
+    assert logged["transient_persistence_error"] == pytest.approx(persistence, rel=1e-4)
+    assert logged["transient_skill"] == pytest.approx(1 - error / persistence, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize(("law", "loop"), CASES)
@@ -216,6 +228,7 @@ def test_every_quantity_is_what_a_plain_loop_finds(fit, tmp_path, law, loop):
         rel = 1e-2 if integrated else 1e-5
         np.testing.assert_allclose(rows[name][some], column[some], rtol=rel, atol=1e-7, err_msg=name)
     assert_fit(logged[STEPS], expected | {"transient_norm": rows["transient_norm"]})
+    assert_skill(logged[STEPS], np.linalg.norm(steps[0].before.numpy(), axis=1), rows)
 
 
 def test_numbers_hold_against_training_in_float64(fit, tmp_path):

@@ -182,6 +182,6 @@ def test_the_forecast_is_for_the_steps_that_are_left(fit, tmp_path):
     )
     assert batch == window + skipped
     assert skipped > 0.1 * BATCHES
-    expected = sgd_path(norm, v2, [0.3] * (BATCHES - skipped - window), 0.05)
+    expected = sgd_path(norm, v2, [0.3] * (BATCHES - batch), 0.05)
     np.testing.assert_allclose(fitted["forecast_norm"].to_numpy(), expected, rtol=1e-4)
     assert "forecast_skill" in trainer.logger.of(TARGET)[BATCHES + 1]

@@ -191,7 +191,7 @@ def test_dense_and_sparse_gradients_log_the_same(fit, loss):
     for step, quantities in dense.items():
         for ill_posed in ("balance_median_error", "stationarity"):  # of a norm that nothing moves
             quantities.pop(ill_posed, None), sparse[step].pop(ill_posed, None)
-        assert sparse[step] == pytest.approx(quantities, rel=2e-5, abs=1e-5)
+        assert sparse[step] == pytest.approx(quantities, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

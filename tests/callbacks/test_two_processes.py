@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_models import BATCH, Lit, pair_batches, seeded
-from two_process_worker import NUMBERS_TARGETS, STEPS, Separable, sgd, share
+from two_process_worker import LAW_ONE_STEPS, NUMBERS_TARGETS, STEPS, Separable, sgd, share, strangers
 
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.history import read_run
@@ -62,6 +63,18 @@ def test_logged_numbers_are_those_of_one_process_on_all_data(fit, ranks, case, a
             expected = {key: value for key, value in quantities.items() if key not in ill_posed}
             found = {key: logged[step].get(key) for key in expected}
             assert found == pytest.approx(expected, rel=5e-3, abs=2e-6), (target, step)
+
+
+def test_rows_that_only_the_other_rank_looked_up_are_not_missed(fit, folder, tmp_path):
+    """No look at the whole table gives them away: in those steps both ranks look up the same rows."""
+    callback = NormDynamics(targets=["net.table.weight"], every_n_steps=10, window=LAW_ONE_STEPS)
+    fit(Lit(seeded(Separable), sgd), strangers(), callback)
+    alone, together = (read_run(path)["net.table.weight"].trajectory() for path in (tmp_path, folder / "strangers"))
+    for name in ("second_moment", "update_probability"):
+        expected, found = (
+            rows.filter(np.equal(rows["step"].to_numpy(), LAW_ONE_STEPS))[name].to_numpy() for rows in (alone, together)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
 
 
 def test_both_ranks_know_the_same(ranks):

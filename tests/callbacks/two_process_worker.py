@@ -63,6 +63,15 @@ def share(batches, rank):
     return [batch[rank * half : (rank + 1) * half] for batch in batches]
 
 
+def strangers():
+    """Batches whose halves name the same rows whenever all rows are looked at, and other rows in between."""
+    batches, half = pair_batches(LAW_ONE_STEPS), BATCH // 2
+    for step, batch in enumerate(batches, 1):
+        if step == 1 or step % 10 == 0:
+            batch[half:] = batch[:half]
+    return batches
+
+
 def train(folder, net, configure, batches, *callbacks, **options):
     """Trains under DDP; returns the module and what was logged."""
     torch.manual_seed(int(os.environ["RANK"]))
@@ -112,6 +121,12 @@ def numbers(folder, net, targets, **options):
     }
 
 
+def seldom_verified(folder):
+    """Every step counts for the moments, every tenth shows the whole table."""
+    callback = NormDynamics(targets=["net.table.weight"], every_n_steps=10, window=LAW_ONE_STEPS)
+    train(folder, seeded(Separable), sgd, strangers(), callback)
+
+
 def main(folder):
     torch.set_num_threads(1)
     results = {
@@ -125,6 +140,7 @@ def main(folder):
         "accumulated": numbers(folder / "accumulated", seeded(Separable), NUMBERS_TARGETS, accumulate_grad_batches=2),
         "on one rank": numbers(folder / "one", seeded(OnOneRank), ["net.bystander", "net.table.weight"]),
     }
+    seldom_verified(folder / "strangers")
     torch.save(results, folder / f"rank-{torch.distributed.get_rank()}.pt")
 
 

@@ -93,7 +93,7 @@ def write_run(log_dir: Path, setting: Setting, *, until: int | None = None, targ
         if done % setting.window == 0:
             fit = table.fit_columns(done, setting.window)
             history.trajectory_log.append({"step": np.full(setting.rows, done), "row": rows, "norm": table.norm, **fit})
-            history.append_quantities(done, fit_quantities(fit, table.norm))
+            history.append_quantities(done, fit_quantities(fit, table.norm, table.start))
             table.open_window()
     history.flush()
     return table
@@ -156,13 +156,16 @@ def quantities(table: Table, budget: dict[str, float]) -> dict[str, float]:
     }
 
 
-def fit_quantities(fit: dict[str, np.ndarray], norm: np.ndarray) -> dict[str, float]:
+def fit_quantities(fit: dict[str, np.ndarray], norm: np.ndarray, start: np.ndarray) -> dict[str, float]:
     found: dict[str, float] = {"stationarity": 0.9, "relaxation_steps": 500.0}
     for law, observed in (("equilibrium", fit["mean_norm"]), ("transient", norm)):
         predicted = fit[f"{law}_norm"]
-        usable = predicted > 0
+        usable = (predicted > 0) & (fit["update_probability"] > 0)
         x, y = np.log(predicted[usable]), np.log(observed[usable])
         found[f"{law}_slope"] = float(np.polyfit(x, y, 1)[0])
         found[f"{law}_pearson_r"] = float(np.corrcoef(x, y)[0, 1])
         found[f"{law}_median_error"] = float(np.median(np.abs(predicted[usable] / observed[usable] - 1)))
+    stays = float(np.median(np.abs(start / norm - 1)))
+    found["transient_persistence_error"] = stays
+    found["transient_skill"] = 1 - found["transient_median_error"] / stays
     return found

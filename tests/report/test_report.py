@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 import pytest
 from synthetic_run import Setting, write_output, write_run
@@ -18,7 +21,9 @@ from lightning_normdyn.report import write_report
 from lightning_normdyn.report.bands import frequency_bands
 from lightning_normdyn.report.budget import total
 from lightning_normdyn.report.canvas import drawing_style, new_axes, to_svg
+from lightning_normdyn.report.headline import headline
 from lightning_normdyn.report.line_label import spread_apart
+from lightning_normdyn.report.prediction import Cloud, frames
 from lightning_normdyn.report.record import read_record
 from lightning_normdyn.report.series import Series, read_series
 from lightning_normdyn.report.trajectory import read_trajectory
@@ -163,7 +168,8 @@ def test_ids_are_unique_and_references_meet_them(page: Page) -> None:
     ids = page.values("id")
     assert len(ids) == len(set(ids)) > 100
     used = [link[1:] for link in page.values("href") if link.startswith("#")]
-    used += [name for _, _, value in page.attributes for name in re.findall(r"url\(#([^)]*)\)", value)]
+    styled = [value for _, name, value in page.attributes if name != "title"]  # a title is text
+    used += [name for value in styled for name in re.findall(r"url\(#([^)]*)\)", value)]
     assert used
     assert set(used) <= set(ids)
 
@@ -195,6 +201,10 @@ def test_summary_makes_the_headline(run: Path, tmp_path: Path) -> None:
         "pearson_r": 0.9912,
         "median_relative_error": 0.0213,
         "equilibrium_slope": 0.711,
+        "equilibrium_pearson_r": 0.9312,
+        "equilibrium_median_error": 0.114,
+        "transient_persistence_error": 0.131,
+        "transient_skill": 0.8374,
         "forecast_skill": 0.941,
         "forecast_median_error": 0.0251,
         "persistence_median_error": 0.42,
@@ -207,18 +217,23 @@ def test_summary_makes_the_headline(run: Path, tmp_path: Path) -> None:
     }
     head = Page(write_report(run, out=tmp_path / "deep" / "page.html", summary=summary)).text.partition("[1] Su")[0]
     lead = head.replace("\n", "")
-    assert "log-log slope 0.99, r 0.991 (published: 0.88 and 0.97)" in lead
-    assert "The forecast missed the final norms by 2.5%, against 42% for ‘stays as it is’." in lead
-    shown = ("0.987", "0.711", "2.1%", "0.94", "3.00 × 10⁻⁸", "71.3 s", "SGD · 12,000 steps · torch 2.4.0")
+    equilibrium = (
+        "The equilibrium law predicts the norms with slope 0.71, r 0.931 (published: 0.88 and 0.97), 11.4% off"
+    )
+    transient = "the last window’s start, they are predicted to within 2.1%, against 13.1% for ‘stays as it is’."
+    forecast = "The forecast for the end missed the final norms by 2.5%, against 42% for ‘stays as it is’."
+    assert 0 < lead.index(equilibrium) < lead.index(transient) < lead.index(forecast)
+    assert "0.99, r 0.991" not in lead  # the transient's slope is not held against the published one in the lead
+    shown = ("0.987", "0.711", "2.1%", "0.941", "0.837", "3.00 × 10⁻⁸", "71.3 s", "SGD · 12,000 steps · torch 2.4.0")
     assert all(number in head for number in shown)
-    assert "r of norm and frequency" not in head
+    assert "r of norm and word frequency" not in head
 
 
 def test_without_a_summary_the_last_logged_values_stand_there(run: Path, page: Page) -> None:
     quantities = read_run(run)["embedding.weight"].quantities().to_pylist()
     last = {line["quantity"]: line["value"] for line in quantities}
-    assert f"log-log slope {last['transient_slope']:.2f}, " in page.text.replace("\n", "")
-    assert f"{last['equilibrium_slope']:.3f}" in page.text
+    assert f"predicts the norms with slope {last['equilibrium_slope']:.2f}, " in page.text.replace("\n", "")
+    assert f"{last['transient_slope']:.3f}" in page.text.partition("Further numbers")[0]
 
 
 @pytest.mark.parametrize("until", [1, 50], ids=["one step", "no fit yet"])
@@ -313,7 +328,7 @@ def test_labels_name_the_rows_of_the_table_not_the_places_among_the_tracked(tmp_
     history.trajectory_log.append({"step": [1] * 3, "row": [0, 2, 4], "norm": [3.0, 2.0, 1.0], **fit})
     history.flush()
     text = Page(write_report(tmp_path, labels=list("abcdef"))).text
-    assert re.search(r"Longest\s+row\s+norm\s+of steps\s+a\s+3\.00\s+90%\s+c\s+2\.00\s+50%\s+e\s+1\.00\s+10%", text)
+    assert re.search(r"Longest\s+row\s+norm\s+share\s+a\s+3\.00\s+90%\s+c\s+2\.00\s+50%\s+e\s+1\.00\s+10%", text)
 
 
 def test_labels_are_kept_for_the_table_they_fit(run: Path) -> None:
@@ -336,3 +351,212 @@ def test_report_needs_neither_lightning_nor_pyplot() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "lightning_normdyn.report" in loaded
     assert not {"pytorch_lightning", "lightning", "matplotlib.pyplot"} & set(loaded)
+
+
+def write_table(folder: Path, columns: dict[str, np.ndarray], *, step: int = 10, **described: object) -> None:
+    """A table's history with one fit."""
+    history, rows = TargetHistory(folder / "normdyn" / "table"), len(columns["norm"])
+    history.describe({"target": "table", "kind": "table", "rows": rows, "dim": 4, **described})
+    history.trajectory_log.append({"step": np.full(rows, step), "row": np.arange(rows), **columns})
+    history.flush()
+
+
+def fitted_columns(rows: int = 60, *, spread: float = 0.5) -> dict[str, np.ndarray]:
+    """A fit whose log predictions have a standard deviation (n - 1) of exactly ``spread``; the last third never hit."""
+    rng, hit = np.random.default_rng(4), rows * 2 // 3
+    logs = rng.normal(size=hit)
+    logs = spread * (logs - logs.mean()) / logs.std(ddof=1)
+    predicted = np.exp(np.r_[logs, rng.normal(0, 2, rows - hit)])
+    observed = predicted * rng.lognormal(0, 0.1, rows)
+    probability = np.r_[np.linspace(0.1, 1.0, hit), np.zeros(rows - hit)]
+    norms = {"norm": observed, "mean_norm": 1.1 * observed}
+    return {**norms, "equilibrium_norm": predicted, "transient_norm": predicted, "update_probability": probability}
+
+
+def test_rows_without_a_gradient_are_in_neither_cloud_nor_numbers(tmp_path: Path) -> None:
+    columns = fitted_columns()
+    write_table(tmp_path, columns)
+    text = Page(write_report(tmp_path)).text
+    hit = columns["update_probability"] > 0
+    for law, seen in (("equilibrium_norm", "mean_norm"), ("transient_norm", "norm")):
+        right, wrong = fit_by_numpy(columns[law][hit], columns[seen][hit]), fit_by_numpy(columns[law], columns[seen])
+        assert all(words in text for words in right)
+        assert right[0] != wrong[0]
+        assert wrong[0] not in text
+    assert text.count("40 of 60 rows") == 2
+
+
+def test_outcome_goes_over_the_rows_that_were_forecast(tmp_path: Path) -> None:
+    columns = fitted_columns()
+    columns["forecast_norm"] = 1.3 * columns["norm"]
+    write_table(tmp_path, columns, total_steps=25)
+    end = columns["norm"] * np.r_[np.linspace(1.0, 1.2, 40), np.full(20, 9.0)]
+    history = TargetHistory(tmp_path / "normdyn" / "table")
+    history.trajectory_log.append({"step": np.full(60, 25), "row": np.arange(60), "norm": end})
+    history.flush()
+    text = Page(write_report(tmp_path)).text
+    forecast, stays = (np.median(np.abs(told[:40] / end[:40] - 1)) for told in (1.3 * columns["norm"], columns["norm"]))
+    assert f"forecast: median error {as_percent(forecast)}" in text
+    assert f"‘stays as it is’: median error {as_percent(stays)}" in text
+
+
+@pytest.mark.parametrize(("spread", "has_slope"), [(0.0199, False), (0.0201, True)])
+def test_nearly_equal_predictions_have_no_slope(tmp_path: Path, spread: float, has_slope: bool) -> None:
+    write_table(tmp_path, fitted_columns(spread=spread))
+    page = Page(write_report(tmp_path))
+    assert page.text.count("predictions nearly equal: no slope") == (0 if has_slope else 2)
+    assert bool(re.search(r"\bslope [\d−]", page.text.partition("[1] Su")[0])) == has_slope
+    assert bool(re.search(r"\bslope [\d−]", " ".join(page.values("aria-label")))) == has_slope
+    assert page.text.count("median error ") >= 2
+
+
+def lead_of(**numbers: float) -> str:
+    return re.sub(r"<[^>]*>", "", headline(numbers).partition("</p>")[0])
+
+
+def test_lead_says_only_what_was_logged() -> None:
+    assert lead_of(equilibrium_median_error=0.2) == "The equilibrium law predicts the norms 20% off in the median."
+    assert lead_of(transient_median_error=0.01).endswith("start, the norms are predicted to within 1%.")
+    assert 'class="lead"' not in headline({"transient_slope": 0.99, "transient_pearson_r": 0.99})
+    assert "end" not in lead_of(equilibrium_median_error=0.2, forecast_median_error=0.03)
+    assert headline({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("stationarity", "error", "far"),
+    [(0.49, 0.1, True), (0.5, 0.9, False), (None, 0.51, True), (None, 0.5, False), (0.1, None, False)],
+)
+def test_verdict_stands_first_where_norms_are_far_from_settled(
+    stationarity: float | None, error: float | None, far: bool
+) -> None:
+    given = {"stationarity": stationarity, "equilibrium_median_error": error, "transient_slope": 1.0}
+    lead = lead_of(**{key: value for key, value in given.items() if value is not None}, transient_median_error=0.01)
+    verdict = (
+        "The norms are still far from where they would settle: slope and r of the transient then mostly repeat where "
+        "they started."
+    )
+    assert lead.startswith(verdict) == far
+    assert ("far from" in lead) == far
+
+
+def test_table_holds_each_way_to_predict_against_stays_as_it_is() -> None:
+    numbers = {
+        "equilibrium_slope": 0.711,
+        "equilibrium_pearson_r": 0.912,
+        "equilibrium_median_error": 0.21,
+        "transient_slope": 0.987,
+        "transient_pearson_r": 0.991,
+        "transient_median_error": 0.021,
+        "transient_persistence_error": 0.131,
+        "transient_skill": 0.84,
+    }
+    rows = re.findall(r"<tr><th scope.*?</tr>", headline(numbers))
+    cells = [[cell.split() for cell in re.sub(r"<[^>]*>", " ", row.replace("</td>", "|")).split("|")] for row in rows]
+    assert cells[0][:-1] == [["Equilibrium", "law", "0.711", "0.88"], ["0.912", "0.97"], ["21%"], ["–"], ["–"]]
+    assert cells[1][:-1] == [
+        ["Transient-corrected", "0.987", "0.88"],
+        ["0.991", "0.97"],
+        ["2.1%"],
+        ["13.1%"],
+        ["0.840"],
+    ]
+    assert len(cells) == 2
+
+
+def test_forecasts_of_the_next_window_are_not_called_final() -> None:
+    ahead = {"window_forecast_median_error": 0.043, "window_forecast_skill": 0.61}
+    said = re.sub(r"<[^>]*>", " ", headline(ahead))
+    assert re.search(r"Forecasts one window ahead missed by .*skill 0\.610\s+4\.3%", said)
+    assert not re.search("final|the end", said)
+    due = {"forecast_median_error": 0.02, "persistence_median_error": 0.3}
+    assert "one window ahead" not in headline({**ahead, **due})
+
+
+def test_both_correlations_with_frequency_are_told_apart(run: Path, tmp_path: Path) -> None:
+    page = Page(write_report(run, out=tmp_path / "page.html", summary={"log_frequency_correlation": 0.4321}))
+    assert re.search(r"r of norm and word frequency\s[^.]*0\.432", page.text)
+    assert re.search(r"r 0\.\d{3} with how often a row got a gradient", page.text)
+
+
+def test_extremes_are_listed_without_labels(tmp_path: Path) -> None:
+    columns = fitted_columns(30)
+    write_table(tmp_path, columns)
+    text = Page(write_report(tmp_path)).text
+    order = np.argsort(columns["norm"][:20])  # the others never got a gradient
+    for title, row in (("Longest", order[-1]), ("Shortest", order[0])):
+        norm = f"{columns['norm'][row]:.4f}"[:3]
+        assert re.search(rf"{title}\s+row\s+norm\s+share\s+row {row}\s+{re.escape(norm)}", text)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said", "dotted"),
+    [("SGD", "fourth root", True), ("AdamW", "1 − β₂", False), ("Adam", "row got a gradient.", False)],
+)
+def test_fourth_root_is_for_sgd_alone(tmp_path: Path, optimizer: str, said: str, dotted: bool) -> None:
+    write_table(tmp_path, fitted_columns(), optimizer=optimizer)
+    page = Page(write_report(tmp_path))
+    card = page.source.partition("<h3>Norm against frequency</h3>")[2].partition("</figure>")[0]
+    caption = card.partition("<figcaption>")[2]
+    assert said in caption
+    assert [("fourth root" in caption), ("1 − β₂" in caption)] == [optimizer == "SGD", optimizer == "AdamW"]
+    assert ("stroke-dasharray" in card) == dotted
+
+
+def test_facts_name_the_first_rate_and_set_the_law_in_greek(tmp_path: Path) -> None:
+    law = "R² = lr·d / (2·lambda_rad) · p / (p + 1 - beta2)"
+    for name, kind in (("table", "table"), ("encoder", "output")):
+        described = {"target": name, "kind": kind, "lr": 0.5, "law": law, "optimizer": "AdamW"}
+        TargetHistory(tmp_path / "normdyn" / name).describe(described)
+    page = Page(write_report(tmp_path))
+    assert page.text.count("lr 0.5 at the start") == 2
+    assert page.text.count("R² = lr·d / (2·λ) · p / (p + 1 − β₂) with the effective lr") == 1
+    assert not re.search("lambda|beta2", page.source)
+
+
+def test_budget_caption_gives_drift_to_momentum_too(page: Page) -> None:
+    caption = page.source.partition("<h3>The budget of the squared norm</h3>")[2].partition("<figcaption>")[2]
+    assert "momentum or Adam" in caption.partition("</figcaption>")[0]
+    assert "decay, drift and growth sum to zero" in caption.partition("</figcaption>")[0]
+
+
+def test_clouds_share_a_frame_unless_it_squeezes_one() -> None:
+    def cloud(low: float, high: float) -> Cloud:
+        side = np.array([low, high])
+        return Cloud("law", 1, side, side, side, 2)
+
+    near, far = frames([cloud(1.0, 10.0), cloud(4.0, 20.0)]), frames([cloud(1.0, 1.5), cloud(10.0, 100.0)])
+    assert near[0] == near[1]
+    assert near[0][0] < 1.0
+    assert near[0][1] > 20.0
+    assert far[0] != far[1]
+    assert far[0][1] < 2.0
+    assert far[1][0] > 8.0
+
+
+def test_norms_that_stayed_show_grey_beneath_an_equal_forecast(tmp_path: Path) -> None:
+    columns = fitted_columns()
+    columns["forecast_norm"] = columns["norm"]
+    write_table(tmp_path, columns, total_steps=25)
+    history = TargetHistory(tmp_path / "normdyn" / "table")
+    history.trajectory_log.append({"step": np.full(60, 25), "row": np.arange(60), "norm": columns["norm"]})
+    history.flush()
+    source = write_report(tmp_path).read_text(encoding="utf-8").partition("against the norm at the end</h4>")[2]
+    pictures = re.findall(r"data:image/png;base64,([^\"]+)", source.partition("</svg>")[0])
+    found = [matplotlib.image.imread(io.BytesIO(base64.b64decode("".join(one.split())))) for one in pictures]
+    solid = np.concatenate([one[one[..., 3] > 0.4][:, :3] for one in found])
+    grey = np.array([0x8A, 0x93, 0x9C]) / 255
+    assert np.mean(np.abs(solid - grey).max(axis=1) < 0.03) > 0.2
+
+
+def test_lists_align_and_cut_long_words_at_the_end(page: Page) -> None:
+    rules = dict(re.findall(r"^([^@{}\n]+) \{([^}]*)\}", page.source.partition("</style>")[0], re.M))
+    assert "align-items: start" in rules[".words"]
+    assert "text-overflow: ellipsis" in rules["td.word"]
+    assert "anywhere" not in rules["td.word"]
+    assert "of steps</th>" not in page.source
+
+
+@pytest.mark.parametrize(("folder", "title"), [("words/version_3", "words/version_3"), ("words/best", "best")])
+def test_title_names_the_experiment_of_a_version(tmp_path: Path, folder: str, title: str) -> None:
+    TargetHistory(tmp_path / folder / "normdyn" / "t").describe({"target": "t", "kind": "table"})
+    assert f"<title>Norm report: {title}</title>" in Page(write_report(tmp_path / folder)).source
