@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from lightning_normdyn.callbacks.lightning import (
 )
 from lightning_normdyn.callbacks.schedule import future_lrs
 from lightning_normdyn.capture.output import OutputStep, OutputTarget
-from lightning_normdyn.capture.table import TableTarget
-from lightning_normdyn.capture.targets import Targets, find_targets
-from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule
+from lightning_normdyn.capture.table import TableTarget, check_rows
+from lightning_normdyn.capture.targets import Targets, check_targets, find_targets
+from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.log import Outage
-from lightning_normdyn.history.run import TargetHistory, fresh_root
+from lightning_normdyn.history.run import TargetHistory, folder_name, fresh_root
 from lightning_normdyn.instruments.base import Instrument
 from lightning_normdyn.instruments.fit import TrainingPlan
 from lightning_normdyn.instruments.output import merge_ranks, quantile_grid
@@ -50,8 +49,8 @@ class NormMonitor(Callback, ABC):
     """
 
     def __init__(self, *, targets: Targets, max_tracked_rows: int, save_history: bool) -> None:
-        self._targets = targets
-        self._max_tracked_rows = max_tracked_rows
+        self._targets = check_targets(targets)
+        self._max_tracked_rows = check_rows(max_tracked_rows)
         self._save_history = save_history
         self._recorder: Recorder | None = None
         self._restored: dict[str, Any] | None = None
@@ -75,13 +74,17 @@ class NormMonitor(Callback, ABC):
         targets = find_targets(pl_module, self._targets, max_tracked_rows=self._max_tracked_rows)
         root = _history_root(trainer) if self._save_history else None
         outage = Outage()
-        histories = [TargetHistory(root / target.name, outage=outage) if root else None for target in targets]
+        histories = [
+            TargetHistory(root / folder_name(target.name), outage=outage) if root else None for target in targets
+        ]
         watches = (self._watch(trainer, pl_module, *watched) for watched in zip(targets, histories, strict=True))
         self._recorder = Recorder([watch for watch in watches if watch is not None])
         self._unclipped = bool(trainer.gradient_clip_val) or overrides(pl_module, "configure_gradient_clipping")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes back the state of a checkpoint and starts to listen."""
+        if self._recorder is None:  # added by another callback when training had begun
+            self.on_fit_start(trainer, pl_module)
         assert self._recorder is not None
         if self._restored is not None:
             try:
@@ -106,15 +109,16 @@ class NormMonitor(Callback, ABC):
         if self._recorder is not None:
             optimizer = getattr(optimizer, "_optimizer", optimizer)
             unclipped = self._unclipped and not _unscales_itself(trainer, optimizer)
-            self._recorder.before_step(optimizer, unclipped=unclipped)
+            scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+            self._recorder.before_step(optimizer, unclipped=unclipped, scaled=scaled)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs what the step showed."""
-        assert self._recorder is not None
-        self._recorder.end_batch()
-        self._log(trainer)
+        if self._recorder is not None:
+            self._recorder.end_batch()
+            self._log(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Concludes, logs the last findings and puts the history on disk."""
@@ -142,6 +146,10 @@ class NormMonitor(Callback, ABC):
         """Everything that a resumed run needs; loads with ``weights_only=True``."""
         return self._recorder.state_dict() if self._recorder is not None else {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: the settings, not the run under way."""
+        return self.__dict__ | {"_recorder": None}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state until the targets are known."""
         self._restored = state_dict or None
@@ -167,6 +175,11 @@ class NormMonitor(Callback, ABC):
         """One line a table: what the fit came to."""
         assert self._recorder is not None
         for watch in self._recorder.watches:
+            if not watch.steps and _trains(watch.target):
+                rank_zero_warn(
+                    f"{type(self).__name__}: no optimizer step of '{watch.target.name}' was seen: no gradient reached "
+                    "it, or its optimizer was replaced or stepped without Lightning (use_pl_optimizer=False)"
+                )
             found = conclusion(trainer.callback_metrics, f"{PREFIX}/{watch.target.name}/")
             if found:
                 rank_zero_info(f"{type(self).__name__}: '{watch.target.name}': {found}")
@@ -185,11 +198,15 @@ class NormMonitor(Callback, ABC):
         optimizer, group = owner
         if isinstance(target, OutputTarget):
             return self._watch_output(trainer, target, optimizer, history)
+
+        def group_now() -> int:
+            return _group_number(optimizer, target.parameter) or 0
+
         plan = TrainingPlan(
-            rule=lambda: equilibrium_rule(optimizer, group),
+            rule=lambda: equilibrium_rule(optimizer, group_now()),
             total_steps=lambda: _total_steps(trainer, pl_module),
             skipped_steps=lambda: watch.skipped,
-            future_lrs=lambda steps: future_lrs(trainer, pl_module, optimizer, group, steps),
+            future_lrs=lambda steps: future_lrs(trainer, pl_module, optimizer, group_now(), steps),
         )
         if trainer.world_size > 1:
             target.ids_tell = False  # this rank does not see the ids of the others
@@ -226,13 +243,29 @@ def _owner(trainer: Trainer, target: TableTarget | OutputTarget) -> tuple[torch.
     """The optimizer and the parameter group that train a table, or the first parameter of a submodule."""
     wanted = (target.parameter,) if isinstance(target, TableTarget) else tuple(target.module.parameters())
     for parameter in wanted:
-        for optimizer in trainer.optimizers:
-            for number, group in enumerate(optimizer.param_groups):
-                if any(member is parameter for member in group["params"]):
-                    return optimizer, number
-    if isinstance(target, OutputTarget) and trainer.optimizers:
-        return trainer.optimizers[0], 0
+        for optimizer in _followed(trainer):
+            number = _group_number(optimizer, parameter)
+            if number is not None:
+                return optimizer, number
+    if isinstance(target, OutputTarget) and _followed(trainer):
+        return _followed(trainer)[0], 0
     return None
+
+
+def _trains(target: TableTarget | OutputTarget) -> bool:
+    """Whether a target is there to be trained."""
+    return isinstance(target, OutputTarget) or target.parameter.requires_grad
+
+
+def _group_number(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> int | None:
+    """Which parameter group holds a parameter now."""
+    groups = enumerate(optimizer.param_groups)
+    return next((number for number, group in groups if any(p is parameter for p in group["params"])), None)
+
+
+def _followed(trainer: Trainer) -> list[torch.optim.Optimizer]:
+    """The optimizers that say when they have made a step; a look-alike of torch's may not."""
+    return [optimizer for optimizer in trainer.optimizers if hasattr(optimizer, "register_step_post_hook")]
 
 
 def _total_steps(trainer: Trainer, pl_module: LightningModule) -> int | None:
@@ -249,7 +282,10 @@ def _history_root(trainer: Trainer) -> Path | None:
     log_dir = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is broadcast
     if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
         return None
-    return fresh_root(log_dir, f"{os.getpid()}-{id(trainer)}", resumes=trainer.ckpt_path is not None)
+    if "://" in str(log_dir):
+        rank_zero_warn(f"normdyn history: '{log_dir}' is no folder of this machine, so no norm history is saved there")
+        return None
+    return fresh_root(log_dir, id(trainer), resumes=trainer.ckpt_path is not None)
 
 
 def _description(
@@ -263,7 +299,7 @@ def _description(
             "tracked_rows": target.tracked_rows,
             "row_stride": target.stride,
         }
-    settings = {"lr": float(group["lr"]), "weight_decay": float(group.get("weight_decay", 0.0))}
+    settings = {"lr": nominal_lr(group), "weight_decay": float(group.get("weight_decay") or 0.0)}
     return (
         described
         | settings

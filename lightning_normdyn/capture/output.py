@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +29,9 @@ class OutputStep(NamedTuple):
     nonfinite: Tensor
 
 
+_MOST_CALLS = 1_024  # measured between two steps
+
+
 class OutputTarget:
     """A submodule whose output ``[..., d]`` is watched, over any number of calls a step.
 
@@ -42,6 +46,7 @@ class OutputTarget:
         self.name = name
         self.module = module
         self._armed = False
+        self._known = False
         self._handle: RemovableHandle | None = None
         self._norms: list[Tensor] = []
         self._gradients: list[Tensor] = []
@@ -75,12 +80,26 @@ class OutputTarget:
         del module, args
         if not self._armed or not torch.is_grad_enabled():
             return
-        vectors = _vectors(self.name, output)
+        if len(self._norms) >= _MOST_CALLS:
+            return  # a step that never comes must not fill the memory
+        vectors = _vectors(output)
+        if vectors is None:
+            self._refuse(output)
+            return
+        self._known = True
         embedding = vectors.detach()
         self._norms.append(safe_norm(embedding).reshape(-1))
         if vectors.requires_grad:
             version = embedding._version
             vectors.register_hook(lambda gradient: self._hear_gradient(gradient, embedding, version))
+
+    def _refuse(self, output: Any) -> None:
+        """Ends a run whose target is wrong from the start; later, when there is something to lose, warns instead."""
+        came = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        sentence = f"targets: the output of '{self.name}' is no tensor of embeddings [..., d] (came: {came})"
+        if not self._known:
+            raise ValueError(f"{sentence}; name the submodule that returns the vectors")
+        warnings.warn(f"{sentence} any more; such calls are left out", stacklevel=2)
 
     def _hear_gradient(self, gradient: Tensor, embedding: Tensor, version: int) -> None:
         if not self._armed or embedding._version != version:  # overwritten in place: no longer what was returned
@@ -94,20 +113,10 @@ class OutputTarget:
         self._gradients.append(torch.stack((radial_square, gradient_square, (~finite).sum().to(length.dtype))))
 
 
-def _vectors(name: str, output: Any) -> Tensor:
+def _vectors(output: Any) -> Tensor | None:
     """The embeddings in what a submodule returned: the tensor, or the first floating-point one among several."""
-    members = (
-        list(output.values())
-        if isinstance(output, Mapping)
-        else output
-        if isinstance(output, (tuple, list))
-        else [output]
-    )
-    for member in members:
+    several = list(output.values()) if isinstance(output, Mapping) else output
+    for member in several if isinstance(several, (list, tuple)) else [several]:
         if isinstance(member, Tensor) and member.is_floating_point() and member.ndim >= 2:
             return member
-    came = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise ValueError(
-        f"targets: the output of '{name}' is no tensor of embeddings [..., d] (came: {came}); "
-        "name the submodule that returns the vectors"
-    )
+    return None

@@ -15,6 +15,9 @@ from lightning_normdyn.core.geometry import safe_norm
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
 
 
+_MOST_CALLS = 256  # of a layer between two steps, before their ids are boiled down
+
+
 class TableTarget:
     """A 2-D parameter whose rows are embeddings.
 
@@ -35,15 +38,16 @@ class TableTarget:
     kind = "table"
 
     def __init__(self, name: str, module: nn.Module, *, max_tracked_rows: int = 16_384) -> None:
-        if max_tracked_rows < 1:
-            raise ValueError(f"max_tracked_rows: expected at least 1, got {max_tracked_rows}")
+        check_rows(max_tracked_rows)
         self.name = name
         self.parameter = dict(module.named_parameters())[name]
         self.rows, self.dim = self.parameter.shape
+        if not self.parameter.numel():
+            raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")
         self.stride = -(-self.rows // max_tracked_rows)
         self.tracked_rows = -(-self.rows // self.stride)
         owners = [layer for layer in module.modules() if any(p is self.parameter for p in layer._parameters.values())]
-        self._layers = [layer for layer in owners if type(layer).forward in _LOOK_UPS]
+        self._layers = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
         self.ids_tell = len(self._layers) == len(owners)
         self._ids_confirmed = False
         self._armed = False
@@ -92,7 +96,9 @@ class TableTarget:
             return self.gradient().indices()[0]
         if not self.ids_tell or not self._ids:
             return None
-        ids = torch.cat([ids.reshape(-1) for ids in self._ids]).long()
+        ids = self._heard()
+        if ids is None:
+            return None
         if verify or not self._ids_confirmed:
             self._verify(ids, gradient)
         return ids if self.ids_tell else None
@@ -118,6 +124,17 @@ class TableTarget:
         if self._armed and torch.is_grad_enabled():
             ids = args[0] if args else kwargs["input"]
             self._ids.append(ids.clone())  # the batch may be overwritten
+            if len(self._ids) >= _MOST_CALLS:
+                ids = self._heard()
+                self._ids = [] if ids is None else [ids.unique()]
+
+    def _heard(self) -> Tensor | None:
+        """All ids since the table was armed, ``[k]``; ``None`` where they cannot be laid out in a row."""
+        try:
+            return torch.cat([ids.reshape(-1) for ids in self._ids]).long()
+        except RuntimeError:  # nested tensors, ids inside a vmap
+            self.ids_tell = self._armed = False
+            return None
 
     def _verify(self, ids: Tensor, gradient: Tensor) -> None:
         """Notes whether the gradient is zero on all tracked rows but the named ones."""
@@ -128,6 +145,21 @@ class TableTarget:
         anywhere, elsewhere = torch.stack((present.any(), (present & ~named[:-1]).any())).tolist()
         self._ids_confirmed = anywhere
         self.ids_tell = not elsewhere
+
+
+def check_rows(max_tracked_rows: int) -> int:
+    """Refuses what is no number of rows."""
+    if isinstance(max_tracked_rows, bool) or not isinstance(max_tracked_rows, int) or max_tracked_rows < 1:
+        raise ValueError(f"max_tracked_rows: expected a whole number of rows, 1 or more, got {max_tracked_rows!r}")
+    return max_tracked_rows
+
+
+def _forward(layer: nn.Module) -> Any:
+    """What a layer runs, as its class defines it; ``None`` for a scripted one, which hides it."""
+    try:
+        return type(layer).forward
+    except AttributeError:
+        return None
 
 
 class TableStep:

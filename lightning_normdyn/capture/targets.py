@@ -42,11 +42,7 @@ def find_targets(
         >>> [target.name for target in find_targets(model, ["1.weight", "1"])]
         ['1.weight', '1']
     """
-    if isinstance(targets, str):
-        if targets != "auto":
-            raise ValueError(
-                f"targets: expected 'auto' or a list of patterns, got {targets!r}; write targets=[{targets!r}]"
-            )
+    if isinstance(check_targets(targets), str):
         names = _embedding_tables(module)
         if not names:
             raise ValueError(f"targets: 'auto' found no trainable embedding table; {_candidates(module)}")
@@ -58,6 +54,17 @@ def find_targets(
         for target in _match(module, pattern, max_tracked_rows):
             found.setdefault(target.name, target)
     return list(found.values())
+
+
+def check_targets(targets: Targets) -> Targets:
+    """Refuses what is neither ``"auto"`` nor a list of patterns."""
+    if isinstance(targets, str) and targets != "auto":
+        raise ValueError(
+            f"targets: expected 'auto' or a list of patterns, got {targets!r}; write targets=[{targets!r}]"
+        )
+    if isinstance(targets, Sequence) and all(isinstance(pattern, str) for pattern in targets):
+        return targets
+    raise ValueError(f"targets: expected 'auto' or a list of patterns, got {targets!r}")
 
 
 def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[TableTarget | OutputTarget]:
@@ -79,7 +86,7 @@ def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[Table
 
 def _embedding_tables(module: nn.Module) -> list[str]:
     weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
-    return [name for name, p in module.named_parameters() if id(p) in weights and p.requires_grad]
+    return [name for name, p in module.named_parameters() if id(p) in weights and p.requires_grad and p.numel()]
 
 
 def _candidates(module: nn.Module, most: int = 8) -> str:

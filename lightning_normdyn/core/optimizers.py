@@ -8,7 +8,7 @@ beside the table simulates every entry with the real optimizer on tangential noi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -183,15 +183,24 @@ def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> Equili
     reader = _READERS.get(type(optimizer))
     settings = optimizer.param_groups[group]
     if reader is None:
-        lr = settings.get("lr")  # some optimizers choose their own: the entry is then missing or None
-        return EquilibriumRule(
-            name, None, math.nan if lr is None else float(lr), 1.0, 0.0, reason=f"{name} has no known law of the norm"
-        )
+        return _unknown(name, settings, f"{name} has no known law of the norm")
     return reader(name, settings)
+
+
+def nominal_lr(group: Mapping[str, Any]) -> float:
+    """The learning rate of a parameter group; NaN where an optimizer chooses its own and has no entry, or None."""
+    lr = group.get("lr")
+    return math.nan if lr is None else float(lr)
+
+
+def _unknown(name: str, group: Mapping[str, Any], reason: str) -> EquilibriumRule:
+    return EquilibriumRule(name, None, nominal_lr(group), 1.0, 0.0, reason=reason)
 
 
 def _read_sgd(name: str, group: dict[str, Any]) -> EquilibriumRule:
     momentum = group["momentum"]
+    if momentum >= 1:
+        return _unknown(name, group, f"{name} with momentum {momentum} never forgets a gradient")
     # torch applies dampening to the momentum buffer alone, so without momentum it does nothing.
     gain = (1 - group["dampening"]) / (1 - momentum) if momentum else 1.0
     return EquilibriumRule(name, "sgd", float(group["lr"]) * gain, gain, group["weight_decay"])
@@ -200,15 +209,15 @@ def _read_sgd(name: str, group: dict[str, Any]) -> EquilibriumRule:
 def _read_adam(name: str, group: dict[str, Any]) -> EquilibriumRule:
     lr, decay = float(group["lr"]), group["weight_decay"]
     if group["amsgrad"]:
-        return EquilibriumRule(
-            name, None, lr, 1.0, decay, reason=f"{name} with amsgrad=True has no known law of the norm"
-        )
+        return _unknown(name, group, f"{name} with amsgrad=True has no known law of the norm")
     decoupled = group.get("decoupled_weight_decay", name == "AdamW")
     family: Family = "adamw" if decoupled or not decay else "adam"
     return EquilibriumRule(name, family, lr, 1.0, decay, second_beta=float(group["betas"][1]))
 
 
 def _read_rmsprop(name: str, group: dict[str, Any]) -> EquilibriumRule:
+    if group["momentum"] >= 1:
+        return _unknown(name, group, f"{name} with momentum {group['momentum']} never forgets a gradient")
     gain = 1 / (1 - group["momentum"])
     decay = group["weight_decay"]
     family: Family = "adam" if decay else "adamw"

@@ -20,7 +20,7 @@ class Outage:
     def __init__(self) -> None:
         self.occurred = False
 
-    def report(self, folder: Path, error: OSError) -> None:
+    def report(self, folder: Path, error: Exception) -> None:
         """Warns, once, that nothing more will be saved."""
         if not self.occurred:
             self.occurred = True
@@ -101,9 +101,10 @@ class ParquetLog:
             self.folder.mkdir(parents=True, exist_ok=True)
             part = self.folder / _PART.format(_next_number(self.folder))
             unfinished = part.with_suffix(f".{os.getpid()}.tmp")
-            pq.write_table(pa.Table.from_batches(self._waiting, self.schema), unfinished, compression="zstd")
+            with unfinished.open("wb") as file:  # a path with a colon would be taken for an address
+                pq.write_table(pa.Table.from_batches(self._waiting, self.schema), file, compression="zstd")
             unfinished.replace(part)
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:
             self._outage.report(self.folder, error)
         self._waiting, self._waiting_rows = [], 0
 
@@ -118,9 +119,17 @@ def read_parts(folder: str | os.PathLike[str], schema: pa.Schema) -> pa.Table:
     parts = sorted(Path(folder).glob("part-*.parquet"))
     if not parts:
         return schema.empty_table()
-    return pa.concat_tables([pq.read_table(part, columns=schema.names).cast(schema) for part in parts])
+    return pa.concat_tables([_read_part(part, schema) for part in parts])
+
+
+def _read_part(part: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        with part.open("rb") as file:
+            return pq.read_table(file, columns=schema.names).cast(schema)
+    except pa.ArrowException as error:
+        raise ValueError(f"history: '{part}' is damaged ({error}); remove it to read the rest") from error
 
 
 def _next_number(folder: Path) -> int:
-    numbers = [int(part.stem.removeprefix("part-")) for part in folder.glob("part-*.parquet")]
-    return max(numbers, default=0) + 1
+    numbers = [part.stem.removeprefix("part-") for part in folder.glob("part-*.parquet")]
+    return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pyarrow.compute as pc
 from lightning_normdyn.history.log import Outage, ParquetLog, read_parts
 
 FOLDER = "normdyn"
+_MARK = "run"
+_LONGEST_NAME = 150
 
 TRAJECTORY = pa.schema(
     [
@@ -45,16 +49,20 @@ class TargetHistory:
 
     def __init__(self, folder: str | os.PathLike[str], *, outage: Outage | None = None) -> None:
         self.folder = Path(folder)
+        self._description: dict[str, Any] = {}
         outage = outage if outage is not None else Outage()
         self.trajectory_log = ParquetLog(self.folder / "trajectory", TRAJECTORY, outage=outage)
         self.quantities_log = ParquetLog(self.folder / "quantities", QUANTITIES, outage=outage)
 
     def describe(self, description: dict[str, Any]) -> None:
-        """Writes ``target.json``; an unwritable folder is left to the logs, which report it once."""
+        """Writes ``target.json``, whole or not at all; trouble is left to the logs, which report it once."""
+        self._description = description
+        unfinished = self.folder / f"target.{os.getpid()}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "target.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        except OSError:
+            unfinished.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            unfinished.replace(self.folder / "target.json")
+        except (OSError, ValueError):
             return
 
     def append_quantities(self, step: int, values: dict[str, float]) -> None:
@@ -67,11 +75,22 @@ class TargetHistory:
         """Puts all that waits in memory on disk."""
         self.trajectory_log.flush()
         self.quantities_log.flush()
+        if self._description and not (self.folder / "target.json").exists():
+            self.describe(self._description)  # somebody cleared the folder while the run went on
 
     def description(self) -> dict[str, Any]:
-        """Reads ``target.json``; empty where there is none."""
+        """Reads ``target.json``; empty where there is none.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
         file = self.folder / "target.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        if not file.exists():
+            return {}
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"log_dir: '{file}' is damaged ({error}); restore it, or remove that target") from error
 
     def trajectory(self) -> pa.Table:
         """Reads the trajectory by step and row (columns of :data:`TRAJECTORY`)."""
@@ -82,28 +101,68 @@ class TargetHistory:
         return _latest(read_parts(self.folder / "quantities", QUANTITIES), ["step", "quantity"])
 
 
-def fresh_root(log_dir: str | os.PathLike[str], run: str, *, resumes: bool) -> Path:
+def folder_name(target: str) -> str:
+    """A folder name for a target, whatever its module is called.
+
+    Example:
+        >>> folder_name("encoder.table.weight"), folder_name("towers.user/item.weight")
+        ('encoder.table.weight', 'towers.user_item.weight')
+    """
+    name = re.sub(r"[^\w.+=@-]", "_", target).lstrip(".") or "_"
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    return f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{zlib.crc32(target.encode()):08x}"
+
+
+def fresh_root(log_dir: str | os.PathLike[str], trainer_id: int, *, resumes: bool) -> Path:
     """The folder ``<log_dir>/normdyn`` for a run, in which no other run's history is mixed with its own.
 
-    A history that another run left there is moved aside, to ``normdyn-1``, ``normdyn-2`` and so on, unless this run
-    resumes it. Nothing is done where nothing can be written.
+    A history that a finished run left there is moved aside, to ``normdyn-1``, ``normdyn-2`` and so on, unless this run
+    resumes it. A folder that is no history, or that another process still writes to, stays where it is, and this run
+    takes the next free name instead. Nothing is done where nothing can be written.
 
     Args:
         log_dir: the run's folder.
-        run: what tells this run from others, the same for all monitors of a trainer.
+        trainer_id: what tells this run from others of the process, the same for all monitors of a trainer.
         resumes: whether the run goes on from a checkpoint.
     """
     root = Path(log_dir) / FOLDER
-    mark = root / "run"
+    run = f"{os.getpid()}-{trainer_id}"
     try:
-        if root.exists() and not resumes and not (mark.exists() and mark.read_text(encoding="utf-8") == run):
-            number = next(n for n in itertools.count(1) if not root.with_name(f"{FOLDER}-{n}").exists())
-            root.rename(root.with_name(f"{FOLDER}-{number}"))
+        if root.exists() and _read_mark(root) != run:
+            writer = _read_mark(root).partition("-")[0]
+            if not writer or (writer != str(os.getpid()) and _is_alive(int(writer))):
+                root = _next_free(root)
+            elif not resumes:
+                root.rename(_next_free(root))
         root.mkdir(parents=True, exist_ok=True)
-        mark.write_text(run, encoding="utf-8")
+        (root / _MARK).write_text(run, encoding="utf-8")
     except OSError:
         return root  # the logs that cannot write there will say so
     return root
+
+
+def _read_mark(root: Path) -> str:
+    """Process and trainer that wrote a history last; empty if the folder is none."""
+    mark = root / _MARK
+    text = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else ""
+    return text if re.fullmatch(r"\d+-\d+", text) else ""
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":
+        return False  # there the question itself would end the process
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _next_free(root: Path) -> Path:
+    return next(free for n in itertools.count(1) if not os.path.lexists(free := root.with_name(f"{root.name}-{n}")))
 
 
 def read_run(log_dir: str | os.PathLike[str]) -> dict[str, TargetHistory]:
@@ -119,7 +178,8 @@ def read_run(log_dir: str | os.PathLike[str]) -> dict[str, TargetHistory]:
         FileNotFoundError: if no target was recorded there.
     """
     root = Path(log_dir) / FOLDER
-    found = {file.parent.name: TargetHistory(file.parent) for file in sorted(root.glob("*/target.json"))}
+    histories = [TargetHistory(file.parent) for file in sorted(root.glob("*/target.json"))]
+    found = {str(history.description().get("target", history.folder.name)): history for history in histories}
     if not found:
         raise FileNotFoundError(
             f"log_dir: no norm history under '{root}'; expected the folder of a run that trained with NormDynamics "

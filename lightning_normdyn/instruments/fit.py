@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -74,6 +75,8 @@ class EquilibriumFit:
         self._window_end = 0
         self._previous: tuple[Tensor, Tensor] | None = None  # V² and p of the window before
         self._forecast: Forecast | None = None
+        self._forecast_total = 0
+        self._judged = False
         self._nonfinite_before = 0.0
         self._readings: Readings = {}
         self._rows: dict[str, Tensor] = {}
@@ -90,7 +93,7 @@ class EquilibriumFit:
             need |= Need.TOUCHED
         if self._samples(step):
             need |= Need.TRACKED
-        if step >= self._window_end:
+        if step >= self._window_end or (self._forecast is not None and step == self._forecast.due):
             need |= Need.NORMS
         return need
 
@@ -108,6 +111,8 @@ class EquilibriumFit:
             self._window.sample(seen.before, seen.after)
         if step >= self._window_end:
             self._close(step, seen.norms)
+        if self._forecast is not None and step == self._forecast.due:
+            self._judge(self._forecast, seen.norms)
 
     def finish(self, step: int) -> None:
         """Closes a last window that is long enough to say something, and judges the forecast that came due."""
@@ -183,6 +188,13 @@ class EquilibriumFit:
             norms = norms_at_end.where(fit.update_probability > 0, torch.nan)
             self._forecast = Forecast(total, norms, fit.norm.clone())
 
+    def _judge(self, forecast: Forecast, norms: Tensor) -> None:
+        """Judges the forecast for the end, at the last step: afterwards a callback may put averaged weights in."""
+        fit, persistence_error, skill = forecast.judge(norms)
+        self._readings |= _named("forecast", fit, forecast.norms)
+        self._readings |= {"persistence_median_error": persistence_error, "forecast_skill": skill}
+        self._judged = True
+
     def _norms_at_end(self, step: int, fit: WindowFit, rule: EquilibriumRule) -> Tensor:
         total = self.plan.total_steps()
         if rule.family is None or total is None:
@@ -208,6 +220,7 @@ class EquilibriumFit:
             "window_end": self._window_end,
             "previous": None if self._previous is None else torch.stack(self._previous),
             "forecast": None if self._forecast is None else self._forecast.state_dict(),
+            "forecast_total": self._forecast_total,
             "nonfinite_before": self._nonfinite_before,
         }
 
@@ -224,6 +237,7 @@ class EquilibriumFit:
             self._previous = (v2, p)
         if state["forecast"] is not None:
             self._forecast = Forecast.from_state_dict(state["forecast"], device)
+        self._forecast_total = state["forecast_total"]
         self._nonfinite_before = state["nonfinite_before"]
 
 
@@ -238,10 +252,16 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> R
         **_named("transient", judged.fit, transient),
         "transient_persistence_error": persistence_error,
         "transient_skill": skill,
-        "balance_median_error": fit_log_log(fit.balance_norm[updated], mean_norm).median_relative_error,
+        "balance_median_error": _median_error(fit.balance_norm[updated], mean_norm)
+        if rule.radial_decay > 0
+        else math.nan,
         "stationarity": fit.stationarity,
         "relaxation_steps": rule.at(rule.lr_gain * window.rates.mean).relaxation_steps(),
     }
+
+
+def _median_error(predicted: Tensor, observed: Tensor) -> float:
+    return fit_log_log(predicted, observed).median_relative_error
 
 
 def _named(prefix: str, fit: LogLogFit, predicted: Tensor) -> Readings:

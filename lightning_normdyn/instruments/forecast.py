@@ -16,7 +16,7 @@ _ARRIVED = 0.02
 
 def check_forecast_at(share: float) -> float:
     """Refuses what is no share of a run."""
-    if not 0 < share < 1:
+    if not isinstance(share, float) or not 0 < share < 1:
         raise ValueError(f"forecast_at: expected a share of the run between 0 and 1, got {share!r}")
     return share
 

@@ -47,15 +47,16 @@ class Recorder:
         for watch in self.watches:
             watch.begin(steps_made)
 
-    def before_step(self, optimizer: torch.optim.Optimizer, *, unclipped: bool) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer, *, unclipped: bool, scaled: bool) -> None:
         """Announces a step of an optimizer.
 
         Args:
             optimizer: the one about to step.
             unclipped: whether its gradients may still be clipped.
+            scaled: whether a loss scaler decides if the step is made.
         """
         for watch in self._by_optimizer.get(id(optimizer), ()):
-            watch.before_step(unclipped=unclipped)
+            watch.before_step(unclipped=unclipped, scaled=scaled)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         del args, kwargs

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep, TableTarget
+from lightning_normdyn.core.optimizers import nominal_lr
 from lightning_normdyn.history.run import TargetHistory
 from lightning_normdyn.instruments.base import Instrument, Need, Readings
 from lightning_normdyn.instruments.watch import Watch
@@ -35,7 +36,7 @@ class TableWatch(Watch):
         history: TargetHistory | None = None,
     ) -> None:
         super().__init__(target, optimizer, history)
-        self._group = group
+        self._last_group = optimizer.param_groups[group]
         self._instruments = instruments
         self._need = Need.NOTHING
         self._due: list[Instrument] = []
@@ -85,13 +86,21 @@ class TableWatch(Watch):
             )
 
     def _look_after(self) -> None:
-        lr = float(self.optimizer.param_groups[self._group]["lr"])  # a restored optimizer has new group dicts
+        lr = nominal_lr(self._group())
         for instrument in self._instruments.values():
             instrument.passed(lr)
         if self._seen is not None:
             self._seen.complete(lr)
             for instrument in self._due:
                 instrument.observe(self.steps, self._seen)
+
+    def _group(self) -> dict[str, Any]:
+        """The table's parameter group: a restored optimizer has new ones, and callbacks add and remove some."""
+        groups = self.optimizer.param_groups
+        if not any(group is self._last_group for group in groups):
+            owners = (group for group in groups if any(p is self.target.parameter for p in group["params"]))
+            self._last_group = next(owners, self._last_group)
+        return self._last_group
 
     def _prepare(self) -> None:
         self._seen = None

@@ -48,15 +48,16 @@ class Watch(ABC):
         self._start()
         self._prepare()
 
-    def before_step(self, *, unclipped: bool) -> None:
+    def before_step(self, *, unclipped: bool, scaled: bool) -> None:
         """Announces a step: gradients are there and unscaled, weights are old.
 
         Args:
             unclipped: whether the gradient may still be clipped.
+            scaled: whether a loss scaler decides if the step is made.
         """
         if self._announced:
-            if isinstance(self.optimizer, torch.optim.LBFGS):
-                return  # it evaluates several times a step, and the first shows the weights that the step started from
+            if not scaled:
+                return  # it evaluates several times a step; the first look shows the weights that the step started from
             self.skipped += 1
         self._announced = self._takes_part()
         if self._announced:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 _FIRST_WINDOW = 100
 _LONGEST_WINDOW_WITHOUT_END = 10_000
 
 
 def check_window(window: float) -> float:
     """Refuses a window that is neither a share of the run nor a whole number of steps."""
-    if not (0 < window < 1 or (window >= 1 and window == int(window))):
+    usable = isinstance(window, (int, float)) and not isinstance(window, bool) and math.isfinite(window)
+    if not usable or not (0 < window < 1 or (window >= 1 and window == int(window))):
         raise ValueError(
             f"window: expected a share of the run between 0 and 1, or a whole number of steps, got {window!r}"
         )

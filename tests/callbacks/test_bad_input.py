@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import CSVLogger
 from small_models import BATCH, DIM, ROWS, Lit, PairTable, TwoTables, TwoTowers, pair_batches, seeded
 from torch import nn
@@ -286,6 +287,69 @@ def test_history_goes_beside_the_logger(fit, tmp_path):
     assert set(read_run(tmp_path / "mine" / "version_7")) == {"net.table.weight"}
 
 
-def test_no_rows_to_track(fit):
-    with pytest.raises(ValueError, match=r"^max_tracked_rows: expected at least 1, got 0$"):
-        fit(Lit(seeded(PairTable), sgd), pair_batches(1), NormDynamics(max_tracked_rows=0))
+@pytest.mark.parametrize("rows", [0, -1, 1.5, "10", True, None])
+def test_no_number_of_rows_to_track(rows):
+    with pytest.raises(ValueError, match=r"^max_tracked_rows: expected a whole number of rows, 1 or more, got "):
+        NormDynamics(max_tracked_rows=rows)
+
+
+@pytest.mark.parametrize("targets", [5, [3], b"auto", None, "table"])
+def test_targets_that_are_no_patterns(targets):
+    with pytest.raises(ValueError, match=r"^targets: expected 'auto' or a list of patterns, got "):
+        NormDynamics(targets=targets)
+
+
+@pytest.mark.parametrize("window", ["0.2", None, math.inf, True, 0, -1, 1.5])
+def test_windows_that_are_none(window):
+    with pytest.raises(ValueError, match=r"^window: expected a share of the run between 0 and 1, or a whole number"):
+        NormDynamics(window=window)
+
+
+class NoRate(torch.optim.SGD):
+    """Chooses its own rate, as Adafactor does."""
+
+    def __init__(self, params):
+        super().__init__(params, lr=0.1)
+        self.param_groups[0].update(lr=None, weight_decay=None)
+
+    def step(self, closure=None):
+        loss = closure()
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.sub_(0.1 * parameter.grad)
+        return loss
+
+
+class LooksTwice(torch.optim.SGD):
+    """Evaluates the closure twice a step, as sharpness-aware optimizers do."""
+
+    def step(self, closure=None):
+        closure()
+        return super().step(closure)
+
+
+class Regroups(Callback):
+    """Puts a group before the table's own in the midst of the run."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 3:
+            groups = trainer.optimizers[0].param_groups
+            groups.insert(0, {**groups[0], "params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("configure", "more"),
+    [
+        pytest.param(lambda net: NoRate(net.parameters()), [], id="no learning rate"),
+        pytest.param(lambda net: torch.optim.SGD(net.parameters(), lr=1e-3, momentum=1.0), [], id="momentum 1"),
+        pytest.param(lambda net: LooksTwice(net.parameters(), lr=0.1), [], id="two evaluations"),
+        pytest.param(sgd, [Regroups()], id="groups change"),
+    ],
+)
+def test_unusual_optimizers_lose_no_run(fit, configure, more):
+    trainer = fit(Lit(seeded(PairTable), configure), pair_batches(8), NormDynamics(every_n_steps=1), *more)
+    logged = trainer.logger.of("net.table.weight")
+    assert len(logged) >= 8
+    assert all(found["skipped_steps"] == 0 for found in logged.values())
+    if more:
+        assert logged[8]["effective_lr"] > 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 from brute_force import adamw_path, expected_moments, log_log, sgd_path
 from plain_training import train_plainly
+from pytorch_lightning import Callback
 from small_models import DIM, Lit, PairTable, pair_batches, seeded
 
 from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMonitor, NormDynamics, NormTrajectoryMonitor
@@ -160,3 +161,20 @@ def test_all_monitors_in_one_trainer(fit):
     for step, metrics in trainer.logger.calls:
         for key, value in metrics.items():
             assert seen.setdefault((step, key), value) == value
+
+
+class AveragesAtTheEnd(Callback):
+    """Puts other weights in once training is over, as weight averaging does."""
+
+    def on_train_end(self, trainer, pl_module):
+        with torch.no_grad():
+            pl_module.net.table.weight.mul_(3)
+
+
+def test_weights_that_are_averaged_at_the_end_do_not_spoil_the_judgement(fit):
+    skills = []
+    for before in ([], [AveragesAtTheEnd()]):
+        monitor = NormDynamics(window=20, forecast_at=0.4, save_history=False)
+        trainer = fit(Lit(seeded(PairTable), cosine_sgd), pair_batches(STEPS), *before, monitor)
+        skills.append(float(trainer.callback_metrics[f"normdyn/{TARGET}/forecast_skill"]))
+    assert skills[0] == skills[1]

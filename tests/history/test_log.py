@@ -1,6 +1,7 @@
 """Histories on disk: whole or absent, bounded in trouble, readable after a kill."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lightning_normdyn.history import TRAJECTORY, Outage, ParquetLog, TargetHistory, read_parts, read_run
-from lightning_normdyn.history.run import fresh_root
+from lightning_normdyn.history.run import folder_name, fresh_root
 
 SCHEMA = pa.schema([("step", pa.int64()), ("norm", pa.float32())])
 
@@ -124,7 +125,7 @@ def test_a_repeated_step_is_read_as_it_was_written_last(tmp_path: Path) -> None:
 
 
 def test_another_run_in_the_same_folder_does_not_mix_in(tmp_path: Path) -> None:
-    for run, norm in (("first", 1.0), ("second", 2.0)):
+    for run, norm in ((1, 1.0), (2, 2.0)):
         root = fresh_root(tmp_path, run, resumes=False)
         assert fresh_root(tmp_path, run, resumes=False) == root  # a second monitor of the same trainer
         history = TargetHistory(root / "table")
@@ -136,9 +137,66 @@ def test_another_run_in_the_same_folder_does_not_mix_in(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_goes_on_in_the_same_history(tmp_path: Path) -> None:
-    root = fresh_root(tmp_path, "first", resumes=False)
-    assert fresh_root(tmp_path, "second", resumes=True) == root
+    root = fresh_root(tmp_path, 1, resumes=False)
+    assert fresh_root(tmp_path, 2, resumes=True) == root
     assert not (tmp_path / "normdyn-1").exists()
+
+
+def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "normdyn").mkdir()
+    (tmp_path / "normdyn" / "__init__.py").write_text("mine = True")
+    assert fresh_root(tmp_path, 1, resumes=False) == tmp_path / "normdyn-1"
+    assert (tmp_path / "normdyn" / "__init__.py").read_text() == "mine = True"
+
+
+def test_a_history_that_another_process_still_writes_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as writer:
+        (tmp_path / "normdyn").mkdir()
+        (tmp_path / "normdyn" / "run").write_text(f"{writer.pid}-7")
+        assert fresh_root(tmp_path, 1, resumes=False) == tmp_path / "normdyn-1"
+        writer.communicate(b"\n")
+    assert fresh_root(tmp_path, 2, resumes=False) == tmp_path / "normdyn"
+    assert (tmp_path / "normdyn-2" / "run").exists()
+
+
+@pytest.mark.parametrize("target", ["towers.user/item.weight", "/absolute.weight", "..", "a" * 300])
+def test_any_target_name_stays_inside_the_history(tmp_path: Path, target: str) -> None:
+    history = TargetHistory(tmp_path / "normdyn" / folder_name(target))
+    history.describe({"target": target})
+    assert [folder.parent for folder in (tmp_path / "normdyn").glob("*/target.json")]
+    assert list(read_run(tmp_path)) == [target]
+
+
+def test_a_relative_folder_that_looks_like_an_address_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = ParquetLog("s3:run", SCHEMA)
+    log.append({"step": [1], "norm": [1.0]})
+    log.flush()
+    assert read_parts("s3:run", SCHEMA).num_rows == 1
+
+
+def test_foreign_files_and_a_cleared_folder_do_no_harm(tmp_path: Path) -> None:
+    history = TargetHistory(tmp_path / "normdyn" / "table")
+    history.describe({"target": "table"})
+    history.append_quantities(1, {"norm_mean": 1.0})
+    history.flush()
+    shutil.rmtree(tmp_path / "normdyn")
+    history.append_quantities(2, {"norm_mean": 2.0})
+    history.flush()
+    (history.folder / "quantities" / "part-00000001 (copy).parquet").write_bytes(b"")
+    history.append_quantities(3, {"norm_mean": 3.0})
+    history.flush()
+    (history.folder / "quantities" / "part-00000001 (copy).parquet").unlink()
+    assert read_run(tmp_path)["table"].quantities()["step"].to_pylist() == [2, 3]
+
+
+def test_a_damaged_description_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "normdyn" / "table").mkdir(parents=True)
+    (tmp_path / "normdyn" / "table" / "target.json").write_text('{"target": ')
+    with pytest.raises(ValueError, match=r"target\.json' is damaged"):
+        read_run(tmp_path)
 
 
 def test_a_folder_without_a_history_says_so(tmp_path: Path) -> None:
