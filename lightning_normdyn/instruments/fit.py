@@ -75,7 +75,6 @@ class EquilibriumFit:
         self._window_end = 0
         self._previous: tuple[Tensor, Tensor] | None = None  # V² and p of the window before
         self._forecast: Forecast | None = None
-        self._forecast_total = 0
         self._judged = False
         self._nonfinite_before = 0.0
         self._readings: Readings = {}
@@ -93,7 +92,7 @@ class EquilibriumFit:
             need |= Need.TOUCHED
         if self._samples(step):
             need |= Need.TRACKED
-        if step >= self._window_end or (self._forecast is not None and step == self._forecast.due):
+        if step >= self._window_end or self._is_last(step):
             need |= Need.NORMS
         return need
 
@@ -111,7 +110,7 @@ class EquilibriumFit:
             self._window.sample(seen.before, seen.after)
         if step >= self._window_end:
             self._close(step, seen.norms)
-        if self._forecast is not None and step == self._forecast.due:
+        if self._forecast is not None and self._is_last(step):
             self._judge(self._forecast, seen.norms)
 
     def finish(self, step: int) -> None:
@@ -120,10 +119,8 @@ class EquilibriumFit:
         length = step - self._window_start
         if length >= max(1, (self._window_end - self._window_start) // 4):
             self._close(step, self._norms_now())
-        if self._forecast is not None and self._forecast.has_come_due(step + self.plan.skipped_steps()):
-            fit, persistence_error, skill = self._forecast.judge(self._norms_now())
-            self._readings |= _named("forecast", fit, self._forecast.norms)
-            self._readings |= {"persistence_median_error": persistence_error, "forecast_skill": skill}
+        if not self._judged and self._forecast is not None and self._forecast.has_come_due(self._tried(step)):
+            self._judge(self._forecast, self._norms_now())
 
     def readings(self) -> Readings:
         """The fits of the last closed window, and the skill of the last forecast that came due."""
@@ -184,9 +181,18 @@ class EquilibriumFit:
         """Keeps the forecast for the end of the run, the first time that enough of it has passed."""
         total = self.plan.total_steps()
         # A hundredth short counts: the window ends where the share of the run falls only up to rounding.
-        if self._forecast is None and total is not None and 0.99 * self.forecast_at * total <= step < total:
+        if total is None or not 0.99 * self.forecast_at * total <= step < total:
+            return
+        if self._forecast is None or self._forecast.due != total:  # a resumed run may have a later end
             norms = norms_at_end.where(fit.update_probability > 0, torch.nan)
             self._forecast = Forecast(total, norms, fit.norm.clone())
+
+    def _tried(self, step: int) -> int:
+        """Steps that the run has tried: those made and those that a loss scaler skipped."""
+        return step + self.plan.skipped_steps()
+
+    def _is_last(self, step: int) -> bool:
+        return self._forecast is not None and self._tried(step) == self._forecast.due
 
     def _judge(self, forecast: Forecast, norms: Tensor) -> None:
         """Judges the forecast for the end, at the last step: afterwards a callback may put averaged weights in."""
@@ -220,7 +226,6 @@ class EquilibriumFit:
             "window_end": self._window_end,
             "previous": None if self._previous is None else torch.stack(self._previous),
             "forecast": None if self._forecast is None else self._forecast.state_dict(),
-            "forecast_total": self._forecast_total,
             "nonfinite_before": self._nonfinite_before,
         }
 
@@ -237,7 +242,6 @@ class EquilibriumFit:
             self._previous = (v2, p)
         if state["forecast"] is not None:
             self._forecast = Forecast.from_state_dict(state["forecast"], device)
-        self._forecast_total = state["forecast_total"]
         self._nonfinite_before = state["nonfinite_before"]
 
 
