@@ -56,7 +56,7 @@ def test_the_forecast_made_at_forty_percent(fit, tmp_path, optimizer):
     made = trajectory.filter(np.equal(trajectory["step"].to_numpy(), 40))
     used = p > 0
     np.testing.assert_allclose(made["forecast_norm"].to_numpy()[used], forecast[used], rtol=rel)
-    assert_forecast(logged[STEPS + 1], forecast[used], norms(steps[39])[used], norms(steps[-1])[used], rel)
+    assert_forecast(logged[STEPS], forecast[used], norms(steps[39])[used], norms(steps[-1])[used], rel)
     v2, p = expected_moments(steps[40:60])
     one_ahead, used = path(norms(steps[59]), v2, p, lrs[60:80]), p > 0
     expected = log_log(one_ahead[used], norms(steps[79])[used])["median_error"]
