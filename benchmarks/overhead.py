@@ -2,8 +2,9 @@
 
     python benchmarks/overhead.py [--quick] [--out benchmarks/results]
 
-Writes ``overhead.json`` and a dated table, ``overhead.md``. Both sides run in one go and take turns of some hundred
-steps, so what else the machine does disturbs both alike; read the ratios, not the milliseconds.
+Writes ``overhead.json`` and a dated table, ``overhead.md``. All sides of a comparison live at the same time and take
+turns, so what else the machine does disturbs them alike: read the ratios, not the milliseconds. Takes about ten minutes
+on a quiet machine.
 """
 
 from __future__ import annotations
@@ -11,147 +12,198 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from turns import Finished, take_turns
-from workloads import Workload
+from operations import StepRecord
+from overhead_table import load, machine, tabulate
+from paired import amortised, compare
+from turns import hushed, take_turns
+from workloads import CADENCE, Workload
 
-from lightning_normdyn.callbacks import NormDynamics
-
+LATE = 9_600
 NEVER = {"every_n_steps": 10**9, "fit_every_n_steps": 10**9, "window": 10**9}
+MOST_BYTES = 128
 
 
 class Case(NamedTuple):
-    """A workload with and without the callback.
+    """A workload with and without the callback, at default cadence.
 
     Attributes:
         title: what the table calls it.
         kind: of workload.
-        steps: optimizer steps of each side.
+        turns: of each side.
         turn: steps of one turn.
+        first: step at which the run starts.
+        skip: rounds that are left out of the medians, because windows are still short.
+        at_most: the largest ratio that will do.
         options: of the task.
-        observed: options of the callback.
-        most: the largest ratio that will do, if there is one.
+        threads: of torch; 0 for its own choice.
     """
 
     title: str
     kind: str
-    steps: int
+    turns: int
     turn: int
-    options: dict[str, Any]
-    observed: dict[str, Any]
-    most: float | None = None
+    first: int
+    skip: int
+    at_most: float
+    options: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    threads: int = 0
 
 
-CASES = {
-    "demo": Case("demo, 2,000 x 64, SGD", "demo", 12_000, 400, {}, {}, most=1.05),
-    "transformer": Case("transformer, 31.8 M parameters, 50,000 x 256", "transformer", 120, 20, {}, {}, most=1.02),
-    "small table": Case("table 20,000 x 64, sparse", "table", 3_000, 300, {"rows": 20_000, "sparse": True}, {}),
-    "large table": Case("table 2,000,000 x 64, sparse", "table", 3_000, 300, {"rows": 2_000_000, "sparse": True}, {}),
-    "off schedule": Case("demo, nothing due", "demo", 3_000, 300, {}, NEVER),
-}
-QUICK = {"demo": (200, 50), "small table": (200, 50)}
+class Scale(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        ratios: the cases whose ratio is bounded.
+        tables: rows of the tables that are compared.
+        touched: rows that a step touches.
+        turns: of 50 steps, for sparse and for dense gradients.
+        quiet_steps: steps whose operations are recorded.
+    """
+
+    ratios: dict[str, Case]
+    tables: tuple[int, int]
+    touched: int
+    turns: dict[str, int]
+    quiet_steps: int
 
 
-def measure(case: Case, folder: Path) -> dict[str, Any]:
-    """Trains both sides in turns and compares them."""
+FULL = Scale(
+    ratios={
+        # One thread, as `normdyn demo` trains: its steps are too small to share.
+        "demo": Case("demo: 2,000 x 64, batch 256, SGD, one thread", "demo", 240, 50, 0, 20, 1.05, threads=1),
+        "transformer": Case(
+            "transformer: 31.8 M parameters, table 50,000 x 256, AdamW", "transformer", 40, 5, LATE, 0, 1.02
+        ),
+    },
+    tables=(20_000, 2_000_000),
+    touched=4_096,
+    turns={"sparse": 20, "dense": 3},
+    quiet_steps=200,
+)
+QUICK = Scale(
+    ratios={
+        "demo": Case("demo, 4 rounds", "demo", 4, 50, LATE, 0, 1.05, threads=1),
+        "transformer": Case(
+            "a small transformer, 2 rounds",
+            "transformer",
+            10,
+            10,
+            LATE,
+            0,
+            1.02,
+            {"rows": 2_000, "dim": 32, "width": 64, "layers": 1},
+        ),
+    },
+    tables=(2_000, 20_000),
+    touched=256,
+    turns={"sparse": 2},
+    quiet_steps=5,
+)
+
+
+def measure_ratio(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trains both sides in turns; returns the comparison and what the callback held."""
     sides = {
-        name: Workload(case.kind, case.steps, str(folder / name), observed, case.options)
-        for name, observed in (("without", None), ("with", case.observed))
+        name: Workload(case.kind, case.first, str(folder / name), observed, case.options, threads=case.threads)
+        for name, observed in (("without", None), ("with", {}))
     }
-    finished = take_turns(sides, steps_per_turn=case.turn)
-    return {
+    finished = take_turns(sides, steps_per_turn=case.turn, turns=case.turns)
+    compared = compare(finished["with"], finished["without"], cadence=CADENCE, skip=case.skip)
+    facts = finished["with"].facts
+    report = {
         "title": case.title,
-        "steps": case.steps,
-        "most": case.most,
-        "weights_bit_identical": finished["with"].digest == finished["without"].digest,
-        **compare(finished["with"], finished["without"]),
+        "steps": case.turns * case.turn,
+        "threads": case.threads or torch.get_num_threads(),
+        "at_most": case.at_most,
+        "met": compared["ratio"]["median"] <= case.at_most,
+        **compared,
+    }
+    return report, {
+        "title": case.title,
+        "at_most": MOST_BYTES,
+        **{k: v for k, v in facts.items() if k != "own_seconds"},
     }
 
 
-def compare(observed: Finished, plain: Finished) -> dict[str, Any]:
-    """Ratios and differences of step times, turn by turn; the first turn, which also starts the run, is left out."""
-    pairs = [
-        (statistics.fmean(a.steps), statistics.fmean(b.steps))
-        for a, b in zip(observed.turns[1:], plain.turns[1:], strict=True)
-        if a.steps and b.steps
-    ]
-    ratios = sorted(a / b for a, b in pairs)
-    added = sorted(1e6 * (a - b) for a, b in pairs)
-    whole = sum(sum(turn.steps) for turn in observed.turns) / sum(sum(turn.steps) for turn in plain.turns)
-    return {
-        "turns": len(pairs),
-        "step_ms_without": round(1e3 * statistics.median(b for _, b in pairs), 4),
-        "ratio": round(statistics.median(ratios), 4),
-        "ratio_quartiles": [round(quantile, 4) for quantile in quartiles(ratios)],
-        "ratio_whole_run": round(whole, 4),
-        "ratio_cpu": round(sum(t.cpu for t in observed.turns[1:]) / sum(t.cpu for t in plain.turns[1:]), 4),
-        "added_us": round(statistics.median(added), 1),
-        "added_us_quartiles": [round(quantile, 1) for quantile in quartiles(added)],
-    }
-
-
-def quartiles(values: list[float]) -> tuple[float, float]:
-    """First and third quartile; the value itself where there is but one."""
-    if len(values) < 2:
-        return values[0], values[0]
-    first, _, third = statistics.quantiles(values, n=4)
-    return first, third
-
-
-def state_bytes_per_row(folder: Path) -> float:
-    """Bytes of tensor state per tracked row in the midst of a run."""
-    workload = Workload("table", 300, str(folder), {}, {"rows": 20_000, "sparse": True})
-    run = workload()
-    run.trainer.fit(run.model, run.data)
-    callback = next(c for c in run.trainer.callbacks if isinstance(c, NormDynamics))
-    total = sum(tensor.nbytes for tensor in tensors_in(callback.state_dict()))
-    return total / -(-20_000 // 2)  # 20,000 rows at a stride of two
-
-
-def tensors_in(state: Any) -> list[torch.Tensor]:
-    """All tensors of a nested state."""
-    if isinstance(state, torch.Tensor):
-        return [state]
-    members = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
-    return [tensor for member in members for tensor in tensors_in(member)]
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
-    lines = [
-        f"# Overhead of NormDynamics, {report['date']}",
-        "",
-        f"{report['machine']}; `python benchmarks/overhead.py{' --quick' if report['quick'] else ''}`. "
-        "Medians over turns, quartiles in brackets, both sides in one run.",
-        "",
-        "| case | step without (ms) | ratio | whole run | CPU time | added a step (us) | at most | weights identical |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for case in report["cases"].values():
-        low, high = case["ratio_quartiles"]
-        least, most = case["added_us_quartiles"]
-        lines.append(
-            f"| {case['title']} | {case['step_ms_without']:.2f} | **{case['ratio']:.3f}** ({low:.3f} to {high:.3f}) "
-            f"| {case['ratio_whole_run']:.3f} | {case['ratio_cpu']:.3f} | {case['added_us']:.0f} ({least:.0f} to {most:.0f}) "
-            f"| {case['most'] or '–'} | {'yes' if case['weights_bit_identical'] else 'NO'} |"
+def measure_tables(scale: Scale, gradient: str, folder: Path) -> list[dict[str, Any]]:
+    """A small and a large table of which each step touches as many rows, both with and without the callback."""
+    sides = {
+        (rows, observed is not None): Workload(
+            "table",
+            LATE,
+            str(folder / f"{rows}-{observed}"),
+            observed,
+            {"rows": rows, "touched": scale.touched, "sparse": gradient == "sparse"},
+            timed=True,
         )
-    lines += ["", f"Tracked state: {report['state_bytes_per_row']:.0f} bytes a row (at most 128)."]
-    return "\n".join(lines) + "\n"
+        for rows in scale.tables
+        for observed in (None, {})
+    }
+    finished = take_turns(
+        {str(side): build for side, build in sides.items()}, steps_per_turn=CADENCE, turns=scale.turns[gradient]
+    )
+    return [
+        {
+            "title": f"{rows:,} x 64, {gradient}",
+            "rows": rows,
+            "sparse": gradient == "sparse",
+            "own_us": amortised(finished[str((rows, True))].facts.pop("own_seconds"), CADENCE),
+            **finished[str((rows, True))].facts,
+            **compare(finished[str((rows, True))], finished[str((rows, False))], cadence=CADENCE, skip=1),
+        }
+        for rows in scale.tables
+    ]
 
 
-def machine() -> str:
-    """The hardware and the torch that the numbers belong to."""
-    info = Path("/proc/cpuinfo")
-    models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    name = models[0].split(":", 1)[1].strip() if models else platform.processor()
-    return f"{name}, {os.cpu_count()} cores (shared), Python {platform.python_version()}, torch {torch.__version__}"
+def measure_off_schedule(scale: Scale, folder: Path) -> dict[str, Any]:
+    """The operations of steps on which nothing is due, with and without the callback."""
+    recorded, own = {}, []
+    for name, observed in (("without", None), ("with", NEVER)):
+        with hushed():
+            run = Workload("demo", LATE, str(folder / name), observed, {}, timed=True, threads=1)()
+            run.trainer.callbacks.append(StepRecord())
+            run.trainer.fit_loop.epoch_loop.max_steps = LATE + 1 + scale.quiet_steps
+            run.trainer.fit(run.model, run.data)
+        recorded[name] = run.trainer.callbacks[-1].steps[1:]  # a run's first step is always measured
+        own = run.facts().get("own_seconds", [])
+    return {
+        "steps": len(recorded["with"]),
+        "operations": len(recorded["without"][0]),
+        "operations_added": _added(recorded, ""),
+        "clones_added": _added(recorded, "clone"),
+        "syncs_added": _added(recorded, "_local_scalar_dense"),
+        "own_us": amortised(own[1:], CADENCE),
+    }
+
+
+def _added(recorded: dict[str, list[list[str]]], part: str) -> int:
+    count = {side: sum(part in name for step in steps for name in step) for side, steps in recorded.items()}
+    return count["with"] - count["without"]
+
+
+def measure(scale: Scale, folder: Path) -> dict[str, Any]:
+    """Everything, one after the other."""
+    ratios, memory, tables = {}, [], []
+    for name, case in scale.ratios.items():
+        ratios[name], held = measure_ratio(case, folder / name)
+        memory.append(held)
+        print(f"{case.title}: {ratios[name]['ratio']['median']:.3f}", flush=True)
+    for gradient in scale.turns:
+        tables += measure_tables(scale, gradient, folder / gradient)
+        print(f"tables, {gradient}: {[table['own_us']['average'] for table in tables[-2:]]} us", flush=True)
+    kept = ("title", "tracked_rows", "live_bytes_per_row", "checkpoint_bytes_per_row", "scratch_bytes")
+    memory += [{"at_most": MOST_BYTES, **{name: table[name] for name in kept}} for table in tables]
+    return {
+        "ratios": ratios,
+        "tables": {"touched": scale.touched, "cases": tables},
+        "memory": memory,
+        "off_schedule": measure_off_schedule(scale, folder / "quiet"),
+    }
 
 
 def main() -> None:
@@ -159,24 +211,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few short runs, to see that it works")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     arguments = parser.parse_args()
-    cases = (
-        {name: CASES[name]._replace(steps=s, turn=t) for name, (s, t) in QUICK.items()} if arguments.quick else CASES
-    )
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "quick": arguments.quick,
-        "cases": {},
+        "load": {"start": load()},
     }
     with tempfile.TemporaryDirectory() as folder:
-        for name, case in cases.items():
-            report["cases"][name] = measure(case, Path(folder) / name.replace(" ", "-"))
-            print(f"{case.title}: {report['cases'][name]['ratio']:.3f}", flush=True)
-        report["state_bytes_per_row"] = round(state_bytes_per_row(Path(folder) / "state"), 1)
+        report |= measure(QUICK if arguments.quick else FULL, Path(folder))
+    report["load"]["end"] = load()
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "overhead.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (arguments.out / "overhead.md").write_text(table(report), encoding="utf-8")
-    print(table(report))
+    (arguments.out / "overhead.md").write_text(tabulate(report), encoding="utf-8")
+    print(tabulate(report))
 
 
 if __name__ == "__main__":

@@ -62,14 +62,9 @@ def memory(dynamics: NormDynamics) -> dict[str, float]:
     """Bytes that the callback holds of the first table it watches, all told and per tracked row."""
     assert dynamics._recorder is not None
     watch = dynamics._recorder.watches[0]
-    parameters = {watch.target.parameter.untyped_storage().data_ptr()}
     rows = watch.target.tracked_rows
     found = {tensor.untyped_storage().data_ptr(): (tensor, scratch) for tensor, scratch in _tensors(watch, False)}
-    sizes = [
-        (tensor.untyped_storage().nbytes(), scratch)
-        for place, (tensor, scratch) in found.items()
-        if place not in parameters
-    ]
+    sizes = [(tensor.untyped_storage().nbytes(), scratch) for tensor, scratch in found.values()]
     checkpoint = sum(tensor.numel() * tensor.element_size() for tensor, _ in _tensors(watch.state_dict(), False))
     return {
         "tracked_rows": rows,
@@ -80,9 +75,10 @@ def memory(dynamics: NormDynamics) -> dict[str, float]:
 
 
 def _tensors(holder: Any, scratch: bool) -> Iterator[tuple[Tensor, bool]]:
-    """Every tensor that an object of this package holds, and whether it is scratch memory."""
+    """Every tensor that an object of this package holds, the model's own left out, and whether it is scratch memory."""
     if isinstance(holder, Tensor):
-        yield holder.detach(), scratch
+        if not isinstance(holder, torch.nn.Parameter):
+            yield holder, scratch
     elif isinstance(holder, dict):
         for value in holder.values():
             yield from _tensors(value, scratch)

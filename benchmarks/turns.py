@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import multiprocessing
 import os
-import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,36 +52,37 @@ class Turn(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """All turns of a run, a fingerprint of its final weights, and its facts."""
+    """All turns of a run, a fingerprint of its final weights (``digest``), and its facts."""
 
     turns: list[Turn]
-    fingerprint: str
+    digest: str
     facts: dict[str, Any]
 
 
-def take_turns(builders: Mapping[str, Callable[[], Run]], *, steps_per_turn: int) -> dict[str, Finished]:
+def take_turns(builders: Mapping[str, Callable[[], Run]], *, steps_per_turn: int, turns: int) -> dict[str, Finished]:
     """Trains every run in a process of its own, one turn at a time, in alternating order (A B, B A, ...).
 
     Args:
-        builders: name to what builds the run; must be picklable. All runs must make the same number of steps.
+        builders: name to what builds the run; must be picklable.
         steps_per_turn: steps from one handing-over to the next.
+        turns: of every run; then it is stopped, wherever it was going.
     """
     context = _context()
     channels: dict[str, Connection] = {}
     for name, build in builders.items():
         channels[name], theirs = context.Pipe()
-        context.Process(target=_work, args=(build, steps_per_turn, theirs), daemon=True).start()
+        context.Process(target=_work, args=(build, _Baton(theirs, steps_per_turn, turns)), daemon=True).start()
         channels[name].recv()  # built: one at a time, so that building disturbs no other
-    turns: dict[str, list[Turn]] = {name: [] for name in builders}
+    taken: dict[str, list[Turn]] = {name: [] for name in builders}
     finished: dict[str, Finished] = {}
     order = list(builders)
     while len(finished) < len(builders):
         for name in order:
             channels[name].send("go")
-            turn, fingerprint, facts = channels[name].recv()
-            turns[name].append(turn)
-            if fingerprint:
-                finished[name] = Finished(turns[name], fingerprint, facts)
+            turn, digest, facts = channels[name].recv()
+            taken[name].append(turn)
+            if digest is not None:
+                finished[name] = Finished(taken[name], digest, facts)
         order.reverse()
     return {name: finished[name] for name in builders}
 
@@ -88,26 +90,36 @@ def take_turns(builders: Mapping[str, Callable[[], Run]], *, steps_per_turn: int
 class _Baton(Callback):
     """Stops the run between two steps until it is its turn again, and times what happens in a turn."""
 
-    def __init__(self, channel: Connection, steps_per_turn: int) -> None:
-        self._channel = channel
+    def __init__(self, channel: Connection, steps_per_turn: int, turns: int) -> None:
+        self.channel = channel
         self._steps_per_turn = steps_per_turn
+        self._turns_left = turns
         self._marks: list[float] = []
 
     def start(self) -> None:
-        self._channel.recv()
+        """Waits for the turn."""
+        self.channel.recv()
         self._marks = []
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def stop(self) -> Turn:
+        """What was done in it."""
         wall, cpu = time.perf_counter(), time.process_time()
-        marks = [*self._marks, wall]
-        return Turn([b - a for a, b in zip(marks, marks[1:], strict=False)], wall - self._wall, cpu - self._cpu)
+        steps = [after - before for before, after in itertools.pairwise([*self._marks, wall])]
+        return Turn(steps, wall - self._wall, cpu - self._cpu)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Hands over at the end of a turn."""
         if len(self._marks) == self._steps_per_turn:
-            self._channel.send((self.stop(), "", {}))
+            self.channel.send((self.stop(), None, {}))
+            self._turns_left -= 1
             self.start()
         self._marks.append(time.perf_counter())
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Ends the run with its last turn."""
+        if self._turns_left == 1 and len(self._marks) == self._steps_per_turn:
+            trainer.should_stop = True
 
 
 def _context() -> Any:
@@ -119,21 +131,27 @@ def _context() -> Any:
     return context
 
 
-def _work(build: Callable[[], Run], steps_per_turn: int, channel: Connection) -> None:
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Progress bars are drawn and not shown; Lightning keeps its tips to itself."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    with Path(os.devnull).open("w") as nowhere:
-        sys.stdout = sys.stderr = nowhere  # progress bars are drawn, and not shown
+    with Path(os.devnull).open("w") as nowhere, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield
+
+
+def _work(build: Callable[[], Run], baton: _Baton) -> None:
+    with hushed():
         run = build()
-        baton = _Baton(channel, steps_per_turn)
         run.trainer.callbacks.append(baton)
-        channel.send("built")
+        baton.channel.send("built")
         baton.start()
         run.trainer.fit(run.model, run.data)
-        channel.send((baton.stop(), _fingerprint(run.model), run.facts()))
+        baton.channel.send((baton.stop(), _digest(run.model), run.facts()))
 
 
-def _fingerprint(model: LightningModule) -> str:
+def _digest(model: LightningModule) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().data)

@@ -18,6 +18,7 @@ from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
 CADENCE = 50
+PLANNED = 12_000
 _BATCHES = 32
 
 
@@ -26,19 +27,19 @@ class Workload(NamedTuple):
 
     Attributes:
         kind: a key of ``_TASKS``.
-        steps: optimizer steps.
+        first: step number at which the run starts, as if resumed: windows are then as long as late in a run.
         folder: where its logs go.
-        watched: options of NormDynamics; ``None`` to train without it.
+        observed: options of NormDynamics; ``None`` to train without it.
         options: of the task.
         timed: whether NormDynamics times its own hooks.
         threads: of torch; 0 for its own choice.
     """
 
     kind: str
-    steps: int
+    first: int
     folder: str
-    watched: dict[str, Any] | None
-    options: dict[str, Any]
+    observed: dict[str, Any] | None
+    options: dict[str, Any] = {}  # noqa: RUF012 - never changed
     timed: bool = False
     threads: int = 0
 
@@ -48,11 +49,11 @@ class Workload(NamedTuple):
         torch.manual_seed(0)
         model, data = _TASKS[self.kind](**self.options)
         dynamics = None
-        if self.watched is not None:
-            dynamics = (TimedDynamics if self.timed else NormDynamics)(**self.watched)
+        if self.observed is not None:
+            dynamics = (TimedDynamics if self.timed else NormDynamics)(**self.observed)
         trainer = Trainer(
             accelerator="cpu",
-            max_steps=self.steps,
+            max_steps=PLANNED,
             max_epochs=-1,
             log_every_n_steps=CADENCE,
             logger=[CSVLogger(self.folder), TensorBoardLogger(self.folder)],
@@ -60,6 +61,8 @@ class Workload(NamedTuple):
             enable_checkpointing=False,
             enable_model_summary=False,
         )
+        progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        progress.ready = progress.completed = self.first
         return Run(trainer, model, data, lambda: {} if dynamics is None else _facts(dynamics))
 
 
@@ -171,7 +174,7 @@ def _transformer(*, sentences: int = 4, words: int = 32, **model: Any) -> tuple[
     return contrast, RandomRows(contrast.table.num_embeddings, (2, sentences, words), distinct=False)
 
 
-def _table(*, rows: int, touched: int, sparse: bool) -> tuple[LightningModule, LightningDataModule]:
+def _table(*, rows: int, touched: int = 4_096, sparse: bool) -> tuple[LightningModule, LightningDataModule]:
     return PairedRows(rows=rows, sparse=sparse), RandomRows(rows, (2, touched // 2), distinct=True)
 
 
