@@ -28,4 +28,9 @@ def run_report(options: argparse.Namespace) -> int:
 
 def _read_summary(run: Path) -> dict[str, Any] | None:
     file = run / SUMMARY_FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    if not file.exists():
+        return None
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"run: '{file}' is damaged ({error}); remove it to draw the report without") from error

@@ -97,3 +97,14 @@ def test_ctrl_c_outside_training_ends_with_130(monkeypatch, capsys):
     monkeypatch.setattr(main_module, "_run", interrupt)
     assert main([]) == 130
     assert capsys.readouterr().err == "normdyn: interrupted\n"
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", '{"slope": '])
+def test_a_damaged_summary_is_named(tmp_path, capsys, content):
+    (tmp_path / "normdyn" / "table").mkdir(parents=True)
+    (tmp_path / "normdyn" / "table" / "target.json").write_text('{"target": "table"}')
+    (tmp_path / "summary.json").write_text(content)
+    assert main(["report", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "summary.json' is damaged" in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
