@@ -114,9 +114,10 @@ def test_two_times_ctrl_c_stop_at_once_and_keep_what_is_known(text, monkeypatch,
         os.kill(os.getpid(), signal.SIGINT)
 
     on_step(monkeypatch, 25, twice)
+    before = signal.getsignal(signal.SIGINT)
     assert main(["demo", "--text", text, "--steps", "60", "--out", "run"]) == 130
     assert read_summary("run")["steps"] == 25
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_folder_that_vanishes_costs_the_files_and_not_the_run(text, monkeypatch, capsys):
