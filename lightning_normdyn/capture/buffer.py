@@ -32,4 +32,5 @@ class RowBuffer:
         memory = self._memory
         if memory is None or len(memory) < len(rows) or memory.dtype != table.dtype or memory.device != table.device:
             self._memory = memory = table.new_empty(len(rows), table.shape[1])
-        return torch.index_select(table, 0, rows, out=memory[: len(rows)])
+        room = memory if len(memory) == len(rows) else memory[: len(rows)]
+        return torch.index_select(table, 0, rows, out=room)

@@ -120,6 +120,12 @@ class TableTarget:
             return rows
         return torch.where(rows % self.stride == 0, rows // self.stride, self.tracked_rows)
 
+    def tracked_among(self, rows: Tensor) -> Tensor | None:
+        """Places of the tracked rows in ``rows [k]``; ``None`` for all, or where selecting would wait for a device."""
+        if self.stride == 1 or rows.device.type != "cpu":
+            return None
+        return (rows % self.stride == 0).nonzero().squeeze(1)
+
     def _hear(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._armed and torch.is_grad_enabled():
             ids = args[0] if args else kwargs["input"]
@@ -170,7 +176,7 @@ class TableStep:
 
     Args:
         target: the table; its gradient is there.
-        touched: whether the touched rows and their gradients are wanted.
+        touched: whether the touched rows and their gradients are wanted; without ``tracked``, the tracked ones alone.
         tracked: whether all tracked rows, before and after, are wanted.
         unclipped: whether the gradient may still be clipped before the optimizer gets it, so that its norm must be
             taken now.
@@ -197,9 +203,13 @@ class TableStep:
         self.wants_touched, self.wants_tracked = touched, tracked
         self.slots: Tensor | None = None
         self._rows: Tensor | None = None
+        self._kept: Tensor | None = None
         weight = target.parameter.detach()
         if touched:
             self._rows = target.touched(verify=tracked)
+            if self._rows is not None and not tracked:
+                self._kept = target.tracked_among(self._rows)
+                self._rows = self._rows if self._kept is None else self._rows[self._kept]
             self.slots = None if self._rows is None else target.slots(self._rows)
             self.embedding = (
                 target.tracked().clone() if self._rows is None else target.embedding_buffer.gather(weight, self._rows)
@@ -234,7 +244,7 @@ class TableStep:
     def _touched_gradient(self) -> Tensor:
         gradient = self.target.gradient()
         if gradient.is_sparse:
-            return gradient.values()
+            return gradient.values() if self._kept is None else gradient.values()[self._kept]
         if self._rows is None:
             return gradient[:: self.target.stride]
         return self.target.gradient_buffer.gather(gradient, self._rows)
