@@ -16,12 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from operations import StepRecord
 from overhead_table import load, machine, tabulate
 from paired import amortised, compare
 from turns import hushed, take_turns
-from workloads import CADENCE, Workload
+from workloads import CADENCE, THREADS, Workload
 
 LATE = 9_600
 NEVER = {"every_n_steps": 10**9, "fit_every_n_steps": 10**9, "window": 10**9}
@@ -40,7 +39,6 @@ class Case(NamedTuple):
         skip: rounds that are left out of the medians, because windows are still short.
         at_most: the largest ratio that will do.
         options: of the task.
-        threads: of torch; 0 for its own choice.
     """
 
     title: str
@@ -51,7 +49,6 @@ class Case(NamedTuple):
     skip: int
     at_most: float
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
-    threads: int = 0
 
 
 class Scale(NamedTuple):
@@ -74,20 +71,19 @@ class Scale(NamedTuple):
 
 FULL = Scale(
     ratios={
-        # One thread, as `normdyn demo` trains: its steps are too small to share.
-        "demo": Case("demo: 2,000 x 64, batch 256, SGD, one thread", "demo", 240, 50, 0, 20, 1.05, threads=1),
+        "demo": Case("demo: 2,000 x 64, batch 256, SGD", "demo", 240, 50, 0, 20, 1.05),
         "transformer": Case(
             "transformer: 31.8 M parameters, table 50,000 x 256, AdamW", "transformer", 40, 5, LATE, 0, 1.02
         ),
     },
     tables=(20_000, 2_000_000),
     touched=4_096,
-    turns={"sparse": 20, "dense": 3},
+    turns={"sparse": 30, "dense": 4},
     quiet_steps=200,
 )
 QUICK = Scale(
     ratios={
-        "demo": Case("demo, 4 rounds", "demo", 4, 50, LATE, 0, 1.05, threads=1),
+        "demo": Case("demo, 4 rounds", "demo", 4, 50, LATE, 0, 1.05),
         "transformer": Case(
             "a small transformer, 2 rounds",
             "transformer",
@@ -109,7 +105,7 @@ QUICK = Scale(
 def measure_ratio(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trains both sides in turns; returns the comparison and what the callback held."""
     sides = {
-        name: Workload(case.kind, case.first, str(folder / name), observed, case.options, threads=case.threads)
+        name: Workload(case.kind, case.first, str(folder / name), observed, case.options)
         for name, observed in (("without", None), ("with", {}))
     }
     finished = take_turns(sides, steps_per_turn=case.turn, turns=case.turns)
@@ -118,7 +114,6 @@ def measure_ratio(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, A
     report = {
         "title": case.title,
         "steps": case.turns * case.turn,
-        "threads": case.threads or torch.get_num_threads(),
         "at_most": case.at_most,
         "met": compared["ratio"]["median"] <= case.at_most,
         **compared,
@@ -165,7 +160,7 @@ def measure_off_schedule(scale: Scale, folder: Path) -> dict[str, Any]:
     recorded, own = {}, []
     for name, observed in (("without", None), ("with", NEVER)):
         with hushed():
-            run = Workload("demo", LATE, str(folder / name), observed, {}, timed=True, threads=1)()
+            run = Workload("demo", LATE, str(folder / name), observed, {}, timed=True)()
             run.trainer.callbacks.append(StepRecord())
             run.trainer.fit_loop.epoch_loop.max_steps = LATE + 1 + scale.quiet_steps
             run.trainer.fit(run.model, run.data)
@@ -213,7 +208,7 @@ def main() -> None:
     arguments = parser.parse_args()
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
-        "machine": machine(),
+        "machine": {**machine(), "torch_threads": THREADS},
         "quick": arguments.quick,
         "load": {"start": load()},
     }

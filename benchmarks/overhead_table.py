@@ -22,7 +22,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "pytorch_lightning": pytorch_lightning.__version__,
-        "torch_threads": torch.get_num_threads(),
     }
 
 
@@ -38,11 +37,11 @@ def tabulate(report: dict[str, Any]) -> str:
     lines = [
         f"# Overhead of NormDynamics, {report['date']}",
         "",
-        f"{hardware['cpu']}, {hardware['cores']} cores; Python {hardware['python']}, torch {hardware['torch']}, "
-        f"pytorch-lightning {hardware['pytorch_lightning']}. `python benchmarks/overhead.py{flag}`: both sides "
-        "train at the same time, a process each, and take turns; ratios are of the same stretch of training, median "
-        f"over rounds with quartiles. Load of the machine at the start {report['load']['start']}, at the end "
-        f"{report['load']['end']} (the benchmark itself makes 1 on one thread).",
+        f"{hardware['cpu']}, {hardware['cores']} cores; Python {hardware['python']}, torch {hardware['torch']} on "
+        f"{hardware['torch_threads']} thread, as in `normdyn demo`; pytorch-lightning {hardware['pytorch_lightning']}. "
+        f"`python benchmarks/overhead.py{flag}`: both sides train at the same time, a process each, and take turns; "
+        "ratios are of the same stretch of training, median over rounds with quartiles. Load of the machine at the "
+        f"start {report['load']['start']}, at the end {report['load']['end']} (the benchmark itself makes 1).",
         "",
         "## A step with and without NormDynamics, default cadence",
         "",

@@ -19,6 +19,8 @@ from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
 CADENCE = 50
 PLANNED = 12_000
+THREADS = 1
+"""As `normdyn demo` trains. Two threads that wait for each other on a busy machine time the other work on it."""
 _BATCHES = 32
 
 
@@ -32,7 +34,6 @@ class Workload(NamedTuple):
         observed: options of NormDynamics; ``None`` to train without it.
         options: of the task.
         timed: whether NormDynamics times its own hooks.
-        threads: of torch; 0 for its own choice.
     """
 
     kind: str
@@ -41,11 +42,9 @@ class Workload(NamedTuple):
     observed: dict[str, Any] | None
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
     timed: bool = False
-    threads: int = 0
 
     def __call__(self) -> Run:
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        torch.set_num_threads(THREADS)
         torch.manual_seed(0)
         model, data = _TASKS[self.kind](**self.options)
         dynamics = None

@@ -20,7 +20,8 @@ class NormDynamics(NormMonitor):
     Args:
         targets: ``"auto"`` for every trainable embedding table, or patterns over parameter and submodule names.
         every_n_steps: cadence of trajectories, splits and budgets, in optimizer steps.
-        fit_every_n_steps: cadence of the gradient moments of the touched rows. Rare rows need every step.
+        fit_every_n_steps: cadence of the gradient moments of the touched rows. ``None`` reads every step of a window of
+            less than 1,000, then fewer, down to every fifth: enough are left, but very rare rows want every step.
         window: length of a fit window, as a share of the run (below 1) or a number of steps.
         forecast_at: share of the run at which the norms at its end are forecast.
         max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
@@ -36,7 +37,7 @@ class NormDynamics(NormMonitor):
         *,
         targets: Targets = "auto",
         every_n_steps: int = 50,
-        fit_every_n_steps: int = 1,
+        fit_every_n_steps: int | None = None,
         window: float = 0.2,
         forecast_at: float = 0.4,
         max_tracked_rows: int = 16_384,
@@ -44,7 +45,9 @@ class NormDynamics(NormMonitor):
     ) -> None:
         super().__init__(targets=targets, max_tracked_rows=max_tracked_rows, save_history=save_history)
         self.every_n_steps = check_every("every_n_steps", every_n_steps)
-        self.fit_every_n_steps = check_every("fit_every_n_steps", fit_every_n_steps)
+        self.fit_every_n_steps = (
+            fit_every_n_steps if fit_every_n_steps is None else check_every("fit_every_n_steps", fit_every_n_steps)
+        )
         self.window = check_window(window)
         self.forecast_at = check_forecast_at(forecast_at)
 

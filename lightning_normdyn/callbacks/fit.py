@@ -17,7 +17,8 @@ class EquilibriumFitMonitor(NormMonitor):
 
     Args:
         targets: ``"auto"`` for every trainable embedding table, or a list of patterns over parameter names.
-        every_n_steps: cadence of the gradient moments, in optimizer steps. Rare rows need every step.
+        every_n_steps: cadence of the gradient moments of the touched rows. ``None`` reads every step of a window of
+            less than 1,000, then fewer, down to every fifth: enough are left, but very rare rows want every step.
         sample_every_n_steps: cadence of the quiet terms, for which all tracked rows are read.
         window: length of a fit window, as a share of the run (below 1) or a number of steps.
         forecast_at: share of the run at which the norms at its end are forecast.
@@ -32,7 +33,7 @@ class EquilibriumFitMonitor(NormMonitor):
         self,
         *,
         targets: Targets = "auto",
-        every_n_steps: int = 1,
+        every_n_steps: int | None = None,
         sample_every_n_steps: int = 50,
         window: float = 0.2,
         forecast_at: float = 0.4,
@@ -40,7 +41,7 @@ class EquilibriumFitMonitor(NormMonitor):
         save_history: bool = True,
     ) -> None:
         super().__init__(targets=targets, max_tracked_rows=max_tracked_rows, save_history=save_history)
-        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        self.every_n_steps = every_n_steps if every_n_steps is None else check_every("every_n_steps", every_n_steps)
         self.sample_every_n_steps = check_every("sample_every_n_steps", sample_every_n_steps)
         self.window = check_window(window)
         self.forecast_at = check_forecast_at(forecast_at)

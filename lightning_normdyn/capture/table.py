@@ -50,29 +50,33 @@ class TableTarget:
         self._layers = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
         self.ids_tell = len(self._layers) == len(owners)
         self._ids_confirmed = False
-        self._armed = False
+        self._attached = self._armed = False
         self._ids: list[Tensor] = []
         self._coalesced: tuple[Tensor, int, Tensor] | None = None
         self.embedding_buffer, self.gradient_buffer = RowBuffer(), RowBuffer()
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
-        """Starts to listen to the embedding layers."""
+        """Allows it to listen to the embedding layers, which it does while it is armed."""
         self.detach()
-        self._handles = [layer.register_forward_pre_hook(self._hear, with_kwargs=True) for layer in self._layers]
+        self._attached = True
 
     def detach(self) -> None:
         """Stops listening and forgets what was heard."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._ids.clear()
+        self.arm(False)
+        self._attached = False
 
     def arm(self, armed: bool) -> None:
         """Sets whether ids are kept from now on; forgets those of the step before."""
-        self._armed = armed and self.ids_tell
+        self._armed = armed and self.ids_tell and self._attached
         self._ids.clear()
         self._coalesced = None
+        if self._armed and not self._handles:
+            self._handles = [layer.register_forward_pre_hook(self._hear, with_kwargs=True) for layer in self._layers]
+        elif self._handles and not self._armed:  # a hook that does nothing still slows the layer down
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
 
     def tracked(self) -> Tensor:
         """The tracked rows as they are now, ``[tracked_rows, d]``: a view, not a copy."""

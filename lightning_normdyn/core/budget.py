@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.core.geometry import most_precise, safe_norm
 
 
 class NormBudget(NamedTuple):
@@ -65,10 +65,12 @@ def norm_budget(before: Tensor, after: Tensor, decay_update: Tensor | None = Non
             )
     start, end = most_precise(before), most_precise(after)
     step = end - start
-    decay_step = torch.zeros_like(step) if decay_update is None else most_precise(decay_update)
-    return NormBudget(
-        decay=2 * torch.linalg.vecdot(start, decay_step),
-        drift=2 * torch.linalg.vecdot(start, step - decay_step),
-        growth=torch.linalg.vecdot(step, step),
-        total=torch.linalg.vecdot(end, end) - torch.linalg.vecdot(start, start),
+    radial = 2 * torch.linalg.vecdot(start, step)
+    decay = (
+        torch.zeros_like(radial) if decay_update is None else 2 * torch.linalg.vecdot(start, most_precise(decay_update))
     )
+    return NormBudget(decay=decay, drift=radial - decay, growth=_square(step), total=_square(end) - _square(start))
+
+
+def _square(x: Tensor) -> Tensor:
+    return safe_norm(x).square()

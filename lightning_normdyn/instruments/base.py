@@ -28,6 +28,9 @@ class Instrument(Protocol):
     def begin(self, step: int) -> None:
         """Called once before the first step it sees, after weights and state were restored; ``step`` came before."""
 
+    def next_due(self, step: int) -> int:
+        """The first step, from ``step`` on, that it may want to see."""
+
     def need(self, step: int) -> Need:
         """What step number ``step`` (from 1) should show."""
 
@@ -63,3 +66,13 @@ def check_every(name: str, value: int) -> int:
 def is_due(step: int, every_n_steps: int) -> bool:
     """Whether a cadence falls on this step; the first step always counts, so that a run shows signs of life."""
     return step % every_n_steps == 0 or step == 1
+
+
+def next_multiple(step: int, every_n_steps: int) -> int:
+    """The first step, from ``step`` on, at which a cadence falls due.
+
+    Example:
+        >>> next_multiple(50, 50), next_multiple(51, 50)
+        (50, 100)
+    """
+    return -(-step // every_n_steps) * every_n_steps

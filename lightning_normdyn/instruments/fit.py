@@ -16,9 +16,9 @@ from lightning_normdyn.core.geometry import safe_norm
 from lightning_normdyn.core.optimizers import EquilibriumRule
 from lightning_normdyn.core.rates import RateTrace
 from lightning_normdyn.core.window import FitWindow, WindowFit
-from lightning_normdyn.instruments.base import Need, Readings, check_every
+from lightning_normdyn.instruments.base import Need, Readings, check_every, next_multiple
 from lightning_normdyn.instruments.forecast import Forecast, check_forecast_at
-from lightning_normdyn.instruments.windows import check_window, next_window_end
+from lightning_normdyn.instruments.windows import check_window, next_window_end, thinning
 
 _LEAST_SPREAD = 0.02
 
@@ -49,7 +49,7 @@ class EquilibriumFit:
     Args:
         target: the table.
         plan: the optimizer's law and its schedule.
-        every_n_steps: cadence of the gradient moments.
+        every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows.
         sample_every_n_steps: cadence of the quiet terms (norm and growth of all tracked rows).
         window: length of a window, as a share of the run (below 1) or in steps.
         forecast_at: when the forecast for the end is made, as a share of the run.
@@ -60,19 +60,18 @@ class EquilibriumFit:
         target: Any,
         plan: TrainingPlan,
         *,
-        every_n_steps: int = 1,
+        every_n_steps: int | None = None,
         sample_every_n_steps: int = 50,
         window: float = 0.2,
         forecast_at: float = 0.4,
     ) -> None:
         self.target = target
         self.plan = plan
-        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        self.every_n_steps = every_n_steps if every_n_steps is None else check_every("every_n_steps", every_n_steps)
         self.sample_every_n_steps = check_every("sample_every_n_steps", sample_every_n_steps)
         self.window, self.forecast_at = check_window(window), check_forecast_at(forecast_at)
         self._window: FitWindow | None = None
-        self._window_start = 0
-        self._window_end = 0
+        self._set_window(0, 0)
         self._previous: tuple[Tensor, Tensor] | None = None  # V² and p of the window before
         self._forecast: Forecast | None = None
         self._judged = False
@@ -85,10 +84,17 @@ class EquilibriumFit:
         if self._window is None:
             self._open(step, self._norms_now())
 
+    def next_due(self, step: int) -> int:
+        """The next step of either cadence, the end of the window or that of the run."""
+        due = [next_multiple(step, self._read_every), next_multiple(step, self._sampled_every), self._window_end]
+        if self._forecast is not None:
+            due.append(self._forecast.due - self.plan.skipped_steps())
+        return max(step, min(due))
+
     def need(self, step: int) -> Need:
         """Touched rows on the cadence, all tracked rows for the quiet terms, norms at the end of a window."""
         need = Need.NOTHING
-        if step % self.every_n_steps == 0:
+        if step % self._read_every == 0:
             need |= Need.TOUCHED
         if self._samples(step):
             need |= Need.TRACKED
@@ -104,7 +110,7 @@ class EquilibriumFit:
     def observe(self, step: int, seen: TableStep) -> None:
         """Adds a step to the window, and closes the window where it ends."""
         assert self._window is not None
-        if seen.wants_touched and step % self.every_n_steps == 0:
+        if seen.wants_touched and step % self._read_every == 0:
             self._window.moments.add(seen.embedding, seen.gradient, seen.slots)
         if seen.wants_tracked and self._samples(step):
             self._window.sample(seen.before, seen.after)
@@ -133,17 +139,19 @@ class EquilibriumFit:
         return rows
 
     def _samples(self, step: int) -> bool:
-        assert self._window is not None
-        short = max(1, (self._window_end - self._window_start) // 20)
-        return step % min(self.sample_every_n_steps, short) == 0
+        return step % self._sampled_every == 0
 
     def _norms_now(self) -> Tensor:
         return safe_norm(self.target.tracked())
 
     def _open(self, step: int, norms: Tensor) -> None:
         self._window = FitWindow(norms, self.plan.rule().power)
-        self._window_start = step
-        self._window_end = next_window_end(step, self.plan.total_steps(), self.window)
+        self._set_window(step, next_window_end(step, self.plan.total_steps(), self.window))
+
+    def _set_window(self, start: int, end: int) -> None:
+        self._window_start, self._window_end = start, end
+        self._read_every = self.every_n_steps or thinning(end - start)
+        self._sampled_every = min(self.sample_every_n_steps, max(1, (end - start) // 20))
 
     def _close(self, step: int, norms: Tensor) -> None:
         window, rule = self._window, self.plan.rule()
@@ -232,7 +240,7 @@ class EquilibriumFit:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
         norms = self._norms_now()
-        self._window_start, self._window_end = state["window_start"], state["window_end"]
+        self._set_window(state["window_start"], state["window_end"])
         if state["window"] is not None:
             self._window = FitWindow(norms, state["window"]["power"])
             self._window.load_state_dict(state["window"])

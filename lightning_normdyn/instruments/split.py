@@ -12,7 +12,7 @@ from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.budget import NormBudget, norm_budget
 from lightning_normdyn.core.geometry import most_precise, safe_norm, split_radial_tangential
 from lightning_normdyn.core.optimizers import EquilibriumRule
-from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due
+from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due, next_multiple
 
 _BLOCK = 2**15
 _ZERO = 1e-12
@@ -33,6 +33,10 @@ class GradientSplit:
 
     def begin(self, step: int) -> None:
         """Nothing to prepare."""
+
+    def next_due(self, step: int) -> int:
+        """The first step, and each of the cadence."""
+        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
 
     def need(self, step: int) -> Need:
         """The step in full, on the cadence."""
@@ -98,11 +102,13 @@ def _split_update(seen: TableStep, decay_rate: float | None) -> Readings:
     """What the step did to the tracked rows."""
 
     def read_rows(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
-        decay_update = None if decay_rate is None else -decay_rate * before.float()
-        return safe_norm(most_precise(before)).square(), *norm_budget(before, after, decay_update)
+        return most_precise(safe_norm(before)).square_(), *norm_budget(before, after)
 
     squared, *terms = _by_blocks(read_rows, seen.before, seen.after)
     budget = NormBudget(*terms)
+    if decay_rate is not None:  # which took the same share of every row: -decay_rate·x
+        decay = -2 * decay_rate * squared
+        budget = budget._replace(decay=decay, drift=budget.drift - decay)
     return {**_turn(squared, budget), **_relative(squared, budget)}
 
 

@@ -41,12 +41,15 @@ class TableWatch(Watch):
         self._need = Need.NOTHING
         self._due: list[Instrument] = []
         self._seen: TableStep | None = None
+        self._next_due = 0
+        self._has_news = False
 
     def finish(self) -> None:
         """Lets the instruments conclude."""
         if self.steps:
             for instrument in self._instruments.values():
                 instrument.finish(self.steps)
+            self._has_news = True
 
     def state_dict(self) -> dict[str, Any]:
         """Counts and the state of the instruments, for a checkpoint."""
@@ -70,6 +73,7 @@ class TableWatch(Watch):
                 instrument.load_state_dict(state["instruments"][name])
 
     def _start(self) -> None:
+        self._next_due = 0
         for instrument in self._instruments.values():
             instrument.begin(self.steps)
 
@@ -93,6 +97,7 @@ class TableWatch(Watch):
             self._seen.complete(lr)
             for instrument in self._due:
                 instrument.observe(self.steps, self._seen)
+            self._has_news = True
 
     def _group(self) -> dict[str, Any]:
         """The table's parameter group: a restored optimizer has new ones, and callbacks add and remove some."""
@@ -103,16 +108,26 @@ class TableWatch(Watch):
         return self._last_group
 
     def _prepare(self) -> None:
-        self._seen = None
-        self._need, self._due = Need.NOTHING, []
+        step = self.steps + 1
+        if step < self._next_due and not self._due:
+            return
+        self._seen, self._need, self._due = None, Need.NOTHING, []
         for instrument in self._instruments.values():
-            need = instrument.need(self.steps + 1)
+            need = instrument.need(step)
             if need:
                 self._need |= need
                 self._due.append(instrument)
         self.target.arm(Need.TOUCHED in self._need)
+        self._next_due = min(instrument.next_due(step) for instrument in self._instruments.values())
+
+    def _skip(self) -> None:
+        self._next_due = 0  # the last step comes one earlier
+        super()._skip()
 
     def _drain(self) -> Readings:
+        if not self._has_news:
+            return {}
+        self._has_news = False
         readings: Readings = {}
         rows: dict[str, Tensor] = {}
         for instrument in self._instruments.values():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due
+from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due, next_multiple
 
 _QUANTILES = {"norm_p05": 0.05, "norm_p50": 0.50, "norm_p95": 0.95}
 _SNAPSHOTS_PER_DOUBLING = 256
@@ -33,6 +33,10 @@ class NormTrajectory:
 
     def begin(self, step: int) -> None:
         """Nothing to prepare."""
+
+    def next_due(self, step: int) -> int:
+        """The first step, and each of the cadence."""
+        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
 
     def need(self, step: int) -> Need:
         """Norms, on the cadence."""

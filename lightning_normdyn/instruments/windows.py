@@ -6,6 +6,8 @@ import math
 
 _FIRST_WINDOW = 100
 _LONGEST_WINDOW_WITHOUT_END = 10_000
+_ENOUGH_STEPS = 500
+_SPARSEST = 5
 
 
 def check_window(window: float) -> float:
@@ -43,3 +45,13 @@ def next_window_end(step: int, total_steps: int | None, window: float) -> int:
         return (step // full + 1) * full
     doubled = max(2 * step, _FIRST_WINDOW)
     return full if full < 1.5 * doubled else doubled
+
+
+def thinning(window_steps: int) -> int:
+    """Every how many steps of a window to read the gradient: the longer it is, the more are left.
+
+    Example:
+        >>> thinning(100), thinning(1_600), thinning(100_000)
+        (1, 3, 5)
+    """
+    return min(max(1, window_steps // _ENOUGH_STEPS), _SPARSEST)

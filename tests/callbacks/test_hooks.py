@@ -74,7 +74,8 @@ MONITORS = [NormDynamics, EquilibriumFitMonitor, GradientSplitMonitor, NormTraje
 def test_hooks_live_while_training_does(fit, monitor):
     module, counting = Lit(seeded(TwoTowers), sgd), Counting()
     fit(module, pair_batches(5), monitor(targets=TARGETS), counting)
-    assert set(counting.seen) == {3}  # table, encoder, optimizer
+    # Encoder and optimizer; the table before a step alone whose touched rows are read.
+    assert set(counting.seen) == {2 + (monitor in (NormDynamics, EquilibriumFitMonitor))}
     assert hooks(module) == 0
 
 
