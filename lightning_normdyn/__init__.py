@@ -12,6 +12,7 @@ from lightning_normdyn._version import __version__
 
 if TYPE_CHECKING:
     from lightning_normdyn.core import (
+        NORMALIZATIONS,
         EquilibriumRule,
         LogLogFit,
         NormBudget,
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
         norm_budget,
         relaxation_steps,
         safe_norm,
+        similarity_scores,
         split_radial_tangential,
     )
 
 __all__ = [
+    "NORMALIZATIONS",
     "EquilibriumRule",
     "LogLogFit",
     "NormBudget",
@@ -43,6 +46,7 @@ __all__ = [
     "norm_budget",
     "relaxation_steps",
     "safe_norm",
+    "similarity_scores",
     "split_radial_tangential",
 ]
 

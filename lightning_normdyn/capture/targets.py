@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.core.published import Published
 
 EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
 
@@ -26,7 +27,8 @@ def find_targets(
 
     Args:
         module: the model.
-        targets: ``"auto"`` for the trainable weights of every embedding layer, or patterns over qualified names.
+        targets: ``"auto"`` for the trainable weights of every embedding layer and what the model's losses publish
+            (``queries`` and ``documents``), or patterns over qualified names and published ones.
         max_tracked_rows: most rows of a table that keep statistics of their own.
 
     Returns:
@@ -43,10 +45,13 @@ def find_targets(
         ['1.weight', '1']
     """
     if isinstance(check_targets(targets), str):
-        names = _embedding_tables(module)
-        if not names:
-            raise ValueError(f"targets: 'auto' found no trainable embedding table; {_candidates(module)}")
-        return [TableTarget(name, module, max_tracked_rows=max_tracked_rows) for name in names]
+        names, published = _embedding_tables(module), _published(module)
+        if not names and not published:
+            raise ValueError(
+                f"targets: 'auto' found no trainable embedding table and no contrastive loss; {_candidates(module)}"
+            )
+        tables = [TableTarget(name, module, max_tracked_rows=max_tracked_rows) for name in names]
+        return [*tables, *(OutputTarget(name, child) for name, child in published.items())]
     if not targets:
         raise ValueError(f"targets: expected 'auto' or at least one pattern, got an empty list; {_candidates(module)}")
     found: dict[str, TableTarget | OutputTarget] = {}
@@ -79,6 +84,7 @@ def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[Table
             f"[rows, d]; {_candidates(module)}"
         )
     outputs = [(name, child) for name, child in module.named_modules() if name and fnmatchcase(name, pattern)]
+    outputs = outputs or [(name, child) for name, child in _published(module).items() if fnmatchcase(name, pattern)]
     if outputs:
         return [OutputTarget(name, child) for name, child in outputs]
     raise ValueError(f"targets: {pattern!r} matches no parameter or submodule; {_candidates(module)}")
@@ -87,6 +93,13 @@ def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[Table
 def _embedding_tables(module: nn.Module) -> list[str]:
     weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
     return [name for name, p in module.named_parameters() if id(p) in weights and p.requires_grad and p.numel()]
+
+
+def _published(module: nn.Module) -> dict[str, Published]:
+    """What losses publish, by its own name; by its qualified one where several losses would give the same."""
+    found = [(name, child) for name, child in module.named_modules() if isinstance(child, Published)]
+    names = [child.name for _, child in found]
+    return {child.name if names.count(child.name) == 1 else path: child for path, child in found}
 
 
 def _candidates(module: nn.Module, most: int = 8) -> str:

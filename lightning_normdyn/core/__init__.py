@@ -7,8 +7,10 @@ from lightning_normdyn.core.geometry import RadialTangential, safe_norm, split_r
 from lightning_normdyn.core.moments import RowMoments
 from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule
 from lightning_normdyn.core.rates import RateTrace
+from lightning_normdyn.core.similarity import NORMALIZATIONS, similarity_scores
 
 __all__ = [
+    "NORMALIZATIONS",
     "EquilibriumRule",
     "LogLogFit",
     "NormBudget",
@@ -22,5 +24,6 @@ __all__ = [
     "norm_budget",
     "relaxation_steps",
     "safe_norm",
+    "similarity_scores",
     "split_radial_tangential",
 ]

@@ -1,0 +1,27 @@
+"""Contrastive losses for the 2x2 grid of normalizations: exact in every precision and on any number of ranks."""
+
+from lightning_normdyn.losses.cached import cached_loss
+from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.mixin import (
+    ContrastiveMixin,
+    CosineMixin,
+    DNormMixin,
+    DotMixin,
+    LearnableNormMixin,
+    QNormMixin,
+)
+from lightning_normdyn.losses.sigmoid import SigmoidContrastive
+from lightning_normdyn.losses.similarity import NormalizedSimilarity
+
+__all__ = [
+    "ContrastiveMixin",
+    "CosineMixin",
+    "DNormMixin",
+    "DotMixin",
+    "InfoNCE",
+    "LearnableNormMixin",
+    "NormalizedSimilarity",
+    "QNormMixin",
+    "SigmoidContrastive",
+    "cached_loss",
+]

@@ -1,0 +1,170 @@
+"""What a contrastive loss is given, checked once and brought into one form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.exclusion import NO_ID
+
+
+class Batch(NamedTuple):
+    """The pairs of one rank.
+
+    Attributes:
+        queries: ``[n, d]``.
+        documents: ``[m, d]`` with m >= n: document i is the positive of query i, the others belong to nobody.
+        hard_negatives: ``[k, d]``, for all queries alike.
+        labels: class of each document, ``[m]``, the first n of which are the queries' too; ``None`` without classes.
+        positives: numbers of further documents that are positives of a query, ``[n, p]``, -1 for none.
+        query_ids: ``[n]``, or ``None``.
+        document_ids: ``[m]``, or ``None``.
+        hard_negative_ids: ``[k]``, or ``None``.
+    """
+
+    queries: Tensor
+    documents: Tensor
+    hard_negatives: Tensor
+    labels: Tensor | None
+    positives: Tensor | None
+    query_ids: Tensor | None
+    document_ids: Tensor | None
+    hard_negative_ids: Tensor | None
+
+    @classmethod
+    def check(
+        cls,
+        queries: Tensor,
+        documents: Tensor,
+        *,
+        hard_negatives: Tensor | None = None,
+        labels: Tensor | None = None,
+        positives: Tensor | None = None,
+        query_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        hard_negative_ids: Tensor | None = None,
+    ) -> Batch:
+        """Refuses what does not fit together.
+
+        Raises:
+            ValueError: naming the argument, what came, and the likely fix.
+        """
+        _check_embeddings(queries, documents)
+        n, m, d = len(queries), len(documents), queries.shape[1]
+        if hard_negatives is None:
+            hard_negatives = documents[:0]
+        elif hard_negatives.ndim != 3 or hard_negatives.shape[0] != n or hard_negatives.shape[2] != d:
+            raise ValueError(f"hard_negatives: expected [{n}, h, {d}], got {tuple(hard_negatives.shape)}")
+        else:
+            hard_negatives = hard_negatives.flatten(0, 1)
+        if labels is not None:
+            _check_whole_numbers("labels", labels, {(n,), (m,)})
+            if len(labels) < m:
+                raise ValueError(
+                    f"labels: expected one for each of the {m} documents, got {n}; the first {n} are the queries' too"
+                )
+            _check_range("labels", labels, 0, None, "number the classes from 0 up")
+        if positives is not None:
+            if labels is not None:
+                raise ValueError("positives: came with labels, which say the same in another way; give one of them")
+            if positives.ndim != 2:
+                raise ValueError(f"positives: expected [{n}, p], got {tuple(positives.shape)}")
+            _check_whole_numbers("positives", positives, {(n, positives.shape[1])})
+            _check_range("positives", positives, -1, m - 1, f"there are {m} documents, and -1 stands for none")
+        ids = {"query_ids": (query_ids, n), "document_ids": (document_ids, m)}
+        for name, (values, length) in (ids | {"hard_negative_ids": (hard_negative_ids, len(hard_negatives))}).items():
+            if values is not None:
+                _check_whole_numbers(name, values.flatten(), {(length,)})
+        flat = None if hard_negative_ids is None else hard_negative_ids.flatten()
+        return cls(queries, documents, hard_negatives, labels, positives, query_ids, document_ids, flat)
+
+    @property
+    def own_labels(self) -> Tensor:
+        """Classes of the queries, ``[n]``."""
+        assert self.labels is not None
+        return self.labels[: len(self.queries)]
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether ids tell anything; all ranks must give the same kinds."""
+        return any(ids is not None for ids in (self.query_ids, self.document_ids, self.hard_negative_ids))
+
+    def query_keys(self) -> list[Tensor]:
+        """Ids of the queries and of their positives, each ``[n]``; pairs that agree in either are no negatives."""
+        n = len(self.queries)
+        return [self._or_none(self.query_ids, n), self._or_none(self.document_ids, len(self.documents))[:n]]
+
+    def document_keys(self) -> list[Tensor]:
+        """Ids of the queries that documents ``[m]`` belong to, and their own."""
+        m = len(self.documents)
+        queries = self._or_none(self.query_ids, len(self.queries))
+        return [_padded(queries, m), self._or_none(self.document_ids, m)]
+
+    def hard_negative_keys(self) -> list[Tensor]:
+        """The same of the hard negatives ``[k]``, which belong to no query."""
+        k = len(self.hard_negatives)
+        return [self._or_none(None, k), self._or_none(self.hard_negative_ids, k)]
+
+    def _or_none(self, ids: Tensor | None, length: int) -> Tensor:
+        if ids is None:
+            return torch.full((length,), NO_ID, device=self.queries.device)
+        return ids.to(self.queries.device, torch.int64)
+
+
+def check_finite(**sides: Tensor) -> None:
+    """Names the side and counts the rows that are NaN or infinite.
+
+    Raises:
+        ValueError: if there is any.
+    """
+    for name, embeddings in sides.items():
+        wrong = int((~embeddings.isfinite().all(-1)).sum())
+        if wrong:
+            raise ValueError(
+                f"{name}: {wrong} of {len(embeddings)} embeddings are NaN or infinite; look at the learning rate, the "
+                "inputs and the encoder's precision"
+            )
+
+
+def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
+    for name, side in {"queries": queries, "documents": documents}.items():
+        if not isinstance(side, Tensor) or side.ndim != 2 or not side.is_floating_point():
+            came = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side).__name__
+            raise ValueError(f"{name}: expected floating-point embeddings [n, d], got {came}; pool to one vector each")
+        if not side.numel():
+            raise ValueError(f"{name}: expected at least one embedding, got {tuple(side.shape)}; skip empty batches")
+    if queries.shape[1] != documents.shape[1]:
+        raise ValueError(
+            f"documents: expected the d of queries, {queries.shape[1]}, got {documents.shape[1]}; project both sides "
+            "to one space"
+        )
+    if len(documents) < len(queries):
+        raise ValueError(
+            f"documents: expected at least as many as queries, {len(queries)}, got {len(documents)}; document i is the "
+            "positive of query i"
+        )
+    if queries.device != documents.device:
+        raise ValueError(f"documents: expected on the device of queries, {queries.device}, got {documents.device}")
+
+
+def _check_whole_numbers(name: str, values: Tensor, shapes: set[tuple[int, ...]]) -> None:
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f"{name}: expected whole numbers, got {values.dtype}; use torch.long")
+    if tuple(values.shape) not in shapes:
+        wanted = " or ".join(str(list(shape)) for shape in sorted(shapes))
+        raise ValueError(f"{name}: expected {wanted}, got {list(values.shape)}")
+
+
+def _check_range(name: str, values: Tensor, least: int, most: int | None, advice: str) -> None:
+    if not values.numel():
+        return
+    lowest, highest = (int(value) for value in values.aminmax())
+    if lowest < least or (most is not None and highest > most):
+        wrong = lowest if lowest < least else highest
+        raise ValueError(f"{name}: {wrong} is out of range; {advice}")
+
+
+def _padded(ids: Tensor, length: int) -> Tensor:
+    return torch.cat((ids, ids.new_full((length - len(ids),), NO_ID)))

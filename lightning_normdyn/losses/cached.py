@@ -1,0 +1,216 @@
+"""Exact gradients of a large batch through an encoder that sees a few inputs at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lightning_normdyn.core.geometry import at_least_float32
+from lightning_normdyn.losses.pairwise import PairwiseLoss
+
+Encode = Callable[[Any], Tensor]
+
+
+def cached_loss(
+    module: nn.Module,
+    loss: PairwiseLoss,
+    encode_query: Encode,
+    query_inputs: Any,
+    encode_document: Encode,
+    document_inputs: Any,
+    *,
+    chunk: int,
+    **options: Any,
+) -> Tensor:
+    """The loss of a batch whose encoding with a graph would not fit into memory (arXiv 2101.06983, section 3).
+
+    Inputs are encoded ``chunk`` at a time without a graph; the loss and the gradients of all embeddings are computed
+    together; on the way back each chunk is encoded again, with the random numbers and the autocast of the first time,
+    and its part of every parameter's gradient is added up. To autograd all of it is one node that hands each parameter
+    one gradient, so a loss scaler, accumulation and DistributedDataParallel work as always.
+
+    Args:
+        module: whose parameters train; the encoders use no others.
+        loss: what is computed of the embeddings.
+        encode_query: makes embeddings ``[k, d]`` of ``k`` inputs.
+        query_inputs: a tensor, a list, or a mapping of those, one entry an input.
+        encode_document: the same for the other side.
+        document_inputs: likewise.
+        chunk: inputs to encode together.
+        options: keywords of the loss.
+
+    Returns:
+        A scalar, equal to ``loss(encode_query(query_inputs), encode_document(document_inputs), **options)``.
+
+    Raises:
+        ValueError: if the chunk is no positive number, or inputs cannot be cut.
+    """
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"chunk: expected a number of inputs, 1 or more, got {chunk!r}")
+    queries = _Side(encode_query, _cut("query_inputs", query_inputs, chunk))
+    documents = _Side(encode_document, _cut("document_inputs", document_inputs, chunk))
+    if not torch.is_grad_enabled():
+        unchanged: Tensor = loss(queries.encode(), documents.encode(), **options)
+        return unchanged
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # Wide, because gradients wait here unscaled: half precision would lose them.
+    leaves = [at_least_float32(side.encode()).requires_grad_() for side in (queries, documents)]
+    value: Tensor = loss.compute(*leaves, **options)
+    gradients = torch.autograd.grad(value, [*leaves, *parameters], allow_unused=True)
+    cache = _Cache(module, loss, (queries, documents), leaves, gradients[:2], gradients[2:], parameters)
+    replayed: Tensor = _Replay.apply(value.detach(), cache, *parameters)
+    return replayed
+
+
+class _Side:
+    """Inputs of one side, cut into chunks, and what it takes to encode them twice alike."""
+
+    def __init__(self, encode: Encode, chunks: list[Any]) -> None:
+        self._encode = encode
+        self._chunks = chunks
+        self._random: list[list[Tensor]] = []
+        self._autocast = [
+            (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _device_types()
+        ]
+        self.sizes: list[int] = []
+
+    def encode(self) -> Tensor:
+        """All embeddings ``[n, d]``, without a graph."""
+        encoded = []
+        with torch.no_grad(), self._as_autocast():
+            for chunk in self._chunks:
+                self._random.append(_random_state())
+                encoded.append(self._encode(chunk))
+        self.sizes = [len(part) for part in encoded]
+        return torch.cat(encoded)
+
+    def again(self) -> Iterator[Tensor]:
+        """Embeddings ``[k, d]`` of each chunk with a graph; random numbers stay where they were."""
+        for chunk, random in zip(self._chunks, self._random, strict=True):
+            now = _random_state()
+            with torch.enable_grad(), self._as_autocast():
+                _set_random_state(random)
+                encoded = self._encode(chunk)
+            _set_random_state(now)
+            yield encoded
+
+    @contextmanager
+    def _as_autocast(self) -> Iterator[None]:
+        # Not caching: weights that were cast without a graph must not serve where there is one.
+        with ExitStack() as stack:
+            for kind, enabled, dtype in self._autocast:
+                stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False))
+            yield
+
+
+class _Cache:
+    """The gradients that wait for the way back."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: PairwiseLoss,
+        sides: tuple[_Side, _Side],
+        embeddings: list[Tensor],
+        gradients: tuple[Tensor, ...],
+        of_parameters: tuple[Tensor | None, ...],
+        parameters: list[nn.Parameter],
+    ) -> None:
+        self._module, self._loss, self._sides = module, loss, sides
+        self._embeddings, self._gradients = [leaf.detach() for leaf in embeddings], gradients
+        self._of_parameters, self._parameters = of_parameters, parameters
+
+    def replay(self, factor: Tensor) -> list[Tensor | None]:
+        """The gradient of every parameter, times a factor."""
+        total = [None if gradient is None else gradient * factor for gradient in self._of_parameters]
+        with _unchanged_buffers(self._module):
+            for side, gradient in zip(self._sides, self._gradients, strict=True):
+                for encoded, part in zip(side.again(), gradient.split(side.sizes), strict=True):
+                    more = torch.autograd.grad(
+                        encoded, self._parameters, (part * factor).to(encoded.dtype), allow_unused=True
+                    )
+                    for number, gained in enumerate(more):
+                        if gained is not None:
+                            known = total[number]
+                            total[number] = gained if known is None else known + gained
+        return total
+
+    def publish(self, factor: Tensor) -> None:
+        """Lets those who listen see embeddings and gradients as they would have passed."""
+        places = (self._loss.queries, self._loss.documents)
+        for place, embedding, gradient in zip(places, self._embeddings, self._gradients, strict=True):
+            with torch.enable_grad():
+                leaf = embedding.requires_grad_()
+                passed = place(leaf.view_as(leaf))
+            torch.autograd.grad(passed, leaf, gradient * factor)
+
+
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, cache: _Cache, *parameters: Tensor) -> Tensor:
+        del parameters  # named so that autograd brings their gradients home
+        ctx.cache = cache
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.cache.publish(factor)
+        return None, None, *ctx.cache.replay(factor)
+
+
+def _cut(name: str, inputs: Any, chunk: int) -> list[Any]:
+    """Inputs in pieces of ``chunk`` entries."""
+    length = _length(inputs)
+    if not length:
+        raise ValueError(
+            f"{name}: expected a tensor, a list or a mapping of those with an entry an input, got {inputs!r}"
+        )
+    return [_piece(inputs, slice(start, start + chunk), length) for start in range(0, length, chunk)]
+
+
+def _length(inputs: Any) -> int | None:
+    if isinstance(inputs, Tensor):
+        return len(inputs) if inputs.ndim else None
+    if isinstance(inputs, Mapping):
+        return next((length for value in inputs.values() if (length := _length(value))), None)
+    return len(inputs) if isinstance(inputs, (list, tuple)) else None
+
+
+def _piece(inputs: Any, part: slice, length: int) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: _piece(value, part, length) for key, value in inputs.items()}
+    return inputs[part] if _length(inputs) == length else inputs
+
+
+def _device_types() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _random_state() -> list[Tensor]:
+    """The state of torch's generators, the CPU's first."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def _set_random_state(state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state[1:])
+
+
+@contextmanager
+def _unchanged_buffers(module: nn.Module) -> Iterator[None]:
+    """Puts back running statistics that encoding once more has moved."""
+    kept = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, before in kept:
+                if buffer._version != version:
+                    buffer.copy_(before)

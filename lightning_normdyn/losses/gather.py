@@ -1,0 +1,172 @@
+"""Exchange between the ranks of a data-parallel run, differentiable and right without any setting.
+
+Every rank computes the rows of its own queries against everybody's documents. What a rank returns is its own share of
+the loss, times the number of ranks, so that the mean over ranks, which data parallelism takes of gradients, is the
+gradient of the whole batch's loss: the same as on a single rank, for encoders and learnable scalars alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Rows(NamedTuple):
+    """How many rows each rank has of something, in rank order, and which rank this is."""
+
+    sizes: tuple[int, ...]
+    rank: int = 0
+
+    @property
+    def total(self) -> int:
+        """Rows of all ranks."""
+        return sum(self.sizes)
+
+    @property
+    def own(self) -> slice:
+        """Where this rank's rows are among all."""
+        offset = sum(self.sizes[: self.rank])
+        return slice(offset, offset + self.sizes[self.rank])
+
+
+class Ranks(Protocol):
+    """What a loss needs to know of the other ranks."""
+
+    count: int
+
+    def rows(self, *sizes: int) -> list[Rows]:
+        """Tells everybody how many rows of several things this rank has. All ranks must call it alike."""
+
+    def gather(self, x: Tensor, rows: Rows) -> Tensor:
+        """The rows of all ranks, ``[total, ...]``; the gradient of each comes back from all of them."""
+
+    def log_sum_exp(self, partial: Tensor) -> Tensor:
+        """``log sum exp`` over ranks, elementwise."""
+
+    def whole(self, share: Tensor) -> Tensor:
+        """The mean over ranks as a value, with the gradient of this rank's own share."""
+
+
+class OneRank:
+    """Alone: everything stays as it is."""
+
+    count = 1
+
+    def rows(self, *sizes: int) -> list[Rows]:
+        """Sizes as given."""
+        return [Rows((size,)) for size in sizes]
+
+    def gather(self, x: Tensor, rows: Rows) -> Tensor:
+        """The rows themselves."""
+        del rows
+        return x
+
+    def log_sum_exp(self, partial: Tensor) -> Tensor:
+        """The values themselves."""
+        return partial
+
+    def whole(self, share: Tensor) -> Tensor:
+        """The share itself."""
+        return share
+
+
+class ManyRanks:
+    """The ranks of the default process group."""
+
+    def __init__(self) -> None:
+        self.count = dist.get_world_size()
+
+    def rows(self, *sizes: int) -> list[Rows]:
+        """Exchanges sizes: one small message a step, so that ranks may differ."""
+        mine = torch.tensor(sizes, device=_device())
+        gathered = mine.new_empty(self.count * len(sizes))
+        dist.all_gather_into_tensor(gathered, mine)
+        by_rank = gathered.view(self.count, -1).tolist()
+        return [Rows(column, dist.get_rank()) for column in zip(*by_rank, strict=True)]
+
+    def gather(self, x: Tensor, rows: Rows) -> Tensor:
+        """All-gather forward, reduce-scatter backward."""
+        gathered: Tensor = _Gather.apply(x, rows)
+        return gathered
+
+    def log_sum_exp(self, partial: Tensor) -> Tensor:
+        """Gathers one number an element from each rank."""
+        total: Tensor = _LogSumExpOverRanks.apply(partial, self.count)
+        return total
+
+    def whole(self, share: Tensor) -> Tensor:
+        """One all-reduce of a scalar."""
+        mean = share.detach().clone()
+        dist.all_reduce(mean)
+        return share + (mean / self.count - share.detach())
+
+
+def find_ranks(*, gather: bool) -> Ranks:
+    """All ranks of a distributed run; this one alone if there is no other, or if nothing shall be gathered."""
+    if gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return ManyRanks()
+    return OneRank()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Rows) -> Tensor:
+        ctx.rows = rows
+        padded = _padded(x.contiguous(), max(rows.sizes))
+        gathered = padded.new_empty(len(rows.sizes) * len(padded), *x.shape[1:])
+        dist.all_gather_into_tensor(gathered, padded)
+        return _without_padding(gathered, rows.sizes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        sizes, rank = ctx.rows.sizes, ctx.rows.rank
+        longest = max(sizes)
+        padded = torch.cat([_padded(part, longest) for part in gradient.split(list(sizes))])
+        summed = padded.new_empty(longest, *gradient.shape[1:])
+        try:
+            dist.reduce_scatter_tensor(summed, padded)
+        except (NotImplementedError, RuntimeError):  # a backend that cannot: every rank refuses alike
+            dist.all_reduce(padded)
+            summed = padded.split(longest)[rank]
+        return summed[: sizes[rank]], None
+
+
+class _LogSumExpOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, ranks: int) -> Tensor:
+        gathered = partial.new_empty(ranks * len(partial))
+        dist.all_gather_into_tensor(gathered, partial.contiguous())
+        total = gathered.view(ranks, -1).logsumexp(0)
+        ctx.save_for_backward(partial, total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        partial, total = ctx.saved_tensors
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)  # every rank holds a share of the loss that the total went into
+        return gradient * (partial - total).exp().nan_to_num(0), None
+
+
+def _padded(x: Tensor, rows: int) -> Tensor:
+    return x if len(x) == rows else torch.cat((x, x.new_zeros(rows - len(x), *x.shape[1:])))
+
+
+def _without_padding(gathered: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    if len(set(sizes)) == 1:
+        return gathered
+    parts = gathered.split(max(sizes))
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def _device() -> torch.device:
+    """Where the default backend sends from."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

@@ -1,0 +1,277 @@
+"""InfoNCE: each query picks its document among all others, or the other way round."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.losses.batch import Batch
+from lightning_normdyn.losses.gather import Ranks
+from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, all_labels, excluded_pairs
+from lightning_normdyn.losses.positives import scores_by_label, scores_of_listed
+from lightning_normdyn.losses.queue import DocumentQueue
+from lightning_normdyn.losses.similarity import Normalization
+
+Direction = Literal["query_to_document", "document_to_query"]
+SameSide = Literal["none", "queries", "documents", "both"]
+
+
+class InfoNCE(PairwiseLoss):
+    """The contrastive loss with in-batch negatives, for any cell of the 2x2 grid of normalizations.
+
+    ``L = mean_i [log sum_j exp(s(q_i, d_j)/tau) - s(q_i, d_i)/tau]`` with the score ``s`` of
+    :class:`NormalizedSimilarity` (arXiv 2602.09229, eq. 1; theory, section 5). The scores are made and thrown away a
+    tile at a time, so that memory grows with ``batch x chunk_size`` and not with the square of the batch. On several
+    ranks, queries of each meet the documents of all, and every gradient is that of the whole batch on a single rank.
+
+    Args:
+        normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
+        temperature: what scores are divided by, at the start.
+        learnable_temperature: whether it trains.
+        max_scale: largest learnt ``1/temperature``.
+        shared_gamma: whether one learnt exponent serves both sides.
+        symmetric: whether documents pick their queries too; the loss is the mean of both directions.
+        direction: which way to go if not both.
+        same_side: whose own side gives negatives too: with ``"both"`` and ``symmetric`` that is SimCLR's loss.
+        joint: whether all negatives of a pair, those of its query and those of its document, share one sum, as in the
+            improved InfoNCE of GTE (arXiv 2308.03281, eq. 2).
+        queue_size: past documents that serve as further negatives of the queries.
+        chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
+        gather: whether documents of all ranks serve as negatives.
+        check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
+
+    Raises:
+        ValueError: if an argument is out of its range, or makes no sense with another.
+
+    Example:
+        >>> queries, documents = torch.eye(2), 2 * torch.eye(2)
+        >>> InfoNCE(normalization="dot", temperature=1.0)(queries, documents)
+        tensor(0.1269)
+        >>> InfoNCE(normalization="cosine", temperature=1.0, symmetric=True)(queries, documents)
+        tensor(0.3133)
+    """
+
+    def __init__(
+        self,
+        *,
+        normalization: Normalization = "cosine",
+        temperature: float = 0.05,
+        learnable_temperature: bool = False,
+        max_scale: float = 100.0,
+        shared_gamma: bool = False,
+        symmetric: bool = False,
+        direction: Direction = "query_to_document",
+        same_side: SameSide = "none",
+        joint: bool = False,
+        queue_size: int = 0,
+        chunk_size: int | None = None,
+        gather: bool = True,
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__(
+            normalization=normalization,
+            shared_gamma=shared_gamma,
+            temperature=temperature,
+            learnable_temperature=learnable_temperature,
+            max_scale=max_scale,
+            chunk_size=chunk_size,
+            gather=gather,
+            check_finite=check_finite,
+        )
+        if direction not in ("query_to_document", "document_to_query"):
+            raise ValueError(f"direction: expected 'query_to_document' or 'document_to_query', got {direction!r}")
+        if same_side not in ("none", "queries", "documents", "both"):
+            raise ValueError(f"same_side: expected 'none', 'queries', 'documents' or 'both', got {same_side!r}")
+        self.from_queries = symmetric or direction == "query_to_document"
+        self.from_documents = symmetric or direction == "document_to_query"
+        self.query_negatives = same_side in ("queries", "both")
+        self.document_negatives = same_side in ("documents", "both")
+        self.joint = joint
+        if not joint:
+            self._refuse_idle("queries", self.query_negatives and not self.from_queries)
+            self._refuse_idle("documents", self.document_negatives and not self.from_documents)
+        if queue_size and not self.from_queries:
+            raise ValueError(
+                "queue_size: past documents are negatives of queries; choose symmetric=True or the direction"
+            )
+        self.queue = DocumentQueue(queue_size)
+
+    def _refuse_idle(self, side: str, idle: bool) -> None:
+        if idle:
+            raise ValueError(
+                f"same_side: negatives among the {side} serve the direction that starts there alone; choose "
+                "symmetric=True, the other direction or joint=True"
+            )
+
+    def _share(self, batch: Batch, ranks: Ranks) -> Tensor:
+        several = batch.labels is not None or batch.positives is not None
+        if self.joint and several:
+            raise ValueError("joint: one sum for a pair knows one positive; leave out labels and positives")
+        candidates = self._candidates(batch, ranks)
+        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.scale)
+        labels = None if batch.labels is None else all_labels(batch.labels, candidates, ranks)
+        excluded = excluded_pairs(batch, candidates, own=candidates.own if self.joint else None, labels=labels)
+        vectors = candidates.vectors
+        if self.queue.size:
+            vectors, excluded = self._with_queue(batch, candidates, excluded)
+        if self._is_one_direction(several):
+            total = self._one_direction(batch, ranks, anchors, candidates, vectors, excluded)
+        else:
+            total = self._both_directions(batch, ranks, anchors, candidates, vectors, excluded)
+        if self.queue.size and self.training:
+            self._remember(batch, candidates, ranks)
+        return total * (ranks.count / candidates.positives.total)
+
+    def _is_one_direction(self, several: bool) -> bool:
+        plain = not (self.joint or self.query_negatives or self.document_negatives or several)
+        return plain and not (self.from_queries and self.from_documents)
+
+    def _one_direction(
+        self,
+        batch: Batch,
+        ranks: Ranks,
+        anchors: Tensor,
+        candidates: Candidates,
+        vectors: Tensor,
+        excluded: Exclusion | None,
+    ) -> Tensor:
+        """The sum over one side's anchors, its gradient made on the way."""
+        if not self.from_queries:
+            anchors, vectors, excluded = self._turned(batch, ranks, anchors, candidates)
+        return sum_log_sum_exp(
+            anchors, vectors, positives=candidates.own, excluded=excluded, chunk_size=self.chunk_size
+        )
+
+    def _turned(
+        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates
+    ) -> tuple[Tensor, Tensor, Exclusion | None]:
+        """This rank's documents as anchors, and everybody's queries."""
+        everybody = ranks.gather(anchors, candidates.positives)
+        own = candidates.vectors[candidates.positives.own]
+        if not candidates.keys:
+            return own, everybody, None
+        column_keys = tuple(keys[: candidates.positives.total] for keys in candidates.keys)
+        return own, everybody, Exclusion(tuple(batch.query_keys()), column_keys, kept=candidates.own[:, None])
+
+    def _both_directions(
+        self,
+        batch: Batch,
+        ranks: Ranks,
+        anchors: Tensor,
+        candidates: Candidates,
+        vectors: Tensor,
+        excluded: Exclusion | None,
+    ) -> Tensor:
+        """The general case: log-sum-exps of every kind of negatives, put together afterwards."""
+        own = candidates.positives.own
+        rows, columns, scores = log_sum_exp(
+            anchors,
+            vectors,
+            columns=candidates.positives.total if self.from_documents else 0,
+            positives=None if self.joint else candidates.own,
+            excluded=excluded,
+            chunk_size=self.chunk_size,
+        )
+        of_queries = [rows] if self.from_queries else []
+        of_documents = [ranks.log_sum_exp(columns)[own]] if self.from_documents else []
+        if self.query_negatives:
+            unscaled = self.similarity.rescale_queries(batch.queries)
+            of_queries.append(self._among(anchors, unscaled, batch, candidates, ranks))
+        if self.document_negatives:
+            documents = self.similarity.rescale_documents(batch.documents[: len(batch.queries)])
+            of_documents.append(self._among(documents * self.scaling.scale, documents, batch, candidates, ranks))
+        if self.joint:  # the positive, which every sum has left out, counts once
+            score = (anchors * candidates.vectors[own]).sum(-1)
+            return (_log_sum([score, *of_queries, *of_documents]) - score).sum()
+        of_positives = self._positives(batch, ranks, anchors, candidates, scores)
+        total = anchors.new_zeros(())
+        if self.from_queries:
+            total = total + (_log_sum(of_queries) - of_positives[0]).sum()
+        if self.from_documents:
+            total = total + (_log_sum(of_documents) - of_positives[1]).sum()
+        return total / (self.from_queries + self.from_documents)
+
+    def _among(self, anchors: Tensor, vectors: Tensor, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+        """Log-sum-exp of this rank's vectors of a side over the others of that side, ``[n]``."""
+        everybody = ranks.gather(vectors, candidates.positives)
+        row_keys, column_keys = [], []
+        if candidates.keys:
+            row_keys = batch.query_keys()
+            column_keys = [keys[: candidates.positives.total] for keys in candidates.keys]
+        if batch.labels is not None:
+            labels = all_labels(batch.labels, candidates, ranks)
+            row_keys.append(batch.labels[: len(anchors)])
+            column_keys.append(labels[: candidates.positives.total])
+        excluded = Exclusion(tuple(row_keys), tuple(column_keys), own=candidates.own)
+        return log_sum_exp(anchors, everybody, excluded=excluded, chunk_size=self.chunk_size)[0]
+
+    def _positives(
+        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, scores: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean score of each query, and of each query's document, with its positives, both ``[n]``."""
+        if batch.positives is not None:
+            documents = self.similarity.rescale_documents(batch.documents)
+            return scores_of_listed(anchors, documents, batch.positives)
+        if batch.labels is None:
+            return scores, scores
+        labels, of_all = batch.labels[: len(anchors)], all_labels(batch.labels, candidates, ranks)
+        of_queries = of_documents = scores
+        if self.from_queries:
+            known = of_all != NO_ID
+            of_queries = scores_by_label(anchors, labels, candidates.vectors[known], of_all[known])
+        if self.from_documents:
+            everybody = ranks.gather(anchors, candidates.positives)
+            own = candidates.vectors[candidates.positives.own]
+            of_documents = scores_by_label(own, labels, everybody, of_all[: len(everybody)])
+        return of_queries, of_documents
+
+    def _with_queue(
+        self, batch: Batch, candidates: Candidates, excluded: Exclusion | None
+    ) -> tuple[Tensor, Exclusion | None]:
+        """Past documents behind the present ones; those that ids or labels tell to be positives are left out."""
+        past = self.queue.documents
+        if not len(past):
+            return candidates.vectors, excluded
+        vectors = torch.cat((candidates.vectors, self.similarity.rescale_documents(past.to(candidates.vectors.dtype))))
+        excluded = Exclusion() if excluded is None else excluded
+        query_ids, document_ids, labels = self.queue.keys
+        nobody = labels.new_full((len(candidates.vectors),), NO_ID)
+        row_keys, column_keys = excluded.row_keys, excluded.column_keys
+        if row_keys:
+            column_keys = tuple(torch.cat(pair) for pair in zip(column_keys, (query_ids, document_ids), strict=True))
+        if batch.labels is not None:
+            row_keys, column_keys = (*row_keys, batch.own_labels), (*column_keys, torch.cat((nobody, labels)))
+        if excluded.kept_keys is not None:
+            of_queries, of_present = excluded.kept_keys
+            excluded = excluded._replace(
+                kept_keys=(of_queries, torch.cat((of_present, torch.full_like(labels, NO_ID))))
+            )
+        if not row_keys and excluded.own is None:
+            return vectors, None
+        return vectors, excluded._replace(row_keys=row_keys, column_keys=column_keys)
+
+    @torch.no_grad()
+    def _remember(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
+        """Puts the documents of all ranks into the queue, as they came: exponents may have moved when they serve."""
+        n = len(batch.queries)
+        keys = batch.document_keys()
+        labels = torch.full_like(keys[0], NO_ID) if batch.labels is None else batch.labels.to(torch.int64)
+        ids = torch.stack((*keys, labels), 1)
+        documents = batch.documents.detach()
+        parts = [(slice(0, n), candidates.positives)]
+        if candidates.others.total:
+            parts.append((slice(n, None), candidates.others))
+        for part, rows in parts:
+            self.queue.push(ranks.gather(documents[part].float(), rows), ranks.gather(ids[part], rows))
+
+
+def _log_sum(parts: list[Tensor]) -> Tensor:
+    """Elementwise log-sum-exp of a few vectors."""
+    total, *others = parts
+    for part in others:
+        total = torch.logaddexp(total, part)
+    return total

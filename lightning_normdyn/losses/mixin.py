@@ -1,0 +1,137 @@
+"""Contrastive losses for any LightningModule, as plain classes to inherit from."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+from torch import Tensor, nn
+
+from lightning_normdyn.losses.cached import Encode, cached_loss
+from lightning_normdyn.losses.infonce import Direction, InfoNCE, SameSide
+from lightning_normdyn.losses.similarity import Normalization
+
+
+class ContrastiveMixin:
+    """Gives a LightningModule ``self.contrastive_loss(queries, documents, ...)``, configured by its constructor.
+
+    Put it before the LightningModule and hand keywords on, so that one word in a config swaps the loss:
+
+    .. code-block:: python
+
+        class Retriever(ContrastiveMixin, LightningModule):
+            def __init__(self, width: int = 64, **contrastive: Any) -> None:
+                super().__init__(**contrastive)
+                self.encoder = nn.Linear(32, width)
+
+            def training_step(self, batch):
+                return self.contrastive_loss(self.encoder(batch["query"]), self.encoder(batch["document"]))
+
+    The loss is ``self.contrast``, an :class:`InfoNCE`; its learnt temperature and exponents belong to the module's
+    parameters, and are logged as ``normdyn/contrast/<name>``. The callbacks see queries and documents as the targets
+    ``queries`` and ``documents``.
+
+    Args:
+        args: handed on to the next class.
+        normalization: as for :class:`InfoNCE`, like all others up to ``check_finite``; ``None`` for the class's own,
+            which is cosine here.
+        kwargs: handed on to the next class.
+    """
+
+    contrast: InfoNCE
+    default_normalization: ClassVar[Normalization] = "cosine"
+
+    def __init__(
+        self,
+        *args: Any,
+        normalization: Normalization | None = None,
+        temperature: float = 0.05,
+        learnable_temperature: bool = False,
+        max_scale: float = 100.0,
+        shared_gamma: bool = False,
+        symmetric: bool = False,
+        direction: Direction = "query_to_document",
+        same_side: SameSide = "none",
+        joint: bool = False,
+        queue_size: int = 0,
+        chunk_size: int | None = None,
+        gather: bool = True,
+        check_finite: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.contrast = InfoNCE(
+            normalization=self.default_normalization if normalization is None else normalization,
+            temperature=temperature,
+            learnable_temperature=learnable_temperature,
+            max_scale=max_scale,
+            shared_gamma=shared_gamma,
+            symmetric=symmetric,
+            direction=direction,
+            same_side=same_side,
+            joint=joint,
+            queue_size=queue_size,
+            chunk_size=chunk_size,
+            gather=gather,
+            check_finite=check_finite,
+        )
+
+    def contrastive_loss(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
+        """The loss of a batch, see :meth:`InfoNCE.forward`; logs what trains in the loss itself."""
+        loss: Tensor = self.contrast(queries, documents, **options)
+        self._log_learnt()
+        return loss
+
+    def cached_contrastive_loss(
+        self,
+        encode_query: Encode,
+        query_inputs: Any,
+        encode_document: Encode,
+        document_inputs: Any,
+        *,
+        chunk: int,
+        **options: Any,
+    ) -> Tensor:
+        """The same loss and gradients with an encoder that sees ``chunk`` inputs at a time, see :func:`cached_loss`."""
+        module = cast(nn.Module, self)
+        loss = cached_loss(
+            module, self.contrast, encode_query, query_inputs, encode_document, document_inputs, chunk=chunk, **options
+        )
+        self._log_learnt()
+        return loss
+
+    def _log_learnt(self) -> None:
+        """Logs what trains in the loss itself, at the trainer's own cadence."""
+        learnt = self.contrast.learnt()
+        trainer = getattr(self, "_trainer", None)
+        if learnt and trainer is not None and trainer.training:
+            cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in learnt.items()})
+
+
+class CosineMixin(ContrastiveMixin):
+    """:class:`ContrastiveMixin` that keeps no norm."""
+
+    default_normalization = "cosine"
+
+
+class DotMixin(ContrastiveMixin):
+    """:class:`ContrastiveMixin` that keeps both norms."""
+
+    default_normalization = "dot"
+
+
+class QNormMixin(ContrastiveMixin):
+    """:class:`ContrastiveMixin` that keeps the norm of documents."""
+
+    default_normalization = "qnorm"
+
+
+class DNormMixin(ContrastiveMixin):
+    """:class:`ContrastiveMixin` that keeps the norm of queries."""
+
+    default_normalization = "dnorm"
+
+
+class LearnableNormMixin(ContrastiveMixin):
+    """:class:`ContrastiveMixin` that learns how much of each norm to keep."""
+
+    default_normalization = "learnable"

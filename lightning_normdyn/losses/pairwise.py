@@ -1,0 +1,233 @@
+"""What the contrastive losses share: scores, temperature, ids, ranks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_normdyn.core.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.published import Published
+from lightning_normdyn.losses.batch import Batch, check_finite
+from lightning_normdyn.losses.gather import Ranks, Rows, find_ranks
+from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity
+from lightning_normdyn.losses.temperature import Temperature
+
+
+class Candidates(NamedTuple):
+    """The documents of all ranks, against which this rank's queries are scored.
+
+    Attributes:
+        vectors: rescaled, ``[m, d]``: the queries' positives, then documents of no query, then hard negatives.
+        keys: ids of their queries and their own, each ``[m]``; empty if nobody gave any.
+        positives: how many each rank has of the first.
+        others: and of the second.
+    """
+
+    vectors: Tensor
+    keys: list[Tensor]
+    positives: Rows
+    others: Rows
+
+    @property
+    def own(self) -> Tensor:
+        """The column of the positive of each of this rank's queries, ``[n]``."""
+        own = self.positives.own
+        return torch.arange(own.start, own.stop, device=self.vectors.device)
+
+
+class PairwiseLoss(nn.Module, ABC):
+    """Base of the contrastive losses.
+
+    Args:
+        normalization: which norms the score keeps, see :class:`NormalizedSimilarity`.
+        shared_gamma: whether one learnt exponent serves both sides.
+        temperature: what scores are divided by, at the start.
+        learnable_temperature: whether it trains.
+        max_scale: largest learnt ``1/temperature``.
+        chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
+        gather: whether documents of all ranks serve as negatives.
+        check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
+    """
+
+    def __init__(
+        self,
+        *,
+        normalization: Normalization,
+        shared_gamma: bool,
+        temperature: float,
+        learnable_temperature: bool,
+        max_scale: float,
+        chunk_size: int | None,
+        gather: bool,
+        check_finite: bool,
+    ) -> None:
+        super().__init__()
+        if chunk_size is not None and (
+            isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1
+        ):
+            raise ValueError(f"chunk_size: expected a number of documents, 1 or more, or None, got {chunk_size!r}")
+        self.similarity = NormalizedSimilarity(normalization, shared_gamma=shared_gamma)
+        self.scaling = Temperature(temperature, learnable=learnable_temperature, max_scale=max_scale)
+        self.queries, self.documents = Published("queries"), Published("documents")
+        self.chunk_size = chunk_size
+        self.gather = gather
+        self.check_finite = check_finite
+
+    @property
+    def temperature(self) -> Tensor:
+        """What scores are divided by, no dimension; carries gradient if it is learnt."""
+        return self.scaling.scale.reciprocal()
+
+    @property
+    def exponents(self) -> tuple[Tensor, Tensor]:
+        """The exponents of the norms (query, document), no dimension; carry gradient if they are learnt."""
+        return self.similarity.exponents
+
+    def learnt(self) -> dict[str, Tensor]:
+        """What trains in the loss itself, by the name under which it is logged; detached."""
+        learnt: dict[str, Tensor] = {}
+        if self.scaling.learnable:
+            learnt["temperature"] = self.temperature.detach()
+        if self.similarity.normalization == "learnable":
+            query, document = self.exponents
+            learnt |= {"gamma_query": query.detach(), "gamma_document": document.detach()}
+        return learnt
+
+    @torch.compiler.disable  # type: ignore[misc, untyped-decorator, unused-ignore]
+    def forward(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        *,
+        hard_negatives: Tensor | None = None,
+        labels: Tensor | None = None,
+        positives: Tensor | None = None,
+        query_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        hard_negative_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch, the mean over the queries of all ranks.
+
+        Norms, scores and the loss are computed in float32 at least, whatever autocast or the embeddings say.
+
+        Args:
+            queries: ``[n, d]``, not normalised.
+            documents: ``[m, d]`` with m >= n: document i is the positive of query i, the others are negatives of all.
+            hard_negatives: ``[n, h, d]``; those of one query serve all.
+            labels: class of each document, ``[m]``, the first n of which are the queries' too: documents of a query's
+                class are all its positives.
+            positives: numbers of further documents that are positives of a query, ``[n, p]``, -1 for none.
+            query_ids: ``[n]``. Equal ids tell equal queries, whose documents are then no negatives of each other.
+            document_ids: ``[m]``. A document equal to the positive of a query is no negative of it.
+            hard_negative_ids: ``[n, h]``, the same for hard negatives.
+
+        Returns:
+            A scalar, the same on every rank.
+
+        Raises:
+            ValueError: naming the argument that does not fit, or the side with NaN or infinite embeddings.
+        """
+        if getattr(self, "_is_replica", False):
+            raise ValueError(
+                "nn.DataParallel cuts the batch before the loss sees it, so that documents miss their negatives; use "
+                "the trainer's strategy='ddp', under which ranks exchange them"
+            )
+        return self.compute(
+            self.queries(queries),
+            self.documents(documents),
+            hard_negatives=hard_negatives,
+            labels=labels,
+            positives=positives,
+            query_ids=query_ids,
+            document_ids=document_ids,
+            hard_negative_ids=hard_negative_ids,
+        )
+
+    def compute(self, queries: Tensor, documents: Tensor, **options: Tensor | None) -> Tensor:
+        """The same without showing the embeddings to anybody."""
+        batch = Batch.check(queries, documents, **options)
+        if self.training:
+            self.scaling.hold()
+        with torch.autocast(queries.device.type, enabled=False):
+            ranks = find_ranks(gather=self.gather)
+            share = self._share(batch, ranks)
+            loss = ranks.whole(
+                share.to(torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32))
+            )
+        if self.check_finite and not bool(loss.isfinite()):
+            sides = {"queries": queries, "documents": documents, "hard_negatives": batch.hard_negatives}
+            check_finite(**{name: side for name, side in sides.items() if len(side)})
+        return loss
+
+    @abstractmethod
+    def _share(self, batch: Batch, ranks: Ranks) -> Tensor:
+        """This rank's share of the loss, times the number of ranks."""
+
+    def _candidates(self, batch: Batch, ranks: Ranks) -> Candidates:
+        """Rescales this rank's documents and gathers everybody's."""
+        n, m, k = len(batch.queries), len(batch.documents), len(batch.hard_negatives)
+        positives, others, hard = ranks.rows(n, m - n, k)
+        documents = self.similarity.rescale_documents(batch.documents)
+        parts = [(documents[:n], positives)]
+        keys = [(batch.document_keys(), slice(0, n), positives)]
+        if others.total:
+            parts.append((documents[n:], others))
+            keys.append((batch.document_keys(), slice(n, m), others))
+        if hard.total:
+            parts.append((self.similarity.rescale_documents(batch.hard_negatives), hard))
+            keys.append((batch.hard_negative_keys(), slice(0, k), hard))
+        gathered = [ranks.gather(vectors, rows) for vectors, rows in parts]
+        gathered_keys = []
+        if batch.has_ids:
+            gathered_keys = [
+                torch.cat([ranks.gather(ids[number][part], rows) for ids, part, rows in keys]) for number in range(2)
+            ]
+        vectors = gathered[0] if len(gathered) == 1 else torch.cat(gathered)
+        return Candidates(vectors, gathered_keys, positives, others)
+
+
+def excluded_pairs(
+    batch: Batch, candidates: Candidates, *, own: Tensor | None = None, labels: Tensor | None = None
+) -> Exclusion | None:
+    """Pairs of this rank's queries and all documents that ids tell to be no negatives.
+
+    Args:
+        batch: this rank's.
+        candidates: everybody's.
+        own: a column of each query to leave out in any case; without it, the query's positives stay in.
+        labels: classes of everybody's, ``[m]``, if there are any.
+    """
+    if not candidates.keys:
+        return None if own is None else Exclusion(own=own)
+    if own is not None:
+        return Exclusion(tuple(batch.query_keys()), tuple(candidates.keys), own=own)
+    return Exclusion(
+        tuple(batch.query_keys()),
+        tuple(candidates.keys),
+        kept=_positive_columns(batch, candidates),
+        kept_keys=None if labels is None else (batch.own_labels, labels),
+    )
+
+
+def _positive_columns(batch: Batch, candidates: Candidates) -> Tensor:
+    """Columns of the positives of each of this rank's queries, ``[n, 1 + p]``, -1 for none."""
+    own = candidates.own[:, None]
+    if batch.positives is None:
+        return own
+    n = len(batch.queries)
+    first, behind = candidates.positives.own.start, candidates.positives.total + candidates.others.own.start - n
+    listed = batch.positives + torch.where(batch.positives < n, first, behind)
+    return torch.cat((own, listed.where(batch.positives >= 0, -1)), 1)
+
+
+def all_labels(labels: Tensor, candidates: Candidates, ranks: Ranks) -> Tensor:
+    """Classes of all candidates ``[m]``; hard negatives have none."""
+    n = candidates.positives.sizes[candidates.positives.rank]
+    parts = [ranks.gather(labels[:n], candidates.positives)]
+    if candidates.others.total:
+        parts.append(ranks.gather(labels[n:], candidates.others))
+    known = torch.cat(parts)
+    return torch.cat((known, known.new_full((len(candidates.vectors) - len(known),), NO_ID)))

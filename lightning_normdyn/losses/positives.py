@@ -1,0 +1,71 @@
+"""Mean scores of positives when there are several: an inner product with their mean, so never a matrix of pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def scores_by_label(anchors: Tensor, labels: Tensor, vectors: Tensor, vector_labels: Tensor) -> Tensor:
+    """Mean score of each anchor with all vectors of its class.
+
+    Args:
+        anchors: ``[n, d]``.
+        labels: their classes, ``[n]``, each of which some vector has.
+        vectors: ``[m, d]``.
+        vector_labels: their classes, ``[m]``.
+
+    Returns:
+        ``[n]``, linear in anchors and vectors.
+
+    Example:
+        >>> one = torch.tensor([1])
+        >>> scores_by_label(torch.tensor([[2.0]]), one, torch.tensor([[1.0], [3.0]]), one.expand(2))
+        tensor([4.])
+    """
+    classes, place = torch.cat((vector_labels, labels)).unique(return_inverse=True)
+    of_vectors, of_anchors = place[: len(vectors)], place[len(vectors) :]
+    counts = torch.bincount(of_vectors, minlength=len(classes)).clamp(min=1)
+    sums = vectors.new_zeros(len(classes), vectors.shape[1]).index_add(0, of_vectors, vectors)
+    return (anchors * (sums / counts[:, None])[of_anchors]).sum(-1)
+
+
+def distinct_positives(positives: Tensor) -> Tensor:
+    """Which entries of ``[n, p]`` further positives count: not the query's own document ``i``, and each once."""
+    counts = (positives >= 0) & (positives != torch.arange(len(positives), device=positives.device)[:, None])
+    for column in range(1, positives.shape[1]):
+        counts[:, column] &= (positives[:, :column] != positives[:, column, None]).all(1)
+    return counts
+
+
+def scores_of_listed(anchors: Tensor, documents: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean score of each query with its positives, and of each query's document with all queries that list it.
+
+    Args:
+        anchors: queries ``[n, d]``.
+        documents: ``[m, d]``, document i being a positive of query i in any case.
+        positives: numbers of further ones, ``[n, p]``, -1 for none.
+
+    Returns:
+        Both ``[n]``, linear in queries and documents.
+
+    Example:
+        >>> queries, documents = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [3.0]])
+        >>> scores_of_listed(queries, documents, torch.tensor([[1], [-1]]))
+        (tensor([2., 6.]), tensor([1.0000, 4.5000]))
+    """
+    n = len(anchors)
+    sums_of_queries = anchors
+    sums_of_documents = documents[:n]
+    query_counts, document_counts = documents.new_ones(n), documents.new_ones(n)
+    for place, counts in zip(positives.unbind(1), distinct_positives(positives).unbind(1), strict=True):
+        place = place.clamp(min=0)
+        sums_of_documents = sums_of_documents + documents[place] * counts[:, None]
+        query_counts = query_counts + counts
+        of_query = counts & (place < n)
+        inside = place.clamp(max=n - 1)
+        sums_of_queries = sums_of_queries.index_add(0, inside, anchors * of_query[:, None])
+        document_counts = document_counts.index_add(0, inside, of_query.to(document_counts.dtype))
+    of_queries = (anchors * sums_of_documents).sum(-1) / query_counts
+    of_documents = (documents[:n] * sums_of_queries).sum(-1) / document_counts
+    return of_queries, of_documents

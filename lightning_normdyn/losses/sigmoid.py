@@ -1,0 +1,112 @@
+"""The pairwise sigmoid loss: every pair is judged by itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightning_normdyn.core.softplus_sum import softplus_sum
+from lightning_normdyn.losses.batch import Batch
+from lightning_normdyn.losses.gather import Ranks
+from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, all_labels, excluded_pairs
+from lightning_normdyn.losses.positives import distinct_positives
+from lightning_normdyn.losses.similarity import Normalization
+
+
+class SigmoidContrastive(PairwiseLoss):
+    """``L = -1/n sum_ij log sigmoid(z_ij (s(q_i, d_j)/tau + bias))``, z = 1 for positives and -1 for all others.
+
+    The loss of SigLIP (arXiv 2303.15343, eq. 1) for any cell of the 2x2 grid of normalizations, made and thrown away a
+    tile of scores at a time, gradient included. It looks the same from both sides, so it has no direction.
+
+    Args:
+        normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
+        temperature: what scores are divided by, at the start.
+        learnable_temperature: whether it trains.
+        max_scale: largest learnt ``1/temperature``.
+        bias: added to every score, at the start: about minus the log of the batch makes most pairs negative.
+        learnable_bias: whether it trains.
+        shared_gamma: whether one learnt exponent serves both sides.
+        chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
+        gather: whether documents of all ranks serve as negatives.
+        check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> loss = SigmoidContrastive(temperature=1.0, bias=0.0)
+        >>> loss(torch.eye(2), torch.eye(2)).detach()
+        tensor(1.0064)
+    """
+
+    bias: Tensor
+
+    def __init__(
+        self,
+        *,
+        normalization: Normalization = "cosine",
+        temperature: float = 0.1,
+        learnable_temperature: bool = True,
+        max_scale: float = 100.0,
+        bias: float = -10.0,
+        learnable_bias: bool = True,
+        shared_gamma: bool = False,
+        chunk_size: int | None = None,
+        gather: bool = True,
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__(
+            normalization=normalization,
+            shared_gamma=shared_gamma,
+            temperature=temperature,
+            learnable_temperature=learnable_temperature,
+            max_scale=max_scale,
+            chunk_size=chunk_size,
+            gather=gather,
+            check_finite=check_finite,
+        )
+        self.learnable_bias = learnable_bias
+        if learnable_bias:
+            self.bias = nn.Parameter(torch.tensor(float(bias)))
+        else:
+            self.register_buffer("bias", torch.tensor(float(bias)))
+
+    def learnt(self) -> dict[str, Tensor]:
+        """What trains in the loss itself, by the name under which it is logged; detached."""
+        return super().learnt() | ({"bias": self.bias.detach()} if self.learnable_bias else {})
+
+    def _share(self, batch: Batch, ranks: Ranks) -> Tensor:
+        candidates = self._candidates(batch, ranks)
+        labels = None if batch.labels is None else all_labels(batch.labels, candidates, ranks)
+        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.scale)
+        bias = self.bias.to(anchors.dtype)
+        total = softplus_sum(
+            anchors,
+            candidates.vectors,
+            bias,
+            excluded=excluded_pairs(batch, candidates, labels=labels),
+            chunk_size=self.chunk_size,
+        )
+        # A positive pair is a negative one minus its score: log(1 + e^-x) = log(1 + e^x) - x.
+        sums, counts = self._positives(batch, candidates, labels)
+        total = total - (anchors * sums).sum() - bias * counts.sum()
+        return total * (ranks.count / candidates.positives.total)
+
+    def _positives(self, batch: Batch, candidates: Candidates, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sum ``[n, d]`` and number ``[n]`` of each query's positives."""
+        own = candidates.positives.own
+        sums = candidates.vectors[own]
+        counts = sums.new_ones(len(sums))
+        if labels is not None:
+            classes, place = labels.unique(return_inverse=True)
+            by_class = sums.new_zeros(len(classes), sums.shape[1]).index_add(0, place, candidates.vectors)
+            by_place = torch.bincount(place, minlength=len(classes)).to(counts.dtype)
+            return by_class[place[own]], by_place[place[own]]
+        if batch.positives is not None:
+            documents = self.similarity.rescale_documents(batch.documents)
+            counted = distinct_positives(batch.positives)
+            for place, counts_here in zip(batch.positives.unbind(1), counted.unbind(1), strict=True):
+                sums = sums + documents[place.clamp(min=0)] * counts_here[:, None]
+                counts = counts + counts_here
+        return sums, counts

@@ -1,0 +1,106 @@
+"""One clear sentence for everything that does not fit."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_normdyn.losses import InfoNCE, NormalizedSimilarity, SigmoidContrastive, cached_loss
+
+Q, C = torch.randn(4, 3), torch.randn(6, 3)
+NAN, INF = Q.clone(), C.clone()
+NAN[1, 0], INF[2] = torch.nan, torch.inf
+
+
+@pytest.mark.parametrize("make", [InfoNCE, SigmoidContrastive])
+@pytest.mark.parametrize(
+    ("queries", "documents", "options", "sentence"),
+    [
+        (Q, torch.randn(6, 5), {}, "documents: expected the d of queries, 3, got 5"),
+        (Q[:0], C[:0], {}, r"queries: expected at least one embedding, got \(0, 3\)"),
+        (C, Q, {}, "documents: expected at least as many as queries, 6, got 4"),
+        (Q[0], C, {}, r"queries: expected floating-point embeddings \[n, d\], got torch.float32 \(3,\)"),
+        (Q.long(), C, {}, "queries: expected floating-point embeddings"),
+        (Q, [1.0], {}, "documents: expected floating-point embeddings .* got list"),
+        (NAN, C, {}, "queries: 1 of 4 embeddings are NaN or infinite"),
+        (Q, INF, {}, "documents: 1 of 6 embeddings are NaN or infinite"),
+        (Q, C, {"hard_negatives": torch.full((4, 2, 3), torch.nan)}, "hard_negatives: 8 of 8 embeddings are NaN"),
+        (Q, C, {"hard_negatives": torch.randn(4, 3)}, r"hard_negatives: expected \[4, h, 3\], got \(4, 3\)"),
+        (Q, C, {"labels": torch.arange(4)}, "labels: expected one for each of the 6 documents, got 4"),
+        (Q, C, {"labels": torch.arange(5)}, r"labels: expected \[4\] or \[6\], got \[5\]"),
+        (Q, C, {"labels": torch.arange(6) - 1}, "labels: -1 is out of range"),
+        (Q, C, {"labels": torch.arange(6.0)}, "labels: expected whole numbers, got torch.float32"),
+        (Q, C, {"positives": torch.tensor([[6], [0], [0], [0]])}, "positives: 6 is out of range; there are 6"),
+        (Q, C, {"positives": torch.tensor([[-2], [0], [0], [0]])}, "positives: -2 is out of range"),
+        (Q, C, {"positives": torch.arange(4)}, r"positives: expected \[4, p\]"),
+        (Q, C, {"positives": torch.zeros(4, 1).long(), "labels": torch.arange(6)}, "positives: came with labels"),
+        (Q, C, {"query_ids": torch.arange(6)}, r"query_ids: expected \[4\], got \[6\]"),
+        (Q, C, {"document_ids": torch.arange(4)}, r"document_ids: expected \[6\], got \[4\]"),
+        (Q, C, {"hard_negative_ids": torch.arange(4)}, r"hard_negative_ids: expected \[0\], got \[4\]"),
+    ],
+)
+def test_a_batch_that_does_not_fit(make, queries, documents, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()(queries, documents, **options)
+
+
+@pytest.mark.parametrize("make", [InfoNCE, SigmoidContrastive])
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"temperature": 0.0}, "temperature: expected a positive number, got 0.0"),
+        ({"temperature": -1}, "temperature: expected a positive number, got -1"),
+        ({"temperature": float("nan")}, "temperature: expected a positive number, got nan"),
+        ({"temperature": 0.001, "learnable_temperature": True}, "temperature: 0.001 makes a scale of 1000, above"),
+        ({"max_scale": 0}, "max_scale: expected a positive number, got 0"),
+        ({"normalization": "cos"}, "normalization: expected one of cosine, dot, qnorm, dnorm, learnable, got 'cos'"),
+        ({"chunk_size": 0}, "chunk_size: expected a number of documents, 1 or more, or None, got 0"),
+        ({"chunk_size": 2.5}, "chunk_size: expected a number of documents"),
+    ],
+)
+def test_settings_that_make_no_loss(make, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"direction": "both"}, "direction: expected 'query_to_document' or 'document_to_query', got 'both'"),
+        ({"same_side": "all"}, "same_side: expected 'none', 'queries', 'documents' or 'both', got 'all'"),
+        ({"queue_size": -1}, "queue_size: expected a number of documents, 0 or more, got -1"),
+        ({"queue_size": 8, "direction": "document_to_query"}, "queue_size: past documents are negatives of queries"),
+    ],
+)
+def test_settings_of_infonce(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        InfoNCE(**settings)
+
+
+def test_one_sum_for_a_pair_knows_one_positive():
+    with pytest.raises(ValueError, match="joint: one sum for a pair knows one positive"):
+        InfoNCE(joint=True)(Q, C, labels=torch.arange(6))
+
+
+def test_an_unknown_normalization_of_the_score():
+    with pytest.raises(ValueError, match="normalization: expected one of"):
+        NormalizedSimilarity("none")
+
+
+def test_data_parallel_is_told_off():
+    replica = InfoNCE()._replicate_for_data_parallel()
+    with pytest.raises(ValueError, match=r"nn\.DataParallel cuts the batch .* use the trainer's strategy='ddp'"):
+        replica(Q, C)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "chunk", "sentence"),
+    [
+        (Q, 0, "chunk: expected a number of inputs, 1 or more, got 0"),
+        (3.0, 2, "query_inputs: expected a tensor, a list or a mapping"),
+        (Q[:0], 2, "query_inputs: expected a tensor, a list or a mapping"),
+    ],
+)
+def test_inputs_that_cannot_be_cut(inputs, chunk, sentence):
+    encoder = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match=sentence):
+        cached_loss(encoder, InfoNCE(), encoder, inputs, encoder, C, chunk=chunk)
