@@ -49,7 +49,8 @@ class Workload(NamedTuple):
         model, data = _TASKS[self.kind](**self.options)
         dynamics = None
         if self.observed is not None:
-            dynamics = (TimedDynamics if self.timed else NormDynamics)(**self.observed)
+            targets = {"targets": ["table.weight"]}  # as the demo: its loss would publish queries and documents too
+            dynamics = (TimedDynamics if self.timed else NormDynamics)(**(targets | self.observed))
         trainer = Trainer(
             accelerator="cpu",
             max_steps=PLANNED,

@@ -56,7 +56,10 @@ def train(module: LightningModule, data: LightningDataModule, *, steps: int, fol
             max_epochs=1,
             max_steps=steps,
             log_every_n_steps=min(_CADENCE, steps),
-            callbacks=[NormDynamics(every_n_steps=_CADENCE, fit_every_n_steps=1), _ProgressBar(_refresh_rate(steps))],
+            callbacks=[
+                NormDynamics(targets=["table.weight"], every_n_steps=_CADENCE, fit_every_n_steps=1),
+                _ProgressBar(_refresh_rate(steps)),
+            ],
             logger=[
                 SteadfastCSVLogger(folder, name="", version=""),
                 SteadfastTensorBoardLogger(folder, name="", version=""),

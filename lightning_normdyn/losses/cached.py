@@ -128,7 +128,8 @@ class _Cache:
     def replay(self, factor: Tensor) -> list[Tensor | None]:
         """The gradient of every parameter, times a factor."""
         total = [None if gradient is None else gradient * factor for gradient in self._of_parameters]
-        with _unchanged_buffers(self._module):
+        own = {id(buffer) for buffer in self._loss.buffers()}  # a queue may be large, and encoding leaves it alone
+        with _unchanged([buffer for buffer in self._module.buffers() if id(buffer) not in own]):
             for side, gradient in zip(self._sides, self._gradients, strict=True):
                 for encoded, part in zip(side.again(), gradient.split(side.sizes), strict=True):
                     more = torch.autograd.grad(
@@ -204,13 +205,12 @@ def _set_random_state(state: list[Tensor]) -> None:
 
 
 @contextmanager
-def _unchanged_buffers(module: nn.Module) -> Iterator[None]:
+def _unchanged(buffers: list[Tensor]) -> Iterator[None]:
     """Puts back running statistics that encoding once more has moved."""
-    kept = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
+    before = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, version, before in kept:
-                if buffer._version != version:
-                    buffer.copy_(before)
+            for buffer, kept in zip(buffers, before, strict=True):
+                buffer.copy_(kept)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import torch
-import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from lightning_normdyn.losses import ContrastiveMixin
+from lightning_normdyn.losses.similarity import Normalization
 
 FLOOR = 0.1
 """Where the cosine schedule ends, as a share of the peak."""
@@ -32,24 +33,25 @@ _RECIPES = {
 }
 
 
-class TokenContrast(LightningModule):
-    """A token table trained with in-batch contrast of cosine similarities.
+class TokenContrast(ContrastiveMixin, LightningModule):
+    """A token table trained with in-batch contrast.
 
     The task is functionally symmetric: a centre and its context come from one table and are exchanged with equal
     probability, so neither side's length means anything to the loss. Two queries of a batch may share their
     document; such duplicates are not masked, and count as negatives of each other.
 
-    Norms, similarities and the loss are computed in float32 or better under every precision.
-
     Args:
         table_rows: rows of the table; the vocabulary of the data.
         dim: length of an embedding.
-        temperature: what cosine similarities are divided by.
+        temperature: what scores are divided by.
+        normalization: which norms scores keep, see :class:`lightning_normdyn.losses.InfoNCE`; the equilibrium law is
+            that of cosine, which keeps neither.
         optimizer: ``"sgd"`` (lr 1.0, weight decay 1e-3, no momentum) or ``"adamw"`` (lr 1e-2, weight decay 5e-2,
             betas 0.9 and 0.99).
         schedule: ``"cosine"`` from the peak down to a tenth of it over the trainer's steps, or ``"constant"``.
         lr: the peak, in place of the optimizer's own default.
         weight_decay: in place of the optimizer's own default.
+        contrastive: further options of the loss.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -61,18 +63,20 @@ class TokenContrast(LightningModule):
         *,
         dim: int = 64,
         temperature: float = 0.1,
+        normalization: Normalization = "cosine",
         optimizer: Literal["sgd", "adamw"] = "sgd",
         schedule: Literal["cosine", "constant"] = "cosine",
         lr: float | None = None,
         weight_decay: float | None = None,
+        **contrastive: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(normalization=normalization, temperature=temperature, **contrastive)
         if table_rows is None:
             raise ValueError(
                 "table_rows: expected the number of words, got None; give the trainer a data module that knows it, "
                 "such as lightning_normdyn.tasks.TokenPairs"
             )
-        for name, value in {"table_rows": table_rows, "dim": dim, "temperature": temperature}.items():
+        for name, value in {"table_rows": table_rows, "dim": dim}.items():
             if not value > 0:
                 raise ValueError(f"{name}: expected a positive number, got {value}")
         if optimizer not in _RECIPES:
@@ -80,7 +84,6 @@ class TokenContrast(LightningModule):
         if schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule: expected 'cosine' or 'constant', got {schedule!r}")
         self.save_hyperparameters()
-        self.temperature = temperature
         self.optimizer = optimizer
         self.schedule = schedule
         self.lr = lr
@@ -93,7 +96,7 @@ class TokenContrast(LightningModule):
         Args:
             batch: ``{"queries": ids[n], "documents": ids[n]}``, document i being the positive of query i.
         """
-        loss = _contrastive_loss(self.table(batch["queries"]), self.table(batch["documents"]), self.temperature)
+        loss = self.contrastive_loss(self.table(batch["queries"]), self.table(batch["documents"]))
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -102,7 +105,11 @@ class TokenContrast(LightningModule):
         recipe = _RECIPES[self.optimizer]
         lr = recipe.lr if self.lr is None else self.lr
         weight_decay = recipe.weight_decay if self.weight_decay is None else self.weight_decay
-        optimizer = recipe.build(self.parameters(), lr=lr, weight_decay=weight_decay, **recipe.options)
+        groups: list[dict[str, Any]] = [{"params": [self.table.weight]}]
+        of_loss = list(self.contrast.parameters())
+        if of_loss:  # a temperature and exponents have no length to decay
+            groups.append({"params": of_loss, "weight_decay": 0.0})
+        optimizer = recipe.build(groups, lr=lr, weight_decay=weight_decay, **recipe.options)
         if self.schedule == "constant":
             return optimizer
         scheduler = CosineAnnealingLR(optimizer, T_max=self._total_steps(), eta_min=FLOOR * lr)
@@ -116,11 +123,3 @@ class TokenContrast(LightningModule):
                 "choose schedule='constant'"
             )
         return int(steps)
-
-
-def _contrastive_loss(queries: Tensor, documents: Tensor, temperature: float) -> Tensor:
-    """InfoNCE with in-batch negatives over cosine similarities: ``[n, d], [n, d] -> scalar``."""
-    precision = torch.promote_types(queries.dtype, torch.float32)
-    with torch.autocast(queries.device.type, enabled=False):
-        similarity = F.normalize(queries.to(precision), dim=-1) @ F.normalize(documents.to(precision), dim=-1).T
-        return F.cross_entropy(similarity / temperature, torch.arange(len(queries), device=queries.device))

@@ -11,11 +11,11 @@ from pytorch_lightning import Callback, Trainer
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
 from lightning_normdyn.tasks.pair_stream import PairStream
 from lightning_normdyn.tasks.skip_grams import SkipGrams
-from lightning_normdyn.tasks.token_contrast import _contrastive_loss
 
 # pytorch_lightning 2.6 under torch 2.10 or later
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
 
+SIDES = ("queries", "documents")
 DOCUMENTS = [[3, 1, 4, 1, 5], [9], [], [2, 6, 2, 2, 6, 5, 3]]
 
 
@@ -29,13 +29,13 @@ def pairs_by_brute_force(documents, window):
     )
 
 
-def loss_by_loops(queries, documents, temperature):
-    def cosine(x, y):
-        return sum(a * b for a, b in zip(x, y, strict=True)) / math.hypot(*x) / math.hypot(*y)
+def loss_by_loops(queries, documents, temperature, gammas):
+    def score(x, y):
+        return sum(a * b for a, b in zip(x, y, strict=True)) / math.hypot(*x) ** gammas[0] / math.hypot(*y) ** gammas[1]
 
     total = 0.0
     for i, query in enumerate(queries):
-        logits = [cosine(query, document) / temperature for document in documents]
+        logits = [score(query, document) / temperature for document in documents]
         total += math.log(sum(map(math.exp, logits))) - logits[i]
     return total / len(queries)
 
@@ -151,23 +151,19 @@ def test_model_names_the_argument_that_is_wrong(options, name):
         TokenContrast(**options)
 
 
-def test_loss_is_infonce_over_cosines():
-    generator = torch.Generator().manual_seed(0)
-    queries, documents = torch.randn(2, 6, 4, dtype=torch.float64, generator=generator)
-    expected = loss_by_loops(queries.tolist(), documents.tolist(), 0.1)
-    assert _contrastive_loss(queries, documents, 0.1).item() == pytest.approx(expected, rel=1e-12)
-    assert _contrastive_loss(queries, documents, 0.2).item() != pytest.approx(expected, rel=1e-2)
-
-
-def test_loss_keeps_float32_under_autocast_and_is_blind_to_length():
-    queries, documents = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
-    expected = _contrastive_loss(queries, documents, 0.1)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(_contrastive_loss(queries, documents, 0.1), expected)
-    torch.testing.assert_close(_contrastive_loss(7 * queries, documents / 7, 0.1), expected)
-    queries.requires_grad_()
-    _contrastive_loss(queries, documents, 0.1).backward()
-    assert (queries.grad * queries).sum(-1).abs().max() < 1e-6
+@pytest.mark.parametrize("normalization", ["cosine", "qnorm", "learnable"])
+def test_loss_is_the_contrast_of_looked_up_rows(normalization):
+    module = TokenContrast(20, dim=4, normalization=normalization, learnable_temperature=True).double()
+    batch = {name: torch.randint(20, (6,), generator=torch.Generator().manual_seed(0)) for name in SIDES}
+    queries, documents = (module.table.weight[batch[name]].tolist() for name in SIDES)
+    gammas = [float(gamma.detach()) for gamma in module.contrast.exponents]
+    expected = loss_by_loops(queries, documents, 0.1, gammas)
+    module.log = lambda *args, **kwargs: None
+    assert module.training_step(batch).item() == pytest.approx(expected, rel=1e-7)
+    module.schedule = "constant"
+    table, *of_loss = module.configure_optimizers().param_groups
+    assert table["weight_decay"] > 0
+    assert [group["weight_decay"] for group in of_loss] == [0.0]
 
 
 @pytest.mark.parametrize(("optimizer", "peak"), [("sgd", 1.0), ("adamw", 1e-2)])

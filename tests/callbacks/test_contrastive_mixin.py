@@ -1,0 +1,155 @@
+"""Contrastive losses in a LightningModule: one word swaps them, and the callbacks see both sides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from pytorch_lightning import LightningModule
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import nn
+
+from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.core import split_radial_tangential
+from lightning_normdyn.losses import (
+    ContrastiveMixin,
+    CosineMixin,
+    DNormMixin,
+    DotMixin,
+    InfoNCE,
+    LearnableNormMixin,
+    QNormMixin,
+)
+
+D, BATCH = 8, 16
+PRESETS = {"cosine": CosineMixin, "dot": DotMixin, "qnorm": QNormMixin, "dnorm": DNormMixin}
+
+
+class Retriever(ContrastiveMixin, LightningModule):
+    """Two linear towers."""
+
+    def __init__(self, width: int = D, cached: bool = False, **contrastive):
+        super().__init__(**contrastive)
+        self.cached = cached
+        torch.manual_seed(0)
+        self.query, self.document = nn.Linear(D, width), nn.Linear(D, width)
+
+    def training_step(self, batch, batch_idx):
+        if self.cached:
+            return self.cached_contrastive_loss(self.query, batch[0], self.document, batch[1], chunk=5)
+        return self.contrastive_loss(self.query(batch[0]), self.document(batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def batches(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, BATCH, D, generator=generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize("normalization", PRESETS)
+def test_presets_are_one_word_of_the_mixin(normalization):
+    class Preset(PRESETS[normalization], LightningModule):
+        pass
+
+    queries, documents = batches(1)[0]
+    assert Preset().contrast.similarity.normalization == normalization
+    assert torch.equal(
+        Preset().contrastive_loss(queries, documents), InfoNCE(normalization=normalization)(queries, documents)
+    )
+    assert Preset(normalization="dot").contrast.similarity.normalization == "dot"
+
+
+def test_the_learnable_preset_trains_its_exponents(fit):
+    class Learnable(LearnableNormMixin, Retriever):
+        pass
+
+    module = Learnable(learnable_temperature=True)
+    trainer = fit(module, batches(6), NormDynamics(every_n_steps=1))
+    logged = trainer.logger.of("contrast")
+    # What is logged at a step is what the step's loss was made with.
+    assert logged[1] == {"temperature": pytest.approx(0.05), "gamma_query": 0.5, "gamma_document": 0.5}
+    assert logged[6]["gamma_query"] != 0.5 != logged[6]["gamma_document"]
+    assert trainer.callback_metrics["normdyn/contrast/temperature"] > 0
+
+
+def test_a_fixed_loss_logs_nothing_of_its_own(fit):
+    assert fit(Retriever(), batches(2)).logger.of("contrast") == {}
+
+
+def test_a_config_swaps_the_loss():
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Retriever, "model")
+    config = {"class_path": f"{__name__}.Retriever", "init_args": {"normalization": "qnorm", "temperature": 0.2}}
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.49
+    model = build(parser.parse_object({"model": config})).model
+    assert model.contrast.similarity.normalization == "qnorm"
+    assert float(model.contrast.temperature) == pytest.approx(0.2)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--model", "Retriever", "--model.normalization", "cos"])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed", "16-mixed"])
+def test_callbacks_see_queries_and_documents(fit, precision, cached):
+    """Against the vectors and gradients of the loss by hand, scaled losses and replayed encoders included."""
+    module, data = Retriever(symmetric=True, cached=cached), batches(4)
+    initial = {name: p.detach().clone() for name, p in module.named_parameters()}
+    options = {"precision": precision}
+    if precision == "16-mixed":
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        options = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
+    trainer = fit(module, data, NormDynamics(every_n_steps=1), **options)
+    dtype = {"32": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
+    with torch.no_grad():
+        for name, value in initial.items():
+            module.get_parameter(name).copy_(value)
+    with torch.autocast("cpu", dtype=dtype, enabled=precision != "32"):
+        sides = {"queries": module.query(data[0][0]), "documents": module.document(data[0][1])}
+    loss = InfoNCE(symmetric=True)(*sides.values())
+    gradients = dict(zip(sides, torch.autograd.grad(loss, list(sides.values())), strict=True))
+    tolerance = 1e-4 if precision == "32" else 0.05
+    for name, vectors in sides.items():
+        logged = trainer.logger.of(name)[1]
+        assert logged["norm_mean"] == pytest.approx(float(vectors.detach().float().norm(dim=1).mean()), rel=1e-3)
+        length = gradients[name].float().norm()
+        assert logged["gradient_norm"] == pytest.approx(float(length), rel=tolerance)
+        radial = split_radial_tangential(gradients[name].float(), vectors.detach().float()).radial.norm() / length
+        assert logged["radial_fraction"] == pytest.approx(float(radial), abs=2e-3)
+
+
+def test_two_losses_publish_under_their_own_names(fit):
+    class Twice(Retriever):
+        def __init__(self):
+            super().__init__()
+            self.other = InfoNCE()
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return loss + self.other(self.query(batch[1]), self.document(batch[0]))
+
+    trainer = fit(Twice(), batches(2), NormDynamics(every_n_steps=1))
+    assert all(trainer.logger.of(name) for name in ("contrast.queries", "other.documents"))
+    one = fit(Retriever(), batches(2), NormDynamics(every_n_steps=1, targets=["documents"])).logger
+    assert one.of("documents")
+    assert not one.of("queries")
+
+
+def test_a_copy_and_a_checkpoint_keep_the_loss(tmp_path):
+    module = Retriever(normalization="learnable", learnable_temperature=True, queue_size=4)
+    module.contrastive_loss(*batches(1)[0])
+    fresh = Retriever(normalization="learnable", learnable_temperature=True, queue_size=4)
+    fresh.load_state_dict(module.state_dict())
+    more = batches(1, seed=1)[0]
+    assert torch.equal(fresh.contrastive_loss(*more), module.contrastive_loss(*more))
+
+
+def test_compilation_leaves_the_loss_alone():
+    loss = InfoNCE(symmetric=True)
+    queries, documents = batches(1)[0]
+
+    def step(queries, documents):
+        return 2 * loss(queries.sin(), documents.cos())
+
+    torch.testing.assert_close(torch.compile(step, backend="eager")(queries, documents), step(queries, documents))

@@ -1,0 +1,124 @@
+"""Computes losses on several ranks and leaves what came out for the test that started it.
+
+Run as ``python -m torch.distributed.run --nproc-per-node W ranks_worker.py FOLDER``; without torchrun it is the single
+process that everything is compared with.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lightning_normdyn.losses import InfoNCE, SigmoidContrastive, cached_loss
+
+D = 6
+LARGEST = 4
+PAIRS = {1: (20,), 2: (7, 13), 3: (9, 1, 10), 4: (5, 4, 8, 3)}
+"""How the same twenty pairs are dealt out; unevenly."""
+
+CASES = {
+    "one direction": (InfoNCE, {}, {}),
+    "backwards": (InfoNCE, {"direction": "document_to_query"}, {}),
+    "symmetric": (InfoNCE, {"symmetric": True, "chunk_size": 3}, {}),
+    "SimCLR": (InfoNCE, {"symmetric": True, "same_side": "both"}, {}),
+    "joint": (InfoNCE, {"symmetric": True, "same_side": "both", "joint": True}, {}),
+    "ids": (InfoNCE, {"symmetric": True}, {"query_ids": True, "document_ids": True}),
+    "labels": (InfoNCE, {"symmetric": True}, {"labels": True}),
+    "labels backwards": (InfoNCE, {"direction": "document_to_query"}, {"labels": True, "document_ids": True}),
+    "hard negatives": (InfoNCE, {"symmetric": True}, {"hard": True, "extra": True}),
+    "queue": (InfoNCE, {"queue_size": 30}, {"document_ids": True}),
+    "sigmoid": (SigmoidContrastive, {}, {}),
+    "sigmoid with labels": (SigmoidContrastive, {}, {"labels": True, "hard": True, "document_ids": True}),
+}
+
+
+class Towers(nn.Module):
+    """Two encoders and the loss, one module as DistributedDataParallel wants it."""
+
+    def __init__(self, make, settings):
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.document = nn.Linear(D, D), nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, D))
+        self.loss = make(normalization="learnable", temperature=0.3, learnable_temperature=True, **settings)
+
+    def forward(self, batch, *, chunk=None):
+        options = dict(batch)
+        queries, documents, hard = (options.pop(name, None) for name in ("queries", "documents", "hard"))
+        if chunk:
+            return cached_loss(self, self.loss, self.query, queries, self.document, documents, chunk=chunk, **options)
+        if hard is not None:
+            options["hard_negatives"] = self.document(hard)
+        return self.loss(self.query(queries), self.document(documents), **options)
+
+
+def everything(wanted, seed):
+    """All pairs, and for each an extra document and two hard negatives."""
+    generator = torch.Generator().manual_seed(seed)
+    n = sum(PAIRS[1])
+
+    def integers(high):
+        return torch.randint(0, high, (n,), generator=generator)
+
+    made = {name: torch.randn(n, D, generator=generator) for name in ("queries", "documents", "extra")}
+    made |= {"hard": torch.randn(n, 2, D, generator=generator), "query_ids": integers(15), "labels": integers(4)}
+    made |= {"document_ids": integers(18)}
+    return {name: x for name, x in made.items() if name in ("queries", "documents") or wanted.get(name)}
+
+
+def share(batch, world, rank):
+    """What one rank gets of it; extra documents go behind the others."""
+    first = sum(PAIRS[world][:rank])
+    mine = {name: x[first : first + PAIRS[world][rank]] for name, x in batch.items()}
+    if "extra" in mine:
+        mine["documents"] = torch.cat((mine["documents"], mine.pop("extra")))
+    return mine
+
+
+def gradients(model):
+    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
+def run(model, wanted, world, rank, *, steps=2, chunk=None, accumulate=1):
+    """Losses of a few steps, and the gradient after the last; parameters stay."""
+    wrapped = DistributedDataParallel(model) if world > 1 else model
+    losses = []
+    for step in range(steps):
+        model.zero_grad()
+        for micro in range(accumulate):
+            waits = wrapped.no_sync() if world > 1 and micro + 1 < accumulate else nullcontext()
+            with waits:
+                loss = wrapped(share(everything(wanted, 10 * step + micro), world, rank), chunk=chunk)
+                (loss / accumulate).backward()
+            losses.append(loss.detach())
+    return {"losses": torch.stack(losses), "gradients": gradients(model)}
+
+
+def main(folder):
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("gloo")
+    rank = dist.get_rank() if world > 1 else 0
+    torch.set_num_threads(1)
+    found = {name: run(Towers(make, kw), wanted, world, rank) for name, (make, kw, wanted) in CASES.items()}
+    symmetric = {"symmetric": True}
+    found["accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, accumulate=2)
+    found["cached"] = run(Towers(InfoNCE, symmetric), {"document_ids": True}, world, rank, chunk=4)
+    found["cached, accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, chunk=3, accumulate=2)
+    with torch.no_grad():
+        found["evaluation"] = Towers(InfoNCE, symmetric).eval()(share(everything({}, 0), world, rank))
+    alone = Towers(InfoNCE, {"gather": False})
+    found["not gathered"] = alone(share(everything({}, 0), world, rank)).detach()
+    torch.save(found, Path(folder) / f"world-{world}-rank-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
