@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+TEXT = README.read_text(encoding="utf-8")
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+CALLBACK, RETRIEVER, HISTORY, MATHEMATICS = PYTHON_BLOCKS
 
 
 def run_as_script(code: str, folder: Path) -> str:
@@ -27,11 +30,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Runs the callback example and the history example, in one process as a reader would."""
     folder = tmp_path_factory.mktemp("readme")
     keys = "print('KEYS', *[k.split('/')[-1] for k in trainer.callback_metrics])"
-    return folder, run_as_script("\n".join([PYTHON_BLOCKS[0], PYTHON_BLOCKS[1], keys]), folder)
+    return folder, run_as_script("\n".join([CALLBACK, HISTORY, keys]), folder)
 
 
 def test_the_callback_example_is_fifteen_lines_and_prints_a_fit(trained: tuple[Path, str]) -> None:
-    assert len([line for line in PYTHON_BLOCKS[0].splitlines() if line.strip()]) == 15
+    assert len([line for line in CALLBACK.splitlines() if line.strip()]) == 15
     error = re.search(r"tensor\(([\d.e-]+)\)", trained[1])
     assert error is not None
     assert float(error.group(1)) < 0.1
@@ -44,16 +47,45 @@ def test_the_history_example_reads_what_the_run_left(trained: tuple[Path, str]) 
     assert 0 < float(line.split()[-1]) < 20
 
 
+@pytest.fixture(scope="module")
+def swapped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Runs the retriever from both configs; keys that each logged."""
+    folder = tmp_path_factory.mktemp("swap")
+    (folder / "retriever.py").write_text(RETRIEVER, encoding="utf-8")
+    before = next(block for block in YAML_BLOCKS if "class_path: retriever.Retriever" in block)
+    (after,) = (block for block in YAML_BLOCKS if block.startswith("  init_args:"))
+    configs = {"cosine": before, "learnable": re.sub(r"  init_args:.*\n", after, before, count=1)}
+    logged = {}
+    for name, config in configs.items():
+        (folder / f"{name}.yaml").write_text(config, encoding="utf-8")
+        code = "import sys; from lightning_normdyn.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        logger = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={name}"]
+        command = [sys.executable, "-c", code, "fit", "--config", f"{name}.yaml", *logger]
+        run = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300, check=False)
+        assert run.returncode == 0, run.stderr
+        with next((folder / name).rglob("metrics.csv")).open(encoding="utf-8") as metrics:
+            logged[name] = set(metrics.readline().strip().split(","))
+    return logged
+
+
+def test_the_swap_of_the_loss_in_a_config(swapped: dict[str, set[str]]) -> None:
+    for keys in swapped.values():
+        assert {"normdyn/queries/norm_mean", "normdyn/documents/radial_fraction"} <= keys
+    learnt = {f"normdyn/contrast/{name}" for name in ("temperature", "gamma_query", "gamma_document")}
+    assert swapped["learnable"] - swapped["cosine"] - {"epoch"} == learnt
+
+
 def test_the_mathematics_example_runs(tmp_path: Path) -> None:
-    assert "p / (p + 1 - beta2)" in run_as_script(PYTHON_BLOCKS[2], tmp_path)
+    assert "p / (p + 1 - beta2)" in run_as_script(MATHEMATICS, tmp_path)
 
 
 def test_every_logged_quantity_is_documented_and_every_documented_one_is_logged(trained: tuple[Path, str]) -> None:
     logged = set(next(line for line in trained[1].splitlines() if line.startswith("KEYS")).split()[1:])
-    assert logged == documented_quantities() - documented_files()
+    of_losses = {"temperature", "gamma_query", "gamma_document", "bias"}
+    assert logged == documented_quantities() - of_losses - names_of_other_tables()
 
 
-def documented_files() -> set[str]:
-    """Names in the README's other tables."""
-    layers = {"cli", "tasks", "report", "callbacks", "instruments", "capture", "history", "core"}
-    return layers & documented_quantities()
+def names_of_other_tables() -> set[str]:
+    """Layers and normalizations."""
+    layers = {"cli", "tasks", "report", "callbacks", "instruments", "capture", "history", "core", "losses"}
+    return layers | {"normalization", "cosine", "dot", "qnorm", "dnorm", "learnable"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lightning_normdyn.cli.arguments import LIGHTNING_COMMANDS, build_parser
 from lightning_normdyn.cli.extras import MissingExtraError, require
@@ -57,6 +58,7 @@ def _run_lightning(words: list[str]) -> int:
     require("jsonargparse", extra="cli")
     from lightning_normdyn.cli.fit import NormdynCLI
 
+    sys.path.append(str(Path.cwd()))  # a config may name a class in the working folder
     NormdynCLI(words)
     return 0
 

@@ -8,6 +8,7 @@ are kept instead, as many as fit in a small budget, so that a small batch is nev
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -164,6 +165,16 @@ class _LogSumExp(torch.autograd.Function):
         chunk_size: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(a.device.type, enabled=False):
+            ctx.positives, ctx.excluded, ctx.chunk_size, ctx.kernels = (
+                positives,
+                excluded,
+                chunk_size,
+                _kernels_for(a, b),
+            )
+            if ctx.kernels is not None:
+                fused = ctx.kernels.log_sum_exps(a, b, columns=columns, positives=positives, excluded=excluded)
+                ctx.save_for_backward(a, b, *fused[:2])
+                return fused  # type: ignore[no-any-return]
             wants_gradient = any(ctx.needs_input_grad)
             scores = ScoreTiles(a, b, excluded, [], _KEPT if wants_gradient else 0)
             rows = most_precise(a.new_full((len(a),), -torch.inf))
@@ -177,7 +188,6 @@ class _LogSumExp(torch.autograd.Function):
                 free = scores.buffer("shifted", made)
                 _accumulate(made, free, rows[tile.rows], columns_[tile.columns], plain=plain)
         ctx.save_for_backward(a, b, rows, columns_, *scores.kept)
-        ctx.positives, ctx.excluded, ctx.chunk_size = positives, excluded, chunk_size
         return rows, columns_, of_positives
 
     @staticmethod
@@ -186,6 +196,12 @@ class _LogSumExp(torch.autograd.Function):
         a, b, rows, columns, *kept = ctx.saved_tensors
         wants_a, wants_b = ctx.needs_input_grad[:2]
         with torch.autocast(a.device.type, enabled=False):
+            if ctx.kernels is not None:
+                made, wants = (a, b, rows, columns), {"wants_a": wants_a, "wants_b": wants_b}
+                of_a, of_b, *_ = ctx.kernels.gradients(*made, of_rows, of_columns, excluded=ctx.excluded, **wants)
+                if ctx.positives is not None:
+                    _add_positives(of_a, of_b, a, b, ctx.positives, of_positives)
+                return of_a, of_b, None, None, None, None
             of_a = torch.zeros_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
             scores = ScoreTiles(a, b, ctx.excluded, list(kept))
@@ -201,6 +217,15 @@ class _LogSumExp(torch.autograd.Function):
             if ctx.positives is not None:
                 _add_positives(of_a, of_b, a, b, ctx.positives, of_positives)
         return of_a, of_b, None, None, None, None
+
+
+def _kernels_for(a: Tensor, b: Tensor) -> ModuleType | None:
+    """The fused kernels where they can run, and nowhere else imported: Triton takes its time."""
+    if not a.is_cuda:
+        return None
+    from lightning_normdyn.core import triton_log_sum_exp
+
+    return triton_log_sum_exp if triton_log_sum_exp.supports(a, b) else None
 
 
 class _Shares(NamedTuple):

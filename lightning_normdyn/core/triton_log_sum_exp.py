@@ -83,27 +83,32 @@ def log_sum_exps(
         column_factors: ``v``, ``[m]``, likewise.
 
     Returns:
-        Rows ``[n]`` and columns ``[columns]``, minus infinity where everything is left out, and the scores of the
-        positives, ``[n]`` or empty; all in float32.
+        Rows ``[n]`` and columns ``[columns]`` in float64, minus infinity where everything is left out, and in float32
+        the scores of the positives, ``[n]`` or empty.
     """
     case = _Case.of(a, b, row_factors, column_factors, excluded, positives)
     n, m, block = len(a), len(b), case.block
-    rows = torch.empty(n, dtype=torch.float32, device=a.device)
+    rows = torch.empty(n, dtype=torch.float64, device=a.device)
     columns_ = rows.new_full((columns,), -torch.inf)
-    scores = rows.new_zeros(n if positives is not None else 0)
+    scores = torch.zeros(n if positives is not None else 0, device=a.device)
     width = _blocks(m, block.columns)
     height = _whole_blocks(_PARTS // (width + _blocks(columns, block.rows)), block.rows, n)
     with _on(a):
         for first in range(0, n, height):
             last = min(first + height, n)
-            of_rows = rows.new_empty(width, last - first)
-            of_columns = rows.new_empty(_blocks(last - first, block.rows), columns)
-            _log_sum_exp_kernel[(width * len(of_columns),)](
-                of_rows, of_columns, scores, columns=columns, first=first, last=last, **case.arguments()
+            down = _blocks(last - first, block.rows)
+            of_rows, of_columns = scores.new_empty(2, width, last - first), scores.new_empty(2, down, columns)
+            _log_sum_exp_kernel[(width * down,)](
+                *(*of_rows, *of_columns, scores),
+                columns=columns,
+                has_columns=columns > 0,
+                first=first,
+                last=last,
+                **case.arguments(),
             )
-            torch.logsumexp(of_rows, 0, out=rows[first:last])
+            rows[first:last] = _put_together(*of_rows)
             if columns:
-                torch.logaddexp(columns_, of_columns.logsumexp(0), out=columns_)
+                torch.logaddexp(columns_, _put_together(*of_columns), out=columns_)
     return rows, columns_, scores
 
 
@@ -146,8 +151,14 @@ def gradients(
     case = _Case.of(a, b, row_factors, column_factors, excluded, None if of_positives is None else positives)
     n, m, d, block = len(a), len(b), a.shape[1], case.block
     # A row that has nothing to sum gets nothing: exp(S - inf) = 0.
-    rows, columns = (x.where(x > -torch.inf, torch.inf).contiguous() for x in (rows, columns))
-    given = [None if x is None else x.float().contiguous() for x in (of_rows, of_columns, of_positives)]
+    exact = [x.where(x > -torch.inf, torch.inf).double() for x in (rows, columns)]
+    rows, columns = (x.float() for x in exact)
+    # What a rounded shift is off by is made good in the factor.
+    shares = [
+        (of * (near - x).exp().nan_to_num(0)).float()
+        for of, near, x in zip((of_rows, of_columns), (rows, columns), exact, strict=True)
+    ]
+    of_scores = None if of_positives is None else of_positives.float().contiguous()
     of_a = torch.empty(n, d, dtype=torch.float32, device=a.device) if wants_a else None
     of_b = torch.zeros(m, d, dtype=torch.float32, device=a.device) if wants_b else None
     of_u = None if row_factors is None else torch.empty_like(rows)
@@ -163,8 +174,9 @@ def gradients(
             parts_u = None if of_u is None else rows.new_empty(width, last - first)
             parts_v = None if of_v is None else rows.new_empty(down, m)
             _weights_kernel[(width * down,)](
-                *(strip, stride, rows, columns, *given, parts_u, parts_v),
+                *(strip, stride, rows, columns, *shares, of_scores, parts_u, parts_v),
                 columns=len(columns),
+                has_columns=len(columns) > 0,
                 first=first,
                 last=last,
                 **case.arguments(),
@@ -195,13 +207,15 @@ class _Block(NamedTuple):
         return cls(64, 64, 32, 4, 3) if dtype == torch.float32 else cls(128, 128, 64, 8, 3)
 
     def arguments(self) -> dict[str, int]:
+        """As the kernels are given it; that products and sums may be fused, newer Tritons want to be told."""
         return {
-            "BLOCK_M": self.rows,
-            "BLOCK_N": self.columns,
-            "BLOCK_K": self.depth,
-            "GROUP": _GROUP,
+            "block_m": self.rows,
+            "block_n": self.columns,
+            "block_k": self.depth,
+            "group": _GROUP,
             "num_warps": self.warps,
             "num_stages": self.stages,
+            "enable_fp_fusion": True,
         }
 
 
@@ -253,12 +267,18 @@ class _Case(NamedTuple):
             "n": len(self.a),
             "m": len(self.b),
             "d": self.a.shape[1],
-            "NO_ID": NO_ID,
-            "KEYS": 0 if self.row_keys is None else len(self.row_keys),
-            "KEPT": 0 if self.kept is None else self.kept.shape[1],
-            "WIDEN": self.a.dtype != torch.float32 and _is_interpreted(),
+            "no_id": NO_ID,
+            "keys": 0 if self.row_keys is None else len(self.row_keys),
+            "kept_count": 0 if self.kept is None else self.kept.shape[1],
             **self.block.arguments(),
         }
+
+
+def _put_together(tops: Tensor, sums: Tensor) -> Tensor:
+    """Log-sum-exps in float64 from what blocks left, ``[blocks, length]``; the tops are exact."""
+    top = tops.amax(0)
+    shift = top.where(top.isfinite(), 0)
+    return shift.double() + ((tops - shift).exp_() * sums).sum(0).double().log_()
 
 
 def _multiply(x: Tensor, y: Tensor, out: Tensor, *, add: bool) -> None:
@@ -267,9 +287,9 @@ def _multiply(x: Tensor, y: Tensor, out: Tensor, *, add: bool) -> None:
     programs = _blocks(len(x), block.rows) * _blocks(y.shape[1], block.columns)
     _product_kernel[(programs,)](
         *(x, y, out, len(x), y.shape[1], len(y), x.stride(0), x.stride(1)),
-        ADD=add,
-        WIDEN=x.dtype != y.dtype or (x.dtype != torch.float32 and _is_interpreted()),
-        PRECISION="ieee" if y.dtype == torch.float32 else "tf32",  # which holds a float16 in full
+        add=add,
+        widen=x.dtype != y.dtype,
+        precision="ieee" if y.dtype == torch.float32 else "tf32",  # which holds a float16 in full
         **block.arguments(),
     )
 
@@ -292,277 +312,304 @@ def _is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _jit(function: Callable[..., None]) -> Any:
+def _jit(function: Callable[..., Any]) -> Any:
     return function if triton is None else triton.jit(function)
 
 
-def _jit_helper(function: Callable[..., Any]) -> Any:
-    return function if triton is None else triton.jit(function)
-
-
-# What follows is compiled by Triton: a Python in which sizes are powers of two and loads outside a mask give `other`.
+# What follows is compiled by Triton, which reads annotations too and knows no other names than its own.
 
 
 @_jit
 def _log_sum_exp_kernel(
-    row_parts: Any,
-    column_parts: Any,
-    scores: Any,
-    a: Any,
-    b: Any,
-    row_factors: Any,
-    column_factors: Any,
-    positives: Any,
-    row_keys: Any,
-    column_keys: Any,
-    kept: Any,
-    kept_row_key: Any,
-    kept_column_key: Any,
-    own: Any,
-    columns: Any,
-    first: Any,
-    last: Any,
-    n: Any,
-    m: Any,
-    d: Any,
-    NO_ID: tl.constexpr,
-    KEYS: tl.constexpr,
-    KEPT: tl.constexpr,
-    WIDEN: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    GROUP: tl.constexpr,
+    row_tops: tl.tensor,
+    row_sums: tl.tensor,
+    column_tops: tl.tensor,
+    column_sums: tl.tensor,
+    scores: tl.tensor,
+    a: tl.tensor,
+    b: tl.tensor,
+    row_factors: tl.tensor,
+    column_factors: tl.tensor,
+    positives: tl.tensor,
+    row_keys: tl.tensor,
+    column_keys: tl.tensor,
+    kept: tl.tensor,
+    kept_row_key: tl.tensor,
+    kept_column_key: tl.tensor,
+    own: tl.tensor,
+    columns: tl.tensor,
+    first: tl.tensor,
+    last: tl.tensor,
+    n: tl.tensor,
+    m: tl.tensor,
+    d: tl.tensor,
+    has_columns: tl.constexpr,
+    no_id: tl.constexpr,
+    keys: tl.constexpr,
+    kept_count: tl.constexpr,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+    block_k: tl.constexpr,
+    group: tl.constexpr,
 ) -> None:
-    """The log-sum-exps of a block's rows and columns, and the positives' scores that lie in it."""
-    down, across = _place(last - first, m, BLOCK_M, BLOCK_N, GROUP)
-    i = first + down * BLOCK_M + tl.arange(0, BLOCK_M)
-    j = across * BLOCK_N + tl.arange(0, BLOCK_N)
-    products = _products(a, b, i, j, last, m, d, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K)
-    made = products * _factors(row_factors, column_factors, i, j, last, m, BLOCK_M, BLOCK_N)
+    """The tops and sums of a block's rows and columns, and the positives' scores that lie in it."""
+    down, across = _place(last - first, m, block_m, block_n, group)
+    i = first + down * block_m + tl.arange(0, block_m)
+    j = across * block_n + tl.arange(0, block_n)
+    products = _products(a, b, i, j, last, m, d, block_m, block_n, block_k)
+    made = products * _factors(row_factors, column_factors, i, j, last, m, block_m, block_n)
     out = _outside(
-        *(row_keys, column_keys, kept, kept_row_key, kept_column_key, own),
-        *(i, j, last, n, m, NO_ID, KEYS, KEPT, BLOCK_M, BLOCK_N),
+        row_keys,
+        column_keys,
+        kept,
+        kept_row_key,
+        kept_column_key,
+        own,
+        i,
+        j,
+        last,
+        n,
+        m,
+        no_id,
+        keys,
+        kept_count,
+        block_m,
+        block_n,
     )
     made = tl.where(out, -float("inf"), made)
-    local = (i - first).to(tl.int64)
-    tl.store(row_parts + across.to(tl.int64) * (last - first) + local, _log_sum(made, 1), mask=i < last)
-    if columns > 0:
-        tl.store(column_parts + down.to(tl.int64) * columns + j, _log_sum(made, 0), mask=j < columns)
+    top, total = _exponentials(made, 1)
+    places = across.to(tl.int64) * (last - first) + i - first
+    tl.store(row_tops + places, top, mask=i < last)
+    tl.store(row_sums + places, total, mask=i < last)
+    if has_columns:
+        top, total = _exponentials(made, 0)
+        places = down.to(tl.int64) * columns + j
+        tl.store(column_tops + places, top, mask=j < columns)
+        tl.store(column_sums + places, total, mask=j < columns)
     if positives is not None:
-        places = tl.load(positives + i, mask=i < last, other=-1)
-        inside = (places >= across * BLOCK_N) & (places < across * BLOCK_N + BLOCK_N) & (places < m)
-        found = tl.sum(tl.where(j[None, :] == places[:, None], made, 0.0), 1)
+        chosen = tl.load(positives + i, mask=i < last, other=-1)
+        inside = (chosen >= across * block_n) & (chosen < across * block_n + block_n) & (chosen < m)
+        found = tl.sum(tl.where(j[None, :] == chosen[:, None], made, 0.0), 1)
         tl.store(scores + i, found, mask=inside)
 
 
 @_jit
 def _weights_kernel(
-    weights: Any,
-    stride: Any,
-    rows: Any,
-    columns_: Any,
-    of_rows: Any,
-    of_columns: Any,
-    of_positives: Any,
-    parts_u: Any,
-    parts_v: Any,
-    a: Any,
-    b: Any,
-    row_factors: Any,
-    column_factors: Any,
-    positives: Any,
-    row_keys: Any,
-    column_keys: Any,
-    kept: Any,
-    kept_row_key: Any,
-    kept_column_key: Any,
-    own: Any,
-    columns: Any,
-    first: Any,
-    last: Any,
-    n: Any,
-    m: Any,
-    d: Any,
-    NO_ID: tl.constexpr,
-    KEYS: tl.constexpr,
-    KEPT: tl.constexpr,
-    WIDEN: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    GROUP: tl.constexpr,
+    weights: tl.tensor,
+    stride: tl.tensor,
+    rows: tl.tensor,
+    columns_: tl.tensor,
+    of_rows: tl.tensor,
+    of_columns: tl.tensor,
+    of_positives: tl.tensor,
+    parts_u: tl.tensor,
+    parts_v: tl.tensor,
+    a: tl.tensor,
+    b: tl.tensor,
+    row_factors: tl.tensor,
+    column_factors: tl.tensor,
+    positives: tl.tensor,
+    row_keys: tl.tensor,
+    column_keys: tl.tensor,
+    kept: tl.tensor,
+    kept_row_key: tl.tensor,
+    kept_column_key: tl.tensor,
+    own: tl.tensor,
+    columns: tl.tensor,
+    first: tl.tensor,
+    last: tl.tensor,
+    n: tl.tensor,
+    m: tl.tensor,
+    d: tl.tensor,
+    has_columns: tl.constexpr,
+    no_id: tl.constexpr,
+    keys: tl.constexpr,
+    kept_count: tl.constexpr,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+    block_k: tl.constexpr,
+    group: tl.constexpr,
 ) -> None:
     """A block of the gradient with respect to ``<a_i, b_j>``, and its shares of that of the factors."""
-    down, across = _place(last - first, m, BLOCK_M, BLOCK_N, GROUP)
-    i = first + down * BLOCK_M + tl.arange(0, BLOCK_M)
-    j = across * BLOCK_N + tl.arange(0, BLOCK_N)
-    products = _products(a, b, i, j, last, m, d, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K)
-    factors = _factors(row_factors, column_factors, i, j, last, m, BLOCK_M, BLOCK_N)
+    down, across = _place(last - first, m, block_m, block_n, group)
+    i = first + down * block_m + tl.arange(0, block_m)
+    j = across * block_n + tl.arange(0, block_n)
+    products = _products(a, b, i, j, last, m, d, block_m, block_n, block_k)
+    factors = _factors(row_factors, column_factors, i, j, last, m, block_m, block_n)
     made = products * factors
     out = _outside(
-        *(row_keys, column_keys, kept, kept_row_key, kept_column_key, own),
-        *(i, j, last, n, m, NO_ID, KEYS, KEPT, BLOCK_M, BLOCK_N),
+        row_keys,
+        column_keys,
+        kept,
+        kept_row_key,
+        kept_column_key,
+        own,
+        i,
+        j,
+        last,
+        n,
+        m,
+        no_id,
+        keys,
+        kept_count,
+        block_m,
+        block_n,
     )
     made = tl.where(out, -float("inf"), made)
     row = tl.load(rows + i, mask=i < last, other=float("inf"))
     of_row = tl.load(of_rows + i, mask=i < last, other=0.0)
     gradient = tl.exp(made - row[:, None]) * of_row[:, None]
-    if columns > 0:
+    if has_columns:
         column = tl.load(columns_ + j, mask=j < columns, other=float("inf"))
         of_column = tl.load(of_columns + j, mask=j < columns, other=0.0)
         gradient += tl.exp(made - column[None, :]) * of_column[None, :]
     if of_positives is not None:
-        places = tl.load(positives + i, mask=i < last, other=-1)
+        chosen = tl.load(positives + i, mask=i < last, other=-1)
         of_positive = tl.load(of_positives + i, mask=i < last, other=0.0)
-        gradient += tl.where(j[None, :] == places[:, None], of_positive[:, None], 0.0)
-    gradient = gradient.to(tl.float32)
+        gradient += tl.where(j[None, :] == chosen[:, None], of_positive[:, None], 0.0)
     local = (i - first).to(tl.int64)
     inside = (i < last)[:, None] & (j < m)[None, :]
-    places_ = weights + local[:, None] * stride + j[None, :]
-    tl.store(places_, (gradient * factors).to(weights.dtype.element_ty), mask=inside)
+    places = weights + local[:, None] * stride + j[None, :]
+    tl.store(places, (gradient * factors).to(weights.dtype.element_ty), mask=inside)
     gradient *= products
     if parts_u is not None:
-        of_u = gradient * _one_side(column_factors, j, m, BLOCK_N)[None, :]
+        of_u = gradient * _one_side(column_factors, j, m, block_n)[None, :]
         tl.store(parts_u + across.to(tl.int64) * (last - first) + local, tl.sum(of_u, 1), mask=i < last)
     if parts_v is not None:
-        of_v = gradient * _one_side(row_factors, i, last, BLOCK_M)[:, None]
+        of_v = gradient * _one_side(row_factors, i, last, block_m)[:, None]
         tl.store(parts_v + down.to(tl.int64) * m + j, tl.sum(of_v, 0), mask=j < m)
 
 
 @_jit
 def _product_kernel(
-    x: Any,
-    y: Any,
-    out: Any,
-    n: Any,
-    m: Any,
-    d: Any,
-    stride_n: Any,
-    stride_d: Any,
-    ADD: tl.constexpr,
-    WIDEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    GROUP: tl.constexpr,
+    x: tl.tensor,
+    y: tl.tensor,
+    out: tl.tensor,
+    n: tl.tensor,
+    m: tl.tensor,
+    d: tl.tensor,
+    stride_n: tl.tensor,
+    stride_d: tl.tensor,
+    add: tl.constexpr,
+    widen: tl.constexpr,
+    precision: tl.constexpr,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+    block_k: tl.constexpr,
+    group: tl.constexpr,
 ) -> None:
     """A block of ``x @ y``, ``[n, d]`` by ``[d, m]``."""
-    down, across = _place(n, m, BLOCK_M, BLOCK_N, GROUP)
-    i = down * BLOCK_M + tl.arange(0, BLOCK_M)
-    j = across * BLOCK_N + tl.arange(0, BLOCK_N)
+    down, across = _place(n, m, block_m, block_n, group)
+    i = down * block_m + tl.arange(0, block_m)
+    j = across * block_n + tl.arange(0, block_n)
     wide = i.to(tl.int64)[:, None]
-    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for start in range(0, d, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
+    total = tl.zeros((block_m, block_n), dtype=tl.float32)
+    for start in range(0, d, block_k):
+        k = start + tl.arange(0, block_k)
         left = x + wide * stride_n + k.to(tl.int64)[None, :] * stride_d
         left = tl.load(left, mask=(i < n)[:, None] & (k < d)[None, :], other=0.0)
         right = y + k.to(tl.int64)[:, None] * m + j[None, :]
         right = tl.load(right, mask=(k < d)[:, None] & (j < m)[None, :], other=0.0)
-        if WIDEN:
+        if widen:
             left, right = left.to(tl.float32), right.to(tl.float32)
-        total = tl.dot(left, right, total, input_precision=PRECISION)
+        total = tl.dot(left, right, total, input_precision=precision)
     places = out + wide * m + j[None, :]
     inside = (i < n)[:, None] & (j < m)[None, :]
-    if ADD:
+    if add:
         total += tl.load(places, mask=inside, other=0.0)
     tl.store(places, total, mask=inside)
 
 
-@_jit_helper
-def _place(n: Any, m: Any, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr) -> Any:
+@_jit
+def _place(n: tl.tensor, m: tl.tensor, block_m: tl.constexpr, block_n: tl.constexpr, group: tl.constexpr) -> Any:
     """Which block of rows and of columns this program makes."""
-    down, across = tl.cdiv(n, BLOCK_M), tl.cdiv(m, BLOCK_N)
+    down, across = tl.cdiv(n, block_m), tl.cdiv(m, block_n)
     number = tl.program_id(0)
-    top = (number // (GROUP * across)) * GROUP
-    height = tl.minimum(down - top, GROUP)
-    number = number % (GROUP * across)
+    top = (number // (group * across)) * group
+    height = tl.minimum(down - top, group)
+    number = number % (group * across)
     return top + number % height, number // height
 
 
-@_jit_helper
+@_jit
 def _products(
-    a: Any,
-    b: Any,
-    i: Any,
-    j: Any,
-    n: Any,
-    m: Any,
-    d: Any,
-    WIDEN: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    a: tl.tensor,
+    b: tl.tensor,
+    i: tl.tensor,
+    j: tl.tensor,
+    n: tl.tensor,
+    m: tl.tensor,
+    d: tl.tensor,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+    block_k: tl.constexpr,
 ) -> Any:
     """``<a_i, b_j>`` in float32."""
     of_a, of_b = a + i.to(tl.int64)[:, None] * d, b + j.to(tl.int64)[None, :] * d
-    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for start in range(0, d, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
+    total = tl.zeros((block_m, block_n), dtype=tl.float32)
+    for start in range(0, d, block_k):
+        k = start + tl.arange(0, block_k)
         left = tl.load(of_a + k[None, :], mask=(i < n)[:, None] & (k < d)[None, :], other=0.0)
         right = tl.load(of_b + k[:, None], mask=(k < d)[:, None] & (j < m)[None, :], other=0.0)
-        if WIDEN:
-            left, right = left.to(tl.float32), right.to(tl.float32)
         total = tl.dot(left, right, total, input_precision="ieee")
     return total
 
 
-@_jit_helper
+@_jit
 def _factors(
-    row_factors: Any,
-    column_factors: Any,
-    i: Any,
-    j: Any,
-    n: Any,
-    m: Any,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    row_factors: tl.tensor,
+    column_factors: tl.tensor,
+    i: tl.tensor,
+    j: tl.tensor,
+    n: tl.tensor,
+    m: tl.tensor,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
 ) -> Any:
     """``u_i v_j``."""
-    return _one_side(row_factors, i, n, BLOCK_M)[:, None] * _one_side(column_factors, j, m, BLOCK_N)[None, :]
+    return _one_side(row_factors, i, n, block_m)[:, None] * _one_side(column_factors, j, m, block_n)[None, :]
 
 
-@_jit_helper
-def _one_side(factors: Any, places: Any, length: Any, BLOCK: tl.constexpr) -> Any:
+@_jit
+def _one_side(factors: tl.tensor, places: tl.tensor, length: tl.tensor, block: tl.constexpr) -> Any:
     if factors is None:
-        side = tl.full((BLOCK,), 1.0, dtype=tl.float32)
+        side = tl.full((block,), 1.0, dtype=tl.float32)
     else:
         side = tl.load(factors + places, mask=places < length, other=0.0)
     return side
 
 
-@_jit_helper
+@_jit
 def _outside(
-    row_keys: Any,
-    column_keys: Any,
-    kept: Any,
-    kept_row_key: Any,
-    kept_column_key: Any,
-    own: Any,
-    i: Any,
-    j: Any,
-    last: Any,
-    n: Any,
-    m: Any,
-    NO_ID: tl.constexpr,
-    KEYS: tl.constexpr,
-    KEPT: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    row_keys: tl.tensor,
+    column_keys: tl.tensor,
+    kept: tl.tensor,
+    kept_row_key: tl.tensor,
+    kept_column_key: tl.tensor,
+    own: tl.tensor,
+    i: tl.tensor,
+    j: tl.tensor,
+    last: tl.tensor,
+    n: tl.tensor,
+    m: tl.tensor,
+    no_id: tl.constexpr,
+    keys: tl.constexpr,
+    kept_count: tl.constexpr,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
 ) -> Any:
     """Whether a pair is excluded, as `Exclusion.mask` has it, or lies beyond the last row or column."""
-    out = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int1)
-    for key in tl.static_range(KEYS):
-        of_row = tl.load(row_keys + key * n + i, mask=i < last, other=NO_ID)
-        of_column = tl.load(column_keys + key * m + j, mask=j < m, other=NO_ID)
-        out = out | ((of_row[:, None] == of_column[None, :]) & (of_column != NO_ID)[None, :])
-    for number in tl.static_range(KEPT):
-        stays = tl.load(kept + i.to(tl.int64) * KEPT + number, mask=i < last, other=-1)
+    out = tl.zeros((block_m, block_n), dtype=tl.int1)
+    for key in tl.static_range(keys):
+        of_row = tl.load(row_keys + key * n + i, mask=i < last, other=no_id)
+        of_column = tl.load(column_keys + key * m + j, mask=j < m, other=no_id)
+        out = out | ((of_row[:, None] == of_column[None, :]) & (of_column != no_id)[None, :])
+    for number in tl.static_range(kept_count):
+        stays = tl.load(kept + i.to(tl.int64) * kept_count + number, mask=i < last, other=-1)
         out = out & (j[None, :] != stays[:, None])
     if kept_row_key is not None:
-        of_row = tl.load(kept_row_key + i, mask=i < last, other=NO_ID)
-        of_column = tl.load(kept_column_key + j, mask=j < m, other=NO_ID)
+        of_row = tl.load(kept_row_key + i, mask=i < last, other=no_id)
+        of_column = tl.load(kept_column_key + j, mask=j < m, other=no_id)
         out = out & (of_row[:, None] != of_column[None, :])
     if own is not None:
         goes = tl.load(own + i, mask=i < last, other=-1)
@@ -570,10 +617,10 @@ def _outside(
     return out | (i >= last)[:, None] | (j >= m)[None, :]
 
 
-@_jit_helper
-def _log_sum(made: Any, AXIS: tl.constexpr) -> Any:
-    """Log-sum-exp along an axis; minus infinity of nothing, and NaN stays NaN."""
-    top = tl.max(made, AXIS)
-    top = tl.where(tl.abs(top) == float("inf"), 0.0, top)
-    total = tl.sum(tl.exp(made - tl.expand_dims(top, AXIS)), AXIS)
-    return tl.where(total == 0.0, -float("inf"), top + tl.log(tl.where(total == 0.0, 1.0, total)))
+@_jit
+def _exponentials(made: tl.tensor, axis: tl.constexpr) -> Any:
+    """The largest along an axis and ``sum exp(made - largest)``: nothing sums to 0, and NaN stays NaN."""
+    top = tl.max(made, axis)
+    shift = tl.where(tl.abs(top) == float("inf"), 0.0, top)
+    total = tl.sum(tl.exp(made - tl.expand_dims(shift, axis)), axis)
+    return top, total
