@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -57,6 +58,11 @@ class Batch(NamedTuple):
             hard_negatives = documents[:0]
         elif hard_negatives.ndim != 3 or hard_negatives.shape[0] != n or hard_negatives.shape[2] != d:
             raise ValueError(f"hard_negatives: expected [{n}, h, {d}], got {tuple(hard_negatives.shape)}")
+        elif not hard_negatives.is_floating_point() or hard_negatives.device != queries.device:
+            raise ValueError(
+                f"hard_negatives: expected floating-point embeddings on {queries.device}, got {hard_negatives.dtype} "
+                f"on {hard_negatives.device}"
+            )
         else:
             hard_negatives = hard_negatives.flatten(0, 1)
         if labels is not None:
@@ -78,7 +84,11 @@ class Batch(NamedTuple):
             if values is not None:
                 _check_whole_numbers(name, values.flatten(), {(length,)})
         flat = None if hard_negative_ids is None else hard_negative_ids.flatten()
-        return cls(queries, documents, hard_negatives, labels, positives, query_ids, document_ids, flat)
+        numbers = (labels, positives, query_ids, document_ids, flat)
+        return cls(
+            *_alike(queries, documents, hard_negatives),
+            *(None if values is None else values.to(queries.device, torch.int64) for values in numbers),
+        )
 
     @property
     def own_labels(self) -> Tensor:
@@ -110,7 +120,7 @@ class Batch(NamedTuple):
     def _or_none(self, ids: Tensor | None, length: int) -> Tensor:
         if ids is None:
             return torch.full((length,), NO_ID, device=self.queries.device)
-        return ids.to(self.queries.device, torch.int64)
+        return ids
 
 
 def check_finite(**sides: Tensor) -> None:
@@ -126,6 +136,14 @@ def check_finite(**sides: Tensor) -> None:
                 f"{name}: {wrong} of {len(embeddings)} embeddings are NaN or infinite; look at the learning rate, the "
                 "inputs and the encoder's precision"
             )
+
+
+def _alike(*sides: Tensor) -> list[Tensor]:
+    """Widened to one precision if they came in several."""
+    if len({side.dtype for side in sides}) == 1:
+        return list(sides)
+    widest = functools.reduce(torch.promote_types, (side.dtype for side in sides), torch.float32)
+    return [side.to(widest) for side in sides]
 
 
 def _check_embeddings(queries: Tensor, documents: Tensor) -> None:

@@ -259,7 +259,7 @@ class InfoNCE(PairwiseLoss):
         """Puts the documents of all ranks into the queue, as they came: exponents may have moved when they serve."""
         n = len(batch.queries)
         keys = batch.document_keys()
-        labels = torch.full_like(keys[0], NO_ID) if batch.labels is None else batch.labels.to(torch.int64)
+        labels = torch.full_like(keys[0], NO_ID) if batch.labels is None else batch.labels
         ids = torch.stack((*keys, labels), 1)
         documents = batch.documents.detach()
         parts = [(slice(0, n), candidates.positives)]

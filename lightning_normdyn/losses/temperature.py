@@ -46,7 +46,7 @@ class Temperature(nn.Module):
         if learnable:
             self.log_scale = nn.Parameter(log_scale)
         else:
-            self.register_buffer("log_scale", log_scale)
+            self.register_buffer("log_scale", log_scale, persistent=False)  # the config says it, not a checkpoint
 
     @property
     def scale(self) -> Tensor:

@@ -16,7 +16,7 @@ def modules(monkeypatch):
     import losses
 
     yield loss_peers, loss_table, losses
-    for name in ("loss_peers", "loss_table", "losses", "overhead_table"):
+    for name in ("loss_peers", "loss_table", "loss_worker", "losses", "overhead_table"):
         sys.modules.pop(name, None)
 
 

@@ -262,3 +262,11 @@ def test_scores_so_far_apart_that_one_exponential_cannot_serve_both_directions()
     oracle.infonce(scores, direction="qd").backward()
     assert_close(ours[0].grad, scores.queries.grad)
     assert_close(ours[1].grad, scores.documents.grad)
+
+
+def test_sides_may_come_in_different_precisions_and_ids_in_any_whole_numbers():
+    queries, documents, hard, options = batch(EXTRAS["labels and ids"] | {"hard": True})
+    expected = InfoNCE()(queries.half().double(), documents.double(), hard_negatives=hard.double(), **options)
+    narrow = {name: ids.to(torch.int16) for name, ids in options.items()}
+    found = InfoNCE()(queries.half(), documents.double(), hard_negatives=hard, **narrow)
+    torch.testing.assert_close(found, expected)
