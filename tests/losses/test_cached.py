@@ -125,3 +125,11 @@ def test_who_listens_sees_whole_batches_and_gradients_as_they_are_differentiated
     for expected, found in zip(*seen, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7 * factor**2)
     assert len(seen[1].norms) == N
+
+
+def test_encoding_without_a_graph_spoils_nothing_that_follows_under_the_same_autocast():
+    model = Encoder().eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cached(model, *inputs())
+        model.encode(inputs()[0]).sum().backward()
+    assert model.layers[0].weight.grad.norm() > 0
