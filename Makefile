@@ -28,6 +28,7 @@ format: $(VENV)/.test
 
 benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/losses.py
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

@@ -6,6 +6,7 @@ import argparse
 
 from lightning_normdyn._version import __version__
 
+_MOST_STEPS = 10**12
 LIGHTNING_COMMANDS = {
     "fit": "train a model through LightningCLI, e.g. --config configs/tokens.yaml",
     "validate": "run a model's validation through LightningCLI",
@@ -37,6 +38,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo.add_argument(
         "--text",
         nargs="+",
+        action="extend",
         metavar="FILE",
         help="UTF-8 text files, plain or .gz, whose paragraphs are the corpus (default: this Python's documentation)",
     )
@@ -44,7 +46,9 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo.add_argument("--schedule", choices=("cosine", "constant"), default="cosine", help="default: %(default)s")
     demo.add_argument("--steps", type=_positive, default=12_000, metavar="N", help="default: %(default)s")
     demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
-    demo.add_argument("--out", metavar="DIR", help="a new or empty folder for the run (default: runs/demo-<time>)")
+    demo.add_argument(
+        "--out", type=_folder, metavar="DIR", help="a new or empty folder for the run (default: runs/demo-<time>)"
+    )
 
 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,4 +67,12 @@ def _seed(text: str) -> int:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    if int(text) > _MOST_STEPS:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST_STEPS}, got {text!r}")
     return int(text)
+
+
+def _folder(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected the name of a folder, got nothing")
+    return text

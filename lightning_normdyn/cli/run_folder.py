@@ -50,7 +50,10 @@ def read_words(folder: Path) -> list[str] | None:
     file = folder / VOCABULARY_FILE
     if not file.exists():
         return None
-    return [line.split("\t")[0] for line in file.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [line.split("\t")[0] for line in file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"run: '{file}' is no UTF-8 text ({error}); remove it to draw rows without names") from error
 
 
 def _create_chosen(folder: Path) -> Path:

@@ -43,7 +43,7 @@ def log_sum_exp(
     approximated, and the same scores give both directions.
 
     Args:
-        a: ``[n, d]``, float32 or float64.
+        a: ``[n, d]``, float32 or float64; on a CUDA device with Triton half precision too.
         b: ``[m, d]``, likewise.
         columns: how many columns are wanted, from the first on.
         positives: a column of each row whose score is wanted too, ``[n]``: to the last bit the one that was summed.
@@ -220,8 +220,11 @@ class _LogSumExp(torch.autograd.Function):
 
 
 def _kernels_for(a: Tensor, b: Tensor) -> ModuleType | None:
-    """The fused kernels where they can run, and nowhere else imported: Triton takes its time."""
-    if not a.is_cuda:
+    """The fused kernels where they can run, and nowhere else imported: Triton takes its time.
+
+    Float32 keeps to cuBLAS: without tensor cores the kernels have nothing to win.
+    """
+    if not a.is_cuda or a.dtype not in (torch.bfloat16, torch.float16):
         return None
     from lightning_normdyn.core import triton_log_sum_exp
 

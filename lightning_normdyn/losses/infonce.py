@@ -41,7 +41,7 @@ class InfoNCE(PairwiseLoss):
             improved InfoNCE of GTE (arXiv 2308.03281, eq. 2).
         queue_size: past documents that serve as further negatives of the queries.
         chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
-        gather: whether documents of all ranks serve as negatives.
+        gather: whether documents of all ranks serve as negatives; they must then compute the loss equally often.
         check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
 
     Raises:

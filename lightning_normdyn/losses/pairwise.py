@@ -48,7 +48,7 @@ class PairwiseLoss(nn.Module, ABC):
         learnable_temperature: whether it trains.
         max_scale: largest learnt ``1/temperature``.
         chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
-        gather: whether documents of all ranks serve as negatives.
+        gather: whether documents of all ranks serve as negatives; they must then compute the loss equally often.
         check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
     """
 

@@ -28,7 +28,7 @@ class SigmoidContrastive(PairwiseLoss):
         learnable_bias: whether it trains.
         shared_gamma: whether one learnt exponent serves both sides.
         chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
-        gather: whether documents of all ranks serve as negatives.
+        gather: whether documents of all ranks serve as negatives; they must then compute the loss equally often.
         check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
 
     Raises:

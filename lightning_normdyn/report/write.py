@@ -48,8 +48,13 @@ def write_report(
     with drawing_style():
         text = page(run_name(Path(log_dir).resolve()), records, summary)
     path = Path(out) if out is not None else Path(log_dir) / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OSError(
+            f"out: cannot write the page to '{path}' ({error.strerror}); name a file in a folder of yours"
+        ) from error
     return path
 
 

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 from small_models import BATCH, Lit, pair_batches, seeded
-from two_process_worker import LAW_ONE_STEPS, NUMBERS_TARGETS, STEPS, Separable, sgd, share, strangers
+from two_process_worker import (
+    CONTRAST_TARGETS,
+    LAW_ONE_STEPS,
+    NUMBERS_TARGETS,
+    STEPS,
+    Contrast,
+    Separable,
+    sgd,
+    share,
+    strangers,
+)
 
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.history import read_run
@@ -44,17 +54,24 @@ def test_weights_are_bit_identical_with_and_without(ranks, setting):
     assert not torch.equal(first["random state"], second["random state"])  # the ranks did draw for themselves
 
 
-@pytest.mark.parametrize(("case", "accumulate"), [("numbers", 1), ("accumulated", 2)])
-def test_logged_numbers_are_those_of_one_process_on_all_data(fit, ranks, case, accumulate):
-    """Tables dense and sparse, an encoder's output, and a matrix taken as a table."""
-    callback = NormDynamics(targets=NUMBERS_TARGETS, every_n_steps=1, window=STEPS)
-    net, batches = seeded(Separable), pair_batches(STEPS * accumulate)
+@pytest.mark.parametrize(
+    ("case", "make", "targets", "accumulate"),
+    [
+        ("numbers", Separable, NUMBERS_TARGETS, 1),
+        ("accumulated", Separable, NUMBERS_TARGETS, 2),
+        ("contrast", Contrast, CONTRAST_TARGETS, 1),
+    ],
+)
+def test_logged_numbers_are_those_of_one_process_on_all_data(fit, ranks, case, make, targets, accumulate):
+    """Tables dense and sparse, an encoder's output, a matrix taken as a table, and what a contrastive loss is given."""
+    callback = NormDynamics(targets=targets, every_n_steps=1, window=STEPS)
+    net, batches = seeded(make), pair_batches(STEPS * accumulate)
     first, second = share(batches, 0), share(batches, 1)
     assert any(set(a.flatten().tolist()) != set(b.flatten().tolist()) for a, b in zip(first, second, strict=True))
     trainer = fit(Lit(net, sgd), batches, callback, accumulate_grad_batches=accumulate)
     for name, weight in ranks[0][case]["weights"].items():
         torch.testing.assert_close(weight, trainer.lightning_module.state_dict()[name], rtol=1e-4, atol=1e-6)
-    for target in NUMBERS_TARGETS:
+    for target in targets:
         alone, logged = trainer.logger.of(target), ranks[0][case]["logged"][target]
         assert logged.keys() == alone.keys()
         assert len(alone) >= STEPS

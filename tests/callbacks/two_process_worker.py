@@ -18,9 +18,11 @@ from small_models import BATCH, DIM, ROWS, Batches, Lit, NoisyModel, pair_batche
 from torch import nn
 
 from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.losses import InfoNCE
 
 STEPS = 24
 LAW_ONE_STEPS = 200
+CONTRAST_TARGETS = ["queries", "documents", "net.table.weight"]
 NUMBERS_TARGETS = ["net.table.weight", "net.rare.weight", "net.encoder", "net.encoder.0.weight"]
 
 
@@ -38,6 +40,18 @@ class Separable(nn.Module):
         queries = self.encoder(self.table(pairs[:, 0]))
         documents = self.encoder(self.table(pairs[:, 1]) + self.rare(pairs[:, 1]))
         return F.softplus(1 - (queries * documents).sum(1)).mean()
+
+
+class Contrast(nn.Module):
+    """Negatives are the documents of all ranks, so only an exchange makes it the loss of all pairs together."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(ROWS, DIM)
+        self.loss = InfoNCE(normalization="qnorm", temperature=0.5, learnable_temperature=True, symmetric=True)
+
+    def forward(self, pairs):
+        return self.loss(self.table(pairs[:, 0]), self.table(pairs[:, 1]))
 
 
 class OnOneRank(Separable):
@@ -138,6 +152,7 @@ def main(folder):
         },
         "numbers": numbers(folder / "numbers", seeded(Separable), NUMBERS_TARGETS),
         "accumulated": numbers(folder / "accumulated", seeded(Separable), NUMBERS_TARGETS, accumulate_grad_batches=2),
+        "contrast": numbers(folder / "contrast", seeded(Contrast), CONTRAST_TARGETS),
         "on one rank": numbers(folder / "one", seeded(OnOneRank), ["net.bystander", "net.table.weight"]),
     }
     seldom_verified(folder / "strangers")

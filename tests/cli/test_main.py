@@ -8,6 +8,7 @@ import pytest
 
 from lightning_normdyn import __version__
 from lightning_normdyn.cli import main as main_module
+from lightning_normdyn.cli.arguments import build_parser
 from lightning_normdyn.cli.main import main
 
 HEAVY = ("torch", "pytorch_lightning", "matplotlib", "numpy", "jsonargparse")
@@ -47,6 +48,8 @@ def test_python_dash_m_is_the_console_script():
     ("words", "sentence"),
     [
         (["demo", "--steps", "0"], "argument --steps: expected a positive whole number, got '0'"),
+        (["demo", "--steps", "99999999999999999999"], "argument --steps: expected at most 1000000000000, got"),
+        (["demo", "--out", ""], "argument --out: expected the name of a folder, got nothing"),
         (["demo", "--seed", "-1"], "argument --seed: expected a whole number from 0"),
         (["demo", "--optimizer", "lion"], "argument --optimizer: invalid choice"),
         (["nothing"], "invalid choice: 'nothing'"),
@@ -108,3 +111,8 @@ def test_a_damaged_summary_is_named(tmp_path, capsys, content):
     printed = capsys.readouterr()
     assert "summary.json' is damaged" in printed.err
     assert len(printed.err.strip().splitlines()) == 1
+
+
+def test_text_files_may_be_named_one_by_one():
+    options = build_parser().parse_args(["demo", "--text", "a.txt", "--text", "b.txt", "c.txt"])
+    assert options.text == ["a.txt", "b.txt", "c.txt"]
