@@ -23,8 +23,10 @@ _TILE_ROWS = 512
 _TILE = 2**19  # scores in a tile, unless chunk_size says otherwise
 _STRIP = 2**23  # scores in a strip of whole rows
 _KEPT = 2**23  # scores that are kept for the backward sweep: 32 MiB in float32
-_SAFE_SPREAD = 60.0  # e^60 and e^-60 are far from the ends of float32
-_NEARLY_NOTHING = 1e-25  # a sum as small as this may have lost terms to underflow
+_SAFE_SPREAD = 40.0  # e^40 and e^-40 are far from the ends of float32
+_NOTHING = 1e-30  # smaller exponentials are zero: numbers at the end of float32 slow a product down tenfold
+_LOG_OF_NOTHING = -80.0
+_NEARLY_NOTHING = 1e-18  # a sum as small as this may have lost terms to that
 _PLAIN = 40.0  # scores of at most this size need no shift
 
 
@@ -187,6 +189,7 @@ class _LogSumExp(torch.autograd.Function):
                     _pick(made, positives[tile.rows] - tile.columns.start, of_positives[tile.rows])
                 free = scores.buffer("shifted", made)
                 _accumulate(made, free, rows[tile.rows], columns_[tile.columns], plain=plain)
+        ctx.plain = plain
         ctx.save_for_backward(a, b, rows, columns_, *scores.kept)
         return rows, columns_, of_positives
 
@@ -207,7 +210,7 @@ class _LogSumExp(torch.autograd.Function):
             scores = ScoreTiles(a, b, ctx.excluded, list(kept))
             unwanted = len(b) - len(columns)
             columns, of_columns = F.pad(columns, (0, unwanted), value=-torch.inf), F.pad(of_columns, (0, unwanted))
-            shares = _Shares.of(rows, columns, of_rows, of_columns, a.dtype)
+            shares = _Shares.of(rows, columns, of_rows, of_columns, a.dtype, plain=ctx.plain)
             for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
                 of_scores = shares.of_tile(scores, tile)
                 if of_a is not None:
@@ -243,19 +246,22 @@ class _Shares(NamedTuple):
     of_rows: Tensor
     of_columns: Tensor
     shift: float | None
+    plain: bool
 
     @classmethod
-    def of(cls, rows: Tensor, columns: Tensor, of_rows: Tensor, of_columns: Tensor, dtype: torch.dtype) -> _Shares:
+    def of(
+        cls, rows: Tensor, columns: Tensor, of_rows: Tensor, of_columns: Tensor, dtype: torch.dtype, *, plain: bool
+    ) -> _Shares:
         # A row that has nothing to sum gets nothing: exp(S - inf) = 0.
         rows, columns = (x.where(x > -torch.inf, torch.inf) for x in (rows, columns))
-        shift = cls._common_shift(rows, columns)
+        shift = 0.0 if plain else cls._common_shift(rows, columns)
         narrow = [x.to(dtype) for x in (rows, columns)]
         # What a rounded shift is off by is made good in the factor.
         of_rows, of_columns = (
             (of * ((near if shift is None else shift) - exact).exp().nan_to_num(0)).to(dtype)
             for of, near, exact in zip((of_rows, of_columns), narrow, (rows, columns), strict=True)
         )
-        return cls(narrow[0], narrow[1], of_rows, of_columns, shift)
+        return cls(narrow[0], narrow[1], of_rows, of_columns, shift, plain)
 
     @staticmethod
     def _common_shift(rows: Tensor, columns: Tensor) -> float | None:
@@ -277,10 +283,10 @@ class _Shares(NamedTuple):
         shifted, weights = scores.buffer("shifted", made), scores.buffer("weights", made)
         of_rows, of_columns = self.of_rows[tile.rows, None], self.of_columns[tile.columns]
         if self.shift is not None:
-            exps = torch.exp(torch.sub(made, self.shift, out=shifted) if self.shift else made, out=shifted)
+            exps = torch.exp(made, out=shifted) if self.plain else _exp(made, self.shift, shifted)
             return exps.mul_(torch.add(of_rows, of_columns, out=weights))
-        gradient = torch.sub(made, self.rows[tile.rows, None], out=shifted).exp_().mul_(of_rows)
-        by_column = torch.sub(made, self.columns[tile.columns], out=weights).exp_()
+        gradient = _exp(made, self.rows[tile.rows, None], shifted).mul_(of_rows)
+        by_column = _exp(made, self.columns[tile.columns], weights)
         return gradient.addcmul_(by_column, of_columns.expand_as(by_column))
 
 
@@ -288,7 +294,7 @@ def _accumulate(made: Tensor, free: Tensor, rows: Tensor, columns: Tensor, *, pl
     """Adds a tile of scores to the log-sum-exps of its rows, and of those of its columns that are wanted."""
     if plain or made.device.type == "cpu":
         shift = 0.0 if plain else max(float(made.amax()), torch.finfo(made.dtype).min)
-        exps = torch.exp(torch.sub(made, shift, out=free) if shift else made, out=free)
+        exps = torch.exp(made, out=free) if plain else _exp(made, shift, free)
         by_row, by_column = exps.sum(1), exps[:, : len(columns)].sum(0)
         if plain or float(torch.cat((by_row, by_column)).amin()) > _NEARLY_NOTHING:
             _add(rows, by_row, shift)
@@ -298,7 +304,13 @@ def _accumulate(made: Tensor, free: Tensor, rows: Tensor, columns: Tensor, *, pl
         if len(total):
             top = wanted.amax(dim, keepdim=True)
             top = top.where(top > -torch.inf, 0)
-            _add(total, (wanted - top).exp_().sum(dim), most_precise(top.squeeze(dim)))
+            _add(total, _exp(wanted, top, torch.empty_like(wanted)).sum(dim), most_precise(top.squeeze(dim)))
+
+
+def _exp(scores: Tensor, shift: float | Tensor, out: Tensor) -> Tensor:
+    """``exp(scores - shift)``, with zero for next to nothing."""
+    torch.sub(scores, shift, out=out).clamp_(min=_LOG_OF_NOTHING).exp_()
+    return torch.threshold_(out, _NOTHING, 0.0)
 
 
 def _add(total: Tensor, exps: Tensor, shift: float | Tensor) -> None:
@@ -336,11 +348,13 @@ class _SumLogSumExp(torch.autograd.Function):
                 exps = scores(Tile(0, rows, slice(0, len(b))))
                 if positives is not None:
                     total -= most_precise(_pick(exps, positives[rows], a.new_zeros(len(exps)))).sum()
-                if not plain:
-                    shift = exps.amax(1)
-                    exps.sub_(shift[:, None])
+                if plain:
+                    exps.exp_()
+                else:
+                    shift = exps.amax(1, keepdim=True)
+                    _exp(exps, shift, exps)
                     total += most_precise(shift).sum()
-                sums = exps.exp_().sum(1, keepdim=True)
+                sums = exps.sum(1, keepdim=True)
                 total += most_precise(sums).log().sum()
                 if of_a is not None:
                     torch.mm(exps, b, out=of_a[rows]).div_(sums)
