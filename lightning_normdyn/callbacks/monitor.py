@@ -305,7 +305,7 @@ def _description(
         | settings
         | {
             "optimizer": rule.optimizer,
-            "law": rule.law,
+            **({"law": rule.law} if isinstance(target, TableTarget) else {}),
             "total_steps": total_steps,
             "version": __version__,
         }

@@ -53,11 +53,18 @@ class Batch(NamedTuple):
             ValueError: naming the argument, what came, and the likely fix.
         """
         _check_embeddings(queries, documents)
+        optional = {"hard_negatives": hard_negatives, "labels": labels, "positives": positives}
+        optional |= {"query_ids": query_ids, "document_ids": document_ids, "hard_negative_ids": hard_negative_ids}
+        for name, values in optional.items():
+            if values is not None and not isinstance(values, Tensor):
+                raise ValueError(f"{name}: expected a tensor, got {type(values).__name__}; number what has names")
         n, m, d = len(queries), len(documents), queries.shape[1]
         if hard_negatives is None:
             hard_negatives = documents[:0]
         elif hard_negatives.ndim != 3 or hard_negatives.shape[0] != n or hard_negatives.shape[2] != d:
-            raise ValueError(f"hard_negatives: expected [{n}, h, {d}], got {tuple(hard_negatives.shape)}")
+            raise ValueError(
+                f"hard_negatives: expected [{n}, h, {d}], got {tuple(hard_negatives.shape)}; h is how many a query has"
+            )
         elif not hard_negatives.is_floating_point() or hard_negatives.device != queries.device:
             raise ValueError(
                 f"hard_negatives: expected floating-point embeddings on {queries.device}, got {hard_negatives.dtype} "

@@ -52,8 +52,8 @@ def cached_loss(
     """
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk: expected a number of inputs, 1 or more, got {chunk!r}")
-    queries = _Side(encode_query, _cut("query_inputs", query_inputs, chunk))
-    documents = _Side(encode_document, _cut("document_inputs", document_inputs, chunk))
+    queries = _Side("encode_query", encode_query, _cut("query_inputs", query_inputs, chunk))
+    documents = _Side("encode_document", encode_document, _cut("document_inputs", document_inputs, chunk))
     if not torch.is_grad_enabled():
         unchanged: Tensor = loss(queries.encode(), documents.encode(), **options)
         return unchanged
@@ -70,7 +70,8 @@ def cached_loss(
 class _Side:
     """Inputs of one side, cut into chunks, and what it takes to encode them twice alike."""
 
-    def __init__(self, encode: Encode, chunks: list[Any]) -> None:
+    def __init__(self, name: str, encode: Encode, chunks: list[Any]) -> None:
+        self._name = name
         self._encode = encode
         self._chunks = chunks
         self._random: list[list[Tensor]] = []
@@ -85,7 +86,7 @@ class _Side:
         with torch.no_grad(), self._as_autocast():
             for chunk in self._chunks:
                 self._random.append(_random_state())
-                encoded.append(self._encode(chunk))
+                encoded.append(self._encoded(chunk))
         self.sizes = [len(part) for part in encoded]
         return torch.cat(encoded)
 
@@ -95,9 +96,16 @@ class _Side:
             now = _random_state()
             with torch.enable_grad(), self._as_autocast():
                 _set_random_state(random)
-                encoded = self._encode(chunk)
+                encoded = self._encoded(chunk)
             _set_random_state(now)
             yield encoded
+
+    def _encoded(self, chunk: Any) -> Tensor:
+        encoded = self._encode(chunk)
+        if not isinstance(encoded, Tensor) or encoded.ndim != 2:
+            came = f"{tuple(encoded.shape)}" if isinstance(encoded, Tensor) else f"a {type(encoded).__name__}"
+            raise ValueError(f"{self._name}: expected it to return embeddings [n, d], got {came}; pool inside it")
+        return encoded
 
     @contextmanager
     def _as_autocast(self) -> Iterator[None]:

@@ -111,6 +111,11 @@ class InfoNCE(PairwiseLoss):
         several = batch.labels is not None or batch.positives is not None
         if self.joint and several:
             raise ValueError("joint: one sum for a pair knows one positive; leave out labels and positives")
+        if len(batch.hard_negatives) and not self.from_queries:
+            raise ValueError(
+                "hard_negatives: where documents pick queries they have no part; choose symmetric=True or "
+                "direction='query_to_document'"
+            )
         candidates = self._candidates(batch, ranks)
         anchors = self.similarity.rescale_queries(batch.queries, self.scaling.scale)
         labels = None if batch.labels is None else all_labels(batch.labels, candidates, ranks)
@@ -236,6 +241,11 @@ class InfoNCE(PairwiseLoss):
         past = self.queue.documents
         if not len(past):
             return candidates.vectors, excluded
+        if past.shape[1] != candidates.vectors.shape[1]:
+            raise ValueError(
+                f"documents: the queue holds {len(past)} of d = {past.shape[1]}, got d = {batch.documents.shape[1]}; "
+                "start with a new loss when the width changes"
+            )
         vectors = torch.cat((candidates.vectors, self.similarity.rescale_documents(past.to(candidates.vectors.dtype))))
         excluded = Exclusion() if excluded is None else excluded
         query_ids, document_ids, labels = self.queue.keys

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_normdyn.losses.cached import Encode, cached_loss
 from lightning_normdyn.losses.infonce import Direction, InfoNCE, SameSide
@@ -39,6 +42,16 @@ class ContrastiveMixin:
 
     contrast: InfoNCE
     default_normalization: ClassVar[Normalization] = "cosine"
+    _decay_checked = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if nn.Module in order and order.index(nn.Module) < order.index(ContrastiveMixin):
+            raise TypeError(
+                f"{cls.__name__}: expected ContrastiveMixin before the LightningModule among its bases; write "
+                f"class {cls.__name__}(ContrastiveMixin, LightningModule)"
+            )
 
     def __init__(
         self,
@@ -104,7 +117,21 @@ class ContrastiveMixin:
         learnt = self.contrast.learnt()
         trainer = getattr(self, "_trainer", None)
         if learnt and trainer is not None and trainer.training:
+            if not self._decay_checked:
+                self._decay_checked = True
+                self._warn_of_decay(trainer.optimizers)
             cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in learnt.items()})
+
+    def _warn_of_decay(self, optimizers: Sequence[Optimizer]) -> None:
+        """Says so if weight decay pulls at what the loss learns: a gamma that is held at a half looks learnt."""
+        learnt = {id(parameter) for parameter in self.contrast.parameters()}
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups if group.get("weight_decay")]
+        if any(id(parameter) in learnt for group in groups for parameter in group["params"]):
+            warnings.warn(
+                "the optimizer's weight decay pulls the loss's temperature towards 1 and its exponents towards 1/2; "
+                "put self.contrast.parameters() into a parameter group with weight_decay=0",
+                stacklevel=4,
+            )
 
 
 class CosineMixin(ContrastiveMixin):

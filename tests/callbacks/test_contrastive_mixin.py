@@ -74,6 +74,22 @@ def test_the_learnable_preset_trains_its_exponents(fit):
     assert trainer.callback_metrics["normdyn/contrast/temperature"] > 0
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_weight_decay_on_what_the_loss_learns_is_said_once(fit, decay):
+    class Decaying(Retriever):
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=decay)
+
+    warned = "self.contrast.parameters.. into a parameter group with weight_decay=0"
+    if not decay:
+        fit(Decaying(learnable_temperature=True), batches(3))
+        return
+    with pytest.warns(UserWarning, match=warned) as said:
+        fit(Decaying(learnable_temperature=True), batches(3))
+    assert len([warning for warning in said if "weight decay" in str(warning.message)]) == 1
+    fit(Decaying(), batches(3))
+
+
 def test_a_fixed_loss_logs_nothing_of_its_own(fit):
     assert fit(Retriever(), batches(2)).logger.of("contrast") == {}
 

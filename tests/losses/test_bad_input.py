@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_normdyn.losses import InfoNCE, NormalizedSimilarity, SigmoidContrastive, cached_loss
+from lightning_normdyn.losses import ContrastiveMixin, InfoNCE, NormalizedSimilarity, SigmoidContrastive, cached_loss
 
 Q, C = torch.randn(4, 3), torch.randn(6, 3)
 NAN, INF = Q.clone(), C.clone()
@@ -35,6 +35,8 @@ NAN[1, 0], INF[2] = torch.nan, torch.inf
         (Q, C, {"positives": torch.zeros(4, 1).long(), "labels": torch.arange(6)}, "positives: came with labels"),
         (Q, C, {"query_ids": torch.arange(6)}, r"query_ids: expected \[4\], got \[6\]"),
         (Q, C, {"document_ids": torch.arange(4)}, r"document_ids: expected \[6\], got \[4\]"),
+        (Q, C, {"document_ids": list("abcdef")}, "document_ids: expected a tensor, got list; number what has names"),
+        (Q, C, {"positives": [[0], [1]]}, "positives: expected a tensor, got list"),
         (Q, C, {"hard_negative_ids": torch.arange(4)}, r"hard_negative_ids: expected \[0\], got \[4\]"),
     ],
 )
@@ -104,3 +106,31 @@ def test_inputs_that_cannot_be_cut(inputs, chunk, sentence):
     encoder = nn.Linear(3, 2)
     with pytest.raises(ValueError, match=sentence):
         cached_loss(encoder, InfoNCE(), encoder, inputs, encoder, C, chunk=chunk)
+
+
+def test_hard_negatives_have_no_part_where_documents_pick_queries():
+    with pytest.raises(ValueError, match="hard_negatives: where documents pick queries they have no part"):
+        InfoNCE(direction="document_to_query")(Q, C, hard_negatives=torch.randn(4, 2, 3))
+
+
+def test_a_queue_of_another_width():
+    loss = InfoNCE(queue_size=4)
+    loss(Q, C)
+    with pytest.raises(ValueError, match=r"documents: the queue holds 4 of d = 3, got d = 5"):
+        loss(torch.randn(4, 5), torch.randn(4, 5))
+
+
+@pytest.mark.parametrize(("encode", "came"), [(lambda x: (x, x), "a tuple"), (lambda x: x[:, :, None], r"\(2, 3, 1\)")])
+def test_an_encoder_that_returns_no_embeddings(encode, came):
+    encoder = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=f"encode_query: expected it to return embeddings .* got {came}; pool inside"):
+        cached_loss(encoder, InfoNCE(), lambda x: encode(encoder(x)), Q, encoder, Q, chunk=2)
+
+
+def test_the_mixin_comes_first():
+    with pytest.raises(
+        TypeError, match=r"Late: expected ContrastiveMixin before .* write class Late\(ContrastiveMixin"
+    ):
+
+        class Late(nn.Module, ContrastiveMixin):
+            pass
