@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_normdyn.core.exclusion import Exclusion
+from lightning_normdyn.core.first_derivative import first_derivative_only
 from lightning_normdyn.core.geometry import most_precise
 
 _TILE_ROWS = 512
@@ -117,31 +117,28 @@ def tiles(n: int, m: int, chunk_size: int | None, device: torch.device) -> Itera
 
 
 class ScoreTiles:
-    """Makes tiles of scores in memory that is used again and again; keeps the first few."""
+    """Makes tiles of scores in memory that is used again and again; keeps the first few, as far as they fit."""
 
     def __init__(self, a: Tensor, b: Tensor, excluded: Exclusion | None, kept: list[Tensor], keep: int = 0) -> None:
-        self.a, self.b, self.excluded, self.kept, self._keep = a, b, excluded, kept, keep
+        self.a, self.b, self.excluded, self.kept = a, b, excluded, kept
+        self._room = keep
         self._memory: dict[str, Tensor] = {}
 
     def __call__(self, tile: Tile) -> Tensor:
-        """The scores of a tile, minus infinity where excluded; not to be written to if :meth:`keeps` it."""
+        """The scores of a tile, minus infinity where excluded. Not to be written to where some are kept."""
         if tile.number < len(self.kept):
             return self.kept[tile.number]
         rows, columns = self.a[tile.rows], self.b[tile.columns]
-        room = (
-            rows.new_empty(len(rows), len(columns)) if self.keeps(tile) else self._memory_for("scores", rows, columns)
-        )
+        keeps = len(rows) * len(columns) <= self._room
+        # Once a tile does not fit none is kept any more: their places in the list are their numbers.
+        self._room = self._room - len(rows) * len(columns) if keeps else 0
+        room = rows.new_empty(len(rows), len(columns)) if keeps else self._memory_for("scores", rows, columns)
         scores = torch.mm(rows, columns.T, out=room)
         if self.excluded is not None:
             scores.masked_fill_(self.excluded.mask(tile.rows, tile.columns), -torch.inf)
-        if self.keeps(tile):
+        if keeps:
             self.kept.append(scores)
         return scores
-
-    def keeps(self, tile: Tile) -> bool:
-        """Whether the tile is one of the first few."""
-        size = (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
-        return tile.number < len(self.kept) or (tile.number + 1) * size <= self._keep
 
     def buffer(self, name: str, like: Tensor) -> Tensor:
         """Memory of the shape of a tile, under a name."""
@@ -194,7 +191,7 @@ class _LogSumExp(torch.autograd.Function):
         return rows, columns_, of_positives
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor, of_positives: Tensor) -> tuple[Tensor | None, ...]:
         a, b, rows, columns, *kept = ctx.saved_tensors
         wants_a, wants_b = ctx.needs_input_grad[:2]
@@ -366,7 +363,7 @@ class _SumLogSumExp(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
         of_a, of_b = (next(gradients) * of_total if wanted else None for wanted in ctx.needs_input_grad[:2])

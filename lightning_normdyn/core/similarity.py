@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lightning_normdyn.core.geometry import at_least_float32, safe_norm
+from lightning_normdyn.core.first_derivative import first_derivative_only
+from lightning_normdyn.core.geometry import at_least_float32
 
 NORMALIZATIONS: dict[str, tuple[float, float]] = {
     "cosine": (1.0, 1.0),
@@ -52,8 +52,10 @@ def similarity_scores(
         raise ValueError(
             f"documents: expected [m, d] with the d of queries, {tuple(queries.shape)}, got {tuple(documents.shape)}"
         )
+    wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
     with torch.autocast(queries.device.type, enabled=False):
-        return rescale(queries, query_exponent) @ rescale(documents, document_exponent).T
+        scores: Tensor = rescale(queries, query_exponent).to(wide) @ rescale(documents, document_exponent).to(wide).T
+        return scores
 
 
 def rescale(x: Tensor, exponent: Exponent, scale: Exponent = 1.0) -> Tensor:
@@ -84,26 +86,29 @@ class _Rescale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, exponent: Exponent, scale: Exponent) -> Tensor:
         wide = at_least_float32(x)
-        norm = safe_norm(wide, keepdim=True)
+        # In float64, because a float32 square over- or underflows from 1e19 up and 1e-19 down.
+        precise = torch.float32 if x.device.type == "mps" else torch.float64
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True, dtype=precise)
         norm = norm.where(norm > 0, 1)
         power = norm.pow(-exponent)
         ctx.save_for_backward(x, norm, power, *(value for value in (exponent, scale) if isinstance(value, Tensor)))
         ctx.numbers = [None if isinstance(value, Tensor) else value for value in (exponent, scale)]
-        return wide * (power * scale).to(wide.dtype)
+        rescaled: Tensor = wide * (power * scale).to(wide.dtype)
+        return rescaled
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, norm, power, *tensors = ctx.saved_tensors
         exponent, scale = (tensors.pop(0) if number is None else number for number in ctx.numbers)
         wants_x, wants_exponent, wants_scale = ctx.needs_input_grad
-        direction = at_least_float32(x) / norm
+        direction = at_least_float32(x) / norm.to(gradient.dtype)
         radial = (gradient * direction).sum(-1, keepdim=True)
         share = radial * power * norm  # of d(loss)/d(scale), by row
-        of_exponent = -(share * norm.log() * scale).sum() if wants_exponent else None
-        of_scale = share.sum() if wants_scale else None
+        of_exponent = -(share * norm.log() * scale).sum().to(gradient.dtype) if wants_exponent else None
+        of_scale = share.sum().to(gradient.dtype) if wants_scale else None
         if not wants_x:
             return None, of_exponent, of_scale
         factor = (power * scale).to(gradient.dtype)
-        of_x = direction.mul_(-exponent * radial).add_(gradient).mul_(factor)
+        of_x = direction.mul_((-exponent * radial).to(gradient.dtype)).add_(gradient).mul_(factor)
         return of_x.to(x.dtype), of_exponent, of_scale

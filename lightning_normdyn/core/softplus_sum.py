@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_normdyn.core.exclusion import Exclusion
+from lightning_normdyn.core.first_derivative import first_derivative_only
 from lightning_normdyn.core.log_sum_exp import ScoreTiles, tiles
 
 
@@ -68,7 +68,7 @@ class _SoftplusSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
         of_a, of_b, of_bias = (next(gradients) * of_total if wanted else None for wanted in ctx.needs_input_grad[:3])

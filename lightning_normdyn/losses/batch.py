@@ -78,18 +78,21 @@ class Batch(NamedTuple):
                 raise ValueError(
                     f"labels: expected one for each of the {m} documents, got {n}; the first {n} are the queries' too"
                 )
-            _check_range("labels", labels, 0, None, "number the classes from 0 up")
+            _check_range("labels", labels.to(torch.int64), 0, None, "number the classes from 0 up")
         if positives is not None:
             if labels is not None:
-                raise ValueError("positives: came with labels, which say the same in another way; give one of them")
+                raise ValueError("positives: came with labels, which name positives too; give one of them")
             if positives.ndim != 2:
                 raise ValueError(f"positives: expected [{n}, p], got {tuple(positives.shape)}")
             _check_whole_numbers("positives", positives, {(n, positives.shape[1])})
-            _check_range("positives", positives, -1, m - 1, f"there are {m} documents, and -1 stands for none")
-        ids = {"query_ids": (query_ids, n), "document_ids": (document_ids, m)}
-        for name, (values, length) in (ids | {"hard_negative_ids": (hard_negative_ids, len(hard_negatives))}).items():
+            _check_range(
+                "positives", positives.to(torch.int64), -1, m - 1, f"there are {m} documents, and -1 stands for none"
+            )
+        shapes = {"query_ids": (n,), "document_ids": (m,), "hard_negative_ids": (n, len(hard_negatives) // n)}
+        for name, shape in shapes.items():
+            values = optional[name]
             if values is not None:
-                _check_whole_numbers(name, values.flatten(), {(length,)})
+                _check_whole_numbers(name, values, {shape})
         flat = None if hard_negative_ids is None else hard_negative_ids.flatten()
         numbers = (labels, positives, query_ids, document_ids, flat)
         return cls(
@@ -107,6 +110,18 @@ class Batch(NamedTuple):
     def has_ids(self) -> bool:
         """Whether ids tell anything; all ranks must give the same kinds."""
         return any(ids is not None for ids in (self.query_ids, self.document_ids, self.hard_negative_ids))
+
+    def traits(self) -> dict[str, int]:
+        """What all ranks must do alike, or they would wait for each other's messages for ever."""
+        return {
+            "labels (1 if given)": int(self.labels is not None),
+            "query_ids or document_ids (1 if given)": int(self.has_ids),
+            "queries (1 if they carry gradient)": int(self.queries.requires_grad),
+            "documents (1 if they carry gradient)": int(self.documents.requires_grad),
+            "hard_negatives (1 if they carry gradient)": int(self.hard_negatives.requires_grad),
+            "queries (bytes of a number)": max(4, self.queries.dtype.itemsize),
+            "queries (dimension)": self.queries.shape[1],
+        }
 
     def query_keys(self) -> list[Tensor]:
         """Ids of the queries and of their positives, each ``[n]``; pairs that agree in either are no negatives."""

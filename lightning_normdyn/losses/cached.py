@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from lightning_normdyn.core.first_derivative import first_derivative_only
 from lightning_normdyn.core.geometry import at_least_float32
 from lightning_normdyn.losses.pairwise import PairwiseLoss
 
@@ -57,7 +57,8 @@ def cached_loss(
     if not torch.is_grad_enabled():
         unchanged: Tensor = loss(queries.encode(), documents.encode(), **options)
         return unchanged
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    everything = dict.fromkeys([*module.parameters(), *loss.parameters()])
+    parameters = [parameter for parameter in everything if parameter.requires_grad]
     # Wide, because gradients wait here unscaled: half precision would lose them.
     leaves = [at_least_float32(side.encode()).requires_grad_() for side in (queries, documents)]
     value: Tensor = loss.compute(*leaves, **options)
@@ -140,6 +141,8 @@ class _Cache:
         with _unchanged([buffer for buffer in self._module.buffers() if id(buffer) not in own]):
             for side, gradient in zip(self._sides, self._gradients, strict=True):
                 for encoded, part in zip(side.again(), gradient.split(side.sizes), strict=True):
+                    if not encoded.requires_grad:  # a frozen encoder, or none
+                        continue
                     more = torch.autograd.grad(
                         encoded, self._parameters, (part * factor).to(encoded.dtype), allow_unused=True
                     )
@@ -167,7 +170,7 @@ class _Replay(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         ctx.cache.publish(factor)
         return None, None, *ctx.cache.replay(factor)
@@ -178,7 +181,7 @@ def _cut(name: str, inputs: Any, chunk: int) -> list[Any]:
     length = _length(inputs)
     if not length:
         raise ValueError(
-            f"{name}: expected a tensor, a list or a mapping of those with an entry an input, got {inputs!r}"
+            f"{name}: expected a tensor, a list or a mapping of those, all of one length, got {_came(inputs)}"
         )
     return [_piece(inputs, slice(start, start + chunk), length) for start in range(0, length, chunk)]
 
@@ -187,7 +190,8 @@ def _length(inputs: Any) -> int | None:
     if isinstance(inputs, Tensor):
         return len(inputs) if inputs.ndim else None
     if isinstance(inputs, Mapping):
-        return next((length for value in inputs.values() if (length := _length(value))), None)
+        lengths = {length for value in inputs.values() if (length := _length(value))}
+        return lengths.pop() if len(lengths) == 1 else None
     return len(inputs) if isinstance(inputs, (list, tuple)) else None
 
 
@@ -195,6 +199,12 @@ def _piece(inputs: Any, part: slice, length: int) -> Any:
     if isinstance(inputs, Mapping):
         return {key: _piece(value, part, length) for key, value in inputs.items()}
     return inputs[part] if _length(inputs) == length else inputs
+
+
+def _came(inputs: Any) -> str:
+    if isinstance(inputs, Mapping):
+        return "a mapping of lengths " + ", ".join(f"{key}: {_length(value)}" for key, value in inputs.items())
+    return f"a tensor of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else repr(inputs)[:80]
 
 
 def _device_types() -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from lightning_normdyn.core.first_derivative import first_derivative_only
 
 
 class Rows(NamedTuple):
@@ -38,8 +39,12 @@ class Ranks(Protocol):
 
     count: int
 
-    def rows(self, *sizes: int) -> list[Rows]:
-        """Tells everybody how many rows of several things this rank has. All ranks must call it alike."""
+    def rows(self, *sizes: int, alike: dict[str, int]) -> list[Rows]:
+        """Tells everybody how many rows of several things this rank has, and makes sure that they agree on others.
+
+        Raises:
+            ValueError: on every rank, if one has another value of ``alike`` than the others.
+        """
 
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
         """The rows of all ranks, ``[total, ...]``; the gradient of each comes back from all of them."""
@@ -56,8 +61,9 @@ class OneRank:
 
     count = 1
 
-    def rows(self, *sizes: int) -> list[Rows]:
+    def rows(self, *sizes: int, alike: dict[str, int]) -> list[Rows]:
         """Sizes as given."""
+        del alike
         return [Rows((size,)) for size in sizes]
 
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
@@ -80,13 +86,18 @@ class ManyRanks:
     def __init__(self) -> None:
         self.count = dist.get_world_size()
 
-    def rows(self, *sizes: int) -> list[Rows]:
-        """Exchanges sizes: one small message a step, so that ranks may differ."""
-        mine = torch.tensor(sizes, device=_device())
-        gathered = mine.new_empty(self.count * len(sizes))
+    def rows(self, *sizes: int, alike: dict[str, int]) -> list[Rows]:
+        """One small message a step, so that ranks may differ where they can and do not wait for ever where not."""
+        mine = torch.tensor([*sizes, *alike.values()], device=_device())
+        gathered = mine.new_empty(self.count * len(mine))
         dist.all_gather_into_tensor(gathered, mine)
-        by_rank = gathered.view(self.count, -1).tolist()
-        return [Rows(column, dist.get_rank()) for column in zip(*by_rank, strict=True)]
+        columns = list(zip(*gathered.view(self.count, -1).tolist(), strict=True))
+        for name, values in zip(alike, columns[len(sizes) :], strict=True):
+            if len(set(values)) > 1:
+                raise ValueError(
+                    f"{name}: expected the same on all ranks, got {list(values)} on ranks 0 to {self.count - 1}"
+                )
+        return [Rows(column, dist.get_rank()) for column in columns[: len(sizes)]]
 
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
         """All-gather forward, reduce-scatter backward."""
@@ -122,7 +133,7 @@ class _Gather(torch.autograd.Function):
         return _without_padding(gathered, rows.sizes)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         sizes, rank = ctx.rows.sizes, ctx.rows.rank
         longest = max(sizes)
@@ -146,7 +157,7 @@ class _LogSumExpOverRanks(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         partial, total = ctx.saved_tensors
         gradient = gradient.contiguous().clone()

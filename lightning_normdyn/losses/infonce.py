@@ -98,7 +98,9 @@ class InfoNCE(PairwiseLoss):
             raise ValueError(
                 "queue_size: past documents are negatives of queries; choose symmetric=True or the direction"
             )
-        self.queue = DocumentQueue(queue_size)
+        if queue_size and not gather:
+            raise ValueError("queue_size: ranks share one queue of everybody's documents; leave gather=True")
+        self.queue = DocumentQueue(queue_size) if queue_size else None
 
     def _refuse_idle(self, side: str, idle: bool) -> None:
         if idle:
@@ -107,7 +109,7 @@ class InfoNCE(PairwiseLoss):
                 "symmetric=True, the other direction or joint=True"
             )
 
-    def _share(self, batch: Batch, ranks: Ranks) -> Tensor:
+    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         several = batch.labels is not None or batch.positives is not None
         if self.joint and several:
             raise ValueError("joint: one sum for a pair knows one positive; leave out labels and positives")
@@ -116,19 +118,16 @@ class InfoNCE(PairwiseLoss):
                 "hard_negatives: where documents pick queries they have no part; choose symmetric=True or "
                 "direction='query_to_document'"
             )
-        candidates = self._candidates(batch, ranks)
-        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.scale)
+        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
         labels = None if batch.labels is None else all_labels(batch.labels, candidates, ranks)
         excluded = excluded_pairs(batch, candidates, own=candidates.own if self.joint else None, labels=labels)
         vectors = candidates.vectors
-        if self.queue.size:
-            vectors, excluded = self._with_queue(batch, candidates, excluded)
+        if self.queue is not None:
+            vectors, excluded = self._with_queue(self.queue, batch, candidates, excluded)
         if self._is_one_direction(several):
             total = self._one_direction(batch, ranks, anchors, candidates, vectors, excluded)
         else:
             total = self._both_directions(batch, ranks, anchors, candidates, vectors, excluded)
-        if self.queue.size and self.training:
-            self._remember(batch, candidates, ranks)
         return total * (ranks.count / candidates.positives.total)
 
     def _is_one_direction(self, several: bool) -> bool:
@@ -188,7 +187,7 @@ class InfoNCE(PairwiseLoss):
             of_queries.append(self._among(anchors, unscaled, batch, candidates, ranks))
         if self.document_negatives:
             documents = self.similarity.rescale_documents(batch.documents[: len(batch.queries)])
-            of_documents.append(self._among(documents * self.scaling.scale, documents, batch, candidates, ranks))
+            of_documents.append(self._among(documents * self.scaling.factor, documents, batch, candidates, ranks))
         if self.joint:  # the positive, which every sum has left out, counts once
             score = (anchors * candidates.vectors[own]).sum(-1)
             return (_log_sum([score, *of_queries, *of_documents]) - score).sum()
@@ -235,10 +234,10 @@ class InfoNCE(PairwiseLoss):
         return of_queries, of_documents
 
     def _with_queue(
-        self, batch: Batch, candidates: Candidates, excluded: Exclusion | None
+        self, queue: DocumentQueue, batch: Batch, candidates: Candidates, excluded: Exclusion | None
     ) -> tuple[Tensor, Exclusion | None]:
         """Past documents behind the present ones; those that ids or labels tell to be positives are left out."""
-        past = self.queue.documents
+        past = queue.documents.to(candidates.vectors.device)
         if not len(past):
             return candidates.vectors, excluded
         if past.shape[1] != candidates.vectors.shape[1]:
@@ -248,7 +247,7 @@ class InfoNCE(PairwiseLoss):
             )
         vectors = torch.cat((candidates.vectors, self.similarity.rescale_documents(past.to(candidates.vectors.dtype))))
         excluded = Exclusion() if excluded is None else excluded
-        query_ids, document_ids, labels = self.queue.keys
+        query_ids, document_ids, labels = (key.to(past.device) for key in queue.keys)
         nobody = labels.new_full((len(candidates.vectors),), NO_ID)
         row_keys, column_keys = excluded.row_keys, excluded.column_keys
         if row_keys:
@@ -264,8 +263,13 @@ class InfoNCE(PairwiseLoss):
             return vectors, None
         return vectors, excluded._replace(row_keys=row_keys, column_keys=column_keys)
 
-    @torch.no_grad()
-    def _remember(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
+    def _conclude(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
+        """Remembers the documents of a training step."""
+        if self.queue is not None and self.training and torch.is_grad_enabled():
+            with torch.no_grad():
+                self._remember(self.queue, batch, candidates, ranks)
+
+    def _remember(self, queue: DocumentQueue, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
         """Puts the documents of all ranks into the queue, as they came: exponents may have moved when they serve."""
         n = len(batch.queries)
         keys = batch.document_keys()
@@ -276,7 +280,7 @@ class InfoNCE(PairwiseLoss):
         if candidates.others.total:
             parts.append((slice(n, None), candidates.others))
         for part, rows in parts:
-            self.queue.push(ranks.gather(documents[part].float(), rows), ranks.gather(ids[part], rows))
+            queue.push(ranks.gather(documents[part].float(), rows), ranks.gather(ids[part], rows))
 
 
 def _log_sum(parts: list[Tensor]) -> Tensor:

@@ -153,23 +153,33 @@ class PairwiseLoss(nn.Module, ABC):
             self.scaling.hold()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = find_ranks(gather=self.gather)
-            share = self._share(batch, ranks)
+            candidates = self._candidates(batch, ranks)
+            share = self._share(batch, candidates, ranks)
             loss = ranks.whole(
                 share.to(torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32))
             )
         if self.check_finite and not bool(loss.isfinite()):
             sides = {"queries": queries, "documents": documents, "hard_negatives": batch.hard_negatives}
             check_finite(**{name: side for name, side in sides.items() if len(side)})
+            largest = [float(side.detach().abs().max()) for side in (queries, documents)]
+            raise ValueError(
+                f"queries: scores leave {loss.dtype}, with entries up to {largest[0]:.3g} and {largest[1]:.3g} in "
+                "documents; normalise a side, or look at the encoder"
+            )
+        self._conclude(batch, candidates, ranks)
         return loss
 
     @abstractmethod
-    def _share(self, batch: Batch, ranks: Ranks) -> Tensor:
+    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         """This rank's share of the loss, times the number of ranks."""
+
+    def _conclude(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
+        """Called once the loss is known to be in order."""
 
     def _candidates(self, batch: Batch, ranks: Ranks) -> Candidates:
         """Rescales this rank's documents and gathers everybody's."""
         n, m, k = len(batch.queries), len(batch.documents), len(batch.hard_negatives)
-        positives, others, hard = ranks.rows(n, m - n, k)
+        positives, others, hard = ranks.rows(n, m - n, k, alike=batch.traits())
         documents = self.similarity.rescale_documents(batch.documents)
         parts = [(documents[:n], positives)]
         keys = [(batch.document_keys(), slice(0, n), positives)]

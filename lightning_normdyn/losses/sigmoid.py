@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +68,10 @@ class SigmoidContrastive(PairwiseLoss):
             gather=gather,
             check_finite=check_finite,
         )
+        if not math.isfinite(bias):
+            raise ValueError(
+                f"bias: expected a finite number, got {bias!r}; about minus the log of the batch is common"
+            )
         self.learnable_bias = learnable_bias
         if learnable_bias:
             self.bias = nn.Parameter(torch.tensor(float(bias)))
@@ -76,10 +82,9 @@ class SigmoidContrastive(PairwiseLoss):
         """What trains in the loss itself, by the name under which it is logged; detached."""
         return super().learnt() | ({"bias": self.bias.detach()} if self.learnable_bias else {})
 
-    def _share(self, batch: Batch, ranks: Ranks) -> Tensor:
-        candidates = self._candidates(batch, ranks)
+    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         labels = None if batch.labels is None else all_labels(batch.labels, candidates, ranks)
-        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.scale)
+        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
         bias = self.bias.to(anchors.dtype)
         total = softplus_sum(
             anchors,

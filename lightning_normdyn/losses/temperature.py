@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lightning_normdyn.core.geometry import at_least_float32
+
 
 class Temperature(nn.Module):
     """A temperature, stored as the log of its inverse, the scale.
@@ -27,13 +29,11 @@ class Temperature(nn.Module):
         tensor(20.)
     """
 
-    log_scale: Tensor
-
     def __init__(self, temperature: float, *, learnable: bool, max_scale: float) -> None:
         super().__init__()
-        if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
+        if not (isinstance(temperature, (int, float)) and 1e-30 < temperature < math.inf):
             raise ValueError(f"temperature: expected a positive number, got {temperature!r}; 0.05 is common")
-        if not max_scale > 0:
+        if not (isinstance(max_scale, (int, float)) and max_scale > 0):
             raise ValueError(f"max_scale: expected a positive number, got {max_scale!r}; 100 is common")
         if learnable and 1 / temperature > max_scale:
             raise ValueError(
@@ -41,18 +41,20 @@ class Temperature(nn.Module):
                 "start warmer or raise the bound"
             )
         self.learnable = learnable
+        self._fixed = 1 / temperature  # a number, which no module.half() rounds
         self._log_bound = math.log(max_scale)
-        log_scale = torch.tensor(-math.log(temperature))
         if learnable:
-            self.log_scale = nn.Parameter(log_scale)
-        else:
-            self.register_buffer("log_scale", log_scale, persistent=False)  # the config says it, not a checkpoint
+            self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+
+    @property
+    def factor(self) -> float | Tensor:
+        """``1/temperature``: a number, or if it is learnt a tensor in float32 at least that carries gradient."""
+        return at_least_float32(self.log_scale).exp() if self.learnable else self._fixed
 
     @property
     def scale(self) -> Tensor:
-        """``1/temperature``, in float32 at least; carries gradient if it is learnt."""
-        log_scale = self.log_scale.float() if self.log_scale.dtype.itemsize < 4 else self.log_scale
-        return log_scale.exp()
+        """The same as a tensor."""
+        return torch.as_tensor(self.factor)
 
     def hold(self) -> None:
         """Sets a learnt scale back to its bound."""

@@ -100,6 +100,23 @@ def run(model, wanted, world, rank, *, steps=2, chunk=None, accumulate=1):
     return {"losses": torch.stack(losses), "gradients": gradients(model)}
 
 
+def disagree(world, rank, what):
+    """What a rank is told when one of them is given something else than the others."""
+    generator = torch.Generator().manual_seed(rank)
+    queries, documents = torch.randn(2, 5, D, generator=generator)
+    differs = rank == 0
+    options = {what: torch.arange(5)} if differs and what in ("labels", "document_ids") else {}
+    if what == "double" and differs:
+        queries, documents = queries.double(), documents.double()
+    if not (what == "detached" and differs):
+        documents.requires_grad_()
+    try:
+        InfoNCE(symmetric=True)(queries.requires_grad_(), documents, **options)
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
 def main(folder):
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
@@ -115,6 +132,7 @@ def main(folder):
         found["evaluation"] = Towers(InfoNCE, symmetric).eval()(share(everything({}, 0), world, rank))
     alone = Towers(InfoNCE, {"gather": False})
     found["not gathered"] = alone(share(everything({}, 0), world, rank)).detach()
+    found["disagreeing"] = [disagree(world, rank, name) for name in ("labels", "document_ids", "detached", "double")]
     torch.save(found, Path(folder) / f"world-{world}-rank-{rank}.pt")
     if world > 1:
         dist.destroy_process_group()

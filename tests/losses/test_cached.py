@@ -133,3 +133,20 @@ def test_encoding_without_a_graph_spoils_nothing_that_follows_under_the_same_aut
         cached(model, *inputs())
         model.encode(inputs()[0]).sum().backward()
     assert model.layers[0].weight.grad.norm() > 0
+
+
+def test_a_frozen_tower_and_a_loss_of_its_own():
+    trained, frozen = nn.Linear(D, D), nn.Linear(D, D).requires_grad_(False)
+    loss = InfoNCE(learnable_temperature=True)
+    queries, documents = inputs()
+    gradients = []
+    for value in (
+        loss(trained(queries), frozen(documents)),
+        cached_loss(trained, loss, trained, queries, frozen, documents, chunk=CHUNK),
+        cached_loss(trained, loss, trained, queries, lambda x: x, frozen(documents), chunk=CHUNK),
+    ):
+        wanted = [trained.weight, loss.scaling.log_scale]
+        gradients.append(torch.autograd.grad(value, wanted))
+    for other in gradients[1:]:
+        for expected, found in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_normdyn.core import log_sum_exp as log_sum_exp_module
 from lightning_normdyn.losses import InfoNCE, SigmoidContrastive
 
 N, M, D, H = 9, 13, 6, 2
@@ -275,3 +276,32 @@ def test_sides_may_come_in_different_precisions_and_ids_in_any_whole_numbers():
     narrow = {name: ids.to(torch.int16) for name, ids in options.items()}
     found = InfoNCE()(queries.half(), documents.double(), hard_negatives=hard, **narrow)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kept", [0, 500, 3_000, 10**6])
+@pytest.mark.parametrize(("n", "m"), [(65, 130), (64, 129), (33, 300), (70, 70)])
+def test_tiles_of_unequal_size_are_kept_in_order(monkeypatch, n, m, kept):
+    """Edge tiles are smaller: one may fit where the full one before it did not."""
+    for name, value in {"_TILE_ROWS": 32, "_TILE": 1_024, "_KEPT": kept}.items():
+        monkeypatch.setattr(log_sum_exp_module, name, value)
+    queries, documents, _, _ = batch({}, n=n, m=m)
+    scores = oracle.Scores(queries, documents, normalization="cosine", temperature=0.05)
+    expected = scores.of(scores.queries, scores.documents, 0, 1)
+    expected = (expected.logsumexp(1) + expected[:, :n].logsumexp(0) - 2 * expected.diagonal()).mean() / 2
+    compare(InfoNCE(symmetric=True), expected, [*leaves(queries, documents), None, {}], scores)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-22, 1e19, 1e25])
+@pytest.mark.parametrize("make", [InfoNCE, SigmoidContrastive])
+def test_cosine_is_blind_to_lengths_whose_squares_leave_float32(make, size):
+    queries, documents, _, _ = batch({})
+    expected = make()(queries, documents)
+    torch.testing.assert_close(make()(size * queries, size * documents), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_second_derivative_is_refused(symmetric):
+    queries, documents = leaves(*batch({})[:2])
+    value = InfoNCE(symmetric=symmetric)(queries, documents)
+    with pytest.raises(RuntimeError, match="the streamed losses have no second derivative"):
+        torch.autograd.grad(value, queries, create_graph=True)

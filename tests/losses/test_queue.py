@@ -62,3 +62,38 @@ def test_a_checkpoint_brings_the_memory_back(tmp_path):
     fresh.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))
     for pair in batches(5)[3:]:
         assert torch.equal(loss(*pair, query_ids=torch.arange(4)), fresh(*pair, query_ids=torch.arange(4)))
+
+
+def test_a_smaller_memory_takes_the_newest():
+    loss, fresh = InfoNCE(queue_size=12), InfoNCE(queue_size=3)
+    pairs = batches(4)
+    for pair in pairs[:3]:
+        loss(*pair)
+    fresh.load_state_dict(loss.state_dict())
+    assert torch.equal(fresh.queue.documents, pairs[2][1][-3:])
+    fresh(*pairs[3])
+    assert torch.equal(fresh.queue.documents, pairs[3][1][-3:])
+
+
+def test_learnt_exponents_reach_past_documents_through_many_steps():
+    loss = InfoNCE(normalization="learnable", queue_size=6)
+    for queries, documents in batches(4):
+        loss(queries, documents.requires_grad_()).backward()
+    assert loss.similarity.raw_gammas.grad.abs().sum() > 0
+
+
+def test_what_is_not_finite_is_not_remembered():
+    loss = InfoNCE(queue_size=8)
+    (queries, documents), clean = batches(2)
+    with pytest.raises(ValueError, match="documents: 1 of 4 embeddings are NaN"):
+        loss(queries, documents.index_fill(0, torch.tensor([2]), torch.nan))
+    assert len(loss.queue.documents) == 0
+    assert loss(*clean).isfinite()
+
+
+def test_averaged_weights_leave_the_memory_alone():
+    loss = InfoNCE(queue_size=8, learnable_temperature=True)
+    averaged = torch.optim.swa_utils.AveragedModel(loss, use_buffers=True)
+    loss(*batches(1)[0])
+    averaged.update_parameters(loss)
+    assert len(averaged.module.queue.documents) == 0

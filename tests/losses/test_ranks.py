@@ -62,6 +62,15 @@ def test_evaluation_sees_all_ranks_and_a_loss_that_does_not_gather_its_own(found
     assert len(own) == world == len(PAIRS[world])
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_ranks_that_disagree_are_told_so_and_do_not_wait(found, world):
+    assert found[1][0]["disagreeing"] == ["nothing"] * 4
+    for rank in found[world]:
+        for name, sentence in zip(("labels", "document_ids", "documents", "queries"), rank["disagreeing"], strict=True):
+            assert name in sentence.split(":")[0]
+            assert "expected the same on all ranks, got [" in sentence
+
+
 def test_cached_gradients_are_those_of_the_plain_loss(found):
     """On one process too: the worker ran both over the same pairs."""
     plain, cached = (found[1][0][case] for case in ("accumulated", "cached, accumulated"))

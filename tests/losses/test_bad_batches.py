@@ -37,7 +37,7 @@ NAN[1, 0], INF[2] = torch.nan, torch.inf
         (Q, C, {"document_ids": torch.arange(4)}, r"document_ids: expected \[6\], got \[4\]"),
         (Q, C, {"document_ids": list("abcdef")}, "document_ids: expected a tensor, got list; number what has names"),
         (Q, C, {"positives": [[0], [1]]}, "positives: expected a tensor, got list"),
-        (Q, C, {"hard_negative_ids": torch.arange(4)}, r"hard_negative_ids: expected \[0\], got \[4\]"),
+        (Q, C, {"hard_negative_ids": torch.arange(4)}, r"hard_negative_ids: expected \[4, 0\], got \[4\]"),
     ],
 )
 def test_a_batch_that_does_not_fit(make, queries, documents, options, sentence):
@@ -134,3 +134,8 @@ def test_the_mixin_comes_first():
 
         class Late(nn.Module, ContrastiveMixin):
             pass
+
+
+def test_scores_that_leave_the_precision_are_told_from_wrong_embeddings():
+    with pytest.raises(ValueError, match="queries: scores leave torch.float32, with entries up to .*; normalise a side"):
+        InfoNCE(normalization="dot")(1e30 * Q, 1e30 * C)

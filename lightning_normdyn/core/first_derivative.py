@@ -1,0 +1,28 @@
+"""Backward passes that know no second derivative, and say so instead of leaving it out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuses ``create_graph=True``; torch's ``once_differentiable`` lets it pass where a gradient of ones comes in.
+
+    Raises:
+        RuntimeError: if the backward pass is itself to be differentiated.
+    """
+
+    @functools.wraps(backward)
+    def guarded(ctx: Any, *gradients: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the streamed losses have no second derivative (create_graph=True); for a gradient penalty compute the "
+                "scores with similarity_scores and the loss in plain torch"
+            )
+        return backward(ctx, *gradients)
+
+    return guarded
