@@ -138,6 +138,6 @@ def test_the_mixin_comes_first():
 
 def test_scores_that_leave_the_precision_are_told_from_wrong_embeddings():
     with pytest.raises(
-        ValueError, match="queries: scores leave torch.float32, with entries up to .*; normalise a side"
+        ValueError, match=r"queries: scores leave torch\.float32, with entries up to .*; normalise a side"
     ):
         InfoNCE(normalization="dot")(1e30 * Q, 1e30 * C)
