@@ -77,7 +77,10 @@ def test_auto_without_a_trainable_table(fit):
     net = seeded(PairTable)
     net.table.weight.requires_grad_(False)
     net.scale = nn.Parameter(torch.ones(()))
-    with pytest.raises(ValueError, match=r"no trainable embedding table; candidates are the tables net\.table\.weight"):
+    with pytest.raises(
+        ValueError,
+        match=r"no trainable embedding table and no contrastive loss; candidates are the tables net\.table\.weight",
+    ):
         fit(Lit(net, sgd), pair_batches(2), NormDynamics())
 
 
