@@ -137,8 +137,7 @@ class _Cache:
     def replay(self, factor: Tensor) -> list[Tensor | None]:
         """The gradient of every parameter, times a factor."""
         total = [None if gradient is None else gradient * factor for gradient in self._of_parameters]
-        own = {id(buffer) for buffer in self._loss.buffers()}  # a queue may be large, and encoding leaves it alone
-        with _unchanged([buffer for buffer in self._module.buffers() if id(buffer) not in own]):
+        with _unchanged(list(self._module.buffers())):
             for side, gradient in zip(self._sides, self._gradients, strict=True):
                 for encoded, part in zip(side.again(), gradient.split(side.sizes), strict=True):
                     if not encoded.requires_grad:  # a frozen encoder, or none

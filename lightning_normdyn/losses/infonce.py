@@ -11,7 +11,7 @@ from lightning_normdyn.core.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.log_sum_exp import log_sum_exp, sum_log_sum_exp
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, all_labels, excluded_pairs
+from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, excluded_pairs
 from lightning_normdyn.losses.positives import scores_by_label, scores_of_listed
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
@@ -119,8 +119,7 @@ class InfoNCE(PairwiseLoss):
                 "direction='query_to_document'"
             )
         anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
-        labels = None if batch.labels is None else all_labels(batch.labels, candidates, ranks)
-        excluded = excluded_pairs(batch, candidates, own=candidates.own if self.joint else None, labels=labels)
+        excluded = excluded_pairs(batch, candidates, own=candidates.own if self.joint else None)
         vectors = candidates.vectors
         if self.queue is not None:
             vectors, excluded = self._with_queue(self.queue, batch, candidates, excluded)
@@ -183,11 +182,11 @@ class InfoNCE(PairwiseLoss):
         of_queries = [rows] if self.from_queries else []
         of_documents = [ranks.log_sum_exp(columns)[own]] if self.from_documents else []
         if self.query_negatives:
-            unscaled = self.similarity.rescale_queries(batch.queries)
-            of_queries.append(self._among(anchors, unscaled, batch, candidates, ranks))
+            everybody = ranks.gather(self.similarity.rescale_queries(batch.queries), candidates.positives)
+            of_queries.append(self._among(anchors, everybody, batch, candidates))
         if self.document_negatives:
-            documents = self.similarity.rescale_documents(batch.documents[: len(batch.queries)])
-            of_documents.append(self._among(documents * self.scaling.factor, documents, batch, candidates, ranks))
+            everybody = candidates.vectors[: candidates.positives.total]
+            of_documents.append(self._among(everybody[own] * self.scaling.factor, everybody, batch, candidates))
         if self.joint:  # the positive, which every sum has left out, counts once
             score = (anchors * candidates.vectors[own]).sum(-1)
             return (_log_sum([score, *of_queries, *of_documents]) - score).sum()
@@ -199,17 +198,14 @@ class InfoNCE(PairwiseLoss):
             total = total + (_log_sum(of_documents) - of_positives[1]).sum()
         return total / (self.from_queries + self.from_documents)
 
-    def _among(self, anchors: Tensor, vectors: Tensor, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+    def _among(self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """Log-sum-exp of this rank's vectors of a side over the others of that side, ``[n]``."""
-        everybody = ranks.gather(vectors, candidates.positives)
         row_keys, column_keys = [], []
         if candidates.keys:
-            row_keys = batch.query_keys()
-            column_keys = [keys[: candidates.positives.total] for keys in candidates.keys]
-        if batch.labels is not None:
-            labels = all_labels(batch.labels, candidates, ranks)
-            row_keys.append(batch.labels[: len(anchors)])
-            column_keys.append(labels[: candidates.positives.total])
+            row_keys, column_keys = batch.query_keys(), [keys[: len(everybody)] for keys in candidates.keys]
+        if candidates.labels is not None:
+            row_keys.append(batch.own_labels)
+            column_keys.append(candidates.labels[: len(everybody)])
         excluded = Exclusion(tuple(row_keys), tuple(column_keys), own=candidates.own)
         return log_sum_exp(anchors, everybody, excluded=excluded, chunk_size=self.chunk_size)[0]
 
@@ -218,15 +214,13 @@ class InfoNCE(PairwiseLoss):
     ) -> tuple[Tensor, Tensor]:
         """Mean score of each query, and of each query's document, with its positives, both ``[n]``."""
         if batch.positives is not None:
-            documents = self.similarity.rescale_documents(batch.documents)
-            return scores_of_listed(anchors, documents, batch.positives)
-        if batch.labels is None:
+            return scores_of_listed(anchors, candidates.own_documents, batch.positives)
+        if candidates.labels is None:
             return scores, scores
-        labels, of_all = batch.labels[: len(anchors)], all_labels(batch.labels, candidates, ranks)
+        labels, of_all = batch.own_labels, candidates.labels
         of_queries = of_documents = scores
         if self.from_queries:
-            known = of_all != NO_ID
-            of_queries = scores_by_label(anchors, labels, candidates.vectors[known], of_all[known])
+            of_queries = scores_by_label(anchors, labels, candidates.vectors, of_all)
         if self.from_documents:
             everybody = ranks.gather(anchors, candidates.positives)
             own = candidates.vectors[candidates.positives.own]
@@ -271,16 +265,15 @@ class InfoNCE(PairwiseLoss):
 
     def _remember(self, queue: DocumentQueue, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
         """Puts the documents of all ranks into the queue, as they came: exponents may have moved when they serve."""
-        n = len(batch.queries)
-        keys = batch.document_keys()
-        labels = torch.full_like(keys[0], NO_ID) if batch.labels is None else batch.labels
-        ids = torch.stack((*keys, labels), 1)
-        documents = batch.documents.detach()
-        parts = [(slice(0, n), candidates.positives)]
+        n, known = len(batch.queries), candidates.positives.total + candidates.others.total
+        nothing = torch.full((known,), NO_ID, device=batch.documents.device)
+        labels = nothing if candidates.labels is None else candidates.labels[:known]
+        keys = [key[:known] for key in candidates.keys] or [nothing, nothing]
+        documents = batch.documents.detach().float()
+        parts = [ranks.gather(documents[:n], candidates.positives)]
         if candidates.others.total:
-            parts.append((slice(n, None), candidates.others))
-        for part, rows in parts:
-            queue.push(ranks.gather(documents[part].float(), rows), ranks.gather(ids[part], rows))
+            parts.append(ranks.gather(documents[n:], candidates.others))
+        queue.push(torch.cat(parts), torch.stack((*keys, labels), 1))
 
 
 def _log_sum(parts: list[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_normdyn.core.exclusion import NO_ID, Exclusion
@@ -22,12 +23,14 @@ class Candidates(NamedTuple):
     Attributes:
         vectors: rescaled, ``[m, d]``: the queries' positives, then documents of no query, then hard negatives.
         keys: ids of their queries and their own, each ``[m]``; empty if nobody gave any.
+        labels: their classes, ``[m]``, of which hard negatives have none; ``None`` without classes.
         positives: how many each rank has of the first.
         others: and of the second.
     """
 
     vectors: Tensor
     keys: list[Tensor]
+    labels: Tensor | None
     positives: Rows
     others: Rows
 
@@ -36,6 +39,13 @@ class Candidates(NamedTuple):
         """The column of the positive of each of this rank's queries, ``[n]``."""
         own = self.positives.own
         return torch.arange(own.start, own.stop, device=self.vectors.device)
+
+    @property
+    def own_documents(self) -> Tensor:
+        """This rank's documents, rescaled, in the order in which they came."""
+        others = self.vectors[self.positives.total :][self.others.own]
+        own = self.vectors[self.positives.own]
+        return torch.cat((own, others)) if len(others) else own
 
 
 class PairwiseLoss(nn.Module, ABC):
@@ -196,19 +206,19 @@ class PairwiseLoss(nn.Module, ABC):
                 torch.cat([ranks.gather(ids[number][part], rows) for ids, part, rows in keys]) for number in range(2)
             ]
         vectors = gathered[0] if len(gathered) == 1 else torch.cat(gathered)
-        return Candidates(vectors, gathered_keys, positives, others)
+        candidates = Candidates(vectors, gathered_keys, None, positives, others)
+        if batch.labels is None:
+            return candidates
+        return candidates._replace(labels=_labels_of_all(batch.labels, candidates, ranks))
 
 
-def excluded_pairs(
-    batch: Batch, candidates: Candidates, *, own: Tensor | None = None, labels: Tensor | None = None
-) -> Exclusion | None:
+def excluded_pairs(batch: Batch, candidates: Candidates, *, own: Tensor | None = None) -> Exclusion | None:
     """Pairs of this rank's queries and all documents that ids tell to be no negatives.
 
     Args:
         batch: this rank's.
         candidates: everybody's.
         own: a column of each query to leave out in any case; without it, the query's positives stay in.
-        labels: classes of everybody's, ``[m]``, if there are any.
     """
     if not candidates.keys:
         return None if own is None else Exclusion(own=own)
@@ -218,7 +228,7 @@ def excluded_pairs(
         tuple(batch.query_keys()),
         tuple(candidates.keys),
         kept=_positive_columns(batch, candidates),
-        kept_keys=None if labels is None else (batch.own_labels, labels),
+        kept_keys=None if candidates.labels is None else (batch.own_labels, candidates.labels),
     )
 
 
@@ -233,11 +243,12 @@ def _positive_columns(batch: Batch, candidates: Candidates) -> Tensor:
     return torch.cat((own, listed.where(batch.positives >= 0, -1)), 1)
 
 
-def all_labels(labels: Tensor, candidates: Candidates, ranks: Ranks) -> Tensor:
-    """Classes of all candidates ``[m]``; hard negatives have none."""
-    n = candidates.positives.sizes[candidates.positives.rank]
-    parts = [ranks.gather(labels[:n], candidates.positives)]
-    if candidates.others.total:
-        parts.append(ranks.gather(labels[n:], candidates.others))
+def _labels_of_all(labels: Tensor, candidates: Candidates, ranks: Ranks) -> Tensor:
+    """Classes of all candidates, ``[m]``, of this rank's ``labels``."""
+    positives, others = candidates.positives, candidates.others
+    n = positives.sizes[positives.rank]
+    parts = [ranks.gather(labels[:n], positives)]
+    if others.total:
+        parts.append(ranks.gather(labels[n:], others))
     known = torch.cat(parts)
-    return torch.cat((known, known.new_full((len(candidates.vectors) - len(known),), NO_ID)))
+    return F.pad(known, (0, len(candidates.vectors) - len(known)), value=NO_ID)

@@ -6,6 +6,24 @@ import torch
 from torch import Tensor
 
 
+def sums_by_label(labels: Tensor, vectors: Tensor, vector_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum ``[n, d]`` and number ``[n]`` of the vectors of each class in ``labels [n]``, each of which some has."""
+    classes, place = torch.cat((vector_labels, labels)).unique(return_inverse=True)
+    of_vectors, of_labels = place[: len(vectors)], place[len(vectors) :]
+    sums = vectors.new_zeros(len(classes), vectors.shape[1]).index_add(0, of_vectors, vectors)
+    counts = torch.bincount(of_vectors, minlength=len(classes)).to(vectors.dtype)
+    return sums[of_labels], counts[of_labels]
+
+
+def sums_of_listed(documents: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum ``[n, d]`` and number ``[n]`` of each query's positives: its own document and the listed ``[n, p]``."""
+    sums, counts = documents[: len(positives)], documents.new_ones(len(positives))
+    for place, counted in zip(positives.unbind(1), distinct_positives(positives).unbind(1), strict=True):
+        sums = sums + documents[place.clamp(min=0)] * counted[:, None]
+        counts = counts + counted
+    return sums, counts
+
+
 def scores_by_label(anchors: Tensor, labels: Tensor, vectors: Tensor, vector_labels: Tensor) -> Tensor:
     """Mean score of each anchor with all vectors of its class.
 
@@ -23,11 +41,8 @@ def scores_by_label(anchors: Tensor, labels: Tensor, vectors: Tensor, vector_lab
         >>> scores_by_label(torch.tensor([[2.0]]), one, torch.tensor([[1.0], [3.0]]), one.expand(2))
         tensor([4.])
     """
-    classes, place = torch.cat((vector_labels, labels)).unique(return_inverse=True)
-    of_vectors, of_anchors = place[: len(vectors)], place[len(vectors) :]
-    counts = torch.bincount(of_vectors, minlength=len(classes)).clamp(min=1)
-    sums = vectors.new_zeros(len(classes), vectors.shape[1]).index_add(0, of_vectors, vectors)
-    return (anchors * (sums / counts[:, None])[of_anchors]).sum(-1)
+    sums, counts = sums_by_label(labels, vectors, vector_labels)
+    return (anchors * sums).sum(-1) / counts
 
 
 def distinct_positives(positives: Tensor) -> Tensor:
@@ -55,15 +70,11 @@ def scores_of_listed(anchors: Tensor, documents: Tensor, positives: Tensor) -> t
         (tensor([2., 6.]), tensor([1.0000, 4.5000]))
     """
     n = len(anchors)
-    sums_of_queries = anchors
-    sums_of_documents = documents[:n]
-    query_counts, document_counts = documents.new_ones(n), documents.new_ones(n)
+    sums_of_documents, query_counts = sums_of_listed(documents, positives)
+    sums_of_queries, document_counts = anchors, documents.new_ones(n)
     for place, counts in zip(positives.unbind(1), distinct_positives(positives).unbind(1), strict=True):
-        place = place.clamp(min=0)
-        sums_of_documents = sums_of_documents + documents[place] * counts[:, None]
-        query_counts = query_counts + counts
         of_query = counts & (place < n)
-        inside = place.clamp(max=n - 1)
+        inside = place.clamp(0, n - 1)
         sums_of_queries = sums_of_queries.index_add(0, inside, anchors * of_query[:, None])
         document_counts = document_counts.index_add(0, inside, of_query.to(document_counts.dtype))
     of_queries = (anchors * sums_of_documents).sum(-1) / query_counts

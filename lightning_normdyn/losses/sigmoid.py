@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lightning_normdyn.core.softplus_sum import softplus_sum
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, all_labels, excluded_pairs
-from lightning_normdyn.losses.positives import distinct_positives
+from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, excluded_pairs
+from lightning_normdyn.losses.positives import sums_by_label, sums_of_listed
 from lightning_normdyn.losses.similarity import Normalization
 
 
@@ -83,35 +83,26 @@ class SigmoidContrastive(PairwiseLoss):
         return super().learnt() | ({"bias": self.bias.detach()} if self.learnable_bias else {})
 
     def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        labels = None if batch.labels is None else all_labels(batch.labels, candidates, ranks)
         anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
         bias = self.bias.to(anchors.dtype)
         total = softplus_sum(
             anchors,
             candidates.vectors,
             bias,
-            excluded=excluded_pairs(batch, candidates, labels=labels),
+            excluded=excluded_pairs(batch, candidates),
             chunk_size=self.chunk_size,
         )
         # A positive pair is a negative one minus its score: log(1 + e^-x) = log(1 + e^x) - x.
-        sums, counts = self._positives(batch, candidates, labels)
+        sums, counts = _positives(batch, candidates)
         total = total - (anchors * sums).sum() - bias * counts.sum()
         return total * (ranks.count / candidates.positives.total)
 
-    def _positives(self, batch: Batch, candidates: Candidates, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Sum ``[n, d]`` and number ``[n]`` of each query's positives."""
-        own = candidates.positives.own
-        sums = candidates.vectors[own]
-        counts = sums.new_ones(len(sums))
-        if labels is not None:
-            classes, place = labels.unique(return_inverse=True)
-            by_class = sums.new_zeros(len(classes), sums.shape[1]).index_add(0, place, candidates.vectors)
-            by_place = torch.bincount(place, minlength=len(classes)).to(counts.dtype)
-            return by_class[place[own]], by_place[place[own]]
-        if batch.positives is not None:
-            documents = self.similarity.rescale_documents(batch.documents)
-            counted = distinct_positives(batch.positives)
-            for place, counts_here in zip(batch.positives.unbind(1), counted.unbind(1), strict=True):
-                sums = sums + documents[place.clamp(min=0)] * counts_here[:, None]
-                counts = counts + counts_here
-        return sums, counts
+
+def _positives(batch: Batch, candidates: Candidates) -> tuple[Tensor, Tensor]:
+    """Sum ``[n, d]`` and number ``[n]`` of each query's positives."""
+    if candidates.labels is not None:
+        return sums_by_label(batch.own_labels, candidates.vectors, candidates.labels)
+    if batch.positives is not None:
+        return sums_of_listed(candidates.own_documents, batch.positives)
+    own = candidates.vectors[candidates.positives.own]
+    return own, own.new_ones(len(own))
