@@ -6,9 +6,11 @@ from lightning_normdyn.callbacks.monitor import NormMonitor
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets
 from lightning_normdyn.instruments.base import Instrument, check_every
+from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan
 from lightning_normdyn.instruments.forecast import check_forecast_at
 from lightning_normdyn.instruments.output_watch import OutputCadence
+from lightning_normdyn.instruments.probe_source import ProbeSource
 from lightning_normdyn.instruments.split import GradientSplit
 from lightning_normdyn.instruments.trajectory import NormTrajectory
 from lightning_normdyn.instruments.windows import check_window
@@ -26,6 +28,11 @@ class NormDynamics(NormMonitor):
         forecast_at: share of the run at which the norms at its end are forecast.
         max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
         save_history: whether to keep a history in ``<log_dir>/normdyn/``.
+        probe: what an encoder (a target that is a submodule) encodes again around measured steps. ``None``: what it was
+            called with in the first training step; or a batch of its inputs (a mapping is keyword arguments, a list or
+            tuple positional ones), a loader of such batches, the path of one that ``torch.save`` wrote, or a mapping of
+            target names to any of these; ``False`` for no probe.
+        probe_items: most items of a probe, over all ranks.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -42,8 +49,16 @@ class NormDynamics(NormMonitor):
         forecast_at: float = 0.4,
         max_tracked_rows: int = 16_384,
         save_history: bool = True,
+        probe: ProbeSource = None,
+        probe_items: int = 64,
     ) -> None:
-        super().__init__(targets=targets, max_tracked_rows=max_tracked_rows, save_history=save_history)
+        super().__init__(
+            targets=targets,
+            max_tracked_rows=max_tracked_rows,
+            save_history=save_history,
+            probe=probe,
+            probe_items=probe_items,
+        )
         self.every_n_steps = check_every("every_n_steps", every_n_steps)
         self.fit_every_n_steps = (
             fit_every_n_steps if fit_every_n_steps is None else check_every("fit_every_n_steps", fit_every_n_steps)
@@ -64,6 +79,9 @@ class NormDynamics(NormMonitor):
                 forecast_at=self.forecast_at,
             ),
         }
+
+    def _balance(self, plan: EncoderPlan) -> EncoderBalance | None:
+        return EncoderBalance(plan, every_n_steps=self.every_n_steps, window=self.window, forecast_at=self.forecast_at)
 
     def _output_cadence(self) -> OutputCadence:
         return OutputCadence(norms=self.every_n_steps, gradient=self.every_n_steps)

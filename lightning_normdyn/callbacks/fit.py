@@ -6,9 +6,11 @@ from lightning_normdyn.callbacks.monitor import NormMonitor
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets
 from lightning_normdyn.instruments.base import Instrument, check_every
+from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan
 from lightning_normdyn.instruments.forecast import check_forecast_at
 from lightning_normdyn.instruments.output_watch import OutputCadence
+from lightning_normdyn.instruments.probe_source import ProbeSource
 from lightning_normdyn.instruments.windows import check_window
 
 
@@ -24,6 +26,8 @@ class EquilibriumFitMonitor(NormMonitor):
         forecast_at: share of the run at which the norms at its end are forecast.
         max_tracked_rows: most rows of a table that are fitted; larger tables are sampled at an even stride.
         save_history: whether to keep moments and predictions on disk.
+        probe: what an encoder encodes again around measured steps, see :class:`NormDynamics`.
+        probe_items: most items of a probe, over all ranks.
 
     Example:
         >>> monitor = EquilibriumFitMonitor(window=1000)
@@ -39,8 +43,16 @@ class EquilibriumFitMonitor(NormMonitor):
         forecast_at: float = 0.4,
         max_tracked_rows: int = 16_384,
         save_history: bool = True,
+        probe: ProbeSource = None,
+        probe_items: int = 64,
     ) -> None:
-        super().__init__(targets=targets, max_tracked_rows=max_tracked_rows, save_history=save_history)
+        super().__init__(
+            targets=targets,
+            max_tracked_rows=max_tracked_rows,
+            save_history=save_history,
+            probe=probe,
+            probe_items=probe_items,
+        )
         self.every_n_steps = every_n_steps if every_n_steps is None else check_every("every_n_steps", every_n_steps)
         self.sample_every_n_steps = check_every("sample_every_n_steps", sample_every_n_steps)
         self.window = check_window(window)
@@ -57,6 +69,11 @@ class EquilibriumFitMonitor(NormMonitor):
                 forecast_at=self.forecast_at,
             )
         }
+
+    def _balance(self, plan: EncoderPlan) -> EncoderBalance | None:
+        return EncoderBalance(
+            plan, every_n_steps=self.sample_every_n_steps, window=self.window, forecast_at=self.forecast_at
+        )
 
     def _output_cadence(self) -> OutputCadence:
         return OutputCadence(norms=None, gradient=None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_normdyn._version import __version__
 from lightning_normdyn.callbacks.conclusion import conclusion
@@ -19,20 +20,32 @@ from lightning_normdyn.callbacks.lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
+from lightning_normdyn.callbacks.ranks import all_calls, all_rows, merge_steps
 from lightning_normdyn.callbacks.schedule import future_lrs
-from lightning_normdyn.capture.output import OutputStep, OutputTarget
+from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.output import OutputTarget
+from lightning_normdyn.capture.probe import Probe
 from lightning_normdyn.capture.table import TableTarget, check_rows
 from lightning_normdyn.capture.targets import Targets, check_targets, find_targets
 from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.log import Outage
 from lightning_normdyn.history.run import TargetHistory, folder_name, fresh_root
 from lightning_normdyn.instruments.base import Instrument
+from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
+from lightning_normdyn.instruments.encoder_watch import EncoderWatch
 from lightning_normdyn.instruments.fit import TrainingPlan
-from lightning_normdyn.instruments.output import merge_ranks, quantile_grid
 from lightning_normdyn.instruments.output_watch import OutputCadence, OutputWatch
+from lightning_normdyn.instruments.probe_source import (
+    ProbeSource,
+    check_probe,
+    check_probe_items,
+    given_calls,
+    probe_of,
+)
 from lightning_normdyn.instruments.recorder import Recorder
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.watch import Watch
+from lightning_normdyn.instruments.weight_decays import WeightDecays
 
 PREFIX = "normdyn"
 
@@ -46,15 +59,27 @@ class NormMonitor(Callback, ABC):
         targets: ``"auto"`` or patterns, see :func:`lightning_normdyn.capture.targets.find_targets`.
         max_tracked_rows: most rows of a table that keep statistics of their own.
         save_history: whether trajectories and scalars also go to ``<log_dir>/normdyn/``.
+        probe: see :data:`lightning_normdyn.instruments.probe_source.ProbeSource`.
+        probe_items: most items of a probe.
     """
 
-    def __init__(self, *, targets: Targets, max_tracked_rows: int, save_history: bool) -> None:
+    def __init__(
+        self,
+        *,
+        targets: Targets,
+        max_tracked_rows: int,
+        save_history: bool,
+        probe: ProbeSource = None,
+        probe_items: int = 64,
+    ) -> None:
         self._targets = check_targets(targets)
         self._max_tracked_rows = check_rows(max_tracked_rows)
         self._save_history = save_history
+        self._probe, self._probe_items = check_probe(probe), check_probe_items(probe_items)
         self._recorder: Recorder | None = None
         self._restored: dict[str, Any] | None = None
         self._unclipped = False
+        self._target_names: list[str] = []
 
     @abstractmethod
     def _instruments(self, target: TableTarget, plan: TrainingPlan) -> dict[str, Instrument]:
@@ -64,6 +89,11 @@ class NormMonitor(Callback, ABC):
     def _output_cadence(self) -> OutputCadence:
         """How often outputs are measured."""
 
+    def _balance(self, plan: EncoderPlan) -> EncoderBalance | None:
+        """What follows the norms of a probe through an encoder; ``None`` if this monitor has no part in that."""
+        del plan
+        return None
+
     @property
     def state_key(self) -> str:
         """Tells apart the states of two monitors of one class in a checkpoint."""
@@ -72,6 +102,7 @@ class NormMonitor(Callback, ABC):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
         targets = find_targets(pl_module, self._targets, max_tracked_rows=self._max_tracked_rows)
+        self._target_names = [target.name for target in targets]
         root = _history_root(trainer) if self._save_history else None
         outage = Outage()
         histories = [
@@ -197,17 +228,13 @@ class NormMonitor(Callback, ABC):
             return None
         optimizer, group = owner
         if isinstance(target, OutputTarget):
-            return self._watch_output(trainer, target, optimizer, history)
+            watch: Watch = self._watch_output(trainer, pl_module, target, optimizer, history)
+            return watch
 
         def group_now() -> int:
             return _group_number(optimizer, target.parameter) or 0
 
-        plan = TrainingPlan(
-            rule=lambda: equilibrium_rule(optimizer, group_now()),
-            total_steps=lambda: _total_steps(trainer, pl_module),
-            skipped_steps=lambda: watch.skipped,
-            future_lrs=lambda steps: future_lrs(trainer, pl_module, optimizer, group_now(), steps),
-        )
+        plan = _plan(trainer, pl_module, optimizer, group_now, lambda: watch.skipped)
         if trainer.world_size > 1:
             target.ids_tell = False  # this rank does not see the ids of the others
         watch = TableWatch(target, optimizer, group, self._instruments(target, plan), history)
@@ -226,16 +253,57 @@ class NormMonitor(Callback, ABC):
             rank_zero_info(f"{type(self).__name__}: '{watch.target.name}' under {rule.optimizer}: {rule.law}")
 
     def _watch_output(
-        self, trainer: Trainer, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetHistory | None
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        target: OutputTarget,
+        optimizer: torch.optim.Optimizer,
+        history: TargetHistory | None,
     ) -> OutputWatch:
-        return OutputWatch(
-            target,
-            optimizer,
-            self._output_cadence(),
-            loss_scale=lambda: _loss_scale(trainer),
-            merge_ranks=lambda seen: _merge_ranks(trainer, seen),
+        balance = None
+        source = probe_of(self._probe, target.name, self._target_names)
+        if source is not False and any(parameter.requires_grad for parameter in target.module.parameters()):
+            decays = WeightDecays(target.module, _followed(trainer), optimizer)
+            training = _plan(trainer, pl_module, optimizer, lambda: decays.group_number, lambda: watch.skipped)
+            make_probe = partial(self._make_probe, trainer, target, source)
+            balance = self._balance(EncoderPlan(training, decays.rates, lambda: decays.group, make_probe))
+        options: dict[str, Any] = {
+            "loss_scale": lambda: _loss_scale(trainer),
+            "merge_ranks": lambda seen: merge_steps(trainer, seen),
+            "ranks": trainer.world_size,
+            "history": history,
+        }
+        watched = target, optimizer, self._output_cadence()
+        watch: OutputWatch = (
+            OutputWatch(*watched, **options)
+            if balance is None
+            else EncoderWatch(
+                *watched, balance=balance, probe_items=self._probe_items if source is None else 0, **options
+            )
+        )
+        return watch
+
+    def _make_probe(
+        self, trainer: Trainer, target: OutputTarget, source: ProbeSource, heard: list[Call]
+    ) -> Probe | None:
+        """The probe of an encoder: the user's, or made of what it was called with; called on every rank."""
+        calls = given_calls(source, target.name, self._probe_items)
+        if calls is None:
+            calls = all_calls(trainer, heard)
+        if not calls:
+            rank_zero_warn(
+                f"{type(self).__name__}: '{target.name}' was not called with anything that could be encoded again, so "
+                "its norms have no balance; give its inputs as probe="
+            )
+            return None
+        return Probe(
+            target.name,
+            target.module,
+            calls,
+            rank=trainer.global_rank,
             ranks=trainer.world_size,
-            history=history,
+            gather=lambda rows: all_rows(trainer, rows),
+            most_rows=self._max_tracked_rows,
         )
 
 
@@ -250,6 +318,22 @@ def _owner(trainer: Trainer, target: TableTarget | OutputTarget) -> tuple[torch.
     if isinstance(target, OutputTarget) and _followed(trainer):
         return _followed(trainer)[0], 0
     return None
+
+
+def _plan(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    optimizer: torch.optim.Optimizer,
+    group: Callable[[], int],
+    skipped: Callable[[], int],
+) -> TrainingPlan:
+    """What the trainer knows about one parameter group."""
+    return TrainingPlan(
+        rule=lambda: equilibrium_rule(optimizer, group()),
+        total_steps=lambda: _total_steps(trainer, pl_module),
+        skipped_steps=skipped,
+        future_lrs=lambda steps: future_lrs(trainer, pl_module, optimizer, group(), steps),
+    )
 
 
 def _trains(target: TableTarget | OutputTarget) -> bool:
@@ -321,16 +405,3 @@ def _unscales_itself(trainer: Trainer, optimizer: torch.optim.Optimizer) -> bool
     """Whether gradients stay scaled up to the update: a fused optimizer under a loss scaler."""
     has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
     return has_scaler and getattr(optimizer, "_step_supports_amp_scaling", False)
-
-
-def _merge_ranks(trainer: Trainer, seen: OutputStep | None) -> OutputStep | None:
-    """Puts the steps of all ranks together; a rank that heard nothing takes part with nothing."""
-    if trainer.world_size == 1:
-        return seen
-    device = trainer.strategy.root_device
-    grid = torch.full((512,), torch.nan, device=device) if seen is None else quantile_grid(seen.norms)
-    sums = torch.zeros(3, device=device) if seen is None else torch.stack(seen[1:]).to(device).nan_to_num(0)
-    norms, all_sums = trainer.strategy.all_gather(grid), trainer.strategy.all_gather(sums)
-    assert isinstance(norms, Tensor)
-    assert isinstance(all_sums, Tensor)
-    return merge_ranks(norms, all_sums)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.capture.vectors import describe_output, find_vectors
 from lightning_normdyn.core.geometry import at_least_float32, safe_norm, split_radial_tangential
 
 
@@ -82,7 +82,7 @@ class OutputTarget:
             return
         if len(self._norms) >= _MOST_CALLS:
             return  # a step that never comes must not fill the memory
-        vectors = _vectors(output)
+        vectors = find_vectors(output)
         if vectors is None:
             self._refuse(output)
             return
@@ -95,7 +95,7 @@ class OutputTarget:
 
     def _refuse(self, output: Any) -> None:
         """Ends a run whose target is wrong from the start; later, when there is something to lose, warns instead."""
-        came = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        came = describe_output(output)
         sentence = f"targets: the output of '{self.name}' is no tensor of embeddings [..., d] (came: {came})"
         if not self._known:
             raise ValueError(f"{sentence}; name the submodule that returns the vectors")
@@ -111,12 +111,3 @@ class OutputTarget:
         radial_square = radial.square().where(finite, 0).sum()
         gradient_square = length.square().where(finite, 0).sum()
         self._gradients.append(torch.stack((radial_square, gradient_square, (~finite).sum().to(length.dtype))))
-
-
-def _vectors(output: Any) -> Tensor | None:
-    """The embeddings in what a submodule returned: the tensor, or the first floating-point one among several."""
-    several = list(output.values()) if isinstance(output, Mapping) else output
-    for member in several if isinstance(several, (list, tuple)) else [several]:
-        if isinstance(member, Tensor) and member.is_floating_point() and member.ndim >= 2:
-            return member
-    return None

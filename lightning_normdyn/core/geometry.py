@@ -54,6 +54,27 @@ def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     return norm
 
 
+def turning_angle(before: Tensor, after: Tensor) -> Tensor:
+    """The angle by which vectors turned, exact for small ones too.
+
+    Args:
+        before: ``[..., d]``.
+        after: ``[..., d]``.
+
+    Returns:
+        Radians, ``[...]``, in float64 where the device has it; NaN where either vector is zero.
+
+    Example:
+        >>> turning_angle(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1e-6]))
+        tensor(1.0000e-06, dtype=torch.float64)
+    """
+    start, end = most_precise(before), most_precise(after)
+    length, other = torch.linalg.vector_norm(start, dim=-1), torch.linalg.vector_norm(end, dim=-1)
+    a, b = start / length.unsqueeze(-1), end / other.unsqueeze(-1)
+    angle: Tensor = 2 * torch.atan2(torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1))
+    return angle
+
+
 def split_radial_tangential(gradient: Tensor, embedding: Tensor) -> RadialTangential:
     """Splits a gradient into its part along the embedding and its part across it.
 

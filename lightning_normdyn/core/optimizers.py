@@ -193,6 +193,18 @@ def nominal_lr(group: Mapping[str, Any]) -> float:
     return math.nan if lr is None else float(lr)
 
 
+def memory_steps(group: Mapping[str, Any]) -> int:
+    """Steps over which the updates of a parameter group stay alike: 2/(1 - momentum) or 2/(1 - beta1), at least 1.
+
+    Example:
+        >>> memory_steps({"momentum": 0.9}), memory_steps({"betas": (0.9, 0.999)}), memory_steps({"momentum": 0})
+        (20, 20, 1)
+    """
+    betas = group.get("betas")
+    kept = float(betas[0] if betas else group.get("momentum") or 0.0)
+    return max(1, round(2 / (1 - kept))) if 0 < kept < 1 else 1
+
+
 def _unknown(name: str, group: Mapping[str, Any], reason: str) -> EquilibriumRule:
     return EquilibriumRule(name, None, nominal_lr(group), 1.0, 0.0, reason=reason)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.balance import Flow
 from lightning_normdyn.core.equilibrium import equilibrium_norm
 from lightning_normdyn.core.geometry import most_precise, safe_norm
 from lightning_normdyn.core.moments import RowMoments
@@ -102,22 +103,13 @@ class FitWindow:
         )
 
     def _balance(self, end: Tensor, rule: EquilibriumRule) -> tuple[Tensor, Tensor]:
-        """The root of the balance equation with telescoped drift, and the stationarity.
-
-        ``D = [(R²(end) - R²(start))/n + E(2·lr·lambda_rad·R²) - E|Δ|²] / (2·lr)`` (theory: estimating the moments
-        online).
-        """
-        steps, lr = max(self.rates.steps, 1), rule.lr_gain * self.rates.mean
-        samples = max(self.samples, 1)
+        """The root of the balance equation with telescoped drift, and the stationarity."""
+        lr, samples = rule.lr_gain * self.rates.mean, max(self.samples, 1)
         squared, growth = self._squares / samples, self._growth / samples
-        decay = 2 * lr * rule.radial_decay * squared
-        change = (end.square() - self.start.square()) / steps
-        push = change + decay - growth
-        gross = decay.nansum() + push.abs().nansum() + growth.nansum()
-        stationarity = 1 - change.nansum().abs() / gross
-        if lr == 0:
-            return torch.full_like(end, torch.nan), stationarity
-        return equilibrium_norm(growth * squared / lr**2, rule.radial_decay, lr, push / (2 * lr)), stationarity
+        change = (end.square() - self.start.square()) / max(self.rates.steps, 1)
+        flow = Flow(change, 2 * lr * rule.radial_decay * squared, growth, lr)
+        v2 = growth * squared / (lr**2 or torch.nan)
+        return equilibrium_norm(v2, rule.radial_decay, lr, flow.drift), flow.stationarity
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, for a checkpoint."""

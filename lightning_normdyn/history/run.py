@@ -31,9 +31,20 @@ TRAJECTORY = pa.schema(
         ("equilibrium_norm", pa.float32()),
         ("transient_norm", pa.float32()),
         ("forecast_norm", pa.float32()),
+        # Of the probe items of an encoder:
+        ("radial_decay", pa.float32()),
+        ("radial_decay_stderr", pa.float32()),
+        ("drift", pa.float32()),
+        ("drift_stderr", pa.float32()),
+        ("growth", pa.float32()),
+        ("growth_stderr", pa.float32()),
+        ("angular_update", pa.float32()),
+        ("variance_norm", pa.float32()),
+        ("drift_norm", pa.float32()),
+        ("balance_norm", pa.float32()),
     ]
 )
-"""One line per tracked row and snapshot: the norm, and at a fit the moments and predictions that went into it."""
+"""One line per tracked row or probe item and snapshot: the norm, and at a fit what went into it and came of it."""
 
 QUANTITIES = pa.schema([("step", pa.int64()), ("quantity", pa.string()), ("value", pa.float64())])
 """One line per logged scalar: the same values that went to the loggers."""

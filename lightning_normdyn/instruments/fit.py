@@ -205,7 +205,7 @@ class EquilibriumFit:
     def _judge(self, forecast: Forecast, norms: Tensor) -> None:
         """Judges the forecast for the end, at the last step: afterwards a callback may put averaged weights in."""
         fit, persistence_error, skill = forecast.judge(norms)
-        self._readings |= _named("forecast", fit, forecast.norms)
+        self._readings |= named_fit("forecast", fit, forecast.norms)
         self._readings |= {"persistence_median_error": persistence_error, "forecast_skill": skill}
         self._judged = True
 
@@ -260,8 +260,8 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> R
     equilibrium, transient = fit.equilibrium_norm[updated], fit.transient_norm[updated]
     _, persistence_error, skill = judged = Forecast(0, transient, window.start[updated]).judge(fit.norm[updated])
     return {
-        **_named("equilibrium", fit_log_log(equilibrium, mean_norm), equilibrium),
-        **_named("transient", judged.fit, transient),
+        **named_fit("equilibrium", fit_log_log(equilibrium, mean_norm), equilibrium),
+        **named_fit("transient", judged.fit, transient),
         "transient_persistence_error": persistence_error,
         "transient_skill": skill,
         "balance_median_error": _median_error(fit.balance_norm[updated], mean_norm)
@@ -276,8 +276,8 @@ def _median_error(predicted: Tensor, observed: Tensor) -> float:
     return fit_log_log(predicted, observed).median_relative_error
 
 
-def _named(prefix: str, fit: LogLogFit, predicted: Tensor) -> Readings:
-    """The fields of a fit that are logged; a line through predictions that hardly differ would be noise."""
+def named_fit(prefix: str, fit: LogLogFit, predicted: Tensor) -> Readings:
+    """The logged fields of a fit, by name; a line through predictions that hardly differ would be noise."""
     readings: Readings = {f"{prefix}_median_error": fit.median_relative_error}
     logs = predicted[(predicted > 0) & predicted.isfinite()].log()
     if len(logs) > 1 and float(logs.std()) > _LEAST_SPREAD:

@@ -57,21 +57,29 @@ class OutputWatch(Watch):
         self._readings: Readings = {}
 
     def _look_after(self) -> None:
-        if not self._cadence.due(self.steps):
+        if not self._listens(self.steps):
             return
         seen = self._merge_ranks(self.target.step())
         if seen is not None:
-            every_norm, every_gradient = self._cadence
-            self._readings = summarise_output(
-                seen,
-                norms=every_norm is not None and is_due(self.steps, every_norm),
-                gradient=every_gradient is not None and is_due(self.steps, every_gradient),
-                loss_scale=self._loss_scale(),
-                ranks=self._ranks,
-            )
+            self._hear(seen)
+
+    def _hear(self, seen: OutputStep) -> None:
+        """Reads a step that was heard."""
+        every_norm, every_gradient = self._cadence
+        self._readings = summarise_output(
+            seen,
+            norms=every_norm is not None and is_due(self.steps, every_norm),
+            gradient=every_gradient is not None and is_due(self.steps, every_gradient),
+            loss_scale=self._loss_scale(),
+            ranks=self._ranks,
+        )
+
+    def _listens(self, step: int) -> bool:
+        """Whether the submodule's calls are measured in this step."""
+        return self._cadence.due(step)
 
     def _prepare(self) -> None:
-        self.target.arm(self._cadence.due(self.steps + 1))
+        self.target.arm(self._listens(self.steps + 1))
 
     def _drain(self) -> Readings:
         readings, self._readings = self._readings, {}

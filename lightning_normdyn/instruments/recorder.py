@@ -96,7 +96,7 @@ class Recorder:
             handle.remove()
         self._handles.clear()
         for watch in self.watches:
-            watch.target.detach()
+            watch.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, in tensors and plain values."""

@@ -53,7 +53,7 @@ class GradientSplit:
         rate = seen.lr * rule.lr_gain
         self._readings = {
             **_split_gradient(seen, rate),
-            **_split_update(seen, rate * rule.radial_decay if rule.decay_is_separable else None),
+            **split_update(seen.before, seen.after, rate * rule.radial_decay if rule.decay_is_separable else None),
         }
 
     def finish(self, step: int) -> None:
@@ -98,13 +98,19 @@ def _split_gradient(seen: TableStep, rate: float) -> Readings:
     }
 
 
-def _split_update(seen: TableStep, decay_rate: float | None) -> Readings:
-    """What the step did to the tracked rows."""
+def split_update(before: Tensor, after: Tensor, decay_rate: Tensor | float | None) -> Readings:
+    """What a step did to vectors: the terms of the budget relative to R², and how far they turned.
+
+    Args:
+        before: ``[n, d]``.
+        after: ``[n, d]``.
+        decay_rate: share of each vector that weight decay took, ``[n]`` or one number; ``None`` if nobody can tell.
+    """
 
     def read_rows(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
         return most_precise(safe_norm(before)).square_(), *norm_budget(before, after)
 
-    squared, *terms = _by_blocks(read_rows, seen.before, seen.after)
+    squared, *terms = _by_blocks(read_rows, before, after)
     budget = NormBudget(*terms)
     if decay_rate is not None:  # which took the same share of every row: -decay_rate·x
         decay = -2 * decay_rate * squared

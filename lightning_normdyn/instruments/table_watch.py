@@ -133,9 +133,6 @@ class TableWatch(Watch):
         for instrument in self._instruments.values():
             readings |= instrument.readings()
             rows |= instrument.rows()
-        if rows and self.history is not None:
-            columns = {name: column.detach().float().cpu().numpy() for name, column in rows.items()}
-            numbers = self.target.row_numbers()
-            steps = torch.full_like(numbers, self.steps)
-            self.history.trajectory_log.append({"step": steps.numpy(), "row": numbers.numpy(), **columns})
+        if rows:
+            self._record(self.target.row_numbers(), rows)
         return readings

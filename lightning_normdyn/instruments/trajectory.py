@@ -9,17 +9,14 @@ from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.snapshots import Snapshots
 
 _QUANTILES = {"norm_p05": 0.05, "norm_p50": 0.50, "norm_p95": 0.95}
-_SNAPSHOTS_PER_DOUBLING = 256
 _MOST_SORTED = 2**20
 
 
 class NormTrajectory:
     """Summarises the norms of the tracked rows, and keeps snapshots of all of them for the history.
-
-    Snapshots thin out as a run goes on: two are never nearer than 1/256 of the run so far, so their number grows with
-    the logarithm of its length.
 
     Args:
         every_n_steps: cadence, in optimizer steps.
@@ -27,7 +24,7 @@ class NormTrajectory:
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = check_every("every_n_steps", every_n_steps)
-        self._last_snapshot = 0
+        self._snapshots = Snapshots(self.every_n_steps)
         self._readings: Readings = {}
         self._rows: dict[str, Tensor] = {}
 
@@ -50,8 +47,7 @@ class NormTrajectory:
         if not is_due(step, self.every_n_steps):
             return
         self._readings = summarise_norms(seen.norms)
-        if step == 1 or step - self._last_snapshot >= max(self.every_n_steps, step // _SNAPSHOTS_PER_DOUBLING):
-            self._last_snapshot = step - step % self.every_n_steps  # the first step is an extra
+        if self._snapshots.take(step):
             self._rows = {"norm": seen.norms}
 
     def finish(self, step: int) -> None:
@@ -69,11 +65,11 @@ class NormTrajectory:
 
     def state_dict(self) -> dict[str, Any]:
         """When the last snapshot was taken."""
-        return {"last_snapshot": self._last_snapshot}
+        return {"last_snapshot": self._snapshots.last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
-        self._last_snapshot = state["last_snapshot"]
+        self._snapshots.last = state["last_snapshot"]
 
 
 def summarise_norms(norms: Tensor) -> Readings:

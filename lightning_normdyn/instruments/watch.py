@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
@@ -83,6 +84,10 @@ class Watch(ABC):
     def finish(self) -> None:
         """Concludes, after the last step."""
 
+    def detach(self) -> None:
+        """Removes every hook."""
+        self.target.detach()
+
     def drain(self) -> Readings:
         """Scalars read since the last call; rows go to the history."""
         readings = self._drain()
@@ -97,6 +102,13 @@ class Watch(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
         self.steps, self.skipped, self._restored = state["steps"], state["skipped"], True
+
+    def _record(self, numbers: Tensor, rows: dict[str, Tensor]) -> None:
+        """Puts columns ``[n]`` of the rows with these numbers ``[n]`` into the history."""
+        if self.history is not None:
+            columns = {name: column.detach().float().cpu().numpy() for name, column in rows.items()}
+            steps = torch.full_like(numbers, self.steps)
+            self.history.trajectory_log.append({"step": steps.numpy(), "row": numbers.numpy(), **columns})
 
     def _skip(self) -> None:
         self.skipped += 1

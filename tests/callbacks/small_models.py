@@ -113,14 +113,11 @@ class NoisyModel(nn.Module):
         super().__init__()
         self.table = nn.Embedding(ROWS, DIM)
         self.norm = nn.BatchNorm1d(DIM)
-        self.dropout = nn.Dropout(0.2)
-        self.encoder = nn.Linear(DIM, DIM)
+        self.linear = nn.Linear(DIM, DIM)
+        self.encoder = nn.Sequential(self.table, self.norm, nn.Dropout(0.2), self.linear)
 
     def forward(self, pairs):
-        return contrast(self._encode(pairs[:, 0]), self._encode(pairs[:, 1]), "cosine")
-
-    def _encode(self, ids):
-        return self.encoder(self.dropout(self.norm(self.table(ids))))
+        return contrast(self.encoder(pairs[:, 0]), self.encoder(pairs[:, 1]), "cosine")
 
 
 class Lit(pl.LightningModule):

@@ -13,7 +13,7 @@ from small_models import Batches, Lit, NoisyModel, PairTable, TwoTowers, pair_ba
 from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMonitor, NormDynamics, NormTrajectoryMonitor
 
 STEPS = 200
-TARGETS = ["net.table.weight", "net.encoder", "net.encoder.weight"]
+TARGETS = ["net.table.weight", "net.encoder", "net.linear.weight"]
 
 OPTIMIZERS = {
     "sgd": lambda net: torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.01),
@@ -52,7 +52,7 @@ def assert_identical(observed, alone):
 
 
 def everything(**options):
-    """All that can be observed: a table, another taken as a table, an output; all at a restless cadence."""
+    """All that can be observed: a table, an encoder through a probe, a weight as a table; at a restless cadence."""
     return NormDynamics(targets=TARGETS, every_n_steps=3, window=40, **options)
 
 

@@ -89,7 +89,7 @@ def expected(vectors, gradients):
 def assert_outputs(fit, make, rel=2e-5, batches=None, trainer_options=None, **plainly):
     batches = batches if batches is not None else pair_batches(STEPS * plainly.get("accumulate", 1))
     steps = plain_outputs(seeded(make), batches, **plainly)
-    callback = NormDynamics(targets=["net.encoder"], every_n_steps=1)
+    callback = NormDynamics(targets=["net.encoder"], probe=False, every_n_steps=1)
     trainer = fit(Lit(seeded(make), sgd), batches, callback, **trainer_options or {})
     logged = trainer.logger.of("net.encoder")
     assert len(logged) == len(steps) == STEPS
@@ -119,7 +119,7 @@ def test_clipping_comes_after_what_is_measured(fit):
     """An output's gradient is that of the loss; clipping touches parameters alone."""
     net, batches = seeded(TwoTowers), pair_batches(1)
     (step,) = plain_outputs(net, batches)
-    callback = NormDynamics(targets=["net.encoder"], every_n_steps=1)
+    callback = NormDynamics(targets=["net.encoder"], probe=False, every_n_steps=1)
     logged = fit(Lit(seeded(TwoTowers), sgd), batches, callback, gradient_clip_val=1e-3).logger.of("net.encoder")
     assert logged[1]["gradient_norm"] == pytest.approx(expected(*step)["gradient_norm"], rel=1e-5)
 
@@ -152,14 +152,14 @@ def test_an_output_that_is_overwritten_in_place_shows_its_norms_alone(fit):
     net, batches = seeded(Overwriting), pair_batches(1)
     with torch.no_grad():
         vectors = torch.cat([net.encoder(net.table(ids)) for ids in batches[0].T])
-    callback = NormDynamics(targets=["net.encoder"], every_n_steps=1)
+    callback = NormDynamics(targets=["net.encoder"], probe=False, every_n_steps=1)
     logged = fit(Lit(net, sgd), batches, callback).logger.of("net.encoder")[1]
     assert logged["norm_mean"] == pytest.approx(vectors.norm(dim=1).mean().item(), rel=1e-6)
     assert not {"gradient_norm", "radial_fraction"} & set(logged)
 
 
 def test_tables_and_outputs_together_and_a_cadence(fit):
-    callback = NormDynamics(targets=["net.encoder", "net.table.weight"], every_n_steps=3)
+    callback = NormDynamics(targets=["net.encoder", "net.table.weight"], probe=False, every_n_steps=3)
     trainer = fit(Lit(seeded(TwoTowers), sgd), pair_batches(STEPS), callback)
     assert set(trainer.logger.of("net.encoder")) == {1, 3, 6}
     assert {1, 3, 6} <= set(trainer.logger.of("net.table.weight"))
@@ -175,6 +175,6 @@ def test_a_call_that_does_not_train_is_not_heard(fit):
             return super().forward(pairs)
 
     steps = plain_outputs(seeded(TwoTowers), pair_batches(2))
-    callback = NormDynamics(targets=["net.encoder"], every_n_steps=1)
+    callback = NormDynamics(targets=["net.encoder"], probe=False, every_n_steps=1)
     logged = fit(Lit(seeded(Teaching), sgd), pair_batches(2), callback).logger.of("net.encoder")
     assert logged[2] == pytest.approx(expected(*steps[1]), rel=2e-5)

@@ -83,7 +83,7 @@ def observers():
     """Two of one class, so that their states must not be mistaken for one another, and one of another."""
     return [
         NormDynamics(targets=["net.table.weight"], every_n_steps=4, window=25),
-        NormDynamics(targets=["net.encoder"], every_n_steps=4),
+        NormDynamics(targets=["net.encoder"], probe=False, every_n_steps=4),
         EquilibriumFitMonitor(sample_every_n_steps=7, window=0.3, max_tracked_rows=10),
     ]
 

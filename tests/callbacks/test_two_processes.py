@@ -17,6 +17,7 @@ from two_process_worker import (
     STEPS,
     Contrast,
     Separable,
+    probe,
     sgd,
     share,
     strangers,
@@ -64,7 +65,7 @@ def test_weights_are_bit_identical_with_and_without(ranks, setting):
 )
 def test_logged_numbers_are_those_of_one_process_on_all_data(fit, ranks, case, make, targets, accumulate):
     """Tables dense and sparse, an encoder's output, a matrix taken as a table, and what a contrastive loss is given."""
-    callback = NormDynamics(targets=targets, every_n_steps=1, window=STEPS)
+    callback = NormDynamics(targets=targets, every_n_steps=1, window=STEPS // 2, probe={"net.encoder": probe()})
     net, batches = seeded(make), pair_batches(STEPS * accumulate)
     first, second = share(batches, 0), share(batches, 1)
     assert any(set(a.flatten().tolist()) != set(b.flatten().tolist()) for a, b in zip(first, second, strict=True))

@@ -64,7 +64,16 @@ class OnOneRank(Separable):
 
 
 def sgd(net):
-    return torch.optim.SGD(net.parameters(), lr=0.3)
+    """Decays the encoder alone: sparse gradients allow no decay."""
+    encoder = [parameter for name, parameter in net.named_parameters() if name.startswith("encoder")]
+    others = [parameter for name, parameter in net.named_parameters() if not name.startswith("encoder")]
+    groups = [{"params": others}, {"params": encoder, "weight_decay": 0.01}]
+    return torch.optim.SGD([group for group in groups if group["params"]], lr=0.3)
+
+
+def probe():
+    """An odd number of inputs, so that the ranks have unequal shares."""
+    return torch.randn(7, DIM, generator=torch.Generator().manual_seed(3))
 
 
 def adamw(net):
@@ -124,7 +133,7 @@ def half_precision():
 
 def numbers(folder, net, targets, **options):
     """What is logged for every target, and the callback's own state."""
-    callback = NormDynamics(targets=targets, every_n_steps=1, window=STEPS)
+    callback = NormDynamics(targets=targets, every_n_steps=1, window=STEPS // 2, probe={"net.encoder": probe()})
     batches = pair_batches(STEPS * options.get("accumulate_grad_batches", 1))
     module, trainer, logger = train(folder, net, sgd, batches, callback, **options)
     return {

@@ -1,0 +1,137 @@
+"""A fixed batch that is encoded again and again, to see what training does to the norms of the same items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.quiet import quiet
+from lightning_normdyn.capture.stretched import stretched, widened
+from lightning_normdyn.capture.vectors import describe_output, find_vectors
+from lightning_normdyn.core.geometry import most_precise
+
+_STRETCH = 5e-3
+"""Half the distance of the central difference: its cube against float32's rounding."""
+_SAME = 1e-4
+
+
+class Probe:
+    """Encodes the same items at any moment of training, without leaving a trace.
+
+    Args:
+        name: qualified name of the encoder.
+        module: the encoder.
+        calls: its inputs, the same on every rank.
+        rank: number of this rank, which encodes every ``ranks``-th item from this one on.
+        ranks: how many ranks there are.
+        gather: puts the rows ``[n, d]`` of all ranks one below the other.
+        most_rows: most vectors of a rank that are followed; more are thinned at an even stride.
+
+    Raises:
+        ValueError: if the encoder gives no vectors or others each time, or if there are fewer items than ranks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        calls: Sequence[Call],
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+        most_rows: int = 16_384,
+    ) -> None:
+        self.name, self.module, self.calls = name, module, list(calls)
+        few = min((call.rows() for call in calls), default=0)
+        if few < ranks:
+            raise ValueError(
+                f"probe: expected at least {ranks} item(s) of '{name}', one for each rank, got {few}; give more in "
+                "probe=, or switch the probe off with probe=False"
+            )
+        self._share = [call.share(rank, ranks) for call in calls]
+        self._gather, self._most_rows = gather, most_rows
+        self._check()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    def plain_inputs(self) -> list[list[Any]] | None:
+        """The inputs for a checkpoint; ``None`` if they hold more than tensors, numbers and text."""
+        plain = (Tensor, int, float, str, type(None))
+        inputs = [[list(call.args), call.kwargs] for call in self.calls]
+        return inputs if all(isinstance(leaf, plain) for leaf in tree_leaves(inputs)) else None
+
+    def encode(self) -> Tensor:
+        """The vectors of all items as they are now, ``[n, d]``, from evaluation mode in float32."""
+        return self._gather(self._encode_share())
+
+    def radial_decay(self, decays: Sequence[tuple[nn.Parameter, float]], vectors: Tensor) -> Tensor:
+        """The rate at which weight decay shortens each vector, ``lambda_rad = <x, J(lambda∘θ)>/R²``.
+
+        ``J(lambda∘θ)`` is a central difference in the scale of the decayed parameters, which works with any kernel
+        (theory: the exact budget; a bias-free ReLU network of ``L`` layers gives ``L·lambda``).
+
+        Args:
+            decays: decayed parameters of the encoder, each with its rate.
+            vectors: what :meth:`encode` gives, ``[n, d]``.
+
+        Returns:
+            ``[n]``, float64; zero where nothing decays.
+        """
+        fastest = max((rate for _, rate in decays), default=0.0)
+        if fastest <= 0:
+            return torch.zeros_like(most_precise(vectors[:, 0]))
+        ends = []
+        for sign in (1, -1):
+            with stretched([(parameter, 1 + sign * _STRETCH * rate / fastest) for parameter, rate in decays if rate]):
+                ends.append(most_precise(self.encode()))
+        change = (ends[0] - ends[1]) * (fastest / (2 * _STRETCH))
+        embedding = most_precise(vectors)
+        rate: Tensor = torch.linalg.vecdot(embedding, change) / embedding.square().sum(1)
+        return rate
+
+    def _encode_share(self) -> Tensor:
+        device, found = self.device, []
+        try:
+            with quiet(self.module, device), widened(self.module):
+                for call in self._share:
+                    output = call.to(device).run(self.module)
+                    vectors = find_vectors(output)
+                    if vectors is None:
+                        raise ValueError(
+                            f"probe: in evaluation '{self.name}' returned no tensor of embeddings [..., d] "
+                            f"(came: {describe_output(output)}); name the submodule that returns the vectors"
+                        )
+                    found.append(vectors.reshape(-1, vectors.shape[-1]).float())
+        except RuntimeError as error:
+            if "memory" not in str(error):
+                raise
+            items = sum(call.rows() for call in self._share)
+            raise RuntimeError(
+                f"probe: {items} items of '{self.name}' do not fit into memory; set probe_items to fewer"
+            ) from error
+        vectors = torch.cat(found)
+        return vectors[:: 1 + (len(vectors) - 1) // self._most_rows]
+
+    def _check(self) -> None:
+        buffers = [(name, buffer, buffer._version) for name, buffer in self.module.named_buffers()]
+        once, again = self._encode_share(), self._encode_share()
+        if not torch.allclose(once, again, rtol=_SAME, atol=_SAME * float(once.abs().max()), equal_nan=True):
+            raise ValueError(
+                f"probe: '{self.name}' gives other vectors each time in evaluation mode; its norms cannot be followed "
+                "before what is random in it stops under module.eval(), or switch the probe off with probe=False"
+            )
+        changed = [name for name, buffer, version in buffers if buffer._version != version]
+        if changed:
+            raise ValueError(
+                f"probe: encoding with '{self.name}' in evaluation mode writes to its buffer '{changed[0]}', which "
+                "would change the training; switch the probe off with probe=False"
+            )

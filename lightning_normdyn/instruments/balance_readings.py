@@ -1,0 +1,81 @@
+"""What a window of an encoder's balance comes to: scalars for the loggers, columns for the history."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.balance import BalanceFit
+from lightning_normdyn.core.fit import fit_log_log
+from lightning_normdyn.core.optimizers import EquilibriumRule
+from lightning_normdyn.instruments.base import Readings
+from lightning_normdyn.instruments.fit import named_fit
+
+
+def balance_readings(fit: BalanceFit, rule: EquilibriumRule) -> Readings:
+    """Medians over the items of each term, as a share of what decay takes, and the fits.
+
+    Without weight decay there is no equilibrium, and under Adam's coupled decay it cannot be told from the drift: then
+    only ``stationarity`` is left.
+
+    Args:
+        fit: the window.
+        rule: the law of the encoder's parameter group.
+    """
+    readings: Readings = {"stationarity": fit.flow.stationarity}
+    if not rule.decay_is_separable or rule.radial_decay <= 0:
+        return readings
+    per_decay = fit.flow.decay.where(fit.flow.decay > 0, torch.nan)
+    return readings | {
+        "radial_decay": _median(fit.terms.radial_decay),
+        "radial_decay_ratio": _median(fit.terms.radial_decay) / rule.radial_decay,
+        "radial_decay_stderr": _median(fit.radial_decay_stderr / fit.terms.radial_decay.abs()),
+        "drift_share": _median(fit.flow.push / per_decay),
+        "drift_share_stderr": _median(2 * fit.flow.lr * fit.drift_stderr / per_decay),
+        "growth_share": _median(fit.flow.growth / per_decay),
+        "growth_share_stderr": _median(fit.growth_stderr / per_decay),
+        **named_fit("equilibrium", fit_log_log(fit.equilibria.full, fit.mean_norm), fit.equilibria.full),
+        **named_fit("balance", fit_log_log(fit.equilibria.balance, fit.mean_norm), fit.equilibria.balance),
+        "variance_median_error": _error(fit.equilibria.variance, fit.mean_norm),
+        "drift_median_error": _error(fit.equilibria.drift, fit.mean_norm),
+        "relaxation_steps": _relaxation_steps(fit),
+    }
+
+
+def balance_rows(fit: BalanceFit, norms_at_end: Tensor | None) -> dict[str, Tensor]:
+    """One value for each item."""
+    nothing = torch.full_like(fit.norm, torch.nan)
+    return {
+        "norm": fit.norm,
+        "mean_norm": fit.mean_norm,
+        "second_moment": fit.terms.second_moment,
+        "radial_decay": fit.terms.radial_decay,
+        "radial_decay_stderr": fit.radial_decay_stderr,
+        "drift": fit.terms.drift,
+        "drift_stderr": fit.drift_stderr,
+        "growth": fit.flow.growth,
+        "growth_stderr": fit.growth_stderr,
+        "angular_update": fit.angular_update,
+        "equilibrium_norm": fit.equilibria.full,
+        "variance_norm": fit.equilibria.variance,
+        "drift_norm": fit.equilibria.drift,
+        "balance_norm": fit.equilibria.balance,
+        "forecast_norm": nothing if norms_at_end is None else norms_at_end,
+    }
+
+
+def _relaxation_steps(fit: BalanceFit) -> Tensor | float:
+    """``1/[2·lr·lambda_rad·(1 - q)]``: decay pulls with ``R²``, what balances it goes as ``R^2q``."""
+    if not fit.flow.lr:
+        return math.nan
+    return _median(1 / (2 * fit.flow.lr * fit.terms.radial_decay * (1 - fit.terms.growth_power)))
+
+
+def _median(values: Tensor) -> Tensor:
+    return values.where(values.isfinite(), torch.nan).nanmedian()
+
+
+def _error(predicted: Tensor, observed: Tensor) -> float:
+    return fit_log_log(predicted, observed).median_relative_error

@@ -1,0 +1,93 @@
+"""Where a probe comes from: what the user gave, made into calls of the encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.capture.call import Call
+
+ProbeSource = Any
+"""``None`` (the first training batch), ``False`` (no probe), a batch, a loader, a path, or these by target name."""
+
+
+def check_probe(probe: ProbeSource) -> ProbeSource:
+    """Refuses what cannot be a probe, and a file that is not there."""
+    if probe is True or (isinstance(probe, (int, float)) and not isinstance(probe, bool)):
+        raise ValueError(
+            f"probe: expected None, False, a batch of the encoder's inputs, a loader of them or a path, got {probe!r}"
+        )
+    if isinstance(probe, (str, os.PathLike)) and not Path(probe).is_file():
+        raise ValueError(f"probe: no file '{os.fspath(probe)}'; torch.save the encoder's inputs there")
+    return probe
+
+
+def check_probe_items(items: int) -> int:
+    """Refuses a number of items that is none."""
+    if isinstance(items, bool) or not isinstance(items, int) or items < 1:
+        raise ValueError(f"probe_items: expected a whole number, 1 or more, got {items!r}")
+    return items
+
+
+def probe_of(probe: ProbeSource, name: str, names: Collection[str]) -> ProbeSource:
+    """What the user gave for one target: the whole, or what a mapping of target names holds under its own.
+
+    Args:
+        probe: what the user gave.
+        name: the target.
+        names: all targets.
+    """
+    if isinstance(probe, Mapping) and any(key in names for key in probe):
+        return probe.get(name)
+    return probe
+
+
+def given_calls(probe: ProbeSource, name: str, most: int) -> list[Call] | None:
+    """The calls that a user's probe asks for.
+
+    Args:
+        probe: what the user gave for this target.
+        name: the target.
+        most: most items.
+
+    Returns:
+        Calls of the encoder with ``most`` items at most; ``None`` if the user leaves it to the first training batch.
+
+    Raises:
+        ValueError: if there is no tensor in it, or some of it requires grad.
+    """
+    if isinstance(probe, (str, os.PathLike)):
+        probe = torch.load(probe, map_location="cpu", weights_only=True)
+    if probe is None:
+        return None
+    calls, left = [], most
+    for batch in _batches(probe):
+        call = Call.of(batch)
+        rows = call.rows()
+        if not rows:
+            raise ValueError(f"probe: expected tensors that '{name}' is called with, got {type(batch).__name__}")
+        if call.requires_grad():
+            raise ValueError(
+                f"probe: the inputs for '{name}' require grad; give the encoder's inputs, detached from any model"
+            )
+        calls.append(call.first_rows(rows, left))
+        left -= min(rows, left)
+        if not left:
+            break
+    return calls
+
+
+def _batches(probe: Any) -> Iterable[Any]:
+    """One batch as a list of one; a loader as it is."""
+    if isinstance(probe, (Tensor, Mapping, list, tuple)):
+        return [probe]
+    if isinstance(probe, Iterable):
+        return probe
+    raise ValueError(
+        f"probe: expected a batch of the encoder's inputs, a loader of them or a path, got {type(probe).__name__}"
+    )
