@@ -11,7 +11,7 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def quiet(module: nn.Module, device: torch.device) -> Iterator[None]:
+def quiet(module: nn.Module, device: torch.device, seed: int = 0) -> Iterator[None]:
     """Within it a module evaluates as in float32 inference, and afterwards nothing tells that it did.
 
     Evaluation mode, no gradients, no autocast, no compilation; every mode flag and random state is put back, whatever
@@ -20,6 +20,7 @@ def quiet(module: nn.Module, device: torch.device) -> Iterator[None]:
     Args:
         module: what will be called.
         device: where it lives.
+        seed: random state within.
     """
     modes = [(child, child.training) for child in module.modules()]
     devices = [] if device.type in ("cpu", "meta") else [device]
@@ -27,6 +28,7 @@ def quiet(module: nn.Module, device: torch.device) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(random.setstate, python_state)
         stack.enter_context(torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"))
+        _seed(seed, device)
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(_eagerly())
@@ -34,6 +36,14 @@ def quiet(module: nn.Module, device: torch.device) -> Iterator[None]:
             stack.callback(setattr, child, "training", mode)
             child.training = False
         yield
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Not ``torch.manual_seed``, which would reach devices whose state is not kept."""
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type not in ("cpu", "meta"):
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def _eagerly() -> contextlib.AbstractContextManager[object]:

@@ -101,7 +101,7 @@ class BalanceTerms(NamedTuple):
         """What drift and growth add to ``R²`` in a step."""
         ratio = squared / self.squared_norm
         growth = lr_squared * self.second_moment / self.squared_norm * ratio.pow(self.growth_power)
-        rate = lr_squared / self.lr if self.drift_follows_lr else lr
+        rate = lr_squared / (self.lr or math.nan) if self.drift_follows_lr else lr
         return 2 * rate * self.drift * ratio.pow((1 + self.growth_power) / 2) + growth
 
     def _substeps(self, squared: Tensor, steps: int, lr: float, lr_squared: float) -> int:

@@ -11,7 +11,7 @@ from brute_force import expected_moments, sgd_path
 from plain_training import train_plainly
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.plugins.precision import MixedPrecision
-from small_models import Lit, PairTable, TwoTables, TwoTowers, pair_batches, seeded
+from small_models import DIM, Lit, PairTable, TwoTables, TwoTowers, pair_batches, seeded
 
 from lightning_normdyn.callbacks import EquilibriumFitMonitor, NormDynamics
 from lightning_normdyn.history import read_run
@@ -81,9 +81,10 @@ def run(fit, make, configure, callbacks, **options):
 
 def observers():
     """Two of one class, so that their states must not be mistaken for one another, and one of another."""
+    inputs = torch.randn(6, DIM, generator=torch.Generator().manual_seed(4))
     return [
         NormDynamics(targets=["net.table.weight"], every_n_steps=4, window=25),
-        NormDynamics(targets=["net.encoder"], probe=False, every_n_steps=4),
+        NormDynamics(targets=["net.encoder"], probe=inputs, every_n_steps=4, window=25),
         EquilibriumFitMonitor(sample_every_n_steps=7, window=0.3, max_tracked_rows=10),
     ]
 
