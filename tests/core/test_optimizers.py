@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from third_party import SGDW, Lion
 
 from lightning_normdyn.core import RateTrace, equilibrium_norm, equilibrium_rule, forecast_norm
 
 SGD, AdamW, Adam, RMSprop = torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop
+NAdam, RAdam = torch.optim.NAdam, torch.optim.RAdam
 ROWS, DIM = 64, 64
 
 
@@ -131,6 +133,21 @@ EQUILIBRIA = {
     "rmsprop, centered": Case(RMSprop, {"lr": 3e-3, "weight_decay": 1.0, "centered": True}),
     "rmsprop and momentum": Case(RMSprop, {"lr": 3e-4, "momentum": 0.9, "weight_decay": 1.0}),
     "rmsprop, quicker average": Case(RMSprop, {"lr": 2e-3, "alpha": 0.95, "momentum": 0.5, "weight_decay": 1.0}),
+    "nadam": Case(NAdam, {"lr": 4e-3, "betas": (0.9, 0.99), "weight_decay": 1.0}),
+    "nadam, decoupled": Case(
+        NAdam, {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.1, "decoupled_weight_decay": True}
+    ),
+    "radam": Case(RAdam, {"lr": 4e-3, "betas": (0.9, 0.99), "weight_decay": 1.0}),
+    "radam, decoupled": Case(
+        RAdam, {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.1, "decoupled_weight_decay": True}
+    ),
+    "sgdw": Case(SGDW, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2}),
+    "sgdw without momentum": Case(SGDW, {"lr": 0.1, "weight_decay": 1e-2}),
+    "sgdw, nesterov": Case(SGDW, {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 1e-2}),
+    "sgdw, dampening": Case(SGDW, {"lr": 0.2, "momentum": 0.9, "dampening": 0.5, "weight_decay": 1e-2}),
+    "lion": Case(Lion, {"lr": 1e-2, "weight_decay": 0.1}),
+    "lion, quicker average": Case(Lion, {"lr": 1e-2, "betas": (0.95, 0.98), "weight_decay": 0.1}),
+    "lion, rows absent at times": Case(Lion, {"lr": 1e-2, "betas": (0.9, 0.98), "weight_decay": 0.1}, presence=0.3),
 }
 
 
