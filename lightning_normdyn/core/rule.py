@@ -91,7 +91,9 @@ class EquilibriumRule:
             return relaxation_steps(self.lr, self.radial_decay, self.family)
         return math.nan
 
-    def predict(self, second_moment: Tensor | float, dim: int, update_probability: Tensor | float = 1.0) -> Tensor:
+    def predict(
+        self, second_moment: Tensor | float | None, dim: int, update_probability: Tensor | float = 1.0
+    ) -> Tensor:
         """The equilibrium norm from gradients and hyper-parameters alone.
 
         SGD: ``R⁴ = e·V²/(2·lambda_rad)`` with ``e = lr·(1 - dampening)/(1 - momentum)``. AdamW:
@@ -101,7 +103,8 @@ class EquilibriumRule:
         per optimizer).
 
         Args:
-            second_moment: ``V²``, mean of ``|R·g_tan|²`` with absent steps counted as zero; ``[n]``.
+            second_moment: ``V²``, mean of ``|R·g_tan|²`` with absent steps counted as zero; ``[n]``. ``None`` will do
+                for AdamW and Lion.
             dim: ``d``, length of an embedding.
             update_probability: ``p``, share of steps in which the row gets a gradient; ``[n]``; AdamW's and Lion's
                 laws.
@@ -110,9 +113,10 @@ class EquilibriumRule:
             Norms in float64, ``[n]``; infinity where there is no weight decay.
 
         Raises:
-            ValueError: if no closed form is known for this optimizer.
+            ValueError: if no closed form is known for this optimizer, or what it needs is missing.
         """
-        law, noise = self._known_law(), self._noise(second_moment, dim, update_probability)
+        law = self._known_law()
+        noise = self._known_noise(law.norm_needs, second_moment, dim, update_probability)
         if self.radial_decay <= 0:
             return torch.full_like(noise.second_moment, math.inf)
         return (self.lr / (2 * self.radial_decay) * law.source(self._settings(), noise)).pow(1 / law.power)
@@ -241,7 +245,8 @@ class EquilibriumRule:
                     f"{name}: expected a value, got None; the law of {self.optimizer} needs it: {self.law}"
                 )
         v2 = _precise(1.0 if second_moment is None else second_moment)
-        v2, p = torch.broadcast_tensors(v2, _precise(update_probability).to(v2.device))
+        p = torch.as_tensor(update_probability, dtype=v2.dtype, device=v2.device)
+        v2, p = torch.broadcast_tensors(v2, p)
         return self._noise(v2, 1 if dim is None else dim, p)
 
     def _noise(self, second_moment: Tensor | float, dim: int, update_probability: Tensor | float) -> Noise:

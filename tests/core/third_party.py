@@ -1,4 +1,4 @@
-"""Optimizers that torch does not have, each as its paper states it: Lion (arXiv 2302.06675) and SGDW (arXiv 1711.05101)."""
+"""Optimizers that torch does not have, as the papers state them: Lion (arXiv 2302.06675), SGDW (arXiv 1711.05101)."""
 
 import torch
 
