@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lightning_normdyn.core.geometry import at_least_float32, safe_norm
 
@@ -32,6 +33,7 @@ def scale_gradient(embedding: Tensor, power: float = 1.0) -> Tensor:
 
     Returns:
         The same values, ``[..., d]``. The norm is taken in float32 at least. A zero vector's gradient is left alone.
+        The scaled gradient is the gradient of no loss, so it cannot be derived again.
 
     Raises:
         ValueError: if the power is not a finite number.
@@ -59,6 +61,7 @@ class _ScaledGradient(torch.autograd.Function):
         return embedding.view_as(embedding)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,), (embedding,) = gradients, ctx.saved_tensors
         norm = safe_norm(embedding, keepdim=True)

@@ -241,9 +241,8 @@ class EquilibriumRule:
         given = {"second_moment": second_moment, "dim": dim}
         for name in needs:
             if given[name] is None:
-                raise ValueError(
-                    f"{name}: expected a value, got None; the law of {self.optimizer} needs it: {self.law}"
-                )
+                formula = self._known_law().formula
+                raise ValueError(f"{name}: expected a value, got None; the law of {self.optimizer} needs it: {formula}")
         v2 = _precise(1.0 if second_moment is None else second_moment)
         p = torch.as_tensor(update_probability, dtype=v2.dtype, device=v2.device)
         v2, p = torch.broadcast_tensors(v2, p)
