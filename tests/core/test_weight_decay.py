@@ -48,22 +48,32 @@ def test_the_rate_under_the_decay_for_a_rate_is_that_rate(name, angle, lr, secon
     assert rule_of(name, lr, 2 * decay).angular_rate(**gradients).item() != pytest.approx(angle, rel=1e-2)
 
 
-@pytest.mark.parametrize(
-    "name", ["sgd, momentum", "sgd, nesterov", "sgdw", "adamw", "adam", "nadam, decoupled", "lion"]
-)
-def test_the_real_optimizer_settles_at_the_target(name):
-    """At the norm that was asked for, and turning as fast as the law has it."""
-    dim, target = 64, 1.5
-    v2 = 4.0 * (dim - 1)
-    # Each relaxes over some 1,000 steps at this target.
-    lr = {"sgd, momentum": 1e-4, "sgd, nesterov": 1e-4, "sgdw": 1e-4, "lion": 3e-4}.get(name, 4e-3)
+# Learning rates at which norms relax to 1.5 over some 300 to 600 steps.
+SETTLING = {
+    "sgd": 5e-3,
+    "sgd, momentum": 5e-4,
+    "sgd, nesterov": 5e-4,
+    "sgdw": 5e-4,
+    "adamw": 1e-2,
+    "adam": 1e-2,
+    "nadam, decoupled": 1e-2,
+    "lion": 2e-3,
+}
+
+
+@pytest.mark.parametrize(("name", "lr"), SETTLING.items(), ids=SETTLING.keys())
+def test_the_real_optimizer_settles_at_the_target(name, lr):
+    """From far below, at the norm that was asked for, and turning as fast as the law has it."""
+    dim, target, spread = 64, 1.5, 2.0
+    v2 = spread**2 * (dim - 1)
     decay = weight_decay_for(rule_of(name, lr), target_norm=target, second_moment=v2, dim=dim)
     rule = rule_of(name, lr, decay)
-    squares, turns = squared_norms_and_turns(name, lr, decay, norm=target, dim=dim, spread=2.0, steps=4000)
+    walk = {"norm": 0.6 * target, "dim": dim, "spread": spread, "steps": 6000}
+    squares, turns = squared_norms_and_turns(name, lr, decay, **walk)
     measured = squares.pow(rule.power / 2).mean() ** (1 / rule.power)
-    assert measured.item() == pytest.approx(target, rel=0.02)
+    assert measured.item() == pytest.approx(target, rel=0.01)
     rate = turns.square().mean().sqrt().item()
-    assert rate == pytest.approx(rule.angular_rate(v2, dim).item(), rel=0.02)
+    assert rate == pytest.approx(rule.angular_rate(v2, dim).item(), rel=0.01)
 
 
 @pytest.mark.parametrize(
