@@ -26,8 +26,10 @@ if TYPE_CHECKING:
         norm_budget,
         relaxation_steps,
         safe_norm,
+        scale_gradient,
         similarity_scores,
         split_radial_tangential,
+        weight_decay_for,
     )
 
 __all__ = [
@@ -46,8 +48,10 @@ __all__ = [
     "norm_budget",
     "relaxation_steps",
     "safe_norm",
+    "scale_gradient",
     "similarity_scores",
     "split_radial_tangential",
+    "weight_decay_for",
 ]
 
 

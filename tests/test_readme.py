@@ -11,7 +11,7 @@ README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CALLBACK, RETRIEVER, HISTORY, MATHEMATICS = PYTHON_BLOCKS
+CALLBACK, RETRIEVER, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
 
 
 def run_as_script(code: str, folder: Path) -> str:
@@ -77,6 +77,15 @@ def test_the_swap_of_the_loss_in_a_config(swapped: dict[str, set[str]]) -> None:
 
 def test_the_mathematics_example_runs(tmp_path: Path) -> None:
     assert "p / (p + 1 - beta2)" in run_as_script(MATHEMATICS, tmp_path)
+
+
+def test_the_levers_example_gives_the_numbers_beside_it(tmp_path: Path) -> None:
+    code = LEVERS + "\nloss.backward(); optimizer.step(); print(float(table.weight.isfinite().all()))"
+    decay, rate, norm, finite = (float(number) for number in run_as_script(code, tmp_path).split())
+    assert decay == pytest.approx(0.032, rel=0.01)
+    assert rate == pytest.approx(0.0018, rel=0.05)
+    assert norm == pytest.approx(1.0)
+    assert finite
 
 
 def test_every_logged_quantity_is_documented_and_every_documented_one_is_logged(trained: tuple[Path, str]) -> None:

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Family = Literal["sgd", "adamw", "adam"]
+Family = Literal["sgd", "adamw", "adam", "lion"]
 """How an optimizer sizes its steps: by the gradient (sgd), by its sign-like normalised value with decay apart (adamw),
-or normalised together with the decay (adam)."""
+normalised together with the decay (adam), or by the sign alone (lion)."""
 
-_RELAXATION_POWER: dict[Family, int] = {"sgd": 4, "adamw": 2, "adam": 3}
+_RELAXATION_POWER: dict[Family, int] = {"sgd": 4, "adamw": 2, "adam": 3, "lion": 2}
 
 
 def equilibrium_norm(
@@ -58,8 +58,8 @@ def equilibrium_norm(
 def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
     """Steps in which the distance of a norm from its equilibrium falls by a factor of e.
 
-    ``1/(4·lr·lambda_rad)`` for SGD (it is R⁴ that relaxes linearly), ``1/(2·lr·lambda_rad)`` for AdamW (R²) and
-    ``1/(3·lr·lambda_rad)`` for Adam with coupled decay (theory: relaxation, transients, forecast).
+    ``1/(4·lr·lambda_rad)`` for SGD (it is R⁴ that relaxes linearly), ``1/(2·lr·lambda_rad)`` for AdamW and Lion (R²)
+    and ``1/(3·lr·lambda_rad)`` for Adam with coupled decay (theory: relaxation, transients, forecast).
 
     Args:
         lr: effective learning rate.

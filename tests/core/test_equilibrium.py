@@ -200,5 +200,5 @@ def test_nothing_relaxes_without_decay_or_rate(lr, radial_decay):
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(ValueError, match=r"family: expected one of \['adam', 'adamw', 'sgd'\], got 'lion'"):
-        relaxation_steps(0.1, 0.1, "lion")
+    with pytest.raises(ValueError, match=r"family: expected one of \['adam', 'adamw', 'lion', 'sgd'\], got 'lamb'"):
+        relaxation_steps(0.1, 0.1, "lamb")

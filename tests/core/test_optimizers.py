@@ -4,10 +4,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from third_party import SGDW, Lion
 
 from lightning_normdyn.core import RateTrace, equilibrium_norm, equilibrium_rule, forecast_norm
+from lightning_normdyn.core.lion import sign_persistence
 
 SGD, AdamW, Adam, RMSprop = torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop
+NAdam, RAdam = torch.optim.NAdam, torch.optim.RAdam
 ROWS, DIM = 64, 64
 
 
@@ -131,6 +134,21 @@ EQUILIBRIA = {
     "rmsprop, centered": Case(RMSprop, {"lr": 3e-3, "weight_decay": 1.0, "centered": True}),
     "rmsprop and momentum": Case(RMSprop, {"lr": 3e-4, "momentum": 0.9, "weight_decay": 1.0}),
     "rmsprop, quicker average": Case(RMSprop, {"lr": 2e-3, "alpha": 0.95, "momentum": 0.5, "weight_decay": 1.0}),
+    "nadam": Case(NAdam, {"lr": 4e-3, "betas": (0.9, 0.99), "weight_decay": 1.0}),
+    "nadam, decoupled": Case(
+        NAdam, {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.1, "decoupled_weight_decay": True}
+    ),
+    "radam": Case(RAdam, {"lr": 4e-3, "betas": (0.9, 0.99), "weight_decay": 1.0}),
+    "radam, decoupled": Case(
+        RAdam, {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.1, "decoupled_weight_decay": True}
+    ),
+    "sgdw": Case(SGDW, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2}),
+    "sgdw without momentum": Case(SGDW, {"lr": 0.1, "weight_decay": 1e-2}),
+    "sgdw, nesterov": Case(SGDW, {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 1e-2}),
+    "sgdw, dampening": Case(SGDW, {"lr": 0.2, "momentum": 0.9, "dampening": 0.5, "weight_decay": 1e-2}),
+    "lion": Case(Lion, {"lr": 1e-2, "weight_decay": 0.02}),
+    "lion from above": Case(Lion, {"lr": 1e-2, "betas": (0.95, 0.98), "weight_decay": 0.05}, start=1.3),
+    "lion, rows absent at times": Case(Lion, {"lr": 1e-2, "betas": (0.9, 0.98), "weight_decay": 0.03}, presence=0.3),
 }
 
 
@@ -196,6 +214,63 @@ def test_what_the_adamw_law_leaves_out_for_rare_rows_is_known(rate):
     assert not close(measured, predicted, 0.025)
 
 
+def rare_rows_under_lion(rate):
+    """Norm of rows with a gradient in ``rate·(1 - beta2)`` of the steps: measured, by the law and by the dense law."""
+    rows, dim, lr, beta2 = 512, 32, 1e-2, 0.9
+    presence = min(1.0, rate * (1 - beta2))
+    relaxation = 20 * (1 / (1 - beta2) + 1 / presence)
+    case = Case(Lion, {"lr": lr, "betas": (0.8, beta2), "weight_decay": 1 / (2 * lr * relaxation)})
+    noise = Noise(quarters(rows), presence)
+    rule = equilibrium_rule(case.build(torch.nn.Parameter(torch.ones(1))))
+    predicted, dense = (rule.predict(noise.second_moment(dim), dim, p) for p in (presence, 1.0))
+    optimizer = case.build(random_table(predicted, dim))
+    measured = settled_norm(optimizer, noise, steps=int(5 * relaxation), power=rule.power)
+    return (mean_over_rows(norms, rule.power, groups=1) for norms in (measured, predicted, dense))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 1.0, 3.0])
+def test_rare_rows_under_lion_are_longer_as_its_law_says(rate):
+    measured, predicted, dense = rare_rows_under_lion(rate)
+    assert close(measured, predicted, 0.03)
+    assert bool(measured > 1.15 * dense)
+
+
+def sum_of_sign_correlations(beta1, beta2, share_kept=1.0):
+    """``E[u(t)·u(t+k)]`` summed over k, from the weights of past gradients in two steps, lag by lag."""
+    lags = math.ceil(40 / (1 - beta2))
+    weights = [1 - beta1, *(beta1 * (1 - beta2) * beta2**k for k in range(lags))]
+    length = math.fsum(weight**2 for weight in weights)
+    total = 1.0
+    for lag in range(1, lags // 2):
+        shared = math.fsum(now * then for now, then in zip(weights, weights[lag:], strict=False))
+        total += 2 * share_kept**lag * 2 / math.pi * math.asin(shared / length)
+    return total
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.95, 0.98), (0.5, 0.5), (0.1, 0.9), (0.99, 0.6)])
+def test_persistence_of_the_sign_is_the_sum_of_its_correlations(betas):
+    assert sign_persistence(*betas).item() == pytest.approx(sum_of_sign_correlations(*betas), rel=1e-4)
+
+
+def test_persistence_of_the_sign_has_its_limits():
+    factors = sign_persistence(0.9, 0.99, torch.tensor([0.0, 1e-7, 1e-4, 1e-2, 0.1, 1.0]))
+    assert factors[0] == 0
+    assert (factors[1] * 1e-7 / 2).item() == pytest.approx(1, abs=1e-3)
+    assert (factors[1:-1] > factors[2:]).all()
+
+
+def test_what_the_lion_law_leaves_out_is_known():
+    """Decay forgets while a sign persists: at lr·weight_decay = (1 - beta2)/10 norms are 4% short of the law."""
+    case = Case(Lion, {"lr": 1e-2, "weight_decay": 0.1})
+    noise, rule = Noise(quarters()), equilibrium_rule(case.build(torch.nn.Parameter(torch.ones(1))))
+    predicted = rule.predict(noise.second_moment(DIM), DIM)
+    measured = settled_norm(case.build(random_table(predicted, DIM)), noise, steps=6000, power=rule.power)
+    measured, predicted = (mean_over_rows(norms, rule.power, groups=1) for norms in (measured, predicted))
+    left_out = sum_of_sign_correlations(0.9, 0.99, share_kept=1 - 1e-3) / sum_of_sign_correlations(0.9, 0.99)
+    assert close(measured, predicted * math.sqrt(left_out), 0.015)
+    assert not close(measured, predicted, 0.03)
+
+
 @pytest.mark.parametrize("drift_per_noise", [-0.05, 0.05])
 def test_sgd_with_radial_drift_settles_at_the_equilibrium(drift_per_noise):
     lr, weight_decay, noise = 0.1, 1e-2, Noise(quarters())
@@ -219,6 +294,10 @@ TRANSIENTS = {
     "adam": Case(Adam, {"lr": 2e-3, "betas": (0.9, 0.98), "weight_decay": 1.0}),
     "rmsprop": Case(RMSprop, {"lr": 2e-3, "alpha": 0.98, "weight_decay": 1.0}),
     "rmsprop and momentum": Case(RMSprop, {"lr": 1e-3, "alpha": 0.98, "momentum": 0.5, "weight_decay": 1.0}),
+    "nadam": Case(NAdam, {"lr": 2e-3, "betas": (0.9, 0.98), "weight_decay": 1.0}),
+    "radam": Case(RAdam, {"lr": 2e-3, "betas": (0.9, 0.98), "weight_decay": 1.0}),
+    "sgdw": Case(SGDW, {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-3}),
+    "lion": Case(Lion, {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.05}),
 }
 
 
@@ -259,6 +338,7 @@ GROWTHS = {
     "adamw": (Case(AdamW, {"lr": 3e-3, "betas": (0.9, 0.98), "weight_decay": 0.0}), 1.0),
     "adamw, long memory": (Case(AdamW, {"lr": 3e-3, "weight_decay": 0.0}), 1.0),
     "adam": (Case(Adam, {"lr": 3e-3, "betas": (0.9, 0.98)}), 1.0),
+    "lion": (Case(Lion, {"lr": 3e-3, "betas": (0.9, 0.95)}), 1.0),
     "rmsprop": (Case(RMSprop, {"lr": 3e-3, "alpha": 0.98}), 1.0),
     "rmsprop and momentum": (Case(RMSprop, {"lr": 3e-4, "alpha": 0.98, "momentum": 0.9}), 1.0),
 }
@@ -288,7 +368,7 @@ def test_a_row_without_gradients_shrinks_under_coupled_adam_and_does_not_vanish(
     assert 0.5 < (1 - measured).mean() / (1 - predicted).mean() < 1
 
 
-FAMILIES = {name: TRANSIENTS[name] for name in ("sgd", "momentum", "adamw", "adam", "rmsprop and momentum")}
+FAMILIES = {name: TRANSIENTS[name] for name in ("sgd", "momentum", "adamw", "adam", "rmsprop and momentum", "lion")}
 families = pytest.mark.parametrize("case", FAMILIES.values(), ids=FAMILIES.keys())
 WITHOUT_MEMORY = {name: case for name, case in FAMILIES.items() if name != "adamw"}
 
@@ -394,13 +474,32 @@ class RelativeRate(torch.optim.Optimizer):
         super().__init__(params, {"lr": None})
 
 
+def decoupled_from_lr(optimizer):
+    """As lion-pytorch notes it, which then divides the decay by the first learning rate."""
+    optimizer.decoupled_wd = True
+    return optimizer
+
+
+def namesake(params):
+    """Is called Lion and is something else."""
+    return type("Lion", (torch.optim.Adagrad,), {})(params)
+
+
 UNPREDICTABLE = {
     "Adam with amsgrad=True": lambda params: Adam(params, amsgrad=True),
     "AdamW with amsgrad=True": lambda params: AdamW(params, amsgrad=True),
     "Adagrad": torch.optim.Adagrad,
+    "Adamax": torch.optim.Adamax,
+    "Lion with a cautious mask": lambda params: Lion(params, cautious_factor=0.0),
+    "Lion with corrected_weight_decay=True": lambda params: Lion(params, corrected_weight_decay=True),
+    "Lion with decoupled_weight_decay=True": lambda params: decoupled_from_lr(Lion(params)),
+    "Lion with a beta of 0 or 1": lambda params: Lion(params, betas=(0.0, 0.99)),
+    "SGDW with a cautious mask": lambda params: SGDW(params, caution=True),
+    "RAdamW": type("RAdamW", (RAdam,), {}),
     "LBFGS": torch.optim.LBFGS,
     "SparseAdam": torch.optim.SparseAdam,
     "RenamedSGD": RenamedSGD,
+    "Lion": namesake,
     "WithoutRate": WithoutRate,
     "RelativeRate": RelativeRate,
 }
@@ -427,6 +526,21 @@ def test_what_can_be_predicted_has_no_reason(case):
     assert rule.family is not None
     assert rule.reason == ""
     assert rule.optimizer == case.optimizer.__name__
+
+
+@pytest.mark.parametrize(("reference", "options"), [(Lion, {"betas": (0.9, 0.99)}), (SGDW, {"momentum": 0.9})])
+def test_third_party_optimizers_step_as_the_references_do(reference, options):
+    published = getattr(pytest.importorskip("timm.optim"), reference.__name__)
+    ours, theirs = (torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2))
+    optimizers = [
+        kind([x], lr=0.1, weight_decay=0.3, **options) for kind, x in ((reference, ours), (published, theirs))
+    ]
+    for seed in range(5):
+        ours.grad = theirs.grad = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+    assert equilibrium_rule(optimizers[0]) == equilibrium_rule(optimizers[1])
 
 
 class Wrapper:
@@ -479,6 +593,10 @@ def test_hyper_parameters_may_be_tensors():
         (Case(Adam, {"lr": 0.1}), "adamw", 0.1, 0.0, math.inf),
         (Case(RMSprop, {"lr": 0.1, "weight_decay": 0.02}), "adam", 0.1, 0.02, math.nan),
         (Case(RMSprop, {"lr": 0.1, "momentum": 0.5}), "adamw", 0.2, 0.0, math.inf),
+        (Case(NAdam, {"lr": 0.1, "weight_decay": 0.02}), "adam", 0.1, 0.02, math.nan),
+        (Case(RAdam, {"lr": 0.1, "weight_decay": 0.02, "decoupled_weight_decay": True}), "adamw", 0.1, 0.02, 250.0),
+        (Case(SGDW, {"lr": 0.1, "momentum": 0.75, "weight_decay": 0.02}), "sgd", 0.4, 0.005, 125.0),
+        (Case(Lion, {"lr": 0.1, "weight_decay": 0.02}), "lion", 0.1, 0.02, 250.0),
     ],
 )
 def test_hyper_parameters_are_read(case, family, lr, radial_decay, relaxation):

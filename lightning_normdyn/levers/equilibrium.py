@@ -1,0 +1,78 @@
+"""A table that starts at its equilibrium, so that no transient is spent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.core.rule import EquilibriumRule
+
+
+@torch.no_grad()
+def equilibrium_init(
+    table: Tensor,
+    rule: EquilibriumRule,
+    *,
+    second_moment: Tensor | float | None = None,
+    update_probability: Tensor | float = 1.0,
+) -> Tensor:
+    """Rescales the rows of a table or head in place to the norms at which they would settle; directions stay.
+
+    The norms are those of ``rule.predict``. AdamW and Lion need nothing but hyper-parameters and, for rare rows, how
+    often a row gets a gradient; SGD and coupled decay need the size of the gradients, which does not depend on the norm
+    and so can come from a short run: ``RowMoments.second_moment``, or the ``second_moment`` column of a run's
+    trajectory. Rescale before training, or make the optimizer anew: averages of gradients at the old norm are off.
+
+    Args:
+        table: ``[rows, d]``: the weight of an embedding, of a linear head, or any matrix whose rows are embeddings.
+        rule: from :func:`lightning_normdyn.equilibrium_rule`, at the rate that the run will have: under a warm-up,
+            ``rule.at(rule.lr_gain * peak)``.
+        second_moment: ``V²``, ``[rows]`` or one for all, absent steps counted as zero.
+        update_probability: ``p``, share of steps in which a row gets a gradient, ``[rows]`` or one for all.
+
+    Returns:
+        The norm of each row now, ``[rows]`` in float64. A row of zeros stays what it is, and so does one whose ``p`` or
+        ``V²`` is 0, since it settles nowhere but at zero.
+
+    Raises:
+        ValueError: if the table is no matrix, the rule has no equilibrium, or what its law needs is missing or is no
+            number for each row.
+
+    Example:
+        >>> from lightning_normdyn import equilibrium_rule
+        >>> table = torch.nn.Embedding(1000, 64)
+        >>> optimizer = torch.optim.AdamW(table.parameters(), lr=1e-3, weight_decay=0.05)
+        >>> equilibrium_init(table.weight, equilibrium_rule(optimizer))[:2]
+        tensor([0.7996, 0.7996], dtype=torch.float64)
+    """
+    if not isinstance(table, Tensor) or table.dim() != 2:
+        got = f"shape {tuple(table.shape)}" if isinstance(table, Tensor) else type(table).__name__
+        raise ValueError(f"table: expected a matrix of rows, got {got}; pass the .weight of an embedding or a head")
+    target = _settled_norms(table, rule, second_moment, update_probability)
+    rows = most_precise(table)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    rescaled = (target > 0) & (norms > 0)
+    factor = torch.where(rescaled, target / norms, 1)
+    table.copy_(rows * factor.unsqueeze(1))
+    return torch.where(rescaled, target, norms)
+
+
+def _settled_norms(
+    table: Tensor, rule: EquilibriumRule, second_moment: Tensor | float | None, update_probability: Tensor | float
+) -> Tensor:
+    """The equilibrium norm of each row, ``[rows]``."""
+    if rule.family is not None and not (rule.radial_decay > 0 and rule.lr > 0):
+        raise ValueError(
+            f"rule: expected weight decay and a learning rate above 0, got {rule.radial_decay} and {rule.lr}; "
+            "without decay there is no equilibrium, and under a warm-up ask at rule.at(rule.lr_gain * peak)"
+        )
+    rows, dim = table.shape
+    norms = rule.predict(second_moment, dim, update_probability).to(table.device)
+    if norms.shape not in ((), (rows,)) or bool(norms.isnan().any()) or bool(norms.isinf().any()):
+        raise ValueError(
+            f"second_moment, update_probability: expected one finite number, or one for each of {rows} rows, "
+            f"got predictions of shape {tuple(norms.shape)}"
+        )
+    present = torch.as_tensor(update_probability, device=table.device) > 0
+    return torch.where(present, norms, 0).expand(rows)
