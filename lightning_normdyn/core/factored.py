@@ -83,7 +83,7 @@ class _Factored(torch.autograd.Function):
             torch.sum(wide * part, -1, out=along[rows])
             if of_x is not None:
                 share = (along[rows] / norm[rows] / norm[rows] * exponent)[:, None]
-                of_x[rows] = part - wide.mul_(share)
+                of_x[rows] = torch.addcmul(part, wide, share, value=-1)
         share = along.double()
         of_exponent = -(share * norm.double().log()).sum().float() if wants_exponent else None
         of_scale = (share.sum() / scale).float() if wants_scale else None
