@@ -17,12 +17,13 @@ class FusedKernels:
     """Fused log-sum-exps for embeddings in half precision on an NVIDIA device of capability 8.0 or more.
 
     They take embeddings as they came, and norms and temperature as a factor of each: neither the scores nor a float32
-    copy of the embeddings is ever made. Scores, sums and gradients are in float32, so that a gradient is off by no more
-    than its own rounding to half precision. They take no chunks, and norms between about 1e-18 and 1e18 only: bfloat16
-    beyond that is for the usual way.
+    copy of the embeddings is ever made. Scores, sums and gradients are in float32, so that a gradient in bfloat16 is
+    off by its own rounding alone, and in float16 by 1.4 times as much. ``chunk_size`` plays no part. Norms are safe
+    between 1e-10 and 1e10, which in bfloat16 is not all there is: beyond, leave ``fused`` out.
 
-    Triton is imported when first asked for, because that takes its time. Where it is missing a module says so once;
-    whatever else the kernels cannot take they leave to the usual way without a word.
+    Triton is imported when first asked for, because that takes its time. Where it is missing a module says so once.
+    Whatever else the kernels cannot take goes the usual way without a word: other devices and precisions, labels, lists
+    of positives, negatives of the same side, joint sums, queues, and :func:`cached_loss`, which widens embeddings.
     """
 
     def __init__(self) -> None:

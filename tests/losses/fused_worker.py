@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_normdyn.losses import InfoNCE
 
@@ -67,6 +68,12 @@ LONG = {
         n=20, m=20, d=64, dtype=torch.float16, normalization=normalization, length=1e4, loss_scale=1.0
     )
     for normalization in NORMALIZATIONS
+}
+LONG |= {
+    f"length {length} in bfloat16": Case(
+        n=20, m=20, d=64, normalization="cosine", length=length, near=0.3, temperature=0.03, loss_scale=1.0
+    )
+    for length in (1e-10, 1e10)
 }
 ZEROS = {
     f"zeros, {normalization}, {str(dtype)[6:]}": Case(dtype=dtype, normalization=normalization, zeros=True)
@@ -178,6 +185,28 @@ def left_alone(name: str) -> torch.Tensor:
     return torch.tensor(all(torch.equal(x, found[1][key]) for key, x in found[0].items()))
 
 
+class Largest(TorchDispatchMode):
+    """The most bytes that any operation asked for at a time."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for x in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(x, torch.Tensor):
+                self.bytes = max(self.bytes, x.untyped_storage().nbytes())
+        return made
+
+
+def largest(*, fused: bool) -> torch.Tensor:
+    """Bytes of the largest tensor on the way to a loss of long embeddings, themselves included."""
+    case = Case(n=40, m=40, d=2_000, fused=fused)
+    given = batch("largest", case)
+    with Largest() as mode:
+        make(case)(**{name: x.requires_grad_() for name, x in given.items()})
+    return torch.tensor(mode.bytes)
+
+
 def disagree(rank: int, what: str) -> str:
     """What a rank is told when one of them is given something that the kernels take and the other not."""
     given = {name: x[:3] for name, x in batch(what, Case(m=9)).items()}
@@ -196,6 +225,7 @@ def main(folder: str) -> None:
     if world == 1:
         found = {name: step(make(case), batch(name, case), case.loss_scale) for name, case in (CASES | RANKS).items()}
         found["left alone"] = {name: left_alone(name) for name in LEFT_ALONE}
+        found["largest"] = {name: largest(fused=name == "fused") for name in ("fused", "usual")}
         torch.save(found, Path(folder) / "alone.pt")
         return
     dist.init_process_group("gloo")

@@ -133,6 +133,14 @@ def test_zero_vectors_have_finite_gradients(alone, name):
 
 @needs_triton
 @pytest.mark.slow
+def test_no_wide_copy_of_the_embeddings_is_made(alone):
+    embeddings = 40 * 2_000 * 2
+    assert alone["largest"]["fused"] == embeddings
+    assert alone["largest"]["usual"] == 2 * embeddings
+
+
+@needs_triton
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEFT_ALONE)
 def test_what_the_kernels_do_not_cover_goes_the_usual_way(alone, name):
     assert alone["left alone"][name]
