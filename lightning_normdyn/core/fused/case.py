@@ -12,7 +12,7 @@ from lightning_normdyn.core.fused.block import Block
 
 
 class Case(NamedTuple):
-    """What scores are made of, laid out as the kernels read it."""
+    """Vectors, factors, and what tells positives and excluded pairs; numbers are int64, and ``None`` is left out."""
 
     a: Tensor
     b: Tensor
