@@ -8,7 +8,6 @@ are kept instead, as many as fit in a small budget, so that a small batch is nev
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +44,7 @@ def log_sum_exp(
     approximated, and the same scores give both directions.
 
     Args:
-        a: ``[n, d]``, float32 or float64; on a CUDA device with Triton half precision too.
+        a: ``[n, d]``, float32 or float64.
         b: ``[m, d]``, likewise.
         columns: how many columns are wanted, from the first on.
         positives: a column of each row whose score is wanted too, ``[n]``: to the last bit the one that was summed.
@@ -164,16 +163,7 @@ class _LogSumExp(torch.autograd.Function):
         chunk_size: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(a.device.type, enabled=False):
-            ctx.positives, ctx.excluded, ctx.chunk_size, ctx.kernels = (
-                positives,
-                excluded,
-                chunk_size,
-                _kernels_for(a, b),
-            )
-            if ctx.kernels is not None:
-                fused = ctx.kernels.log_sum_exps(a, b, columns=columns, positives=positives, excluded=excluded)
-                ctx.save_for_backward(a, b, *fused[:2])
-                return fused  # type: ignore[no-any-return]
+            ctx.positives, ctx.excluded, ctx.chunk_size = positives, excluded, chunk_size
             wants_gradient = any(ctx.needs_input_grad)
             scores = ScoreTiles(a, b, excluded, [], _KEPT if wants_gradient else 0)
             rows = most_precise(a.new_full((len(a),), -torch.inf))
@@ -196,12 +186,6 @@ class _LogSumExp(torch.autograd.Function):
         a, b, rows, columns, *kept = ctx.saved_tensors
         wants_a, wants_b = ctx.needs_input_grad[:2]
         with torch.autocast(a.device.type, enabled=False):
-            if ctx.kernels is not None:
-                made, wants = (a, b, rows, columns), {"wants_a": wants_a, "wants_b": wants_b}
-                of_a, of_b, *_ = ctx.kernels.gradients(*made, of_rows, of_columns, excluded=ctx.excluded, **wants)
-                if ctx.positives is not None:
-                    _add_positives(of_a, of_b, a, b, ctx.positives, of_positives)
-                return of_a, of_b, None, None, None, None
             of_a = torch.zeros_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
             scores = ScoreTiles(a, b, ctx.excluded, list(kept))
@@ -217,18 +201,6 @@ class _LogSumExp(torch.autograd.Function):
             if ctx.positives is not None:
                 _add_positives(of_a, of_b, a, b, ctx.positives, of_positives)
         return of_a, of_b, None, None, None, None
-
-
-def _kernels_for(a: Tensor, b: Tensor) -> ModuleType | None:
-    """The fused kernels where they can run, and nowhere else imported: Triton takes its time.
-
-    Float32 keeps to cuBLAS: without tensor cores the kernels have nothing to win.
-    """
-    if not a.is_cuda or a.dtype not in (torch.bfloat16, torch.float16):
-        return None
-    from lightning_normdyn.core import triton_log_sum_exp
-
-    return triton_log_sum_exp if triton_log_sum_exp.supports(a, b) else None
 
 
 class _Shares(NamedTuple):

@@ -111,6 +111,11 @@ class Batch(NamedTuple):
         """Whether ids tell anything; all ranks must give the same kinds."""
         return any(ids is not None for ids in (self.query_ids, self.document_ids, self.hard_negative_ids))
 
+    @property
+    def is_float16(self) -> bool:
+        """Whether embeddings came in float16."""
+        return self.queries.dtype == torch.float16
+
     def traits(self) -> dict[str, int]:
         """What all ranks must do alike, or they would wait for each other's messages for ever."""
         return {

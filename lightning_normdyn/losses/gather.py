@@ -7,12 +7,14 @@ gradient of the whole batch's loss: the same as on a single rank, for encoders a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_normdyn.core.factored import Factored, empty_place
 from lightning_normdyn.core.first_derivative import first_derivative_only
 
 
@@ -49,6 +51,9 @@ class Ranks(Protocol):
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
         """The rows of all ranks, ``[total, ...]``; the gradient of each comes back from all of them."""
 
+    def gather_factored(self, x: Factored, parts: Sequence[Rows]) -> Factored:
+        """The same for each of the parts that ``x`` is made of: of the first part all ranks' rows, then the next."""
+
     def log_sum_exp(self, partial: Tensor) -> Tensor:
         """``log sum exp`` over ranks, elementwise."""
 
@@ -69,6 +74,11 @@ class OneRank:
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
         """The rows themselves."""
         del rows
+        return x
+
+    def gather_factored(self, x: Factored, parts: Sequence[Rows]) -> Factored:
+        """The rows themselves."""
+        del parts
         return x
 
     def log_sum_exp(self, partial: Tensor) -> Tensor:
@@ -104,6 +114,17 @@ class ManyRanks:
         gathered: Tensor = _Gather.apply(x, rows)
         return gathered
 
+    def gather_factored(self, x: Factored, parts: Sequence[Rows]) -> Factored:
+        """Sends half precision and a factor forward, and the gradient back in float32."""
+        parts = [rows for rows in parts if rows.total]
+        sizes = [rows.sizes[rows.rank] for rows in parts]
+        vectors, factors = (
+            torch.cat([self.gather(part, rows) for part, rows in zip(values.split(sizes), parts, strict=True)])
+            for values in (x.rows, x.factors)
+        )
+        place: Tensor = _GatherPlace.apply(x.place, parts)
+        return Factored(vectors, factors, place)
+
     def log_sum_exp(self, partial: Tensor) -> Tensor:
         """Gathers one number an element from each rank."""
         total: Tensor = _LogSumExpOverRanks.apply(partial, self.count)
@@ -135,16 +156,20 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        sizes, rank = ctx.rows.sizes, ctx.rows.rank
-        longest = max(sizes)
-        padded = torch.cat([_padded(part, longest) for part in gradient.split(list(sizes))])
-        summed = padded.new_empty(longest, *gradient.shape[1:])
-        try:
-            dist.reduce_scatter_tensor(summed, padded)
-        except (NotImplementedError, RuntimeError):  # a backend that cannot: every rank refuses alike
-            dist.all_reduce(padded)
-            summed = padded.split(longest)[rank]
-        return summed[: sizes[rank]], None
+        return _sum_of_own(gradient, ctx.rows), None
+
+
+class _GatherPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, place: Tensor, parts: Sequence[Rows]) -> Tensor:
+        ctx.parts = parts
+        return empty_place(sum(rows.total for rows in parts), place)
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradients = gradient.split([rows.total for rows in ctx.parts])
+        return torch.cat([_sum_of_own(part, rows) for part, rows in zip(gradients, ctx.parts, strict=True)]), None
 
 
 class _LogSumExpOverRanks(torch.autograd.Function):
@@ -163,6 +188,19 @@ class _LogSumExpOverRanks(torch.autograd.Function):
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)  # every rank holds a share of the loss that the total went into
         return gradient * (partial - total).exp().nan_to_num(0), None
+
+
+def _sum_of_own(gradient: Tensor, rows: Rows) -> Tensor:
+    """This rank's rows of the sum over ranks."""
+    longest = max(rows.sizes)
+    padded = torch.cat([_padded(part, longest) for part in gradient.split(list(rows.sizes))])
+    summed = padded.new_empty(longest, *gradient.shape[1:])
+    try:
+        dist.reduce_scatter_tensor(summed, padded)
+    except (NotImplementedError, RuntimeError):  # a backend that cannot: every rank refuses alike
+        dist.all_reduce(padded)
+        summed = padded.split(longest)[rows.rank]
+    return summed[: rows.sizes[rows.rank]]
 
 
 def _padded(x: Tensor, rows: int) -> Tensor:

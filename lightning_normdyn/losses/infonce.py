@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.factored import Factored
 from lightning_normdyn.core.log_sum_exp import log_sum_exp, sum_log_sum_exp
 from lightning_normdyn.losses.batch import Batch
+from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, excluded_pairs
 from lightning_normdyn.losses.positives import scores_by_label, scores_of_listed
@@ -43,6 +45,9 @@ class InfoNCE(PairwiseLoss):
         chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
         gather: whether documents of all ranks serve as negatives; they must then compute the loss equally often.
         check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
+        fused: whether Triton kernels compute the loss where they can, see :class:`FusedKernels`: of bfloat16 or float16
+            embeddings on CUDA, with any normalization, direction, ids, hard negatives and ranks. Anything else goes
+            the usual way. Exact in Triton's interpreter, but not yet timed on a GPU: hence not the default.
 
     Raises:
         ValueError: if an argument is out of its range, or makes no sense with another.
@@ -71,6 +76,7 @@ class InfoNCE(PairwiseLoss):
         chunk_size: int | None = None,
         gather: bool = True,
         check_finite: bool = True,
+        fused: bool = False,
     ) -> None:
         super().__init__(
             normalization=normalization,
@@ -91,6 +97,7 @@ class InfoNCE(PairwiseLoss):
         self.query_negatives = same_side in ("queries", "both")
         self.document_negatives = same_side in ("documents", "both")
         self.joint = joint
+        self.kernels = FusedKernels() if fused else None
         if not joint:
             self._refuse_idle("queries", self.query_negatives and not self.from_queries)
             self._refuse_idle("documents", self.document_negatives and not self.from_documents)
@@ -118,6 +125,10 @@ class InfoNCE(PairwiseLoss):
                 "hard_negatives: where documents pick queries they have no part; choose symmetric=True or "
                 "direction='query_to_document'"
             )
+        if candidates.factored is not None:
+            return self._fused(batch, ranks, candidates, candidates.factored) * (
+                ranks.count / candidates.positives.total
+            )
         anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
         excluded = excluded_pairs(batch, candidates, own=candidates.own if self.joint else None)
         vectors = candidates.vectors
@@ -128,6 +139,27 @@ class InfoNCE(PairwiseLoss):
         else:
             total = self._both_directions(batch, ranks, anchors, candidates, vectors, excluded)
         return total * (ranks.count / candidates.positives.total)
+
+    def _is_fused(self, batch: Batch) -> bool:
+        """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
+        special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
+        special = special or batch.labels is not None or batch.positives is not None
+        return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
+
+    def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
+        """The sum over one or both sides' anchors by kernels that take embeddings as they are."""
+        assert self.kernels is not None
+        rows, columns, scores = self.kernels.log_sum_exp(
+            self.similarity.factor_queries(batch.queries, self.scaling.factor),
+            vectors,
+            columns=candidates.positives.total if self.from_documents else 0,
+            positives=candidates.own,
+            excluded=excluded_pairs(batch, candidates),
+        )
+        sums = [rows] if self.from_queries else []
+        if self.from_documents:
+            sums.append(ranks.log_sum_exp(columns)[candidates.positives.own])
+        return (torch.stack(sums) - scores).sum() / len(sums)
 
     def _is_one_direction(self, several: bool) -> bool:
         plain = not (self.joint or self.query_negatives or self.document_negatives or several)

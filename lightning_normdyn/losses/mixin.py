@@ -35,7 +35,7 @@ class ContrastiveMixin:
 
     Args:
         args: handed on to the next class.
-        normalization: as for :class:`InfoNCE`, like all others up to ``check_finite``; ``None`` for the class's own,
+        normalization: as for :class:`InfoNCE`, like all others up to ``fused``; ``None`` for the class's own,
             which is cosine here.
         kwargs: handed on to the next class.
     """
@@ -69,6 +69,7 @@ class ContrastiveMixin:
         chunk_size: int | None = None,
         gather: bool = True,
         check_finite: bool = True,
+        fused: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -86,6 +87,7 @@ class ContrastiveMixin:
             chunk_size=chunk_size,
             gather=gather,
             check_finite=check_finite,
+            fused=fused,
         )
 
     def contrastive_loss(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:

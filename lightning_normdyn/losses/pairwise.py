@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_normdyn.core.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.factored import Factored
 from lightning_normdyn.core.published import Published
 from lightning_normdyn.losses.batch import Batch, check_finite
 from lightning_normdyn.losses.gather import Ranks, Rows, find_ranks
@@ -21,11 +22,13 @@ class Candidates(NamedTuple):
     """The documents of all ranks, against which this rank's queries are scored.
 
     Attributes:
-        vectors: rescaled, ``[m, d]``: the queries' positives, then documents of no query, then hard negatives.
+        vectors: rescaled, ``[m, d]``: the queries' positives, then documents of no query, then hard negatives. As they
+            came where the loss is fused.
         keys: ids of their queries and their own, each ``[m]``; empty if nobody gave any.
         labels: their classes, ``[m]``, of which hard negatives have none; ``None`` without classes.
         positives: how many each rank has of the first.
         others: and of the second.
+        factored: the vectors with the factors that would rescale them, where the loss is fused.
     """
 
     vectors: Tensor
@@ -33,6 +36,7 @@ class Candidates(NamedTuple):
     labels: Tensor | None
     positives: Rows
     others: Rows
+    factored: Factored | None = None
 
     @property
     def own(self) -> Tensor:
@@ -183,33 +187,53 @@ class PairwiseLoss(nn.Module, ABC):
     def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         """This rank's share of the loss, times the number of ranks."""
 
+    def _is_fused(self, batch: Batch) -> bool:
+        """Whether fused kernels shall make this batch's share, of vectors that are rescaled in name only."""
+        del batch
+        return False
+
     def _conclude(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
         """Called once the loss is known to be in order."""
 
     def _candidates(self, batch: Batch, ranks: Ranks) -> Candidates:
         """Rescales this rank's documents and gathers everybody's."""
         n, m, k = len(batch.queries), len(batch.documents), len(batch.hard_negatives)
-        positives, others, hard = ranks.rows(n, m - n, k, alike=batch.traits())
-        documents = self.similarity.rescale_documents(batch.documents)
-        parts = [(documents[:n], positives)]
+        fused = self._is_fused(batch)
+        kinds = {"queries (1 if fused)": fused, "queries (1 if fused in float16)": fused and batch.is_float16}
+        parts = ranks.rows(n, m - n, k, alike=batch.traits() | {name: int(value) for name, value in kinds.items()})
+        positives, others, hard = parts
         keys = [(batch.document_keys(), slice(0, n), positives)]
         if others.total:
-            parts.append((documents[n:], others))
             keys.append((batch.document_keys(), slice(n, m), others))
         if hard.total:
-            parts.append((self.similarity.rescale_documents(batch.hard_negatives), hard))
             keys.append((batch.hard_negative_keys(), slice(0, k), hard))
-        gathered = [ranks.gather(vectors, rows) for vectors, rows in parts]
         gathered_keys = []
         if batch.has_ids:
             gathered_keys = [
                 torch.cat([ranks.gather(ids[number][part], rows) for ids, part, rows in keys]) for number in range(2)
             ]
-        vectors = gathered[0] if len(gathered) == 1 else torch.cat(gathered)
-        candidates = Candidates(vectors, gathered_keys, None, positives, others)
+        factored = self._factored(batch, parts, ranks) if fused else None
+        vectors = self._rescaled(batch, parts, ranks) if factored is None else factored.rows
+        candidates = Candidates(vectors, gathered_keys, None, positives, others, factored)
         if batch.labels is None:
             return candidates
         return candidates._replace(labels=_labels_of_all(batch.labels, candidates, ranks))
+
+    def _rescaled(self, batch: Batch, parts: list[Rows], ranks: Ranks) -> Tensor:
+        """Documents, documents of no query and hard negatives of all ranks, ``[m, d]``."""
+        documents, n = self.similarity.rescale_documents(batch.documents), len(batch.queries)
+        own = [(documents[:n], parts[0])]
+        if parts[1].total:
+            own.append((documents[n:], parts[1]))
+        if parts[2].total:
+            own.append((self.similarity.rescale_documents(batch.hard_negatives), parts[2]))
+        gathered = [ranks.gather(vectors, rows) for vectors, rows in own]
+        return gathered[0] if len(gathered) == 1 else torch.cat(gathered)
+
+    def _factored(self, batch: Batch, parts: list[Rows], ranks: Ranks) -> Factored:
+        """The same in name only."""
+        own = torch.cat((batch.documents, batch.hard_negatives)) if len(batch.hard_negatives) else batch.documents
+        return ranks.gather_factored(self.similarity.factor_documents(own), parts)
 
 
 def excluded_pairs(batch: Batch, candidates: Candidates, *, own: Tensor | None = None) -> Exclusion | None:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_normdyn.core.factored import Factored, factored
 from lightning_normdyn.core.similarity import NORMALIZATIONS, rescale, similarity_scores
 
 Normalization = Literal["cosine", "dot", "qnorm", "dnorm", "learnable"]
@@ -73,6 +74,14 @@ class NormalizedSimilarity(nn.Module):
     def rescale_documents(self, documents: Tensor) -> Tensor:
         """Documents ``[m, d]`` likewise."""
         return rescale(documents, self._number_or_tensor(1))
+
+    def factor_queries(self, queries: Tensor, scale: Tensor | float = 1.0) -> Factored:
+        """:meth:`rescale_queries` in name only: what it would give, as factors of the queries as they are."""
+        return factored(queries, self._number_or_tensor(0), scale)
+
+    def factor_documents(self, documents: Tensor) -> Factored:
+        """:meth:`rescale_documents` likewise."""
+        return factored(documents, self._number_or_tensor(1))
 
     def _number_or_tensor(self, side: int) -> float | Tensor:
         if self.normalization == "learnable":

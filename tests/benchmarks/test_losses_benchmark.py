@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -86,3 +87,40 @@ def test_what_would_not_fit_is_named(modules):
     assert "would need about 16 GiB" in losses._why_not("clip", 16384, before)
     assert losses._why_not("clip", 8192, {}) is None
     assert "4,096 only" in losses._why_not("lightly", 8192, before)
+
+
+def test_losses_on_cuda_are_held_against_float64_before_they_are_timed(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import losses_cuda
+
+    sides = losses_cuda.embeddings(BATCH, 32, torch.device("cpu"))
+    titles = [case.title for case in losses_cuda.cases()]
+    assert titles[:2] == ["InfoNCE, fused=True, bfloat16", "InfoNCE, float32"]
+    for case in losses_cuda.cases()[:2]:
+        assert max(losses_cuda.deviations(case.step, *sides).values()) < losses_cuda.MOST_OFF
+    half = losses_cuda.by_autograd(lambda q, d: losses_cuda.infonce(q, d, fused=True) * 1.003)
+    assert max(losses_cuda.deviations(half, *sides).values()) > losses_cuda.MOST_OFF
+    row = {
+        "title": "a",
+        "ms": 1.0,
+        "products": 6,
+        "share_of_rate": 0.5,
+        "share_of_rate_for_least": 0.3,
+        "peak_mib": 2.0,
+    }
+    machine = {"gpu": "one", "torch": "2", "triton": "3"}
+    text = losses_cuda.tabulate(
+        {"date": "2026-11-21", "machine": machine, "batch": 8, "dim": 4, "repeats": 1, "rate": 1e12}
+        | {"deviations": {"loss": 1e-7}, "cases": [row, {"title": "b", "left_out": "does not fit"}]}
+    )
+    assert "| a | 1.00 | 6 | 50.0% | 30.0% | 2 |" in text
+    for name in ("losses_cuda", "overhead_table"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")
+def test_losses_on_cuda_are_refused_without_it():
+    command = [sys.executable, str(FOLDER / "losses_cuda.py"), "--batch", "64", "--dim", "8"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 1
+    assert finished.stderr == "losses_cuda.py measures on a CUDA device, and torch finds none on this machine.\n"

@@ -12,9 +12,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from triton_bfloat16 import teach_bfloat16
 
-from lightning_normdyn.core import log_sum_exp as torch_path
 from lightning_normdyn.core.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.factored import Factored, empty_place
+
+SHARED = 99 * 2**10
+"""Bytes that programs share on the smallest processors of capability 8 or more."""
 
 
 class Case(NamedTuple):
@@ -54,7 +58,7 @@ CASES = {
     "bfloat16": Case(n=65, m=140, d=100, columns=65, spread=100.0, dtype=torch.bfloat16, factors=True, excludes="ids"),
     "bfloat16 without factors": Case(n=20, m=40, columns=20, dtype=torch.bfloat16),
     "float16": Case(n=65, m=140, d=100, columns=65, spread=100.0, dtype=torch.float16, factors=True),
-    "through autograd": Case(columns=65, excludes="ids", through_autograd=True),
+    "through autograd": Case(columns=65, factors=True, excludes="ids", through_autograd=True),
 }
 
 
@@ -120,93 +124,68 @@ def _exclusion(case: Case, ids: Tensor, others: Tensor, positives: Tensor) -> Ex
 
 def compute(name: str) -> dict[str, Tensor]:
     """What the kernels give."""
-    from lightning_normdyn.core import triton_log_sum_exp as kernels
+    from lightning_normdyn.core.fused import backward, forward, language
 
     case, x = CASES[name], given(name)
+    assert language.supports(x.a, x.b)
     if case.through_autograd:
-        return _through_autograd(x, kernels)
-    sizes = (kernels._PARTS, kernels._STRIP_BYTES)
+        return _through_autograd(x)
+    sizes = (forward._PARTS, backward._STRIP_BYTES)
     if case.strips:
-        kernels._PARTS, kernels._STRIP_BYTES = 1, 1
+        forward._PARTS, backward._STRIP_BYTES = 1, 1
     try:
-        assert kernels.supports(x.a, x.b)
         same = {"excluded": x.excluded, "row_factors": x.row_factors, "column_factors": x.column_factors}
-        rows, columns, scores = kernels.log_sum_exps(x.a, x.b, columns=x.columns, positives=x.positives, **same)
+        rows, columns, scores = forward.log_sum_exps(x.a, x.b, columns=x.columns, positives=x.positives, **same)
         positives = {"positives": x.positives, "of_positives": x.of_positives}
         back = (x.a, x.b, rows, columns, x.of_rows, x.of_columns)
-        made = kernels.gradients(*back, **positives, **same)
-        part = kernels.gradients(*back, **positives, **same, wants_a=False)
-        assert part.a is None
-        assert torch.equal(part.b, made.b)
+        of_a, of_b = backward.gradients(*back, **positives, **same)
+        nothing, alone = backward.gradients(*back, **positives, **same, wants_a=False)
+        assert nothing is None
+        assert torch.equal(alone, of_b)
     finally:
-        kernels._PARTS, kernels._STRIP_BYTES = sizes
-    found = {"rows": rows, "columns": columns, "positives": scores, "a": made.a, "b": made.b}
-    return found | ({} if x.row_factors is None else {"u": made.row_factors, "v": made.column_factors})
+        forward._PARTS, backward._STRIP_BYTES = sizes
+    return {"rows": rows, "columns": columns, "positives": scores, "a": of_a, "b": of_b}
 
 
-def _through_autograd(x: Given, kernels: object) -> dict[str, Tensor]:
-    """The way that CUDA tensors go."""
-    usual, torch_path._kernels_for = torch_path._kernels_for, lambda *_: kernels
-    try:
-        a, b = x.a.clone().requires_grad_(), x.b.clone().requires_grad_()
-        found = torch_path.log_sum_exp(a, b, columns=x.columns, positives=x.positives, excluded=x.excluded)
-        torch.autograd.backward(found, (x.of_rows, x.of_columns, x.of_positives))
-    finally:
-        torch_path._kernels_for = usual
+def _through_autograd(x: Given) -> dict[str, Tensor]:
+    """The way that losses go."""
+    from lightning_normdyn.core.fused.log_sum_exp import fused_log_sum_exp
+
+    a, b = (
+        Factored(rows, factors, empty_place(len(rows), rows).requires_grad_())
+        for rows, factors in ((x.a, x.row_factors), (x.b, x.column_factors))
+    )
+    found = fused_log_sum_exp(a, b, columns=x.columns, positives=x.positives, excluded=x.excluded)
+    gradients = torch.autograd.grad(found, (a.place, b.place), (x.of_rows, x.of_columns, x.of_positives))
     rows, columns, positives = (y.detach() for y in found)
-    return {"rows": rows, "columns": columns, "positives": positives, "a": a.grad, "b": b.grad}
+    return {"rows": rows, "columns": columns, "positives": positives, "a": gradients[0], "b": gradients[1]}
 
 
-def teach_bfloat16() -> None:
-    """The interpreter multiplies the bits of bfloat16 as integers, and cuts where a GPU rounds: both put right."""
-    import numpy as np
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    dot, convert = interpreter.InterpreterBuilder.create_dot, interpreter._convert_float
-
-    def rounded(x: np.ndarray, source: tl.dtype, target: tl.dtype, mode: object) -> np.ndarray:
-        if (source, target) == (tl.float32, tl.bfloat16):
-            single = torch.from_numpy(np.ascontiguousarray(x).view(np.float32).copy())
-            return single.to(torch.bfloat16).view(torch.uint16).numpy()
-        return convert(x, source, target, mode)
-
-    def widened(self: object, a: object, b: object, *rest: object) -> object:
-        handles = [
-            interpreter.TensorHandle(
-                convert(x.data, tl.bfloat16, tl.float32, None).view(np.float32).reshape(x.data.shape), tl.float32
-            )
-            if x.dtype.scalar == tl.bfloat16
-            else x
-            for x in (a, b)
-        ]
-        return dot(self, *handles, *rest)
-
-    interpreter.InterpreterBuilder.create_dot, interpreter._convert_float = widened, rounded
-
-
-def compile_kernels(dtype: torch.dtype, *, full: bool, capability: int = 90) -> None:
+def compile_kernels(dtype: torch.dtype, *, full: bool, capability: int) -> None:
     """Everything down to machine code; ``full`` is with factors and every way to exclude."""
-    from lightning_normdyn.core import triton_log_sum_exp as kernels
+    from lightning_normdyn.core.fused.backward import _weights_kernel
+    from lightning_normdyn.core.fused.block import Block
+    from lightning_normdyn.core.fused.forward import _log_sum_exp_kernel
+    from lightning_normdyn.core.fused.product import _product_kernel
 
     floats, ids = ("*fp32", "*i64") if full else (None, None)
     vectors = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
     weights = torch.float32 if dtype == torch.float16 else dtype
-    sizes = dict.fromkeys(("columns", "first", "last", "n", "m", "d", "stride"), "i32")
+    terms = 2 if dtype == torch.bfloat16 else 1
+    sizes = dict.fromkeys(("columns", "first", "last", "n", "m", "d", "plane", "stride"), "i32")
     shared = sizes | dict.fromkeys(("a", "b"), vectors) | dict.fromkeys(("row_factors", "column_factors"), floats)
     shared |= dict.fromkeys(("row_keys", "column_keys", "kept", "kept_row_key", "kept_column_key", "own"), ids)
     shared |= {"has_columns": True, "no_id": NO_ID, "keys": 2 * full, "kept_count": 2 * full, "positives": "*i64"}
-    shared |= kernels._Block.of(dtype).arguments()
-    left = dict.fromkeys(("row_tops", "row_sums", "column_tops", "column_sums", "scores"), "*fp32")
-    _compile(kernels._log_sum_exp_kernel, shared | left, capability)
-    known = dict.fromkeys(("rows", "columns_", "of_rows", "of_columns"), "*fp32")
-    wanted = dict.fromkeys(("of_positives", "parts_u", "parts_v"), floats)
+    shared |= {"terms": terms, "narrow": dtype == torch.float16} | Block.of(dtype).arguments()
+    left = dict.fromkeys(("row_tops", "row_sums", "column_tops", "column_sums", "of_positives"), "*fp32")
+    _compile(_log_sum_exp_kernel, shared | left, capability)
+    known = dict.fromkeys(("rows", "columns_", "of_rows", "of_columns"), "*fp32") | {"of_positives": floats}
     made = "*fp32" if weights == torch.float32 else vectors
-    _compile(kernels._weights_kernel, shared | known | wanted | {"weights": made}, capability)
-    product = sizes | {"x": made, "y": vectors, "out": "*fp32", "add": full, "widen": made != vectors}
-    product |= {"precision": "ieee" if dtype == torch.float32 else "tf32"} | kernels._Block.of(weights).arguments()
-    strides = {"stride_n": 1, "stride_d": "i32"} if full else {"stride_n": "i32", "stride_d": 1}
-    _compile(kernels._product_kernel, product | strides, capability)
+    _compile(_weights_kernel, shared | known | {"weights": made}, capability)
+    product = sizes | {"x": made, "y": vectors, "out": "*fp32", "widen": made != vectors, "terms": terms}
+    product |= {"precision": "ieee" if dtype == torch.float32 else "tf32"} | Block.of(weights, terms=terms).arguments()
+    for strides, add in (({"stride_n": "i32", "stride_d": 1}, False), ({"stride_n": 1, "stride_d": "i32"}, True)):
+        _compile(_product_kernel, product | strides | {"add": add}, capability)
 
 
 def _compile(kernel: object, arguments: dict[str, object], capability: int) -> None:
@@ -218,7 +197,9 @@ def _compile(kernel: object, arguments: dict[str, object], capability: int) -> N
     constants = {(kernel.arg_names.index(name),): given[name] for name, x in types.items() if x == "constexpr"}
     options = {name: arguments[name] for name in ("num_warps", "num_stages", "enable_fp_fusion")}
     source = triton.compiler.ASTSource(kernel, types, constants)
-    assert triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert compiled.asm["cubin"]
+    assert compiled.metadata.shared <= SHARED, (kernel, compiled.metadata.shared)
 
 
 if __name__ == "__main__":
@@ -228,5 +209,6 @@ if __name__ == "__main__":
         teach_bfloat16()
         torch.save({name: compute(name) for name in CASES}, sys.argv[1])
     else:
-        for dtype, full in ((torch.bfloat16, True), (torch.float16, False), (torch.float32, False)):
-            compile_kernels(dtype, full=full)
+        for capability in (80, 90):
+            for dtype, full in ((torch.bfloat16, True), (torch.float16, False), (torch.float32, False)):
+                compile_kernels(dtype, full=full, capability=capability)

@@ -1,0 +1,69 @@
+"""What scores are made of, laid out as the kernels read it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.fused.block import Block
+
+
+class Case(NamedTuple):
+    """Vectors, factors, and what tells positives and excluded pairs; numbers are int64, and ``None`` is left out."""
+
+    a: Tensor
+    b: Tensor
+    row_factors: Tensor | None
+    column_factors: Tensor | None
+    positives: Tensor | None
+    row_keys: Tensor | None
+    column_keys: Tensor | None
+    kept: Tensor | None
+    kept_row_key: Tensor | None
+    kept_column_key: Tensor | None
+    own: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        a: Tensor,
+        b: Tensor,
+        row_factors: Tensor | None,
+        column_factors: Tensor | None,
+        excluded: Exclusion | None,
+        positives: Tensor | None,
+    ) -> Case:
+        """As :func:`log_sum_exps` is given it."""
+        factors = (None if x is None else x.detach().float().contiguous() for x in (row_factors, column_factors))
+        row_keys, column_keys, kept, kept_keys, own = Exclusion() if excluded is None else excluded
+        ids = (
+            positives,
+            torch.stack(row_keys) if row_keys else None,
+            torch.stack(column_keys) if column_keys else None,
+            kept,
+            *(kept_keys or (None, None)),
+            own,
+        )
+        laid_out = (None if x is None else x.to(torch.int64).contiguous() for x in ids)
+        return cls(a.detach().contiguous(), b.detach().contiguous(), *factors, *laid_out)
+
+    @property
+    def block(self) -> Block:
+        """How its scores are cut up."""
+        return Block.of(self.a.dtype)
+
+    def arguments(self) -> dict[str, Any]:
+        """As the kernels are given it."""
+        return {
+            **self._asdict(),
+            "n": len(self.a),
+            "m": len(self.b),
+            "d": self.a.shape[1],
+            "no_id": NO_ID,
+            "keys": 0 if self.row_keys is None else len(self.row_keys),
+            "kept_count": 0 if self.kept is None else self.kept.shape[1],
+            **self.block.arguments(),
+        }
