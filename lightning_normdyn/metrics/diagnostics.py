@@ -37,7 +37,7 @@ def norm_diagnostics(
         >>> diagnostics.update(**one, length=torch.arange(8), frequency=torch.arange(8) % 3)
         >>> [name for name in diagnostics.compute() if not name.endswith(("_low", "_high"))]
         ['normdyn/validation/cohens_d', 'normdyn/validation/fisher_cosine', 'normdyn/validation/fisher_dot',
-         'normdyn/validation/fisher_qnorm', 'normdyn/validation/fisher_dnorm', 'normdyn/validation/qnorm_share',
+         'normdyn/validation/fisher_qnorm', 'normdyn/validation/fisher_dnorm', 'normdyn/validation/fisher_qnorm_share',
          'normdyn/validation/correlation_frequency', 'normdyn/validation/partial_frequency',
          'normdyn/validation/correlation_length', 'normdyn/validation/partial_length',
          'normdyn/validation/query_norm_cv']

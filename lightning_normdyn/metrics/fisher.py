@@ -13,6 +13,8 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_normdyn.core import NORMALIZATIONS, fisher_condition_number, recommend_normalization
 from lightning_normdyn.core.fisher import FisherForm
 
+_SHARE = "fisher_qnorm_share"
+
 
 class FisherConditionNumber(Metric):
     """``log10`` of the Fisher condition number of every normalisation, at the first pairs that it sees.
@@ -23,7 +25,7 @@ class FisherConditionNumber(Metric):
         form: which derivatives: ``diagonal``, ``eigenvalues`` or ``polar``.
         temperature: as in training.
         pairs: so many are kept on each rank and looked at in all; memory is ``pairs·2d`` numbers.
-        resamples: of the bootstrap behind ``qnorm_share``.
+        resamples: of the bootstrap behind ``fisher_qnorm_share``.
         kwargs: of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -33,8 +35,9 @@ class FisherConditionNumber(Metric):
         >>> queries, documents = torch.randn(2, 64, 4, generator=torch.Generator().manual_seed(0))
         >>> metric = FisherConditionNumber(form="polar")
         >>> metric.update(queries, documents)
-        >>> {name: round(float(value), 2) for name, value in metric.compute().items()}
-        {'fisher_cosine': 0.0, 'fisher_dot': 1.38, 'fisher_qnorm': 1.31, 'fisher_dnorm': 1.19, 'qnorm_share': 0.03}
+        >>> [(name, round(float(value), 2)) for name, value in metric.compute().items()]
+        [('fisher_cosine', 0.0), ('fisher_dot', 1.38), ('fisher_qnorm', 1.31), ('fisher_dnorm', 1.19),
+         ('fisher_qnorm_share', 0.03)]
     """
 
     is_differentiable = False
@@ -85,7 +88,7 @@ class FisherConditionNumber(Metric):
         self.documents.append(documents[:kept].detach().flatten().to(self.dtype))
 
     def compute(self) -> dict[str, Tensor]:
-        """``fisher_cosine``, ``fisher_dot``, ``fisher_qnorm``, ``fisher_dnorm``; ``qnorm_share``, from 0 to 1.
+        """``fisher_cosine``, ``fisher_dot``, ``fisher_qnorm``, ``fisher_dnorm``; ``fisher_qnorm_share``.
 
         The last is the share of resamples in which QNorm has the smaller condition number: at 0.95 and above it is
         recommended, at 0.05 and below DNorm. NaN with fewer than two pairs.
@@ -94,13 +97,14 @@ class FisherConditionNumber(Metric):
         return {name: self.width.new_tensor(value, dtype=torch.float64) for name, value in self._found(*sides).items()}
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """The values, or a list of them over time, as torchmetrics draws them: figure and axes."""
-        return self._plot(val, ax)
+        """Condition numbers, or a list of them over time, as torchmetrics draws them: figure and axes."""
+        val = self.compute() if val is None else val
+        return self._plot(_kappas(val) if isinstance(val, dict) else [_kappas(one) for one in val], ax)
 
     def _found(self, queries: Tensor, documents: Tensor) -> dict[str, float]:
         names = [f"fisher_{name}" for name in NORMALIZATIONS]
         if len(queries) < 2:
-            return dict.fromkeys([*names, "qnorm_share"], math.nan)
+            return dict.fromkeys([*names, _SHARE], math.nan)
         found = [
             getattr(
                 fisher_condition_number(queries, documents, *exponents, temperature=self.temperature, pairs=self.pairs),
@@ -116,9 +120,13 @@ class FisherConditionNumber(Metric):
             pairs=self.pairs,
             resamples=self.resamples,
         )
-        return dict(zip(names, found, strict=True)) | {"qnorm_share": advice.qnorm_share}
+        return dict(zip(names, found, strict=True)) | {_SHARE: advice.qnorm_share}
 
 
 def _rows(flat: list[Tensor], width: int) -> Tensor:
     # One tensor instead of a list once the ranks are gathered.
     return dim_zero_cat(flat).view(-1, width) if len(flat) and width else torch.empty(0, 1)
+
+
+def _kappas(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in found.items() if name != _SHARE}

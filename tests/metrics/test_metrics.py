@@ -45,7 +45,7 @@ def by_functions():
     pair = (x["queries"], x["documents"])
     for name, exponents in NORMALIZATIONS.items():
         found[f"fisher_{name}"] = fisher_condition_number(*pair, *exponents, temperature=1.0).diagonal
-    found["qnorm_share"] = recommend_normalization(*pair, temperature=1.0).qnorm_share
+    found["fisher_qnorm_share"] = recommend_normalization(*pair, temperature=1.0).qnorm_share
     for name, one in norm_correlations(norms["documents"], x["length"], {"frequency": x["frequency"]}).items():
         whole, partial = f"correlation_{name}", f"partial_{name}"
         found |= {whole: one.r, f"{whole}_low": one.low, f"{whole}_high": one.high}
