@@ -37,6 +37,7 @@ def fisher_condition_number(
     document_exponent: float,
     *,
     temperature: float = 0.05,
+    symmetric: bool = True,
     pairs: int = 1_000,
 ) -> FisherCondition:
     """Condition number of the Fisher information of InfoNCE at pairs of embeddings.
@@ -51,6 +52,8 @@ def fisher_condition_number(
         query_exponent: ``gamma_q``.
         document_exponent: ``gamma_d``; :data:`~lightning_normdyn.core.NORMALIZATIONS` has the usual pairs.
         temperature: ``tau``, as in training.
+        symmetric: average over ``log p(d_i | q_i)`` and ``log p(q_i | d_i)``, as CLIP's loss does. With the first
+            alone, DNorm tends to have the smaller number even where queries and documents are alike.
         pairs: at most so many queries are looked at, evenly spaced.
 
     Returns:
@@ -64,10 +67,18 @@ def fisher_condition_number(
         >>> queries, documents = torch.randn(2, 64, 4, generator=torch.Generator().manual_seed(0))
         >>> found = fisher_condition_number(queries, documents, *NORMALIZATIONS["qnorm"], temperature=1.0)
         >>> [round(value, 3) for value in found]
-        [0.704, 0.507, 1.314, 64]
+        [0.67, 0.468, 1.314, 64]
     """
     return condition_of(
-        pair_gradients(queries, documents, query_exponent, document_exponent, temperature=temperature, pairs=pairs)
+        pair_gradients(
+            queries,
+            documents,
+            query_exponent,
+            document_exponent,
+            temperature=temperature,
+            symmetric=symmetric,
+            pairs=pairs,
+        )
     )
 
 
@@ -82,6 +93,8 @@ def condition_of(gradients: PairGradients) -> FisherCondition:
 def log_kappa(gradients: PairGradients, counts: Tensor, form: FisherForm) -> Tensor:
     """``log10 kappa`` of every resample ``[b, n]``, ``[b]``."""
     share = counts / counts.sum(1, keepdim=True)
+    if form != "polar":  # both directions of a pair are drawn together
+        share = share.repeat(1, len(gradients.embeddings) // len(gradients.polar))
     epsilon = torch.finfo(share.dtype).eps
     if form == "eigenvalues":
         g = gradients.embeddings

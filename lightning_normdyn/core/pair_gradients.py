@@ -16,7 +16,7 @@ class PairGradients(NamedTuple):
     """Derivatives at every pair, ``n`` rows in float64.
 
     Attributes:
-        embeddings: of the log-likelihood by ``[q_i; d_i]``, ``[n, 2d]``.
+        embeddings: of the log-likelihood by ``[q_i; d_i]``, ``[n, 2d]``; ``[2n, 2d]`` of both directions.
         polar: of the score by ``|q|``, ``|d|`` and the angle, ``[n, 3]``.
     """
 
@@ -31,18 +31,19 @@ def pair_gradients(
     document_exponent: float,
     *,
     temperature: float,
+    symmetric: bool,
     pairs: int,
 ) -> PairGradients:
     """Derivatives in closed form at evenly spaced pairs; arguments as for :func:`fisher_condition_number`."""
     _check(queries, documents, temperature)
     places = torch.linspace(0, len(queries) - 1, min(pairs, len(queries)), dtype=torch.float64).round().long()
     places = places.to(queries.device)
-    q, candidates = most_precise(queries.detach())[places], most_precise(documents.detach())
-    rows = [
-        _embedding_gradients(part, candidates, own, query_exponent, document_exponent, temperature)
-        for part, own in zip(q.split(_CHUNK), places.split(_CHUNK), strict=True)
-    ]
-    return PairGradients(torch.cat(rows), _polar_gradients(q, candidates[places], query_exponent, document_exponent))
+    queries, documents = most_precise(queries.detach()), most_precise(documents.detach())
+    rows = _embedding_gradients(queries, documents, places, query_exponent, document_exponent, temperature)
+    if symmetric:
+        back = _embedding_gradients(documents, queries, places, document_exponent, query_exponent, temperature)
+        rows = torch.cat((rows, back.roll(back.shape[1] // 2, dims=1)))  # the document's half comes first in it
+    return PairGradients(rows, _polar_gradients(queries[places], documents[places], query_exponent, document_exponent))
 
 
 def _check(queries: Tensor, documents: Tensor, temperature: float) -> None:
@@ -60,9 +61,19 @@ def _check(queries: Tensor, documents: Tensor, temperature: float) -> None:
 
 
 def _embedding_gradients(
+    queries: Tensor, candidates: Tensor, places: Tensor, query_exponent: float, document_exponent: float, tau: float
+) -> Tensor:
+    """Of ``log p(d_i | q_i)`` by ``[q_i; d_i]`` at some places, ``[places, 2d]``, a part of them at a time."""
+    parts = places.split(_CHUNK)
+    return torch.cat(
+        [_some_gradients(queries[own], candidates, own, query_exponent, document_exponent, tau) for own in parts]
+    )
+
+
+def _some_gradients(
     queries: Tensor, candidates: Tensor, own: Tensor, query_exponent: float, document_exponent: float, tau: float
 ) -> Tensor:
-    """Of ``log p`` by ``[q_i; d_i]``, ``[n, 2d]``: linear in what the softmax leaves of the candidates."""
+    """Linear in what the softmax leaves of the candidates."""
     documents = candidates[own]
     scaled_queries, scaled = _rescaled(queries, query_exponent), _rescaled(candidates, document_exponent)
     log_p = (scaled_queries @ scaled.T / tau).log_softmax(1)

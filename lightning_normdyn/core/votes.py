@@ -54,8 +54,7 @@ def kernel_votes(
     probe costs one product with its transpose and one product with it over the batch, a few forward passes.
 
     The encoder is called as it is: call its ``eval()`` first where it has dropout. Its parameters, gradients and
-    buffers stay as they are. Attention runs in its plain form, which alone has a second
-    derivative.
+    buffers stay as they are. Attention runs in its plain form, which alone has a second derivative.
 
     Args:
         encoder: a module, or any function that uses ``parameters``; returns embeddings ``[n, d]``.

@@ -20,7 +20,8 @@ def norm_diagnostics(
     """Effect size, variation, Fisher condition numbers and correlations, under the keys they are logged with.
 
     Call ``update`` with keywords, ``queries[n, d]``, ``documents[n, d]``, ``irrelevant[..., d]``, ``length[n]`` and
-    one for each covariate; then ``self.log_dict(collection.compute())`` on every rank, and ``reset``. Where one of
+    one for each covariate; then ``self.log_dict(collection.compute())`` on every rank, whose values are
+    those of all ranks already, and ``reset``. Where one of
     these does not exist, make a :class:`torchmetrics.MetricCollection` of the metrics that need it not.
 
     Args:

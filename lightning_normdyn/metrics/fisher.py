@@ -24,6 +24,7 @@ class FisherConditionNumber(Metric):
     Args:
         form: which derivatives: ``diagonal``, ``eigenvalues`` or ``polar``.
         temperature: as in training.
+        symmetric: average over both directions of the loss.
         pairs: so many are kept on each rank and looked at in all; memory is ``pairs·2d`` numbers.
         resamples: of the bootstrap behind ``fisher_qnorm_share``.
         kwargs: of :class:`torchmetrics.Metric`.
@@ -53,6 +54,7 @@ class FisherConditionNumber(Metric):
         *,
         form: FisherForm = "diagonal",
         temperature: float = 0.05,
+        symmetric: bool = True,
         pairs: int = 1_000,
         resamples: int = 200,
         **kwargs: Any,
@@ -60,7 +62,8 @@ class FisherConditionNumber(Metric):
         super().__init__(**kwargs)
         if form not in get_args(FisherForm):
             raise ValueError(f"form: expected one of {list(get_args(FisherForm))}, got {form!r}")
-        self.form, self.temperature, self.pairs, self.resamples = form, temperature, pairs, resamples
+        self.form, self.pairs, self.resamples = form, pairs, resamples
+        self.temperature, self.symmetric = temperature, symmetric
         # Flat, because a rank that saw nothing gathers a flat empty list.
         self.add_state("queries", [], dist_reduce_fx="cat")
         self.add_state("documents", [], dist_reduce_fx="cat")
@@ -105,21 +108,12 @@ class FisherConditionNumber(Metric):
         names = [f"fisher_{name}" for name in NORMALIZATIONS]
         if len(queries) < 2:
             return dict.fromkeys([*names, _SHARE], math.nan)
+        options: dict[str, Any] = {"temperature": self.temperature, "symmetric": self.symmetric, "pairs": self.pairs}
         found = [
-            getattr(
-                fisher_condition_number(queries, documents, *exponents, temperature=self.temperature, pairs=self.pairs),
-                self.form,
-            )
+            getattr(fisher_condition_number(queries, documents, *exponents, **options), self.form)
             for exponents in NORMALIZATIONS.values()
         ]
-        advice = recommend_normalization(
-            queries,
-            documents,
-            form=self.form,
-            temperature=self.temperature,
-            pairs=self.pairs,
-            resamples=self.resamples,
-        )
+        advice = recommend_normalization(queries, documents, form=self.form, resamples=self.resamples, **options)
         return dict(zip(names, found, strict=True)) | {_SHARE: advice.qnorm_share}
 
 

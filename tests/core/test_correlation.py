@@ -124,6 +124,9 @@ def test_items_without_a_number_are_left_out_of_everything():
     spoilt = norm_correlations(x, z, {"depth": depth}, resamples=20)
     assert spoilt == norm_correlations(x[kept], z[kept], {"depth": y[kept]}, resamples=20)
     assert {one.n for one in spoilt.values()} == {27}
+    both = norm_correlations(x, z, {"depth": depth, "frequency": y}, resamples=20)
+    assert {one.n for one in both.values()} == {27}
+    assert both["depth"] == spoilt["depth"]
 
 
 def test_what_does_not_vary_has_no_correlation():

@@ -34,12 +34,20 @@ def log_likelihood(pair, documents, place, exponents, temperature):
     return scores[place] - scores.exp().sum().log()
 
 
-def by_autograd(queries, documents, exponents, temperature):
+def one_direction(queries, documents, exponents, temperature):
     rows = []
     for place, query in enumerate(queries):
         pair = torch.cat((query, documents[place])).requires_grad_()
         rows.append(torch.autograd.grad(log_likelihood(pair, documents, place, exponents, temperature), pair)[0])
     return torch.stack(rows)
+
+
+def by_autograd(queries, documents, exponents, temperature, *, symmetric=True):
+    rows = one_direction(queries, documents, exponents, temperature)
+    if not symmetric:
+        return rows
+    back = one_direction(documents[: len(queries)], queries, exponents[::-1], temperature)
+    return torch.cat((rows, torch.cat((back[:, D:], back[:, :D]), dim=1)))
 
 
 def polar_by_autograd(queries, documents, exponents):
@@ -66,10 +74,12 @@ def kappas(gradients, polar):
 
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_equal_autograd_pair_by_pair(cell, temperature):
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_gradients_equal_autograd_pair_by_pair(symmetric, cell, temperature):
     queries, documents = sample()
-    found = pair_gradients(queries, documents, *CELLS[cell], temperature=temperature, pairs=1_000)
-    oracle = by_autograd(queries, documents, CELLS[cell], temperature)
+    options = {"temperature": temperature, "symmetric": symmetric}
+    found = pair_gradients(queries, documents, *CELLS[cell], **options, pairs=1_000)
+    oracle = by_autograd(queries, documents, CELLS[cell], **options)
     torch.testing.assert_close(found.embeddings, oracle, rtol=1e-9, atol=1e-12 * float(oracle.abs().max()))
     torch.testing.assert_close(found.polar, polar_by_autograd(queries, documents, CELLS[cell]), rtol=1e-9, atol=1e-12)
 
@@ -88,8 +98,9 @@ def test_condition_numbers_equal_numpy(cell):
 
 def test_fewer_pairs_than_dimensions_leave_zero_eigenvalues_out():
     queries, documents = sample(n=5, m=9)
-    found = fisher_condition_number(queries, documents, 1, 0)
-    singular = np.linalg.svd(by_autograd(queries, documents, (1, 0), 0.05).numpy(), compute_uv=False)
+    found = fisher_condition_number(queries, documents, 1, 0, symmetric=False)
+    rows = by_autograd(queries, documents, (1, 0), 0.05, symmetric=False)
+    singular = np.linalg.svd(rows.numpy(), compute_uv=False)
     assert len(singular) == 5
     assert found.eigenvalues == pytest.approx(2 * math.log10(singular[0] / singular[-1]), abs=1e-6)
 
@@ -112,7 +123,7 @@ def test_sides_exchanged_exchange_qnorm_and_dnorm(seed):
     queries, documents = sample(seed, m=12)
     qnorm = fisher_condition_number(queries, documents, *NORMALIZATIONS["qnorm"])
     dnorm = fisher_condition_number(documents, queries, *NORMALIZATIONS["dnorm"])
-    assert qnorm.polar == pytest.approx(dnorm.polar, abs=1e-9)
+    assert list(qnorm) == pytest.approx(list(dnorm), abs=1e-6)
 
 
 def test_cosine_has_nothing_but_an_angle():
@@ -127,11 +138,12 @@ def test_polar_is_free_of_the_temperature():
 
 def test_many_pairs_are_looked_at_in_parts_and_evenly_spaced():
     queries, documents = sample(n=700, m=720)
-    whole = pair_gradients(queries, documents, 1, 0, temperature=0.5, pairs=1_000)
+    whole = pair_gradients(queries, documents, 1, 0, temperature=0.5, symmetric=True, pairs=1_000)
     assert len(whole.polar) == 700
-    some = pair_gradients(queries, documents, 1, 0, temperature=0.5, pairs=8)
+    some = pair_gradients(queries, documents, 1, 0, temperature=0.5, symmetric=True, pairs=8)
     places = np.round(np.linspace(0, 699, 8)).astype(int)
-    torch.testing.assert_close(some.embeddings, whole.embeddings[places])
+    both = np.concatenate((places, 700 + places))
+    torch.testing.assert_close(some.embeddings, whole.embeddings[both])
     torch.testing.assert_close(some.polar, whole.polar[places])
     assert fisher_condition_number(queries, documents, 1, 0, pairs=8).n == 8
 
@@ -164,25 +176,37 @@ def test_confidence_equals_a_loop_over_drawn_pairs(form):
     wins = 0
     for row in counts:
         drawn = np.repeat(np.arange(20), row.long().numpy())
-        qnorm, dnorm = (kappas(g[drawn], p[drawn])[form] for g, p in (rows["qnorm"], rows["dnorm"]))
+        qnorm, dnorm = (
+            kappas(g[np.concatenate((drawn, 20 + drawn))], p[drawn])[form] for g, p in (rows["qnorm"], rows["dnorm"])
+        )
         wins += qnorm < dnorm
     advice = recommend_normalization(queries, documents, form=form, temperature=0.5, resamples=60)
     smaller = "qnorm" if getattr(advice.qnorm, form) < getattr(advice.dnorm, form) else "dnorm"
     assert advice.confidence == pytest.approx(wins / 60 if smaller == "qnorm" else 1 - wins / 60, abs=1e-12)
-    assert advice.normalization == (smaller if advice.confidence >= 0.95 else "no difference")
+    assert advice.normalization == (smaller if advice.confidence >= 0.975 else "no difference")
     assert advice.qnorm == fisher_condition_number(queries, documents, 1, 0, temperature=0.5)
 
 
-def test_sides_that_are_alike_get_no_recommendation():
-    """Were a side named by chance, it would be named in one of ten samples or more."""
-    named = 0
-    for seed in range(30):
+@pytest.mark.parametrize("form", ["diagonal", "polar"])
+def test_sides_that_are_alike_get_no_recommendation(form):
+    """A side is named by chance now and then, and neither more often than the other."""
+    named = {"qnorm": 0, "dnorm": 0, "no difference": 0}
+    for seed in range(60):
         draw = torch.Generator().manual_seed(seed)
-        queries, documents = torch.randn(2, 100, 8, generator=draw)
-        advice = recommend_normalization(queries, documents, form="polar", temperature=1.0, resamples=100)
-        assert 0 <= advice.confidence <= 1
-        named += advice.normalization != "no difference"
-    assert named <= 6
+        both = torch.randn(100, 8, generator=draw)
+        queries, documents = both + 0.5 * torch.randn(2, 100, 8, generator=draw)
+        named[recommend_normalization(queries, documents, form=form, temperature=1.0, resamples=100).normalization] += 1
+    assert named["no difference"] >= 48
+    assert max(named["qnorm"], named["dnorm"]) <= 9
+
+
+def test_one_direction_alone_speaks_for_dnorm_where_sides_are_alike():
+    """Why the default looks at both."""
+    draw = torch.Generator().manual_seed(0)
+    both = torch.randn(200, 8, generator=draw)
+    sides = both + 0.5 * torch.randn(2, 200, 8, generator=draw)
+    for queries, documents in (sides, sides.flip(0)):
+        assert recommend_normalization(queries, documents, temperature=1.0, symmetric=False).normalization == "dnorm"
 
 
 @pytest.mark.parametrize("long_side", ["queries", "documents"])

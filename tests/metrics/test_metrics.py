@@ -140,6 +140,14 @@ def test_intervals_are_drawn_around_their_correlations():
     matplotlib.pyplot.close("all")
 
 
+def test_large_numbers_keep_their_order():
+    """Seconds since 1970 are all alike in float32."""
+    metric = NormCorrelation("time", resamples=0)
+    time = 1_700_000_000 + torch.arange(30)
+    metric.update(torch.diag(torch.arange(1.0, 31)), length=torch.arange(30) % 4, time=time)
+    assert float(metric.compute()["correlation_time"]) == pytest.approx(1, abs=1e-12)
+
+
 def test_no_more_pairs_are_kept_than_are_looked_at():
     metric = FisherConditionNumber(pairs=20)
     for batch in batches(1, 0, 8):
