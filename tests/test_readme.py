@@ -11,7 +11,7 @@ README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CALLBACK, RETRIEVER, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
+CALLBACK, RETRIEVER, DIAGNOSTICS, VOTES, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
 
 
 def run_as_script(code: str, folder: Path) -> str:
@@ -91,10 +91,31 @@ def test_the_levers_example_gives_the_numbers_beside_it(tmp_path: Path) -> None:
 def test_every_logged_quantity_is_documented_and_every_documented_one_is_logged(trained: tuple[Path, str]) -> None:
     logged = set(next(line for line in trained[1].splitlines() if line.startswith("KEYS")).split()[1:])
     of_losses = {"temperature", "gamma_query", "gamma_document", "bias"}
-    assert logged == documented_quantities() - of_losses - names_of_other_tables()
+    assert logged == documented_quantities() - of_losses - of_diagnostics() - names_of_other_tables()
+
+
+def of_diagnostics() -> set[str]:
+    """What the README says that a module logs itself; the name of a covariate stands for any."""
+    section = TEXT.partition("## Do lengths carry anything?")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row)}
+
+
+def test_the_diagnostics_example_logs_what_its_table_says(tmp_path: Path) -> None:
+    keys = "print('KEYS', *[k.removeprefix('normdyn/validation/') for k in trainer.callback_metrics])"
+    logged = run_as_script(f"{DIAGNOSTICS}\n{keys}", tmp_path).partition("KEYS ")[2].split()
+    short = {name for name in logged if not name.endswith(("_low", "_high", "_frequency"))}
+    assert short == of_diagnostics()
+    assert {"correlation_frequency", "partial_frequency_low", "partial_length_high"} <= set(logged)
+
+
+def test_the_votes_example_prints_no_residual_and_leaves_a_figure(tmp_path: Path) -> None:
+    printed = run_as_script(VOTES, tmp_path)
+    assert float(re.findall(r"tensor\(([\d.e-]+)", printed)[-1]) < 1e-4
+    assert (tmp_path / "votes.png").stat().st_size > 10_000
 
 
 def names_of_other_tables() -> set[str]:
     """Layers and normalizations."""
-    layers = {"cli", "tasks", "report", "callbacks", "instruments", "capture", "history", "core", "losses"}
+    layers = {"cli", "tasks", "report", "callbacks", "metrics", "instruments", "capture", "history", "core", "losses"}
     return layers | {"normalization", "cosine", "dot", "qnorm", "dnorm", "learnable"}

@@ -1,30 +1,46 @@
 """The mathematics: pure functions and small records on torch tensors, with no framework and no I/O."""
 
 from lightning_normdyn.core.budget import NormBudget, norm_budget
+from lightning_normdyn.core.correlation import Correlation, correlate, norm_correlations
+from lightning_normdyn.core.effect_size import coefficient_of_variation, cohens_d
 from lightning_normdyn.core.equilibrium import equilibrium_norm, forecast_norm, relaxation_steps
+from lightning_normdyn.core.fisher import FisherCondition, fisher_condition_number
 from lightning_normdyn.core.fit import LogLogFit, fit_log_log
 from lightning_normdyn.core.geometry import RadialTangential, safe_norm, split_radial_tangential
 from lightning_normdyn.core.gradient_scale import scale_gradient
 from lightning_normdyn.core.moments import RowMoments
+from lightning_normdyn.core.normalization_advice import NormalizationAdvice, recommend_normalization
 from lightning_normdyn.core.optimizers import equilibrium_rule
 from lightning_normdyn.core.rates import RateTrace
 from lightning_normdyn.core.rule import EquilibriumRule
 from lightning_normdyn.core.similarity import NORMALIZATIONS, similarity_scores
+from lightning_normdyn.core.votes import KernelVotes, kernel_votes
 from lightning_normdyn.core.weight_decay import weight_decay_for
 
 __all__ = [
     "NORMALIZATIONS",
+    "Correlation",
     "EquilibriumRule",
+    "FisherCondition",
+    "KernelVotes",
     "LogLogFit",
     "NormBudget",
+    "NormalizationAdvice",
     "RadialTangential",
     "RateTrace",
     "RowMoments",
+    "coefficient_of_variation",
+    "cohens_d",
+    "correlate",
     "equilibrium_norm",
     "equilibrium_rule",
+    "fisher_condition_number",
     "fit_log_log",
     "forecast_norm",
+    "kernel_votes",
     "norm_budget",
+    "norm_correlations",
+    "recommend_normalization",
     "relaxation_steps",
     "safe_norm",
     "scale_gradient",

@@ -1,0 +1,9 @@
+"""Diagnostics of norms as torchmetrics metrics, right over any number of ranks; alone in importing torchmetrics."""
+
+from lightning_normdyn.metrics.diagnostics import norm_diagnostics
+from lightning_normdyn.metrics.effect_size import NormEffectSize
+from lightning_normdyn.metrics.fisher import FisherConditionNumber
+from lightning_normdyn.metrics.norm_correlation import NormCorrelation
+from lightning_normdyn.metrics.variation import NormVariation
+
+__all__ = ["FisherConditionNumber", "NormCorrelation", "NormEffectSize", "NormVariation", "norm_diagnostics"]

@@ -1,0 +1,207 @@
+"""Who pushes whom: the votes of a batch's items on the norms of probes, as one figure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Affine2D
+from numpy.typing import NDArray
+
+from lightning_normdyn.core import KernelVotes
+from lightning_normdyn.report.canvas import BLUE, FAINT, GREY, INK, VERMILION, drawing_style
+from lightning_normdyn.report.numbers import plain
+from lightning_normdyn.report.trajectory import Floats
+from lightning_normdyn.report.words import readable
+
+PUSH_COLOURS = LinearSegmentedColormap.from_list("push", [BLUE, "#8fc1de", "#ffffff", "#f0b48a", VERMILION])
+"""Inward, nothing, outward."""
+
+_CELL, _LETTER, _SMALL_LETTER, _MARGIN = 0.21, 0.084, 0.066, 0.16
+_BARS, _NUMBERS, _HEAD, _FOOT = 1.1, 0.72, 0.62, 0.66
+"""Inches: a cell, a letter of a name and of a note, the margin; the bars and their numbers, above and below cells."""
+
+_GRID = "#e4e8ec"
+_NOTE = "rows: whose norm moves; columns: what moves it"
+_FRAMED = "; framed: itself"
+_FULL_COLOUR = 0.98
+
+
+class _Shown(NamedTuple):
+    """What is drawn, in drawing order: votes ``[p, b]``, their names, and the total of all items ``[p]``."""
+
+    votes: Floats
+    probes: list[str]
+    items: list[str]
+    totals: Floats
+    left_out: str
+
+
+def write_votes(
+    path: str | os.PathLike[str],
+    votes: KernelVotes,
+    *,
+    probes: Sequence[str],
+    items: Sequence[str],
+    most: int = 40,
+) -> Path:
+    """Draws votes as :func:`draw_votes` does and writes the figure.
+
+    Args:
+        path: ends in ``.png``, ``.svg`` or ``.pdf``.
+        votes: of :func:`~lightning_normdyn.core.kernel_votes`.
+        probes: a name for each probe.
+        items: a name for each item of the batch.
+        most: so many probes and items are drawn, those with the largest votes.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the names do not fit, or the ending is another.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"path: expected a name that ends in .png, .svg or .pdf, got {path.name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with drawing_style():
+        figure = draw_votes(votes, probes=probes, items=items, most=most)
+        dated = {"CreationDate": None} if path.suffix.lower() == ".pdf" else {"Date": None}
+        metadata = {} if path.suffix.lower() == ".png" else dated
+        figure.savefig(path, dpi=200, facecolor="white", metadata=metadata)
+    return path
+
+
+def draw_votes(votes: KernelVotes, *, probes: Sequence[str], items: Sequence[str], most: int = 40) -> Figure:
+    """A row for each probe, a column for each item of the batch, and beside each row what all items add up to.
+
+    Orange cells push a probe's norm outward, blue ones inward. Probes stand from the most lengthened to the most
+    shortened, items from those that push outward to those that push inward. A frame marks an item's vote on itself,
+    where a probe and an item have the same name.
+
+    Args:
+        votes: of :func:`~lightning_normdyn.core.kernel_votes`.
+        probes: a name for each probe.
+        items: a name for each item of the batch.
+        most: so many probes and items are drawn, those with the largest votes.
+
+    Returns:
+        The figure, of a size that fits its cells.
+
+    Raises:
+        ValueError: if the names do not fit.
+    """
+    values = votes.votes.detach().cpu().double().numpy()
+    for name, given, wanted in (("probes", probes, values.shape[0]), ("items", items, values.shape[1])):
+        if len(given) != wanted:
+            raise ValueError(f"{name}: expected {wanted} names, got {len(given)}; pass one for each in their order")
+    shown = _choose(values, [readable(name) for name in probes], [readable(name) for name in items], most)
+    with drawing_style():
+        return _draw(shown)
+
+
+def _choose(values: Floats, probes: list[str], items: list[str], most: int) -> _Shown:
+    totals = values.sum(1)
+    rows = _largest(np.abs(values).sum(1), most)
+    columns = _largest(np.abs(values[rows]).sum(0), most)
+    rows = rows[np.argsort(-totals[rows], kind="stable")]
+    columns = columns[np.argsort(-values[np.ix_(rows, columns)].sum(0), kind="stable")]
+    left_out = [
+        f"{len(shown)} of {len(names)} {kind}"
+        for kind, shown, names in (("probes", rows, probes), ("items", columns, items))
+        if len(shown) < len(names)
+    ]
+    return _Shown(
+        values[np.ix_(rows, columns)],
+        [probes[row] for row in rows],
+        [items[column] for column in columns],
+        totals[rows],
+        f"{' and '.join(left_out)}, by the size of their votes" if left_out else "",
+    )
+
+
+def _largest(sizes: Floats, most: int) -> NDArray[np.intp]:
+    return np.sort(np.argsort(-sizes, kind="stable")[:most])
+
+
+def _draw(shown: _Shown) -> Figure:
+    height, width = (_CELL * count for count in shown.votes.shape)
+    left = _MARGIN + _LETTER * max(len(name) for name in shown.probes) + 0.1
+    bottom = _FOOT + _LETTER * max(3, *(len(name) for name in shown.items)) + 0.1
+    note = _NOTE + (_FRAMED if set(shown.probes) & set(shown.items) else "")
+    notes = [note, shown.left_out] if shown.left_out else [note]
+    total_width = max(
+        left + width + _MARGIN + _BARS + _NUMBERS,
+        *(2 * _MARGIN + _SMALL_LETTER * len(note) for note in notes),
+    )
+    figure = Figure(figsize=(total_width, bottom + height + _HEAD + 0.18 * len(notes)), dpi=72)
+    limit = _colour_limit(shown.votes)
+    _cells(_axes_at(figure, left, bottom, width, height), shown, limit)
+    _totals(_axes_at(figure, left + width + _MARGIN, bottom, _BARS, height), shown)
+    _colour_bar(_axes_at(figure, _MARGIN, 0.36, 2.4, 0.09), limit)
+    _note(figure, 0, "Who pushes whom", fontsize=11, weight="bold")
+    for line, note in enumerate(notes, start=1):
+        _note(figure, line, note, fontsize=8.5, color=FAINT)
+    return figure
+
+
+def _axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the lower left corner."""
+    whole_width, whole_height = figure.get_size_inches()
+    return figure.add_axes((x / whole_width, y / whole_height, width / whole_width, height / whole_height))
+
+
+def _note(figure: Figure, line: int, text: str, **look: Any) -> None:
+    """A line of text at the head."""
+    whole_width, whole_height = figure.get_size_inches()
+    figure.text(_MARGIN / whole_width, 1 - (0.2 + 0.2 * line) / whole_height, text, va="center", **look)
+
+
+def _colour_limit(votes: Floats) -> float:
+    """Where colour is full: a few large votes do not bleach the rest."""
+    sizes = np.abs(votes)[votes != 0]
+    return float(np.quantile(sizes, _FULL_COLOUR)) if len(sizes) else 1.0
+
+
+def _cells(axes: Axes, shown: _Shown, limit: float) -> None:
+    rows, columns = shown.votes.shape
+    axes.pcolormesh(shown.votes, cmap=PUSH_COLOURS, vmin=-limit, vmax=limit, edgecolors=_GRID, linewidth=0.4)
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    axes.set_xticks(np.arange(columns) + 0.5, shown.items, rotation=90)
+    axes.set_yticks(np.arange(rows) + 0.5, shown.probes)
+    axes.tick_params(length=0, pad=4)
+    axes.spines[:].set_visible(False)
+    for row, probe in enumerate(shown.probes):
+        for column in (place for place, item in enumerate(shown.items) if item == probe):
+            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, linewidth=1.1, clip_on=False))
+
+
+def _totals(axes: Axes, shown: _Shown) -> None:
+    """The sum over all items as a bar and a number."""
+    rows = np.arange(len(shown.totals)) + 0.5
+    axes.barh(rows, shown.totals, height=0.62, color=[VERMILION if total > 0 else BLUE for total in shown.totals])
+    low, high = min(0.0, float(shown.totals.min())), max(0.0, float(shown.totals.max()))
+    axes.set(ylim=(len(rows), 0), xlim=(low, high) if high > low else (-1, 1), xticks=[], yticks=[])
+    axes.axvline(0, color=GREY, linewidth=0.8, clip_on=False)
+    axes.spines[:].set_visible(False)
+    sideways, above = axes.get_yaxis_transform(), Affine2D().translate(0, 4)
+    for row, total in zip(rows, shown.totals.tolist(), strict=True):
+        axes.text(1.06, row, plain(total, 2), transform=sideways, va="center_baseline", fontsize=8.5, color=FAINT)
+    axes.text(0, 1, "sum of all items", transform=axes.transAxes + above, va="bottom", fontsize=8.5, color=FAINT)
+
+
+def _colour_bar(axes: Axes, limit: float) -> None:
+    axes.imshow(np.linspace(-1, 1, 129)[None], cmap=PUSH_COLOURS, aspect="auto", extent=(0, 1, 0, 1))
+    axes.set_axis_off()
+    size = plain(limit, 2)
+    for place, side, text in ((0, "left", f"inward, ≤ −{size}"), (1, "right", f"outward, ≥ {size}")):
+        axes.text(place, 1.5, text, transform=axes.transAxes, ha=side, va="bottom", fontsize=8.5, color=INK)
+    note = "first-order change of the norm, per unit of lr"
+    axes.text(0, -0.6, note, transform=axes.transAxes, va="top", fontsize=8.5, color=FAINT)
