@@ -37,7 +37,7 @@ def frequency_bands(frequency: Floats, count: int = 5) -> list[Band]:
     """
     known = np.isfinite(frequency)
     if not known.any():
-        return [Band("all rows", np.ones(len(frequency), np.bool_), float("nan"))]
+        return [Band("all", np.ones(len(frequency), np.bool_), float("nan"))]
     edges = np.unique(np.quantile(frequency[known], np.linspace(0, 1, count + 1)[1:-1]))
     place = np.searchsorted(edges, frequency, side="left")
     bands = [known & (place == index) for index in range(len(edges) + 1)]

@@ -20,7 +20,7 @@ def course_card(record: TargetRecord) -> Card | None:
         return fan_card(record)
     fit = _forecasting_fit(record)
     bands = frequency_bands(record.trajectory.frequency)
-    title = "Median norm of rows that get a gradient in …" if len(bands) > 1 else "Median norm"
+    title = "Median norm of rows that get a gradient in …" if len(bands) > 1 else f"Median norm of the {record.members}"
     if fit is None or not record.finished:
         panels = [(title, band_panel(record, bands, fit, height=3.55))]
     else:
@@ -36,6 +36,8 @@ def _forecasting_fit(record: TargetRecord) -> Fit | None:
 
 def _caption(record: TargetRecord, fit: Fit | None) -> str:
     lines = "Lines are the median norm of rows that get a gradient about equally often, shades their middle half"
+    if not record.is_table:
+        lines = "The line is the median norm of the probe’s items, encoded again each time, the shade their middle half"
     if fit is None:
         later = "" if record.trajectory.fits else ", and forecasts join them once a fit window has closed"
         return f"{lines}{later}; in a healthy run the lines level off."

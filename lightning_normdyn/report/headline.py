@@ -38,6 +38,14 @@ _LINES = (
     ),
     Line("budget_residual", "Budget residual", plain, "what the budget leaves unexplained; rounding in a healthy run"),
     Line("stationarity", "Stationarity", plain, "1: the norms have settled; 0: they all still move one way"),
+    Line(
+        "radial_decay_ratio",
+        "Radial decay over weight decay",
+        plain,
+        "the number of layers for a bias-free ReLU network, 1 for a table",
+    ),
+    Line("growth_share", "Growth over decay", plain, "what the size of steps adds, as a share of what decay takes"),
+    Line("drift_share", "Drift over decay", plain, "what the task pushes outwards; with growth, 1 in a settled run"),
     Line("relaxation_steps", "Relaxation time", lambda value: f"{plain(value)} steps", "to settle at the current rate"),
     Line("seconds", "Time", lambda value: f"{plain(value)} s", "for the whole run"),
 )
@@ -121,6 +129,7 @@ def _predictions(numbers: Mapping[str, float]) -> str:
     rows = [
         _row(numbers, "equilibrium", "Equilibrium law", _PUBLISHED),
         _row(numbers, "transient", "Transient-corrected", _PUBLISHED),
+        _row(numbers, "balance", "Corrected for its own change (identity)", {}) if "balance_slope" in numbers else "",
         _row(numbers, "forecast", "Forecast for the end", {}) if _has_forecast(numbers) else "",
     ]
     if not any(rows):

@@ -24,7 +24,17 @@ _CAPTION = (
     "run the transient-corrected cloud hugs the line (slope and r near 1), while rows that have not yet settled may "
     "stand off the equilibrium law."
 )
-_LAWS = (("equilibrium_norm", "Equilibrium law", "mean_norm"), ("transient_norm", "Transient-corrected", "norm"))
+_CAPTION_OF_ITEMS = (
+    "Each point is one item of the probe and the dashed line is a perfect prediction. Left, where the norms would "
+    "settle if growth, drift and decay of the last window stayed: points off the line are on their way. Right, the "
+    "same with the window’s own change taken out: an identity, so points off the line mean that something was not "
+    "measured well."
+)
+_LAWS = (
+    ("equilibrium_norm", "Equilibrium law", "mean_norm"),
+    ("transient_norm", "Transient-corrected", "norm"),
+    ("balance_norm", "Corrected for the window’s own change", "mean_norm"),
+)
 _LEAST_SPREAD = 0.02
 _LEAST_SHARE = 1 / 3
 _NO_SLOPE = "predictions nearly equal: no slope"
@@ -58,11 +68,17 @@ def prediction_card(record: TargetRecord) -> Card | None:
     panels = [
         (
             f"{cloud.law}, fit at step {cloud.step:,}",
-            _panel(cloud, limits=limits, name=f"{record.anchor}-{cloud.law.split()[0].split('-')[0].lower()}"),
+            _panel(
+                cloud,
+                limits=limits,
+                name=f"{record.anchor}-{cloud.law.split()[0].split('-')[0].lower()}",
+                members=record.members,
+            ),
         )
         for cloud, limits in zip(clouds, frames(clouds), strict=True)
     ]
-    return Card("Predicted against observed norm", _CAPTION, tuple(panels))
+    caption = _CAPTION if record.is_table else _CAPTION_OF_ITEMS
+    return Card("Predicted against observed norm", caption, tuple(panels))
 
 
 def fit_points(predicted: Floats, observed: Floats) -> LogLogFit:
@@ -110,15 +126,16 @@ def _decades(limits: tuple[float, float]) -> float:
     return float(np.log10(limits[1] / limits[0]))
 
 
-def _panel(cloud: Cloud, *, limits: tuple[float, float], name: str) -> str:
+def _panel(cloud: Cloud, *, limits: tuple[float, float], name: str, members: str) -> str:
     axes = square_axes(*limits)
     draw_cloud(axes, cloud.predicted, cloud.observed, cloud.frequency)
     fit = fit_points(cloud.predicted, cloud.observed)
     found = _found(fit, with_slope=has_slope(cloud.predicted))
     corner = (0.96, 0.46) if _upper_left_is_taken(cloud.predicted, cloud.observed, limits) else (0.04, 0.96)
-    _write_fit(axes, found, corner, f"{fit.n:,} rows" if fit.n == cloud.rows else f"{fit.n:,} of {cloud.rows:,} rows")
+    of_all = "" if fit.n == cloud.rows else f" of {cloud.rows:,}"
+    _write_fit(axes, found, corner, f"{fit.n:,}{of_all} {members}")
     axes.set(xlabel="predicted norm", ylabel="observed norm")
-    description = f"{cloud.law}: observed against predicted norm of {fit.n:,} rows, log-log; {', '.join(found)}."
+    description = f"{cloud.law}: observed against predicted norm of {fit.n:,} {members}, log-log; {', '.join(found)}."
     return to_svg(axes, name=name, description=description)
 
 

@@ -22,7 +22,7 @@ class TargetRecord:
         name: the target, as the run named it.
         anchor: an HTML id that no other target of the page has.
         description: what ``target.json`` holds.
-        trajectory: norms and predictions per row; empty for an output.
+        trajectory: norms and predictions per row, or per item of a probe; empty for an output without one.
         series: logged quantities by name.
         labels: names of the table's rows, or None.
     """
@@ -33,6 +33,16 @@ class TargetRecord:
     trajectory: Trajectory
     series: Mapping[str, Series]
     labels: Sequence[str] | None = None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the target is a table, whose rows are embeddings; if not, it is an encoder or another submodule."""
+        return bool(self.description.get("kind", "table") == "table")
+
+    @property
+    def members(self) -> str:
+        """What the norms are of, in the plural."""
+        return "rows" if self.is_table else "items"
 
     @property
     def last_step(self) -> int:

@@ -15,9 +15,10 @@ from lightning_normdyn.report.numbers import plain
 from lightning_normdyn.report.prediction import prediction_card
 from lightning_normdyn.report.radial import radial_card
 from lightning_normdyn.report.record import TargetRecord
+from lightning_normdyn.report.terms import terms_card
 from lightning_normdyn.report.words import words_card
 
-_CARDS = (prediction_card, course_card, budget_card, radial_card, words_card)
+_CARDS = (prediction_card, course_card, terms_card, budget_card, radial_card, words_card)
 
 
 def section(record: TargetRecord, *, with_headline: bool) -> str:
@@ -40,7 +41,7 @@ def facts(record: TargetRecord) -> str:
     """What the target is and how it is trained, in one line of HTML."""
     found = record.description
     parts = [_size(found), _text(found, "optimizer")]
-    parts += [typographic(_text(found, "law"))] if found.get("kind", "table") == "table" else []
+    parts += [typographic(_text(found, "law"))] if record.is_table else []
     parts += [f"lr {_amount(found['lr'])} at the start"] if "lr" in found else []
     parts += [f"weight decay {_amount(found['weight_decay'])}"] if "weight_decay" in found else []
     parts.append(_steps(record))
@@ -69,7 +70,7 @@ def _amount(value: object) -> str:
 
 
 def _progress(record: TargetRecord) -> str:
-    if record.description.get("kind", "table") != "table" or record.trajectory.fits:
+    if not record.is_table or record.trajectory.fits:
         return ""
     return '<p class="note">No fit window has closed yet: predictions appear here after the first one.</p>'
 

@@ -1,4 +1,4 @@
-"""The norms of a table's rows over time, and what was predicted for them, as arrays over rows."""
+"""Norms of a table's rows, or an encoder's items, over time, and what was predicted for them, as arrays over rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-_FIT_COLUMNS = ("update_probability", "mean_norm", "equilibrium_norm", "transient_norm", "forecast_norm")
+_FIT_COLUMNS = (
+    "update_probability",
+    "mean_norm",
+    "equilibrium_norm",
+    "transient_norm",
+    "forecast_norm",
+    "balance_norm",
+    "second_moment",
+    "radial_decay",
+    "drift",
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,10 @@ class Fit:
         equilibrium_norm: norm that the law predicts for a run that has settled, ``[rows]``.
         transient_norm: norm predicted for ``step``, ``[rows]``.
         forecast_norm: norm forecast for the end of training, ``[rows]``.
+        balance_norm: norm from the balance with its own change taken out, of an encoder's items, ``[rows]``.
+        second_moment: ``V²``, ``[rows]``.
+        radial_decay: ``lambda_rad`` of an encoder's items, ``[rows]``.
+        drift: ``D`` of an encoder's items, ``[rows]``.
     """
 
     step: int
@@ -33,11 +47,15 @@ class Fit:
     equilibrium_norm: Floats
     transient_norm: Floats
     forecast_norm: Floats
+    balance_norm: Floats
+    second_moment: Floats
+    radial_decay: Floats
+    drift: Floats
 
     @property
     def updated(self) -> NDArray[np.bool_]:
-        """Which rows got a gradient in the window: those that the logged fits go over, ``[rows]``."""
-        return self.update_probability > 0
+        """Which rows the logged fits go over: those that got a gradient, and all items of an encoder, ``[rows]``."""
+        return ~(self.update_probability <= 0)
 
 
 @dataclass(frozen=True)

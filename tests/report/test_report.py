@@ -313,7 +313,7 @@ def test_bands_part_the_rows_and_keep_ties_together() -> None:
     assert np.sum([band.members for band in bands], axis=0).tolist() == [1] * 100 + [0]
     assert (bands[0].label, np.flatnonzero(bands[0].members).tolist()) == ("no step", list(range(30)))
     assert [band.label for band in frequency_bands(np.ones(5))] == ["every step"]
-    assert [band.label for band in frequency_bands(np.full(5, np.nan))] == ["all rows"]
+    assert [band.label for band in frequency_bands(np.full(5, np.nan))] == ["all"]
 
 
 def test_labels_keep_their_order_and_distance() -> None:
