@@ -11,7 +11,7 @@ README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CALLBACK, RETRIEVER, DIAGNOSTICS, VOTES, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
+CALLBACK, RETRIEVER, ENCODER, DIAGNOSTICS, VOTES, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
 
 
 def run_as_script(code: str, folder: Path) -> str:
@@ -88,8 +88,27 @@ def test_the_levers_example_gives_the_numbers_beside_it(tmp_path: Path) -> None:
     assert finite
 
 
-def test_every_logged_quantity_is_documented_and_every_documented_one_is_logged(trained: tuple[Path, str]) -> None:
-    logged = set(next(line for line in trained[1].splitlines() if line.startswith("KEYS")).split()[1:])
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Runs the example of the encoders, on the retriever."""
+    keys = "print('KEYS', *[k.split('/')[-1] for k in trainer.callback_metrics if k.startswith('normdyn/query/')])"
+    return run_as_script("\n".join([RETRIEVER, ENCODER, keys]), tmp_path_factory.mktemp("encoder"))
+
+
+def test_the_encoder_example_prints_the_degree_of_one_layer(encoded: str) -> None:
+    degree, error = re.findall(r"tensor\(([\d.e-]+)\)", encoded)
+    assert float(degree) == pytest.approx(1, abs=1e-3)
+    assert float(error) > 0.2
+
+
+def keys_of(output: str) -> set[str]:
+    return set(next(line for line in output.splitlines() if line.startswith("KEYS")).split()[1:])
+
+
+def test_every_logged_quantity_is_documented_and_every_documented_one_is_logged(
+    trained: tuple[Path, str], encoded: str
+) -> None:
+    logged = keys_of(trained[1]) | keys_of(encoded)
     of_losses = {"temperature", "gamma_query", "gamma_document", "bias"}
     assert logged == documented_quantities() - of_losses - of_diagnostics() - names_of_other_tables()
 
