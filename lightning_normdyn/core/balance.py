@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_normdyn.core.equilibrium import equilibrium_norm
 from lightning_normdyn.core.rates import RateSegment
 
-_FINEST = 0.05
+_FINEST = 0.02
 """Substep of a numerical path, as a share of the time in which a squared norm changes by itself."""
 
 
@@ -56,7 +56,8 @@ class BalanceTerms(NamedTuple):
     ``q = 1 - 2/L`` where steps are as long as gradients, which shrink as 1/R, and ``q = 1 - 1/L`` where the optimizer
     sets their size; a table has ``L = 1``. A push is radius times step: ``R^(1 + q)``. Its mean is of first order in
     the learning rate if the loss sees lengths; if not, gradients have no net outward part and what remains, curvature
-    along the steps, is of second order.
+    along the steps, is of second order, as growth is. There the two can be large and cancel, so that their sum goes on
+    as a push does (benchmarks/forecasts.py).
 
     Attributes:
         second_moment: ``V²``.
@@ -99,10 +100,11 @@ class BalanceTerms(NamedTuple):
 
     def _gain(self, squared: Tensor, lr: float, lr_squared: float) -> Tensor:
         """What drift and growth add to ``R²`` in a step."""
-        ratio = squared / self.squared_norm
-        growth = lr_squared * self.second_moment / self.squared_norm * ratio.pow(self.growth_power)
-        rate = lr_squared / (self.lr or math.nan) if self.drift_follows_lr else lr
-        return 2 * rate * self.drift * ratio.pow((1 + self.growth_power) / 2) + growth
+        ratio, push_power = squared / self.squared_norm, (1 + self.growth_power) / 2
+        growth = lr_squared * self.second_moment / self.squared_norm
+        if self.drift_follows_lr:
+            return (2 * lr_squared / (self.lr or math.nan) * self.drift + growth) * ratio.pow(push_power)
+        return 2 * lr * self.drift * ratio.pow(push_power) + growth * ratio.pow(self.growth_power)
 
     def _substeps(self, squared: Tensor, steps: int, lr: float, lr_squared: float) -> int:
         rates = self._gain(squared, lr, lr_squared).abs() / squared + 2 * lr * self.radial_decay

@@ -31,7 +31,8 @@ def steps_of(known, norms, lrs):
         ratio = now / squared
         factor = rate / lr if known.drift_follows_lr else 1.0
         push = 2 * rate * drift * factor * ratio ** ((1 + power) / 2)
-        now = (1 - rate * decay) ** 2 * now + push + rate**2 * v2 / squared * ratio**power
+        growth = rate**2 * v2 / squared * ratio ** ((1 + power) / 2 if known.drift_follows_lr else power)
+        now = (1 - rate * decay) ** 2 * now + push + growth
     return np.sqrt(now)
 
 
@@ -48,7 +49,7 @@ def test_a_path_is_that_of_single_steps(power, follows, drift):
 
 def test_a_table_without_drift_goes_the_way_of_sgd():
     """Degree one, drift zero: what :func:`forecast_norm` follows for tables."""
-    known = terms(power=-1.0, drift=0.0)
+    known = terms(power=-1.0, drift=0.0, follows=False)
     start = torch.tensor([0.4, 1.0, 2.0], dtype=torch.float64)
     path = known.evolve(start, RateTrace.of([0.05] * 2000).segments)
     expected = forecast_norm(start, known.second_moment, known.radial_decay, [0.05] * 2000)[-1]
