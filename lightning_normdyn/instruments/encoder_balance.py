@@ -17,8 +17,8 @@ from lightning_normdyn.core.geometry import most_precise, safe_norm, turning_ang
 from lightning_normdyn.core.optimizers import EquilibriumRule, memory_steps
 from lightning_normdyn.instruments.balance_readings import balance_readings, balance_rows
 from lightning_normdyn.instruments.base import Readings, check_every, is_due
-from lightning_normdyn.instruments.fit import TrainingPlan, named_fit
-from lightning_normdyn.instruments.forecast import Forecast, check_forecast_at
+from lightning_normdyn.instruments.fit import TrainingPlan
+from lightning_normdyn.instruments.forecast import EndForecast, check_forecast_at, judge_window
 from lightning_normdyn.instruments.snapshots import Snapshots
 from lightning_normdyn.instruments.split import split_update
 from lightning_normdyn.instruments.windows import check_window, next_window_end
@@ -81,8 +81,7 @@ class EncoderBalance:
         self._decay: Tensor | None = None
         self._heard: list[Tensor | float] = [0.0, 0.0]
         self._previous: BalanceTerms | None = None
-        self._forecast: Forecast | None = None
-        self._judged = False
+        self._end = EndForecast(self.forecast_at, plan.training.total_steps, plan.training.skipped_steps)
         self._snapshots = Snapshots(self.every_n_steps)
         self._readings: Readings = {}
         self._rows: dict[str, Tensor] = {}
@@ -121,7 +120,7 @@ class EncoderBalance:
         self._window.rates.append(lr)
         ends = step >= self._window_end
         lag_ends = self._lagging is not None and step >= self._lagging.step + self._lag
-        if self._before is None and not ends and not lag_ends and not self._is_last(step):
+        if self._before is None and not ends and not lag_ends and not self._end.is_last(step):
             return
         assert self.probe is not None
         after = self.probe.encode()
@@ -130,8 +129,8 @@ class EncoderBalance:
         self._end_lag(step, after)
         if ends:
             self._close(step, safe_norm(after))
-        if self._forecast is not None and self._is_last(step):
-            self._judge(self._forecast, safe_norm(after))
+        if self._end.is_last(step):
+            self._readings |= self._end.judge(safe_norm(after))
 
     def hear(self, radial_square: Tensor, gradient_square: Tensor) -> None:
         """Notes the radial part of the gradients that reached the vectors: it tells whether the loss sees lengths."""
@@ -142,14 +141,13 @@ class EncoderBalance:
         if self._window is None or self.probe is None or not step:
             return
         long_enough = step - self._window_start >= max(1, (self._window_end - self._window_start) // 4)
-        forecast = self._forecast
-        is_due_now = forecast is not None and not self._judged and forecast.has_come_due(self._tried(step))
-        if long_enough or is_due_now:
+        is_due = self._end.is_due(step)
+        if long_enough or is_due:
             norms = safe_norm(self.probe.encode())
             if long_enough:
                 self._close(step, norms)
-            if is_due_now and forecast is not None:
-                self._judge(forecast, norms)
+            if is_due:
+                self._readings |= self._end.judge(norms)
 
     def readings(self) -> Readings:
         """Scalars read since the last call."""
@@ -211,23 +209,21 @@ class EncoderBalance:
         self._rows = {"norm": norms}
         if fit is not None:
             self._readings |= balance_readings(fit, rule)
-            self._judge_previous(step, fit, rule)
+            self._judge_previous(fit, rule)
             at_end = self._norms_at_end(step, fit, rule)
             if at_end is not None:
-                self._keep_forecast(step, fit, at_end)
+                self._end.keep(step, at_end, fit.norm)
             self._rows = balance_rows(fit, at_end)
             self._previous = fit.terms
         self._open(step, norms)
 
-    def _judge_previous(self, step: int, fit: BalanceFit, rule: EquilibriumRule) -> None:
+    def _judge_previous(self, fit: BalanceFit, rule: EquilibriumRule) -> None:
         """How well the terms of the window before forecast the end of this one."""
         if self._previous is None or self._window is None:
             return
         segments = [segment.scaled(rule.lr_gain) for segment in self._window.rates.segments]
         norms = self._previous.evolve(self._window.start, segments)
-        judged = Forecast(step, norms, self._window.start).judge(fit.norm)
-        self._readings["window_forecast_median_error"] = judged.fit.median_relative_error
-        self._readings["window_forecast_skill"] = judged.skill
+        self._readings |= judge_window(norms, self._window.start, fit.norm)
 
     def _norms_at_end(self, step: int, fit: BalanceFit, rule: EquilibriumRule) -> Tensor | None:
         """The norms at the end of the run under its schedule; ``None`` where it has no set end."""
@@ -237,24 +233,6 @@ class EncoderBalance:
             return None
         future = plan.future_lrs(max(0, total - plan.skipped_steps() - step))
         return fit.terms.evolve(fit.norm, [segment.scaled(rule.lr_gain) for segment in future.segments])
-
-    def _keep_forecast(self, step: int, fit: BalanceFit, norms_at_end: Tensor) -> None:
-        """Keeps the forecast for the end of the run, the first time that enough of it has passed."""
-        total = self.plan.training.total_steps()
-        if self._forecast is None and total is not None and 0.99 * self.forecast_at * total <= step < total:
-            self._forecast = Forecast(total, norms_at_end, fit.norm)
-
-    def _tried(self, step: int) -> int:
-        return step + self.plan.training.skipped_steps()
-
-    def _is_last(self, step: int) -> bool:
-        return self._forecast is not None and not self._judged and self._tried(step) == self._forecast.due
-
-    def _judge(self, forecast: Forecast, norms: Tensor) -> None:
-        fit, persistence_error, skill = forecast.judge(norms)
-        self._readings |= named_fit("forecast", fit, forecast.norms)
-        self._readings |= {"persistence_median_error": persistence_error, "forecast_skill": skill}
-        self._judged = True
 
     def _sees_no_lengths(self) -> bool:
         radial, whole = (float(heard) for heard in self._heard)
@@ -279,8 +257,7 @@ class EncoderBalance:
             "decay": self._decay,
             "heard": torch.stack([torch.as_tensor(heard, dtype=torch.float64) for heard in self._heard]),
             "previous": None if self._previous is None else list(self._previous),
-            "forecast": None if self._forecast is None else self._forecast.state_dict(),
-            "judged": self._judged,
+            "forecast": self._end.state_dict(),
             "last_snapshot": self._snapshots.last,
         }
 
@@ -295,12 +272,12 @@ class EncoderBalance:
         self._window = BalanceWindow.from_state_dict(state["window"], device)
         self._window_start, self._window_end = state["window_start"], state["window_end"]
         self._lag, self._measured = state["lag"], state["measured"]
-        self._judged, self._snapshots.last = state["judged"], state["last_snapshot"]
+        self._snapshots.last = state["last_snapshot"]
         self._lagging = None if state["lagging"] is None else _Start(*_moved(state["lagging"], device))
         self._decay = None if state["decay"] is None else state["decay"].to(device)
         self._heard = list(state["heard"].to(device).unbind())
         self._previous = None if state["previous"] is None else BalanceTerms(*_moved(state["previous"], device))
-        self._forecast = None if state["forecast"] is None else Forecast.from_state_dict(state["forecast"], device)
+        self._end.load_state_dict(state["forecast"], device)
 
 
 def _moved(fields: list[Any], device: torch.device) -> list[Any]:

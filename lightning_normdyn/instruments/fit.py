@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.core.fit import LogLogFit, fit_log_log
+from lightning_normdyn.core.fit import fit_log_log
 from lightning_normdyn.core.geometry import safe_norm
 from lightning_normdyn.core.optimizers import EquilibriumRule
 from lightning_normdyn.core.rates import RateTrace
 from lightning_normdyn.core.window import FitWindow, WindowFit
 from lightning_normdyn.instruments.base import Need, Readings, check_every, next_multiple
-from lightning_normdyn.instruments.forecast import Forecast, check_forecast_at
+from lightning_normdyn.instruments.fit_readings import named_fit
+from lightning_normdyn.instruments.forecast import EndForecast, Forecast, check_forecast_at, judge_window
 from lightning_normdyn.instruments.windows import check_window, next_window_end, thinning
-
-_LEAST_SPREAD = 0.02
 
 
 class TrainingPlan(NamedTuple):
@@ -73,8 +72,7 @@ class EquilibriumFit:
         self._window: FitWindow | None = None
         self._set_window(0, 0)
         self._previous: tuple[Tensor, Tensor] | None = None  # V² and p of the window before
-        self._forecast: Forecast | None = None
-        self._judged = False
+        self._end = EndForecast(self.forecast_at, plan.total_steps, plan.skipped_steps)
         self._nonfinite_before = 0.0
         self._readings: Readings = {}
         self._rows: dict[str, Tensor] = {}
@@ -87,8 +85,8 @@ class EquilibriumFit:
     def next_due(self, step: int) -> int:
         """The next step of either cadence, the end of the window or that of the run."""
         due = [next_multiple(step, self._read_every), next_multiple(step, self._sampled_every), self._window_end]
-        if self._forecast is not None:
-            due.append(self._forecast.due - self.plan.skipped_steps())
+        if self._end.forecast is not None:
+            due.append(self._end.forecast.due - self.plan.skipped_steps())
         return max(step, min(due))
 
     def need(self, step: int) -> Need:
@@ -98,7 +96,7 @@ class EquilibriumFit:
             need |= Need.TOUCHED
         if self._samples(step):
             need |= Need.TRACKED
-        if step >= self._window_end or self._is_last(step):
+        if step >= self._window_end or self._end.is_last(step):
             need |= Need.NORMS
         return need
 
@@ -116,8 +114,8 @@ class EquilibriumFit:
             self._window.sample(seen.before, seen.after)
         if step >= self._window_end:
             self._close(step, seen.norms)
-        if self._forecast is not None and self._is_last(step):
-            self._judge(self._forecast, seen.norms)
+        if self._end.is_last(step):
+            self._readings |= self._end.judge(seen.norms)
 
     def finish(self, step: int) -> None:
         """Closes a last window that is long enough to say something, and judges the forecast that came due."""
@@ -125,8 +123,8 @@ class EquilibriumFit:
         length = step - self._window_start
         if length >= max(1, (self._window_end - self._window_start) // 4):
             self._close(step, self._norms_now())
-        if not self._judged and self._forecast is not None and self._forecast.has_come_due(self._tried(step)):
-            self._judge(self._forecast, self._norms_now())
+        if self._end.is_due(step):
+            self._readings |= self._end.judge(self._norms_now())
 
     def readings(self) -> Readings:
         """The fits of the last closed window, and the skill of the last forecast that came due."""
@@ -161,8 +159,8 @@ class EquilibriumFit:
         self._readings |= _fit_readings(fit, window, rule)
         norms_at_end = self._norms_at_end(step, fit, rule)
         if rule.family is not None:
-            self._judge_previous(step, window, fit, rule)
-            self._keep_forecast(step, fit, norms_at_end)
+            self._judge_previous(window, fit, rule)
+            self._end.keep(step, norms_at_end.where(fit.update_probability > 0, torch.nan), fit.norm)
         self._rows = {
             "norm": fit.norm,
             "second_moment": fit.second_moment,
@@ -175,39 +173,13 @@ class EquilibriumFit:
         self._previous = (fit.second_moment, fit.update_probability)
         self._open(step, norms)
 
-    def _judge_previous(self, step: int, window: FitWindow, fit: WindowFit, rule: EquilibriumRule) -> None:
+    def _judge_previous(self, window: FitWindow, fit: WindowFit, rule: EquilibriumRule) -> None:
         """How well the moments of the window before forecast the end of this one."""
         if self._previous is None:
             return
         v2, p = self._previous
         norms = rule.evolve(window.start, v2, self.target.dim, p, lrs=window.rates)
-        judged = Forecast(step, norms.where(p > 0, torch.nan), window.start).judge(fit.norm)
-        self._readings["window_forecast_median_error"] = judged.fit.median_relative_error
-        self._readings["window_forecast_skill"] = judged.skill
-
-    def _keep_forecast(self, step: int, fit: WindowFit, norms_at_end: Tensor) -> None:
-        """Keeps the forecast for the end of the run, the first time that enough of it has passed."""
-        total = self.plan.total_steps()
-        # A hundredth short counts: the window ends where the share of the run falls only up to rounding.
-        if total is None or not 0.99 * self.forecast_at * total <= step < total:
-            return
-        if self._forecast is None or self._forecast.due != total:  # a resumed run may have a later end
-            norms = norms_at_end.where(fit.update_probability > 0, torch.nan)
-            self._forecast = Forecast(total, norms, fit.norm.clone())
-
-    def _tried(self, step: int) -> int:
-        """Steps that the run has tried: those made and those that a loss scaler skipped."""
-        return step + self.plan.skipped_steps()
-
-    def _is_last(self, step: int) -> bool:
-        return self._forecast is not None and self._tried(step) == self._forecast.due
-
-    def _judge(self, forecast: Forecast, norms: Tensor) -> None:
-        """Judges the forecast for the end, at the last step: afterwards a callback may put averaged weights in."""
-        fit, persistence_error, skill = forecast.judge(norms)
-        self._readings |= named_fit("forecast", fit, forecast.norms)
-        self._readings |= {"persistence_median_error": persistence_error, "forecast_skill": skill}
-        self._judged = True
+        self._readings |= judge_window(norms.where(p > 0, torch.nan), window.start, fit.norm)
 
     def _norms_at_end(self, step: int, fit: WindowFit, rule: EquilibriumRule) -> Tensor:
         total = self.plan.total_steps()
@@ -233,7 +205,7 @@ class EquilibriumFit:
             "window_start": self._window_start,
             "window_end": self._window_end,
             "previous": None if self._previous is None else torch.stack(self._previous),
-            "forecast": None if self._forecast is None else self._forecast.state_dict(),
+            "forecast": self._end.state_dict(),
             "nonfinite_before": self._nonfinite_before,
         }
 
@@ -248,8 +220,7 @@ class EquilibriumFit:
         if state["previous"] is not None:
             v2, p = state["previous"].to(device).unbind()
             self._previous = (v2, p)
-        if state["forecast"] is not None:
-            self._forecast = Forecast.from_state_dict(state["forecast"], device)
+        self._end.load_state_dict(state["forecast"], device)
         self._nonfinite_before = state["nonfinite_before"]
 
 
@@ -274,12 +245,3 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> R
 
 def _median_error(predicted: Tensor, observed: Tensor) -> float:
     return fit_log_log(predicted, observed).median_relative_error
-
-
-def named_fit(prefix: str, fit: LogLogFit, predicted: Tensor) -> Readings:
-    """The logged fields of a fit, by name; a line through predictions that hardly differ would be noise."""
-    readings: Readings = {f"{prefix}_median_error": fit.median_relative_error}
-    logs = predicted[(predicted > 0) & predicted.isfinite()].log()
-    if len(logs) > 1 and float(logs.std()) > _LEAST_SPREAD:
-        readings |= {f"{prefix}_slope": fit.slope, f"{prefix}_pearson_r": fit.pearson_r, f"{prefix}_r2": fit.r2}
-    return readings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.fit import LogLogFit, fit_log_log
 from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.instruments.base import Readings
+from lightning_normdyn.instruments.fit_readings import named_fit
 
 _ARRIVED = 0.02
 
@@ -68,3 +71,72 @@ class Forecast(NamedTuple):
     def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> Forecast:
         """Takes back what :meth:`state_dict` gave."""
         return cls(state["due"], state["norms"].to(device), state["stays"].to(device))
+
+
+class EndForecast:
+    """The forecast for the end of the run: made the first time that enough of it has passed, and judged once.
+
+    Args:
+        share: of the run, that must have passed.
+        total_steps: gives the number of optimizer steps that the run will try; ``None`` if it has no set end.
+        skipped_steps: gives the number of those that a loss scaler has skipped so far.
+    """
+
+    def __init__(self, share: float, total_steps: Callable[[], int | None], skipped_steps: Callable[[], int]) -> None:
+        self._share, self._total_steps, self._skipped_steps = share, total_steps, skipped_steps
+        self.forecast: Forecast | None = None
+        self._judged = False
+
+    def keep(self, step: int, norms: Tensor, stays: Tensor) -> None:
+        """Keeps a forecast that was made after this step, if it is the first of the second part of the run.
+
+        Args:
+            step: steps made so far.
+            norms: the forecast, ``[rows]``.
+            stays: norms now, ``[rows]``.
+        """
+        total = self._total_steps()
+        # A hundredth short counts: the window ends where the share of the run falls only up to rounding.
+        if self.forecast is None and total is not None and 0.99 * self._share * total <= step < total:
+            self.forecast = Forecast(total, norms, stays.clone())
+
+    def is_last(self, step: int) -> bool:
+        """Whether the run ends with this step, as it was forecast to."""
+        return self.forecast is not None and not self._judged and self._tried(step) == self.forecast.due
+
+    def is_due(self, step: int) -> bool:
+        """Whether a run that ended with this step still has a forecast to judge."""
+        return self.forecast is not None and not self._judged and self.forecast.has_come_due(self._tried(step))
+
+    def judge(self, norms: Tensor) -> Readings:
+        """Judges the forecast, at the last step: afterwards a callback may put averaged weights in."""
+        assert self.forecast is not None
+        fit, persistence_error, skill = self.forecast.judge(norms)
+        self._judged = True
+        judged: Readings = {"persistence_median_error": persistence_error, "forecast_skill": skill}
+        return named_fit("forecast", fit, self.forecast.norms) | judged
+
+    def _tried(self, step: int) -> int:
+        """Steps that the run has tried: those made and those that a loss scaler skipped."""
+        return step + self._skipped_steps()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Tensors and numbers, for a checkpoint."""
+        return None if self.forecast is None else self.forecast.state_dict() | {"judged": self._judged}
+
+    def load_state_dict(self, state: dict[str, Any] | None, device: torch.device) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        if state is not None:
+            self.forecast, self._judged = Forecast.from_state_dict(state, device), state["judged"]
+
+
+def judge_window(norms: Tensor, stays: Tensor, observed: Tensor) -> Readings:
+    """How well one window forecast the end of the next.
+
+    Args:
+        norms: the forecast, ``[rows]``.
+        stays: norms when it was made, ``[rows]``.
+        observed: norms that came, ``[rows]``.
+    """
+    judged = Forecast(0, norms, stays).judge(observed)
+    return {"window_forecast_median_error": judged.fit.median_relative_error, "window_forecast_skill": judged.skill}
