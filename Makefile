@@ -29,6 +29,7 @@ format: $(VENV)/.test
 benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/forecasts.py
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
