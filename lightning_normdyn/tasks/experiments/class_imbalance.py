@@ -150,7 +150,7 @@ def _encoder_norms(steps: int, seed: int) -> Tensor:
         # Others of the same class are no negatives.
         loss(encoder(views[0]), encoder(views[1]), query_ids=drawn).backward()
         optimizer.step()
-        if step >= steps // 2 and step % 10 == 0:
+        if step >= steps // 2 and (step - steps // 2) % 10 == 0:
             with torch.no_grad():
                 norms.append(encoder(unseen).norm(dim=1).view(len(WEIGHTS), -1).mean(1))
     return torch.stack(norms).double().mean(0)
