@@ -174,7 +174,7 @@ def test_the_terms_of_an_encoder_are_sorted_and_balance(text):
     arrays = {name: torch.tensor(values, dtype=torch.float64) for name, values in record.arrays.items()}
     assert bool((arrays["mean_norm"].diff() >= 0).all())
     assert bool((arrays["second_moment"] > 0).all())
-    r2, lr = arrays["balance_norm"].square(), 0.3
+    r2, lr = arrays["equilibrium_norm"].square(), 0.3
     left = arrays["radial_decay"] * r2.square()
     right = arrays["drift"] * r2 + lr * arrays["second_moment"] / 2
     # Both sides are small differences of large terms.

@@ -21,7 +21,8 @@ _CAPTION = (
     "Each point is one document, the line a running median. V² is the size of its steps, D the radial push that is "
     "left when weight decay and V² are taken off the change of R² over the window: below zero it shortens. No numbers "
     "are published for these two curves. What D holds depends on the noise of SGD in a small network, so its size here "
-    "says nothing about large ones."
+    "says nothing about large ones. Where norms have nearly settled, terms of the window before can do little better "
+    "than ‘stays as it is’, so slope and r are weak evidence here."
 )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from lightning_normdyn.report.canvas import FAINT, INK, new_axes
+from lightning_normdyn.report.canvas import FAINT, INK, WIDTH, new_axes
 from lightning_normdyn.report.card import Card
 from lightning_normdyn.report.frame import positive_frame
 from lightning_normdyn.report.scale import axis_note, level_grid, log_scale
@@ -36,7 +36,9 @@ def columns(arrays: Mapping[str, Sequence[float]]) -> dict[str, Floats]:
     return {name: np.asarray(values, np.float64) for name, values in arrays.items()}
 
 
-def log_axes(x: Sequence[Floats], y: Sequence[Floats], *, across: str, up: str, right: float = 0.97) -> Axes:
+def log_axes(
+    x: Sequence[Floats], y: Sequence[Floats], *, across: str, up: str, right: float = 0.97, square: bool = False
+) -> Axes:
     """New logarithmic axes around all points.
 
     Args:
@@ -45,8 +47,9 @@ def log_axes(x: Sequence[Floats], y: Sequence[Floats], *, across: str, up: str, 
         across: label of the horizontal side.
         up: label of the vertical side.
         right: where the axes end, as a share of the figure's width.
+        square: as high as square axes, to stand beside them.
     """
-    axes = new_axes(top=0.9, right=right)
+    axes = new_axes(top=0.9, right=right, height=WIDTH * 0.84 / 0.86) if square else new_axes(top=0.9, right=right)
     log_scale(axes, "x", *positive_frame(*x))
     log_scale(axes, "y", *positive_frame(*y, decades=8))
     level_grid(axes)

@@ -45,7 +45,7 @@ def _predicted(drawn: dict[str, Floats]) -> str:
 
 def _frequency(drawn: dict[str, Floats]) -> str:
     share, observed = drawn["share"], drawn["observed"]
-    axes = log_axes([share], [observed], across="word's share of the corpus", up="norm R")
+    axes = log_axes([share], [observed], across="word's share of the corpus", up="norm R", square=True)
     power_line(axes, 0.25, through=(middle(share), middle(observed)))
     axes.scatter(share, observed, color=BLUE, s=6, lw=0, alpha=0.5, rasterized=True)
     fit = fit_points(share, observed)
