@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
-.PHONY: demo test quick check format benchmarks clean
+.PHONY: demo reproduce test quick check format benchmarks clean
 
 demo: $(VENV)/.demo  ## Train the token table in front of your eyes: make demo ARGS="--optimizer adamw"
 	$(BIN)/normdyn demo $(ARGS)
+
+reproduce: $(VENV)/.demo  ## Run the published figures' experiments: make reproduce ARGS="--only frequency_law"
+	$(BIN)/normdyn reproduce $(ARGS)
 
 test: check  ## Everything that must hold
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,1 +1,1 @@
-"""The command line: ``normdyn demo | report | fit | validate | test | predict``."""
+"""The command line: ``normdyn demo | report | reproduce | fit | validate | test | predict``."""

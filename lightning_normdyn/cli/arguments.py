@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_report(commands)
+    _add_reproduce(commands)
     for name, help_text in LIGHTNING_COMMANDS.items():
         commands.add_parser(name, help=help_text, add_help=False)
     return parser
@@ -56,6 +57,23 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     report = commands.add_parser("report", help=about, description=about, allow_abbrev=False)
     report.add_argument("run", metavar="DIR", help="the run's folder, which holds normdyn/")
     report.add_argument("--out", metavar="FILE", help="where the page goes (default: report.html in the run's folder)")
+
+
+def _add_reproduce(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "run the published figures' experiments and write each beside its published number"
+    reproduce = commands.add_parser("reproduce", help=about, description=about, allow_abbrev=False)
+    reproduce.add_argument(
+        "--only", nargs="+", action="extend", metavar="NAME", help="these experiments alone (default: all)"
+    )
+    reproduce.add_argument("--quick", action="store_true", help="few steps: shows that it runs, not what it finds")
+    reproduce.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
+    reproduce.add_argument(
+        "--out",
+        type=_folder,
+        metavar="DIR",
+        help="a folder for the page; one that holds a run of the same seed is gone on with "
+        "(default: runs/reproduce-<time>)",
+    )
 
 
 def _seed(text: str) -> int:

@@ -48,6 +48,11 @@ def _run(words: list[str]) -> int:
         from lightning_normdyn.cli.demo import run_demo
 
         return run_demo(options)
+    if options.command == "reproduce":
+        require("rich", "matplotlib", extra="cli,report")
+        from lightning_normdyn.cli.reproduce import run_reproduce
+
+        return run_reproduce(options)
     require("matplotlib", extra="cli,report")
     from lightning_normdyn.cli.report import run_report
 

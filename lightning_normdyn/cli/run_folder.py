@@ -14,12 +14,13 @@ SUMMARY_FILE = "summary.json"
 VOCABULARY_FILE = "vocabulary.tsv"
 
 
-def create_run_folder(out: str | None = None) -> Path:
+def create_run_folder(out: str | None = None, *, command: str = "demo") -> Path:
     """Makes the folder of a run and checks that it can be written.
 
     Args:
-        out: a new or empty folder. By default ``runs/demo-<time>`` under the current folder or, where that cannot be
-            written, a temporary one.
+        out: a new or empty folder. By default ``runs/<command>-<time>`` under the current folder or, where that cannot
+            be written, a temporary one.
+        command: what the default folder is named after.
 
     Raises:
         ValueError: if ``out`` exists and is not an empty folder.
@@ -28,9 +29,9 @@ def create_run_folder(out: str | None = None) -> Path:
     if out is not None:
         return _create_chosen(Path(out))
     try:
-        return _create_default(Path("runs"))
+        return _create_default(Path("runs"), command)
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="normdyn-demo-"))
+        return Path(tempfile.mkdtemp(prefix=f"normdyn-{command}-"))
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -60,17 +61,26 @@ def _create_chosen(folder: Path) -> Path:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         kind = "is not empty" if folder.is_dir() else "is not a folder"
         raise ValueError(f"out: '{folder}' {kind}; expected a new or empty folder, so that no earlier run is lost")
+    make_writable(folder)
+    return folder
+
+
+def make_writable(folder: Path) -> None:
+    """Makes a folder unless it is there, and tries to write in it.
+
+    Raises:
+        OSError: if ``folder`` cannot be made or written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OSError(f"out: cannot write to '{folder}' ({error.strerror}); choose a folder of your own") from error
-    return folder
 
 
-def _create_default(parent: Path) -> Path:
-    name = time.strftime("demo-%Y%m%d-%H%M%S")
+def _create_default(parent: Path, command: str) -> Path:
+    name = time.strftime(f"{command}-%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{number}" for number in range(2, 100))):
         folder = parent / (name + suffix)
         try:

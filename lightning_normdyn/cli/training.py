@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.cli.loggers import SteadfastCSVLogger, SteadfastTensorBoardLogger, hushed_writer_threads
+from lightning_normdyn.tasks.quiet import one_thread, quiet_lightning
 
 _CADENCE = 50
-_CHATTER = (
-    "GPU available but not used",
-    r".*isinstance\(treespec, LeafSpec\)",  # Lightning, under recent torch
-)
 
 
 class _ProgressBar(TQDMProgressBar):
@@ -47,8 +41,8 @@ def train(module: LightningModule, data: LightningDataModule, *, steps: int, fol
         The trainer, whose ``global_step`` is smaller than ``steps`` after Ctrl-C.
     """
     with ExitStack() as stack:
-        stack.enter_context(_quiet_lightning())
-        stack.enter_context(_one_thread())
+        stack.enter_context(quiet_lightning())
+        stack.enter_context(one_thread())
         stack.enter_context(hushed_writer_threads())
         trainer = Trainer(
             accelerator="cpu",
@@ -96,29 +90,3 @@ def _stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keeps torch on one thread: steps this small gain little from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Hushes Lightning's notes about hardware, tips and the end of training; its warnings stay."""
-    notes = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    level = notes.level
-    notes.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _CHATTER:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        notes.setLevel(level)

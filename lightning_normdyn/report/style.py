@@ -51,6 +51,7 @@ td.main { font-weight: 650; }
 .tables > div { min-width: 0; overflow-x: auto; }
 p.how { margin: 7px 0 0; }
 .how { display: block; color: var(--faint); font-size: 0.85rem; }
+.findings { max-width: 720px; }
 .words { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 28px; align-items: start; }
 details { margin: 18px 0 0; }
 summary { cursor: pointer; color: var(--blue); }

@@ -1,0 +1,103 @@
+"""What a reproduced experiment found, and its way to disk and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Finding(NamedTuple):
+    """One measured number beside the one that was expected.
+
+    Attributes:
+        quantity: what was measured.
+        expected: the published or derived value; ``None`` where only the figure's shape is known.
+        source: where ``expected`` comes from.
+        measured: what came out; ``None`` where the run was too small to tell.
+    """
+
+    quantity: str
+    expected: float | None
+    source: str
+    measured: float | None
+
+
+@dataclass(frozen=True)
+class ExperimentRecord:
+    """The outcome of one experiment: numbers for the table, arrays for the figure.
+
+    Attributes:
+        name: the experiment.
+        findings: measured beside expected.
+        arrays: what the figure draws, finite numbers by name.
+        settings: what it was run with.
+        seconds: how long it took.
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+    arrays: Mapping[str, Sequence[float]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def finding(self, quantity: str) -> Finding:
+        """The finding of a quantity.
+
+        Raises:
+            KeyError: if the experiment measures no such thing.
+        """
+        for found in self.findings:
+            if found.quantity == quantity:
+                return found
+        raise KeyError(quantity)
+
+
+def measured(value: float) -> float | None:
+    """A number as JSON can say it: ``None`` for what is not finite.
+
+    Example:
+        >>> measured(0.5), measured(math.nan)
+        (0.5, None)
+    """
+    return float(value) if math.isfinite(value) else None
+
+
+def write_experiment(file: Path, record: ExperimentRecord) -> None:
+    """Writes a record as JSON, whole or not at all.
+
+    Args:
+        file: where it goes; the folder is made.
+        record: what to write.
+
+    Raises:
+        ValueError: if an array holds NaN or infinity.
+        OSError: if the file cannot be written.
+    """
+    content = asdict(record) | {"findings": [found._asdict() for found in record.findings]}
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.tmp")
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(file)
+
+
+def read_experiment(file: Path) -> ExperimentRecord:
+    """Reads a record.
+
+    Args:
+        file: what :func:`write_experiment` wrote.
+
+    Raises:
+        ValueError: if it is damaged.
+        FileNotFoundError: if there is none.
+    """
+    text = file.read_text(encoding="utf-8")
+    try:
+        content = json.loads(text)
+        return ExperimentRecord(**content | {"findings": tuple(Finding(**found) for found in content["findings"])})
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"out: '{file}' is damaged ({error}); remove it to run that experiment again") from error

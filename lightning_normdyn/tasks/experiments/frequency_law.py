@@ -1,0 +1,121 @@
+"""How the norm follows frequency: a fourth root under SGD, a crossover at 1 - beta2 under AdamW."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from lightning_normdyn.core import equilibrium_rule, fit_log_log
+from lightning_normdyn.history.experiment import ExperimentRecord, Finding, measured
+from lightning_normdyn.tasks.experiments.walks import settled_norms
+
+NAME = "frequency_law"
+_DIM, _COPIES, _PLACES = 16, 24, 17
+_LEAST_GRADIENTS = 5
+"""Gradients that a row needs in a relaxation time, below which SGD's norm is no fluctuation about a mean."""
+
+
+class Crossover(NamedTuple):
+    """The curve ``R² = ceiling²·p/(p + place)`` that lies nearest to given norms.
+
+    Attributes:
+        place: frequency at which R² is half of its ceiling.
+        ceiling: norm of a row that gets a gradient in every step.
+    """
+
+    place: float
+    ceiling: float
+
+    def norm(self, probability: Tensor) -> Tensor:
+        """The curve at given frequencies, ``[n]``."""
+        return self.ceiling * (probability / (probability + self.place)).sqrt()
+
+
+def frequency_law(*, steps: int = 24_000, seed: int = 0) -> ExperimentRecord:
+    """Lets rows of many frequencies walk on tangential noise under torch's own SGD and AdamW.
+
+    There is no task, hence nothing but frequency that could tell rows apart: ``V² = p·(d - 1)``, so SGD's
+    ``R⁴ = lr·V²/(2·lambda)`` gives ``R ∝ p^(1/4)``, and AdamW's law ``R² ∝ p/(p + 1 - beta2)``.
+
+    Args:
+        steps: of each walk; the first half, four relaxation times by default, is left out.
+        seed: chooses noise and initial directions.
+    """
+    started = time.perf_counter()
+    frequency = torch.logspace(-3, 0, _PLACES, dtype=torch.float64)
+    decay = 8 / steps  # keeps the relaxation time a fixed share of the walk
+    sgd, sgd_law = _walk(SGD, frequency, steps, seed, lr=1.0, weight_decay=decay / 4)
+    beta2 = 0.98
+    adamw, adamw_law = _walk(AdamW, frequency, steps, seed, lr=1e-2, weight_decay=decay * 50, betas=(0.9, beta2))
+    settled = frequency * steps / 8 >= _LEAST_GRADIENTS
+    root = fit_log_log(frequency[settled], sgd[settled])
+    crossover = fit_crossover(frequency, adamw)
+    return ExperimentRecord(
+        name=NAME,
+        findings=(
+            Finding("SGD: slope of log R on log p", 0.25, "own derivation", measured(root.slope)),
+            Finding(
+                "SGD: median error of the law",
+                0.0,
+                "own derivation",
+                measured(fit_log_log(sgd_law[settled], sgd[settled]).median_relative_error),
+            ),
+            Finding("AdamW: crossover", 1 - beta2, "own derivation: 1 − β₂", measured(crossover.place)),
+            Finding(
+                "AdamW: median error of the law",
+                0.0,
+                "own derivation",
+                measured(fit_log_log(adamw_law, adamw).median_relative_error),
+            ),
+        ),
+        arrays={
+            "frequency": frequency.tolist(),
+            "settled": settled.double().tolist(),
+            "sgd": sgd.tolist(),
+            "sgd_law": sgd_law.tolist(),
+            "adamw": adamw.tolist(),
+            "adamw_law": adamw_law.tolist(),
+            "adamw_fit": crossover.norm(frequency).tolist(),
+        },
+        settings={"steps": steps, "dim": _DIM, "rows per frequency": _COPIES, "beta2": beta2},
+        seconds=time.perf_counter() - started,
+    )
+
+
+def fit_crossover(probability: Tensor, norm: Tensor) -> Crossover:
+    """Fits ``R² = ceiling²·p/(p + place)`` by least squares in log R.
+
+    Args:
+        probability: p, ``[n]``, in (0, 1].
+        norm: R, ``[n]``, positive.
+
+    Returns:
+        The curve; its place is looked for between 1e-6 and 1 in steps of 0.1%.
+
+    Example:
+        >>> p = torch.tensor([0.001, 0.01, 0.1, 1.0], dtype=torch.float64)
+        >>> fit_crossover(p, 3 * (p / (p + 0.02)).sqrt())
+        Crossover(place=0.0199..., ceiling=2.999...)
+    """
+    places = torch.logspace(-6, 0, 13_816, dtype=torch.float64).unsqueeze(1)
+    shape = 0.5 * (probability / (probability + places)).log()
+    offset = norm.double().log() - shape
+    ceiling = offset.mean(1, keepdim=True)
+    best = int((offset - ceiling).square().sum(1).argmin())
+    return Crossover(float(places[best]), float(ceiling[best].exp()))
+
+
+def _walk(kind: type[Optimizer], frequency: Tensor, steps: int, seed: int, **options: Any) -> tuple[Tensor, Tensor]:
+    """Observed norm and that of the law, ``[frequencies]`` each."""
+    probability = frequency.repeat_interleave(_COPIES)
+    rows = torch.randn(len(probability), _DIM, generator=torch.Generator().manual_seed(seed))
+    table = nn.Parameter(rows / rows.norm(dim=1, keepdim=True))
+    optimizer = kind([table], **options)
+    rule = equilibrium_rule(optimizer)
+    norms = settled_norms(table, optimizer, probability, power=rule.power, steps=steps, seed=seed)
+    means = norms.pow(rule.power).view(-1, _COPIES).mean(1).pow(1 / rule.power)
+    return means, rule.predict(frequency * (_DIM - 1), _DIM, frequency)
