@@ -11,6 +11,7 @@ from small_models import pair_batches, seeded
 
 from lightning_normdyn.history import read_run
 from lightning_normdyn.instruments import NormObserver
+from lightning_normdyn.instruments.schedule import Drive, run_ahead
 
 STEPS = 60
 
@@ -224,3 +225,44 @@ def test_a_closure_that_announces_its_step(tmp_path):
             optimizer.step(closure)
             scheduler.step()
     assert_alike(logged, expected)
+
+
+def test_a_loop_may_announce_some_steps_and_not_others():
+    batches = pair_batches(20)
+    expected = plainly(seeded(Contrasted), sgd, batches, None, steps=20, every_n_steps=1)
+    net, logged = seeded(Contrasted), []
+    optimizer = sgd(net)
+    scheduler = falling(optimizer, 20)
+    settings = SETTINGS | {"log": lambda metrics, _: logged.append(metrics), "every_n_steps": 1}
+    with NormObserver(Named(net), optimizer, total_steps=20, scheduler=scheduler, **settings) as observer:
+        for number, batch in enumerate(batches):
+            net(batch).backward()
+            if number % 3 == 0:
+                observer.before_step(optimizer)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+    assert_alike(logged, expected)
+
+
+class Wrapping(torch.optim.Optimizer):
+    """Shows another optimizer's groups, as accelerate does, and holds what must not be copied."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.defaults = optimizer.defaults
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def __deepcopy__(self, memo):
+        raise AssertionError("the wrapper was copied")
+
+
+def test_a_wrapped_optimizer_is_not_copied_to_look_ahead():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(Wrapping(optimizer), 1, gamma=0.5)
+    trace = run_ahead(optimizer, 0, [Drive(scheduler, lambda _: True)], range(3))
+    assert [segment.mean for segment in trace.segments] == [0.5, 0.25, 0.125]
+    assert optimizer.param_groups[0]["lr"] == 1.0
