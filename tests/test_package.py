@@ -25,6 +25,20 @@ def test_importing_the_package_loads_nothing_heavy(statement: str) -> None:
     assert loaded_after(statement) == set()
 
 
+@pytest.mark.parametrize("place", ["callbacks", "instruments", "integrations"])
+def test_transformers_are_loaded_by_their_own_module_alone(place: str) -> None:
+    """torchmetrics, which Lightning loads, may load them: the callbacks do not besides."""
+    theirs = loaded_after("import pytorch_lightning") if place == "callbacks" else set()
+    assert "transformers" not in loaded_after(f"import lightning_normdyn.{place}") - theirs
+
+
+def test_the_integration_loads_no_lightning() -> None:
+    pytest.importorskip("transformers")
+    loaded = loaded_after("import lightning_normdyn.integrations.hugging_face")
+    assert "transformers" in loaded
+    assert not loaded & {"pytorch_lightning", "lightning", "torchmetrics", "matplotlib"}
+
+
 def test_the_import_check_can_fail() -> None:
     assert "pytorch_lightning" in loaded_after("import lightning_normdyn.callbacks")
 

@@ -11,7 +11,7 @@ README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CALLBACK, RETRIEVER, ENCODER, DIAGNOSTICS, VOTES, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
+CALLBACK, PLAIN_LOOP, RETRIEVER, ENCODER, DIAGNOSTICS, VOTES, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
 
 
 def run_as_script(code: str, folder: Path) -> str:
@@ -75,6 +75,12 @@ def test_the_swap_of_the_loss_in_a_config(swapped: dict[str, set[str]]) -> None:
     assert swapped["learnable"] - swapped["cosine"] - {"epoch"} == learnt
 
 
+def test_the_plain_loop_prints_a_fit_and_a_skill(tmp_path: Path) -> None:
+    error, skill = (float(number) for number in run_as_script(PLAIN_LOOP, tmp_path).split())
+    assert 0 <= error < 0.01
+    assert 0.5 < skill <= 1
+
+
 def test_the_mathematics_example_runs(tmp_path: Path) -> None:
     assert "p / (p + 1 - beta2)" in run_as_script(MATHEMATICS, tmp_path)
 
@@ -136,5 +142,17 @@ def test_the_votes_example_prints_no_residual_and_leaves_a_figure(tmp_path: Path
 
 def names_of_other_tables() -> set[str]:
     """Layers and normalizations."""
-    layers = {"cli", "tasks", "report", "callbacks", "metrics", "instruments", "capture", "history", "core", "losses"}
+    layers = {
+        "cli",
+        "tasks",
+        "report",
+        "callbacks",
+        "metrics",
+        "instruments",
+        "integrations",
+        "capture",
+        "history",
+        "core",
+        "losses",
+    }
     return layers | {"normalization", "cosine", "dot", "qnorm", "dnorm", "learnable"}

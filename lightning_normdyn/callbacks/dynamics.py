@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from lightning_normdyn.callbacks.monitor import NormMonitor
-from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets
-from lightning_normdyn.instruments.base import Instrument, check_every
-from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
-from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan
-from lightning_normdyn.instruments.forecast import check_forecast_at
-from lightning_normdyn.instruments.output_watch import OutputCadence
 from lightning_normdyn.instruments.probe_source import ProbeSource
-from lightning_normdyn.instruments.split import GradientSplit
-from lightning_normdyn.instruments.trajectory import NormTrajectory
-from lightning_normdyn.instruments.windows import check_window
+from lightning_normdyn.instruments.selection import Selection
+from lightning_normdyn.instruments.suite import Suite
 
 
 class NormDynamics(NormMonitor):
@@ -53,35 +46,14 @@ class NormDynamics(NormMonitor):
         probe_items: int = 64,
     ) -> None:
         super().__init__(
-            targets=targets,
-            max_tracked_rows=max_tracked_rows,
-            save_history=save_history,
-            probe=probe,
-            probe_items=probe_items,
-        )
-        self.every_n_steps = check_every("every_n_steps", every_n_steps)
-        self.fit_every_n_steps = (
-            fit_every_n_steps if fit_every_n_steps is None else check_every("fit_every_n_steps", fit_every_n_steps)
-        )
-        self.window = check_window(window)
-        self.forecast_at = check_forecast_at(forecast_at)
-
-    def _instruments(self, target: TableTarget, plan: TrainingPlan) -> dict[str, Instrument]:
-        return {
-            "trajectory": NormTrajectory(self.every_n_steps),
-            "split": GradientSplit(self.every_n_steps, plan.rule),
-            "fit": EquilibriumFit(
-                target,
-                plan,
-                every_n_steps=self.fit_every_n_steps,
-                sample_every_n_steps=self.every_n_steps,
-                window=self.window,
-                forecast_at=self.forecast_at,
+            Suite.whole(
+                every_n_steps=every_n_steps,
+                fit_every_n_steps=fit_every_n_steps,
+                window=window,
+                forecast_at=forecast_at,
             ),
-        }
-
-    def _balance(self, plan: EncoderPlan) -> EncoderBalance | None:
-        return EncoderBalance(plan, every_n_steps=self.every_n_steps, window=self.window, forecast_at=self.forecast_at)
-
-    def _output_cadence(self) -> OutputCadence:
-        return OutputCadence(norms=self.every_n_steps, gradient=self.every_n_steps)
+            Selection(targets, max_tracked_rows, probe, probe_items),
+            save_history=save_history,
+        )
+        self.every_n_steps, self.fit_every_n_steps = every_n_steps, fit_every_n_steps
+        self.window, self.forecast_at = window, forecast_at

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from lightning_normdyn.callbacks.monitor import NormMonitor
-from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets
-from lightning_normdyn.instruments.base import Instrument, check_every
-from lightning_normdyn.instruments.fit import TrainingPlan
-from lightning_normdyn.instruments.output_watch import OutputCadence
-from lightning_normdyn.instruments.trajectory import NormTrajectory
+from lightning_normdyn.instruments.base import check_every
+from lightning_normdyn.instruments.selection import Selection
+from lightning_normdyn.instruments.suite import Suite
 
 
 class NormTrajectoryMonitor(NormMonitor):
@@ -35,11 +33,6 @@ class NormTrajectoryMonitor(NormMonitor):
         max_tracked_rows: int = 16_384,
         save_history: bool = True,
     ) -> None:
-        super().__init__(targets=targets, max_tracked_rows=max_tracked_rows, save_history=save_history)
-        self.every_n_steps = check_every("every_n_steps", every_n_steps)
-
-    def _instruments(self, target: TableTarget, plan: TrainingPlan) -> dict[str, Instrument]:
-        return {"trajectory": NormTrajectory(self.every_n_steps)}
-
-    def _output_cadence(self) -> OutputCadence:
-        return OutputCadence(norms=self.every_n_steps, gradient=None)
+        suite = Suite(trajectory=check_every("every_n_steps", every_n_steps))
+        super().__init__(suite, Selection(targets, max_tracked_rows), save_history=save_history)
+        self.every_n_steps = every_n_steps

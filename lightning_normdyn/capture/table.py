@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.buffer import RowBuffer
 from lightning_normdyn.core.geometry import safe_norm
 
@@ -16,6 +18,17 @@ _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with i
 
 
 _MOST_CALLS = 256  # of a layer between two steps, before their ids are boiled down
+
+
+class Clipping(Enum):
+    """Whether gradients are clipped, seen from the moment at which a step is announced.
+
+    ``PAST`` says no more than that they may have been.
+    """
+
+    NONE = auto()
+    AHEAD = auto()
+    PAST = auto()
 
 
 class TableTarget:
@@ -33,6 +46,7 @@ class TableTarget:
     Attributes:
         stride: every ``stride``-th row is tracked.
         tracked_rows: how many that makes.
+        backward_norm: hears the gradient's norm before it is clipped, where a step is announced too late for that.
     """
 
     kind = "table"
@@ -54,6 +68,7 @@ class TableTarget:
         self._ids: list[Tensor] = []
         self._coalesced: tuple[Tensor, int, Tensor] | None = None
         self.embedding_buffer, self.gradient_buffer = RowBuffer(), RowBuffer()
+        self.backward_norm: BackwardNorm | None = None
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
@@ -65,6 +80,8 @@ class TableTarget:
         """Stops listening and forgets what was heard."""
         self.arm(False)
         self._attached = False
+        if self.backward_norm is not None:
+            self.backward_norm.arm(False)
 
     def arm(self, armed: bool) -> None:
         """Sets whether ids are kept from now on; forgets those of the step before."""
@@ -182,14 +199,15 @@ class TableStep:
         target: the table; its gradient is there.
         touched: whether the touched rows and their gradients are wanted; without ``tracked``, the tracked ones alone.
         tracked: whether all tracked rows, before and after, are wanted.
-        unclipped: whether the gradient may still be clipped before the optimizer gets it, so that its norm must be
-            taken now.
+        clipping: whether the gradient may still be clipped before the optimizer gets it, so that its norm must be
+            taken now, or may have been already, so that backward alone knows it.
 
     Attributes:
         slots: slot of each touched row, ``[k]``, possibly repeated; ``None`` if they are all the tracked rows in order.
         embedding: touched rows before the step, ``[k, d]``.
         gradient: their gradients, ``[k, d]``.
-        raw_gradient_norm: Frobenius norm of the table's gradient before clipping; ``None`` if it was not asked for.
+        raw_gradient_norm: Frobenius norm of the table's gradient before clipping, NaN where nobody knows; for tracked
+            rows.
         gradient_norm: the same as the optimizer got it.
         before: tracked rows before the step, ``[tracked_rows, d]``.
         after: the same after it.
@@ -200,9 +218,11 @@ class TableStep:
     gradient: Tensor
     before: Tensor
     after: Tensor
+    raw_gradient_norm: Tensor
+    gradient_norm: Tensor
     lr: float
 
-    def __init__(self, target: TableTarget, *, touched: bool, tracked: bool, unclipped: bool) -> None:
+    def __init__(self, target: TableTarget, *, touched: bool, tracked: bool, clipping: Clipping) -> None:
         self.target = target
         self.wants_touched, self.wants_tracked = touched, tracked
         self.slots: Tensor | None = None
@@ -220,8 +240,9 @@ class TableStep:
             )
         if tracked:
             self.before = target.tracked().clone()
-        self.raw_gradient_norm = self._whole_gradient_norm() if tracked and unclipped else None
-        self.gradient_norm: Tensor | None = None
+        self._clipping = clipping
+        if tracked and clipping is Clipping.AHEAD:
+            self.raw_gradient_norm = self._whole_gradient_norm()
 
     def complete(self, lr: float) -> None:
         """Reads gradient and rows after the update."""
@@ -231,6 +252,10 @@ class TableStep:
         if self.wants_tracked:
             self.after = self.target.tracked()
             self.gradient_norm = self._whole_gradient_norm()
+            if self._clipping is Clipping.NONE:
+                self.raw_gradient_norm = self.gradient_norm
+            elif self._clipping is Clipping.PAST:
+                self.raw_gradient_norm = self._heard_gradient_norm()
 
     @cached_property
     def norms(self) -> Tensor:
@@ -252,6 +277,12 @@ class TableStep:
         if self._rows is None:
             return gradient[:: self.target.stride]
         return self.target.gradient_buffer.gather(gradient, self._rows)
+
+    def _heard_gradient_norm(self) -> Tensor:
+        heard = self.target.backward_norm
+        if heard is None or heard.last is None:
+            return torch.full_like(self.gradient_norm, torch.nan)
+        return heard.last
 
     def _whole_gradient_norm(self) -> Tensor:
         gradient = self.target.gradient()

@@ -1,6 +1,7 @@
-"""Plain objects that measure embeddings step by step, with no training framework: the callbacks only drive them."""
+"""Plain objects that measure embeddings step by step, with no training framework: :class:`NormObserver` drives them."""
 
 from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan
+from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.output_watch import OutputWatch
 from lightning_normdyn.instruments.recorder import Recorder
 from lightning_normdyn.instruments.split import GradientSplit
@@ -10,6 +11,7 @@ from lightning_normdyn.instruments.trajectory import NormTrajectory
 __all__ = [
     "EquilibriumFit",
     "GradientSplit",
+    "NormObserver",
     "NormTrajectory",
     "OutputWatch",
     "Recorder",

@@ -8,6 +8,7 @@ import torch
 
 from lightning_normdyn.capture.first_calls import FirstCalls
 from lightning_normdyn.capture.output import OutputStep
+from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.core.optimizers import nominal_lr
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance
@@ -50,8 +51,8 @@ class EncoderWatch(OutputWatch):
         if self.balance.probe is None and self._first_calls.most:
             self._first_calls.attach()
 
-    def _look_before(self, *, unclipped: bool) -> None:
-        del unclipped  # a probe has no gradient
+    def _look_before(self, clipping: Clipping) -> None:
+        del clipping  # a probe has no gradient
         self.balance.look_before(self.steps + 1, self._first_calls.calls)
         if self.balance.probe is not None:
             self._first_calls.detach()

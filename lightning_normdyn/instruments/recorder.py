@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.core.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.watch import Watch
@@ -47,16 +48,16 @@ class Recorder:
         for watch in self.watches:
             watch.begin(steps_made)
 
-    def before_step(self, optimizer: torch.optim.Optimizer, *, unclipped: bool, scaled: bool) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer, *, clipping: Clipping, scaled: bool) -> None:
         """Announces a step of an optimizer.
 
         Args:
             optimizer: the one about to step.
-            unclipped: whether its gradients may still be clipped.
+            clipping: whether its gradients may still be clipped, or may have been.
             scaled: whether a loss scaler decides if the step is made.
         """
         for watch in self._by_optimizer.get(id(optimizer), ()):
-            watch.before_step(unclipped=unclipped, scaled=scaled)
+            watch.before_step(clipping=clipping, scaled=scaled)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         del args, kwargs

@@ -82,8 +82,6 @@ def _split_gradient(seen: TableStep, rate: float) -> Readings:
     A row that is named twice counts once, and one whose gradient is zero not at all: however the touched rows were
     found, the numbers are the same.
     """
-    assert seen.gradient_norm is not None
-    raw = seen.gradient_norm if seen.raw_gradient_norm is None else seen.raw_gradient_norm
     weight = seen.multiplicity().reciprocal()
     length = safe_norm(seen.gradient)
     radial = split_radial_tangential(seen.gradient, seen.embedding).radial
@@ -91,8 +89,8 @@ def _split_gradient(seen: TableStep, rate: float) -> Readings:
     turning = safe_norm(seen.embedding).pow(-2)
     counted = weight.where((length > 0) & turning.isfinite(), 0)
     return {
-        "gradient_norm": raw,
-        "clip_ratio": seen.gradient_norm / raw,
+        "gradient_norm": seen.raw_gradient_norm,
+        "clip_ratio": seen.gradient_norm / seen.raw_gradient_norm,
         "radial_fraction": (along / whole).sqrt(),
         "effective_lr": rate * (counted * turning).nansum() / counted.sum(),
     }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.capture.table import TableStep, TableTarget
+from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
 from lightning_normdyn.core.optimizers import nominal_lr
 from lightning_normdyn.history.run import TargetHistory
 from lightning_normdyn.instruments.base import Instrument, Need, Readings
@@ -80,13 +80,13 @@ class TableWatch(Watch):
     def _takes_part(self) -> bool:
         return self.target.parameter.grad is not None
 
-    def _look_before(self, *, unclipped: bool) -> None:
+    def _look_before(self, clipping: Clipping) -> None:
         if self._need:
             self._seen = TableStep(
                 self.target,
                 touched=Need.TOUCHED in self._need,
                 tracked=Need.TRACKED in self._need,
-                unclipped=unclipped,
+                clipping=clipping,
             )
 
     def _look_after(self) -> None:
@@ -118,6 +118,8 @@ class TableWatch(Watch):
                 self._need |= need
                 self._due.append(instrument)
         self.target.arm(Need.TOUCHED in self._need)
+        if self.target.backward_norm is not None:
+            self.target.backward_norm.arm(Need.TRACKED in self._need)
         self._next_due = min(instrument.next_due(step) for instrument in self._instruments.values())
 
     def _skip(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputTarget
-from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.capture.table import Clipping, TableTarget
 from lightning_normdyn.history.run import TargetHistory
 from lightning_normdyn.instruments.base import Readings
 
@@ -49,11 +49,11 @@ class Watch(ABC):
         self._start()
         self._prepare()
 
-    def before_step(self, *, unclipped: bool, scaled: bool) -> None:
+    def before_step(self, *, clipping: Clipping, scaled: bool) -> None:
         """Announces a step: gradients are there and unscaled, weights are old.
 
         Args:
-            unclipped: whether the gradient may still be clipped.
+            clipping: whether the gradient may still be clipped, or may have been.
             scaled: whether a loss scaler decides if the step is made.
         """
         if self._announced:
@@ -62,7 +62,7 @@ class Watch(ABC):
             self.skipped += 1
         self._announced = self._takes_part()
         if self._announced:
-            self._look_before(unclipped=unclipped)
+            self._look_before(clipping)
 
     def after_step(self) -> None:
         """Completes the step that was announced: the optimizer has moved the weights."""
@@ -127,7 +127,7 @@ class Watch(ABC):
         """Whether the step that is announced concerns the target."""
         return True
 
-    def _look_before(self, *, unclipped: bool) -> None:
+    def _look_before(self, clipping: Clipping) -> None:
         """Looks at a step before it is made."""
 
     @abstractmethod

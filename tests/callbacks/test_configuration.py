@@ -66,8 +66,8 @@ def test_a_callback_is_built_from_yaml(name):
     found = {key: getattr(callback, key) for key in SETTINGS[name] if hasattr(callback, key)}
     assert found == {key: SETTINGS[name][key] for key in found}
     assert len(found) == len(SETTINGS[name]) - 3
-    assert callback._targets == SETTINGS[name]["targets"]
-    assert callback._max_tracked_rows == 100
+    assert callback._selection.targets == SETTINGS[name]["targets"]
+    assert callback._selection.max_tracked_rows == 100
     assert callback._save_history is SETTINGS[name]["save_history"]
 
 

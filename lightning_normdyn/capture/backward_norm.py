@@ -1,0 +1,49 @@
+"""How long a gradient was when backward was done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class BackwardNorm:
+    """Takes the norm of a parameter's gradient whenever backward has added to it, before anybody can clip it.
+
+    Args:
+        parameter: whose gradient.
+        loss_scale: gives the factor by which the loss is scaled up now.
+
+    Example:
+        >>> weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> norm = BackwardNorm(weight)
+        >>> norm.arm(True)
+        >>> weight.square().sum().backward()
+        >>> _ = nn.utils.clip_grad_norm_([weight], 1.0)
+        >>> norm.last
+        tensor(10.)
+    """
+
+    def __init__(self, parameter: nn.Parameter, loss_scale: Callable[[], float] = lambda: 1.0) -> None:
+        self._parameter, self._loss_scale = parameter, loss_scale
+        self._handle: RemovableHandle | None = None
+        self.last: Tensor | None = None
+
+    def arm(self, armed: bool) -> None:
+        """Sets whether it listens from now on; forgets what it heard."""
+        self.last = None
+        if armed and self._handle is None:
+            self._handle = self._parameter.register_post_accumulate_grad_hook(self._hear)
+        elif not armed and self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _hear(self, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        if gradient is None:
+            return  # an optimizer that steps inside of backward has used it up
+        entries = gradient.coalesce().values() if gradient.is_sparse else gradient.detach()
+        dtype = torch.promote_types(entries.dtype, torch.float32)
+        self.last = torch.linalg.vector_norm(entries, dtype=dtype) / self._loss_scale()

@@ -1,0 +1,261 @@
+"""Norm dynamics in a plain training loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_normdyn.capture.table import Clipping
+from lightning_normdyn.capture.targets import Targets, find_targets
+from lightning_normdyn.core.rates import RateTrace
+from lightning_normdyn.history.run import fresh_root
+from lightning_normdyn.instruments.observation import Observation
+from lightning_normdyn.instruments.owner import inner_optimizer
+from lightning_normdyn.instruments.probe_source import ProbeSource
+from lightning_normdyn.instruments.process_group import present_ranks
+from lightning_normdyn.instruments.ranks import Ranks
+from lightning_normdyn.instruments.run import Run
+from lightning_normdyn.instruments.schedule import Drive, run_ahead
+from lightning_normdyn.instruments.selection import Selection
+from lightning_normdyn.instruments.suite import Suite
+
+Log = Callable[[dict[str, float], int], object]
+"""Takes ``normdyn/<target>/<quantity>`` to scalars, and the number of optimizer steps made."""
+
+
+class NormObserver:
+    """Norm trajectories, gradient split and equilibrium fit of a model that any loop trains.
+
+    As a context manager around the loop it hears every step from the optimizer itself, and nothing in the loop changes.
+    A loop calls :meth:`before_step` besides, once gradients are there, in three cases: a loss scaler may skip the step
+    (else skipped steps are not counted), gradients are clipped on several ranks (else their norm before clipping is not
+    known), or the optimizer is given a closure (call it at the closure's end).
+
+    Args:
+        model: the model, not wrapped.
+        optimizer: what trains it: one optimizer or several.
+        targets: ``"auto"`` for every trainable embedding table and what the losses publish, or patterns over parameter
+            and submodule names.
+        total_steps: steps that each optimizer will make; ``None`` if the run has no set end, and then no forecast.
+        scheduler: learning-rate schedulers, one or several, stepped after every step of their optimizer; ``None`` where
+            the rate stays.
+        scheduler_every_n_steps: every how many steps instead: those of an epoch, for one that is stepped by epoch.
+        scaler: the loss scaler, if there is one; gradients that it scaled are then reported in the loss's own scale.
+        log: called with the scalars and the number of steps made whenever there are new ones, on the first rank alone.
+        log_dir: a history goes to ``<log_dir>/normdyn/``; ``None`` to keep none.
+        every_n_steps: cadence of trajectories, splits and budgets, in optimizer steps.
+        fit_every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows.
+        window: length of a fit window, as a share of the run (below 1) or a number of steps.
+        forecast_at: share of the run at which the norms at its end are forecast.
+        max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
+        probe: what an encoder encodes again around measured steps, as in ``NormDynamics``.
+        probe_items: most items of a probe, over all ranks.
+        name: what messages begin with.
+
+    Raises:
+        ValueError: if a pattern matches nothing, or a setting is out of range.
+
+    Example:
+        >>> table = nn.Embedding(10, 4)
+        >>> optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+        >>> with NormObserver(table, optimizer, log=lambda metrics, step: print(step, len(metrics) > 10)):
+        ...     for _ in range(3):
+        ...         optimizer.zero_grad()
+        ...         table(torch.tensor([1, 2])).square().sum().backward()
+        ...         optimizer.step()
+        1 True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        *,
+        targets: Targets = "auto",
+        total_steps: int | None = None,
+        scheduler: Any = None,
+        scheduler_every_n_steps: int = 1,
+        scaler: torch.amp.GradScaler | None = None,
+        log: Log | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        every_n_steps: int = 50,
+        fit_every_n_steps: int | None = None,
+        window: float = 0.2,
+        forecast_at: float = 0.4,
+        max_tracked_rows: int = 16_384,
+        probe: ProbeSource = None,
+        probe_items: int = 64,
+        name: str = "NormObserver",
+    ) -> None:
+        self._model, self._optimizers = model, _listed(optimizer)
+        self._total_steps, self._scaler = total_steps, scaler
+        self._schedulers, self._scheduler_every = _listed(scheduler), scheduler_every_n_steps
+        self._log, self._log_dir, self._name = log, log_dir, name
+        self._suite = Suite.whole(
+            every_n_steps=every_n_steps, fit_every_n_steps=fit_every_n_steps, window=window, forecast_at=forecast_at
+        )
+        self._selection = Selection(targets, max_tracked_rows, probe, probe_items)
+        find_targets(model, targets, max_tracked_rows=max_tracked_rows)  # a wrong pattern fails here
+        self._ranks = Ranks()
+        self._observation: Observation | None = None
+        self._restored: dict[str, Any] | None = None
+        self._announced: set[int] = set()
+        self._handles: list[RemovableHandle] = []
+
+    def begin(self, steps_made: int = 0) -> None:
+        """Starts to listen, after weights and state were restored.
+
+        Args:
+            steps_made: optimizer steps that the run made before, in case no state tells.
+        """
+        self.close()
+        self._ranks = present_ranks(next((p.device for p in self._model.parameters()), torch.device("cpu")))
+        state, self._restored = self._restored, None
+        root = None
+        if self._log_dir is not None and self._ranks.rank == 0:
+            root = fresh_root(self._log_dir, id(self), resumes=state is not None or steps_made > 0)
+        self._observation = Observation(
+            self._model, self._run(), self._suite, self._selection, name=self._name, root=root
+        )
+        try:
+            self._observation.begin(steps_made, state)  # first: what was read of a step is reported after it was read
+        except BaseException:
+            self.close()
+            raise
+        for optimizer in self._run().followed():
+            self._handles.append(optimizer.register_step_pre_hook(self._hear_step))
+            self._handles.append(optimizer.register_step_post_hook(self._end_step))
+
+    def before_step(self, optimizer: torch.optim.Optimizer | None = None, *, clipped: bool = False) -> None:
+        """Announces a step: gradients are there and unscaled.
+
+        Args:
+            optimizer: the one about to step; ``None`` for all.
+            clipped: whether gradients may have been clipped already.
+        """
+        for stepping in self._optimizers if optimizer is None else [optimizer]:
+            self._announce(stepping, Clipping.PAST if clipped else Clipping.AHEAD)
+            self._announced.add(id(stepping))
+
+    def finish(self) -> None:
+        """Concludes after the last step: logs the last findings, puts the history on disk and removes every hook."""
+        if self._observation is not None and self._handles:
+            self._observation.recorder.end_batch()
+            self._observation.recorder.finish()
+            self._report()
+            self._observation.conclude()
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs; loads with ``weights_only=True``."""
+        return {} if self._observation is None else self._observation.recorder.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave, before it begins to listen.
+
+        Raises:
+            RuntimeError: if it listens already.
+        """
+        if self._handles:
+            raise RuntimeError("state: expected before the observer begins to listen; load it ahead of the with block")
+        self._restored = dict(state) or None
+
+    def __enter__(self) -> NormObserver:
+        if not self._handles:
+            self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del error, trace
+        if kind is None:
+            self.finish()
+        else:
+            self.close()
+
+    def _run(self) -> Run:
+        first = self._ranks.rank == 0
+        return Run(
+            optimizers=lambda: self._optimizers,
+            total_steps=lambda: self._total_steps,
+            future_lrs=self._future_lrs,
+            loss_scale=self._loss_scale,
+            ranks=self._ranks,
+            hears_backward=self._ranks.size == 1,
+            warn=_warn if first else _say_nothing,
+            inform=logging.getLogger(__name__).info if first else _say_nothing,
+        )
+
+    def _hear_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """The optimizer is about to step: announces it, unless the loop has or is about to, from inside a closure."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if id(optimizer) not in self._announced and closure is None:
+            self._announce(optimizer, Clipping.PAST)
+
+    def _announce(self, optimizer: torch.optim.Optimizer, clipping: Clipping) -> None:
+        if self._observation is not None:
+            scaled = self._scaler is not None and self._scaler.is_enabled()
+            self._observation.recorder.before_step(optimizer, clipping=clipping, scaled=scaled)
+
+    def _end_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """The step was made, and the recorder has looked at it."""
+        del args, kwargs
+        self._announced.discard(id(optimizer))
+        self._report()
+
+    def _report(self) -> None:
+        assert self._observation is not None
+        metrics = self._observation.drain()
+        if metrics and self._log is not None and self._ranks.rank == 0:
+            self._log(metrics, max(watch.steps for watch in self._observation.recorder.watches))
+
+    def close(self) -> None:
+        """Puts the history on disk and removes every hook, concluding nothing."""
+        if self._observation is not None:
+            self._observation.stop()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._announced.clear()
+
+    def _loss_scale(self) -> float:
+        return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
+
+    def _future_lrs(self, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace:
+        drives = [
+            Drive(scheduler, lambda step: step % self._scheduler_every == 0)
+            for scheduler in self._schedulers
+            if inner_optimizer(getattr(scheduler, "optimizer", None)) is optimizer
+        ]
+        tried = self._steps_tried(optimizer)
+        shared = [*self._model.modules(), *self._model.parameters()]
+        return run_ahead(optimizer, group, drives, range(tried, tried + steps), keep=shared)
+
+    def _steps_tried(self, optimizer: torch.optim.Optimizer) -> int:
+        assert self._observation is not None
+        watches = (watch for watch in self._observation.recorder.watches if watch.optimizer is optimizer)
+        return max((watch.steps + watch.skipped for watch in watches), default=0)
+
+
+def _listed(one_or_several: Any) -> list[Any]:
+    if one_or_several is None:
+        return []
+    several = one_or_several if isinstance(one_or_several, (list, tuple)) else [one_or_several]
+    return [inner_optimizer(item) if isinstance(item, torch.optim.Optimizer) else item for item in several]
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
+
+
+def _say_nothing(message: str) -> None:
+    """On every rank but the first."""

@@ -1,0 +1,175 @@
+"""Norm dynamics in the Trainer of transformers, and in that of sentence-transformers, which is one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lightning_normdyn.capture.targets import Targets
+from lightning_normdyn.instruments.observer import NormObserver
+from lightning_normdyn.instruments.probe_source import ProbeSource
+from lightning_normdyn.instruments.selection import Selection
+from lightning_normdyn.instruments.suite import Suite
+
+STATE_FILE = "normdyn.pt"
+
+
+class NormDynamicsTrainerCallback(TrainerCallback):
+    """Norm trajectories, gradient split and equilibrium fit, with the numbers that ``NormDynamics`` gives in Lightning.
+
+    A callback has no way of its own to the trainer's loggers, so the trainer lends it one:
+    ``trainer.add_callback(NormDynamicsTrainerCallback(log=trainer.log))``. Without ``log`` the scalars go to
+    ``trainer.state.log_history`` and to the history on disk alone. State is kept in each checkpoint as ``normdyn.pt``
+    and taken back from ``args.resume_from_checkpoint``, or else from ``checkpoint-<step>`` below ``args.output_dir``.
+
+    The Trainer tells no callback that training failed: hooks then stay until the next ``train()`` or :meth:`close`.
+
+    Args:
+        log: the trainer's own ``log``.
+        targets: ``"auto"`` for every trainable embedding table, or patterns over parameter and submodule names.
+        every_n_steps: cadence of trajectories, splits and budgets, in optimizer steps.
+        fit_every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows.
+        window: length of a fit window, as a share of the run (below 1) or a number of steps.
+        forecast_at: share of the run at which the norms at its end are forecast.
+        max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
+        save_history: whether to keep a history in ``<output_dir>/normdyn/``.
+        probe: what an encoder encodes again around measured steps, as in ``NormDynamics``.
+        probe_items: most items of a probe, over all ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Callable[[dict[str, float]], object] | None = None,
+        targets: Targets = "auto",
+        every_n_steps: int = 50,
+        fit_every_n_steps: int | None = None,
+        window: float = 0.2,
+        forecast_at: float = 0.4,
+        max_tracked_rows: int = 16_384,
+        save_history: bool = True,
+        probe: ProbeSource = None,
+        probe_items: int = 64,
+    ) -> None:
+        cadence: dict[str, Any] = {
+            "every_n_steps": every_n_steps,
+            "fit_every_n_steps": fit_every_n_steps,
+            "window": window,
+            "forecast_at": forecast_at,
+        }
+        selection: dict[str, Any] = {
+            "targets": targets,
+            "max_tracked_rows": max_tracked_rows,
+            "probe": probe,
+            "probe_items": probe_items,
+        }
+        Suite.whole(**cadence), Selection(**selection)  # what is out of range fails here, not when training begins
+        self._settings = cadence | selection
+        self._log, self._save_history = log, save_history
+        self._observer: NormObserver | None = None
+        self._scaled = False
+        self._waiting: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
+    ) -> None:
+        """Finds the targets, takes back the state of a checkpoint and starts to listen."""
+        self.close()
+        optimizer = objects["optimizer"]
+        scaler = getattr(optimizer, "scaler", None)  # accelerate's wrapper holds it
+        self._scaled = scaler is not None
+        self._observer = NormObserver(
+            objects["model"],
+            optimizer,
+            total_steps=state.max_steps,
+            scheduler=objects["lr_scheduler"],
+            scaler=scaler,
+            log=self._keep,
+            log_dir=args.output_dir if self._save_history else None,
+            name=type(self).__name__,
+            **self._settings,
+        )
+        if state.global_step:
+            self._restore(self._observer, args, state)
+        self._observer.begin(steps_made=state.global_step)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
+    ) -> None:
+        """Announces a step that a loss scaler may skip: gradients are unscaled and clipped."""
+        if self._observer is not None and self._scaled:
+            self._observer.before_step(clipped=True)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
+    ) -> None:
+        """Logs what the step showed, under its number."""
+        self._send(state, control)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any) -> None:
+        """Adds the state to the checkpoint that was just written."""
+        folder = _checkpoint(args, state)
+        if self._observer is not None and state.is_world_process_zero and folder.is_dir():
+            torch.save(self._observer.state_dict(), folder / STATE_FILE)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
+    ) -> None:
+        """Concludes after the last step, before the best weights are put in and the loggers close."""
+        if control.should_training_stop:
+            self._finish(state, control)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
+    ) -> None:
+        """Concludes, if the last epoch did not, and removes every hook."""
+        self._finish(state, control)
+
+    def close(self) -> None:
+        """Removes every hook, for a training that failed."""
+        if self._observer is not None:
+            self._observer.close()
+        self._observer = None
+
+    def _finish(self, state: TrainerState, control: TrainerControl) -> None:
+        if self._observer is not None:
+            self._observer.finish()
+            self._send(state, control)
+
+    def _keep(self, metrics: dict[str, float], step: int) -> None:
+        """Takes what was read inside of a step, whose number the trainer has not counted yet."""
+        del step
+        self._waiting |= metrics
+
+    def _send(self, state: TrainerState, control: TrainerControl) -> None:
+        metrics, self._waiting = self._waiting, {}
+        if not metrics:
+            return
+        if self._log is None:
+            state.log_history.append({**metrics, "step": state.global_step})
+            return
+        wants_log = control.should_log
+        self._log(metrics)
+        control.should_log = wants_log  # the trainer takes any log for the one that it was to make
+
+    def _restore(self, observer: NormObserver, args: TrainingArguments, state: TrainerState) -> None:
+        resumed = args.resume_from_checkpoint
+        folders = [*([Path(resumed)] if resumed else []), _checkpoint(args, state)]
+        file = next((folder / STATE_FILE for folder in folders if (folder / STATE_FILE).is_file()), None)
+        if file is not None:
+            observer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        elif state.is_world_process_zero:
+            warnings.warn(
+                f"{type(self).__name__}: no '{STATE_FILE}' in '{folders[0]}', so norm statistics start afresh; name "
+                "the folder of the checkpoint in TrainingArguments(resume_from_checkpoint=...)",
+                stacklevel=2,
+            )
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
