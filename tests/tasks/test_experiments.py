@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_normdyn.tasks.experiments import EXPERIMENTS
-from lightning_normdyn.tasks.experiments.class_imbalance import _order, class_imbalance
+from lightning_normdyn.tasks.experiments.class_imbalance import _as_queries, _Classes, _order, class_imbalance
 from lightning_normdyn.tasks.experiments.encoder_terms import encoder_terms
 from lightning_normdyn.tasks.experiments.frequency_law import fit_crossover, frequency_law
 from lightning_normdyn.tasks.experiments.halved_texts import halve_texts
@@ -192,11 +192,23 @@ def test_classes_are_imprinted_by_frequency():
     assert softmax.measured < 1.4
 
 
+def test_a_drawn_prototype_is_scored_against_a_document_of_every_class():
+    directions, drawn = torch.randn(4, 16, generator=generator()), torch.tensor([2, 0, 3])
+    logits = _as_queries(_Classes(0), directions, drawn)
+    same = _Classes(0)
+    documents = same.near(same.centres.expand(3, -1, -1))
+    for place, chosen in enumerate((2, 0, 3)):
+        for other in range(4):
+            expected = sum(float(a * b) for a, b in zip(directions[chosen], documents[place, other], strict=True))
+            assert float(logits[place, other]) == pytest.approx(expected, abs=1e-5)
+    torch.testing.assert_close(same.centres @ same.centres.T, torch.eye(4), rtol=0, atol=1e-5)
+
+
 @given(st.permutations(range(4)))
 def test_order_is_spearmans(places):
     """Oracle: 1 − 6Σd²/(n(n² − 1))."""
     squares = sum((place - index) ** 2 for index, place in enumerate(places))
-    assert _order(torch.tensor(places, dtype=torch.float64)) == pytest.approx(1 - squares / 10)
+    assert _order(torch.tensor(places, dtype=torch.float64).exp()) == pytest.approx(1 - squares / 10)
 
 
 def test_a_seed_decides_and_the_global_stream_is_left_alone():
