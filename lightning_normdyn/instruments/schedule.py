@@ -46,8 +46,8 @@ def run_ahead(
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         >>> halving = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
         >>> trace = run_ahead(optimizer, 0, [Drive(halving, lambda step: step % 2 == 0)], range(1, 4))
-        >>> [(segment.steps, segment.mean) for segment in trace.segments], optimizer.param_groups[0]["lr"]
-        ([(1, 1.0), (2, 0.5)], 1.0)
+        >>> [segment.mean for segment in trace.segments], optimizer.param_groups[0]["lr"]
+        ([1.0, 0.5, 0.5], 1.0)
     """
     stand_in = _stand_in(optimizer)
     wrapped = [optimizer, *(getattr(drive.scheduler, "optimizer", optimizer) for drive in drives)]
