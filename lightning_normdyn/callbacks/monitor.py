@@ -25,6 +25,7 @@ from lightning_normdyn.callbacks.schedule import future_lrs
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe
+from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget, check_rows
 from lightning_normdyn.capture.targets import Targets, check_targets, find_targets
 from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
@@ -114,6 +115,7 @@ class NormMonitor(Callback, ABC):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes back the state of a checkpoint and starts to listen."""
+        reshard(pl_module)
         if self._recorder is None:  # added by another callback when training had begun
             self.on_fit_start(trainer, pl_module)
         assert self._recorder is not None
@@ -304,6 +306,7 @@ class NormMonitor(Callback, ABC):
             ranks=trainer.world_size,
             gather=lambda rows: all_rows(trainer, rows),
             most_rows=self._max_tracked_rows,
+            root=trainer.lightning_module,
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.buffer import RowBuffer
+from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.core.geometry import safe_norm
 
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
@@ -41,6 +42,12 @@ class TableTarget:
         check_rows(max_tracked_rows)
         self.name = name
         self.parameter = dict(module.named_parameters())[name]
+        if is_sharded(self.parameter):
+            raise ValueError(
+                f"targets: expected tables that every rank holds whole, got '{name}', which is sharded over ranks; "
+                "name the submodules whose output is to be watched, or keep the table out of fully_shard "
+                "(ignored_params=)"
+            )
         self.rows, self.dim = self.parameter.shape
         if not self.parameter.numel():
             raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")
