@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 _KEPT = ("attention_mask",)
@@ -25,6 +24,7 @@ def present(vectors: Tensor, module: nn.Module, args: tuple[Any, ...], kwargs: M
         kwargs: the same, by name.
 
     Example:
+        >>> import torch
         >>> mask = torch.tensor([[1, 1, 0]])
         >>> present(torch.ones(1, 3, 5), nn.Identity(), (), {"attention_mask": mask}).shape
         torch.Size([2, 5])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.padding import present
 from lightning_normdyn.capture.quiet import quiet
 from lightning_normdyn.capture.sharded import computing_dtype, gathered
 from lightning_normdyn.capture.stretched import stretched, widened
@@ -108,7 +109,8 @@ class Probe:
         try:
             with quiet(self.module, device, seed), widened(self.module), gathered(self.module, self._root):
                 for call in self._share:
-                    output = call.to(device).run(self.module)
+                    moved = call.to(device)
+                    output = moved.run(self.module)
                     vectors = find_vectors(output)
                     if vectors is None:
                         raise ValueError(
@@ -116,7 +118,7 @@ class Probe:
                             f"(came: {describe_output(output)}); name the submodule that returns the vectors"
                         )
                     self._refuse_half(vectors.dtype)
-                    found.append(vectors.reshape(-1, vectors.shape[-1]).float())
+                    found.append(present(vectors, self.module, *moved).float())
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+_UNIT = ("reshard", "unshard", "_get_fsdp_state")
+
 
 @contextlib.contextmanager
 def gathered(module: nn.Module, root: nn.Module) -> Iterator[None]:
@@ -22,8 +24,8 @@ def gathered(module: nn.Module, root: nn.Module) -> Iterator[None]:
         module: what will be called.
         root: the model that holds it.
     """
-    around = [unit for unit in root.modules() if _is_unit(unit) and any(child is module for child in unit.modules())]
-    units = [*around, *(unit for unit in module.modules() if _is_unit(unit))]
+    around = [unit for unit in _units(root) if any(child is module for child in unit.modules())]
+    units = [*around, *_units(module)]
     _reshard(units)
     try:
         if around:
@@ -37,7 +39,7 @@ def gathered(module: nn.Module, root: nn.Module) -> Iterator[None]:
 
 def reshard(root: nn.Module) -> None:
     """Gives back what a validation has gathered: until then a module's parameters are not those of its optimizer."""
-    _reshard([unit for unit in root.modules() if _is_unit(unit)])
+    _reshard(_units(root))
 
 
 def is_sharded(tensor: object) -> bool:
@@ -47,7 +49,7 @@ def is_sharded(tensor: object) -> bool:
 
 def computing_dtype(module: nn.Module) -> torch.dtype | None:
     """What a mixed precision policy has a module's units compute in; ``None`` where there is none."""
-    policies = (getattr(unit._get_fsdp_state(), "_mp_policy", None) for unit in module.modules() if _is_unit(unit))
+    policies = (getattr(unit._get_fsdp_state(), "_mp_policy", None) for unit in _units(module))
     dtypes = (getattr(policy, "param_dtype", None) for policy in policies)
     return next((dtype for dtype in dtypes if dtype is not None), None)
 
@@ -62,5 +64,6 @@ def _reshard(units: list[Any]) -> None:
         unit.reshard()
 
 
-def _is_unit(module: Any) -> bool:
-    return all(hasattr(module, name) for name in ("reshard", "unshard", "_get_fsdp_state"))
+def _units(module: nn.Module) -> list[Any]:
+    """The FSDP units in a module, itself included, from the outside in."""
+    return [child for child in module.modules() if all(hasattr(child, name) for name in _UNIT)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.buffer import RowBuffer
+from lightning_normdyn.capture.names import plain_parameters
 from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.core.geometry import safe_norm
 
@@ -41,7 +42,7 @@ class TableTarget:
     def __init__(self, name: str, module: nn.Module, *, max_tracked_rows: int = 16_384) -> None:
         check_rows(max_tracked_rows)
         self.name = name
-        self.parameter = dict(module.named_parameters())[name]
+        self.parameter = plain_parameters(module)[name]
         if is_sharded(self.parameter):
             raise ValueError(
                 f"targets: expected tables that every rank holds whole, got '{name}', which is sharded over ranks; "

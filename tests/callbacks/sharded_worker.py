@@ -145,7 +145,8 @@ def resumed(folder):
     _, in_one_go = train(folder, Sharded(configure, units), dynamics(), max_epochs=2)
     trainer, _ = train(folder, Sharded(configure, units), dynamics())
     trainer.save_checkpoint(folder / "middle.ckpt")
-    _, resumed = train(folder, Sharded(configure, units), dynamics(), max_epochs=2, ckpt_path=folder / "middle.ckpt")
+    options = {"max_epochs": 2, "num_sanity_val_steps": 0, "ckpt_path": folder / "middle.ckpt"}
+    _, resumed = train(folder, Sharded(configure, units), dynamics(), **options)
     return [
         {step: logged for step, logged in logger.of("net.encoder").items() if step > STEPS}
         for logger in (in_one_go, resumed)
@@ -159,13 +160,15 @@ def refusals(folder):
         "table": (Sharded(OPTIMIZERS["sgd"], SHARDED["among units"]), NormDynamics(targets=["net.head.weight"])),
         "policy": (Sharded(OPTIMIZERS["sgd"], SHARDED["among units"], mp_policy=policy), dynamics()),
     }
-    said = {}
-    for name, (module, callback) in cases.items():
-        try:
-            train(folder, module, callback)
-        except ValueError as error:
-            said[name] = str(error)
-    return said
+    return {name: _refusal(folder, *case) for name, case in cases.items()}
+
+
+def _refusal(folder, module, callback):
+    try:
+        train(folder, module, callback)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def main(folder):
