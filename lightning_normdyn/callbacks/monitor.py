@@ -20,7 +20,7 @@ from lightning_normdyn.callbacks.lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from lightning_normdyn.callbacks.ranks import all_calls, all_rows, merge_steps
+from lightning_normdyn.callbacks.ranks import all_calls, all_rows, merge_steps, shares_batches
 from lightning_normdyn.callbacks.schedule import future_lrs
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputTarget
@@ -289,6 +289,12 @@ class NormMonitor(Callback, ABC):
         self, trainer: Trainer, target: OutputTarget, source: ProbeSource, heard: list[Call]
     ) -> Probe | None:
         """The probe of an encoder: the user's, or made of what it was called with; called on every rank."""
+        if shares_batches(trainer):
+            rank_zero_warn(
+                f"{type(self).__name__}: some ranks share a batch (tensor parallelism), which a probe cannot follow "
+                f"yet, so the norms of '{target.name}' have no balance"
+            )
+            return None
         calls = given_calls(source, target.name, self._probe_items)
         if calls is None:
             calls = all_calls(trainer, heard)

@@ -21,6 +21,12 @@ def merge_steps(trainer: Trainer, seen: OutputStep | None) -> OutputStep | None:
     return merge_ranks(_gather(trainer, grid), _gather(trainer, sums))
 
 
+def shares_batches(trainer: Trainer) -> bool:
+    """Whether some ranks are given the same batch, as under tensor parallelism."""
+    sampling = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
+    return bool(sampling.get("num_replicas", trainer.world_size) != trainer.world_size)
+
+
 def all_calls(trainer: Trainer, calls: list[Call]) -> list[Call]:
     """The calls of all ranks, one rank after the other."""
     if trainer.world_size == 1:

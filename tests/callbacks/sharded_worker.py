@@ -1,6 +1,6 @@
 """Trains in two processes with parameters sharded by FSDP2 and leaves what was found for the test that started it.
 
-Run as ``python -m torch.distributed.run --nproc-per-node 2 sharded_worker.py FOLDER``.
+Run as ``python -m torch.distributed.run --nproc-per-node 2 sharded_worker.py FOLDER [gpu]``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from lightning_normdyn.callbacks import NormDynamics
 
 STEPS, INPUT, WIDTH, BATCH = 40, 16, 33, 8
+ACCELERATOR = "gpu" if "gpu" in sys.argv[2:] else "cpu"
 SHARDED = {
     "a unit": lambda net: [net.encoder[4], net.encoder, net.head],
     "inside a unit": lambda net: [net.encoder[4], net],
@@ -94,7 +95,7 @@ def train(folder, module, *callbacks, ckpt_path=None, **options):
     torch.manual_seed(5)
     logger = MemoryLogger()
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator=ACCELERATOR,
         strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
         devices=2,
         logger=logger,

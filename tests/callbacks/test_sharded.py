@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from sharded_worker import OPTIMIZERS, SHARDED, STEPS, Whole, batches, dynamics
+
+from lightning_normdyn.callbacks.ranks import shares_batches
 
 pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
 pytestmark = pytest.mark.slow
@@ -79,3 +82,22 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(ranks):
 def test_what_cannot_be_followed_gets_a_clear_sentence(ranks, case, sentence):
     for rank in ranks:
         assert sentence in rank["refusals"][case]
+
+
+@pytest.mark.parametrize(("replicas", "shared"), [(4, False), (2, True)])
+def test_ranks_that_share_a_batch_are_told_apart(replicas, shared):
+    """Four ranks, of which two and two compute one model together under tensor parallelism."""
+    strategy = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": replicas, "rank": 0})
+    assert shares_batches(SimpleNamespace(strategy=strategy, world_size=4)) is shared
+    assert not shares_batches(SimpleNamespace(strategy=SimpleNamespace(), world_size=1))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="streams and NCCL need two GPUs; the rest runs on CPU ranks")
+def test_on_gpus_too(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = subprocess.run([*launch, str(WORKER), str(tmp_path), "gpu"], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-4000:]
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True, map_location="cpu")
+        for alone, observed in found["law one"].values():
+            assert not [name for name in alone if not torch.equal(alone[name], observed[name])]
