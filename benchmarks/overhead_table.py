@@ -45,8 +45,7 @@ def tabulate(report: dict[str, Any]) -> str:
         "",
         "## A step with and without NormDynamics, default cadence",
         "",
-        "| case | step without (ms) | wall ratio | CPU ratio | whole run, wall / CPU | at most | weights identical |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        *_RATIO_HEAD,
     ]
     lines += [_ratio_row(case) for case in report["ratios"].values()]
     lines += [
@@ -84,8 +83,38 @@ def tabulate(report: dict[str, Any]) -> str:
         f"With every cadence at 10^9, {quiet['steps']} steps of the demo: {quiet['operations_added']} torch operations "
         f"more than without the callback (of {quiet['operations']} a step), {quiet['syncs_added']} more syncs, "
         f"{quiet['clones_added']} more clones. Its own time: {quiet['own_us']['ordinary']:.0f} us a step.",
+        *_encoder_lines(report["encoder"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+_RATIO_HEAD = (
+    "| case | step without (ms) | wall ratio | CPU ratio | whole run, wall / CPU | at most | weights identical |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
+)
+
+
+def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
+    """The part on encoders, with its own date."""
+    ratio, memory, quiet = encoder["ratio"], encoder["memory"], encoder["off_schedule"]
+    copies = (memory["radial_decay_bytes"] - memory["encode_bytes"]) / memory["decayed_bytes"]
+    return [
+        "",
+        f"## An encoder that is followed on a probe, {encoder['date']}",
+        "",
+        f'`targets=["encoder"]`, default cadence, its first batch as the probe; in turns as above, rounds of '
+        f"{ratio['steps_per_round']} steps. Load of the machine at the start {encoder['load']['start']}, at the end "
+        f"{encoder['load']['end']}: other work ran beside it if that is above 1.",
+        "",
+        *_RATIO_HEAD,
+        _ratio_row(ratio),
+        "",
+        f"At the height of a measurement, 64 sentences: {memory['encode_bytes'] / 1e6:.1f} MB to encode, "
+        f"{memory['radial_decay_bytes'] / 1e6:.1f} MB while radial decay is measured, which is the first and "
+        f"{copies:.3f} copies of the decayed parameters ({memory['decayed_bytes'] / 1e6:.1f} MB). Between "
+        f"measurements, {quiet['steps']} steps: {quiet['operations_added']} torch operations more than without the "
+        f"callback (of {quiet['operations']} a step).",
+    ]
 
 
 def _between(values: dict[str, float], digits: int) -> str:

@@ -29,7 +29,9 @@ def rounds(run: Finished, *, steps: int, skip: int) -> list[Turn]:
     return joined[skip:-1] or joined[skip:] or joined
 
 
-def compare(observed: Finished, plain: Finished, *, cadence: int, skip: int) -> dict[str, Any]:
+def compare(
+    observed: Finished, plain: Finished, *, cadence: int, skip: int, steps: int | None = None
+) -> dict[str, Any]:
     """Training with the callback beside training without.
 
     Args:
@@ -37,8 +39,9 @@ def compare(observed: Finished, plain: Finished, *, cadence: int, skip: int) -> 
         plain: the run without it.
         cadence: steps from one measured step to the next; a round has as many, or a multiple.
         skip: rounds at the start that are not in the medians; they are in the figures of the whole run.
+        steps: of a round; by default ``cadence``.
     """
-    steps = max(cadence, len(plain.turns[0].steps))
+    steps = max(steps or cadence, len(plain.turns[0].steps))
     pairs = list(zip(rounds(observed, steps=steps, skip=skip), rounds(plain, steps=steps, skip=skip), strict=True))
     return {
         "rounds": len(pairs),

@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.capture.table import TableTarget
 
 _SCRATCH = ("RowBuffer", "_Readings")
 
@@ -59,9 +60,11 @@ class TimedDynamics(NormDynamics):
 
 
 def memory(dynamics: NormDynamics) -> dict[str, float]:
-    """Bytes that the callback holds of the first table it watches, all told and per tracked row."""
+    """Bytes that the callback holds of the first target, all told and per tracked row; nothing if it is no table."""
     assert dynamics._recorder is not None
     watch = dynamics._recorder.watches[0]
+    if not isinstance(watch.target, TableTarget):
+        return {}
     rows = watch.target.tracked_rows
     found = {tensor.untyped_storage().data_ptr(): (tensor, scratch) for tensor, scratch in _tensors(watch, False)}
     sizes = [(tensor.untyped_storage().nbytes(), scratch) for tensor, scratch in found.values()]

@@ -1,4 +1,4 @@
-"""What is trained while its overhead is measured: the demo, a transformer, and bare tables of any size."""
+"""What is trained while its overhead is measured: the demo, transformers, and bare tables of any size."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ class Workload(NamedTuple):
         model, data = _TASKS[self.kind](**self.options)
         dynamics = None
         if self.observed is not None:
-            targets = {"targets": ["table.weight"]}  # as the demo: its loss would publish queries and documents too
-            dynamics = (TimedDynamics if self.timed else NormDynamics)(**(targets | self.observed))
+            dynamics = (TimedDynamics if self.timed else NormDynamics)(**(_TARGETS[self.kind] | self.observed))
         trainer = Trainer(
             accelerator="cpu",
             max_steps=PLANNED,
@@ -69,6 +68,53 @@ class Workload(NamedTuple):
 def _facts(dynamics: NormDynamics) -> dict[str, Any]:
     own = dynamics.own_seconds if isinstance(dynamics, TimedDynamics) else []
     return {**memory(dynamics), "own_seconds": own}
+
+
+class SentenceEncoder(nn.Module):
+    """A bidirectional transformer that gives a sentence the mean of its words' vectors: ``[n, words] -> [n, width]``.
+
+    Args:
+        rows: words that it knows.
+        width: of a vector.
+        layers: of the transformer.
+    """
+
+    def __init__(self, rows: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(rows, width)
+        layer = nn.TransformerEncoderLayer(width, max(1, width // 32), 4 * width, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """One vector a sentence."""
+        pooled: Tensor = self.layers(self.table(words)).mean(1)
+        return pooled
+
+
+class EncoderContrast(LightningModule):
+    """An encoder as MiniLM's, 11 million parameters as it stands, and a contrast of two views of each sentence.
+
+    Args:
+        rows: words that it knows.
+        width: of the encoder.
+        layers: of the encoder.
+    """
+
+    def __init__(self, *, rows: int = 1_000, width: int = 384, layers: int = 6) -> None:
+        super().__init__()
+        self.rows = rows
+        self.encoder = SentenceEncoder(rows, width, layers)
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        """InfoNCE over two views: ``[2, sentences, words] -> scalar``."""
+        queries, documents = F.normalize(self.encoder(batch.flatten(0, 1)), dim=-1).chunk(2)
+        loss = F.cross_entropy(queries @ documents.T / 0.05, torch.arange(len(queries)))
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over everything."""
+        return torch.optim.AdamW(self.parameters(), lr=1e-4, weight_decay=0.1)
 
 
 class SentenceContrast(LightningModule):
@@ -174,8 +220,15 @@ def _transformer(*, sentences: int = 4, words: int = 32, **model: Any) -> tuple[
     return contrast, RandomRows(contrast.table.num_embeddings, (2, sentences, words), distinct=False)
 
 
+def _encoder(*, sentences: int = 12, words: int = 16, **model: Any) -> tuple[LightningModule, LightningDataModule]:
+    contrast = EncoderContrast(**model)
+    return contrast, RandomRows(contrast.rows, (2, sentences, words), distinct=False)
+
+
 def _table(*, rows: int, touched: int = 4_096, sparse: bool) -> tuple[LightningModule, LightningDataModule]:
     return PairedRows(rows=rows, sparse=sparse), RandomRows(rows, (2, touched // 2), distinct=True)
 
 
-_TASKS = {"demo": _demo, "transformer": _transformer, "table": _table}
+_TASKS = {"demo": _demo, "transformer": _transformer, "encoder": _encoder, "table": _table}
+_TABLE = {"targets": ["table.weight"]}  # as the demo: its loss would publish queries and documents too
+_TARGETS = {"demo": _TABLE, "transformer": _TABLE, "encoder": {"targets": ["encoder"]}, "table": _TABLE}

@@ -32,6 +32,12 @@ def has_scaler(trainer: Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
+def shares_batches(trainer: Trainer) -> bool:
+    """Whether some ranks are given the same batch, as under tensor parallelism."""
+    sampling = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
+    return bool(sampling.get("num_replicas", trainer.world_size) != trainer.world_size)
+
+
 def _total_steps(trainer: Trainer, pl_module: LightningModule) -> int | None:
     """Steps that each optimizer will make in this run; ``None`` if it has no set end."""
     total = trainer.estimated_stepping_batches
@@ -57,4 +63,5 @@ def _ranks(trainer: Trainer) -> Ranks:
         return trainer.strategy.broadcast(held, src=rank)
 
     device: torch.device = trainer.strategy.root_device
-    return Ranks(trainer.global_rank, trainer.world_size, device, all_gather, broadcast)
+    shared = shares_batches(trainer)
+    return Ranks(trainer.global_rank, trainer.world_size, device, all_gather, broadcast, shared)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.recomputed import Recomputed
 from lightning_normdyn.capture.vectors import find_vectors
 
 _MOST_CALLS = 8
@@ -27,6 +28,7 @@ class FirstCalls:
         self.name, self.module, self.most = name, module, most
         self.calls: list[Call] = []
         self._handle: RemovableHandle | None = None
+        self._recomputed = Recomputed()
 
     def attach(self) -> None:
         """Starts to listen."""
@@ -41,7 +43,7 @@ class FirstCalls:
 
     def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         del module
-        if not torch.is_grad_enabled() or len(self.calls) >= _MOST_CALLS:
+        if not torch.is_grad_enabled() or len(self.calls) >= _MOST_CALLS or self._recomputed():
             return
         vectors, call = find_vectors(output), Call(args, kwargs)
         if vectors is None:

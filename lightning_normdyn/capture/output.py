@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.capture.padding import present
+from lightning_normdyn.capture.recomputed import Recomputed
 from lightning_normdyn.capture.vectors import describe_output, find_vectors
 from lightning_normdyn.core.geometry import at_least_float32, safe_norm, split_radial_tangential
 
@@ -47,6 +49,7 @@ class OutputTarget:
         self.module = module
         self._armed = False
         self._known = False
+        self._recomputed = Recomputed()
         self._handle: RemovableHandle | None = None
         self._norms: list[Tensor] = []
         self._gradients: list[Tensor] = []
@@ -54,7 +57,7 @@ class OutputTarget:
     def attach(self) -> None:
         """Starts to listen to the submodule."""
         self.detach()
-        self._handle = self.module.register_forward_hook(self._hear)
+        self._handle = self.module.register_forward_hook(self._hear, with_kwargs=True)
 
     def detach(self) -> None:
         """Stops listening and forgets what was heard."""
@@ -67,6 +70,7 @@ class OutputTarget:
         """Sets whether calls are measured from now on; forgets those of the step before."""
         self._armed = armed
         self._norms, self._gradients = [], []
+        self._recomputed = Recomputed()
 
     def step(self) -> OutputStep | None:
         """What was heard since :meth:`arm`; ``None`` if the submodule was not called."""
@@ -76,9 +80,8 @@ class OutputTarget:
         sums = torch.stack(self._gradients).sum(0) if self._gradients else norms.new_full((3,), torch.nan)
         return OutputStep(norms, *sums.unbind())
 
-    def _hear(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        del module, args
-        if not self._armed or not torch.is_grad_enabled():
+    def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not self._armed or not torch.is_grad_enabled() or self._recomputed():
             return
         if len(self._norms) >= _MOST_CALLS:
             return  # a step that never comes must not fill the memory
@@ -88,7 +91,7 @@ class OutputTarget:
             return
         self._known = True
         embedding = vectors.detach()
-        self._norms.append(safe_norm(embedding).reshape(-1))
+        self._norms.append(safe_norm(present(embedding, module, args, kwargs)))
         if vectors.requires_grad:
             version = embedding._version
             vectors.register_hook(lambda gradient: self._hear_gradient(gradient, embedding, version))

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.padding import present
 from lightning_normdyn.capture.quiet import quiet
+from lightning_normdyn.capture.sharded import computing_dtype, gathered
 from lightning_normdyn.capture.stretched import stretched, widened
 from lightning_normdyn.capture.vectors import describe_output, find_vectors
 from lightning_normdyn.core.geometry import most_precise
@@ -31,9 +33,11 @@ class Probe:
         ranks: how many ranks there are.
         gather: puts the rows ``[n, d]`` of all ranks one below the other.
         most_rows: most vectors of a rank that are followed; more are thinned at an even stride.
+        root: the model that holds the encoder, if its parameters are sharded over ranks.
 
     Raises:
-        ValueError: if the encoder gives no vectors or others each time, or if there are fewer items than ranks.
+        ValueError: if the encoder gives no vectors, others each time or coarse ones, or if there are fewer items than
+            ranks.
     """
 
     def __init__(
@@ -46,8 +50,10 @@ class Probe:
         ranks: int = 1,
         gather: Callable[[Tensor], Tensor] = lambda rows: rows,
         most_rows: int = 16_384,
+        root: nn.Module | None = None,
     ) -> None:
         self.name, self.module, self.calls = name, module, list(calls)
+        self._root = module if root is None else root
         few = min((call.rows() for call in calls), default=0)
         if few < ranks:
             raise ValueError(
@@ -101,16 +107,18 @@ class Probe:
     def _encode_share(self, seed: int = 0) -> Tensor:
         device, found = self.device, []
         try:
-            with quiet(self.module, device, seed), widened(self.module):
+            with quiet(self.module, device, seed), widened(self.module), gathered(self.module, self._root):
                 for call in self._share:
-                    output = call.to(device).run(self.module)
+                    moved = call.to(device)
+                    output = moved.run(self.module)
                     vectors = find_vectors(output)
                     if vectors is None:
                         raise ValueError(
                             f"probe: in evaluation '{self.name}' returned no tensor of embeddings [..., d] "
                             f"(came: {describe_output(output)}); name the submodule that returns the vectors"
                         )
-                    found.append(vectors.reshape(-1, vectors.shape[-1]).float())
+                    self._refuse_half(vectors.dtype)
+                    found.append(present(vectors, self.module, *moved).float())
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
@@ -121,7 +129,16 @@ class Probe:
         vectors = torch.cat(found)
         return vectors[:: 1 + (len(vectors) - 1) // self._most_rows]
 
+    def _refuse_half(self, dtype: torch.dtype | None) -> None:
+        if dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"probe: '{self.name}' computes in {dtype} though it was asked in float32, and what a step changes is "
+                "lost in its rounding; train it under precision='bf16-mixed' instead, or switch the probe off with "
+                "probe=False"
+            )
+
     def _check(self) -> None:
+        self._refuse_half(computing_dtype(self.module))
         buffers = [(name, buffer, buffer._version) for name, buffer in self.module.named_buffers()]
         once, again = self._encode_share(0), self._encode_share(1)
         if not torch.allclose(once, again, rtol=_SAME, atol=_SAME * float(once.abs().max()), equal_nan=True):

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_normdyn.capture.sharded import is_sharded
+
 
 @contextlib.contextmanager
 def stretched(parameters: Sequence[tuple[nn.Parameter, float]]) -> Iterator[None]:
@@ -30,7 +32,7 @@ def stretched(parameters: Sequence[tuple[nn.Parameter, float]]) -> Iterator[None
     """
     with contextlib.ExitStack() as stack, torch.no_grad():
         for parameter, factor in parameters:
-            if _is_sharded(parameter):
+            if is_sharded(parameter):
                 local = parameter.data.to_local()  # type: ignore[attr-defined]
                 stack.callback(local.copy_, local.clone())
                 local.mul_(factor)
@@ -46,7 +48,7 @@ def widened(module: nn.Module) -> Iterator[None]:
     halves = [tensor for tensor in (*module.parameters(), *module.buffers()) if _is_half(tensor)]
     with contextlib.ExitStack() as stack:
         for tensor in halves:
-            if not _is_sharded(tensor):
+            if not is_sharded(tensor):
                 stack.callback(_put, tensor, tensor.data)
                 _put(tensor, _widened(tensor.data))
         yield
@@ -54,10 +56,6 @@ def widened(module: nn.Module) -> Iterator[None]:
 
 def _put(tensor: Tensor, data: Tensor) -> None:
     tensor.data = data
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "device_mesh")
 
 
 def _is_half(tensor: Tensor) -> bool:

@@ -12,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.buffer import RowBuffer
+from lightning_normdyn.capture.names import plain_parameters
+from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.core.geometry import safe_norm
 
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
@@ -54,7 +56,13 @@ class TableTarget:
     def __init__(self, name: str, module: nn.Module, *, max_tracked_rows: int = 16_384) -> None:
         check_rows(max_tracked_rows)
         self.name = name
-        self.parameter = dict(module.named_parameters())[name]
+        self.parameter = plain_parameters(module)[name]
+        if is_sharded(self.parameter):
+            raise ValueError(
+                f"targets: expected tables that every rank holds whole, got '{name}', which is sharded over ranks; "
+                "name the submodules whose output is to be watched, or keep the table out of fully_shard "
+                "(ignored_params=)"
+            )
         self.rows, self.dim = self.parameter.shape
         if not self.parameter.numel():
             raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")

@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch import nn
 
+from lightning_normdyn.capture.method import Method
+from lightning_normdyn.capture.names import plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.core.published import Published
@@ -23,7 +25,9 @@ def find_targets(
     """Resolves target patterns against a module.
 
     A pattern that matches 2-D parameters names *tables*, whose rows are embeddings; one that matches submodules alone
-    names *outputs*, the vectors those return. ``*`` and ``?`` match as in file names.
+    names *outputs*, the vectors those return. ``*`` and ``?`` match as in file names. The wrappers of ``torch.compile``
+    and activation checkpointing have no part in a name. A submodule's method that returns vectors, as CLIP's
+    ``encode_text``, is named in full; it can be followed on a probe, but its calls in training are not heard.
 
     Args:
         module: the model.
@@ -73,7 +77,7 @@ def check_targets(targets: Targets) -> Targets:
 
 
 def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[TableTarget | OutputTarget]:
-    parameters = {name: p for name, p in module.named_parameters() if fnmatchcase(name, pattern)}
+    parameters = {name: p for name, p in plain_parameters(module).items() if fnmatchcase(name, pattern)}
     tables = [name for name, p in parameters.items() if p.ndim == 2]
     if tables:
         return [TableTarget(name, module, max_tracked_rows=max_tracked_rows) for name in tables]
@@ -83,8 +87,10 @@ def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[Table
             f"targets: {pattern!r} matches '{name}' of shape {tuple(parameter.shape)}, which is no table of embeddings "
             f"[rows, d]; {_candidates(module)}"
         )
-    outputs = [(name, child) for name, child in module.named_modules() if name and fnmatchcase(name, pattern)]
+    children = _children(module)
+    outputs = [(name, child) for name, child in children.items() if fnmatchcase(name, pattern)]
     outputs = outputs or [(name, child) for name, child in _published(module).items() if fnmatchcase(name, pattern)]
+    outputs = outputs or _method(children, pattern)
     if outputs:
         return [OutputTarget(name, child) for name, child in outputs]
     raise ValueError(f"targets: {pattern!r} matches no parameter or submodule; {_candidates(module)}")
@@ -92,7 +98,24 @@ def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[Table
 
 def _embedding_tables(module: nn.Module) -> list[str]:
     weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
-    return [name for name, p in module.named_parameters() if id(p) in weights and p.requires_grad and p.numel()]
+    return [name for name, p in plain_parameters(module).items() if id(p) in weights and p.requires_grad and p.numel()]
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module]:
+    """Submodules by plain name; of a module and what it wraps, the outer one, which is what a model calls."""
+    children: dict[str, nn.Module] = {}
+    for name, child in module.named_modules():
+        if name:
+            children.setdefault(plain_name(name), child)
+    return children
+
+
+def _method(children: dict[str, nn.Module], name: str) -> list[tuple[str, nn.Module]]:
+    """A submodule's method, which has a name of its own, not a pattern."""
+    owner, _, method = name.rpartition(".")
+    if owner in children and callable(getattr(type(children[owner]), method, None)):
+        return [(name, Method(children[owner], method))]
+    return []
 
 
 def _published(module: nn.Module) -> dict[str, Published]:
@@ -103,7 +126,7 @@ def _published(module: nn.Module) -> dict[str, Published]:
 
 
 def _candidates(module: nn.Module, most: int = 8) -> str:
-    tables = [name for name, p in module.named_parameters() if p.ndim == 2]
+    tables = [name for name, p in plain_parameters(module).items() if p.ndim == 2]
     children = [name for name, _ in module.named_children()]
     return f"candidates are the tables {_listing(tables, most)} and the submodules {_listing(children, most)}"
 

@@ -14,6 +14,7 @@ from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe
+from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
@@ -68,6 +69,7 @@ class Observation:
             steps_made: optimizer steps that the run made before, for targets whose state does not tell.
             state: what the recorder of an earlier run gave; if it cannot be used, the statistics start afresh.
         """
+        reshard(self._module)
         if state is not None:
             try:
                 self.recorder.load_state_dict(state)
@@ -187,6 +189,12 @@ class Observation:
     def _make_probe(self, target: OutputTarget, source: ProbeSource, heard: list[Call]) -> Probe | None:
         """The probe of an encoder: the user's, or made of what it was called with; called on every rank."""
         ranks = self._run.ranks
+        if ranks.share_batches:
+            self._warn(
+                "some ranks share a batch (tensor parallelism), which a probe cannot follow yet, so the norms of "
+                f"'{target.name}' have no balance"
+            )
+            return None
         calls = given_calls(source, target.name, self._selection.probe_items)
         if calls is None:
             calls = ranks.all_calls(heard)
@@ -204,6 +212,7 @@ class Observation:
             ranks=ranks.size,
             gather=ranks.all_rows,
             most_rows=self._selection.max_tracked_rows,
+            root=self._module,
         )
 
     def _describe(self, watch: Watch) -> None:

@@ -22,6 +22,7 @@ class Ranks(NamedTuple):
         device: where this one computes.
         all_gather: stacks a tensor of every rank, all of one shape, to ``[ranks, ...]``.
         broadcast: gives everybody what a rank holds; called with it and that rank.
+        share_batches: whether some ranks are given the same batch, as under tensor parallelism.
     """
 
     rank: int = 0
@@ -29,6 +30,7 @@ class Ranks(NamedTuple):
     device: torch.device = torch.device("cpu")
     all_gather: Callable[[Tensor], Tensor] = lambda tensor: tensor[None]
     broadcast: Callable[[Any, int], Any] = lambda held, _: held
+    share_batches: bool = False
 
     def merge_steps(self, seen: OutputStep | None) -> OutputStep | None:
         """Puts the steps of all ranks together; a rank that heard nothing takes part with nothing."""

@@ -27,6 +27,12 @@ def test_a_quick_run_reports_every_figure(tmp_path):
     quiet = report["off_schedule"]
     assert quiet["operations"] > 0
     assert quiet["operations_added"] == quiet["clones_added"] == quiet["syncs_added"] == 0
+    encoder = report["encoder"]
+    assert {"at_most", "met", "ratio_whole_run"} <= set(encoder["ratio"])
+    assert encoder["ratio"]["weights_bit_identical"] is True
+    assert encoder["off_schedule"]["operations_added"] == encoder["off_schedule"]["syncs_added"] == 0
+    held = encoder["memory"]
+    assert held["radial_decay_bytes"] <= held["encode_bytes"] + 1.1 * held["decayed_bytes"]
     table = (tmp_path / "overhead.md").read_text()
     assert report["date"] in table
     assert report["machine"]["cpu"] in table

@@ -1,0 +1,69 @@
+"""Modules whose parameters FSDP2 (``fully_shard``) spreads over ranks, called outside a training step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_UNIT = ("reshard", "unshard", "_get_fsdp_state")
+
+
+@contextlib.contextmanager
+def gathered(module: nn.Module, root: nn.Module) -> Iterator[None]:
+    """Within it a module can be called; before it and afterwards every rank holds its own shards alone.
+
+    What the outermost unit has gathered stays until a backward pass, and a probe makes none: the next training step
+    would compute with weights from before the last update. And a module that is no unit itself is gathered when the
+    unit around it is called, so here that is done for it. All ranks must enter together.
+
+    Args:
+        module: what will be called.
+        root: the model that holds it.
+    """
+    around = [unit for unit in _units(root) if any(child is module for child in unit.modules())]
+    units = [*around, *_units(module)]
+    _reshard(units)
+    try:
+        if around:
+            _start(around[0])
+            if around[-1] is not module:
+                around[-1].unshard()
+        yield
+    finally:
+        _reshard(units)
+
+
+def reshard(root: nn.Module) -> None:
+    """Gives back what a validation has gathered: until then a module's parameters are not those of its optimizer."""
+    _reshard(_units(root))
+
+
+def is_sharded(tensor: object) -> bool:
+    """Whether a tensor lies on several ranks."""
+    return hasattr(tensor, "device_mesh")
+
+
+def computing_dtype(module: nn.Module) -> torch.dtype | None:
+    """What a mixed precision policy has a module's units compute in; ``None`` where there is none."""
+    policies = (getattr(unit._get_fsdp_state(), "_mp_policy", None) for unit in _units(module))
+    dtypes = (getattr(policy, "param_dtype", None) for policy in policies)
+    return next((dtype for dtype in dtypes if dtype is not None), None)
+
+
+def _start(outermost: Any) -> None:
+    """Lets the outermost unit know that it is: the first one called, as a probe may be, would take itself for it."""
+    outermost._get_fsdp_state()._lazy_init()
+
+
+def _reshard(units: list[Any]) -> None:
+    for unit in units:
+        unit.reshard()
+
+
+def _units(module: nn.Module) -> list[Any]:
+    """The FSDP units in a module, itself included, from the outside in."""
+    return [child for child in module.modules() if all(hasattr(child, name) for name in _UNIT)]
