@@ -25,7 +25,7 @@ class NormDynamics(NormMonitor):
             called with in the first training step; or a batch of its inputs (a mapping is keyword arguments, a list or
             tuple positional ones), a loader of such batches, the path of one that ``torch.save`` wrote, or a mapping of
             target names to any of these; ``False`` for no probe.
-        probe_items: most items of a probe, over all ranks.
+        probe_items: most items that are kept of each call.
 
     Example:
         >>> from pytorch_lightning import Trainer

@@ -22,7 +22,7 @@ class EquilibriumFitMonitor(NormMonitor):
         max_tracked_rows: most rows of a table that are fitted; larger tables are sampled at an even stride.
         save_history: whether to keep moments and predictions on disk.
         probe: what an encoder encodes again around measured steps, see :class:`NormDynamics`.
-        probe_items: most items of a probe, over all ranks.
+        probe_items: most items that are kept of each call.
 
     Example:
         >>> monitor = EquilibriumFitMonitor(window=1000)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from lightning_normdyn.core.geometry import at_least_float32
 
@@ -18,6 +18,7 @@ class Call(NamedTuple):
     Attributes:
         args: positional ones.
         kwargs: those with names.
+        size: length of the batch, where it is known from what the call gave; 0 where not.
 
     Example:
         >>> call = Call.of({"input": torch.ones(8, 3)})
@@ -27,6 +28,7 @@ class Call(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    size: int = 0
 
     @classmethod
     def of(cls, batch: Any) -> Call:
@@ -44,21 +46,24 @@ class Call(NamedTuple):
         return any(tensor.requires_grad for tensor in self.tensors())
 
     def rows(self) -> int:
-        """Length of the batch: the first dimension of the first tensor."""
-        return next((len(tensor) for tensor in self.tensors() if tensor.ndim), 0)
+        """Length of the batch: as known, or the first dimension of the first tensor."""
+        return self.size or next((len(tensor) for tensor in self.tensors() if tensor.ndim), 0)
 
     def first_rows(self, size: int, most: int) -> Call:
         """The first rows of every tensor that has one for each of ``size`` vectors, copied; the rest as it is."""
-        return self._each(lambda x: x[:most].clone() if x.ndim and len(x) == size else x.clone())
+        cut = self._each(lambda x: x[:most].clone() if x.ndim and len(x) == size else x.clone())
+        return cut._replace(size=min(size, most))
 
     def share(self, number: int, of: int) -> Call:
         """Every ``of``-th row, from the ``number``-th on."""
         size = self.rows()
+        if of == 1:
+            return self
         return self._each(lambda x: x[number::of] if x.ndim and len(x) == size else x)
 
     def to(self, device: torch.device) -> Call:
-        """The same on a device, half precision widened to float32."""
-        return self._each(lambda x: at_least_float32(x.to(device)))
+        """A copy on a device, half precision widened to float32; an encoder may overwrite it."""
+        return self._each(lambda x: at_least_float32(x.to(device, copy=True)))
 
     def run(self, module: nn.Module) -> Any:
         """Makes the call."""
@@ -66,4 +71,17 @@ class Call(NamedTuple):
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Call:
         args, kwargs = tree_map_only(Tensor, lambda x: change(x.detach()), (self.args, self.kwargs))
-        return Call(tuple(args), kwargs)
+        return Call(tuple(args), kwargs, self.size)
+
+    def same(self, other: Call) -> bool:
+        """Whether another call has the same arguments, tensors bit for bit."""
+        mine, theirs = (tree_flatten((call.args, call.kwargs)) for call in (self, other))
+        if mine[1] != theirs[1]:
+            return False
+        return all(_same(a, b) for a, b in zip(mine[0], theirs[0], strict=True))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one.cpu(), other.cpu())
+    return type(one) is type(other) and bool(one == other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,11 @@ from lightning_normdyn.core.geometry import most_precise
 _STRETCH = 5e-3
 """Half the distance of the central difference: its cube against float32's rounding."""
 _SAME = 1e-4
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+
+
+class UnusableInputsError(ValueError):
+    """The inputs of a probe are none that its encoder can be called with."""
 
 
 class Probe:
@@ -52,11 +57,11 @@ class Probe:
         most_rows: int = 16_384,
         root: nn.Module | None = None,
     ) -> None:
-        self.name, self.module, self.calls = name, module, list(calls)
+        self.name, self.module, self.calls, self.ranks = name, module, list(calls), ranks
         self._root = module if root is None else root
         few = min((call.rows() for call in calls), default=0)
         if few < ranks:
-            raise ValueError(
+            raise UnusableInputsError(
                 f"probe: expected at least {ranks} item(s) of '{name}', one for each rank, got {few}; give more in "
                 "probe=, or switch the probe off with probe=False"
             )
@@ -72,7 +77,7 @@ class Probe:
     def plain_inputs(self) -> list[list[Any]] | None:
         """The inputs for a checkpoint; ``None`` if they hold more than tensors, numbers and text."""
         plain = (Tensor, int, float, str, type(None))
-        inputs = [[list(call.args), call.kwargs] for call in self.calls]
+        inputs = [[list(call.args), call.kwargs, call.size] for call in self.calls]
         return inputs if all(isinstance(leaf, plain) for leaf in tree_leaves(inputs)) else None
 
     def encode(self) -> Tensor:
@@ -118,9 +123,9 @@ class Probe:
                             f"(came: {describe_output(output)}); name the submodule that returns the vectors"
                         )
                     self._refuse_half(vectors.dtype)
-                    found.append(present(vectors, self.module, *moved).float())
+                    found.append(present(vectors, self.module, moved.args, moved.kwargs).float())
         except RuntimeError as error:
-            if "memory" not in str(error):
+            if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
                 raise
             items = sum(call.rows() for call in self._share)
             raise RuntimeError(
@@ -139,16 +144,55 @@ class Probe:
 
     def _check(self) -> None:
         self._refuse_half(computing_dtype(self.module))
-        buffers = [(name, buffer, buffer._version) for name, buffer in self.module.named_buffers()]
-        once, again = self._encode_share(0), self._encode_share(1)
-        if not torch.allclose(once, again, rtol=_SAME, atol=_SAME * float(once.abs().max()), equal_nan=True):
+        before = _state_of(self.module)
+        try:
+            once = self._encode_share(0)
+        except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
+            if "probe:" in str(error):
+                raise
+            raise UnusableInputsError(
+                f"probe: '{self.name}' cannot be called with it again ({type(error).__name__}: {_first_line(error)}); "
+                "give what the encoder's forward takes (a mapping is keyword arguments, or targets by name), or switch "
+                "the probe off with probe=False"
+            ) from error
+        again = self._encode_share(1)
+        largest = float(once.abs().nan_to_num(0, 0, 0).max())
+        if not torch.allclose(once, again, rtol=_SAME, atol=_SAME * largest, equal_nan=True):
             raise ValueError(
                 f"probe: '{self.name}' gives other vectors each time in evaluation mode; its norms cannot be followed "
                 "before what is random in it stops under module.eval(), or switch the probe off with probe=False"
             )
-        changed = [name for name, buffer, version in buffers if buffer._version != version]
+        changed = _changed(before, _state_of(self.module))
         if changed:
             raise ValueError(
-                f"probe: encoding with '{self.name}' in evaluation mode writes to its buffer '{changed[0]}', which "
-                "would change the training; switch the probe off with probe=False"
+                f"probe: encoding with '{self.name}' in evaluation mode writes to its '{changed}', as an embedding "
+                "with max_norm does, and would change the training; switch the probe off with probe=False"
             )
+
+
+class _Held(NamedTuple):
+    """A parameter or buffer: which tensor it is, how often it was written to, and a buffer's values."""
+
+    tensor: Tensor
+    version: int
+    values: Tensor | None
+
+
+def _state_of(module: nn.Module) -> dict[str, _Held]:
+    held = {name: _Held(p, p._version, None) for name, p in module.named_parameters()}
+    return held | {name: _Held(b, b._version, b.detach().clone()) for name, b in module.named_buffers()}
+
+
+def _changed(before: dict[str, _Held], after: dict[str, _Held]) -> str | None:
+    """The first that was written to, replaced or added."""
+    for name, now in after.items():
+        was = before.get(name)
+        if was is None or was.tensor is not now.tensor or was.version != now.version:
+            return name
+        if was.values is not None and not torch.equal(was.values.nan_to_num(), now.tensor.nan_to_num()):
+            return name
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

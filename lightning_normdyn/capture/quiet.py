@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -24,9 +25,12 @@ def quiet(module: nn.Module, device: torch.device, seed: int = 0) -> Iterator[No
     """
     modes = [(child, child.training) for child in module.modules()]
     devices = [] if device.type in ("cpu", "meta") else [device]
-    python_state = random.getstate()
+    python_state, numpy_random = random.getstate(), getattr(sys.modules.get("numpy"), "random", None)
     with contextlib.ExitStack() as stack:
         stack.callback(random.setstate, python_state)
+        if numpy_random is not None:
+            stack.callback(numpy_random.set_state, numpy_random.get_state())
+            numpy_random.seed(seed)
         stack.enter_context(torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"))
         _seed(seed, device)
         stack.enter_context(torch.no_grad())

@@ -42,9 +42,9 @@ class Flow(NamedTuple):
 
     @property
     def stationarity(self) -> Tensor:
-        """1 - |net change| / gross flow, over all rows: 1 has settled, 0 moves one way."""
-        gross = self.decay.nansum() + self.push.abs().nansum() + self.growth.nansum()
-        return 1 - self.change.nansum().abs() / gross
+        """1 - |net change| / gross flow, over all rows: 1 has settled, 0 moves one way; NaN if nothing is finite."""
+        gross = (self.decay + self.push.abs() + self.growth).where(self.change.isfinite(), torch.nan)
+        return 1 - self.change.nansum().abs() / gross.nansum()
 
 
 class BalanceTerms(NamedTuple):

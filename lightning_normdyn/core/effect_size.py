@@ -18,6 +18,9 @@ def cohens_d(relevant: Tensor, irrelevant: Tensor) -> Tensor:
         relevant: norms of relevant documents, ``[n]``.
         irrelevant: norms of irrelevant ones, ``[m]``.
 
+    Raises:
+        ValueError: if they are no norms but whole embeddings.
+
     Returns:
         d in float64, no dimension. Infinite where groups without spread differ; NaN where they do not, where one is
         empty, and with fewer than three norms in all.
@@ -27,6 +30,11 @@ def cohens_d(relevant: Tensor, irrelevant: Tensor) -> Tensor:
         >>> cohens_d(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 3.0]))
         tensor(0.7071, dtype=torch.float64)
     """
+    for name, norms in (("relevant", relevant), ("irrelevant", irrelevant)):
+        if norms.ndim > 1:
+            raise ValueError(
+                f"{name}: expected norms [n], got shape {tuple(norms.shape)}; take embeddings.norm(dim=-1) first"
+            )
     return standardised_difference(sample_moments(relevant), sample_moments(irrelevant))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -86,6 +87,8 @@ def condition_of(gradients: PairGradients) -> FisherCondition:
     """All forms of the condition number, every pair counted once."""
     n = len(gradients.polar)
     once = gradients.polar.new_ones(1, n)
+    if not bool(gradients.embeddings.isfinite().all()):
+        return FisherCondition(**dict.fromkeys(get_args(FisherForm), math.nan), n=n)
     forms = {form: float(log_kappa(gradients, once, form)) for form in get_args(FisherForm)}
     return FisherCondition(**forms, n=n)
 

@@ -23,7 +23,7 @@ from lightning_normdyn.instruments.snapshots import Snapshots
 from lightning_normdyn.instruments.split import split_update
 from lightning_normdyn.instruments.windows import check_window, next_window_end
 
-_DECAY_EVERY = 4  # measurements: it is quiet, and costs two encodings
+_DECAY_EVERY = 8  # measurements: it is quiet, and costs two encodings
 _SEES_NO_LENGTHS = 0.01  # radial share of the gradient below which a loss counts as blind to lengths
 _USUAL_DEGREE = 2.0
 
@@ -35,13 +35,14 @@ class EncoderPlan(NamedTuple):
         training: law, schedule and length of the run, for the parameter group that counts.
         decays: gives the encoder's decayed parameters, each with its rate per unit of that group's effective lr.
         group: gives that parameter group.
-        make_probe: makes the probe before the first step; ``None`` gives none.
+        make_probe: makes the probe before the first step, from what this rank heard or, if so told, from what a
+            checkpoint held of all; ``None`` gives none.
     """
 
     training: TrainingPlan
     decays: Callable[[], Sequence[tuple[nn.Parameter, float]]]
     group: Callable[[], dict[str, Any]]
-    make_probe: Callable[[list[Call]], Probe | None]
+    make_probe: Callable[[list[Call], bool], Probe | None]
 
 
 class _Start(NamedTuple):
@@ -72,6 +73,7 @@ class EncoderBalance:
         self.every_n_steps = check_every("every_n_steps", every_n_steps)
         self.window, self.forecast_at = check_window(window), check_forecast_at(forecast_at)
         self.probe: Probe | None = None
+        self._gave_up = False
         self._window: BalanceWindow | None = None
         self._window_start = self._window_end = 0
         self._lag = 1
@@ -88,7 +90,7 @@ class EncoderBalance:
 
     def is_due(self, step: int) -> bool:
         """Whether step number ``step`` is measured; without a window, the next is."""
-        return is_due(step, self.every_n_steps) or self._window is None
+        return is_due(step, self.every_n_steps) or (self._window is None and not self._gave_up)
 
     def look_before(self, step: int, calls: list[Call]) -> None:
         """Looks before step number ``step`` is made, if it is measured.
@@ -100,7 +102,8 @@ class EncoderBalance:
         if not self.is_due(step):
             return
         if self.probe is None:
-            self.probe = self.plan.make_probe(calls)
+            self.probe = None if self._gave_up else self.plan.make_probe(calls, False)
+            self._gave_up = self.probe is None
         if self.probe is None:
             return
         self._before = self.probe.encode()
@@ -248,6 +251,7 @@ class EncoderBalance:
             return {}
         return {
             "inputs": inputs,
+            "ranks": self.probe.ranks if self.probe is not None else 1,
             "window": self._window.state_dict(),
             "window_start": self._window_start,
             "window_end": self._window_end,
@@ -265,9 +269,14 @@ class EncoderBalance:
         """Takes back what :meth:`state_dict` gave; encodes the probe once to be sure that it still can."""
         if not state:
             return
-        self.probe = self.plan.make_probe([Call(tuple(args), kwargs) for args, kwargs in state["inputs"]])
-        if self.probe is None:
+        saved = [Call(tuple(args), kwargs, size) for args, kwargs, size in state["inputs"]]
+        probe = self.plan.make_probe(saved, True)
+        if probe is None:
             return
+        same = len(probe.calls) == len(saved) and all(a.same(b) for a, b in zip(probe.calls, saved, strict=True))
+        if not same or probe.ranks != state["ranks"]:
+            raise ValueError(f"the probe of '{probe.name}' has other items, or other ranks, than when it was saved")
+        self.probe = probe
         device = self.probe.device
         self._window = BalanceWindow.from_state_dict(state["window"], device)
         self._window_start, self._window_end = state["window_start"], state["window_end"]

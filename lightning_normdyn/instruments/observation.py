@@ -13,7 +13,7 @@ from lightning_normdyn._version import __version__
 from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputTarget
-from lightning_normdyn.capture.probe import Probe
+from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
@@ -186,7 +186,9 @@ class Observation:
             future_lrs=lambda steps: self._run.future_lrs(optimizer, group(), steps),
         )
 
-    def _make_probe(self, target: OutputTarget, source: ProbeSource, heard: list[Call]) -> Probe | None:
+    def _make_probe(
+        self, target: OutputTarget, source: ProbeSource, heard: list[Call], of_all_ranks: bool
+    ) -> Probe | None:
         """The probe of an encoder: the user's, or made of what it was called with; called on every rank."""
         ranks = self._run.ranks
         if ranks.share_batches:
@@ -196,24 +198,32 @@ class Observation:
             )
             return None
         calls = given_calls(source, target.name, self._selection.probe_items)
+        given = calls is not None
         if calls is None:
-            calls = ranks.all_calls(heard)
+            calls = heard if of_all_ranks else ranks.all_calls(heard)
+            calls = [call for call in calls if call.tensors() and call.rows() >= ranks.size]
         if not calls:
             self._warn(
                 f"'{target.name}' was not called with anything that could be encoded again, so its norms have no "
                 "balance; give its inputs as probe="
             )
             return None
-        return Probe(
-            target.name,
-            target.module,
-            calls,
-            rank=ranks.rank,
-            ranks=ranks.size,
-            gather=ranks.all_rows,
-            most_rows=self._selection.max_tracked_rows,
-            root=self._module,
-        )
+        try:
+            return Probe(
+                target.name,
+                target.module,
+                calls,
+                rank=ranks.rank,
+                ranks=ranks.size,
+                gather=ranks.all_rows,
+                most_rows=self._selection.max_tracked_rows,
+                root=self._module,
+            )
+        except UnusableInputsError as error:
+            if given:
+                raise
+            self._warn(f"{error}; meanwhile its norms have no balance")
+            return None
 
     def _describe(self, watch: Watch) -> None:
         """Puts on record what is watched. Not before training starts: the number of steps would load the data early."""

@@ -57,7 +57,7 @@ class NormObserver:
         forecast_at: share of the run at which the norms at its end are forecast.
         max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
         probe: what an encoder encodes again around measured steps, as in ``NormDynamics``.
-        probe_items: most items of a probe, over all ranks.
+        probe_items: most items that are kept of each call.
         name: what messages begin with.
 
     Raises:

@@ -62,7 +62,7 @@ def given_calls(probe: ProbeSource, name: str, most: int) -> list[Call] | None:
         ValueError: if there is no tensor in it, or some of it requires grad.
     """
     if isinstance(probe, (str, os.PathLike)):
-        probe = torch.load(probe, map_location="cpu", weights_only=True)
+        probe = _read(probe)
     if probe is None:
         return None
     calls, left = [], most
@@ -80,6 +80,15 @@ def given_calls(probe: ProbeSource, name: str, most: int) -> list[Call] | None:
         if not left:
             break
     return calls
+
+
+def _read(path: str | os.PathLike[str]) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+        raise ValueError(
+            f"probe: '{os.fspath(path)}' is no batch of tensors that torch.save wrote ({type(error).__name__})"
+        ) from error
 
 
 def _batches(probe: Any) -> Iterable[Any]:

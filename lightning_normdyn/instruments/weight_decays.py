@@ -44,7 +44,7 @@ class WeightDecays:
         return next(number for number, group in enumerate(self._main.param_groups) if group is counting)
 
     def _choose_group(self) -> int:
-        own = {id(parameter) for parameter in self._module.parameters()}
+        own = {id(parameter) for parameter in self._module.parameters() if parameter.requires_grad}
 
         def weight(number: int) -> tuple[bool, int]:
             group = self._main.param_groups[number]
@@ -59,7 +59,7 @@ class WeightDecays:
         Decay that cannot be told from the task's part of a step, as Adam's coupled one, is left out: drift holds it.
         """
         self._last_group = None  # parameters may have been frozen or moved since
-        own = {id(parameter) for parameter in self._module.parameters()}
+        own = {id(parameter) for parameter in self._module.parameters() if parameter.requires_grad}
         main = equilibrium_rule(self._main, self.group_number)
         found: dict[int, tuple[nn.Parameter, float]] = {}
         for optimizer in self._optimizers:

@@ -39,7 +39,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
         save_history: whether to keep a history in ``<output_dir>/normdyn/``.
         probe: what an encoder encodes again around measured steps, as in ``NormDynamics``.
-        probe_items: most items of a probe, over all ranks.
+        probe_items: most items that are kept of each call.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class NormVariance(nn.Module):
         if self.momentum is None:
             return norms.mean()
         mean = norms.detach().mean()
-        if self.training:
+        if self.training and bool(mean.isfinite()):
             self._remember(mean, self.momentum)
         running, batches = self._running.to(norms.device).unbind()
         return running.where(batches > 0, mean)

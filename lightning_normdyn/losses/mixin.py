@@ -122,6 +122,7 @@ class ContrastiveMixin:
             if not self._decay_checked:
                 self._decay_checked = True
                 self._warn_of_decay(trainer.optimizers)
+                self._warn_of_omission(trainer.optimizers)
             cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in learnt.items()})
 
     def _warn_of_decay(self, optimizers: Sequence[Optimizer]) -> None:
@@ -132,6 +133,16 @@ class ContrastiveMixin:
             warnings.warn(
                 "the optimizer's weight decay pulls the loss's temperature towards 1 and its exponents towards 1/2; "
                 "put self.contrast.parameters() into a parameter group with weight_decay=0",
+                stacklevel=4,
+            )
+
+    def _warn_of_omission(self, optimizers: Sequence[Optimizer]) -> None:
+        """Says so if no optimizer trains what the loss learns: it would be logged, and never move."""
+        trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        if not any(id(parameter) in trained for parameter in self.contrast.parameters()):
+            warnings.warn(
+                "no optimizer trains the loss's temperature or exponents; put self.contrast.parameters() into one of "
+                "its parameter groups",
                 stacklevel=4,
             )
 

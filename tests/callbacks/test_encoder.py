@@ -313,11 +313,35 @@ class Counting(nn.Module):
         return self.body(x)
 
 
+class Replacing(Counting):
+    """Puts another tensor in place of the buffer."""
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return self.body(x)
+
+
+class Renorming(nn.Module):
+    """Shortens the rows that it looks up."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(20, INPUT, max_norm=0.5)
+        self.body = relu_layers()
+
+    def forward(self, x):
+        return self.body(x) if x.is_floating_point() else self.body(self.table(x))
+
+
 @pytest.mark.parametrize(
     ("encoder", "options", "sentence"),
     [
         (Moody, {}, "gives other vectors each time"),
-        (Counting, {}, "writes to its buffer 'calls'"),
+        (Counting, {}, "writes to its 'calls'"),
+        (Replacing, {}, "writes to its 'calls'"),
+        (Renorming, {"probe": torch.arange(8)}, "writes to its 'table.weight'"),
+        (relu_layers, {"probe": inputs()[:, :3]}, r"cannot be called with it again \(RuntimeError"),
+        (relu_layers, {"probe": {"encodr": inputs()}}, r"cannot be called with it again \(TypeError"),
         (relu_layers, {"targets": ["encoder.2"], "probe": None}, "inputs of 'encoder.2' require grad"),
         (relu_layers, {"probe": inputs().requires_grad_()}, "require grad"),
         (relu_layers, {"probe": "a text"}, "no file 'a text'"),
@@ -336,3 +360,71 @@ def test_the_fit_monitor_probes_too(fit):
     monitor = EquilibriumFitMonitor(targets=["encoder"], probe=inputs(), sample_every_n_steps=10, window=100)
     logged = fit(module, views(200), monitor).logger.of("encoder")
     assert logged[200]["balance_median_error"] < 0.02
+
+
+def test_frozen_parameters_in_the_optimizer_do_not_decay(fit):
+    """They get no gradient, so torch leaves them alone: half the degree."""
+
+    def half_frozen():
+        net = relu_layers()
+        net[0].weight.requires_grad_(False)
+        return net
+
+    logged, _ = train(fit, sgd, encoder=half_frozen)
+    assert logged[200]["radial_decay_ratio"] == pytest.approx(1, abs=1e-3)
+
+
+def test_an_item_that_is_nan_leaves_the_others_alone(fit):
+    probe = inputs()
+    probe[3] = math.nan
+    logged, _ = train(fit, sgd, probe=probe)
+    assert logged[200]["radial_decay_ratio"] == pytest.approx(2, abs=1e-3)
+    assert logged[200]["balance_median_error"] < 0.02
+
+
+class Opaque:
+    """A batch that only its encoder can open."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+def test_inputs_that_cannot_be_taken_along_cost_no_run(fit):
+    class Opening(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = relu_layers()
+
+        def forward(self, x):
+            return self.body(Opaque(x).x if isinstance(x, torch.Tensor) else x.x)
+
+    class Wrapping(Contrast):
+        def training_step(self, batch, batch_idx):
+            queries, documents = self.encoder(Opaque(batch[0])), self.encoder(Opaque(batch[1]))
+            return (queries - documents).square().mean()
+
+    module = Wrapping(seeded(Opening), sgd)
+    with pytest.warns(UserWarning, match="was not called with anything that could be encoded again"):
+        trainer = fit(module, views(30), NormDynamics(targets=["encoder"], every_n_steps=10))
+    assert trainer.global_step == 30
+
+
+def test_a_resumed_run_with_another_probe_starts_afresh(fit, tmp_path):
+    """Neither a crash nor the drift of one set of items booked to another."""
+
+    def dynamics(seed):
+        items = torch.randn(6, INPUT, generator=torch.Generator().manual_seed(seed))
+        return NormDynamics(targets=["encoder"], probe=items, every_n_steps=10, window=50)
+
+    first = fit(Contrast(seeded(relu_layers), sgd), views(70), dynamics(0))
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.warns(UserWarning, match="has other items"):
+        trainer = fit(
+            Contrast(seeded(relu_layers), sgd),
+            views(70),
+            dynamics(1),
+            ckpt_path=tmp_path / "last.ckpt",
+            max_epochs=2,
+        )
+    assert trainer.global_step == 140
+    assert trainer.callback_metrics["normdyn/encoder/balance_median_error"] < 0.02

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lightning_normdyn.capture.call import Call
-from lightning_normdyn.capture.probe import Probe
+from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.quiet import quiet
 from lightning_normdyn.capture.stretched import stretched, widened
 
@@ -92,9 +93,37 @@ def test_a_probe_that_does_not_fit_says_so():
         probe.encode()
 
 
-def test_other_errors_are_the_encoders_own():
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+def test_inputs_of_another_shape_say_so():
+    with pytest.raises(UnusableInputsError, match=r"'net' cannot be called with it again .*mat1 and mat2"):
         Probe("net", network(), [Call.of(torch.randn(5, 7))])
+
+
+def test_later_errors_are_the_encoders_own():
+    probe = Probe("net", Unlucky(RuntimeError("no such luck")), [Call.of(torch.randn(5, 3))])
+    with pytest.raises(RuntimeError, match="no such luck"):
+        probe.encode()
+
+
+def test_an_encoder_may_overwrite_its_inputs():
+    class Overwriting(nn.Module):
+        def forward(self, x):
+            return x.div_(2)
+
+    inputs = torch.randn(5, 3)
+    probe = Probe("net", Overwriting(), [Call.of(inputs.clone())])
+    for _ in range(2):
+        torch.testing.assert_close(probe.encode(), inputs / 2)
+
+
+def test_numpys_random_state_comes_back():
+    class Drawing(nn.Module):
+        def forward(self, x):
+            np.random.rand()
+            return x
+
+    before = np.random.get_state()[1].copy()
+    Probe("net", Drawing(), [Call.of(torch.randn(5, 3))]).encode()
+    assert np.array_equal(np.random.get_state()[1], before)
 
 
 def test_an_encoder_without_vectors_says_so():

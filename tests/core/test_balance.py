@@ -177,3 +177,10 @@ def test_state_survives():
     restored = BalanceWindow.from_state_dict(half.state_dict(), torch.device("cpu"))
     for one, other in zip(close(restored, path), close(half, path), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_run_that_diverged_has_not_settled():
+    gone = torch.full((3,), torch.nan, dtype=torch.float64)
+    assert bool(Flow(gone, torch.ones(3), torch.ones(3), 0.1).stationarity.isnan())
+    one_gone = torch.tensor([0.0, torch.nan])
+    assert float(Flow(one_gone, torch.ones(2), torch.ones(2), 0.1).stationarity) == 1.0

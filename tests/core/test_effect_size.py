@@ -93,3 +93,8 @@ def test_moments_do_not_cancel_where_raw_squares_would():
     halves = sample_moments(values[:1]).merge(sample_moments(values[1:]))
     assert float(halves.squares) == 2.0
     assert float(values.square().sum() - values.sum() ** 2 / 3) != 2.0
+
+
+def test_whole_embeddings_are_no_norms():
+    with pytest.raises(ValueError, match=r"relevant: expected norms \[n\], got shape \(3, 2\)"):
+        cohens_d(torch.ones(3, 2), torch.ones(3))

@@ -134,3 +134,10 @@ def test_settings_that_make_no_sense_are_named(arguments, message):
 def test_an_empty_batch_is_named(batch):
     with pytest.raises(ValueError, match="embeddings: expected at least one vector, got none"):
         NormVariance()(*batch)
+
+
+def test_a_batch_that_overflowed_is_not_remembered():
+    penalty = NormVariance(momentum=0.9)
+    penalty(torch.ones(4, 3))
+    penalty(torch.full((4, 3), torch.inf))
+    assert float(penalty(torch.ones(4, 3))) == pytest.approx(0, abs=1e-6)
