@@ -56,7 +56,7 @@ def test_the_crossover_of_an_exact_curve_is_found(log_place, ceiling):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.1, 100))
 def test_noise_is_tangential_and_shrinks_with_the_norm(seed, scale):
-    rows = torch.randn(7, 5, generator=generator(1)).double()
+    rows = torch.randn(7, 5, generator=generator(2000)).double()  # no seed of the noise, which would repeat them
     everywhere = torch.ones(7)
     noise = tangential_noise(rows.float(), everywhere, generator(seed))
     further = tangential_noise((scale * rows).float(), everywhere, generator(seed))
