@@ -37,6 +37,16 @@ class Call(NamedTuple):
             return cls((), dict(batch))
         return cls(tuple(batch) if isinstance(batch, (list, tuple)) else (batch,), {})
 
+    @classmethod
+    def from_state(cls, state: list[Any]) -> Call:
+        """Takes back what :meth:`state` gave."""
+        args, kwargs, size = state
+        return cls(tuple(args), kwargs, size)
+
+    def state(self) -> list[Any]:
+        """The call in plain lists and dicts, for a checkpoint."""
+        return [list(self.args), self.kwargs, self.size]
+
     def tensors(self) -> list[Tensor]:
         """Every tensor among the arguments."""
         return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]

@@ -27,6 +27,10 @@ class UnusableInputsError(ValueError):
     """The inputs of a probe are none that its encoder can be called with."""
 
 
+class ProbeTooLargeError(RuntimeError):
+    """Its items do not fit into memory."""
+
+
 class Probe:
     """Encodes the same items at any moment of training, without leaving a trace.
 
@@ -77,8 +81,14 @@ class Probe:
     def plain_inputs(self) -> list[list[Any]] | None:
         """The inputs for a checkpoint; ``None`` if they hold more than tensors, numbers and text."""
         plain = (Tensor, int, float, str, type(None))
-        inputs = [[list(call.args), call.kwargs, call.size] for call in self.calls]
+        inputs = [call.state() for call in self.calls]
         return inputs if all(isinstance(leaf, plain) for leaf in tree_leaves(inputs)) else None
+
+    def has_inputs(self, calls: Sequence[Call]) -> bool:
+        """Whether these are its inputs, bit for bit."""
+        return len(self.calls) == len(calls) and all(
+            own.same(other) for own, other in zip(self.calls, calls, strict=True)
+        )
 
     def encode(self) -> Tensor:
         """The vectors of all items as they are now, ``[n, d]``, from evaluation mode in float32."""
@@ -110,29 +120,28 @@ class Probe:
         return rate
 
     def _encode_share(self, seed: int = 0) -> Tensor:
-        device, found = self.device, []
         try:
-            with quiet(self.module, device, seed), widened(self.module), gathered(self.module, self._root):
-                for call in self._share:
-                    moved = call.to(device)
-                    output = moved.run(self.module)
-                    vectors = find_vectors(output)
-                    if vectors is None:
-                        raise ValueError(
-                            f"probe: in evaluation '{self.name}' returned no tensor of embeddings [..., d] "
-                            f"(came: {describe_output(output)}); name the submodule that returns the vectors"
-                        )
-                    self._refuse_half(vectors.dtype)
-                    found.append(present(vectors, self.module, moved.args, moved.kwargs).float())
+            with quiet(self.module, self.device, seed), widened(self.module), gathered(self.module, self._root):
+                vectors = torch.cat([self._encode_call(call.to(self.device)) for call in self._share])
         except RuntimeError as error:
             if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
                 raise
             items = sum(call.rows() for call in self._share)
-            raise RuntimeError(
+            raise ProbeTooLargeError(
                 f"probe: {items} items of '{self.name}' do not fit into memory; set probe_items to fewer"
             ) from error
-        vectors = torch.cat(found)
         return vectors[:: 1 + (len(vectors) - 1) // self._most_rows]
+
+    def _encode_call(self, call: Call) -> Tensor:
+        output = call.run(self.module)
+        vectors = find_vectors(output)
+        if vectors is None:
+            raise ValueError(
+                f"probe: in evaluation '{self.name}' returned no tensor of embeddings [..., d] "
+                f"(came: {describe_output(output)}); name the submodule that returns the vectors"
+            )
+        self._refuse_half(vectors.dtype)
+        return present(vectors, self.module, call.args, call.kwargs).float()
 
     def _refuse_half(self, dtype: torch.dtype | None) -> None:
         if dtype in (torch.float16, torch.bfloat16):
@@ -147,9 +156,9 @@ class Probe:
         before = _state_of(self.module)
         try:
             once = self._encode_share(0)
+        except ProbeTooLargeError:
+            raise
         except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
-            if "probe:" in str(error):
-                raise
             raise UnusableInputsError(
                 f"probe: '{self.name}' cannot be called with it again ({type(error).__name__}: {_first_line(error)}); "
                 "give what the encoder's forward takes (a mapping is keyword arguments, or targets by name), or switch "

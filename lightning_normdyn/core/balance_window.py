@@ -104,7 +104,6 @@ class BalanceWindow:
             growth_power=torch.as_tensor(growth_power).to(end),
             drift_follows_lr=drift_follows_lr,
         )
-        noise_lr = lr_gain * self.rates.mean_square / self.rates.mean if self.rates.mean else 0.0
         return BalanceFit(
             norm=end,
             mean_norm=mean.squared.sqrt(),
@@ -113,7 +112,7 @@ class BalanceWindow:
             growth_stderr=growth_stderr,
             radial_decay_stderr=decay_stderr,
             drift_stderr=torch.hypot(growth_stderr, per_lr * taken_stderr) / (2 * lr or math.nan),
-            equilibria=equilibria(flow, terms, noise_lr),
+            equilibria=equilibria(flow, terms, lr_gain * self.rates.noise_rate),
             angular_update=mean.turn.sqrt(),
         )
 

@@ -86,6 +86,16 @@ class RateTrace:
         steps = self.steps
         return sum(segment.steps * segment.mean_square for segment in self.segments) / steps if steps else 0.0
 
+    @property
+    def noise_rate(self) -> float:
+        """``E(lr²)/E(lr)``, since noise enters with lr² and decay with lr; 0 for an empty trace or one of zeros."""
+        mean = self.mean
+        return self.mean_square / mean if mean else 0.0
+
+    def scaled(self, gain: float) -> list[RateSegment]:
+        """The segments at ``gain`` times the rates."""
+        return [segment.scaled(gain) for segment in self.segments]
+
     def state_dict(self) -> dict[str, object]:
         """Plain lists and numbers, for a checkpoint."""
         return {"span": self._span, "closed": [list(sums) for sums in self._closed], "open": list(self._open)}

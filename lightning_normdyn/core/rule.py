@@ -224,8 +224,7 @@ class EquilibriumRule:
         """
         law, noise = self._known_law(), self._noise(second_moment, dim, update_probability)
         trace = lrs if isinstance(lrs, RateTrace) else RateTrace.of(lrs)
-        segments = [segment.scaled(self.lr_gain) for segment in trace.segments]
-        return law.evolve(most_precise(norm), self._settings(), noise, segments)
+        return law.evolve(most_precise(norm), self._settings(), noise, trace.scaled(self.lr_gain))
 
     def _settings(self) -> Settings:
         return Settings(self.lr, self.radial_decay, self.first_beta, self.second_beta, self.nesterov)

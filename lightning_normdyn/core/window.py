@@ -88,15 +88,13 @@ class FitWindow:
         mean_norm = (self._powers / samples).pow(1 / self.power) if self.samples else end
         unknown = torch.full_like(end, torch.nan)
         known = rule.family is not None
-        settled_lr = rule.lr_gain * self.rates.mean_square / self.rates.mean if self.rates.mean else 0.0
         balance, stationarity = self._balance(end, rule)
         return WindowFit(
             norm=end,
             mean_norm=mean_norm,
             second_moment=v2,
             update_probability=p,
-            # Over a window of changing rates the noise enters with lr², the decay with lr.
-            equilibrium_norm=rule.at(settled_lr).predict(v2, dim, p) if known else unknown,
+            equilibrium_norm=rule.at(rule.lr_gain * self.rates.noise_rate).predict(v2, dim, p) if known else unknown,
             transient_norm=rule.evolve(self.start, v2, dim, p, lrs=self.rates) if known else unknown,
             balance_norm=balance if rule.decay_is_separable else unknown,
             stationarity=stationarity,

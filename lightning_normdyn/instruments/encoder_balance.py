@@ -20,7 +20,7 @@ from lightning_normdyn.instruments.base import Readings, check_every, is_due
 from lightning_normdyn.instruments.fit import TrainingPlan
 from lightning_normdyn.instruments.forecast import EndForecast, check_forecast_at, judge_window
 from lightning_normdyn.instruments.snapshots import Snapshots
-from lightning_normdyn.instruments.split import split_update
+from lightning_normdyn.instruments.split import finite_mean, split_update
 from lightning_normdyn.instruments.windows import check_window, next_window_end
 
 _DECAY_EVERY = 8  # measurements: it is quiet, and costs two encodings
@@ -89,8 +89,8 @@ class EncoderBalance:
         self._rows: dict[str, Tensor] = {}
 
     def is_due(self, step: int) -> bool:
-        """Whether step number ``step`` is measured; without a window, the next is."""
-        return is_due(step, self.every_n_steps) or (self._window is None and not self._gave_up)
+        """Whether step number ``step`` is measured; without a window, the next is, and without a probe none."""
+        return not self._gave_up and (self._window is None or is_due(step, self.every_n_steps))
 
     def look_before(self, step: int, calls: list[Call]) -> None:
         """Looks before step number ``step`` is made, if it is measured.
@@ -102,9 +102,9 @@ class EncoderBalance:
         if not self.is_due(step):
             return
         if self.probe is None:
-            self.probe = None if self._gave_up else self.plan.make_probe(calls, False)
-            self._gave_up = self.probe is None
+            self.probe = self.plan.make_probe(calls, False)
         if self.probe is None:
+            self._gave_up = True
             return
         self._before = self.probe.encode()
         if self._window is None:
@@ -176,7 +176,7 @@ class EncoderBalance:
         rate = lr * rule.lr_gain
         assert self._decay is not None
         self._readings |= split_update(before, after, rate * self._decay if rule.decay_is_separable else None)
-        self._readings["effective_lr"] = rate * _finite(most_precise(safe_norm(before)).pow(-2)).nanmean()
+        self._readings["effective_lr"] = rate * finite_mean(most_precise(safe_norm(before)).pow(-2))
         if self._lagging is None and step - 1 + self._lag <= self._window_end:
             self._lagging = _Start(step - 1, before, rate)
         if self._snapshots.take(step):
@@ -224,8 +224,7 @@ class EncoderBalance:
         """How well the terms of the window before forecast the end of this one."""
         if self._previous is None or self._window is None:
             return
-        segments = [segment.scaled(rule.lr_gain) for segment in self._window.rates.segments]
-        norms = self._previous.evolve(self._window.start, segments)
+        norms = self._previous.evolve(self._window.start, self._window.rates.scaled(rule.lr_gain))
         self._readings |= judge_window(norms, self._window.start, fit.norm)
 
     def _norms_at_end(self, step: int, fit: BalanceFit, rule: EquilibriumRule) -> Tensor | None:
@@ -235,7 +234,7 @@ class EncoderBalance:
         if total is None:
             return None
         future = plan.future_lrs(max(0, total - plan.skipped_steps() - step))
-        return fit.terms.evolve(fit.norm, [segment.scaled(rule.lr_gain) for segment in future.segments])
+        return fit.terms.evolve(fit.norm, future.scaled(rule.lr_gain))
 
     def _sees_no_lengths(self) -> bool:
         radial, whole = (float(heard) for heard in self._heard)
@@ -246,12 +245,14 @@ class EncoderBalance:
 
         Empty where a probe's inputs are not plain tensors and numbers: a resumed run then starts afresh.
         """
-        inputs = None if self.probe is None else self.probe.plain_inputs()
-        if inputs is None or self._window is None:
+        if self.probe is None or self._window is None:
+            return {}
+        inputs = self.probe.plain_inputs()
+        if inputs is None:
             return {}
         return {
             "inputs": inputs,
-            "ranks": self.probe.ranks if self.probe is not None else 1,
+            "ranks": self.probe.ranks,
             "window": self._window.state_dict(),
             "window_start": self._window_start,
             "window_end": self._window_end,
@@ -269,12 +270,11 @@ class EncoderBalance:
         """Takes back what :meth:`state_dict` gave; encodes the probe once to be sure that it still can."""
         if not state:
             return
-        saved = [Call(tuple(args), kwargs, size) for args, kwargs, size in state["inputs"]]
+        saved = [Call.from_state(call) for call in state["inputs"]]
         probe = self.plan.make_probe(saved, True)
         if probe is None:
             return
-        same = len(probe.calls) == len(saved) and all(a.same(b) for a, b in zip(probe.calls, saved, strict=True))
-        if not same or probe.ranks != state["ranks"]:
+        if not probe.has_inputs(saved) or probe.ranks != state["ranks"]:
             raise ValueError(f"the probe of '{probe.name}' has other items, or other ranks, than when it was saved")
         self.probe = probe
         device = self.probe.device
@@ -291,10 +291,6 @@ class EncoderBalance:
 
 def _moved(fields: list[Any], device: torch.device) -> list[Any]:
     return [field.to(device) if isinstance(field, Tensor) else field for field in fields]
-
-
-def _finite(values: Tensor) -> Tensor:
-    return values.where(values.isfinite(), torch.nan)
 
 
 def _growth_power(radial_decay: Tensor, rule: EquilibriumRule) -> Tensor:

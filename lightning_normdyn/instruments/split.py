@@ -124,15 +124,15 @@ def _turn(squared: Tensor, budget: NormBudget) -> Readings:
     has_directions = (norm > 0) & (squared + budget.total > _ZERO * squared)
     angle = torch.atan2(across, norm + radial).where(has_directions, torch.nan)
     along, whole = radial.square().nansum(), budget.growth.nansum()
-    return {"update_radial_fraction": (along / whole).sqrt(), "angular_update": _finite_mean(angle.square()).sqrt()}
+    return {"update_radial_fraction": (along / whole).sqrt(), "angular_update": finite_mean(angle.square()).sqrt()}
 
 
 def _relative(squared: Tensor, budget: NormBudget) -> Readings:
     """Mean over rows of each term of the budget, relative to R², and the largest residual."""
     return {
-        "budget_decay": _finite_mean(budget.decay / squared),
-        "budget_drift": _finite_mean(budget.drift / squared),
-        "budget_growth": _finite_mean(budget.growth / squared),
+        "budget_decay": finite_mean(budget.decay / squared),
+        "budget_drift": finite_mean(budget.drift / squared),
+        "budget_growth": finite_mean(budget.growth / squared),
         "budget_residual": (budget.residual / squared).abs().nan_to_num(0, 0, 0).max(),
     }
 
@@ -146,6 +146,6 @@ def _by_blocks(
     return [torch.cat(values) for values in zip(*parts, strict=True)]
 
 
-def _finite_mean(values: Tensor) -> Tensor:
+def finite_mean(values: Tensor) -> Tensor:
     """Mean over the rows that have a value: zero vectors and diverged rows have none."""
     return values.where(values.isfinite(), torch.nan).nanmean()
