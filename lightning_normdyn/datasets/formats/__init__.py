@@ -1,0 +1,1 @@
+"""Readers of public formats: nothing is dropped in silence."""
