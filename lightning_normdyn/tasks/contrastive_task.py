@@ -1,0 +1,182 @@
+"""What the Lightning modules of all families share: the loss, the optimizer, and how they are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import AdamW
+
+from lightning_normdyn.losses import ContrastiveMixin
+from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.tasks.contrast_data import ContrastData
+from lightning_normdyn.tasks.embedding_table import EmbeddingTable
+from lightning_normdyn.tasks.encoded import Encoded, Exponents
+from lightning_normdyn.tasks.learning_rate import cosine_decay
+from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
+
+Schedule = Literal["cosine", "constant"]
+
+
+class ContrastiveTask(ContrastiveMixin, LightningModule):
+    """A model with a query and a document side, trained by contrast and measured on judged pairs.
+
+    Trained as in arXiv 2602.09229: AdamW with betas (0.9, 0.98) and weight decay 0.01, cosine decay after a short
+    warm-up, in-batch negatives; pairs with equal ids are no negatives of each other. Evaluation encodes both sides of
+    a split (see :class:`ContrastData`), over all ranks, and logs the mean over queries of every measure as
+    ``<val|test>/<measure>``, and ``<val|test>/relevant_norm`` and ``irrelevant_norm``, the mean norms of documents that
+    some query wants and of all others.
+
+    A family overrides :meth:`encode_queries`, :meth:`encode_documents` and :meth:`measures`, and states its
+    :attr:`symmetry` and :attr:`headline`.
+
+    Args:
+        normalization: which norms scores keep: ``cosine``, ``dot``, ``qnorm``, ``dnorm`` or ``learnable``.
+        temperature: what scores are divided by.
+        lr: the peak of the learning rate.
+        weight_decay: decoupled; the loss's own parameters have none.
+        schedule: ``cosine`` down to nothing over the trainer's steps, or ``constant``.
+        warmup: share of the steps in which the rate rises to its peak.
+        contrastive: further options of :class:`lightning_normdyn.losses.InfoNCE`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    symmetry: ClassVar[FunctionalSymmetry]
+    headline: ClassVar[str]
+    """The measure that variants are compared by; larger is better."""
+
+    def __init__(
+        self,
+        *,
+        normalization: Normalization = "cosine",
+        temperature: float = 0.05,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "cosine",
+        warmup: float = 0.05,
+        **contrastive: Any,
+    ) -> None:
+        super().__init__(normalization=normalization, temperature=temperature, **contrastive)
+        if not lr > 0:
+            raise ValueError(f"lr: expected a positive number, got {lr}")
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup: expected a share of the steps from 0 to below 1, got {warmup}")
+        if schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule: expected 'cosine' or 'constant', got {schedule!r}")
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup = warmup
+        self.encoded: Encoded | None = None
+        self._tables = (EmbeddingTable(), EmbeddingTable())
+
+    def encode_queries(self, inputs: Any) -> Tensor:
+        """Embeddings ``[b, d]`` of a batch of query inputs, before any normalisation."""
+        raise NotImplementedError
+
+    def encode_documents(self, inputs: Any) -> Tensor:
+        """Embeddings ``[b, d]`` of a batch of document inputs, before any normalisation."""
+        raise NotImplementedError
+
+    def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
+        """How well a similarity does on a split.
+
+        Args:
+            encoded: the split.
+            exponents: of the norms (query, document), as in ``NORMALIZATIONS``; not always those trained with.
+
+        Returns:
+            Name to one value a query, ``[n]``; NaN for a query that nothing is known about.
+        """
+        raise NotImplementedError
+
+    @property
+    def trained_exponents(self) -> Exponents:
+        """The exponents of the similarity that trains, as numbers."""
+        query, document = self.contrast.similarity.exponents
+        return float(query), float(document)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int = 0) -> Tensor:
+        """The loss of one batch, see :class:`ContrastData`."""
+        loss = self.loss(batch)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """The contrastive loss of a batch; a family with a loss of another kind overrides it."""
+        queries, documents = self.encode_queries(batch["queries"]), self.encode_documents(batch["documents"])
+        options = {name: batch[name] for name in ("query_ids", "document_ids") if name in batch}
+        if "hard_negatives" in batch:
+            negatives = self.encode_documents(batch["hard_negatives"])
+            options["hard_negatives"] = negatives.unflatten(0, (len(queries), -1))
+        return self.contrastive_loss(queries, documents, **options)
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encodes a batch of one side."""
+        encode = (self.encode_queries, self.encode_documents)[dataloader_idx]
+        self._tables[dataloader_idx].add(batch["places"], encode(batch["inputs"]))
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encodes a batch of one side."""
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Measures the validation split."""
+        self._evaluate("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Measures the test split."""
+        self._evaluate("test")
+
+    def _evaluate(self, stage: Literal["val", "test"]) -> None:
+        self.encoded = encoded = self._take_encoded("validation" if stage == "val" else "test")
+        if not len(encoded.judgements.relevant().grades):
+            return  # a few batches of a trial run need not hold a query together with its document
+        values = {name: value.nanmean() for name, value in self.measures(encoded, self.trained_exponents).items()}
+        norms = encoded.relevance_norms()
+        values["relevant_norm"] = norms.relevant.mean()
+        if len(norms.irrelevant):
+            values["irrelevant_norm"] = norms.irrelevant.mean()
+        # The same on every rank, so there is nothing to reduce.
+        self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()}, rank_zero_only=False)
+
+    def _take_encoded(self, split: Literal["validation", "test"]) -> Encoded:
+        tables, self._tables = self._tables, (EmbeddingTable(), EmbeddingTable())
+        sides = self._data().evaluation(split)
+        queries, seen_queries = tables[0].gathered(self, len(sides.queries))
+        documents, seen_documents = tables[1].gathered(self, len(sides.documents))
+        encoded = Encoded(queries, documents, sides.judgements, sides.excluded)
+        if seen_queries.all() and seen_documents.all():
+            return encoded
+        return encoded.seen(seen_queries, seen_documents)
+
+    def _data(self) -> ContrastData:
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ContrastData):
+            raise ValueError(
+                f"data: expected a data module of lightning_normdyn.tasks, which knows the judgements, got "
+                f"{type(data).__name__}; pass it as trainer.fit(model, datamodule=...)"
+            )
+        return data
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; what the loss learns has no length to decay."""
+        of_loss = list(self.contrast.parameters())
+        own = {id(parameter) for parameter in of_loss}
+        encoders = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+        groups: list[dict[str, Any]] = [{"params": encoders}]
+        if of_loss:
+            groups.append({"params": of_loss, "weight_decay": 0.0})
+        optimizer = AdamW(groups, lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay)
+        if self.schedule == "constant":
+            return optimizer
+        scheduler = cosine_decay(optimizer, self.trainer.estimated_stepping_batches, warmup=self.warmup)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing of an evaluation is kept."""
+        self.encoded = None

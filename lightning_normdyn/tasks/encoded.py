@@ -1,0 +1,70 @@
+"""One split of a task, encoded: all that a similarity needs to be measured."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core import safe_norm
+from lightning_normdyn.datasets import Judgements
+
+Exponents = tuple[float, float]
+"""Exponents (query, document) that norms are divided by, see ``lightning_normdyn.core.NORMALIZATIONS``."""
+
+
+class RelevanceNorms(NamedTuple):
+    """Norms of documents by whether some query of the split wants them.
+
+    Attributes:
+        relevant: of documents that are relevant to at least one query, ``[r]``.
+        irrelevant: of all others, ``[m - r]``.
+    """
+
+    relevant: Tensor
+    irrelevant: Tensor
+
+
+class Encoded(NamedTuple):
+    """The embeddings of a split before any normalisation, with what is known about them.
+
+    Attributes:
+        queries: ``[n, d]``.
+        documents: ``[m, d]``.
+        judgements: pairs of positions in the two.
+        excluded: pairs that no ranking may show, such as facts that are true as well; their grades say nothing.
+    """
+
+    queries: Tensor
+    documents: Tensor
+    judgements: Judgements
+    excluded: Judgements | None = None
+
+    def relevance_norms(self) -> RelevanceNorms:
+        """Norms of documents, relevant ones apart."""
+        norms = safe_norm(self.documents)
+        wanted = torch.zeros(len(norms), dtype=torch.bool)
+        wanted[self.judgements.relevant().documents] = True
+        return RelevanceNorms(norms[wanted], norms[~wanted])
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Queries and documents of the relevant pairs, ``[p, d]`` each."""
+        relevant = self.judgements.relevant()
+        return self.queries[relevant.queries], self.documents[relevant.documents]
+
+    def seen(self, queries: Tensor, documents: Tensor) -> Encoded:
+        """What is left of the split when only some rows were encoded.
+
+        Args:
+            queries: which of the queries were, bool ``[n]``.
+            documents: which of the documents were, bool ``[m]``.
+        """
+        places = [seen.cumsum(0) - 1 for seen in (queries, documents)]
+
+        def of(judged: Judgements) -> Judgements:
+            both = queries[judged.queries] & documents[judged.documents]
+            return Judgements(places[0][judged.queries[both]], places[1][judged.documents[both]], judged.grades[both])
+
+        excluded = None if self.excluded is None else of(self.excluded)
+        return Encoded(self.queries[queries], self.documents[documents], of(self.judgements), excluded)

@@ -1,0 +1,6 @@
+"""Encoders of the tasks: small ones that need no download, and adaptors of pretrained ones."""
+
+from lightning_normdyn.tasks.encoders.small_text import SmallTextEncoder
+from lightning_normdyn.tasks.encoders.text import TextEncoder
+
+__all__ = ["SmallTextEncoder", "TextEncoder"]

@@ -1,0 +1,33 @@
+"""What a text task asks of its encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+
+class TextEncoder(nn.Module):
+    """Texts to embeddings in two steps, so that what is trained sees tensors alone.
+
+    A subclass overrides both methods, sets :attr:`dim`, and counts in :attr:`truncated` the texts whose end it left
+    out; :attr:`texts` counts all.
+    """
+
+    dim: int
+    texts: int = 0
+    truncated: int = 0
+
+    def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Keyword arguments of :meth:`forward` for ``b`` texts, on the CPU."""
+        raise NotImplementedError
+
+    def forward(self, **tokens: Tensor) -> Tensor:
+        """Embeddings ``[b, dim]``, not normalised."""
+        raise NotImplementedError
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, dim]`` of texts, on the encoder's own device."""
+        device = next(self.parameters()).device
+        embeddings: Tensor = self(**{name: tokens.to(device) for name, tokens in self.tokenize(texts).items()})
+        return embeddings

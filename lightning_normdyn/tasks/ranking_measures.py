@@ -1,0 +1,35 @@
+"""How well a split is ranked under a similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from lightning_normdyn.core.ranking import RankedGrades, grade_ranking
+from lightning_normdyn.core.similarity import rescale
+from lightning_normdyn.retrieval.top_k import exact_top_k
+from lightning_normdyn.tasks.encoded import Encoded, Exponents
+
+
+def ranking_measures(
+    encoded: Encoded, exponents: Exponents, measures: Mapping[str, Callable[[RankedGrades], Tensor]], *, depth: int
+) -> dict[str, Tensor]:
+    """Ranks all documents for every query, exactly, and measures each ranking.
+
+    A query's own norm never changes its ranking, so the exponent of the query side does not enter.
+
+    Args:
+        encoded: the split.
+        exponents: of the norms (query, document).
+        measures: name to the function that measures rankings of ``depth``.
+        depth: how many documents of each ranking are looked at.
+
+    Returns:
+        Name to values ``[n]``, NaN for a query without a relevant document.
+    """
+    documents = rescale(encoded.documents, exponents[1])
+    excluded = None if encoded.excluded is None else (encoded.excluded.queries, encoded.excluded.documents)
+    found = exact_top_k(encoded.queries, documents, depth, excluded=excluded)
+    ranked = grade_ranking(found.indices, encoded.judgements, len(encoded.queries))
+    return {name: measure(ranked) for name, measure in measures.items()}

@@ -1,0 +1,9 @@
+"""Where the tasks' data comes from: sets made of the Python installation, and public formats by path.
+
+Every source is a class that a config can name, with a method ``read()`` that gives a record of
+:mod:`lightning_normdyn.datasets`; nothing is read before it is called.
+"""
+
+from lightning_normdyn.tasks.sources.judged_texts import BeirFolder, JudgedTextsSource, StandardLibraryDocstrings
+
+__all__ = ["BeirFolder", "JudgedTextsSource", "StandardLibraryDocstrings"]

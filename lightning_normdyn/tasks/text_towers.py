@@ -1,0 +1,55 @@
+"""A query and a document encoder of texts, shared or apart."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lightning_normdyn.tasks.encoders import SmallTextEncoder, TextEncoder
+
+
+class TextTowers(nn.Module):
+    """Two text encoders.
+
+    Args:
+        encoder: of documents; a :class:`SmallTextEncoder` if left out.
+        shared: whether it encodes queries too; if not, queries get a copy of their own.
+
+    Example:
+        >>> towers = TextTowers(SmallTextEncoder(dim=8, buckets=100))
+        >>> towers.query is towers.document
+        True
+    """
+
+    def __init__(self, encoder: TextEncoder | None = None, *, shared: bool = True) -> None:
+        super().__init__()
+        self.document = SmallTextEncoder() if encoder is None else encoder
+        self.query = self.document if shared else copy.deepcopy(self.document)
+        self._told = False
+
+    def encode_queries(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]``, not normalised."""
+        return self.query.encode(texts)
+
+    def encode_documents(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]``, not normalised."""
+        return self.document.encode(texts)
+
+    @property
+    def truncated_share(self) -> float:
+        """Share of the texts encoded so far whose end was left out."""
+        towers = {id(tower): tower for tower in (self.query, self.document)}.values()
+        return sum(tower.truncated for tower in towers) / max(1, sum(tower.texts for tower in towers))
+
+    def tell_truncation(self) -> None:
+        """Warns, once, if the ends of texts were left out."""
+        if self.truncated_share and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.truncated_share:.1%} of the texts are longer than the encoder takes, and their ends were left "
+                "out; raise its max_words or max_length if the model allows",
+                stacklevel=2,
+            )
