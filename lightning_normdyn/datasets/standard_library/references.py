@@ -182,9 +182,9 @@ class _Visitor:
 
     def visit_class(self, node: ast.ClassDef) -> None:
         self.scopes[-1].defined.add(node.name)
-        for decorator in node.decorator_list:
-            self.visit_as("decorator", decorator)
-        with self.inside(node.name):  # what a class inherits is the class's own business, not its surroundings'
+        with self.inside(node.name):  # a head says something of the class, not of where it stands
+            for decorator in node.decorator_list:
+                self.visit_as("decorator", decorator)
             for base in node.bases:
                 self.visit_as("base", base)
             for keyword in node.keywords:
