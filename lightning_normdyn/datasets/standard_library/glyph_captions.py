@@ -66,9 +66,9 @@ def glyph_captions() -> CaptionedImages:
 def glyph_caption_splits() -> dict[str, CaptionedImages]:
     """Parts `glyph_captions` into ``train``, ``validation`` and ``test``, 10% of the pictures in each of the latter.
 
-    A character's pictures are all in one split, chosen by a digest of its code point.
+    A character's pictures are all in one split, chosen by a digest of it.
 
-    On CPython 3.11, matplotlib 3.11, Pillow 13: 11,066 / 1,383 / 1,383 pictures of 5,482 / 663 / 684 characters.
+    On CPython 3.11, matplotlib 3.11, Pillow 13: 11,066 / 1,383 / 1,383 pictures of 5,458 / 680 / 691 characters.
 
     Raises:
         ModuleNotFoundError: if matplotlib, whose fonts are drawn, is not installed.

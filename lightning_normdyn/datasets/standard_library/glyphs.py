@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,7 +105,7 @@ def font_file(font: str) -> Path:
     return file
 
 
-@lru_cache(maxsize=None)
+@cache
 def _mapped(file: Path) -> dict[str, str]:
     from fontTools.ttLib import TTFont
 
