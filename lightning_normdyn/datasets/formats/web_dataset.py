@@ -111,9 +111,7 @@ def read_web_dataset(
     files = expand_shards(shards)
     problems = Problems(", ".join(map(str, files[:3])))
     stream = _samples(files, json_field, problems)
-    kept = [
-        sample for sample in islice(stream, limit) if not check_images or _open(sample, problems) is not None
-    ]
+    kept = [sample for sample in islice(stream, limit) if not check_images or _open(sample, problems) is not None]
     if not kept:
         raise MalformedFileError(files[0], None, "images with captions", str(problems.counts or "none"))
     if next(stream, None) is not None:
