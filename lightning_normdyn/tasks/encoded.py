@@ -34,12 +34,14 @@ class Encoded(NamedTuple):
         documents: ``[m, d]``.
         judgements: pairs of positions in the two.
         excluded: pairs that no ranking may show, such as facts that are true as well; their grades say nothing.
+        popularity: how often training has each document, ``[m]``, where that is of interest.
     """
 
     queries: Tensor
     documents: Tensor
     judgements: Judgements
     excluded: Judgements | None = None
+    popularity: Tensor | None = None
 
     def relevance_norms(self) -> RelevanceNorms:
         """Norms of documents, relevant ones apart."""
@@ -67,4 +69,5 @@ class Encoded(NamedTuple):
             return Judgements(places[0][judged.queries[both]], places[1][judged.documents[both]], judged.grades[both])
 
         excluded = None if self.excluded is None else of(self.excluded)
-        return Encoded(self.queries[queries], self.documents[documents], of(self.judgements), excluded)
+        popularity = None if self.popularity is None else self.popularity[documents]
+        return Encoded(self.queries[queries], self.documents[documents], of(self.judgements), excluded, popularity)

@@ -4,6 +4,22 @@ Every source is a class that a config can name, with a method ``read()`` that gi
 :mod:`lightning_normdyn.datasets`; nothing is read before it is called.
 """
 
+from lightning_normdyn.tasks.sources.interactions import InteractionsSource, MovieLensFolder, StandardLibraryNameUses
 from lightning_normdyn.tasks.sources.judged_texts import BeirFolder, JudgedTextsSource, StandardLibraryDocstrings
+from lightning_normdyn.tasks.sources.knowledge_graph import (
+    KnowledgeGraphSource,
+    StandardLibraryClassGraph,
+    TripleFolder,
+)
 
-__all__ = ["BeirFolder", "JudgedTextsSource", "StandardLibraryDocstrings"]
+__all__ = [
+    "BeirFolder",
+    "InteractionsSource",
+    "JudgedTextsSource",
+    "KnowledgeGraphSource",
+    "MovieLensFolder",
+    "StandardLibraryClassGraph",
+    "StandardLibraryDocstrings",
+    "StandardLibraryNameUses",
+    "TripleFolder",
+]
