@@ -83,8 +83,11 @@ class Plan:
 
     def results(self) -> list[GridRun]:
         """The trainings that have finished, of any rate and of the seeds planned."""
-        runs = (read_grid_run(file) for file in sorted((self.folder / RUNS_FOLDER).glob(f"*/{RESULT_FILE}"))
-                if file.parent.name != UNTRAINED)
+        runs = (
+            read_grid_run(file)
+            for file in sorted((self.folder / RUNS_FOLDER).glob(f"*/{RESULT_FILE}"))
+            if file.parent.name != UNTRAINED
+        )
         return [r for r in runs if r.seed in self.seeds and r.variant in self.variants and r.lr in self.lrs]
 
     def floors(self) -> dict[str, float]:
@@ -125,4 +128,3 @@ def _contents(words: Sequence[str]) -> dict[str, Any]:
         "words": list(words),
         "configs": [Path(file).read_text(encoding="utf-8") for file in files if Path(file).is_file()],
     }
-

@@ -36,7 +36,8 @@ def work(job: Job) -> None:
 
 def _train(job: Job, cli: NormdynCLI) -> None:
     started = time.monotonic()
-    trainer, model, data = cli.trainer, _task(cli), cli.datamodule
+    trainer: Any = cli.trainer
+    model, data = _task(cli), cli.datamodule
     course = Course(model.headline)
     trainer.callbacks += [course, Announcement()]
     trainer.fit(model, datamodule=data)
