@@ -10,7 +10,8 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from PIL import Image, ImageDraw, ImageFont
+from fontTools.ttLib import TTFont
+from PIL import Image
 
 from lightning_normdyn.datasets.standard_library import glyph_caption_splits, glyph_captions, glyph_classes
 from lightning_normdyn.datasets.standard_library.glyphs import Glyphs, font_file
@@ -88,17 +89,17 @@ def test_what_a_font_lacks_is_not_drawn():
     assert glyphs.characters(["Nd"])[:10] == list("0123456789")
 
 
-def test_a_drawing_is_the_font_rasterised_on_its_baseline():
-    font = ImageFont.truetype(str(font_file("DejaVuSans")), 20)
-    for letter in "Agj%":
-        left, top, right, bottom = font.getbbox(letter, anchor="ms")
-        mask = Image.new("L", (32, 32))
-        ImageDraw.Draw(mask).text((16, 22), letter, 255, font, anchor="ms")
-        drawn = grey(Glyphs("DejaVuSans", height=20, side=32).draw(letter)).astype(int)
-        assert np.abs(255 - drawn - np.asarray(mask)).max() <= 1
-        rows, columns = np.nonzero(drawn < 255)
-        assert 22 + top <= rows.min() <= rows.max() < 22 + bottom
-        assert 16 + left <= columns.min() <= columns.max() < 16 + right
+@pytest.mark.parametrize("letter", "AgjM%")
+def test_ink_lies_where_the_fonts_outline_does(letter):
+    with TTFont(font_file("DejaVuSans")) as font:
+        name, pixel = font.getBestCmap()[ord(letter)], 20 / font["head"].unitsPerEm
+        outline, advance = font["glyf"][name], font["hmtx"][name][0]
+    left, baseline = 16 - advance * pixel / 2, 22
+    rows, columns = np.nonzero(grey(Glyphs("DejaVuSans", height=20, side=32).draw(letter)) < 200)
+    assert columns.min() == pytest.approx(left + outline.xMin * pixel, abs=1.5)  # hinting moves edges to pixels
+    assert columns.max() + 1 == pytest.approx(left + outline.xMax * pixel, abs=1.5)
+    assert rows.min() == pytest.approx(baseline - outline.yMax * pixel, abs=1.5)
+    assert rows.max() + 1 == pytest.approx(baseline - outline.yMin * pixel, abs=1.5)
 
 
 def test_an_unknown_font_and_a_missing_matplotlib_are_told(monkeypatch):
