@@ -206,9 +206,10 @@ def test_a_second_pair_of_the_same_words_is_left_out(tmp_path):
         f"def b():\n    {docstring.format('sum', 'was before')}"
         f"def a():\n    {docstring.format('SUM', 'is afterwards')}"
         f"def c():\n    {docstring.format('rest', 'WAS  before')}"
-        f"def d():\n    {docstring.format('other', 'now is')}"
+        f"def d():\n    {docstring.format('other', 'was before')}"
+        f"def e():\n    {docstring.format('last', 'now is')}"
     )
-    assert docstring_retrieval(tmp_path).documents.ids == ["a.a", "a.c", "a.d"]
+    assert docstring_retrieval(tmp_path).documents.ids == ["a.a", "a.c", "a.e"]
 
 
 def test_grades_of_a_folder(tmp_path, monkeypatch):
@@ -242,6 +243,14 @@ def test_names_are_followed_to_where_they_are_defined(folder):
     assert library.home_of("plane.shapes.NegativeError") == "plane.errors.NegativeError"
     assert library.home_of("os.path.join") == "os.path.join"
     assert library.home_of("nowhere.at.all") == "nowhere.at.all"
+
+
+def test_what_a_comprehension_or_a_class_binds_is_nobody_elses(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "x = [id for id in ()]\nid(x)\nclass A:\n  hash = 1\n  y = hash\n  def f(self): return hash(self)\n"
+    )
+    found = [(r.line, r.name) for r in read_library(tmp_path).modules["a"].references]
+    assert found == [(2, "builtins.id"), (2, "a.x"), (6, "builtins.hash")]
 
 
 def test_imports_in_a_circle_come_to_an_end(tmp_path):
