@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any
 
 from torch import Tensor
 
@@ -104,7 +104,8 @@ class PgvectorTable:
             texts = [str(query) for query in queries.float().tolist()]
             answers = [connection.execute(asked, (text, text, k)).fetchall() for text in texts]
         return Found(
-            [[one for one, _ in rows] for rows in answers], [[-float(distance) for _, distance in rows] for rows in answers]
+            [[one for one, _ in rows] for rows in answers],
+            [[-float(distance) for _, distance in rows] for rows in answers],
         )
 
     @property

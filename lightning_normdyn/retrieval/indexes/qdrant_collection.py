@@ -142,13 +142,17 @@ class QdrantCollection:
         if not hasattr(kept, "size"):
             raise ValueError(f"name: {place} has named vectors, which an export has not; choose another name")
         if kept.distance.value != _DISTANCES[contents.metric]:
-            reason = "which divides every norm out again" if kept.distance.value == "Cosine" else "which ranks otherwise"
+            reason = (
+                "which divides every norm out again" if kept.distance.value == "Cosine" else "which ranks otherwise"
+            )
             raise ValueError(
                 f"name: {place} compares by {kept.distance.value}, {reason}; expected "
                 f"{_DISTANCES[contents.metric]}: choose another name"
             )
         if kept.size != contents.dim:
-            raise ValueError(f"name: {place} holds {kept.size} numbers a vector, got {contents.dim}; choose another name")
+            raise ValueError(
+                f"name: {place} holds {kept.size} numbers a vector, got {contents.dim}; choose another name"
+            )
         check_held(list(self._held(place)), contents.ids, place=place, overwrite=self.destination.overwrite)
 
     def _held(self, place: str) -> Iterator[str]:
