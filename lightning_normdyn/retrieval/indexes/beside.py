@@ -41,10 +41,16 @@ class Beside:
     def publish(self) -> None:
         """Moves what was written, and whatever lies beside it, into place."""
         for new in sorted(self._folder.iterdir(), key=lambda file: file.name, reverse=True):
-            place = self.place.with_name(new.name)
-            if place.is_dir():  # a folder that holds something cannot be replaced in one step
-                place.rename(self._folder / f"{place.name}.old")
-            new.replace(place)
+            place, old = self.place.with_name(new.name), self._folder / f"{new.name}.old"
+            if not place.is_dir():
+                new.replace(place)
+                continue
+            place.rename(old)  # a folder that holds something cannot be replaced in one step
+            try:
+                new.rename(place)
+            except BaseException:
+                old.rename(place)
+                raise
         shutil.rmtree(self._folder)
 
     def discard(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_normdyn.retrieval.indexes.beside import Beside
-from lightning_normdyn.retrieval.indexes.id_file import check_lines, id_file, read_ids, write_ids
+from lightning_normdyn.retrieval.indexes.id_file import check_lines, check_place, id_file, read_ids, write_ids
 from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, Found, optional
 
 _LARGEST_ID = 2**63 - 1
@@ -52,10 +52,9 @@ class FaissIndex:
         if contents.metric == "cosine":
             raise ValueError("metric: expected inner_product or euclidean, which FAISS has, got cosine")
         self._numbers = whole_numbers(contents.ids)
+        check_place(self.file, needed=self._numbers is None, overwrite=self.destination.overwrite)
         if self._numbers is None:
             check_lines(contents.ids)
-        elif self.destination.overwrite and id_file(self.file).exists():
-            raise ValueError(f"out: '{id_file(self.file)}' belongs to an index with other ids; choose another file")
         self._index = self._empty(contents)
         self._beside = Beside(self.file, overwrite=self.destination.overwrite)
         if self._numbers is None:
@@ -71,7 +70,10 @@ class FaissIndex:
     def close(self) -> None:
         """Writes the file and moves it into place."""
         assert self._beside is not None
-        self._faiss.write_index(self._index, str(self._beside.path))
+        try:
+            self._faiss.write_index(self._index, str(self._beside.path))
+        except RuntimeError as error:
+            raise OSError(f"out: FAISS cannot write '{self.file}' ({error}); is the disk full?") from error
         self._index = None
         self._beside.publish()
 

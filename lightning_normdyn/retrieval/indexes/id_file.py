@@ -49,6 +49,18 @@ def check_lines(ids: Sequence[str]) -> None:
             )
 
 
+def check_place(vectors: Path, *, needed: bool, overwrite: bool) -> None:
+    """Refuses a place where a file of ids lies that would be taken for those of the vectors to come, or be lost.
+
+    Raises:
+        FileExistsError: if there is one.
+    """
+    if id_file(vectors).exists() and not (needed and overwrite):
+        raise FileExistsError(
+            f"out: '{id_file(vectors)}' holds the ids of other vectors; remove it, or choose another file"
+        )
+
+
 def write_ids(file: Path, ids: Sequence[str]) -> None:
     """One id a line."""
     with file.open("w", encoding="utf-8", newline="\n") as opened:

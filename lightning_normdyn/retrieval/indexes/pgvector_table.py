@@ -121,11 +121,7 @@ class PgvectorTable:
 
     def _check_existing(self, contents: Contents) -> None:
         table = self._table.as_string(self._connection)
-        kind = self._value(
-            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
-            "WHERE attrelid = %s::regclass AND attname = 'embedding' AND NOT attisdropped",
-            table,
-        )
+        kind = self._column_type("embedding")
         if kind not in (f"{self._type}({contents.dim})", self._type):
             raise ValueError(
                 f"name: {self._place} has {f'embedding as {kind}' if kind else 'no column embedding'}, expected "
@@ -138,8 +134,8 @@ class PgvectorTable:
         )
         if cosine and contents.metric != "cosine":
             raise ValueError(
-                f"name: {self._place} has the index {cosine}, which compares cosines and so divides every norm out again; "
-                f"drop it, or choose another name"
+                f"name: {self._place} has the index {cosine}, which compares cosines and so divides every norm out "
+                "again; drop it, or choose another name"
             )
         held = [one for (one,) in self._do("SELECT id::text FROM {}", self._table)]
         check_held(held, contents.ids, place=self._place, overwrite=self.destination.overwrite)
@@ -151,17 +147,23 @@ class PgvectorTable:
             self._table,
             new,
         )
-        kind = self._value(
-            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'id'",
-            self._table.as_string(self._connection),
-        )
+        kind = self._column_type("id")
         self._do(
             "INSERT INTO {0} (id, embedding) SELECT new.id::{2}, new.embedding FROM {1} AS new "
             "WHERE NOT EXISTS (SELECT 1 FROM {0} AS old WHERE old.id::text = new.id)",
             self._table,
             new,
-            self._sql.SQL(kind),
+            self._sql.SQL(kind or "text"),
         )
+
+    def _column_type(self, name: str) -> str | None:
+        kind: str | None = self._value(
+            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = %s::regclass AND attname = %s AND NOT attisdropped",
+            self._table.as_string(self._connection),
+            name,
+        )
+        return kind
 
     def _do(self, command: str, *names: Any) -> Any:
         return self._connection.execute(self._sql.SQL(command).format(*names))

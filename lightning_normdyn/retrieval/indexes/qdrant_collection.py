@@ -43,6 +43,7 @@ class QdrantCollection:
         self._fresh = f"{self.name}-{uuid.uuid4().hex[:8]}"
         self._client: Any = None
         self._replaced: str | None = None
+        self._moving = False
         self._new_folder = not self._remote and not Path(destination.out).exists()
 
     @property
@@ -86,6 +87,7 @@ class QdrantCollection:
     def close(self) -> None:
         """Moves the alias."""
         models, operations = self._qdrant.models, []
+        self._moving = True
         if self._replaced == self.name:  # a collection, not an alias: the name is free only once it is gone
             self._client.delete_collection(self.name)
         elif self._replaced is not None:
@@ -102,10 +104,11 @@ class QdrantCollection:
         """Removes the unfinished collection, and the folder if it was made for it."""
         if self._client is None:
             return
-        if self._client.collection_exists(self._fresh):
+        # Once the old collection or alias may be gone, the new one is all that there is.
+        if not self._moving and self._client.collection_exists(self._fresh):
             self._client.delete_collection(self._fresh)
         self._disconnect()
-        if self._new_folder:
+        if self._new_folder and not self._moving:
             shutil.rmtree(self.destination.out)
 
     def search(self, queries: Tensor, k: int) -> Found:
@@ -161,10 +164,11 @@ class QdrantCollection:
             points, page = self._client.scroll(self.name, limit=_PAGE, offset=page, with_vectors=False)
             for point in points:
                 payload = point.payload or {}
-                if set(payload) - {"id"}:
+                more = sorted(set(payload) - {"id"})
+                if more:
                     raise ValueError(
-                        f"name: {place} has payload besides the id ('{min(set(payload) - {'id'})}'), which replacing it "
-                        "would lose; choose another name"
+                        f"name: {place} has payload besides the id ('{more[0]}'), which replacing it would lose; choose "
+                        "another name"
                     )
                 yield str(payload.get("id", point.id))
             if page is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.indexes.beside import Beside
-from lightning_normdyn.retrieval.indexes.id_file import are_rows, check_lines, id_file, read_ids, write_ids
+from lightning_normdyn.retrieval.indexes.id_file import are_rows, check_lines, check_place, id_file, read_ids, write_ids
 from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, Found, check_index, stored_dtype
 from lightning_normdyn.retrieval.top_k import exact_top_k
 
@@ -91,7 +91,9 @@ class _BareFile(_VectorFile):
     _opened: BinaryIO | None = None
 
     def _check_ids(self, ids: Sequence[str]) -> None:
-        if not are_rows(ids):
+        needed = not are_rows(ids)
+        check_place(self.file, needed=needed, overwrite=self.destination.overwrite)
+        if needed:
             check_lines(ids)
 
     def _ids(self, opened: EmbeddingFile) -> list[str]:
@@ -99,13 +101,7 @@ class _BareFile(_VectorFile):
         return read_ids(beside) if beside.exists() else opened.ids
 
     def _start(self, file: Path, contents: Contents) -> None:
-        if are_rows(contents.ids):
-            if id_file(self.file).exists():
-                raise ValueError(
-                    f"out: '{id_file(self.file)}' belongs to other vectors than these, whose ids are numbers of rows; "
-                    "remove it, or choose another file"
-                )
-        else:
+        if not are_rows(contents.ids):
             write_ids(id_file(file), contents.ids)
         self._opened = file.open("wb")
         self._opened.write(self._header((len(contents.ids), contents.dim)))
