@@ -17,6 +17,7 @@ _LARGEST_ID = 2**63 - 1
 _POINTS_A_CENTROID = 39  # below that FAISS warns that centroids are poor
 _PQ_CENTROIDS = 256
 _SEARCHED_NODES = 64
+_FEWEST_LISTS = 8
 
 
 class FaissIndex:
@@ -127,7 +128,7 @@ class FaissIndex:
         return self.destination.index
 
     def _search_wider(self, index: Any) -> None:
-        """Sets how much a search looks at, which the file keeps: 64 nodes of a graph, an eighth of the lists."""
+        """Sets how much a search looks at, which the file keeps: 64 nodes of a graph, an eighth of the lists but 8 at least."""
         inner = self._faiss.downcast_index(index)
         if hasattr(inner, "hnsw"):
             inner.hnsw.efSearch = _SEARCHED_NODES
@@ -135,7 +136,7 @@ class FaissIndex:
             lists = self._faiss.extract_index_ivf(index)
         except RuntimeError:
             return
-        lists.nprobe = max(1, lists.nlist // 8)
+        lists.nprobe = min(lists.nlist, max(_FEWEST_LISTS, lists.nlist // 8))
 
 
 def whole_numbers(ids: Sequence[str]) -> np.ndarray[Any, Any] | None:

@@ -22,7 +22,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
 )
 
 _DISTANCES: dict[Metric, str] = {"inner_product": "dot", "euclidean": "l2", "cosine": "cosine"}
-_INDEXES = {"hnsw": "IVF_HNSW_SQ", "ivfpq": "IVF_PQ"}
+_INDEXES = {"hnsw": "HnswSq", "ivfpq": "IvfPq"}
 _FEWEST = 256  # a product quantizer learns 256 centroids
 
 
@@ -76,11 +76,8 @@ class LanceTable:
         """Builds the index and moves the table into place."""
         assert self._beside is not None
         if self.approximate:
-            self._table.create_index(
-                metric=_DISTANCES[self._metric],
-                vector_column_name="embedding",
-                index_type=_INDEXES[self.destination.index],
-            )
+            kind = getattr(optional("lancedb.index", extra="lancedb"), _INDEXES[self.destination.index])
+            self._table.create_index("embedding", config=kind(distance_type=_DISTANCES[self._metric]))
         self._table = None
         self._beside.publish()
 
