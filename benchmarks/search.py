@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ class Size(NamedTuple):
 
 
 FULL, QUICK = Size(1_000_000, 1_000, 384), Size(20_000, 50, 32)
-SPREAD = 0.3
+SPREAD, DISTURBED = 0.3, 0.2
 RATIOS = {
     "search, k = 10": ("ours, k = 10", "faiss, k = 10", 1.2),
     "search, k = 100": ("ours, k = 100", "faiss, k = 100", 1.2),
@@ -92,8 +92,8 @@ def turn(work: Callable[[], Any]) -> tuple[dict[str, float | None], Any]:
     return {"wall": round(wall, 4), "cpu": round(cpu, 4), "others": round(others, 3), "peak_mib": peak}, result
 
 
-def measure(size: Size, rounds: int) -> dict[str, Any]:
-    """All turns, their medians and ratios, and whether the results agree."""
+def measure(size: Size, rounds: int) -> Iterator[dict[str, Any]]:
+    """After every round: turns so far, their medians and ratios, and whether the results agree."""
     todo = works(size)
     turns: dict[str, list[dict[str, float | None]]] = {name: [] for name in todo}
     results: dict[str, Any] = {}
@@ -102,12 +102,15 @@ def measure(size: Size, rounds: int) -> dict[str, Any]:
             taken, results[name] = turn(todo[name])
             turns[name].append(taken)
             print(f"round {number + 1}: {name}: {taken}", flush=True)
-    return {
-        "turns": turns,
-        "medians": {name: {key: _median(row[key] for row in rows) for key in rows[0]} for name, rows in turns.items()},
-        "ratios": {title: ratio(turns, *pair) for title, pair in RATIOS.items()},
-        "agreement": agreement(results),
-    }
+        yield {
+            "rounds": number + 1,
+            "turns": turns,
+            "medians": {
+                name: {key: _median(row[key] for row in rows) for key in rows[0]} for name, rows in turns.items()
+            },
+            "ratios": {title: ratio(turns, *pair) for title, pair in RATIOS.items()},
+            "agreement": agreement(results),
+        }
 
 
 def ratio(turns: dict[str, list[dict[str, Any]]], mine: str, theirs: str, at_most: float) -> dict[str, Any]:
@@ -115,7 +118,8 @@ def ratio(turns: dict[str, list[dict[str, Any]]], mine: str, theirs: str, at_mos
     pairs = list(zip(turns[mine], turns[theirs], strict=True))
     wall, cpu = (sorted(a[key] / b[key] for a, b in pairs) for key in ("wall", "cpu"))
     found = {"wall": round(statistics.median(wall), 3), "cpu": round(statistics.median(cpu), 3)}
-    return found | {"wall_range": [round(wall[0], 3), round(wall[-1], 3)], "at_most": at_most}
+    disturbed = any(max(a["others"], b["others"]) > DISTURBED for a, b in pairs)
+    return found | {"wall_range": [round(wall[0], 3), round(wall[-1], 3)], "at_most": at_most, "disturbed": disturbed}
 
 
 def agreement(results: dict[str, Any]) -> dict[str, float]:
@@ -147,11 +151,11 @@ def tabulate(report: dict[str, Any]) -> str:
         f"{report['load']['start']}, at the end {report['load']['end']} (the benchmark itself makes "
         f"{report['threads']}).",
         "",
-        f"`python benchmarks/search.py{' --quick' if report['quick'] else ''}`: {size.documents:,} documents x {size.d}, "
-        f"{size.queries:,} queries, float32 in memory, norms log-normal (spread {SPREAD}). Times are medians over "
-        f"{report['rounds']} rounds, ratios medians of the ratios of single rounds. Memory: most that was resident "
-        "during a turn above what was before it, documents and FAISS's copy of them not counted. Others: cores that "
-        "other processes kept busy.",
+        f"`python benchmarks/search.py{' --quick' if report['quick'] else ''}`: {size.documents:,} documents x "
+        f"{size.d}, {size.queries:,} queries, float32 in memory, norms log-normal (spread {SPREAD}). Times are medians "
+        f"over {report['rounds']} round(s), ratios medians of the ratios of single rounds. Memory: most that was "
+        "resident during a turn above what was before it, documents and FAISS's copy of them not counted. Others: "
+        f"cores that other processes kept busy; above {DISTURBED}, a target is judged by processor time.",
         "",
         "| | wall (s) | processor (s) | memory (MiB) | others (cores) |",
         "| --- | --- | --- | --- | --- |",
@@ -161,7 +165,9 @@ def tabulate(report: dict[str, Any]) -> str:
         lines.append(f"| {name} | {row['wall']:.2f} | {row['cpu']:.2f} | {peak} | {row['others']:.2f} |")
     lines += ["", "| | to | at most | wall (least to most) | processor | |", "| --- | --- | --- | --- | --- | --- |"]
     for title, row in report["ratios"].items():
-        verdict = "met" if row["wall"] <= row["at_most"] else "**missed**"
+        measured = row["cpu" if row["disturbed"] else "wall"]
+        verdict = "met" if measured <= row["at_most"] else "**missed**"
+        verdict += ", by processor time" if row["disturbed"] else ""
         least, most = row["wall_range"]
         lines.append(
             f"| {title} | {RATIOS[title][1]} | {row['at_most']:.1f} | {row['wall']:.2f} ({least:.2f} to {most:.2f}) "
@@ -189,16 +195,15 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "quick": arguments.quick,
         "size": list(size),
-        "rounds": arguments.rounds,
         "load": {"start": load()},
     }
-    report |= measure(size, arguments.rounds)
-    report["load"]["end"] = load()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "search.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    text = tabulate(report)
-    (arguments.out / "search.md").write_text(text, encoding="utf-8")
-    print(text)
+    for found in measure(size, arguments.rounds):
+        report |= found
+        report["load"]["end"] = load()
+        (arguments.out / "search.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (arguments.out / "search.md").write_text(tabulate(report), encoding="utf-8")
+    print(tabulate(report))
 
 
 if __name__ == "__main__":
