@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -45,7 +46,7 @@ def run_export(options: argparse.Namespace) -> int:
     )
     writer = _writer(options)
     embeddings = EmbeddingFile(options.embeddings, column=options.column)
-    source = Source(embeddings, read_ids(options.ids) if options.ids else embeddings.ids, options.chunk)
+    source = Source(embeddings, read_ids(Path(options.ids)) if options.ids else embeddings.ids, options.chunk)
     asked = _queries(options, embeddings.dim)
     half = options.dtype == "float16"
     with _bar(console, "reading", embeddings.rows) as tell:
@@ -104,8 +105,8 @@ def describe_loss(loss: ExportLoss, *, approximate: bool, own: bool, augmented: 
         lines.append(f"float16 changes a score by at most {loss.score_error:.1e} of the query's best, in a sample.")
     if approximate and loss.recall < _LOW_RECALL and not augmented:
         lines.append(
-            "Long vectors mislead indexes made for distances: --augment adds one dimension that makes all lengths "
-            "equal and keeps the ranking; try it, or an index that looks at more."
+            "That is low: try an index that looks at more, or --augment, which adds one dimension so that all lengths "
+            "are equal and keeps the ranking, and compare this number; it does not help every index."
         )
     return lines
 

@@ -48,8 +48,8 @@ def find_binaries() -> Path:
     if found is not None and found.origin is not None:
         root = Path(found.origin).parent / "pginstall"
         roots.append((root / "bin", root / "share" / "postgresql"))
-    for root in sorted(Path("/usr/lib/postgresql").glob("*"), reverse=True):
-        roots.append((root / "bin", Path("/usr/share/postgresql") / root.name))
+    own = sorted(Path("/usr/lib/postgresql").glob("*"), reverse=True)
+    roots += [(root / "bin", Path("/usr/share/postgresql") / root.name) for root in own]
     for binaries, share in roots:
         if (binaries / "initdb").exists() and (share / "extension" / "vector.control").exists():
             return binaries
@@ -60,11 +60,10 @@ def account() -> str | None:
     """Whom it runs as: PostgreSQL refuses root."""
     if os.geteuid() != 0:
         return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
     for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name).pw_name
-        except KeyError:
-            continue
+        if name in known:
+            return name
     raise NoPostgresError("PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody'")
 
 

@@ -173,5 +173,5 @@ def test_an_interrupted_export_leaves_what_was_there(tmp_path, target):
 
 
 def test_an_unknown_target_is_refused():
-    with pytest.raises(ValueError, match="target: expected one of npy, parquet, .*, got 'milvus'"):
+    with pytest.raises(ValueError, match=r"target: expected one of npy, parquet, .*, got 'milvus'"):
         index_writer("milvus", Destination("x"))

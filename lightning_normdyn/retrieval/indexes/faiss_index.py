@@ -128,7 +128,7 @@ class FaissIndex:
         return self.destination.index
 
     def _search_wider(self, index: Any) -> None:
-        """Sets how much a search looks at, which the file keeps: 64 nodes of a graph, an eighth of the lists but 8 at least."""
+        """Sets how much a search looks at, which the file keeps: 64 nodes of a graph; 8 lists or an eighth of them."""
         inner = self._faiss.downcast_index(index)
         if hasattr(inner, "hnsw"):
             inner.hnsw.efSearch = _SEARCHED_NODES

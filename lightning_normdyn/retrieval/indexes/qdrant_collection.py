@@ -167,8 +167,8 @@ class QdrantCollection:
                 more = sorted(set(payload) - {"id"})
                 if more:
                     raise ValueError(
-                        f"name: {place} has payload besides the id ('{more[0]}'), which replacing it would lose; choose "
-                        "another name"
+                        f"name: {place} has payload besides the id ('{more[0]}'), which replacing it would lose; "
+                        "choose another name"
                     )
                 yield str(payload.get("id", point.id))
             if page is None:
