@@ -7,11 +7,12 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 from small_files import png, tar, write
 from torch.utils.data import DataLoader
 
 from lightning_normdyn.datasets import MalformedFileError
-from lightning_normdyn.datasets.formats import WebDataset, read_web_dataset
+from lightning_normdyn.datasets.formats import CaptionedImage, WebDataset, read_web_dataset
 from lightning_normdyn.datasets.formats.web_dataset import expand_shards
 
 
@@ -58,6 +59,20 @@ def test_a_seed_gives_another_order_in_each_pass_and_the_same_in_each_run(tmp_pa
     assert first == second
     assert len({tuple(order) for order in first}) > 1
     assert all(sorted(order) == sorted(first[0]) for order in first)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_take_another_order_in_each_pass_together(tmp_path, persistent):
+    loader = DataLoader(
+        WebDataset(shards(tmp_path, count=8, each=1), seed=1),
+        batch_size=None,
+        num_workers=2,
+        persistent_workers=persistent,
+        generator=torch.Generator().manual_seed(0),
+    )
+    passes = [keys(CaptionedImage(*one) for one in loader) for _ in range(3)]
+    assert len({tuple(order) for order in passes}) == 3
+    assert all(sorted(order) == [f"{shard}0" for shard in range(8)] for order in passes)
 
 
 def test_other_spellings(tmp_path):
@@ -145,6 +160,13 @@ def test_a_shard_that_ends_early_is_refused_wherever_it_ends(tmp_path, cut):
     assert keys(WebDataset(str(file))) == ["0", "1", "2"]
     write(file, content[:cut])
     with pytest.raises(MalformedFileError, match=r"a\.tar: expected a whole tar archive, got '.*' after .*; fetch"):
+        keys(WebDataset(str(file)))
+
+
+def test_joined_archives_are_refused(tmp_path):
+    file = tar(tmp_path / "a.tar", whole())
+    write(file, 2 * file.read_bytes())
+    with pytest.raises(MalformedFileError, match="got 'more content behind the end mark' after 2.txt"):
         keys(WebDataset(str(file)))
 
 
