@@ -23,6 +23,7 @@ def test_it_is_a_sequence_in_memory_and_after_pickling(tmp_path, texts):
     column = ArrowColumn[str](file, "text")
     assert len(column) == len(texts)
     assert list(column) == texts
+    assert column.empty_places() == [place for place, text in enumerate(texts) if not text]
     for found in (column, pickle.loads(pickle.dumps(column))):
         assert [found[place] for place in (0, 4095, 4096, 8999, -1, -9000)] == [
             texts[place] for place in (0, 4095, 4096, 8999, -1, -9000)
