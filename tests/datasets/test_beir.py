@@ -231,8 +231,8 @@ def test_a_corpus_on_disk_is_never_held_in_memory(tmp_path):
     found = read_beir(tmp_path, cache=tmp_path / "cache")
     for _ in range(count // 4):
         assert found.documents.texts[3] == text.strip()
-    peak = tracemalloc.get_traced_memory()[1]
     streamed = sum(len(one) for _, one in stream_beir_corpus(tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert streamed == len(text.strip()) * count
     assert peak < whole / 2, f"{peak / 1e6:.0f} of {whole / 1e6:.0f} MB"
