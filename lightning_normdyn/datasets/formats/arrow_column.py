@@ -75,8 +75,8 @@ class ArrowColumn(Sequence[Value], Generic[Value]):
         """Places of empty values, found without reading any value."""
         places: list[int] = []
         for end, chunk in zip(self._ends, self._chunks, strict=True):
-            inside = (pc.binary_length(chunk).to_numpy() == 0).nonzero()[0]
-            places += (inside + end - len(chunk)).tolist()
+            inside = pc.indices_nonzero(pc.equal(pc.binary_length(chunk), 0))
+            places += pc.add(inside.cast(pa.int64()), end - len(chunk)).to_pylist()
         return places
 
     def __getstate__(self) -> dict[str, Any]:
