@@ -32,7 +32,7 @@ def test_lengths_that_decide_are_found(embeddings, capsys) -> None:
     assert "carries relevance" in said
     with open("advice.json", encoding="utf-8") as file:
         found = json.load(file)
-    assert found["scores"]["dot"]["mean"] > found["scores"]["cosine"]["mean"] + 0.2
+    assert found["scores"]["dot"]["mean"] > found["scores"]["cosine"]["mean"] + 0.05
     assert found["queries"] == 120
     assert main(embeddings) == 0  # document i answers query i: the same pairs
     assert capsys.readouterr().out == said
