@@ -48,7 +48,7 @@ def sign_flip_test(
         ValueError: if the differences have another shape or are not finite.
 
     Example:
-        >>> gains = torch.tensor([[0.2, 0.1, 0.3, 0.1, 0.2, 0.2, 0.1, 0.3], [0.1, -0.1, 0.1, -0.1, 0.2, -0.2, 0.0, 0.0]])
+        >>> gains = torch.tensor([[0.2, 0.1, 0.3, 0.1, 0.2, 0.2, 0.1, 0.3], [0.1, -0.1, 0.1, -0.1, 0, 0, 0, 0]])
         >>> test = sign_flip_test(gains)
         >>> test.p_value < 0.05, bool(test.p_values[1] > 0.05)
         (True, True)

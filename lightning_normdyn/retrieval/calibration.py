@@ -1,4 +1,4 @@
-"""Whether norms help a ranking, by which exponent and by how much, with everything that was tried taken into account."""
+"""Whether norms help a ranking, by which exponent and by how much, given everything that was tried."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object
         raise ValueError(
             f"sweep: expected alphas [a] and values [a, n], got {tuple(alphas.shape)} and {tuple(values.shape)}"
         )
-    if len(alphas) < 2 or not (alphas.diff() > 0).all() or not (alphas.abs() < 1e-9).any():
+    if len(alphas) < 2 or not (alphas.diff() > 0).all() or not (alphas.abs() < 1e-6).any():
         raise ValueError(f"sweep: expected two or more ascending exponents, 0 among them, got {alphas.tolist()}")
     for column, labels in (strata or {}).items():
         if len(labels) != values.shape[1]:
