@@ -114,7 +114,9 @@ class _Likelihoods:
         own = parameters.expand(len(self._x), 2).clone().requires_grad_()
         with torch.enable_grad():
             (gradients,) = torch.autograd.grad(self(own).sum(), own, create_graph=True)
-            rows = [torch.autograd.grad(column.sum(), own, retain_graph=True)[0].sum(0) for column in gradients.unbind(1)]
+            rows = [
+                torch.autograd.grad(column.sum(), own, retain_graph=True)[0].sum(0) for column in gradients.unbind(1)
+            ]
         return gradients.detach(), -torch.stack(rows)
 
 
@@ -141,7 +143,8 @@ def _standard_errors(likelihoods: _Likelihoods, parameters: Tensor) -> Tensor:
     if float(torch.linalg.eigvalsh(information)[0]) <= _LEAST_INFORMATION * float(information.diagonal().abs().max()):
         return torch.full_like(parameters, torch.inf)
     inverse = torch.linalg.inv(information)
-    return (inverse @ (gradients.T @ gradients) @ inverse).diagonal().sqrt()
+    errors: Tensor = (inverse @ (gradients.T @ gradients) @ inverse).diagonal().sqrt()
+    return errors
 
 
 def _check(cosines: Tensor, norms: Tensor, relevance: Tensor) -> None:
@@ -152,6 +155,8 @@ def _check(cosines: Tensor, norms: Tensor, relevance: Tensor) -> None:
         )
     for name, x in (("cosines", cosines), ("norms", norms), ("relevance", relevance)):
         if not x.isfinite().all():
-            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity; leave those queries or documents out")
+            raise ValueError(
+                f"{name}: expected finite numbers, got NaN or infinity; leave those queries or documents out"
+            )
     if (norms < 0).any() or (relevance < 0).any():
         raise ValueError("norms, relevance: expected nothing negative; take embeddings.norm(dim=-1) and grades from 0")

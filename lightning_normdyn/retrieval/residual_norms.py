@@ -95,7 +95,8 @@ def _smooth(x: Tensor, y: Tensor) -> Tensor:
     if len(knots) < 2:
         return y.mean().expand_as(y)
     design = _linear_beyond(knots, x)
-    return design @ torch.linalg.lstsq(design, y.unsqueeze(1), driver="gelsd").solution.squeeze(1)
+    fitted: Tensor = design @ torch.linalg.lstsq(design, y.unsqueeze(1), driver="gelsd").solution.squeeze(1)
+    return fitted
 
 
 def _linear_beyond(knots: Tensor, x: Tensor) -> Tensor:
