@@ -36,7 +36,8 @@ def residual_norms(norms: Tensor, length: Tensor) -> Tensor:
         >>> bool(left.std() / left.mean() < 1e-6)
         True
     """
-    _check(norms, length)
+    _check("norms", norms, norms)
+    _check("length", length, norms)
     norms, longer = norms.detach().cpu().double(), length.detach().cpu().double().log1p()
     positive = norms > 0
     if not positive.any():
@@ -81,7 +82,7 @@ def length_norms(length: Tensor) -> Tensor:
         >>> length_norms(torch.tensor([0, 9]))
         tensor([ 1., 10.], dtype=torch.float64)
     """
-    _check(length, length)
+    _check("length", length, length)
     return 1 + length.detach().cpu().double()
 
 
@@ -110,9 +111,8 @@ def _linear_beyond(knots: Tensor, x: Tensor) -> Tensor:
     return inside + below * first + above * last
 
 
-def _check(norms: Tensor, length: Tensor) -> None:
-    for name, x in (("norms", norms), ("length", length)):
-        if x.ndim != 1 or x.shape != norms.shape:
-            raise ValueError(f"{name}: expected one number for each of {len(norms)} documents, got {tuple(x.shape)}")
-        if not x.isfinite().all() or (x < 0).any():
-            raise ValueError(f"{name}: expected finite numbers from 0 up, got others; leave those documents out")
+def _check(name: str, x: Tensor, like: Tensor) -> None:
+    if x.ndim != 1 or x.shape != like.shape:
+        raise ValueError(f"{name}: expected one number for each of {len(like)} documents, got {tuple(x.shape)}")
+    if not x.isfinite().all() or (x < 0).any():
+        raise ValueError(f"{name}: expected finite numbers from 0 up, got others; leave those documents out")

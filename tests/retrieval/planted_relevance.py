@@ -12,30 +12,37 @@ def directions(items, dim, generator):
     return x / x.norm(dim=1, keepdim=True)
 
 
-def planted(
-    seed, exponent, *, queries=300, documents=150, relevant=5, temperature=0.05, lengths=None, spread=0.4, dim=16
-):
-    """Cosines, norms and relevance: each query's documents are drawn by cos·|d|^exponent and Gumbel noise.
+def draw_relevance(weights, cosines, relevant, temperature, generator):
+    """The first documents of each query by ``cos · weight / temperature`` and Gumbel noise: 1, all others: 0."""
+    noise = -(-torch.rand(cosines.shape, generator=generator, dtype=torch.float64).log()).log()
+    first = (cosines * weights / temperature + noise).topk(relevant, dim=1).indices
+    return torch.zeros_like(cosines).scatter_(1, first, 1.0)
 
-    With ``lengths`` (a function of the generator) norms are what it gives.
-    """
+
+def planted(seed, exponent, *, queries=300, documents=150, relevant=5, temperature=0.05, spread=0.4, dim=16):
+    """Cosines, norms, and relevance that depends on norms by the exponent."""
     generator = torch.Generator().manual_seed(seed)
     cosines = directions(queries, dim, generator) @ directions(documents, dim, generator).T
-    normal = torch.randn(documents, generator=generator, dtype=torch.float64)
-    norms = (spread * normal).exp() if lengths is None else lengths
-    noise = -(-torch.rand(queries, documents, generator=generator, dtype=torch.float64).log()).log()
-    utility = cosines * norms.pow(exponent) / temperature + noise
-    relevance = torch.zeros_like(utility).scatter_(1, utility.topk(relevant, dim=1).indices, 1.0)
-    return cosines, norms, relevance
+    norms = (spread * torch.randn(documents, generator=generator, dtype=torch.float64)).exp()
+    return cosines, norms, draw_relevance(norms.pow(exponent), cosines, relevant, temperature, generator)
+
+
+def planted_length(seed, exponent, *, queries=200, documents=150, relevant=5, temperature=0.05, dim=16):
+    """Cosines, norms, lengths, and relevance that depends on length alone, which norms follow by its square root."""
+    generator = torch.Generator().manual_seed(seed)
+    cosines = directions(queries, dim, generator) @ directions(documents, dim, generator).T
+    lengths = (3.5 + 0.7 * torch.randn(documents, generator=generator, dtype=torch.float64)).exp().round()
+    own = (0.1 * torch.randn(documents, generator=generator, dtype=torch.float64)).exp()
+    weights = ((1 + lengths) / 33).pow(exponent)
+    return cosines, lengths.sqrt() * own, lengths, draw_relevance(weights, cosines, relevant, temperature, generator)
 
 
 def brute_sweep(cosines, norms, relevance, alphas=ALPHAS, k=10):
-    """NDCG of a full sort at every exponent."""
-    discount = 1 / torch.log2(torch.arange(relevance.shape[1], dtype=torch.float64) + 2)
-    discount[k:] = 0
-    ideal = (relevance.sort(1, descending=True).values * discount).sum(1)
+    """NDCG at every exponent, all documents scored again for each."""
+    discount = 1 / torch.log2(torch.arange(k, dtype=torch.float64) + 2)
+    ideal = (relevance.sort(1, descending=True).values[:, :k] * discount).sum(1)
     values = []
     for alpha in alphas:
-        order = (cosines * norms.pow(alpha)).argsort(1, descending=True)
-        values.append((relevance.gather(1, order) * discount).sum(1) / ideal)
+        best = (cosines * norms.pow(alpha)).topk(k, dim=1).indices
+        values.append((relevance.gather(1, best) * discount).sum(1) / ideal)
     return AlphaSweep(alphas, torch.stack(values), f"ndcg@{k}")
