@@ -11,10 +11,10 @@ from torch import Tensor
 from lightning_normdyn.core.geometry import safe_norm
 from lightning_normdyn.core.interval import Interval, bootstrap_intervals
 from lightning_normdyn.core.risk_coverage import RiskCoverage, area_under_risk_coverage, risk_coverage
-from lightning_normdyn.core.similarity import NORMALIZATIONS, similarity_scores
+from lightning_normdyn.core.similarity import rescale
+from lightning_normdyn.retrieval.top_k import exact_top_k
 
 BASELINE = "max_similarity"
-_ROWS = 1024
 
 
 class Confidence(NamedTuple):
@@ -113,16 +113,14 @@ def retrieval_confidences(queries: Tensor, documents: Tensor) -> dict[str, Tenso
     """
     if len(documents) < 2:
         raise ValueError(f"documents: expected two at least, for a margin, got {len(documents)}")
-    best = [
-        similarity_scores(part, documents, *NORMALIZATIONS["cosine"]).topk(2, dim=1) for part in queries.split(_ROWS)
-    ]
-    values = torch.cat([part.values for part in best])
-    top = safe_norm(documents)[torch.cat([part.indices[:, 0] for part in best])]
+    best = exact_top_k(rescale(queries, 1.0), rescale(documents, 1.0), 2)
+    first, second = best.scores.unbind(1)
+    top = safe_norm(documents)[best.indices[:, 0].to(documents.device)]
     return {
         **_both_ways("query_norm", safe_norm(queries)),
         **_both_ways("top_document_norm", top),
-        BASELINE: values[:, 0],
-        "margin": values[:, 0] - values[:, 1],
+        BASELINE: first,
+        "margin": first - second,
     }
 
 

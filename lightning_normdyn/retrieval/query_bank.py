@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.similarity import NORMALIZATIONS, similarity_scores
 
-_ROWS = 1024
+# Scores that are held at once, 64 MiB in float32.
+_MOST_AT_ONCE = 2**24
 
 
 def _cosines(queries: Tensor, documents: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class QueryBankNormalization:
         self._documents, self._beta = documents, beta
         self._log_sums = torch.full((len(documents),), -torch.inf, device=documents.device)
         self._activated = torch.zeros(len(documents), dtype=torch.bool, device=documents.device)
-        for part in bank.split(_ROWS):
+        for part in bank.split(_rows(len(documents))):
             cosines = _cosines(part, documents)
             self._log_sums = torch.logaddexp(self._log_sums.to(cosines), (beta * cosines).logsumexp(0))
             self._activated[cosines.argmax(1)] = True
@@ -83,7 +84,9 @@ class CrossDomainLocalScaling:
         if neighbours < 1:
             raise ValueError(f"neighbours: expected at least 1, got {neighbours}; the authors take 10")
         self._documents, self._neighbours = documents, neighbours
-        self._crowding = torch.cat([_nearest(_cosines(part, bank), neighbours) for part in documents.split(_ROWS)])
+        self._crowding = torch.cat(
+            [_nearest(_cosines(part, bank), neighbours) for part in documents.split(_rows(len(bank)))]
+        )
 
     def __call__(self, queries: Tensor) -> Tensor:
         """Scores of a block of queries ``[n, d]``, each on its own, ``[n, m]``."""
@@ -94,6 +97,10 @@ class CrossDomainLocalScaling:
 def _nearest(cosines: Tensor, neighbours: int) -> Tensor:
     """Mean of the largest few of every row."""
     return cosines.topk(min(neighbours, cosines.shape[1]), dim=1).values.mean(1)
+
+
+def _rows(width: int) -> int:
+    return max(1, _MOST_AT_ONCE // width)
 
 
 def _check(documents: Tensor, bank: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Calibration against loops, its verdicts, strata, and what it refuses."""
 
+import itertools
 import math
 
 import pytest
@@ -38,6 +39,36 @@ def test_held_out_gain_is_that_of_a_loop_over_folds():
         assert float(ALPHAS[best]) == float(found.choices[fold[query]])
     assert found.gains.tolist() == pytest.approx(expected)
     assert found.gain.value == pytest.approx(sum(expected) / 23)
+
+
+def cross_validated(alphas, gains, fold):
+    """Total gain of every query at the exponent that is best without its fold."""
+    total = 0.0
+    for query in range(len(fold)):
+        others = [at for at in range(len(fold)) if fold[at] != fold[query]]
+        sums = [sum(row[at] for at in others) for row in gains]
+        best = max(range(len(alphas)), key=lambda a: (sums[a], -abs(alphas[a])))
+        total += gains[best][query]
+    return total
+
+
+def test_the_p_value_is_that_of_all_sign_patterns_each_cross_validated():
+    alphas = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    for seed in range(3):
+        gains = torch.randn(3, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.5
+        gains[1] = 0
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(seed)).tolist()
+        fold = [[at % 2 for at in range(8)][at] for at in order]
+        generator = torch.Generator().manual_seed(seed)
+        found = held_out_gain(alphas, gains, folds=2, resamples=4000, generator=generator)
+        observed = cross_validated(alphas.tolist(), gains.tolist(), fold)
+        patterns = list(itertools.product((-1.0, 1.0), repeat=8))
+        flipped = [
+            cross_validated(alphas.tolist(), (gains * torch.tensor(signs, dtype=torch.float64)).tolist(), fold)
+            for signs in patterns
+        ]
+        expected = sum(one >= observed - 1e-9 for one in flipped) / len(patterns)
+        assert found.p_value == pytest.approx(expected, abs=0.03)
 
 
 def test_the_test_of_the_held_out_gain_keeps_its_level():

@@ -1,15 +1,18 @@
 """Residual norms against a spline in truncated powers by numpy; the report's verdicts and its three sweeps."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from planted_relevance import ALPHAS, brute_sweep, directions, draw_relevance
 
+from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.retrieval.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.confounds import confound_report, explain_gain
 from lightning_normdyn.retrieval.residual_norms import length_norms, rescaled, residual_norms
+from lightning_normdyn.retrieval.sweep import sweep_alpha
 
 
 def by_numpy(norms, length):
@@ -86,6 +89,24 @@ def test_the_report_says_in_its_first_line_that_it_is_length():
     assert found.length.alpha == pytest.approx(0.5, abs=0.1)
 
 
+def test_the_sweep_of_the_library_gives_what_brute_force_gives():
+    draw = torch.Generator().manual_seed(4)
+    queries, documents = torch.randn(40, 8, generator=draw), torch.randn(60, 8, generator=draw)
+    relevance = (torch.rand(40, 60, generator=draw) < 0.1).double()
+    relevance[:, 0] = 1
+    judgements = Judgements.of([(q, d, 1.0) for q, d in relevance.nonzero().tolist()])
+    lengths = documents.norm(dim=1).double().square()
+
+    def brute(vectors):
+        cosines = torch.cosine_similarity(queries.double().unsqueeze(1), vectors.double(), dim=2)
+        return brute_sweep(cosines, vectors.double().norm(dim=1), relevance)
+
+    found = confound_report(partial(sweep_alpha, queries, judgements=judgements), documents, lengths, resamples=50)
+    expected = confound_report(brute, documents, lengths, resamples=50)
+    assert found.sentence == expected.sentence
+    assert found.lost == pytest.approx(expected.lost)
+
+
 def test_without_a_gain_there_is_nothing_to_explain():
     sweep_of, documents, lengths = world(0.0)
     found = confound_report(sweep_of, documents, lengths, resamples=200)
@@ -126,5 +147,7 @@ def test_lengths_and_norms_are_refused_where_they_are_none():
         residual_norms(torch.ones(3), torch.ones(2))
     with pytest.raises(ValueError, match="length: expected finite"):
         length_norms(torch.tensor([-1.0]))
+    with pytest.raises(ValueError, match="covariates: expected one depth for each of 2"):
+        confound_report(lambda _: peaked(0, 0.1), torch.ones(2, 2), torch.ones(2), covariates={"depth": torch.ones(3)})
     with pytest.raises(ValueError, match="norms: expected one"):
         rescaled(torch.ones(2, 2), torch.ones(3))
