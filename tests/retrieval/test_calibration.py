@@ -113,6 +113,17 @@ def test_no_gain_looks_like_one():
     assert found.sentence.startswith("No gain")
 
 
+def test_the_interval_holds_no_exponent_unless_the_gain_is_significant():
+    ruled_out = 0
+    for seed in range(40):
+        one = sweep([0.35] * 12, noise=0.12, seed=seed)
+        found = calibrate(one, resamples=200)
+        bare = best_exponent(one.alphas, one.values, resamples=200).alpha
+        ruled_out += not found.significant and not bare.low <= 0 <= bare.high
+        assert found.significant or found.alpha_low <= 0 <= found.alpha_high
+    assert ruled_out  # by the bootstrap alone
+
+
 def test_rankings_that_no_exponent_changes_leave_the_exponent_open():
     found = calibrate(AlphaSweep(ALPHAS, torch.full((11, 20), 0.5), "ndcg@10"), resamples=100)
     assert (found.alpha, found.alpha_low, found.alpha_high) == (0, -1, 1)
