@@ -43,15 +43,19 @@ class Sized(Protocol):
 
 
 class _Placed(Dataset[tuple[int, Any]]):
-    """Inputs with their place."""
+    """Inputs with their place; texts from long to short, so that those encoded at once need little padding."""
 
     def __init__(self, inputs: Sequence[Any]) -> None:
         self.inputs = inputs
+        self.places: Sequence[int] = range(len(inputs))
+        if len(inputs) and isinstance(inputs[0], str):
+            self.places = sorted(self.places, key=[-len(text) for text in inputs].__getitem__)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, place: int) -> tuple[int, Any]:
+    def __getitem__(self, item: int) -> tuple[int, Any]:
+        place = self.places[item]
         return place, self.inputs[place]
 
 
@@ -60,7 +64,7 @@ class ContrastData(LightningDataModule):
 
     A training batch is ``{"queries", "documents", "query_ids", "document_ids"}`` and, where the source has any,
     ``"hard_negatives"`` (one after the other, those of the first pair first); texts stay lists of str, tensors are
-    stacked. An evaluation has two loaders, queries first, with batches ``{"places", "inputs"}``.
+    stacked. An evaluation has two loaders, queries first, with batches ``{"places", "inputs"}``; long texts come first.
 
     A family overrides :meth:`training_pairs` and :meth:`evaluation`.
 

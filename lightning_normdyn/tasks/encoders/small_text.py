@@ -81,7 +81,17 @@ class SmallTextEncoder(TextEncoder):
         return embeddings
 
     def _numbers(self, text: str) -> list[int]:
-        return [bucket % self.buckets + 1 for word in _WORD.findall(text) for bucket in _hashes(word)]
+        return [bucket % self.buckets + 1 for word in split_words(text) for bucket in _hashes(word)]
+
+
+def split_words(text: str) -> list[str]:
+    """What letters and digits form, the parts of CamelCase apart.
+
+    Example:
+        >>> split_words("Opens a ZipFile, see os.path2")
+        ['Opens', 'a', 'Zip', 'File', 'see', 'os', 'path', '2']
+    """
+    return _WORD.findall(text)
 
 
 @lru_cache(maxsize=1 << 18)
