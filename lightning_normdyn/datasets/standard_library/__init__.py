@@ -7,12 +7,17 @@ matplotlib and Pillow) may. Splits are decided by digests of names.
 
 from lightning_normdyn.datasets.standard_library.class_graph import class_graph
 from lightning_normdyn.datasets.standard_library.docstring_retrieval import docstring_retrieval
+from lightning_normdyn.datasets.standard_library.glyph_captions import glyph_caption_splits, glyph_captions
+from lightning_normdyn.datasets.standard_library.glyph_classes import glyph_classes
 from lightning_normdyn.datasets.standard_library.name_relatedness import name_relatedness
 from lightning_normdyn.datasets.standard_library.name_uses import name_uses
 
 __all__ = [
     "class_graph",
     "docstring_retrieval",
+    "glyph_caption_splits",
+    "glyph_captions",
+    "glyph_classes",
     "name_relatedness",
     "name_uses",
 ]

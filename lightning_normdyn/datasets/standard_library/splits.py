@@ -35,7 +35,7 @@ def split_groups(sizes: Mapping[str, int], *, share: float = 0.1) -> dict[str, S
     left: dict[Split, float] = {name: share * sum(sizes.values()) for name in ("test", "validation")}
     splits: dict[str, Split] = {}
     for group in in_digest_order(sizes):
-        split = next((name for name, room in left.items() if sizes[group] <= room), "train")
+        split: Split = next((name for name, room in left.items() if sizes[group] <= room), "train")
         splits[group] = split
         if split in left:
             left[split] -= sizes[group]

@@ -44,10 +44,10 @@ def part(docstring: str) -> Parted:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """The words of a text, lower-cased; two texts with the same words count as one.
+    r"""The words of a text, lower-cased; two texts with the same words count as one.
 
     Example:
-        >>> words_of("Same  as\\nself[i]!")
+        >>> words_of("Same  as\nself[i]!")
         ('same', 'as', 'self', 'i')
     """
     return tuple(_WORD.findall(text.lower()))
