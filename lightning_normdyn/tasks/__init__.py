@@ -1,7 +1,9 @@
 """Example tasks: data modules and Lightning modules whose norms are worth watching."""
 
+from lightning_normdyn.tasks.rag import Rag, RagData
 from lightning_normdyn.tasks.retrieval import Retrieval, RetrievalData
+from lightning_normdyn.tasks.sts import Sts, StsData
 from lightning_normdyn.tasks.token_contrast import TokenContrast
 from lightning_normdyn.tasks.token_pairs import TokenPairs
 
-__all__ = ["Retrieval", "RetrievalData", "TokenContrast", "TokenPairs"]
+__all__ = ["Rag", "RagData", "Retrieval", "RetrievalData", "Sts", "StsData", "TokenContrast", "TokenPairs"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.tasks.encoders.sentence_modules import Pooling, sentence_modules
 from lightning_normdyn.tasks.encoders.text import TextEncoder
+from lightning_normdyn.tasks.encoders.transformers_classes import transformers_classes
 
 
 class PretrainedTextEncoder(TextEncoder):
@@ -42,11 +43,13 @@ class PretrainedTextEncoder(TextEncoder):
             raise ValueError(f"pooling: expected one of {', '.join(_POOLED)}, got {pooling!r}")
         if max_length < 1:
             raise ValueError(f"max_length: expected a positive number of tokens, got {max_length}")
-        auto_model, auto_tokenizer = _transformers()
+        auto_model, auto_tokenizer = transformers_classes("AutoModel", "AutoTokenizer")
         stated = sentence_modules(model, pooling)
         self.pooling: Pooling = stated.pooling
         if stated.normalised:
-            warnings.warn(f"model: the final normalisation of {model} is left out, so that norms are free", stacklevel=2)
+            warnings.warn(
+                f"model: the final normalisation of {model} is left out, so that norms are free", stacklevel=2
+            )
         self.tokenizer = auto_tokenizer.from_pretrained(model)
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
@@ -99,16 +102,6 @@ def _last(hidden: Tensor, there: Tensor) -> Tensor:
 
 
 _POOLED: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "cls": _first, "max": _max, "last": _last}
-
-
-def _transformers() -> tuple[Any, Any]:
-    try:
-        from transformers import AutoModel, AutoTokenizer
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "transformers: expected it for a pretrained text model, found nothing; install lightning-normdyn[text]"
-        ) from error
-    return AutoModel, AutoTokenizer
 
 
 def _tokens_encoder(model: Any) -> Any:

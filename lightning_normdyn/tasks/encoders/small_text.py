@@ -9,6 +9,7 @@ from zlib import crc32
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from lightning_normdyn.tasks.encoders.text import TextEncoder
 
@@ -74,9 +75,10 @@ class SmallTextEncoder(TextEncoder):
         Args:
             words: as :meth:`tokenize` gives them.
         """
-        there = (words != _PADDING).unsqueeze(-1)
-        share = (self.weight(words).exp() * there) / there.sum(1, keepdim=True).clamp(min=1)
-        mean = (self.table(words) * share).sum(1)
+        there = words != _PADDING
+        share = self.weight(words).squeeze(-1).exp() * there / there.sum(1, keepdim=True).clamp(min=1)
+        # Never makes the embedding of every word of every text, which would take most of a step's time.
+        mean = embedding_bag(words, self.table.weight, per_sample_weights=share, mode="sum")
         embeddings: Tensor = mean + self.residual(mean)
         return embeddings
 

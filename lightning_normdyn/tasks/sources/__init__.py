@@ -4,6 +4,23 @@ Every source is a class that a config can name, with a method ``read()`` that gi
 :mod:`lightning_normdyn.datasets`; nothing is read before it is called.
 """
 
-from lightning_normdyn.tasks.sources.judged_texts import BeirFolder, JudgedTextsSource, StandardLibraryDocstrings
+from lightning_normdyn.tasks.sources.graded_pairs import GradedPairsSource, Sick, StandardLibraryNames, StsBenchmark
+from lightning_normdyn.tasks.sources.judged_texts import (
+    BeirFolder,
+    BrightFolder,
+    JudgedTextsSource,
+    StandardLibraryDocstrings,
+    StandardLibraryQuestions,
+)
 
-__all__ = ["BeirFolder", "JudgedTextsSource", "StandardLibraryDocstrings"]
+__all__ = [
+    "BeirFolder",
+    "BrightFolder",
+    "GradedPairsSource",
+    "JudgedTextsSource",
+    "Sick",
+    "StandardLibraryDocstrings",
+    "StandardLibraryNames",
+    "StandardLibraryQuestions",
+    "StsBenchmark",
+]
