@@ -4,8 +4,15 @@ Every source is a class that a config can name, with a method ``read()`` that gi
 :mod:`lightning_normdyn.datasets`; nothing is read before it is called.
 """
 
+from lightning_normdyn.tasks.sources.graded_pairs import GradedPairsSource, Sick, StandardLibraryNames, StsBenchmark
 from lightning_normdyn.tasks.sources.interactions import InteractionsSource, MovieLensFolder, StandardLibraryNameUses
-from lightning_normdyn.tasks.sources.judged_texts import BeirFolder, JudgedTextsSource, StandardLibraryDocstrings
+from lightning_normdyn.tasks.sources.judged_texts import (
+    BeirFolder,
+    BrightFolder,
+    JudgedTextsSource,
+    StandardLibraryDocstrings,
+    StandardLibraryQuestions,
+)
 from lightning_normdyn.tasks.sources.knowledge_graph import (
     KnowledgeGraphSource,
     StandardLibraryClassGraph,
@@ -14,12 +21,18 @@ from lightning_normdyn.tasks.sources.knowledge_graph import (
 
 __all__ = [
     "BeirFolder",
+    "BrightFolder",
+    "GradedPairsSource",
     "InteractionsSource",
     "JudgedTextsSource",
     "KnowledgeGraphSource",
     "MovieLensFolder",
+    "Sick",
     "StandardLibraryClassGraph",
     "StandardLibraryDocstrings",
     "StandardLibraryNameUses",
+    "StandardLibraryNames",
+    "StandardLibraryQuestions",
+    "StsBenchmark",
     "TripleFolder",
 ]
