@@ -4,6 +4,7 @@ from lightning_normdyn.tasks.contrast_data import ContrastData
 from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.kg import KnowledgeGraphCompletion, KnowledgeGraphData
 from lightning_normdyn.tasks.rag import Rag, RagData
+from lightning_normdyn.tasks.recsys import Recommendation, RecommendationData
 from lightning_normdyn.tasks.retrieval import Retrieval, RetrievalData
 from lightning_normdyn.tasks.sts import Sts, StsData
 from lightning_normdyn.tasks.token_contrast import TokenContrast
@@ -16,6 +17,8 @@ __all__ = [
     "KnowledgeGraphData",
     "Rag",
     "RagData",
+    "Recommendation",
+    "RecommendationData",
     "Retrieval",
     "RetrievalData",
     "Sts",
