@@ -11,6 +11,16 @@ from lightning_normdyn.core.gradient_scale import scale_gradient
 from lightning_normdyn.core.moments import RowMoments
 from lightning_normdyn.core.normalization_advice import NormalizationAdvice, recommend_normalization
 from lightning_normdyn.core.optimizers import equilibrium_rule
+from lightning_normdyn.core.ranking import (
+    RankedGrades,
+    grade_ranking,
+    hits_at,
+    map_at,
+    measure_named,
+    mrr_at,
+    ndcg_at,
+    recall_at,
+)
 from lightning_normdyn.core.rates import RateTrace
 from lightning_normdyn.core.rule import EquilibriumRule
 from lightning_normdyn.core.similarity import NORMALIZATIONS, similarity_scores
@@ -27,6 +37,7 @@ __all__ = [
     "NormBudget",
     "NormalizationAdvice",
     "RadialTangential",
+    "RankedGrades",
     "RateTrace",
     "RowMoments",
     "coefficient_of_variation",
@@ -37,9 +48,16 @@ __all__ = [
     "fisher_condition_number",
     "fit_log_log",
     "forecast_norm",
+    "grade_ranking",
+    "hits_at",
     "kernel_votes",
+    "map_at",
+    "measure_named",
+    "mrr_at",
+    "ndcg_at",
     "norm_budget",
     "norm_correlations",
+    "recall_at",
     "recommend_normalization",
     "relaxation_steps",
     "safe_norm",

@@ -7,6 +7,7 @@ from lightning_normdyn.datasets.judged_texts import JudgedTexts, Texts
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.datasets.knowledge_graph import KnowledgeGraph
 from lightning_normdyn.datasets.labelled_images import LabelledImages
+from lightning_normdyn.datasets.labelled_texts import LabelledTexts
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Judgements",
     "KnowledgeGraph",
     "LabelledImages",
+    "LabelledTexts",
     "MalformedFileError",
     "Problems",
     "Texts",

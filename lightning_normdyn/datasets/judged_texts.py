@@ -34,6 +34,7 @@ class JudgedTexts:
         judgements: split (``train``, ``validation``, ``test``) to its pairs; a split's queries are those it judges.
         covariates: name to one number a document, for tables of what norms go along with.
         answers: position of a query to the answers that count as right, where the source knows any.
+        excluded: split to pairs that a ranking must leave out, neither right nor wrong.
     """
 
     documents: Texts
@@ -41,3 +42,4 @@ class JudgedTexts:
     judgements: Mapping[str, Judgements]
     covariates: Mapping[str, Sequence[float]] = field(default_factory=dict)
     answers: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    excluded: Mapping[str, Judgements] = field(default_factory=dict)

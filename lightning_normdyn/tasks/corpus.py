@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_normdyn.tasks.docstrings import read_docstrings
+from lightning_normdyn.datasets.standard_library.docstrings import read_docstrings
 
 MIN_DISTINCT_WORDS = 50
 """In-batch negatives drawn from fewer words than this are mostly copies of the positive."""

@@ -1,0 +1,220 @@
+"""How well a ranking answers a query: trec_eval's measures, from graded ranks, one number a query."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Gain = Literal["linear", "exponential"]
+
+
+class RankedGrades(NamedTuple):
+    """What was judged of each query's ranking, and what the best ranking would have held.
+
+    Attributes:
+        grades: of the documents at ranks 1, 2, ..., float64 ``[n, k]``; 0 for irrelevant, unjudged and missing ones.
+        ideal: positive grades of each query, best first and zero beyond, float64 ``[n, j]``.
+        relevant: number of documents with a positive grade, found or not, int64 ``[n]``.
+    """
+
+    grades: Tensor
+    ideal: Tensor
+    relevant: Tensor
+
+
+def grade_ranking(
+    indices: Tensor,
+    judgements: tuple[Tensor, Tensor, Tensor],
+    n_queries: int | None = None,
+    *,
+    depth: int | None = None,
+) -> RankedGrades:
+    """Looks up the grade of every ranked document.
+
+    Args:
+        indices: documents by position, best first, ``[n, k]``; negative ones stand for ranks that nothing took.
+        judgements: query, document and grade of each judged pair, each ``[p]`` and no pair twice; grades below 0
+            count as 0, as trec_eval has it.
+        n_queries: how many queries there are, to hold the ranking against.
+        depth: how many of the best grades to keep of each query: the largest rank that :func:`ndcg_at` is asked for.
+            All if left out.
+
+    Returns:
+        The record, on the device of ``indices``.
+
+    Raises:
+        ValueError: if something has the wrong shape, or a pair is judged twice or its query is none of the ranking's.
+
+    Example:
+        >>> judgements = (torch.tensor([0, 0, 1]), torch.tensor([2, 3, 0]), torch.tensor([2.0, 1.0, 0.0]))
+        >>> ranked = grade_ranking(torch.tensor([[3, 1], [0, 1]]), judgements)
+        >>> ranked.grades.tolist(), ranked.ideal.tolist(), ranked.relevant.tolist()
+        ([[1.0, 0.0], [0.0, 0.0]], [[2.0, 1.0], [0.0, 0.0]], [2, 0])
+    """
+    if indices.ndim != 2 or indices.is_floating_point():
+        raise ValueError(f"indices: expected integers [n, k], got {indices.dtype} {tuple(indices.shape)}")
+    n = len(indices) if n_queries is None else n_queries
+    if len(indices) != n:
+        raise ValueError(f"indices: expected a row for each of {n} queries, got {len(indices)}")
+    if depth is not None and depth < 1:
+        raise ValueError(f"depth: expected a rank from 1 up, got {depth}")
+    queries, documents, grades = _checked(judgements, n, indices.device)
+    last = max(int(part.max()) if part.numel() else 0 for part in (documents, indices)) + 1
+    keys, order = (queries * last + documents).sort()
+    if (keys[1:] == keys[:-1]).any():
+        twice = int(keys[1:][keys[1:] == keys[:-1]][0])
+        raise ValueError(
+            f"judgements: expected each pair once, got query {twice // last} with document {twice % last} again; "
+            "keep the grade that counts"
+        )
+    positive = grades.clamp(min=0)
+    found = _look_up(indices, keys, positive[order], last)
+    return RankedGrades(found, *_ideal(queries, positive, n, depth))
+
+
+def ndcg_at(ranked: RankedGrades, k: int, *, gain: Gain = "linear") -> Tensor:
+    """Discounted cumulative gain over that of the best ranking: ``sum_i g_i / log2(1 + i)`` for ranks ``i <= k``.
+
+    Args:
+        ranked: of :func:`grade_ranking`.
+        k: how many ranks count.
+        gain: ``linear`` takes grades as they are, as trec_eval's ndcg_cut does; ``exponential`` takes ``2^g - 1``.
+
+    Returns:
+        ``[n]`` in float64; NaN for a query that nothing is relevant to.
+
+    Example:
+        >>> ranked = RankedGrades(torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([1]))
+        >>> round(float(ndcg_at(ranked, 2)), 4)
+        0.6309
+    """
+    if gain not in ("linear", "exponential"):
+        raise ValueError(f"gain: expected 'linear' or 'exponential', got {gain!r}")
+    return _where_relevant(_discounted(_top(ranked.grades, k), gain) / _discounted(ranked.ideal[:, :k], gain), ranked)
+
+
+def mrr_at(ranked: RankedGrades, k: int) -> Tensor:
+    """One over the rank of the first relevant document, 0 if it is not among the first ``k``; ``[n]`` or NaN."""
+    relevant = _top(ranked.grades, k) > 0
+    ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device, dtype=torch.float64)
+    best = (relevant / ranks).amax(1) if relevant.shape[1] else ranks.new_zeros(len(relevant))
+    return _where_relevant(best, ranked)
+
+
+def recall_at(ranked: RankedGrades, k: int) -> Tensor:
+    """Share of the relevant documents among the first ``k``; ``[n]``, NaN where nothing is relevant."""
+    return _where_relevant((_top(ranked.grades, k) > 0).sum(1) / ranked.relevant.double(), ranked)
+
+
+def map_at(ranked: RankedGrades, k: int) -> Tensor:
+    """Average precision: that at each relevant rank up to ``k``, summed, over all that is relevant; ``[n]`` or NaN.
+
+    Example:
+        >>> ranked = RankedGrades(torch.tensor([[1.0, 0.0, 1.0]]), torch.ones(1, 3), torch.tensor([3]))
+        >>> round(float(map_at(ranked, 3)), 4)  # (1 + 2/3) / 3
+        0.5556
+    """
+    relevant = (_top(ranked.grades, k) > 0).double()
+    ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
+    return _where_relevant((relevant.cumsum(1) / ranks * relevant).sum(1) / ranked.relevant, ranked)
+
+
+def hits_at(ranked: RankedGrades, k: int) -> Tensor:
+    """1 if anything relevant is among the first ``k``, else 0 (trec_eval's success); ``[n]``, NaN as above."""
+    return _where_relevant((_top(ranked.grades, k) > 0).any(1).double(), ranked)
+
+
+MEASURES: dict[str, Callable[..., Tensor]] = {
+    "ndcg": ndcg_at,
+    "mrr": mrr_at,
+    "recall": recall_at,
+    "map": map_at,
+    "hits": hits_at,
+}
+
+
+class Measure(NamedTuple):
+    """A measure with its rank: ``of`` takes :class:`RankedGrades` to ``[n]``, ``depth`` is how many ranks it sees."""
+
+    of: Callable[[RankedGrades], Tensor]
+    depth: int
+
+
+def measure_named(name: str) -> Measure:
+    """The measure of a name such as ``ndcg@10``, ``mrr@10``, ``recall@100``, ``map@100`` or ``hits@1``.
+
+    Raises:
+        ValueError: if it has not that form.
+
+    Example:
+        >>> measure_named("recall@100").depth
+        100
+    """
+    kind, _, rank = name.partition("@")
+    if kind not in MEASURES or not rank.isdecimal() or int(rank) < 1:
+        raise ValueError(f"measure: expected one of {', '.join(MEASURES)} with a rank, as in 'ndcg@10', got {name!r}")
+    return Measure(partial(MEASURES[kind], k=int(rank)), int(rank))
+
+
+def _checked(judgements: tuple[Tensor, Tensor, Tensor], n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    queries, documents, grades = (column.to(device) for column in judgements)
+    if not queries.shape == documents.shape == grades.shape or queries.ndim != 1:
+        shapes = ", ".join(str(tuple(column.shape)) for column in (queries, documents, grades))
+        raise ValueError(f"judgements: expected query, document and grade of each pair, each [p], got {shapes}")
+    if queries.numel() and not 0 <= int(queries.min()) <= int(queries.max()) < n:
+        least, most = int(queries.min()), int(queries.max())
+        raise ValueError(
+            f"judgements: expected queries by position, 0 to {n - 1}, got {least} to {most}; number them as the rows "
+            "of the ranking"
+        )
+    if documents.numel() and int(documents.min()) < 0:
+        raise ValueError(f"judgements: expected documents by position, from 0 up, got {int(documents.min())}")
+    if not grades.isfinite().all():
+        raise ValueError("judgements: expected finite grades, got NaN or infinite ones")
+    return queries.long(), documents.long(), grades.double()
+
+
+def _look_up(indices: Tensor, keys: Tensor, grades: Tensor, last: int) -> Tensor:
+    """Grades of documents ``[n, k]`` among pairs sorted by ``query * last + document``."""
+    if not keys.numel():
+        return torch.zeros(indices.shape, dtype=torch.float64, device=indices.device)
+    wanted = torch.arange(len(indices), device=indices.device).unsqueeze(1) * last + indices
+    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    found: Tensor = grades[place] * ((keys[place] == wanted) & (indices >= 0))
+    return found
+
+
+def _ideal(queries: Tensor, grades: Tensor, n: int, depth: int | None) -> tuple[Tensor, Tensor]:
+    queries, grades = queries[grades > 0], grades[grades > 0]
+    relevant = torch.bincount(queries, minlength=n)
+    by_grade = grades.argsort(descending=True)
+    order = by_grade[queries[by_grade].argsort(stable=True)]
+    queries, grades = queries[order], grades[order]
+    rank = torch.arange(len(queries), device=queries.device) - (relevant.cumsum(0) - relevant)[queries]
+    width = int(relevant.max()) if n else 0
+    width = width if depth is None else min(width, depth)
+    ideal = grades.new_zeros(n, width)
+    kept = rank < width
+    ideal[queries[kept], rank[kept]] = grades[kept]
+    return ideal, relevant
+
+
+def _top(grades: Tensor, k: int) -> Tensor:
+    if k < 1:
+        raise ValueError(f"k: expected a rank from 1 up, got {k}")
+    return grades[:, :k]
+
+
+def _discounted(grades: Tensor, gain: Gain) -> Tensor:
+    gains = grades if gain == "linear" else torch.expm1(grades * math.log(2))
+    ranks = torch.arange(2, grades.shape[1] + 2, device=grades.device, dtype=torch.float64)
+    return (gains / ranks.log2()).sum(1)
+
+
+def _where_relevant(values: Tensor, ranked: RankedGrades) -> Tensor:
+    return values.where(ranked.relevant > 0, torch.nan)

@@ -1,0 +1,71 @@
+"""Ids and texts, kept in memory or in a file that later runs open again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lightning_normdyn.datasets.formats.arrow_column import ArrowColumn, write_columns
+from lightning_normdyn.datasets.formats.lines import File
+from lightning_normdyn.datasets.judged_texts import Texts
+from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+
+_LAYOUT = 1
+"""Raised when texts of the same source would come out otherwise, so that old files are not taken for new ones."""
+
+
+def load_texts(
+    pairs: Iterable[tuple[str, str]],
+    *,
+    source: Iterable[File],
+    kind: str,
+    problems: Problems,
+    cache: File | None = None,
+) -> Texts:
+    """Takes ``(id, text)`` pairs, whose reader has refused repeated ids, and counts empty texts.
+
+    Args:
+        pairs: iterated once, and not at all where the cache has them already.
+        source: the files that the pairs come from; the cache is made anew when one changes.
+        kind: what a text is, for names and messages: ``"documents"``.
+        problems: where empty texts are counted; they are kept.
+        cache: a folder for an Arrow file of them; ids are held in memory all the same.
+    """
+    if cache is None:
+        listed = list(pairs)
+        texts = Texts([id for id, _ in listed], [text for _, text in listed])
+    else:
+        file = Path(cache) / f"{kind}-{_fingerprint(source)}.arrow"
+        if not file.exists():
+            write_columns(file, pairs, id=str, text=str)
+        texts = Texts(list(ArrowColumn[str](file, "id")), ArrowColumn[str](file, "text"))
+    for id, text in zip(texts.ids, texts.texts, strict=True):
+        if not text:
+            problems.count(f"empty {kind}, kept as empty texts", line=f"id {id}")
+    return texts
+
+
+def _fingerprint(source: Iterable[File]) -> str:
+    said = [str(_LAYOUT)]
+    for file in source:
+        found = Path(file).resolve()
+        state = found.stat()
+        said.append(f"{found}|{state.st_size}|{state.st_mtime_ns}")
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+
+
+def refuse_repeated(rows: Iterable[tuple[File, int, str, str]]) -> Iterator[tuple[str, str]]:
+    """Passes ``(id, text)`` of rows ``(file, line, id, text)`` on while no id comes twice.
+
+    Raises:
+        MalformedFileError: while reading, if one does.
+    """
+    seen = set()
+    for file, line, id, text in rows:
+        if id in seen:
+            raise MalformedFileError(
+                file, line, "an id that occurs once", f"'{id}' again", "keep one of the two or rename it"
+            )
+        seen.add(id)
+        yield id, text

@@ -1,0 +1,135 @@
+"""Images with captions: a table beside image files, or Parquet with the images in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lightning_normdyn.datasets.captioned_images import CaptionedImages
+from lightning_normdyn.datasets.formats.arrow_column import ArrowColumn, write_columns
+from lightning_normdyn.datasets.formats.fingerprint import fingerprint
+from lightning_normdyn.datasets.formats.found import find_file
+from lightning_normdyn.datasets.formats.lines import File
+from lightning_normdyn.datasets.formats.parquet import read_parquet, text_in
+from lightning_normdyn.datasets.formats.picture import EncodedImages, ImageFiles, open_image
+from lightning_normdyn.datasets.formats.rows import read_columns
+from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+
+_TABLES = ("metadata.csv", "captions.csv", "metadata.tsv", "captions.tsv")
+
+
+def read_image_text(
+    path: File,
+    *,
+    image_column: str = "image",
+    caption_column: str = "caption",
+    group_column: str | None = None,
+    check_images: bool = True,
+    cache: File | None = None,
+) -> CaptionedImages:
+    """Reads captioned images; broken and missing ones are left out with their captions, and reported.
+
+    Args:
+        path: a ``.csv`` or ``.tsv`` file, plain or ``.gz``, whose column of images names files relative to its folder;
+            a ``.parquet`` file whose column holds encoded images (bytes, or ``{bytes, path}`` as Hugging Face writes
+            them); or a folder with ``metadata.csv`` or ``captions.csv``, or else with Parquet files, read in the order
+            of their names.
+        image_column: name of the column of images.
+        caption_column: of captions; empty ones are kept and reported.
+        group_column: of what may not be split between training and evaluation; each image its own if left out.
+        check_images: whether each image is opened once now. Otherwise a broken one raises when it is taken; missing
+            files are found either way.
+        cache: a folder for an Arrow file of Parquet's images, which then stay on disk and are opened from there.
+
+    Raises:
+        MalformedFileError: if a file is missing or does not hold what it should, or no image is left.
+    """
+    wanted = _Wanted(image_column, caption_column, group_column, check_images)
+    problems = Problems(path)
+    table, parquet = _find(Path(path))
+    images = _from_table(table, wanted, problems) if table else _from_parquet(parquet, wanted, problems, cache)
+    if not len(images):
+        raise MalformedFileError(path, None, "images that can be opened", str(problems.counts or "none"))
+    for number, caption in enumerate(images.captions, start=1):
+        if not caption.strip():
+            problems.count("empty captions, kept", line=f"image {number}")
+    problems.report()
+    return images
+
+
+class _Wanted:
+    """Names of the columns, and whether images are opened to see that they can be."""
+
+    def __init__(self, image: str, caption: str, group: str | None, check: bool) -> None:
+        self.columns = [image, caption] if group is None else [image, caption, group]
+        self.image, self.caption, self.group = image, caption, group
+        self.check = check
+
+    def accepts(self, source: bytes | Path, name: str, problems: Problems) -> bool:
+        """Tells whether an image can be used, and counts it if not."""
+        try:
+            if self.check:
+                open_image(source, name=name)
+        except MalformedFileError:
+            problems.count("broken images, left out with their captions", line=name)
+            return False
+        return True
+
+
+def _find(path: Path) -> tuple[Path | None, Sequence[Path]]:
+    if not path.is_dir():
+        return (None, [path]) if path.suffix == ".parquet" else (path, [])
+    table = find_file(path, *_TABLES)
+    parquet = sorted(path.glob("*.parquet"))
+    if table is None and not parquet:
+        raise MalformedFileError(path, None, f"one of {', '.join(_TABLES)}, or Parquet files", "none")
+    return table, parquet
+
+
+def _from_table(table: Path, wanted: _Wanted, problems: Problems) -> CaptionedImages:
+    files, captions, groups = [], [], []
+    for line, (name, caption, *group) in read_columns(table, *wanted.columns):
+        file = table.parent / name.strip()
+        if not name.strip():
+            raise MalformedFileError(table, line, f"a file name in column '{wanted.image}'", "an empty cell")
+        if not file.is_file():
+            problems.count("missing images, left out with their captions", line=line)
+        elif wanted.accepts(file, str(file), problems):
+            files.append(file)
+            captions.append(caption)
+            groups.append(group[0] if group else name.strip())
+    return CaptionedImages(ImageFiles(files), captions, groups)
+
+
+def _from_parquet(files: Sequence[Path], wanted: _Wanted, problems: Problems, cache: File | None) -> CaptionedImages:
+    names: list[str] = []
+    if cache is None:
+        rows = list(_parquet_rows(files, wanted, problems))
+        encoded: Sequence[bytes] = [row[0] for row in rows]
+        captions, groups, names = ([row[place] for row in rows] for place in (1, 2, 3))
+    else:
+        said = fingerprint(files, "images", *map(str, wanted.columns), str(wanted.check))
+        file = Path(cache) / f"images-{said}.arrow"
+        if not file.exists():
+            write_columns(
+                file, _parquet_rows(files, wanted, problems), image=bytes, caption=str, group=str, name=str
+            )
+        encoded = ArrowColumn[bytes](file, "image")
+        captions, groups, names = (list(ArrowColumn[str](file, name)) for name in ("caption", "group", "name"))
+    return CaptionedImages(EncodedImages(encoded, names), captions, groups)
+
+
+def _parquet_rows(
+    files: Sequence[Path], wanted: _Wanted, problems: Problems
+) -> Iterator[tuple[bytes, str, str, str]]:
+    for file, row, (image, caption, *group) in read_parquet(files, *wanted.columns):
+        name = f"{file}, row {row}"
+        encoded = image.get("bytes") if isinstance(image, dict) else image
+        if encoded is None:
+            problems.count("missing images, left out with their captions", line=name)
+            continue
+        if not isinstance(encoded, bytes):
+            raise MalformedFileError(file, row, f"encoded images in column '{wanted.image}'", repr(image)[:80])
+        if wanted.accepts(encoded, name, problems):
+            said = text_in(file, row, wanted.caption, caption)
+            yield encoded, said, text_in(file, row, str(wanted.group), group[0]) if group else name, name

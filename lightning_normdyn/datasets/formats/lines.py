@@ -1,0 +1,83 @@
+"""Lines of a UTF-8 file, plain or gzipped, one at a time."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from lightning_normdyn.datasets.problems import MalformedFileError
+
+File = str | os.PathLike[str]
+
+_BOM = "\ufeff"
+
+
+class Line(NamedTuple):
+    """A line and where it stands.
+
+    Attributes:
+        number: counted from 1, blank lines included.
+        text: without the line's end.
+    """
+
+    number: int
+    text: str
+
+
+def read_lines(file: File, *, encoding: str = "utf-8", keep_blank: bool = False) -> Iterator[Line]:
+    r"""Reads the lines of a file; CRLF and a byte-order mark do no harm.
+
+    Lines end at ``\n`` alone: other characters that Unicode calls line ends occur inside texts.
+
+    Args:
+        file: plain, or gzipped if its name ends in ``.gz``.
+        encoding: of the text.
+        keep_blank: whether lines without any sign but spaces are passed on.
+
+    Raises:
+        MalformedFileError: while reading, if the file is missing or a folder, is not in that encoding, or is gzipped
+            and broken or cut short.
+    """
+    with open_file(file) as stream:
+        number = 0
+        try:
+            for number, data in enumerate(stream, start=1):
+                text = _decode(file, number, data, encoding).rstrip("\r\n")
+                if keep_blank or text.strip(" "):
+                    yield Line(number, text)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise MalformedFileError(
+                file, number + 1, "a whole gzip file", f"'{error}'", "fetch the file again"
+            ) from None
+
+
+def open_file(file: File) -> IO[bytes]:
+    """Opens a file for its bytes, unzipped if its name ends in ``.gz``.
+
+    Raises:
+        MalformedFileError: if it is missing or a folder.
+    """
+    path = Path(file)
+    if path.is_dir():
+        raise MalformedFileError(file, None, "a file", "a folder", "name the file inside it")
+    if not path.exists():
+        raise MalformedFileError(file, None, "a file", "nothing of that name", "check the path")
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def _decode(file: File, number: int, data: bytes, encoding: str) -> str:
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise MalformedFileError(
+            file,
+            number,
+            f"{encoding.upper()} text",
+            f"byte 0x{data[error.start]:02x} in column {error.start + 1}",
+            "convert the file first",
+        ) from None
+    return text.removeprefix(_BOM) if number == 1 else text

@@ -1,0 +1,109 @@
+"""MS MARCO training triples, streamed (arXiv 1611.09268)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch.utils.data import IterableDataset
+
+from lightning_normdyn.datasets.formats.cached_texts import load_texts, refuse_repeated
+from lightning_normdyn.datasets.formats.lines import File, read_lines
+from lightning_normdyn.datasets.formats.rows import Row, check_width, read_rows
+from lightning_normdyn.datasets.formats.share import check_ranks, own_share
+from lightning_normdyn.datasets.judged_texts import Texts
+from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+
+
+class TextTriple(NamedTuple):
+    """A query, a passage that answers it, and one that does not."""
+
+    query: str
+    positive: str
+    negative: str
+
+
+class MsMarcoTriples(IterableDataset[TextTriple]):
+    """Triples of a TSV file of any size, of texts or of ids.
+
+    Of the rows, each worker of each rank reads every so-many-th, so that all of them together read each row once.
+
+    Args:
+        triples: ``triples.train.*.tsv[.gz]`` with texts, or ``qidpidtriples.*.tsv[.gz]`` with ids.
+        queries: ``queries.*.tsv[.gz]``, id and text, if triples hold ids.
+        collection: ``collection.tsv[.gz]``, id and passage, if triples hold ids.
+        cache: a folder for an Arrow file of the collection, whose passages then stay on disk.
+        rank: of this process.
+        ranks: number of processes.
+
+    Raises:
+        MalformedFileError: if a file does not hold what it should; of triples while they are read. Triples with an
+            unknown id are left out and counted in a warning at the end.
+        ValueError: if only one of ``queries`` and ``collection`` is given, or ``rank`` is out of range.
+    """
+
+    def __init__(
+        self,
+        triples: File,
+        *,
+        queries: File | None = None,
+        collection: File | None = None,
+        cache: File | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        super().__init__()
+        if (queries is None) != (collection is None):
+            raise ValueError("queries: triples of ids need both queries and collection, and those of texts neither")
+        check_ranks(rank, ranks)
+        self.triples, self.rank, self.ranks = triples, rank, ranks
+        self.queries = self.passages = None
+        if queries is not None and collection is not None:
+            problems = Problems(collection)
+            self.queries = _ById(_read_texts(queries, "queries", None, problems))
+            self.passages = _ById(_read_texts(collection, "passages", cache, problems))
+            problems.report()
+
+    def __iter__(self) -> Iterator[TextTriple]:
+        share = own_share(self.rank, self.ranks)
+        problems = Problems(self.triples)
+        for place, row in enumerate(read_rows(self.triples, delimiter="\t")):
+            check_width(self.triples, row, 3)
+            if share.holds(place):
+                triple = self._texts_of(row, problems)
+                if triple is not None:
+                    yield triple
+        problems.report()
+
+    def _texts_of(self, row: Row, problems: Problems) -> TextTriple | None:
+        if self.queries is None or self.passages is None:
+            if not all(cell.strip() for cell in row.cells):
+                problems.count("triples with an empty text, kept", line=row.line)
+            return TextTriple(*row.cells)
+        query = self.queries.find(row.cells[0])
+        positive, negative = (self.passages.find(cell) for cell in row.cells[1:])
+        if query is None or positive is None or negative is None:
+            problems.count("triples with an unknown id, left out", line=row.line)
+            return None
+        return TextTriple(query, positive, negative)
+
+
+class _ById:
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts.texts
+        self._places = {id: place for place, id in enumerate(texts.ids)}
+
+    def find(self, id: str) -> str | None:
+        place = self._places.get(id.strip())
+        return None if place is None else self._texts[place]
+
+
+def _read_texts(file: File, kind: str, cache: File | None, problems: Problems) -> Texts:
+    def rows() -> Iterator[tuple[File, int, str, str]]:
+        for number, line in read_lines(file):
+            id, tab, text = line.partition("\t")
+            if not tab:
+                raise MalformedFileError(file, number, "an id, a tab and a text", repr(line[:60]))
+            yield file, number, id.strip(), text
+
+    return load_texts(refuse_repeated(rows()), source=[file], kind=kind, problems=problems, cache=cache)

@@ -1,0 +1,113 @@
+"""The STS benchmark and what is laid out like it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lightning_normdyn.datasets.formats.found import find_splits
+from lightning_normdyn.datasets.formats.lines import File
+from lightning_normdyn.datasets.formats.rows import Row, check_width, read_number, read_rows
+from lightning_normdyn.datasets.graded_pairs import GradedPairs
+from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+
+_ORIGINAL_COLUMNS = 7
+
+
+class GradedPair(NamedTuple):
+    """A row of a similarity set."""
+
+    first: str
+    second: str
+    grade: float
+
+
+def read_sts(folder: File) -> dict[str, GradedPairs]:
+    """Reads ``train``, ``dev`` and ``test`` files, ``.tsv`` or ``.csv``, plain or ``.gz``, with or without ``sts-``.
+
+    Three layouts are told apart by the first row: columns named ``sentence1``, ``sentence2`` and ``score`` among
+    others, as in GLUE; the original one without names (seven columns or more, the score fifth, then the sentences);
+    sentence, sentence and score alone. A split without a score column, as GLUE's test, is left out and reported.
+
+    Returns:
+        Split (``train``, ``validation``, ``test``) to its pairs; grades in the unit of the source, 0 to 5.
+
+    Raises:
+        MalformedFileError: if a file does not hold what it should.
+    """
+    problems = Problems(folder)
+    pairs = {}
+    for split, file in find_splits(folder, endings=(".tsv", ".csv"), prefixes=("", "sts-", "sts_")).items():
+        if _has_scores(file):
+            pairs[split] = graded_pairs(_read(file), problems, split)
+        else:
+            problems.count("splits without a score, left out", line=file.name)
+    if not pairs:
+        raise MalformedFileError(folder, None, "a column 'score' in some split", "none")
+    problems.report()
+    return pairs
+
+
+def graded_pairs(rows: Iterable[GradedPair], problems: Problems, split: str) -> GradedPairs:
+    """Takes rows as a split, and counts those with an empty sentence, which are kept."""
+    listed = list(rows)
+    for number, row in enumerate(listed, start=1):
+        if not (row.first.strip() and row.second.strip()):
+            problems.count("pairs with an empty sentence, kept", line=f"pair {number} of {split}")
+    grades = torch.tensor([row.grade for row in listed], dtype=torch.float32)
+    return GradedPairs([row.first for row in listed], [row.second for row in listed], grades)
+
+
+def _has_scores(file: Path) -> bool:
+    header = next(read_rows(file), None)
+    return header is None or "sentence1" not in header.cells or "score" in header.cells
+
+
+def _read(file: Path) -> Iterator[GradedPair]:
+    rows = read_rows(file)
+    first = next(rows, None)
+    if first is None:
+        raise MalformedFileError(file, 1, "pairs of sentences", "an empty file")
+    width = len(first.cells)
+    if "sentence1" in first.cells:
+        places = _named(file, first)
+    else:
+        places = _unnamed(file, first)
+        yield _pair(file, first, places)
+    for row in rows:
+        if places == (5, 6, 4) and len(row.cells) >= _ORIGINAL_COLUMNS:
+            # Its rows end in none to two columns that name the source.
+            yield _pair(file, row, places)
+        else:
+            check_width(file, row, width)
+            yield _pair(file, row, places)
+
+
+def _named(file: Path, header: Row) -> tuple[int, int, int]:
+    names = ("sentence1", "sentence2", "score")
+    missing = [name for name in names if name not in header.cells]
+    if missing:
+        raise MalformedFileError(file, header.line, f"a column '{missing[0]}'", f"the columns {header.cells}")
+    first, second, score = map(list(header.cells).index, names)
+    return first, second, score
+
+
+def _unnamed(file: Path, row: Row) -> tuple[int, int, int]:
+    if len(row.cells) == 3:
+        return 0, 1, 2
+    if len(row.cells) >= _ORIGINAL_COLUMNS:
+        return 5, 6, 4
+    raise MalformedFileError(
+        file,
+        row.line,
+        "columns named sentence1, sentence2 and score, or three columns, or seven and more",
+        f"{len(row.cells)} columns",
+    )
+
+
+def _pair(file: Path, row: Row, places: tuple[int, int, int]) -> GradedPair:
+    first, second, score = (row.cells[place] for place in places)
+    return GradedPair(first, second, read_number(file, row.line, "a score", score))
