@@ -1,7 +1,7 @@
 """Example tasks: data modules and Lightning modules whose norms are worth watching."""
 
-from lightning_normdyn.tasks.retrieval import Retrieval, RetrievalData
+#from lightning_normdyn.tasks.retrieval import Retrieval, RetrievalData
 from lightning_normdyn.tasks.token_contrast import TokenContrast
 from lightning_normdyn.tasks.token_pairs import TokenPairs
 
-__all__ = ["Retrieval", "RetrievalData", "TokenContrast", "TokenPairs"]
+__all__ = ["TokenContrast", "TokenPairs"]

@@ -94,6 +94,10 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         """
         raise NotImplementedError
 
+    def own_measures(self, encoded: Encoded) -> dict[str, Tensor]:
+        """:meth:`measures` under the similarity that trains."""
+        return self.measures(encoded, self.trained_exponents)
+
     @property
     def trained_exponents(self) -> Exponents:
         """The exponents of the similarity that trains, as numbers."""
@@ -136,7 +140,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         self.encoded = encoded = self._take_encoded("validation" if stage == "val" else "test")
         if not len(encoded.judgements.relevant().grades):
             return  # a few batches of a trial run need not hold a query together with its document
-        values = {name: value.nanmean() for name, value in self.measures(encoded, self.trained_exponents).items()}
+        values = {name: value.nanmean() for name, value in self.own_measures(encoded).items()}
         norms = encoded.relevance_norms()
         values["relevant_norm"] = norms.relevant.mean()
         if len(norms.irrelevant):

@@ -34,12 +34,15 @@ class Encoded(NamedTuple):
         documents: ``[m, d]``.
         judgements: pairs of positions in the two.
         excluded: pairs that no ranking may show, such as facts that are true as well; their grades say nothing.
+        episodes: how many equal parts, one after the other, queries and documents are made of, where a query's
+            candidates are the documents of its own part alone.
     """
 
     queries: Tensor
     documents: Tensor
     judgements: Judgements
     excluded: Judgements | None = None
+    episodes: int | None = None
 
     def relevance_norms(self) -> RelevanceNorms:
         """Norms of documents, relevant ones apart."""

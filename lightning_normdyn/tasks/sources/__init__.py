@@ -4,6 +4,33 @@ Every source is a class that a config can name, with a method ``read()`` that gi
 :mod:`lightning_normdyn.datasets`; nothing is read before it is called.
 """
 
+from lightning_normdyn.tasks.sources.captioned_images import (
+    CaptionedImagesSource,
+    ImageTextTable,
+    StandardLibraryGlyphCaptions,
+    WebDatasetShards,
+)
 from lightning_normdyn.tasks.sources.judged_texts import BeirFolder, JudgedTextsSource, StandardLibraryDocstrings
+from lightning_normdyn.tasks.sources.labelled_images import (
+    ImageFolder,
+    LabelledImagesSource,
+    Omniglot,
+    StandardLibraryGlyphClasses,
+)
+from lightning_normdyn.tasks.sources.labelled_texts import LabelledTextFiles, LabelledTextsSource
 
-__all__ = ["BeirFolder", "JudgedTextsSource", "StandardLibraryDocstrings"]
+__all__ = [
+    "BeirFolder",
+    "CaptionedImagesSource",
+    "ImageFolder",
+    "ImageTextTable",
+    "JudgedTextsSource",
+    "LabelledImagesSource",
+    "LabelledTextFiles",
+    "LabelledTextsSource",
+    "Omniglot",
+    "StandardLibraryDocstrings",
+    "StandardLibraryGlyphCaptions",
+    "StandardLibraryGlyphClasses",
+    "WebDatasetShards",
+]
