@@ -1,0 +1,74 @@
+"""Documents a chunk at a time, wherever they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+
+class Array(Protocol):
+    """What has rows and gives slices of them, such as a numpy array or memmap."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its size along each dimension."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> Any:
+        """Some of its rows."""
+        ...
+
+
+Documents: TypeAlias = "Tensor | Array | Iterable[Tensor | Array]"
+"""``[m, d]``: a tensor, a numpy array or memmap, or an iterable of chunks of rows of either kind."""
+
+
+def document_chunks(documents: Documents, size: int, d: int) -> Iterator[Tensor]:
+    """Chunks of ``size`` rows, the last of what is left, however the documents come.
+
+    Args:
+        documents: ``[m, d]``.
+        size: rows of a chunk.
+        d: their dimension.
+
+    Yields:
+        Tensors ``[size, d]``; of a tensor they are views.
+
+    Raises:
+        ValueError: if something is no ``[rows, d]``.
+
+    Example:
+        >>> [len(chunk) for chunk in document_chunks(iter([torch.zeros(2, 4), torch.zeros(3, 4)]), 4, 4)]
+        [4, 1]
+    """
+    if isinstance(documents, Tensor) or hasattr(documents, "shape"):
+        whole = cast("Tensor | Array", documents)
+        _check(whole, d)
+        for start in range(0, whole.shape[0], size):
+            yield _tensor(whole[start : start + size])
+        return
+    held: list[Tensor] = []
+    for part in cast("Iterable[Tensor | Array]", documents):
+        _check(part, d)
+        held.append(_tensor(part))
+        while sum(map(len, held)) >= size:
+            together = held[0] if len(held) == 1 else torch.cat(held)
+            yield together[:size]
+            held = [together[size:]]
+    rest = [part for part in held if len(part)]
+    if rest:
+        yield torch.cat(rest)
+
+
+def _check(rows: Tensor | Array, d: int) -> None:
+    if not hasattr(rows, "shape") or len(rows.shape) != 2 or rows.shape[1] != d:
+        got = tuple(rows.shape) if hasattr(rows, "shape") else type(rows).__name__
+        raise ValueError(f"documents: expected [m, {d}] with the d of queries, got {got}; pass embeddings of one model")
+
+
+def _tensor(rows: Tensor | Array) -> Tensor:
+    # A copy of what is mapped from disk: torch shares memory with arrays, and warns of those it cannot write to.
+    return rows.detach() if isinstance(rows, Tensor) else torch.tensor(rows)
