@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lightning_normdyn.datasets.standard_library.definitions import Definition, definitions_of
-from lightning_normdyn.datasets.standard_library.references import ModuleNames, names_of
+from lightning_normdyn.datasets.standard_library.references import ModuleNames
+from lightning_normdyn.datasets.standard_library.scopes import names_of
 from lightning_normdyn.datasets.standard_library.sources import collector_paused, library_modules
 
 
@@ -64,7 +65,6 @@ class Library:
         return name in self.definitions or last in self.modules[module].imported
 
 
-@lru_cache(maxsize=1)
 def read_library(folder: str | os.PathLike[str] | None = None) -> Library:
     """Reads a folder of sources, by default the standard library of the running Python, without importing them.
 
@@ -76,6 +76,11 @@ def read_library(folder: str | os.PathLike[str] | None = None) -> Library:
     Raises:
         FileNotFoundError: if nothing there can be parsed.
     """
+    return _read(None if folder is None else os.fspath(folder))
+
+
+@lru_cache(maxsize=1)
+def _read(folder: str | None) -> Library:
     modules: dict[str, ModuleNames] = {}
     definitions: dict[str, Definition] = {}
     with collector_paused():
