@@ -78,7 +78,9 @@ class ArrowColumn(Sequence[Value], Generic[Value]):
         self._open()
 
 
-def write_columns(file: str | os.PathLike[str], rows: Iterable[Sequence[str | bytes]], **kinds: type) -> None:
+def write_columns(
+    file: str | os.PathLike[str], rows: Iterable[Sequence[str | bytes]], **kinds: type[str | bytes]
+) -> None:
     """Writes rows as an Arrow IPC file, a few MB of them at a time; the file appears when it is whole.
 
     Args:
@@ -86,8 +88,9 @@ def write_columns(file: str | os.PathLike[str], rows: Iterable[Sequence[str | by
         rows: a value for each column.
         kinds: name of each column to ``str`` or ``bytes``.
     """
-    types = {str: pa.large_string(), bytes: pa.large_binary()}
-    schema = pa.schema([(name, types[kind]) for name, kind in kinds.items()])
+    schema = pa.schema(
+        [(name, pa.large_string() if kind is str else pa.large_binary()) for name, kind in kinds.items()]
+    )
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Ranks of one training may write the same file at once.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lightning_normdyn.datasets.formats.arrow_column import ArrowColumn, write_columns
+from lightning_normdyn.datasets.formats.fingerprint import fingerprint
 from lightning_normdyn.datasets.formats.lines import File
 from lightning_normdyn.datasets.judged_texts import Texts
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
-
-_LAYOUT = 1
-"""Raised when texts of the same source would come out otherwise, so that old files are not taken for new ones."""
 
 
 def load_texts(
@@ -36,7 +33,7 @@ def load_texts(
         listed = list(pairs)
         texts = Texts([id for id, _ in listed], [text for _, text in listed])
     else:
-        file = Path(cache) / f"{kind}-{_fingerprint(source)}.arrow"
+        file = Path(cache) / f"{kind}-{fingerprint(source)}.arrow"
         if not file.exists():
             write_columns(file, pairs, id=str, text=str)
         texts = Texts(list(ArrowColumn[str](file, "id")), ArrowColumn[str](file, "text"))
@@ -44,15 +41,6 @@ def load_texts(
         if not text:
             problems.count(f"empty {kind}, kept as empty texts", line=f"id {id}")
     return texts
-
-
-def _fingerprint(source: Iterable[File]) -> str:
-    said = [str(_LAYOUT)]
-    for file in source:
-        found = Path(file).resolve()
-        state = found.stat()
-        said.append(f"{found}|{state.st_size}|{state.st_mtime_ns}")
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
 
 
 def refuse_repeated(rows: Iterable[tuple[File, int, str, str]]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lightning_normdyn.datasets.captioned_images import CaptionedImages
 from lightning_normdyn.datasets.formats.arrow_column import ArrowColumn, write_columns
@@ -57,23 +58,30 @@ def read_image_text(
     return images
 
 
-class _Wanted:
+_BROKEN = "broken images, left out with their captions"
+_MISSING = "missing images, left out with their captions"
+
+
+class _Wanted(NamedTuple):
     """Names of the columns, and whether images are opened to see that they can be."""
 
-    def __init__(self, image: str, caption: str, group: str | None, check: bool) -> None:
-        self.columns = [image, caption] if group is None else [image, caption, group]
-        self.image, self.caption, self.group = image, caption, group
-        self.check = check
+    image: str
+    caption: str
+    group: str | None
+    check: bool
 
-    def accepts(self, source: bytes | Path, name: str, problems: Problems) -> bool:
-        """Tells whether an image can be used, and counts it if not."""
+    @property
+    def columns(self) -> list[str]:
+        return [self.image, self.caption, *([] if self.group is None else [self.group])]
+
+    def fault(self, source: bytes | Path, name: str) -> str:
+        """What is wrong with an image, or nothing."""
         try:
             if self.check:
                 open_image(source, name=name)
         except MalformedFileError:
-            problems.count("broken images, left out with their captions", line=name)
-            return False
-        return True
+            return _BROKEN
+        return ""
 
 
 def _find(path: Path) -> tuple[Path | None, Sequence[Path]]:
@@ -92,44 +100,49 @@ def _from_table(table: Path, wanted: _Wanted, problems: Problems) -> CaptionedIm
         file = table.parent / name.strip()
         if not name.strip():
             raise MalformedFileError(table, line, f"a file name in column '{wanted.image}'", "an empty cell")
-        if not file.is_file():
-            problems.count("missing images, left out with their captions", line=line)
-        elif wanted.accepts(file, str(file), problems):
-            files.append(file)
-            captions.append(caption)
-            groups.append(group[0] if group else name.strip())
+        fault = wanted.fault(file, str(file)) if file.is_file() else _MISSING
+        if fault:
+            problems.count(fault, line=f"{table}, line {line}")
+            continue
+        files.append(file)
+        captions.append(caption)
+        groups.append(group[0] if group else name.strip())
     return CaptionedImages(ImageFiles(files), captions, groups)
 
 
 def _from_parquet(files: Sequence[Path], wanted: _Wanted, problems: Problems, cache: File | None) -> CaptionedImages:
-    names: list[str] = []
+    encoded, texts = _columns(files, wanted, cache)
+    kept = []
+    for place, (fault, name) in enumerate(zip(texts["fault"], texts["name"], strict=True)):
+        if fault:
+            problems.count(fault, line=name)
+        else:
+            kept.append(place)
+    captions, groups, names = ([texts[column][place] for place in kept] for column in ("caption", "group", "name"))
+    return CaptionedImages(EncodedImages(encoded, names, kept), captions, groups)
+
+
+def _columns(
+    files: Sequence[Path], wanted: _Wanted, cache: File | None
+) -> tuple[Sequence[bytes], dict[str, Sequence[str]]]:
+    """All rows, faulty ones too: what a cache leaves out could not be reported when it is opened again."""
+    names = "caption", "group", "name", "fault"
     if cache is None:
-        rows = list(_parquet_rows(files, wanted, problems))
-        encoded: Sequence[bytes] = [row[0] for row in rows]
-        captions, groups, names = ([row[place] for row in rows] for place in (1, 2, 3))
-    else:
-        said = fingerprint(files, "images", *map(str, wanted.columns), str(wanted.check))
-        file = Path(cache) / f"images-{said}.arrow"
-        if not file.exists():
-            write_columns(
-                file, _parquet_rows(files, wanted, problems), image=bytes, caption=str, group=str, name=str
-            )
-        encoded = ArrowColumn[bytes](file, "image")
-        captions, groups, names = (list(ArrowColumn[str](file, name)) for name in ("caption", "group", "name"))
-    return CaptionedImages(EncodedImages(encoded, names), captions, groups)
+        rows = list(_rows(files, wanted))
+        columns = list(zip(*rows, strict=True)) or [()] * (1 + len(names))
+        return columns[0], dict(zip(names, columns[1:], strict=True))
+    file = Path(cache) / f"images-{fingerprint(files, *map(str, wanted))}.arrow"
+    if not file.exists():
+        write_columns(file, _rows(files, wanted), image=bytes, **dict.fromkeys(names, str))
+    return ArrowColumn[bytes](file, "image"), {name: list(ArrowColumn[str](file, name)) for name in names}
 
 
-def _parquet_rows(
-    files: Sequence[Path], wanted: _Wanted, problems: Problems
-) -> Iterator[tuple[bytes, str, str, str]]:
+def _rows(files: Sequence[Path], wanted: _Wanted) -> Iterator[tuple[bytes, str, str, str, str]]:
     for file, row, (image, caption, *group) in read_parquet(files, *wanted.columns):
         name = f"{file}, row {row}"
         encoded = image.get("bytes") if isinstance(image, dict) else image
-        if encoded is None:
-            problems.count("missing images, left out with their captions", line=name)
-            continue
-        if not isinstance(encoded, bytes):
+        if encoded is not None and not isinstance(encoded, bytes):
             raise MalformedFileError(file, row, f"encoded images in column '{wanted.image}'", repr(image)[:80])
-        if wanted.accepts(encoded, name, problems):
-            said = text_in(file, row, wanted.caption, caption)
-            yield encoded, said, text_in(file, row, str(wanted.group), group[0]) if group else name, name
+        fault = wanted.fault(encoded, name) if encoded else _MISSING
+        related = text_in(file, row, str(wanted.group), group[0]) if group else name
+        yield encoded or b"", text_in(file, row, wanted.caption, caption), related, name, fault

@@ -51,7 +51,7 @@ _NAMES = (
 
 
 def read_movielens(folder: File, *, rating_column: bool = True) -> Interactions:
-    """Reads ``u.data``, ``ratings.dat``, ``ratings.csv`` or ``ratings.tsv``, plain or ``.gz``, and the titles beside it.
+    """Reads ``u.data``, ``ratings.dat``, ``ratings.csv`` or ``ratings.tsv``, and titles beside it; plain or ``.gz``.
 
     Users and items are numbered as they first come in the file of ratings: an item that nobody rated has no number,
     and its title is not used. Rows without a column ``rating`` count as 1, and rows without a column ``timestamp`` as
@@ -146,10 +146,11 @@ def _titles(folder: File, layout: _Layout, items: Mapping[str, int], problems: P
         if layout.header and place == 0:
             continue
         number = items.get(row.cells[0].strip())
+        if number is None:
+            continue
         if number in texts:
             raise MalformedFileError(file, row.line, "an item that occurs once", f"'{row.cells[0]}' again")
-        if number is not None:
-            texts[number] = row.cells[1].strip()
+        texts[number] = row.cells[1].strip()
     for id, number in items.items():
         if not texts.get(number):
             problems.count("items without a title, kept with an empty one", line=f"item {id}")
@@ -163,17 +164,21 @@ def _sorted(
     texts: Sequence[str],
 ) -> Interactions:
     types = torch.int64, torch.int64, torch.float32, torch.float64
-    user, item, rating, time = (torch.frombuffer(column, dtype=kind) for column, kind in zip(columns, types, strict=True))
+    user, item, rating, time = (
+        torch.frombuffer(column, dtype=kind) for column, kind in zip(columns, types, strict=True)
+    )
     order = time.argsort(stable=True)
     order = order[user[order].argsort(stable=True)]
     return Interactions(users, items, user[order], item[order], rating[order], time[order], texts)
 
 
 def _count_repeated(interactions: Interactions, problems: Problems) -> None:
-    users, items, times = interactions.users, interactions.items, interactions.times
-    together = torch.stack((users.double(), items.double(), times), dim=1)
-    distinct, counts = together.unique(dim=0, return_counts=True)
-    for (user, item, _), count in zip(distinct[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
-        place = f"user {interactions.user_ids[int(user)]}, item {interactions.item_ids[int(item)]}"
-        for _ in range(count - 1):
-            problems.count("repeated interactions, kept", line=place)
+    columns = interactions.items, interactions.times, interactions.users
+    order = columns[0].argsort()
+    for column in columns[1:]:
+        order = order[column[order].argsort(stable=True)]
+    again = torch.stack([column[order][1:] == column[order][:-1] for column in columns]).all(0)
+    for place in order[1:][again].tolist():
+        user = interactions.user_ids[int(interactions.users[place])]
+        item = interactions.item_ids[int(interactions.items[place])]
+        problems.count("repeated interactions, kept", line=f"user {user}, item {item}")

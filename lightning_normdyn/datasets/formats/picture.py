@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, overload
@@ -59,7 +60,15 @@ def open_image(source: bytes | Path, *, name: File, mode: Mode = "RGB") -> Image
                 white = library.Image.new("RGBA", upright.size, "white")
                 upright = library.Image.alpha_composite(white, upright)
             return upright.convert(mode)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, library.Image.DecompressionBombError) as e:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        library.Image.DecompressionBombError,
+    ) as e:
         raise MalformedFileError(name, None, "an image that Pillow opens", f"'{e}'", "replace or remove it") from None
 
 
@@ -69,7 +78,20 @@ def to_tensor(image: Image) -> Tensor:
     return values.view(image.height, image.width, -1).permute(2, 0, 1)
 
 
-class ImageFiles(Sequence["Image"]):
+class _Images(Sequence["Image"], ABC):
+    @abstractmethod
+    def _open(self, place: int) -> Image: ...
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Image]: ...
+    def __getitem__(self, index: int | slice) -> Image | list[Image]:
+        places = range(len(self))[index]
+        return self._open(places) if isinstance(places, int) else [self._open(place) for place in places]
+
+
+class ImageFiles(_Images):
     """Images on disk, opened as RGB when taken.
 
     Args:
@@ -82,40 +104,26 @@ class ImageFiles(Sequence["Image"]):
     def __len__(self) -> int:
         return len(self.files)
 
-    @overload
-    def __getitem__(self, index: int) -> Image: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Image]: ...
-    def __getitem__(self, index: int | slice) -> Image | list[Image]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        return open_image(self.files[index], name=self.files[index])
+    def _open(self, place: int) -> Image:
+        return open_image(self.files[place], name=self.files[place])
 
 
-class EncodedImages(Sequence["Image"]):
+class EncodedImages(_Images):
     """Images as files hold them, decoded to RGB when taken.
 
     Args:
-        encoded: what a file of each image holds; the sequence may lie on disk.
-        names: what errors call them.
+        encoded: what a file of an image holds; the sequence may lie on disk.
+        names: what errors call each image.
+        places: where each image is in ``encoded``.
     """
 
-    def __init__(self, encoded: Sequence[bytes], names: Sequence[str]) -> None:
+    def __init__(self, encoded: Sequence[bytes], names: Sequence[str], places: Sequence[int]) -> None:
         self.encoded = encoded
         self.names = names
+        self.places = places
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.places)
 
-    @overload
-    def __getitem__(self, index: int) -> Image: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Image]: ...
-    def __getitem__(self, index: int | slice) -> Image | list[Image]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        return open_image(self.encoded[index], name=self.names[index])
-
-    def __iter__(self) -> Iterator[Image]:
-        for encoded, name in zip(self.encoded, self.names, strict=True):
-            yield open_image(encoded, name=name)
+    def _open(self, place: int) -> Image:
+        return open_image(self.encoded[self.places[place]], name=self.names[place])

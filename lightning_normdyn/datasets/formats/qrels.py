@@ -37,8 +37,7 @@ def read_qrels(file: File, queries: Mapping[str, int], documents: Mapping[str, i
             or no row is about known queries and documents.
     """
     grades: dict[tuple[int, int], float] = {}
-    rows = 0
-    for rows, (line, query, document, grade) in enumerate(_read(file), start=1):
+    for line, query, document, grade in _read(file):
         place = f"{file}, line {line}"
         if query not in queries:
             problems.count("judgements of unknown queries, left out", line=place)
@@ -54,10 +53,8 @@ def read_qrels(file: File, queries: Mapping[str, int], documents: Mapping[str, i
                 came = f"{grade:g} after {grades[pair]:g} for query '{query}' and document '{document}'"
                 raise MalformedFileError(file, line, "one grade a pair", came, "keep the right one")
     if not grades:
-        came = f"{rows} rows, none of them" if rows else "none"
-        raise MalformedFileError(
-            file, None, "judgements of queries and documents of this set", came, "check that the files belong together"
-        )
+        expected = "judgements of queries and documents of this set"
+        raise MalformedFileError(file, None, expected, "none", "check that the files belong together")
     return _judgements(grades)
 
 

@@ -104,12 +104,13 @@ def _place(file: File, header: Row, names: Sequence[str]) -> int:
 
 def _quoted(file: File, encoding: str) -> Iterator[Row]:
     """A quoted cell may hold line breaks: the line of a row is then where it ends."""
-    number = 0
+    number = 1
 
     def texts() -> Iterator[str]:
         nonlocal number
-        for number, text in read_lines(file, encoding=encoding, keep_blank=True):
-            yield text + "\n"
+        for line in read_lines(file, encoding=encoding, keep_blank=True):
+            number = line.number
+            yield line.text + "\n"
 
     reader = csv.reader(texts(), strict=True)
     try:

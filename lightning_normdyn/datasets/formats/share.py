@@ -8,19 +8,23 @@ from torch.utils.data import get_worker_info
 
 
 class Share(NamedTuple):
-    """Every ``count``-th item, from ``index`` on.
+    """Every so-many-th item of a stream.
+
+    Attributes:
+        first: place of the first item.
+        step: how far it is to the next.
 
     Example:
         >>> [place for place in range(7) if Share(1, 3).holds(place)]
         [1, 4]
     """
 
-    index: int
-    count: int
+    first: int
+    step: int
 
     def holds(self, place: int) -> bool:
         """Tells whether the item in that place belongs to this share."""
-        return place % self.count == self.index
+        return place % self.step == self.first
 
 
 def check_ranks(rank: int, ranks: int) -> None:

@@ -1,0 +1,45 @@
+"""A folder of images for each class, as torchvision's ``ImageFolder`` has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from lightning_normdyn.datasets.formats.found import require_folder
+from lightning_normdyn.datasets.formats.labelled_pictures import ClassFolder, load_classes, subfolders
+from lightning_normdyn.datasets.formats.lines import File
+from lightning_normdyn.datasets.formats.picture import Mode, open_image, pillow, to_tensor
+from lightning_normdyn.datasets.labelled_images import LabelledImages
+from lightning_normdyn.datasets.problems import Problems
+
+
+def read_image_folder(folder: File, *, height: int, width: int, mode: Mode = "RGB") -> LabelledImages:
+    """Reads ``<class>/**/*.png`` and other images into memory, all of one size.
+
+    Classes are sorted by name, and each is its own group. Images are stretched to the size, smoothed where they shrink;
+    broken ones, and files that are no images by their names, are left out and reported. Hidden files are not looked at.
+
+    Args:
+        folder: of the folders of classes; read the folder of each split on its own.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+        mode: colours or grey.
+
+    Raises:
+        MalformedFileError: if the folder is missing or no image can be opened.
+        ValueError: if a size is not positive.
+    """
+    if min(height, width) < 1:
+        raise ValueError(f"height: expected sizes of at least one pixel, got {height} x {width}")
+    root = require_folder(folder)
+    problems = Problems(folder)
+    smooth = pillow().Image.Resampling.BILINEAR
+
+    def load(file: Path) -> Tensor:
+        return to_tensor(open_image(file, name=file, mode=mode).resize((width, height), smooth))
+
+    classes = [ClassFolder(path, path.name, path.name) for path in subfolders(root)]
+    images = load_classes(folder, classes, load, problems)
+    problems.report()
+    return images

@@ -1,0 +1,39 @@
+"""Arrays of numpy's files, without the code that such files may hold."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from lightning_normdyn.datasets.formats.lines import File, open_file
+from lightning_normdyn.datasets.problems import MalformedFileError
+
+
+def read_npz(file: File) -> dict[str, Any]:
+    """Reads all arrays of a ``.npz`` file.
+
+    Raises:
+        MalformedFileError: if it is missing or no whole archive of arrays of numbers.
+    """
+    with open_file(file) as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            raise MalformedFileError(file, None, "a whole .npz file of numbers", f"'{error}'") from None
+
+
+def read_npy(file: File) -> Any:
+    """Reads the array of a ``.npy`` file.
+
+    Raises:
+        MalformedFileError: if it is missing or no whole array of numbers.
+    """
+    with open_file(file) as stream:
+        try:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise MalformedFileError(file, None, "a whole .npy file of numbers", f"'{error}'") from None

@@ -1,0 +1,224 @@
+"""WebDataset shards: tar archives in which files that share a name make up a sample."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.utils.data import IterableDataset
+
+from lightning_normdyn.datasets.captioned_images import CaptionedImages
+from lightning_normdyn.datasets.formats.lines import File
+from lightning_normdyn.datasets.formats.picture import EncodedImages, open_image
+from lightning_normdyn.datasets.formats.share import check_ranks, own_share
+from lightning_normdyn.datasets.formats.tar_members import read_tar
+from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+
+class CaptionedImage(NamedTuple):
+    """A sample: its name in the shard, its RGB image and its caption."""
+
+    key: str
+    image: Image
+    caption: str
+
+
+class WebDataset(IterableDataset[CaptionedImage]):
+    """Samples of shards of any size, an image (``jpg``, ``png``, ``webp``) and a caption (``txt`` or ``json``) each.
+
+    Shards are dealt out to ranks, and those of a rank to its workers: each sample is read once. Samples without an
+    image or a caption, and those with a broken image, are left out and counted in a warning at the end of a pass; other
+    files of a sample are not looked at.
+
+    Args:
+        shards: files, or patterns such as ``shard-{000..003}.tar`` and ``{train,extra}.tar``, plain or ``.gz``.
+        json_field: the caption's field, where captions are JSON.
+        seed: of the order of shards, another one in each pass; in the given order if left out.
+        rank: of this process.
+        ranks: number of processes; there must be as many shards.
+
+    Raises:
+        ValueError: if ``rank`` is out of range or there are fewer shards than ranks.
+        MalformedFileError: if a shard is missing; while reading, if one ends early or a caption is malformed.
+    """
+
+    def __init__(
+        self,
+        shards: str | Sequence[str],
+        *,
+        json_field: str = "caption",
+        seed: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        super().__init__()
+        check_ranks(rank, ranks)
+        self.shards = expand_shards(shards)
+        if len(self.shards) < ranks:
+            raise ValueError(f"shards: expected at least one for each of {ranks} ranks, got {len(self.shards)}")
+        self.json_field, self.seed, self.rank, self.ranks = json_field, seed, rank, ranks
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[CaptionedImage]:
+        share = own_share(self.rank, self.ranks)
+        problems = Problems(", ".join(map(str, self.shards[:3])))
+        shards = [shard for place, shard in enumerate(self._order()) if share.holds(place)]
+        self.epoch += 1
+        for sample in _samples(shards, self.json_field, problems):
+            image = _open(sample, problems)
+            if image is not None:
+                yield CaptionedImage(sample.key, image, sample.caption)
+        problems.report()
+
+    def _order(self) -> list[Path]:
+        if self.seed is None:
+            return self.shards
+        # All ranks and workers must deal out the same order.
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return [self.shards[place] for place in torch.randperm(len(self.shards), generator=generator).tolist()]
+
+
+def read_web_dataset(
+    shards: str | Sequence[str], *, limit: int = 100_000, json_field: str = "caption", check_images: bool = True
+) -> CaptionedImages:
+    """Reads the first samples of shards into memory, where images stay encoded until they are taken.
+
+    Args:
+        shards: see :class:`WebDataset`.
+        limit: most samples to read; a warning tells if there are more.
+        json_field: the caption's field, where captions are JSON.
+        check_images: whether each image is opened once now, so that broken ones are left out and reported; otherwise
+            a broken one raises when it is taken.
+
+    Raises:
+        MalformedFileError: as :class:`WebDataset` does, or if no sample is left.
+    """
+    if limit < 1:
+        raise ValueError(f"limit: expected at least one sample, got {limit}")
+    files = expand_shards(shards)
+    problems = Problems(", ".join(map(str, files[:3])))
+    stream = _samples(files, json_field, problems)
+    kept = [sample for sample in islice(stream, limit) if not check_images or _open(sample, problems) is not None]
+    if not kept:
+        raise MalformedFileError(files[0], None, "images with captions", str(problems.counts or "none"))
+    if next(stream, None) is not None:
+        warnings.warn(f"limit: there are more than {limit} samples; use WebDataset to stream them all", stacklevel=2)
+    problems.report()
+    names = [sample.place for sample in kept]
+    images = EncodedImages([sample.image for sample in kept], names, range(len(kept)))
+    return CaptionedImages(images, [sample.caption for sample in kept], [sample.key for sample in kept])
+
+
+def expand_shards(shards: str | Sequence[str]) -> list[Path]:
+    """Spells out the patterns of shards.
+
+    Raises:
+        MalformedFileError: if a shard is missing.
+        ValueError: if there is none.
+
+    Example:
+        >>> expand_shards("a-{08..10}.tar")
+        Traceback (most recent call last):
+        lightning_normdyn.datasets.problems.MalformedFileError: a-08.tar: expected a shard, got nothing of that name...
+    """
+    patterns = [shards] if isinstance(shards, str) else shards
+    files = [Path(name) for pattern in patterns for name in _spell_out(str(pattern))]
+    for file in files:
+        if not file.is_file():
+            raise MalformedFileError(file, None, "a shard", "nothing of that name", "check the pattern")
+    if not files:
+        raise ValueError("shards: expected at least one file, got none")
+    return files
+
+
+class _Sample(NamedTuple):
+    key: str
+    place: str
+    image: bytes
+    caption: str
+
+
+def _open(sample: _Sample, problems: Problems) -> Image | None:
+    try:
+        return open_image(sample.image, name=sample.place)
+    except MalformedFileError:
+        problems.count("broken images, left out with their captions", line=sample.place)
+        return None
+
+
+def _spell_out(pattern: str) -> list[str]:
+    found = _RANGE.search(pattern) or _CHOICE.search(pattern)
+    if found is None:
+        return [pattern]
+    if found.re is _RANGE:
+        first, last = found.groups()
+        parts = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    else:
+        parts = found.group(1).split(",")
+    return [name for part in parts for name in _spell_out(pattern[: found.start()] + part + pattern[found.end() :])]
+
+
+def _samples(shards: Sequence[File], json_field: str, problems: Problems) -> Iterator[_Sample]:
+    for shard in shards:
+        for key, files in _grouped(shard):
+            place = f"{shard}, sample {key}"
+            image = next((files[ending] for ending in _IMAGES if ending in files), None)
+            caption = _caption(shard, key, files, json_field)
+            if image is None:
+                problems.count("samples without an image, left out", line=place)
+            elif caption is None:
+                problems.count("samples without a caption, left out", line=place)
+            else:
+                if not caption:
+                    problems.count("empty captions, kept", line=place)
+                yield _Sample(key, place, image, caption)
+
+
+def _grouped(shard: File) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The files of each sample by their ending; a sample's name ends at the first dot of a file's."""
+    current, files = "", dict[str, bytes]()
+    for name, data in read_tar(shard):
+        folder, slash, base = name.rpartition("/")
+        stem, _, ending = base.partition(".")
+        key, ending = folder + slash + stem, ending.lower()
+        if not stem:
+            continue
+        if key != current:
+            if files:
+                yield current, files
+            current, files = key, {}
+        if ending in files:
+            raise MalformedFileError(shard, None, "each file of a sample once", f"{name} again", "rename one of them")
+        files[ending] = data
+    if files:
+        yield current, files
+
+
+def _caption(shard: File, key: str, files: dict[str, bytes], json_field: str) -> str | None:
+    try:
+        if "txt" in files:
+            return files["txt"].decode().removeprefix("\ufeff").strip()
+        if "json" not in files:
+            return None
+        fields = json.loads(files["json"])
+    except UnicodeDecodeError as error:
+        raise MalformedFileError(shard, None, f"UTF-8 text in the caption of {key}", f"'{error}'") from None
+    except json.JSONDecodeError as error:
+        raise MalformedFileError(shard, None, f"JSON in {key}.json", f"'{error}'") from None
+    caption = fields.get(json_field) if isinstance(fields, dict) else None
+    if not isinstance(caption, str):
+        raise MalformedFileError(shard, None, f"a text in field '{json_field}' of {key}.json", repr(fields)[:80])
+    return caption.strip()
