@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A process a core and a thread a process: most of what is computed here is too small for two.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
@@ -14,10 +16,10 @@ reproduce: $(VENV)/.demo  ## Run the published figures' experiments: make reprod
 	$(BIN)/normdyn reproduce $(ARGS)
 
 test: check  ## Everything that must hold
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 quick: check  ## The same without the slow tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

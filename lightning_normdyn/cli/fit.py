@@ -20,7 +20,7 @@ class NormdynCLI(LightningCLI):
     and a learning-rate scheduler given on the command line advances with every step, not with every epoch.
     """
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
         with warnings.catch_warnings():
             # main() hands over what it was given; the warning is meant for calls from other programs.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -28,6 +28,7 @@ class NormdynCLI(LightningCLI):
                 seed_everything_default=0,
                 parser_kwargs={"prog": "normdyn"},
                 args=list(args),
+                run=run,
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

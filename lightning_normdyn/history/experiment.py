@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning_normdyn.history.json_file import write_json
+
 
 class Finding(NamedTuple):
     """One measured number beside the one that was expected.
@@ -78,11 +80,7 @@ def write_experiment(file: Path, record: ExperimentRecord) -> None:
         OSError: if the file cannot be written.
     """
     content = asdict(record) | {"findings": [found._asdict() for found in record.findings]}
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.tmp")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(file)
+    write_json(file, content)
 
 
 def read_experiment(file: Path) -> ExperimentRecord:

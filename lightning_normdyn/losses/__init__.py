@@ -1,6 +1,7 @@
 """Contrastive losses for the 2x2 grid of normalizations: exact in every precision and on any number of ranks."""
 
 from lightning_normdyn.losses.cached import cached_loss
+from lightning_normdyn.losses.full_softmax import full_softmax_loss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.mixin import (
     ContrastiveMixin,
@@ -24,4 +25,5 @@ __all__ = [
     "QNormMixin",
     "SigmoidContrastive",
     "cached_loss",
+    "full_softmax_loss",
 ]

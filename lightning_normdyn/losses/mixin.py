@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_normdyn.losses.cached import Encode, cached_loss
+from lightning_normdyn.losses.full_softmax import full_softmax_loss
 from lightning_normdyn.losses.infonce import Direction, InfoNCE, SameSide
 from lightning_normdyn.losses.similarity import Normalization
 
@@ -111,6 +112,12 @@ class ContrastiveMixin:
         loss = cached_loss(
             module, self.contrast, encode_query, query_inputs, encode_document, document_inputs, chunk=chunk, **options
         )
+        self._log_learnt()
+        return loss
+
+    def full_softmax_loss(self, queries: Tensor, documents: Tensor, targets: Tensor, **options: Any) -> Tensor:
+        """The loss of queries that choose from a whole table of documents, see :func:`full_softmax_loss`."""
+        loss = full_softmax_loss(self.contrast, queries, documents, targets, **options)
         self._log_learnt()
         return loss
 

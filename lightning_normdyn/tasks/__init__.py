@@ -2,6 +2,7 @@
 
 from lightning_normdyn.tasks.clip import ImageText, ImageTextData
 from lightning_normdyn.tasks.fewshot import FewShot, FewShotData
+from lightning_normdyn.tasks.kg import KnowledgeGraphCompletion, KnowledgeGraphData
 from lightning_normdyn.tasks.retrieval import Retrieval, RetrievalData
 from lightning_normdyn.tasks.token_contrast import TokenContrast
 from lightning_normdyn.tasks.token_pairs import TokenPairs
@@ -11,6 +12,8 @@ __all__ = [
     "FewShotData",
     "ImageText",
     "ImageTextData",
+    "KnowledgeGraphCompletion",
+    "KnowledgeGraphData",
     "Retrieval",
     "RetrievalData",
     "TokenContrast",

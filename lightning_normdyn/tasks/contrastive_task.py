@@ -94,8 +94,8 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         """
         raise NotImplementedError
 
-    def own_measures(self, encoded: Encoded) -> dict[str, Tensor]:
-        """:meth:`measures` under the similarity that trains."""
+    def trained_measures(self, encoded: Encoded) -> dict[str, Tensor]:
+        """:meth:`measures` under what trains; a family that can score in a way beside the grid overrides it."""
         return self.measures(encoded, self.trained_exponents)
 
     @property
@@ -140,7 +140,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         self.encoded = encoded = self._take_encoded("validation" if stage == "val" else "test")
         if not len(encoded.judgements.relevant().grades):
             return  # a few batches of a trial run need not hold a query together with its document
-        values = {name: value.nanmean() for name, value in self.own_measures(encoded).items()}
+        values = {name: value.nanmean() for name, value in self.trained_measures(encoded).items()}
         norms = encoded.relevance_norms()
         values["relevant_norm"] = norms.relevant.mean()
         if len(norms.irrelevant):
@@ -153,7 +153,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         sides = self._data().evaluation(split)
         queries, seen_queries = tables[0].gathered(self, len(sides.queries))
         documents, seen_documents = tables[1].gathered(self, len(sides.documents))
-        encoded = Encoded(queries, documents, sides.judgements, sides.excluded)
+        encoded = Encoded(queries, documents, sides.judgements, sides.excluded, sides.popularity)
         if seen_queries.all() and seen_documents.all():
             return encoded
         return encoded.seen(seen_queries, seen_documents)

@@ -34,6 +34,7 @@ class Encoded(NamedTuple):
         documents: ``[m, d]``.
         judgements: pairs of positions in the two.
         excluded: pairs that no ranking may show, such as facts that are true as well; their grades say nothing.
+        popularity: how often training has each document, ``[m]``, where that is of interest.
         episodes: how many equal parts, one after the other, queries and documents are made of, where a query's
             candidates are the documents of its own part alone.
     """
@@ -42,6 +43,7 @@ class Encoded(NamedTuple):
     documents: Tensor
     judgements: Judgements
     excluded: Judgements | None = None
+    popularity: Tensor | None = None
     episodes: int | None = None
 
     def relevance_norms(self) -> RelevanceNorms:
@@ -70,4 +72,5 @@ class Encoded(NamedTuple):
             return Judgements(places[0][judged.queries[both]], places[1][judged.documents[both]], judged.grades[both])
 
         excluded = None if self.excluded is None else of(self.excluded)
-        return Encoded(self.queries[queries], self.documents[documents], of(self.judgements), excluded)
+        popularity = None if self.popularity is None else self.popularity[documents]
+        return Encoded(self.queries[queries], self.documents[documents], of(self.judgements), excluded, popularity)

@@ -92,9 +92,7 @@ def places_by_class(labels: Tensor) -> list[Tensor]:
 def _draw(classes: Sequence[Tensor], ways: int, each: int, generator: torch.Generator) -> Tensor:
     """Items of one episode, ``[ways, each]``."""
     chosen = torch.randperm(len(classes), generator=generator)[:ways].tolist()
-    return torch.stack(
-        [classes[one][torch.randperm(len(classes[one]), generator=generator)[:each]] for one in chosen]
-    )
+    return torch.stack([classes[one][torch.randperm(len(classes[one]), generator=generator)[:each]] for one in chosen])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from lightning_normdyn.datasets import Judgements
 
 
@@ -18,9 +20,11 @@ class EvaluationSplit:
         documents: inputs of the document encoder.
         judgements: pairs of positions in the two.
         excluded: pairs that no ranking may show.
+        popularity: how often training has each document, ``[m]``, where that is of interest.
     """
 
     queries: Sequence[Any]
     documents: Sequence[Any]
     judgements: Judgements
     excluded: Judgements | None = None
+    popularity: Tensor | None = None

@@ -87,11 +87,11 @@ class FewShot(ContrastiveTask):
         """Accuracy of every episode, ``[episodes]``."""
         return episode_accuracy(encoded, encoded.queries, rescale(encoded.documents, exponents[1]))
 
-    def own_measures(self, encoded: Encoded) -> dict[str, Tensor]:
+    def trained_measures(self, encoded: Encoded) -> dict[str, Tensor]:
         """Accuracy of every episode under the similarity that trains."""
         similarity = self.contrast.similarity
         if not isinstance(similarity, SquaredEuclidean):
-            return super().own_measures(encoded)
+            return super().trained_measures(encoded)
         return episode_accuracy(
             encoded, similarity.rescale_queries(encoded.queries), similarity.rescale_documents(encoded.documents)
         )
@@ -107,7 +107,7 @@ class FewShot(ContrastiveTask):
         encoded = self.encoded
         if encoded is None or not encoded.episodes:
             return
-        accuracy = self.own_measures(encoded)["accuracy"]
+        accuracy = self.trained_measures(encoded)["accuracy"]
         floor = {"accuracy_interval": half_interval(accuracy), "chance": chance(encoded)}
         self.log_dict({f"{stage}/{name}": value.float() for name, value in floor.items()}, rank_zero_only=False)
 

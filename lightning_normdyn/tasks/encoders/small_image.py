@@ -31,9 +31,7 @@ class SmallImageEncoder(ImageEncoder):
         torch.Size([5, 6])
     """
 
-    def __init__(
-        self, *, size: int = 28, channels: int = 1, width: int = 32, blocks: int = 4, dim: int = 64
-    ) -> None:
+    def __init__(self, *, size: int = 28, channels: int = 1, width: int = 32, blocks: int = 4, dim: int = 64) -> None:
         super().__init__()
         numbers = {"size": size, "channels": channels, "width": width, "blocks": blocks, "dim": dim}
         for name, value in numbers.items():
@@ -41,7 +39,9 @@ class SmallImageEncoder(ImageEncoder):
                 raise ValueError(f"{name}: expected a positive number, got {value}")
         cells = (size >> blocks) ** 2
         if not cells:
-            raise ValueError(f"blocks: expected at most {size.bit_length() - 1} for images of {size} pixels, got {blocks}")
+            raise ValueError(
+                f"blocks: expected at most {size.bit_length() - 1} for images of {size} pixels, got {blocks}"
+            )
         self.size, self.channels, self.dim = size, channels, dim
         inputs = [channels, *[width] * (blocks - 1)]
         self.blocks = nn.Sequential(*(_block(into, width) for into in inputs))

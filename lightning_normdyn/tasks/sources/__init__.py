@@ -10,7 +10,13 @@ from lightning_normdyn.tasks.sources.captioned_images import (
     StandardLibraryGlyphCaptions,
     WebDatasetShards,
 )
+from lightning_normdyn.tasks.sources.interactions import InteractionsSource, MovieLensFolder, StandardLibraryNameUses
 from lightning_normdyn.tasks.sources.judged_texts import BeirFolder, JudgedTextsSource, StandardLibraryDocstrings
+from lightning_normdyn.tasks.sources.knowledge_graph import (
+    KnowledgeGraphSource,
+    StandardLibraryClassGraph,
+    TripleFolder,
+)
 from lightning_normdyn.tasks.sources.labelled_images import (
     ImageFolder,
     LabelledImagesSource,
@@ -24,13 +30,19 @@ __all__ = [
     "CaptionedImagesSource",
     "ImageFolder",
     "ImageTextTable",
+    "InteractionsSource",
     "JudgedTextsSource",
+    "KnowledgeGraphSource",
     "LabelledImagesSource",
     "LabelledTextFiles",
     "LabelledTextsSource",
+    "MovieLensFolder",
     "Omniglot",
+    "StandardLibraryClassGraph",
     "StandardLibraryDocstrings",
     "StandardLibraryGlyphCaptions",
     "StandardLibraryGlyphClasses",
+    "StandardLibraryNameUses",
+    "TripleFolder",
     "WebDatasetShards",
 ]

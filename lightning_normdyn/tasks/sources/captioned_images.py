@@ -41,7 +41,12 @@ class ImageTextTable(CaptionedImagesSource):
     """
 
     def __init__(
-        self, path: str, *, image_column: str = "image", caption_column: str = "caption", group_column: str | None = None
+        self,
+        path: str,
+        *,
+        image_column: str = "image",
+        caption_column: str = "caption",
+        group_column: str | None = None,
     ) -> None:
         self.path = path
         self.image_column = image_column

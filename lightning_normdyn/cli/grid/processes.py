@@ -1,0 +1,98 @@
+"""Processes that do the trainings of a grid, a few at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Thread
+
+from lightning_normdyn.cli.grid.course import announced
+from lightning_normdyn.cli.grid.job import LOG_FILE, Job
+
+_POLL_SECONDS = 0.1
+_ERROR = "Error: "
+
+Progress = Callable[[Job, float], None]
+
+
+def run_jobs(jobs: Sequence[Job], *, at_once: int, progress: Progress) -> dict[str, str]:
+    """Does all jobs, each in a process of its own, and goes on with the others when one fails.
+
+    Ctrl-C ends the processes; what has finished stays on disk.
+
+    Args:
+        jobs: to be done, in this order.
+        at_once: processes that run at the same time.
+        progress: called with a job and the share of it that is done; 1 when it has ended, well or not.
+
+    Returns:
+        Name to reason, of the jobs that failed.
+    """
+    waiting, running = list(jobs), dict[str, _Process]()
+    failed: dict[str, str] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                running[job.name] = _Process(job, progress)
+            time.sleep(_POLL_SECONDS)
+            for name, process in list(running.items()):
+                if process.ended():
+                    del running[name]
+                    progress(process.job, 1.0)
+                    if not process.job.result.is_file():
+                        failed[name] = process.reason()
+    finally:
+        for process in running.values():
+            process.end()
+    return failed
+
+
+class _Process:
+    """A training under way; what it prints goes to its log, and its announcements to who waits."""
+
+    def __init__(self, job: Job, progress: Progress) -> None:
+        self.job = job
+        self.log = Path(job.folder) / LOG_FILE
+        file = job.write()
+        command = [sys.executable, "-m", "lightning_normdyn.cli.grid.worker", str(file)]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+        self._reader = Thread(target=self._read, args=(progress,), daemon=True)
+        self._reader.start()
+
+    def _read(self, progress: Progress) -> None:
+        assert self._process.stdout is not None
+        with self.log.open("w", encoding="utf-8") as log:
+            for line in self._process.stdout:
+                done = announced(line)
+                if done is None:
+                    log.write(line)
+                    log.flush()
+                else:
+                    progress(self.job, min(done, 0.99))
+
+    def ended(self) -> bool:
+        """Whether it has, and all that it printed was read."""
+        return self._process.poll() is not None and not self._reader.is_alive()
+
+    def end(self) -> None:
+        """Stops it now."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def reason(self) -> str:
+        """Why there is no result, in a sentence that names the log."""
+        lines = [line.strip() for line in self.log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        said = next((line for line in reversed(lines) if _ERROR in line), lines[-1] if lines else "it said nothing")
+        ended = self._process.returncode
+        how = f"killed by signal {-ended}" if ended < 0 else said
+        return f"{how} (see {self.log})"

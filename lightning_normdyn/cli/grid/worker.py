@@ -1,0 +1,114 @@
+"""The process that does one training of a grid: ``python -m lightning_normdyn.cli.grid.worker JOB.json``."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.cli.fit import NormdynCLI
+from lightning_normdyn.cli.grid.course import Announcement, Course
+from lightning_normdyn.cli.grid.job import UNTRAINED, Job, read_job
+from lightning_normdyn.core import NORMALIZATIONS
+from lightning_normdyn.history.grid_run import GridRun, Number, write_grid_run
+from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.grid.diagnosis import diagnose
+from lightning_normdyn.tasks.quiet import quiet_lightning
+
+
+def work(job: Job) -> None:
+    """Trains, measures and writes the result; under several ranks the first one writes."""
+    torch.set_num_threads(job.threads)
+    with quiet_lightning():
+        cli = NormdynCLI(job.command_line(), run=False)
+        if job.variant == UNTRAINED:
+            _write_floors(job, cli)
+        else:
+            _train(job, cli)
+
+
+def _train(job: Job, cli: NormdynCLI) -> None:
+    started = time.monotonic()
+    trainer, model, data = cli.trainer, _task(cli), cli.datamodule
+    course = Course(model.headline)
+    trainer.callbacks += [course, Announcement()]
+    trainer.fit(model, datamodule=data)
+    dynamics = {name: _number(value) for name, value in trainer.callback_metrics.items() if "normdyn/" in name}
+    validation = trainer.validate(model, datamodule=data, verbose=False)[0]
+    temperature = float(model.contrast.temperature)
+    diagnosis = diagnose(_encoded(model, "validation"), temperature=temperature)._asdict()
+    test = trainer.test(model, datamodule=data, verbose=False)[0]
+    values = _values(model, _encoded(model, "test"))
+    if not trainer.is_global_zero:
+        return
+    run = GridRun(
+        variant=job.variant,
+        lr=job.lr,
+        seed=job.seed,
+        headline=model.headline,
+        validation=_number(validation.get(f"val/{model.headline}", math.nan)),
+        measures={name.removeprefix("test/"): _number(value) for name, value in test.items() if "test/" in name},
+        values={name: [_number(value) for value in column.tolist()] for name, column in values.items()},
+        diagnosis={name: _number(value) for name, value in diagnosis.items()},
+        learnt={name: _number(value) for name, value in model.contrast.learnt().items()},
+        course=course.columns,
+        dynamics=dynamics,
+        seconds=time.monotonic() - started,
+    )
+    write_grid_run(job.result, run)
+
+
+def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
+    """Headline of every query under the similarity that trained and under each that might have."""
+    values = {"trained": model.trained_measures(encoded)[model.headline]}
+    for name, exponents in NORMALIZATIONS.items():
+        values[name] = model.measures(encoded, exponents)[model.headline]
+    return values
+
+
+def _write_floors(job: Job, cli: NormdynCLI) -> None:
+    """What the task's headline is without any training, and by the simplest method there is."""
+    model = _task(cli)
+    cli.trainer.test(model, datamodule=cli.datamodule, verbose=False)
+    floors: dict[str, Any] = {
+        "untrained encoder": float(model.measures(_encoded(model, "test"), (1.0, 1.0))[model.headline].nanmean())
+    }
+    floors |= {
+        name.removesuffix(f"_{model.headline}"): value
+        for name, value in cli.datamodule.floor("test").items()
+        if name.endswith(f"_{model.headline}")
+    }
+    if cli.trainer.is_global_zero:
+        write_json(job.result, floors)
+
+
+def _task(cli: NormdynCLI) -> ContrastiveTask:
+    model = cli.model
+    if not isinstance(model, ContrastiveTask):
+        raise ValueError(
+            f"model: expected a lightning_normdyn.tasks.ContrastiveTask, which can be scored in several ways, got "
+            f"{type(model).__name__}"
+        )
+    return model
+
+
+def _encoded(model: ContrastiveTask, split: str) -> Encoded:
+    if model.encoded is None or not len(model.encoded.judgements.relevant().grades):
+        raise ValueError(f"data: expected a {split} split with judged pairs, got none; check limit_{split[:4]}_batches")
+    return model.encoded
+
+
+def _number(value: float | Tensor) -> Number:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+if __name__ == "__main__":
+    work(read_job(Path(sys.argv[1])))

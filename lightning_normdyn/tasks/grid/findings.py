@@ -1,0 +1,180 @@
+"""From trainings to findings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.variant_comparison import NO_DIFFERENCE, VariantComparison, compare_variants
+from lightning_normdyn.history.grid_findings import GridFindings
+from lightning_normdyn.history.grid_run import GridRun, Number
+from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
+from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
+
+REFERENCE = "cosine"
+_SURE_SHARE = 0.975
+
+
+def choose_lrs(runs: Iterable[GridRun]) -> dict[str, float]:
+    """The learning rate with which each variant did best on validation; a diverged run never does.
+
+    Args:
+        runs: of one seed or more; where several tried a rate, their mean counts.
+
+    Raises:
+        ValueError: if no run of a variant has a validation measure.
+    """
+    tried: dict[str, dict[float, list[float]]] = {}
+    for run in runs:
+        score = -math.inf if run.validation is None else run.validation
+        tried.setdefault(run.variant, {}).setdefault(run.lr, []).append(score)
+    chosen = {}
+    for variant, by_lr in tried.items():
+        means = {lr: sum(scores) / len(scores) for lr, scores in by_lr.items()}
+        lr = max(means, key=lambda one: means[one])
+        if means[lr] == -math.inf:
+            raise ValueError(
+                f"lrs: expected a rate at which {variant} trains, but every one of "
+                f"{', '.join(f'{one:g}' for one in sorted(means))} ended without a finite validation measure"
+            )
+        chosen[variant] = lr
+    return chosen
+
+
+def find(
+    runs: Sequence[GridRun],
+    *,
+    task: str,
+    symmetry: FunctionalSymmetry,
+    floors: Mapping[str, float] | None = None,
+    lrs: Mapping[str, float] | None = None,
+) -> GridFindings:
+    """Draws a grid's conclusions.
+
+    Args:
+        runs: all trainings; those at rates that were not chosen are left out.
+        task: name of the task.
+        symmetry: what it says of itself.
+        floors: measure of what needs no training, by name.
+        lrs: the rate chosen for each variant; found from the runs if left out.
+
+    Raises:
+        ValueError: if a variant lacks a training, or the grid lacks cosine.
+    """
+    lrs = choose_lrs(runs) if lrs is None else lrs
+    by_variant = {
+        variant: sorted((run for run in runs if run.variant == variant and run.lr == lr), key=lambda run: run.seed)
+        for variant, lr in lrs.items()
+    }
+    seeds = min(map(len, by_variant.values()))
+    chosen = {variant: trained[:seeds] for variant, trained in by_variant.items()}
+    values = {variant: _values(trained, "trained") for variant, trained in chosen.items()}
+    comparison = compare_variants(values, reference=REFERENCE)
+    headline = next(iter(chosen.values()))[0].headline
+    kappa_verdict = _kappa_verdict(chosen, comparison)
+    return GridFindings(
+        task=task,
+        headline=headline,
+        comparison=comparison,
+        lrs=dict(lrs),
+        cross={variant: _cross(trained) for variant, trained in chosen.items()},
+        diagnosis={variant: _means(run.diagnosis for run in trained) for variant, trained in chosen.items()},
+        learnt={
+            variant: learnt for variant, trained in chosen.items() if (learnt := _means(r.learnt for r in trained))
+        },
+        kappa_verdict=kappa_verdict,
+        symmetry=(*check_symmetry(symmetry, comparison),),
+        floors=dict(floors or {}),
+        advice=advise(comparison, headline),
+        runs=[run for trained in chosen.values() for run in trained],
+        notes=_notes(comparison),
+    )
+
+
+def advise(comparison: VariantComparison, headline: str) -> str:
+    """One sentence: what to take, and how sure that is."""
+    best, reference = comparison.scores[comparison.best], comparison.scores[comparison.reference]
+    if comparison.recommended == NO_DIFFERENCE:
+        return (
+            f"No difference that {comparison.seeds} seed{'s' * (comparison.seeds > 1)} and {comparison.queries} test "
+            f"items can show ({headline}: {comparison.reference} {reference.mean:.4f}, the best, {comparison.best}, "
+            f"{best.mean:.4f}): stay with {comparison.reference}, which needs nothing of the index."
+        )
+    if comparison.recommended == comparison.reference:
+        return (
+            f"Take {comparison.reference}: every other variant is worse ({headline} {reference.mean:.4f}; "
+            f"confidence {comparison.confidence:.1%})."
+        )
+    return (
+        f"Take {comparison.best}: {headline} {best.mean:.4f}, {best.gain:+.4f} over {comparison.reference} "
+        f"({best.gain_low:+.4f} to {best.gain_high:+.4f}; confidence {comparison.confidence:.1%})"
+        f"{_alike(comparison)}."
+    )
+
+
+def _alike(comparison: VariantComparison) -> str:
+    """Variants that may be as good as the best one."""
+    alike = [
+        name
+        for name, score in comparison.scores.items()
+        if name != comparison.best and score.share_best > 1 - _SURE_SHARE
+    ]
+    return f"; {' and '.join(alike)} may be as good" if alike else ""
+
+
+def _kappa_verdict(chosen: Mapping[str, Sequence[GridRun]], comparison: VariantComparison) -> str:
+    """Held against the run that the diagnosis is to be taken from: a cosine training (arXiv 2602.09229)."""
+    if not {"cosine", "qnorm", "dnorm"} <= set(chosen):
+        return "not told: needs cosine, qnorm and dnorm"
+    shares = [share for run in chosen["cosine"] if (share := run.diagnosis.get("kappa_qnorm_share")) is not None]
+    if not shares:
+        return "not told: too few pairs"
+    share = sum(shares) / len(shares)
+    gain = comparison.scores["qnorm"].mean - comparison.scores["dnorm"].mean
+    observed = "no difference"
+    pair = compare_variants(
+        {name: _values(chosen[name], "trained") for name in ("qnorm", "dnorm")}, reference="dnorm"
+    ).scores["qnorm"]
+    if pair.gain_low > 0 or pair.gain_high < 0:
+        observed = "qnorm" if gain > 0 else "dnorm"
+    predicted = "qnorm" if share >= _SURE_SHARE else "dnorm" if share <= 1 - _SURE_SHARE else "no difference"
+    held = "agreed" if predicted == observed else "undecided" if "no difference" in (predicted, observed) else "wrong"
+    return (
+        f"{held}: kappa spoke for {predicted} (QNorm's is smaller in {share:.0%} of resamples), training for "
+        f"{observed} (qnorm − dnorm = {pair.gain:+.4f}, {pair.gain_low:+.4f} to {pair.gain_high:+.4f})"
+    )
+
+
+def _values(runs: Sequence[GridRun], similarity: str) -> Tensor:
+    rows = [[math.nan if value is None else value for value in run.values[similarity]] for run in runs]
+    if len(set(map(len, rows))) != 1:
+        raise ValueError("out: runs of this grid were measured on different queries; start in a new folder")
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _cross(runs: Sequence[GridRun]) -> dict[str, Number]:
+    similarities = [name for name in runs[0].values if name != "trained"]
+    return {name: _finite(float(_values(runs, name).nanmean())) for name in similarities}
+
+
+def _means(records: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
+    gathered: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in record.items():
+            gathered.setdefault(name, [])
+            if value is not None:
+                gathered[name].append(value)
+    return {name: sum(values) / len(values) if values else None for name, values in gathered.items()}
+
+
+def _finite(value: float) -> Number:
+    return value if math.isfinite(value) else None
+
+
+def _notes(comparison: VariantComparison) -> list[str]:
+    if comparison.seeds > 1:
+        return []
+    return ["One seed: intervals leave out how much another training would differ; use --seeds 3 or more to decide."]

@@ -1,0 +1,55 @@
+"""Whether a run bore out what the task's symmetry predicts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lightning_normdyn.core.variant_comparison import VariantComparison
+from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
+
+
+class SymmetryCheck(NamedTuple):
+    """A prediction and what came of it.
+
+    Attributes:
+        prediction: in words.
+        outcome: ``agreed``, ``contradicted`` or ``undecided``, the last where intervals leave both open.
+        evidence: the numbers that decided, in words.
+    """
+
+    prediction: str
+    outcome: str
+    evidence: str
+
+
+def check_symmetry(symmetry: FunctionalSymmetry, comparison: VariantComparison) -> SymmetryCheck:
+    """Compares the better of QNorm and DNorm with cosine, as the rule does.
+
+    For a symmetric task the rule says that keeping one side's norm loses, for an asymmetric one that it does not: the
+    run agrees if the gain's interval lies on that side of zero, contradicts if it lies on the other.
+
+    Args:
+        symmetry: what the task says of itself.
+        comparison: of the variants, cosine being the reference.
+
+    Raises:
+        ValueError: if the grid lacks cosine, or both unilateral variants.
+    """
+    unilateral = [name for name in ("qnorm", "dnorm") if name in comparison.scores]
+    if comparison.reference != "cosine" or not unilateral:
+        raise ValueError(
+            "variants: the rule of symmetry compares qnorm and dnorm with cosine; expected cosine and at least one of "
+            f"them, got {', '.join(comparison.scores)}"
+        )
+    name = max(unilateral, key=lambda one: comparison.scores[one].mean)
+    score = comparison.scores[name]
+    evidence = f"{name} − cosine = {score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
+    if symmetry.symmetric:
+        outcome = _outcome(agreed=score.gain_high < 0, contradicted=score.gain_low > 0)
+    else:
+        outcome = _outcome(agreed=score.gain_low > 0, contradicted=score.gain_high < 0)
+    return SymmetryCheck(symmetry.prediction, outcome, evidence)
+
+
+def _outcome(*, agreed: bool, contradicted: bool) -> str:
+    return "agreed" if agreed else "contradicted" if contradicted else "undecided"
