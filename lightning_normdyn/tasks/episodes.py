@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -100,15 +100,15 @@ class EpisodeSplit(EvaluationSplit):
     """A split whose items, its queries, are encoded once and then serve many episodes.
 
     Attributes:
-        episodes: places among the queries; None only because fields with a default precede it.
+        episodes: places among the queries.
     """
 
-    episodes: Episodes | None = None
+    episodes: Episodes = field(kw_only=True)
 
     @classmethod
     def of(cls, items: Sequence[Any], episodes: Episodes) -> EpisodeSplit:
         """Makes one; which query belongs to which prototype follows from the episodes."""
-        return cls(items, [], Judgements.of([]), None, episodes)
+        return cls(items, [], Judgements.of([]), episodes=episodes)
 
     def put_together(self, items: Tensor, seen: Tensor) -> Encoded:
         """The queries and prototypes of all episodes whose items were all encoded.
@@ -121,7 +121,6 @@ class EpisodeSplit(EvaluationSplit):
             One document for each prototype, the mean of its shots. Every prototype is relevant to the queries of its
             class, so that none is irrelevant to all.
         """
-        assert self.episodes is not None
         supports, queries = self.episodes
         whole = seen[supports].flatten(1).all(1) & seen[queries].flatten(1).all(1)
         supports, queries = supports[whole], queries[whole]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -11,14 +13,14 @@ from lightning_normdyn.tasks.encoders.image import ImageEncoder
 class SmallImageEncoder(ImageEncoder):
     """Blocks of convolution, pooling by two, batch normalisation and ReLU, then one linear map.
 
-    With four blocks of 64 channels the "Conv4" of few-shot learning (Vinyals et al., arXiv 1606.04080), but for the
-    pooling, which comes first because it makes the rest four times cheaper, and for the map at the end, which has no
-    bias, so that norms are free; they start near 1.
+    Close to the "Conv4" of few-shot learning (four blocks of 64 channels; Vinyals et al., arXiv 1606.04080), but cheaper:
+    pooling comes before normalisation, and maps are narrow where they are large. The map at the end has no bias, so that
+    norms are free; they start near 1.
 
     Args:
         size: height and width of the images in pixels.
         channels: of the images, 1 for grey and 3 for colours.
-        width: channels of each block.
+        width: channels of the first half of the blocks; the others, which see small maps, have twice as many.
         blocks: each of which halves the size.
         dim: length of an embedding.
 
@@ -43,10 +45,10 @@ class SmallImageEncoder(ImageEncoder):
                 f"blocks: expected at most {size.bit_length() - 1} for images of {size} pixels, got {blocks}"
             )
         self.size, self.channels, self.dim = size, channels, dim
-        inputs = [channels, *[width] * (blocks - 1)]
-        self.blocks = nn.Sequential(*(_block(into, width) for into in inputs))
-        self.last = nn.Linear(width * cells, dim, bias=False)
-        nn.init.normal_(self.last.weight, std=(width * cells * dim) ** -0.5)
+        widths = [channels, *(width * (1 + (2 * place >= blocks)) for place in range(blocks))]
+        self.blocks = nn.Sequential(*(_block(*pair) for pair in pairwise(widths)))
+        self.last = nn.Linear(widths[-1] * cells, dim, bias=False)
+        nn.init.normal_(self.last.weight, std=(widths[-1] * cells * dim) ** -0.5)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ class SmallImageEncoder(ImageEncoder):
         return embeddings
 
 
-def _block(inputs: int, width: int) -> nn.Sequential:
+def _block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.ReLU()
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU()
     )
