@@ -33,8 +33,8 @@ class ImageText(ContrastiveTask):
 
     Args:
         towers: :class:`~lightning_normdyn.tasks.encoders.open_clip.OpenClip` with the name of a model, or
-            :class:`~lightning_normdyn.tasks.image_text_towers.ApartTowers`, small ones that need no download and are the
-            default.
+            :class:`~lightning_normdyn.tasks.image_text_towers.ApartTowers`, the default: small ones that need no
+            download.
         symmetric: whether captions pick their images too, in the loss.
         options: of :class:`ContrastiveTask` and its loss.
     """

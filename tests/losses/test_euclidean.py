@@ -19,7 +19,9 @@ def by_loops(queries, documents, temperature):
     """Snell et al., eq. 2: a softmax over minus the squared distances."""
     total = 0.0
     for i, query in enumerate(queries):
-        logits = [-sum((a - b) ** 2 for a, b in zip(query, document, strict=True)) / temperature for document in documents]
+        logits = [
+            -sum((a - b) ** 2 for a, b in zip(query, document, strict=True)) / temperature for document in documents
+        ]
         total += math.log(sum(map(math.exp, logits))) - logits[i]
     return total / len(queries)
 

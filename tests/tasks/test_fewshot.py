@@ -13,10 +13,10 @@ from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.datasets import LabelledImages
 from lightning_normdyn.tasks import FewShot, FewShotData
 from lightning_normdyn.tasks.contrast_data import collate_pairs
-from lightning_normdyn.tasks.encoders import ImageEncoder, SmallImageEncoder, SmallTextEncoder
-from lightning_normdyn.tasks.episodes import ClassDraws, EpisodeShape, Episodes, EpisodeSplit, draw_episodes
+from lightning_normdyn.tasks.encoders import ImageEncoder, SmallImageEncoder
+from lightning_normdyn.tasks.episodes import ClassDraws, Episodes, EpisodeShape, EpisodeSplit, draw_episodes
 from lightning_normdyn.tasks.fewshot import half_interval
-from lightning_normdyn.tasks.sources import LabelledImagesSource, LabelledTextFiles, Omniglot
+from lightning_normdyn.tasks.sources import LabelledImagesSource
 
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning",
@@ -25,6 +25,16 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # pytorch_lightning 2.6 calls what 4.40 deprecated
+    with torch.random.fork_rng():
+        yield
+
+
 VARIANTS = ["euclidean", "learnable", *NORMALIZATIONS]
 
 
@@ -192,13 +202,15 @@ def test_options_out_of_range_are_named(options):
 
 
 def test_images_of_another_size_are_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"^images: expected \[b, 1, 28, 28\], got \[2, 1, 8, 8\]; set the encoder's size"):
+    with pytest.raises(
+        ValueError, match=r"^images: expected \[b, 1, 28, 28\], got \[2, 1, 8, 8\]; set the encoder's size"
+    ):
         SmallImageEncoder().encode(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
 
 
 @pytest.fixture
 def texts(tmp_path):
-    words = "card cash rate fee loan fraud limit transfer".split()
+    words = ["card", "cash", "rate", "fee", "loan", "fraud", "limit", "transfer"]
     lines = [f"{word} {one} {number}\t{word}" for word in words for one in ("lost", "new") for number in range(2)]
     (tmp_path / "train.tsv").write_text("\n".join(["text\tcategory", *lines]) + "\n")
     return str(tmp_path)
@@ -213,8 +225,13 @@ def test_every_variant_runs_from_the_config_by_one_word(normalization, texts, tm
     }
     config["data"]["init_args"] = {
         "source": {"class_path": "LabelledTextFiles", "init_args": {"folder": texts}},
-        **{"ways": 2, "queries": 1, "evaluation_ways": 2, "evaluation_queries": 1, "episodes": 3},
-        **{"validation_share": 0.25, "test_share": 0.25},
+        "ways": 2,
+        "queries": 1,
+        "evaluation_ways": 2,
+        "evaluation_queries": 1,
+        "episodes": 3,
+        "validation_share": 0.25,
+        "test_share": 0.25,
     }
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config))

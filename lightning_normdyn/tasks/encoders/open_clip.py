@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -80,7 +79,7 @@ class OpenClip(ImageTextTowers):
         return tokens
 
 
-def _open_clip() -> ModuleType | Any:
+def _open_clip() -> Any:
     try:
         import open_clip
     except ImportError:

@@ -13,9 +13,9 @@ from lightning_normdyn.tasks.encoders.image import ImageEncoder
 class SmallImageEncoder(ImageEncoder):
     """Blocks of convolution, pooling by two, batch normalisation and ReLU, then one linear map.
 
-    Close to the "Conv4" of few-shot learning (four blocks of 64 channels; Vinyals et al., arXiv 1606.04080), but cheaper:
-    pooling comes before normalisation, and maps are narrow where they are large. The map at the end has no bias, so that
-    norms are free; they start near 1.
+    Close to the "Conv4" of few-shot learning (four blocks of 64 channels; Vinyals et al., arXiv 1606.04080), but
+    cheaper: pooling comes before normalisation, and maps are narrow where they are large. The map at the end has no
+    bias, so that norms are free; in training they start near 1.
 
     Args:
         size: height and width of the images in pixels.
@@ -49,7 +49,7 @@ class SmallImageEncoder(ImageEncoder):
         self.blocks = nn.Sequential(*(_block(*pair) for pair in pairwise(widths)))
         self.last = nn.Linear(widths[-1] * cells, dim, bias=False)
         nn.init.normal_(self.last.weight, std=(widths[-1] * cells * dim) ** -0.5)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embeddings ``[b, dim]`` of pixels from 0 to 1, ``[b, channels, size, size]``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 from lightning_normdyn.datasets import LabelledImages
 
@@ -18,18 +19,21 @@ class LabelledImagesSource(ABC):
 class StandardLibraryGlyphClasses(LabelledImagesSource):
     """Characters as the fonts that matplotlib ships draw them, one class a character.
 
-    See :func:`lightning_normdyn.datasets.standard_library.glyph_classes`.
+    See :func:`lightning_normdyn.datasets.standard_library.glyph_classes.glyph_classes`.
     """
 
     def read(self) -> LabelledImages:
-        """Draws the glyphs."""
+        """Draws the glyphs, ink 255 on paper 0, since convolutions pad with 0."""
         from lightning_normdyn.datasets.standard_library.glyph_classes import glyph_classes
 
-        return glyph_classes()
+        drawn = glyph_classes()
+        return replace(drawn, images=255 - drawn.images)
 
 
 class Omniglot(LabelledImagesSource):
-    """Handwritten characters, whose groups are alphabets; see :func:`lightning_normdyn.datasets.formats.omniglot`.
+    """Handwritten characters, whose groups are alphabets.
+
+    See :func:`lightning_normdyn.datasets.formats.omniglot.read_omniglot`.
 
     Args:
         path: of the folder, or of an ``.npz`` file.
@@ -63,5 +67,4 @@ class ImageFolder(LabelledImagesSource):
         """Reads the folder."""
         from lightning_normdyn.datasets.formats.image_folder import read_image_folder
 
-        mode = "L" if self.grey else "RGB"
-        return read_image_folder(self.folder, height=self.size, width=self.size, mode=mode)
+        return read_image_folder(self.folder, height=self.size, width=self.size, mode="L" if self.grey else "RGB")
