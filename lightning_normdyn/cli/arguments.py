@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_report(commands)
     _add_reproduce(commands)
+    _add_grid(commands)
     for name, help_text in LIGHTNING_COMMANDS.items():
         commands.add_parser(name, help=help_text, add_help=False)
     return parser
@@ -74,6 +75,44 @@ def _add_reproduce(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         help="a folder for the page; one that holds a run of the same seed is gone on with "
         "(default: runs/reproduce-<time>)",
     )
+
+
+def _add_grid(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "train a task with every normalization and say which to take"
+    grid = commands.add_parser(
+        "grid",
+        help=about,
+        description=f"{about}; further options go to LightningCLI, e.g. --trainer.max_epochs 5",
+        allow_abbrev=False,
+    )
+    grid.add_argument("--config", action="append", required=True, metavar="FILE", help="of LightningCLI; repeatable")
+    grid.add_argument("--seeds", type=_positive, default=3, metavar="N", help="trainings a variant (default: 3)")
+    grid.add_argument("--variants", nargs="+", metavar="NAME", help="these alone, cosine among them (default: all)")
+    grid.add_argument(
+        "--lr-factors",
+        nargs="+",
+        type=_factor,
+        default=[0.3, 1.0, 3.0],
+        metavar="F",
+        help="learning rates each variant tries with the first seed, in units of the config's (default: 0.3 1 3)",
+    )
+    grid.add_argument("--jobs", type=_positive, default=1, metavar="N", help="trainings at a time (default: 1)")
+    grid.add_argument(
+        "--out",
+        type=_folder,
+        metavar="DIR",
+        help="a folder for the grid; one that holds the same grid is gone on with (default: runs/grid-<time>)",
+    )
+
+
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return factor
 
 
 def _seed(text: str) -> int:

@@ -42,6 +42,8 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     if words and words[0] in LIGHTNING_COMMANDS:
         return _run_lightning(words)
+    if words and words[0] == "grid":
+        return _run_grid(words)
     options = build_parser().parse_args(words)
     if options.command == "demo":
         require("rich", "tensorboard", extra="cli")
@@ -57,6 +59,15 @@ def _run(words: list[str]) -> int:
     from lightning_normdyn.cli.report import run_report
 
     return run_report(options)
+
+
+def _run_grid(words: list[str]) -> int:
+    options, of_lightning = build_parser().parse_known_args(words)
+    require("jsonargparse", "rich", "matplotlib", extra="cli,report")
+    from lightning_normdyn.cli.grid.command import run_grid
+
+    sys.path.append(str(Path.cwd()))
+    return run_grid(options, of_lightning)
 
 
 def _run_lightning(words: list[str]) -> int:

@@ -93,6 +93,10 @@ class ContrastData(LightningDataModule):
         """A split to be measured on; called often, so keep it."""
         raise NotImplementedError
 
+    def floors(self, split: Split) -> dict[str, float]:
+        """The family's headline without any training, by method: what a model has to beat."""
+        return {}
+
     def setup(self, stage: str) -> None:
         """Reads the data, so that its errors come before training."""
         if stage == "fit":

@@ -48,6 +48,8 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     symmetry: ClassVar[FunctionalSymmetry]
     headline: ClassVar[str]
     """The measure that variants are compared by; larger is better."""
+    variants: ClassVar[tuple[str, ...]] = ("cosine", "dot", "qnorm", "dnorm", "learnable")
+    """The words that ``normalization`` may be, in the order of tables."""
 
     def __init__(
         self,

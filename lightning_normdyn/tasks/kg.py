@@ -61,7 +61,9 @@ class KnowledgeGraphCompletion(TableSizes, ContrastiveTask):
         ValueError: if an argument is out of its range, or makes no sense with another.
     """
 
-    symmetry = FunctionalSymmetry(False, "a head with a relation asks, an entity answers; facts may be symmetric, not that")
+    symmetry = FunctionalSymmetry(
+        False, "a head with a relation asks, an entity answers; facts may be symmetric, not that"
+    )
     headline = "mrr"
     scorer: TripleScorer
 

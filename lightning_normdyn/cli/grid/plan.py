@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,8 @@ def read_task(words: Sequence[str]) -> tuple[type[ContrastiveTask], float]:
 
 
 def _class_of(path: str | None) -> type[ContrastiveTask]:
-    from jsonargparse import import_object  # type: ignore[attr-defined,unused-ignore]
-
-    cls = import_object(path) if path else None
+    module, _, name = (path or "").rpartition(".")
+    cls = getattr(import_module(module), name, None) if module else None
     if not (isinstance(cls, type) and issubclass(cls, ContrastiveTask)):
         raise ValueError(
             f"config: expected a model that is a lightning_normdyn.tasks.ContrastiveTask, got {path}; its embeddings "
@@ -83,8 +83,11 @@ class Plan:
 
     def results(self) -> list[GridRun]:
         """The trainings that have finished, of any rate and of the seeds planned."""
-        runs = (read_grid_run(file) for file in sorted((self.folder / RUNS_FOLDER).glob(f"*/{RESULT_FILE}"))
-                if file.parent.name != UNTRAINED)
+        runs = (
+            read_grid_run(file)
+            for file in sorted((self.folder / RUNS_FOLDER).glob(f"*/{RESULT_FILE}"))
+            if file.parent.name != UNTRAINED
+        )
         return [r for r in runs if r.seed in self.seeds and r.variant in self.variants and r.lr in self.lrs]
 
     def floors(self) -> dict[str, float]:
@@ -125,4 +128,3 @@ def _contents(words: Sequence[str]) -> dict[str, Any]:
         "words": list(words),
         "configs": [Path(file).read_text(encoding="utf-8") for file in files if Path(file).is_file()],
     }
-

@@ -67,8 +67,8 @@ class _Process:
 
     def _read(self, progress: Progress) -> None:
         assert self._process.stdout is not None
-        with self.log.open("w", encoding="utf-8") as log:
-            for line in self._process.stdout:
+        with self._process.stdout as said, self.log.open("w", encoding="utf-8") as log:
+            for line in said:
                 done = announced(line)
                 if done is None:
                     log.write(line)
@@ -88,6 +88,7 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join()
 
     def reason(self) -> str:
         """Why there is no result, in a sentence that names the log."""

@@ -36,7 +36,8 @@ def work(job: Job) -> None:
 
 def _train(job: Job, cli: NormdynCLI) -> None:
     started = time.monotonic()
-    trainer, model, data = cli.trainer, _task(cli), cli.datamodule
+    trainer: Any = cli.trainer
+    model, data = _task(cli), cli.datamodule
     course = Course(model.headline)
     trainer.callbacks += [course, Announcement()]
     trainer.fit(model, datamodule=data)
@@ -80,11 +81,7 @@ def _write_floors(job: Job, cli: NormdynCLI) -> None:
     floors: dict[str, Any] = {
         "untrained encoder": float(model.measures(_encoded(model, "test"), (1.0, 1.0))[model.headline].nanmean())
     }
-    floors |= {
-        name.removesuffix(f"_{model.headline}"): value
-        for name, value in cli.datamodule.floor("test").items()
-        if name.endswith(f"_{model.headline}")
-    }
+    floors |= cli.datamodule.floors("test")
     if cli.trainer.is_global_zero:
         write_json(job.result, floors)
 

@@ -102,13 +102,15 @@ def _fact_of(library: Library, module: str, reference: Reference) -> Iterator[Fa
         if reference.role == "use" and not reference.owner:
             return
     if tail is not None and tail != head:
-        yield head, _ROLES[reference.role], tail
+        is_function = tail in library.definitions and library.definitions[tail].kind == "function"
+        made_by_it = is_function and reference.role in ("base", "raise", "catch")  # `raise error_of(line)`
+        yield head, "uses" if made_by_it else _ROLES[reference.role], tail
 
 
 def _entity(library: Library, name: str) -> str | None:
     """The class or function at the top of a module that a name leads to, if it leads to one."""
     home = library.home_of(name)
-    module = "builtins" if home.startswith("builtins.") else library.module_of(home)
+    module = library.module_of(home)
     if module is None or home == module:
         return None
     entity = f"{module}.{home[len(module) + 1 :].partition('.')[0]}"
@@ -137,7 +139,7 @@ def _split(facts: list[Fact]) -> dict[Fact, Split]:
         lost = Counter(part for fact in members for part in _parts(fact))
         if split is None or any(known[part] <= number for part, number in lost.items()):
             continue
-        known -= lost
+        known.subtract(lost)  # `-=` would go through all of it, each time
         room[split] -= len(members)
         splits.update(dict.fromkeys(members, split))
     return splits

@@ -13,6 +13,7 @@ from lightning_normdyn.datasets.standard_library.references import ModuleNames, 
 from lightning_normdyn.datasets.standard_library.sources import SourceModule
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_LANGUAGE_MODULES = ("builtins", "io", "_io")  # `open` comes from the latter
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -41,7 +42,7 @@ def _built_in_names() -> frozenset[str]:
     of_the_language = {
         name
         for name, value in vars(builtins).items()
-        if isinstance(value, BuiltinFunctionType) or (isinstance(value, type) and value.__module__ == "builtins")
+        if isinstance(value, type | BuiltinFunctionType) and value.__module__ in _LANGUAGE_MODULES
     }
     return frozenset(name for name in of_the_language if not name.startswith("_")) - {"WindowsError"}
 
@@ -200,6 +201,8 @@ class _Visitor:
 
     def visit_elsewhere(self, node: ast.Global | ast.Nonlocal) -> None:
         self.scopes[-1].elsewhere.update(node.names)
+        if isinstance(node, ast.Global):
+            self.module.bound.update(node.names)
 
     def visit_pattern(self, node: ast.MatchAs | ast.MatchStar) -> None:
         if node.name is not None:
@@ -208,7 +211,11 @@ class _Visitor:
 
     def visit_as(self, role: Role, node: ast.expr) -> None:
         """Visits a name, or a call of one, as something better than a use."""
-        head = node.func if isinstance(node, ast.Call) and role in ("raise", "decorator") else node
+        head = node
+        if isinstance(node, ast.Call) and role in ("raise", "decorator"):
+            head = node.func
+        elif isinstance(node, ast.Subscript) and role == "base":  # Generic[T]
+            head = node.value
         name = _dotted(head)
         if name is None:
             self.visit(node)
@@ -217,6 +224,8 @@ class _Visitor:
         if isinstance(node, ast.Call):
             for argument in [*node.args, *node.keywords]:
                 self.visit(argument)
+        elif isinstance(node, ast.Subscript):
+            self.visit(node.slice)
 
     def bind_arguments(self, arguments: ast.arguments) -> None:
         single = [argument for argument in (arguments.vararg, arguments.kwarg) if argument is not None]
@@ -242,9 +251,10 @@ class _Visitor:
         yield
         self.scopes.pop()
         outside = next(outer for outer in reversed(self.scopes) if not outer.is_class)
+        own = (scope.bound | scope.defined | scope.imported.keys()) - scope.elsewhere
         for load in scope.loads:
             root, dot, rest = load.name.partition(".")
-            if root in scope.elsewhere or root not in (scope.bound | scope.defined | scope.imported.keys()):
+            if root not in own:
                 outside.loads.append(load)
             elif root in scope.imported:
                 self.references.append(load._replace(name=scope.imported[root] + dot + rest))

@@ -1,0 +1,36 @@
+"""A grid's findings as Markdown, to paste into a pull request or a paper's notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning_normdyn.history.grid_findings import GridFindings
+from lightning_normdyn.report.grid.rows import TextTable, grid_tables
+
+
+def grid_markdown(findings: GridFindings) -> str:
+    """The advice first, then all tables, then what theory had said."""
+    prediction, outcome, evidence = findings.symmetry
+    parts = [f"# {findings.task}: which normalization", findings.advice]
+    parts += [f"**{table.title}**\n\n{markdown_table(table)}" for table in grid_tables(findings)]
+    parts.append(
+        f"- Symmetry: {outcome}. {prediction}; {evidence}.\n- Fisher condition numbers: {findings.kappa_verdict}."
+    )
+    return "\n\n".join([*parts, *findings.notes]) + "\n"
+
+
+def markdown_table(table: TextTable) -> str:
+    r"""One table; numbers to the right.
+
+    Example:
+        >>> print(markdown_table(TextTable("", ("a", "b"), [("x|y", "1")])))
+        | a | b |
+        | --- | ---: |
+        | x\|y | 1 |
+    """
+    rule = ["---", *["---:"] * (len(table.head) - 1)]
+    return "\n".join(f"| {' | '.join(_escaped(row))} |" for row in (table.head, rule, *table.rows))
+
+
+def _escaped(row: Sequence[str]) -> list[str]:
+    return [word.replace("|", "\\|") for word in row]

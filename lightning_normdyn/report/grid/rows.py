@@ -1,0 +1,79 @@
+"""The tables of a grid, as rows of text that Markdown and HTML share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lightning_normdyn.history.grid_findings import GridFindings
+from lightning_normdyn.history.grid_run import Number
+
+_DYNAMICS = ("norm_mean", "norm_cv", "radial_fraction", "balance_slope", "transient_slope", "forecast_skill")
+
+
+class TextTable(NamedTuple):
+    """A table of finished text.
+
+    Attributes:
+        title: what it shows.
+        head: of the columns.
+        rows: as many words as there are columns; the first names the row.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def grid_tables(findings: GridFindings) -> list[TextTable]:
+    """All tables of a grid, in the order of reading; those without rows are left out."""
+    tables = [_scores(findings), _floors(findings), _cross(findings), _diagnosis(findings), _dynamics(findings)]
+    return [table for table in tables if table.rows]
+
+
+def _scores(findings: GridFindings) -> TextTable:
+    comparison = findings.comparison
+    rows = []
+    for name, score in comparison.scores.items():
+        reference = name == comparison.reference
+        gain = "–" if reference else f"{score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
+        interval = f"{score.mean:.4f} ({score.low:.4f} to {score.high:.4f})"
+        rows.append((name, interval, gain, f"{score.share_best:.0%}", f"{findings.lrs[name]:.3g}"))
+    head = ("variant", f"{findings.headline}, 95%", "gain on cosine, 95% for all at once", "best in", "learning rate")
+    return TextTable(f"{comparison.seeds} trainings each, {comparison.queries} test items", head, rows)
+
+
+def _floors(findings: GridFindings) -> TextTable:
+    rows = [(name, f"{value:.4f}") for name, value in findings.floors.items()]
+    return TextTable("Without training", ("method", findings.headline), rows)
+
+
+def _cross(findings: GridFindings) -> TextTable:
+    similarities = list(next(iter(findings.cross.values())))
+    rows = [(name, *(_number(by[one], ".4f") for one in similarities)) for name, by in findings.cross.items()]
+    return TextTable("Trained with one similarity, scored with another", ("trained", *similarities), rows)
+
+
+def _diagnosis(findings: GridFindings) -> TextTable:
+    rows = []
+    for name, found in findings.diagnosis.items():
+        learnt = findings.learnt.get(name, {})
+        numbers = [_number(found["cohens_d"], "+.2f")]
+        numbers += [_number(found[one], ".3f") for one in ("query_cv", "document_cv")]
+        numbers += [_number(found[one], ".2f") for one in ("kappa_qnorm", "kappa_dnorm")]
+        numbers += [_number(learnt.get(one), ".3f") for one in ("gamma_query", "gamma_document")]
+        rows.append((name, *numbers))
+    head = ("variant", "Cohen's d", "CV of queries", "CV of documents", "log κ qnorm", "log κ dnorm", "γ q", "γ d")
+    return TextTable("Norms on the validation split", head, rows)
+
+
+def _dynamics(findings: GridFindings) -> TextTable:
+    """Last values of the first training of each variant, of the quantities that most targets have."""
+    first = {run.variant: run.dynamics for run in reversed(findings.runs)}
+    keys = list(dict.fromkeys(key for by in first.values() for key in by if key.rpartition("/")[2] in _DYNAMICS))
+    rows = [(key.removeprefix("normdyn/"), *(_number(by.get(key), ".3g") for by in first.values())) for key in keys]
+    return TextTable("Norm dynamics at the end of the first training", ("quantity", *first), rows)
+
+
+def _number(value: Number, form: str) -> str:
+    return "–" if value is None else format(value, form)

@@ -1,0 +1,126 @@
+"""``normdyn grid`` from the command line to the page, with real trainings, and what it says of bad input."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from lightning_normdyn.cli.grid.plan import Plan
+from lightning_normdyn.cli.main import main
+
+CONFIG = """
+model:
+  class_path: lightning_normdyn.tasks.Retrieval
+  init_args:
+    encoder:
+      class_path: lightning_normdyn.tasks.encoders.SmallTextEncoder
+      init_args: {dim: 16, buckets: 500, hidden: 16}
+    lr: 0.01
+data:
+  class_path: lightning_normdyn.tasks.RetrievalData
+  init_args:
+    source: {class_path: lightning_normdyn.tasks.sources.BeirFolder, init_args: {folder: set}}
+    batch_size: 16
+trainer: {accelerator: cpu, max_epochs: 2, log_every_n_steps: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a config and a small set in BEIR's layout: a query holds two words of its document."""
+    folder = tmp_path_factory.mktemp("grid")
+    draw = random.Random(0)
+    words = [f"{a}{b}" for a in ("red", "blue", "green", "tall", "wide") for b in ("cat", "dog", "tree", "house")]
+    texts = [draw.sample(words, 6) for _ in range(48)]
+    (folder / "set" / "qrels").mkdir(parents=True)
+    rows = [{"_id": f"d{place}", "title": "", "text": " ".join(text)} for place, text in enumerate(texts)]
+    asked = [{"_id": f"q{place}", "text": " ".join(text[:2])} for place, text in enumerate(texts)]
+    for name, lines in (("corpus", rows), ("queries", asked)):
+        (folder / "set" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for split, places in (("train", range(32)), ("dev", range(32, 40)), ("test", range(40, 48))):
+        judged = "".join(f"q{place}\td{place}\t1\n" for place in places)
+        (folder / "set" / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    (folder / "grid.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def grid(workplace: Path) -> Path:
+    """A grid of two variants and two seeds, one of whose trainings was there before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        patch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # as for every test of a command
+        words = ["grid", "--config", "grid.yaml", "--seeds", "2", "--variants", "cosine", "qnorm", "--lr-factors", "1"]
+        assert main([*words, "--jobs", "2", "--out", "out"]) == 0
+        started = {file: file.stat().st_mtime_ns for file in Path("out").glob("runs/*/result.json")}
+        gone = workplace / "out" / "runs" / "qnorm-lr0.01-seed1" / "result.json"
+        gone.unlink()
+        assert main([*words, "--jobs", "2", "--out", "out"]) == 0
+        again = {file: file.stat().st_mtime_ns for file in Path("out").glob("runs/*/result.json")}
+        assert {file for file in started if started[file] != again[file]} == {gone.relative_to(workplace)}
+    return workplace / "out"
+
+
+def test_a_grid_leaves_its_findings(grid: Path) -> None:
+    found = json.loads((grid / "findings.json").read_text())
+    assert list(found["comparison"]["scores"]) == ["cosine", "qnorm"]
+    assert found["comparison"]["seeds"] == 2
+    assert found["comparison"]["queries"] == 8
+    assert set(found["cross"]["qnorm"]) == {"cosine", "dot", "qnorm", "dnorm"}
+    assert found["cross"]["qnorm"]["qnorm"] == pytest.approx(found["comparison"]["scores"]["qnorm"]["mean"])
+    assert found["cross"]["qnorm"]["dot"] == found["cross"]["qnorm"]["qnorm"]  # a query's norm ranks nothing
+    assert 0 < found["floors"]["untrained encoder"] <= 1
+    assert found["advice"] in (grid / "grid.md").read_text()
+    page = (grid / "grid.html").read_text()
+    assert page.count("<svg") == 3
+    assert (grid / "grid.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_trainings_keep_the_course_of_norms(grid: Path) -> None:
+    run = json.loads((grid / "runs" / "qnorm-lr0.01-seed0" / "result.json").read_text())
+    assert run["course"]["step"] == [2, 4]
+    assert all(norm > 0 for norm in run["course"]["relevant_norm"])
+    assert len(run["values"]["trained"]) == 8
+    assert run["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--variants", "dot"], "expected cosine among them"),
+        (["--variants", "cosine", "qnrom"], "got 'qnrom'"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--model.normalization", "qnrom"], "qnrom"),
+        (["--out", "set"], "out:"),
+    ],
+)
+def test_bad_input_is_one_sentence(workplace: Path, words, said, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(workplace)
+    assert main(["grid", "--config", "grid.yaml", "--seeds", "1", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_another_configuration_is_not_mixed_in(grid: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(grid.parent)
+    assert main(["grid", "--config", "grid.yaml", "--out", "out", "--trainer.max_epochs", "3"]) == 2
+    assert "holds a grid of another configuration" in capsys.readouterr().err
+
+
+def test_a_model_that_is_no_task_is_refused(workplace: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(workplace)
+    words = ["--model", "lightning_normdyn.tasks.TokenContrast", "--data", "lightning_normdyn.tasks.TokenPairs"]
+    assert main(["grid", *[f"{a}={b}" for a, b in zip(words[::2], words[1::2], strict=True)], "--config", "grid.yaml"])
+    assert "expected a model that is a lightning_normdyn.tasks.ContrastiveTask" in capsys.readouterr().err
+
+
+def test_a_training_that_fails_is_told_and_the_others_go_on(workplace: Path, monkeypatch, capsys) -> None:
+    from lightning_normdyn.cli.grid.processes import run_jobs
+
+    monkeypatch.chdir(workplace)
+    plan = Plan(("--config", "grid.yaml", "--data.batch_size=0"), ("cosine",), (0.01,), (0,), workplace / "bad", 1)
+    done = []
+    failed = run_jobs(plan.trials()[1:], at_once=1, progress=lambda job, share: done.append((job.name, share)))
+    assert list(failed) == ["cosine-lr0.01-seed0"]
+    assert "batch_size: expected a positive number, got 0" in failed["cosine-lr0.01-seed0"]
+    assert done == [("cosine-lr0.01-seed0", 1.0)]

@@ -1,0 +1,98 @@
+"""Embeddings on disk come back as they were written, chunk by chunk."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+
+VECTORS = np.random.default_rng(0).normal(size=(37, 6)).astype(np.float32)
+IDS = [f"doc {row}" for row in range(37)]
+
+
+def write_npy(file, vectors):
+    np.save(file, vectors)
+
+
+def write_npz(file, vectors):
+    np.savez(file, embeddings=vectors, ids=np.array(IDS), other=np.ones(3))
+
+
+def write_parquet(file, vectors):
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    pq.write_table(pa.table({"id": IDS, "vector": lists}), file, row_group_size=10)
+
+
+def write_lists(file, vectors):
+    pq.write_table(pa.table({"vector": pa.array(vectors.tolist())}), file)
+
+
+def write_safetensors(file, vectors):
+    save_file({"v": torch.from_numpy(vectors), "bias": torch.ones(2)}, file)
+
+
+KINDS = {
+    "a.npy": write_npy,
+    "a.npz": write_npz,
+    "a.parquet": write_parquet,
+    "lists.parquet": write_lists,
+    "a.safetensors": write_safetensors,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("precision", [np.float32, np.float16])
+def test_what_was_written_is_read(tmp_path, name, precision) -> None:
+    vectors = VECTORS.astype(precision)
+    KINDS[name](tmp_path / name, vectors)
+    opened = EmbeddingFile(tmp_path / name)
+    assert (opened.rows, opened.dim, len(opened)) == (37, 6, 37)
+    chunks = list(opened.chunks(8))
+    assert all(len(chunk) <= 8 and chunk.dtype == torch.float32 for chunk in chunks)
+    assert np.array_equal(torch.cat(chunks).numpy(), vectors.astype(np.float32))
+    assert torch.equal(opened.read(), torch.cat(chunks))
+    assert opened.ids == (IDS if name in ("a.npz", "a.parquet") else [str(row) for row in range(37)])
+
+
+def test_a_chunk_may_be_changed(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", VECTORS)
+    next(EmbeddingFile(tmp_path / "a.npy").chunks()).zero_()
+    assert EmbeddingFile(tmp_path / "a.npy").read().any()
+
+
+def uneven(file):
+    pq.write_table(pa.table({"v": pa.array([[1.0, 2.0], [3.0]])}), file)
+
+
+def two(file):
+    np.savez(file, a=VECTORS, b=VECTORS)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("a.csv", lambda file: file.write_text("1,2"), "expected .npy"),
+        ("a.npy", lambda file: np.save(file, np.ones(3)), r"expected numbers \[n, d\], got float64 \[3\]"),
+        ("a.npy", lambda file: file.write_bytes(b"\x93NUMPY"), "cannot be read"),
+        ("a.npy", lambda file: np.save(file, np.array([["a"]])), "expected numbers"),
+        ("a.npz", two, "among its two-dimensional arrays, got a, b"),
+        ("a.parquet", lambda file: file.write_bytes(b"PAR1"), "cannot be read as .parquet"),
+        ("a.parquet", uneven, "row 1: expected 2 numbers"),
+        ("a.safetensors", lambda file: file.write_bytes(b"nothing"), "cannot be read|a.safetensors"),
+    ],
+)
+def test_other_files_are_named(tmp_path, name, write, said) -> None:
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=said) as raised:
+        EmbeddingFile(tmp_path / name).read()
+    assert name in str(raised.value)
+
+
+def test_a_missing_file_and_a_chosen_column(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="none.npy"):
+        EmbeddingFile(tmp_path / "none.npy")
+    two(tmp_path / "two.npz")
+    assert EmbeddingFile(tmp_path / "two.npz", column="b").rows == 37

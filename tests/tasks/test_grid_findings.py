@@ -1,0 +1,93 @@
+"""What a grid concludes, of trainings whose truth is known."""
+
+import pytest
+import torch
+from grid_runs import a_grid, a_run
+
+from lightning_normdyn.core import cohens_d, fisher_condition_number, safe_norm
+from lightning_normdyn.core.variant_comparison import compare_variants
+from lightning_normdyn.datasets import Judgements
+from lightning_normdyn.history.grid_run import read_grid_run, write_grid_run
+from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.grid.diagnosis import diagnose
+from lightning_normdyn.tasks.grid.findings import choose_lrs, find
+from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
+from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
+
+ASYMMETRIC, SYMMETRIC = FunctionalSymmetry(False, "made up"), FunctionalSymmetry(True, "made up")
+BETTER = {"cosine": 0.0, "dot": 0.0, "qnorm": 0.1, "dnorm": 0.02, "learnable": 0.05}
+
+
+def test_each_variant_takes_the_rate_that_validation_likes() -> None:
+    runs = [
+        a_run("cosine", lr=1e-3, validation=0.4),
+        a_run("cosine", lr=3e-3, validation=0.6),
+        a_run("dot", lr=1e-3, validation=0.5),
+        a_run("dot", lr=3e-3, validation=None),
+    ]
+    assert choose_lrs(runs) == {"cosine": 3e-3, "dot": 1e-3}
+    with pytest.raises(ValueError, match="lrs: expected a rate at which dot trains"):
+        choose_lrs([a_run("dot", validation=None)])
+
+
+def test_a_planted_winner_is_taken_and_said() -> None:
+    found = find(a_grid(BETTER), task="Retrieval", symmetry=ASYMMETRIC, floors={"BM25": 0.2})
+    assert found.advice.startswith("Take qnorm: ndcg@10 0.")
+    assert "+0.1" in found.advice
+    assert found.symmetry[1] == "agreed"
+    assert found.kappa_verdict.startswith("agreed: kappa spoke for qnorm")
+    assert found.cross["qnorm"]["dot"] == pytest.approx(found.comparison.scores["qnorm"].mean)
+    assert found.learnt == {"learnable": {"gamma_query": pytest.approx(0.4), "gamma_document": pytest.approx(0.6)}}
+    assert found.floors == {"BM25": 0.2}
+
+
+def test_runs_at_other_rates_do_not_enter() -> None:
+    stray = a_run("qnorm", lr=9.0, gain=-0.4, validation=0.0)
+    runs = a_grid(BETTER)
+    with_stray = find([*runs, stray], task="t", symmetry=ASYMMETRIC)
+    assert with_stray.comparison == find(runs, task="t", symmetry=ASYMMETRIC).comparison
+
+
+def test_no_difference_is_an_answer() -> None:
+    alike = dict.fromkeys(BETTER, 0.0)
+    found = find(a_grid(alike), task="t", symmetry=ASYMMETRIC)
+    assert found.advice.startswith("No difference that 3 seeds and 80 test items can show")
+    assert found.symmetry[1] == "undecided"
+    one_seed = find(a_grid(alike, seeds=1), task="t", symmetry=ASYMMETRIC)
+    assert one_seed.notes[0].startswith("One seed")
+
+
+def test_the_rule_of_symmetry_can_be_contradicted() -> None:
+    runs = a_grid(BETTER)
+    assert find(runs, task="t", symmetry=SYMMETRIC).symmetry[1] == "contradicted"
+    worse = find(a_grid({"cosine": 0.1, "dot": 0.1, "qnorm": 0.0, "dnorm": 0.0}), task="t", symmetry=SYMMETRIC)
+    assert worse.symmetry[1] == "agreed"
+    assert worse.advice.startswith("No difference")  # dot is as good as cosine
+    with pytest.raises(ValueError, match="rule of symmetry compares"):
+        check_symmetry(SYMMETRIC, compare_variants({"cosine": torch.rand(1, 5), "dot": torch.rand(1, 5)}))
+
+
+def test_a_wrong_prediction_of_kappa_is_called_wrong() -> None:
+    runs = a_grid({"cosine": 0.0, "qnorm": 0.0, "dnorm": 0.1})
+    assert find(runs, task="t", symmetry=ASYMMETRIC).kappa_verdict.startswith("wrong: kappa spoke for qnorm")
+
+
+def test_a_diagnosis_is_that_of_the_functions_it_names() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(60, 8, generator=generator)
+    documents = torch.cat([queries * torch.rand(60, 1, generator=generator).mul(2).exp(), torch.randn(40, 8)])
+    judgements = Judgements.of([(place, place, 1.0) for place in range(60)] + [(0, 70, 0.0)])
+    found = diagnose(Encoded(queries, documents, judgements), temperature=0.1)
+    norms = safe_norm(documents)
+    assert found.cohens_d == pytest.approx(float(cohens_d(norms[:60], norms[60:])))
+    expected = fisher_condition_number(queries, documents[:60], 1, 0, temperature=0.1)
+    assert found.kappa_qnorm == pytest.approx(expected.diagonal)
+
+
+def test_a_run_survives_the_disk(tmp_path) -> None:
+    run = a_run("qnorm", validation=None)
+    write_grid_run(tmp_path / "a" / "result.json", run)
+    assert read_grid_run(tmp_path / "a" / "result.json") == run
+    (tmp_path / "a" / "result.json").write_text('{"variant": ')
+    with pytest.raises(ValueError, match="is damaged"):
+        read_grid_run(tmp_path / "a" / "result.json")
