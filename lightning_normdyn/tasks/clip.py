@@ -160,6 +160,13 @@ class ImageTextData(ContrastData):
             self._splits[split] = EvaluationSplit(Chosen(self._pixels, places), list(numbers), judgements)
         return self._splits[split]
 
+    def floors(self, split: Split) -> dict[str, float]:
+        """Recall at 1 of guessing, the mean of both directions over images."""
+        sides = self.evaluation(split)
+        images_of = torch.bincount(sides.judgements.documents)[sides.judgements.documents]
+        to_image = float(images_of.float().mean()) / len(sides.queries)
+        return {"chance": (1 / len(sides.documents) + to_image) / 2}
+
 
 class CaptionedPairs:
     """Images with their captions, as pairs to train on; ids of documents tell equal captions."""

@@ -89,12 +89,9 @@ class FewShot(ContrastiveTask):
 
     def trained_measures(self, encoded: Encoded) -> dict[str, Tensor]:
         """Accuracy of every episode under the similarity that trains."""
-        similarity = self.contrast.similarity
-        if not isinstance(similarity, SquaredEuclidean):
-            return super().trained_measures(encoded)
-        return episode_accuracy(
-            encoded, similarity.rescale_queries(encoded.queries), similarity.rescale_documents(encoded.documents)
-        )
+        if isinstance(self.contrast.similarity, SquaredEuclidean):
+            return nearest_accuracy(encoded)
+        return super().trained_measures(encoded)
 
     def _take_encoded(self, split: Split) -> Encoded:
         table, self._tables = self._tables[0], (type(self._tables[0])(), type(self._tables[1])())
@@ -134,6 +131,14 @@ def episode_accuracy(encoded: Encoded, queries: Tensor, documents: Tensor) -> di
     ways = scores.shape[2]
     right = torch.arange(ways).repeat_interleave(scores.shape[1] // ways)
     return {"accuracy": (scores.argmax(2) == right).float().mean(1)}
+
+
+def nearest_accuracy(encoded: Encoded) -> dict[str, Tensor]:
+    """The same where the nearest prototype wins."""
+    nearness = SquaredEuclidean()
+    return episode_accuracy(
+        encoded, nearness.rescale_queries(encoded.queries), nearness.rescale_documents(encoded.documents)
+    )
 
 
 def _by_episode(queries: Tensor, documents: Tensor, episodes: int) -> tuple[Tensor, Tensor]:
@@ -257,6 +262,17 @@ class FewShotData(ContrastData):
             drawn = draw_episodes(labels, self.evaluation_shape, episodes=self.episodes, seed=self.seed)
             self._splits[split] = EpisodeSplit.of(items, drawn)
         return self._splits[split]
+
+    def floors(self, split: Split) -> dict[str, float]:
+        """Accuracy of guessing and, of images, of the nearest mean of pixels."""
+        sides = self.evaluation(split)
+        floors = {"chance": 1 / self.evaluation_shape.ways}
+        items: Any = sides.queries
+        if isinstance(items, Tensor):
+            pixels = items.flatten(1) / 255
+            encoded = sides.put_together(pixels, torch.ones(len(pixels), dtype=torch.bool))
+            floors["nearest pixels"] = float(nearest_accuracy(encoded)["accuracy"].mean())
+        return floors
 
     def _evaluation_loaders(self, split: Split) -> list[DataLoader[Any]]:
         """One: prototypes are made of the same items as queries."""

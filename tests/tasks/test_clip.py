@@ -128,6 +128,18 @@ def test_loss_is_symmetric_and_leaves_images_of_one_caption_alone():
     assert model.loss(batch).item() == pytest.approx(total / 12, rel=1e-5)
 
 
+def test_floor_is_what_guesses_hit():
+    data = swatches()
+    own = data.evaluation("test").judgements.documents
+    torch.manual_seed(0)
+    hits = [
+        (float(torch.randint(own.max() + 1, ()) == caption) + float(own[torch.randint(len(own), ())] == caption)) / 2
+        for _ in range(2000)
+        for caption in own
+    ]
+    assert data.floors("test")["chance"] == pytest.approx(sum(hits) / len(hits), rel=0.05)
+
+
 def test_shift_moves_what_is_there_and_repeats_the_edge():
     image = torch.arange(3 * 5 * 5, dtype=torch.uint8).view(3, 5, 5)
     assert shifted(image, 0) is image

@@ -156,6 +156,15 @@ def test_no_group_is_in_two_splits_and_the_items_are_whose_they_are():
     assert len(draws) == 4 * len(labels)
 
 
+def test_floors_are_guessing_and_the_nearest_pixels():
+    data = squares(evaluation_shots=2)
+    split = data.evaluation("test")
+    expected = accuracy_by_loops((split.queries.flatten(1).double() / 255).tolist(), split.episodes, "euclidean")
+    floors = data.floors("test")
+    assert floors["nearest pixels"] == pytest.approx(sum(expected) / 7)
+    assert floors["chance"] == 0.5
+
+
 def test_training_draws_are_of_one_class_and_turned_alike():
     images = torch.arange(6 * 4, dtype=torch.uint8).view(6, 1, 2, 2)
     draws = ClassDraws(images, torch.tensor([0, 0, 0, 1, 1, 1]), EpisodeShape(2, 1, 2), turns=4)
