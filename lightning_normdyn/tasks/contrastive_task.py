@@ -100,6 +100,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     def trained_measures(self, encoded: Encoded) -> dict[str, Tensor]:
         """:meth:`measures` under what trains; a family that can score in a way beside the grid overrides it."""
         return self.measures(encoded, self.trained_exponents)
+
     def floors(self, data: ContrastData, split: Split) -> dict[str, float]:
         """What is reached without training, name to the headline measure; what the data knows unless overridden."""
         return data.floors(split)

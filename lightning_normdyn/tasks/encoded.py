@@ -36,6 +36,8 @@ class Encoded(NamedTuple):
         judgements: pairs of positions in the two.
         excluded: pairs that no ranking may show, such as facts that are true as well; their grades say nothing.
         split: what was encoded, for measures that look at more than embeddings.
+        episodes: how many equal parts, one after the other, queries and documents are made of, where a query's
+            candidates are the documents of its own part alone.
     """
 
     queries: Tensor
@@ -43,6 +45,7 @@ class Encoded(NamedTuple):
     judgements: Judgements
     excluded: Judgements | None = None
     split: EvaluationSplit | None = None
+    episodes: int | None = None
 
     @classmethod
     def of(cls, queries: Tensor, documents: Tensor, split: EvaluationSplit) -> Encoded:

@@ -17,9 +17,7 @@ N, M, D = 7, 23, 6
 def table(seed=0, n=N, m=M, repeated=False):
     """Queries and documents of uneven lengths, targets, and ids that repeat if wanted."""
     generator = torch.Generator().manual_seed(seed)
-    sides = [
-        torch.randn(k, D, generator=generator) * torch.randn(k, 1, generator=generator).exp() for k in (n, m)
-    ]
+    sides = [torch.randn(k, D, generator=generator) * torch.randn(k, 1, generator=generator).exp() for k in (n, m)]
     ids = torch.randint(0, m // 3 if repeated else 10**6, (m,), generator=generator)
     return *sides, torch.randint(0, m, (n,), generator=generator), ids
 

@@ -51,7 +51,9 @@ def test_answers_are_read_from_the_documents_that_score_best():
 
 def test_the_floor_is_the_same_reader_after_bm25():
     data = RagData(FewQuestions())
-    assert _task().floors(data, "test") == {"bm25": pytest.approx(1 / 3)}  # words shared with f alone: "x", no; see below
+    assert _task().floors(data, "test") == {
+        "bm25": pytest.approx(1 / 3)
+    }  # words shared with f alone: "x", no; see below
     assert data.rank_by_words("test", 3).shape == (3, 3)
     assert _task().floors(RagData(FewQuestions(), bm25=False), "test") == {}
 

@@ -78,7 +78,9 @@ def test_a_cut_in_time_has_nothing_younger_in_training_than_in_what_is_found():
     interactions = Walkers().read()
     histories = cut_histories(interactions, cut="time", shares=(0.2, 0.2))
     when = {}
-    for u, i, t in zip(interactions.users.tolist(), interactions.items.tolist(), interactions.times.tolist(), strict=True):
+    for u, i, t in zip(
+        interactions.users.tolist(), interactions.items.tolist(), interactions.times.tolist(), strict=True
+    ):
         when[u, i] = min(t, when.get((u, i), math.inf))
     parts = {"train": [], "validation": [], "test": []}
     for user, (items, trained, validated) in enumerate(histories):

@@ -44,7 +44,9 @@ class SmallTextEncoder(TextEncoder):
         torch.Size([2, 8])
     """
 
-    def __init__(self, *, dim: int = 256, buckets: int = 20_000, hidden: int = 256, max_words: int = 256, dropout: float = 0.2) -> None:
+    def __init__(
+        self, *, dim: int = 256, buckets: int = 20_000, hidden: int = 256, max_words: int = 256, dropout: float = 0.2
+    ) -> None:
         super().__init__()
         numbers = {"dim": dim, "buckets": buckets, "hidden": hidden, "max_words": max_words}
         for name, value in numbers.items():
