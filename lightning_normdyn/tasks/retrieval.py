@@ -167,7 +167,7 @@ def _evaluated(texts: JudgedTexts, split: str, judgements: Judgements) -> Evalua
         texts.documents.texts,
         _numbered(judgements, places),
         _numbered(texts.excluded[split], places) if split in texts.excluded else None,
-        [texts.answers.get(place, ()) for place in asked] if texts.answers else None,
+        answers=[texts.answers.get(place, ()) for place in asked] if texts.answers else None,
     )
 
 
