@@ -71,7 +71,7 @@ def _scoring(comparison: VariantComparison, measure: str) -> str:
     if comparison.recommended == NO_DIFFERENCE:
         return f"Score with cosine: {comparison.queries} queries show no difference ({numbers}, {interval})."
     taken = "the inner product" if comparison.recommended == "dot" else "cosine"
-    return f"Score with {taken} ({numbers}, {interval}; confidence {comparison.confidence:.1%})."
+    return f"Score with {taken} ({numbers}, {interval}; {comparison.confidence_in_words})."
 
 
 def _training(found: Diagnosis, symmetric: bool | None) -> str:
