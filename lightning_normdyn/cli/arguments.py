@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_reproduce(commands)
     _add_grid(commands)
+    _add_advise(commands)
     for name, help_text in LIGHTNING_COMMANDS.items():
         commands.add_parser(name, help=help_text, add_help=False)
     return parser
@@ -103,6 +104,27 @@ def _add_grid(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="DIR",
         help="a folder for the grid; one that holds the same grid is gone on with (default: runs/grid-<time>)",
     )
+
+
+def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "say how to score with a trained model, and what to train next"
+    advise = commands.add_parser(
+        "advise",
+        help=about,
+        description=f"{about}: from a task's config and checkpoint, or from embeddings before any normalisation",
+        allow_abbrev=False,
+    )
+    advise.add_argument("--config", action="append", metavar="FILE", help="of LightningCLI; repeatable")
+    advise.add_argument(
+        "--ckpt_path", metavar="FILE", help="the checkpoint (default: the model as the config makes it)"
+    )
+    advise.add_argument("--queries", metavar="FILE", help="embeddings: .npy, .npz, .parquet or .safetensors")
+    advise.add_argument("--documents", metavar="FILE", help="the same of documents")
+    advise.add_argument(
+        "--judgements", metavar="TSV", help="query, document, grade (default: document i answers query i)"
+    )
+    advise.add_argument("--temperature", type=_factor, default=0.05, metavar="T", help="of training (default: 0.05)")
+    advise.add_argument("--json", metavar="FILE", help="write all numbers there too")
 
 
 def _factor(text: str) -> float:

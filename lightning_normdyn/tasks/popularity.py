@@ -37,7 +37,7 @@ def popularity_floor(
     width = int(torch.cat((groups, query_groups)).max()) + 1
     counts = torch.bincount(documents * width + groups, minlength=m * width).view(m, width)
     queries = torch.nn.functional.one_hot(query_groups, width)
-    return Encoded(queries.float(), counts.float(), split.judgements, split.excluded, split.popularity)
+    return Encoded.of(queries.float(), counts.float(), split)
 
 
 def popularity_quantiles(counts: Tensor) -> Tensor:
@@ -52,5 +52,5 @@ def popularity_quantiles(counts: Tensor) -> Tensor:
     """
     distinct, place, sizes = counts.unique(return_inverse=True, return_counts=True)
     del distinct
-    quantiles = (sizes.cumsum(0) - sizes / 2) / len(counts)
+    quantiles: Tensor = (sizes.cumsum(0) - sizes / 2) / len(counts)
     return quantiles[place]

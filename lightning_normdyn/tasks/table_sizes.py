@@ -23,6 +23,8 @@ class TableSizes(LightningModule):
 
     def configure_model(self) -> None:
         """Makes the tables as the trainer's data wants them, unless they are there."""
+        if self._trainer is None:
+            return  # loaded without a trainer: what the checkpoint says comes next
         sizes: dict[str, int] | None = getattr(getattr(self.trainer, "datamodule", None), "table_sizes", None)
         if sizes is None and self.table_sizes is None:
             raise ValueError(
@@ -51,3 +53,4 @@ class TableSizes(LightningModule):
     def _make(self, sizes: dict[str, int]) -> None:
         self.make_tables(**sizes)
         self.table_sizes = dict(sizes)
+        self.train(self.training)  # what was just made does as the rest
