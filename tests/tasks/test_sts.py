@@ -64,7 +64,9 @@ def test_pairs_above_the_threshold_train_and_equal_texts_have_equal_ids():
 def test_evaluation_grades_count_from_the_threshold():
     sides = StsData(FewPairs(), alike_above=4.0).evaluation("validation")
     assert sides.judgements.relevant().queries.tolist() == [0, 4]
-    with pytest.raises(ValueError, match=r"^alike_above: expected a threshold below some grade of the validation split"):
+    with pytest.raises(
+        ValueError, match=r"^alike_above: expected a threshold below some grade of the validation split"
+    ):
         StsData(FewPairs(), alike_above=5.0).evaluation("validation")
 
 
