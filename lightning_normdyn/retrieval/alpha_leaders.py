@@ -48,8 +48,10 @@ class AlphaLeaders:
         found = survivors(tile, lowest, band.documents, band.indices + first)
         if begin:
             self._begin(tile, band, first)
+            return
+        weights = (band.log_norms.unsqueeze(1) * self._powers).exp()
         for part in zip(*(column.split(_SLICE) for column in found), strict=True):
-            self._offer(Survivors(*part), band, first)
+            self._offer(Survivors(*part), band, weights, first)
 
     def indices(self) -> Tensor:
         """Rankings ``[n, a, k]``."""
@@ -88,15 +90,13 @@ class AlphaLeaders:
         # Down by more than rounding, and by something at zero: whatever passes is looked at again.
         return (lowest - _MARGIN * lowest.abs() - self._narrow.tiny).clamp(min=self._narrow.min).to(self._type)
 
-    def _offer(self, found: Survivors, band: NormBand, first: int) -> None:
-        a = len(self._powers)
-        indices = band.indices[found.columns] + first
-        scores = (
-            most_precise(found.scores).unsqueeze(1) * (band.log_norms[found.columns].unsqueeze(1) * self._powers).exp()
-        )
-        thresholds = self._leaders.thresholds.view(-1, a)[found.rows]
-        last = self._leaders.indices[:, -1].view(-1, a)[found.rows]
-        enters = (scores > thresholds) | ((scores == thresholds) & (indices.unsqueeze(1) < last))
-        enters &= self._allowed(found.rows, indices).unsqueeze(1)
-        at, power = enters.nonzero().unbind(1)
-        self._leaders.offer(found.rows[at] * a + power, indices[at], scores[at, power])
+    def _offer(self, found: Survivors, band: NormBand, weights: Tensor, first: int) -> None:
+        """Offers survivors wherever they enter; ``weights`` ``[b, a]`` are the powers of the band's norms."""
+        leaders, a = self._leaders, len(self._powers)
+        scores = most_precise(found.scores).unsqueeze(1) * weights[found.columns]
+        at, power = (scores >= leaders.thresholds.view(-1, a)[found.rows]).nonzero().unbind(1)
+        rows, indices, scores = found.rows[at] * a + power, band.indices[found.columns[at]] + first, scores[at, power]
+        # An equal score enters with a smaller index alone; without this, zeros would be offered again and again.
+        enters = (scores > leaders.thresholds[rows]) | (indices < leaders.indices[rows, -1])
+        enters &= self._allowed(found.rows[at], indices)
+        leaders.offer(rows[enters], indices[enters], scores[enters])

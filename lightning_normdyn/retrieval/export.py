@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_normdyn.retrieval.scoring import Normalization, NormAwareScore
+from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.retrieval.scoring import NormAwareScore
 
 
 @torch.no_grad()

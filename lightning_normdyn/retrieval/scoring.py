@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.geometry import most_precise
 from lightning_normdyn.core.similarity import NORMALIZATIONS, rescale, similarity_scores
+from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.chunks import Documents, document_chunks
 from lightning_normdyn.retrieval.tiles import tile_width
 from lightning_normdyn.retrieval.top_k import Backend, TopK, chunk_rows, exact_top_k
-
-Normalization = Literal["cosine", "dot", "qnorm", "dnorm", "learnable"]
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from torch import Tensor
 from lightning_normdyn.core.ranking import grade_ranking, measure_named
 from lightning_normdyn.core.similarity import rescale
 from lightning_normdyn.datasets.judgements import Judgements
+from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.alpha_leaders import AlphaLeaders
 from lightning_normdyn.retrieval.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.chunks import Documents, document_chunks
 from lightning_normdyn.retrieval.excluded import Excluded
 from lightning_normdyn.retrieval.norm_bands import norm_bands
-from lightning_normdyn.retrieval.scoring import Normalization, NormAwareScore
+from lightning_normdyn.retrieval.scoring import NormAwareScore
 from lightning_normdyn.retrieval.tiles import Tile, tile_width
 from lightning_normdyn.retrieval.top_k import checked_queries, chunk_rows
 
