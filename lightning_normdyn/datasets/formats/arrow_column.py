@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lightning_normdyn.datasets.problems import MalformedFileError
 
@@ -70,6 +71,14 @@ class ArrowColumn(Sequence[Value], Generic[Value]):
         for chunk in self._chunks:
             yield from chunk.to_pylist()
 
+    def empty_places(self) -> list[int]:
+        """Places of empty values, found without reading any value."""
+        places: list[int] = []
+        for end, chunk in zip(self._ends, self._chunks, strict=True):
+            inside = pc.indices_nonzero(pc.equal(pc.binary_length(chunk), 0))
+            places += pc.add(inside.cast(pa.int64()), end - len(chunk)).to_pylist()
+        return places
+
     def __getstate__(self) -> dict[str, Any]:
         return {"file": self.file, "name": self.name}
 
@@ -78,7 +87,9 @@ class ArrowColumn(Sequence[Value], Generic[Value]):
         self._open()
 
 
-def write_columns(file: str | os.PathLike[str], rows: Iterable[Sequence[str | bytes]], **kinds: type[str | bytes]) -> None:
+def write_columns(
+    file: str | os.PathLike[str], rows: Iterable[Sequence[str | bytes]], **kinds: type[str | bytes]
+) -> None:
     """Writes rows as an Arrow IPC file, a few MB of them at a time; the file appears when it is whole.
 
     Args:
@@ -86,7 +97,9 @@ def write_columns(file: str | os.PathLike[str], rows: Iterable[Sequence[str | by
         rows: a value for each column.
         kinds: name of each column to ``str`` or ``bytes``.
     """
-    schema = pa.schema([(name, pa.large_string() if kind is str else pa.large_binary()) for name, kind in kinds.items()])
+    schema = pa.schema(
+        [(name, pa.large_string() if kind is str else pa.large_binary()) for name, kind in kinds.items()]
+    )
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Ranks of one training may write the same file at once.

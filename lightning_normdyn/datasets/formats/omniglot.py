@@ -123,7 +123,8 @@ def _read_classes(folder: Path) -> tuple[list[str], list[str]] | None:
     file = find_file(folder, "classes.tsv")
     if file is None:
         return None
-    classes, groups = [], []
+    classes: list[str] = []
+    groups: list[str] = []
     for line, (label, alphabet, character) in read_columns(file, "label", "alphabet", "character"):
         if label.strip() != str(len(classes)):
             raise MalformedFileError(file, line, f"label {len(classes)}", repr(label), "sort the rows by label")

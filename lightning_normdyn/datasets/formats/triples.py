@@ -21,9 +21,10 @@ _HEADERS = ({"head", "subject", "source"}, {"relation", "predicate"}, {"tail", "
 def read_triples(folder: File) -> KnowledgeGraph:
     """Reads ``train``, ``valid`` and ``test`` files of head, relation and tail, parted by tabs.
 
-    Files end in ``.txt`` or ``.tsv``, plain or ``.gz``. A first row ``head, relation, tail`` names the columns. Entities and relations are numbered as they first come,
-    training first. Facts are kept as they are; counted and reported are those that repeat, those of evaluation that
-    training has too, and those of evaluation with an entity or a relation that training lacks.
+    Files end in ``.txt`` or ``.tsv``, plain or ``.gz``; a first row ``head, relation, tail`` names the columns.
+    Entities and relations are numbered as they first come, training first. Facts are kept as they are; counted and
+    reported are those that repeat, those of evaluation that training has too, and those of evaluation with an entity or
+    a relation that training lacks.
 
     Args:
         folder: of the files; all but ``train`` may be missing.
