@@ -108,7 +108,8 @@ def tabulate(report: dict[str, Any]) -> str:
         of_cosine, learnt = found["diagnosis"]["cosine"], found["learnt"].get("learnable", {})
         gammas = ", ".join(f"{value:.3f}" for key, value in learnt.items() if "gamma" in key)
         spread = f"{of_cosine['query_cv']:.3f}, {of_cosine['document_cv']:.3f}"
-        lines.append(f"| {name} | {of_cosine['cohens_d']:+.2f} | {spread} | {gammas} | {found['seconds']:.0f} |")
+        d = "–" if of_cosine["cohens_d"] is None else f"{of_cosine['cohens_d']:+.2f}"
+        lines.append(f"| {name} | {d} | {spread} | {gammas} | {found['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
 
 

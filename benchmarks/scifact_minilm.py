@@ -2,10 +2,10 @@
 
     python benchmarks/scifact_minilm.py MODEL SCIFACT [--out benchmarks/results]
 
-MODEL is a local folder (or a name) of all-MiniLM-L6-v2, SCIFACT a folder in BEIR's layout. Evaluates as ``normdyn test``
-does: tokens pooled by mean, 256 tokens a text, exact search. The published NDCG@10 of cosine is 0.645 (MTEB). The same
-embeddings are ranked under all four similarities. Writes ``scifact_minilm.json`` and a dated table, ``scifact_minilm.md``.
-Takes about ten minutes on one core.
+MODEL is a local folder (or a name) of all-MiniLM-L6-v2, SCIFACT a folder in BEIR's layout. Evaluates as
+``normdyn test`` does: tokens pooled by mean, 256 tokens a text, exact search. The published NDCG@10 of cosine is 0.645
+(MTEB). The same embeddings are ranked under all four similarities. Writes ``scifact_minilm.json`` and a dated table,
+``scifact_minilm.md``. Takes about ten minutes on one core.
 """
 
 from __future__ import annotations

@@ -34,12 +34,15 @@ def spearman_shares(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _standard(x: Tensor) -> Tensor:
+    if not len(x):
+        return x
     centred = x - x.mean()
-    # Rounding leaves a constant at something that is not quite nothing.
     spread = centred.square().mean().sqrt()
-    return centred / torch.where(spread > 1e-12 * x.abs().max(), spread, torch.nan) if len(x) else centred
+    # Rounding leaves a constant at something that is not quite nothing.
+    return centred / torch.where(spread > 1e-12 * x.abs().max(), spread, torch.nan)
 
 
 def _ranks(x: Tensor) -> Tensor:
     _, places, counts = x.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[places]
+    ranks: Tensor = (counts.cumsum(0) - (counts - 1) / 2).double()
+    return ranks[places]

@@ -104,7 +104,7 @@ def test_a_sentence_transformers_folder_says_how_it_pools(folder, tmp_path):
 
 def test_what_a_folder_asks_for_and_is_not_there_is_refused(folder, tmp_path):
     stated = _state(folder, tmp_path, "Transformer", "Pooling", "Dense", pooling_mode_cls_token=True)
-    with pytest.raises(ValueError, match="got .* with Dense after it"):
+    with pytest.raises(ValueError, match=r"got .* with Dense after it"):
         PretrainedTextEncoder(stated)
     (tmp_path / "modules.json").write_text(json.dumps([{"type": "Pooling", "path": "1_Pooling"}]))
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_weightedmean_tokens": True}))

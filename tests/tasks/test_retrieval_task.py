@@ -106,7 +106,7 @@ def test_triples_are_streamed_as_pairs_with_one_hard_negative(tmp_path):
 
 
 def test_evaluation_takes_long_texts_first_and_keeps_their_places():
-    queries, documents = RetrievalData(FewTexts(), evaluation_batch_size=2).test_dataloader()
+    _queries, documents = RetrievalData(FewTexts(), evaluation_batch_size=2).test_dataloader()
     batches = list(documents)
     assert [len(text) for batch in batches for text in batch["inputs"]] == sorted(map(len, DOCUMENTS))[::-1]
     for batch in batches:

@@ -31,7 +31,8 @@ def question_answers(folder: str | os.PathLike[str] | None = None) -> JudgedText
 
     - *What is the name of the function (or class) described as: ...*, the last part of its name;
     - *What is the first argument of the function described as: ...*, ``self`` and ``cls`` left out;
-    - *Which class does the class described as this inherit from: ...*, its first base, with or without a module.
+    - *Which class does the class described as this inherit from: ...*, its first base, with or without a module; not
+      if the base is computed.
 
     Which of those that have an answer is asked is told by a digest of the qualified name.
 
@@ -75,7 +76,7 @@ def questions_about(signature: str, summary: str) -> list[Question]:
     kind = "class" if isinstance(definition, ast.ClassDef) else "function"
     questions = [Question(f"What is the name of the {kind} described as: {summary}", (definition.name,))]
     if isinstance(definition, ast.ClassDef):
-        if definition.bases:
+        if definition.bases and isinstance(definition.bases[0], ast.Name | ast.Attribute):
             base = ast.unparse(definition.bases[0])
             answers = tuple(dict.fromkeys((base, base.rpartition(".")[-1])))
             questions.append(Question(f"Which class does the class described as this inherit from: {summary}", answers))

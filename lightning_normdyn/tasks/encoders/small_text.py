@@ -26,17 +26,18 @@ class SmallTextEncoder(TextEncoder):
     Words are what letters and digits form, parts of CamelCase apart, and go to a bucket of a hashed table; so does the
     beginning of each longer word, which stands for its stem. Each bucket has an embedding and a weight, both learnt.
     There is no bias and no normalisation at the end, so that norms are free; they begin near one for short and long
-    texts alike, so that no similarity begins far from the others. Untrained, it scores by the words that two texts share.
+    texts alike, so that no similarity begins far from the others. Untrained, it scores by the words that two texts
+    share.
 
     Args:
         dim: length of an embedding.
-        dropout: share of the words that a text loses in training.
         buckets: rows of the table; words that share one cannot be told apart.
         hidden: width of the residual layer.
         max_words: of a text, beginnings of words counted too; the rest is left out, and counted.
+        dropout: share of the words that a text loses in training.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if a number is out of its range.
 
     Example:
         >>> encoder = SmallTextEncoder(dim=8, buckets=1000)

@@ -77,7 +77,10 @@ def _scoring(comparison: VariantComparison, measure: str) -> str:
 def _training(found: Diagnosis, symmetric: bool | None) -> str:
     relevance = abs(found.cohens_d) >= CARRIES_RELEVANCE
     length = (
-        f"Cohen's d {found.cohens_d:+.2f}: a document's length {'carries' if relevance else 'does not carry'} relevance"
+        "every document is relevant to some query, so Cohen's d is not defined"
+        if math.isnan(found.cohens_d)
+        else f"Cohen's d {found.cohens_d:+.2f}: a document's length {'carries' if relevance else 'does not carry'} "
+        "relevance"
     )
     if symmetric:
         first = "dot" if relevance else "cosine"

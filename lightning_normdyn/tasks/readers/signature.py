@@ -11,7 +11,7 @@ from lightning_normdyn.tasks.readers.reader import Reader
 
 _NAME = re.compile(r"(?:class|def) (\w+)")
 _BASE = re.compile(r"class \w+\(([\w.]+)[,)]")
-_ARGUMENT = re.compile(r"def \w+\((?:(?:self|cls)(?:, )?)?(?:/, )?(\w+)")
+_ARGUMENT = re.compile(r"def \w+\((?:(?:self|cls)\b(?:, )?)?(?:/, )?(\w+)")
 
 
 class SignatureReader(Reader):
