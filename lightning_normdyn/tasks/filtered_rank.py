@@ -58,7 +58,9 @@ def filtered_ranks(encoded: Encoded, score: Callable[[Tensor, Tensor], Tensor]) 
 def _targets(encoded: Encoded) -> Tensor:
     relevant = encoded.judgements.relevant()
     if len(relevant.queries.unique()) < len(relevant.queries):
-        raise ValueError("judgements: expected one relevant document a query, got several; make each a query of its own")
+        raise ValueError(
+            "judgements: expected one relevant document a query, got several; make each a query of its own"
+        )
     targets = torch.full((len(encoded.queries),), -1)
     targets[relevant.queries] = relevant.documents
     return targets

@@ -17,9 +17,7 @@ N, M, D = 7, 23, 6
 def table(seed=0, n=N, m=M, repeated=False):
     """Queries and documents of uneven lengths, targets, and ids that repeat if wanted."""
     generator = torch.Generator().manual_seed(seed)
-    sides = [
-        torch.randn(k, D, generator=generator) * torch.randn(k, 1, generator=generator).exp() for k in (n, m)
-    ]
+    sides = [torch.randn(k, D, generator=generator) * torch.randn(k, 1, generator=generator).exp() for k in (n, m)]
     ids = torch.randint(0, m // 3 if repeated else 10**6, (m,), generator=generator)
     return *sides, torch.randint(0, m, (n,), generator=generator), ids
 
@@ -102,7 +100,7 @@ def test_the_mixin_uses_its_own_similarity_and_shows_both_sides():
     seen = []
     model = Model(normalization="dnorm", temperature=0.1)
     for side in (model.contrast.queries, model.contrast.documents):
-        side.register_forward_hook(lambda module, inputs, output: seen.append((module.name, len(output))))
+        side.register_forward_hook(lambda module, _, output: seen.append((module.name, len(output))))
     queries, documents, targets, _ = table()
     logits = model.contrast.similarity(queries, documents) / 0.1
     torch.testing.assert_close(

@@ -126,7 +126,9 @@ def test_ranks_are_the_mean_of_the_best_and_the_worst_among_the_candidates(table
 
 
 def test_nothing_known_is_nan_nan_scores_come_last_and_a_constant_score_in_the_middle():
-    encoded = Encoded(torch.tensor([[1.0], [0.0], [math.nan]]), torch.randn(9, 1), Judgements.of([(1, 3, 1), (2, 3, 1)]))
+    encoded = Encoded(
+        torch.tensor([[1.0], [0.0], [math.nan]]), torch.randn(9, 1), Judgements.of([(1, 3, 1), (2, 3, 1)])
+    )
     ranks = filtered_ranks(encoded, lambda queries, documents: queries @ documents.T)
     assert ranks[0].isnan()
     assert ranks[1:].tolist() == [5, 9]
@@ -181,9 +183,7 @@ def test_measures_average_heads_and_tails_over_a_loop_in_float64(data):
         for head, relation, tail, back in ((h, r, t, False), (t, r + 3, h, True)):
             true = {c for c in range(12) if ((c, r, head) if back else (head, r, c)) in known}
             lengths = documents.double().norm(dim=1)
-            score = [
-                native_score("complex", model.scorer, head, relation, c) / float(lengths[c]) for c in range(12)
-            ]
+            score = [native_score("complex", model.scorer, head, relation, c) / float(lengths[c]) for c in range(12)]
             ranks.append(1 + sum(score[c] > score[tail] for c in range(12) if c not in true))
     assert float(measured["mrr"].mean()) == pytest.approx(sum(1 / rank for rank in ranks) / len(ranks))
     for k in (1, 3, 10):
@@ -270,7 +270,7 @@ def test_a_checkpoint_loads_without_the_data_and_refuses_other_data(data, tmp_pa
     torch.testing.assert_close(loaded.scorer.entities.weight, model.scorer.entities.weight)
     other = KnowledgeGraphData(TwelveHours())
     object.__setattr__(other.graph, "entities", ["x"])
-    with pytest.raises(ValueError, match="data: expected {'entities': 12, 'relations': 3} as the model was made for"):
+    with pytest.raises(ValueError, match=r"data: expected {'entities': 12, 'relations': 3} as the model was made for"):
         quiet_trainer(max_epochs=1).validate(loaded, datamodule=other)
 
 
@@ -302,7 +302,15 @@ def options_of(variant):
         *(options_of(variant) for variant in VARIANTS),
         [*options_of("dot"), "--model.scorer", "rotate", "--model.similarity", "distance"],
         [*options_of("qnorm"), "--model.scorer", "dual", "--model.negatives", "batch"],
-        [*options_of("dnorm"), "--model.scorer", "distmult", "--model.regularizer", "n3", "--model.regularization", "0.1"],
+        [
+            *options_of("dnorm"),
+            "--model.scorer",
+            "distmult",
+            "--model.regularizer",
+            "n3",
+            "--model.regularization",
+            "0.1",
+        ],
     ],
     ids=" ".join,
 )
