@@ -110,7 +110,8 @@ class CausalTransformer(HistoryEncoder):
         length = codes.shape[1]
         if length > self.places.num_embeddings:
             raise ValueError(
-                f"history_length: expected at most {self.places.num_embeddings}, as the model was made for, got {length}"
+                f"history_length: expected at most {self.places.num_embeddings}, as the model was made for, got "
+                f"{length}"
             )
         places = torch.arange(length, device=codes.device)
         x = self.dropout(self.table(codes) + self.places(places))

@@ -90,13 +90,12 @@ class KnowledgeGraphCompletion(TableSizes, ContrastiveTask):
                 f"regularization: expected a weight above 0 with a regularizer and 0 without, got {regularization} "
                 f"with {regularizer!r}"
             )
-        if similarity == "distance":
-            if (scorer, negatives) != ("rotate", "full") or self.contrast.learnt():
-                raise ValueError(
-                    "similarity: distance is the score of scorer='rotate' with negatives='full' and nothing to learn "
-                    f"in the loss, got scorer={scorer!r}, negatives={negatives!r}, "
-                    f"normalization={self.contrast.similarity.normalization!r}"
-                )
+        if similarity == "distance" and ((scorer, negatives) != ("rotate", "full") or self.contrast.learnt()):
+            raise ValueError(
+                "similarity: distance is the score of scorer='rotate' with negatives='full' and nothing to learn in "
+                f"the loss, got scorer={scorer!r}, negatives={negatives!r}, "
+                f"normalization={self.contrast.similarity.normalization!r}"
+            )
         self.scorer_name = scorer
         self.dim = dim
         self.negatives = negatives

@@ -8,11 +8,10 @@ from pytorch_lightning import LightningModule
 
 
 class TableSizes(LightningModule):
-    """A module that makes its tables once the numbers of their rows are known: from the data module of the trainer, or
-    from a checkpoint.
+    """A module that makes its tables once the numbers of their rows are known.
 
-    A family overrides :meth:`make_tables`; its data module has a property ``table_sizes``, name to number of rows. Put
-    it before the class whose hooks it extends.
+    They come from the data module of the trainer, or from a checkpoint. A family overrides :meth:`make_tables`; its
+    data module has a property ``table_sizes``, name to rows. Put it before the class whose hooks it extends.
     """
 
     table_sizes: dict[str, int] | None = None

@@ -100,7 +100,7 @@ def test_the_mixin_uses_its_own_similarity_and_shows_both_sides():
     seen = []
     model = Model(normalization="dnorm", temperature=0.1)
     for side in (model.contrast.queries, model.contrast.documents):
-        side.register_forward_hook(lambda module, inputs, output: seen.append((module.name, len(output))))
+        side.register_forward_hook(lambda module, _, output: seen.append((module.name, len(output))))
     queries, documents, targets, _ = table()
     logits = model.contrast.similarity(queries, documents) / 0.1
     torch.testing.assert_close(
