@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         [
             "--data.source=TripleFolder",
             "--data.source.folder={folder}",
-            "--model.negatives=sampled",
+            "--model.negatives=batch",
             "--trainer.max_epochs=6",
             "--trainer.check_val_every_n_epoch=6",
         ],

@@ -73,6 +73,7 @@ def _moments(times: Tensor, shares: tuple[float, float]) -> tuple[float, float]:
 
 
 def _first_places(items: Tensor) -> Tensor:
-    seen: set[int] = set()
-    places = [place for place, item in enumerate(items.tolist()) if not (item in seen or seen.add(item))]
-    return torch.tensor(places, dtype=torch.int64)
+    places: dict[int, int] = {}
+    for place, item in enumerate(items.tolist()):
+        places.setdefault(item, place)
+    return torch.tensor(list(places.values()), dtype=torch.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.encoded import Encoded
 from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 
@@ -38,6 +39,11 @@ def popularity_floor(
     counts = torch.bincount(documents * width + groups, minlength=m * width).view(m, width)
     queries = torch.nn.functional.one_hot(query_groups, width)
     return Encoded.of(queries.float(), counts.float(), split)
+
+
+def counted(task: ContrastiveTask, floor: Encoded) -> float:
+    """A task's headline for a ranking by frequency, as :func:`popularity_floor` gives it."""
+    return float(task.measures(floor, (0.0, 0.0))[task.headline].nanmean())
 
 
 def popularity_quantiles(counts: Tensor) -> Tensor:

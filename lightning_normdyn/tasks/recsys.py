@@ -29,7 +29,7 @@ from lightning_normdyn.tasks.history_encoders import (
     UserTable,
 )
 from lightning_normdyn.tasks.interaction_split import Cut, CutHistory, cut_histories
-from lightning_normdyn.tasks.popularity import popularity_floor, popularity_quantiles
+from lightning_normdyn.tasks.popularity import counted, popularity_floor, popularity_quantiles
 from lightning_normdyn.tasks.sources import InteractionsSource, StandardLibraryNameUses
 from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.table_sizes import TableSizes
@@ -112,6 +112,13 @@ class Recommendation(TableSizes, ContrastiveTask):
         self.items = nn.Embedding(items, self.dim)
         nn.init.normal_(self.items.weight, std=self.dim**-0.5)
         self.register_buffer("item_counts", torch.zeros(items))
+
+    def floors(self, data: ContrastData, split: Split) -> dict[str, float]:
+        """What counting gets, beside what the data knows."""
+        known = data.floors(split)
+        if isinstance(data, RecommendationData):
+            known |= {"popularity": counted(self, data.by_popularity(split))}
+        return known
 
     def encode_queries(self, inputs: Tensor) -> Tensor:
         """Embeddings ``[b, d]`` after the last of the codes; user, then codes, ``[b, 1 + l]``."""
@@ -281,12 +288,14 @@ class RecommendationData(ContrastData):
             self._splits[split] = self._evaluated(split)
         return self._splits[split]
 
-    def floor(self, split: Split) -> Encoded:
-        """The floor: items by how often they train."""
+    def by_popularity(self, split: Split) -> Encoded:
+        """Items by how often they train, whoever asks."""
         return popularity_floor(self.evaluation(split), self.trained_items)
 
     def _evaluated(self, split: Split) -> EvaluationSplit:
-        queries, wanted, seen = [], [], []
+        queries: list[Tensor] = []
+        wanted: list[tuple[int, int, float]] = []
+        seen: list[tuple[int, int, float]] = []
         for user, history in enumerate(self.histories):
             before = history.trained if split == "validation" else history.validated
             after = history.validated if split == "validation" else len(history.items)

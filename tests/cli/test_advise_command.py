@@ -1,6 +1,7 @@
 """``normdyn advise`` on embeddings of files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,8 +31,7 @@ def test_lengths_that_decide_are_found(embeddings, capsys) -> None:
     said = capsys.readouterr().out
     assert "Score with the inner product" in said
     assert "carries relevance" in said
-    with open("advice.json", encoding="utf-8") as file:
-        found = json.load(file)
+    found = json.loads(Path("advice.json").read_text(encoding="utf-8"))
     assert found["scores"]["dot"]["mean"] > found["scores"]["cosine"]["mean"] + 0.05
     assert found["queries"] == 120
     assert main(embeddings) == 0  # document i answers query i: the same pairs

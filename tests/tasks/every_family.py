@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from lightning_normdyn.cli.fit import NormdynCLI
+from lightning_normdyn.losses.euclidean import SquaredEuclidean
 from lightning_normdyn.tasks import ContrastiveTask
 from lightning_normdyn.tasks.quiet import quiet_lightning
 
@@ -67,7 +68,8 @@ def one_step(cli: NormdynCLI, data: object, *, validates: bool) -> str:
         return f"loss {loss} after {cli.trainer.global_step} steps"
     if not all(parameter.isfinite().all() for parameter in cli.model.parameters()):
         return "weights that are not finite"
-    return getattr(cli.model, "normalization", cli.model.contrast.similarity.normalization)
+    similarity = cli.model.contrast.similarity
+    return "euclidean" if isinstance(similarity, SquaredEuclidean) else similarity.normalization
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def test_measures_average_heads_and_tails_over_a_loop_in_float64(data):
 
 
 def test_the_floor_ranks_by_how_often_a_relation_has_a_tail(data):
-    floor = data.floor("test")
+    floor = data.by_popularity("test")
     sides = data.evaluation("test")
     counts = Counter((r, t) for _, r, t in data.directed("train").tolist())
     scores = floor.queries @ floor.documents.T
@@ -332,4 +332,4 @@ def test_umls_reaches_a_filtered_mrr_of_0_8_and_beats_frequency(scorer, quiet_tr
     trainer.fit(model, datamodule=data)
     found = trainer.test(model, datamodule=data, verbose=False)[0]
     assert found["test/mrr"] > 0.8
-    assert found["test/mrr"] > model.measures(data.floor("test"), (0.0, 0.0))["mrr"].mean() + 0.1
+    assert found["test/mrr"] > model.measures(data.by_popularity("test"), (0.0, 0.0))["mrr"].mean() + 0.1

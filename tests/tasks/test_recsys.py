@@ -225,7 +225,7 @@ def test_popularity_is_nan_where_nothing_was_found_or_wanted():
 
 
 def test_the_floor_counts_training_alone_and_leaves_out_what_was_seen(data):
-    floor = data.floor("test")
+    floor = data.by_popularity("test")
     counts = Counter(item for u in range(USERS) for item in walk(u)[: data.histories[u].trained])
     assert (floor.queries @ floor.documents.T).tolist() == [[counts[k] for k in range(ITEMS)]] * (USERS - 1)
     assert floor.excluded is data.evaluation("test").excluded
@@ -247,7 +247,7 @@ def test_walkers_are_followed_where_popularity_leads_nowhere(data):
         )
     encoded = Encoded(queries, documents, sides.judgements, sides.excluded)
     assert model.measures(encoded, (1.0, 1.0))["ndcg@10"].mean() > 0.5
-    assert model.measures(data.floor("test"), (0.0, 0.0))["ndcg@10"].mean() < 0.3
+    assert model.measures(data.by_popularity("test"), (0.0, 0.0))["ndcg@10"].mean() < 0.3
 
 
 @pytest.mark.parametrize(
@@ -302,4 +302,4 @@ def test_movielens_is_clearly_above_popularity(quiet_trainer):
     trainer = quiet_trainer(max_epochs=6, limit_val_batches=0)
     trainer.fit(model, datamodule=data)
     found = trainer.test(model, datamodule=data, verbose=False)[0]
-    assert found["test/ndcg@10"] > 1.3 * model.measures(data.floor("test"), (0.0, 0.0))["ndcg@10"].nanmean()
+    assert found["test/ndcg@10"] > 1.3 * model.measures(data.by_popularity("test"), (0.0, 0.0))["ndcg@10"].nanmean()

@@ -80,11 +80,15 @@ def _page(findings: GridFindings, cards: list[Card]) -> str:
     return document(
         f"{findings.task}: which normalization",
         header=f'<p class="lead">{escape(findings.advice)}</p>{notes}',
-        main=f'{arrange(cards)}{theory}<h2>Numbers</h2><div class="tables">{first}</div><div class="tables">{"".join(others)}</div>',
+        main=f"{arrange(cards)}{theory}<h2>Numbers</h2>{_columns([first])}{_columns(others)}",
         footer=f'<p>After Feng, Watanabe 2026, <a href="{_PAPER}">arXiv 2602.09229</a>. Every variant chose its '
         "learning rate on the validation split from the same list, with the first seed; all numbers but the norms are "
         "of the test split.</p>",
     )
+
+
+def _columns(tables: list[str]) -> str:
+    return f'<div class="tables">{"".join(tables)}</div>'
 
 
 def _table(table: TextTable) -> str:

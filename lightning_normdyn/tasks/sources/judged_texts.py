@@ -89,4 +89,5 @@ class BrightFolder(JudgedTextsSource):
 def _progress(documents: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     from tqdm import tqdm
 
-    return tqdm(documents, desc="documents", unit="")
+    shown: Iterable[tuple[str, str]] = tqdm(documents, desc="documents", unit="")
+    return shown
