@@ -139,7 +139,7 @@ def _split(facts: list[Fact]) -> dict[Fact, Split]:
         lost = Counter(part for fact in members for part in _parts(fact))
         if split is None or any(known[part] <= number for part, number in lost.items()):
             continue
-        known -= lost
+        known.subtract(lost)  # `-=` would go through all of it, each time
         room[split] -= len(members)
         splits.update(dict.fromkeys(members, split))
     return splits

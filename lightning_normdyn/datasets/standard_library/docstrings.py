@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_normdyn.datasets.standard_library.sources import parse_source, source_files, statements
+from lightning_normdyn.datasets.standard_library.sources import collector_paused, parse_source, source_files, statements
 
 _SCOPES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -40,7 +40,8 @@ def read_docstrings(folder: str | os.PathLike[str]) -> Docstrings:
         >>> read_docstrings(folder)
         Docstrings(texts=['About a.', 'About f.'], skipped_files=0)
     """
-    found = [_docstrings_of(file) for file in source_files(folder)]
+    with collector_paused():
+        found = [_docstrings_of(file) for file in source_files(folder)]
     return Docstrings([text for texts in found if texts is not None for text in texts], found.count(None))
 
 

@@ -30,7 +30,7 @@ def split_groups(sizes: Mapping[str, int], *, share: float = 0.1) -> dict[str, S
 
     Example:
         >>> split_groups({"a": 5, "b": 1, "c": 1, "d": 3})
-        {'a': 'train', 'd': 'train', 'c': 'test', 'b': 'validation'}
+        {'d': 'train', 'c': 'test', 'b': 'validation', 'a': 'train'}
     """
     left: dict[Split, float] = {name: share * sum(sizes.values()) for name in ("test", "validation")}
     splits: dict[str, Split] = {}
