@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from importlib import import_module
 
 from lightning_normdyn.datasets import JudgedTexts
 
@@ -87,7 +88,5 @@ class BrightFolder(JudgedTextsSource):
 
 
 def _progress(documents: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    from tqdm import tqdm
-
-    shown: Iterable[tuple[str, str]] = tqdm(documents, desc="documents", unit="")
+    shown: Iterable[tuple[str, str]] = import_module("tqdm").tqdm(documents, desc="documents", unit="")
     return shown
