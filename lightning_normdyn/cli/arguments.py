@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reproduce(commands)
     _add_grid(commands)
     _add_export(commands)
+    _add_advise(commands)
     for name, help_text in LIGHTNING_COMMANDS.items():
         commands.add_parser(name, help=help_text, add_help=False)
     return parser
@@ -146,8 +147,8 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export.add_argument(
         "--augment",
         action="store_true",
-        help="add a dimension that makes all lengths equal, which keeps rankings and helps approximate indexes; "
-        "queries get a zero",
+        help="add a dimension that makes all lengths equal, which keeps rankings and helps some approximate "
+        "indexes; queries get a zero",
     )
     export.add_argument(
         "--metric",
@@ -175,6 +176,27 @@ def _exponent(text: str) -> float:
     if not abs(exponent) < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
     return exponent
+
+
+def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "say how to score with a trained model, and what to train next"
+    advise = commands.add_parser(
+        "advise",
+        help=about,
+        description=f"{about}: from a task's config and checkpoint, or from embeddings before any normalisation",
+        allow_abbrev=False,
+    )
+    advise.add_argument("--config", action="append", metavar="FILE", help="of LightningCLI; repeatable")
+    advise.add_argument(
+        "--ckpt_path", metavar="FILE", help="the checkpoint (default: the model as the config makes it)"
+    )
+    advise.add_argument("--queries", metavar="FILE", help="embeddings: .npy, .npz, .parquet or .safetensors")
+    advise.add_argument("--documents", metavar="FILE", help="the same of documents")
+    advise.add_argument(
+        "--judgements", metavar="TSV", help="query, document, grade (default: document i answers query i)"
+    )
+    advise.add_argument("--temperature", type=_factor, default=0.05, metavar="T", help="of training (default: 0.05)")
+    advise.add_argument("--json", metavar="FILE", help="write all numbers there too")
 
 
 def _factor(text: str) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -29,6 +29,8 @@ class NormdynCLI(LightningCLI):
                 parser_kwargs={"prog": "normdyn"},
                 args=list(args),
                 run=run,
+                # A command that trains again and again keeps its own record of what it was asked.
+                save_config_callback=SaveConfigCallback if run else None,
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -42,8 +42,8 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     if words and words[0] in LIGHTNING_COMMANDS:
         return _run_lightning(words)
-    if words and words[0] == "grid":
-        return _run_grid(words)
+    if words and words[0] in ("grid", "advise"):
+        return _run_with_overrides(words)
     options = build_parser().parse_args(words)
     if options.command == "demo":
         require("rich", "tensorboard", extra="cli")
@@ -66,12 +66,18 @@ def _run(words: list[str]) -> int:
     return run_report(options)
 
 
-def _run_grid(words: list[str]) -> int:
+def _run_with_overrides(words: list[str]) -> int:
+    """Commands that hand what they do not know to LightningCLI."""
     options, of_lightning = build_parser().parse_known_args(words)
+    sys.path.append(str(Path.cwd()))
+    if options.command == "advise":
+        require("jsonargparse", "rich", extra="cli")
+        from lightning_normdyn.cli.advise import run_advise
+
+        return run_advise(options, of_lightning)
     require("jsonargparse", "rich", "matplotlib", extra="cli,report")
     from lightning_normdyn.cli.grid.command import run_grid
 
-    sys.path.append(str(Path.cwd()))
     return run_grid(options, of_lightning)
 
 

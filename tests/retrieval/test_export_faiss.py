@@ -34,7 +34,7 @@ def test_whole_numbers_are_ids_of_the_index_itself(tmp_path):
     assert writer.search(queries, 10).ids == ranked(queries, documents, 0, ids)
 
 
-@pytest.mark.parametrize(("index", "least"), [("hnsw", 0.95), ("ivfpq", 0.2), ("IVF8,SQ8", 0.3)])
+@pytest.mark.parametrize(("index", "least"), [("hnsw", 0.95), ("IVF8,PQ4x4", 0.2), ("IVF8,SQ8", 0.3)])
 def test_the_loss_of_an_approximate_index_is_its_recall(tmp_path, index, least):
     documents, queries = embeddings(m=1000, d=16)
     source, folding = source_of(documents, tmp_path), Folding("dot")

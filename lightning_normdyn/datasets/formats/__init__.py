@@ -21,6 +21,7 @@ images broken or missing                                      counted, left out 
 samples of a shard without image or caption                   counted, left out
 classes without an image, files that are no images by name    counted, left out
 a split without scores                                        counted, left out
+excluded documents that are not searched anyway               counted, left out
 facts or interactions repeated                                counted, kept
 evaluation facts known or with names unknown to training      counted, kept
 texts of a class that training lacks                          counted, kept

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lightning_normdyn.datasets.problems import MalformedFileError
 
@@ -69,6 +70,14 @@ class ArrowColumn(Sequence[Value], Generic[Value]):
     def __iter__(self) -> Iterator[Value]:
         for chunk in self._chunks:
             yield from chunk.to_pylist()
+
+    def empty_places(self) -> list[int]:
+        """Places of empty values, found without reading any value."""
+        places: list[int] = []
+        for end, chunk in zip(self._ends, self._chunks, strict=True):
+            inside = pc.indices_nonzero(pc.equal(pc.binary_length(chunk), 0))
+            places += pc.add(inside.cast(pa.int64()), end - len(chunk)).to_pylist()
+        return places
 
     def __getstate__(self) -> dict[str, Any]:
         return {"file": self.file, "name": self.name}

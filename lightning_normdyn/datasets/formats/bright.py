@@ -41,17 +41,22 @@ def read_bright(
     queries = load_texts(_texts(examples, "id", "query"), source=examples, kind="queries", problems=problems)
     places = {id: place for place, id in enumerate(documents.ids)}
     right: dict[tuple[int, int], float] = {}
-    left_out: dict[tuple[int, int], float] = {}
+    barred: dict[tuple[int, int], float] = {}
     for query, (file, row, (wanted, excluded)) in enumerate(read_parquet(examples, gold, "excluded_ids")):
-        where = f"{file}, row {row}"
-        for document in _known(_ids(file, row, gold, wanted), places, where, problems):
-            right[query, document] = 1.0
-        for document in _known(_ids(file, row, "excluded_ids", excluded), places, where, problems):
-            left_out[query, document] = 0.0
+        for id in _ids(file, row, gold, wanted):
+            if id in places:
+                right[query, places[id]] = 1.0
+            else:
+                problems.count("judgements of unknown documents, left out", line=f"{file}, row {row}")
+        for id in _ids(file, row, "excluded_ids", excluded):
+            if id in places:
+                barred[query, places[id]] = 0.0
+            else:
+                problems.count("excluded documents that are not searched anyway", line=f"{file}, row {row}")
     if not right:
         raise MalformedFileError(folder, None, f"documents that '{gold}' names", "none", "check the domains")
     problems.report()
-    return JudgedTexts(documents, queries, {"test": _judgements(right)}, excluded={"test": _judgements(left_out)})
+    return JudgedTexts(documents, queries, {"test": _judgements(right)}, excluded={"test": _judgements(barred)})
 
 
 def _files(folder: File, kind: str, domain: str | None) -> list[Path]:
@@ -81,14 +86,6 @@ def _ids(file: File, row: int, column: str, value: Any) -> list[str]:
     if not isinstance(value, list):
         raise MalformedFileError(file, row, f"a list of ids in column '{column}'", repr(value)[:80])
     return [id for id in (text_in(file, row, column, one) for one in value) if id not in _NO_IDS]
-
-
-def _known(ids: Iterable[str], places: Mapping[str, int], where: str, problems: Problems) -> Iterator[int]:
-    for id in ids:
-        if id in places:
-            yield places[id]
-        else:
-            problems.count("judgements of unknown documents, left out", line=where)
 
 
 def _judgements(grades: Mapping[tuple[int, int], float]) -> Judgements:

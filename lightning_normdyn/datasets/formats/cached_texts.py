@@ -32,14 +32,15 @@ def load_texts(
     if cache is None:
         listed = list(pairs)
         texts = Texts([id for id, _ in listed], [text for _, text in listed])
+        empty = [place for place, (_, text) in enumerate(listed) if not text]
     else:
         file = Path(cache) / f"{kind}-{fingerprint(source)}.arrow"
         if not file.exists():
             write_columns(file, pairs, id=str, text=str)
-        texts = Texts(list(ArrowColumn[str](file, "id")), ArrowColumn[str](file, "text"))
-    for id, text in zip(texts.ids, texts.texts, strict=True):
-        if not text:
-            problems.count(f"empty {kind}, kept as empty texts", line=f"id {id}")
+        column = ArrowColumn[str](file, "text")
+        texts, empty = Texts(list(ArrowColumn[str](file, "id")), column), column.empty_places()
+    for place in empty:
+        problems.count(f"empty {kind}, kept as empty texts", line=f"id {texts.ids[place]}")
     return texts
 
 

@@ -67,12 +67,15 @@ class MsMarcoTriples(IterableDataset[TextTriple]):
     def __iter__(self) -> Iterator[TextTriple]:
         share = own_share(self.rank, self.ranks)
         problems = Problems(self.triples)
+        place = None
         for place, row in enumerate(read_rows(self.triples, delimiter="\t")):
             check_width(self.triples, row, 3)
             if share.holds(place):
                 triple = self._texts_of(row, problems)
                 if triple is not None:
                     yield triple
+        if place is None:
+            raise MalformedFileError(self.triples, None, "triples", "none")
         problems.report()
 
     def _texts_of(self, row: Row, problems: Problems) -> TextTriple | None:

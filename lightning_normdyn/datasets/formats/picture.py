@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["RGB", "L"]
 
+_TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 """Endings of names that are taken for images."""
 
@@ -55,21 +54,15 @@ def open_image(source: bytes | Path, *, name: File, mode: Mode = "RGB") -> Image
     try:
         with library.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
             upright: Image = library.ImageOps.exif_transpose(opened)
-            if upright.has_transparency_data:
+            if upright.mode in _TRANSPARENT or "transparency" in upright.info:
                 upright = upright.convert("RGBA")
                 white = library.Image.new("RGBA", upright.size, "white")
                 upright = library.Image.alpha_composite(white, upright)
             return upright.convert(mode)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        library.Image.DecompressionBombError,
-    ) as e:
-        raise MalformedFileError(name, None, "an image that Pillow opens", f"'{e}'", "replace or remove it") from None
+    except Exception as error:  # a broken image can raise anything
+        raise MalformedFileError(
+            name, None, "an image that Pillow opens", f"'{error}'", "replace or remove it"
+        ) from None
 
 
 def to_tensor(image: Image) -> Tensor:

@@ -35,7 +35,7 @@ def read_sick(path: File) -> dict[str, GradedPairs]:
     single = find_file(path, "SICK.txt") if Path(path).is_dir() else Path(path)
     rows = _by_set(single) if single is not None else _by_file(path)
     problems = Problems(path)
-    pairs = {split: graded_pairs(rows[split], problems, split) for split in SPLITS if split in rows}
+    pairs = {split: graded_pairs(rows[split], problems, path) for split in SPLITS if split in rows}
     problems.report()
     return pairs
 

@@ -42,7 +42,7 @@ def read_sts(folder: File) -> dict[str, GradedPairs]:
     pairs = {}
     for split, file in find_splits(folder, endings=(".tsv", ".csv"), prefixes=("", "sts-", "sts_")).items():
         if _has_scores(file):
-            pairs[split] = graded_pairs(_read(file), problems, split)
+            pairs[split] = graded_pairs(_read(file), problems, file)
         else:
             problems.count("splits without a score, left out", line=file.name)
     if not pairs:
@@ -51,12 +51,18 @@ def read_sts(folder: File) -> dict[str, GradedPairs]:
     return pairs
 
 
-def graded_pairs(rows: Iterable[GradedPair], problems: Problems, split: str) -> GradedPairs:
-    """Takes rows as a split, and counts those with an empty sentence, which are kept."""
+def graded_pairs(rows: Iterable[GradedPair], problems: Problems, file: File) -> GradedPairs:
+    """Takes rows of a file as a split, and counts those with an empty sentence, which are kept.
+
+    Raises:
+        MalformedFileError: if there is none.
+    """
     listed = list(rows)
+    if not listed:
+        raise MalformedFileError(file, None, "pairs of sentences", "none")
     for number, row in enumerate(listed, start=1):
         if not (row.first.strip() and row.second.strip()):
-            problems.count("pairs with an empty sentence, kept", line=f"pair {number} of {split}")
+            problems.count("pairs with an empty sentence, kept", line=f"pair {number} of {file}")
     grades = torch.tensor([row.grade for row in listed], dtype=torch.float32)
     return GradedPairs([row.first for row in listed], [row.second for row in listed], grades)
 

@@ -22,7 +22,7 @@ def read_tar(file: File) -> Iterator[Member]:
     """Reads the files of an archive in their order, plain or ``.gz``.
 
     Raises:
-        MalformedFileError: while reading, if it is missing, no archive, or ends early.
+        MalformedFileError: while reading, if it is missing, no archive, ends early, or goes on behind its end mark.
     """
     last = "the start"
     with open_file(file) as stream:
@@ -35,10 +35,18 @@ def read_tar(file: File) -> Iterator[Member]:
                     assert member is not None
                     yield Member(header.name, member.read())
                     last = header.name
+                _check_rest(archive)
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise MalformedFileError(
                 file, None, "a whole tar archive", f"'{error}' after {last}", "fetch the shard again"
             ) from None
+
+
+def _check_rest(archive: tarfile.TarFile) -> None:
+    """Refuses what comes behind the end mark: archives that were joined would be read in part."""
+    while archive.fileobj is not None and (rest := archive.fileobj.read(1 << 16)):
+        if rest.strip(b"\0"):
+            raise tarfile.ReadError("more content behind the end mark")
 
 
 class _StrictHeader(tarfile.TarInfo):

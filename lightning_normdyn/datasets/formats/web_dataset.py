@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from lightning_normdyn.datasets.captioned_images import CaptionedImages
 from lightning_normdyn.datasets.formats.lines import File
 from lightning_normdyn.datasets.formats.picture import EncodedImages, open_image
-from lightning_normdyn.datasets.formats.share import check_ranks, own_share
+from lightning_normdyn.datasets.formats.share import check_ranks
 from lightning_normdyn.datasets.formats.tar_members import read_tar
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 
@@ -46,7 +46,8 @@ class WebDataset(IterableDataset[CaptionedImage]):
     Args:
         shards: files, or patterns such as ``shard-{000..003}.tar`` and ``{train,extra}.tar``, plain or ``.gz``.
         json_field: the caption's field, where captions are JSON.
-        seed: of the order of shards, another one in each pass; in the given order if left out.
+        seed: of the order of a rank's shards, another one in each pass, which with workers of a data loader follows
+            torch's own seed too; the given order if left out.
         rank: of this process.
         ranks: number of processes; there must be as many shards.
 
@@ -73,9 +74,8 @@ class WebDataset(IterableDataset[CaptionedImage]):
         self.epoch = 0
 
     def __iter__(self) -> Iterator[CaptionedImage]:
-        share = own_share(self.rank, self.ranks)
         problems = Problems(", ".join(map(str, self.shards[:3])))
-        shards = [shard for place, shard in enumerate(self._order()) if share.holds(place)]
+        shards = self._own_shards()
         self.epoch += 1
         for sample in _samples(shards, self.json_field, problems):
             image = _open(sample, problems)
@@ -83,12 +83,15 @@ class WebDataset(IterableDataset[CaptionedImage]):
                 yield CaptionedImage(sample.key, image, sample.caption)
         problems.report()
 
-    def _order(self) -> list[Path]:
-        if self.seed is None:
-            return self.shards
-        # All ranks and workers must deal out the same order.
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return [self.shards[place] for place in torch.randperm(len(self.shards), generator=generator).tolist()]
+    def _own_shards(self) -> list[Path]:
+        worker = get_worker_info()
+        shards = self.shards[self.rank :: self.ranks]
+        if self.seed is not None:
+            # Workers start each pass from the same copy of this object: what they all see change is the loader's seed.
+            drawn = 0 if worker is None else worker.seed - worker.id
+            generator = torch.Generator().manual_seed((self.seed + self.epoch + drawn) % 2**63)
+            shards = [shards[place] for place in torch.randperm(len(shards), generator=generator).tolist()]
+        return shards if worker is None else shards[worker.id :: worker.num_workers]
 
 
 def read_web_dataset(

@@ -1,0 +1,151 @@
+"""``normdyn advise``: what the norms of a trained model say, from a checkpoint or from embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from lightning_normdyn.core import NORMALIZATIONS
+from lightning_normdyn.core.ranking import ndcg_at
+from lightning_normdyn.datasets import Judgements, Problems
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.formats.qrels import read_qrels
+from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.grid.advice import ModelAdvice, advise_on
+from lightning_normdyn.tasks.quiet import quiet_lightning
+from lightning_normdyn.tasks.ranking_measures import ranking_measures
+
+_MEASURE = "ndcg@10"
+_DEPTH = 10
+
+
+def run_advise(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """Prints two sentences and the numbers behind them.
+
+    Args:
+        options: ``config`` and ``ckpt_path``, or ``queries``, ``documents``, ``judgements``, ``temperature``; ``json``.
+        words: overrides for LightningCLI.
+
+    Raises:
+        ValueError: if neither or both were given, or they do not fit together.
+        OSError: if a file cannot be read or written.
+    """
+    of_files = options.queries is not None or options.documents is not None
+    if of_files == bool(options.config):
+        raise ValueError(
+            "advise: expected either --config with --ckpt_path, or --queries with --documents, got "
+            f"{'both' if of_files else 'neither'}; see normdyn advise --help"
+        )
+    if of_files and words:
+        raise ValueError(f"advise: expected no further options with --queries and --documents, got {words[0]}")
+    advice = _of_files(options) if of_files else _of_checkpoint(options, words)
+    _show(Console(soft_wrap=True, markup=False, emoji=False, highlight=False), advice)
+    if options.json:
+        write_json(Path(options.json), _plain(advice), indent=2)
+    return 0
+
+
+def _of_files(options: argparse.Namespace) -> ModelAdvice:
+    if options.queries is None or options.documents is None:
+        raise ValueError("advise: expected both --queries and --documents, got one of them")
+    queries, documents = EmbeddingFile(options.queries), EmbeddingFile(options.documents)
+    if queries.dim != documents.dim:
+        raise ValueError(
+            f"documents: expected vectors of the queries' length, {queries.dim}, got {documents.dim}; are both of one "
+            "model?"
+        )
+    encoded = Encoded(_checked(queries), _checked(documents), _judgements(options, queries, documents))
+    measured = {name: _ndcg(encoded, name) for name in ("cosine", "dot")}
+    return advise_on(
+        encoded, cosine=measured["cosine"], dot=measured["dot"], measure=_MEASURE, temperature=options.temperature
+    )
+
+
+def _checked(file: EmbeddingFile) -> Tensor:
+    vectors = file.read()
+    broken = (~vectors.isfinite().all(1)).nonzero().flatten()
+    if len(broken):
+        raise ValueError(f"{file.file}: expected finite numbers, got NaN or infinity in row {int(broken[0])}")
+    return vectors
+
+
+def _judgements(options: argparse.Namespace, queries: EmbeddingFile, documents: EmbeddingFile) -> Judgements:
+    if options.judgements is not None:
+        problems = Problems(options.judgements)
+        by_id, document_by_id = ({id: place for place, id in enumerate(file.ids)} for file in (queries, documents))
+        judged = read_qrels(options.judgements, by_id, document_by_id, problems)
+        problems.report()
+        return judged
+    if documents.rows < queries.rows:
+        raise ValueError(
+            f"judgements: without them document i answers query i, which needs at least {queries.rows} documents, got "
+            f"{documents.rows}; pass --judgements"
+        )
+    rows = torch.arange(queries.rows)
+    return Judgements(rows, rows, torch.ones(queries.rows))
+
+
+def _ndcg(encoded: Encoded, name: str) -> Tensor:
+    measures = {_MEASURE: partial(ndcg_at, k=_DEPTH)}
+    return ranking_measures(encoded, NORMALIZATIONS[name], measures, depth=_DEPTH)[_MEASURE]
+
+
+def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAdvice:
+    from lightning_normdyn.cli.fit import NormdynCLI
+
+    of_lightning = [word for file in options.config for word in ("--config", file)]
+    quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_model_summary=false"]
+    with quiet_lightning():
+        cli = NormdynCLI([*of_lightning, *words, *quiet], run=False)
+        model: Any = cli.model
+        if not isinstance(model, ContrastiveTask):
+            raise ValueError(
+                "config: expected a model that is a lightning_normdyn.tasks.ContrastiveTask, got "
+                f"{type(model).__name__}; for any other, save embeddings and pass --queries and --documents"
+            )
+        cli.trainer.validate(model, datamodule=cli.datamodule, ckpt_path=options.ckpt_path, verbose=False)
+    encoded = model.encoded
+    if encoded is None:
+        raise ValueError("data: expected a validation split with judged pairs, got none")
+    measured = {name: model.measures(encoded, NORMALIZATIONS[name])[model.headline] for name in ("cosine", "dot")}
+    return advise_on(
+        encoded,
+        cosine=measured["cosine"],
+        dot=measured["dot"],
+        measure=model.headline,
+        temperature=float(model.contrast.temperature),
+        symmetric=model.symmetry.symmetric,
+    )
+
+
+def _show(console: Console, advice: ModelAdvice) -> None:
+    found = advice.diagnosis
+    console.print(
+        f"Cohen's d {found.cohens_d:+.2f} · variation of norms: queries {found.query_cv:.3f}, documents "
+        f"{found.document_cv:.3f} · log10 kappa: qnorm {found.kappa_qnorm:.2f}, dnorm {found.kappa_dnorm:.2f}"
+    )
+    console.print(advice.scoring)
+    console.print(advice.training)
+
+
+def _plain(advice: ModelAdvice) -> dict[str, Any]:
+    scores = {name: score._asdict() for name, score in advice.comparison.scores.items()}
+    diagnosis = {name: value if math.isfinite(value) else None for name, value in advice.diagnosis._asdict().items()}
+    return {
+        "measure": advice.measure,
+        "queries": advice.comparison.queries,
+        "scores": scores,
+        "diagnosis": diagnosis,
+        "scoring": advice.scoring,
+        "training": advice.training,
+    }

@@ -1,0 +1,99 @@
+"""What to do with the norms of one trained model: how to score now, and what to train next."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lightning_normdyn.core.variant_comparison import NO_DIFFERENCE, VariantComparison, compare_variants
+from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.grid.diagnosis import Diagnosis, diagnose
+
+CARRIES_RELEVANCE = 0.5
+"""Cohen's d from which a document's norm is said to carry relevance (arXiv 2602.09229, section 5)."""
+VARIES = 0.1
+"""Coefficient of variation from which queries train at clearly different temperatures."""
+_SURE = 0.975
+
+
+class ModelAdvice(NamedTuple):
+    """What one model's embeddings say.
+
+    Attributes:
+        measure: what rankings were measured by.
+        comparison: cosine, which ranks like dnorm, against dot, which ranks like qnorm, on the same queries.
+        diagnosis: the numbers behind ``training``.
+        scoring: how to score with this model, a sentence.
+        training: what to try in the next training, a sentence.
+    """
+
+    measure: str
+    comparison: VariantComparison
+    diagnosis: Diagnosis
+    scoring: str
+    training: str
+
+
+def advise_on(
+    encoded: Encoded,
+    *,
+    cosine: Tensor,
+    dot: Tensor,
+    measure: str,
+    temperature: float = 0.05,
+    symmetric: bool | None = None,
+) -> ModelAdvice:
+    """Advises on a model.
+
+    Args:
+        encoded: a validation split, embeddings before any normalisation.
+        cosine: measure of each query when documents are ranked by cosine, ``[n]``.
+        dot: the same by the inner product.
+        measure: its name.
+        temperature: of the training.
+        symmetric: whether the two sides could be exchanged; None if nobody knows.
+
+    Raises:
+        ValueError: if no query has a measure.
+    """
+    comparison = compare_variants({"cosine": cosine.unsqueeze(0), "dot": dot.unsqueeze(0)})
+    diagnosis = diagnose(encoded, temperature=temperature)
+    scoring, training = _scoring(comparison, measure), _training(diagnosis, symmetric)
+    return ModelAdvice(measure, comparison, diagnosis, scoring, training)
+
+
+def _scoring(comparison: VariantComparison, measure: str) -> str:
+    cosine, dot = comparison.scores["cosine"], comparison.scores["dot"]
+    numbers = f"{measure}: inner product {dot.mean:.4f}, cosine {cosine.mean:.4f}, difference {dot.gain:+.4f}"
+    interval = f"{dot.gain_low:+.4f} to {dot.gain_high:+.4f}"
+    if comparison.recommended == NO_DIFFERENCE:
+        return f"Score with cosine: {comparison.queries} queries show no difference ({numbers}, {interval})."
+    taken = "the inner product" if comparison.recommended == "dot" else "cosine"
+    return f"Score with {taken} ({numbers}, {interval}; {comparison.confidence_in_words})."
+
+
+def _training(found: Diagnosis, symmetric: bool | None) -> str:
+    relevance = abs(found.cohens_d) >= CARRIES_RELEVANCE
+    length = (
+        "every document is relevant to some query, so Cohen's d is not defined"
+        if math.isnan(found.cohens_d)
+        else f"Cohen's d {found.cohens_d:+.2f}: a document's length {'carries' if relevance else 'does not carry'} "
+        "relevance"
+    )
+    if symmetric:
+        first = "dot" if relevance else "cosine"
+        return f"Train with {first}, for the sides can be exchanged and should be treated alike ({length})."
+    share = found.kappa_qnorm_share
+    if math.isnan(share):
+        return f"Too few pairs to choose between qnorm and dnorm ({length})."
+    side, sure = ("qnorm", share) if share >= 0.5 else ("dnorm", 1 - share)
+    kappas = f"log10 kappa {found.kappa_qnorm:.2f} for qnorm, {found.kappa_dnorm:.2f} for dnorm"
+    if sure >= _SURE:
+        return f"Try {side} next: the Fisher information speaks for it ({kappas}; {sure:.0%} of resamples; {length})."
+    if relevance:
+        return f"Try qnorm next ({length}; {kappas} do not tell the sides apart)."
+    if found.query_cv >= VARIES:
+        return f"No difference to expect; if any, try dnorm, since queries differ in length ({length}; {kappas})."
+    return f"No difference to expect from keeping norms: stay with cosine ({length}; {kappas})."

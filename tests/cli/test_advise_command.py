@@ -1,0 +1,64 @@
+"""``normdyn advise`` on embeddings of files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_normdyn.cli.main import main
+
+
+@pytest.fixture
+def embeddings(tmp_path):
+    """Documents of which the longer is the relevant one wherever two point alike."""
+    generator = np.random.default_rng(0)
+    queries = generator.normal(size=(120, 8)).astype(np.float32)
+    short = queries + 0.05 * generator.normal(size=queries.shape).astype(np.float32)
+    long = 3 * (queries + 0.2 * generator.normal(size=queries.shape).astype(np.float32))
+    np.save(tmp_path / "queries.npy", queries)
+    np.savez(
+        tmp_path / "documents.npz",
+        embeddings=np.concatenate([long, short]),
+        ids=np.array([f"d{place}" for place in range(240)]),
+    )
+    (tmp_path / "judged.tsv").write_text("".join(f"{place}\td{place}\t1\n" for place in range(120)))
+    return ["advise", "--queries", "queries.npy", "--documents", "documents.npz"]
+
+
+def test_lengths_that_decide_are_found(embeddings, capsys) -> None:
+    assert main([*embeddings, "--judgements", "judged.tsv", "--json", "advice.json"]) == 0
+    said = capsys.readouterr().out
+    assert "Score with the inner product" in said
+    assert "carries relevance" in said
+    found = json.loads(Path("advice.json").read_text(encoding="utf-8"))
+    assert found["scores"]["dot"]["mean"] > found["scores"]["cosine"]["mean"] + 0.05
+    assert found["queries"] == 120
+    assert main(embeddings) == 0  # document i answers query i: the same pairs
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "got neither"),
+        (["--config", "x.yaml", "--queries", "queries.npy"], "got both"),
+        (["--queries", "queries.npy"], "expected both --queries and --documents"),
+        (
+            ["--queries", "queries.npy", "--documents", "narrow.npy"],
+            "expected vectors of the queries' length, 8, got 3",
+        ),
+        (["--queries", "queries.npy", "--documents", "few.npy"], "at least 120 documents"),
+        (["--queries", "queries.npy", "--documents", "nan.npy"], "NaN or infinity in row 7"),
+        (["--queries", "queries.npy", "--documents", "none.npy"], "none.npy"),
+        (["--queries", "queries.npy", "--documents", "few.npy", "--trainer.x", "1"], "no further options"),
+    ],
+)
+def test_bad_input_is_one_sentence(embeddings, words, said, capsys) -> None:
+    np.save("narrow.npy", np.ones((200, 3), np.float32))
+    np.save("few.npy", np.ones((10, 8), np.float32))
+    broken = np.ones((200, 8), np.float32)
+    broken[7, 2] = np.nan
+    np.save("nan.npy", broken)
+    assert main(["advise", *words]) == 2
+    assert said in capsys.readouterr().err
