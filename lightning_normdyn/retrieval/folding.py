@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.augmentation import augment_documents, augment_queries
 from lightning_normdyn.retrieval.export import export_vectors
 from lightning_normdyn.retrieval.indexes import Metric
-from lightning_normdyn.retrieval.scoring import Normalization, NormAwareScore
+from lightning_normdyn.retrieval.scoring import NormAwareScore
 
 
 @dataclass(frozen=True)
