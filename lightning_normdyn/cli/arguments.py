@@ -163,7 +163,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--sample", type=_positive, default=200, metavar="N", help="queries to measure with (default: %(default)s)"
     )
     export.add_argument(
-        "--chunk", type=_positive, default=65_536, metavar="N", help="embeddings in memory (default: %(default)s)"
+        "--chunk", type=_positive, default=16_384, metavar="N", help="embeddings in memory (default: %(default)s)"
     )
     export.add_argument("--overwrite", action="store_true", help="replace what is there")
 

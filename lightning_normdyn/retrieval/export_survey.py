@@ -25,7 +25,6 @@ class Survey(NamedTuple):
         radius: the largest norm of a folded vector.
         largest: the largest number of a folded vector, without its sign.
         sample: embeddings as they are, ``[s, d]``.
-        folded: the same, folded.
     """
 
     rows: int
@@ -35,7 +34,6 @@ class Survey(NamedTuple):
     radius: float
     largest: float
     sample: Tensor
-    folded: Tensor
 
     @property
     def same_length(self) -> bool:
@@ -112,11 +110,10 @@ def survey(
         largest = max(largest, float(folded.abs().max()))
         radius = max(radius, float(torch.linalg.vector_norm(most_precise(folded), dim=1).max()))
         mine = drawn[(drawn >= at) & (drawn < at + len(chunk))] - at
-        kept.append((chunk[mine], folded[mine]))
+        kept.append(chunk[mine])
         at += len(chunk)
     shortest, longest = (float(min(norms)), float(max(norms))) if norms else (0.0, 0.0)
-    sample, of_sample = (torch.cat(part) for part in zip(*kept, strict=True))
-    return Survey(at, zeros, shortest, longest, radius, largest, sample, of_sample)
+    return Survey(at, zeros, shortest, longest, radius, largest, torch.cat(kept))
 
 
 def _folded(chunk: Tensor, fold: Callable[[Tensor], Tensor], at: int) -> Tensor:

@@ -29,7 +29,7 @@ class Source(NamedTuple):
 
     file: EmbeddingFile
     ids: Sequence[str]
-    rows_a_chunk: int = 65_536
+    rows_a_chunk: int = 16_384
 
     def chunks(self, tell: Callable[[int], object]) -> Iterator[Tensor]:
         """In order; ``tell`` hears how many rows are done with."""
@@ -119,5 +119,5 @@ def measure_loss(
     """
     found = writer.search(folding.asked(queries), k)
     folded = (folding.fold(chunk) for chunk in source.chunks(tell))
-    error = score_error(queries, seen.folded[:_MULTIPLIED], torch.float16) if half else None
+    error = score_error(queries, folding.fold(seen.sample[:_MULTIPLIED]), torch.float16) if half else None
     return ExportLoss(recall_of(found, queries, folded, source.ids, k), k, len(queries), error)

@@ -90,7 +90,7 @@ def test_half_precision_on_disk_is_taken(tmp_path):
     documents, _ = embeddings()
     halved = np.asarray(documents.numpy(), np.float16)
     seen = look_through(source_of(halved, tmp_path), Folding("dot"))
-    torch.testing.assert_close(seen.folded, documents.half().float(), rtol=0, atol=0)
+    torch.testing.assert_close(seen.sample, documents.half().float(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

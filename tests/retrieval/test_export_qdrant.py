@@ -114,3 +114,26 @@ def test_a_folder_in_use_is_said(folder, tmp_path):
             export(source_of(embeddings(m=60)[0], tmp_path), "qdrant", folder)
     finally:
         client.close()
+
+
+def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"out: Qdrant at .http://127\.0\.0\.1:9. refuses") as caught:
+        export(source_of(embeddings(m=60)[0], tmp_path), "qdrant", "http://127.0.0.1:9")
+    assert "\n" not in str(caught.value)
+
+
+def test_after_the_alias_was_touched_nothing_is_removed(folder, tmp_path, monkeypatch):
+    documents, queries = embeddings(m=60)
+    source = source_of(documents, tmp_path)
+    export(source, "qdrant", folder, name="docs")
+    client = qdrant.QdrantClient
+
+    def fails(*_, **__):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "delete_collection", fails)
+        with pytest.raises(OSError, match="the disk is gone"):
+            export(source, "qdrant", folder, Folding("dot"), name="docs", overwrite=True)
+    writer = export(source, "qdrant", folder, Folding("dot"), name="docs", overwrite=True)
+    assert writer.search(queries, 10).ids == ranked(queries, documents, 1, source.ids)

@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class QdrantCollection:
 
     def __init__(self, destination: Destination) -> None:
         self._qdrant = optional("qdrant_client", extra="qdrant")
+        self._failure = optional("qdrant_client.http.exceptions", extra="qdrant").ApiException
         check_index(destination.index, ["flat", "hnsw"], target="qdrant")
         self.destination, self.name = destination, destination.name
         self._fresh = f"{self.name}-{uuid.uuid4().hex[:8]}"
@@ -57,19 +59,20 @@ class QdrantCollection:
 
     def open(self, contents: Contents) -> None:
         """Makes the collection."""
-        self._connect()
-        if self._client.collection_exists(self.name):
-            self._check_existing(contents)
-        models = self._qdrant.models
-        self._client.create_collection(
-            self._fresh,
-            vectors_config=models.VectorParams(
-                size=contents.dim,
-                distance=models.Distance(_DISTANCES[contents.metric]),
-                datatype=models.Datatype(self.destination.dtype),
-            ),
-            hnsw_config=None if self.destination.index == "hnsw" else models.HnswConfigDiff(m=0),
-        )
+        with self._in_one_sentence():
+            self._connect()
+            if self._client.collection_exists(self.name):
+                self._check_existing(contents)
+            models = self._qdrant.models
+            self._client.create_collection(
+                self._fresh,
+                vectors_config=models.VectorParams(
+                    size=contents.dim,
+                    distance=models.Distance(_DISTANCES[contents.metric]),
+                    datatype=models.Datatype(self.destination.dtype),
+                ),
+                hnsw_config=None if self.destination.index == "hnsw" else models.HnswConfigDiff(m=0),
+            )
 
     def add(self, ids: Sequence[str], vectors: Tensor) -> None:
         """Sends them, a thousand at a time."""
@@ -82,31 +85,34 @@ class QdrantCollection:
                 vectors=vectors[at : at + _BATCH].tolist(),
                 payloads=[{"id": one} for one in some],
             )
-            self._client.upsert(self._fresh, batch, wait=True)
+            with self._in_one_sentence():
+                self._client.upsert(self._fresh, batch, wait=True)
 
     def close(self) -> None:
         """Moves the alias."""
-        models, operations = self._qdrant.models, []
-        self._moving = True
-        if self._replaced == self.name:  # a collection, not an alias: the name is free only once it is gone
-            self._client.delete_collection(self.name)
-        elif self._replaced is not None:
-            gone = models.DeleteAlias(alias_name=self.name)
-            operations.append(models.DeleteAliasOperation(delete_alias=gone))
-        alias = models.CreateAlias(collection_name=self._fresh, alias_name=self.name)
-        operations.append(models.CreateAliasOperation(create_alias=alias))
-        self._client.update_collection_aliases(operations)
-        if self._replaced is not None and self._replaced != self.name:
-            self._client.delete_collection(self._replaced)
-        self._disconnect()
+        with self._in_one_sentence():
+            models, operations = self._qdrant.models, []
+            self._moving = True
+            if self._replaced == self.name:  # a collection, not an alias: the name is free only once it is gone
+                self._client.delete_collection(self.name)
+            elif self._replaced is not None:
+                gone = models.DeleteAlias(alias_name=self.name)
+                operations.append(models.DeleteAliasOperation(delete_alias=gone))
+            alias = models.CreateAlias(collection_name=self._fresh, alias_name=self.name)
+            operations.append(models.CreateAliasOperation(create_alias=alias))
+            self._client.update_collection_aliases(operations)
+            if self._replaced is not None and self._replaced != self.name:
+                self._client.delete_collection(self._replaced)
+            self._disconnect()
 
     def discard(self) -> None:
         """Removes the unfinished collection, and the folder if it was made for it."""
         if self._client is None:
             return
         # Once the old collection or alias may be gone, the new one is all that there is.
-        if not self._moving and self._client.collection_exists(self._fresh):
-            self._client.delete_collection(self._fresh)
+        with suppress(self._failure):  # a server that is out of reach is what the error was about
+            if not self._moving and self._client.collection_exists(self._fresh):
+                self._client.delete_collection(self._fresh)
         self._disconnect()
         if self._new_folder and not self._moving:
             shutil.rmtree(self.destination.out)
@@ -115,7 +121,8 @@ class QdrantCollection:
         """Asks the collection by its alias."""
         self._connect()
         try:
-            answers = [self._client.query_points(self.name, query=query, limit=k).points for query in queries.tolist()]
+            with self._in_one_sentence():
+                answers = [self._client.query_points(self.name, query=one, limit=k).points for one in queries.tolist()]
         finally:
             self._disconnect()
         return Found(
@@ -126,7 +133,9 @@ class QdrantCollection:
     def _connect(self) -> None:
         out = self.destination.out
         if self._remote:
-            self._client = self._qdrant.QdrantClient(url=out, api_key=os.environ.get("QDRANT_API_KEY"))
+            self._client = self._qdrant.QdrantClient(
+                url=out, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False
+            )
             return
         try:
             self._client = self._qdrant.QdrantClient(path=out)
@@ -136,6 +145,14 @@ class QdrantCollection:
     def _disconnect(self) -> None:
         self._client.close()
         self._client = None
+
+    @contextmanager
+    def _in_one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except self._failure as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"out: Qdrant at '{self.destination.out}' refuses ({said}); check URL and key") from error
 
     def _check_existing(self, contents: Contents) -> None:
         place = f"Qdrant's collection '{self.name}'"
