@@ -81,7 +81,9 @@ def write_index(
         ValueError: if the index cannot take them; then, as after any other error and Ctrl-C, all is as it was.
         OSError: likewise.
     """
-    sample = folding.written(seen.sample, radius=seen.radius)
+    # In parts: norms are taken in float64, which for the whole sample would be the most memory of all.
+    parts = seen.sample.split(source.rows_a_chunk)
+    sample = torch.cat([folding.written(part, radius=seen.radius) for part in parts])
     try:
         writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample))
         at = 0

@@ -19,6 +19,7 @@ from lightning_normdyn.retrieval.indexes.id_file import are_rows, check_lines, c
 from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, Found, check_index, stored_dtype
 from lightning_normdyn.retrieval.top_k import exact_top_k
 
+_READ = 16_384
 _SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16"}
 _PARQUET_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -65,7 +66,7 @@ class _VectorFile:
     def search(self, queries: Tensor, k: int) -> Found:
         """Reads the file again and searches all of it."""
         opened = EmbeddingFile(self.file)
-        found = exact_top_k(queries, opened.chunks(), k)
+        found = exact_top_k(queries, opened.chunks(_READ), k)
         ids = self._ids(opened)
         return Found([[ids[row] for row in rows] for rows in found.indices.tolist()], found.scores.tolist())
 
