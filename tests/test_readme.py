@@ -149,7 +149,7 @@ def test_the_calibration_example_finds_norms_that_help_and_clears_length(tmp_pat
 
 def test_every_configuration_has_a_row() -> None:
     rows = re.findall(r"^\| (\w+) \|", TEXT.partition("### Tasks")[2].partition("\n## ")[0], re.MULTILINE)
-    assert sorted(rows)[1:] == sorted(config.stem for config in README.parent.joinpath("configs").glob("*.yaml"))
+    assert set(rows) - {"config"} == {config.stem for config in README.parent.joinpath("configs").glob("*.yaml")}
 
 
 def names_of_other_tables() -> set[str]:
