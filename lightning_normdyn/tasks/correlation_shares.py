@@ -18,7 +18,7 @@ def pearson_shares(x: Tensor, y: Tensor) -> Tensor:
 
     Example:
         >>> pearson_shares(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 6.0])).mean()
-        tensor(1., dtype=torch.float64)
+        tensor(1.0000, dtype=torch.float64)
     """
     return _standard(x.double()) * _standard(y.double())
 

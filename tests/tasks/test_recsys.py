@@ -14,6 +14,7 @@ from lightning_normdyn.datasets import Interactions, Judgements
 from lightning_normdyn.tasks import Recommendation, RecommendationData
 from lightning_normdyn.tasks.contrast_data import collate_pairs
 from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.interaction_split import cut_histories
 from lightning_normdyn.tasks.recsys import popularity_bias
 from lightning_normdyn.tasks.sources import InteractionsSource, MovieLensFolder
@@ -191,13 +192,14 @@ def test_measures_follow_a_loop_in_which_seen_items_are_no_candidates(exponents)
     queries, documents = torch.randn(5, 4, generator=generator), torch.randn(40, 4, generator=generator)
     wanted = {0: [3], 1: [4, 5, 6], 2: [39], 3: [0], 4: list(range(20, 33))}
     seen = {q: [d for d in range(10, 20) if (d + q) % 2] for q in range(5)}
-    encoded = Encoded(
-        queries,
-        documents,
+    split = EvaluationSplit(
+        range(5),
+        range(40),
         Judgements.of([(q, d, 1.0) for q, listed in wanted.items() for d in listed]),
         Judgements.of([(q, d, 0.0) for q, listed in seen.items() for d in listed]),
         torch.arange(40),
     )
+    encoded = Encoded.of(queries, documents, split)
     measured = Recommendation().measures(encoded, exponents)
     for q in range(5):
         lengths = documents.double().norm(dim=1) ** exponents[1]
