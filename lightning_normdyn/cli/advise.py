@@ -105,7 +105,7 @@ def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAd
 
     of_lightning = [word for file in options.config for word in ("--config", file)]
     quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_model_summary=false"]
-    with quiet_lightning():
+    with quiet_lightning("Be aware that when using `ckpt_path`"):
         cli = NormdynCLI([*of_lightning, *words, *quiet], run=False)
         model: Any = cli.model
         if not isinstance(model, ContrastiveTask):
@@ -131,11 +131,16 @@ def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAd
 def _show(console: Console, advice: ModelAdvice) -> None:
     found = advice.diagnosis
     console.print(
-        f"Cohen's d {found.cohens_d:+.2f} · variation of norms: queries {found.query_cv:.3f}, documents "
-        f"{found.document_cv:.3f} · log10 kappa: qnorm {found.kappa_qnorm:.2f}, dnorm {found.kappa_dnorm:.2f}"
+        f"Cohen's d {_number(found.cohens_d, '+.2f')} · variation of norms: queries {found.query_cv:.3f}, documents "
+        f"{found.document_cv:.3f} · log10 kappa: qnorm {_number(found.kappa_qnorm, '.2f')}, dnorm "
+        f"{_number(found.kappa_dnorm, '.2f')}"
     )
     console.print(advice.scoring)
     console.print(advice.training)
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "–"
 
 
 def _plain(advice: ModelAdvice) -> dict[str, Any]:

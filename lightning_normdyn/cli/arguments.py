@@ -193,7 +193,10 @@ def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     advise.add_argument("--queries", metavar="FILE", help="embeddings: .npy, .npz, .parquet or .safetensors")
     advise.add_argument("--documents", metavar="FILE", help="the same of documents")
     advise.add_argument(
-        "--judgements", metavar="TSV", help="query, document, grade (default: document i answers query i)"
+        "--judgements",
+        metavar="TSV",
+        help="query id, document id, grade; ids are those of the files, or row numbers from 0 where they have none "
+        "(default: document i answers query i)",
     )
     advise.add_argument("--temperature", type=_factor, default=0.05, metavar="T", help="of training (default: 0.05)")
     advise.add_argument("--json", metavar="FILE", help="write all numbers there too")

@@ -130,7 +130,7 @@ def compare_variants(
     share_best = (best / best.sum(1, keepdim=True)).mean(0)
     scores = {}
     for place, name in enumerate(names):
-        p_value = 1.0 if place == own else float((worst >= sizes[place]).double().mean())
+        p_value = 1.0 if place == own else float(((worst >= sizes[place]).sum() + 1) / (len(worst) + 1))
         half = 0.0 if place == own else reach * float(spread[place])
         gain = float(gains[place])
         scores[name] = VariantScore(

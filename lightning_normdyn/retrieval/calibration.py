@@ -32,7 +32,8 @@ class Calibration(NamedTuple):
         p_value: that some exponent gains, corrected for having tried all of them (and all strata, in a stratum).
         p_values: of every exponent, corrected for the number of exponents, float64 ``[a]``.
         alphas: exponents tried, float64 ``[a]``.
-        significant: whether ``p_value`` is within ``1 - level`` and ``gain_low`` above 0.
+        significant: whether ``p_value`` and ``gain_p_value`` are within ``1 - level``, ``gain_low`` is above 0, and 0
+            is not in the interval of ``alpha``.
         flat: whether no query is ranked any better or worse by any exponent.
         level: of all intervals.
         queries: that were used.
@@ -79,10 +80,17 @@ class Calibration(NamedTuple):
         if self.flat:
             return f"No gain: none of {tried} changes {self.measure} of any query ({self.baseline:.4f}; {on})."
         if not self.significant:
+            held_out = f"held-out change {self.gain:+.4f} [{self.gain_low:+.4f}, {self.gain_high:+.4f}]"
+            if self.p_value <= 1 - self.level:
+                return (
+                    f"No gain to rely on: some of {tried} raises {self.measure} above its {self.baseline:.4f} at"
+                    f" exponent 0 (corrected p = {self.p_value:.2g}), but choosing it on some queries does not surely"
+                    f" help others ({held_out}, p = {self.gain_p_value:.2g}; {on}); leave the norms out, or judge more"
+                    " queries."
+                )
             return (
                 f"No gain: none of {tried} raises {self.measure} above its {self.baseline:.4f} at exponent 0 beyond"
-                f" chance (held-out change {self.gain:+.4f} [{self.gain_low:+.4f}, {self.gain_high:+.4f}],"
-                f" corrected p = {self.p_value:.2g}; {on}); leave the norms out."
+                f" chance ({held_out}, corrected p = {self.p_value:.2g}; {on}); leave the norms out."
             )
         return (
             f"Norms help: exponent {self.alpha:.2f} [{self.alpha_low:.2f}, {self.alpha_high:.2f}] raises"
@@ -189,7 +197,8 @@ def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, gene
 
 def _decided(found: Calibration, p_value: float) -> Calibration:
     """The verdict by a p-value; where it is no gain, exponent 0 is not ruled out either and belongs to the interval."""
-    significant = p_value <= 1 - found.level and found.gain_low > 0
+    rare = max(p_value, found.gain_p_value) <= 1 - found.level
+    significant = rare and found.gain_low > 0 and not found.alpha_low <= 0 <= found.alpha_high
     low = found.alpha_low if significant else min(found.alpha_low, 0.0)
     high = found.alpha_high if significant else max(found.alpha_high, 0.0)
     return found._replace(p_value=p_value, significant=significant, alpha_low=low, alpha_high=high)

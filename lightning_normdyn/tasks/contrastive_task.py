@@ -154,7 +154,8 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         if len(norms.irrelevant):
             values["irrelevant_norm"] = norms.irrelevant.mean()
         # The same on every rank, so there is nothing to reduce.
-        self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()}, rank_zero_only=False)
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value.float(), prog_bar=name == self.headline, rank_zero_only=False)
         self.log_dict({f"{stage}/floor/{name}": value for name, value in self._floors_of(split, encoded).items()})
 
     def _floors_of(self, split: Split, encoded: Encoded) -> dict[str, float]:

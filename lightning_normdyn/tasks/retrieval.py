@@ -155,7 +155,10 @@ class RetrievalData(ContrastData):
 
     def _judged(self, split: str) -> Judgements:
         if split not in self._judgements:
-            raise ValueError(f"source: expected a split '{split}', got {', '.join(self._judgements) or 'none'}")
+            raise ValueError(
+                f"source: expected a split '{split}', got {', '.join(self._judgements) or 'none'}; a BEIR folder needs "
+                "qrels/train.tsv and qrels/test.tsv, and dev.tsv is validation (without it, a share of train is kept)"
+            )
         return self._judgements[split]
 
 

@@ -58,6 +58,9 @@ def run_grid(options: argparse.Namespace, words: Sequence[str]) -> int:
         return INTERRUPTED
     for name, reason in failed.items():
         console.print(f"{name} failed: {reason}")
+    if not plan.results():
+        console.print(f"No training finished; what each printed is in {plan.folder}/runs/*/log.txt")
+        return FAILED
     findings = find(plan.results(), task=task.__name__, symmetry=task.symmetry, floors=plan.floors())
     print_findings(console, findings)
     _write(plan, findings, console)
@@ -78,7 +81,8 @@ def _train(plan: Plan, jobs: int, console: Console) -> dict[str, str]:
     total = len(trials) + len(plan.variants) * (len(plan.seeds) - 1)
     with grid_progress(console, total, shown=sys.stdout.isatty()) as progress:
         failed = run_jobs(_missing(trials, progress), at_once=jobs, progress=progress)
-        repeats = plan.repeats(choose_lrs(plan.results()))
+        trained = plan.results()
+        repeats = plan.repeats(choose_lrs(trained)) if trained else []
         failed |= run_jobs(_missing(repeats, progress), at_once=jobs, progress=progress)
     return failed
 

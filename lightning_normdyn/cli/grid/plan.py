@@ -49,6 +49,9 @@ def _class_of(path: str | None) -> type[ContrastiveTask]:
             f"config: expected a model that is a lightning_normdyn.tasks.ContrastiveTask, got {path}; its embeddings "
             "have to be scored in several ways"
         )
+    missing = [name for name in ("symmetry", "headline") if not hasattr(cls, name)]
+    if missing:
+        raise ValueError(f"{path}: expected class attributes symmetry and headline, got no {' and no '.join(missing)}")
     return cls
 
 

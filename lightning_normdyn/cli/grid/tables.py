@@ -17,7 +17,7 @@ def print_findings(console: Console, findings: GridFindings) -> None:
     for name, value in findings.floors.items():
         console.print(f"{findings.headline} of {name}: {value:.4f}")
     prediction, outcome, evidence = findings.symmetry
-    console.print(f"Symmetry: {outcome}. {prediction}; {evidence}.")
+    console.print(f"Symmetry, {prediction}: {outcome} ({evidence}).")
     console.print(f"Fisher condition numbers: {findings.kappa_verdict}.")
     for note in findings.notes:
         console.print(note)
@@ -26,7 +26,9 @@ def print_findings(console: Console, findings: GridFindings) -> None:
 
 def _scores(findings: GridFindings) -> Table:
     comparison = findings.comparison
-    table = _table(f"{findings.task}: {findings.headline}, {comparison.seeds} seeds, {comparison.queries} test items")
+    table = _table(
+        f"{findings.task}: {findings.headline}, trainings: {comparison.seeds} each, test items: {comparison.queries}"
+    )
     table.add_column("variant", no_wrap=True)
     for heading in (findings.headline, "95% interval", "gain on cosine", "95%, all at once", "best", "lr"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -56,9 +58,9 @@ def _cross(findings: GridFindings) -> Table:
 
 
 def _diagnosis(findings: GridFindings) -> Table:
-    table = _table("Norms on the validation split")
+    table = _table("Norms on the validation split, means over trainings")
     table.add_column("variant", no_wrap=True)
-    for heading in ("Cohen's d", "CV queries", "CV docs", "κ qnorm", "κ dnorm", "γ query", "γ doc"):
+    for heading in ("Cohen's d", "CV queries", "CV docs", "log κ qnorm", "log κ dnorm", "γ query", "γ doc"):
         table.add_column(heading, justify="right", no_wrap=True)
     for variant, found in findings.diagnosis.items():
         learnt = findings.learnt.get(variant, {})

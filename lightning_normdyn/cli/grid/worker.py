@@ -38,6 +38,7 @@ def _train(job: Job, cli: NormdynCLI) -> None:
     started = time.monotonic()
     trainer: Any = cli.trainer
     model, data = _task(cli), cli.datamodule
+    data.evaluation("test")  # what it lacks is better known before training than after
     course = Course(model.headline)
     trainer.callbacks += [course, Announcement()]
     trainer.fit(model, datamodule=data)
@@ -68,7 +69,13 @@ def _train(job: Job, cli: NormdynCLI) -> None:
 
 def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
     """Headline of every query under the similarity that trained and under each that might have."""
-    values = {"trained": model.trained_measures(encoded)[model.headline]}
+    measured = model.trained_measures(encoded)
+    if model.headline not in measured or measured[model.headline].ndim != 1:
+        raise ValueError(
+            f"{type(model).__name__}.measures: expected one value a query, [n], under the headline "
+            f"'{model.headline}', got {', '.join(f'{name} {list(value.shape)}' for name, value in measured.items())}"
+        )
+    values = {"trained": measured[model.headline]}
     for name, exponents in NORMALIZATIONS.items():
         values[name] = model.measures(encoded, exponents)[model.headline]
     return values

@@ -14,7 +14,7 @@ def grid_markdown(findings: GridFindings) -> str:
     parts = [f"# {findings.task}: which normalization", findings.advice]
     parts += [f"**{table.title}**\n\n{markdown_table(table)}" for table in grid_tables(findings)]
     parts.append(
-        f"- Symmetry: {outcome}. {prediction}; {evidence}.\n- Fisher condition numbers: {findings.kappa_verdict}."
+        f"- Symmetry, {prediction}: {outcome} ({evidence}).\n- Fisher condition numbers: {findings.kappa_verdict}."
     )
     return "\n\n".join([*parts, *findings.notes]) + "\n"
 

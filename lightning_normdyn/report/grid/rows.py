@@ -39,8 +39,14 @@ def _scores(findings: GridFindings) -> TextTable:
         gain = "–" if reference else f"{score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
         interval = f"{score.mean:.4f} ({score.low:.4f} to {score.high:.4f})"
         rows.append((name, interval, gain, f"{score.share_best:.0%}", f"{findings.lrs[name]:.3g}"))
-    head = ("variant", f"{findings.headline}, 95%", "gain on cosine, 95% for all at once", "best in", "learning rate")
-    return TextTable(f"{comparison.seeds} trainings each, {comparison.queries} test items", head, rows)
+    head = (
+        "variant",
+        f"{findings.headline}, 95%",
+        "gain on cosine, 95% for all at once",
+        "best in draws",
+        "learning rate",
+    )
+    return TextTable(f"Trainings: {comparison.seeds} each, test items: {comparison.queries}", head, rows)
 
 
 def _floors(findings: GridFindings) -> TextTable:
@@ -64,7 +70,7 @@ def _diagnosis(findings: GridFindings) -> TextTable:
         numbers += [_number(learnt.get(one), ".3f") for one in ("gamma_query", "gamma_document")]
         rows.append((name, *numbers))
     head = ("variant", "Cohen's d", "CV of queries", "CV of documents", "log κ qnorm", "log κ dnorm", "γ q", "γ d")
-    return TextTable("Norms on the validation split", head, rows)
+    return TextTable("Norms on the validation split, means over trainings", head, rows)
 
 
 def _dynamics(findings: GridFindings) -> TextTable:
@@ -72,7 +78,7 @@ def _dynamics(findings: GridFindings) -> TextTable:
     first = {variant: next(run.dynamics for run in findings.runs if run.variant == variant) for variant in findings.lrs}
     keys = list(dict.fromkeys(key for by in first.values() for key in by if key.rpartition("/")[2] in _DYNAMICS))
     rows = [(key.removeprefix("normdyn/"), *(_number(by.get(key), ".3g") for by in first.values())) for key in keys]
-    return TextTable("Norm dynamics at the end of the first training", ("quantity", *first), rows)
+    return TextTable("Norm dynamics as last logged in the first training", ("quantity", *first), rows)
 
 
 def _number(value: Number, form: str) -> str:

@@ -72,8 +72,8 @@ def _cards(findings: GridFindings) -> list[Card]:
 def _page(findings: GridFindings, cards: list[Card]) -> str:
     prediction, outcome, evidence = findings.symmetry
     theory = (
-        f"<h2>What theory had said</h2><p>Symmetry: <strong>{escape(outcome)}</strong>. {escape(prediction)}; "
-        f"{escape(evidence)}.</p><p>Fisher condition numbers: {escape(findings.kappa_verdict)}.</p>"
+        f"<h2>What theory had said</h2><p>Symmetry, {escape(prediction)}: <strong>{escape(outcome)}</strong> "
+        f"({escape(evidence)}).</p><p>Fisher condition numbers: {escape(findings.kappa_verdict)}.</p>"
     )
     first, *others = (f"<div>{_table(table)}</div>" for table in grid_tables(findings))
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in findings.notes)

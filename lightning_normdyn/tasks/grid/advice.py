@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.variant_comparison import NO_DIFFERENCE, VariantComparison, compare_variants
 from lightning_normdyn.tasks.encoded import Encoded
-from lightning_normdyn.tasks.grid.diagnosis import Diagnosis, diagnose
+from lightning_normdyn.tasks.grid.diagnosis import ONE_LENGTH, Diagnosis, diagnose
 
 CARRIES_RELEVANCE = 0.5
 """Cohen's d from which a document's norm is said to carry relevance (arXiv 2602.09229, section 5)."""
@@ -60,7 +60,7 @@ def advise_on(
     """
     comparison = compare_variants({"cosine": cosine.unsqueeze(0), "dot": dot.unsqueeze(0)})
     diagnosis = diagnose(encoded, temperature=temperature)
-    scoring, training = _scoring(comparison, measure), _training(diagnosis, symmetric)
+    scoring, training = _scoring(comparison, measure), _training(diagnosis, symmetric, comparison)
     return ModelAdvice(measure, comparison, diagnosis, scoring, training)
 
 
@@ -74,14 +74,14 @@ def _scoring(comparison: VariantComparison, measure: str) -> str:
     return f"Score with {taken} ({numbers}, {interval}; {comparison.confidence_in_words})."
 
 
-def _training(found: Diagnosis, symmetric: bool | None) -> str:
-    relevance = abs(found.cohens_d) >= CARRIES_RELEVANCE
-    length = (
-        "every document is relevant to some query, so Cohen's d is not defined"
-        if math.isnan(found.cohens_d)
-        else f"Cohen's d {found.cohens_d:+.2f}: a document's length {'carries' if relevance else 'does not carry'} "
-        "relevance"
-    )
+def _training(found: Diagnosis, symmetric: bool | None, comparison: VariantComparison) -> str:
+    if found.document_cv <= ONE_LENGTH:
+        return (
+            f"These documents have one length (coefficient of variation {found.document_cv:.1g}): pass embeddings as "
+            "the encoder gives them, before any normalisation."
+        )
+    relevance = abs(found.cohens_d) >= CARRIES_RELEVANCE and found.cohens_d_low * found.cohens_d_high > 0
+    length = _length(found, relevance=relevance)
     if symmetric:
         first = "dot" if relevance else "cosine"
         return f"Train with {first}, for the sides can be exchanged and should be treated alike ({length})."
@@ -90,6 +90,11 @@ def _training(found: Diagnosis, symmetric: bool | None) -> str:
         return f"Too few pairs to choose between qnorm and dnorm ({length})."
     side, sure = ("qnorm", share) if share >= 0.5 else ("dnorm", 1 - share)
     kappas = f"log10 kappa {found.kappa_qnorm:.2f} for qnorm, {found.kappa_dnorm:.2f} for dnorm"
+    if sure >= _SURE and side == "dnorm" and (relevance or comparison.recommended == "dot"):
+        return (
+            f"Train qnorm and dnorm and let the measure decide, for the signs disagree: the Fisher information speaks "
+            f"for dnorm ({kappas}), rankings or lengths for keeping documents' norms ({length})."
+        )
     if sure >= _SURE:
         return f"Try {side} next: the Fisher information speaks for it ({kappas}; {sure:.0%} of resamples; {length})."
     if relevance:
@@ -97,3 +102,10 @@ def _training(found: Diagnosis, symmetric: bool | None) -> str:
     if found.query_cv >= VARIES:
         return f"No difference to expect; if any, try dnorm, since queries differ in length ({length}; {kappas})."
     return f"No difference to expect from keeping norms: stay with cosine ({length}; {kappas})."
+
+
+def _length(found: Diagnosis, *, relevance: bool) -> str:
+    if math.isnan(found.cohens_d):
+        return "every document is relevant to some query, so Cohen's d is not defined"
+    size = f"Cohen's d {found.cohens_d:+.2f} ({found.cohens_d_low:+.2f} to {found.cohens_d_high:+.2f})"
+    return f"{size}: a document's length {'carries' if relevance else 'cannot be told to carry'} relevance"

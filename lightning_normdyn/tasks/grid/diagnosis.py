@@ -6,16 +6,22 @@ import math
 from typing import NamedTuple
 
 from lightning_normdyn.core import coefficient_of_variation, cohens_d, recommend_normalization, safe_norm
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.encoded import Encoded, RelevanceNorms
 
 _FEWEST_PAIRS = 8
+_NORMAL = 1.96
+ONE_LENGTH = 1e-3
+"""Coefficient of variation up to which vectors count as normalised: half precision alone leaves 3e-4."""
 
 
 class Diagnosis(NamedTuple):
     """Five numbers of a split (arXiv 2602.09229, section 5); NaN where the split is too small to tell.
 
     Attributes:
-        cohens_d: norms of relevant documents against all others, in pooled standard deviations.
+        cohens_d: norms of relevant documents against all others, in pooled standard deviations; NaN too where
+            documents have one length to rounding.
+        cohens_d_low: lower end of its 95% interval (large samples; Hedges, Olkin 1985, chapter 5, eq. 14).
+        cohens_d_high: upper end.
         query_cv: standard deviation / mean of the norms of queries.
         document_cv: the same of documents.
         kappa_qnorm: log10 of the condition number of the Fisher information under QNorm.
@@ -24,6 +30,8 @@ class Diagnosis(NamedTuple):
     """
 
     cohens_d: float
+    cohens_d_low: float
+    cohens_d_high: float
     query_cv: float
     document_cv: float
     kappa_qnorm: float
@@ -38,15 +46,21 @@ def diagnose(encoded: Encoded, *, temperature: float) -> Diagnosis:
         encoded: embeddings before any normalisation.
         temperature: of the training.
     """
-    norms = encoded.relevance_norms()
+    document_cv = float(coefficient_of_variation(safe_norm(encoded.documents)))
     queries, documents = encoded.pairs()
     kappas = (math.nan,) * 3
     if len(queries) >= _FEWEST_PAIRS and queries.any() and documents.any():
         advice = recommend_normalization(queries, documents, temperature=temperature)
         kappas = (advice.qnorm.diagonal, advice.dnorm.diagonal, advice.qnorm_share)
-    return Diagnosis(
-        float(cohens_d(norms.relevant, norms.irrelevant)),
-        float(coefficient_of_variation(safe_norm(encoded.queries))),
-        float(coefficient_of_variation(safe_norm(encoded.documents))),
-        *kappas,
-    )
+    effect = _effect(encoded.relevance_norms()) if document_cv > ONE_LENGTH else (math.nan,) * 3
+    return Diagnosis(*effect, float(coefficient_of_variation(safe_norm(encoded.queries))), document_cv, *kappas)
+
+
+def _effect(norms: RelevanceNorms) -> tuple[float, float, float]:
+    """Cohen's d and its interval."""
+    d = float(cohens_d(norms.relevant, norms.irrelevant))
+    n, m = len(norms.relevant), len(norms.irrelevant)
+    if not math.isfinite(d) or min(n, m) < 1:
+        return d, math.nan, math.nan
+    error = math.sqrt((n + m) / (n * m) + d * d / (2 * (n + m)))
+    return d, d - _NORMAL * error, d + _NORMAL * error

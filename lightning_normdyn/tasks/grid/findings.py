@@ -98,10 +98,13 @@ def advise(comparison: VariantComparison, headline: str) -> str:
     """One sentence: what to take, and how sure that is."""
     best, reference = comparison.scores[comparison.best], comparison.scores[comparison.reference]
     if comparison.recommended == NO_DIFFERENCE:
+        leads = comparison.best == comparison.reference
+        beside = "" if leads else f", best {comparison.best} {best.mean:.4f} ({best.gain:+.4f})"
         return (
             f"No difference that {comparison.seeds} seed{'s' * (comparison.seeds > 1)} and {comparison.queries} test "
-            f"items can show ({headline}: {comparison.reference} {reference.mean:.4f}, the best, {comparison.best}, "
-            f"{best.mean:.4f}): stay with {comparison.reference}, which needs nothing of the index."
+            f"items can show ({headline}: {comparison.reference} {reference.mean:.4f}{beside}; "
+            f"{comparison.confidence_in_words} that no gain reaches {comparison.margin:g}): stay with "
+            f"{comparison.reference}, which needs nothing of the index."
         )
     if comparison.recommended == comparison.reference:
         return (
