@@ -4,6 +4,18 @@ from lightning_normdyn.metrics.diagnostics import norm_diagnostics
 from lightning_normdyn.metrics.effect_size import NormEffectSize
 from lightning_normdyn.metrics.fisher import FisherConditionNumber
 from lightning_normdyn.metrics.norm_correlation import NormCorrelation
+from lightning_normdyn.metrics.ranking import RankingHitRate, RankingMAP, RankingMRR, RankingNDCG, RankingRecall
 from lightning_normdyn.metrics.variation import NormVariation
 
-__all__ = ["FisherConditionNumber", "NormCorrelation", "NormEffectSize", "NormVariation", "norm_diagnostics"]
+__all__ = [
+    "FisherConditionNumber",
+    "NormCorrelation",
+    "NormEffectSize",
+    "NormVariation",
+    "RankingHitRate",
+    "RankingMAP",
+    "RankingMRR",
+    "RankingNDCG",
+    "RankingRecall",
+    "norm_diagnostics",
+]

@@ -28,7 +28,7 @@ class Leaders:
         self.thresholds = like.new_full((rows,), self._lowest)
         self._ascending = ascending
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._waiting, self._capacity = 0, max(1, rows * k // 2)
+        self._waiting, self._capacity = 0, max(1, rows * k // 8)
 
     def offer(self, rows: Tensor, indices: Tensor, scores: Tensor) -> bool:
         """Takes candidates ``[s]``, each with its row; whether :attr:`thresholds` may have risen.

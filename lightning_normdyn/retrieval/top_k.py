@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.retrieval.chunks import Documents, document_chunks
+from lightning_normdyn.retrieval.excluded import Excluded
 from lightning_normdyn.retrieval.leaders import NO_DOCUMENT, Leaders
-from lightning_normdyn.retrieval.tiles import Tile, tile_width
+from lightning_normdyn.retrieval.tiles import Survivors, Tile, tile_width
 
 Backend = Literal["auto", "torch", "faiss"]
 _QUERIES = 4096
@@ -27,43 +28,6 @@ class TopK(NamedTuple):
 
     scores: Tensor
     indices: Tensor
-
-
-class Excluded:
-    """Pairs that must not be found, by document, so that a tile picks its own at a glance.
-
-    Args:
-        pairs: query and document of each by position, each ``[p]``.
-        n: number of queries.
-        device: where the scores are.
-    """
-
-    def __init__(self, pairs: tuple[Tensor, Tensor], n: int, device: torch.device) -> None:
-        queries, documents = (column.to(device) for column in pairs)
-        if queries.ndim != 1 or queries.shape != documents.shape:
-            raise ValueError(
-                "excluded: expected query and document of each pair, each [p], got "
-                f"{tuple(queries.shape)} and {tuple(documents.shape)}"
-            )
-        if len(queries) and not 0 <= int(queries.min()) <= int(queries.max()) < n:
-            least, most = int(queries.min()), int(queries.max())
-            raise ValueError(f"excluded: expected queries by position, 0 to {n - 1}, got {least} to {most}")
-        self._documents, order = documents.sort()
-        self._queries = queries[order]
-
-    def strike(self, scores: Tensor, queries: int, documents: int) -> None:
-        """Sets their scores to minus infinity in a tile ``[n, width]`` that begins at a query and at a document."""
-        if not len(self._documents):
-            return
-        edges = self._documents.new_tensor([documents, documents + scores.shape[1]])
-        first, last = torch.searchsorted(self._documents, edges).tolist()
-        rows, columns = self._queries[first:last] - queries, self._documents[first:last] - documents
-        here = (rows >= 0) & (rows < len(scores))
-        scores[rows[here], columns[here]] = -torch.inf
-
-    def most(self, n: int) -> int:
-        """Largest number of pairs of one query."""
-        return int(torch.bincount(self._queries, minlength=n).max()) if n else 0
 
 
 @torch.no_grad()
@@ -106,7 +70,11 @@ def exact_top_k(
         >>> exact_top_k(torch.tensor([[-1.0, 0.0]]), documents, 2, excluded=(torch.tensor([0]), torch.tensor([1])))
         TopK(scores=tensor([[-1., -1.]]), indices=tensor([[0, 3]]))
     """
-    queries = _checked(queries, documents, k, chunk_size, backend)
+    queries = checked_queries(queries, documents, chunk_size)
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
+    if backend not in ("auto", "torch", "faiss"):
+        raise ValueError(f"backend: expected 'auto', 'torch' or 'faiss', got {backend!r}")
     n, d = queries.shape
     pairs = None if excluded is None else Excluded(excluded, n, queries.device)
     if backend == "faiss":
@@ -120,12 +88,13 @@ def exact_top_k(
         for chunk in document_chunks(documents, chunk_rows(chunk_size, d, width), d):
             for at in range(0, len(chunk), width):
                 block = chunk[at : at + width].to(queries)
+                positions = torch.arange(seen + at, seen + at + len(block), device=queries.device)
                 for number, (tile, best) in enumerate(zip(tiles, leaders, strict=True)):
                     tile.fill(block)
                     if pairs is not None:
                         pairs.strike(tile.scores, number * _QUERIES, seen + at)
-                    rows, columns, scores = survivors(tile, best.thresholds, block, seen + at, k)
-                    best.offer(rows, columns + (seen + at), scores)
+                    rows, columns, scores = survivors(tile, best.thresholds, block, positions, k)
+                    best.offer(rows, positions[columns], scores)
             seen += len(chunk)
     for best in leaders:
         best.settle()
@@ -139,37 +108,38 @@ def chunk_rows(chunk_size: int | None, d: int, width: int) -> int:
     return -(-wanted // width) * width
 
 
-def survivors(tile: Tile, thresholds: Tensor, block: Tensor, first: int, k: int | None) -> tuple[Tensor, ...]:
-    """:meth:`Tile.above`, with an error that names the document, ``block`` being that of the tile."""
+def survivors(tile: Tile, thresholds: Tensor, block: Tensor, positions: Tensor, k: int | None = None) -> Survivors:
+    """:meth:`Tile.above`, with an error that names the document: ``block`` is the tile's, at these positions."""
     try:
         return tile.above(thresholds, k)
     except FloatingPointError:
-        bad = (~block.isfinite().all(1)).nonzero()
+        bad = positions[~block.isfinite().all(1)]
         if len(bad):
             raise ValueError(
-                f"documents: expected finite numbers, got NaN or infinite ones in row {first + int(bad[0])}; leave "
-                "such rows out or encode them again"
+                f"documents: expected finite numbers, got NaN or infinite ones in row {int(bad.min())}; leave such "
+                "rows out or encode them again"
             ) from None
         raise ValueError(
-            f"documents: expected scores within {block.dtype}, got larger ones from row {first} on; scale the "
-            "embeddings down or pass them in float64"
+            f"documents: expected scores within {block.dtype}, got larger ones from row {int(positions.min())} on; "
+            "scale the embeddings down or pass them in float64"
         ) from None
 
 
-def _checked(queries: Tensor, documents: Documents, k: int, chunk_size: int | None, backend: str) -> Tensor:
+def checked_queries(queries: Tensor, documents: Documents, chunk_size: int | None) -> Tensor:
+    """The queries in the precision that is searched in.
+
+    Raises:
+        ValueError: if they are no ``[n, d]`` or not finite, or there is no such chunk.
+    """
     if queries.ndim != 2:
         raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
-    if not queries.isfinite().all():
-        row = int((~queries.isfinite().all(1)).nonzero()[0])
+    bad = (~queries.isfinite().all(1)).nonzero()
+    if len(bad):
         raise ValueError(
-            f"queries: expected finite numbers, got NaN or infinite ones in row {row}; leave such rows out"
+            f"queries: expected finite numbers, got NaN or infinite ones in row {int(bad[0])}; leave such rows out"
         )
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: expected at least 1 or nothing, got {chunk_size}")
-    if backend not in ("auto", "torch", "faiss"):
-        raise ValueError(f"backend: expected 'auto', 'torch' or 'faiss', got {backend!r}")
     wide = str(getattr(documents, "dtype", "")).endswith("float64") or queries.dtype == torch.float64
     return queries.detach().to(torch.float64 if wide else torch.float32)
 
@@ -184,7 +154,7 @@ def _by_faiss(queries: Tensor, documents: Documents, k: int, size: int | None, p
     n, d = queries.shape
     if queries.device.type != "cpu" or queries.dtype != torch.float32:
         raise ValueError(f"queries: expected float32 on the CPU for faiss, got {queries.dtype} on {queries.device}")
-    deeper = k + (pairs.most(n) if pairs is not None else 0)
+    deeper = k + (pairs.most if pairs is not None else 0)
     best, seen = Leaders(n, k, queries, ascending=False), 0
     for part in document_chunks(documents, chunk_rows(size, d, 1), d):
         chunk = part.to(queries).contiguous()

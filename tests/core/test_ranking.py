@@ -29,7 +29,7 @@ def by_trec_eval(indices, judgements, measure, k):
     pytrec_eval = pytest.importorskip("pytrec_eval")
     qrel, run = {}, {}
     for query, document, grade in zip(*(column.tolist() for column in judgements), strict=True):
-        qrel.setdefault(str(query), {})[str(document)] = int(grade)
+        qrel.setdefault(str(query), {})[str(document)] = max(0, int(grade))  # it crashes where all are below
     for query, row in enumerate(indices.tolist()):
         run[str(query)] = {str(document): float(-rank) for rank, document in enumerate(row[:k])}
     name = "recip_rank" if measure == "mrr" else f"{NAMES[measure]}.{k}"

@@ -1,0 +1,174 @@
+"""How well scores rank relevant documents, as trec_eval measures it, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_normdyn.core.ranking import RankedGrades, hits_at, map_at, mrr_at, ndcg_at, recall_at
+
+
+class RankingMetric(Metric):
+    """Mean of a measure over queries that something is relevant to, which may come in any pieces from any rank.
+
+    Scores have any sign and scale. Of equal scores the document that came first ranks first (ranks of processes one
+    after the other); trec_eval ranks those of one query by document id, the largest first.
+    Keeps a score, a grade and an index of every document.
+
+    Args:
+        k: how many ranks count.
+        kwargs: of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if ``k`` is below 1.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    measure: Callable[[RankedGrades, int], Tensor]
+
+    scores: list[Tensor]
+    grades: list[Tensor]
+    queries: list[Tensor]
+
+    def __init__(self, k: int = 10, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if k < 1:
+            raise ValueError(f"k: expected a rank from 1 up, got {k}")
+        self.k = k
+        for name in ("scores", "grades", "queries"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+        # What a rank that saw nothing gathers has this type, so all states share it; it holds indices up to 2^53.
+        self.set_dtype(torch.float64)
+
+    def update(self, preds: Tensor, target: Tensor, indexes: Tensor) -> None:
+        """Adds documents, in the order of torchmetrics' retrieval metrics.
+
+        Args:
+            preds: score of each, any shape.
+            target: how relevant it is, 0 or less for not at all, same shape.
+            indexes: number of its query, same shape.
+
+        Raises:
+            ValueError: if the shapes differ or a score is NaN.
+        """
+        if not preds.shape == target.shape == indexes.shape:
+            raise ValueError(
+                f"target: expected a grade and a query's number for each of {tuple(preds.shape)} scores, got "
+                f"{tuple(target.shape)} and {tuple(indexes.shape)}"
+            )
+        if preds.isnan().any():
+            raise ValueError("preds: expected scores that can be ranked, got NaN; look for what made them")
+        for state, values in ((self.scores, preds), (self.grades, target), (self.queries, indexes)):
+            state.append(values.detach().flatten().to(self.dtype))
+
+    def per_query(self) -> tuple[Tensor, Tensor]:
+        """Numbers of the queries, ascending, and the measure of each, NaN where nothing is relevant; both ``[n]``."""
+        if not len(self.scores):
+            nothing = torch.empty(0, dtype=self.dtype, device=self.device)
+            return nothing.long(), nothing
+        scores, grades, queries = (dim_zero_cat(state) for state in (self.scores, self.grades, self.queries))
+        numbers, rows = queries.long().unique(return_inverse=True)
+        grades = grades.clamp(min=0)
+        relevant = torch.bincount(rows[grades > 0], minlength=len(numbers))
+        ranked = RankedGrades(
+            _by_rank(grades, scores, rows, len(numbers), self.k),
+            _by_rank(grades, grades, rows, len(numbers), self.k),
+            relevant,
+        )
+        return numbers, type(self).measure(ranked, self.k)
+
+    def compute(self) -> Tensor:
+        """The mean; NaN if nothing is relevant to any query."""
+        return self.per_query()[1].nanmean()
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """The value, or a list of values over time, as torchmetrics draws it: figure and axes."""
+        return self._plot(val, ax)
+
+
+class RankingNDCG(RankingMetric):
+    """Normalised discounted cumulative gain of the first ``k``, linear in the grade; see :class:`RankingMetric`.
+
+    Example:
+        >>> metric = RankingNDCG(k=2)
+        >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
+        >>> round(float(metric.compute()), 4)
+        0.4796
+    """
+
+    measure = staticmethod(ndcg_at)
+
+
+class RankingMRR(RankingMetric):
+    """One over the rank of the first relevant document, 0 beyond ``k``; see :class:`RankingMetric`.
+
+    Example:
+        >>> metric = RankingMRR(k=2)
+        >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
+        >>> float(metric.compute())
+        0.5
+    """
+
+    measure = staticmethod(mrr_at)
+
+
+class RankingRecall(RankingMetric):
+    """Share of the relevant documents among the first ``k``; see :class:`RankingMetric`.
+
+    Example:
+        >>> metric = RankingRecall(k=2)
+        >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
+        >>> float(metric.compute())
+        0.5
+    """
+
+    measure = staticmethod(recall_at)
+
+
+class RankingMAP(RankingMetric):
+    """Average precision over the first ``k``, of all that is relevant; see :class:`RankingMetric`.
+
+    Example:
+        >>> metric = RankingMAP(k=2)
+        >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
+        >>> float(metric.compute())
+        0.25
+    """
+
+    measure = staticmethod(map_at)
+
+
+class RankingHitRate(RankingMetric):
+    """Share of queries with anything relevant among the first ``k``; see :class:`RankingMetric`.
+
+    Example:
+        >>> metric = RankingHitRate(k=1)
+        >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
+        >>> float(metric.compute())
+        0.0
+    """
+
+    measure = staticmethod(hits_at)
+
+
+def _by_rank(values: Tensor, scores: Tensor, rows: Tensor, n: int, k: int) -> Tensor:
+    """Values of each row's documents at ranks 1 to ``k``, ``[n, k]``, 0 where there are fewer."""
+    by_score = scores.argsort(descending=True, stable=True)
+    order = by_score[rows[by_score].argsort(stable=True)]
+    count = torch.bincount(rows, minlength=n)
+    rank = torch.arange(len(rows), device=rows.device) - (count.cumsum(0) - count)[rows[order]]
+    kept = rank < k
+    # No wider than the longest row: a rank beyond the last document holds nothing.
+    found = values.new_zeros(n, min(k, int(count.max())))
+    found[rows[order][kept], rank[kept]] = values[order][kept]
+    return found

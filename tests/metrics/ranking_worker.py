@@ -1,0 +1,31 @@
+"""Computes the ranking metrics on one of two ranks: ``python ranking_worker.py FOLDER RANK``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from ranking_items import drawn
+
+from lightning_normdyn import metrics
+
+
+def main(folder, rank):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", world_size=2, rank=rank)
+    items = drawn(4, True)
+    found = {}
+    for name in ("RankingNDCG", "RankingMRR", "RankingRecall", "RankingMAP", "RankingHitRate"):
+        first = len(items[0]) if name == "RankingHitRate" else 40
+        metric = getattr(metrics, name)(k=5)
+        share = slice(0, first) if rank == 0 else slice(first, None)
+        if rank == 0 or first < len(items[0]):
+            metric.update(*(column[share] for column in items))
+        found[name] = float(metric.compute())
+    torch.save(found, Path(folder) / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
