@@ -35,6 +35,8 @@ class Encoded(NamedTuple):
         judgements: pairs of positions in the two.
         excluded: pairs that no ranking may show, such as facts that are true as well; their grades say nothing.
         popularity: how often training has each document, ``[m]``, where that is of interest.
+        episodes: how many equal parts, one after the other, queries and documents are made of, where a query's
+            candidates are the documents of its own part alone.
     """
 
     queries: Tensor
@@ -42,6 +44,7 @@ class Encoded(NamedTuple):
     judgements: Judgements
     excluded: Judgements | None = None
     popularity: Tensor | None = None
+    episodes: int | None = None
 
     def relevance_norms(self) -> RelevanceNorms:
         """Norms of documents, relevant ones apart."""

@@ -4,6 +4,12 @@ Every source is a class that a config can name, with a method ``read()`` that gi
 :mod:`lightning_normdyn.datasets`; nothing is read before it is called.
 """
 
+from lightning_normdyn.tasks.sources.captioned_images import (
+    CaptionedImagesSource,
+    ImageTextTable,
+    StandardLibraryGlyphCaptions,
+    WebDatasetShards,
+)
 from lightning_normdyn.tasks.sources.interactions import InteractionsSource, MovieLensFolder, StandardLibraryNameUses
 from lightning_normdyn.tasks.sources.judged_texts import BeirFolder, JudgedTextsSource, StandardLibraryDocstrings
 from lightning_normdyn.tasks.sources.knowledge_graph import (
@@ -11,15 +17,32 @@ from lightning_normdyn.tasks.sources.knowledge_graph import (
     StandardLibraryClassGraph,
     TripleFolder,
 )
+from lightning_normdyn.tasks.sources.labelled_images import (
+    ImageFolder,
+    LabelledImagesSource,
+    Omniglot,
+    StandardLibraryGlyphClasses,
+)
+from lightning_normdyn.tasks.sources.labelled_texts import LabelledTextFiles, LabelledTextsSource
 
 __all__ = [
     "BeirFolder",
+    "CaptionedImagesSource",
+    "ImageFolder",
+    "ImageTextTable",
     "InteractionsSource",
     "JudgedTextsSource",
     "KnowledgeGraphSource",
+    "LabelledImagesSource",
+    "LabelledTextFiles",
+    "LabelledTextsSource",
     "MovieLensFolder",
+    "Omniglot",
     "StandardLibraryClassGraph",
     "StandardLibraryDocstrings",
+    "StandardLibraryGlyphCaptions",
+    "StandardLibraryGlyphClasses",
     "StandardLibraryNameUses",
     "TripleFolder",
+    "WebDatasetShards",
 ]
