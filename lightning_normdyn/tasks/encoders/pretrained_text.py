@@ -1,0 +1,115 @@
+"""Pretrained text encoders of transformers, with their norms left as they come out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.tasks.encoders.sentence_modules import Pooling, sentence_modules
+from lightning_normdyn.tasks.encoders.text import TextEncoder
+from lightning_normdyn.tasks.encoders.transformers_classes import transformers_classes
+
+
+class PretrainedTextEncoder(TextEncoder):
+    """A transformer with its tokens pooled, and nothing after that: no projection and no normalisation.
+
+    Takes what ``transformers.AutoModel`` loads: encoders, decoders (pool the last token of those), and the encoder of
+    encoder-decoders. A sentence-transformers model says itself how it pools; if it ends in a normalisation, that is
+    left out with a warning, because norms are what this package is about; a cosine similarity divides by them anyway.
+    Tokens are pooled in float32, whatever the precision of the weights.
+
+    Args:
+        model: a name on the model hub, or a local folder.
+        pooling: ``mean`` over the tokens, ``cls`` (the first), ``max`` or ``last``; left out, what a
+            sentence-transformers model says, ``mean`` for others.
+        max_length: tokens of a text, special ones counted too; the rest is left out, and counted. Never more than
+            the model has positions.
+        frozen: whether the weights stay as they are.
+
+    Raises:
+        ModuleNotFoundError: if transformers is not installed.
+        ValueError: if an argument is out of its range, or the model ends in layers of another kind.
+    """
+
+    def __init__(
+        self, model: str, *, pooling: Pooling | None = None, max_length: int = 256, frozen: bool = False
+    ) -> None:
+        super().__init__()
+        if pooling is not None and pooling not in _POOLED:
+            raise ValueError(f"pooling: expected one of {', '.join(_POOLED)}, got {pooling!r}")
+        if max_length < 1:
+            raise ValueError(f"max_length: expected a positive number of tokens, got {max_length}")
+        auto_model, auto_tokenizer = transformers_classes("AutoModel", "AutoTokenizer")
+        stated = sentence_modules(model, pooling)
+        self.pooling: Pooling = stated.pooling
+        if stated.normalised:
+            warnings.warn(
+                f"model: the final normalisation of {model} is left out, so that norms are free", stacklevel=2
+            )
+        self.tokenizer = auto_tokenizer.from_pretrained(model)
+        self.tokenizer.padding_side = "right"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = _tokens_encoder(auto_model.from_pretrained(model))
+        # Loaded in evaluation mode, which a trainer would keep: dropout would never be on.
+        self.model.train().requires_grad_(not frozen)
+        self.dim: int = self.model.config.hidden_size
+        self.max_length = min(max_length, getattr(self.model.config, "max_position_embeddings", None) or max_length)
+        _leave_out_pooler(self.model)
+
+    def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Token ids, masks and what else the model takes, int64 ``[b, most]``."""
+        # Cut by hand: the tokenizer does not say which texts it cut.
+        whole = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        room = self.max_length - self.tokenizer.num_special_tokens_to_add()
+        self.texts += len(texts)
+        self.truncated += sum(len(ids) > room for ids in whole)
+        tokens: Mapping[str, Tensor] = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return dict(tokens)
+
+    def forward(self, attention_mask: Tensor, **tokens: Tensor) -> Tensor:  # type: ignore[override]
+        """Embeddings ``[b, dim]`` in float32, not normalised; padding does not enter.
+
+        Args:
+            attention_mask: 1 for tokens of the text, 0 for padding, ``[b, t]``.
+            tokens: ``input_ids`` and what else :meth:`tokenize` gives.
+        """
+        hidden = self.model(attention_mask=attention_mask, **tokens).last_hidden_state
+        return _POOLED[self.pooling](hidden.float(), attention_mask.bool())
+
+
+def _mean(hidden: Tensor, there: Tensor) -> Tensor:
+    return hidden.masked_fill(~there.unsqueeze(-1), 0).sum(1) / there.sum(1, keepdim=True).clamp(min=1)
+
+
+def _first(hidden: Tensor, there: Tensor) -> Tensor:
+    return hidden[torch.arange(len(hidden)), there.int().argmax(1)]
+
+
+def _max(hidden: Tensor, there: Tensor) -> Tensor:
+    return hidden.masked_fill(~there.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(1)
+
+
+def _last(hidden: Tensor, there: Tensor) -> Tensor:
+    places = torch.arange(there.shape[1], device=there.device)
+    return hidden[torch.arange(len(hidden)), (places * there).argmax(1)]
+
+
+_POOLED: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "cls": _first, "max": _max, "last": _last}
+
+
+def _tokens_encoder(model: Any) -> Any:
+    return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
+def _leave_out_pooler(model: Any) -> None:
+    """Freezes BERT's own pooler, whose output nobody takes: ranks wait for gradients that never come."""
+    pooler = getattr(model, "pooler", None)
+    if pooler is not None:
+        pooler.requires_grad_(False)
