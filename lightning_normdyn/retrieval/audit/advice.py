@@ -27,7 +27,7 @@ def first_line(audit: Audit) -> str:
         return f"{audit.saturation.sentence} Without covariates or judgements nobody can say what they mean."
     name, found = strongest
     if name == LENGTH and abs(found.r) >= _STRONG:
-        return f"Norms follow length (Spearman {_signed(found.r)}): read what else they seem to follow with that held fixed."
+        return f"Norms follow length (Spearman {_signed(found.r)}): read everything else with length held fixed."
     if abs(found.r) >= _STRONG:
         return f"Norms follow {name} (Spearman {_signed(found.r)}, {_fixed(audit, found)})."
     return f"Norms follow none of the covariates closely; closest is {name} (Spearman {_signed(found.r)})."

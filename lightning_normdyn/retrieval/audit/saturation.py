@@ -143,8 +143,8 @@ def _of_layer(layer: LastLayer | None) -> str:
     taken_off = " A final step to length one was taken off for this audit." if layer.normalised else ""
     if layer.is_norm and layer.pooling == "mean":
         return (
-            f"Every token leaves the model through {layer.name} with nearly one length, and the mean over tokens is the "
-            f"longer the more they agree: that agreement is what the norm can say.{taken_off}"
+            f"Every token leaves the model through {layer.name} with nearly one length, and the mean over tokens is "
+            f"the longer the more they agree: that agreement is what the norm can say.{taken_off}"
         )
     where = f", then {layer.pooling} pooling" if layer.pooling else ""
     return f"The model's last layer is {layer.name}{where}.{taken_off}"
