@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lightning_normdyn.core.interval import Interval
 from lightning_normdyn.report.canvas import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION, new_axes
-from lightning_normdyn.report.line_label import spread_apart
+from lightning_normdyn.report.line_label import LineLabel, label_line_ends
 from lightning_normdyn.report.numbers import percent, short_count
 from lightning_normdyn.report.scale import axis_note, level_grid
 from lightning_normdyn.retrieval.audit.audit import Audit
@@ -85,14 +85,14 @@ def sweep_figure(ranking: RankingAudit) -> Axes:
         if name == "norm":
             axes.fill_between(alphas, low, high, color=colour, alpha=0.16, lw=0)
         axes.plot(alphas, value, color=colour, lw=2.0 if name == "norm" else 1.4, ls="-" if name == "norm" else "--")
-        ends.append((float(value[-1]), name, colour))
+        ends.append(LineLabel(float(value[-1]), name, colour))
     axes.axvline(0, color=RULE, lw=1, zorder=0)
     if ranking.calibration.significant:
         axes.axvspan(ranking.calibration.alpha_low, ranking.calibration.alpha_high, color=VERMILION, alpha=0.10, lw=0)
         axes.axvline(ranking.calibration.alpha, color=VERMILION, lw=1)
     axes.set_xlim(alphas[0], alphas[-1])
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-    _label_ends(axes, ends)
+    label_line_ends(axes, ends)
     level_grid(axes)
     axes.set_xlabel("exponent α in cos · norm^α")
     axis_note(axes, ranking.calibration.measure)
@@ -110,12 +110,12 @@ def confidence_figure(ranking: RankingAudit) -> Axes:
         if other is not None and other.aurc.value < one.aurc.value:
             one, label = other, f"short {label}"
         coverage, risk = one.curve.coverage.numpy(), one.curve.risk.numpy()
-        kept = coverage >= min(0.05, 1.0)
+        kept = coverage >= 0.05
         axes.plot(coverage[kept], risk[kept], color=colour, lw=1.7)
-        ends.append((float(risk[kept][0]), f"{label}", colour))
+        ends.append(LineLabel(float(risk[kept][0]), label, colour))
     axes.set_xlim(1, 0.05)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(float(value))))
-    _label_ends(axes, ends)
+    label_line_ends(axes, ends)
     level_grid(axes)
     axes.set_xlabel("queries that are answered, the surest first")
     axis_note(axes, f"mean of 1 − {ranking.calibration.measure}")
@@ -140,16 +140,5 @@ def _mark(axes: Axes, place: float, one: Interval, colour: str) -> None:
     axes.scatter([one.value], [place], color=colour, s=26, zorder=3)
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Writes names right of the axes, apart from each other."""
-    low, high = axes.get_ylim()
-    ordered = sorted(ends)
-    places = spread_apart([(value - low) / (high - low) for value, _, _ in ordered], 0.075)
-    for place, (_, name, colour) in zip(places, ordered, strict=True):
-        axes.text(1.02, place, name, transform=axes.transAxes, color=colour, va="center", fontsize=9)
-
-
 def _cut(name: str) -> str:
     return name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
-
-

@@ -49,9 +49,7 @@ def item_list(title: str, rows: Sequence[int], norms: Sequence[float], items: Ma
         norms: of the same items.
         items: row to what can be shown.
     """
-    shown = "".join(
-        _item(items.get(row, Item(f"row {row}")), norm) for row, norm in zip(rows, norms, strict=True)
-    )
+    shown = "".join(_item(items.get(row, Item(f"row {row}")), norm) for row, norm in zip(rows, norms, strict=True))
     kind = " pictures" if any(items[row].picture for row in rows if row in items) else ""
     return f'<div><h3>{escape(title)}</h3><ol class="items{kind}">{shown}</ol></div>'
 

@@ -203,7 +203,9 @@ def _ranking_tables(audit: Audit) -> list[str]:
         for name, one in gains.items()
     ]
     measure = ranking.calibration.measure
-    judged = f"{ranking.judged:,} of {ranking.queries:,} queries judged; cosine {fixed(ranking.calibration.baseline, 4)}"
+    judged = (
+        f"{ranking.judged:,} of {ranking.queries:,} queries judged; cosine {fixed(ranking.calibration.baseline, 4)}"
+    )
     tables = [_table(f"{measure}: {judged}", ("by", "best exponent", "held-out gain", "p"), rows)]
     if ranking.confidence is not None:
         listed = [

@@ -16,7 +16,7 @@ from lightning_normdyn.retrieval.audit.shared_pass import share_pass
 from lightning_normdyn.retrieval.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.confidence import Confidence, confidence_table
 from lightning_normdyn.retrieval.confounds import ConfoundReport, explain_gain
-from lightning_normdyn.retrieval.residual_norms import length_norms, residual_norms, rescaled
+from lightning_normdyn.retrieval.residual_norms import length_norms, rescaled, residual_norms
 from lightning_normdyn.retrieval.scoring import norm_aware_top_k
 from lightning_normdyn.retrieval.sweep import ALPHAS, sweep_alpha
 from lightning_normdyn.retrieval.top_k import TopK
