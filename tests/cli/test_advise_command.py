@@ -44,10 +44,7 @@ def test_lengths_that_decide_are_found(embeddings, capsys) -> None:
         ([], "got neither"),
         (["--config", "x.yaml", "--queries", "queries.npy"], "got both"),
         (["--queries", "queries.npy"], "expected both --queries and --documents"),
-        (
-            ["--queries", "queries.npy", "--documents", "narrow.npy"],
-            "expected vectors of the queries' length, 8, got 3",
-        ),
+        (["--queries", "queries.npy", "--documents", "narrow.npy"], "expected vectors of the queries' length, 8, got 3"),
         (["--queries", "queries.npy", "--documents", "few.npy"], "at least 120 documents"),
         (["--queries", "queries.npy", "--documents", "nan.npy"], "NaN or infinity in row 7"),
         (["--queries", "queries.npy", "--documents", "none.npy"], "none.npy"),

@@ -34,7 +34,7 @@ def find_last_layer(
     """
     seen: list[tuple[str, Tensor]] = []  # outputs are held, so that no address is used twice
 
-    def see(module: nn.Module, inputs: object, output: object) -> None:
+    def see(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor):
             seen.append((type(module).__name__, output))
 
