@@ -76,14 +76,15 @@ def groups_figure(groups: Sequence[GroupNorms]) -> Axes:
 
 def sweep_figure(ranking: RankingAudit) -> Axes:
     """Mean measure by exponent with bands."""
-    axes = new_axes(right=0.80, top=0.9)
+    axes = new_axes(right=0.76, top=0.9)
     alphas = np.asarray(ranking.alphas)
-    ends = []
+    ends, floor = [], 1.0
     for name, curve in ranking.curves.items():
         value, low, high = (np.array([getattr(one, part) for one in curve]) for part in ("value", "low", "high"))
         colour = _COLOURS[name]
         if name == "norm":
             axes.fill_between(alphas, low, high, color=colour, alpha=0.16, lw=0)
+            floor = float(low.min())
         axes.plot(alphas, value, color=colour, lw=2.0 if name == "norm" else 1.4, ls="-" if name == "norm" else "--")
         ends.append(LineLabel(float(value[-1]), name, colour))
     axes.axvline(0, color=RULE, lw=1, zorder=0)
@@ -91,7 +92,9 @@ def sweep_figure(ranking: RankingAudit) -> Axes:
         axes.axvspan(ranking.calibration.alpha_low, ranking.calibration.alpha_high, color=VERMILION, alpha=0.10, lw=0)
         axes.axvline(ranking.calibration.alpha, color=VERMILION, lw=1)
     axes.set_xlim(alphas[0], alphas[-1])
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+    # Lengths in place of norms may ruin a ranking; the curve that is asked about is to fill the frame.
+    axes.set_ylim(bottom=max(0.0, floor - 0.15 * (axes.get_ylim()[1] - floor)))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     label_line_ends(axes, ends)
     level_grid(axes)
     axes.set_xlabel("exponent α in cos · norm^α")
@@ -101,7 +104,7 @@ def sweep_figure(ranking: RankingAudit) -> Axes:
 
 def confidence_figure(ranking: RankingAudit) -> Axes:
     """Risk-coverage curves; of a norm and its negative the better one."""
-    axes = new_axes(right=0.74, top=0.9)
+    axes = new_axes(right=0.70, top=0.9)
     table = ranking.confidence or {}
     ends = []
     for name, (label, colour) in _CONFIDENCES.items():

@@ -45,6 +45,8 @@ _STYLE = """<style>
 .items.pictures img { display: block; width: 100%; height: 112px; object-fit: contain; background: #fff;
   border: 1px solid var(--rule); border-radius: 6px; }
 .side { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 22px 40px; margin-top: 18px; }
+h2 + .grid { margin-top: 16px; }
+.tables td { white-space: normal; }
 @media (max-width: 700px) { .side { grid-template-columns: minmax(0, 1fr); } }
 </style>"""
 

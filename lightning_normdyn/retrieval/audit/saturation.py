@@ -45,7 +45,8 @@ class Saturation(NamedTuple):
             ellipsoid along the axes, as after a final LayerNorm or RMSNorm, so that a direction has one norm;
             ``clipped``: more than 2% of norms pile up at the largest; ``free``: none of these.
         cv: standard deviation of norms over their mean.
-        off_ellipsoid: spread of held-out vectors about the best such ellipsoid, 0 on it; NaN where it was not tested.
+        off_ellipsoid: spread of held-out vectors about the best such ellipsoid, 0 on it, infinite where none fits;
+            NaN where it was not tested.
         in_hyperplane: whether the vectors also share a hyperplane, as after LayerNorm, which takes out a mean.
         at_largest: share of norms within 0.1% of the largest.
         last_layer: of the model, where it was at hand.
@@ -61,7 +62,9 @@ class Saturation(NamedTuple):
     @property
     def sentence(self) -> str:
         """The finding with the test that it comes from."""
-        off = "" if math.isnan(self.off_ellipsoid) else f", {self.off_ellipsoid:.1e} off an ellipsoid"
+        off = (
+            "" if math.isnan(self.off_ellipsoid) else ", the vectors lie on no ellipsoid as a final norm layer makes it"
+        )
         found = {
             "unit": f"All vectors have length one (within {_UNIT:g}): whatever their norms said was divided out.",
             "constant": f"Norms are nearly constant (standard deviation {self.cv:.2%} of the mean, under 1%), as a "
@@ -70,8 +73,8 @@ class Saturation(NamedTuple):
             f"under {_ON_ELLIPSOID:g}), as a final {'LayerNorm' if self.in_hyperplane else 'RMSNorm'} with learnt "
             f"weights puts them: norms vary by {self.cv:.1%}, yet each follows from its direction.",
             "clipped": f"{self.at_largest:.1%} of norms lie within 0.1% of the largest one: something clips them.",
-            "free": f"Norms are free: they vary by {self.cv:.1%} of their mean{off}, and {self.at_largest:.2%} of them "
-            "lie at the largest.",
+            "free": f"Norms are free: they vary by {self.cv:.1%} of their mean{off}, and nothing piles up at the "
+            "largest.",
         }[self.kind]
         return f"{found} {_of_layer(self.last_layer)}".rstrip()
 
