@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.formats.picture import pillow, to_tensor
 from lightning_normdyn.retrieval.audit.saturation import LastLayer
 from lightning_normdyn.tasks.encoders.last_layer import find_last_layer
 from lightning_normdyn.tasks.encoders.open_clip import OpenClip
 from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
 from lightning_normdyn.tasks.encoders.sentence_modules import sentence_modules
+from lightning_normdyn.tasks.pixels import cropped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -127,11 +127,11 @@ class ClipModel(AuditedModel):
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image]) -> Tensor:
         """Embeddings ``[b, d]`` of images, their middle in the model's size, not normalised, on the CPU."""
-        library = pillow()
         height, width = self.towers.size
-        smooth = library.Image.Resampling.BICUBIC
-        pixels = [to_tensor(library.ImageOps.fit(image, (width, height), smooth)) for image in images]
-        return self.towers.encode_images(torch.stack(pixels)).cpu()
+        if height != width:
+            raise ValueError(f"model: expected one that takes square images, got {height} x {width} pixels")
+        pixels = torch.stack([cropped(image, height) for image in images])
+        return self.towers.encode_images(pixels).cpu()
 
     def last_layer(self, *, images: bool) -> LastLayer:
         """What the embeddings of images or of texts come out of."""

@@ -108,8 +108,9 @@ def confidence_figure(ranking: RankingAudit) -> Axes:
     table = ranking.confidence or {}
     ends = []
     for name, (label, colour) in _CONFIDENCES.items():
-        other = table.get(f"short_{name}")
-        one = table[name]
+        one, other = table.get(name), table.get(f"short_{name}")
+        if one is None:
+            continue
         if other is not None and other.aurc.value < one.aurc.value:
             one, label = other, f"short {label}"
         coverage, risk = one.curve.coverage.numpy(), one.curve.risk.numpy()

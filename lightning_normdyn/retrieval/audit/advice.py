@@ -79,7 +79,8 @@ def _zeros(audit: Audit) -> str:
     zeros = audit.distribution.zeros
     if not zeros:
         return ""
-    return f"{zeros:,} vectors are zero and score 0 with every query: look at them first (empty texts?)."
+    are = "1 vector is zero and scores" if zeros == 1 else f"{zeros:,} vectors are zero and score"
+    return f"{are} 0 with every query: look there first (empty texts?)."
 
 
 def _groups(audit: Audit) -> str:

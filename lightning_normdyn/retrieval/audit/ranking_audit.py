@@ -22,6 +22,7 @@ from lightning_normdyn.retrieval.sweep import ALPHAS, sweep_alpha
 from lightning_normdyn.retrieval.top_k import TopK
 
 FOLDS = 5
+_LEAST_SPREAD = 1e-3
 
 
 class JudgedQueries(NamedTuple):
@@ -50,7 +51,7 @@ class RankingAudit(NamedTuple):
         calibration: by norms.
         confounds: whether length explains the gain; ``None`` without lengths.
         confidence: how well a query's norm, its best document's norm, similarity and margin tell good rankings from
-            bad ones at exponent 0; ``None`` with a single document.
+            bad ones at exponent 0; norms that are all alike are left out, and ``None`` stands for a single document.
         relevance: Cohen's d between the norms of documents that some query wants and of the rest.
         queries: in all.
         judged: queries with a relevant document.
@@ -169,14 +170,9 @@ def _confidence(queries: Tensor, norms: Tensor, best: TopK, loss: Tensor) -> dic
     lengths = torch.linalg.vector_norm(queries.double(), dim=1).cpu()
     top = norms[best.indices[:, 0].cpu()]
     first, second = best.scores.double().cpu().unbind(1)
-    return confidence_table(
-        {
-            "max_similarity": first,
-            "margin": first - second,
-            "query_norm": lengths,
-            "short_query_norm": -lengths,
-            "top_document_norm": top,
-            "short_top_document_norm": -top,
-        },
-        loss,
-    )
+    known = {"max_similarity": first, "margin": first - second}
+    for name, one in (("query_norm", lengths), ("top_document_norm", top)):
+        # Of norms that are equal but for rounding an order would be noise.
+        if float(one.std() / one.mean()) > _LEAST_SPREAD:
+            known |= {name: one, f"short_{name}": -one}
+    return confidence_table(known, loss)
