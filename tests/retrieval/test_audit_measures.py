@@ -47,10 +47,12 @@ def test_rows_that_are_not_finite_are_counted_and_refused():
     vectors[4, 0], vectors[7, 1] = math.nan, math.inf
     with pytest.raises(ValueError, match=r"^mine: expected finite numbers, .* in 2 of 9 rows, the first being row 4"):
         scan_norms(iter(vectors.split(3)), 9, name="mine")
-    with pytest.raises(ValueError, match=r"^mine: expected vectors of 2 numbers .* got 3"):
+    with pytest.raises(ValueError, match=r"^mine: expected \[2, 2\] as announced, got \[1, 3\] at row 1"):
         scan_norms(iter([torch.ones(1, 2), torch.ones(1, 3)]), 2, name="mine")
-    with pytest.raises(ValueError, match="expected vectors, got none"):
+    with pytest.raises(ValueError, match="expected some vectors, got 0"):
         scan_norms(iter([]), 0)
+    with pytest.raises(ValueError, match="expected 3 vectors, got 2; is the file whole"):
+        scan_norms(iter([torch.ones(2, 2)]), 3)
 
 
 def test_the_distribution_is_numpys():

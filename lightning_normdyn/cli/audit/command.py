@@ -17,7 +17,7 @@ from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.report.audit import AuditSubject, write_audit
 from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
 
-_CHUNK = 16_384
+_CHUNK_NUMBERS = 2**22
 
 
 def run_audit(options: argparse.Namespace) -> int:
@@ -34,7 +34,14 @@ def run_audit(options: argparse.Namespace) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
     with (
         tempfile.TemporaryDirectory(prefix="normdyn-audit-") as folder,
-        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar,
+        Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        ) as bar,
     ):
         given = gather_input(options, Path(folder), bar)
         audit = _measure(given, options.measure, bar)
@@ -66,6 +73,6 @@ def _measure(given: AuditInput, measure: str, bar: Progress) -> Audit:
 
 def _watched(embeddings: EmbeddingFile, name: str, bar: Progress) -> Iterable[Tensor]:
     task = bar.add_task(name, total=embeddings.rows)
-    for chunk in embeddings.chunks(_CHUNK):
+    for chunk in embeddings.chunks(max(1, _CHUNK_NUMBERS // max(1, embeddings.dim))):
         yield chunk
         bar.advance(task, len(chunk))

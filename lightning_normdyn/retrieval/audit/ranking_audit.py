@@ -23,6 +23,8 @@ from lightning_normdyn.retrieval.top_k import TopK
 
 FOLDS = 5
 _LEAST_SPREAD = 1e-3
+# Each of four readers holds several chunks of this many numbers.
+_CHUNK_NUMBERS = 2**22
 
 
 class JudgedQueries(NamedTuple):
@@ -141,8 +143,14 @@ def _sweeping(asked: JudgedQueries, given: Tensor | None) -> Callable[[Iterator[
     """A reader that sweeps with the vectors' own norms or with given ones, ``[m]``."""
 
     def read(chunks: Iterator[Tensor]) -> AlphaSweep:
-        documents = chunks if given is None else _with_norms(chunks, given)
-        return sweep_alpha(asked.queries, documents, asked.judgements, alphas=asked.alphas, measure=asked.measure)
+        return sweep_alpha(
+            asked.queries,
+            chunks if given is None else _with_norms(chunks, given),
+            asked.judgements,
+            alphas=asked.alphas,
+            measure=asked.measure,
+            chunk_size=_chunk_size(asked.queries),
+        )
 
     return read
 
@@ -155,7 +163,11 @@ def _with_norms(chunks: Iterator[Tensor], given: Tensor) -> Iterator[Tensor]:
 
 
 def _best_two(queries: Tensor) -> Callable[[Iterator[Tensor]], TopK]:
-    return lambda chunks: norm_aware_top_k(queries, chunks, 2)
+    return lambda chunks: norm_aware_top_k(queries, chunks, 2, chunk_size=_chunk_size(queries))
+
+
+def _chunk_size(queries: Tensor) -> int:
+    return max(1, _CHUNK_NUMBERS // max(1, queries.shape[1]))
 
 
 def _curve(sweep: AlphaSweep) -> list[Interval]:

@@ -46,33 +46,35 @@ def scan_norms(chunks: Iterable[Tensor], rows: int, *, name: str = "embeddings")
         >>> scan_norms(iter([torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)]), 2).norms
         tensor([5., 0.], dtype=torch.float64)
     """
-    parts: list[Tensor] = []
-    kept: list[Tensor] = []
+    norms = torch.empty(rows, dtype=torch.float64)
+    chosen, sample = torch.empty(0, dtype=torch.int64), torch.empty(0, 0, dtype=torch.float64)
     broken, first, seen, dim = 0, -1, 0, 0
-    chosen = torch.empty(0, dtype=torch.int64)
     for chunk in chunks:
         if not seen:
             dim = chunk.shape[1]
             chosen = _choose(rows, dim)
-        if chunk.shape[1] != dim:
-            raise ValueError(f"{name}: expected vectors of {dim} numbers as in the first row, got {chunk.shape[1]}")
+            # All at once and in advance: small blocks kept between chunks would keep the chunks' memory from being
+            # given back.
+            sample = torch.empty(len(chosen), dim, dtype=torch.float64)
+        end = seen + len(chunk)
+        if chunk.shape[1] != dim or end > rows:
+            raise ValueError(f"{name}: expected [{rows}, {dim}] as announced, got {list(chunk.shape)} at row {seen}")
         bad = (~chunk.isfinite().all(1)).nonzero().squeeze(1)
         if len(bad):
             first = seen + int(bad[0]) if not broken else first
             broken += len(bad)
-        parts.append(torch.linalg.vector_norm(most_precise(chunk), dim=1).cpu())
-        inside = chosen[(chosen >= seen) & (chosen < seen + len(chunk))] - seen
-        kept.append(chunk[inside].double().cpu())
-        seen += len(chunk)
-    if not seen:
-        raise ValueError(f"{name}: expected vectors, got none; is the file empty?")
+        norms[seen:end] = torch.linalg.vector_norm(most_precise(chunk), dim=1)
+        low, high = torch.searchsorted(chosen, torch.tensor([seen, end])).tolist()
+        sample[low:high] = chunk[(chosen[low:high] - seen).to(chunk.device)].to(sample)
+        seen = end
+    if seen < rows or not seen:
+        raise ValueError(f"{name}: expected {rows or 'some'} vectors, got {seen}; is the file whole?")
     if broken:
         raise ValueError(
             f"{name}: expected finite numbers, got NaN or infinity in {broken} of {seen} rows, the first being row "
             f"{first}; leave such rows out or encode them again"
         )
-    sample = torch.cat(kept)
-    return NormScan(torch.cat(parts), sample[sample.abs().amax(1) > 0], dim)
+    return NormScan(norms, sample[sample.abs().amax(1) > 0], dim)
 
 
 def _choose(rows: int, dim: int) -> Tensor:
