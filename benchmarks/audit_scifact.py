@@ -5,7 +5,8 @@
 SCIFACT is a folder in BEIR's layout, MODEL a local folder of the weights. Ready embeddings of all documents and all
 queries in the folder's order, not normalised, spare the encoding (about ten minutes on a core). Expected: NDCG@10 of
 0.645 within 0.01 at exponent 0 (MTEB), and no significant gain at any exponent, as published for MiniLM-L12 (Su, Ren,
-Veitch 2026, Fig. 4); exits with 1 where it comes out otherwise. Writes ``audit_scifact.json`` and a dated table beside it.
+Veitch 2026, Fig. 4); exits with 1 where it comes out otherwise. Writes ``audit_scifact.json`` and a dated
+table beside it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CALLBACK, PLAIN_LOOP, RETRIEVER, ENCODER, DIAGNOSTICS, VOTES, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
+CALLBACK, PLAIN_LOOP, RETRIEVER, ENCODER, DIAGNOSTICS, CALIBRATED, VOTES, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
 
 
 def run_as_script(code: str, folder: Path) -> str:
@@ -138,6 +138,18 @@ def test_the_votes_example_prints_no_residual_and_leaves_a_figure(tmp_path: Path
     printed = run_as_script(VOTES, tmp_path)
     assert float(re.findall(r"tensor\(([\d.e-]+)", printed)[-1]) < 1e-4
     assert (tmp_path / "votes.png").stat().st_size > 10_000
+
+
+def test_the_calibration_example_finds_norms_that_help_and_clears_length(tmp_path: Path) -> None:
+    found, confound, shapes = run_as_script(CALIBRATED, tmp_path).splitlines()
+    assert found.startswith("Norms help: exponent 0.")
+    assert confound.startswith("Length does not explain the gain")
+    assert shapes == "torch.Size([150, 10]) torch.Size([600, 32])"
+
+
+def test_every_configuration_has_a_row() -> None:
+    rows = re.findall(r"^\| (\w+) \|", TEXT.partition("### Tasks")[2].partition("\n## ")[0], re.MULTILINE)
+    assert set(rows) - {"config"} == {config.stem for config in README.parent.joinpath("configs").glob("*.yaml")}
 
 
 def names_of_other_tables() -> set[str]:

@@ -66,6 +66,11 @@ class VariantComparison(NamedTuple):
         """The variant with the largest mean."""
         return max(self.scores, key=lambda name: self.scores[name].mean)
 
+    @property
+    def confidence_in_words(self) -> str:
+        """The confidence as a percentage; a finite number of draws makes nothing certain."""
+        return "confidence above 99.9%" if self.confidence > 0.999 else f"confidence {self.confidence:.1%}"
+
 
 def compare_variants(
     values: Mapping[str, Tensor],

@@ -108,6 +108,9 @@ def _check_shapes(queries: Tensor, documents: Tensor, targets: Tensor, of_docume
         raise ValueError(f"documents: expected [m, {queries.shape[1]}] as queries, got {tuple(documents.shape)}")
     if targets.shape != queries.shape[:1] or targets.dtype != torch.int64:
         raise ValueError(f"targets: expected int64 [{len(queries)}], got {targets.dtype} {list(targets.shape)}")
+    if not 0 <= int(targets.min()) <= int(targets.max()) < len(documents):
+        least, most = int(targets.min()), int(targets.max())
+        raise ValueError(f"targets: expected rows of documents, 0 to {len(documents) - 1}, got {least} to {most}")
     for name, values in of_documents.items():
         if values is not None and values.shape != documents.shape[:1]:
             raise ValueError(f"{name}: expected one for each of {len(documents)} documents, got {list(values.shape)}")

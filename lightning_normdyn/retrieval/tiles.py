@@ -35,7 +35,8 @@ class Tile:
 
     def fill(self, documents: Tensor) -> None:
         """Scores documents ``[at most width, d]``; missing ones score minus infinity."""
-        missing = self.width - len(documents)
+        # Another layout takes another kernel, which may round otherwise.
+        documents, missing = documents.contiguous(), self.width - len(documents)
         if missing:
             documents = torch.nn.functional.pad(documents, (0, 0, 0, missing))
         torch.mm(self.queries, documents.T, out=self.scores)

@@ -1,21 +1,34 @@
 """Example tasks: data modules and Lightning modules whose norms are worth watching."""
 
 from lightning_normdyn.tasks.clip import ImageText, ImageTextData
+from lightning_normdyn.tasks.contrast_data import ContrastData
+from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.fewshot import FewShot, FewShotData
 from lightning_normdyn.tasks.kg import KnowledgeGraphCompletion, KnowledgeGraphData
+from lightning_normdyn.tasks.rag import Rag, RagData
+from lightning_normdyn.tasks.recsys import Recommendation, RecommendationData
 from lightning_normdyn.tasks.retrieval import Retrieval, RetrievalData
+from lightning_normdyn.tasks.sts import Sts, StsData
 from lightning_normdyn.tasks.token_contrast import TokenContrast
 from lightning_normdyn.tasks.token_pairs import TokenPairs
 
 __all__ = [
+    "ContrastData",
+    "ContrastiveTask",
     "FewShot",
     "FewShotData",
     "ImageText",
     "ImageTextData",
     "KnowledgeGraphCompletion",
     "KnowledgeGraphData",
+    "Rag",
+    "RagData",
+    "Recommendation",
+    "RecommendationData",
     "Retrieval",
     "RetrievalData",
+    "Sts",
+    "StsData",
     "TokenContrast",
     "TokenPairs",
 ]

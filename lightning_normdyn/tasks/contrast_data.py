@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data import default_collate as stack
 
 from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
@@ -42,16 +42,24 @@ class Sized(Protocol):
     def __getitem__(self, place: int) -> TrainingPair: ...
 
 
+Pairs = Sized | IterableDataset[TrainingPair]
+"""What is trained on: pairs by place, which are shuffled, or a stream of unknown length, which is not."""
+
+
 class _Placed(Dataset[tuple[int, Any]]):
-    """Inputs with their place."""
+    """Inputs with their place; texts from long to short, so that those encoded at once need little padding."""
 
     def __init__(self, inputs: Sequence[Any]) -> None:
         self.inputs = inputs
+        self.places: Sequence[int] = range(len(inputs))
+        if len(inputs) and isinstance(inputs[0], str):
+            self.places = sorted(self.places, key=[-len(text) for text in inputs].__getitem__)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, place: int) -> tuple[int, Any]:
+    def __getitem__(self, item: int) -> tuple[int, Any]:
+        place = self.places[item]
         return place, self.inputs[place]
 
 
@@ -60,9 +68,10 @@ class ContrastData(LightningDataModule):
 
     A training batch is ``{"queries", "documents", "query_ids", "document_ids"}`` and, where the source has any,
     ``"hard_negatives"`` (one after the other, those of the first pair first); texts stay lists of str, tensors are
-    stacked. An evaluation has two loaders, queries first, with batches ``{"places", "inputs"}``.
+    stacked. An evaluation has two loaders, queries first, with batches ``{"places", "inputs"}``; long texts come first.
 
-    A family overrides :meth:`training_pairs` and :meth:`evaluation`.
+    A family overrides :meth:`training_pairs` and :meth:`evaluation`, and :meth:`floors` where something needs no
+    training.
 
     Args:
         batch_size: pairs per step and rank.
@@ -85,7 +94,7 @@ class ContrastData(LightningDataModule):
         self.evaluation_batch_size = evaluation_batch_size
         self.workers = workers
 
-    def training_pairs(self) -> Sized:
+    def training_pairs(self) -> Pairs:
         """The pairs of the training split."""
         raise NotImplementedError
 
@@ -94,29 +103,38 @@ class ContrastData(LightningDataModule):
         raise NotImplementedError
 
     def floors(self, split: Split) -> dict[str, float]:
-        """The family's headline without any training, by method: what a model has to beat."""
+        """What is reached without training, such as by BM25 or by popularity: name to the headline measure.
+
+        Asked for once a split.
+        """
         return {}
 
     def setup(self, stage: str) -> None:
         """Reads the data, so that its errors come before training."""
         if stage == "fit":
-            pairs = len(self.training_pairs())
-            if not pairs:
+            pairs = self.training_pairs()
+            if not isinstance(pairs, IterableDataset) and not len(pairs):
                 raise ValueError("train: expected at least one pair, got none; check the split of the source")
         self.evaluation("test" if stage == "test" else "validation")
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled pairs; a last batch that is not full is left out, unless it is the only one."""
         pairs: Any = self.training_pairs()
+        streamed = isinstance(pairs, IterableDataset)
         return DataLoader(
             pairs,
             batch_size=self.batch_size,
-            shuffle=True,
-            drop_last=len(pairs) >= self.batch_size,
+            shuffle=None if streamed else True,
+            drop_last=streamed or len(pairs) >= self.batch_size,
             collate_fn=collate_pairs,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
+
+    @property
+    def rank_of_ranks(self) -> tuple[int, int]:
+        """This process and how many there are, for streams, which no sampler parts."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Queries, then documents, of the validation split."""

@@ -11,7 +11,7 @@ from torch.optim import AdamW
 
 from lightning_normdyn.losses import ContrastiveMixin
 from lightning_normdyn.losses.similarity import Normalization
-from lightning_normdyn.tasks.contrast_data import ContrastData
+from lightning_normdyn.tasks.contrast_data import ContrastData, Split
 from lightning_normdyn.tasks.embedding_table import EmbeddingTable
 from lightning_normdyn.tasks.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.learning_rate import cosine_decay
@@ -26,8 +26,8 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     Trained as in arXiv 2602.09229: AdamW with betas (0.9, 0.98) and weight decay 0.01, cosine decay after a short
     warm-up, in-batch negatives; pairs with equal ids are no negatives of each other. Evaluation encodes both sides of
     a split (see :class:`ContrastData`), over all ranks, and logs the mean over queries of every measure as
-    ``<val|test>/<measure>``, and ``<val|test>/relevant_norm`` and ``irrelevant_norm``, the mean norms of documents that
-    some query wants and of all others.
+    ``<val|test>/<measure>``, ``<val|test>/relevant_norm`` and ``irrelevant_norm``, the mean norms of documents that
+    some query wants and of all others, and ``<val|test>/floor/<name>``, the headline measure of what needs no training.
 
     A family overrides :meth:`encode_queries`, :meth:`encode_documents` and :meth:`measures`, and states its
     :attr:`symmetry` and :attr:`headline`.
@@ -75,6 +75,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         self.warmup = warmup
         self.encoded: Encoded | None = None
         self._tables = (EmbeddingTable(), EmbeddingTable())
+        self._floors: dict[str, dict[str, float]] = {}
 
     def encode_queries(self, inputs: Any) -> Tensor:
         """Embeddings ``[b, d]`` of a batch of query inputs, before any normalisation."""
@@ -92,13 +93,17 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
             exponents: of the norms (query, document), as in ``NORMALIZATIONS``; not always those trained with.
 
         Returns:
-            Name to one value a query, ``[n]``; NaN for a query that nothing is known about.
+            Name to one value a query, ``[n]``, whose mean is the measure; NaN for a query that nothing is known about.
         """
         raise NotImplementedError
 
     def trained_measures(self, encoded: Encoded) -> dict[str, Tensor]:
         """:meth:`measures` under what trains; a family that can score in a way beside the grid overrides it."""
         return self.measures(encoded, self.trained_exponents)
+
+    def floors(self, data: ContrastData, split: Split) -> dict[str, float]:
+        """What is reached without training, name to the headline measure; what the data knows unless overridden."""
+        return data.floors(split)
 
     @property
     def trained_exponents(self) -> Exponents:
@@ -139,7 +144,8 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         self._evaluate("test")
 
     def _evaluate(self, stage: Literal["val", "test"]) -> None:
-        self.encoded = encoded = self._take_encoded("validation" if stage == "val" else "test")
+        split: Split = "validation" if stage == "val" else "test"
+        self.encoded = encoded = self._take_encoded(split)
         if not len(encoded.judgements.relevant().grades):
             return  # a few batches of a trial run need not hold a query together with its document
         values = {name: value.nanmean() for name, value in self.trained_measures(encoded).items()}
@@ -149,16 +155,26 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
             values["irrelevant_norm"] = norms.irrelevant.mean()
         # The same on every rank, so there is nothing to reduce.
         self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()}, rank_zero_only=False)
+        self.log_dict({f"{stage}/floor/{name}": value for name, value in self._floors_of(split, encoded).items()})
 
-    def _take_encoded(self, split: Literal["validation", "test"]) -> Encoded:
+    def _floors_of(self, split: Split, encoded: Encoded) -> dict[str, float]:
+        """Of the whole split, once; nothing in a trial run of a few batches."""
+        data = self._data()
+        if encoded.split is not data.evaluation(split):
+            return {}
+        if split not in self._floors:
+            self._floors[split] = self.floors(data, split)
+        return self._floors[split]
+
+    def _take_encoded(self, split: Split) -> Encoded:
         tables, self._tables = self._tables, (EmbeddingTable(), EmbeddingTable())
         sides = self._data().evaluation(split)
         queries, seen_queries = tables[0].gathered(self, len(sides.queries))
         documents, seen_documents = tables[1].gathered(self, len(sides.documents))
-        encoded = Encoded(queries, documents, sides.judgements, sides.excluded, sides.popularity)
         if seen_queries.all() and seen_documents.all():
-            return encoded
-        return encoded.seen(seen_queries, seen_documents)
+            return Encoded.of(queries, documents, sides)
+        sides = sides.seen(seen_queries, seen_documents)
+        return Encoded.of(queries[seen_queries], documents[seen_documents], sides)
 
     def _data(self) -> ContrastData:
         data = getattr(self.trainer, "datamodule", None)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.core import safe_norm
 from lightning_normdyn.datasets import Judgements
+from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 
 Exponents = tuple[float, float]
 """Exponents (query, document) that norms are divided by, see ``lightning_normdyn.core.NORMALIZATIONS``."""
@@ -34,7 +35,7 @@ class Encoded(NamedTuple):
         documents: ``[m, d]``.
         judgements: pairs of positions in the two.
         excluded: pairs that no ranking may show, such as facts that are true as well; their grades say nothing.
-        popularity: how often training has each document, ``[m]``, where that is of interest.
+        split: what was encoded, for measures that look at more than embeddings.
         episodes: how many equal parts, one after the other, queries and documents are made of, where a query's
             candidates are the documents of its own part alone.
     """
@@ -43,8 +44,18 @@ class Encoded(NamedTuple):
     documents: Tensor
     judgements: Judgements
     excluded: Judgements | None = None
-    popularity: Tensor | None = None
+    split: EvaluationSplit | None = None
     episodes: int | None = None
+
+    @classmethod
+    def of(cls, queries: Tensor, documents: Tensor, split: EvaluationSplit) -> Encoded:
+        """The embeddings of a split."""
+        return cls(queries, documents, split.judgements, split.excluded, split)
+
+    @property
+    def popularity(self) -> Tensor | None:
+        """How often training has each document, ``[m]``, where that is of interest."""
+        return None if self.split is None else self.split.popularity
 
     def relevance_norms(self) -> RelevanceNorms:
         """Norms of documents, relevant ones apart."""
@@ -57,20 +68,3 @@ class Encoded(NamedTuple):
         """Queries and documents of the relevant pairs, ``[p, d]`` each."""
         relevant = self.judgements.relevant()
         return self.queries[relevant.queries], self.documents[relevant.documents]
-
-    def seen(self, queries: Tensor, documents: Tensor) -> Encoded:
-        """What is left of the split when only some rows were encoded.
-
-        Args:
-            queries: which of the queries were, bool ``[n]``.
-            documents: which of the documents were, bool ``[m]``.
-        """
-        places = [seen.cumsum(0) - 1 for seen in (queries, documents)]
-
-        def of(judged: Judgements) -> Judgements:
-            both = queries[judged.queries] & documents[judged.documents]
-            return Judgements(places[0][judged.queries[both]], places[1][judged.documents[both]], judged.grades[both])
-
-        excluded = None if self.excluded is None else of(self.excluded)
-        popularity = None if self.popularity is None else self.popularity[documents]
-        return Encoded(self.queries[queries], self.documents[documents], of(self.judgements), excluded, popularity)

@@ -21,6 +21,7 @@ class EvaluationSplit:
         judgements: pairs of positions in the two.
         excluded: pairs that no ranking may show.
         popularity: how often training has each document, ``[m]``, where that is of interest.
+        answers: of each query, what counts as right, where the task has an answer to be put in words.
     """
 
     queries: Sequence[Any]
@@ -28,3 +29,27 @@ class EvaluationSplit:
     judgements: Judgements
     excluded: Judgements | None = None
     popularity: Tensor | None = None
+    answers: Sequence[Sequence[str]] | None = None
+
+    def seen(self, queries: Tensor, documents: Tensor) -> EvaluationSplit:
+        """What is left when only some inputs were encoded.
+
+        Args:
+            queries: which of the queries were, bool ``[n]``.
+            documents: which of the documents were, bool ``[m]``.
+        """
+        asked, found = (seen.nonzero().flatten().tolist() for seen in (queries, documents))
+        return EvaluationSplit(
+            [self.queries[place] for place in asked],
+            [self.documents[place] for place in found],
+            _seen(self.judgements, queries, documents),
+            None if self.excluded is None else _seen(self.excluded, queries, documents),
+            None if self.popularity is None else self.popularity[documents],
+            None if self.answers is None else [self.answers[place] for place in asked],
+        )
+
+
+def _seen(judged: Judgements, queries: Tensor, documents: Tensor) -> Judgements:
+    both = queries[judged.queries] & documents[judged.documents]
+    places = [seen.cumsum(0) - 1 for seen in (queries, documents)]
+    return Judgements(places[0][judged.queries[both]], places[1][judged.documents[both]], judged.grades[both])

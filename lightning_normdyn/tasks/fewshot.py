@@ -43,6 +43,7 @@ class FewShot(ContrastiveTask):
 
     symmetry = FunctionalSymmetry(False, "queries are single items, prototypes are means that classes are known by")
     headline = "accuracy"
+    variants = (*ContrastiveTask.variants, "euclidean")
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from lightning_normdyn.tasks.distance_softmax import distance_softmax_loss
 from lightning_normdyn.tasks.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.filtered_rank import filtered_ranks
-from lightning_normdyn.tasks.popularity import popularity_floor
+from lightning_normdyn.tasks.popularity import counted, popularity_floor
 from lightning_normdyn.tasks.sources import KnowledgeGraphSource, StandardLibraryClassGraph
 from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.table_sizes import TableSizes
@@ -90,13 +90,12 @@ class KnowledgeGraphCompletion(TableSizes, ContrastiveTask):
                 f"regularization: expected a weight above 0 with a regularizer and 0 without, got {regularization} "
                 f"with {regularizer!r}"
             )
-        if similarity == "distance":
-            if (scorer, negatives) != ("rotate", "full") or self.contrast.learnt():
-                raise ValueError(
-                    "similarity: distance is the score of scorer='rotate' with negatives='full' and nothing to learn "
-                    f"in the loss, got scorer={scorer!r}, negatives={negatives!r}, "
-                    f"normalization={self.contrast.similarity.normalization!r}"
-                )
+        if similarity == "distance" and ((scorer, negatives) != ("rotate", "full") or self.contrast.learnt()):
+            raise ValueError(
+                "similarity: distance is the score of scorer='rotate' with negatives='full' and nothing to learn in "
+                f"the loss, got scorer={scorer!r}, negatives={negatives!r}, "
+                f"normalization={self.contrast.similarity.normalization!r}"
+            )
         self.scorer_name = scorer
         self.dim = dim
         self.negatives = negatives
@@ -107,6 +106,13 @@ class KnowledgeGraphCompletion(TableSizes, ContrastiveTask):
     def make_tables(self, *, entities: int, relations: int) -> None:  # type: ignore[override]
         """Makes the rows of entities, and of relations for either direction."""
         self.scorer = SCORERS[self.scorer_name](entities, 2 * relations, self.dim)
+
+    def floors(self, data: ContrastData, split: Split) -> dict[str, float]:
+        """What counting gets, beside what the data knows."""
+        known = data.floors(split)
+        if isinstance(data, KnowledgeGraphData):
+            known |= {"popularity": counted(self, data.by_popularity(split))}
+        return known
 
     def encode_queries(self, inputs: Tensor) -> Tensor:
         """Embeddings ``[b, d]`` of heads and directed relations ``[b, 2]``."""
@@ -121,7 +127,8 @@ class KnowledgeGraphCompletion(TableSizes, ContrastiveTask):
         loss = self._contrast(batch)
         if not self.power:
             return loss
-        moduli = self.scorer.moduli(*batch["queries"].unbind(1), batch["documents"])
+        heads, relations = batch["queries"].unbind(1)
+        moduli = self.scorer.moduli(heads, relations, batch["documents"])
         sizes = sum((factor.pow(self.power).sum() for factor in moduli), loss.new_zeros(()))
         return loss + self.regularization * sizes / len(batch["documents"])
 
@@ -201,8 +208,8 @@ class KnowledgeGraphData(ContrastData):
         there = torch.stack((heads, relations, tails), 1)
         return torch.cat((there, torch.stack((tails, relations + len(self.graph.relations), heads), 1)))
 
-    def floor(self, split: Split) -> Encoded:
-        """The floor: entities by how often training has them as the answer to the relation, whatever the head."""
+    def by_popularity(self, split: Split) -> Encoded:
+        """Entities by how often training has them as the answer to the relation, whatever the head."""
         trained, sides = self.directed("train"), self.evaluation(split)
         return popularity_floor(sides, trained[:, 2], trained[:, 1], self.directed(split)[:, 1])
 

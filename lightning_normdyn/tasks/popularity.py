@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.encoded import Encoded
 from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 
@@ -37,7 +38,12 @@ def popularity_floor(
     width = int(torch.cat((groups, query_groups)).max()) + 1
     counts = torch.bincount(documents * width + groups, minlength=m * width).view(m, width)
     queries = torch.nn.functional.one_hot(query_groups, width)
-    return Encoded(queries.float(), counts.float(), split.judgements, split.excluded, split.popularity)
+    return Encoded.of(queries.float(), counts.float(), split)
+
+
+def counted(task: ContrastiveTask, floor: Encoded) -> float:
+    """A task's headline for a ranking by frequency, as :func:`popularity_floor` gives it."""
+    return float(task.measures(floor, (0.0, 0.0))[task.headline].nanmean())
 
 
 def popularity_quantiles(counts: Tensor) -> Tensor:
@@ -52,5 +58,5 @@ def popularity_quantiles(counts: Tensor) -> Tensor:
     """
     distinct, place, sizes = counts.unique(return_inverse=True, return_counts=True)
     del distinct
-    quantiles = (sizes.cumsum(0) - sizes / 2) / len(counts)
+    quantiles: Tensor = (sizes.cumsum(0) - sizes / 2) / len(counts)
     return quantiles[place]

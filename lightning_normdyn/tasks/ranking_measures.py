@@ -12,12 +12,28 @@ from lightning_normdyn.retrieval.top_k import exact_top_k
 from lightning_normdyn.tasks.encoded import Encoded, Exponents
 
 
+def rank_documents(encoded: Encoded, exponents: Exponents, depth: int) -> Tensor:
+    """Ranks all documents for every query, exactly.
+
+    A query's own norm never changes its ranking, so the exponent of the query side does not enter.
+
+    Args:
+        encoded: the split.
+        exponents: of the norms (query, document).
+        depth: how many documents to find.
+
+    Returns:
+        Documents by position, best first, int64 ``[n, depth]``; -1 for ranks left over.
+    """
+    documents = rescale(encoded.documents, exponents[1])
+    excluded = None if encoded.excluded is None else (encoded.excluded.queries, encoded.excluded.documents)
+    return exact_top_k(encoded.queries, documents, depth, excluded=excluded).indices
+
+
 def ranking_measures(
     encoded: Encoded, exponents: Exponents, measures: Mapping[str, Callable[[RankedGrades], Tensor]], *, depth: int
 ) -> dict[str, Tensor]:
-    """Ranks all documents for every query, exactly, and measures each ranking.
-
-    A query's own norm never changes its ranking, so the exponent of the query side does not enter.
+    """Ranks all documents for every query and measures each ranking.
 
     Args:
         encoded: the split.
@@ -28,8 +44,5 @@ def ranking_measures(
     Returns:
         Name to values ``[n]``, NaN for a query without a relevant document.
     """
-    documents = rescale(encoded.documents, exponents[1])
-    excluded = None if encoded.excluded is None else (encoded.excluded.queries, encoded.excluded.documents)
-    found = exact_top_k(encoded.queries, documents, depth, excluded=excluded)
-    ranked = grade_ranking(found.indices, encoded.judgements, len(encoded.queries))
+    ranked = grade_ranking(rank_documents(encoded, exponents, depth), encoded.judgements, len(encoded.queries))
     return {name: measure(ranked) for name, measure in measures.items()}

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lightning_normdyn.core.ranking import map_at, mrr_at, ndcg_at, recall_at
+from lightning_normdyn.core.ranking import grade_ranking, map_at, mrr_at, ndcg_at, recall_at
 from lightning_normdyn.datasets import JudgedTexts, Judgements
-from lightning_normdyn.tasks.contrast_data import ContrastData, Split, TrainingPair
+from lightning_normdyn.datasets.formats import MsMarcoTriples
+from lightning_normdyn.tasks.bm25 import BM25
+from lightning_normdyn.tasks.contrast_data import ContrastData, Pairs, Split
 from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.encoders import TextEncoder
 from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.ranking_measures import ranking_measures
+from lightning_normdyn.tasks.relevant_pairs import RelevantPairs, TriplePairs
 from lightning_normdyn.tasks.sources import JudgedTextsSource, StandardLibraryDocstrings
 from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.text_towers import TextTowers
+from lightning_normdyn.tasks.validation_judgements import with_validation
 
 _DEPTH = 100
 
@@ -73,6 +78,11 @@ class RetrievalData(ContrastData):
     Args:
         source: where they come from; the docstrings of the running Python's standard library if left out.
         validation_share: of the training queries, kept for validation where the source has no such split.
+        bm25: whether to report, once a split, what BM25 finds; it reads all documents, a second for some ten thousand.
+        hard_negatives: documents that go with every training pair, those that BM25 ranks first among all that do not
+            answer its query.
+        triples: what to train on instead, streamed, each with its own hard negative; the source then only evaluates.
+            Trains for the trainer's ``max_steps``, in the order of the file.
         options: of :class:`ContrastData`.
 
     Raises:
@@ -80,12 +90,26 @@ class RetrievalData(ContrastData):
     """
 
     def __init__(
-        self, source: JudgedTextsSource | None = None, *, validation_share: float = 0.1, **options: Any
+        self,
+        source: JudgedTextsSource | None = None,
+        *,
+        validation_share: float = 0.1,
+        bm25: bool = True,
+        hard_negatives: int = 0,
+        triples: MsMarcoTriples | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         if not 0 < validation_share <= 0.5:
             raise ValueError(f"validation_share: expected a share above 0, at most 0.5, got {validation_share}")
+        if hard_negatives < 0:
+            raise ValueError(f"hard_negatives: expected 0 or more documents, got {hard_negatives}")
         self.source = StandardLibraryDocstrings() if source is None else source
+        self.bm25 = bm25
+        self.hard_negatives = hard_negatives
+        if hard_negatives and triples is not None:
+            raise ValueError(f"hard_negatives: expected 0 where triples bring their own, got {hard_negatives}")
+        self.triples = triples
         self.validation_share = validation_share
         self._splits: dict[str, EvaluationSplit] = {}
 
@@ -94,15 +118,36 @@ class RetrievalData(ContrastData):
         """The set, read on first use."""
         return self.source.read()
 
-    def training_pairs(self) -> RelevantPairs:
-        """The relevant pairs of the training split."""
-        return RelevantPairs(self.texts, self._judged("train"))
+    def training_pairs(self) -> Pairs:
+        """The relevant pairs of the training split, or the triples."""
+        if self.triples is not None:
+            self.triples.rank, self.triples.ranks = self.rank_of_ranks
+            return TriplePairs(self.triples)
+        return self._training
+
+    @cached_property
+    def _training(self) -> RelevantPairs:
+        return RelevantPairs(self.texts, self._judged("train"), hard_negatives=self.hard_negatives)
 
     def evaluation(self, split: Split) -> EvaluationSplit:
         """The queries that the split judges, and all documents."""
         if split not in self._splits:
-            self._splits[split] = _evaluated(self.texts, self._judged(split))
+            self._splits[split] = _evaluated(self.texts, split, self._judged(split))
         return self._splits[split]
+
+    def rank_by_words(self, split: Split, depth: int) -> Tensor:
+        """What BM25 finds for every query of a split, see :meth:`~lightning_normdyn.tasks.bm25.BM25.rank`."""
+        sides = self.evaluation(split)
+        excluded = None if sides.excluded is None else (sides.excluded.queries, sides.excluded.documents)
+        return BM25(sides.documents).rank(sides.queries, depth, excluded=excluded)
+
+    def floors(self, split: Split) -> dict[str, float]:
+        """NDCG@10 of BM25."""
+        if not self.bm25:
+            return {}
+        sides = self.evaluation(split)
+        ranked = grade_ranking(self.rank_by_words(split, 10), sides.judgements, len(sides.queries))
+        return {"bm25": float(ndcg_at(ranked, 10).nanmean())}
 
     @cached_property
     def _judgements(self) -> dict[str, Judgements]:
@@ -114,48 +159,20 @@ class RetrievalData(ContrastData):
         return self._judgements[split]
 
 
-def with_validation(judgements: Mapping[str, Judgements], share: float) -> dict[str, Judgements]:
-    """Judgements with a validation split, taken from the training queries at even distances if there was none.
-
-    Args:
-        judgements: split to pairs.
-        share: of the training queries, which then are judged by ``validation`` alone; the nearest of 1/2, 1/3, ....
-
-    Example:
-        >>> train = Judgements.of([(0, 5, 1.0), (1, 6, 1.0), (1, 7, 1.0), (2, 8, 1.0)])
-        >>> split = with_validation({"train": train}, 0.5)
-        >>> split["train"].documents, split["validation"].documents
-        (tensor([5, 8]), tensor([6, 7]))
-    """
-    if "validation" in judgements or "train" not in judgements:
-        return dict(judgements)
-    train = judgements["train"]
-    places = train.queries.unique(return_inverse=True)[1]
-    every = round(1 / share)
-    held = places % every == every - 1
-    parts = {"train": ~held, "validation": held}
-    return {**judgements, **{name: Judgements(*(column[part] for column in train)) for name, part in parts.items()}}
-
-
-class RelevantPairs:
-    """The relevant pairs of a split, as pairs to train on."""
-
-    def __init__(self, texts: JudgedTexts, judgements: Judgements) -> None:
-        self.texts = texts
-        self.relevant = judgements.relevant()
-
-    def __len__(self) -> int:
-        return len(self.relevant.grades)
-
-    def __getitem__(self, place: int) -> TrainingPair:
-        query, document = int(self.relevant.queries[place]), int(self.relevant.documents[place])
-        return TrainingPair(self.texts.queries.texts[query], self.texts.documents.texts[document], query, document)
-
-
-def _evaluated(texts: JudgedTexts, judgements: Judgements) -> EvaluationSplit:
-    places, of_pairs = judgements.queries.unique(return_inverse=True)
+def _evaluated(texts: JudgedTexts, split: str, judgements: Judgements) -> EvaluationSplit:
+    places = judgements.queries.unique()
+    asked = places.tolist()
     return EvaluationSplit(
-        [texts.queries.texts[place] for place in places.tolist()],
+        [texts.queries.texts[place] for place in asked],
         texts.documents.texts,
-        judgements._replace(queries=of_pairs),
+        _numbered(judgements, places),
+        _numbered(texts.excluded[split], places) if split in texts.excluded else None,
+        answers=[texts.answers.get(place, ()) for place in asked] if texts.answers else None,
     )
+
+
+def _numbered(judged: Judgements, places: Tensor) -> Judgements:
+    """The pairs of some queries, which get the numbers of their places."""
+    known = torch.isin(judged.queries, places)
+    queries, documents, grades = (column[known] for column in judged)
+    return Judgements(torch.searchsorted(places, queries), documents, grades)

@@ -8,11 +8,10 @@ from pytorch_lightning import LightningModule
 
 
 class TableSizes(LightningModule):
-    """A module that makes its tables once the numbers of their rows are known: from the data module of the trainer, or
-    from a checkpoint.
+    """A module that makes its tables once the numbers of their rows are known.
 
-    A family overrides :meth:`make_tables`; its data module has a property ``table_sizes``, name to number of rows. Put
-    it before the class whose hooks it extends.
+    They come from the data module of the trainer, or from a checkpoint. A family overrides :meth:`make_tables`; its
+    data module has a property ``table_sizes``, name to rows. Put it before the class whose hooks it extends.
     """
 
     table_sizes: dict[str, int] | None = None
@@ -23,6 +22,8 @@ class TableSizes(LightningModule):
 
     def configure_model(self) -> None:
         """Makes the tables as the trainer's data wants them, unless they are there."""
+        if self._trainer is None:
+            return  # loaded without a trainer: what the checkpoint says comes next
         sizes: dict[str, int] | None = getattr(getattr(self.trainer, "datamodule", None), "table_sizes", None)
         if sizes is None and self.table_sizes is None:
             raise ValueError(
@@ -51,3 +52,4 @@ class TableSizes(LightningModule):
     def _make(self, sizes: dict[str, int]) -> None:
         self.make_tables(**sizes)
         self.table_sizes = dict(sizes)
+        self.train(self.training)  # what was just made does as the rest

@@ -92,7 +92,7 @@ def test_other_files_are_named(tmp_path, name, write, said) -> None:
 
 
 def test_a_missing_file_and_a_chosen_column(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="none.npy"):
+    with pytest.raises(FileNotFoundError, match=r"none\.npy"):
         EmbeddingFile(tmp_path / "none.npy")
     two(tmp_path / "two.npz")
     assert EmbeddingFile(tmp_path / "two.npz", column="b").rows == 37

@@ -15,6 +15,14 @@ from lightning_normdyn.retrieval.norm_bands import log_norms, norm_bands
 from lightning_normdyn.retrieval.sweep import ALPHAS
 
 
+@pytest.fixture(scope="module", autouse=True)
+def narrow_tiles():
+    """Few queries would have one tile hold all documents, and nothing would be carried from one to the next."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_normdyn.retrieval.sweep.tile_width", lambda *_: 128)
+        yield
+
+
 def embeddings(seed, n, m, spread, d=8):
     draw = torch.Generator().manual_seed(seed)
     return tuple(
@@ -48,12 +56,12 @@ def one_at_a_time(queries, documents, judgements, measure, gamma=1.0, excluded=(
 @given(
     st.integers(0, 10**6),
     st.integers(1, 12),
-    st.integers(1, 4000),
+    st.integers(1, 1500),
     st.sampled_from([0.0, 0.1, 0.5, 2.0]),
-    st.sampled_from(["ndcg@10", "map@30", "hits@1", "recall@1500"]),
-    st.integers(1, 4000),
+    st.sampled_from(["ndcg@10", "map@30", "hits@1", "recall@700"]),
+    st.integers(1, 1500),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_exponent_ranks_as_if_it_were_alone(seed, n, m, spread, measure, chunk_size):
     queries, documents = embeddings(seed, n, m, spread)
     judgements = judged(seed, n, m)
@@ -66,8 +74,8 @@ def test_every_exponent_ranks_as_if_it_were_alone(seed, n, m, spread, measure, c
 
 @pytest.mark.parametrize("normalization", [*NORMALIZATIONS, "learnable"])
 def test_every_normalization_in_float32(normalization):
-    queries, documents = embeddings(1, 30, 6000, 0.5)
-    judgements = judged(1, 30, 6000, 20_000)
+    queries, documents = embeddings(1, 20, 3000, 0.5)
+    judgements = judged(1, 20, 3000, 20_000)
     learnt = {"exponents": (0.2, 0.6)} if normalization == "learnable" else {}
     gamma = 0.6 if normalization == "learnable" else NORMALIZATIONS[normalization][1]
     found = sweep_alpha(queries, documents.split(999), judgements, normalization=normalization, **learnt)

@@ -16,6 +16,14 @@ from lightning_normdyn.retrieval.leaders import Leaders
 D = 6
 
 
+@pytest.fixture(scope="module", autouse=True)
+def narrow_tiles():
+    """Few queries would have one tile hold all documents, and nothing would be carried from one to the next."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_normdyn.retrieval.top_k.tile_width", lambda *_: 128)
+        yield
+
+
 def whole_numbers(seed, n=5, m=3000, most=3):
     """Embeddings of small whole numbers: scores are exact in float32, and many are equal."""
     draw = torch.Generator().manual_seed(seed)
@@ -51,7 +59,7 @@ def test_ties_go_to_the_smaller_index(k, backwards):
     st.integers(1, 2500),
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2499)), max_size=30, unique=True),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_any_size_and_any_exclusion(n, m, k, chunk_size, excluded):
     queries, documents = whole_numbers(m, n, m)
     excluded = [(query, document) for query, document in excluded if query < n and document < m]

@@ -81,7 +81,7 @@ def _write_floors(job: Job, cli: NormdynCLI) -> None:
     floors: dict[str, Any] = {
         "untrained encoder": float(model.measures(_encoded(model, "test"), (1.0, 1.0))[model.headline].nanmean())
     }
-    floors |= cli.datamodule.floors("test")
+    floors |= model.floors(cli.datamodule, "test")
     if cli.trainer.is_global_zero:
         write_json(job.result, floors)
 

@@ -11,6 +11,7 @@ from lightning_normdyn.datasets.standard_library.glyph_captions import glyph_cap
 from lightning_normdyn.datasets.standard_library.glyph_classes import glyph_classes
 from lightning_normdyn.datasets.standard_library.name_relatedness import name_relatedness
 from lightning_normdyn.datasets.standard_library.name_uses import name_uses
+from lightning_normdyn.datasets.standard_library.question_answers import question_answers
 
 __all__ = [
     "class_graph",
@@ -20,4 +21,5 @@ __all__ = [
     "glyph_classes",
     "name_relatedness",
     "name_uses",
+    "question_answers",
 ]

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.history.grid_run import GridRun
 from lightning_normdyn.report.canvas import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION, new_axes
+from lightning_normdyn.report.line_label import LineLabel, label_line_ends
 from lightning_normdyn.report.scale import axis_note
 from lightning_normdyn.report.trajectory import Floats
 
@@ -26,7 +27,7 @@ COLOURS: Mapping[str, str] = {
 def scores_figure(findings: GridFindings) -> Axes:
     """The headline of every variant with its interval, and of every training."""
     scores = findings.comparison.scores
-    axes = new_axes(left=0.2, height=0.9 + 0.48 * (len(scores) + len(findings.floors)))
+    axes = new_axes(left=0.27, height=0.9 + 0.48 * (len(scores) + len(findings.floors)))
     names = [*scores, *findings.floors]
     for place, name in enumerate(names):
         if name in scores:
@@ -54,8 +55,11 @@ def cross_figure(findings: GridFindings) -> Axes:
         [[np.nan if (value := findings.cross[row][column]) is None else value for column in scored] for row in trained]
     )
     axes = new_axes(left=0.2, bottom=0.2, height=0.9 + 0.42 * len(trained))
-    axes.imshow(table, cmap="Blues", aspect="auto", vmin=np.nanmin(table) - np.ptp(table[np.isfinite(table)]) * 0.3)
-    middle = np.nanmean([np.nanmin(table), np.nanmax(table)])
+    known = table[np.isfinite(table)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    # Begins below the lowest value, so that it too has a colour.
+    axes.imshow(table, cmap="Blues", aspect="auto", vmin=low - 0.3 * (high - low) - 1e-6, vmax=high + 1e-6)
+    middle = (low + high) / 2
     for (row, column), value in np.ndenumerate(table):
         if np.isfinite(value):
             colour = "white" if value > middle else INK
@@ -75,8 +79,8 @@ def norms_figure(findings: GridFindings) -> Axes | None:
 
     After arXiv 2602.09229, Fig. 13.
     """
-    axes = new_axes(right=0.82)
-    drawn = 0
+    axes = new_axes(right=0.8)
+    labels = []
     for variant in findings.cross:
         course = _course(findings.runs, variant)
         if course is None:
@@ -84,13 +88,13 @@ def norms_figure(findings: GridFindings) -> Axes | None:
         steps, ratio = course
         colour = COLOURS.get(variant, INK)
         axes.plot(steps, ratio, color=colour, lw=1.6)
-        axes.annotate(variant, (steps[-1], ratio[-1]), (5, 0), textcoords="offset points", color=colour, va="center")
-        drawn += 1
-    if not drawn:
+        labels.append(LineLabel(float(ratio[-1]), variant, colour))
+    if not labels:
         return None
     axes.axhline(1, color=RULE, lw=1, zorder=0)
     axes.set_xlabel("step")
     axis_note(axes, "norm of relevant documents / of all others")
+    label_line_ends(axes, labels)
     return axes
 
 

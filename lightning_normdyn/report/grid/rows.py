@@ -69,7 +69,7 @@ def _diagnosis(findings: GridFindings) -> TextTable:
 
 def _dynamics(findings: GridFindings) -> TextTable:
     """Last values of the first training of each variant, of the quantities that most targets have."""
-    first = {run.variant: run.dynamics for run in reversed(findings.runs)}
+    first = {variant: next(run.dynamics for run in findings.runs if run.variant == variant) for variant in findings.lrs}
     keys = list(dict.fromkeys(key for by in first.values() for key in by if key.rpartition("/")[2] in _DYNAMICS))
     rows = [(key.removeprefix("normdyn/"), *(_number(by.get(key), ".3g") for by in first.values())) for key in keys]
     return TextTable("Norm dynamics at the end of the first training", ("quantity", *first), rows)

@@ -75,16 +75,20 @@ def _page(findings: GridFindings, cards: list[Card]) -> str:
         f"<h2>What theory had said</h2><p>Symmetry: <strong>{escape(outcome)}</strong>. {escape(prediction)}; "
         f"{escape(evidence)}.</p><p>Fisher condition numbers: {escape(findings.kappa_verdict)}.</p>"
     )
-    tables = "".join(f"<div>{_table(table)}</div>" for table in grid_tables(findings))
+    first, *others = (f"<div>{_table(table)}</div>" for table in grid_tables(findings))
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in findings.notes)
     return document(
         f"{findings.task}: which normalization",
         header=f'<p class="lead">{escape(findings.advice)}</p>{notes}',
-        main=f'{arrange(cards)}{theory}<h2>Numbers</h2><div class="tables">{tables}</div>',
+        main=f"{arrange(cards)}{theory}<h2>Numbers</h2>{_columns([first])}{_columns(others)}",
         footer=f'<p>After Feng, Watanabe 2026, <a href="{_PAPER}">arXiv 2602.09229</a>. Every variant chose its '
         "learning rate on the validation split from the same list, with the first seed; all numbers but the norms are "
         "of the test split.</p>",
     )
+
+
+def _columns(tables: list[str]) -> str:
+    return f'<div class="tables">{"".join(tables)}</div>'
 
 
 def _table(table: TextTable) -> str:

@@ -1,8 +1,9 @@
 """Encoders of the tasks: small ones that need no download, and adaptors of pretrained ones."""
 
 from lightning_normdyn.tasks.encoders.image import ImageEncoder
+from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
 from lightning_normdyn.tasks.encoders.small_image import SmallImageEncoder
 from lightning_normdyn.tasks.encoders.small_text import SmallTextEncoder
 from lightning_normdyn.tasks.encoders.text import TextEncoder
 
-__all__ = ["ImageEncoder", "SmallImageEncoder", "SmallTextEncoder", "TextEncoder"]
+__all__ = ["ImageEncoder", "PretrainedTextEncoder", "SmallImageEncoder", "SmallTextEncoder", "TextEncoder"]

@@ -72,7 +72,7 @@ def _read_json(model: str, file: str) -> Any:
 
 
 def _downloaded(model: str, file: str) -> Path | None:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         found = cached_file(model, file)

@@ -9,30 +9,35 @@ from zlib import crc32
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from lightning_normdyn.tasks.encoders.text import TextEncoder
 
 _PADDING = 0
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _STEM = 5
+# A rate that suits embeddings moves a logarithm of weights too slowly: rare words weigh some tens of frequent ones.
+_WEIGHT_SCALE = 20.0
 
 
 class SmallTextEncoder(TextEncoder):
-    """A weighted mean of word embeddings, then one residual layer.
+    """A weighted sum of word embeddings over the root of their number, then one residual layer.
 
     Words are what letters and digits form, parts of CamelCase apart, and go to a bucket of a hashed table; so does the
     beginning of each longer word, which stands for its stem. Each bucket has an embedding and a weight, both learnt.
-    There is no bias and no normalisation at the end, so that norms are free. Untrained, it scores by the words that two
-    texts share.
+    There is no bias and no normalisation at the end, so that norms are free; they begin near one for short and long
+    texts alike, so that no similarity begins far from the others. Untrained, it scores by the words that two texts
+    share.
 
     Args:
         dim: length of an embedding.
         buckets: rows of the table; words that share one cannot be told apart.
         hidden: width of the residual layer.
         max_words: of a text, beginnings of words counted too; the rest is left out, and counted.
+        dropout: share of the words that a text loses in training.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if a number is out of its range.
 
     Example:
         >>> encoder = SmallTextEncoder(dim=8, buckets=1000)
@@ -40,13 +45,18 @@ class SmallTextEncoder(TextEncoder):
         torch.Size([2, 8])
     """
 
-    def __init__(self, *, dim: int = 128, buckets: int = 20_000, hidden: int = 256, max_words: int = 256) -> None:
+    def __init__(
+        self, *, dim: int = 256, buckets: int = 20_000, hidden: int = 256, max_words: int = 256, dropout: float = 0.2
+    ) -> None:
         super().__init__()
         numbers = {"dim": dim, "buckets": buckets, "hidden": hidden, "max_words": max_words}
         for name, value in numbers.items():
             if value < 1:
                 raise ValueError(f"{name}: expected a positive number, got {value}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a share from 0 to below 1, got {dropout}")
         self.dim = dim
+        self.dropout = dropout
         self.buckets = buckets
         self.max_words = max_words
         self.table = nn.Embedding(buckets + 1, dim, padding_idx=_PADDING)
@@ -74,14 +84,28 @@ class SmallTextEncoder(TextEncoder):
         Args:
             words: as :meth:`tokenize` gives them.
         """
-        there = (words != _PADDING).unsqueeze(-1)
-        share = (self.weight(words).exp() * there) / there.sum(1, keepdim=True).clamp(min=1)
-        mean = (self.table(words) * share).sum(1)
-        embeddings: Tensor = mean + self.residual(mean)
+        there = words != _PADDING
+        if self.training and self.dropout:
+            there = there & (torch.rand(words.shape, device=words.device) >= self.dropout)
+        weights = (_WEIGHT_SCALE * self.weight(words).squeeze(-1)).exp() * there
+        weights = weights / there.sum(1, keepdim=True).clamp(min=1).sqrt()
+        # Never makes the embedding of every word of every text, which would take most of a step's time.
+        bag = embedding_bag(words, self.table.weight, per_sample_weights=weights, mode="sum")
+        embeddings: Tensor = bag + self.residual(bag)
         return embeddings
 
     def _numbers(self, text: str) -> list[int]:
-        return [bucket % self.buckets + 1 for word in _WORD.findall(text) for bucket in _hashes(word)]
+        return [bucket % self.buckets + 1 for word in split_words(text) for bucket in _hashes(word)]
+
+
+def split_words(text: str) -> list[str]:
+    """What letters and digits form, the parts of CamelCase apart.
+
+    Example:
+        >>> split_words("Opens a ZipFile, see os.path2")
+        ['Opens', 'a', 'Zip', 'File', 'see', 'os', 'path', '2']
+    """
+    return _WORD.findall(text)
 
 
 @lru_cache(maxsize=1 << 18)

@@ -71,13 +71,16 @@ def _scoring(comparison: VariantComparison, measure: str) -> str:
     if comparison.recommended == NO_DIFFERENCE:
         return f"Score with cosine: {comparison.queries} queries show no difference ({numbers}, {interval})."
     taken = "the inner product" if comparison.recommended == "dot" else "cosine"
-    return f"Score with {taken} ({numbers}, {interval}; confidence {comparison.confidence:.1%})."
+    return f"Score with {taken} ({numbers}, {interval}; {comparison.confidence_in_words})."
 
 
 def _training(found: Diagnosis, symmetric: bool | None) -> str:
     relevance = abs(found.cohens_d) >= CARRIES_RELEVANCE
     length = (
-        f"Cohen's d {found.cohens_d:+.2f}: a document's length {'carries' if relevance else 'does not carry'} relevance"
+        "every document is relevant to some query, so Cohen's d is not defined"
+        if math.isnan(found.cohens_d)
+        else f"Cohen's d {found.cohens_d:+.2f}: a document's length {'carries' if relevance else 'does not carry'} "
+        "relevance"
     )
     if symmetric:
         first = "dot" if relevance else "cosine"

@@ -106,11 +106,11 @@ def advise(comparison: VariantComparison, headline: str) -> str:
     if comparison.recommended == comparison.reference:
         return (
             f"Take {comparison.reference}: every other variant is worse ({headline} {reference.mean:.4f}; "
-            f"confidence {comparison.confidence:.1%})."
+            f"{comparison.confidence_in_words})."
         )
     return (
         f"Take {comparison.best}: {headline} {best.mean:.4f}, {best.gain:+.4f} over {comparison.reference} "
-        f"({best.gain_low:+.4f} to {best.gain_high:+.4f}; confidence {comparison.confidence:.1%})"
+        f"({best.gain_low:+.4f} to {best.gain_high:+.4f}; {comparison.confidence_in_words})"
         f"{_alike(comparison)}."
     )
 

@@ -10,8 +10,15 @@ from lightning_normdyn.tasks.sources.captioned_images import (
     StandardLibraryGlyphCaptions,
     WebDatasetShards,
 )
+from lightning_normdyn.tasks.sources.graded_pairs import GradedPairsSource, Sick, StandardLibraryNames, StsBenchmark
 from lightning_normdyn.tasks.sources.interactions import InteractionsSource, MovieLensFolder, StandardLibraryNameUses
-from lightning_normdyn.tasks.sources.judged_texts import BeirFolder, JudgedTextsSource, StandardLibraryDocstrings
+from lightning_normdyn.tasks.sources.judged_texts import (
+    BeirFolder,
+    BrightFolder,
+    JudgedTextsSource,
+    StandardLibraryDocstrings,
+    StandardLibraryQuestions,
+)
 from lightning_normdyn.tasks.sources.knowledge_graph import (
     KnowledgeGraphSource,
     StandardLibraryClassGraph,
@@ -27,7 +34,9 @@ from lightning_normdyn.tasks.sources.labelled_texts import LabelledTextFiles, La
 
 __all__ = [
     "BeirFolder",
+    "BrightFolder",
     "CaptionedImagesSource",
+    "GradedPairsSource",
     "ImageFolder",
     "ImageTextTable",
     "InteractionsSource",
@@ -38,11 +47,15 @@ __all__ = [
     "LabelledTextsSource",
     "MovieLensFolder",
     "Omniglot",
+    "Sick",
     "StandardLibraryClassGraph",
     "StandardLibraryDocstrings",
     "StandardLibraryGlyphCaptions",
     "StandardLibraryGlyphClasses",
     "StandardLibraryNameUses",
+    "StandardLibraryNames",
+    "StandardLibraryQuestions",
+    "StsBenchmark",
     "TripleFolder",
     "WebDatasetShards",
 ]

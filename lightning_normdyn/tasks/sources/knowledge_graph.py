@@ -29,7 +29,9 @@ class StandardLibraryClassGraph(KnowledgeGraphSource):
 
 
 class TripleFolder(KnowledgeGraphSource):
-    """A folder of triples as in ConvE's repository, see :func:`lightning_normdyn.datasets.formats.triples.read_triples`.
+    """A folder of triples as in ConvE's repository.
+
+    See :func:`lightning_normdyn.datasets.formats.triples.read_triples`.
 
     Args:
         folder: with ``train``, ``valid`` and ``test``, each ``.txt`` or ``.tsv``, plain or ``.gz``.

@@ -1,0 +1,86 @@
+"""BM25: how well words alone find documents, the floor that a trained retriever is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.tasks.encoders.small_text import split_words
+
+
+class BM25:
+    """Scores documents by the words they share with a query, as Lucene does.
+
+    ``score(q, d) = sum over words t of q of idf(t) f / (f + k1 (1 - b + b |d| / mean |d|))`` with ``f`` the count of
+    ``t`` in ``d`` and ``idf(t) = ln(1 + (N - n + 1/2) / (n + 1/2))`` for a word that ``n`` of ``N`` documents have
+    (Robertson and Zaragoza 2009, equation 3.15; Lucene adds the 1 and leaves out the constant ``k1 + 1``). Words are
+    those of :class:`~lightning_normdyn.tasks.encoders.SmallTextEncoder`, in lower case: no stemming, no stop words.
+
+    Args:
+        documents: what is searched.
+        k1: how much a repeated word still adds.
+        b: how much long documents are held back, from 0 to 1.
+
+    Raises:
+        ValueError: if there is no document, or a number is out of its range.
+
+    Example:
+        >>> BM25(["the open file", "the closed door", "a file"]).rank(["a file"], 2)
+        tensor([[2, 0]])
+    """
+
+    def __init__(self, documents: Sequence[str], *, k1: float = 1.2, b: float = 0.75) -> None:
+        if not len(documents):
+            raise ValueError("documents: expected at least one, got none")
+        if k1 < 0 or not 0 <= b <= 1:
+            raise ValueError(f"k1, b: expected k1 from 0 up and b from 0 to 1, got {k1} and {b}")
+        self.documents = len(documents)
+        self._places: dict[str, int] = {}
+        listed = [[self._places.setdefault(word, len(self._places)) for word in _words(text)] for text in documents]
+        lengths = torch.tensor([len(words) for words in listed])
+        words = torch.tensor([word for words in listed for word in words], dtype=torch.int64)
+        owners = torch.arange(self.documents).repeat_interleave(lengths)
+        pairs, counts = (words * self.documents + owners).unique(return_counts=True)
+        self._found_in = pairs % self.documents
+        having = torch.bincount(pairs // self.documents, minlength=len(self._places))
+        self._ends = having.cumsum(0)
+        rarity = ((self.documents - having + 0.5) / (having + 0.5)).log1p().repeat_interleave(having)
+        held_back = k1 * (1 - b + b * lengths / lengths.float().mean().clamp(min=1e-9))
+        self._weights = rarity * counts / (counts + held_back[self._found_in])
+
+    def scores(self, query: str) -> Tensor:
+        """Of every document for a text, ``[m]``; 0 where no word is shared."""
+        scores = torch.zeros(self.documents)
+        for word in _words(query):
+            if word in self._places:
+                place = self._places[word]
+                having = slice(int(self._ends[place - 1]) if place else 0, int(self._ends[place]))
+                scores[self._found_in[having]] += self._weights[having]
+        return scores
+
+    def rank(self, queries: Iterable[str], k: int, *, excluded: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """The best documents of each query.
+
+        Args:
+            queries: texts.
+            k: how many to find.
+            excluded: positions of query and document in pairs that must not be found, ``[p]`` each.
+
+        Returns:
+            Documents by position, best first, the earlier of equals first, int64 ``[n, min(k, m)]``; -1 for ranks left
+            over, since a document that shares no word is not found.
+        """
+        found = []
+        for place, query in enumerate(queries):
+            scores = self.scores(query)
+            if excluded is not None:
+                scores[excluded[1][excluded[0] == place]] = 0
+            best, order = scores.sort(descending=True, stable=True)
+            found.append(order[:k].where(best[:k] > 0, -1))
+        return torch.stack(found) if found else torch.empty(0, min(k, self.documents), dtype=torch.int64)
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in split_words(text)]

@@ -1,0 +1,7 @@
+"""Readers: what answers a question from the documents that were found."""
+
+from lightning_normdyn.tasks.readers.reader import Reader
+from lightning_normdyn.tasks.readers.seq2seq import Seq2SeqReader
+from lightning_normdyn.tasks.readers.signature import SignatureReader
+
+__all__ = ["Reader", "Seq2SeqReader", "SignatureReader"]

@@ -1,0 +1,157 @@
+"""Semantic textual similarity: how alike two texts are, whichever comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.similarity import rescale
+from lightning_normdyn.datasets import GradedPairs, Judgements
+from lightning_normdyn.tasks.contrast_data import ContrastData, Split, TrainingPair
+from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.correlation_shares import pearson_shares, spearman_shares
+from lightning_normdyn.tasks.encoded import Encoded, Exponents
+from lightning_normdyn.tasks.encoders import TextEncoder
+from lightning_normdyn.tasks.encoders.small_text import split_words
+from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
+from lightning_normdyn.tasks.sources import GradedPairsSource, StandardLibraryNames
+from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.text_towers import TextTowers
+
+
+class Sts(ContrastiveTask):
+    """One encoder for two texts that can be exchanged, measured by how scores go along with people's grades.
+
+    Args:
+        encoder: of texts; :class:`~lightning_normdyn.tasks.encoders.SmallTextEncoder` if left out.
+        symmetric: whether each text of a pair picks the other; else the first picks the second.
+        options: of :class:`ContrastiveTask` and its loss.
+    """
+
+    symmetry = FunctionalSymmetry(True, "either text may come first")
+    headline = "spearman"
+
+    def __init__(self, *, encoder: TextEncoder | None = None, symmetric: bool = True, **options: Any) -> None:
+        super().__init__(symmetric=symmetric, **options)
+        self.towers = TextTowers(encoder)
+
+    def encode_queries(self, inputs: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]`` of texts."""
+        return self.towers.encode_queries(inputs)
+
+    def encode_documents(self, inputs: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]`` of texts."""
+        return self.towers.encode_documents(inputs)
+
+    def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
+        """What every pair adds to Spearman's and to Pearson's correlation of scores with grades, see pearson_shares."""
+        judged = encoded.judgements
+        first = rescale(encoded.queries, exponents[0])[judged.queries]
+        second = rescale(encoded.documents, exponents[1])[judged.documents]
+        scores = (first.double() * second.double()).sum(1)
+        shares = {"spearman": spearman_shares(scores, judged.grades), "pearson": pearson_shares(scores, judged.grades)}
+        return {name: _of_queries(share, judged, len(encoded.queries)) for name, share in shares.items()}
+
+    def on_validation_epoch_end(self) -> None:
+        """Measures the validation split, and says once if texts were cut."""
+        super().on_validation_epoch_end()
+        self.towers.tell_truncation()
+
+
+class StsData(ContrastData):
+    """Pairs of texts with grades.
+
+    Training pairs are those of ``train`` that are graded above a threshold; the other texts of a batch are their
+    negatives. Evaluation grades count from the threshold, which moves no correlation and makes the positive ones those
+    of pairs that are alike.
+
+    Args:
+        source: where they come from; summaries of the running Python's standard library if left out.
+        alike_above: the grade above which two texts count as alike, in the unit of the source.
+        options: of :class:`ContrastData`.
+
+    Raises:
+        ValueError: if the source lacks a split, or no grade of it lies above the threshold.
+    """
+
+    def __init__(self, source: GradedPairsSource | None = None, *, alike_above: float = 3.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.source = StandardLibraryNames() if source is None else source
+        self.alike_above = alike_above
+        self._splits: dict[str, EvaluationSplit] = {}
+
+    @cached_property
+    def pairs(self) -> dict[str, GradedPairs]:
+        """The set, read on first use."""
+        return self.source.read()
+
+    @cached_property
+    def _training(self) -> AlikePairs:
+        return AlikePairs(self._graded("train"), self.alike_above)
+
+    def training_pairs(self) -> AlikePairs:
+        """The pairs of the training split that are alike."""
+        return self._training
+
+    def evaluation(self, split: Split) -> EvaluationSplit:
+        """The first texts, the second texts, and their grades."""
+        if split not in self._splits:
+            graded = self._graded(split)
+            places = torch.arange(len(graded))
+            judged = Judgements(places, places, graded.grades - self.alike_above)
+            if not len(judged.relevant().grades):
+                raise ValueError(
+                    f"alike_above: expected a threshold below some grade of the {split} split, got {self.alike_above} "
+                    f"where grades end at {float(graded.grades.max())}"
+                )
+            self._splits[split] = EvaluationSplit(graded.first, graded.second, judged)
+        return self._splits[split]
+
+    def floors(self, split: Split) -> dict[str, float]:
+        """Spearman's correlation of grades with the share of words that two texts have in common (Jaccard)."""
+        sides = self.evaluation(split)
+        overlap = [_overlap(*pair) for pair in zip(sides.queries, sides.documents, strict=True)]
+        return {"word_overlap": float(spearman_shares(torch.tensor(overlap), sides.judgements.grades).mean())}
+
+    def _graded(self, split: str) -> GradedPairs:
+        if split not in self.pairs:
+            raise ValueError(f"source: expected a split '{split}', got {', '.join(self.pairs) or 'none'}")
+        return self.pairs[split]
+
+
+class AlikePairs:
+    """Pairs graded above a threshold, as pairs to train on; equal texts have equal ids.
+
+    Args:
+        graded: pairs with their grades.
+        above: the threshold.
+    """
+
+    def __init__(self, graded: GradedPairs, above: float) -> None:
+        self.graded = graded
+        self.places = (graded.grades > above).nonzero().flatten().tolist()
+        self._ids: dict[str, int] = {}
+        for text in (*graded.first, *graded.second):
+            self._ids.setdefault(text, len(self._ids))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, item: int) -> TrainingPair:
+        first, second = self.graded.first[self.places[item]], self.graded.second[self.places[item]]
+        return TrainingPair(first, second, self._ids[first], self._ids[second])
+
+
+def _of_queries(shares: Tensor, judged: Judgements, queries: int) -> Tensor:
+    values = torch.full((queries,), torch.nan, dtype=torch.float64)
+    values[judged.queries] = shares
+    return values
+
+
+def _overlap(first: str, second: str) -> float:
+    words = [{word.lower() for word in split_words(text)} for text in (first, second)]
+    return len(words[0] & words[1]) / max(1, len(words[0] | words[1]))

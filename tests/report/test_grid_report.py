@@ -1,0 +1,101 @@
+"""The grid's page, table and figure show the numbers of the findings, and nothing from outside."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from lightning_normdyn.core.variant_comparison import compare_variants
+from lightning_normdyn.history.grid_findings import GridFindings
+from lightning_normdyn.history.grid_run import GridRun
+from lightning_normdyn.report.grid import write_grid
+
+SCORES = {"cosine": [0.2, 0.4, 0.6], "qnorm": [0.5, 0.7, 0.9]}
+
+
+def findings() -> GridFindings:
+    import torch
+
+    comparison = compare_variants({name: torch.tensor([values]) for name, values in SCORES.items()}, resamples=50)
+    diagnosis = dict.fromkeys(("query_cv", "document_cv", "kappa_qnorm", "kappa_dnorm", "kappa_qnorm_share"), 0.25)
+    runs = [
+        GridRun(
+            variant=name,
+            lr=0.001,
+            seed=0,
+            headline="mrr",
+            validation=0.5,
+            measures={"mrr": sum(values) / 3},
+            values={"trained": values},
+            diagnosis={},
+            learnt={},
+            course={
+                "step": [1.0, 2.0],
+                "headline": [0.1, 0.2],
+                "relevant_norm": [1.0, 3.0],
+                "irrelevant_norm": [1.0, 2.0],
+            },
+            dynamics={"normdyn/queries/norm_mean": 1.25},
+            seconds=1.0,
+        )
+        for name, values in SCORES.items()
+    ]
+    return GridFindings(
+        task="Retrieval",
+        headline="mrr",
+        comparison=comparison,
+        lrs=dict.fromkeys(SCORES, 0.001),
+        cross={name: {"cosine": 0.3, "dot": None} for name in SCORES},
+        diagnosis={name: {"cohens_d": None, **diagnosis} for name in SCORES},
+        learnt={"qnorm": {"gamma_query": 0.125}},
+        kappa_verdict="agreed: a & b",
+        symmetry=("asymmetric (<tags> are escaped)", "agreed", "qnorm − cosine = +0.3"),
+        floors={"BM25": 0.1875},
+        advice="Take qnorm.",
+        runs=runs,
+        notes=["One seed."],
+    )
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag, attributes) -> None:
+        self.links += [value for name, value in attributes if name in ("src", "href") and value]
+
+
+def test_the_page_holds_every_number_and_loads_nothing(tmp_path) -> None:
+    page = write_grid(tmp_path, findings()).read_text(encoding="utf-8")
+    for number in ("0.4000", "0.7000", "+0.3000", "0.1875", "0.250", "0.125", "1.25"):
+        assert number in page
+    assert "Take qnorm." in page
+    assert "One seed." in page
+    assert "&lt;tags&gt; are escaped" in page
+    tags = Tags()
+    tags.feed(page)
+    assert all(link.startswith(("#", "data:", "https://arxiv.org/")) for link in tags.links)
+
+
+def test_the_markdown_table_is_rectangular(tmp_path) -> None:
+    write_grid(tmp_path, findings())
+    text = (tmp_path / "grid.md").read_text(encoding="utf-8")
+    tables = re.findall(r"(?:^\|.*\|\n)+", text + "\n", re.MULTILINE)
+    assert len(tables) == 5
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    assert "| qnorm | 0.7000 (" in text
+
+
+def test_variants_whose_norms_were_not_measured_are_left_out_of_the_figure(tmp_path) -> None:
+    found = findings()
+    without = replace(found, runs=[replace(run, course={name: [] for name in run.course}) for run in found.runs])
+    page = write_grid(tmp_path, without).read_text(encoding="utf-8")
+    assert "Does relevance get into the length?" not in page
+
+
+@pytest.mark.parametrize("cross", [{"cosine": {"cosine": None}}, {"cosine": {"cosine": 0.5}}])
+def test_a_table_of_one_cell_or_of_none_is_drawn(tmp_path, cross) -> None:
+    assert write_grid(tmp_path, replace(findings(), cross=cross)).is_file()

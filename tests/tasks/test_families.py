@@ -1,0 +1,33 @@
+"""One word of YAML swaps the normalization in every family, in either precision, on one process and on two."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from every_family import CONFIGS, PRECISIONS, variants_of
+
+WORKER = Path(__file__).with_name("every_family.py")
+FAMILIES = {"clip", "fewshot", "kg", "rag", "recsys", "retrieval", "sts", "tokens"}
+
+
+def test_every_family_has_a_configuration() -> None:
+    assert {config.stem for config in CONFIGS} == FAMILIES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_word_swaps_the_normalization(processes: int, tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes == 2 else []
+    command = [sys.executable, *launch, str(WORKER), "found.json"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr[-4000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    expected = {
+        f"{family} {variant} {precision}": variant
+        for family in FAMILIES
+        for variant in variants_of(family)
+        for precision in PRECISIONS
+    }
+    assert found == expected

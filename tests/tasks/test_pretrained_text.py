@@ -1,0 +1,126 @@
+import json
+import sys
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from lightning_normdyn.tasks.encoders import PretrainedTextEncoder
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "file", "is", "open", "closed", "##s", "the"]
+TEXTS = ["the file is open", "a", "files is closed the a file"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random BERT of 2 layers, saved as transformers saves it."""
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(folder)
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+def _alone(encoder, text):
+    """Hidden states of one text without padding, and its embedding pooled by hand in float64."""
+    tokens = encoder.tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        return encoder.model(**tokens).last_hidden_state[0].double()
+
+
+POOLED = {
+    "mean": lambda hidden: sum(hidden) / len(hidden),
+    "cls": lambda hidden: hidden[0],
+    "max": lambda hidden: torch.tensor([max(column) for column in hidden.T.tolist()], dtype=torch.float64),
+    "last": lambda hidden: hidden[-1],
+}
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_padding_does_not_enter_the_embedding(folder, pooling):
+    encoder = PretrainedTextEncoder(str(folder), pooling=pooling).eval()
+    with torch.no_grad():
+        embeddings = encoder.encode(TEXTS)
+    expected = torch.stack([POOLED[pooling](_alone(encoder, text)) for text in TEXTS])
+    torch.testing.assert_close(embeddings.double(), expected, rtol=1e-5, atol=1e-6)
+    assert encoder.dim == embeddings.shape[1] == 16
+    assert (embeddings.norm(dim=1) - 1).abs().min() > 0.1  # not normalised
+
+
+def test_half_precision_is_pooled_in_float32(folder):
+    encoder = PretrainedTextEncoder(str(folder)).bfloat16()
+    assert encoder.encode(TEXTS).dtype == torch.float32
+
+
+def test_cut_texts_are_counted(folder):
+    encoder = PretrainedTextEncoder(str(folder), max_length=5)
+    tokens = encoder.tokenize(["a file is", "a file is open", "the"])
+    assert tokens["input_ids"].shape == (3, 5)
+    assert (encoder.texts, encoder.truncated) == (3, 1)
+    assert PretrainedTextEncoder(str(folder), max_length=500).max_length == 32
+
+
+def test_every_trained_parameter_has_a_gradient_and_dropout_is_on(folder):
+    encoder = PretrainedTextEncoder(str(folder))
+    encoder.encode(TEXTS).square().sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters() if p.requires_grad)
+    assert encoder.model.training
+    assert not any(p.requires_grad for p in PretrainedTextEncoder(str(folder), frozen=True).parameters())
+
+
+def _state(folder, tmp_path, *kinds, **modes):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": f"{n}_{kind}"} for n, kind in enumerate(kinds)]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16, **modes}))
+    return str(tmp_path)
+
+
+def test_a_sentence_transformers_folder_says_how_it_pools(folder, tmp_path):
+    stated = _state(
+        folder,
+        tmp_path,
+        *("Transformer", "Pooling", "Normalize"),
+        pooling_mode_cls_token=True,
+        pooling_mode_mean_tokens=False,
+    )
+    with pytest.warns(UserWarning, match="final normalisation of .* is left out"):
+        assert PretrainedTextEncoder(stated).pooling == "cls"
+    with pytest.warns(UserWarning, match="left out"):
+        assert PretrainedTextEncoder(stated, pooling="max").pooling == "max"
+
+
+def test_what_a_folder_asks_for_and_is_not_there_is_refused(folder, tmp_path):
+    stated = _state(folder, tmp_path, "Transformer", "Pooling", "Dense", pooling_mode_cls_token=True)
+    with pytest.raises(ValueError, match=r"got .* with Dense after it"):
+        PretrainedTextEncoder(stated)
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": "Pooling", "path": "1_Pooling"}]))
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_weightedmean_tokens": True}))
+    with pytest.raises(ValueError, match=r"^pooling: .*got pooling_mode_weightedmean_tokens; say which"):
+        PretrainedTextEncoder(stated)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"pooling": "sum"}, "pooling: expected"), ({"max_length": 0}, "max_length: expected")]
+)
+def test_bad_options_are_refused(folder, options, said):
+    with pytest.raises(ValueError, match=said):
+        PretrainedTextEncoder(str(folder), **options)
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModuleNotFoundError, match=r"install lightning-normdyn\[text\]"):
+        PretrainedTextEncoder("a/model")

@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+
+from lightning_normdyn.core import NORMALIZATIONS
+from lightning_normdyn.datasets import JudgedTexts, Judgements, Texts
+from lightning_normdyn.datasets.formats import MsMarcoTriples
+from lightning_normdyn.tasks import Retrieval, RetrievalData
+from lightning_normdyn.tasks.contrast_data import collate_pairs
+from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.encoders import SmallTextEncoder
+from lightning_normdyn.tasks.sources import JudgedTextsSource, StandardLibraryDocstrings
+
+DOCUMENTS = ["opens a file", "shuts the door", "reads a file at once", "paints it red", "closes files"]
+QUERIES = ["open file", "shut door", "read file", "paint red"]
+
+
+class FewTexts(JudgedTextsSource):
+    def __init__(self, excluded=None):
+        self.excluded = {} if excluded is None else excluded
+
+    def read(self):
+        train = Judgements.of([(0, 0, 1.0), (1, 1, 1.0), (1, 4, 0.0), (2, 2, 1.0), (2, 0, 1.0), (3, 3, 1.0)])
+        test = Judgements.of([(3, 3, 2.0), (1, 1, 1.0), (1, 4, 1.0)])
+        texts = Texts([f"d{n}" for n in range(5)], DOCUMENTS), Texts([f"q{n}" for n in range(4)], QUERIES)
+        return JudgedTexts(*texts, {"train": train, "test": test}, excluded=self.excluded)
+
+
+def _ndcg(scores, grades, excluded, k=10):
+    """One query's NDCG@k, document by document."""
+    order = sorted((place for place in range(len(scores)) if place not in excluded), key=lambda place: -scores[place])
+    gain = sum(grades.get(place, 0) / math.log2(rank + 2) for rank, place in enumerate(order[:k]))
+    return gain / sum(grade / math.log2(rank + 2) for rank, grade in enumerate(sorted(grades.values())[::-1][:k]))
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_measures_rank_by_the_score_of_the_similarity(normalization):
+    generator = torch.Generator().manual_seed(1)
+    queries, documents = torch.randn(5, 3, generator=generator), torch.randn(20, 3, generator=generator)
+    grades = [{int(d): 1.0 + int(d) % 2 for d in torch.randperm(20, generator=generator)[:4]} for _ in range(5)]
+    excluded = [[(3 * n) % 20, (7 * n + 1) % 20] for n in range(5)]
+    for one, left_out in zip(grades, excluded, strict=True):
+        for place in left_out:
+            one.pop(place, None)
+    judged = Judgements.of((n, d, grade) for n, one in enumerate(grades) for d, grade in one.items())
+    left = Judgements.of((n, d, 0.0) for n, one in enumerate(excluded) for d in one)
+    exponents = NORMALIZATIONS[normalization]
+    measured = Retrieval(encoder=SmallTextEncoder(dim=3, buckets=9)).measures(
+        Encoded(queries, documents, judged, left), exponents
+    )
+    for n, query in enumerate(queries.tolist()):
+        scores = [
+            sum(a * b for a, b in zip(query, document, strict=True)) / math.hypot(*document) ** exponents[1]
+            for document in documents.tolist()
+        ]
+        assert float(measured["ndcg@10"][n]) == pytest.approx(_ndcg(scores, grades[n], excluded[n]), abs=1e-5)
+
+
+def test_a_split_has_its_own_queries_in_order_and_what_no_ranking_may_show():
+    excluded = Judgements.of([(3, 0, 0.0), (0, 1, 0.0)])
+    data = RetrievalData(FewTexts({"test": excluded}))
+    sides = data.evaluation("test")
+    assert list(sides.queries) == ["shut door", "paint red"]
+    assert [column.tolist() for column in sides.judgements] == [[1, 0, 0], [3, 1, 4], [2.0, 1.0, 1.0]]
+    assert [column.tolist() for column in sides.excluded] == [[1], [0], [0.0]]
+    assert 0 not in data.rank_by_words("test", 5)[1].tolist()
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.5, 2), (0.25, 1)])
+def test_validation_queries_are_kept_from_training(share, held):
+    data = RetrievalData(FewTexts(), validation_share=share)
+    asked = set(data.evaluation("validation").queries)
+    trained = {pair.query for pair in data.training_pairs()}
+    assert len(asked) == held
+    assert asked | trained == set(QUERIES)
+    assert not asked & trained
+
+
+def test_splits_of_the_library_share_no_query():
+    texts = StandardLibraryDocstrings().read()
+    asked = [set(split.queries.tolist()) for split in texts.judgements.values()]
+    assert sum(map(len, asked)) == len(set.union(*asked)) == len(texts.queries)
+
+
+def test_hard_negatives_share_words_and_answer_nothing():
+    data = RetrievalData(FewTexts(), validation_share=0.25, hard_negatives=2)
+    for pair in data.training_pairs():
+        assert len(set(pair.hard_negatives)) == 2
+        assert pair.document not in pair.hard_negatives
+    assert len(collate_pairs(list(data.training_pairs()))["hard_negatives"]) == 2 * len(data.training_pairs())
+    with pytest.raises(ValueError, match=r"^hard_negatives: expected at most 3"):
+        RetrievalData(FewTexts(), validation_share=0.25, hard_negatives=4).training_pairs()
+
+
+def test_triples_are_streamed_as_pairs_with_one_hard_negative(tmp_path):
+    file = tmp_path / "triples.tsv"
+    file.write_text("q one\tright\twrong\nq two\tyes\tno\nq one\tother\twrong\n")
+    data = RetrievalData(FewTexts(), triples=MsMarcoTriples(file), batch_size=3)
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert batch["queries"] == ["q one", "q two", "q one"]
+    assert batch["hard_negatives"] == ["wrong", "no", "wrong"]
+    ids = batch["query_ids"].tolist()
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_evaluation_takes_long_texts_first_and_keeps_their_places():
+    _queries, documents = RetrievalData(FewTexts(), evaluation_batch_size=2).test_dataloader()
+    batches = list(documents)
+    assert [len(text) for batch in batches for text in batch["inputs"]] == sorted(map(len, DOCUMENTS))[::-1]
+    for batch in batches:
+        assert [DOCUMENTS[place] for place in batch["places"].tolist()] == batch["inputs"]
+
+
+def test_bad_options_are_refused():
+    for options, said in [
+        ({"validation_share": 0.0}, "validation_share"),
+        ({"hard_negatives": -1}, "hard_negatives"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{said}: expected"):
+            RetrievalData(FewTexts(), **options)

@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import pearsonr, spearmanr
+
+from lightning_normdyn.core import NORMALIZATIONS
+from lightning_normdyn.datasets import GradedPairs, Judgements
+from lightning_normdyn.tasks import Sts, StsData
+from lightning_normdyn.tasks.correlation_shares import pearson_shares, spearman_shares
+from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.encoders import SmallTextEncoder
+from lightning_normdyn.tasks.sources import GradedPairsSource
+
+
+class FewPairs(GradedPairsSource):
+    def read(self):
+        first = ["open a file", "shut the door", "open a file", "red", "blue sky"]
+        second = ["a file is opened", "doors are shut", "read", "green", "blue skies"]
+        grades = torch.tensor([5.0, 4.0, 3.0, 0.0, 4.5])
+        return {split: GradedPairs(first, second, grades) for split in ("train", "validation")}
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=3, max_size=20))
+def test_shares_have_the_correlation_as_their_mean(pairs):
+    x, y = (torch.tensor(column, dtype=torch.float32) for column in zip(*pairs, strict=True))
+    if min(len(x.unique()), len(y.unique())) < 2:
+        assert spearman_shares(x, y).isnan().all()
+    else:
+        assert float(spearman_shares(x, y).mean()) == pytest.approx(spearmanr(x, y).statistic, abs=1e-9)
+        assert float(pearson_shares(x, y).mean()) == pytest.approx(pearsonr(x.double(), y.double()).statistic, abs=1e-9)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_measures_correlate_the_scores_of_pairs_with_their_grades(normalization):
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(12, 4, generator=generator) for _ in range(2))
+    grades = torch.randint(-3, 3, (12,), generator=generator).float()
+    order = torch.randperm(12, generator=generator)
+    exponents = NORMALIZATIONS[normalization]
+    scores = [
+        sum(a * b for a, b in zip(x, y, strict=True)) / math.hypot(*x) ** exponents[0] / math.hypot(*y) ** exponents[1]
+        for x, y in ((first[i].tolist(), second[i].tolist()) for i in order.tolist())
+    ]
+    encoded = Encoded(first, second, Judgements(order, order, grades))
+    measured = Sts(encoder=SmallTextEncoder(dim=4, buckets=10)).measures(encoded, exponents)
+    assert float(measured["spearman"].nanmean()) == pytest.approx(spearmanr(scores, grades).statistic, abs=1e-6)
+    assert float(measured["pearson"].nanmean()) == pytest.approx(pearsonr(scores, grades.numpy()).statistic, abs=1e-6)
+
+
+def test_pairs_above_the_threshold_train_and_equal_texts_have_equal_ids():
+    pairs = StsData(FewPairs(), alike_above=2.5).training_pairs()
+    assert [(pair.query, pair.document) for pair in pairs] == [
+        ("open a file", "a file is opened"),
+        ("shut the door", "doors are shut"),
+        ("open a file", "read"),
+        ("blue sky", "blue skies"),
+    ]
+    assert pairs[0].query_id == pairs[2].query_id != pairs[1].query_id
+
+
+def test_evaluation_grades_count_from_the_threshold():
+    sides = StsData(FewPairs(), alike_above=4.0).evaluation("validation")
+    assert sides.judgements.relevant().queries.tolist() == [0, 4]
+    with pytest.raises(
+        ValueError, match=r"^alike_above: expected a threshold below some grade of the validation split"
+    ):
+        StsData(FewPairs(), alike_above=5.0).evaluation("validation")
+
+
+def test_the_floor_is_the_correlation_with_word_overlap():
+    overlap = [2 / 5, 1 / 5, 0, 0, 1 / 3]  # by hand; "open a file" against "a file is opened" share two of five words
+    floor = StsData(FewPairs()).floors("validation")
+    assert floor == {"word_overlap": pytest.approx(spearmanr(overlap, [5, 4, 3, 0, 4.5]).statistic, abs=1e-6)}
