@@ -32,7 +32,6 @@ _PAPERS = (
     'trains them: Su, Ren, Veitch 2026, <a href="https://arxiv.org/abs/2606.30625">arXiv 2606.30625</a>. Intervals are '
     "95%; gains are those of queries that had no part in choosing the exponent.</p>"
 )
-_FIXED = " Orange: the same with length held fixed."
 _STYLE = """<style>
 .items { margin: 0; padding: 0; list-style: none; }
 .items li { display: flex; gap: 12px; padding: 9px 0; border-top: 1px solid var(--rule); }
@@ -42,6 +41,7 @@ _STYLE = """<style>
 .items li > div { min-width: 0; flex: 1; }
 .items.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: 12px; }
 .items.pictures li { display: block; border: 0; padding: 0; }
+.items.pictures .norm { float: none; display: block; padding: 0; font-size: 0.92rem; }
 .items.pictures img { display: block; width: 100%; height: 112px; object-fit: contain; background: #fff;
   border: 1px solid var(--rule); border-radius: 6px; }
 .side { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 22px 40px; margin-top: 18px; }
@@ -131,19 +131,30 @@ def _cards(audit: Audit) -> list[Card]:
                 "stays below the similarity is the better confidence; of long and short, the better one is drawn."
             )
             cards.append(Card("Norm as confidence", caption, (("", drawn),)))
-    fixed_length = "length" in audit.correlations
+    along = _along(audit)
+    return cards if along is None else [*cards, along]
+
+
+def _along(audit: Audit) -> Card | None:
+    """Forests of covariates and of groups, side by side where there are both."""
+    panels, captions, held = [], [], "length" in audit.correlations
     if any(math.isfinite(one.r) for one in audit.correlations.values()):
         drawn = to_svg(correlations_figure(audit), name="correlations", description="Correlations of norms")
-        caption = "Lines are 95% intervals." + _FIXED * fixed_length
-        cards.append(Card("What norms go along with", caption, (("", drawn),)))
+        panels.append(("Covariates, Spearman", drawn))
+        captions.append("Points are Spearman correlations, lines their 95% intervals.")
     if any(math.isfinite(one.effect.value) for one in audit.groups):
         drawn = to_svg(groups_figure(audit.groups), name="groups", description="Norms of groups")
-        caption = (
-            f"Each group beside all others; from 0.2 in size a difference counts, from 0.8 it is large. Up to "
-            f"{SHOWN_GROUPS} of {len(audit.groups)} groups; intervals hold for all of them at once."
-        ) + _FIXED * (audit.groups[0].beyond_length is not None)
-        cards.append(Card("Groups whose norms differ", caption, (("", drawn),)))
-    return cards
+        of = len(audit.groups)
+        panels.append(("Groups, each beside all others", drawn))
+        held = held or audit.groups[0].beyond_length is not None
+        captions.append(
+            "Of groups, Cohen's d: from 0.2 in size a difference counts, from 0.8 it is large; intervals hold for all "
+            f"{of} groups at once{f', of which {SHOWN_GROUPS} are shown' if of > SHOWN_GROUPS else ''}."
+        )
+    if not panels:
+        return None
+    captions += ["Orange: the same with length held fixed."] if held else []
+    return Card("What norms go along with", " ".join(captions), tuple(panels))
 
 
 def _extremes(audit: Audit, subject: AuditSubject) -> str:
