@@ -1,6 +1,7 @@
 """The whole audit: two passes, the same numbers as the functions it is made of, planted truths first."""
 
 import math
+import weakref
 from functools import partial
 
 import pytest
@@ -63,6 +64,30 @@ def test_a_ranking_is_measured_as_its_parts_measure_it():
     assert {name: one.aurc.value for name, one in found.confidence.items()} == {
         name: pytest.approx(one.aurc.value, abs=1e-3) for name, one in table.items()
     }
+
+
+def test_few_chunks_are_open_at_a_time(monkeypatch):
+    monkeypatch.setattr("lightning_normdyn.retrieval.audit.ranking_audit._CHUNK_NUMBERS", 12 * 1_024)
+    norms = spread(60_000)
+    documents, asked = planted(norms, norms, queries=6)
+    open_now = most = 0
+
+    def closed():
+        nonlocal open_now
+        open_now -= 1
+
+    def read():
+        nonlocal open_now, most
+        for part in documents.split(1_000):
+            chunk = part.clone()
+            weakref.finalize(chunk, closed)
+            open_now += 1
+            most = max(most, open_now)
+            yield chunk
+
+    found = audit_norms(read, 60_000, asked=asked, length=20 * spread(60_000, seed=2))
+    assert found.ranking.judged == 6
+    assert most <= 20  # of 60
 
 
 def test_norms_that_carry_relevance_are_found_and_folded():

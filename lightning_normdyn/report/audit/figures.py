@@ -70,7 +70,7 @@ def groups_figure(groups: Sequence[GroupNorms]) -> Axes:
     for place, one in enumerate(shown):
         if one.beyond_length is not None and math.isfinite(one.beyond_length.value):
             _mark(axes, place + 0.13, one.beyond_length, VERMILION)
-    axes.set_xlabel("Cohen's d: shorter than the others  ←  0  →  longer")
+    axes.set_xlabel("Cohen's d: shorter ← 0 → longer")
     return axes
 
 
