@@ -164,6 +164,8 @@ def load_audited(
         ValueError: if there is no such model.
     """
     folder = Path(name)
+    if not folder.is_dir() and name.startswith((".", "/", "~")):
+        raise ValueError(f"model: expected a folder, got nothing of that name at {name}; check the path")
     if (folder / _OF_OPEN_CLIP).is_file():
         return ClipModel(f"local-dir:{name}", device=device)
     if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():

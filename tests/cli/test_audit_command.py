@@ -149,6 +149,7 @@ OPTIONS = {
     "expected --judgements with --queries": ["--embeddings", "e.npy", "--queries", "q.npy"],
     "expected --queries with --judgements": ["--embeddings", "e.npy", "--judgements", "j.tsv"],
     "expected --model, whose embeddings are kept": ["--embeddings", "e.npy", "--save", "s.npy"],
+    "expected a file of embeddings beside --beir": ["--embeddings", "e.npy", "--beir", "b", "--queries", "q.txt"],
     "expected a file of embeddings, got none": ["--embeddings", "e.npy"],
 }
 
@@ -190,6 +191,15 @@ def bert(tmp_path):
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
     return folder
+
+
+def test_a_folder_that_holds_no_model_is_refused(tmp_path, capsys):
+    Path("texts.txt").write_text("a\nb\n")
+    for name, message in (("./nowhere", "got nothing of that name at ./nowhere"), (".", "without config.json")):
+        assert audit("--model", name, "--texts", "texts.txt") == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
 
 
 def test_a_model_of_texts_is_audited_before_its_last_normalisation(bert, capsys):

@@ -66,6 +66,7 @@ def test_the_distribution_is_numpys():
     assert (found.rows, found.zeros, sum(found.counts)) == (501, 3, 498)
     inside, _ = np.histogram(kept, found.edges)
     assert list(inside[1:-1]) == list(found.counts[1:-1])
+    assert max(found.counts[0], found.counts[-1]) < 10  # the frame holds nearly all of them
     with pytest.raises(ValueError, match="all zero"):
         norm_distribution(torch.zeros(3))
 
@@ -124,7 +125,8 @@ def test_too_few_rows_are_no_proof_of_a_surface():
 
 def test_an_effect_is_cohens_and_its_interval_that_of_a_bootstrap():
     generator = torch.Generator().manual_seed(1)
-    first = torch.rand(300, generator=generator, dtype=torch.float64) ** 3 + 0.1  # skew, and of another spread
+    # Skew, of another spread, and so far apart that the spread's own error counts.
+    first = 4 * torch.rand(300, generator=generator, dtype=torch.float64) ** 3 + 4
     second = 0.5 + torch.randn(900, generator=generator, dtype=torch.float64)
     found = difference(first, second)
     assert found.value == pytest.approx(float(cohens_d(first, second)))
@@ -134,7 +136,7 @@ def test_an_effect_is_cohens_and_its_interval_that_of_a_bootstrap():
         for _ in range(1_500)
     ]  # fmt: skip
     spread = (found.high - found.low) / 2 / 1.959964
-    assert spread == pytest.approx(np.std(draws), rel=0.08)
+    assert spread == pytest.approx(np.std(draws), rel=0.06)
     assert math.isnan(difference(torch.ones(5), torch.ones(5)).value)
     assert math.isnan(difference(torch.ones(5), torch.ones(0)).value)
 

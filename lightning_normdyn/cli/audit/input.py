@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_normdyn.cli.audit.encoding import Encoding
 from lightning_normdyn.cli.audit.listed import Listed, items_of
-from lightning_normdyn.cli.audit.queries import Asked, ask
+from lightning_normdyn.cli.audit.queries import EMBEDDED, Asked, ask
 from lightning_normdyn.datasets import JudgedTexts, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.datasets.formats.beir import read_beir
@@ -112,6 +112,10 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.judgements is not None and options.queries is None and options.beir is None:
         raise ValueError("queries: expected --queries with --judgements, got none")
+    if options.beir is not None and options.queries is not None and not options.queries.endswith(EMBEDDED):
+        raise ValueError(
+            f"queries: expected a file of embeddings beside --beir, which has the texts, got {options.queries}"
+        )
     if options.save is not None and options.model is None:
         raise ValueError("save: expected --model, whose embeddings are kept, got ready ones")
     if options.save is not None and not options.save.endswith(".npy"):

@@ -16,7 +16,8 @@ from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
 from lightning_normdyn.datasets.formats.qrels import read_qrels
 
-_EMBEDDED = (".npy", ".npz", ".parquet", ".safetensors")
+EMBEDDED = (".npy", ".npz", ".parquet", ".safetensors")
+"""Endings of files that hold embeddings; others hold texts."""
 
 
 class Asked(NamedTuple):
@@ -94,7 +95,7 @@ def _split(beir: JudgedTexts, wanted: str | None) -> str:
 def _listed(options: argparse.Namespace, beir: JudgedTexts | None, split: str | None) -> Listed | None:
     """Texts of the queries, where they are known: of a BEIR folder those that the split judges."""
     if beir is None or split is None:
-        ready = str(options.queries).endswith(_EMBEDDED)
+        ready = str(options.queries).endswith(EMBEDDED)
         return None if ready else Listed.of_texts(options.queries, read_listed_texts(options.queries))
     every = Listed.of_texts(f"{options.beir} (queries)", beir.queries)
     # Ready embeddings without ids can only be in the folder's order, and of all queries.
@@ -102,7 +103,7 @@ def _listed(options: argparse.Namespace, beir: JudgedTexts | None, split: str | 
 
 
 def _embedded(options: argparse.Namespace, listed: Listed | None, encoding: Encoding | None) -> EmbeddingFile:
-    if options.queries is not None and str(options.queries).endswith(_EMBEDDED):
+    if options.queries is not None and str(options.queries).endswith(EMBEDDED):
         return EmbeddingFile(options.queries)
     if encoding is None or listed is None:
         raise ValueError(
