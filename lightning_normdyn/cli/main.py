@@ -60,6 +60,11 @@ def _run(words: list[str]) -> int:
         from lightning_normdyn.cli.audit.command import run_audit
 
         return run_audit(options)
+    if options.command == "export":
+        require("rich", extra="cli")
+        from lightning_normdyn.cli.export import run_export
+
+        return run_export(options)
     require("matplotlib", extra="cli,report")
     from lightning_normdyn.cli.report import run_report
 

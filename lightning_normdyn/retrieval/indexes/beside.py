@@ -1,0 +1,67 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+
+class Beside:
+    """A place beside where something will be, on the same disk, so that moving it there is one step.
+
+    Args:
+        place: the file or folder that is to be.
+        overwrite: whether one that is there may be replaced.
+
+    Raises:
+        FileExistsError: if there is one and it may not.
+        NotADirectoryError: if what should hold it is a file.
+
+    Example:
+        >>> place = Path(tempfile.mkdtemp()) / "made" / "numbers.txt"
+        >>> beside = Beside(place, overwrite=False)
+        >>> beside.path.write_text("1 2 3")
+        5
+        >>> place.exists()
+        False
+        >>> beside.publish()
+        >>> place.read_text(), [file.name for file in place.parent.iterdir()]
+        ('1 2 3', ['numbers.txt'])
+    """
+
+    def __init__(self, place: Path, *, overwrite: bool) -> None:
+        if place.exists() and not overwrite:
+            raise FileExistsError(f"out: '{place}' exists already; pass --overwrite to replace it, or choose another")
+        self.place = place
+        self._made = _make_folders(place.parent)
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        self.path = self._folder / place.name
+
+    def publish(self) -> None:
+        """Moves what was written, and whatever lies beside it, into place."""
+        for new in sorted(self._folder.iterdir(), key=lambda file: file.name, reverse=True):
+            place, old = self.place.with_name(new.name), self._folder / f"{new.name}.old"
+            if not place.is_dir():
+                new.replace(place)
+                continue
+            place.rename(old)  # a folder that holds something cannot be replaced in one step
+            try:
+                new.rename(place)
+            except BaseException:
+                old.rename(place)
+                raise
+        shutil.rmtree(self._folder)
+
+    def discard(self) -> None:
+        """Removes what was written, and folders that were made for it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in self._made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing

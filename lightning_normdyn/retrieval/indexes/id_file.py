@@ -1,0 +1,77 @@
+"""Ids beside vectors whose own format has no place for them: one a line, in the order of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def id_file(vectors: Path) -> Path:
+    """Where the ids of a file of vectors are: its name with ``.ids.txt`` added.
+
+    Example:
+        >>> id_file(Path("vectors.npy")).name
+        'vectors.npy.ids.txt'
+    """
+    return vectors.with_name(f"{vectors.name}.ids.txt")
+
+
+def read_ids(file: Path) -> list[str]:
+    """One id a line, UTF-8.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no UTF-8, or a line is empty.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"ids: expected a file with one id a line, got none at '{file}'; check the path")
+    try:
+        ids = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"ids: '{file}' is no UTF-8 text ({error}); write one id a line") from error
+    if "" in ids:
+        raise ValueError(f"ids: '{file}', line {ids.index('') + 1}: expected an id, got nothing; fill it in")
+    return ids
+
+
+def check_lines(ids: Sequence[str]) -> None:
+    """Refuses ids that one line cannot hold.
+
+    Raises:
+        ValueError: if an id is empty or has a line break in it.
+    """
+    for row, one in enumerate(ids):
+        if not one or any(end in one for end in _ENDS):
+            raise ValueError(
+                f"ids: expected text without line breaks for this target, got {one!r} in row {row}; take parquet"
+            )
+
+
+def check_place(vectors: Path, *, needed: bool, overwrite: bool) -> None:
+    """Refuses a place where a file of ids lies that would be taken for those of the vectors to come, or be lost.
+
+    Raises:
+        FileExistsError: if there is one.
+    """
+    if id_file(vectors).exists() and not (needed and overwrite):
+        raise FileExistsError(
+            f"out: '{id_file(vectors)}' holds the ids of other vectors; remove it, or choose another file"
+        )
+
+
+def write_ids(file: Path, ids: Sequence[str]) -> None:
+    """One id a line."""
+    with file.open("w", encoding="utf-8", newline="\n") as opened:
+        opened.writelines(f"{one}\n" for one in ids)
+
+
+def are_rows(ids: Sequence[str]) -> bool:
+    """Whether ids are but the numbers of rows, and need no file.
+
+    Example:
+        >>> are_rows(["0", "1"]), are_rows(["1", "0"])
+        (True, False)
+    """
+    return all(one == str(row) for row, one in enumerate(ids))

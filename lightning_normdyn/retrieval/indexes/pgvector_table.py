@@ -1,0 +1,185 @@
+"""PostgreSQL with pgvector: a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from lightning_normdyn.retrieval.indexes.pgvector_rows import HEADER, TRAILER, copy_rows
+from lightning_normdyn.retrieval.indexes.writer import (
+    Contents,
+    Destination,
+    Found,
+    Metric,
+    check_held,
+    check_index,
+    optional,
+    stored_dtype,
+)
+
+_OPERATORS: dict[Metric, str] = {"inner_product": "<#>", "euclidean": "<->", "cosine": "<=>"}
+_OPCLASSES: dict[Metric, str] = {"inner_product": "ip_ops", "euclidean": "l2_ops", "cosine": "cosine_ops"}
+_NEW = "normdyn_new"
+_SEARCHED_NODES = 64
+
+
+class PgvectorTable:
+    """A table with the columns ``id`` and ``embedding``, searched by ``ORDER BY embedding <#> query``.
+
+    One transaction does everything. A table that is there keeps its other columns, its rows get their new vectors.
+
+    Args:
+        destination: ``out`` is a connection string, whose password may as well be in ``PGPASSWORD``; ``name`` may have
+            a schema before a dot; ``index`` is ``flat`` or ``hnsw``; float16 is a column of ``halfvec``.
+    """
+
+    def __init__(self, destination: Destination) -> None:
+        self._psycopg = optional("psycopg", extra="pgvector")
+        self._sql = optional("psycopg.sql", extra="pgvector")
+        check_index(destination.index, ["flat", "hnsw"], target="pgvector")
+        self.destination = destination
+        self._table = self._sql.Identifier(*destination.name.split(".", 1))
+        self._type = "vector" if destination.dtype == "float32" else "halfvec"
+        self._place = f"PostgreSQL's table '{destination.name}'"
+        self._connection: Any = None
+        self._metric: Metric = "inner_product"
+        self._exists = False
+
+    @property
+    def approximate(self) -> bool:
+        """The graph is."""
+        return self.destination.index == "hnsw"
+
+    def open(self, contents: Contents) -> None:
+        """Begins the transaction and makes the table, or one for the time being if it is there."""
+        self._metric = contents.metric
+        with self._in_one_sentence():
+            self._connection = self._psycopg.connect(self.destination.out)
+            self._need_extension()
+            self._exists = self._value("SELECT to_regclass(%s)", self._table.as_string(self._connection)) is not None
+            if self._exists:
+                self._check_existing(contents)
+            made = "CREATE TEMP TABLE {} (id text PRIMARY KEY, embedding {}) ON COMMIT DROP"
+            if not self._exists:
+                made = "CREATE TABLE {} (id text PRIMARY KEY, embedding {})"
+            self._do(made, self._written, self._sql.SQL(f"{self._type}({contents.dim})"))
+
+    def add(self, ids: Sequence[str], vectors: Tensor) -> None:
+        """Copies them."""
+        rows = copy_rows(ids, vectors.to(stored_dtype(self.destination.dtype)).numpy())
+        command = self._sql.SQL("COPY {} (id, embedding) FROM STDIN (FORMAT BINARY)").format(self._written)
+        with self._in_one_sentence(), self._connection.cursor() as cursor, cursor.copy(command) as copy:
+            copy.write(HEADER)
+            copy.write(rows)
+            copy.write(TRAILER)
+
+    def close(self) -> None:
+        """Gives rows that were there their new vectors, builds the index, commits."""
+        with self._in_one_sentence():
+            if self._exists:
+                self._move_in()
+            if self.approximate:
+                operators = self._sql.SQL(f"{self._type}_{_OPCLASSES[self._metric]}")
+                self._do("CREATE INDEX ON {} USING hnsw (embedding {})", self._table, operators)
+            self._connection.commit()
+            self._disconnect()
+
+    def discard(self) -> None:
+        """Rolls back."""
+        if self._connection is not None:
+            self._disconnect()
+
+    def search(self, queries: Tensor, k: int) -> Found:
+        """Asks the table."""
+        operator = self._sql.SQL(_OPERATORS[self._metric])
+        asked = self._sql.SQL(
+            "SELECT id::text, embedding {0} %s::{1} FROM {2} ORDER BY embedding {0} %s::{1} LIMIT %s"
+        ).format(operator, self._sql.SQL(self._type), self._table)
+        with self._in_one_sentence(), self._psycopg.connect(self.destination.out) as connection:
+            if self.approximate:
+                connection.execute(f"SET hnsw.ef_search = {max(k, _SEARCHED_NODES)}")
+            texts = [str(query) for query in queries.float().tolist()]
+            answers = [connection.execute(asked, (text, text, k)).fetchall() for text in texts]
+        return Found(
+            [[one for one, _ in rows] for rows in answers],
+            [[-float(distance) for _, distance in rows] for rows in answers],
+        )
+
+    @property
+    def _written(self) -> Any:
+        return self._sql.Identifier(_NEW) if self._exists else self._table
+
+    def _need_extension(self) -> None:
+        if self._value("SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
+            return
+        if not self._value("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"):
+            raise ValueError("out: this PostgreSQL has no pgvector; install it on the server and try again")
+        self._do("CREATE EXTENSION vector")
+
+    def _check_existing(self, contents: Contents) -> None:
+        table = self._table.as_string(self._connection)
+        kind = self._column_type("embedding")
+        if kind not in (f"{self._type}({contents.dim})", self._type):
+            raise ValueError(
+                f"name: {self._place} has {f'embedding as {kind}' if kind else 'no column embedding'}, expected "
+                f"{self._type}({contents.dim}); choose another name"
+            )
+        cosine = self._value(
+            "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_opclass o ON o.oid = ANY(i.indclass) "
+            "WHERE i.indrelid = %s::regclass AND o.opcname LIKE '%%\\_cosine\\_ops'",
+            table,
+        )
+        if cosine and contents.metric != "cosine":
+            raise ValueError(
+                f"name: {self._place} has the index {cosine}, which compares cosines and so divides every norm out "
+                "again; drop it, or choose another name"
+            )
+        held = [one for (one,) in self._do("SELECT id::text FROM {}", self._table)]
+        check_held(held, contents.ids, place=self._place, overwrite=self.destination.overwrite)
+
+    def _move_in(self) -> None:
+        new = self._sql.Identifier(_NEW)
+        self._do(
+            "UPDATE {} AS old SET embedding = new.embedding FROM {} AS new WHERE old.id::text = new.id",
+            self._table,
+            new,
+        )
+        kind = self._column_type("id")
+        self._do(
+            "INSERT INTO {0} (id, embedding) SELECT new.id::{2}, new.embedding FROM {1} AS new "
+            "WHERE NOT EXISTS (SELECT 1 FROM {0} AS old WHERE old.id::text = new.id)",
+            self._table,
+            new,
+            self._sql.SQL(kind or "text"),
+        )
+
+    def _column_type(self, name: str) -> str | None:
+        kind: str | None = self._value(
+            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = %s::regclass AND attname = %s AND NOT attisdropped",
+            self._table.as_string(self._connection),
+            name,
+        )
+        return kind
+
+    def _do(self, command: str, *names: Any) -> Any:
+        return self._connection.execute(self._sql.SQL(command).format(*names))
+
+    def _value(self, question: str, *values: str) -> Any:
+        row = self._connection.execute(question, values or None).fetchone()
+        return None if row is None else row[0]
+
+    def _disconnect(self) -> None:
+        self._connection.close()
+        self._connection = None
+
+    @contextmanager
+    def _in_one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except self._psycopg.Error as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"out: PostgreSQL refuses ({said}); check the connection string and the table") from error

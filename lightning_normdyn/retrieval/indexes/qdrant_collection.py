@@ -1,0 +1,192 @@
+"""Qdrant: a collection, in a folder of one's own or on a server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_normdyn.retrieval.indexes.writer import (
+    Contents,
+    Destination,
+    Found,
+    check_held,
+    check_index,
+    optional,
+)
+
+_BATCH = 1024
+_PAGE = 4096
+_DISTANCES = {"inner_product": "Dot", "euclidean": "Euclid", "cosine": "Cosine"}
+
+
+class QdrantCollection:
+    """A collection of Qdrant under dot product.
+
+    Vectors go into a collection of their own, ``<name>-<eight letters>``, to which the alias ``<name>`` is moved in
+    one step at the end. Qdrant's ids are UUIDs: a point's is the UUID5 of the id, which its payload ``id`` holds.
+
+    Args:
+        destination: ``out`` is a folder, or the URL of a server, whose key is read from ``QDRANT_API_KEY``; ``index``
+            is ``flat`` or ``hnsw``, of which the embedded mode makes no difference.
+    """
+
+    def __init__(self, destination: Destination) -> None:
+        self._qdrant = optional("qdrant_client", extra="qdrant")
+        self._failure = optional("qdrant_client.http.exceptions", extra="qdrant").ApiException
+        check_index(destination.index, ["flat", "hnsw"], target="qdrant")
+        self.destination, self.name = destination, destination.name
+        self._fresh = f"{self.name}-{uuid.uuid4().hex[:8]}"
+        self._client: Any = None
+        self._replaced: str | None = None
+        self._moving = False
+        self._new_folder = not self._remote and not Path(destination.out).exists()
+
+    @property
+    def _remote(self) -> bool:
+        return "://" in self.destination.out
+
+    @property
+    def approximate(self) -> bool:
+        """A server's graph is; the embedded mode compares everything."""
+        return self._remote and self.destination.index == "hnsw"
+
+    def open(self, contents: Contents) -> None:
+        """Makes the collection."""
+        with self._in_one_sentence():
+            self._connect()
+            if self._client.collection_exists(self.name):
+                self._check_existing(contents)
+            models = self._qdrant.models
+            self._client.create_collection(
+                self._fresh,
+                vectors_config=models.VectorParams(
+                    size=contents.dim,
+                    distance=models.Distance(_DISTANCES[contents.metric]),
+                    datatype=models.Datatype(self.destination.dtype),
+                ),
+                hnsw_config=None if self.destination.index == "hnsw" else models.HnswConfigDiff(m=0),
+            )
+
+    def add(self, ids: Sequence[str], vectors: Tensor) -> None:
+        """Sends them, a thousand at a time."""
+        if self.destination.dtype == "float16":
+            vectors = vectors.half().float()  # the embedded mode keeps float32 whatever it is told
+        for at in range(0, len(ids), _BATCH):
+            some = ids[at : at + _BATCH]
+            batch = self._qdrant.models.Batch(
+                ids=[str(uuid.uuid5(uuid.NAMESPACE_OID, one)) for one in some],
+                vectors=vectors[at : at + _BATCH].tolist(),
+                payloads=[{"id": one} for one in some],
+            )
+            with self._in_one_sentence():
+                self._client.upsert(self._fresh, batch, wait=True)
+
+    def close(self) -> None:
+        """Moves the alias."""
+        with self._in_one_sentence():
+            models, operations = self._qdrant.models, []
+            self._moving = True
+            if self._replaced == self.name:  # a collection, not an alias: the name is free only once it is gone
+                self._client.delete_collection(self.name)
+            elif self._replaced is not None:
+                gone = models.DeleteAlias(alias_name=self.name)
+                operations.append(models.DeleteAliasOperation(delete_alias=gone))
+            alias = models.CreateAlias(collection_name=self._fresh, alias_name=self.name)
+            operations.append(models.CreateAliasOperation(create_alias=alias))
+            self._client.update_collection_aliases(operations)
+            if self._replaced is not None and self._replaced != self.name:
+                self._client.delete_collection(self._replaced)
+            self._disconnect()
+
+    def discard(self) -> None:
+        """Removes the unfinished collection, and the folder if it was made for it."""
+        if self._client is None:
+            return
+        # Once the old collection or alias may be gone, the new one is all that there is.
+        with suppress(self._failure):  # a server that is out of reach is what the error was about
+            if not self._moving and self._client.collection_exists(self._fresh):
+                self._client.delete_collection(self._fresh)
+        self._disconnect()
+        if self._new_folder and not self._moving:
+            shutil.rmtree(self.destination.out)
+
+    def search(self, queries: Tensor, k: int) -> Found:
+        """Asks the collection by its alias."""
+        self._connect()
+        try:
+            with self._in_one_sentence():
+                answers = [self._client.query_points(self.name, query=one, limit=k).points for one in queries.tolist()]
+        finally:
+            self._disconnect()
+        return Found(
+            [[point.payload["id"] for point in points] for points in answers],
+            [[point.score for point in points] for points in answers],
+        )
+
+    def _connect(self) -> None:
+        out = self.destination.out
+        if self._remote:
+            self._client = self._qdrant.QdrantClient(
+                url=out, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False
+            )
+            return
+        try:
+            self._client = self._qdrant.QdrantClient(path=out)
+        except RuntimeError as error:  # its folder is locked
+            raise ValueError(f"out: Qdrant cannot open the folder '{out}' ({error})") from error
+
+    def _disconnect(self) -> None:
+        self._client.close()
+        self._client = None
+
+    @contextmanager
+    def _in_one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except self._failure as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"out: Qdrant at '{self.destination.out}' refuses ({said}); check URL and key") from error
+
+    def _check_existing(self, contents: Contents) -> None:
+        place = f"Qdrant's collection '{self.name}'"
+        aliases = {one.alias_name: one.collection_name for one in self._client.get_aliases().aliases}
+        self._replaced = aliases.get(self.name, self.name)
+        kept = self._client.get_collection(self.name).config.params.vectors
+        if not hasattr(kept, "size"):
+            raise ValueError(f"name: {place} has named vectors, which an export has not; choose another name")
+        if kept.distance.value != _DISTANCES[contents.metric]:
+            reason = (
+                "which divides every norm out again" if kept.distance.value == "Cosine" else "which ranks otherwise"
+            )
+            raise ValueError(
+                f"name: {place} compares by {kept.distance.value}, {reason}; expected "
+                f"{_DISTANCES[contents.metric]}: choose another name"
+            )
+        if kept.size != contents.dim:
+            raise ValueError(
+                f"name: {place} holds {kept.size} numbers a vector, got {contents.dim}; choose another name"
+            )
+        check_held(list(self._held(place)), contents.ids, place=place, overwrite=self.destination.overwrite)
+
+    def _held(self, place: str) -> Iterator[str]:
+        page = None
+        while True:
+            points, page = self._client.scroll(self.name, limit=_PAGE, offset=page, with_vectors=False)
+            for point in points:
+                payload = point.payload or {}
+                more = sorted(set(payload) - {"id"})
+                if more:
+                    raise ValueError(
+                        f"name: {place} has payload besides the id ('{more[0]}'), which replacing it would lose; "
+                        "choose another name"
+                    )
+                yield str(payload.get("id", point.id))
+            if page is None:
+                return

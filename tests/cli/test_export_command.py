@@ -1,0 +1,109 @@
+"""``normdyn export`` from the command line to an index, and what it says of bad input."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_normdyn.cli.arguments import build_parser
+from lightning_normdyn.cli.main import main
+from lightning_normdyn.retrieval import norm_aware_top_k
+from lightning_normdyn.retrieval.indexes import TARGETS
+
+faiss = pytest.importorskip("faiss")
+
+
+@pytest.fixture
+def documents():
+    draw = torch.Generator().manual_seed(0)
+    documents = torch.randn(500, 16, generator=draw) * torch.rand(500, 1, generator=draw).add(0.2)
+    documents[7] = 0
+    np.save("vectors.npy", documents.numpy())
+    return documents
+
+
+def run(capsys, *words):
+    code = main(["export", "--embeddings", "vectors.npy", *words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_an_index_ranks_by_the_score_and_says_what_it_holds(documents, capsys):
+    Path("ids.txt").write_text("".join(f"{row + 1000}\n" for row in range(500)))
+    words = ["--alpha", "0.5", "--to", "faiss", "--out", "x.faiss", "--ids", "ids.txt", "--chunk", "64"]
+    code, out, err = run(capsys, *words)
+    assert (code, err) == (0, "")
+    assert "500 embeddings of 16 numbers, lengths from" in out
+    assert "1 embeddings have length 0: they stay so and score 0 with every query." in out
+    assert "Stored: each times its length to the power -0.5; norms count with exponent 0.5." in out
+    assert "recall" not in out
+    queries = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
+    found = faiss.read_index("x.faiss").search(queries.numpy(), 10)[1] - 1000
+    assert found.tolist() == norm_aware_top_k(queries, documents, 10, alpha=0.5).indices.tolist()
+    code, _, err = run(capsys, *words)
+    assert (code, "'x.faiss' exists already; pass --overwrite" in err) == (2, True)
+    assert run(capsys, *words, "--overwrite")[0] == 0
+
+
+def test_losses_are_printed_and_the_remedy_where_they_are_large(documents, capsys):
+    words = ["--normalization", "dot", "--to", "faiss", "--sample", "50", "--overwrite", "--out", "x.faiss"]
+    _, out, _ = run(capsys, *words, "--index", "IVF16,PQ2x4")
+    assert "recall@10 against exact search in float32: 0." in out
+    assert "over 50 of the documents as queries" in out
+    assert "or --augment, which adds one dimension" in out
+    np.save("queries.npy", np.eye(16, dtype=np.float32))
+    _, out, _ = run(capsys, *words, "--index", "hnsw", "--queries", "queries.npy", "--augment", "--dtype", "float16")
+    assert "over 16 queries" in out
+    assert "float16 changes a score by at most" in out
+    assert "--augment, which" not in out
+    assert "queries with a zero at their end" in out
+    code, _, err = run(capsys, *words, "--index", "hnsw", "--queries", "ids.npy")
+    assert (code, err.count("\n")) == (2, 1)
+    np.save("queries.npy", np.eye(3, dtype=np.float32))
+    _, _, err = run(capsys, *words, "--queries", "queries.npy")
+    assert err == "normdyn: queries: expected vectors of 16 numbers as the documents have, got [3, 3]\n"
+
+
+def test_unit_length_is_said_first(capsys):
+    np.save("vectors.npy", np.eye(20, dtype=np.float16))
+    code, out, _ = run(capsys, "--alpha", "1", "--to", "npy", "--out", "x.npy")
+    assert code == 0
+    assert out.startswith("All embeddings have length 1 already, so folding does nothing")
+    np.testing.assert_array_equal(np.load("x.npy"), np.eye(20))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--to", "npy", "--out", "x.npy", "--metric", "cosine"],
+            "metric: expected inner_product, got cosine, which divi",
+        ),
+        (["--to", "npy", "--out", "x.npy", "--ids", "none.txt"], "ids: expected a file with one id a line, got none"),
+        (["--to", "npy", "--out", "x.npy", "--index", "hnsw"], "index: expected flat for npy, got 'hnsw'"),
+        (["--to", "npy", "--out", "vectors.npy"], "out: 'vectors.npy' exists already"),
+    ],
+)
+def test_errors_are_one_sentence_and_leave_nothing(documents, capsys, words, said):
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert err.startswith(f"normdyn: {said}")
+    assert err.count("\n") == 1
+    assert [file.name for file in Path().iterdir()] == ["vectors.npy"]
+
+
+def test_a_missing_package_is_named(documents, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    code, _, err = run(capsys, "--to", "faiss", "--out", "x.faiss")
+    assert code == 2
+    assert "needs faiss; install with: pip install 'lightning-normdyn[faiss]'" in err
+
+
+def test_the_words_of_the_command_are_the_targets_of_the_table():
+    (commands,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    (to,) = (one for one in commands.choices["export"]._actions if one.dest == "to")
+    assert list(to.choices) == list(TARGETS)
