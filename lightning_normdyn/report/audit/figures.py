@@ -94,7 +94,7 @@ def sweep_figure(ranking: RankingAudit) -> Axes:
     axes.set_xlim(alphas[0], alphas[-1])
     # Lengths in place of norms may ruin a ranking; the curve that is asked about is to fill the frame.
     axes.set_ylim(bottom=max(0.0, floor - 0.15 * (axes.get_ylim()[1] - floor)))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     label_line_ends(axes, ends)
     level_grid(axes)
     axes.set_xlabel("exponent α in cos · norm^α")
