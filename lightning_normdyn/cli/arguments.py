@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_grid(commands)
     _add_export(commands)
     _add_advise(commands)
+    _add_audit(commands)
     for name, help_text in LIGHTNING_COMMANDS.items():
         commands.add_parser(name, help=help_text, add_help=False)
     return parser
@@ -200,6 +201,33 @@ def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     advise.add_argument("--temperature", type=_factor, default=0.05, metavar="T", help="of training (default: 0.05)")
     advise.add_argument("--json", metavar="FILE", help="write all numbers there too")
+
+
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "say what the norms of a model's or of ready embeddings carry, and whether to use them"
+    audit = commands.add_parser(
+        "audit",
+        help=about,
+        description=f"{about}: from a model with texts or images, or from a file of embeddings; nothing is trained",
+        allow_abbrev=False,
+    )
+    audit.add_argument("--model", metavar="FOLDER", help="of transformers, sentence-transformers or open_clip")
+    audit.add_argument("--pretrained", metavar="TAG", help="weights for a plain name of open_clip")
+    audit.add_argument("--embeddings", metavar="FILE", help="ready ones: .npy, .npz, .parquet or .safetensors")
+    audit.add_argument("--column", metavar="NAME", help="of the embeddings, where the file holds several")
+    audit.add_argument("--texts", metavar="FILE", help="one a line, or .tsv or .jsonl with ids; plain or .gz")
+    audit.add_argument("--images", metavar="FOLDER", help="of images, at any depth")
+    audit.add_argument("--beir", metavar="FOLDER", help="documents, queries and judgements as BEIR has them")
+    audit.add_argument("--split", metavar="NAME", help="of its judgements (default: test, or the only one)")
+    audit.add_argument("--queries", metavar="FILE", help="embeddings of queries, or their texts for --model")
+    audit.add_argument("--judgements", metavar="TSV", help="query, document, grade; ids as in the files")
+    audit.add_argument("--covariates", metavar="TSV", help="id and further columns: numbers, or names of groups")
+    audit.add_argument("--measure", default="ndcg@10", metavar="NAME", help="of a ranking (default: %(default)s)")
+    audit.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="inputs at a time (default: 32)")
+    audit.add_argument("--max-length", type=_positive, default=256, metavar="N", help="tokens (default: 256)")
+    audit.add_argument("--device", metavar="NAME", help="of the model (default: cuda where there is one, else cpu)")
+    audit.add_argument("--save", metavar="NPY", help="keep the embeddings that the model makes")
+    audit.add_argument("--out", type=_folder, default="audit", metavar="DIR", help="for both files (default: audit)")
 
 
 def _factor(text: str) -> float:

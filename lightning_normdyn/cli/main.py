@@ -55,6 +55,11 @@ def _run(words: list[str]) -> int:
         from lightning_normdyn.cli.reproduce import run_reproduce
 
         return run_reproduce(options)
+    if options.command == "audit":
+        require("rich", "matplotlib", extra="cli,report")
+        from lightning_normdyn.cli.audit.command import run_audit
+
+        return run_audit(options)
     if options.command == "export":
         require("rich", extra="cli")
         from lightning_normdyn.cli.export import run_export

@@ -66,6 +66,11 @@ class EmbeddingFile:
         return self.rows
 
     @property
+    def has_ids(self) -> bool:
+        """Whether the file itself says what its rows are."""
+        return self._matrix.has_ids
+
+    @property
     def ids(self) -> list[str]:
         """One for each row."""
         ids = self._matrix.ids()
@@ -132,6 +137,7 @@ class _Matrix:
 
     rows: int
     dim: int
+    has_ids = False
 
     def ids(self) -> list[str] | None:
         """Those of the file, if it has any."""
@@ -148,7 +154,7 @@ class _InMemory(_Matrix):
     def __init__(self, array: Array, ids: list[str] | None = None) -> None:
         if ids is not None and len(ids) != len(array):
             raise ValueError(f"expected an id for each of {len(array)} rows, got {len(ids)} ids")
-        self.array, self._ids = array, ids
+        self.array, self._ids, self.has_ids = array, ids, ids is not None
         self.rows, self.dim = array.shape
 
     def ids(self) -> list[str] | None:
@@ -163,7 +169,7 @@ class _Parquet(_Matrix):
     """A list column."""
 
     def __init__(self, file: Path, opened: pq.ParquetFile, column: str, id_column: str | None) -> None:
-        self.file, self.column, self.id_column = file, column, id_column
+        self.file, self.column, self.id_column, self.has_ids = file, column, id_column, id_column is not None
         self.rows = opened.metadata.num_rows
         first = next(opened.iter_batches(batch_size=1, columns=[column]), None)
         self.dim = len(first.column(0)[0]) if first is not None and len(first) else 0

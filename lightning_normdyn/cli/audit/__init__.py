@@ -1,0 +1,1 @@
+"""`normdyn audit`: from files and models to the page."""

@@ -1,0 +1,101 @@
+"""What embeddings are of: ids with texts or images, in the order of the embeddings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_normdyn.datasets import MalformedFileError, Texts
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.formats.found import require_folder
+from lightning_normdyn.datasets.formats.picture import SUFFIXES
+
+
+class Listed(NamedTuple):
+    """Items by id.
+
+    Attributes:
+        source: the file or folder that lists them.
+        ids: distinct.
+        texts: of the items, where they are texts.
+        images: files of the items, where they are images.
+    """
+
+    source: str
+    ids: Sequence[str]
+    texts: Sequence[str] | None = None
+    images: Sequence[Path] | None = None
+
+    @classmethod
+    def of_texts(cls, source: str, texts: Texts) -> Listed:
+        """Takes texts with their ids."""
+        return cls(source, texts.ids, texts.texts)
+
+    @classmethod
+    def of_folder(cls, folder: str) -> Listed:
+        """Finds the images of a folder, at any depth; their paths in it are their ids.
+
+        Raises:
+            MalformedFileError: if there is none.
+        """
+        root = require_folder(folder)
+        files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not files:
+            raise MalformedFileError(folder, None, f"images ({', '.join(SUFFIXES)})", "none")
+        return cls(folder, [file.relative_to(root).as_posix() for file in files], images=files)
+
+    def ordered(self, places: Sequence[int]) -> Listed:
+        """The items at some places."""
+        if list(places) == list(range(len(self.ids))):
+            return self
+        return Listed(
+            self.source,
+            [self.ids[place] for place in places],
+            None if self.texts is None else [self.texts[place] for place in places],
+            None if self.images is None else [self.images[place] for place in places],
+        )
+
+
+def items_of(embeddings: EmbeddingFile, listed: Listed | None) -> Listed:
+    """The item of each row: by id where the file has ids, else in the order of what is listed.
+
+    Args:
+        embeddings: as opened.
+        listed: what they may be of; may list more, where the file has ids.
+
+    Raises:
+        ValueError: if an id comes twice, or what is listed has not an item for each row.
+    """
+    ids = embeddings.ids
+    _refuse_repeated(embeddings, ids)
+    if listed is None:
+        return Listed(str(embeddings.file), ids)
+    places = {id: place for place, id in enumerate(listed.ids)}
+    missing = next((row for row, id in enumerate(ids) if id not in places), None)
+    if missing is None and (not embeddings.has_ids and embeddings.rows != len(places)):
+        missing = embeddings.rows
+    if missing is None:
+        return listed.ordered([places[id] for id in ids])
+    if not embeddings.has_ids and len(listed.ids) == embeddings.rows:
+        return listed
+    if not embeddings.has_ids:
+        raise ValueError(
+            f"{embeddings.file}: expected a vector for each of the {len(listed.ids)} items of {listed.source}, got "
+            f"{embeddings.rows} without ids; write ids into the embeddings, or leave the same items out of both"
+        )
+    raise ValueError(
+        f"{listed.source}: expected an item for every id of {embeddings.file}, got none for '{ids[missing]}'"
+    )
+
+
+def _refuse_repeated(embeddings: EmbeddingFile, ids: Sequence[str]) -> None:
+    if len(set(ids)) == len(ids):
+        return
+    id, times = Counter(ids).most_common(1)[0]
+    rows = [row for row, one in enumerate(ids) if one == id][:2]
+    raise ValueError(
+        f"{embeddings.file}: expected ids that occur once, got '{id}' {times} times, first in rows {rows[0]} and "
+        f"{rows[1]}; keep one of them or rename the others"
+    )

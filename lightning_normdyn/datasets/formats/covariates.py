@@ -1,0 +1,106 @@
+"""A table of what is known of items beside their embeddings: numbers, and groups they belong to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.datasets.formats.lines import File
+from lightning_normdyn.datasets.formats.rows import Row, check_width, read_rows
+from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+
+_UNKNOWN = ("", "na", "nan", "null", "none", "-")
+
+
+class Covariates(NamedTuple):
+    """Columns by name, an entry for each item.
+
+    Attributes:
+        numbers: float64 ``[n]``; NaN where unknown.
+        groups: names of groups; ``None`` where unknown.
+    """
+
+    numbers: dict[str, Tensor]
+    groups: dict[str, list[str | None]]
+
+
+def read_covariates(file: File, items: Mapping[str, int], problems: Problems) -> Covariates:
+    r"""Reads a table whose first row names the columns and whose first column is the item's id.
+
+    A column is of numbers if all its cells are, but for those that are empty or ``NA``; else it is of groups. Cells are
+    parted by tabs, or by commas where the first line has no tab.
+
+    Args:
+        file: plain or ``.gz``.
+        items: id of each item to its place.
+        problems: where rows of unknown ids, which are left out, and items without a row are counted.
+
+    Raises:
+        MalformedFileError: if a row has another number of cells than the first, an item has two, a column is named
+            twice or not at all, or no row is about a known item.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> file = Path(tempfile.mkdtemp()) / "covariates.tsv"
+        >>> _ = file.write_text("id\tdepth\tsource\na\t3\tnews\nb\tNA\tweb\n")
+        >>> found = read_covariates(file, {"a": 0, "b": 1}, Problems(file))
+        >>> found.numbers["depth"].tolist(), found.groups
+        ([3.0, nan], {'source': ['news', 'web']})
+    """
+    rows = read_rows(file)
+    header = next(rows, None)
+    if header is None:
+        raise MalformedFileError(file, 1, "a row that names the columns", "an empty file")
+    names = _checked_names(file, header)
+    cells: dict[int, list[str]] = {}
+    for row in rows:
+        check_width(file, row, len(header.cells))
+        id = row.cells[0].strip()
+        if id not in items:
+            problems.count("covariates of unknown ids, left out", line=row.line)
+        elif items[id] in cells:
+            raise MalformedFileError(file, row.line, "one row an id", f"'{id}' again", "keep one of the two")
+        else:
+            cells[items[id]] = [cell.strip() for cell in row.cells[1:]]
+    if not cells:
+        raise MalformedFileError(
+            file, None, "rows of items that have embeddings", "none", "check that the ids are spelled alike"
+        )
+    for _ in range(len(items) - len(cells)):
+        problems.count("items without covariates", line="no row")
+    return _sorted_out(names, cells, len(items))
+
+
+def _checked_names(file: File, header: Row) -> list[str]:
+    names = [cell.strip() for cell in header.cells[1:]]
+    if not names or "" in names or len(set(names)) < len(names):
+        raise MalformedFileError(
+            file, header.line, "an id and further columns, each with its own name", ", ".join(map(repr, header.cells))
+        )
+    return names
+
+
+def _sorted_out(names: list[str], cells: Mapping[int, list[str]], items: int) -> Covariates:
+    found = Covariates({}, {})
+    for at, name in enumerate(names):
+        known = {item: row[at] for item, row in cells.items() if row[at].lower() not in _UNKNOWN}
+        numbers = {item: _number(cell) for item, cell in known.items()}
+        if all(math.isfinite(number) for number in numbers.values()):
+            column = torch.full((items,), math.nan, dtype=torch.float64)
+            column[list(numbers)] = torch.tensor(list(numbers.values()), dtype=torch.float64)
+            found.numbers[name] = column
+        else:
+            found.groups[name] = [known.get(item) for item in range(items)]
+    return found
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan

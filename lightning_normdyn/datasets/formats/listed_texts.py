@@ -1,0 +1,61 @@
+"""Texts that somebody has listed in a file: one a line, with ids or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lightning_normdyn.datasets.formats.cached_texts import load_texts, refuse_repeated
+from lightning_normdyn.datasets.formats.json_lines import read_json_lines
+from lightning_normdyn.datasets.formats.lines import File, read_lines
+from lightning_normdyn.datasets.formats.rows import check_width, read_rows
+from lightning_normdyn.datasets.judged_texts import Texts
+from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+
+_IDS = ("_id", "id")
+_Rows = Iterator[tuple[File, int, str, str]]
+
+
+def read_listed_texts(file: File) -> Texts:
+    r"""Reads texts, plain or ``.gz``.
+
+    ``.tsv`` has an id, a tab and a text on each line; a first line that starts with ``id`` or ``_id`` names the
+    columns. ``.jsonl`` has objects with ``_id`` or ``id`` and ``text``, and ``title`` where there is one, as BEIR
+    writes them. Any other file has one text a line, whose id is its place among them, from 0.
+
+    Raises:
+        MalformedFileError: if a line does not hold what it should, an id comes twice, or there is no text.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "texts.tsv"
+        >>> _ = file.write_text("a\tfirst text\nb\tsecond text\n")
+        >>> read_listed_texts(file).ids
+        ['a', 'b']
+    """
+    readers: dict[str, Callable[[File], _Rows]] = {".tsv": _tsv, ".jsonl": _jsonl}
+    problems = Problems(file)
+    rows = readers.get(Path(str(file).removesuffix(".gz")).suffix, _lines)(file)
+    texts = load_texts(refuse_repeated(rows), source=[file], kind="texts", problems=problems)
+    if not len(texts):
+        raise MalformedFileError(file, None, "texts", "an empty file")
+    problems.report()
+    return texts
+
+
+def _lines(file: File) -> _Rows:
+    for place, line in enumerate(read_lines(file)):
+        yield file, line.number, str(place), line.text
+
+
+def _tsv(file: File) -> _Rows:
+    for place, row in enumerate(read_rows(file, delimiter="\t")):
+        check_width(file, row, 2)
+        if place or row.cells[0] not in _IDS:
+            yield file, row.line, row.cells[0], row.cells[1]
+
+
+def _jsonl(file: File) -> _Rows:
+    for entry in read_json_lines(file):
+        id = entry.id(next((name for name in _IDS if name in entry.fields), _IDS[0]))
+        yield file, entry.line, id, f"{entry.text('title', default='')} {entry.text('text')}".strip()

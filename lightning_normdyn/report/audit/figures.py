@@ -1,0 +1,148 @@
+"""The figures of an audit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from lightning_normdyn.core.interval import Interval
+from lightning_normdyn.report.canvas import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION, new_axes
+from lightning_normdyn.report.line_label import LineLabel, label_line_ends
+from lightning_normdyn.report.numbers import percent, short_count
+from lightning_normdyn.report.scale import axis_note, level_grid
+from lightning_normdyn.retrieval.audit.audit import Audit
+from lightning_normdyn.retrieval.audit.groups import GroupNorms
+from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit
+
+SHOWN_GROUPS = 16
+_COLOURS = {"norm": BLUE, "residual norm": GREEN, "length alone": GREY}
+_CONFIDENCES = {
+    "max_similarity": ("similarity", GREY),
+    "margin": ("margin", "#b58900"),
+    "query_norm": ("query norm", BLUE),
+    "top_document_norm": ("document norm", VERMILION),
+}
+_LETTERS = 22
+
+
+def norms_figure(audit: Audit) -> Axes:
+    """Histogram of norms with the middle 90% marked."""
+    found = audit.distribution
+    axes = new_axes(bottom=0.15, top=0.9)
+    edges = np.asarray(found.edges)
+    axes.stairs(found.counts, edges, fill=True, color=BLUE, alpha=0.75)
+    for level in (0.05, 0.5, 0.95):
+        axes.axvline(found.quantiles[level], color=INK if level == 0.5 else FAINT, lw=1, ls=(0, (4, 3)))
+    axes.set_ylim(0, max(found.counts) * 1.05)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(float(value))))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.ticklabel_format(axis="x", useOffset=False)
+    level_grid(axes)
+    axes.set_xlabel("norm")
+    axis_note(axes, "vectors; dashed: 5%, 50%, 95%")
+    return axes
+
+
+def correlations_figure(audit: Audit) -> Axes:
+    """Spearman correlation of norms with every covariate, with and without length held fixed."""
+    found = [(name, one) for name, one in audit.correlations.items() if math.isfinite(one.r)]
+    rows = [(name, Interval(one.r, one.low, one.high)) for name, one in found]
+    axes = _forest(rows, BLUE, offset=-0.13)
+    if "length" in audit.correlations:
+        partial = [Interval(one.partial_r, one.partial_low, one.partial_high) for _, one in found]
+        for place, ((name, _), one) in enumerate(zip(found, partial, strict=True)):
+            if name != "length" and math.isfinite(one.value):
+                _mark(axes, place + 0.13, one, VERMILION)
+    axes.set_xlim(-1.02, 1.02)
+    axes.set_xlabel("Spearman correlation with the norm")
+    return axes
+
+
+def groups_figure(groups: Sequence[GroupNorms]) -> Axes:
+    """Cohen's d of the groups that differ most, with and without length."""
+    shown = [one for one in groups if math.isfinite(one.effect.value)][:SHOWN_GROUPS]
+    axes = _forest([(f"{one.column}: {one.group}", one.effect) for one in shown], BLUE, offset=-0.13)
+    for place, one in enumerate(shown):
+        if one.beyond_length is not None and math.isfinite(one.beyond_length.value):
+            _mark(axes, place + 0.13, one.beyond_length, VERMILION)
+    axes.set_xlabel("Cohen's d: shorter ← 0 → longer")
+    return axes
+
+
+def sweep_figure(ranking: RankingAudit) -> Axes:
+    """Mean measure by exponent with bands."""
+    axes = new_axes(right=0.76, top=0.9)
+    alphas = np.asarray(ranking.alphas)
+    ends, floor = [], 1.0
+    for name, curve in ranking.curves.items():
+        value, low, high = (np.array([getattr(one, part) for one in curve]) for part in ("value", "low", "high"))
+        colour = _COLOURS[name]
+        if name == "norm":
+            axes.fill_between(alphas, low, high, color=colour, alpha=0.16, lw=0)
+            floor = float(low.min())
+        axes.plot(alphas, value, color=colour, lw=2.0 if name == "norm" else 1.4, ls="-" if name == "norm" else "--")
+        ends.append(LineLabel(float(value[-1]), name, colour))
+    axes.axvline(0, color=RULE, lw=1, zorder=0)
+    if ranking.calibration.significant:
+        axes.axvspan(ranking.calibration.alpha_low, ranking.calibration.alpha_high, color=VERMILION, alpha=0.10, lw=0)
+        axes.axvline(ranking.calibration.alpha, color=VERMILION, lw=1)
+    axes.set_xlim(alphas[0], alphas[-1])
+    # Lengths in place of norms may ruin a ranking; the curve that is asked about is to fill the frame.
+    axes.set_ylim(bottom=max(0.0, floor - 0.15 * (axes.get_ylim()[1] - floor)))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    label_line_ends(axes, ends)
+    level_grid(axes)
+    axes.set_xlabel("exponent α in cos · norm^α")
+    axis_note(axes, ranking.calibration.measure)
+    return axes
+
+
+def confidence_figure(ranking: RankingAudit) -> Axes:
+    """Risk-coverage curves; of a norm and its negative the better one."""
+    axes = new_axes(right=0.70, top=0.9)
+    table = ranking.confidence or {}
+    ends = []
+    for name, (label, colour) in _CONFIDENCES.items():
+        one, other = table.get(name), table.get(f"short_{name}")
+        if one is None:
+            continue
+        if other is not None and other.aurc.value < one.aurc.value:
+            one, label = other, f"short {label}"
+        coverage, risk = one.curve.coverage.numpy(), one.curve.risk.numpy()
+        kept = coverage >= 0.05
+        axes.plot(coverage[kept], risk[kept], color=colour, lw=1.7)
+        ends.append(LineLabel(float(risk[kept][0]), label, colour))
+    axes.set_xlim(1, 0.05)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(float(value))))
+    label_line_ends(axes, ends)
+    level_grid(axes)
+    axes.set_xlabel("queries that are answered, the surest first")
+    axis_note(axes, f"mean of 1 − {ranking.calibration.measure}")
+    return axes
+
+
+def _forest(rows: Sequence[tuple[str, Interval]], colour: str, *, offset: float) -> Axes:
+    axes = new_axes(left=0.34, bottom=0.55 / (0.95 + 0.34 * len(rows)), top=0.99, height=0.95 + 0.34 * len(rows))
+    for place, (_, one) in enumerate(rows):
+        _mark(axes, place + offset, one, colour)
+    axes.axvline(0, color=RULE, lw=1, zorder=0)
+    axes.set_yticks(range(len(rows)), [_cut(name) for name, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    return axes
+
+
+def _mark(axes: Axes, place: float, one: Interval, colour: str) -> None:
+    axes.plot([one.low, one.high], [place, place], color=colour, lw=2)
+    axes.scatter([one.value], [place], color=colour, s=26, zorder=3)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"

@@ -1,0 +1,8 @@
+"""What norms say about ready embeddings: for people who train nothing."""
+
+from lightning_normdyn.retrieval.audit.advice import advice, first_line
+from lightning_normdyn.retrieval.audit.audit import Audit, audit_norms
+from lightning_normdyn.retrieval.audit.ranking_audit import JudgedQueries, RankingAudit
+from lightning_normdyn.retrieval.audit.saturation import LastLayer, Saturation
+
+__all__ = ["Audit", "JudgedQueries", "LastLayer", "RankingAudit", "Saturation", "advice", "audit_norms", "first_line"]

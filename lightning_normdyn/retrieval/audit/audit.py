@@ -1,0 +1,150 @@
+"""All that the norms of some embeddings say, in two passes over them at most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.correlation import LENGTH, Correlation, correlate
+from lightning_normdyn.retrieval.audit.distribution import NormDistribution, norm_distribution
+from lightning_normdyn.retrieval.audit.groups import GroupNorms, group_norms
+from lightning_normdyn.retrieval.audit.ranking_audit import JudgedQueries, RankingAudit, audit_ranking, check_judged
+from lightning_normdyn.retrieval.audit.saturation import LastLayer, Saturation, norm_saturation
+from lightning_normdyn.retrieval.audit.scan import scan_norms
+from lightning_normdyn.retrieval.residual_norms import residual_norms
+from lightning_normdyn.retrieval.specificity import specificity_table
+
+_MOST_CORRELATED = 20_000
+_RESAMPLES = 500
+_LISTED_ZEROS = 20
+
+
+class Audit(NamedTuple):
+    """The findings, in the order in which they are told.
+
+    Attributes:
+        dim: of the vectors.
+        distribution: of their norms.
+        saturation: whether norms are free.
+        correlations: covariate to its correlation with norms, ``partial_r`` holding length fixed where lengths are
+            known; ``length`` last.
+        groups: that norms were compared between, largest effect first.
+        longest: rows of the longest vectors, longest first.
+        shortest: rows of the shortest ones that are not zero, shortest first.
+        zeros: rows of the first zero vectors.
+        ranking: what norms do to judged rankings; ``None`` without queries or with vectors of length one.
+        norms: of every row, float64 ``[n]``.
+    """
+
+    dim: int
+    distribution: NormDistribution
+    saturation: Saturation
+    correlations: dict[str, Correlation]
+    groups: list[GroupNorms]
+    longest: tuple[int, ...]
+    shortest: tuple[int, ...]
+    zeros: tuple[int, ...]
+    ranking: RankingAudit | None
+    norms: Tensor
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether there is nothing to find, all vectors having length one."""
+        return self.saturation.kind == "unit"
+
+
+def audit_norms(
+    read: Callable[[], Iterable[Tensor]],
+    rows: int,
+    *,
+    length: Tensor | None = None,
+    covariates: Mapping[str, Tensor] | None = None,
+    groups: Mapping[str, Sequence[str | None]] | None = None,
+    asked: JudgedQueries | None = None,
+    last_layer: LastLayer | None = None,
+    extremes: int = 12,
+    name: str = "embeddings",
+) -> Audit:
+    """Audits embeddings that are read a chunk at a time.
+
+    Args:
+        read: opens the embeddings anew and gives their chunks ``[some, d]``, in order; called once, and once more for
+            the ranking if there is one.
+        rows: of all chunks together, n.
+        length: of each item (letters, tokens, pixels), not negative, ``[n]``.
+        covariates: name to a number for each item, NaN where unknown, ``[n]``.
+        groups: column to the group of each item, ``None`` where unknown.
+        asked: queries and judgements of the items as documents.
+        last_layer: of the model that made them, where known.
+        extremes: how many of the longest and of the shortest vectors to name.
+        name: what an error calls the embeddings.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: if a vector is not finite, something has not one entry for each item, or dimensions differ.
+
+    Example:
+        >>> vectors = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+        >>> found = audit_norms(lambda: [vectors], 500, length=vectors.norm(dim=1) ** 2)
+        >>> found.saturation.kind, round(found.correlations["length"].r, 3)
+        ('free', 1.0)
+    """
+    _check(rows, length, covariates, groups)
+    scan = scan_norms(read(), rows, name=name)
+    norms = scan.norms
+    if asked is not None:
+        check_judged(asked, scan.dim)
+    distribution = norm_distribution(norms)
+    saturation = norm_saturation(norms, scan.sample, last_layer=last_layer)
+    zeros = tuple((norms == 0).nonzero().squeeze(1)[:_LISTED_ZEROS].tolist())
+    if saturation.kind == "unit":
+        return Audit(scan.dim, distribution, saturation, {}, [], (), (), zeros, None, norms)
+    # Of equal norms the earlier row comes first, whatever their number.
+    order = norms.argsort(stable=True)
+    shortest = order[norms[order] > 0][:extremes]
+    longest = norms.neg().argsort(stable=True)[: min(extremes, rows - distribution.zeros)]
+    residual = None if length is None or not groups else residual_norms(norms, length)
+    return Audit(
+        scan.dim,
+        distribution,
+        saturation,
+        _correlations(norms, length, covariates or {}),
+        group_norms(norms, groups or {}, residual=residual),
+        tuple(longest.tolist()),
+        tuple(shortest.tolist()),
+        zeros,
+        None if asked is None else audit_ranking(read(), norms, asked, length=length),
+        norms,
+    )
+
+
+def _correlations(norms: Tensor, length: Tensor | None, covariates: Mapping[str, Tensor]) -> dict[str, Correlation]:
+    """Over 20,000 items at random where there are more: ranks of a million, resampled, take an hour."""
+    directed = (norms > 0).nonzero().squeeze(1)
+    some = directed[torch.randperm(len(directed), generator=torch.Generator().manual_seed(0))[:_MOST_CORRELATED]]
+    columns = {name: column[some] for name, column in covariates.items()}
+    if length is not None:
+        return specificity_table(norms[some], columns, length[some], resamples=_RESAMPLES)
+    return {name: correlate(norms[some], column, resamples=_RESAMPLES) for name, column in columns.items()}
+
+
+def _check(
+    rows: int,
+    length: Tensor | None,
+    covariates: Mapping[str, Tensor] | None,
+    groups: Mapping[str, Sequence[str | None]] | None,
+) -> None:
+    columns = {**(covariates or {}), **({} if length is None else {LENGTH: length})}
+    for name, column in columns.items():
+        if column.shape != (rows,):
+            raise ValueError(f"{name}: expected one number for each of {rows} vectors, got {tuple(column.shape)}")
+    for name, labels in (groups or {}).items():
+        if len(labels) != rows:
+            raise ValueError(f"{name}: expected one group for each of {rows} vectors, got {len(labels)}")
+    if length is not None and LENGTH in (covariates or {}):
+        raise ValueError("covariates: expected names other than 'length', got 'length' beside known lengths; rename it")

@@ -1,0 +1,190 @@
+"""What norms do to a ranking that somebody has judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.interval import Interval, bootstrap_intervals
+from lightning_normdyn.datasets.judgements import Judgements
+from lightning_normdyn.retrieval.alpha_sweep import AlphaSweep
+from lightning_normdyn.retrieval.audit.groups import difference
+from lightning_normdyn.retrieval.audit.shared_pass import share_pass
+from lightning_normdyn.retrieval.calibration import Calibration, calibrate
+from lightning_normdyn.retrieval.confidence import Confidence, confidence_table
+from lightning_normdyn.retrieval.confounds import ConfoundReport, explain_gain
+from lightning_normdyn.retrieval.residual_norms import length_norms, rescaled, residual_norms
+from lightning_normdyn.retrieval.scoring import norm_aware_top_k
+from lightning_normdyn.retrieval.sweep import ALPHAS, sweep_alpha
+from lightning_normdyn.retrieval.top_k import TopK
+
+FOLDS = 5
+_LEAST_SPREAD = 1e-3
+# Each of four readers holds several chunks of this many numbers.
+_CHUNK_NUMBERS = 2**22
+
+
+class JudgedQueries(NamedTuple):
+    """Queries and what answers them.
+
+    Attributes:
+        queries: as encoded, ``[n, d]``.
+        judgements: by position in queries and documents.
+        measure: such as ``ndcg@10``.
+        alphas: exponents to try, 0 among them.
+    """
+
+    queries: Tensor
+    judgements: Judgements
+    measure: str = "ndcg@10"
+    alphas: Sequence[float] = ALPHAS
+
+
+class RankingAudit(NamedTuple):
+    """The findings.
+
+    Attributes:
+        alphas: exponents tried.
+        curves: ``norm``, and where lengths are known ``residual norm`` and ``length alone``, to the mean measure at
+            each exponent, with a pointwise bootstrap interval over queries.
+        calibration: by norms.
+        confounds: whether length explains the gain; ``None`` without lengths.
+        confidence: how well a query's norm, its best document's norm, similarity and margin tell good rankings from
+            bad ones at exponent 0; norms that are all alike are left out, and ``None`` stands for a single document.
+        relevance: Cohen's d between the norms of documents that some query wants and of the rest.
+        queries: in all.
+        judged: queries with a relevant document.
+    """
+
+    alphas: tuple[float, ...]
+    curves: dict[str, list[Interval]]
+    calibration: Calibration
+    confounds: ConfoundReport | None
+    confidence: dict[str, Confidence] | None
+    relevance: Interval
+    queries: int
+    judged: int
+
+    @property
+    def sentence(self) -> str:
+        """The finding; where there is a gain, whether length explains it comes first."""
+        if self.confounds is not None and self.calibration.significant:
+            return f"{self.confounds.sentence} {self.calibration.sentence}"
+        return self.calibration.sentence
+
+
+def check_judged(asked: JudgedQueries, dim: int) -> None:
+    """Refuses what an hour of reading would end in.
+
+    Raises:
+        ValueError: if dimensions differ, or too few queries are judged.
+    """
+    if asked.queries.ndim != 2 or asked.queries.shape[1] != dim:
+        raise ValueError(
+            f"queries: expected vectors of the documents' length, {dim}, got {asked.queries.shape[-1]}; are both of "
+            "one model?"
+        )
+    judged = len(asked.judgements.relevant().queries.unique())
+    if judged < FOLDS:
+        raise ValueError(
+            f"judgements: expected {FOLDS} or more queries with a relevant document, to choose an exponent on some and "
+            f"measure it on others, got {judged}"
+        )
+
+
+@torch.no_grad()
+def audit_ranking(
+    chunks: Iterable[Tensor], norms: Tensor, asked: JudgedQueries, *, length: Tensor | None = None
+) -> RankingAudit:
+    """Sweeps exponents of norms, of norms without length and of lengths, and measures confidence, in one pass.
+
+    Args:
+        chunks: of the documents, in order; read once.
+        norms: of the documents, ``[m]``.
+        asked: queries and judgements.
+        length: of each document, ``[m]``.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: if something does not fit.
+    """
+    own: dict[str, Tensor | None] = {"norm": None}
+    if length is not None:
+        own |= {"residual norm": residual_norms(norms, length), "length alone": length_norms(length)}
+    readers: list[Callable[[Iterator[Tensor]], object]] = [_sweeping(asked, given) for given in own.values()]
+    readers += [_best_two(asked.queries)] if len(norms) > 1 else []
+    found = share_pass(chunks, readers)
+    sweeps = dict(zip(own, cast("list[AlphaSweep]", found), strict=False))
+    best = cast("TopK", found[-1]) if len(norms) > 1 else None
+    confounds = None if length is None else explain_gain(*sweeps.values())
+    swept = sweeps["norm"]
+    zero = int(swept.alphas.abs().argmin())
+    wanted = torch.zeros(len(norms), dtype=torch.bool)
+    wanted[asked.judgements.relevant().documents] = True
+    directed = norms > 0
+    return RankingAudit(
+        tuple(swept.alphas.tolist()),
+        {name: _curve(sweep) for name, sweep in sweeps.items()},
+        calibrate(swept) if confounds is None else confounds.norm,
+        confounds,
+        None if best is None else _confidence(asked.queries, norms, best, 1 - swept.values[zero]),
+        difference(norms[wanted & directed], norms[~wanted & directed]),
+        len(asked.queries),
+        int(swept.values[zero].isfinite().sum()),
+    )
+
+
+def _sweeping(asked: JudgedQueries, given: Tensor | None) -> Callable[[Iterator[Tensor]], AlphaSweep]:
+    """A reader that sweeps with the vectors' own norms or with given ones, ``[m]``."""
+
+    def read(chunks: Iterator[Tensor]) -> AlphaSweep:
+        return sweep_alpha(
+            asked.queries,
+            chunks if given is None else _with_norms(chunks, given),
+            asked.judgements,
+            alphas=asked.alphas,
+            measure=asked.measure,
+            chunk_size=_chunk_size(asked.queries),
+        )
+
+    return read
+
+
+def _with_norms(chunks: Iterator[Tensor], given: Tensor) -> Iterator[Tensor]:
+    seen = 0
+    for chunk in chunks:
+        yield rescaled(chunk, given[seen : seen + len(chunk)])
+        seen += len(chunk)
+
+
+def _best_two(queries: Tensor) -> Callable[[Iterator[Tensor]], TopK]:
+    return lambda chunks: norm_aware_top_k(queries, chunks, 2, chunk_size=_chunk_size(queries))
+
+
+def _chunk_size(queries: Tensor) -> int:
+    return max(1, _CHUNK_NUMBERS // max(1, queries.shape[1]))
+
+
+def _curve(sweep: AlphaSweep) -> list[Interval]:
+    values = sweep.values[:, sweep.values.isfinite().all(0)].T
+    return bootstrap_intervals(
+        lambda counts: counts @ values / len(values), len(values), resamples=1_000, width=values.shape[1]
+    )
+
+
+def _confidence(queries: Tensor, norms: Tensor, best: TopK, loss: Tensor) -> dict[str, Confidence]:
+    """As :func:`~lightning_normdyn.retrieval.confidence.retrieval_confidences`, from what the pass has kept."""
+    lengths = torch.linalg.vector_norm(queries.double(), dim=1).cpu()
+    top = norms[best.indices[:, 0].cpu()]
+    first, second = best.scores.double().cpu().unbind(1)
+    known = {"max_similarity": first, "margin": first - second}
+    for name, one in (("query_norm", lengths), ("top_document_norm", top)):
+        # Of norms that are equal but for rounding an order would be noise.
+        if float(one.std() / one.mean()) > _LEAST_SPREAD:
+            known |= {name: one, f"short_{name}": -one}
+    return confidence_table(known, loss)

@@ -1,0 +1,83 @@
+"""One look at every embedding: its norm, and a few embeddings kept whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.geometry import most_precise
+
+_MOST_SAMPLED = 8_192
+_MOST_NUMBERS = 2**23
+
+
+class NormScan(NamedTuple):
+    """What one pass over embeddings keeps.
+
+    Attributes:
+        norms: of every row, float64 ``[n]``.
+        sample: rows at random without those that are zero, float64 ``[s, d]``; all of them where there are few.
+        dim: d.
+    """
+
+    norms: Tensor
+    sample: Tensor
+    dim: int
+
+
+def scan_norms(chunks: Iterable[Tensor], rows: int, *, name: str = "embeddings") -> NormScan:
+    """Reads embeddings once, in bounded memory: 8 bytes a row, and 64 MiB of embeddings at most.
+
+    Args:
+        chunks: ``[some, d]`` in order.
+        rows: of all chunks together.
+        name: what an error calls them.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: if there is no row, chunks differ in d, or a row is not finite.
+
+    Example:
+        >>> scan_norms(iter([torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)]), 2).norms
+        tensor([5., 0.], dtype=torch.float64)
+    """
+    norms = torch.empty(rows, dtype=torch.float64)
+    chosen, sample = torch.empty(0, dtype=torch.int64), torch.empty(0, 0, dtype=torch.float64)
+    broken, first, seen, dim = 0, -1, 0, 0
+    for chunk in chunks:
+        if not seen:
+            dim = chunk.shape[1]
+            chosen = _choose(rows, dim)
+            # All at once and in advance: small blocks kept between chunks would keep the chunks' memory from being
+            # given back.
+            sample = torch.empty(len(chosen), dim, dtype=torch.float64)
+        end = seen + len(chunk)
+        if chunk.shape[1] != dim or end > rows:
+            raise ValueError(f"{name}: expected [{rows}, {dim}] as announced, got {list(chunk.shape)} at row {seen}")
+        bad = (~chunk.isfinite().all(1)).nonzero().squeeze(1)
+        if len(bad):
+            first = seen + int(bad[0]) if not broken else first
+            broken += len(bad)
+        norms[seen:end] = torch.linalg.vector_norm(most_precise(chunk), dim=1)
+        low, high = torch.searchsorted(chosen, torch.tensor([seen, end])).tolist()
+        sample[low:high] = chunk[(chosen[low:high] - seen).to(chunk.device)].to(sample)
+        seen = end
+    if seen < rows or not seen:
+        raise ValueError(f"{name}: expected {rows or 'some'} vectors, got {seen}; is the file whole?")
+    if broken:
+        raise ValueError(
+            f"{name}: expected finite numbers, got NaN or infinity in {broken} of {seen} rows, the first being row "
+            f"{first}; leave such rows out or encode them again"
+        )
+    return NormScan(norms, sample[sample.abs().amax(1) > 0], dim)
+
+
+def _choose(rows: int, dim: int) -> Tensor:
+    """Places of the sample, ascending; drawn before anything is read."""
+    most = min(_MOST_SAMPLED, max(1, _MOST_NUMBERS // max(1, dim)))
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:most].sort().values

@@ -1,0 +1,46 @@
+"""What is known of texts without anybody's help: how long they are and how frequent their words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+_WORD = re.compile(r"\w+")
+
+
+def letters(texts: Iterable[str]) -> Tensor:
+    """Length of each text in letters, float64 ``[n]``."""
+    return torch.tensor([len(text) for text in texts], dtype=torch.float64)
+
+
+def word_frequency(texts: Iterable[str]) -> Tensor:
+    """Mean over a text's words of the logarithm of how often each occurs in all texts.
+
+    Args:
+        texts: iterated twice, so no generator; memory grows with the vocabulary.
+
+    Returns:
+        Natural logarithms, float64 ``[n]``; NaN for a text without words.
+
+    Example:
+        >>> word_frequency(["the cat", "the dog", "..."])
+        tensor([0.3466, 0.3466,    nan], dtype=torch.float64)
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(_words(text))
+    logs = {word: math.log(count) for word, count in counts.items()}
+    means = []
+    for text in texts:
+        found = [logs[word] for word in _words(text)]
+        means.append(math.fsum(found) / len(found) if found else math.nan)
+    return torch.tensor(means, dtype=torch.float64)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())

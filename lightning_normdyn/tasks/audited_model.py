@@ -1,0 +1,178 @@
+"""A trained model as an audit sees it: texts or images in, embeddings with their norms out."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.retrieval.audit.saturation import LastLayer
+from lightning_normdyn.tasks.encoders.last_layer import find_last_layer
+from lightning_normdyn.tasks.encoders.open_clip import OpenClip
+from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
+from lightning_normdyn.tasks.encoders.sentence_modules import sentence_modules
+from lightning_normdyn.tasks.pixels import cropped
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_PROBE = "a probe"
+_OF_OPEN_CLIP = "open_clip_config.json"
+
+
+class AuditedModel(ABC):
+    """Base of models that can be audited.
+
+    Attributes:
+        notes: what a reader should know of how the model is used.
+    """
+
+    notes: list[str]
+
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]``, not normalised, on the CPU."""
+
+    def encode_images(self, images: Sequence[Image]) -> Tensor:
+        """Embeddings ``[b, d]`` of RGB images, not normalised, on the CPU."""
+        raise ValueError(
+            "model: expected one of open_clip for images, got a model of texts; name a folder of open_clip"
+        )
+
+    @abstractmethod
+    def last_layer(self, *, images: bool) -> LastLayer:
+        """What the embeddings come out of."""
+
+    @property
+    @abstractmethod
+    def truncated_share(self) -> float:
+        """Share of the texts so far whose end was left out."""
+
+
+class TextModel(AuditedModel):
+    """A model of transformers or sentence-transformers.
+
+    Args:
+        name: a local folder, or a name on the model hub.
+        max_length: tokens of a text.
+        device: where it runs.
+
+    Raises:
+        ValueError: if it ends in layers that cannot be taken apart.
+    """
+
+    def __init__(self, name: str, *, max_length: int = 256, device: str = "cpu") -> None:
+        with warnings.catch_warnings():
+            # It is said in the notes, where a reader of the page looks.
+            warnings.filterwarnings("ignore", message="model: the final normalisation")
+            self.encoder = PretrainedTextEncoder(name, max_length=max_length, frozen=True)
+        self.encoder.eval().to(device)
+        self.normalised = sentence_modules(name).normalised
+        self.notes = ["The model's final step to length one was taken off: it would hide every norm."] * self.normalised
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]``, not normalised, on the CPU."""
+        return self.encoder.encode(texts).cpu()
+
+    def last_layer(self, *, images: bool) -> LastLayer:
+        """What the tokens' vectors come out of."""
+        encoder = self.encoder
+        device = next(encoder.parameters()).device
+        tokens = {name: one.to(device) for name, one in encoder.tokenize([_PROBE]).items()}
+
+        def run() -> Tensor:
+            hidden: Tensor = encoder.model(**tokens).last_hidden_state
+            return hidden
+
+        found = find_last_layer(encoder.model, run, pooling=encoder.pooling, normalised=self.normalised)
+        encoder.texts -= 1
+        return found
+
+    @property
+    def truncated_share(self) -> float:
+        """Share of the texts so far whose end was left out."""
+        return self.encoder.truncated / max(1, self.encoder.texts)
+
+
+class ClipModel(AuditedModel):
+    """A model of open_clip.
+
+    Args:
+        name: as :class:`~lightning_normdyn.tasks.encoders.open_clip.OpenClip` takes it.
+        pretrained: likewise.
+        device: where it runs.
+
+    Raises:
+        ValueError: if the model or its weights cannot be had.
+    """
+
+    def __init__(self, name: str, *, pretrained: str | None = None, device: str = "cpu") -> None:
+        self.towers = OpenClip(name, pretrained=pretrained)
+        self.towers.eval().to(device)
+        self.notes = []
+        if pretrained is None and ":" not in name:
+            self.notes.append("The model has random weights: name trained ones with --pretrained.")
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]``, not normalised, on the CPU."""
+        return self.towers.encode_texts(texts).cpu()
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image]) -> Tensor:
+        """Embeddings ``[b, d]`` of images, their middle in the model's size, not normalised, on the CPU."""
+        height, width = self.towers.size
+        if height != width:
+            raise ValueError(f"model: expected one that takes square images, got {height} x {width} pixels")
+        pixels = torch.stack([cropped(image, height) for image in images])
+        return self.towers.encode_images(pixels).cpu()
+
+    def last_layer(self, *, images: bool) -> LastLayer:
+        """What the embeddings of images or of texts come out of."""
+        if images:
+            blank = torch.zeros(1, 3, *self.towers.size, dtype=torch.uint8)
+            return find_last_layer(self.towers.model, lambda: self.towers.encode_images(blank))
+        found = find_last_layer(self.towers.model, lambda: self.towers.encode_texts([_PROBE]))
+        self.towers.texts -= 1
+        return found
+
+    @property
+    def truncated_share(self) -> float:
+        """Share of the texts so far whose end was left out."""
+        return self.towers.truncated / max(1, self.towers.texts)
+
+
+def load_audited(
+    name: str, *, pretrained: str | None = None, max_length: int = 256, images: bool = False, device: str = "cpu"
+) -> AuditedModel:
+    """Loads a model of open_clip where the folder says so or images ask for it, else one of transformers.
+
+    Args:
+        name: a local folder; a name such as ``ViT-B-32`` or ``hf-hub:...`` of open_clip; or one on the model hub.
+        pretrained: tag or file of weights for a plain name of open_clip.
+        max_length: tokens of a text, for models of transformers.
+        images: whether images are to be encoded.
+        device: where it runs.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    folder = Path(name)
+    if not folder.is_dir() and name.startswith((".", "/", "~")):
+        raise ValueError(f"model: expected a folder, got nothing of that name at {name}; check the path")
+    if (folder / _OF_OPEN_CLIP).is_file():
+        return ClipModel(f"local-dir:{name}", device=device)
+    if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        raise ValueError(
+            f"model: expected a folder of transformers, sentence-transformers or open_clip, got {name} without "
+            f"config.json, modules.json or {_OF_OPEN_CLIP}; name the folder that holds the weights"
+        )
+    if not folder.is_dir() and (images or pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))):
+        return ClipModel(name, pretrained=pretrained, device=device)
+    return TextModel(name, max_length=max_length, device=device)

@@ -1,0 +1,245 @@
+"""``normdyn audit`` from files and models: what it writes, and the one sentence of each refusal."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_normdyn.cli.main import main
+
+ROWS, ASKED, DIM = 120, 40, 6
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Documents whose norms carry relevance, with ids, texts, covariates, queries and judgements."""
+    generator = np.random.default_rng(0)
+    documents = generator.normal(size=(ROWS, DIM))
+    documents *= (np.exp(0.5 * generator.normal(size=ROWS)) / np.linalg.norm(documents, axis=1))[:, None]
+    queries = generator.normal(size=(ASKED, DIM))
+    ids = [f"d{row}" for row in range(ROWS)]
+    np.savez(tmp_path / "documents.npz", ids=np.array(ids), vectors=documents.astype(np.float16))
+    np.savez(tmp_path / "queries.npz", ids=np.array([f"q{row}" for row in range(ASKED)]), vectors=queries)
+    words = [" ".join(["word"] * (1 + row % 7) + [f"rare{row}"]) for row in range(ROWS)]
+    lines = [f"{id}\t{text}" for id, text in zip(ids, words, strict=True)]
+    (tmp_path / "texts.tsv.gz").write_bytes(gzip.compress("\n".join(reversed(lines)).encode()))
+    best = np.argsort(-(queries @ documents.T), axis=1)[:, :3]
+    pairs = [f"q{query}\td{document}\t1" for query, row in enumerate(best[:-1]) for document in row]
+    (tmp_path / "qrels.tsv").write_text("\n".join([*pairs, "q0\tunknown\t1"]))
+    norms = np.linalg.norm(documents, axis=1)
+    table = [f"{id}\t{norm}\t{'big' if norm > 1 else 'small'}" for id, norm in zip(ids, norms, strict=True)]
+    (tmp_path / "covariates.tsv").write_text("\n".join(["id\tdepth\tsize", *table]))
+    return tmp_path
+
+
+def audit(*words):
+    return main(["audit", *map(str, words)])
+
+
+def numbers(folder="audit"):
+    return json.loads((Path(folder) / "audit.json").read_text(encoding="utf-8"))
+
+
+def test_files_are_put_together_by_their_ids(files, capsys):
+    of_files = ["--embeddings", "documents.npz", "--column", "vectors", "--texts", "texts.tsv.gz"]
+    asked = ["--queries", "queries.npz", "--judgements", "qrels.tsv", "--covariates", "covariates.tsv"]
+    assert audit(*of_files, *asked, "--out", "here") == 0
+    said = capsys.readouterr()
+    assert "Page: here/audit.html" in said.out
+    assert said.err == ""
+    found = numbers("here")
+    assert found["finding"] in said.out
+    assert found["ranking"]["calibration"]["significant"]
+    assert found["ranking"]["queries"] == ASKED
+    assert found["ranking"]["judged"] == ASKED - 1
+    assert found["correlations"]["depth"]["r"] > 0.99
+    assert set(found["correlations"]) == {"word frequency", "depth", "length"}
+    assert {one["group"] for one in found["groups"]} == {"big", "small"}
+    longest = found["longest"][0]
+    assert longest["text"].endswith(f"rare{longest['id'][1:]}")  # the texts came in another order
+    assert any("1 judgements of unknown documents" in note for note in found["notes"])
+    assert any("1 of 40 queries" in note for note in found["notes"])
+    assert sorted(file.name for file in Path("here").iterdir()) == ["audit.html", "audit.json"]
+
+
+def test_a_beir_folder_with_ready_embeddings(files):
+    for name, kind, count in (("corpus", "d", ROWS), ("queries", "q", ASKED)):
+        rows = [json.dumps({"_id": f"{kind}{row}", "title": "", "text": f"text {row}"}) for row in range(count)]
+        (files / f"{name}.jsonl").write_text("\n".join(rows))
+    (files / "qrels").mkdir()
+    judged = [line for line in (files / "qrels.tsv").read_text().split("\n") if "unknown" not in line]
+    (files / "qrels/test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    # Without ids, in the folder's order.
+    for name in ("documents", "queries"):
+        np.save(files / f"{name}.npy", np.load(files / f"{name}.npz")["vectors"])
+    assert audit("--embeddings", "documents.npy", "--beir", files, "--queries", "queries.npy") == 0
+    without_ids = numbers()
+    assert (
+        audit("--embeddings", "documents.npz", "--beir", files, "--queries", "queries.npz", "--column", "vectors") == 0
+    )
+    assert without_ids["ranking"]["calibration"] == numbers()["ranking"]["calibration"]
+    assert without_ids["ranking"]["calibration"]["significant"]
+    assert without_ids["longest"] == numbers()["longest"]
+
+
+def broken(files, change):
+    """The files with one thing wrong, and the words to audit them with."""
+    vectors = np.load(files / "documents.npz")["vectors"].astype(np.float32)
+    ids = [f"d{row}" for row in range(ROWS)]
+    words = ["--embeddings", "wrong.npz", "--column", "vectors"]
+    if change == "nan":
+        vectors[[5, 9]] = math.nan
+    elif change == "duplicates":
+        ids[7] = "d3"
+    elif change == "zeros":
+        vectors[:] = 0
+    np.savez(files / "wrong.npz", ids=np.array(ids), vectors=vectors)
+    if change == "dims":
+        np.save(files / "narrow.npy", np.ones((ASKED, 2)))
+        words += ["--queries", "narrow.npy", "--judgements", "qrels.tsv"]
+    elif change == "strangers":
+        (files / "other.tsv").write_text("q0\tx1\t1\nq1\tx2\t1")
+        words += ["--queries", "queries.npz", "--judgements", "other.tsv"]
+    elif change == "few":
+        (files / "few.tsv").write_text("q0\td1\t1\nq1\td2\t1")
+        words += ["--queries", "queries.npz", "--judgements", "few.tsv"]
+    elif change == "nan queries":
+        np.save(files / "bad.npy", np.full((ASKED, DIM), np.nan))
+        words += ["--queries", "bad.npy", "--judgements", "qrels.tsv"]
+    elif change == "texts":
+        (files / "two.tsv").write_text("d0\tone\nd1\ttwo\n")
+        words += ["--texts", "two.tsv"]
+    elif change == "covariates":
+        (files / "bad.tsv").write_text("id\tdepth\nd0\t1\nd0\t2\n")
+        words += ["--covariates", "bad.tsv"]
+    return words
+
+
+REFUSALS = {
+    "nan": "wrong.npz: expected finite numbers, got NaN or infinity in 2 of 120 rows, the first being row 5",
+    "duplicates": "wrong.npz: expected ids that occur once, got 'd3' 2 times, first in rows 3 and 7",
+    "zeros": "embeddings: expected vectors with a direction, got 120 that are all zero",
+    "dims": "queries: expected vectors of the documents' length, 6, got 2",
+    "strangers": "other.tsv: expected judgements of queries and documents of this set, got none",
+    "few": "judgements: expected 5 or more queries with a relevant document",
+    "nan queries": "bad.npy: expected finite numbers, got NaN or infinity in row 0",
+    "texts": "two.tsv: expected an item for every id of wrong.npz, got none for 'd2'",
+    "covariates": "bad.tsv, line 3: expected one row an id, got 'd0' again",
+}
+
+
+@pytest.mark.parametrize("change", REFUSALS)
+def test_each_refusal_is_one_sentence_and_nothing_is_written(files, change, capsys):
+    assert audit(*broken(files, change)) == 2
+    said = capsys.readouterr().err
+    assert REFUSALS[change] in said
+    assert len(said.strip().split("\n")) == 1
+    assert not Path("audit").exists()
+
+
+OPTIONS = {
+    "expected either --model or --embeddings, got neither": [],
+    "expected either --model or --embeddings, got both": ["--model", "m", "--embeddings", "e.npy"],
+    "expected one of --texts, --images and --beir with --model, got none": ["--model", "m"],
+    "expected --judgements with --queries": ["--embeddings", "e.npy", "--queries", "q.npy"],
+    "expected --queries with --judgements": ["--embeddings", "e.npy", "--judgements", "j.tsv"],
+    "expected --model, whose embeddings are kept": ["--embeddings", "e.npy", "--save", "s.npy"],
+    "expected a file of embeddings beside --beir": ["--embeddings", "e.npy", "--beir", "b", "--queries", "q.txt"],
+    "expected a file of embeddings, got none": ["--embeddings", "e.npy"],
+}
+
+
+@pytest.mark.parametrize("message", OPTIONS)
+def test_options_that_do_not_fit_are_refused(message, capsys):
+    assert audit(*OPTIONS[message]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unit_length_is_said_first_and_zero_rows_are_listed(tmp_path, capsys):
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[4] = 0
+    np.save(tmp_path / "unit.npy", vectors.astype(np.float16))
+    assert audit("--embeddings", "unit.npy") == 0
+    assert capsys.readouterr().out.startswith("The vectors are already of length one: there is nothing to find")
+    assert numbers()["zeros"] == [{"row": 4, "id": "4", "norm": 0.0}]
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """A random BERT of one layer, saved as sentence-transformers saves it, with a step to length one at its end."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "file", "is", "open"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=16, initializer_range=0.5,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    kinds = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    return folder
+
+
+def test_a_folder_that_holds_no_model_is_refused(tmp_path, capsys):
+    Path("texts.txt").write_text("a\nb\n")
+    for name, message in (("./nowhere", "got nothing of that name at ./nowhere"), (".", "without config.json")):
+        assert audit("--model", name, "--texts", "texts.txt") == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+
+
+def test_a_model_of_texts_is_audited_before_its_last_normalisation(bert, capsys):
+    texts = ["a file", "is open " * 20, "a", "open file is a", "file " * 5] * 5
+    Path("texts.txt").write_text("\n".join(texts))
+    assert audit("--model", bert, "--texts", "texts.txt", "--save", "kept/vectors.npy", "--batch-size", 4) == 0
+    found = numbers()
+    assert found["saturation"]["last_layer"] == {
+        "name": "LayerNorm", "is_norm": True, "pooling": "mean", "normalised": True,
+    }  # fmt: skip
+    assert any("taken off" in note for note in found["notes"])
+    assert any("20.0% of the texts are longer" in note for note in found["notes"])
+    kept = np.load("kept/vectors.npy")
+    assert kept.shape == (25, 16)
+    np.testing.assert_allclose(kept[:5], kept[20:], atol=1e-5)
+    assert found["longest"][0]["norm"] == pytest.approx(np.linalg.norm(kept, axis=1).max(), rel=1e-5)
+    assert [file.name for file in Path("kept").iterdir()] == ["vectors.npy"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_of_images_shows_them(tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "patch_size": 8, "head_width": 8},
+        "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+    }
+    model = tmp_path / "clip"
+    model.mkdir()
+    (model / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    torch.save(open_clip.CLIP(**config).state_dict(), model / "open_clip_pytorch_model.bin")
+    for place in range(24):
+        file = tmp_path / "images" / ("red" if place % 2 else "blue") / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.radial_gradient("L").convert("RGB").rotate(15 * place).resize((20 + place, 24)).save(file)
+    assert audit("--model", model, "--images", "images") == 0
+    found = numbers()
+    assert found["distribution"]["rows"] == 24
+    assert {one["group"] for one in found["groups"]} == {"red", "blue"}
+    assert found["longest"][0]["id"].endswith(".png")
+    page = Path("audit/audit.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == 24
