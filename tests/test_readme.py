@@ -11,7 +11,9 @@ README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CALLBACK, PLAIN_LOOP, RETRIEVER, ENCODER, DIAGNOSTICS, CALIBRATED, VOTES, LEVERS, HISTORY, MATHEMATICS = PYTHON_BLOCKS
+(CALLBACK, PLAIN_LOOP, RETRIEVER, OWN_TASK, ENCODER, DIAGNOSTICS, CALIBRATED, VOTES, LEVERS, HISTORY, MATHEMATICS) = (
+    PYTHON_BLOCKS
+)
 
 
 def run_as_script(code: str, folder: Path) -> str:
@@ -145,6 +147,20 @@ def test_the_calibration_example_finds_norms_that_help_and_clears_length(tmp_pat
     assert found.startswith("Norms help: exponent 0.")
     assert confound.startswith("Length does not explain the gain")
     assert shapes == "torch.Size([150, 10]) torch.Size([600, 32])"
+
+
+def test_a_task_of_ones_own_trains_and_is_measured(tmp_path: Path) -> None:
+    run = """
+from pytorch_lightning import Trainer, seed_everything
+seed_everything(0)
+trainer, model, data = Trainer(max_epochs=10, logger=False), Sketches(lr=0.01), SketchData(batch_size=50)
+before, = trainer.test(model, datamodule=data, verbose=False)
+trainer.fit(model, datamodule=data)
+after, = trainer.test(model, datamodule=data, verbose=False)
+print(before["test/mrr@10"], after["test/mrr@10"])
+"""
+    before, after = (float(number) for number in run_as_script(OWN_TASK + run, tmp_path).split()[-2:])
+    assert after > before + 0.2
 
 
 def test_every_configuration_has_a_row() -> None:

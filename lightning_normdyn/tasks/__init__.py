@@ -1,22 +1,28 @@
 """Example tasks: data modules and Lightning modules whose norms are worth watching."""
 
 from lightning_normdyn.tasks.clip import ImageText, ImageTextData
-from lightning_normdyn.tasks.contrast_data import ContrastData
+from lightning_normdyn.tasks.contrast_data import ContrastData, TrainingPair
 from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.fewshot import FewShot, FewShotData
 from lightning_normdyn.tasks.kg import KnowledgeGraphCompletion, KnowledgeGraphData
 from lightning_normdyn.tasks.rag import Rag, RagData
 from lightning_normdyn.tasks.recsys import Recommendation, RecommendationData
 from lightning_normdyn.tasks.retrieval import Retrieval, RetrievalData
 from lightning_normdyn.tasks.sts import Sts, StsData
+from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.token_contrast import TokenContrast
 from lightning_normdyn.tasks.token_pairs import TokenPairs
 
 __all__ = [
     "ContrastData",
     "ContrastiveTask",
+    "Encoded",
+    "EvaluationSplit",
     "FewShot",
     "FewShotData",
+    "FunctionalSymmetry",
     "ImageText",
     "ImageTextData",
     "KnowledgeGraphCompletion",
@@ -31,4 +37,5 @@ __all__ = [
     "StsData",
     "TokenContrast",
     "TokenPairs",
+    "TrainingPair",
 ]
