@@ -154,9 +154,9 @@ def test_a_task_of_ones_own_trains_and_is_measured(tmp_path: Path) -> None:
 from pytorch_lightning import Trainer, seed_everything
 seed_everything(0)
 trainer, model, data = Trainer(max_epochs=10, logger=False), Sketches(lr=0.01), SketchData(batch_size=50)
-before, = trainer.test(model, datamodule=data, verbose=False)
+before = trainer.test(model, datamodule=data, verbose=False)[0]
 trainer.fit(model, datamodule=data)
-after, = trainer.test(model, datamodule=data, verbose=False)
+after = trainer.test(model, datamodule=data, verbose=False)[0]
 print(before["test/mrr@10"], after["test/mrr@10"])
 """
     before, after = (float(number) for number in run_as_script(OWN_TASK + run, tmp_path).split()[-2:])
