@@ -82,7 +82,7 @@ def _checked(file: EmbeddingFile) -> Tensor:
 def _judgements(options: argparse.Namespace, queries: EmbeddingFile, documents: EmbeddingFile) -> Judgements:
     if options.judgements is not None:
         problems = Problems(options.judgements)
-        by_id, document_by_id = ({id: place for place, id in enumerate(file.ids)} for file in (queries, documents))
+        by_id, document_by_id = _places(queries), _places(documents)
         judged = read_qrels(options.judgements, by_id, document_by_id, problems)
         problems.report()
         return judged
@@ -93,6 +93,14 @@ def _judgements(options: argparse.Namespace, queries: EmbeddingFile, documents: 
         )
     rows = torch.arange(queries.rows)
     return Judgements(rows, rows, torch.ones(queries.rows))
+
+
+def _places(file: EmbeddingFile) -> dict[str, int]:
+    places: dict[str, int] = {}
+    for place, id in enumerate(file.ids):
+        if places.setdefault(id, place) != place:
+            raise ValueError(f"{file.file}: expected ids that occur once, got {id!r} in rows {places[id]} and {place}")
+    return places
 
 
 def _ndcg(encoded: Encoded, name: str) -> Tensor:

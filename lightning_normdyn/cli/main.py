@@ -98,6 +98,8 @@ def _run_lightning(words: list[str]) -> int:
 def _is_the_users(error: Exception) -> bool:
     if isinstance(error, ValueError | OSError | MissingExtraError):
         return True
+    if isinstance(error, RuntimeError) and str(error).startswith("SaveConfigCallback expected"):
+        return True  # a configuration of an earlier run is in the way
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     return isinstance(error, MisconfigurationException)

@@ -12,6 +12,8 @@ from torch import Tensor
 from lightning_normdyn.core.bootstrap import resample_counts
 
 NO_DIFFERENCE = "no difference"
+FEWEST_QUERIES = 20
+"""Fewer queries than this decide nothing, whatever they say."""
 
 
 class VariantScore(NamedTuple):
@@ -47,7 +49,8 @@ class VariantComparison(NamedTuple):
         recommended: the best variant if it is better than the reference beyond doubt, the reference if it is better
             than all others beyond doubt, else ``no difference``.
         confidence: in that: of a variant, 1 minus its p value; of the reference, 1 minus the largest; of no
-            difference, the share of draws in which the best variant's gain is below ``margin``.
+            difference, the share of draws in which the best variant's gain is below ``margin``; 0 with fewer than 20
+            queries.
         seeds: trainings of each variant.
         queries: that entered.
         margin: a gain too small to matter, in the unit of the values.
@@ -60,6 +63,11 @@ class VariantComparison(NamedTuple):
     seeds: int
     queries: int
     margin: float
+
+    @property
+    def decidable(self) -> bool:
+        """Whether there are queries enough to tell variants apart."""
+        return self.queries >= FEWEST_QUERIES
 
     @property
     def best(self) -> str:
@@ -144,6 +152,8 @@ def compare_variants(
             p_value,
         )
     recommended, confidence = _verdict(scores, reference, gain_draws, names, margin)
+    if stacked.shape[2] < FEWEST_QUERIES:
+        recommended, confidence = NO_DIFFERENCE, 0.0
     return VariantComparison(scores, reference, recommended, confidence, stacked.shape[1], stacked.shape[2], margin)
 
 
@@ -152,14 +162,27 @@ def _draws(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor
     variants, seeds, queries = values.shape
     of_queries = values.mean(1)
     parts = [counts @ of_queries.T / queries for counts in resample_counts(queries, resamples, generator=generator)]
-    draws = torch.cat(parts)
+    draws, means = torch.cat(parts), of_queries.mean(1)
+    if queries > 1:
+        # A bootstrap knows the spread of few queries no better than a t test does, and takes it for too small.
+        draws = means + (draws - means) * (queries / _chi_square(queries - 1, resamples, generator)).sqrt()
     if seeds == 1:
         return draws
     freedom = variants * (seeds - 1)
     pooled = values.mean(2).var(1, correction=1).mean().sqrt()
     normal = torch.randn(resamples, variants, generator=generator, dtype=draws.dtype)
-    squares = torch.randn(resamples, freedom, generator=generator, dtype=draws.dtype).square().mean(1, keepdim=True)
-    return draws + normal / squares.sqrt() * pooled / math.sqrt(seeds)
+    error: Tensor = normal * (freedom / _chi_square(freedom, resamples, generator)).sqrt() * pooled / math.sqrt(seeds)
+    return draws + error
+
+
+def _chi_square(freedom: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """Chi-square numbers ``[resamples, 1]`` from one normal each (Wilson, Hilferty 1931); exact for few degrees."""
+    if freedom <= 10:
+        normal = torch.randn(resamples, freedom, generator=generator, dtype=torch.float64)
+        return normal.square().sum(1, keepdim=True)
+    spread = 2 / (9 * freedom)
+    normal = torch.randn(resamples, 1, generator=generator, dtype=torch.float64)
+    return freedom * (1 - spread + math.sqrt(spread) * normal).pow(3)
 
 
 def _simultaneous(draws: Tensor, gains: Tensor, spread: Tensor, own: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ class EmbeddingFile:
             raise ValueError(f"{self.file}: expected {', '.join(readers)}, got '{self.file.suffix}'")
         try:
             self._matrix = readers[self.file.suffix](column)
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except (OSError, EOFError, ValueError, BadZipFile, pa.ArrowException) as error:
             if str(self.file) in str(error):
                 raise
             raise ValueError(f"{self.file}: cannot be read as {self.file.suffix} ({error})") from error

@@ -115,7 +115,13 @@ class ContrastData(LightningDataModule):
             pairs = self.training_pairs()
             if not isinstance(pairs, IterableDataset) and not len(pairs):
                 raise ValueError("train: expected at least one pair, got none; check the split of the source")
-        self.evaluation("test" if stage == "test" else "validation")
+        split: Split = "test" if stage == "test" else "validation"
+        sides = self.evaluation(split)
+        if not len(sides.queries) or not len(sides.documents):
+            raise ValueError(
+                f"{split}: expected at least one query and one document, got {len(sides.queries)} and "
+                f"{len(sides.documents)}; give the source a {split} split, or keep a larger share for it"
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled pairs; a last batch that is not full is left out, unless it is the only one."""

@@ -172,6 +172,12 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         sides = self._data().evaluation(split)
         queries, seen_queries = tables[0].gathered(self, len(sides.queries))
         documents, seen_documents = tables[1].gathered(self, len(sides.documents))
+        for side, vectors in {"queries": queries, "documents": documents}.items():
+            if not vectors.isfinite().all():
+                raise ValueError(
+                    f"training diverged: {side} of the {split} split have embeddings that are NaN or infinite; lower "
+                    "lr, or train in higher precision"
+                )
         if seen_queries.all() and seen_documents.all():
             return Encoded.of(queries, documents, sides)
         sides = sides.seen(seen_queries, seen_documents)

@@ -59,10 +59,20 @@ class FewShot(ContrastiveTask):
 
     def encode_queries(self, inputs: Any) -> Tensor:
         """Embeddings ``[b, d]`` of items."""
-        return self.encoder.encode(inputs)
+        return self._encode(inputs)
 
     def encode_documents(self, inputs: Any) -> Tensor:
         """Embeddings ``[b, d]`` of items: those of a class make its prototype."""
+        return self._encode(inputs)
+
+    def _encode(self, inputs: Any) -> Tensor:
+        of_texts = isinstance(self.encoder, TextEncoder)
+        if of_texts == isinstance(inputs, Tensor):
+            kinds = ("texts", "images") if of_texts else ("images", "texts")
+            raise ValueError(
+                f"encoder: expected {kinds[0]} for a {type(self.encoder).__name__}, got {kinds[1]}; choose another "
+                f"source, or --model.encoder {'SmallImageEncoder' if of_texts else 'SmallTextEncoder'}"
+            )
         return self.encoder.encode(inputs)
 
     def loss(self, batch: Mapping[str, Any]) -> Tensor:

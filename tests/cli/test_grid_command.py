@@ -2,6 +2,9 @@
 
 import json
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -124,3 +127,40 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(workplace: Path, mon
     assert list(failed) == ["cosine-lr0.01-seed0"]
     assert "batch_size: expected a positive number, got 0" in failed["cosine-lr0.01-seed0"]
     assert done == [("cosine-lr0.01-seed0", 1.0)]
+
+
+@pytest.mark.slow
+def test_no_training_outlives_its_grid_and_no_two_grids_share_a_folder(workplace: Path) -> None:
+    words = ["grid", "--config", "grid.yaml", "--seeds", "1", "--lr-factors", "1", "--trainer.max_epochs", "100000"]
+    command = [sys.executable, "-m", "lightning_normdyn", *words, "--out", "killed"]
+    quiet = {"cwd": workplace, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen([*command, "--variants", "cosine"], **quiet)
+    log = workplace / "killed" / "runs" / "cosine-lr0.01-seed0" / "log.txt"
+    until(log.is_file, seconds=120)
+    second = subprocess.run([*command, "--variants", "cosine"], **quiet, check=False)
+    assert second.returncode == 2
+    assert "another normdyn grid works in 'killed'" in second.stderr
+    assert trainings_in(log.parent)
+    first.kill()
+    first.communicate()
+    until(lambda: not trainings_in(log.parent), seconds=60)
+
+
+def until(condition, *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def trainings_in(folder: Path) -> list[str]:
+    """Processes whose command line names the folder's job."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_bytes().decode(errors="replace")
+        except OSError:  # it has just ended
+            continue
+        if f"{folder.parent.name}/{folder.name}/job.json" in line and "grid.worker" in line:
+            found.append(line)
+    return found

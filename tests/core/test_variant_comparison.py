@@ -111,3 +111,22 @@ def test_queries_that_any_training_lacks_are_left_out_everywhere() -> None:
 def test_bad_values_are_named(values, said) -> None:
     with pytest.raises(ValueError, match=said):
         compare_variants(values)
+
+
+@pytest.mark.parametrize(("seeds", "queries"), [(1, 20), (3, 20), (1, 60)])
+def test_few_queries_keep_the_level(seeds, queries) -> None:
+    """Two variants without a difference: at most about one comparison in twenty excludes zero."""
+    grids, excluded = 200, 0
+    for seed in range(grids):
+        values = a_grid(seed=seed, gains={"cosine": 0.0, "qnorm": 0.0}, seeds=seeds, queries=queries, training=0.0)
+        score = compare_variants(values, resamples=400).scores["qnorm"]
+        excluded += score.gain_low > 0 or score.gain_high < 0
+    assert excluded <= 20
+
+
+def test_a_handful_of_queries_decides_nothing() -> None:
+    certain = {"cosine": torch.zeros(3, 19), "qnorm": torch.ones(3, 19)}
+    found = compare_variants(certain)
+    assert (found.recommended, found.confidence, found.decidable) == (NO_DIFFERENCE, 0.0, False)
+    more = {name: values[:, :1].expand(3, 20) for name, values in certain.items()}
+    assert compare_variants(more).recommended == "qnorm"

@@ -38,7 +38,7 @@ def test_scoring_follows_the_measures() -> None:
 def test_length_that_carries_relevance_is_seen(length, said) -> None:
     encoded = a_model(relevant_length=length)
     if length == 1.0:  # a noisy copy of a query is longer than a fresh vector
-        encoded = encoded._replace(documents=torch.nn.functional.normalize(encoded.documents, dim=1) * 3 + 1e-3)
+        encoded = encoded._replace(documents=torch.nn.functional.normalize(encoded.documents, dim=1) + 0.02)
     values = torch.rand(PAIRS, generator=torch.Generator().manual_seed(2))
     assert said in advise_on(encoded, cosine=values, dot=values, measure="mrr@10").training
 
@@ -60,6 +60,28 @@ def test_symmetric_sides_are_treated_alike() -> None:
     )
     assert long.training.startswith("Train with dot")
     assert plain.training.startswith("Train with cosine") == (abs(plain.diagnosis.cohens_d) < 0.5)
+
+
+def test_vectors_of_one_length_are_told_and_not_judged() -> None:
+    """Rounding makes some lengths longer than others; that is no relevance."""
+    encoded = a_model()
+    unit = torch.nn.functional.normalize(encoded.documents, dim=1).half().float()
+    values = torch.rand(PAIRS, generator=torch.Generator().manual_seed(2))
+    advice = advise_on(encoded._replace(documents=unit), cosine=values, dot=values, measure="m")
+    assert advice.training.startswith("These documents have one length")
+    assert math.isnan(advice.diagnosis.cohens_d)
+
+
+def test_a_few_relevant_documents_prove_no_effect() -> None:
+    """Cohen's d of three documents is wide; its interval is that of the textbook."""
+    encoded = a_model(spread=0.5)
+    few = Judgements.of((place, place, 1.0) for place in range(10))
+    advice = advise_on(encoded._replace(judgements=few), cosine=torch.rand(30), dot=torch.rand(30), measure="m")
+    d, low, high = advice.diagnosis[:3]
+    n, m = 10, 2 * PAIRS - 10
+    error = 1.96 * math.sqrt((n + m) / (n * m) + d**2 / (2 * (n + m)))
+    assert (low, high) == pytest.approx((d - error, d + error))
+    assert "cannot be told to carry" in advice.training
 
 
 def test_few_pairs_are_too_few() -> None:

@@ -26,8 +26,25 @@ def test_each_variant_takes_the_rate_that_validation_likes() -> None:
         a_run("dot", lr=3e-3, validation=None),
     ]
     assert choose_lrs(runs) == {"cosine": 3e-3, "dot": 1e-3}
-    with pytest.raises(ValueError, match="lrs: expected a rate at which dot trains"):
-        choose_lrs([a_run("dot", validation=None)])
+
+
+def test_later_seeds_have_no_say_in_the_rate() -> None:
+    """A lucky first seed is not taken back by the repeats: every seed of the rate it chose counts."""
+    cosine = [a_run("cosine", seed=seed, validation=value) for seed, value in enumerate((0.50, 0.46, 0.47))]
+    other = a_run("cosine", lr=3e-3, validation=0.49)
+    qnorm = [a_run("qnorm", seed=seed) for seed in range(3)]
+    found = find([*cosine, other, *qnorm], task="t", symmetry=ASYMMETRIC)
+    assert found.lrs == {"cosine": 1e-3, "qnorm": 1e-3}
+    assert found.comparison.seeds == 3
+
+
+def test_a_variant_that_never_trained_is_left_out_and_named() -> None:
+    runs = a_grid({"cosine": 0.0, "qnorm": 0.1})
+    found = find([*runs, a_run("dot", validation=None)], task="t", symmetry=ASYMMETRIC)
+    assert list(found.comparison.scores) == ["cosine", "qnorm"]
+    assert found.notes[0].startswith("dot is left out")
+    with pytest.raises(ValueError, match="expected trainings of cosine with a finite measure"):
+        find([a_run("qnorm")], task="t", symmetry=ASYMMETRIC)
 
 
 def test_a_planted_winner_is_taken_and_said() -> None:

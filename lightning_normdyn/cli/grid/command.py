@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lightning_normdyn.cli.grid.lock import alone_in
 from lightning_normdyn.cli.grid.plan import Plan, make_folder, read_task
 from lightning_normdyn.cli.grid.processes import run_jobs
 from lightning_normdyn.cli.grid.progress import grid_progress
@@ -52,7 +53,8 @@ def run_grid(options: argparse.Namespace, words: Sequence[str]) -> int:
         threads=max(1, (os.cpu_count() or 1) // options.jobs),
     )
     try:
-        failed = _train(plan, options.jobs, console)
+        with alone_in(plan.folder):
+            failed = _train(plan, options.jobs, console)
     except KeyboardInterrupt:
         console.print(f"Interrupted; what has finished is in {plan.folder}. Go on with --out {plan.folder}")
         return INTERRUPTED

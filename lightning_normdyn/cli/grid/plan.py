@@ -96,7 +96,8 @@ class Plan:
     def floors(self) -> dict[str, float]:
         """What needs no training, if it has been measured."""
         file = self.folder / RUNS_FOLDER / UNTRAINED / RESULT_FILE
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        measured = _read(file) if file.is_file() else {}
+        return {name: value for name, value in measured.items() if value is not None}
 
     def _job(self, variant: str, lr: float, seed: int) -> Job:
         job = Job(self.words, variant, lr, seed, "", self.threads)
@@ -117,11 +118,18 @@ def make_folder(out: str | None, words: Sequence[str]) -> Path:
         return folder
     folder = Path(out)
     make_writable(folder)
-    if json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")) != configuration:
+    if _read(folder / PLAN_FILE) != configuration:
         raise ValueError(
             f"out: '{folder}' holds a grid of another configuration (its {PLAN_FILE} differs); choose another folder"
         )
     return folder
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"out: '{file}' is damaged ({error}); remove it, or choose another folder") from error
 
 
 def _contents(words: Sequence[str]) -> dict[str, Any]:

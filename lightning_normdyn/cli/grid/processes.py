@@ -60,7 +60,12 @@ class _Process:
         file = job.write()
         command = [sys.executable, "-m", "lightning_normdyn.cli.grid.worker", str(file)]
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            command,
+            stdin=subprocess.PIPE,  # its end tells the training that nobody waits for it any more
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         )
         self._reader = Thread(target=self._read, args=(progress,), daemon=True)
         self._reader.start()
@@ -78,10 +83,18 @@ class _Process:
 
     def ended(self) -> bool:
         """Whether it has, and all that it printed was read."""
-        return self._process.poll() is not None and not self._reader.is_alive()
+        if self._process.poll() is None or self._reader.is_alive():
+            return False
+        self._close_input()
+        return True
+
+    def _close_input(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def end(self) -> None:
         """Stops it now."""
+        self._close_input()
         self._process.terminate()
         try:
             self._process.wait(timeout=10)

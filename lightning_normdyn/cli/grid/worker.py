@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -114,5 +116,13 @@ def _number(value: float | Tensor) -> Number:
     return number if math.isfinite(number) else None
 
 
+def _end_with_the_grid() -> None:
+    """Ends this process when the one that started it has ended, however it did: its end of the pipe closes."""
+    while os.read(0, 1):  # not sys.stdin, whose lock an ending interpreter waits for
+        pass
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    Thread(target=_end_with_the_grid, daemon=True).start()
     work(read_job(Path(sys.argv[1])))

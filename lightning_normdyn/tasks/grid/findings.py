@@ -8,7 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.variant_comparison import NO_DIFFERENCE, VariantComparison, compare_variants
+from lightning_normdyn.core.variant_comparison import (
+    FEWEST_QUERIES,
+    NO_DIFFERENCE,
+    VariantComparison,
+    compare_variants,
+)
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.history.grid_run import GridRun, Number
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
@@ -18,30 +23,21 @@ REFERENCE = "cosine"
 _SURE_SHARE = 0.975
 
 
-def choose_lrs(runs: Iterable[GridRun]) -> dict[str, float]:
-    """The learning rate with which each variant did best on validation; a diverged run never does.
+def choose_lrs(runs: Sequence[GridRun]) -> dict[str, float]:
+    """The learning rate with which each variant did best on validation with the first seed.
+
+    Later seeds have no say, or the rate would be judged by more luck than the others; variants without a finite
+    validation measure at any rate are left out.
 
     Args:
-        runs: of one seed or more; where several tried a rate, their mean counts.
-
-    Raises:
-        ValueError: if no run of a variant has a validation measure.
+        runs: of one seed or more.
     """
-    tried: dict[str, dict[float, list[float]]] = {}
+    first = min((run.seed for run in runs), default=0)
+    tried: dict[str, dict[float, float]] = {}
     for run in runs:
-        score = -math.inf if run.validation is None else run.validation
-        tried.setdefault(run.variant, {}).setdefault(run.lr, []).append(score)
-    chosen = {}
-    for variant, by_lr in tried.items():
-        means = {lr: sum(scores) / len(scores) for lr, scores in by_lr.items()}
-        lr = max(means, key=lambda one: means[one])
-        if means[lr] == -math.inf:
-            raise ValueError(
-                f"lrs: expected a rate at which {variant} trains, but every one of "
-                f"{', '.join(f'{one:g}' for one in sorted(means))} ended without a finite validation measure"
-            )
-        chosen[variant] = lr
-    return chosen
+        if run.seed == first and run.validation is not None and any(v is not None for v in run.values["trained"]):
+            tried.setdefault(run.variant, {})[run.lr] = run.validation
+    return {variant: max(by_lr, key=by_lr.__getitem__) for variant, by_lr in tried.items()}
 
 
 def find(
@@ -50,7 +46,6 @@ def find(
     task: str,
     symmetry: FunctionalSymmetry,
     floors: Mapping[str, float] | None = None,
-    lrs: Mapping[str, float] | None = None,
 ) -> GridFindings:
     """Draws a grid's conclusions.
 
@@ -59,12 +54,16 @@ def find(
         task: name of the task.
         symmetry: what it says of itself.
         floors: measure of what needs no training, by name.
-        lrs: the rate chosen for each variant; found from the runs if left out.
 
     Raises:
-        ValueError: if a variant lacks a training, or the grid lacks cosine.
+        ValueError: if cosine did not train, which others are compared with.
     """
-    lrs = choose_lrs(runs) if lrs is None else lrs
+    lrs = choose_lrs(runs)
+    if REFERENCE not in lrs:
+        raise ValueError(
+            f"variants: expected trainings of {REFERENCE} with a finite measure, which others are compared with, got "
+            f"{', '.join(lrs) or 'none'}; lower the learning rates"
+        )
     by_variant = {
         variant: sorted((run for run in runs if run.variant == variant and run.lr == lr), key=lambda run: run.seed)
         for variant, lr in lrs.items()
@@ -90,7 +89,7 @@ def find(
         floors=dict(floors or {}),
         advice=advise(comparison, headline),
         runs=[run for trained in chosen.values() for run in trained],
-        notes=_notes(comparison),
+        notes=_notes(comparison, sorted({run.variant for run in runs} - set(lrs))),
     )
 
 
@@ -100,10 +99,10 @@ def advise(comparison: VariantComparison, headline: str) -> str:
     if comparison.recommended == NO_DIFFERENCE:
         leads = comparison.best == comparison.reference
         beside = "" if leads else f", best {comparison.best} {best.mean:.4f} ({best.gain:+.4f})"
+        sure = f"; {comparison.confidence_in_words} that no gain reaches {comparison.margin:g}" * comparison.decidable
         return (
-            f"No difference that {comparison.seeds} seed{'s' * (comparison.seeds > 1)} and {comparison.queries} test "
-            f"items can show ({headline}: {comparison.reference} {reference.mean:.4f}{beside}; "
-            f"{comparison.confidence_in_words} that no gain reaches {comparison.margin:g}): stay with "
+            f"No difference that {_counted(comparison.seeds, 'seed')} and {_counted(comparison.queries, 'test item')} "
+            f"can show ({headline}: {comparison.reference} {reference.mean:.4f}{beside}{sure}): stay with "
             f"{comparison.reference}, which needs nothing of the index."
         )
     if comparison.recommended == comparison.reference:
@@ -116,6 +115,10 @@ def advise(comparison: VariantComparison, headline: str) -> str:
         f"({best.gain_low:+.4f} to {best.gain_high:+.4f}; {comparison.confidence_in_words})"
         f"{_alike(comparison)}."
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _alike(comparison: VariantComparison) -> str:
@@ -141,7 +144,7 @@ def _kappa_verdict(chosen: Mapping[str, Sequence[GridRun]], comparison: VariantC
     pair = compare_variants(
         {name: _values(chosen[name], "trained") for name in ("qnorm", "dnorm")}, reference="dnorm"
     ).scores["qnorm"]
-    if pair.gain_low > 0 or pair.gain_high < 0:
+    if comparison.decidable and (pair.gain_low > 0 or pair.gain_high < 0):
         observed = "qnorm" if gain > 0 else "dnorm"
     predicted = "qnorm" if share >= _SURE_SHARE else "dnorm" if share <= 1 - _SURE_SHARE else "no difference"
     held = "agreed" if predicted == observed else "undecided" if "no difference" in (predicted, observed) else "wrong"
@@ -177,7 +180,14 @@ def _finite(value: float) -> Number:
     return value if math.isfinite(value) else None
 
 
-def _notes(comparison: VariantComparison) -> list[str]:
-    if comparison.seeds > 1:
-        return []
-    return ["One seed: intervals leave out how much another training would differ; use --seeds 3 or more to decide."]
+def _notes(comparison: VariantComparison, left_out: Sequence[str]) -> list[str]:
+    notes = [
+        f"{name} is left out: at none of its learning rates did it end with a finite measure." for name in left_out
+    ]
+    if comparison.seeds == 1:
+        notes.append("One seed: intervals leave out how much another training would differ; decide with 3 or more.")
+    if not comparison.decidable:
+        notes.append(
+            f"{comparison.queries} test items are too few to tell variants apart; {FEWEST_QUERIES} are needed."
+        )
+    return notes

@@ -44,7 +44,9 @@ def check_symmetry(symmetry: FunctionalSymmetry, comparison: VariantComparison) 
     name = max(unilateral, key=lambda one: comparison.scores[one].mean)
     score = comparison.scores[name]
     evidence = f"{name} − cosine = {score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
-    if symmetry.symmetric:
+    if not comparison.decidable:
+        outcome = "undecided"
+    elif symmetry.symmetric:
         outcome = _outcome(agreed=score.gain_high < 0, contradicted=score.gain_low > 0)
     else:
         outcome = _outcome(agreed=score.gain_low > 0, contradicted=score.gain_high < 0)
