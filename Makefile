@@ -35,6 +35,7 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/forecasts.py
+	$(BIN)/python benchmarks/search.py
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
