@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import safe_norm
+from lightning_normdyn.core.geometry import precise_norm
 from lightning_normdyn.core.interval import Interval, bootstrap_intervals
 from lightning_normdyn.core.risk_coverage import RiskCoverage, area_under_risk_coverage, risk_coverage
 from lightning_normdyn.core.similarity import rescale
@@ -115,9 +115,9 @@ def retrieval_confidences(queries: Tensor, documents: Tensor) -> dict[str, Tenso
         raise ValueError(f"documents: expected two at least, for a margin, got {len(documents)}")
     best = exact_top_k(rescale(queries, 1.0), rescale(documents, 1.0), 2)
     first, second = best.scores.unbind(1)
-    top = safe_norm(documents)[best.indices[:, 0].to(documents.device)]
+    top = precise_norm(documents)[best.indices[:, 0].to(documents.device)]
     return {
-        **_both_ways("query_norm", safe_norm(queries)),
+        **_both_ways("query_norm", precise_norm(queries)),
         **_both_ways("top_document_norm", top),
         BASELINE: first,
         "margin": first - second,
@@ -148,7 +148,7 @@ def classification_confidences(embeddings: Tensor, similarities: Tensor) -> dict
             f" {tuple(similarities.shape)}"
         )
     first, second = similarities.detach().topk(2, dim=1).values.unbind(1)
-    return {**_both_ways("norm", safe_norm(embeddings.detach())), BASELINE: first, "margin": first - second}
+    return {**_both_ways("norm", precise_norm(embeddings.detach())), BASELINE: first, "margin": first - second}
 
 
 def _both_ways(name: str, norms: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.correlation import Correlation, norm_correlations
-from lightning_normdyn.core.geometry import safe_norm
+from lightning_normdyn.core.geometry import precise_norm
 from lightning_normdyn.core.interval import Interval, bootstrap_intervals
 from lightning_normdyn.retrieval.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.calibration import Calibration, calibrate
@@ -106,7 +106,7 @@ def confound_report(
         >>> found.sentence
         'Nothing to explain: norms gain nothing in ndcg@10, with length or without. Held-out gain in ndcg@10: ...'
     """
-    norms = safe_norm(documents.detach()).cpu().double()
+    norms = precise_norm(documents.detach()).cpu().double()
     for name, column in (covariates or {}).items():
         if column.shape != norms.shape:
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import safe_norm
+from lightning_normdyn.core.geometry import precise_norm
 from lightning_normdyn.core.interval import Interval, bootstrap_intervals
 from lightning_normdyn.core.ranking import Measure, grade_ranking, measure_named
 from lightning_normdyn.core.similarity import rescale
@@ -92,7 +92,7 @@ def filter_table(
             raise ValueError(f"shares: expected numbers above 0 and up to 1, got {share}")
     depth = max([candidates, *(measure.depth for measure in named.values())])
     directions = rescale(documents.detach(), 1.0)
-    by_norm = safe_norm(documents.detach()).double().argsort(stable=True)
+    by_norm = precise_norm(documents.detach()).argsort(stable=True)
     whole = exact_top_k(queries, directions, depth).indices
     without = {name: _values(whole, judgements, measure) for name, measure in named.items()}
     if not any(values.isfinite().any() for values in without.values()):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.cubic_spline import spline_weights
-from lightning_normdyn.core.geometry import safe_norm
+from lightning_normdyn.core.geometry import precise_norm
 
 # Harrell's places for five knots: regular where the data are, away from the outermost lengths.
 _KNOTS = (0.05, 0.275, 0.5, 0.725, 0.95)
@@ -70,7 +70,7 @@ def rescaled(vectors: Tensor, norms: Tensor) -> Tensor:
     if vectors.ndim != 2 or norms.shape != vectors.shape[:1]:
         raise ValueError(f"norms: expected one for each of {len(vectors)} vectors, got {tuple(norms.shape)}")
     wide = torch.promote_types(vectors.dtype, torch.float32)
-    own = safe_norm(vectors.to(wide)).double()
+    own = precise_norm(vectors)
     factor = norms.to(own) / own.where(own > 0, 1)
     return (vectors.to(wide) * factor.unsqueeze(1)).to(wide)
 

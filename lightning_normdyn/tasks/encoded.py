@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core import safe_norm
+from lightning_normdyn.core.geometry import precise_norm
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 
@@ -59,7 +59,7 @@ class Encoded(NamedTuple):
 
     def relevance_norms(self) -> RelevanceNorms:
         """Norms of documents, relevant ones apart."""
-        norms = safe_norm(self.documents)
+        norms = precise_norm(self.documents)
         wanted = torch.zeros(len(norms), dtype=torch.bool)
         wanted[self.judgements.relevant().documents] = True
         return RelevanceNorms(norms[wanted], norms[~wanted])

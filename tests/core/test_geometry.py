@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_normdyn.core import safe_norm, split_radial_tangential
+from lightning_normdyn.core.geometry import precise_norm
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
@@ -145,3 +146,11 @@ def test_split_does_not_overflow_in_half_precision():
 def test_different_shapes_are_named():
     with pytest.raises(ValueError, match=r"gradient: expected the shape of embedding, \(2, 3\), got \(2, 4\)"):
         split_radial_tangential(torch.ones(2, 4), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1.0, 1e30])
+def test_a_precise_norm_does_not_leave_its_range(scale):
+    vectors = torch.randn(20, 7, generator=torch.Generator().manual_seed(3)) * scale
+    oracle = [math.hypot(*vector) for vector in vectors.tolist()]
+    assert precise_norm(vectors).tolist() == pytest.approx(oracle, rel=1e-12, abs=0)
+    assert scale == 1 or safe_norm(vectors).tolist() != pytest.approx(oracle, rel=1e-3, abs=0)

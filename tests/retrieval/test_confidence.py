@@ -81,8 +81,20 @@ def test_retrieval_confidences_are_those_of_the_whole_matrix():
     ordered, places = cosines.sort(1, descending=True)
     assert torch.allclose(found["max_similarity"], ordered[:, 0], atol=1e-5)
     assert torch.allclose(found["margin"], ordered[:, 0] - ordered[:, 1], atol=1e-5)
-    assert torch.allclose(found["top_document_norm"], documents.norm(dim=1)[places[:, 0]])
+    assert torch.allclose(found["top_document_norm"], documents.double().norm(dim=1)[places[:, 0]])
     assert torch.equal(found["short_query_norm"], -found["query_norm"])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_confidences_know_no_unit_of_length(scale):
+    draw = torch.Generator().manual_seed(1)
+    queries, documents = torch.randn(9, 5, generator=draw), torch.randn(20, 5, generator=draw)
+    plain, scaled = retrieval_confidences(queries, documents), retrieval_confidences(queries * scale, documents * scale)
+    for name, one in scaled.items():
+        unit = scale if name.endswith("norm") else 1
+        torch.testing.assert_close(one, plain[name] * unit, rtol=1e-5, atol=1e-6 * unit)
+    by_class = classification_confidences(queries * scale, torch.eye(9))
+    assert torch.equal(by_class["norm"], scaled["query_norm"])
 
 
 def test_detection_compares_with_the_baseline():

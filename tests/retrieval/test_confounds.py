@@ -107,6 +107,21 @@ def test_the_sweep_of_the_library_gives_what_brute_force_gives():
     assert found.lost == pytest.approx(expected.lost)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_a_report_knows_no_unit_of_length(scale):
+    draw = torch.Generator().manual_seed(4)
+    queries, documents = torch.randn(20, 8, generator=draw), torch.randn(30, 8, generator=draw)
+    judgements = Judgements.of([(query, query, 1.0) for query in range(20)])
+    lengths = documents.norm(dim=1).square()
+    sweep_of = partial(sweep_alpha, queries, judgements=judgements)
+    plain = confound_report(sweep_of, documents, lengths, resamples=20)
+    scaled = confound_report(sweep_of, documents * scale, lengths, resamples=20)
+    assert scaled.sentence == plain.sentence
+    assert scaled.correlations["length"].r == pytest.approx(plain.correlations["length"].r)
+    given = rescaled(documents * scale, torch.full((30,), 2.0))
+    torch.testing.assert_close(given.norm(dim=1), torch.full((30,), 2.0))
+
+
 def test_without_a_gain_there_is_nothing_to_explain():
     sweep_of, documents, lengths = world(0.0)
     found = confound_report(sweep_of, documents, lengths, resamples=200)

@@ -70,3 +70,11 @@ def test_nothing_to_measure_is_refused():
     with pytest.raises(ValueError, match="relevant document"):
         filter_table(queries, documents, Judgements.of([]))
     assert math.isclose(filter_table(queries, documents, judgements, shares=[1e-9], resamples=0)[0].share, 1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_a_filter_knows_no_unit_of_length(scale):
+    queries, documents, judgements = world()
+    options = {"shares": [0.5], "measures": ["recall@5"], "candidates": 12, "resamples": 20}
+    plain = filter_table(queries, documents, judgements, **options)
+    assert filter_table(queries, documents * scale, judgements, **options) == plain

@@ -8,6 +8,7 @@ import torch
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.tasks.encoded import Encoded
 from lightning_normdyn.tasks.grid.advice import advise_on
+from lightning_normdyn.tasks.grid.diagnosis import diagnose
 
 PAIRS = 300
 
@@ -90,3 +91,11 @@ def test_few_pairs_are_too_few() -> None:
     advice = advise_on(few, cosine=torch.rand(PAIRS), dot=torch.rand(PAIRS), measure="m")
     assert math.isnan(advice.diagnosis.kappa_qnorm)
     assert advice.training.startswith("Too few pairs")
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_a_diagnosis_knows_no_unit_of_length(scale) -> None:
+    encoded = a_model(relevant_length=1.2)
+    scaled = encoded._replace(queries=encoded.queries * scale, documents=encoded.documents * scale)
+    plain, found = (diagnose(one, temperature=0.1) for one in (encoded, scaled))
+    assert found[:5] == pytest.approx(plain[:5], rel=1e-5)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from lightning_normdyn.core import coefficient_of_variation, cohens_d, recommend_normalization, safe_norm
+from lightning_normdyn.core import coefficient_of_variation, cohens_d, recommend_normalization
+from lightning_normdyn.core.geometry import precise_norm
 from lightning_normdyn.tasks.encoded import Encoded, RelevanceNorms
 
 _FEWEST_PAIRS = 8
@@ -46,14 +47,14 @@ def diagnose(encoded: Encoded, *, temperature: float) -> Diagnosis:
         encoded: embeddings before any normalisation.
         temperature: of the training.
     """
-    document_cv = float(coefficient_of_variation(safe_norm(encoded.documents)))
+    document_cv = float(coefficient_of_variation(precise_norm(encoded.documents)))
     queries, documents = encoded.pairs()
     kappas = (math.nan,) * 3
     if len(queries) >= _FEWEST_PAIRS and queries.any() and documents.any():
         advice = recommend_normalization(queries, documents, temperature=temperature)
         kappas = (advice.qnorm.diagonal, advice.dnorm.diagonal, advice.qnorm_share)
     effect = _effect(encoded.relevance_norms()) if document_cv > ONE_LENGTH else (math.nan,) * 3
-    return Diagnosis(*effect, float(coefficient_of_variation(safe_norm(encoded.queries))), document_cv, *kappas)
+    return Diagnosis(*effect, float(coefficient_of_variation(precise_norm(encoded.queries))), document_cv, *kappas)
 
 
 def _effect(norms: RelevanceNorms) -> tuple[float, float, float]:
