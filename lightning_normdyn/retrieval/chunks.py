@@ -63,6 +63,12 @@ def document_chunks(documents: Documents, size: int, d: int) -> Iterator[Tensor]
         yield torch.cat(rest)
 
 
+def row_count(documents: Documents) -> int | None:
+    """How many documents there are, if that can be told without reading them."""
+    shape = getattr(documents, "shape", None)
+    return int(shape[0]) if shape else None
+
+
 def _check(rows: Tensor | Array, d: int) -> None:
     if not hasattr(rows, "shape") or len(rows.shape) != 2 or rows.shape[1] != d:
         got = tuple(rows.shape) if hasattr(rows, "shape") else type(rows).__name__

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_normdyn.core.geometry import most_precise
 from lightning_normdyn.core.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.losses.similarity import Normalization
-from lightning_normdyn.retrieval.chunks import Documents, document_chunks
+from lightning_normdyn.retrieval.chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.tiles import tile_width
 from lightning_normdyn.retrieval.top_k import Backend, TopK, chunk_rows, exact_top_k
 
@@ -82,15 +82,16 @@ class NormAwareScore:
         """Documents ``[m, d]`` whose inner product with a query ranks by this score: ``d · |d|^(power - 1)``.
 
         Raises:
-            ValueError: if a finite document comes out infinite.
+            ValueError: if a finite document comes out infinite, or one that is not zero as zero.
         """
         folded = rescale(documents.detach(), 1 - self.document_power)
-        if not folded.isfinite().all():
-            self._name_overflow(documents, folded)
+        if not (folded.isfinite().all() and folded.any(1).all()):
+            self._name_extreme(documents, folded)
         return folded
 
-    def _name_overflow(self, documents: Tensor, folded: Tensor) -> None:
-        rows = (documents.isfinite().all(1) & ~folded.isfinite().all(1)).nonzero()
+    def _name_extreme(self, documents: Tensor, folded: Tensor) -> None:
+        lost = documents.any(1) & ~folded.any(1)
+        rows = (documents.isfinite().all(1) & (lost | ~folded.isfinite().all(1))).nonzero()
         if len(rows):
             norm = float(most_precise(documents[int(rows[0])]).norm())
             raise ValueError(
@@ -152,6 +153,8 @@ def norm_aware_top_k(
         for chunk in document_chunks(documents, chunk_rows(chunk_size, d, tile_width(n, queries.device)), d):
             yield score.fold_documents(chunk.to(directions))
 
+    m = row_count(documents)
+    k = k if m is None else min(k, max(1, m))
     found = exact_top_k(directions, folded(), k, chunk_size=chunk_size, excluded=excluded, backend=backend)
     norms = torch.linalg.vector_norm(most_precise(queries), dim=1, keepdim=True)
     scores = most_precise(found.scores) * norms.where(norms > 0, 1).pow(score.query_power)

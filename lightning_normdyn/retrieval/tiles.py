@@ -32,16 +32,22 @@ class Tile:
         self.queries, self.width = queries, width
         self.scores = queries.new_empty(len(queries), width)
         self._groups = self.scores.view(len(queries), width // GROUP, GROUP)
+        self._reach, self._largest = queries.shape[1] * _largest(queries), torch.finfo(queries.dtype).max / 2
+        self._too_low = False
 
     def fill(self, documents: Tensor) -> None:
         """Scores documents ``[at most width, d]``; missing ones score minus infinity."""
         # Another layout takes another kernel, which may round otherwise.
-        documents, missing = documents.contiguous(), self.width - len(documents)
+        documents, given = documents.contiguous(), len(documents)
+        missing = self.width - given
         if missing:
             documents = torch.nn.functional.pad(documents, (0, 0, 0, missing))
         torch.mm(self.queries, documents.T, out=self.scores)
+        # Later a score of minus infinity is a pair left out; a bound on all of them spares the look at each.
+        bounded = self._reach * _largest(documents) < self._largest
+        self._too_low = not bounded and bool(self.scores[:, :given].isneginf().any())
         if missing:
-            self.scores[:, self.width - missing :] = -torch.inf
+            self.scores[:, given:] = -torch.inf
 
     def above(self, thresholds: Tensor, k: int | None = None) -> Survivors:
         """Scores above the thresholds ``[n]``.
@@ -53,10 +59,10 @@ class Tile:
             k: where many would survive, only those as good as the tile's own ``k``-th of their row do.
 
         Raises:
-            FloatingPointError: if a score is NaN or infinite.
+            FloatingPointError: if a score is NaN or was infinite when the tile was filled.
         """
         peaks = self._groups.amax(2)
-        if not bool((peaks.amax(1) < torch.inf).all()):  # of NaN too
+        if self._too_low or not bool((peaks.amax(1) < torch.inf).all()):  # of NaN too
             raise FloatingPointError("scores: expected finite ones")
         high = peaks > thresholds.unsqueeze(1)
         rows, groups = high.nonzero().unbind(1)
@@ -69,6 +75,14 @@ class Tile:
         scores = self._groups[rows, groups]
         at, column = (scores > thresholds[rows].unsqueeze(1)).nonzero().unbind(1)
         return Survivors(rows[at], groups[at] * GROUP + column, scores[at, column])
+
+
+def _largest(x: Tensor) -> float:
+    """The largest number without its sign; NaN if one is."""
+    if not x.numel():
+        return 0.0
+    low, high = x.aminmax()
+    return float(torch.maximum(-low, high))
 
 
 def tile_width(n: int, device: torch.device) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.retrieval.chunks import Documents, document_chunks
+from lightning_normdyn.retrieval.chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.excluded import Excluded
 from lightning_normdyn.retrieval.leaders import NO_DOCUMENT, Leaders
 from lightning_normdyn.retrieval.tiles import Survivors, Tile, tile_width
@@ -76,6 +76,8 @@ def exact_top_k(
     if backend not in ("auto", "torch", "faiss"):
         raise ValueError(f"backend: expected 'auto', 'torch' or 'faiss', got {backend!r}")
     n, d = queries.shape
+    m = row_count(documents)
+    k = k if m is None else max(1, min(k, m))
     pairs = None if excluded is None else Excluded(excluded, n, queries.device)
     if backend == "faiss":
         return _by_faiss(queries, documents, k, chunk_size, pairs)
@@ -119,10 +121,14 @@ def survivors(tile: Tile, thresholds: Tensor, block: Tensor, positions: Tensor, 
                 f"documents: expected finite numbers, got NaN or infinite ones in row {int(bad.min())}; leave such "
                 "rows out or encode them again"
             ) from None
-        raise ValueError(
-            f"documents: expected scores within {block.dtype}, got larger ones from row {int(positions.min())} on; "
-            "scale the embeddings down or pass them in float64"
-        ) from None
+        raise _too_large(block.dtype, int(positions.min())) from None
+
+
+def _too_large(dtype: torch.dtype, row: int) -> ValueError:
+    return ValueError(
+        f"documents: expected scores within {dtype}, got larger ones from row {row} on; scale the embeddings down or "
+        "pass them in float64"
+    )
 
 
 def checked_queries(queries: Tensor, documents: Documents, chunk_size: int | None) -> Tensor:
@@ -165,6 +171,9 @@ def _by_faiss(queries: Tensor, documents: Documents, k: int, size: int | None, p
             torch.from_numpy,
             faiss.knn(queries.numpy(), chunk.numpy(), min(deeper, len(chunk)), metric=faiss.METRIC_INNER_PRODUCT),
         )
+        # FAISS finds no document whose score is minus infinity.
+        if bool((columns == NO_DOCUMENT).any()) or not scores.isfinite().all():
+            raise _too_large(chunk.dtype, seen)
         if pairs is not None:
             everything = scores.new_zeros(n, len(chunk))
             pairs.strike(everything, 0, seen)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_normdyn.retrieval import exact_top_k
+from lightning_normdyn.retrieval import exact_top_k, norm_aware_top_k
 from lightning_normdyn.retrieval.leaders import Leaders
 
 D = 6
@@ -170,6 +170,7 @@ def test_leaders_in_any_order_tell_ties_by_index():
 
 SPOILT = torch.ones(3000, 2).index_fill(0, torch.tensor([2000]), torch.nan)
 HUGE = torch.full((2, 2), 3e38)
+LOW = torch.tensor([[-1e30], [1.0]])
 PAIR = (torch.tensor([1]), torch.tensor([0]))
 
 
@@ -180,6 +181,9 @@ PAIR = (torch.tensor([1]), torch.tensor([0]))
         (lambda q: exact_top_k(q, SPOILT, 1, backend="faiss"), "documents: .* in row 2000"),
         (lambda q: exact_top_k(SPOILT, q, 1), "queries: expected finite numbers, .* in row 2000"),
         (lambda q: exact_top_k(q, HUGE, 1), r"scores within torch.float32, got larger ones from row 0 on"),
+        (lambda q: exact_top_k(1e30 * q[:, :1], LOW, 2), r"scores within torch.float32, got larger ones from row 0 on"),
+        (lambda q: exact_top_k(1e30 * q[:, :1], LOW, 2, backend="faiss"), r"scores within torch.float32, got larger"),
+        (lambda q: exact_top_k(q[:, :1], LOW * torch.inf, 2), "documents: expected finite numbers, .* in row 0"),
         (lambda q: exact_top_k(q[0], q, 1), r"queries: expected \[n, d\], got \(2,\); a single one is queries\[None\]"),
         (lambda q: exact_top_k(q, torch.ones(1, 3), 1), r"documents: expected \[m, 2\] .* got \(1, 3\)"),
         (lambda q: exact_top_k(q, iter([7]), 1), r"documents: expected \[m, 2\] .* got int"),
@@ -194,6 +198,20 @@ PAIR = (torch.tensor([1]), torch.tensor([0]))
 def test_what_does_not_fit_is_named(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call(torch.ones(1, 2))
+
+
+def test_scores_as_low_as_the_type_goes_are_scores():
+    found = exact_top_k(torch.tensor([[1e19]]), torch.tensor([[-3e19], [1.0]]), 2)
+    assert found.indices.tolist() == [[1, 0]]
+    assert found.scores.isfinite().all()
+
+
+def test_more_than_all_documents_take_no_room():
+    _, documents = whole_numbers(0)
+    found = exact_top_k(documents[:2], documents, 10**12)
+    assert found.indices.shape == (2, len(documents))
+    assert torch.equal(found.indices, exact_top_k(documents[:2], documents, len(documents)).indices)
+    assert norm_aware_top_k(documents[:2], documents, 10**12).indices.shape == (2, len(documents))
 
 
 def test_faiss_is_asked_for_by_name(monkeypatch):
