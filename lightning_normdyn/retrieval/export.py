@@ -38,7 +38,8 @@ def export_vectors(
         ``[n, d]``; a zero vector stays zero.
 
     Raises:
-        ValueError: if documents are no ``[n, d]``, not finite, or come out too large for the type.
+        ValueError: if documents are no ``[n, d]`` of floating-point numbers, not finite, or come out too large for the
+            type, or so small that nothing is left of one; or the type is no floating-point type.
 
     Example:
         >>> export_vectors(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), alpha=-1.0)
@@ -49,6 +50,10 @@ def export_vectors(
     """
     if documents.ndim != 2:
         raise ValueError(f"documents: expected [n, d], got {tuple(documents.shape)}; a single one is documents[None]")
+    if not documents.is_floating_point():
+        raise ValueError(f"documents: expected floating-point numbers, got {documents.dtype}; pass documents.float()")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating-point type, such as torch.float16, got {dtype}; quantize after")
     bad = (~documents.isfinite().all(1)).nonzero()
     if len(bad):
         raise ValueError(
@@ -63,5 +68,12 @@ def export_vectors(
         raise ValueError(
             f"dtype: expected one that holds {float(folded[row].abs().amax()):g}, the largest number of row {row}, got "
             f"{dtype}; divide all vectors by one number, which changes no ranking"
+        )
+    lost = (folded.any(1) & ~stored.any(1)).nonzero()
+    if len(lost):
+        row = int(lost[0])
+        raise ValueError(
+            f"dtype: expected one that holds {float(folded[row].abs().amax()):g}, the largest number of row {row}, got "
+            f"{dtype}, which makes it zero; multiply all vectors by one number, which changes no ranking"
         )
     return stored
