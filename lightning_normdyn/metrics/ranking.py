@@ -12,6 +12,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_normdyn.core.ranking import RankedGrades, hits_at, map_at, mrr_at, ndcg_at, recall_at
 
+_MOST_EXACT = 2**53
+
 
 class RankingMetric(Metric):
     """Mean of a measure over queries that something is relevant to, which may come in any pieces from any rank.
@@ -56,10 +58,10 @@ class RankingMetric(Metric):
         Args:
             preds: score of each, any shape.
             target: how relevant it is, 0 or less for not at all, same shape.
-            indexes: number of its query, same shape.
+            indexes: number of its query, an integer within 2^53, same shape.
 
         Raises:
-            ValueError: if the shapes differ or a score is NaN.
+            ValueError: if the shapes differ, a score is NaN, a grade not finite or a query's number no such integer.
         """
         if not preds.shape == target.shape == indexes.shape:
             raise ValueError(
@@ -68,12 +70,20 @@ class RankingMetric(Metric):
             )
         if preds.isnan().any():
             raise ValueError("preds: expected scores that can be ranked, got NaN; look for what made them")
+        if not target.isfinite().all():
+            raise ValueError("target: expected finite grades, got NaN or infinite ones; 0 stands for not relevant")
+        if indexes.is_floating_point() or indexes.is_complex():
+            raise ValueError(
+                f"indexes: expected queries' numbers as integers, got {indexes.dtype}; pass indexes.long()"
+            )
+        if ((indexes >= _MOST_EXACT) | (indexes <= -_MOST_EXACT)).any():
+            raise ValueError("indexes: expected queries' numbers within 2^53, got larger ones; number the queries anew")
         for state, values in ((self.scores, preds), (self.grades, target), (self.queries, indexes)):
             state.append(values.detach().flatten().to(self.dtype))
 
     def per_query(self) -> tuple[Tensor, Tensor]:
         """Numbers of the queries, ascending, and the measure of each, NaN where nothing is relevant; both ``[n]``."""
-        if not len(self.scores):
+        if not sum(map(len, self.scores)):
             nothing = torch.empty(0, dtype=self.dtype, device=self.device)
             return nothing.long(), nothing
         scores, grades, queries = (dim_zero_cat(state) for state in (self.scores, self.grades, self.queries))

@@ -109,6 +109,17 @@ def test_nothing_is_nan():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchmetrics says that nothing was updated
         assert RankingNDCG().compute().isnan()
+    metric, nothing = RankingNDCG(), torch.empty(0)
+    metric.update(nothing, nothing, nothing.long())
+    assert metric.compute().isnan()
+    assert [len(part) for part in metric.per_query()] == [0, 0]
+    metric.update(torch.ones(1), torch.ones(1), torch.tensor([2**53 - 1]))
+    assert metric.compute() == 1
+    assert metric.per_query()[0].tolist() == [2**53 - 1]
+
+
+def ranked(grade=1.0, query=0):
+    RankingMAP().update(torch.ones(1), torch.tensor([grade]), torch.tensor([query]))
 
 
 @pytest.mark.parametrize(
@@ -123,6 +134,11 @@ def test_nothing_is_nan():
             lambda: RankingMAP().update(*torch.full((3, 2), torch.nan)),
             "preds: expected scores that can be ranked, got NaN",
         ),
+        (lambda: ranked(grade=torch.nan), "target: expected finite grades"),
+        (lambda: ranked(grade=torch.inf), "target: expected finite grades"),
+        (lambda: ranked(query=0.5), "indexes: expected queries' numbers as integers, got torch.float32"),
+        (lambda: ranked(query=2**53), r"indexes: expected queries' numbers within 2\^53"),
+        (lambda: ranked(query=-(2**63)), r"indexes: expected queries' numbers within 2\^53"),
     ],
 )
 def test_what_does_not_fit_is_named(call, sentence):
