@@ -38,6 +38,34 @@ class Judgements(NamedTuple):
             torch.tensor(grades, dtype=torch.float32),
         )
 
+    def check(self, queries: int, documents: int | None = None) -> None:
+        """Refuses judgements of what does not exist, and grades that are none.
+
+        Args:
+            queries: how many there are.
+            documents: how many there are, if known.
+
+        Raises:
+            ValueError: if a position is outside of them, or a grade is NaN or infinite.
+
+        Example:
+            >>> Judgements.of([(0, 7, 1.0)]).check(queries=1, documents=5)
+            Traceback (most recent call last):
+            ValueError: judgements: expected documents by position, 0 to 4, ...
+        """
+        for name, column, rows in (("queries", self.queries, queries), ("documents", self.documents, documents)):
+            if not column.numel():
+                continue
+            least, most = int(column.min()), int(column.max())
+            if least < 0 or (rows is not None and most >= rows):
+                there = "from 0 up" if rows is None else f"0 to {rows - 1}"
+                raise ValueError(
+                    f"judgements: expected {name} by position, {there}, got {least} to {most}; number them as the rows "
+                    f"of {name}"
+                )
+        if not self.grades.isfinite().all():
+            raise ValueError("judgements: expected finite grades, got NaN or infinite ones; leave such pairs out")
+
     def relevant(self) -> Judgements:
         """The pairs with a positive grade."""
         return Judgements(*(column[self.grades > 0] for column in self))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import precise_norm
+from lightning_normdyn.core.geometry import most_precise, precise_norm
 from lightning_normdyn.core.interval import Interval, bootstrap_intervals
 from lightning_normdyn.core.risk_coverage import RiskCoverage, area_under_risk_coverage, risk_coverage
 from lightning_normdyn.core.similarity import rescale
@@ -47,8 +47,8 @@ def confidence_table(
     Args:
         confidences: name to a number for each item, larger is surer, ``[n]``; see :func:`retrieval_confidences` and
             :func:`classification_confidences`.
-        loss: of each item: ``1 - ndcg@10``, or whether the prediction was wrong, ``[n]``. Items whose loss is NaN
-            (queries without judgements) are left out.
+        loss: of each item: ``1 - ndcg@10``, or whether the prediction was wrong (may be bool), ``[n]``. Items whose
+            loss is NaN (queries without judgements) are left out.
         baseline: name of the confidence that the others are compared with.
         resamples: of the bootstrap over items.
         level: share of resamples inside an interval.
@@ -58,7 +58,7 @@ def confidence_table(
         Name to record, in the order given.
 
     Raises:
-        ValueError: if the baseline is missing or something has not one number for each item.
+        ValueError: if the baseline is missing, something has not one number for each item or a loss is infinite.
 
     Example:
         >>> loss = torch.tensor([0.0, 0.0, 1.0, 1.0])
@@ -71,7 +71,10 @@ def confidence_table(
     for name, one in confidences.items():
         if one.shape != loss.shape:
             raise ValueError(f"{name}: expected one number for each of {len(loss)} items, got {tuple(one.shape)}")
-    known = loss.isfinite()
+    loss = most_precise(loss)
+    if loss.isinf().any():
+        raise ValueError("loss: expected finite numbers, NaN for items to leave out, got infinite ones; cap them")
+    known = ~loss.isnan()
     loss = loss[known]
     columns = {name: one.to(loss.device)[known] for name, one in confidences.items()}
     at = list(columns).index(baseline)

@@ -76,7 +76,8 @@ def filter_table(
         A row for each stage, end, share and measure.
 
     Raises:
-        ValueError: if a share is none, a measure has no such name or no query has a relevant document.
+        ValueError: if a share is none, a measure has no such name, no query has a relevant document, or judgements
+            name a query or document that does not exist.
 
     Example:
         >>> documents = torch.tensor([[4.0, 0.0], [0.0, 3.0], [0.2, 0.1], [0.1, 0.2]])
@@ -90,6 +91,7 @@ def filter_table(
     for share in shares:
         if not 0 < share <= 1:
             raise ValueError(f"shares: expected numbers above 0 and up to 1, got {share}")
+    judgements.check(len(queries), len(documents))
     depth = max([candidates, *(measure.depth for measure in named.values())])
     directions = rescale(documents.detach(), 1.0)
     by_norm = precise_norm(documents.detach()).argsort(stable=True)

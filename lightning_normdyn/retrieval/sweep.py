@@ -13,7 +13,7 @@ from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.alpha_leaders import AlphaLeaders
 from lightning_normdyn.retrieval.alpha_sweep import AlphaSweep
-from lightning_normdyn.retrieval.chunks import Documents, document_chunks
+from lightning_normdyn.retrieval.chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.excluded import Excluded
 from lightning_normdyn.retrieval.norm_bands import norm_bands
 from lightning_normdyn.retrieval.scoring import NormAwareScore
@@ -72,21 +72,18 @@ def sweep_alpha(
     score = NormAwareScore(normalization, exponents=exponents)
     queries = checked_queries(queries, documents, chunk_size)
     steps = _checked(alphas)
-    judgements = Judgements(*(column.to(queries.device) for column in judgements)).relevant()
+    judgements.check(len(queries), row_count(documents))
+    every, judgements = judgements, Judgements(*(column.to(queries.device) for column in judgements)).relevant()
     pairs = None if excluded is None else Excluded(excluded, len(queries), queries.device)
     judged = judgements.queries.unique()
-    if len(judged) and not 0 <= int(judged[0]) <= int(judged[-1]) < len(queries):
-        raise ValueError(
-            f"judgements: expected queries by position, 0 to {len(queries) - 1}, got {int(judged[0])} to "
-            f"{int(judged[-1])}; number them as the rows of queries"
-        )
     values = torch.full((len(steps), len(queries)), torch.nan, dtype=torch.float64)
     if not len(judged):
         return AlphaSweep(steps, values, measure)
     # A query's norm changes no ranking, and its direction alone keeps products within float32.
-    rankings = _rankings(
+    rankings, seen = _rankings(
         rescale(queries[judged], 1.0), documents, steps - score.gammas[1], wanted.depth, chunk_size, pairs, judged
     )
+    every.check(len(queries), seen)
     renumbered = Judgements(torch.searchsorted(judged, judgements.queries), *judgements[1:])
     for number, indices in enumerate(rankings.unbind(1)):
         values[number, judged.cpu()] = wanted.of(grade_ranking(indices, renumbered, depth=wanted.depth)).cpu()
@@ -111,8 +108,8 @@ def _rankings(
     chunk_size: int | None,
     pairs: Excluded | None,
     numbers: Tensor,
-) -> Tensor:
-    """Positions ``[n, a, k]`` of the best documents by ``<q, d> · |d|^power``, -1 where there is none."""
+) -> tuple[Tensor, int]:
+    """Positions ``[n, a, k]`` of the best by ``<q, d> · |d|^power``, -1 where there is none; number of documents."""
     d, parts = queries.shape[1], queries.split(_QUERIES)
     width = tile_width(len(parts[0]), queries.device)
     tiles = [Tile(part, width) for part in parts]
@@ -126,4 +123,4 @@ def _rankings(
                     tile.fill(band.documents)
                     leaders.take(tile, band, seen, begin=seen == 0 and number == 0)
             seen += len(chunk)
-    return torch.cat([leaders.indices() for leaders in best])
+    return torch.cat([leaders.indices() for leaders in best]), seen

@@ -61,8 +61,17 @@ def test_items_without_a_loss_are_left_out():
     )
 
 
+def test_a_loss_may_be_right_or_wrong():
+    columns, loss = items(30)
+    assert confidence_table(columns, loss.bool(), resamples=9)["norm"].excess == (
+        confidence_table(columns, loss, resamples=9)["norm"].excess
+    )
+
+
 def test_confidences_have_to_fit():
     columns, loss = items(10)
+    with pytest.raises(ValueError, match="loss: expected finite numbers, NaN for items to leave out, got infinite"):
+        confidence_table(columns, loss.index_fill(0, torch.tensor([2]), math.inf))
     with pytest.raises(ValueError, match="baseline: expected one of"):
         confidence_table({"norm": columns["norm"]}, loss)
     with pytest.raises(ValueError, match="norm: expected one number"):

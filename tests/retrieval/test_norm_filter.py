@@ -69,6 +69,13 @@ def test_nothing_to_measure_is_refused():
         filter_table(queries, documents, judgements, measures=["speed"])
     with pytest.raises(ValueError, match="relevant document"):
         filter_table(queries, documents, Judgements.of([]))
+    for pair, message in [
+        ((0, 40, 1.0), "documents by position, 0 to 39, got 40"),
+        ((25, 0, 1.0), "queries by position, 0 to 24, got 25"),
+        ((0, 0, math.nan), "finite grades"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            filter_table(queries, documents, Judgements.of([pair]))
     assert math.isclose(filter_table(queries, documents, judgements, shares=[1e-9], resamples=0)[0].share, 1e-9)
 
 

@@ -142,6 +142,7 @@ def test_extreme_lengths_have_logarithms():
 
 
 ONE = Judgements.of([(0, 0, 1.0)])
+FAR = Judgements.of([(0, 0, 1.0), (0, 5, 1.0)])
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,13 @@ ONE = Judgements.of([(0, 0, 1.0)])
             lambda x: sweep_alpha(x, x, Judgements.of([(5, 0, 1.0)])),
             "judgements: expected queries .* 0 to 1, got 5 to 5",
         ),
+        (lambda x: sweep_alpha(x, x, FAR), "judgements: expected documents .* 0 to 1, got 0 to 5"),
+        (lambda x: sweep_alpha(x, iter([x]), FAR), "judgements: expected documents .* 0 to 1, got 0 to 5"),
+        (
+            lambda x: sweep_alpha(x, iter([x]), Judgements.of([(0, -1, 1.0)])),
+            "documents by position, from 0 up, got -1",
+        ),
+        (lambda x: sweep_alpha(x, x, Judgements.of([(0, 0, torch.nan)])), "judgements: expected finite grades"),
         (lambda x: sweep_alpha(x, torch.full((3, 2), torch.nan), ONE), "documents: expected finite numbers, .* row 0"),
         (
             lambda x: sweep_alpha(x, 1e200 * x.double(), ONE),
