@@ -120,7 +120,7 @@ def calibrate(
     Args:
         sweep: measure of every query at every exponent; queries with a NaN are left out and counted.
         folds: of the cross-validation.
-        resamples: of every bootstrap, and flips of every test.
+        resamples: of every bootstrap, and flips of every test; 1 at least.
         level: of the intervals; the test's level is ``1 - level``.
         strata: column to a value for each query of the sweep: heading depth, a band of lengths (see
             :func:`~lightning_normdyn.retrieval.strata.quantile_bands`). Every stratum is calibrated alone; p-values of
@@ -131,8 +131,8 @@ def calibrate(
         The record; ``sentence`` says it in words.
 
     Raises:
-        ValueError: if the sweep lacks exponent 0 or its shapes do not fit, fewer queries than folds have a measure, or
-            a column has not one value for each query.
+        ValueError: if the sweep lacks exponent 0 or its shapes do not fit, fewer queries than folds have a measure, a
+            column has not one value for each query, or there are no resamples.
 
     Example:
         >>> alphas = torch.linspace(-1, 1, 11, dtype=torch.float64)
@@ -143,6 +143,8 @@ def calibrate(
         >>> found.sentence
         'Norms help: exponent 0.4... raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 exponents ...'
     """
+    if resamples < 1:
+        raise ValueError(f"resamples: expected at least 1, got {resamples}; the verdict needs a test, 2000 is usual")
     _check(sweep, level, strata)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     whole = _calibrate(sweep, folds, resamples, level, generator)

@@ -53,7 +53,7 @@ def compare_temperatures(
 
     Args:
         logits: ``[n, classes]``; cosines have to be multiplied with the model's logit scale first.
-        labels: class of each item, int64 ``[n]``.
+        labels: class of each item, integers ``[n]``.
         norms: of the embeddings, ``[n]``.
         bins: of the expected calibration error.
         resamples: of the bootstrap over items of the test half.
@@ -79,7 +79,7 @@ def compare_temperatures(
         raise ValueError(f"labels: expected four items at least, two for each half, got {len(labels)}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     order = torch.randperm(len(labels), generator=generator)
-    logits, labels, norms = logits.detach().cpu().double(), labels.cpu(), norms.detach().cpu()
+    logits, labels, norms = logits.detach().cpu().double(), labels.cpu().long(), norms.detach().cpu()
     fitted, tested = order[: len(order) // 2], order[len(order) // 2 :]
     single, by_norm = (
         fit_temperature(logits[fitted], labels[fitted], norms[fitted], norm_dependent=follows)

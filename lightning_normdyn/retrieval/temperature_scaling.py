@@ -34,7 +34,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, norms: Tensor, *, norm_depen
 
     Args:
         logits: ``[n, classes]``.
-        labels: class of each item, int64 ``[n]``.
+        labels: class of each item, integers ``[n]``.
         norms: of the embeddings, ``[n]``; a zero counts as norm 1.
         norm_dependent: False holds the slope at 0.
 
@@ -53,7 +53,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, norms: Tensor, *, norm_depen
         -1.0
     """
     check_items(logits, labels, norms)
-    x, along, labels = logits.detach().cpu().double(), _log_norms(norms), labels.cpu()
+    x, along, labels = logits.detach().cpu().double(), _log_norms(norms), labels.cpu().long()
     parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     free = torch.tensor([1.0, float(norm_dependent)], dtype=torch.float64)
     search = torch.optim.LBFGS([parameters], max_iter=_STEPS, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
@@ -77,7 +77,7 @@ def check_items(logits: Tensor, labels: Tensor, norms: Tensor) -> None:
             f"logits, labels, norms: expected [n, classes], [n] and [n], got {tuple(logits.shape)},"
             f" {tuple(labels.shape)} and {tuple(norms.shape)}"
         )
-    if labels.is_floating_point() or labels.min() < 0 or labels.max() >= logits.shape[1]:
+    if labels.is_floating_point() or labels.long().min() < 0 or labels.long().max() >= logits.shape[1]:
         raise ValueError(f"labels: expected classes from 0 to {logits.shape[1] - 1}, got others")
     if not logits.isfinite().all() or not norms.isfinite().all() or (norms < 0).any():
         raise ValueError("logits, norms: expected finite numbers and no negative norm; leave other items out")

@@ -124,6 +124,18 @@ def test_the_interval_holds_no_exponent_unless_the_gain_is_significant():
     assert ruled_out  # by the bootstrap alone
 
 
+def test_a_significant_gain_passes_the_test_of_choosing_and_rules_out_exponent_0():
+    verdicts, stopped = set(), 0
+    for seed in range(24):
+        found = calibrate(sweep([3.0] * 12, noise=0.12, seed=seed, steep=0.03), resamples=200)
+        verdicts.add(found.significant)
+        stopped += found.p_value <= 0.05 and not found.significant
+        assert not found.significant or found.gain_p_value <= 0.05
+        assert not found.significant or not found.alpha_low <= 0 <= found.alpha_high
+    assert verdicts == {True, False}
+    assert stopped  # by another condition than the corrected test
+
+
 def test_rankings_that_no_exponent_changes_leave_the_exponent_open():
     found = calibrate(AlphaSweep(ALPHAS, torch.full((11, 20), 0.5), "ndcg@10"), resamples=100)
     assert (found.alpha, found.alpha_low, found.alpha_high) == (0, -1, 1)
@@ -174,6 +186,7 @@ def test_results_repeat_and_leave_the_global_generator_alone():
         ({"sweep": AlphaSweep(ALPHAS, torch.full((11, 9), math.nan), "x")}, "got 0 of 9"),
         ({"folds": 1}, "folds"),
         ({"level": 5}, "level"),
+        ({"resamples": 0}, "resamples: expected at least 1, got 0"),
         ({"strata": {"depth": [1, 2]}}, "'depth' for each of 9 queries, got 2"),
     ],
 )

@@ -108,6 +108,16 @@ def test_what_has_no_temperature_is_refused(logits, labels, norms, message):
         compare_temperatures(logits, labels, norms)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32])
+def test_labels_may_be_integers_of_any_kind(dtype):
+    logits, labels, norms = world(0.3, n=80)
+    logits, labels = logits[:, :2], labels % 2
+    assert compare_temperatures(logits, labels.to(dtype), norms, resamples=9) == (
+        compare_temperatures(logits, labels, norms, resamples=9)
+    )
+    assert fit_temperature(logits, labels.to(dtype), norms) == fit_temperature(logits, labels, norms)
+
+
 def test_a_confidence_is_a_probability():
     with pytest.raises(ValueError, match="probabilities"):
         expected_calibration_error(torch.tensor([1.5]), torch.tensor([True]))
