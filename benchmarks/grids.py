@@ -59,7 +59,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "banking77": (
         "fewshot",
-        ["--data.source=LabelledTextFiles", "--data.source.folder={folder}", "--model.encoder=SmallTextEncoder"],
+        [
+            "--data.source=LabelledTextFiles",
+            "--data.source.folder={folder}",
+            "--model.encoder=SmallTextEncoder",
+            "--trainer.max_epochs=150",  # an epoch of so few classes is a step
+            "--trainer.check_val_every_n_epoch=30",
+        ],
     ),
 }
 

@@ -32,8 +32,8 @@ class Calibration(NamedTuple):
         p_value: that some exponent gains, corrected for having tried all of them (and all strata, in a stratum).
         p_values: of every exponent, corrected for the number of exponents, float64 ``[a]``.
         alphas: exponents tried, float64 ``[a]``.
-        significant: whether ``p_value`` and ``gain_p_value`` are within ``1 - level``, ``gain_low`` is above 0, and 0
-            is not in the interval of ``alpha``.
+        significant: whether ``p_value`` is within ``1 - level``, ``gain_low`` above 0, and 0 not in the interval of
+            ``alpha``.
         flat: whether no query is ranked any better or worse by any exponent.
         level: of all intervals.
         queries: that were used.
@@ -199,8 +199,8 @@ def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, gene
 
 def _decided(found: Calibration, p_value: float) -> Calibration:
     """The verdict by a p-value; where it is no gain, exponent 0 is not ruled out either and belongs to the interval."""
-    rare = max(p_value, found.gain_p_value) <= 1 - found.level
-    significant = rare and found.gain_low > 0 and not found.alpha_low <= 0 <= found.alpha_high
+    beyond_chance = p_value <= 1 - found.level
+    significant = beyond_chance and found.gain_low > 0 and not found.alpha_low <= 0 <= found.alpha_high
     low = found.alpha_low if significant else min(found.alpha_low, 0.0)
     high = found.alpha_high if significant else max(found.alpha_high, 0.0)
     return found._replace(p_value=p_value, significant=significant, alpha_low=low, alpha_high=high)
