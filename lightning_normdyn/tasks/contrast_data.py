@@ -116,11 +116,7 @@ class ContrastData(LightningDataModule):
             if not isinstance(pairs, IterableDataset) and not len(pairs):
                 raise ValueError("train: expected at least one pair, got none; check the split of the source")
         split: Split = "test" if stage == "test" else "validation"
-        if not len(self.evaluation(split).queries):
-            raise ValueError(
-                f"{split}: expected at least one query, got none; give the source a {split} split, or keep a larger "
-                "share for it"
-            )
+        self.evaluation(split)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled pairs; a last batch that is not full is left out, unless it is the only one."""

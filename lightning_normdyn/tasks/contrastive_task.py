@@ -170,6 +170,11 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     def _take_encoded(self, split: Split) -> Encoded:
         tables, self._tables = self._tables, (EmbeddingTable(), EmbeddingTable())
         sides = self._data().evaluation(split)
+        if not len(sides.queries):
+            raise ValueError(
+                f"{split}: expected at least one query, got none; give the source a {split} split, or keep a larger "
+                "share for it"
+            )
         queries, seen_queries = tables[0].gathered(self, len(sides.queries))
         documents, seen_documents = tables[1].gathered(self, len(sides.documents))
         for side, vectors in {"queries": queries, "documents": documents}.items():
