@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,9 @@ def folder(tmp_path_factory):
     """Where the two processes left their findings."""
     folder = tmp_path_factory.mktemp("ddp")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300)
+    # Lightning leaves its seed to child processes in the environment; that of another test is not theirs.
+    own = {name: value for name, value in os.environ.items() if name not in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+    run = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300, env=own)
     assert run.returncode == 0, run.stderr[-4000:]
     return folder
 

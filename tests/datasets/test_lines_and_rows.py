@@ -56,7 +56,9 @@ def test_unreadable_files_are_refused(tmp_path, name, content, message):
         list(read_lines(tmp_path / name))
 
 
-@pytest.mark.parametrize("content", [cut_gzip(), b"no gzip", gzip.compress(b"text\n") + b"more"])
+@pytest.mark.parametrize(
+    "content", [cut_gzip(), b"no gzip", gzip.compress(b"text\n") + b"more"], ids=["cut", "none", "more after it"]
+)
 def test_broken_gzip_is_refused_at_the_line_where_it_breaks(tmp_path, content):
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(MalformedFileError, match=r"a\.gz, line \d+: expected a whole gzip file"):
