@@ -87,6 +87,29 @@ def test_a_beir_folder_with_ready_embeddings(files):
     assert without_ids["longest"] == numbers()["longest"]
 
 
+def test_without_ids_the_order_counts_even_where_ids_are_numbers(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(ROWS, DIM)) * np.linspace(1, 3, ROWS)[:, None]
+    ids = np.random.default_rng(1).permutation(ROWS)
+    asked = vectors[:ASKED]
+    np.save("documents.npy", vectors)
+    np.save("queries.npy", asked)
+    Path("texts.tsv").write_text("\n".join(f"{id}\trow {row}" for row, id in enumerate(ids)))
+    rows = [json.dumps({"_id": str(id), "title": "", "text": f"row {row}"}) for row, id in enumerate(ids)]
+    Path("corpus.jsonl").write_text("\n".join(rows))
+    Path("queries.jsonl").write_text("\n".join(json.dumps({"_id": str(q), "text": "a"}) for q in range(ASKED)[::-1]))
+    Path("qrels").mkdir()
+    # The query of row q goes by ASKED - 1 - q, and its document is that of the same row.
+    judged = [f"{ASKED - 1 - q}\t{ids[q]}\t1" for q in range(ASKED)]
+    Path("qrels/test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    longest = int(np.linalg.norm(vectors, axis=1).argmax())
+    of_beir = ["--beir", ".", "--queries", "queries.npy"]
+    for words in (["--texts", "texts.tsv"], of_beir):
+        assert audit("--embeddings", "documents.npy", *words) == 0
+        first = numbers()["longest"][0]
+        assert (first["row"], first["id"], first["text"]) == (longest, str(ids[longest]), f"row {longest}")
+    assert numbers()["ranking"]["calibration"]["baseline"] == 1.0
+
+
 def broken(files, change):
     """The files with one thing wrong, and the words to audit them with."""
     vectors = np.load(files / "documents.npz")["vectors"].astype(np.float32)
