@@ -110,6 +110,16 @@ def test_without_ids_the_order_counts_even_where_ids_are_numbers(tmp_path):
     assert numbers()["ranking"]["calibration"]["baseline"] == 1.0
 
 
+def test_zero_queries_are_noted(files):
+    queries = np.load("queries.npz")["vectors"]
+    queries[[0, 8]] = 0
+    np.savez("zeros.npz", ids=np.array([f"q{row}" for row in range(ASKED)]), vectors=queries)
+    asked = ["--queries", "zeros.npz", "--judgements", "qrels.tsv"]
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", *asked) == 0
+    assert any(note.startswith("2 of 40 queries are zero vectors") for note in numbers()["notes"])
+    assert numbers()["ranking"]["judged"] == ASKED - 3
+
+
 def broken(files, change):
     """The files with one thing wrong, and the words to audit them with."""
     vectors = np.load(files / "documents.npz")["vectors"].astype(np.float32)

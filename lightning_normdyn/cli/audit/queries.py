@@ -81,6 +81,11 @@ def ask(
     unjudged = len(ids) - len(judgements.relevant().queries.unique())
     if unjudged:
         notes.append(f"{unjudged:,} of {len(ids):,} queries have no relevant document here and are in no ranking.")
+    zeros = int((queries == 0).all(1).sum())
+    if zeros:
+        notes.append(
+            f"{zeros:,} of {len(ids):,} queries are zero vectors, score all documents alike and are in no ranking."
+        )
     return Asked(queries, judgements, notes)
 
 
