@@ -122,7 +122,7 @@ def test_zero_queries_are_in_no_ranking():
     assert (found.queries, found.judged) == (120, 118)
     assert [one.value for one in found.curves["norm"]] == pytest.approx(values[:, others].mean(1).tolist())
     asked.queries[4:] = 0
-    with pytest.raises(ValueError, match="5 or more queries with a relevant document.* got 3"):
+    with pytest.raises(ValueError, match=r"5 or more queries with a relevant document.* got 3"):
         audited(documents, asked)
 
 
