@@ -110,6 +110,18 @@ def test_without_ids_the_order_counts_even_where_ids_are_numbers(tmp_path):
     assert numbers()["ranking"]["calibration"]["baseline"] == 1.0
 
 
+@pytest.mark.parametrize("texts", [True, False])
+def test_lengths_that_are_not_known_of_all_are_noted(files, texts):
+    rows = [f"d{row}\t{'NA' if row in (4, 9) else row + 1}" for row in range(ROWS)]
+    Path("lengths.tsv").write_text("\n".join(["id\tlength", *rows]))
+    words = ["--embeddings", "documents.npz", "--column", "vectors", "--covariates", "lengths.tsv"]
+    assert audit(*words, *(["--texts", "texts.tsv.gz"] if texts else [])) == 0
+    instead = "the number of letters is" if texts else "no length is"
+    said = f"The column 'length' lacks 2 of 120 items and was left out; {instead} used instead."
+    assert said in numbers()["notes"]
+    assert ("length" in numbers()["correlations"]) == texts
+
+
 def test_zero_queries_are_noted(files):
     queries = np.load("queries.npz")["vectors"]
     queries[[0, 8]] = 0
@@ -150,6 +162,9 @@ def broken(files, change):
     elif change == "covariates":
         (files / "bad.tsv").write_text("id\tdepth\nd0\t1\nd0\t2\n")
         words += ["--covariates", "bad.tsv"]
+    elif change == "infinite":
+        (files / "bad.tsv").write_text("id\tdepth\nd0\t1\nunknown\t2\nd1\t inf\n")
+        words += ["--covariates", "bad.tsv"]
     return words
 
 
@@ -163,6 +178,7 @@ REFUSALS = {
     "nan queries": "bad.npy: expected finite numbers, got NaN or infinity in row 0",
     "texts": "two.tsv: expected an item for every id of wrong.npz, got none for 'd2'",
     "covariates": "bad.tsv, line 3: expected one row an id, got 'd0' again",
+    "infinite": "bad.tsv, line 4: expected finite numbers in 'depth', got 'inf'; write NA for what is unknown",
 }
 
 
