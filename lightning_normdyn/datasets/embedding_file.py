@@ -29,6 +29,7 @@ class EmbeddingFile:
     Args:
         file: its path.
         column: the column, array or tensor; needed where the file holds several that could be meant.
+        preferred: the one to take where the file has it and no ``column`` is named.
 
     Raises:
         ValueError: if the file is of another kind, or does not hold one matrix that can be told.
@@ -43,8 +44,11 @@ class EmbeddingFile:
         (5, 2, [3, 2])
     """
 
-    def __init__(self, file: str | os.PathLike[str], *, column: str | None = None) -> None:
+    def __init__(
+        self, file: str | os.PathLike[str], *, column: str | None = None, preferred: str | None = None
+    ) -> None:
         self.file = Path(file)
+        self._preferred = preferred
         if not self.file.is_file():
             raise FileNotFoundError(f"{self.file}: expected a file of embeddings, got none; check the path")
         readers: dict[str, Callable[[str | None], _Matrix]] = {
@@ -143,6 +147,8 @@ class EmbeddingFile:
         return _Safetensors(self.file, name, *matrices[name])
 
     def _chosen(self, column: str | None, found: list[str], *, of: str) -> str:
+        if column is None and self._preferred in found:
+            return str(self._preferred)
         if column is None and len(found) == 1:
             return found[0]
         if column in found:

@@ -110,6 +110,21 @@ def test_without_ids_the_order_counts_even_where_ids_are_numbers(tmp_path):
     assert numbers()["ranking"]["calibration"]["baseline"] == 1.0
 
 
+def test_an_image_that_cannot_be_opened_is_said_where_it_would_be_shown(tmp_path):
+    Path("images").mkdir()
+    for place in range(30):
+        Image.new("L", (4, 4), 8 * place).save(f"images/{place:02}.png")
+    Path("images/29.png").write_bytes(b"broken")
+    np.save("vectors.npy", np.random.default_rng(0).normal(size=(30, DIM)) * np.arange(1, 31)[:, None] ** 2)
+    assert audit("--embeddings", "vectors.npy", "--images", "images") == 0
+    shown = {one["id"]: one.get("text") for one in numbers()["longest"]}
+    assert shown.pop("29.png") == "cannot be opened"
+    assert set(shown.values()) == {None}
+    page = Path("audit/audit.html").read_text(encoding="utf-8")
+    assert "<p>cannot be opened</p>" in page
+    assert page.count("data:image/jpeg") == 23
+
+
 @pytest.mark.parametrize("texts", [True, False])
 def test_lengths_that_are_not_known_of_all_are_noted(files, texts):
     rows = [f"d{row}\t{'NA' if row in (4, 9) else row + 1}" for row in range(ROWS)]
@@ -125,7 +140,8 @@ def test_lengths_that_are_not_known_of_all_are_noted(files, texts):
 def test_zero_queries_are_noted(files):
     queries = np.load("queries.npz")["vectors"]
     queries[[0, 8]] = 0
-    np.savez("zeros.npz", ids=np.array([f"q{row}" for row in range(ASKED)]), vectors=queries)
+    # The other matrix is not taken: queries have the documents' column too.
+    np.savez("zeros.npz", other=queries[:, :2], ids=np.array([f"q{row}" for row in range(ASKED)]), vectors=queries)
     asked = ["--queries", "zeros.npz", "--judgements", "qrels.tsv"]
     assert audit("--embeddings", "documents.npz", "--column", "vectors", *asked) == 0
     assert any(note.startswith("2 of 40 queries are zero vectors") for note in numbers()["notes"])
