@@ -214,7 +214,7 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     audit.add_argument("--model", metavar="FOLDER", help="of transformers, sentence-transformers or open_clip")
     audit.add_argument("--pretrained", metavar="TAG", help="weights for a plain name of open_clip")
     audit.add_argument("--embeddings", metavar="FILE", help="ready ones: .npy, .npz, .parquet or .safetensors")
-    audit.add_argument("--column", metavar="NAME", help="of the embeddings, where the file holds several")
+    audit.add_argument("--column", metavar="NAME", help="of the embeddings, where files hold several; queries' too")
     audit.add_argument("--texts", metavar="FILE", help="one a line, or .tsv or .jsonl with ids; plain or .gz")
     audit.add_argument("--images", metavar="FOLDER", help="of images, at any depth")
     audit.add_argument("--beir", metavar="FOLDER", help="documents, queries and judgements as BEIR has them")

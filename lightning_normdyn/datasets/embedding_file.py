@@ -29,6 +29,7 @@ class EmbeddingFile:
     Args:
         file: its path.
         column: the column, array or tensor; needed where the file holds several that could be meant.
+        preferred: the one to take where the file has it and no ``column`` is named.
 
     Raises:
         ValueError: if the file is of another kind, or does not hold one matrix that can be told.
@@ -43,8 +44,11 @@ class EmbeddingFile:
         (5, 2, [3, 2])
     """
 
-    def __init__(self, file: str | os.PathLike[str], *, column: str | None = None) -> None:
+    def __init__(
+        self, file: str | os.PathLike[str], *, column: str | None = None, preferred: str | None = None
+    ) -> None:
         self.file = Path(file)
+        self._preferred = preferred
         if not self.file.is_file():
             raise FileNotFoundError(f"{self.file}: expected a file of embeddings, got none; check the path")
         readers: dict[str, Callable[[str | None], _Matrix]] = {
@@ -62,6 +66,8 @@ class EmbeddingFile:
                 raise
             raise ValueError(f"{self.file}: cannot be read as {self.file.suffix} ({error})") from error
         self.rows, self.dim = self._matrix.rows, self._matrix.dim
+        if self.rows and not self.dim:
+            raise ValueError(f"{self.file}: expected vectors of one number or more, got [{self.rows}, 0]; is it whole?")
 
     def __len__(self) -> int:
         return self.rows
@@ -78,13 +84,34 @@ class EmbeddingFile:
         return [str(row) for row in range(self.rows)] if ids is None else ids
 
     def chunks(self, rows: int = 65_536) -> Iterator[Tensor]:
-        """Embeddings in order, float32 ``[at most rows, dim]`` on the CPU; each chunk is the caller's own."""
+        """Embeddings in order, float32 ``[at most rows, dim]`` on the CPU; each chunk is the caller's own.
+
+        Raises:
+            ValueError: if a row has numbers too large for float32, or all too small for it.
+        """
+        seen = 0
         for chunk in self._matrix.chunks(rows):
-            yield torch.from_numpy(np.array(chunk, dtype=np.float32))
+            with np.errstate(over="ignore", under="ignore"):
+                single = np.array(chunk, dtype=np.float32)
+            if chunk.dtype.kind == "f" and chunk.dtype.itemsize > single.dtype.itemsize:
+                self._check_range(chunk, single, seen)
+            yield torch.from_numpy(single)
+            seen += len(chunk)
 
     def read(self) -> Tensor:
         """All of them, float32 ``[rows, dim]``."""
         return torch.cat(list(self.chunks())) if self.rows else torch.empty(0, self.dim)
+
+    def _check_range(self, chunk: Array, single: Array, seen: int) -> None:
+        """Refuses what float32 made infinite or zero, which would be taken for a broken or an empty vector."""
+        lost = (np.isinf(single) & ~np.isinf(chunk)).any(1) | (chunk.any(1) & ~single.any(1))
+        if lost.any():
+            row = int(lost.argmax())
+            largest = float(np.abs(chunk[row]).max())
+            raise ValueError(
+                f"{self.file}, row {seen + row}: expected numbers in float32's range, got {largest:.3g} as "
+                "the largest; scale all rows by one factor"
+            )
 
     def _npy(self, column: str | None) -> _Matrix:
         del column
@@ -120,6 +147,8 @@ class EmbeddingFile:
         return _Safetensors(self.file, name, *matrices[name])
 
     def _chosen(self, column: str | None, found: list[str], *, of: str) -> str:
+        if column is None and self._preferred in found:
+            return str(self._preferred)
         if column is None and len(found) == 1:
             return found[0]
         if column in found:
@@ -173,12 +202,19 @@ class _Parquet(_Matrix):
         self.file, self.column, self.id_column, self.has_ids = file, column, id_column, id_column is not None
         self.rows = opened.metadata.num_rows
         first = next(opened.iter_batches(batch_size=1, columns=[column]), None)
+        if first is not None and len(first) and not first.column(0)[0].is_valid:
+            raise ValueError(f"{file}, row 0: expected numbers in '{column}', got nothing; leave such rows out")
         self.dim = len(first.column(0)[0]) if first is not None and len(first) else 0
 
     def ids(self) -> list[str] | None:
         if self.id_column is None:
             return None
-        return [str(one) for one in pq.read_table(self.file, columns=[self.id_column]).column(0).to_pylist()]
+        ids = pq.read_table(self.file, columns=[self.id_column]).column(0).to_pylist()
+        if None in ids:
+            raise ValueError(
+                f"{self.file}, row {ids.index(None)}: expected an id in '{self.id_column}', got nothing; fill it in"
+            )
+        return [str(one) for one in ids]
 
     def chunks(self, rows: int) -> Iterator[Array]:
         seen = 0
@@ -209,7 +245,8 @@ class _Safetensors(_Matrix):
         with safe_open(str(self.file), framework="pt") as opened:
             tensor = opened.get_slice(self.name)
             for start in range(0, self.rows, rows):
-                yield tensor[start : start + rows].float().numpy()
+                chunk = tensor[start : start + rows]
+                yield (chunk if chunk.dtype == torch.float64 else chunk.float()).numpy()
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -87,6 +87,67 @@ def test_a_beir_folder_with_ready_embeddings(files):
     assert without_ids["longest"] == numbers()["longest"]
 
 
+def test_without_ids_the_order_counts_even_where_ids_are_numbers(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(ROWS, DIM)) * np.linspace(1, 3, ROWS)[:, None]
+    ids = np.random.default_rng(1).permutation(ROWS)
+    asked = vectors[:ASKED]
+    np.save("documents.npy", vectors)
+    np.save("queries.npy", asked)
+    Path("texts.tsv").write_text("\n".join(f"{id}\trow {row}" for row, id in enumerate(ids)))
+    rows = [json.dumps({"_id": str(id), "title": "", "text": f"row {row}"}) for row, id in enumerate(ids)]
+    Path("corpus.jsonl").write_text("\n".join(rows))
+    Path("queries.jsonl").write_text("\n".join(json.dumps({"_id": str(q), "text": "a"}) for q in range(ASKED)[::-1]))
+    Path("qrels").mkdir()
+    # The query of row q goes by ASKED - 1 - q, and its document is that of the same row.
+    judged = [f"{ASKED - 1 - q}\t{ids[q]}\t1" for q in range(ASKED)]
+    Path("qrels/test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    longest = int(np.linalg.norm(vectors, axis=1).argmax())
+    of_beir = ["--beir", ".", "--queries", "queries.npy"]
+    for words in (["--texts", "texts.tsv"], of_beir):
+        assert audit("--embeddings", "documents.npy", *words) == 0
+        first = numbers()["longest"][0]
+        assert (first["row"], first["id"], first["text"]) == (longest, str(ids[longest]), f"row {longest}")
+    assert numbers()["ranking"]["calibration"]["baseline"] == 1.0
+
+
+def test_an_image_that_cannot_be_opened_is_said_where_it_would_be_shown(tmp_path):
+    Path("images").mkdir()
+    for place in range(30):
+        Image.new("L", (4, 4), 8 * place).save(f"images/{place:02}.png")
+    Path("images/29.png").write_bytes(b"broken")
+    np.save("vectors.npy", np.random.default_rng(0).normal(size=(30, DIM)) * np.arange(1, 31)[:, None] ** 2)
+    assert audit("--embeddings", "vectors.npy", "--images", "images") == 0
+    shown = {one["id"]: one.get("text") for one in numbers()["longest"]}
+    assert shown.pop("29.png") == "cannot be opened"
+    assert set(shown.values()) == {None}
+    page = Path("audit/audit.html").read_text(encoding="utf-8")
+    assert "<p>cannot be opened</p>" in page
+    assert page.count("data:image/jpeg") == 23
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_lengths_that_are_not_known_of_all_are_noted(files, texts):
+    rows = [f"d{row}\t{'NA' if row in (4, 9) else row + 1}" for row in range(ROWS)]
+    Path("lengths.tsv").write_text("\n".join(["id\tlength", *rows]))
+    words = ["--embeddings", "documents.npz", "--column", "vectors", "--covariates", "lengths.tsv"]
+    assert audit(*words, *(["--texts", "texts.tsv.gz"] if texts else [])) == 0
+    instead = "the number of letters is" if texts else "no length is"
+    said = f"The column 'length' lacks 2 of 120 items and was left out; {instead} used instead."
+    assert said in numbers()["notes"]
+    assert ("length" in numbers()["correlations"]) == texts
+
+
+def test_zero_queries_are_noted(files):
+    queries = np.load("queries.npz")["vectors"]
+    queries[[0, 8]] = 0
+    # The other matrix is not taken: queries have the documents' column too.
+    np.savez("zeros.npz", other=queries[:, :2], ids=np.array([f"q{row}" for row in range(ASKED)]), vectors=queries)
+    asked = ["--queries", "zeros.npz", "--judgements", "qrels.tsv"]
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", *asked) == 0
+    assert any(note.startswith("2 of 40 queries are zero vectors") for note in numbers()["notes"])
+    assert numbers()["ranking"]["judged"] == ASKED - 3
+
+
 def broken(files, change):
     """The files with one thing wrong, and the words to audit them with."""
     vectors = np.load(files / "documents.npz")["vectors"].astype(np.float32)
@@ -117,6 +178,9 @@ def broken(files, change):
     elif change == "covariates":
         (files / "bad.tsv").write_text("id\tdepth\nd0\t1\nd0\t2\n")
         words += ["--covariates", "bad.tsv"]
+    elif change == "infinite":
+        (files / "bad.tsv").write_text("id\tdepth\nd0\t1\nunknown\t2\nd1\t inf\n")
+        words += ["--covariates", "bad.tsv"]
     return words
 
 
@@ -130,6 +194,7 @@ REFUSALS = {
     "nan queries": "bad.npy: expected finite numbers, got NaN or infinity in row 0",
     "texts": "two.tsv: expected an item for every id of wrong.npz, got none for 'd2'",
     "covariates": "bad.tsv, line 3: expected one row an id, got 'd0' again",
+    "infinite": "bad.tsv, line 4: expected finite numbers in 'depth', got 'inf'; write NA for what is unknown",
 }
 
 

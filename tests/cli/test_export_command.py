@@ -33,7 +33,7 @@ def run(capsys, *words):
 
 
 def test_an_index_ranks_by_the_score_and_says_what_it_holds(documents, capsys):
-    Path("ids.txt").write_text("".join(f"{row + 1000}\n" for row in range(500)))
+    Path("ids.txt").write_text("\ufeff" + "".join(f"{row + 1000}\n" for row in range(500)), encoding="utf-8")
     words = ["--alpha", "0.5", "--to", "faiss", "--out", "x.faiss", "--ids", "ids.txt", "--chunk", "64"]
     code, out, err = run(capsys, *words)
     assert (code, err) == (0, "")

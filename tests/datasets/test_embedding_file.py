@@ -1,5 +1,7 @@
 """Embeddings on disk come back as they were written, chunk by chunk."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,6 +73,10 @@ def two(file):
     np.savez(file, a=VECTORS, b=VECTORS)
 
 
+def nothing_first(file):
+    pq.write_table(pa.table({"v": pa.array([None, [3.0]])}), file)
+
+
 @pytest.mark.parametrize(
     ("name", "write", "said"),
     [
@@ -81,6 +87,8 @@ def two(file):
         ("a.npz", two, "among its two-dimensional arrays, got a, b"),
         ("a.parquet", lambda file: file.write_bytes(b"PAR1"), "cannot be read as .parquet"),
         ("a.parquet", uneven, "row 1: expected 2 numbers"),
+        ("a.npy", lambda file: np.save(file, np.ones((3, 0))), r"expected vectors of one number or more, got \[3, 0\]"),
+        ("a.parquet", nothing_first, "row 0: expected numbers in 'v', got nothing"),
         ("a.safetensors", lambda file: file.write_bytes(b"nothing"), "cannot be read|a.safetensors"),
     ],
 )
@@ -96,3 +104,32 @@ def test_a_missing_file_and_a_chosen_column(tmp_path) -> None:
         EmbeddingFile(tmp_path / "none.npy")
     two(tmp_path / "two.npz")
     assert EmbeddingFile(tmp_path / "two.npz", column="b").rows == 37
+    np.savez(tmp_path / "two.npz", a=VECTORS, b=VECTORS[:5])
+    assert EmbeddingFile(tmp_path / "two.npz", preferred="b").rows == 5
+    assert EmbeddingFile(tmp_path / "two.npz", column="a", preferred="b").rows == 37
+    np.save(tmp_path / "one.npy", VECTORS)
+    assert EmbeddingFile(tmp_path / "one.npy", preferred="b").rows == 37
+
+
+def write_doubles(file, vectors):
+    save_file({"v": torch.from_numpy(vectors)}, file)
+
+
+@pytest.mark.parametrize(("name", "write"), [*KINDS.items(), ("doubles.safetensors", write_doubles)])
+@pytest.mark.parametrize("factor", [1e39, 1e-50])
+def test_doubles_outside_of_single_precision_are_refused(tmp_path, name, write, factor) -> None:
+    vectors = VECTORS.astype(np.float64)
+    vectors[5] = [math.nan, math.inf, 0, 0, 0, 0]  # as they are in every precision
+    vectors[7] = 0
+    write(tmp_path / name, vectors)
+    assert EmbeddingFile(tmp_path / name).read().shape == (37, 6)
+    vectors[20] *= factor
+    write(tmp_path / name, vectors)
+    with pytest.raises(ValueError, match=f"{name}, row 20: expected numbers in float32's range.* by one factor"):
+        list(EmbeddingFile(tmp_path / name).chunks(8))
+
+
+def test_ids_that_are_missing_are_refused(tmp_path) -> None:
+    pq.write_table(pa.table({"id": ["a", None], "v": [[1.0], [2.0]]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet, row 1: expected an id in 'id', got nothing"):
+        _ = EmbeddingFile(tmp_path / "a.parquet").ids

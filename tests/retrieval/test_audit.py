@@ -112,6 +112,20 @@ def test_the_first_line_says_that_length_explains_the_gain():
     assert "lengths were unknown" in advice(without)
 
 
+def test_zero_queries_are_in_no_ranking():
+    norms = spread(200)
+    documents, asked = planted(norms, norms)
+    asked.queries[[3, 50]] = 0
+    found = audited(documents, asked).ranking
+    values = sweep_alpha(asked.queries, documents, asked.judgements, alphas=ALPHAS).values
+    others = [query for query in range(120) if query not in (3, 50)]
+    assert (found.queries, found.judged) == (120, 118)
+    assert [one.value for one in found.curves["norm"]] == pytest.approx(values[:, others].mean(1).tolist())
+    asked.queries[4:] = 0
+    with pytest.raises(ValueError, match=r"5 or more queries with a relevant document.* got 3"):
+        audited(documents, asked)
+
+
 def test_no_gain_looks_like_none():
     documents, asked = planted(torch.ones(200), spread(200))
     found = audited(documents, asked)

@@ -81,7 +81,9 @@ def gather_input(options: argparse.Namespace, folder: Path, bar: Progress) -> Au
     table, notes = _covariates(options, items.ids)
     asked = ask(options, items.ids, embeddings.dim, encoding=encoding, beir=beir)
     notes += [] if asked is None else asked.notes
-    length, measured = _measured(items, table.numbers.pop(_LENGTH, None))
+    given = table.numbers.pop(_LENGTH, None)
+    length, measured = _measured(items, given)
+    notes += _of_length(given, length)
     return AuditInput(
         Path(options.model or options.embeddings).name,
         embeddings,
@@ -147,6 +149,16 @@ def _measured(items: Listed, given: Tensor | None) -> tuple[Tensor | None, dict[
         sizes = torch.tensor([file.stat().st_size for file in items.images], dtype=torch.float64)
         return length, {"file size": sizes}
     return length, {}
+
+
+def _of_length(given: Tensor | None, used: Tensor | None) -> list[str]:
+    unknown = 0 if given is None else int((~given.isfinite()).sum())
+    if given is None or not unknown:
+        return []
+    instead = "no length is" if used is None else "the number of letters is"
+    return [
+        f"The column '{_LENGTH}' lacks {unknown:,} of {len(given):,} items and was left out; {instead} used instead."
+    ]
 
 
 def _folders(items: Listed) -> dict[str, list[str | None]]:

@@ -68,26 +68,29 @@ def items_of(embeddings: EmbeddingFile, listed: Listed | None) -> Listed:
     Raises:
         ValueError: if an id comes twice, or what is listed has not an item for each row.
     """
+    if listed is not None and not embeddings.has_ids:
+        # Numbers of rows are no ids, even where what is listed has the same numbers in another order.
+        return _in_order(embeddings, listed)
     ids = embeddings.ids
     _refuse_repeated(embeddings, ids)
     if listed is None:
         return Listed(str(embeddings.file), ids)
     places = {id: place for place, id in enumerate(listed.ids)}
-    missing = next((row for row, id in enumerate(ids) if id not in places), None)
-    if missing is None and (not embeddings.has_ids and embeddings.rows != len(places)):
-        missing = embeddings.rows
-    if missing is None:
-        return listed.ordered([places[id] for id in ids])
-    if not embeddings.has_ids and len(listed.ids) == embeddings.rows:
-        return listed
-    if not embeddings.has_ids:
+    missing = next((id for id in ids if id not in places), None)
+    if missing is not None:
+        raise ValueError(
+            f"{listed.source}: expected an item for every id of {embeddings.file}, got none for '{missing}'"
+        )
+    return listed.ordered([places[id] for id in ids])
+
+
+def _in_order(embeddings: EmbeddingFile, listed: Listed) -> Listed:
+    if len(listed.ids) != embeddings.rows:
         raise ValueError(
             f"{embeddings.file}: expected a vector for each of the {len(listed.ids)} items of {listed.source}, got "
             f"{embeddings.rows} without ids; write ids into the embeddings, or leave the same items out of both"
         )
-    raise ValueError(
-        f"{listed.source}: expected an item for every id of {embeddings.file}, got none for '{ids[missing]}'"
-    )
+    return listed
 
 
 def _refuse_repeated(embeddings: EmbeddingFile, ids: Sequence[str]) -> None:

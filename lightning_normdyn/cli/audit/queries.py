@@ -81,6 +81,11 @@ def ask(
     unjudged = len(ids) - len(judgements.relevant().queries.unique())
     if unjudged:
         notes.append(f"{unjudged:,} of {len(ids):,} queries have no relevant document here and are in no ranking.")
+    zeros = int((queries == 0).all(1).sum())
+    if zeros:
+        notes.append(
+            f"{zeros:,} of {len(ids):,} queries are zero vectors, score all documents alike and are in no ranking."
+        )
     return Asked(queries, judgements, notes)
 
 
@@ -104,7 +109,8 @@ def _listed(options: argparse.Namespace, beir: JudgedTexts | None, split: str | 
 
 def _embedded(options: argparse.Namespace, listed: Listed | None, encoding: Encoding | None) -> EmbeddingFile:
     if options.queries is not None and str(options.queries).endswith(EMBEDDED):
-        return EmbeddingFile(options.queries)
+        # Documents and queries are often written alike, and an array's name need not be.
+        return EmbeddingFile(options.queries, preferred=options.column)
     if encoding is None or listed is None:
         raise ValueError(
             "queries: expected a file of their embeddings beside ready embeddings of documents, got "

@@ -41,7 +41,7 @@ def read_covariates(file: File, items: Mapping[str, int], problems: Problems) ->
 
     Raises:
         MalformedFileError: if a row has another number of cells than the first, an item has two, a column is named
-            twice or not at all, or no row is about a known item.
+            twice or not at all, a number among numbers is not finite, or no row is about a known item.
 
     Example:
         >>> import tempfile
@@ -57,7 +57,7 @@ def read_covariates(file: File, items: Mapping[str, int], problems: Problems) ->
     if header is None:
         raise MalformedFileError(file, 1, "a row that names the columns", "an empty file")
     names = _checked_names(file, header)
-    cells: dict[int, list[str]] = {}
+    cells: dict[int, Row] = {}
     for row in rows:
         check_width(file, row, len(header.cells))
         id = row.cells[0].strip()
@@ -66,14 +66,14 @@ def read_covariates(file: File, items: Mapping[str, int], problems: Problems) ->
         elif items[id] in cells:
             raise MalformedFileError(file, row.line, "one row an id", f"'{id}' again", "keep one of the two")
         else:
-            cells[items[id]] = [cell.strip() for cell in row.cells[1:]]
+            cells[items[id]] = row
     if not cells:
         raise MalformedFileError(
             file, None, "rows of items that have embeddings", "none", "check that the ids are spelled alike"
         )
     for _ in range(len(items) - len(cells)):
         problems.count("items without covariates", line="no row")
-    return _sorted_out(names, cells, len(items))
+    return _sorted_out(file, names, cells, len(items))
 
 
 def _checked_names(file: File, header: Row) -> list[str]:
@@ -85,22 +85,32 @@ def _checked_names(file: File, header: Row) -> list[str]:
     return names
 
 
-def _sorted_out(names: list[str], cells: Mapping[int, list[str]], items: int) -> Covariates:
+def _sorted_out(file: File, names: list[str], cells: Mapping[int, Row], items: int) -> Covariates:
     found = Covariates({}, {})
-    for at, name in enumerate(names):
-        known = {item: row[at] for item, row in cells.items() if row[at].lower() not in _UNKNOWN}
-        numbers = {item: _number(cell) for item, cell in known.items()}
-        if all(math.isfinite(number) for number in numbers.values()):
-            column = torch.full((items,), math.nan, dtype=torch.float64)
-            column[list(numbers)] = torch.tensor(list(numbers.values()), dtype=torch.float64)
-            found.numbers[name] = column
+    for at, name in enumerate(names, start=1):
+        column = {item: row.cells[at].strip() for item, row in cells.items()}
+        known = {item: cell for item, cell in column.items() if cell.lower() not in _UNKNOWN}
+        numbers = {item: number for item, cell in known.items() if (number := _number(cell)) is not None}
+        if len(numbers) == len(known):
+            for item, number in numbers.items():
+                if not math.isfinite(number):
+                    raise MalformedFileError(
+                        file,
+                        cells[item].line,
+                        f"finite numbers in '{name}'",
+                        f"'{known[item]}'",
+                        "write NA for what is unknown",
+                    )
+            values = torch.full((items,), math.nan, dtype=torch.float64)
+            values[list(numbers)] = torch.tensor(list(numbers.values()), dtype=torch.float64)
+            found.numbers[name] = values
         else:
             found.groups[name] = [known.get(item) for item in range(items)]
     return found
 
 
-def _number(cell: str) -> float:
+def _number(cell: str) -> float | None:
     try:
         return float(cell)
     except ValueError:
-        return math.nan
+        return None

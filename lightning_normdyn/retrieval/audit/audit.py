@@ -11,7 +11,13 @@ from torch import Tensor
 from lightning_normdyn.core.correlation import LENGTH, Correlation, correlate
 from lightning_normdyn.retrieval.audit.distribution import NormDistribution, norm_distribution
 from lightning_normdyn.retrieval.audit.groups import GroupNorms, group_norms
-from lightning_normdyn.retrieval.audit.ranking_audit import JudgedQueries, RankingAudit, audit_ranking, check_judged
+from lightning_normdyn.retrieval.audit.ranking_audit import (
+    JudgedQueries,
+    RankingAudit,
+    audit_ranking,
+    check_judged,
+    without_zero_queries,
+)
 from lightning_normdyn.retrieval.audit.saturation import LastLayer, Saturation, norm_saturation
 from lightning_normdyn.retrieval.audit.scan import scan_norms
 from lightning_normdyn.retrieval.residual_norms import residual_norms
@@ -77,7 +83,7 @@ def audit_norms(
         length: of each item (letters, tokens, pixels), not negative, ``[n]``.
         covariates: name to a number for each item, NaN where unknown, ``[n]``.
         groups: column to the group of each item, ``None`` where unknown.
-        asked: queries and judgements of the items as documents.
+        asked: queries and judgements of the items as documents; zero queries are in no ranking.
         last_layer: of the model that made them, where known.
         extremes: how many of the longest and of the shortest vectors to name.
         name: what an error calls the embeddings.
@@ -98,6 +104,8 @@ def audit_norms(
     scan = scan_norms(read(), rows, name=name)
     norms = scan.norms
     if asked is not None:
+        check_judged(asked, scan.dim)
+        asked = without_zero_queries(asked)
         check_judged(asked, scan.dim)
     distribution = norm_distribution(norms)
     saturation = norm_saturation(norms, scan.sample, last_layer=last_layer)

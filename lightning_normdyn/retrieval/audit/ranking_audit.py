@@ -56,7 +56,7 @@ class RankingAudit(NamedTuple):
             bad ones at exponent 0; norms that are all alike are left out, and ``None`` stands for a single document.
         relevance: Cohen's d between the norms of documents that some query wants and of the rest.
         queries: in all.
-        judged: queries with a relevant document.
+        judged: queries with a direction and a relevant document.
     """
 
     alphas: tuple[float, ...]
@@ -93,6 +93,20 @@ def check_judged(asked: JudgedQueries, dim: int) -> None:
             f"judgements: expected {FOLDS} or more queries with a relevant document, to choose an exponent on some and "
             f"measure it on others, got {judged}"
         )
+
+
+def without_zero_queries(asked: JudgedQueries) -> JudgedQueries:
+    """The same queries, judgements of zero vectors left out: all documents score alike, so files' order would rank.
+
+    Example:
+        >>> asked = JudgedQueries(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), Judgements.of([(0, 3, 1.0), (1, 4, 1.0)]))
+        >>> without_zero_queries(asked).judgements.documents
+        tensor([4])
+    """
+    judged = asked.judgements
+    judged.check(len(asked.queries))
+    directed = (asked.queries != 0).any(1).cpu()[judged.queries]
+    return asked._replace(judgements=Judgements(*(column[directed] for column in judged)))
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ def id_file(vectors: Path) -> Path:
 
 
 def read_ids(file: Path) -> list[str]:
-    """One id a line, UTF-8.
+    """One id a line, UTF-8 with a byte order mark or without.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -28,7 +28,7 @@ def read_ids(file: Path) -> list[str]:
     if not file.is_file():
         raise FileNotFoundError(f"ids: expected a file with one id a line, got none at '{file}'; check the path")
     try:
-        ids = file.read_text(encoding="utf-8").splitlines()
+        ids = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"ids: '{file}' is no UTF-8 text ({error}); write one id a line") from error
     if "" in ids:
