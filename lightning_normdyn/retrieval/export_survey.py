@@ -60,6 +60,19 @@ def check_ids(ids: Sequence[str], rows: int) -> None:
             raise ValueError(f"ids: expected each once, got {one!r} in rows {first[one]} and {row}; remove one of them")
 
 
+def check_radius(radius: float) -> None:
+    """Refuses lengths whose added coordinate, ``radius`` for a zero vector, float16 would make infinite.
+
+    Raises:
+        ValueError: if it may.
+    """
+    if radius > _LARGEST_HALF:
+        raise ValueError(
+            f"augment: expected folded embeddings no longer than 65,504 for float16, got one of length {radius:g}; keep "
+            "float32, or divide all embeddings by one number, which changes no ranking"
+        )
+
+
 def survey(
     chunks: Iterable[Tensor],
     fold: Callable[[Tensor], Tensor],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export_loss import ExportLoss, recall_of, score_error
-from lightning_normdyn.retrieval.export_survey import Survey, check_ids, survey
+from lightning_normdyn.retrieval.export_survey import Survey, check_ids, check_radius, survey
 from lightning_normdyn.retrieval.folding import Folding
 from lightning_normdyn.retrieval.indexes import Contents, IndexWriter
 
@@ -54,10 +54,14 @@ def look_through(
         tell: hears how many rows are done with, for a progress bar.
 
     Raises:
-        ValueError: if ids come twice or do not fit, or a row is not finite or too large.
+        ValueError: if ids come twice or do not fit, a row is not finite, too large or too small, or the coordinate that
+            ``augment`` adds is too large.
     """
     check_ids(source.ids, source.file.rows)
-    return survey(source.chunks(tell), folding.fold, source.ids, sampled=_LEARNT_FROM, half=half)
+    seen = survey(source.chunks(tell), folding.fold, source.ids, sampled=_LEARNT_FROM, half=half)
+    if folding.augment and half:
+        check_radius(seen.radius)
+    return seen
 
 
 def write_index(

@@ -110,6 +110,12 @@ def test_what_float16_cannot_hold_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"row 222 \(id 'd222'\) is too large for float16 once it is folded"):
         export(source, "npy", tmp_path / "y.npy", Folding("dot"), dtype="float16")
     export(source, "npy", tmp_path / "z.npy", Folding("cosine"), dtype="float16")
+    documents[222] *= 65_000 / documents[222].abs().max()
+    longer = source_of(documents, tmp_path)
+    export(longer, "npy", tmp_path / "fits.npy", Folding("dot"), dtype="float16")
+    with pytest.raises(ValueError, match=r"augment: expected folded embeddings no longer than 65,504 for float16"):
+        export(longer, "npy", tmp_path / "made" / "x.npy", Folding("dot", augment=True), dtype="float16")
+    assert not (tmp_path / "made").exists()
     documents[222] *= 1e15
     with pytest.raises(ValueError, match="the chunk begins at row 150 of the embeddings"):
         look_through(source_of(documents, tmp_path), Folding("dot", alpha=2))
