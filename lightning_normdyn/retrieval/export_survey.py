@@ -89,11 +89,12 @@ def survey(
         fold: makes of a chunk what will be written.
         ids: of all rows.
         sampled: rows to keep, drawn at random; all of them if there are fewer.
-        half: whether folded vectors must fit into float16.
+        half: whether folded vectors must fit into float16, and none of them become zero there.
         seed: of the draw.
 
     Raises:
-        ValueError: if there is no row, or one is not finite or too large when folded, with its number and id.
+        ValueError: if there is no row, or one is not finite or, when folded, too large or nothing in float16, with its
+            number and id.
     """
     if not ids:
         raise ValueError("embeddings: expected at least one vector, got none")
@@ -115,6 +116,13 @@ def survey(
                 ids,
                 "is too large for float16 once it is folded; keep "
                 "float32, or divide all embeddings by one number, which changes no ranking",
+            )
+            _refuse(
+                folded.any(1) & ~folded.half().any(1),
+                at,
+                ids,
+                "is so small once it is folded that float16 makes it zero; keep "
+                "float32, or multiply all embeddings by one number, which changes no ranking",
             )
         here = torch.linalg.vector_norm(most_precise(chunk), dim=1)
         there = here[here > 0]

@@ -121,6 +121,19 @@ def test_what_float16_cannot_hold_is_named(tmp_path):
         look_through(source_of(documents, tmp_path), Folding("dot", alpha=2))
 
 
+def test_what_float16_makes_zero_is_named(tmp_path):
+    documents, _ = embeddings()
+    documents[222] *= 2**-25 / documents[222].abs().max()  # half of float16's smallest number, rounded to even: zero
+    source = source_of(documents, tmp_path)
+    with pytest.raises(ValueError, match=r"row 222 \(id 'd222'\) is so small once it is folded that float16 makes it"):
+        export(source, "npy", tmp_path / "made" / "x.npy", Folding("dot"), dtype="float16")
+    assert not (tmp_path / "made").exists()
+    export(source, "npy", tmp_path / "cosine.npy", Folding("cosine"), dtype="float16")
+    documents[222] *= 1.5
+    export(source_of(documents, tmp_path), "npy", tmp_path / "fits.npy", Folding("dot"), dtype="float16")
+    assert np.load(tmp_path / "fits.npy")[222].any()
+
+
 @pytest.mark.parametrize(
     ("ids", "said"),
     [
