@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,7 @@ def run_export(options: argparse.Namespace) -> int:
         augment=options.augment,
         metric=options.metric,
     )
+    _check_apart(options)
     writer = _writer(options)
     embeddings = EmbeddingFile(options.embeddings, column=options.column)
     source = Source(embeddings, read_ids(Path(options.ids)) if options.ids else embeddings.ids, options.chunk)
@@ -117,6 +119,13 @@ def _writer(options: argparse.Namespace) -> IndexWriter:
         return index_writer(options.to, destination)
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error)) from error
+
+
+def _check_apart(options: argparse.Namespace) -> None:
+    # Embeddings are read again after the index is in place: what it loses would be measured against itself.
+    both = (options.embeddings, options.out)
+    if all(map(os.path.exists, both)) and os.path.samefile(*both):
+        raise ValueError(f"out: expected another file than that of the embeddings, got '{options.out}'; choose another")
 
 
 def _queries(options: argparse.Namespace, dim: int) -> Tensor | None:

@@ -85,7 +85,8 @@ def test_unit_length_is_said_first(capsys):
         ),
         (["--to", "npy", "--out", "x.npy", "--ids", "none.txt"], "ids: expected a file with one id a line, got none"),
         (["--to", "npy", "--out", "x.npy", "--index", "hnsw"], "index: expected flat for npy, got 'hnsw'"),
-        (["--to", "npy", "--out", "vectors.npy"], "out: 'vectors.npy' exists already"),
+        (["--to", "npy", "--out", "vectors.npy"], "out: expected another file than that of the embeddings, got 'vectors"),
+        (["--to", "npy", "--out", "./vectors.npy", "--overwrite"], "out: expected another file than that of the embed"),
     ],
 )
 def test_errors_are_one_sentence_and_leave_nothing(documents, capsys, words, said):
@@ -94,6 +95,7 @@ def test_errors_are_one_sentence_and_leave_nothing(documents, capsys, words, sai
     assert err.startswith(f"normdyn: {said}")
     assert err.count("\n") == 1
     assert [file.name for file in Path().iterdir()] == ["vectors.npy"]
+    np.testing.assert_array_equal(np.load("vectors.npy"), documents.numpy())
 
 
 def test_a_missing_package_is_named(documents, capsys, monkeypatch):
