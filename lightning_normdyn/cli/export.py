@@ -58,7 +58,7 @@ def run_export(options: argparse.Namespace) -> int:
     with _bar(console, "writing", embeddings.rows) as tell:
         write_index(source, folding, seen, writer, tell=tell)
     console.print(f"Written: {_place(options)}")
-    if writer.approximate or half:
+    if writer.approximate or half or options.metric != "inner_product":
         queries = _some(seen.sample if asked is None else asked, options.sample)
         with _bar(console, "measuring", embeddings.rows) as tell:
             loss = measure_loss(source, folding, seen, writer, queries, k=_NEAREST, half=half, tell=tell)
@@ -109,6 +109,10 @@ def describe_loss(loss: ExportLoss, *, approximate: bool, own: bool, augmented: 
         lines.append(
             "That is low: try an index that looks at more, or --augment, which adds one dimension so that all lengths "
             "are equal and keeps the ranking, and compare this number; it does not help every index."
+        )
+    if not approximate and augmented and loss.recall < _LOW_RECALL:
+        lines.append(
+            "That is low for an exact search: lengths so unlike leave differences that rounding hides; take inner_product."
         )
     return lines
 

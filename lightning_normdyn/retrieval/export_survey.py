@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.retrieval.indexes import Metric
 
 _SAME_LENGTH = 2e-3  # twice what half precision leaves of a length of 1
 _LARGEST_HALF = 65_504.0
+_LARGEST_SINGLE = torch.finfo(torch.float32).max
 
 
 class Survey(NamedTuple):
@@ -60,16 +62,24 @@ def check_ids(ids: Sequence[str], rows: int) -> None:
             raise ValueError(f"ids: expected each once, got {one!r} in rows {first[one]} and {row}; remove one of them")
 
 
-def check_radius(radius: float) -> None:
-    """Refuses lengths whose added coordinate, ``radius`` for a zero vector, float16 would make infinite.
+def check_radius(radius: float, metric: Metric, *, half: bool) -> None:
+    """Refuses lengths that would be infinite as the coordinate of a zero vector, or squared by the index.
+
+    Args:
+        radius: the length that all vectors are to have.
+        metric: what the index compares by.
+        half: whether vectors are stored in float16.
 
     Raises:
-        ValueError: if it may.
+        ValueError: if it is too large.
     """
-    if radius > _LARGEST_HALF:
+    largest, why = (_LARGEST_HALF, "float16") if half else (_LARGEST_SINGLE, "float32")
+    if metric != "inner_product" and largest > _LARGEST_SINGLE**0.5:
+        largest, why = _LARGEST_SINGLE**0.5, f"squares in float32, which {metric} needs"
+    if radius > largest:
         raise ValueError(
-            f"augment: expected folded embeddings no longer than 65,504 for float16, got one of length {radius:g}; keep "
-            "float32, or divide all embeddings by one number, which changes no ranking"
+            f"augment: expected folded embeddings no longer than {largest:.5g} for {why}, got one of length "
+            f"{radius:.5g}; divide all embeddings by one number, which changes no ranking"
         )
 
 

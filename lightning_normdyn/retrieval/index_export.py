@@ -54,13 +54,13 @@ def look_through(
         tell: hears how many rows are done with, for a progress bar.
 
     Raises:
-        ValueError: if ids come twice or do not fit, a row is not finite, too large or too small, or the coordinate that
-            ``augment`` adds is too large.
+        ValueError: if ids come twice or do not fit, a row is not finite, too large or too small, or what ``augment``
+            makes of them is too large.
     """
     check_ids(source.ids, source.file.rows)
     seen = survey(source.chunks(tell), folding.fold, source.ids, sampled=_LEARNT_FROM, half=half)
-    if folding.augment and half:
-        check_radius(seen.radius)
+    if folding.augment:
+        check_radius(seen.radius, folding.metric, half=half)
     return seen
 
 

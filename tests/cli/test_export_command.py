@@ -68,6 +68,16 @@ def test_losses_are_printed_and_the_remedy_where_they_are_large(documents, capsy
     assert err == "normdyn: queries: expected vectors of 16 numbers as the documents have, got [3, 3]\n"
 
 
+def test_an_exact_search_by_distance_is_measured_too(documents, capsys):
+    documents[3] *= 1e7
+    np.save("vectors.npy", documents.numpy())
+    words = ["--normalization", "dot", "--augment", "--metric", "euclidean", "--to", "faiss", "--out", "x.faiss"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "recall@10 against exact search in float32: 0." in out
+    assert "That is low for an exact search" in out
+
+
 def test_unit_length_is_said_first(capsys):
     np.save("vectors.npy", np.eye(20, dtype=np.float16))
     code, out, _ = run(capsys, "--alpha", "1", "--to", "npy", "--out", "x.npy")
@@ -85,7 +95,10 @@ def test_unit_length_is_said_first(capsys):
         ),
         (["--to", "npy", "--out", "x.npy", "--ids", "none.txt"], "ids: expected a file with one id a line, got none"),
         (["--to", "npy", "--out", "x.npy", "--index", "hnsw"], "index: expected flat for npy, got 'hnsw'"),
-        (["--to", "npy", "--out", "vectors.npy"], "out: expected another file than that of the embeddings, got 'vectors"),
+        (
+            ["--to", "npy", "--out", "vectors.npy"],
+            "out: expected another file than that of the embeddings, got 'vectors",
+        ),
         (["--to", "npy", "--out", "./vectors.npy", "--overwrite"], "out: expected another file than that of the embed"),
     ],
 )
