@@ -45,9 +45,9 @@ def run_export(options: argparse.Namespace) -> int:
         augment=options.augment,
         metric=options.metric,
     )
-    _check_apart(options)
     writer = _writer(options)
     embeddings = EmbeddingFile(options.embeddings, column=options.column)
+    _check_apart(options)
     source = Source(embeddings, read_ids(Path(options.ids)) if options.ids else embeddings.ids, options.chunk)
     asked = _queries(options, embeddings.dim)
     half = options.dtype == "float16"
@@ -112,7 +112,8 @@ def describe_loss(loss: ExportLoss, *, approximate: bool, own: bool, augmented: 
         )
     if not approximate and augmented and loss.recall < _LOW_RECALL:
         lines.append(
-            "That is low for an exact search: lengths so unlike leave differences that rounding hides; take inner_product."
+            "That is low for an exact search: where lengths are so unlike, rounding hides what tells scores apart; "
+            "take --metric inner_product."
         )
     return lines
 
@@ -127,8 +128,7 @@ def _writer(options: argparse.Namespace) -> IndexWriter:
 
 def _check_apart(options: argparse.Namespace) -> None:
     # Embeddings are read again after the index is in place: what it loses would be measured against itself.
-    both = (options.embeddings, options.out)
-    if all(map(os.path.exists, both)) and os.path.samefile(*both):
+    if os.path.exists(options.out) and Path(options.out).samefile(options.embeddings):  # noqa: PTH110  (no URL upsets it)
         raise ValueError(f"out: expected another file than that of the embeddings, got '{options.out}'; choose another")
 
 
@@ -140,7 +140,14 @@ def _queries(options: argparse.Namespace, dim: int) -> Tensor | None:
         raise ValueError(
             f"queries: expected vectors of {dim} numbers as the documents have, got {[file.rows, file.dim]}"
         )
-    return file.read()
+    queries = file.read()
+    bad = (~queries.isfinite().all(1)).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"queries: expected finite numbers, got NaN or infinite ones in row {int(bad[0])}; leave the row out or "
+            "encode it again"
+        )
+    return queries
 
 
 def _some(queries: Tensor, most: int) -> Tensor:

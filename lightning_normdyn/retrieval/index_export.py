@@ -89,7 +89,7 @@ def write_index(
     parts = seen.sample.split(source.rows_a_chunk)
     sample = torch.cat([folding.written(part, radius=seen.radius) for part in parts])
     try:
-        writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample))
+        writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment))
         at = 0
         for chunk in source.chunks(tell):
             writer.add(source.ids[at : at + len(chunk)], folding.written(chunk, radius=seen.radius))
