@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from lightning_normdyn.cli.arguments import build_parser
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.retrieval import norm_aware_top_k
 from lightning_normdyn.retrieval.indexes import TARGETS
+from lightning_normdyn.retrieval.indexes.vector_file import NpyFile
 
 faiss = pytest.importorskip("faiss")
 
@@ -109,6 +111,31 @@ def test_errors_are_one_sentence_and_leave_nothing(documents, capsys, words, sai
     assert err.count("\n") == 1
     assert [file.name for file in Path().iterdir()] == ["vectors.npy"]
     np.testing.assert_array_equal(np.load("vectors.npy"), documents.numpy())
+
+
+def test_bad_queries_are_found_before_anything_is_written(documents, capsys):
+    queries = np.eye(16, dtype=np.float32)
+    queries[5, 2] = np.nan
+    np.save("queries.npy", queries)
+    code, out, err = run(capsys, "--to", "npy", "--out", "x.npy", "--queries", "queries.npy")
+    assert (code, out) == (2, "")
+    assert err.startswith("normdyn: queries: expected finite numbers, got NaN or infinite ones in row 5;")
+    assert not Path("x.npy").exists()
+
+
+def test_sigterm_cleans_up_as_ctrl_c_does(documents, capsys, monkeypatch):
+    add = NpyFile.add
+
+    def terminated(self, ids, vectors):
+        add(self, ids, vectors)
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(NpyFile, "add", terminated)
+    code, out, err = run(capsys, "--to", "npy", "--out", "made/x.npy", "--chunk", "64")
+    assert (code, "Written" in out, err) == (143, False, "normdyn: terminated\n")
+    assert not Path("made").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_missing_package_is_named(documents, capsys, monkeypatch):
