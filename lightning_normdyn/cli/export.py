@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ def run_export(options: argparse.Namespace) -> int:
     )
     writer = _writer(options)
     embeddings = EmbeddingFile(options.embeddings, column=options.column)
+    _check_apart(options)
     source = Source(embeddings, read_ids(Path(options.ids)) if options.ids else embeddings.ids, options.chunk)
     asked = _queries(options, embeddings.dim)
     half = options.dtype == "float16"
@@ -56,7 +58,7 @@ def run_export(options: argparse.Namespace) -> int:
     with _bar(console, "writing", embeddings.rows) as tell:
         write_index(source, folding, seen, writer, tell=tell)
     console.print(f"Written: {_place(options)}")
-    if writer.approximate or half:
+    if writer.approximate or half or options.metric != "inner_product":
         queries = _some(seen.sample if asked is None else asked, options.sample)
         with _bar(console, "measuring", embeddings.rows) as tell:
             loss = measure_loss(source, folding, seen, writer, queries, k=_NEAREST, half=half, tell=tell)
@@ -108,6 +110,11 @@ def describe_loss(loss: ExportLoss, *, approximate: bool, own: bool, augmented: 
             "That is low: try an index that looks at more, or --augment, which adds one dimension so that all lengths "
             "are equal and keeps the ranking, and compare this number; it does not help every index."
         )
+    if not approximate and augmented and loss.recall < _LOW_RECALL:
+        lines.append(
+            "That is low for an exact search: where lengths are so unlike, rounding hides what tells scores apart; "
+            "take --metric inner_product."
+        )
     return lines
 
 
@@ -119,6 +126,12 @@ def _writer(options: argparse.Namespace) -> IndexWriter:
         raise MissingExtraError(str(error)) from error
 
 
+def _check_apart(options: argparse.Namespace) -> None:
+    # Embeddings are read again after the index is in place: what it loses would be measured against itself.
+    if os.path.exists(options.out) and Path(options.out).samefile(options.embeddings):  # noqa: PTH110  (no URL upsets it)
+        raise ValueError(f"out: expected another file than that of the embeddings, got '{options.out}'; choose another")
+
+
 def _queries(options: argparse.Namespace, dim: int) -> Tensor | None:
     if options.queries is None:
         return None
@@ -127,7 +140,14 @@ def _queries(options: argparse.Namespace, dim: int) -> Tensor | None:
         raise ValueError(
             f"queries: expected vectors of {dim} numbers as the documents have, got {[file.rows, file.dim]}"
         )
-    return file.read()
+    queries = file.read()
+    bad = (~queries.isfinite().all(1)).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"queries: expected finite numbers, got NaN or infinite ones in row {int(bad[0])}; leave the row out or "
+            "encode it again"
+        )
+    return queries
 
 
 def _some(queries: Tensor, most: int) -> Tensor:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from lightning_normdyn.cli.arguments import LIGHTNING_COMMANDS, build_parser
 from lightning_normdyn.cli.extras import MissingExtraError, require
+from lightning_normdyn.cli.termination import Terminated, sigterm_raises
 
 USER_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -21,7 +23,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the words after ``normdyn``; by default those of the running process.
 
     Returns:
-        The exit code: 0 if all went well, 2 for an error that is the user's to mend, 130 after Ctrl-C.
+        The exit code: 0 if all went well, 2 for an error that is the user's to mend, 130 after Ctrl-C, 143 after a
+        SIGTERM that a command cleaned up after.
     """
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words or bool(os.environ.get("NORMDYN_DEBUG"))
@@ -29,6 +32,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return _run([word for word in words if word != "--debug"])
     except SystemExit as stop:  # argparse and jsonargparse, after they printed what is wrong
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Terminated:
+        print("normdyn: terminated", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("normdyn: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -64,7 +70,8 @@ def _run(words: list[str]) -> int:
         require("rich", extra="cli")
         from lightning_normdyn.cli.export import run_export
 
-        return run_export(options)
+        with sigterm_raises():
+            return run_export(options)
     require("matplotlib", extra="cli,report")
     from lightning_normdyn.cli.report import run_report
 

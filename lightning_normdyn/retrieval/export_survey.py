@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.retrieval.indexes import Metric
 
 _SAME_LENGTH = 2e-3  # twice what half precision leaves of a length of 1
 _LARGEST_HALF = 65_504.0
+_LARGEST_SINGLE = torch.finfo(torch.float32).max
 
 
 class Survey(NamedTuple):
@@ -60,6 +62,27 @@ def check_ids(ids: Sequence[str], rows: int) -> None:
             raise ValueError(f"ids: expected each once, got {one!r} in rows {first[one]} and {row}; remove one of them")
 
 
+def check_radius(radius: float, metric: Metric, *, half: bool) -> None:
+    """Refuses lengths that would be infinite as the coordinate of a zero vector, or squared by the index.
+
+    Args:
+        radius: the length that all vectors are to have.
+        metric: what the index compares by.
+        half: whether vectors are stored in float16.
+
+    Raises:
+        ValueError: if it is too large.
+    """
+    largest, why = (_LARGEST_HALF, "float16") if half else (_LARGEST_SINGLE, "float32")
+    if metric != "inner_product" and largest > _LARGEST_SINGLE**0.5:
+        largest, why = _LARGEST_SINGLE**0.5, f"squares in float32, which {metric} needs"
+    if radius > largest:
+        raise ValueError(
+            f"augment: expected folded embeddings no longer than {largest:.5g} for {why}, got one of length "
+            f"{radius:.5g}; divide all embeddings by one number, which changes no ranking"
+        )
+
+
 def survey(
     chunks: Iterable[Tensor],
     fold: Callable[[Tensor], Tensor],
@@ -76,11 +99,12 @@ def survey(
         fold: makes of a chunk what will be written.
         ids: of all rows.
         sampled: rows to keep, drawn at random; all of them if there are fewer.
-        half: whether folded vectors must fit into float16.
+        half: whether folded vectors must fit into float16, and none of them become zero there.
         seed: of the draw.
 
     Raises:
-        ValueError: if there is no row, or one is not finite or too large when folded, with its number and id.
+        ValueError: if there is no row, or one is not finite or, when folded, too large or nothing in float16, with its
+            number and id.
     """
     if not ids:
         raise ValueError("embeddings: expected at least one vector, got none")
@@ -102,6 +126,13 @@ def survey(
                 ids,
                 "is too large for float16 once it is folded; keep "
                 "float32, or divide all embeddings by one number, which changes no ranking",
+            )
+            _refuse(
+                folded.any(1) & ~folded.half().any(1),
+                at,
+                ids,
+                "is so small once it is folded that float16 makes it zero; keep "
+                "float32, or multiply all embeddings by one number, which changes no ranking",
             )
         here = torch.linalg.vector_norm(most_precise(chunk), dim=1)
         there = here[here > 0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export_loss import ExportLoss, recall_of, score_error
-from lightning_normdyn.retrieval.export_survey import Survey, check_ids, survey
+from lightning_normdyn.retrieval.export_survey import Survey, check_ids, check_radius, survey
 from lightning_normdyn.retrieval.folding import Folding
 from lightning_normdyn.retrieval.indexes import Contents, IndexWriter
 
@@ -54,10 +54,14 @@ def look_through(
         tell: hears how many rows are done with, for a progress bar.
 
     Raises:
-        ValueError: if ids come twice or do not fit, or a row is not finite or too large.
+        ValueError: if ids come twice or do not fit, a row is not finite, too large or too small, or what ``augment``
+            makes of them is too large.
     """
     check_ids(source.ids, source.file.rows)
-    return survey(source.chunks(tell), folding.fold, source.ids, sampled=_LEARNT_FROM, half=half)
+    seen = survey(source.chunks(tell), folding.fold, source.ids, sampled=_LEARNT_FROM, half=half)
+    if folding.augment:
+        check_radius(seen.radius, folding.metric, half=half)
+    return seen
 
 
 def write_index(
@@ -85,7 +89,7 @@ def write_index(
     parts = seen.sample.split(source.rows_a_chunk)
     sample = torch.cat([folding.written(part, radius=seen.radius) for part in parts])
     try:
-        writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample))
+        writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment))
         at = 0
         for chunk in source.chunks(tell):
             writer.add(source.ids[at : at + len(chunk)], folding.written(chunk, radius=seen.radius))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from lightning_normdyn.cli.arguments import build_parser
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.retrieval import norm_aware_top_k
 from lightning_normdyn.retrieval.indexes import TARGETS
+from lightning_normdyn.retrieval.indexes.vector_file import NpyFile
 
 faiss = pytest.importorskip("faiss")
 
@@ -68,6 +70,16 @@ def test_losses_are_printed_and_the_remedy_where_they_are_large(documents, capsy
     assert err == "normdyn: queries: expected vectors of 16 numbers as the documents have, got [3, 3]\n"
 
 
+def test_an_exact_search_by_distance_is_measured_too(documents, capsys):
+    documents[3] *= 1e7
+    np.save("vectors.npy", documents.numpy())
+    words = ["--normalization", "dot", "--augment", "--metric", "euclidean", "--to", "faiss", "--out", "x.faiss"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "recall@10 against exact search in float32: 0." in out
+    assert "That is low for an exact search" in out
+
+
 def test_unit_length_is_said_first(capsys):
     np.save("vectors.npy", np.eye(20, dtype=np.float16))
     code, out, _ = run(capsys, "--alpha", "1", "--to", "npy", "--out", "x.npy")
@@ -85,7 +97,11 @@ def test_unit_length_is_said_first(capsys):
         ),
         (["--to", "npy", "--out", "x.npy", "--ids", "none.txt"], "ids: expected a file with one id a line, got none"),
         (["--to", "npy", "--out", "x.npy", "--index", "hnsw"], "index: expected flat for npy, got 'hnsw'"),
-        (["--to", "npy", "--out", "vectors.npy"], "out: 'vectors.npy' exists already"),
+        (
+            ["--to", "npy", "--out", "vectors.npy"],
+            "out: expected another file than that of the embeddings, got 'vectors",
+        ),
+        (["--to", "npy", "--out", "./vectors.npy", "--overwrite"], "out: expected another file than that of the embed"),
     ],
 )
 def test_errors_are_one_sentence_and_leave_nothing(documents, capsys, words, said):
@@ -94,6 +110,32 @@ def test_errors_are_one_sentence_and_leave_nothing(documents, capsys, words, sai
     assert err.startswith(f"normdyn: {said}")
     assert err.count("\n") == 1
     assert [file.name for file in Path().iterdir()] == ["vectors.npy"]
+    np.testing.assert_array_equal(np.load("vectors.npy"), documents.numpy())
+
+
+def test_bad_queries_are_found_before_anything_is_written(documents, capsys):
+    queries = np.eye(16, dtype=np.float32)
+    queries[5, 2] = np.nan
+    np.save("queries.npy", queries)
+    code, out, err = run(capsys, "--to", "npy", "--out", "x.npy", "--queries", "queries.npy")
+    assert (code, out) == (2, "")
+    assert err.startswith("normdyn: queries: expected finite numbers, got NaN or infinite ones in row 5;")
+    assert not Path("x.npy").exists()
+
+
+def test_sigterm_cleans_up_as_ctrl_c_does(documents, capsys, monkeypatch):
+    add = NpyFile.add
+
+    def terminated(self, ids, vectors):
+        add(self, ids, vectors)
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(NpyFile, "add", terminated)
+    code, out, err = run(capsys, "--to", "npy", "--out", "made/x.npy", "--chunk", "64")
+    assert (code, "Written" in out, err) == (143, False, "normdyn: terminated\n")
+    assert not Path("made").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_missing_package_is_named(documents, capsys, monkeypatch):

@@ -75,6 +75,10 @@ def test_half_precision_states_its_loss(tmp_path):
         ({"index": "ivfpq"}, "index: expected at least 256 vectors for ivfpq to learn from, got 100; take flat"),
         ({"index": "IVF512,Flat"}, "index: FAISS cannot make 'IVF512,Flat' of 100 vectors of 24 numbers"),
         ({"index": "Nonsense"}, "index: FAISS cannot make 'Nonsense'"),
+        ({"index": "L2norm,Flat"}, "index: expected no L2norm, which divides every norm out again, got 'L2norm,Flat'"),
+        ({"index": "PCA8,L2Norm,IVF4,Flat"}, "index: expected no L2norm"),
+        ({"index": "IDMap,Flat"}, "index: expected no IDMap, which is added anyway, got 'IDMap,Flat'; leave it out"),
+        ({"index": "IDMap2,HNSW32"}, "index: expected no IDMap"),
         ({"index": "ivfpq", "dtype": "float16"}, "dtype: expected float32 with index 'ivfpq'"),
     ],
 )
@@ -85,6 +89,13 @@ def test_what_faiss_cannot_make_is_said_and_leaves_nothing(tmp_path, options, sa
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made").exists()
+
+
+def test_equal_lengths_may_be_divided_out(tmp_path):
+    documents, queries = embeddings()
+    source, folding = source_of(documents, tmp_path), Folding("dot", augment=True)
+    writer = export(source, "faiss", tmp_path / "x.faiss", folding, index="L2norm,Flat")
+    assert writer.search(folding.asked(queries), 10).ids == ranked(queries, documents, 1, source.ids)
 
 
 def test_faiss_has_no_cosine(tmp_path):

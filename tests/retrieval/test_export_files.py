@@ -11,6 +11,7 @@ from export_cases import embeddings, export, ranked, source_of
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval import export_vectors, norm_aware_top_k
 from lightning_normdyn.retrieval.folding import Folding
+from lightning_normdyn.retrieval.indexes import Contents, Destination, index_writer
 
 CASES = [
     ({"normalization": "cosine", "alpha": -0.5}, -0.5),
@@ -72,6 +73,20 @@ def test_ids_lie_beside_a_file_unless_they_are_numbers_of_rows(tmp_path):
     assert not (tmp_path / "b.npy.ids.txt").exists()
     with pytest.raises(ValueError, match="without line breaks for this target, got 'two\\\\nlines' in row 0"):
         export(source_of(documents, tmp_path, ids=["two\nlines", *rows[1:]]), "npy", tmp_path / "c.npy")
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "euclidean", "cosine"])
+def test_a_file_is_searched_by_its_metric(tmp_path, metric):
+    documents, queries = embeddings()
+    ids = [str(row) for row in range(len(documents))]
+    writer = index_writer("npy", Destination(str(tmp_path / "x.npy")))
+    writer.open(Contents(documents.shape[1], metric, ids, documents))
+    writer.add(ids, documents)
+    writer.close()
+    d, q = documents.double(), queries.double()
+    scores = {"inner_product": q @ d.T, "euclidean": -torch.cdist(q, d), "cosine": q @ (d / d.norm(dim=1)[:, None]).T}
+    best = scores[metric].nan_to_num(0).topk(10).indices
+    assert writer.search(queries, 10).ids == [[str(row) for row in rows] for rows in best.tolist()]
 
 
 def test_nothing_is_overwritten_unasked(tmp_path):

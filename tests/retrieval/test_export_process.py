@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lightning_normdyn.retrieval import exact_top_k
 from lightning_normdyn.retrieval.augmentation import augment_documents, augment_queries
 from lightning_normdyn.retrieval.folding import Folding
-from lightning_normdyn.retrieval.index_export import Source, look_through, write_index
+from lightning_normdyn.retrieval.index_export import Source, look_through, measure_loss, write_index
 from lightning_normdyn.retrieval.indexes import Destination, index_writer
 
 
@@ -110,9 +110,51 @@ def test_what_float16_cannot_hold_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"row 222 \(id 'd222'\) is too large for float16 once it is folded"):
         export(source, "npy", tmp_path / "y.npy", Folding("dot"), dtype="float16")
     export(source, "npy", tmp_path / "z.npy", Folding("cosine"), dtype="float16")
+    documents[222] *= 65_000 / documents[222].abs().max()
+    longer = source_of(documents, tmp_path)
+    export(longer, "npy", tmp_path / "fits.npy", Folding("dot"), dtype="float16")
+    with pytest.raises(ValueError, match=r"augment: expected folded embeddings no longer than 65504 for float16"):
+        export(longer, "npy", tmp_path / "made" / "x.npy", Folding("dot", augment=True), dtype="float16")
+    assert not (tmp_path / "made").exists()
     documents[222] *= 1e15
     with pytest.raises(ValueError, match="the chunk begins at row 150 of the embeddings"):
         look_through(source_of(documents, tmp_path), Folding("dot", alpha=2))
+
+
+def test_lengths_whose_square_is_infinite_are_refused(tmp_path):
+    source = source_of(3e19 * torch.eye(3, 2), tmp_path)
+    look_through(source, Folding("dot", augment=True))
+    with pytest.raises(ValueError, match=r"no longer than 1\.8447e\+19 for squares in float32, which euclidean needs"):
+        look_through(source, Folding("dot", augment=True, metric="euclidean"))
+
+
+@pytest.mark.parametrize("target", ["npy", "faiss"])
+def test_what_euclidean_distances_lose_is_measured(tmp_path, target):
+    pytest.importorskip({"faiss": "faiss"}.get(target, "torch"))
+    documents, queries = embeddings()
+    folding = Folding("dot", augment=True, metric="euclidean")
+    recalls = []
+    for longest in (1, 1e6):  # one outlier: the squares of all lengths hide the differences of scores
+        documents[7] *= longest
+        source = source_of(documents, tmp_path)
+        seen = look_through(source, folding)
+        writer = export(source, target, tmp_path / f"x.{target}", folding, overwrite=True)
+        recalls.append(measure_loss(source, folding, seen, writer, queries).recall)
+    assert recalls[0] > 0.99
+    assert recalls[1] < 0.5
+
+
+def test_what_float16_makes_zero_is_named(tmp_path):
+    documents, _ = embeddings()
+    documents[222] *= 2**-25 / documents[222].abs().max()  # half of float16's smallest number, rounded to even: zero
+    source = source_of(documents, tmp_path)
+    with pytest.raises(ValueError, match=r"row 222 \(id 'd222'\) is so small once it is folded that float16 makes it"):
+        export(source, "npy", tmp_path / "made" / "x.npy", Folding("dot"), dtype="float16")
+    assert not (tmp_path / "made").exists()
+    export(source, "npy", tmp_path / "cosine.npy", Folding("cosine"), dtype="float16")
+    documents[222] *= 1.5
+    export(source_of(documents, tmp_path), "npy", tmp_path / "fits.npy", Folding("dot"), dtype="float16")
+    assert np.load(tmp_path / "fits.npy")[222].any()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ class FaissIndex:
             raise ValueError(
                 f"dtype: expected float32 with index '{destination.index}', which has a storage of its own, got float16"
             )
+        if re.search(r"\bIDMap2?\b", destination.index):
+            raise ValueError(
+                f"index: expected no IDMap, which is added anyway, got '{destination.index}'; leave it out"
+            )
         self._beside: Beside | None = None
         self._index: Any = None
         self._numbers: np.ndarray[Any, Any] | None = None
@@ -52,6 +57,11 @@ class FaissIndex:
         """Builds the empty index and lets it learn from the sample."""
         if contents.metric == "cosine":
             raise ValueError("metric: expected inner_product or euclidean, which FAISS has, got cosine")
+        if re.search(r"\bL2norm\b", self.destination.index, re.IGNORECASE) and not contents.same_length:
+            raise ValueError(
+                f"index: expected no L2norm, which divides every norm out again, got '{self.destination.index}'; leave "
+                "it out, or make all lengths equal with augment"
+            )
         self._numbers = whole_numbers(contents.ids)
         check_place(self.file, needed=self._numbers is None, overwrite=self.destination.overwrite)
         if self._numbers is None:

@@ -11,12 +11,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.indexes.beside import Beside
 from lightning_normdyn.retrieval.indexes.id_file import are_rows, check_lines, check_place, id_file, read_ids, write_ids
-from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, Found, check_index, stored_dtype
+from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, Found, Metric, check_index, stored_dtype
 from lightning_normdyn.retrieval.top_k import exact_top_k
 
 _READ = 16_384
@@ -40,10 +42,12 @@ class _VectorFile:
         if self.file.suffix != self.suffix:
             raise ValueError(f"out: expected a file that ends in {self.suffix}, got '{self.file}'")
         self._beside: Beside | None = None
+        self._metric: Metric = "inner_product"
 
     def open(self, contents: Contents) -> None:
         """Starts the file beside its place."""
         self._check_ids(contents.ids)
+        self._metric = contents.metric
         self._beside = Beside(self.file, overwrite=self.destination.overwrite)
         self._start(self._beside.path, contents)
 
@@ -64,9 +68,11 @@ class _VectorFile:
             self._beside.discard()
 
     def search(self, queries: Tensor, k: int) -> Found:
-        """Reads the file again and searches all of it."""
+        """Reads the file again and searches all of it by its metric, in float32 as indexes do."""
         opened = EmbeddingFile(self.file)
-        found = exact_top_k(queries, opened.chunks(_READ), k)
+        documents = (_compared(chunk, self._metric) for chunk in opened.chunks(_READ))
+        asked = F.pad(queries, (0, 1), value=-0.5) if self._metric == "euclidean" else queries
+        found = exact_top_k(asked, documents, k)
         ids = self._ids(opened)
         return Found([[ids[row] for row in rows] for rows in found.indices.tolist()], found.scores.tolist())
 
@@ -84,6 +90,13 @@ class _VectorFile:
 
     def _end(self) -> None:
         raise NotImplementedError
+
+
+def _compared(documents: Tensor, metric: Metric) -> Tensor:
+    """Documents whose inner products have the order of the metric."""
+    if metric == "euclidean":  # |q - d|² = |q|² - 2 (<q, d> - |d|² / 2)
+        return torch.cat([documents, documents.square().sum(1, keepdim=True)], 1)
+    return F.normalize(documents) if metric == "cosine" else documents
 
 
 class _BareFile(_VectorFile):

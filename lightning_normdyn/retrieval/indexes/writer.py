@@ -41,12 +41,14 @@ class Contents(NamedTuple):
         metric: what the index compares by.
         ids: all of them, in the order they come.
         sample: some of the vectors, ``[s, dim]``, for indexes that learn from them first.
+        same_length: whether all were made equally long.
     """
 
     dim: int
     metric: Metric
     ids: Sequence[str]
     sample: Tensor
+    same_length: bool = False
 
 
 class Found(NamedTuple):
