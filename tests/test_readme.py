@@ -164,7 +164,7 @@ print(before["test/mrr@10"], after["test/mrr@10"])
 
 
 def test_every_configuration_has_a_row() -> None:
-    rows = re.findall(r"^\| (\w+) \|", TEXT.partition("### Tasks")[2].partition("\n## ")[0], re.MULTILINE)
+    rows = re.findall(r"^\| (\w+) \|", TEXT.partition("### Tasks")[2].partition("The default data")[0], re.MULTILINE)
     assert set(rows) - {"config"} == {config.stem for config in README.parent.joinpath("configs").glob("*.yaml")}
 
 
