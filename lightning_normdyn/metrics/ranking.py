@@ -83,7 +83,8 @@ class RankingMetric(Metric):
 
     def per_query(self) -> tuple[Tensor, Tensor]:
         """Numbers of the queries, ascending, and the measure of each, NaN where nothing is relevant; both ``[n]``."""
-        if not sum(map(len, self.scores)):
+        held: Any = self.scores  # a list, or one tensor once ranks have exchanged theirs
+        if not len(held) or not dim_zero_cat(held).numel():
             nothing = torch.empty(0, dtype=self.dtype, device=self.device)
             return nothing.long(), nothing
         scores, grades, queries = (dim_zero_cat(state) for state in (self.scores, self.grades, self.queries))
