@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.core.rule import EquilibriumRule
 
 
@@ -56,16 +57,16 @@ def weight_decay_for(
         >>> equilibrium_rule(optimizer).predict(1.0, dim=64)
         tensor(0.8000, dtype=torch.float64)
     """
-    if (target_norm is None) == (target_angular_rate is None):
+    if target_norm is not None and target_angular_rate is None:
+        check_positive(target_norm=target_norm)
+        decays = rule.decay_for_norm(float(target_norm), second_moment, dim, update_probability)
+    elif target_angular_rate is not None and target_norm is None:
+        check_positive(target_angular_rate=target_angular_rate)
+        decays = rule.decay_for_turn(float(target_angular_rate), second_moment, dim, update_probability)
+    else:
         raise ValueError(
             f"target_norm, target_angular_rate: expected one of the two, got {target_norm} and {target_angular_rate}"
         )
-    if target_norm is not None:
-        norm = _positive("target_norm", target_norm)
-        decays = rule.decay_for_norm(norm, second_moment, dim, update_probability)
-    else:
-        angle = _positive("target_angular_rate", target_angular_rate)
-        decays = rule.decay_for_turn(angle, second_moment, dim, update_probability)
     if not 0 < rule.lr < math.inf:
         raise ValueError(
             f"rule: expected a learning rate above 0, got {rule.lr}; "
@@ -78,9 +79,3 @@ def weight_decay_for(
             "a row without them has no equilibrium but zero"
         )
     return float(asked.median()) / rule.decay_gain
-
-
-def _positive(name: str, value: float | None) -> float:
-    if value is None or not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive number, got {value}")
-    return float(value)

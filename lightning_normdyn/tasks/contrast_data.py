@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data import default_collate as stack
 
+from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 
 Split = Literal["validation", "test"]
@@ -85,9 +86,7 @@ class ContrastData(LightningDataModule):
     def __init__(self, *, batch_size: int = 256, evaluation_batch_size: int | None = None, workers: int = 0) -> None:
         super().__init__()
         evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
-        for name, value in {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
+        check_positive(batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
         if workers < 0:
             raise ValueError(f"workers: expected 0 or more processes, got {workers}")
         self.batch_size = batch_size

@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import AdamW
 
+from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.losses import ContrastiveMixin
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.tasks.contrast_data import ContrastData, Split
@@ -63,8 +64,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         **contrastive: Any,
     ) -> None:
         super().__init__(normalization=normalization, temperature=temperature, **contrastive)
-        if not lr > 0:
-            raise ValueError(f"lr: expected a positive number, got {lr}")
+        check_positive(lr=lr)
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup: expected a share of the steps from 0 to below 1, got {warmup}")
         if schedule not in ("cosine", "constant"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.core.similarity import rescale
 from lightning_normdyn.datasets import LabelledImages
 from lightning_normdyn.losses.euclidean import SquaredEuclidean
@@ -224,8 +225,7 @@ class FewShotData(ContrastData):
         workers: int = 0,
     ) -> None:
         super().__init__(batch_size=ways, evaluation_batch_size=evaluation_batch_size, workers=workers)
-        if episodes < 1:
-            raise ValueError(f"episodes: expected a positive number, got {episodes}")
+        check_positive(episodes=episodes)
         self.source = StandardLibraryGlyphClasses() if source is None else source
         self.training_shape = EpisodeShape(ways, shots, queries).check()
         self.evaluation_shape = EpisodeShape(evaluation_ways, evaluation_shots, evaluation_queries).check("evaluation_")

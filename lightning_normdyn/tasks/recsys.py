@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_normdyn.core import safe_norm
 from lightning_normdyn.core.correlation import correlate
+from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.core.ranking import grade_ranking, hits_at, mrr_at, ndcg_at, recall_at
 from lightning_normdyn.core.similarity import rescale
 from lightning_normdyn.datasets import Interactions, Judgements
@@ -91,8 +92,7 @@ class Recommendation(TableSizes, ContrastiveTask):
             raise ValueError(f"negatives: expected 'full' or 'sampled', got {negatives!r}")
         if dim < 2 or dim % 2:
             raise ValueError(f"dim: expected a positive even number, for two heads of attention, got {dim}")
-        if history_length < 1:
-            raise ValueError(f"history_length: expected a positive number, got {history_length}")
+        check_positive(history_length=history_length)
         if uniform_negatives < 0:
             raise ValueError(f"uniform_negatives: expected 0 or more, got {uniform_negatives}")
         self.encoder_name = encoder
@@ -245,8 +245,7 @@ class RecommendationData(ContrastData):
         for name, share in {"validation_share": validation_share, "test_share": test_share}.items():
             if not 0 < share < 0.5:
                 raise ValueError(f"{name}: expected a share above 0, below 0.5, got {share}")
-        if history_length < 1:
-            raise ValueError(f"history_length: expected a positive number, got {history_length}")
+        check_positive(history_length=history_length)
         self.source = StandardLibraryNameUses() if source is None else source
         self.cut: Cut = cut
         self.shares = (validation_share, test_share)

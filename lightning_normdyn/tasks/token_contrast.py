@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.losses import ContrastiveMixin
 from lightning_normdyn.losses.similarity import Normalization
 
@@ -76,9 +77,7 @@ class TokenContrast(ContrastiveMixin, LightningModule):
                 "table_rows: expected the number of words, got None; give the trainer a data module that knows it, "
                 "such as lightning_normdyn.tasks.TokenPairs"
             )
-        for name, value in {"table_rows": table_rows, "dim": dim}.items():
-            if not value > 0:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
+        check_positive(table_rows=table_rows, dim=dim)
         if optimizer not in _RECIPES:
             raise ValueError(f"optimizer: expected one of {sorted(_RECIPES)}, got {optimizer!r}")
         if schedule not in ("cosine", "constant"):

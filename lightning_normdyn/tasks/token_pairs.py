@@ -7,6 +7,7 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule
 
+from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.tasks.corpus import Corpus, load_corpus
 from lightning_normdyn.tasks.pair_stream import PairStream
 from lightning_normdyn.tasks.skip_grams import SkipGrams
@@ -44,15 +45,9 @@ class TokenPairs(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        numbers = {
-            "vocabulary_size": vocabulary_size,
-            "window": window,
-            "batch_size": batch_size,
-            "steps_per_epoch": steps_per_epoch,
-        }
-        for name, value in numbers.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
+        check_positive(
+            vocabulary_size=vocabulary_size, window=window, batch_size=batch_size, steps_per_epoch=steps_per_epoch
+        )
         self.text = text
         self.vocabulary_size = vocabulary_size
         self.window = window

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.tasks.encoders.image import ImageEncoder
 
 
@@ -35,10 +36,7 @@ class SmallImageEncoder(ImageEncoder):
 
     def __init__(self, *, size: int = 28, channels: int = 1, width: int = 32, blocks: int = 4, dim: int = 64) -> None:
         super().__init__()
-        numbers = {"size": size, "channels": channels, "width": width, "blocks": blocks, "dim": dim}
-        for name, value in numbers.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
+        check_positive(size=size, channels=channels, width=width, blocks=blocks, dim=dim)
         cells = (size >> blocks) ** 2
         if not cells:
             raise ValueError(

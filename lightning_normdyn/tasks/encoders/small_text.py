@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
+from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.tasks.encoders.text import TextEncoder
 
 _PADDING = 0
@@ -49,10 +50,7 @@ class SmallTextEncoder(TextEncoder):
         self, *, dim: int = 256, buckets: int = 20_000, hidden: int = 256, max_words: int = 256, dropout: float = 0.2
     ) -> None:
         super().__init__()
-        numbers = {"dim": dim, "buckets": buckets, "hidden": hidden, "max_words": max_words}
-        for name, value in numbers.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
+        check_positive(dim=dim, buckets=buckets, hidden=hidden, max_words=max_words)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a share from 0 to below 1, got {dropout}")
         self.dim = dim
