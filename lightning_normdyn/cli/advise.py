@@ -18,6 +18,7 @@ from lightning_normdyn.core.ranking import ndcg_at
 from lightning_normdyn.datasets import Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.datasets.formats.qrels import read_qrels
+from lightning_normdyn.datasets.row_ids import places_by_id
 from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.encoded import Encoded
@@ -64,25 +65,17 @@ def _of_files(options: argparse.Namespace) -> ModelAdvice:
             f"documents: expected vectors of the queries' length, {queries.dim}, got {documents.dim}; are both of one "
             "model?"
         )
-    encoded = Encoded(_checked(queries), _checked(documents), _judgements(options, queries, documents))
+    encoded = Encoded(queries.read_finite(), documents.read_finite(), _judgements(options, queries, documents))
     measured = {name: _ndcg(encoded, name) for name in ("cosine", "dot")}
     return advise_on(
         encoded, cosine=measured["cosine"], dot=measured["dot"], measure=_MEASURE, temperature=options.temperature
     )
 
 
-def _checked(file: EmbeddingFile) -> Tensor:
-    vectors = file.read()
-    broken = (~vectors.isfinite().all(1)).nonzero().flatten()
-    if len(broken):
-        raise ValueError(f"{file.file}: expected finite numbers, got NaN or infinity in row {int(broken[0])}")
-    return vectors
-
-
 def _judgements(options: argparse.Namespace, queries: EmbeddingFile, documents: EmbeddingFile) -> Judgements:
     if options.judgements is not None:
         problems = Problems(options.judgements)
-        by_id, document_by_id = _places(queries), _places(documents)
+        by_id, document_by_id = (places_by_id(side.ids, side.file) for side in (queries, documents))
         judged = read_qrels(options.judgements, by_id, document_by_id, problems)
         problems.report()
         return judged
@@ -93,14 +86,6 @@ def _judgements(options: argparse.Namespace, queries: EmbeddingFile, documents: 
         )
     rows = torch.arange(queries.rows)
     return Judgements(rows, rows, torch.ones(queries.rows))
-
-
-def _places(file: EmbeddingFile) -> dict[str, int]:
-    places: dict[str, int] = {}
-    for place, id in enumerate(file.ids):
-        if places.setdefault(id, place) != place:
-            raise ValueError(f"{file.file}: expected ids that occur once, got {id!r} in rows {places[id]} and {place}")
-    return places
 
 
 def _ndcg(encoded: Encoded, name: str) -> Tensor:

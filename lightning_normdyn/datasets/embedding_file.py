@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,8 +14,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from lightning_normdyn.datasets.embedding_matrix import Array, ArrayMatrix, Matrix, ParquetMatrix, SafetensorsMatrix
+
 _ID_COLUMNS = ("id", "_id", "ids", "doc_id", "key")
-Array = np.ndarray[Any, Any]
 
 
 class EmbeddingFile:
@@ -51,7 +51,7 @@ class EmbeddingFile:
         self._preferred = preferred
         if not self.file.is_file():
             raise FileNotFoundError(f"{self.file}: expected a file of embeddings, got none; check the path")
-        readers: dict[str, Callable[[str | None], _Matrix]] = {
+        readers: dict[str, Callable[[str | None], Matrix]] = {
             ".npy": self._npy,
             ".npz": self._npz,
             ".parquet": self._parquet,
@@ -102,6 +102,18 @@ class EmbeddingFile:
         """All of them, float32 ``[rows, dim]``."""
         return torch.cat(list(self.chunks())) if self.rows else torch.empty(0, self.dim)
 
+    def read_finite(self) -> Tensor:
+        """:meth:`read`, of a file without NaN or infinity.
+
+        Raises:
+            ValueError: if a row has one, with its number.
+        """
+        vectors = self.read()
+        broken = (~vectors.isfinite().all(1)).nonzero().flatten()
+        if len(broken):
+            raise ValueError(f"{self.file}: expected finite numbers, got NaN or infinity in row {int(broken[0])}")
+        return vectors
+
     def _check_range(self, chunk: Array, single: Array, seen: int) -> None:
         """Refuses what float32 made infinite or zero, which would be taken for a broken or an empty vector."""
         lost = (np.isinf(single) & ~np.isinf(chunk)).any(1) | (chunk.any(1) & ~single.any(1))
@@ -113,25 +125,25 @@ class EmbeddingFile:
                 "the largest; scale all rows by one factor"
             )
 
-    def _npy(self, column: str | None) -> _Matrix:
+    def _npy(self, column: str | None) -> Matrix:
         del column
-        return _InMemory(self._two_dimensional(np.load(self.file, mmap_mode="r", allow_pickle=False)))
+        return ArrayMatrix(self._two_dimensional(np.load(self.file, mmap_mode="r", allow_pickle=False)))
 
-    def _npz(self, column: str | None) -> _Matrix:
+    def _npz(self, column: str | None) -> Matrix:
         with np.load(self.file, allow_pickle=False) as archive:
             matrices = [name for name in archive.files if archive[name].ndim == 2]
             name = self._chosen(column, matrices, of="two-dimensional arrays")
             ids = [str(one) for one in archive["ids"]] if "ids" in archive.files else None
-            return _InMemory(self._two_dimensional(archive[name]), ids)
+            return ArrayMatrix(self._two_dimensional(archive[name]), ids)
 
-    def _parquet(self, column: str | None) -> _Matrix:
+    def _parquet(self, column: str | None) -> Matrix:
         opened = pq.ParquetFile(self.file)
         schema = opened.schema_arrow
         lists = [field.name for field in schema if _is_list(field.type)]
         names = [field.name for field in schema if field.name in _ID_COLUMNS]
-        return _Parquet(self.file, opened, self._chosen(column, lists, of="list columns"), (names or [None])[0])
+        return ParquetMatrix(self.file, opened, self._chosen(column, lists, of="list columns"), (names or [None])[0])
 
-    def _safetensors(self, column: str | None) -> _Matrix:
+    def _safetensors(self, column: str | None) -> Matrix:
         if find_spec("safetensors") is None:
             raise ValueError(f"{self.file}: needs safetensors; install with: pip install 'lightning-normdyn[text]'")
         from safetensors import SafetensorError, safe_open
@@ -144,7 +156,7 @@ class EmbeddingFile:
             raise ValueError(f"{self.file}: cannot be read as .safetensors ({error})") from error
         matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
         name = self._chosen(column, list(matrices), of="two-dimensional tensors")
-        return _Safetensors(self.file, name, *matrices[name])
+        return SafetensorsMatrix(self.file, name, *matrices[name])
 
     def _chosen(self, column: str | None, found: list[str], *, of: str) -> str:
         if column is None and self._preferred in found:
@@ -160,93 +172,6 @@ class EmbeddingFile:
         if array.ndim != 2 or array.dtype.kind not in "fiu":
             raise ValueError(f"{self.file}: expected numbers [n, d], got {array.dtype} {list(array.shape)}")
         return array
-
-
-class _Matrix:
-    """A matrix on disk."""
-
-    rows: int
-    dim: int
-    has_ids = False
-
-    def ids(self) -> list[str] | None:
-        """Those of the file, if it has any."""
-        return None
-
-    def chunks(self, rows: int) -> Iterator[Array]:
-        """In order."""
-        raise NotImplementedError
-
-
-class _InMemory(_Matrix):
-    """An array, maybe mapped."""
-
-    def __init__(self, array: Array, ids: list[str] | None = None) -> None:
-        if ids is not None and len(ids) != len(array):
-            raise ValueError(f"expected an id for each of {len(array)} rows, got {len(ids)} ids")
-        self.array, self._ids, self.has_ids = array, ids, ids is not None
-        self.rows, self.dim = array.shape
-
-    def ids(self) -> list[str] | None:
-        return self._ids
-
-    def chunks(self, rows: int) -> Iterator[Array]:
-        for start in range(0, self.rows, rows):
-            yield self.array[start : start + rows]
-
-
-class _Parquet(_Matrix):
-    """A list column."""
-
-    def __init__(self, file: Path, opened: pq.ParquetFile, column: str, id_column: str | None) -> None:
-        self.file, self.column, self.id_column, self.has_ids = file, column, id_column, id_column is not None
-        self.rows = opened.metadata.num_rows
-        first = next(opened.iter_batches(batch_size=1, columns=[column]), None)
-        if first is not None and len(first) and not first.column(0)[0].is_valid:
-            raise ValueError(f"{file}, row 0: expected numbers in '{column}', got nothing; leave such rows out")
-        self.dim = len(first.column(0)[0]) if first is not None and len(first) else 0
-
-    def ids(self) -> list[str] | None:
-        if self.id_column is None:
-            return None
-        ids = pq.read_table(self.file, columns=[self.id_column]).column(0).to_pylist()
-        if None in ids:
-            raise ValueError(
-                f"{self.file}, row {ids.index(None)}: expected an id in '{self.id_column}', got nothing; fill it in"
-            )
-        return [str(one) for one in ids]
-
-    def chunks(self, rows: int) -> Iterator[Array]:
-        seen = 0
-        for batch in pq.ParquetFile(self.file).iter_batches(batch_size=rows, columns=[self.column]):
-            lists = batch.column(0)
-            values = lists.flatten()
-            if lists.null_count or values.null_count or len(values) != len(lists) * self.dim:
-                place = seen + next(
-                    (row for row, one in enumerate(lists) if not one.is_valid or len(one) != self.dim), 0
-                )
-                raise ValueError(
-                    f"{self.file}, row {place}: expected {self.dim} numbers in '{self.column}' as in the first row, "
-                    "got another number of them or nothing"
-                )
-            yield values.to_numpy(zero_copy_only=False).reshape(len(lists), self.dim)
-            seen += len(lists)
-
-
-class _Safetensors(_Matrix):
-    """A tensor of a safetensors file."""
-
-    def __init__(self, file: Path, name: str, rows: int, dim: int) -> None:
-        self.file, self.name, self.rows, self.dim = file, name, rows, dim
-
-    def chunks(self, rows: int) -> Iterator[Array]:
-        from safetensors import safe_open
-
-        with safe_open(str(self.file), framework="pt") as opened:
-            tensor = opened.get_slice(self.name)
-            for start in range(0, self.rows, rows):
-                chunk = tensor[start : start + rows]
-                yield (chunk if chunk.dtype == torch.float64 else chunk.float()).numpy()
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.datasets.row_ids import places_by_id
 from lightning_normdyn.retrieval.indexes import Metric
 
 _SAME_LENGTH = 2e-3  # twice what half precision leaves of a length of 1
@@ -56,10 +57,7 @@ def check_ids(ids: Sequence[str], rows: int) -> None:
     """
     if len(ids) != rows:
         raise ValueError(f"ids: expected one for each of {rows:,} embeddings, got {len(ids):,}")
-    first: dict[str, int] = {}
-    for row, one in enumerate(ids):
-        if first.setdefault(one, row) != row:
-            raise ValueError(f"ids: expected each once, got {one!r} in rows {first[one]} and {row}; remove one of them")
+    places_by_id(ids, "ids")
 
 
 def check_radius(radius: float, metric: Metric, *, half: bool) -> None:

@@ -186,7 +186,7 @@ def broken(files, change):
 
 REFUSALS = {
     "nan": "wrong.npz: expected finite numbers, got NaN or infinity in 2 of 120 rows, the first being row 5",
-    "duplicates": "wrong.npz: expected ids that occur once, got 'd3' 2 times, first in rows 3 and 7",
+    "duplicates": "wrong.npz: expected each id once, got 'd3' in rows 3 and 7",
     "zeros": "embeddings: expected vectors with a direction, got 120 that are all zero",
     "dims": "queries: expected vectors of the documents' length, 6, got 2",
     "strangers": "other.tsv: expected judgements of queries and documents of this set, got none",

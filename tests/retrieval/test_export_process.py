@@ -160,7 +160,7 @@ def test_what_float16_makes_zero_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("ids", "said"),
     [
-        (["a", "b", "a"], "ids: expected each once, got 'a' in rows 0 and 2; remove one of them"),
+        (["a", "b", "a"], "ids: expected each id once, got 'a' in rows 0 and 2; keep one of them or rename the other"),
         (["a", "b"], "ids: expected one for each of 3 embeddings, got 2"),
     ],
 )

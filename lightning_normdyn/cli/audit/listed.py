@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from lightning_normdyn.datasets import MalformedFileError, Texts
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.datasets.formats.found import require_folder
 from lightning_normdyn.datasets.formats.picture import SUFFIXES
+from lightning_normdyn.datasets.row_ids import places_by_id
 
 
 class Listed(NamedTuple):
@@ -72,7 +72,7 @@ def items_of(embeddings: EmbeddingFile, listed: Listed | None) -> Listed:
         # Numbers of rows are no ids, even where what is listed has the same numbers in another order.
         return _in_order(embeddings, listed)
     ids = embeddings.ids
-    _refuse_repeated(embeddings, ids)
+    places_by_id(ids, embeddings.file)
     if listed is None:
         return Listed(str(embeddings.file), ids)
     places = {id: place for place, id in enumerate(listed.ids)}
@@ -91,14 +91,3 @@ def _in_order(embeddings: EmbeddingFile, listed: Listed) -> Listed:
             f"{embeddings.rows} without ids; write ids into the embeddings, or leave the same items out of both"
         )
     return listed
-
-
-def _refuse_repeated(embeddings: EmbeddingFile, ids: Sequence[str]) -> None:
-    if len(set(ids)) == len(ids):
-        return
-    id, times = Counter(ids).most_common(1)[0]
-    rows = [row for row, one in enumerate(ids) if one == id][:2]
-    raise ValueError(
-        f"{embeddings.file}: expected ids that occur once, got '{id}' {times} times, first in rows {rows[0]} and "
-        f"{rows[1]}; keep one of them or rename the others"
-    )

@@ -67,10 +67,7 @@ def ask(
         raise ValueError(
             f"queries: expected vectors of the documents' length, {dim}, got {embeddings.dim}; are both of one model?"
         )
-    queries = embeddings.read()
-    broken = (~queries.isfinite().all(1)).nonzero().flatten()
-    if len(broken):
-        raise ValueError(f"{embeddings.file}: expected finite numbers, got NaN or infinity in row {int(broken[0])}")
+    queries = embeddings.read_finite()
     places, document_places = ({id: place for place, id in enumerate(known)} for known in (ids, documents))
     if beir is not None and split is not None and options.judgements is None:
         judgements, notes = _of_beir(beir, split, places, document_places)
