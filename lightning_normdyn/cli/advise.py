@@ -20,6 +20,7 @@ from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.datasets.formats.qrels import read_qrels
 from lightning_normdyn.datasets.row_ids import places_by_id
 from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.history.number import measured, show_number
 from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.encoded import Encoded
 from lightning_normdyn.tasks.grid.advice import ModelAdvice, advise_on
@@ -123,17 +124,13 @@ def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAd
 
 def _show(console: Console, advice: ModelAdvice) -> None:
     found = advice.diagnosis
+    d, qnorm, dnorm = (measured(number) for number in (found.cohens_d, found.kappa_qnorm, found.kappa_dnorm))
     console.print(
-        f"Cohen's d {_number(found.cohens_d, '+.2f')} · variation of norms: queries {found.query_cv:.3f}, documents "
-        f"{found.document_cv:.3f} · log10 kappa: qnorm {_number(found.kappa_qnorm, '.2f')}, dnorm "
-        f"{_number(found.kappa_dnorm, '.2f')}"
+        f"Cohen's d {show_number(d, '+.2f')} · variation of norms: queries {found.query_cv:.3f}, documents "
+        f"{found.document_cv:.3f} · log10 kappa: qnorm {show_number(qnorm, '.2f')}, dnorm {show_number(dnorm, '.2f')}"
     )
     console.print(advice.scoring)
     console.print(advice.training)
-
-
-def _number(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "–"
 
 
 def _plain(advice: ModelAdvice) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 
 from lightning_normdyn.cli.findings import Prediction
+from lightning_normdyn.history.number import show_number
 
 PUBLISHED_SLOPE = 0.88
 PUBLISHED_PEARSON_R = 0.97
@@ -31,14 +32,10 @@ def prediction_table(predictions: list[Prediction]) -> Table:
     for row in predictions:
         table.add_row(
             row.label,
-            f"{_number(row.slope, '.3f')} ({PUBLISHED_SLOPE})",
-            f"{_number(row.pearson_r, '.4f')} ({PUBLISHED_PEARSON_R})",
-            _number(row.median_error, ".2%"),
-            _number(row.persistence_error, ".1%"),
-            _number(row.skill, ".2f"),
+            f"{show_number(row.slope, '.3f')} ({PUBLISHED_SLOPE})",
+            f"{show_number(row.pearson_r, '.4f')} ({PUBLISHED_PEARSON_R})",
+            show_number(row.median_error, ".2%"),
+            show_number(row.persistence_error, ".1%"),
+            show_number(row.skill, ".2f"),
         )
     return table
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)

@@ -25,9 +25,14 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def most_precise_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def most_precise(x: Tensor) -> Tensor:
     """Widens to float64, or to float32 on a device that has no float64."""
-    return x.float() if x.device.type == "mps" else x.double()
+    return x.to(most_precise_dtype(x.device))
 
 
 def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
@@ -70,8 +75,7 @@ def precise_norm(x: Tensor) -> Tensor:
         >>> precise_norm(torch.tensor([[3e-30, 4e-30], [3e30, 4e30]]))
         tensor([5.0000e-30, 5.0000e+30], dtype=torch.float64)
     """
-    dtype = torch.float32 if x.device.type == "mps" else torch.float64
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, dtype=dtype)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, dtype=most_precise_dtype(x.device))
     return norm
 
 

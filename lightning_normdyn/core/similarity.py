@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.first_derivative import first_derivative_only
-from lightning_normdyn.core.geometry import at_least_float32
+from lightning_normdyn.core.geometry import at_least_float32, most_precise_dtype
 
 NORMALIZATIONS: dict[str, tuple[float, float]] = {
     "cosine": (1.0, 1.0),
@@ -87,8 +87,7 @@ class _Rescale(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, exponent: Exponent, scale: Exponent) -> Tensor:
         wide = at_least_float32(x)
         # In float64, because a float32 square over- or underflows from 1e19 up and 1e-19 down.
-        precise = torch.float32 if x.device.type == "mps" else torch.float64
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True, dtype=precise)
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True, dtype=most_precise_dtype(x.device))
         norm = norm.where(norm > 0, 1)
         power = norm.pow(-exponent)
         ctx.save_for_backward(x, norm, power, *(value for value in (exponent, scale) if isinstance(value, Tensor)))

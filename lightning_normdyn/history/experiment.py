@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,16 +55,6 @@ class ExperimentRecord:
             if found.quantity == quantity:
                 return found
         raise KeyError(quantity)
-
-
-def measured(value: float) -> float | None:
-    """A number as JSON can say it: ``None`` for what is not finite.
-
-    Example:
-        >>> measured(0.5), measured(math.nan)
-        (0.5, None)
-    """
-    return float(value) if math.isfinite(value) else None
 
 
 def write_experiment(file: Path, record: ExperimentRecord) -> None:

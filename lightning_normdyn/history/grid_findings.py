@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_normdyn.core.variant_comparison import VariantComparison
-from lightning_normdyn.history.grid_run import GridRun, Number
+from lightning_normdyn.history.grid_run import GridRun
+from lightning_normdyn.history.number import Number
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lightning_normdyn.history.json_file import write_json
-
-Number = float | None
-"""``None`` where there is no finite number."""
+from lightning_normdyn.history.number import Number
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.core.geometry import precise_norm
 from lightning_normdyn.datasets.row_ids import places_by_id
 from lightning_normdyn.retrieval.indexes import Metric
 
@@ -132,12 +132,12 @@ def survey(
                 "is so small once it is folded that float16 makes it zero; keep "
                 "float32, or multiply all embeddings by one number, which changes no ranking",
             )
-        here = torch.linalg.vector_norm(most_precise(chunk), dim=1)
+        here = precise_norm(chunk)
         there = here[here > 0]
         zeros += len(here) - len(there)
         norms += [there.min(), there.max()] if len(there) else []
         largest = max(largest, float(folded.abs().max()))
-        radius = max(radius, float(torch.linalg.vector_norm(most_precise(folded), dim=1).max()))
+        radius = max(radius, float(precise_norm(folded).max()))
         mine = drawn[(drawn >= at) & (drawn < at + len(chunk))] - at
         kept.append(chunk[mine])
         at += len(chunk)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.core.geometry import most_precise, precise_norm
 
 
 class NormBand(NamedTuple):
@@ -51,7 +51,7 @@ def log_norms(chunk: Tensor) -> Tensor:
     extreme = ((norms < 1e-15) | ~(norms < 1e15)).nonzero().squeeze(1)
     norms = most_precise(norms)
     if len(extreme):
-        norms[extreme] = torch.linalg.vector_norm(most_precise(chunk[extreme]), dim=1)
+        norms[extreme] = precise_norm(chunk[extreme])
     positive = norms > 0
     shortest = norms.where(positive, torch.inf).amin() if len(norms) else norms.sum()
     return norms.where(positive, shortest if bool(shortest < torch.inf) else 1.0).log()

@@ -51,6 +51,8 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     """The measure that variants are compared by; larger is better."""
     variants: ClassVar[tuple[str, ...]] = ("cosine", "dot", "qnorm", "dnorm", "learnable")
     """The words that ``normalization`` may be, in the order of tables."""
+    measures_floors: bool = True
+    """Whether an evaluation also measures what is reached without training, :meth:`floors`."""
 
     def __init__(
         self,
@@ -161,7 +163,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     def _floors_of(self, split: Split, encoded: Encoded) -> dict[str, float]:
         """Of the whole split, once; nothing in a trial run of a few batches."""
         data = self._data()
-        if encoded.split is not data.evaluation(split):
+        if not self.measures_floors or encoded.split is not data.evaluation(split):
             return {}
         if split not in self._floors:
             self._floors[split] = self.floors(data, split)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_normdyn.history.experiment import ExperimentRecord, Finding, measured, read_experiment, write_experiment
+from lightning_normdyn.history.experiment import ExperimentRecord, Finding, read_experiment, write_experiment
+from lightning_normdyn.history.number import measured
 
 RECORD = ExperimentRecord(
     name="walk",

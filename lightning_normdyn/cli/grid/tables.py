@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.grid_run import Number
+from lightning_normdyn.history.number import show_number
 
 
 def print_findings(console: Console, findings: GridFindings) -> None:
@@ -53,7 +53,7 @@ def _cross(findings: GridFindings) -> Table:
     for name in similarities:
         table.add_column(name, justify="right", no_wrap=True)
     for variant, by_similarity in findings.cross.items():
-        table.add_row(variant, *(_number(by_similarity[name], ".4f") for name in similarities))
+        table.add_row(variant, *(show_number(by_similarity[name], ".4f") for name in similarities))
     return table
 
 
@@ -66,17 +66,13 @@ def _diagnosis(findings: GridFindings) -> Table:
         learnt = findings.learnt.get(variant, {})
         table.add_row(
             variant,
-            _number(found["cohens_d"], "+.2f"),
-            *(_number(found[name], ".3f") for name in ("query_cv", "document_cv")),
-            *(_number(found[name], ".2f") for name in ("kappa_qnorm", "kappa_dnorm")),
-            *(_number(learnt.get(name), ".3f") for name in ("gamma_query", "gamma_document")),
+            show_number(found["cohens_d"], "+.2f"),
+            *(show_number(found[name], ".3f") for name in ("query_cv", "document_cv")),
+            *(show_number(found[name], ".2f") for name in ("kappa_qnorm", "kappa_dnorm")),
+            *(show_number(learnt.get(name), ".3f") for name in ("gamma_query", "gamma_document")),
         )
     return table
 
 
 def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-
-
-def _number(value: Number, form: str) -> str:
-    return "–" if value is None else format(value, form)

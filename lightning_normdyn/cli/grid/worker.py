@@ -17,12 +17,15 @@ from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.cli.grid.course import Announcement, Course
 from lightning_normdyn.cli.grid.job import UNTRAINED, Job, read_job
 from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.history.grid_run import GridRun, Number, write_grid_run
+from lightning_normdyn.history.grid_run import GridRun, write_grid_run
 from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.history.number import measured
 from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.encoded import Encoded
 from lightning_normdyn.tasks.grid.diagnosis import diagnose
 from lightning_normdyn.tasks.quiet import quiet_lightning
+
+_FLOOR = "test/floor/"
 
 
 def work(job: Job) -> None:
@@ -40,11 +43,12 @@ def _train(job: Job, cli: NormdynCLI) -> None:
     started = time.monotonic()
     trainer: Any = cli.trainer
     model, data = _task(cli), cli.datamodule
+    model.measures_floors = False  # once is enough for a grid, and its untrained job does
     data.evaluation("test")  # what it lacks is better known before training than after
     course = Course(model.headline)
     trainer.callbacks += [course, Announcement()]
     trainer.fit(model, datamodule=data)
-    dynamics = {name: _number(value) for name, value in trainer.callback_metrics.items() if "normdyn/" in name}
+    dynamics = {name: measured(float(value)) for name, value in trainer.callback_metrics.items() if "normdyn/" in name}
     validation = trainer.validate(model, datamodule=data, verbose=False)[0]
     temperature = float(model.contrast.temperature)
     diagnosis = diagnose(_encoded(model, "validation"), temperature=temperature)._asdict()
@@ -57,11 +61,11 @@ def _train(job: Job, cli: NormdynCLI) -> None:
         lr=job.lr,
         seed=job.seed,
         headline=model.headline,
-        validation=_number(validation.get(f"val/{model.headline}", math.nan)),
-        measures={name.removeprefix("test/"): _number(value) for name, value in test.items() if "test/" in name},
-        values={name: [_number(value) for value in column.tolist()] for name, column in values.items()},
-        diagnosis={name: _number(value) for name, value in diagnosis.items()},
-        learnt={name: _number(value) for name, value in model.contrast.learnt().items()},
+        validation=measured(validation.get(f"val/{model.headline}", math.nan)),
+        measures={name.removeprefix("test/"): measured(value) for name, value in test.items() if "test/" in name},
+        values={name: [measured(value) for value in column.tolist()] for name, column in values.items()},
+        diagnosis={name: measured(value) for name, value in diagnosis.items()},
+        learnt={name: measured(float(value)) for name, value in model.contrast.learnt().items()},
         course=course.columns,
         dynamics=dynamics,
         seconds=time.monotonic() - started,
@@ -71,13 +75,13 @@ def _train(job: Job, cli: NormdynCLI) -> None:
 
 def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
     """Headline of every query under the similarity that trained and under each that might have."""
-    measured = model.trained_measures(encoded)
-    if model.headline not in measured or measured[model.headline].ndim != 1:
+    trained = model.trained_measures(encoded)
+    if model.headline not in trained or trained[model.headline].ndim != 1:
         raise ValueError(
             f"{type(model).__name__}.measures: expected one value a query, [n], under the headline "
-            f"'{model.headline}', got {', '.join(f'{name} {list(value.shape)}' for name, value in measured.items())}"
+            f"'{model.headline}', got {', '.join(f'{name} {list(value.shape)}' for name, value in trained.items())}"
         )
-    values = {"trained": measured[model.headline]}
+    values = {"trained": trained[model.headline]}
     for name, exponents in NORMALIZATIONS.items():
         values[name] = model.measures(encoded, exponents)[model.headline]
     return values
@@ -86,11 +90,10 @@ def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
 def _write_floors(job: Job, cli: NormdynCLI) -> None:
     """What the task's headline is without any training, and by the simplest method there is."""
     model = _task(cli)
-    cli.trainer.test(model, datamodule=cli.datamodule, verbose=False)
-    floors: dict[str, Any] = {
-        "untrained encoder": float(model.measures(_encoded(model, "test"), (1.0, 1.0))[model.headline].nanmean())
-    }
-    floors |= model.floors(cli.datamodule, "test")
+    tested = cli.trainer.test(model, datamodule=cli.datamodule, verbose=False)[0]
+    encoder = model.measures(_encoded(model, "test"), (1.0, 1.0))[model.headline]
+    floors = {"untrained encoder": float(encoder.nanmean())}
+    floors |= {name.removeprefix(_FLOOR): value for name, value in tested.items() if name.startswith(_FLOOR)}
     if cli.trainer.is_global_zero:
         write_json(job.result, floors)
 
@@ -109,11 +112,6 @@ def _encoded(model: ContrastiveTask, split: str) -> Encoded:
     if model.encoded is None or not len(model.encoded.judgements.relevant().grades):
         raise ValueError(f"data: expected a {split} split with judged pairs, got none; check limit_{split[:4]}_batches")
     return model.encoded
-
-
-def _number(value: float | Tensor) -> Number:
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def _end_with_the_grid() -> None:

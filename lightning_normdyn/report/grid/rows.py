@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.grid_run import Number
+from lightning_normdyn.history.number import show_number
 
 _DYNAMICS = ("norm_mean", "norm_cv", "radial_fraction", "balance_slope", "transient_slope", "forecast_skill")
 
@@ -56,7 +56,7 @@ def _floors(findings: GridFindings) -> TextTable:
 
 def _cross(findings: GridFindings) -> TextTable:
     similarities = list(next(iter(findings.cross.values())))
-    rows = [(name, *(_number(by[one], ".4f") for one in similarities)) for name, by in findings.cross.items()]
+    rows = [(name, *(show_number(by[one], ".4f") for one in similarities)) for name, by in findings.cross.items()]
     return TextTable("Trained with one similarity, scored with another", ("trained", *similarities), rows)
 
 
@@ -64,10 +64,10 @@ def _diagnosis(findings: GridFindings) -> TextTable:
     rows = []
     for name, found in findings.diagnosis.items():
         learnt = findings.learnt.get(name, {})
-        numbers = [_number(found["cohens_d"], "+.2f")]
-        numbers += [_number(found[one], ".3f") for one in ("query_cv", "document_cv")]
-        numbers += [_number(found[one], ".2f") for one in ("kappa_qnorm", "kappa_dnorm")]
-        numbers += [_number(learnt.get(one), ".3f") for one in ("gamma_query", "gamma_document")]
+        numbers = [show_number(found["cohens_d"], "+.2f")]
+        numbers += [show_number(found[one], ".3f") for one in ("query_cv", "document_cv")]
+        numbers += [show_number(found[one], ".2f") for one in ("kappa_qnorm", "kappa_dnorm")]
+        numbers += [show_number(learnt.get(one), ".3f") for one in ("gamma_query", "gamma_document")]
         rows.append((name, *numbers))
     head = ("variant", "Cohen's d", "CV of queries", "CV of documents", "log κ qnorm", "log κ dnorm", "γ q", "γ d")
     return TextTable("Norms on the validation split, means over trainings", head, rows)
@@ -77,9 +77,5 @@ def _dynamics(findings: GridFindings) -> TextTable:
     """Last values of the first training of each variant, of the quantities that most targets have."""
     first = {variant: next(run.dynamics for run in findings.runs if run.variant == variant) for variant in findings.lrs}
     keys = list(dict.fromkeys(key for by in first.values() for key in by if key.rpartition("/")[2] in _DYNAMICS))
-    rows = [(key.removeprefix("normdyn/"), *(_number(by.get(key), ".3g") for by in first.values())) for key in keys]
+    rows = [(key.removeprefix("normdyn/"), *(show_number(by.get(key), ".3g") for by in first.values())) for key in keys]
     return TextTable("Norm dynamics as last logged in the first training", ("quantity", *first), rows)
-
-
-def _number(value: Number, form: str) -> str:
-    return "–" if value is None else format(value, form)

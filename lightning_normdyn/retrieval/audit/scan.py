@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.core.geometry import precise_norm
 
 _MOST_SAMPLED = 8_192
 _MOST_NUMBERS = 2**23
@@ -63,7 +63,7 @@ def scan_norms(chunks: Iterable[Tensor], rows: int, *, name: str = "embeddings")
         if len(bad):
             first = seen + int(bad[0]) if not broken else first
             broken += len(bad)
-        norms[seen:end] = torch.linalg.vector_norm(most_precise(chunk), dim=1)
+        norms[seen:end] = precise_norm(chunk)
         low, high = torch.searchsorted(chosen, torch.tensor([seen, end])).tolist()
         sample[low:high] = chunk[(chosen[low:high] - seen).to(chunk.device)].to(sample)
         seen = end

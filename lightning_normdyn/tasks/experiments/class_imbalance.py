@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from lightning_normdyn.core import equilibrium_rule
-from lightning_normdyn.history.experiment import ExperimentRecord, Finding, measured
+from lightning_normdyn.history.experiment import ExperimentRecord, Finding
+from lightning_normdyn.history.number import measured
 from lightning_normdyn.losses import InfoNCE
 
 NAME = "class_imbalance"

@@ -12,7 +12,8 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_normdyn.core import fit_log_log, norm_correlations
-from lightning_normdyn.history.experiment import ExperimentRecord, Finding, measured
+from lightning_normdyn.history.experiment import ExperimentRecord, Finding
+from lightning_normdyn.history.number import measured
 from lightning_normdyn.losses import ContrastiveMixin
 from lightning_normdyn.tasks.experiments.halved_texts import HalvedTexts, halve_texts
 from lightning_normdyn.tasks.experiments.watched import Window, watch

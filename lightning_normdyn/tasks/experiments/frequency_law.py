@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from lightning_normdyn.core import equilibrium_rule, fit_log_log
-from lightning_normdyn.history.experiment import ExperimentRecord, Finding, measured
+from lightning_normdyn.history.experiment import ExperimentRecord, Finding
+from lightning_normdyn.history.number import measured
 from lightning_normdyn.tasks.experiments.walks import settled_norms
 
 NAME = "frequency_law"

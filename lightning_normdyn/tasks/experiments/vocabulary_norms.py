@@ -9,7 +9,8 @@ from pytorch_lightning import seed_everything
 from torch import Tensor
 
 from lightning_normdyn.core import LogLogFit, equilibrium_rule, fit_log_log
-from lightning_normdyn.history.experiment import ExperimentRecord, Finding, measured
+from lightning_normdyn.history.experiment import ExperimentRecord, Finding
+from lightning_normdyn.history.number import measured
 from lightning_normdyn.tasks.experiments.watched import Window, watch
 from lightning_normdyn.tasks.experiments.words import words
 from lightning_normdyn.tasks.token_contrast import TokenContrast

@@ -11,7 +11,8 @@ from pytorch_lightning import seed_everything
 from torch import Tensor
 
 from lightning_normdyn.core import fit_log_log
-from lightning_normdyn.history.experiment import ExperimentRecord, Finding, measured
+from lightning_normdyn.history.experiment import ExperimentRecord, Finding
+from lightning_normdyn.history.number import measured
 from lightning_normdyn.tasks.experiments.vocabulary_norms import unit_rows
 from lightning_normdyn.tasks.experiments.watched import watch
 from lightning_normdyn.tasks.experiments.words import words

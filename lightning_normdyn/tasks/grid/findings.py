@@ -15,7 +15,8 @@ from lightning_normdyn.core.variant_comparison import (
     compare_variants,
 )
 from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.grid_run import GridRun, Number
+from lightning_normdyn.history.grid_run import GridRun
+from lightning_normdyn.history.number import Number, measured
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
 from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
 
@@ -163,7 +164,7 @@ def _values(runs: Sequence[GridRun], similarity: str) -> Tensor:
 
 def _cross(runs: Sequence[GridRun]) -> dict[str, Number]:
     similarities = [name for name in runs[0].values if name != "trained"]
-    return {name: _finite(float(_values(runs, name).nanmean())) for name in similarities}
+    return {name: measured(float(_values(runs, name).nanmean())) for name in similarities}
 
 
 def _means(records: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
@@ -174,10 +175,6 @@ def _means(records: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
             if value is not None:
                 gathered[name].append(value)
     return {name: sum(values) / len(values) if values else None for name, values in gathered.items()}
-
-
-def _finite(value: float) -> Number:
-    return value if math.isfinite(value) else None
 
 
 def _notes(comparison: VariantComparison, left_out: Sequence[str]) -> list[str]:
