@@ -111,72 +111,74 @@ def _add_grid(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "fold a power of the norms into stored vectors, and fill an index with them"
     export = commands.add_parser("export", help=about, description=about, allow_abbrev=False)
-    export.add_argument("--embeddings", required=True, metavar="FILE", help=".npy, .npz, .parquet or .safetensors")
-    export.add_argument("--column", metavar="NAME", help="of the embeddings, where a file holds several matrices")
-    export.add_argument("--ids", metavar="FILE", help="one id a line (default: those in the file, or numbers of rows)")
-    export.add_argument(
+    _add_folding(export.add_argument_group("embeddings and what is folded into them"))
+    _add_index(export.add_argument_group("what is written"))
+    _add_loss_of_index(export.add_argument_group("how the index is measured, and memory"))
+
+
+def _add_folding(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--embeddings", required=True, metavar="FILE", help=".npy, .npz, .parquet or .safetensors")
+    group.add_argument("--column", metavar="NAME", help="of the embeddings, where a file holds several matrices")
+    group.add_argument("--ids", metavar="FILE", help="one id a line (default: those in the file, or numbers of rows)")
+    group.add_argument(
         "--normalization",
         choices=("cosine", "dot", "qnorm", "dnorm", "learnable"),
         default="cosine",
         help="what the embeddings were trained with (default: %(default)s)",
     )
-    export.add_argument(
+    group.add_argument(
         "--alpha", type=_exponent, default=0.0, metavar="A", help="further exponent of the norm (default: 0)"
     )
-    export.add_argument(
+    group.add_argument(
         "--gamma-document", type=_exponent, metavar="G", help="the learnt exponent, with --normalization learnable"
     )
-    export.add_argument(
+
+
+def _add_index(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--to",
         required=True,
         choices=("npy", "parquet", "safetensors", "faiss", "qdrant", "lancedb", "pgvector"),
         help="what is written",
     )
-    export.add_argument(
+    group.add_argument(
         "--out", required=True, metavar="PLACE", help="a file, a folder, Qdrant's URL or PostgreSQL's connection string"
     )
-    export.add_argument(
+    group.add_argument(
         "--name", default="embeddings", metavar="NAME", help="of the collection or table (default: %(default)s)"
     )
-    export.add_argument(
+    group.add_argument(
         "--index",
         default="flat",
         metavar="KIND",
         help="flat, hnsw, ivfpq (faiss, lancedb) or a string for FAISS' index factory (default: %(default)s)",
     )
-    export.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="default: %(default)s")
-    export.add_argument(
+    group.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="default: %(default)s")
+    group.add_argument(
         "--augment",
         action="store_true",
         help="add a dimension that makes all lengths equal, which keeps rankings and helps some approximate "
         "indexes; queries get a zero",
     )
-    export.add_argument(
+    group.add_argument(
         "--metric",
         choices=("inner_product", "euclidean", "cosine"),
         default="inner_product",
         help="what the index compares by; others than the default need --augment",
     )
-    export.add_argument(
+    group.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _add_loss_of_index(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--queries", metavar="FILE", help="embeddings to measure the loss with (default: some of the documents)"
     )
-    export.add_argument(
+    group.add_argument(
         "--sample", type=_positive, default=200, metavar="N", help="queries to measure with (default: %(default)s)"
     )
-    export.add_argument(
+    group.add_argument(
         "--chunk", type=_positive, default=16_384, metavar="N", help="embeddings in memory (default: %(default)s)"
     )
-    export.add_argument("--overwrite", action="store_true", help="replace what is there")
-
-
-def _exponent(text: str) -> float:
-    try:
-        exponent = float(text)
-    except ValueError:
-        exponent = float("nan")
-    if not abs(exponent) < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
-    return exponent
 
 
 def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -228,6 +230,16 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     audit.add_argument("--device", metavar="NAME", help="of the model (default: cuda where there is one, else cpu)")
     audit.add_argument("--save", metavar="NPY", help="keep the embeddings that the model makes")
     audit.add_argument("--out", type=_folder, default="audit", metavar="DIR", help="for both files (default: audit)")
+
+
+def _exponent(text: str) -> float:
+    try:
+        exponent = float(text)
+    except ValueError:
+        exponent = float("nan")
+    if not abs(exponent) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return exponent
 
 
 def _factor(text: str) -> float:
