@@ -43,7 +43,8 @@ def held_out_gain(
 
     The interval holds the choices fixed and draws queries. The test does not: under the null hypothesis a query's
     gains are as likely as their negatives, so every flip of signs runs the whole cross-validation again, and choosing
-    is part of what is tested.
+    is part of what is tested. Its statistic is ``sum(x) / sqrt(sum(x²))`` of the held-out gains: by their sum alone,
+    exponents that ruin a ranking, whose gains are the largest once flipped, would hide any gain of another.
 
     Args:
         alphas: exponents tried, ``[a]``.
@@ -74,14 +75,18 @@ def held_out_gain(
     fold = torch.arange(queries).remainder(folds)[torch.randperm(queries, generator=generator)]
     places = _choose(alphas, _fold_sums(gains, fold, folds, torch.ones(1, queries, dtype=torch.float64)))[0]
     held_out = gains[places[fold], torch.arange(queries)]
+    squares = _fold_sums(gains.square(), fold, folds, torch.ones(1, queries, dtype=torch.float64))[0]
+    observed = _over(held_out.sum(), held_out.square().sum().sqrt())
 
     def mean(counts: Tensor) -> Tensor:
         return counts @ held_out.unsqueeze(1) / queries
 
     def reaches(signs: Tensor) -> Tensor:
         sums = _fold_sums(gains, fold, folds, signs)
-        total = sums.gather(2, _choose(alphas, sums).unsqueeze(2)).sum((1, 2))
-        return (total >= held_out.sum() - _ROUNDING).unsqueeze(1)
+        chosen = _choose(alphas, sums).unsqueeze(2)
+        total = sums.gather(2, chosen).sum((1, 2))
+        size = squares.expand_as(sums).gather(2, chosen).sum((1, 2)).sqrt()
+        return (_over(total, size) >= observed - _ROUNDING).unsqueeze(1)
 
     gain = bootstrap_intervals(mean, queries, resamples=resamples, level=level, generator=generator)[0]
     p_value = float(flipped_share(reaches, queries, flips=resamples, generator=generator))
@@ -98,3 +103,8 @@ def _choose(alphas: Tensor, sums: Tensor) -> Tensor:
     """Place of the best exponent on all folds but one, ``[b, folds]``."""
     others = sums.sum(1, keepdim=True) - sums
     return closest_best(alphas, others.flatten(0, 1)).view(sums.shape[:2])
+
+
+def _over(total: Tensor, size: Tensor) -> Tensor:
+    """One over the other, 0 where both are."""
+    return total / size.where(size > 0, 1)

@@ -42,14 +42,15 @@ def test_held_out_gain_is_that_of_a_loop_over_folds():
 
 
 def cross_validated(alphas, gains, fold):
-    """Total gain of every query at the exponent that is best without its fold."""
-    total = 0.0
+    """Gains of all queries, each at the exponent that is best without its fold: their sum over the root of squares."""
+    total = squares = 0.0
     for query in range(len(fold)):
         others = [at for at in range(len(fold)) if fold[at] != fold[query]]
         sums = [sum(row[at] for at in others) for row in gains]
         best = max(range(len(alphas)), key=lambda a: (sums[a], -abs(alphas[a])))
         total += gains[best][query]
-    return total
+        squares += gains[best][query] ** 2
+    return total / math.sqrt(squares) if squares else 0.0
 
 
 def test_the_p_value_is_that_of_all_sign_patterns_each_cross_validated():
