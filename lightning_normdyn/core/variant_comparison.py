@@ -49,8 +49,7 @@ class VariantComparison(NamedTuple):
         recommended: the best variant if it is better than the reference beyond doubt, the reference if it is better
             than all others beyond doubt, else ``no difference``.
         confidence: in that: of a variant, 1 minus its p value; of the reference, 1 minus the largest; of no
-            difference, the share of draws in which the best variant's gain is below ``margin``; 0 with fewer than 20
-            queries.
+            difference, the share of draws in which no variant gains ``margin`` or more; 0 with fewer than 20 queries.
         seeds: trainings of each variant.
         queries: that entered.
         margin: a gain too small to matter, in the unit of the values.
@@ -151,7 +150,8 @@ def compare_variants(
             gain + half,
             p_value,
         )
-    recommended, confidence = _verdict(scores, reference, gain_draws, names, margin)
+    others = gain_draws[:, [place for place in range(len(names)) if place != own]]
+    recommended, confidence = _verdict(scores, reference, others, margin)
     if stacked.shape[2] < FEWEST_QUERIES:
         recommended, confidence = NO_DIFFERENCE, 0.0
     return VariantComparison(scores, reference, recommended, confidence, stacked.shape[1], stacked.shape[2], margin)
@@ -196,7 +196,7 @@ def _simultaneous(draws: Tensor, gains: Tensor, spread: Tensor, own: int) -> tup
 
 
 def _verdict(
-    scores: Mapping[str, VariantScore], reference: str, gain_draws: Tensor, names: list[str], margin: float
+    scores: Mapping[str, VariantScore], reference: str, gain_draws: Tensor, margin: float
 ) -> tuple[str, float]:
     best = max(scores, key=lambda name: scores[name].mean)
     others = [score for name, score in scores.items() if name != reference]
@@ -204,4 +204,4 @@ def _verdict(
         return best, 1 - scores[best].p_value
     if others and all(score.gain_high < 0 for score in others):
         return reference, 1 - max(score.p_value for score in others)
-    return NO_DIFFERENCE, float((gain_draws[:, names.index(best)] < margin).double().mean())
+    return NO_DIFFERENCE, float((gain_draws < margin).all(1).double().mean())

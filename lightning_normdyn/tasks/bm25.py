@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_normdyn.tasks.encoders.small_text import split_words
+from lightning_normdyn.tasks.encoders.text_words import split_words
 
 
 class BM25:

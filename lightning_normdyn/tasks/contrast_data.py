@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -118,14 +119,15 @@ class ContrastData(LightningDataModule):
         self.evaluation(split)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled pairs; a last batch that is not full is left out, unless it is the only one."""
+        """Shuffled pairs; a last batch that is not full is left out, unless it is the only one of its rank."""
         pairs: Any = self.training_pairs()
         streamed = isinstance(pairs, IterableDataset)
+        full = streamed or ceil(len(pairs) / self.rank_of_ranks[1]) >= self.batch_size
         return DataLoader(
             pairs,
             batch_size=self.batch_size,
             shuffle=None if streamed else True,
-            drop_last=streamed or len(pairs) >= self.batch_size,
+            drop_last=full,
             collate_fn=collate_pairs,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -133,7 +135,7 @@ class ContrastData(LightningDataModule):
 
     @property
     def rank_of_ranks(self) -> tuple[int, int]:
-        """This process and how many there are, for streams, which no sampler parts."""
+        """This process and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:

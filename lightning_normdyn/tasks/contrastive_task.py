@@ -179,12 +179,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
             )
         queries, seen_queries = tables[0].gathered(self, len(sides.queries))
         documents, seen_documents = tables[1].gathered(self, len(sides.documents))
-        for side, vectors in {"queries": queries, "documents": documents}.items():
-            if not vectors.isfinite().all():
-                raise ValueError(
-                    f"training diverged: {side} of the {split} split have embeddings that are NaN or infinite; lower "
-                    "lr, or train in higher precision"
-                )
+        refuse_diverged(split, queries=queries, documents=documents)
         if seen_queries.all() and seen_documents.all():
             return Encoded.of(queries, documents, sides)
         sides = sides.seen(seen_queries, seen_documents)
@@ -216,3 +211,17 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Nothing of an evaluation is kept."""
         self.encoded = None
+
+
+def refuse_diverged(split: Split, **sides: Tensor) -> None:
+    """Refuses embeddings that training has ruined, before they are ranked as if they were any.
+
+    Raises:
+        ValueError: if a side has NaN or infinite ones.
+    """
+    for side, vectors in sides.items():
+        if not vectors.isfinite().all():
+            raise ValueError(
+                f"training diverged: {side} of the {split} split have embeddings that are NaN or infinite; lower lr, "
+                "or train in higher precision"
+            )

@@ -131,7 +131,8 @@ class EpisodeSplit(EvaluationSplit):
             torch.ones(episodes * ways * asked),
         )
         prototypes = items[supports].mean(2).flatten(0, 1)
-        return Encoded(items[queries].flatten(0, 2), prototypes, judgements, episodes=episodes)
+        split = self if bool(whole.all()) else None
+        return Encoded(items[queries].flatten(0, 2), prototypes, judgements, split=split, episodes=episodes)
 
 
 class ClassDraws:

@@ -17,7 +17,7 @@ from lightning_normdyn.datasets import LabelledImages
 from lightning_normdyn.losses.euclidean import SquaredEuclidean
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.tasks.contrast_data import ContrastData, Split
-from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.contrastive_task import ContrastiveTask, refuse_diverged
 from lightning_normdyn.tasks.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.encoders import ImageEncoder, SmallImageEncoder, TextEncoder
 from lightning_normdyn.tasks.episodes import ClassDraws, EpisodeShape, EpisodeSplit, draw_episodes
@@ -109,7 +109,9 @@ class FewShot(ContrastiveTask):
         table, self._tables = self._tables[0], (type(self._tables[0])(), type(self._tables[1])())
         sides = self._data().evaluation(split)
         assert isinstance(sides, EpisodeSplit)
-        return sides.put_together(*table.gathered(self, len(sides.queries)))
+        items, seen = table.gathered(self, len(sides.queries))
+        refuse_diverged(split, items=items)
+        return sides.put_together(items, seen)
 
     def _evaluate(self, stage: Literal["val", "test"]) -> None:
         super()._evaluate(stage)

@@ -16,7 +16,7 @@ from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.correlation_shares import pearson_shares, spearman_shares
 from lightning_normdyn.tasks.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.encoders import TextEncoder
-from lightning_normdyn.tasks.encoders.small_text import split_words
+from lightning_normdyn.tasks.encoders.text_words import split_words
 from lightning_normdyn.tasks.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.sources import GradedPairsSource, StandardLibraryNames
 from lightning_normdyn.tasks.symmetry import FunctionalSymmetry

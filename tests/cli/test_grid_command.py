@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lightning_normdyn.cli.grid.plan import Plan
+from lightning_normdyn.cli.grid.processes import run_jobs
 from lightning_normdyn.cli.main import main
 
 CONFIG = """
@@ -118,8 +119,6 @@ def test_a_model_that_is_no_task_is_refused(workplace: Path, monkeypatch, capsys
 
 
 def test_a_training_that_fails_is_told_and_the_others_go_on(workplace: Path, monkeypatch, capsys) -> None:
-    from lightning_normdyn.cli.grid.processes import run_jobs
-
     monkeypatch.chdir(workplace)
     plan = Plan(("--config", "grid.yaml", "--data.batch_size=0"), ("cosine",), (0.01,), (0,), workplace / "bad", 1)
     done = []
@@ -127,6 +126,14 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(workplace: Path, mon
     assert list(failed) == ["cosine-lr0.01-seed0"]
     assert "batch_size: expected a positive number, got 0" in failed["cosine-lr0.01-seed0"]
     assert done == [("cosine-lr0.01-seed0", 1.0)]
+
+
+def test_a_configuration_with_checkpoints_and_a_rate_monitor_trains(workplace: Path, monkeypatch) -> None:
+    callbacks = "[{class_path: pytorch_lightning.callbacks.ModelCheckpoint}, {class_path: LearningRateMonitor}]"
+    (workplace / "watched.yaml").write_text(CONFIG.replace("max_epochs: 2", f"max_epochs: 1, callbacks: {callbacks}"))
+    monkeypatch.chdir(workplace)
+    plan = Plan(("--config", "watched.yaml"), ("cosine",), (0.01,), (0,), workplace / "watched", 1)
+    assert run_jobs(plan.trials()[1:], at_once=1, progress=lambda *_: None) == {}
 
 
 @pytest.mark.slow

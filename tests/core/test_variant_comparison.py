@@ -130,3 +130,18 @@ def test_a_handful_of_queries_decides_nothing() -> None:
     assert (found.recommended, found.confidence, found.decidable) == (NO_DIFFERENCE, 0.0, False)
     more = {name: values[:, :1].expand(3, 20) for name, values in certain.items()}
     assert compare_variants(more).recommended == "qnorm"
+
+
+def test_confidence_in_no_difference_counts_every_variant() -> None:
+    """Cosine leads, and its own gain over itself is nothing; what the others may gain is far from that."""
+    generator = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(3, 60, generator=generator) for name in ("cosine", "dot", "dnorm")}
+    values["cosine"] += 0.05 - values["cosine"].mean()
+    for name in ("dot", "dnorm"):
+        values[name] -= values[name].mean()
+    found = compare_variants(values)
+    assert (found.best, found.recommended) == ("cosine", NO_DIFFERENCE)
+    assert found.scores["dot"].gain_high > 0.1
+    assert found.confidence < 0.7
+    alone = compare_variants({"cosine": values["cosine"]})
+    assert (alone.recommended, alone.confidence) == (NO_DIFFERENCE, 1.0)

@@ -44,3 +44,9 @@ def test_bad_arguments_are_refused():
         BM25([])
     with pytest.raises(ValueError, match="k1, b: expected"):
         BM25(["a"], b=2.0)
+
+
+def test_words_of_any_script_are_found():
+    texts = ["Äpfel über café", "привет мир", "日本の文書", "नमस्ते दुनिया"]
+    found = BM25(texts).rank(["CAFÉ", "мир", "文書", "दुनिया", "cafe\u0301"], 1)
+    assert found.flatten().tolist() == [0, 1, 2, 3, 0]

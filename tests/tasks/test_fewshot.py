@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pytorch_lightning import Trainer
 
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.core import NORMALIZATIONS
@@ -245,3 +246,26 @@ def test_every_variant_runs_from_the_config_by_one_word(normalization, texts, tm
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     assert main(["fit", "--config", str(file), "--trainer.fast_dev_run", "true"]) == 0
+
+
+def trainer(**options):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(accelerator="cpu", enable_model_summary=False, **quiet, **options)
+
+
+def test_floors_are_measured_once_all_episodes_are():
+    data, model = squares(), FewShot(encoder=SmallImageEncoder(size=8, width=4, blocks=2, dim=4), lr=1e-3)
+    (tested,) = trainer().test(model, datamodule=data, verbose=False)
+    floors = {name: value for name, value in tested.items() if "/floor/" in name}
+    assert floors == pytest.approx({f"test/floor/{name}": value for name, value in data.floors("test").items()})
+    (part,) = trainer(limit_test_batches=1).test(model, datamodule=squares(evaluation_batch_size=8), verbose=False)
+    assert not [name for name in part if "/floor/" in name]
+
+
+def test_a_training_that_diverged_is_no_guess():
+    model = FewShot(encoder=SmallImageEncoder(size=8, width=4, blocks=2, dim=4), lr=1e-3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(math.nan)
+    with pytest.raises(ValueError, match="training diverged: items of the test split"):
+        trainer().test(model, datamodule=squares(), verbose=False)

@@ -47,6 +47,17 @@ def test_a_variant_that_never_trained_is_left_out_and_named() -> None:
         find([a_run("qnorm")], task="t", symmetry=ASYMMETRIC)
 
 
+def test_a_repeat_that_collapsed_is_left_out_and_said() -> None:
+    runs = a_grid({"cosine": 0.0, "qnorm": 0.1})
+    collapsed = a_run("qnorm", seed=2)
+    collapsed.values["trained"][:] = [None] * 80
+    found = find([*runs[:-1], collapsed], task="t", symmetry=ASYMMETRIC)
+    assert found.comparison.seeds == 2
+    assert found.notes == [
+        "qnorm ended 2 trainings with a finite measure, fewer than the others; 1 training of those is not used."
+    ]
+
+
 def test_a_planted_winner_is_taken_and_said() -> None:
     found = find(a_grid(BETTER), task="Retrieval", symmetry=ASYMMETRIC, floors={"BM25": 0.2})
     assert found.advice.startswith("Take qnorm: ndcg@10 0.")
@@ -80,8 +91,11 @@ def test_the_rule_of_symmetry_can_be_contradicted() -> None:
     worse = find(a_grid({"cosine": 0.1, "dot": 0.1, "qnorm": 0.0, "dnorm": 0.0}), task="t", symmetry=SYMMETRIC)
     assert worse.symmetry[1] == "agreed"
     assert worse.advice.startswith("No difference")  # dot is as good as cosine
-    with pytest.raises(ValueError, match="rule of symmetry compares"):
-        check_symmetry(SYMMETRIC, compare_variants({"cosine": torch.rand(1, 5), "dot": torch.rand(1, 5)}))
+    with pytest.raises(ValueError, match="expected cosine as the reference"):
+        check_symmetry(SYMMETRIC, compare_variants({"dot": torch.rand(1, 5)}, reference="dot"))
+    without = find(a_grid({"cosine": 0.0, "dot": 0.1}), task="t", symmetry=SYMMETRIC)
+    assert without.symmetry[1:] == ("undecided", "neither qnorm nor dnorm trained")
+    assert find(a_grid({"cosine": 0.0}), task="t", symmetry=SYMMETRIC).advice.startswith("No difference")
 
 
 def test_a_wrong_prediction_of_kappa_is_called_wrong() -> None:

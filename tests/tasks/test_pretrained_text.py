@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig, RobertaModel
 
 from lightning_normdyn.tasks.encoders import PretrainedTextEncoder
 
@@ -124,3 +124,24 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModuleNotFoundError, match=r"install lightning-normdyn\[text\]"):
         PretrainedTextEncoder("a/model")
+
+
+def test_a_model_whose_positions_begin_behind_padding_cuts_before_they_end(tmp_path):
+    """RoBERTa reserves the positions up to that of padding: 34 rows are 32 tokens."""
+    config = RobertaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=34,
+        pad_token_id=1,
+    )
+    RobertaModel(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(["[UNK]", "[PAD]", *WORDS[2:]]))
+    BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    encoder = PretrainedTextEncoder(str(tmp_path), max_length=1024).eval()
+    assert encoder.max_length == 32
+    with torch.no_grad():
+        assert encoder.encode(["a file " * 100]).isfinite().all()
+    assert encoder.truncated == 1

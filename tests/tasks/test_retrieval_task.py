@@ -1,7 +1,9 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.datasets import JudgedTexts, Judgements, Texts
@@ -120,3 +122,16 @@ def test_bad_options_are_refused():
     ]:
         with pytest.raises(ValueError, match=f"^{said}: expected"):
             RetrievalData(FewTexts(), **options)
+
+
+@pytest.mark.parametrize(("ranks", "batches"), [(1, 1), (2, 1), (3, 1)])
+def test_every_rank_has_a_batch_to_train_on(ranks, batches):
+    """With two ranks neither has a whole batch of its own, which must not leave it with none."""
+    data = RetrievalData(FewTexts(), validation_share=0.25)
+    pairs = len(data.training_pairs())
+    data.batch_size = pairs
+    data.trainer = SimpleNamespace(global_rank=0, world_size=ranks)
+    loader = data.train_dataloader()
+    sampler = DistributedSampler(loader.dataset, num_replicas=ranks, rank=0)
+    own = DataLoader(loader.dataset, data.batch_size, sampler=sampler, drop_last=loader.drop_last)
+    assert len(own) == batches

@@ -74,3 +74,17 @@ def test_the_floor_is_the_correlation_with_word_overlap():
     overlap = [2 / 5, 1 / 5, 0, 0, 1 / 3]  # by hand; "open a file" against "a file is opened" share two of five words
     floor = StsData(FewPairs()).floors("validation")
     assert floor == {"word_overlap": pytest.approx(spearmanr(overlap, [5, 4, 3, 0, 4.5]).statistic, abs=1e-6)}
+
+
+@pytest.mark.parametrize("kind", ["pearson", "spearman"])
+def test_shares_vary_as_the_correlation_does(kind):
+    """Their standard error against how much the correlation differs from sample to sample."""
+    shares = {"pearson": pearson_shares, "spearman": spearman_shares}[kind]
+    draw = torch.Generator().manual_seed(0)
+    found, errors = [], []
+    for _ in range(400):
+        x, noise = torch.randn(2, 300, generator=draw, dtype=torch.float64)
+        values = shares(x, 0.8 * x + 0.6 * noise)
+        found.append(float(values.mean()))
+        errors.append(float(values.std() / 300**0.5))
+    assert sum(errors) / 400 == pytest.approx(float(torch.tensor(found).std()), rel=0.15)

@@ -11,6 +11,8 @@ from threading import Thread
 from typing import Any
 
 import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor
 from torch import Tensor
 
 from lightning_normdyn.cli.fit import NormdynCLI
@@ -28,11 +30,22 @@ from lightning_normdyn.tasks.quiet import quiet_lightning
 _FLOOR = "test/floor/"
 
 
+class TrainingCLI(NormdynCLI):
+    """LightningCLI for a training of a grid, which keeps no checkpoints and has no logger."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Leaves out callbacks that would refuse to work so, and without which training is the same."""
+        configured = self.config_init["trainer"].get("callbacks") or []
+        callbacks = configured if isinstance(configured, list) else [configured]
+        kept = [one for one in callbacks if not isinstance(one, Checkpoint | LearningRateMonitor)]
+        return super().instantiate_trainer(**kwargs | {"callbacks": kept})
+
+
 def work(job: Job) -> None:
     """Trains, measures and writes the result; under several ranks the first one writes."""
     torch.set_num_threads(job.threads)
     with quiet_lightning():
-        cli = NormdynCLI(job.command_line(), run=False)
+        cli = TrainingCLI(job.command_line(), run=False)
         if job.variant == UNTRAINED:
             _write_floors(job, cli)
         else:

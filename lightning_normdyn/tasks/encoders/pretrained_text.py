@@ -58,7 +58,7 @@ class PretrainedTextEncoder(TextEncoder):
         # Loaded in evaluation mode, which a trainer would keep: dropout would never be on.
         self.model.train().requires_grad_(not frozen)
         self.dim: int = self.model.config.hidden_size
-        self.max_length = min(max_length, getattr(self.model.config, "max_position_embeddings", None) or max_length)
+        self.max_length = min(max_length, _most_tokens(self.model) or max_length)
         _leave_out_pooler(self.model)
 
     def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
@@ -106,6 +106,15 @@ _POOLED: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "cl
 
 def _tokens_encoder(model: Any) -> Any:
     return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
+def _most_tokens(model: Any) -> int | None:
+    """Tokens that the model has positions for, special ones included; ``None`` if it does not say."""
+    most: int | None = getattr(model.config, "max_position_embeddings", None)
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    # RoBERTa and its like number positions from the one after that of padding.
+    return most if most is None or padding is None else most - padding - 1
 
 
 def _leave_out_pooler(model: Any) -> None:

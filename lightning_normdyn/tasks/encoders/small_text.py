@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from zlib import crc32
@@ -13,9 +12,9 @@ from torch.nn.functional import embedding_bag
 
 from lightning_normdyn.core.positive import check_positive
 from lightning_normdyn.tasks.encoders.text import TextEncoder
+from lightning_normdyn.tasks.encoders.text_words import split_words
 
 _PADDING = 0
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _STEM = 5
 # A rate that suits embeddings moves a logarithm of weights too slowly: rare words weigh some tens of frequent ones.
 _WEIGHT_SCALE = 20.0
@@ -24,8 +23,9 @@ _WEIGHT_SCALE = 20.0
 class SmallTextEncoder(TextEncoder):
     """A weighted sum of word embeddings over the root of their number, then one residual layer.
 
-    Words are what letters and digits form, parts of CamelCase apart, and go to a bucket of a hashed table; so does the
-    beginning of each longer word, which stands for its stem. Each bucket has an embedding and a weight, both learnt.
+    Words are those of :func:`~lightning_normdyn.tasks.encoders.text_words.split_words` and go to a bucket of a hashed
+    table; so does the beginning of each longer word, which stands for its stem. Each bucket has an embedding and a
+    weight, both learnt.
     There is no bias and no normalisation at the end, so that norms are free; they begin near one for short and long
     texts alike, so that no similarity begins far from the others. Untrained, it scores by the words that two texts
     share.
@@ -94,16 +94,6 @@ class SmallTextEncoder(TextEncoder):
 
     def _numbers(self, text: str) -> list[int]:
         return [bucket % self.buckets + 1 for word in split_words(text) for bucket in _hashes(word)]
-
-
-def split_words(text: str) -> list[str]:
-    """What letters and digits form, the parts of CamelCase apart.
-
-    Example:
-        >>> split_words("Opens a ZipFile, see os.path2")
-        ['Opens', 'a', 'Zip', 'File', 'see', 'os', 'path', '2']
-    """
-    return _WORD.findall(text)
 
 
 @lru_cache(maxsize=1 << 18)

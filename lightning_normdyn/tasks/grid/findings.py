@@ -36,7 +36,7 @@ def choose_lrs(runs: Sequence[GridRun]) -> dict[str, float]:
     first = min((run.seed for run in runs), default=0)
     tried: dict[str, dict[float, float]] = {}
     for run in runs:
-        if run.seed == first and run.validation is not None and any(v is not None for v in run.values["trained"]):
+        if run.seed == first and run.validation is not None and _has_values(run):
             tried.setdefault(run.variant, {})[run.lr] = run.validation
     return {variant: max(by_lr, key=by_lr.__getitem__) for variant, by_lr in tried.items()}
 
@@ -66,7 +66,10 @@ def find(
             f"{', '.join(lrs) or 'none'}; lower the learning rates"
         )
     by_variant = {
-        variant: sorted((run for run in runs if run.variant == variant and run.lr == lr), key=lambda run: run.seed)
+        variant: sorted(
+            (run for run in runs if (run.variant, run.lr) == (variant, lr) and _has_values(run)),
+            key=lambda run: run.seed,
+        )
         for variant, lr in lrs.items()
     }
     seeds = min(map(len, by_variant.values()))
@@ -90,7 +93,7 @@ def find(
         floors=dict(floors or {}),
         advice=advise(comparison, headline),
         runs=[run for trained in chosen.values() for run in trained],
-        notes=_notes(comparison, sorted({run.variant for run in runs} - set(lrs))),
+        notes=_notes(comparison, by_variant, left_out=sorted({run.variant for run in runs} - set(lrs))),
     )
 
 
@@ -177,10 +180,23 @@ def _means(records: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
     return {name: sum(values) / len(values) if values else None for name, values in gathered.items()}
 
 
-def _notes(comparison: VariantComparison, left_out: Sequence[str]) -> list[str]:
+def _has_values(run: GridRun) -> bool:
+    return any(value is not None for value in run.values["trained"])
+
+
+def _notes(
+    comparison: VariantComparison, trained: Mapping[str, Sequence[GridRun]], *, left_out: Sequence[str]
+) -> list[str]:
     notes = [
         f"{name} is left out: at none of its learning rates did it end with a finite measure." for name in left_out
     ]
+    unused = sum(map(len, trained.values())) - comparison.seeds * len(trained)
+    if unused:
+        short = " and ".join(name for name, runs in trained.items() if len(runs) == comparison.seeds)
+        notes.append(
+            f"{short} ended {_counted(comparison.seeds, 'training')} with a finite measure, fewer than the others; "
+            f"{_counted(unused, 'training')} of those {'are' if unused > 1 else 'is'} not used."
+        )
     if comparison.seeds == 1:
         notes.append("One seed: intervals leave out how much another training would differ; decide with 3 or more.")
     if not comparison.decidable:

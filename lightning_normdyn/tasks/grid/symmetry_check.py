@@ -26,21 +26,21 @@ def check_symmetry(symmetry: FunctionalSymmetry, comparison: VariantComparison) 
     """Compares the better of QNorm and DNorm with cosine, as the rule does.
 
     For a symmetric task the rule says that keeping one side's norm loses, for an asymmetric one that it does not: the
-    run agrees if the gain's interval lies on that side of zero, contradicts if it lies on the other.
+    run agrees if the gain's interval lies on that side of zero, contradicts if it lies on the other. Nothing is decided
+    where neither of the two trained.
 
     Args:
         symmetry: what the task says of itself.
         comparison: of the variants, cosine being the reference.
 
     Raises:
-        ValueError: if the grid lacks cosine, or both unilateral variants.
+        ValueError: if the reference is not cosine.
     """
+    if comparison.reference != "cosine":
+        raise ValueError(f"comparison: expected cosine as the reference of the rule, got {comparison.reference}")
     unilateral = [name for name in ("qnorm", "dnorm") if name in comparison.scores]
-    if comparison.reference != "cosine" or not unilateral:
-        raise ValueError(
-            "variants: the rule of symmetry compares qnorm and dnorm with cosine; expected cosine and at least one of "
-            f"them, got {', '.join(comparison.scores)}"
-        )
+    if not unilateral:
+        return SymmetryCheck(symmetry.prediction, "undecided", "neither qnorm nor dnorm trained")
     name = max(unilateral, key=lambda one: comparison.scores[one].mean)
     score = comparison.scores[name]
     evidence = f"{name} − cosine = {score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
