@@ -162,7 +162,7 @@ def _place(options: argparse.Namespace) -> str:
 
 def _search(options: argparse.Namespace) -> str:
     queries = "queries with a zero at their end" if options.augment else "queries as they are"
-    return f"{TARGETS[options.to].hint}, {queries}, metric {options.metric}"
+    return f"{TARGETS[options.to].hint(options.metric)}, {queries}, metric {options.metric}"
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def _run(words: list[str]) -> int:
         require("rich", "matplotlib", extra="cli,report")
         from lightning_normdyn.cli.audit.command import run_audit
 
-        return run_audit(options)
+        with sigterm_raises():
+            return run_audit(options)
     if options.command == "export":
         require("rich", extra="cli")
         from lightning_normdyn.cli.export import run_export

@@ -119,9 +119,10 @@ def map_at(ranked: RankedGrades, k: int) -> Tensor:
         >>> round(float(map_at(ranked, 3)), 4)  # (1 + 2/3) / 3
         0.5556
     """
-    relevant = (_top(ranked.grades, k) > 0).double()
+    relevant = _top(ranked.grades, k) > 0
     ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
-    return _where_relevant((relevant.cumsum(1) / ranks * relevant).sum(1) / ranked.relevant, ranked)
+    # Counted in integers: CUDA has no deterministic cumulative sum of other numbers.
+    return _where_relevant((relevant.cumsum(1).double() / ranks * relevant).sum(1) / ranked.relevant, ranked)
 
 
 def hits_at(ranked: RankedGrades, k: int) -> Tensor:

@@ -93,8 +93,8 @@ class FisherConditionNumber(Metric):
     def compute(self) -> dict[str, Tensor]:
         """``fisher_cosine``, ``fisher_dot``, ``fisher_qnorm``, ``fisher_dnorm``; ``fisher_qnorm_share``.
 
-        The last is the share of resamples in which QNorm has the smaller condition number: at 0.95 and above it is
-        recommended, at 0.05 and below DNorm. NaN with fewer than two pairs.
+        The last is the share of resamples in which QNorm has the smaller condition number: at 0.975 and above it is
+        recommended, at 0.025 and below DNorm. NaN with fewer than two pairs.
         """
         sides = [_rows(side, int(self.width)) for side in (self.queries, self.documents)]
         return {name: self.width.new_tensor(value, dtype=torch.float64) for name, value in self._found(*sides).items()}

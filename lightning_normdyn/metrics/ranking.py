@@ -76,6 +76,7 @@ class RankingMetric(Metric):
             raise ValueError(
                 f"indexes: expected queries' numbers as integers, got {indexes.dtype}; pass indexes.long()"
             )
+        indexes = indexes.long()
         if ((indexes >= _MOST_EXACT) | (indexes <= -_MOST_EXACT)).any():
             raise ValueError("indexes: expected queries' numbers within 2^53, got larger ones; number the queries anew")
         for state, values in ((self.scores, preds), (self.grades, target), (self.queries, indexes)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.core.geometry import most_precise, most_precise_dtype
 from lightning_normdyn.retrieval.excluded import Excluded
 from lightning_normdyn.retrieval.leaders import Leaders
 from lightning_normdyn.retrieval.norm_bands import NormBand
@@ -30,7 +30,7 @@ class AlphaLeaders:
 
     def __init__(self, queries: Tensor, powers: Tensor, k: int, pairs: Excluded | None, numbers: Tensor) -> None:
         self._n, self._k = len(queries), k
-        self._powers = most_precise(powers.to(queries.device))
+        self._powers = powers.to(queries.device, most_precise_dtype(queries.device))
         self._pairs, self._numbers = pairs, numbers
         self._type, self._narrow = queries.dtype, torch.finfo(queries.dtype)
         self._leaders = Leaders(self._n * len(powers), k, self._powers, ascending=False)

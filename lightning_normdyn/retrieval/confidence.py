@@ -121,7 +121,7 @@ def retrieval_confidences(queries: Tensor, documents: Tensor) -> dict[str, Tenso
     top = precise_norm(documents)[best.indices[:, 0].to(documents.device)]
     return {
         **_both_ways("query_norm", precise_norm(queries)),
-        **_both_ways("top_document_norm", top),
+        **_both_ways("top_document_norm", top.to(queries.device)),
         BASELINE: first,
         "margin": first - second,
     }

@@ -92,6 +92,11 @@ class _Likelihoods:
     """Log likelihood of every query as a function of scale and exponent."""
 
     def __init__(self, x: Tensor, log_norms: Tensor, relevant: Tensor) -> None:
+        with torch.inference_mode(False):  # what was made in inference mode can never be differentiated
+            x, log_norms, relevant = x.clone(), log_norms.clone(), relevant.clone()
+            self._prepare(x, log_norms, relevant)
+
+    def _prepare(self, x: Tensor, log_norms: Tensor, relevant: Tensor) -> None:
         self._x, self._log_norms, self._relevant = x, log_norms, relevant
         number = relevant.sum(1, keepdim=True)
         self._places = relevant.double().argsort(1, descending=True)[:, : int(number.max())]
@@ -111,8 +116,8 @@ class _Likelihoods:
 
     def derivatives(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each query ``[n, 2]``, and minus the Hessian of the sum ``[2, 2]``."""
-        own = parameters.expand(len(self._x), 2).clone().requires_grad_()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():  # a validation step allows neither
+            own = parameters.expand(len(self._x), 2).clone().requires_grad_()
             (gradients,) = torch.autograd.grad(self(own).sum(), own, create_graph=True)
             rows = [
                 torch.autograd.grad(column.sum(), own, retain_graph=True)[0].sum(0) for column in gradients.unbind(1)

@@ -105,10 +105,10 @@ def filter_table(
         stays = _staying(by_norm, keep, share)
         if stage == "before":
             ranking = _search_among(queries, directions, stays, depth)
-            saved = 1 - float(stays.double().mean())
+            saved = 1 - int(stays.sum()) / len(stays)
         else:
             ranking = _without(whole, stays)
-            saved = 1 - float((ranking >= 0).double().mean())
+            saved = 1 - int((ranking >= 0).sum()) / ranking.numel()
         for name, measure in named.items():
             found = _compared(_values(ranking, judgements, measure), without[name], resamples, level, generator)
             rows.append(FilterOutcome(stage, keep, share, name, *found, saved))

@@ -63,7 +63,7 @@ def detection_table(
                     f"{name}: expected one number for each of {len(group[baseline])} items, got {tuple(scores.shape)}"
                 )
     positives, negatives = (
-        torch.stack([group[name].detach().double() for name in names]) for group in (known, unknown)
+        torch.stack([group[name].detach().cpu().double() for name in names]) for group in (known, unknown)
     )
     areas, differences = roc_areas(positives, negatives, level=level)
     found = {name: Detection(*pair) for name, *pair in zip(names, areas, differences, strict=True)}

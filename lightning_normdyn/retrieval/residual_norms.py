@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.cubic_spline import spline_weights
 from lightning_normdyn.core.geometry import precise_norm
+from lightning_normdyn.core.quantile import sorted_quantile
 
 # Harrell's places for five knots: regular where the data are, away from the outermost lengths.
 _KNOTS = (0.05, 0.275, 0.5, 0.725, 0.95)
@@ -88,7 +89,8 @@ def length_norms(length: Tensor) -> Tensor:
 
 def _smooth(x: Tensor, y: Tensor) -> Tensor:
     """Least-squares fit of y ``[n]`` by a natural cubic spline of x, at every x."""
-    knots = torch.quantile(x, torch.tensor(_KNOTS, dtype=x.dtype))
+    ascending = x.sort().values
+    knots = torch.tensor([sorted_quantile(ascending, level) for level in _KNOTS], dtype=x.dtype)
     knots = knots[torch.cat((torch.ones(1, dtype=torch.bool), knots.diff() > _LEAST_SPREAD))]
     ends = torch.stack((x.min(), x.max()))
     if len(knots) < 3:

@@ -53,18 +53,20 @@ def fit_temperature(logits: Tensor, labels: Tensor, norms: Tensor, *, norm_depen
         -1.0
     """
     check_items(logits, labels, norms)
-    x, along, labels = logits.detach().cpu().double(), _log_norms(norms), labels.cpu().long()
-    parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    free = torch.tensor([1.0, float(norm_dependent)], dtype=torch.float64)
-    search = torch.optim.LBFGS([parameters], max_iter=_STEPS, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    with torch.inference_mode(False), torch.enable_grad():  # a validation step allows neither
+        # Clones, because what was made in inference mode can never be differentiated.
+        x, labels = logits.detach().cpu().double().clone(), labels.cpu().long().clone()
+        along = _log_norms(norms)
+        parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        free = torch.tensor([1.0, float(norm_dependent)], dtype=torch.float64)
+        search = torch.optim.LBFGS([parameters], max_iter=_STEPS, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        search.zero_grad()
-        value = F.cross_entropy(_scaled(x, along, parameters * free), labels)
-        value.backward()
-        return value
+        def loss() -> Tensor:
+            search.zero_grad()
+            value = F.cross_entropy(_scaled(x, along, parameters * free), labels)
+            value.backward()
+            return value
 
-    with torch.enable_grad():
         search.step(loss)
     return NormTemperature(*(parameters.detach() * free).tolist())
 

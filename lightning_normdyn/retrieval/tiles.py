@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.exact_products import exact_products
+
 GROUP = 64
 
 
@@ -42,7 +44,8 @@ class Tile:
         missing = self.width - given
         if missing:
             documents = torch.nn.functional.pad(documents, (0, 0, 0, missing))
-        torch.mm(self.queries, documents.T, out=self.scores)
+        with exact_products(documents.device):
+            torch.mm(self.queries, documents.T, out=self.scores)
         # Later a score of minus infinity is a pair left out; a bound on all of them spares the look at each.
         bounded = self._reach * _largest(documents) < self._largest
         self._too_low = not bounded and bool(self.scores[:, :given].isneginf().any())

@@ -144,3 +144,10 @@ def ranked(grade=1.0, query=0):
 def test_what_does_not_fit_is_named(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_numbers_of_queries_may_be_of_any_integer_type(dtype):
+    metric = RankingNDCG(k=2)
+    metric.update(torch.tensor([0.2, 0.1]), torch.tensor([0, 1]), torch.ones(2, dtype=dtype))
+    assert float(metric.compute()) == pytest.approx(1 / math.log2(3))

@@ -103,3 +103,15 @@ def test_nothing_is_overwritten_unasked(tmp_path):
         export(source, "npy", tmp_path / "vectors.txt")
     with pytest.raises(ValueError, match="index: expected flat for npy, got 'hnsw'"):
         export(source, "npy", tmp_path / "new.npy", index="hnsw")
+
+
+@pytest.mark.parametrize(("target", "name"), [("faiss", "runs"), ("npy", "runs.npy")])
+def test_a_file_never_replaces_a_folder(tmp_path, target, name):
+    if target == "faiss":
+        pytest.importorskip("faiss")
+    source, folder = source_of(embeddings()[0], tmp_path), tmp_path / name
+    folder.mkdir()
+    (folder / "precious.txt").write_text("kept")
+    with pytest.raises(IsADirectoryError, match="out: expected a file, got the folder"):
+        export(source, target, folder, overwrite=True)
+    assert (folder / "precious.txt").read_text() == "kept"

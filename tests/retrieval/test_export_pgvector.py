@@ -154,3 +154,10 @@ def test_rows_in_the_binary_format_are_what_the_server_sends(dsn):
         vector = np.array([[1.5, -2, 1e-7 if column == "v" else 6e-5]], dtype)
         assert sent[19:-2] == copy_rows(["ü"], vector)
         assert struct.unpack("!h", sent[-2:]) == (-1,)
+
+
+def test_a_table_has_one_graph_however_often_it_is_written(dsn, tmp_path):
+    source = source_of(embeddings(m=300)[0], tmp_path)
+    for _ in range(2):
+        export(source, "pgvector", dsn, Folding("dot"), name="docs", index="hnsw", overwrite=True)
+    assert do(dsn, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'") == [(1,)]

@@ -98,3 +98,12 @@ def test_what_is_no_relevance_is_refused():
         likelihood_exponent(cosines * math.nan, norms, relevance)
     with pytest.raises(ValueError, match="nothing negative"):
         likelihood_exponent(cosines, norms, -relevance)
+
+
+def test_the_exponent_is_fitted_inside_a_validation_step():
+    with torch.inference_mode():
+        draw = torch.Generator().manual_seed(0)
+        cosines, norms = torch.rand(50, 8, generator=draw).double(), torch.rand(8, generator=draw).double() + 0.5
+        relevance = torch.zeros(50, 8).scatter_(1, (cosines * norms).argmax(1, keepdim=True), 1.0)
+        inside = likelihood_exponent(cosines, norms, relevance)
+    assert inside == likelihood_exponent(cosines.clone(), norms.clone(), relevance.clone())

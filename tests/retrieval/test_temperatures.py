@@ -123,3 +123,12 @@ def test_a_confidence_is_a_probability():
         expected_calibration_error(torch.tensor([1.5]), torch.tensor([True]))
     with pytest.raises(ValueError, match="one number for each item"):
         expected_calibration_error(torch.ones(2), torch.ones(1))
+
+
+def test_temperatures_are_fitted_inside_a_validation_step():
+    draw = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        norms, logits = torch.rand(200, generator=draw).double() + 0.5, torch.randn(200, 3, generator=draw).double()
+        labels = logits.argmax(1)
+        inside = fit_temperature(logits, labels, norms)
+    assert inside == fit_temperature(logits.clone(), labels.clone(), norms.clone())

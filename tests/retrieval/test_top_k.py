@@ -219,3 +219,18 @@ def test_faiss_is_asked_for_by_name(monkeypatch):
     assert exact_top_k(torch.ones(1, 2), torch.ones(1, 2), 1).indices.tolist() == [[0]]
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightning-normdyn\[faiss\]'"):
         exact_top_k(torch.ones(1, 2), torch.ones(1, 2), 1, backend="faiss")
+
+
+def test_products_are_exact_whatever_training_asked_for():
+    """``medium`` lets float32 products be rounded; the search asks for whole ones and puts the setting back."""
+    queries, documents = (torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows)) for rows in (20, 600))
+    exact = exact_top_k(queries, documents, 10)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        again = exact_top_k(queries, documents, 10)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(again.indices, exact.indices)
+    assert torch.equal(again.scores, exact.scores)

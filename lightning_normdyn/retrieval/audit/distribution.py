@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.quantile import sorted_quantile
+
 _LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _BINS = 60
 
@@ -49,7 +51,7 @@ def norm_distribution(norms: Tensor) -> NormDistribution:
     if not len(positive):
         raise ValueError(f"embeddings: expected vectors with a direction, got {len(norms)} that are all zero")
     mean = positive.mean()
-    low, high = at_level(positive, 0.001), at_level(positive, 0.999)
+    low, high = sorted_quantile(positive, 0.001), sorted_quantile(positive, 0.999)
     room = max(high - low, 1e-6 * high)
     edges = torch.linspace(low - 0.01 * room, high + 0.01 * room, _BINS + 1, dtype=torch.float64)
     place = (torch.searchsorted(edges, positive, right=True) - 1).clamp(0, _BINS - 1)
@@ -58,16 +60,7 @@ def norm_distribution(norms: Tensor) -> NormDistribution:
         len(norms) - len(positive),
         float(mean),
         float((positive - mean).square().mean().sqrt() / mean),
-        {level: at_level(positive, level) for level in _LEVELS},
+        {level: sorted_quantile(positive, level) for level in _LEVELS},
         tuple(edges.tolist()),
         tuple(torch.bincount(place, minlength=_BINS).tolist()),
     )
-
-
-def at_level(ascending: Tensor, level: float) -> float:
-    """The value below which a share ``level`` of sorted values lies; :func:`torch.quantile` refuses large ones."""
-    place = level * (len(ascending) - 1)
-    below = int(place)
-    above = min(below + 1, len(ascending) - 1)
-    low, high = float(ascending[below]), float(ascending[above])
-    return low + (high - low) * (place - below)

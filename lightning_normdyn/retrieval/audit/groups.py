@@ -75,14 +75,16 @@ def group_norms(
         if len(labels) != len(norms):
             raise ValueError(f"{column}: expected a group or None for each of {len(norms)} items, got {len(labels)}")
     usable = norms > 0
-    members = [(column, *one) for column, labels in groups.items() for one in _members(labels, usable)]
-    share = 1 - (1 - level) / max(1, len(members))
+    columns = {column: _groups(labels, usable) for column, labels in groups.items()}
+    share = 1 - (1 - level) / max(1, sum(len(one.compared) for one in columns.values()))
     found = []
-    for column, group, own, other in members:
-        beyond = None if residual is None else difference(residual[own], residual[other], level=share)
-        mean = float(norms[own].double().mean())
-        effect = difference(norms[own], norms[other], level=share)
-        found.append(GroupNorms(column, group, len(own), mean, effect, beyond))
+    for column, one in columns.items():
+        for group, code in one.compared.items():
+            # A group at a time: places of all groups and of all others would take as much memory as there are groups.
+            own, other = one.codes == code, (one.codes >= 0) & (one.codes != code)
+            beyond = None if residual is None else difference(residual[own], residual[other], level=share)
+            effect = difference(norms[own], norms[other], level=share)
+            found.append(GroupNorms(column, group, int(own.sum()), float(norms[own].double().mean()), effect, beyond))
     return sorted(found, key=lambda one: -abs(one.effect.value) if math.isfinite(one.effect.value) else 0.0)
 
 
@@ -124,21 +126,20 @@ def difference(first: Tensor, second: Tensor, *, level: float = 0.95) -> Interva
     return Interval(float(d), float(d) - reach, float(d) + reach)
 
 
-def _members(labels: Sequence[str | None], usable: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+class _Groups(NamedTuple):
+    """A column: the code of each item's group, -1 for none, and the codes of the groups that are compared, by name."""
+
+    codes: Tensor
+    compared: dict[str, int]
+
+
+def _groups(labels: Sequence[str | None], usable: Tensor) -> _Groups:
     numbers: dict[str, int] = {}
-    coded = torch.tensor([-1 if label is None else numbers.setdefault(label, len(numbers)) for label in labels])
-    coded[~usable] = -1
-    known = coded >= 0
-    sizes = torch.bincount(coded[known], minlength=len(numbers)).tolist()
+    codes = torch.tensor([-1 if label is None else numbers.setdefault(label, len(numbers)) for label in labels])
+    codes[~usable] = -1
+    sizes = torch.bincount(codes[codes >= 0], minlength=len(numbers)).tolist()
     large = sorted(
-        (group for group, at in numbers.items() if sizes[at] >= _LEAST), key=lambda one: -sizes[numbers[one]]
+        (group for group, code in numbers.items() if sizes[code] >= _LEAST), key=lambda one: -sizes[numbers[one]]
     )
-    return [
-        (
-            group,
-            (coded == numbers[group]).nonzero().squeeze(1),
-            (known & (coded != numbers[group])).nonzero().squeeze(1),
-        )
-        for group in large[:_MOST]
-        if int(known.sum()) - sizes[numbers[group]] >= _LEAST
-    ]
+    known = sum(sizes)
+    return _Groups(codes, {one: numbers[one] for one in large[:_MOST] if known - sizes[numbers[one]] >= _LEAST})

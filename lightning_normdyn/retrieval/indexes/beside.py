@@ -13,9 +13,11 @@ class Beside:
     Args:
         place: the file or folder that is to be.
         overwrite: whether one that is there may be replaced.
+        folder: whether it is a folder; a file never replaces one.
 
     Raises:
         FileExistsError: if there is one and it may not.
+        IsADirectoryError: if there is a folder where a file is to be.
         NotADirectoryError: if what should hold it is a file.
 
     Example:
@@ -30,7 +32,9 @@ class Beside:
         ('1 2 3', ['numbers.txt'])
     """
 
-    def __init__(self, place: Path, *, overwrite: bool) -> None:
+    def __init__(self, place: Path, *, overwrite: bool, folder: bool = False) -> None:
+        if place.is_dir() and not folder:
+            raise IsADirectoryError(f"out: expected a file, got the folder '{place}'; name a file, such as one in it")
         if place.exists() and not overwrite:
             raise FileExistsError(f"out: '{place}' exists already; pass --overwrite to replace it, or choose another")
         self.place = place

@@ -10,6 +10,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from lightning_normdyn.retrieval.indexes.beside import Beside
+from lightning_normdyn.retrieval.indexes.comparison import LANCEDB_DISTANCES
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
@@ -21,7 +22,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
     stored_dtype,
 )
 
-_DISTANCES: dict[Metric, str] = {"inner_product": "dot", "euclidean": "l2", "cosine": "cosine"}
 _INDEXES = {"hnsw": "HnswSq", "ivfpq": "IvfPq"}
 _FEWEST = 256  # a product quantizer learns 256 centroids
 
@@ -61,7 +61,7 @@ class LanceTable:
         if self.place.exists():
             self._check_existing(contents)
         self._metric = contents.metric
-        self._beside = Beside(self.place, overwrite=self.destination.overwrite)
+        self._beside = Beside(self.place, overwrite=self.destination.overwrite, folder=True)
         number = pa.float32() if self.destination.dtype == "float32" else pa.float16()
         schema = pa.schema([("id", pa.string()), ("embedding", pa.list_(number, contents.dim))])
         self._table = self._lancedb.connect(self._beside.path.parent).create_table(self.destination.name, schema=schema)
@@ -77,7 +77,7 @@ class LanceTable:
         assert self._beside is not None
         if self.approximate:
             kind = getattr(optional("lancedb.index", extra="lancedb"), _INDEXES[self.destination.index])
-            self._table.create_index("embedding", config=kind(distance_type=_DISTANCES[self._metric]))
+            self._table.create_index("embedding", config=kind(distance_type=LANCEDB_DISTANCES[self._metric]))
         self._table = None
         self._beside.publish()
 
@@ -92,7 +92,7 @@ class LanceTable:
         table = self._lancedb.connect(self.place.parent).open_table(self.destination.name)
         answers = []
         for query in queries.float().numpy():
-            search = table.search(query, vector_column_name="embedding").distance_type(_DISTANCES[self._metric])
+            search = table.search(query, vector_column_name="embedding").distance_type(LANCEDB_DISTANCES[self._metric])
             answers.append(search.select(["id", "_distance"]).limit(k).to_list())
         # LanceDB's distance under dot is one minus the inner product, and under cosine one minus the cosine.
         shift = 0.0 if self._metric == "euclidean" else 1.0
@@ -115,7 +115,7 @@ class LanceTable:
             if kind == "cosine" and contents.metric != "cosine":
                 raise ValueError(
                     f"name: {place} has an index that compares cosines, which divides every norm out again; expected "
-                    f"{_DISTANCES[contents.metric]}: choose another name"
+                    f"{LANCEDB_DISTANCES[contents.metric]}: choose another name"
                 )
         dim = table.schema.field("embedding").type.list_size
         if dim != contents.dim:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_normdyn.retrieval.indexes.comparison import PGVECTOR_OPCLASSES, PGVECTOR_OPERATORS
 from lightning_normdyn.retrieval.indexes.pgvector_rows import HEADER, TRAILER, copy_rows
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
@@ -20,8 +21,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
     stored_dtype,
 )
 
-_OPERATORS: dict[Metric, str] = {"inner_product": "<#>", "euclidean": "<->", "cosine": "<=>"}
-_OPCLASSES: dict[Metric, str] = {"inner_product": "ip_ops", "euclidean": "l2_ops", "cosine": "cosine_ops"}
 _NEW = "normdyn_new"
 _SEARCHED_NODES = 64
 
@@ -82,8 +81,7 @@ class PgvectorTable:
             if self._exists:
                 self._move_in()
             if self.approximate:
-                operators = self._sql.SQL(f"{self._type}_{_OPCLASSES[self._metric]}")
-                self._do("CREATE INDEX ON {} USING hnsw (embedding {})", self._table, operators)
+                self._index()
             self._connection.commit()
             self._disconnect()
 
@@ -94,7 +92,7 @@ class PgvectorTable:
 
     def search(self, queries: Tensor, k: int) -> Found:
         """Asks the table."""
-        operator = self._sql.SQL(_OPERATORS[self._metric])
+        operator = self._sql.SQL(PGVECTOR_OPERATORS[self._metric])
         asked = self._sql.SQL(
             "SELECT id::text, embedding {0} %s::{1} FROM {2} ORDER BY embedding {0} %s::{1} LIMIT %s"
         ).format(operator, self._sql.SQL(self._type), self._table)
@@ -139,6 +137,19 @@ class PgvectorTable:
             )
         held = [one for (one,) in self._do("SELECT id::text FROM {}", self._table)]
         check_held(held, contents.ids, place=self._place, overwrite=self.destination.overwrite)
+
+    def _index(self) -> None:
+        """Builds the graph, unless the table has one, which has followed its rows."""
+        operators = f"{self._type}_{PGVECTOR_OPCLASSES[self._metric]}"
+        held = self._value(
+            "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam "
+            "JOIN pg_opclass o ON o.oid = ANY(i.indclass) "
+            "WHERE i.indrelid = %s::regclass AND a.amname = 'hnsw' AND o.opcname = %s AND i.indpred IS NULL",
+            self._table.as_string(self._connection),
+            operators,
+        )
+        if not held:
+            self._do("CREATE INDEX ON {} USING hnsw (embedding {})", self._table, self._sql.SQL(operators))
 
     def _move_in(self) -> None:
         new = self._sql.Identifier(_NEW)

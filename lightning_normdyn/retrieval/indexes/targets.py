@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import NamedTuple
 
-from lightning_normdyn.retrieval.indexes.writer import Destination, IndexWriter
+from lightning_normdyn.retrieval.indexes.comparison import LANCEDB_DISTANCES, PGVECTOR_OPERATORS
+from lightning_normdyn.retrieval.indexes.writer import Destination, IndexWriter, Metric
 
 
 class Target(NamedTuple):
@@ -14,12 +16,23 @@ class Target(NamedTuple):
     Attributes:
         module: where its writer is, in this package.
         writer: the writer's class.
-        hint: how it is searched.
+        search: how it is searched, ``{compared}`` standing for the database's name of the metric.
+        compared: that name.
     """
 
     module: str
     writer: str
-    hint: str
+    search: str
+    compared: Mapping[Metric, str] = {}
+
+    def hint(self, metric: Metric) -> str:
+        """How it is searched where vectors are compared by the metric.
+
+        Example:
+            >>> TARGETS["pgvector"].hint("euclidean")
+            'SELECT id FROM name ORDER BY embedding <-> query LIMIT k'
+        """
+        return self.search.replace("{compared}", self.compared.get(metric, ""))
 
 
 TARGETS = {
@@ -28,8 +41,18 @@ TARGETS = {
     "safetensors": Target("vector_file", "SafetensorsFile", "(vectors @ query).argsort(descending=True)"),
     "faiss": Target("faiss_index", "FaissIndex", "faiss.read_index(file).search(queries, k)"),
     "qdrant": Target("qdrant_collection", "QdrantCollection", "client.query_points(name, query=query, limit=k)"),
-    "lancedb": Target("lancedb_table", "LanceTable", 'table.search(query).distance_type("dot").limit(k)'),
-    "pgvector": Target("pgvector_table", "PgvectorTable", "SELECT id FROM name ORDER BY embedding <#> query LIMIT k"),
+    "lancedb": Target(
+        "lancedb_table",
+        "LanceTable",
+        'table.search(query).distance_type("{compared}").limit(k)',
+        LANCEDB_DISTANCES,
+    ),
+    "pgvector": Target(
+        "pgvector_table",
+        "PgvectorTable",
+        "SELECT id FROM name ORDER BY embedding {compared} query LIMIT k",
+        PGVECTOR_OPERATORS,
+    ),
 }
 
 
