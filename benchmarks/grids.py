@@ -23,7 +23,18 @@ from overhead_table import machine
 CONFIGS = Path(__file__).parents[1] / "configs"
 VARIANTS = ("cosine", "dot", "qnorm", "dnorm", "learnable", "euclidean")
 CASES: dict[str, tuple[str, list[str]]] = {
-    "scifact": ("retrieval", ["--data.source=BeirFolder", "--data.source.folder={folder}"]),
+    "scifact": (
+        "retrieval",
+        [
+            "--data.source=BeirFolder",
+            "--data.source.folder={folder}",
+            "--model.encoder=SmallTextEncoder",
+            "--model.encoder.dim=256",
+            "--model.encoder.buckets=20000",
+            "--trainer.max_epochs=10",
+            "--trainer.check_val_every_n_epoch=2",
+        ],
+    ),
     "sts_benchmark": ("sts", ["--data.source=StsBenchmark", "--data.source.folder={folder}"]),
     "kg_umls": (
         "kg",
