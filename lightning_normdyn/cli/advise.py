@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.core.ranking import ndcg_at
 from lightning_normdyn.datasets import Judgements, Problems
@@ -60,7 +61,8 @@ def run_advise(options: argparse.Namespace, words: Sequence[str]) -> int:
 def _of_files(options: argparse.Namespace) -> ModelAdvice:
     if options.queries is None or options.documents is None:
         raise ValueError("advise: expected both --queries and --documents, got one of them")
-    queries, documents = EmbeddingFile(options.queries), EmbeddingFile(options.documents)
+    documents = EmbeddingFile(options.documents, column=options.column)
+    queries = EmbeddingFile(options.queries, preferred=options.column)  # an array's name need not be the same
     if queries.dim != documents.dim:
         raise ValueError(
             f"documents: expected vectors of the queries' length, {queries.dim}, got {documents.dim}; are both of one "
@@ -95,8 +97,6 @@ def _ndcg(encoded: Encoded, name: str) -> Tensor:
 
 
 def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAdvice:
-    from lightning_normdyn.cli.fit import NormdynCLI
-
     of_lightning = [word for file in options.config for word in ("--config", file)]
     quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_model_summary=false"]
     with quiet_lightning("Be aware that when using `ckpt_path`"):
@@ -107,7 +107,7 @@ def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAd
                 "config: expected a model that is a lightning_normdyn.tasks.ContrastiveTask, got "
                 f"{type(model).__name__}; for any other, save embeddings and pass --queries and --documents"
             )
-        cli.trainer.validate(model, datamodule=cli.datamodule, ckpt_path=options.ckpt_path, verbose=False)
+        _validate(cli, options.ckpt_path)
     encoded = model.encoded
     if encoded is None:
         raise ValueError("data: expected a validation split with judged pairs, got none")
@@ -120,6 +120,18 @@ def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAd
         temperature=float(model.contrast.temperature),
         symmetric=model.symmetry.symmetric,
     )
+
+
+def _validate(cli: NormdynCLI, checkpoint: str | None) -> None:
+    try:
+        cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"ckpt_path: expected weights of the model that config describes, got others in {checkpoint}; pass the "
+            "configs and options of its training, or the config.yaml that fit saved"
+        ) from error
 
 
 def _show(console: Console, advice: ModelAdvice) -> None:

@@ -195,6 +195,7 @@ def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     advise.add_argument("--queries", metavar="FILE", help="embeddings: .npy, .npz, .parquet or .safetensors")
     advise.add_argument("--documents", metavar="FILE", help="the same of documents")
+    advise.add_argument("--column", metavar="NAME", help="of the embeddings, where a file holds several matrices")
     advise.add_argument(
         "--judgements",
         metavar="TSV",
@@ -224,7 +225,9 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     audit.add_argument("--queries", metavar="FILE", help="embeddings of queries, or their texts for --model")
     audit.add_argument("--judgements", metavar="TSV", help="query, document, grade; ids as in the files")
     audit.add_argument("--covariates", metavar="TSV", help="id and further columns: numbers, or names of groups")
-    audit.add_argument("--measure", default="ndcg@10", metavar="NAME", help="of a ranking (default: %(default)s)")
+    audit.add_argument(
+        "--measure", default="ndcg@10", metavar="NAME", help="ndcg, mrr, recall, map or hits @k (default: %(default)s)"
+    )
     audit.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="inputs at a time (default: 32)")
     audit.add_argument("--max-length", type=_positive, default=256, metavar="N", help="tokens (default: 256)")
     audit.add_argument("--device", metavar="NAME", help="of the model (default: cuda where there is one, else cpu)")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,6 +22,7 @@ class NormdynCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
+        self._runs = run
         with warnings.catch_warnings():
             # main() hands over what it was given; the warning is meant for calls from other programs.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -34,8 +36,11 @@ class NormdynCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Gives the model the number of rows that the data needs."""
+        """Gives the model the number of rows that the data needs; takes the ``config.yaml`` that ``fit`` saved."""
         parser.link_arguments("data", "model.init_args.table_rows", compute_fn=_table_rows, apply_on="instantiate")
+        if not self._runs:
+            for name in set(signature(Trainer.fit).parameters) - self.subcommands()["fit"] - {"self"}:
+                parser.add_argument(f"--{name}", default=None, help="of fit, whose saved configuration has it")
 
     def instantiate_classes(self) -> None:
         """Instantiates what the configuration names; what a constructor complains about shows as it was said."""

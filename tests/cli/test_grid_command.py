@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_normdyn.cli.grid.plan import Plan
+from lightning_normdyn.cli.grid.plan import Plan, read_task
 from lightning_normdyn.cli.grid.processes import run_jobs
 from lightning_normdyn.cli.main import main
+from lightning_normdyn.tasks import Retrieval
 
 CONFIG = """
 model:
@@ -134,6 +135,22 @@ def test_a_configuration_with_checkpoints_and_a_rate_monitor_trains(workplace: P
     monkeypatch.chdir(workplace)
     plan = Plan(("--config", "watched.yaml"), ("cosine",), (0.01,), (0,), workplace / "watched", 1)
     assert run_jobs(plan.trials()[1:], at_once=1, progress=lambda *_: None) == {}
+
+
+def test_what_fit_saved_is_a_configuration_for_advise_and_grid(workplace: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    assert main(["fit", "--config", "grid.yaml", "--trainer.max_epochs=1"]) == 0
+    (saved,) = workplace.glob("lightning_logs/version_0/config.yaml")
+    (checkpoint,) = saved.parent.glob("checkpoints/*.ckpt")
+    assert read_task(["--config", str(saved)]) == (Retrieval, 0.01)
+    with pytest.raises(ValueError, match="ckpt_path: expected none, for a grid trains from the start"):
+        read_task(["--config", str(saved), f"--ckpt_path={checkpoint}"])
+    asked = ["advise", "--config", str(saved), "--ckpt_path", str(checkpoint)]
+    assert main(asked) == 0
+    assert "Score with" in capsys.readouterr().out
+    assert main([*asked, "--model.normalization=learnable"]) == 2
+    assert "ckpt_path: expected weights of the model that config describes" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ def read_task(words: Sequence[str]) -> tuple[type[ContrastiveTask], float]:
         ValueError: if the model is no task of a family, or has no learning rate.
     """
     configuration = ReadConfiguration(list(words), run=False).config
+    if configuration.get("ckpt_path") is not None:
+        raise ValueError("ckpt_path: expected none, for a grid trains from the start; leave it out")
     model = configuration.get("model")
     cls = _class_of(model.get("class_path") if model is not None else None)
     lr = model.get("init_args", {}).get("lr")

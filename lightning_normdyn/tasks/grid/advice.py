@@ -96,7 +96,12 @@ def _training(found: Diagnosis, symmetric: bool | None, comparison: VariantCompa
             f"for dnorm ({kappas}), rankings or lengths for keeping documents' norms ({length})."
         )
     if sure >= _SURE:
-        return f"Try {side} next: the Fisher information speaks for it ({kappas}; {sure:.0%} of resamples; {length})."
+        hurts = side == "qnorm" and comparison.recommended == "cosine"
+        beside = "; norms that hurt this model's ranking may help one that trains with them" * hurts
+        return (
+            f"Try {side} next: the Fisher information speaks for it ({kappas}; {sure:.0%} of resamples; {length})"
+            f"{beside}."
+        )
     if relevance:
         return f"Try qnorm next ({length}; {kappas} do not tell the sides apart)."
     if found.query_cv >= VARIES:
