@@ -119,13 +119,20 @@ def test_a_model_that_is_no_task_is_refused(workplace: Path, monkeypatch, capsys
     assert "expected a model that is a lightning_normdyn.tasks.ContrastiveTask" in capsys.readouterr().err
 
 
-def test_a_training_that_fails_is_told_and_the_others_go_on(workplace: Path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--data.batch_size=0", "batch_size: expected a positive number, got 0"),
+        ("--trainer.max_epochs=0", "train: expected at least one step, got none"),
+    ],
+)
+def test_a_training_that_fails_is_told_and_the_others_go_on(workplace: Path, tmp_path, word, said, monkeypatch) -> None:
     monkeypatch.chdir(workplace)
-    plan = Plan(("--config", "grid.yaml", "--data.batch_size=0"), ("cosine",), (0.01,), (0,), workplace / "bad", 1)
+    plan = Plan(("--config", "grid.yaml", word), ("cosine",), (0.01,), (0,), tmp_path / "bad", 1)
     done = []
     failed = run_jobs(plan.trials()[1:], at_once=1, progress=lambda job, share: done.append((job.name, share)))
     assert list(failed) == ["cosine-lr0.01-seed0"]
-    assert "batch_size: expected a positive number, got 0" in failed["cosine-lr0.01-seed0"]
+    assert said in failed["cosine-lr0.01-seed0"]
     assert done == [("cosine-lr0.01-seed0", 1.0)]
 
 

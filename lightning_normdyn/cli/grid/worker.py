@@ -61,6 +61,10 @@ def _train(job: Job, cli: NormdynCLI) -> None:
     course = Course(model.headline)
     trainer.callbacks += [course, Announcement()]
     trainer.fit(model, datamodule=data)
+    if not trainer.global_step:
+        raise ValueError(
+            "train: expected at least one step, got none; check max_epochs, limit_train_batches and the data"
+        )
     dynamics = {name: measured(float(value)) for name, value in trainer.callback_metrics.items() if "normdyn/" in name}
     validation = trainer.validate(model, datamodule=data, verbose=False)[0]
     temperature = float(model.contrast.temperature)
