@@ -64,6 +64,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "--data.source.folder={folder}",
             "--model.encoder=history",
             "--model.negatives=sampled",
+            "--model.temperature=0.05",
             "--trainer.max_epochs=6",
             "--trainer.check_val_every_n_epoch=6",
         ],
