@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lightning_normdyn.cli.fit import NormdynCLI
+from lightning_normdyn.cli.unlogged import WITHOUT_RUN, UnloggedCLI
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.core.ranking import ndcg_at
 from lightning_normdyn.datasets import Judgements, Problems
@@ -63,6 +63,9 @@ def _of_files(options: argparse.Namespace) -> ModelAdvice:
         raise ValueError("advise: expected both --queries and --documents, got one of them")
     documents = EmbeddingFile(options.documents, column=options.column)
     queries = EmbeddingFile(options.queries, preferred=options.column)  # an array's name need not be the same
+    for side, file in {"queries": queries, "documents": documents}.items():
+        if not file.rows:
+            raise ValueError(f"{side}: expected at least one vector in {file.file}, got none")
     if queries.dim != documents.dim:
         raise ValueError(
             f"documents: expected vectors of the queries' length, {queries.dim}, got {documents.dim}; are both of one "
@@ -98,16 +101,18 @@ def _ndcg(encoded: Encoded, name: str) -> Tensor:
 
 def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAdvice:
     of_lightning = [word for file in options.config for word in ("--config", file)]
-    quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_model_summary=false"]
     with quiet_lightning("Be aware that when using `ckpt_path`"):
-        cli = NormdynCLI([*of_lightning, *words, *quiet], run=False)
+        cli = UnloggedCLI([*of_lightning, *words, *WITHOUT_RUN], run=False)
         model: Any = cli.model
         if not isinstance(model, ContrastiveTask):
             raise ValueError(
                 "config: expected a model that is a lightning_normdyn.tasks.ContrastiveTask, got "
                 f"{type(model).__name__}; for any other, save embeddings and pass --queries and --documents"
             )
-        _validate(cli, options.ckpt_path)
+        checkpoint = options.ckpt_path or cli.config.get("ckpt_path")
+        if checkpoint is None:
+            print("No --ckpt_path: what follows is of the model as the configuration makes it, before any training.")
+        _validate(cli, checkpoint)
     encoded = model.encoded
     if encoded is None:
         raise ValueError("data: expected a validation split with judged pairs, got none")
@@ -122,7 +127,7 @@ def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAd
     )
 
 
-def _validate(cli: NormdynCLI, checkpoint: str | None) -> None:
+def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:
     try:
         cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
     except RuntimeError as error:

@@ -88,7 +88,8 @@ def describe(seen: Survey, folding: Folding) -> list[str]:
     if seen.zeros:
         lines.append(f"{seen.zeros:,} embeddings have length 0: they stay so and score 0 with every query.")
     power = folding.score.document_power
-    lines.append(f"Stored: each times its length to the power {power - 1:g}; norms count with exponent {power:g}.")
+    changed = "as they are" if power == 1 else f"each times its length to the power {power - 1:g}"
+    lines.append(f"To be stored: {changed}; norms count with exponent {power:g}.")
     return lines
 
 

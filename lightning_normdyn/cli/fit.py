@@ -10,6 +10,7 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
+from pytorch_lightning.loggers.logger import DummyLogger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -48,6 +49,12 @@ class NormdynCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise ValueError(_complaint(error)) from error
+
+    def after_fit(self) -> None:
+        """Says where the run is."""
+        logger = self.trainer.logger
+        if logger is not None and not isinstance(logger, DummyLogger) and self.trainer.is_global_zero:
+            print(f"Run folder: {self.trainer.log_dir}")
 
     @staticmethod
     def configure_optimizers(

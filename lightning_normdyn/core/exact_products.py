@@ -24,15 +24,33 @@ def exact_products(device: torch.device) -> Iterator[None]:
         ...     torch.ones(1, 2) @ torch.ones(2, 1)
         tensor([[2.]])
     """
-    backends: Any = torch.backends
-    setting = backends.cuda.matmul if device.type == "cuda" else getattr(backends.mkldnn, "matmul", None)
-    name, exact = ("fp32_precision", "ieee") if hasattr(setting, "fp32_precision") else ("allow_tf32", False)
-    before = getattr(setting, name, None)
-    if before is None or before == exact:
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch's newer settings are in use, and the two do not mix
+        with _exact_by_backend(device):
+            yield
+        return
+    if before == "highest":
         yield
         return
-    setattr(setting, name, exact)
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        setattr(setting, name, before)
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _exact_by_backend(device: torch.device) -> Iterator[None]:
+    backends: Any = torch.backends
+    setting, parent = (
+        (backends.cuda.matmul, backends) if device.type == "cuda" else (backends.mkldnn.matmul, backends.mkldnn)
+    )
+    before = setting.fp32_precision
+    # What is inherited reads like what is set; put back as set, it would no longer follow its parent.
+    before = "none" if before == parent.fp32_precision else before
+    setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before

@@ -23,4 +23,4 @@ def sorted_quantile(ascending: Tensor, level: float) -> float:
     below = int(place)
     above = min(below + 1, len(ascending) - 1)
     low, high = float(ascending[below]), float(ascending[above])
-    return low + (high - low) * (place - below)
+    return low if place == below or low == high else low + (high - low) * (place - below)

@@ -49,7 +49,8 @@ class VariantComparison(NamedTuple):
         recommended: the best variant if it is better than the reference beyond doubt, the reference if it is better
             than all others beyond doubt, else ``no difference``.
         confidence: in that: of a variant, 1 minus its p value; of the reference, 1 minus the largest; of no
-            difference, the share of draws in which no variant gains ``margin`` or more; 0 with fewer than 20 queries.
+            difference, the share of draws in which no variant gains ``margin`` or more; 0 with fewer than 20 queries or
+            nothing to compare.
         seeds: trainings of each variant.
         queries: that entered.
         margin: a gain too small to matter, in the unit of the values.
@@ -204,4 +205,4 @@ def _verdict(
         return best, 1 - scores[best].p_value
     if others and all(score.gain_high < 0 for score in others):
         return reference, 1 - max(score.p_value for score in others)
-    return NO_DIFFERENCE, float((gain_draws < margin).all(1).double().mean())
+    return NO_DIFFERENCE, float((gain_draws < margin).all(1).double().mean()) if others else 0.0

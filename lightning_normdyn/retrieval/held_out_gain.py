@@ -58,7 +58,7 @@ def held_out_gain(
         The record.
 
     Raises:
-        ValueError: if there are fewer than two folds, or fewer queries than folds.
+        ValueError: if there are fewer than two folds, fewer queries than folds, or a gain is not finite.
 
     Example:
         >>> alphas = torch.tensor([-1.0, 0.0, 1.0])
@@ -68,6 +68,10 @@ def held_out_gain(
         ([1.0, 1.0, 1.0, 1.0, 1.0], 0.15, True)
     """
     alphas, gains = alphas.detach().cpu().double(), gains.detach().cpu().double()
+    if gains.ndim != 2 or alphas.shape != gains.shape[:1]:
+        raise ValueError(f"gains: expected [a, n] for a exponents, got {[*gains.shape]} for {[*alphas.shape]}")
+    if not gains.isfinite().all():
+        raise ValueError("gains: expected finite numbers, got NaN or infinity; leave out queries without a measure")
     queries = gains.shape[1]
     if not 2 <= folds <= queries:
         raise ValueError(f"folds: expected 2 to {queries}, the number of queries with a measure, got {folds}")

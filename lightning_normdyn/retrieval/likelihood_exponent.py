@@ -77,7 +77,8 @@ def likelihood_exponent(
         return LikelihoodExponent(nothing, nothing, 0)
     positive = lengths > 0
     log_norms = lengths.where(positive, 1).log()
-    log_norms = ((log_norms - log_norms[positive].mean()) * positive).expand_as(x)[usable]
+    middle = log_norms[positive].mean() if positive.any() else 0.0
+    log_norms = ((log_norms - middle) * positive).expand_as(x)[usable]
     likelihoods = _Likelihoods(x[usable], log_norms, relevant[usable])
     parameters = _fit(likelihoods, torch.tensor([1 / float(x.std().clamp(min=1e-6)), 0.0], dtype=torch.float64))
     reach = _standard_errors(likelihoods, parameters) * float(_NORMAL.icdf(torch.tensor((1 + level) / 2)))

@@ -51,6 +51,8 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     """The measure that variants are compared by; larger is better."""
     variants: ClassVar[tuple[str, ...]] = ("cosine", "dot", "qnorm", "dnorm", "learnable")
     """The words that ``normalization`` may be, in the order of tables."""
+    caveat: ClassVar[str] = ""
+    """What intervals over the items of a test leave out, in a sentence."""
     measures_floors: bool = True
     """Whether an evaluation also measures what is reached without training, :meth:`floors`."""
 

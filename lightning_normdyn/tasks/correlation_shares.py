@@ -49,6 +49,8 @@ def _standard(x: Tensor) -> Tensor:
 
 
 def _ranks(x: Tensor) -> Tensor:
+    if x.isnan().any():
+        return torch.full(x.shape, torch.nan, dtype=torch.float64)
     _, places, counts = x.unique(return_inverse=True, return_counts=True)
     ranks: Tensor = (counts.cumsum(0) - (counts - 1) / 2).double()
     return ranks[places]

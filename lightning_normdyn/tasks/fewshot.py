@@ -44,6 +44,10 @@ class FewShot(ContrastiveTask):
 
     symmetry = FunctionalSymmetry(False, "queries are single items, prototypes are means that classes are known by")
     headline = "accuracy"
+    caveat = (
+        "Test items are episodes drawn again and again from the held-out classes: intervals are those of other draws, "
+        "not of other classes."
+    )
     variants = (*ContrastiveTask.variants, "euclidean")
 
     def __init__(
@@ -272,7 +276,13 @@ class FewShotData(ContrastData):
         """The items of a split, and its episodes."""
         if split not in self._splits:
             items, labels = self._items(split)
-            drawn = draw_episodes(labels, self.evaluation_shape, episodes=self.episodes, seed=self.seed)
+            try:
+                drawn = draw_episodes(labels, self.evaluation_shape, episodes=self.episodes, seed=self.seed)
+            except ValueError as error:
+                raise ValueError(
+                    f"evaluation_{error}; this is the {split} split, for which {split}_share={self.shares[split]:g} "
+                    "holds classes out"
+                ) from error
             self._splits[split] = EpisodeSplit.of(items, drawn)
         return self._splits[split]
 

@@ -41,7 +41,7 @@ def test_an_index_ranks_by_the_score_and_says_what_it_holds(documents, capsys):
     assert (code, err) == (0, "")
     assert "500 embeddings of 16 numbers, lengths from" in out
     assert "1 embeddings have length 0: they stay so and score 0 with every query." in out
-    assert "Stored: each times its length to the power -0.5; norms count with exponent 0.5." in out
+    assert "To be stored: each times its length to the power -0.5; norms count with exponent 0.5." in out
     assert "recall" not in out
     queries = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
     found = faiss.read_index("x.faiss").search(queries.numpy(), 10)[1] - 1000

@@ -136,8 +136,9 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(workplace: Path, tmp
     assert done == [("cosine-lr0.01-seed0", 1.0)]
 
 
-def test_a_configuration_with_checkpoints_and_a_rate_monitor_trains(workplace: Path, monkeypatch) -> None:
-    callbacks = "[{class_path: pytorch_lightning.callbacks.ModelCheckpoint}, {class_path: LearningRateMonitor}]"
+def test_callbacks_that_need_what_a_grid_has_not_are_left_out(workplace: Path, monkeypatch) -> None:
+    names = ("ModelCheckpoint", "LearningRateMonitor", "DeviceStatsMonitor", "RichProgressBar")
+    callbacks = f"[{', '.join(f'{{class_path: pytorch_lightning.callbacks.{name}}}' for name in names)}]"
     (workplace / "watched.yaml").write_text(CONFIG.replace("max_epochs: 2", f"max_epochs: 1, callbacks: {callbacks}"))
     monkeypatch.chdir(workplace)
     plan = Plan(("--config", "watched.yaml"), ("cosine",), (0.01,), (0,), workplace / "watched", 1)
@@ -148,16 +149,31 @@ def test_what_fit_saved_is_a_configuration_for_advise_and_grid(workplace: Path, 
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     assert main(["fit", "--config", "grid.yaml", "--trainer.max_epochs=1"]) == 0
+    assert "Run folder: " in capsys.readouterr().out
     (saved,) = workplace.glob("lightning_logs/version_0/config.yaml")
     (checkpoint,) = saved.parent.glob("checkpoints/*.ckpt")
     assert read_task(["--config", str(saved)]) == (Retrieval, 0.01)
     with pytest.raises(ValueError, match="ckpt_path: expected none, for a grid trains from the start"):
         read_task(["--config", str(saved), f"--ckpt_path={checkpoint}"])
     asked = ["advise", "--config", str(saved), "--ckpt_path", str(checkpoint)]
+    capsys.readouterr()
     assert main(asked) == 0
-    assert "Score with" in capsys.readouterr().out
+    advice = advice_of(capsys)
+    assert advice[0].startswith("Cohen's d")
+    resumed = workplace / "resumed.yaml"
+    resumed.write_text(saved.read_text().replace("ckpt_path: null", f"ckpt_path: {checkpoint}"))
+    watched = "--trainer.callbacks=pytorch_lightning.callbacks.ModelCheckpoint"
+    assert main(["advise", "--config", str(resumed), watched]) == 0
+    assert advice_of(capsys) == advice
+    assert main(["advise", "--config", str(saved)]) == 0
+    assert advice_of(capsys)[0].startswith("No --ckpt_path")
     assert main([*asked, "--model.normalization=learnable"]) == 2
     assert "ckpt_path: expected weights of the model that config describes" in capsys.readouterr().err
+
+
+def advice_of(capsys) -> list[str]:
+    """Lines of the output but for progress bars."""
+    return [line for line in capsys.readouterr().out.splitlines() if line.strip() and "Validation" not in line]
 
 
 @pytest.mark.slow

@@ -144,4 +144,4 @@ def test_confidence_in_no_difference_counts_every_variant() -> None:
     assert found.scores["dot"].gain_high > 0.1
     assert found.confidence < 0.7
     alone = compare_variants({"cosine": values["cosine"]})
-    assert (alone.recommended, alone.confidence) == (NO_DIFFERENCE, 1.0)
+    assert (alone.recommended, alone.confidence) == (NO_DIFFERENCE, 0.0)

@@ -202,3 +202,10 @@ def test_bands_keep_equal_numbers_together():
     assert len(set(quantile_bands(torch.arange(100.0)))) == 4
     with pytest.raises(ValueError, match="values"):
         quantile_bands(torch.ones(2, 2))
+
+
+def test_gains_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="gains: expected finite numbers"):
+        held_out_gain(torch.tensor([-1.0, 0.0, 1.0]), torch.full((3, 20), math.nan))
+    with pytest.raises(ValueError, match=r"gains: expected \[a, n\] for a exponents"):
+        held_out_gain(torch.tensor([-1.0, 0.0]), torch.zeros(3, 20))

@@ -12,6 +12,7 @@ from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval import export_vectors, norm_aware_top_k
 from lightning_normdyn.retrieval.folding import Folding
 from lightning_normdyn.retrieval.indexes import Contents, Destination, index_writer
+from lightning_normdyn.retrieval.indexes.beside import Beside
 
 CASES = [
     ({"normalization": "cosine", "alpha": -0.5}, -0.5),
@@ -115,3 +116,14 @@ def test_a_file_never_replaces_a_folder(tmp_path, target, name):
     with pytest.raises(IsADirectoryError, match="out: expected a file, got the folder"):
         export(source, target, folder, overwrite=True)
     assert (folder / "precious.txt").read_text() == "kept"
+
+
+def test_what_somebody_else_wrote_meanwhile_is_kept(tmp_path):
+    beside = Beside(tmp_path / "index", overwrite=False)
+    beside.path.write_text("ours")
+    (tmp_path / "index").write_text("theirs")
+    with pytest.raises(FileExistsError, match="written by somebody else meanwhile"):
+        beside.publish()
+    assert (tmp_path / "index").read_text() == "theirs"
+    with pytest.raises(NotADirectoryError, match="expected a folder, got the file"):
+        Beside(tmp_path / "index" / "deeper", overwrite=False)

@@ -1,4 +1,5 @@
 import math
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_normdyn.tasks.bm25 import BM25
+from lightning_normdyn.tasks.encoders.text_words import split_words
 
 TEXTS = st.lists(st.lists(st.sampled_from(["file", "open", "door", "a", "x"]), max_size=6).map(" ".join), min_size=1)
 
@@ -44,6 +46,12 @@ def test_bad_arguments_are_refused():
         BM25([])
     with pytest.raises(ValueError, match="k1, b: expected"):
         BM25(["a"], b=2.0)
+
+
+@pytest.mark.parametrize("words", [("दिन", "दान"), ("মা", "মি"), ("שָׁלוֹם", "שלום"), ("ẹ̀kọ́", "ẹ́kọ̀")])
+def test_marks_belong_to_their_letters(words):
+    assert [split_words(word) for word in words] == [[unicodedata.normalize("NFC", word)] for word in words]
+    assert len({*words}) == 2
 
 
 def test_words_of_any_script_are_found():

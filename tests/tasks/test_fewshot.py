@@ -248,6 +248,11 @@ def test_every_variant_runs_from_the_config_by_one_word(normalization, texts, tm
     assert main(["fit", "--config", str(file), "--trainer.fast_dev_run", "true"]) == 0
 
 
+def test_a_split_of_too_few_classes_names_the_option_and_the_split():
+    with pytest.raises(ValueError, match=r"evaluation_ways: expected at most .* got 9; .*validation_share"):
+        squares(evaluation_ways=9).evaluation("validation")
+
+
 def trainer(**options):
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     return Trainer(accelerator="cpu", enable_model_summary=False, **quiet, **options)

@@ -63,7 +63,14 @@ def run_grid(options: argparse.Namespace, words: Sequence[str]) -> int:
     if not plan.results():
         console.print(f"No training finished; what each printed is in {plan.folder}/runs/*/log.txt")
         return FAILED
-    findings = find(plan.results(), task=task.__name__, symmetry=task.symmetry, floors=plan.floors())
+    findings = find(
+        plan.results(),
+        task=task.__name__,
+        symmetry=task.symmetry,
+        floors=plan.floors(),
+        planned=plan.variants,
+        caveat=task.caveat,
+    )
     print_findings(console, findings)
     _write(plan, findings, console)
     return FAILED if failed else 0

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lightning_normdyn.cli.unlogged import WITHOUT_RUN
 from lightning_normdyn.history.json_file import write_json
 
 RESULT_FILE, JOB_FILE, LOG_FILE = "result.json", "job.json", "log.txt"
@@ -49,13 +50,10 @@ class Job:
             "seed_everything": self.seed,
             "model.init_args.normalization": variant,
             "model.init_args.lr": self.lr,
-            "trainer.logger": "false",
             "trainer.default_root_dir": self.folder,
-            "trainer.enable_checkpointing": "false",
             "trainer.enable_progress_bar": "false",
-            "trainer.enable_model_summary": "false",
         }
-        return [*self.words, *(f"--{name}={value}" for name, value in own.items())]
+        return [*self.words, *(f"--{name}={value}" for name, value in own.items()), *WITHOUT_RUN]
 
     def write(self) -> Path:
         """Writes the job into its folder, for the process that does it."""

@@ -60,7 +60,7 @@ def _cross(findings: GridFindings) -> Table:
 def _diagnosis(findings: GridFindings) -> Table:
     table = _table("Norms on the validation split, means over trainings")
     table.add_column("variant", no_wrap=True)
-    for heading in ("Cohen's d", "CV queries", "CV docs", "log κ qnorm", "log κ dnorm", "γ query", "γ doc"):
+    for heading in ("Cohen's d", "CV\nqueries", "CV\ndocs", "log κ\nqnorm", "log κ\ndnorm", "γ\nquery", "γ\ndoc"):
         table.add_column(heading, justify="right", no_wrap=True)
     for variant, found in findings.diagnosis.items():
         learnt = findings.learnt.get(variant, {})

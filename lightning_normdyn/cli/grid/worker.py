@@ -11,13 +11,12 @@ from threading import Thread
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor
 from torch import Tensor
 
 from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.cli.grid.course import Announcement, Course
 from lightning_normdyn.cli.grid.job import UNTRAINED, Job, read_job
+from lightning_normdyn.cli.unlogged import UnloggedCLI
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.history.grid_run import GridRun, write_grid_run
 from lightning_normdyn.history.json_file import write_json
@@ -30,22 +29,11 @@ from lightning_normdyn.tasks.quiet import quiet_lightning
 _FLOOR = "test/floor/"
 
 
-class TrainingCLI(NormdynCLI):
-    """LightningCLI for a training of a grid, which keeps no checkpoints and has no logger."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Leaves out callbacks that would refuse to work so, and without which training is the same."""
-        configured = self.config_init["trainer"].get("callbacks") or []
-        callbacks = configured if isinstance(configured, list) else [configured]
-        kept = [one for one in callbacks if not isinstance(one, Checkpoint | LearningRateMonitor)]
-        return super().instantiate_trainer(**kwargs | {"callbacks": kept})
-
-
 def work(job: Job) -> None:
     """Trains, measures and writes the result; under several ranks the first one writes."""
     torch.set_num_threads(job.threads)
     with quiet_lightning():
-        cli = TrainingCLI(job.command_line(), run=False)
+        cli = UnloggedCLI(job.command_line(), run=False)
         if job.variant == UNTRAINED:
             _write_floors(job, cli)
         else:

@@ -46,7 +46,11 @@ def _scores(findings: GridFindings) -> TextTable:
         "best in draws",
         "learning rate",
     )
-    return TextTable(f"Trainings: {comparison.seeds} each, test items: {comparison.queries}", head, rows)
+    title = (
+        f"Trainings: {comparison.seeds} each, test items: {comparison.queries} (best in draws: the share of draws, "
+        "over items and trainings, in which a variant leads)"
+    )
+    return TextTable(title, head, rows)
 
 
 def _floors(findings: GridFindings) -> TextTable:
@@ -70,7 +74,11 @@ def _diagnosis(findings: GridFindings) -> TextTable:
         numbers += [show_number(learnt.get(one), ".3f") for one in ("gamma_query", "gamma_document")]
         rows.append((name, *numbers))
     head = ("variant", "Cohen's d", "CV of queries", "CV of documents", "log κ qnorm", "log κ dnorm", "γ q", "γ d")
-    return TextTable("Norms on the validation split, means over trainings", head, rows)
+    title = (
+        "Norms on the validation split, means over trainings (log κ: log10 of the Fisher condition number, of which "
+        "the smaller should train better; no Cohen's d where every document is relevant to some query)"
+    )
+    return TextTable(title, head, rows)
 
 
 def _dynamics(findings: GridFindings) -> TextTable:

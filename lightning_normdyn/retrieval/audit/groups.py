@@ -135,7 +135,9 @@ class _Groups(NamedTuple):
 
 def _groups(labels: Sequence[str | None], usable: Tensor) -> _Groups:
     numbers: dict[str, int] = {}
-    codes = torch.tensor([-1 if label is None else numbers.setdefault(label, len(numbers)) for label in labels])
+    codes = torch.tensor(
+        [-1 if label is None else numbers.setdefault(label, len(numbers)) for label in labels], dtype=torch.int64
+    )
     codes[~usable] = -1
     sizes = torch.bincount(codes[codes >= 0], minlength=len(numbers)).tolist()
     large = sorted(

@@ -37,13 +37,19 @@ class Beside:
             raise IsADirectoryError(f"out: expected a file, got the folder '{place}'; name a file, such as one in it")
         if place.exists() and not overwrite:
             raise FileExistsError(f"out: '{place}' exists already; pass --overwrite to replace it, or choose another")
-        self.place = place
+        self.place, self._overwrite = place, overwrite
         self._made = _make_folders(place.parent)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         self.path = self._folder / place.name
 
     def publish(self) -> None:
-        """Moves what was written, and whatever lies beside it, into place."""
+        """Moves what was written, and whatever lies beside it, into place.
+
+        Raises:
+            FileExistsError: if somebody else has written there meanwhile, and may not be overwritten.
+        """
+        if self.place.exists() and not self._overwrite:
+            raise FileExistsError(f"out: '{self.place}' has been written by somebody else meanwhile; choose another")
         for new in sorted(self._folder.iterdir(), key=lambda file: file.name, reverse=True):
             place, old = self.place.with_name(new.name), self._folder / f"{new.name}.old"
             if not place.is_dir():
@@ -67,5 +73,8 @@ class Beside:
 
 def _make_folders(folder: Path) -> list[Path]:
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"out: expected a folder, got the file '{error.filename}'; choose another") from error
     return missing

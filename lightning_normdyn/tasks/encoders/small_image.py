@@ -59,7 +59,7 @@ class SmallImageEncoder(ImageEncoder):
         if tuple(pixels.shape[1:]) != expected:
             raise ValueError(
                 f"images: expected [b, {', '.join(map(str, expected))}], got {list(pixels.shape)}; set the encoder's "
-                "size and channels to those of the data"
+                "size and channels to those of the data, or have the source give others (grey, size)"
             )
         # Channels last in memory is twice as fast on a CPU.
         features = self.blocks(pixels.contiguous(memory_format=torch.channels_last))

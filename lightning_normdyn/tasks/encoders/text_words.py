@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-# Characters of scripts without spaces are words of their own.
-_RUN = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\d_]+|\d+")
+_SPACELESS = r"\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 
 
 def split_words(text: str) -> list[str]:
@@ -21,8 +21,16 @@ def split_words(text: str) -> list[str]:
     """
     if text.isascii():
         return _WORD.findall(text)
-    runs = _RUN.findall(unicodedata.normalize("NFC", text))
+    runs = _runs().findall(unicodedata.normalize("NFC", text))
     return [word for run in runs for word in (_WORD.findall(run) if run.isascii() else _parts(run))]
+
+
+@cache
+def _runs() -> re.Pattern[str]:
+    """Letters with the marks that belong to them, one letter at a time in scripts without spaces; or digits."""
+    letters = map(chr, range(0x300, 0x10000))
+    marks = "".join(letter for letter in letters if unicodedata.category(letter) in ("Mn", "Mc"))
+    return re.compile(rf"[{_SPACELESS}][{marks}]*|(?:(?![{_SPACELESS}])[^\W\d_][{marks}]*)+|\d+")
 
 
 def _parts(run: str) -> list[str]:

@@ -47,6 +47,8 @@ def find(
     task: str,
     symmetry: FunctionalSymmetry,
     floors: Mapping[str, float] | None = None,
+    planned: Sequence[str] = (),
+    caveat: str = "",
 ) -> GridFindings:
     """Draws a grid's conclusions.
 
@@ -55,6 +57,8 @@ def find(
         task: name of the task.
         symmetry: what it says of itself.
         floors: measure of what needs no training, by name.
+        planned: variants that were to train, those that failed included.
+        caveat: what the task says of intervals over its items.
 
     Raises:
         ValueError: if cosine did not train, which others are compared with.
@@ -93,17 +97,25 @@ def find(
         floors=dict(floors or {}),
         advice=advise(comparison, headline),
         runs=[run for trained in chosen.values() for run in trained],
-        notes=_notes(comparison, by_variant, left_out=sorted({run.variant for run in runs} - set(lrs))),
+        notes=[
+            *_notes(comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*planned}) - set(lrs))),
+            *([caveat] if caveat else []),
+        ],
     )
 
 
 def advise(comparison: VariantComparison, headline: str) -> str:
     """One sentence: what to take, and how sure that is."""
     best, reference = comparison.scores[comparison.best], comparison.scores[comparison.reference]
+    if len(comparison.scores) == 1:
+        return f"Nothing to compare: {comparison.best} alone ended with a finite measure ({headline} {best.mean:.4f})."
     if comparison.recommended == NO_DIFFERENCE:
         leads = comparison.best == comparison.reference
         beside = "" if leads else f", best {comparison.best} {best.mean:.4f} ({best.gain:+.4f})"
-        sure = f"; {comparison.confidence_in_words} that no gain reaches {comparison.margin:g}" * comparison.decidable
+        sure = (
+            f"; {comparison.confidence_in_words} that no gain reaches {comparison.margin:g}, the least that matters"
+            * comparison.decidable
+        )
         return (
             f"No difference that {_counted(comparison.seeds, 'seed')} and {_counted(comparison.queries, 'test item')} "
             f"can show ({headline}: {comparison.reference} {reference.mean:.4f}{beside}{sure}): stay with "
