@@ -30,7 +30,7 @@ def _scores(findings: GridFindings) -> Table:
         f"{findings.task}: {findings.headline}, trainings: {comparison.seeds} each, test items: {comparison.queries}"
     )
     table.add_column("variant", no_wrap=True)
-    for heading in (findings.headline, "95% interval", "gain on cosine", "95%, all at once", "best", "lr"):
+    for heading in (findings.headline, "95%\ninterval", "gain on\ncosine", "95%,\nall at once", "best", "lr"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, score in comparison.scores.items():
         reference = name == comparison.reference

@@ -12,7 +12,8 @@ def grid_markdown(findings: GridFindings) -> str:
     """The advice first, then all tables, then what theory had said."""
     prediction, outcome, evidence = findings.symmetry
     parts = [f"# {findings.task}: which normalization", findings.advice]
-    parts += [f"**{table.title}**\n\n{markdown_table(table)}" for table in grid_tables(findings)]
+    for table in grid_tables(findings):
+        parts += [f"**{table.title}**\n\n{markdown_table(table)}", *([table.note] if table.note else [])]
     parts.append(
         f"- Symmetry, {prediction}: {outcome} ({evidence}).\n- Fisher condition numbers: {findings.kappa_verdict}."
     )

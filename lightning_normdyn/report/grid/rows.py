@@ -18,11 +18,13 @@ class TextTable(NamedTuple):
         title: what it shows.
         head: of the columns.
         rows: as many words as there are columns; the first names the row.
+        note: what its words mean, in sentences.
     """
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 def grid_tables(findings: GridFindings) -> list[TextTable]:
@@ -46,11 +48,9 @@ def _scores(findings: GridFindings) -> TextTable:
         "best in draws",
         "learning rate",
     )
-    title = (
-        f"Trainings: {comparison.seeds} each, test items: {comparison.queries} (best in draws: the share of draws, "
-        "over items and trainings, in which a variant leads)"
-    )
-    return TextTable(title, head, rows)
+    title = f"Trainings: {comparison.seeds} each, test items: {comparison.queries}"
+    note = "Best in draws: the share of draws, over items and trainings, in which a variant leads."
+    return TextTable(title, head, rows, note)
 
 
 def _floors(findings: GridFindings) -> TextTable:
@@ -74,11 +74,11 @@ def _diagnosis(findings: GridFindings) -> TextTable:
         numbers += [show_number(learnt.get(one), ".3f") for one in ("gamma_query", "gamma_document")]
         rows.append((name, *numbers))
     head = ("variant", "Cohen's d", "CV of queries", "CV of documents", "log κ qnorm", "log κ dnorm", "γ q", "γ d")
-    title = (
-        "Norms on the validation split, means over trainings (log κ: log10 of the Fisher condition number, of which "
-        "the smaller should train better; no Cohen's d where every document is relevant to some query)"
+    note = (
+        "log κ: log10 of the Fisher condition number, of which the smaller should train better. There is no Cohen's d "
+        "where every document is relevant to some query."
     )
-    return TextTable(title, head, rows)
+    return TextTable("Norms on the validation split, means over trainings", head, rows, note)
 
 
 def _dynamics(findings: GridFindings) -> TextTable:
