@@ -113,6 +113,8 @@ def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAd
         if checkpoint is None:
             print("No --ckpt_path: what follows is of the model as the configuration makes it, before any training.")
         _validate(cli, checkpoint)
+        if model.caveat:
+            print(model.caveat)
     encoded = model.encoded
     if encoded is None:
         raise ValueError("data: expected a validation split with judged pairs, got none")
