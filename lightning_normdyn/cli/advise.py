@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -72,9 +71,12 @@ def _of_files(options: argparse.Namespace) -> ModelAdvice:
             "model?"
         )
     encoded = Encoded(queries.read_finite(), documents.read_finite(), _judgements(options, queries, documents))
-    measured = {name: _ndcg(encoded, name) for name in ("cosine", "dot")}
     return advise_on(
-        encoded, cosine=measured["cosine"], dot=measured["dot"], measure=_MEASURE, temperature=options.temperature
+        encoded,
+        cosine=_ndcg(encoded, "cosine"),
+        dot=_ndcg(encoded, "dot"),
+        measure=_MEASURE,
+        temperature=options.temperature,
     )
 
 
@@ -118,11 +120,11 @@ def _of_checkpoint(options: argparse.Namespace, words: Sequence[str]) -> ModelAd
     encoded = model.encoded
     if encoded is None:
         raise ValueError("data: expected a validation split with judged pairs, got none")
-    measured = {name: model.measures(encoded, NORMALIZATIONS[name])[model.headline] for name in ("cosine", "dot")}
+    cosine, dot = (model.measures(encoded, NORMALIZATIONS[name])[model.headline] for name in ("cosine", "dot"))
     return advise_on(
         encoded,
-        cosine=measured["cosine"],
-        dot=measured["dot"],
+        cosine=cosine,
+        dot=dot,
         measure=model.headline,
         temperature=float(model.contrast.temperature),
         symmetric=model.symmetry.symmetric,
@@ -154,7 +156,7 @@ def _show(console: Console, advice: ModelAdvice) -> None:
 
 def _plain(advice: ModelAdvice) -> dict[str, Any]:
     scores = {name: score._asdict() for name, score in advice.comparison.scores.items()}
-    diagnosis = {name: value if math.isfinite(value) else None for name, value in advice.diagnosis._asdict().items()}
+    diagnosis = {name: measured(value) for name, value in advice.diagnosis._asdict().items()}
     return {
         "measure": advice.measure,
         "queries": advice.comparison.queries,

@@ -236,23 +236,25 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _exponent(text: str) -> float:
-    try:
-        exponent = float(text)
-    except ValueError:
-        exponent = float("nan")
+    exponent = _number(text)
     if not abs(exponent) < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
     return exponent
 
 
 def _factor(text: str) -> float:
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
+    factor = _number(text)
     if not 0 < factor < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
     return factor
+
+
+def _number(text: str) -> float:
+    """The number that a word says, NaN if it says none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def _seed(text: str) -> int:
