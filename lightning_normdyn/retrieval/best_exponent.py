@@ -13,7 +13,7 @@ from lightning_normdyn.core.interval import Interval, percentile_ends
 
 _POINTS_A_STEP = 20
 # Scores that differ by less, or by this share, are the same, summed in another order.
-_ROUNDING = 1e-12
+_TIE_TOLERANCE = 1e-12
 
 
 class BestExponent(NamedTuple):
@@ -74,7 +74,7 @@ def best_exponent(
 
 def closest_best(alphas: Tensor, scores: Tensor) -> Tensor:
     """Place of the best score in every row of ``[b, a]``; of equal ones, that with the exponent closest to 0."""
-    tolerance = _ROUNDING * scores.abs().amax(1, keepdim=True).clamp(min=1)
+    tolerance = _TIE_TOLERANCE * scores.abs().amax(1, keepdim=True).clamp(min=1)
     best = scores >= scores.amax(1, keepdim=True) - tolerance
     return alphas.abs().expand_as(scores).where(best, torch.inf).argmin(1)
 
