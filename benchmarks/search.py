@@ -29,7 +29,7 @@ from overhead_table import load, machine
 from torch import Tensor
 
 from lightning_normdyn.core import measure_named
-from lightning_normdyn.core.ranking import grade_ranking
+from lightning_normdyn.core.statistics.ranking import grade_ranking
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.retrieval import exact_top_k, sweep_alpha
 

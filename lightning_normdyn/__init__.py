@@ -96,6 +96,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'lightning_normdyn' has no attribute {name!r}")
+
     from lightning_normdyn import core
 
     return getattr(core, name)

@@ -13,8 +13,7 @@ from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.history.run import fresh_root
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.recorder import Recorder
-from lightning_normdyn.instruments.selection import Selection
-from lightning_normdyn.instruments.suite import Suite
+from lightning_normdyn.instruments.suite import Selection, Suite
 
 
 class NormMonitor(Callback):

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
+from torch.utils.hooks import RemovableHandle
 
-from lightning_normdyn.core.geometry import at_least_float32
+from lightning_normdyn.capture.output import Recomputed, find_vectors
+from lightning_normdyn.core.dynamics.geometry import at_least_float32
 
 
 class Call(NamedTuple):
@@ -95,3 +97,47 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one.cpu(), other.cpu())
     return type(one) is type(other) and bool(one == other)
+
+
+_MOST_CALLS = 8
+
+
+class FirstCalls:
+    """Keeps the inputs of a submodule's training calls until told to stop.
+
+    Args:
+        name: qualified name of the submodule.
+        module: the submodule itself.
+        most: most items to keep of a call.
+    """
+
+    def __init__(self, name: str, module: nn.Module, most: int) -> None:
+        self.name, self.module, self.most = name, module, most
+        self.calls: list[Call] = []
+        self._handle: RemovableHandle | None = None
+        self._recomputed = Recomputed()
+
+    def attach(self) -> None:
+        """Starts to listen."""
+        self.detach()
+        self._handle = self.module.register_forward_hook(self._hear, with_kwargs=True)
+
+    def detach(self) -> None:
+        """Stops listening."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
+
+    def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        del module
+        if not torch.is_grad_enabled() or len(self.calls) >= _MOST_CALLS or self._recomputed():
+            return
+        vectors, call = find_vectors(output), Call(args, kwargs)
+        if vectors is None:
+            return  # the target itself says what is wrong
+        if call.requires_grad():
+            raise ValueError(
+                f"targets: the inputs of '{self.name}' require grad, so it is a later part of an encoder; name the "
+                "module that takes the batch, give its inputs as probe=, or switch the probe off with probe=False"
+            )
+        self.calls.append(call.first_rows(len(vectors), self.most))

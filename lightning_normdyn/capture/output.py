@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_normdyn.capture.padding import present
-from lightning_normdyn.capture.recomputed import Recomputed
-from lightning_normdyn.capture.vectors import describe_output, find_vectors
-from lightning_normdyn.core.geometry import at_least_float32, safe_norm, split_radial_tangential
+from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm, split_radial_tangential
 
 
 class OutputStep(NamedTuple):
@@ -114,3 +113,99 @@ class OutputTarget:
         radial_square = radial.square().where(finite, 0).sum()
         gradient_square = length.square().where(finite, 0).sum()
         self._gradients.append(torch.stack((radial_square, gradient_square, (~finite).sum().to(length.dtype))))
+
+
+_KEPT = ("attention_mask",)
+"""Arguments that are 1 or True where there is a token (transformers)."""
+_LEFT_OUT = ("src_key_padding_mask", "key_padding_mask", "padding_mask")
+"""Arguments that are True, or minus infinity, where there is none (torch)."""
+
+
+def present(vectors: Tensor, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The vectors one below the other, ``[n, d]``, without those of padding.
+
+    Args:
+        vectors: what the module returned, ``[..., d]``.
+        module: the module.
+        args: what it was called with; a mask of the vectors' shape ``[...]`` among it tells.
+        kwargs: the same, by name.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.tensor([[1, 1, 0]])
+        >>> present(torch.ones(1, 3, 5), nn.Identity(), (), {"attention_mask": mask}).shape
+        torch.Size([2, 5])
+    """
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    if vectors.ndim < 3:
+        return rows
+    named = _named(module, args) | dict(kwargs)
+    for name in (*_KEPT, *_LEFT_OUT):
+        mask = named.get(name)
+        if isinstance(mask, Tensor) and mask.shape == vectors.shape[:-1]:
+            kept = mask > 0 if name in _KEPT else mask == 0
+            return rows[kept.reshape(-1).to(rows.device)]
+    return rows
+
+
+def _named(module: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Positional arguments by name; a compiled module hides its own."""
+    if not args:
+        return {}
+    forward = getattr(module, "_orig_mod", module).forward
+    try:
+        return dict(inspect.signature(forward).bind_partial(*args).arguments)
+    except (TypeError, ValueError):
+        return {}
+
+
+class Recomputed:
+    """Tells, of a call heard under grad mode, whether it only repeats one that was heard before.
+
+    A checkpointed module is called again during the backward pass. Where the first call was made under grad mode
+    (``use_reentrant=False``) it is the one that gets the gradients; where it was not (``use_reentrant=True``), the
+    second one is.
+    """
+
+    def __init__(self) -> None:
+        self._heard_forward = False
+
+    def __call__(self) -> bool:
+        """Whether the call under way is such a repetition."""
+        if in_backward():
+            return self._heard_forward
+        self._heard_forward = True
+        return False
+
+
+def in_backward() -> bool:
+    """Whether autograd is at work on this thread."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def find_vectors(output: Any) -> Tensor | None:
+    """The tensor that was returned, or the first floating-point one ``[..., d]`` among several; ``None`` if none is.
+
+    Example:
+        >>> import torch
+        >>> find_vectors((torch.tensor(0.5), torch.ones(3, 2))).shape
+        torch.Size([3, 2])
+    """
+    several = list(output.values()) if isinstance(output, Mapping) else output
+    for member in several if isinstance(several, (list, tuple)) else [several]:
+        if isinstance(member, Tensor) and member.is_floating_point() and member.ndim >= 2:
+            return member
+    return None
+
+
+def describe_output(output: Any) -> str:
+    """What came instead of vectors, for an error.
+
+    Example:
+        >>> import torch
+        >>> describe_output(torch.ones(3)), describe_output("text")
+        ('shape (3,)', 'a str')
+    """
+    return f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"

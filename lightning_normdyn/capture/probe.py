@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_normdyn.capture.call import Call
-from lightning_normdyn.capture.padding import present
-from lightning_normdyn.capture.quiet import quiet
+from lightning_normdyn.capture.output import describe_output, find_vectors, present
+from lightning_normdyn.capture.quiet import quiet, stretched, widened
 from lightning_normdyn.capture.sharded import computing_dtype, gathered
-from lightning_normdyn.capture.stretched import stretched, widened
-from lightning_normdyn.capture.vectors import describe_output, find_vectors
-from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _STRETCH = 5e-3
 """Half the distance of the central difference: its cube against float32's rounding."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-from lightning_normdyn.capture.method import Method
 from lightning_normdyn.capture.names import plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
@@ -134,3 +133,22 @@ def _candidates(module: nn.Module, most: int = 8) -> str:
 def _listing(names: list[str], most: int) -> str:
     shown = ", ".join(names[:most]) or "(none)"
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+class Method(nn.Module):
+    """Calls a method of the module that has it, whose parameters it shares.
+
+    Args:
+        owner: the module.
+        name: of the method.
+    """
+
+    def __init__(self, owner: nn.Module, name: str) -> None:
+        super().__init__()
+        self.owner = owner
+        self.name = name
+        self.training = owner.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes the call."""
+        return getattr(self.owner, self.name)(*args, **kwargs)

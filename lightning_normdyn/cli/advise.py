@@ -12,20 +12,19 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lightning_normdyn.cli.unlogged import WITHOUT_RUN, UnloggedCLI
+from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI
 from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.core.ranking import ndcg_at
+from lightning_normdyn.core.statistics.ranking import ndcg_at
 from lightning_normdyn.datasets import Judgements, Problems
-from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
 from lightning_normdyn.datasets.formats.qrels import read_qrels
-from lightning_normdyn.datasets.row_ids import places_by_id
 from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.history.number import measured, show_number
-from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.contrast.encoded import Encoded
+from lightning_normdyn.tasks.contrast.ranking_measures import ranking_measures
 from lightning_normdyn.tasks.grid.advice import ModelAdvice, advise_on
 from lightning_normdyn.tasks.quiet import quiet_lightning
-from lightning_normdyn.tasks.ranking_measures import ranking_measures
 
 _MEASURE = "ndcg@10"
 _DEPTH = 10

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import seed_everything
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from lightning_normdyn.cli.extras import MissingExtraError, require
-from lightning_normdyn.cli.findings import Findings, versions
+from lightning_normdyn.cli.findings import Findings, Prediction, versions
 from lightning_normdyn.cli.run_folder import create_run_folder, write_summary, write_vocabulary
-from lightning_normdyn.cli.table import CAPTION, prediction_table
 from lightning_normdyn.cli.training import train
+from lightning_normdyn.history.number import show_number
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
 INTERRUPTED = 130
@@ -130,3 +132,36 @@ def _write_report(console: Console, folder: Path, words: list[str], summary: dic
         console.print(f"No report.html: {error}")
     except Exception as error:
         console.print(f"No report.html: drawing it failed ({type(error).__name__}: {error}).")
+
+
+PUBLISHED_SLOPE = 0.88
+PUBLISHED_PEARSON_R = 0.97
+CAPTION = "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a."
+
+
+def prediction_table(predictions: list[Prediction]) -> Table:
+    """Lays out predictions, each beside the published values.
+
+    Args:
+        predictions: one per line.
+    """
+    table = Table(
+        title="Predicted against observed norm",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("prediction", no_wrap=True)
+    for heading in ("slope", "Pearson r", "median\nerror", "'stays\nas it is'", "skill"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in predictions:
+        table.add_row(
+            row.label,
+            f"{show_number(row.slope, '.3f')} ({PUBLISHED_SLOPE})",
+            f"{show_number(row.pearson_r, '.4f')} ({PUBLISHED_PEARSON_R})",
+            show_number(row.median_error, ".2%"),
+            show_number(row.persistence_error, ".1%"),
+            show_number(row.skill, ".2f"),
+        )
+    return table

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from lightning_normdyn.cli.extras import MissingExtraError
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
-from lightning_normdyn.retrieval.export_loss import ExportLoss
-from lightning_normdyn.retrieval.export_survey import Survey
-from lightning_normdyn.retrieval.folding import Folding
-from lightning_normdyn.retrieval.index_export import Source, look_through, measure_loss, write_index
+from lightning_normdyn.retrieval.export.folding import Folding
+from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, look_through, measure_loss, write_index
+from lightning_normdyn.retrieval.export.survey import Survey
 from lightning_normdyn.retrieval.indexes import TARGETS, Destination, IndexWriter, index_writer
 from lightning_normdyn.retrieval.indexes.id_file import read_ids
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn._version import __version__
-from lightning_normdyn.core.fit import fit_log_log
+from lightning_normdyn.core.dynamics.fit import fit_log_log
 
 TARGET = "table.weight"
 

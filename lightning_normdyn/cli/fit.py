@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
 from pytorch_lightning.loggers.logger import DummyLogger
 from torch.optim import Optimizer
@@ -79,3 +80,22 @@ def _complaint(error: ValueError) -> str:
         alternatives = re.findall(r"^\s*- (.*)$", text, re.MULTILINE)
         return next((said for said in alternatives if not said.startswith("Expected a")), text)
     return text
+
+
+WITHOUT_RUN = (
+    "--trainer.logger=false",
+    "--trainer.enable_checkpointing=false",
+    "--trainer.enable_model_summary=false",
+)
+
+
+class UnloggedCLI(NormdynCLI):
+    """For a command line with ``WITHOUT_RUN``."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Leaves out callbacks that would refuse to work so, and without which training is the same."""
+        configured = self.config_init["trainer"].get("callbacks") or []
+        callbacks = configured if isinstance(configured, list) else [configured]
+        refuse = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar)
+        kept = [one for one in callbacks if not isinstance(one, refuse)]
+        return super().instantiate_trainer(**kwargs | {"callbacks": kept})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from lightning_normdyn.cli.arguments import LIGHTNING_COMMANDS, build_parser
 from lightning_normdyn.cli.extras import MissingExtraError, require
-from lightning_normdyn.cli.termination import Terminated, sigterm_raises
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -115,3 +118,35 @@ def _is_the_users(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end."""
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Raises :class:`Terminated` where SIGTERM comes in; in threads, which cannot listen to signals, changes nothing.
+
+    Example:
+        >>> try:
+        ...     with sigterm_raises():
+        ...         signal.raise_signal(signal.SIGTERM)
+        ... except Terminated:
+        ...     print("cleaned up")
+        cleaned up
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(number, signal.SIG_IGN)  # a second one must not cut the cleaning short
+    raise Terminated

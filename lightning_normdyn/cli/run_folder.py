@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lightning_normdyn.tasks.vocabulary import Vocabulary
+from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary
 
 SUMMARY_FILE = "summary.json"
 VOCABULARY_FILE = "vocabulary.tsv"

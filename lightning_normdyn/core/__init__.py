@@ -1,17 +1,22 @@
 """The mathematics: pure functions and small records on torch tensors, with no framework and no I/O."""
 
-from lightning_normdyn.core.budget import NormBudget, norm_budget
-from lightning_normdyn.core.correlation import Correlation, correlate, norm_correlations
-from lightning_normdyn.core.effect_size import coefficient_of_variation, cohens_d
-from lightning_normdyn.core.equilibrium import equilibrium_norm, forecast_norm, relaxation_steps
-from lightning_normdyn.core.fisher import FisherCondition, fisher_condition_number
-from lightning_normdyn.core.fit import LogLogFit, fit_log_log
-from lightning_normdyn.core.geometry import RadialTangential, safe_norm, split_radial_tangential
-from lightning_normdyn.core.gradient_scale import scale_gradient
-from lightning_normdyn.core.moments import RowMoments
-from lightning_normdyn.core.normalization_advice import NormalizationAdvice, recommend_normalization
-from lightning_normdyn.core.optimizers import equilibrium_rule
-from lightning_normdyn.core.ranking import (
+from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, similarity_scores
+from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
+from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm, forecast_norm, relaxation_steps
+from lightning_normdyn.core.dynamics.fit import LogLogFit, fit_log_log
+from lightning_normdyn.core.dynamics.geometry import RadialTangential, safe_norm, split_radial_tangential
+from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
+from lightning_normdyn.core.dynamics.moments import RowMoments
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
+from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
+from lightning_normdyn.core.dynamics.votes import KernelVotes, kernel_votes
+from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
+from lightning_normdyn.core.statistics.correlation import Correlation, correlate, norm_correlations
+from lightning_normdyn.core.statistics.effect_size import coefficient_of_variation, cohens_d
+from lightning_normdyn.core.statistics.fisher import FisherCondition, fisher_condition_number
+from lightning_normdyn.core.statistics.normalization_advice import NormalizationAdvice, recommend_normalization
+from lightning_normdyn.core.statistics.ranking import (
     RankedGrades,
     grade_ranking,
     hits_at,
@@ -21,11 +26,6 @@ from lightning_normdyn.core.ranking import (
     ndcg_at,
     recall_at,
 )
-from lightning_normdyn.core.rates import RateTrace
-from lightning_normdyn.core.rule import EquilibriumRule
-from lightning_normdyn.core.similarity import NORMALIZATIONS, similarity_scores
-from lightning_normdyn.core.votes import KernelVotes, kernel_votes
-from lightning_normdyn.core.weight_decay import weight_decay_for
 
 __all__ = [
     "NORMALIZATIONS",

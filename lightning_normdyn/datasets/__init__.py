@@ -1,14 +1,17 @@
 """What tasks train on: small records, the readers of public formats, and sets made of the Python installation."""
 
-from lightning_normdyn.datasets.captioned_images import CaptionedImages
-from lightning_normdyn.datasets.graded_pairs import GradedPairs
-from lightning_normdyn.datasets.interactions import Interactions
-from lightning_normdyn.datasets.judged_texts import JudgedTexts, Texts
 from lightning_normdyn.datasets.judgements import Judgements
-from lightning_normdyn.datasets.knowledge_graph import KnowledgeGraph
-from lightning_normdyn.datasets.labelled_images import LabelledImages
-from lightning_normdyn.datasets.labelled_texts import LabelledTexts
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.records import (
+    CaptionedImages,
+    GradedPairs,
+    Interactions,
+    JudgedTexts,
+    KnowledgeGraph,
+    LabelledImages,
+    LabelledTexts,
+    Texts,
+)
 
 __all__ = [
     "CaptionedImages",

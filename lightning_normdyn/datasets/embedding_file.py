@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from zipfile import BadZipFile
@@ -177,3 +177,31 @@ class EmbeddingFile:
 def _is_list(kind: pa.DataType) -> bool:
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     return bool(lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
+
+
+def places_by_id(ids: Iterable[str], source: object) -> dict[str, int]:
+    """The row that each id names.
+
+    Args:
+        ids: in the order of the rows.
+        source: whose ids they are, for the message.
+
+    Raises:
+        ValueError: if an id comes twice.
+
+    Example:
+        >>> places_by_id(["a", "b"], "ids")
+        {'a': 0, 'b': 1}
+        >>> places_by_id(["a", "b", "a"], "ids")
+        Traceback (most recent call last):
+            ...
+        ValueError: ids: expected each id once, got 'a' in rows 0 and 2; keep one of them or rename the other
+    """
+    places: dict[str, int] = {}
+    for row, id in enumerate(ids):
+        if places.setdefault(id, row) != row:
+            raise ValueError(
+                f"{source}: expected each id once, got {id!r} in rows {places[id]} and {row}; keep one of them or "
+                "rename the other"
+            )
+    return places

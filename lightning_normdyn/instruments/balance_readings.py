@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.balance import BalanceFit
-from lightning_normdyn.core.fit import fit_log_log
-from lightning_normdyn.core.optimizers import EquilibriumRule
+from lightning_normdyn.core.dynamics.balance import BalanceFit
+from lightning_normdyn.core.dynamics.fit import fit_log_log
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import Readings
-from lightning_normdyn.instruments.fit_readings import named_fit
+from lightning_normdyn.instruments.forecast import named_fit
 
 
 def balance_readings(fit: BalanceFit, rule: EquilibriumRule) -> Readings:

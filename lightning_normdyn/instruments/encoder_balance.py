@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.probe import Probe
-from lightning_normdyn.core.balance import BalanceFit, BalanceTerms
-from lightning_normdyn.core.balance_window import BalanceSample, BalanceWindow
-from lightning_normdyn.core.geometry import most_precise, safe_norm, turning_angle
-from lightning_normdyn.core.optimizers import EquilibriumRule, memory_steps
+from lightning_normdyn.core.dynamics.balance import BalanceFit, BalanceTerms
+from lightning_normdyn.core.dynamics.balance_window import BalanceSample, BalanceWindow
+from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, turning_angle
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, memory_steps
 from lightning_normdyn.instruments.balance_readings import balance_readings, balance_rows
 from lightning_normdyn.instruments.base import Readings, check_every, is_due
 from lightning_normdyn.instruments.fit import TrainingPlan
-from lightning_normdyn.instruments.forecast import EndForecast, check_forecast_at, judge_window
-from lightning_normdyn.instruments.snapshots import Snapshots
+from lightning_normdyn.instruments.forecast import (
+    EndForecast,
+    check_forecast_at,
+    check_window,
+    judge_window,
+    next_window_end,
+)
 from lightning_normdyn.instruments.split import finite_mean, split_update
-from lightning_normdyn.instruments.windows import check_window, next_window_end
+from lightning_normdyn.instruments.trajectory import Snapshots
 
 _DECAY_EVERY = 8  # measurements: it is quiet, and costs two encodings
 _SEES_NO_LENGTHS = 0.01  # radial share of the gradient below which a loss counts as blind to lengths

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from lightning_normdyn.capture.first_calls import FirstCalls
+from lightning_normdyn.capture.call import FirstCalls
 from lightning_normdyn.capture.output import OutputStep
 from lightning_normdyn.capture.table import Clipping
-from lightning_normdyn.core.optimizers import nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import nominal_lr
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance
 from lightning_normdyn.instruments.output_watch import OutputWatch

@@ -11,15 +11,22 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.core.fit import fit_log_log
-from lightning_normdyn.core.geometry import safe_norm
-from lightning_normdyn.core.optimizers import EquilibriumRule
-from lightning_normdyn.core.rates import RateTrace
-from lightning_normdyn.core.window import FitWindow, WindowFit
+from lightning_normdyn.core.dynamics.fit import fit_log_log
+from lightning_normdyn.core.dynamics.geometry import safe_norm
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
+from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.window import FitWindow, WindowFit
 from lightning_normdyn.instruments.base import Need, Readings, check_every, next_multiple
-from lightning_normdyn.instruments.fit_readings import named_fit
-from lightning_normdyn.instruments.forecast import EndForecast, Forecast, check_forecast_at, judge_window
-from lightning_normdyn.instruments.windows import check_window, next_window_end, thinning
+from lightning_normdyn.instruments.forecast import (
+    EndForecast,
+    Forecast,
+    check_forecast_at,
+    check_window,
+    judge_window,
+    named_fit,
+    next_window_end,
+    thinning,
+)
 
 
 class TrainingPlan(NamedTuple):

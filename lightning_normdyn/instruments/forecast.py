@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.fit import LogLogFit, fit_log_log
-from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.core.dynamics.fit import LogLogFit, fit_log_log
+from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
-from lightning_normdyn.instruments.fit_readings import named_fit
 
 _ARRIVED = 0.02
 
@@ -140,3 +139,74 @@ def judge_window(norms: Tensor, stays: Tensor, observed: Tensor) -> Readings:
     """
     judged = Forecast(0, norms, stays).judge(observed)
     return {"window_forecast_median_error": judged.fit.median_relative_error, "window_forecast_skill": judged.skill}
+
+
+_LEAST_SPREAD = 0.02
+
+
+def named_fit(prefix: str, fit: LogLogFit, predicted: Tensor) -> Readings:
+    """The logged fields of a fit, by name; a line through predictions that hardly differ would be noise.
+
+    Args:
+        prefix: what the names start with.
+        fit: of observed on predicted norms.
+        predicted: predicted norms, ``[n]``.
+    """
+    readings: Readings = {f"{prefix}_median_error": fit.median_relative_error}
+    logs = predicted[(predicted > 0) & predicted.isfinite()].log()
+    if len(logs) > 1 and float(logs.std()) > _LEAST_SPREAD:
+        readings |= {f"{prefix}_slope": fit.slope, f"{prefix}_pearson_r": fit.pearson_r, f"{prefix}_r2": fit.r2}
+    return readings
+
+
+_FIRST_WINDOW = 100
+_LONGEST_WINDOW_WITHOUT_END = 10_000
+_ENOUGH_STEPS = 500
+_SPARSEST = 5
+
+
+def check_window(window: float) -> float:
+    """Refuses a window that is neither a share of the run nor a whole number of steps."""
+    usable = isinstance(window, (int, float)) and not isinstance(window, bool) and math.isfinite(window)
+    if not usable or not (0 < window < 1 or (window >= 1 and window == int(window))):
+        raise ValueError(
+            f"window: expected a share of the run between 0 and 1, or a whole number of steps, got {window!r}"
+        )
+    return window
+
+
+def next_window_end(step: int, total_steps: int | None, window: float) -> int:
+    """The step at which a window that opens now will close.
+
+    Windows double from 100 steps until they are as long as they shall be, so that a fit appears early and is exact
+    late.
+
+    Args:
+        step: steps so far.
+        total_steps: steps of the whole run, if known.
+        window: share of the run (below 1) or a number of steps.
+
+    Example:
+        >>> ends = [0]
+        >>> while ends[-1] < 12_000:
+        ...     ends.append(next_window_end(ends[-1], 12_000, 0.2))
+        >>> ends[1:]
+        [100, 200, 400, 800, 1600, 2400, 4800, 7200, 9600, 12000]
+    """
+    if window >= 1:
+        return (step // int(window) + 1) * int(window)
+    full = max(1, int(total_steps * window)) if total_steps else _LONGEST_WINDOW_WITHOUT_END
+    if step >= full:
+        return (step // full + 1) * full
+    doubled = max(2 * step, _FIRST_WINDOW)
+    return full if full < 1.5 * doubled else doubled
+
+
+def thinning(window_steps: int) -> int:
+    """Every how many steps of a window to read the gradient: the longer it is, the more are left.
+
+    Example:
+        >>> thinning(100), thinning(1_600), thinning(100_000)
+        (1, 3, 5)
+    """
+    return min(max(1, window_steps // _ENOUGH_STEPS), _SPARSEST)

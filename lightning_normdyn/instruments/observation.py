@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
-from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.log import Outage
 from lightning_normdyn.history.run import TargetHistory, folder_name
-from lightning_normdyn.instruments.conclusion import conclusion
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
 from lightning_normdyn.instruments.fit import TrainingPlan
@@ -29,8 +28,7 @@ from lightning_normdyn.instruments.owner import Owner, find_owner, group_number
 from lightning_normdyn.instruments.probe_source import ProbeSource, given_calls, probe_of
 from lightning_normdyn.instruments.recorder import Recorder
 from lightning_normdyn.instruments.run import Run
-from lightning_normdyn.instruments.selection import Selection
-from lightning_normdyn.instruments.suite import Suite
+from lightning_normdyn.instruments.suite import Selection, Suite
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.instruments.weight_decays import WeightDecays
@@ -265,3 +263,32 @@ def _description(
             "version": __version__,
         }
     )
+
+
+_SETTLING = 0.5
+
+
+def conclusion(metrics: Mapping[str, Any], prefix: str) -> str:
+    """Puts the fit of one target into words; empty if there was none.
+
+    Args:
+        metrics: the trainer's metrics.
+        prefix: what the target's keys start with.
+
+    Example:
+        >>> conclusion({"a/transient_slope": 1.0, "a/transient_median_error": 0.012, "a/forecast_skill": 0.9}, "a/")
+        'norms predicted with slope 1.00, 1.2% off (median); forecast for the end: skill 0.90'
+    """
+    found = {key.removeprefix(prefix): float(value) for key, value in metrics.items() if key.startswith(prefix)}
+    parts = []
+    if "transient_median_error" in found:
+        fit = [f"slope {found['transient_slope']:.2f}"] if "transient_slope" in found else []
+        fit += [f"r {found['transient_pearson_r']:.3f}"] if "transient_pearson_r" in found else []
+        parts.append("norms predicted with " + ", ".join([*fit, f"{found['transient_median_error']:.1%} off (median)"]))
+    if "equilibrium_median_error" in found:
+        parts.append(f"{found['equilibrium_median_error']:.1%} away from equilibrium")
+    if found.get("stationarity", 1.0) < _SETTLING:
+        parts.append("not settled: the norms mostly repeat where they started")
+    if "forecast_skill" in found:
+        parts.append(f"forecast for the end: skill {found['forecast_skill']:.2f}")
+    return "; ".join(parts)

@@ -15,17 +15,14 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import Targets, find_targets
-from lightning_normdyn.core.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.history.run import fresh_root
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.owner import inner_optimizer
 from lightning_normdyn.instruments.probe_source import ProbeSource
-from lightning_normdyn.instruments.process_group import present_ranks
-from lightning_normdyn.instruments.ranks import Ranks
-from lightning_normdyn.instruments.run import Run
+from lightning_normdyn.instruments.run import Ranks, Run, present_ranks
 from lightning_normdyn.instruments.schedule import Drive, run_ahead
-from lightning_normdyn.instruments.selection import Selection
-from lightning_normdyn.instruments.suite import Suite
+from lightning_normdyn.instruments.suite import Selection, Suite
 
 Log = Callable[[dict[str, float], int], object]
 """Takes ``normdyn/<target>/<quantity>`` to scalars, and the number of optimizer steps made."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.table import Clipping
-from lightning_normdyn.core.geometry import most_precise
+from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.watch import Watch
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lightning_normdyn.core.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import RateTrace
 
 
 class Drive(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.core.budget import NormBudget, norm_budget
-from lightning_normdyn.core.geometry import most_precise, safe_norm, split_radial_tangential
-from lightning_normdyn.core.optimizers import EquilibriumRule
+from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
+from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, split_radial_tangential
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due, next_multiple
 
 _BLOCK = 2**15

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.capture.table import TableTarget, check_rows
+from lightning_normdyn.capture.targets import Targets, check_targets
 from lightning_normdyn.instruments.base import Instrument, check_every
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.fit import EquilibriumFit, TrainingPlan
-from lightning_normdyn.instruments.forecast import check_forecast_at
+from lightning_normdyn.instruments.forecast import check_forecast_at, check_window
 from lightning_normdyn.instruments.output_watch import OutputCadence
+from lightning_normdyn.instruments.probe_source import ProbeSource, check_probe, check_probe_items
 from lightning_normdyn.instruments.split import GradientSplit
 from lightning_normdyn.instruments.trajectory import NormTrajectory
-from lightning_normdyn.instruments.windows import check_window
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,32 @@ class Suite:
             window=self.fit.window,
             forecast_at=self.fit.forecast_at,
         )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Targets, and how much of them.
+
+    Attributes:
+        targets: ``"auto"`` or patterns, see :func:`lightning_normdyn.capture.targets.find_targets`.
+        max_tracked_rows: most rows of a table that keep statistics of their own.
+        probe: see :data:`lightning_normdyn.instruments.probe_source.ProbeSource`.
+        probe_items: most items of a probe.
+
+    Example:
+        >>> Selection(targets="encoder")
+        Traceback (most recent call last):
+            ...
+        ValueError: targets: expected 'auto' or a list of patterns, got 'encoder'; write targets=['encoder']
+    """
+
+    targets: Targets = "auto"
+    max_tracked_rows: int = 16_384
+    probe: ProbeSource = None
+    probe_items: int = 64
+
+    def __post_init__(self) -> None:
+        check_targets(self.targets)
+        check_rows(self.max_tracked_rows)
+        check_probe(self.probe)
+        check_probe_items(self.probe_items)

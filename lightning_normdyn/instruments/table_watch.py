@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
-from lightning_normdyn.core.optimizers import nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import nominal_lr
 from lightning_normdyn.history.run import TargetHistory
 from lightning_normdyn.instruments.base import Instrument, Need, Readings
 from lightning_normdyn.instruments.watch import Watch

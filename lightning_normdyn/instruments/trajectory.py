@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due, next_multiple
-from lightning_normdyn.instruments.snapshots import Snapshots
 
 _QUANTILES = {"norm_p05": 0.05, "norm_p50": 0.50, "norm_p95": 0.95}
 _MOST_SORTED = 2**20
@@ -88,3 +87,32 @@ def summarise_norms(norms: Tensor) -> Readings:
         "norm_cv": spread / mean,
         **dict(zip(_QUANTILES, torch.nanquantile(norms, at), strict=True)),
     }
+
+
+_PER_DOUBLING = 256
+
+
+class Snapshots:
+    """Thins out as a run goes on.
+
+    Two are never nearer than 1/256 of the run so far, so their number grows with the logarithm of its length.
+
+    Args:
+        every_n_steps: cadence at which one may be taken.
+
+    Example:
+        >>> snapshots = Snapshots(10)
+        >>> [step for step in (1, 10, 20, 25, 30) if snapshots.take(step)]
+        [1, 10, 20, 30]
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+        self.last = 0
+
+    def take(self, step: int) -> bool:
+        """Whether to take one after this step; notes it if so."""
+        if step != 1 and step - self.last < max(self.every_n_steps, step // _PER_DOUBLING):
+            return False
+        self.last = step - step % self.every_n_steps  # the first step is an extra
+        return True

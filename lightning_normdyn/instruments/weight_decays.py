@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_normdyn.core.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 
 
 class WeightDecays:

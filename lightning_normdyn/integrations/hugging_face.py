@@ -13,8 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lightning_normdyn.capture.targets import Targets
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.probe_source import ProbeSource
-from lightning_normdyn.instruments.selection import Selection
-from lightning_normdyn.instruments.suite import Suite
+from lightning_normdyn.instruments.suite import Selection, Suite
 
 STATE_FILE = "normdyn.pt"
 

@@ -1,7 +1,7 @@
 """Levers on the norm: what to do about it once it has been seen."""
 
-from lightning_normdyn.core.gradient_scale import scale_gradient
-from lightning_normdyn.core.weight_decay import weight_decay_for
+from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
+from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
 from lightning_normdyn.levers.cut import cut_init
 from lightning_normdyn.levers.equilibrium import equilibrium_init
 from lightning_normdyn.levers.norm_variance import NormVariance

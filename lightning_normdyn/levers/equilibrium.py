@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.geometry import most_precise
-from lightning_normdyn.core.rule import EquilibriumRule
+from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lightning_normdyn.core.geometry import safe_norm
+from lightning_normdyn.core.dynamics.geometry import safe_norm
 
 
 class NormVariance(nn.Module):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.exclusion import NO_ID
+from lightning_normdyn.core.contrast.exclusion import NO_ID
 
 
 class Batch(NamedTuple):

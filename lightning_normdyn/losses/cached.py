@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_normdyn.core.first_derivative import first_derivative_only
-from lightning_normdyn.core.geometry import at_least_float32
+from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
+from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.losses.pairwise import PairwiseLoss
 
 Encode = Callable[[Any], Tensor]

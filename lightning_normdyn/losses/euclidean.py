@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.factored import Factored
-from lightning_normdyn.core.geometry import at_least_float32
+from lightning_normdyn.core.contrast.factored import Factored
+from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.losses.similarity import NormalizedSimilarity
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_normdyn.core.exclusion import Exclusion
-from lightning_normdyn.core.log_sum_exp import sum_log_sum_exp
+from lightning_normdyn.core.contrast.exclusion import Exclusion
+from lightning_normdyn.core.contrast.log_sum_exp import sum_log_sum_exp
 from lightning_normdyn.losses.batch import check_finite
 from lightning_normdyn.losses.gather import find_ranks
 from lightning_normdyn.losses.infonce import InfoNCE

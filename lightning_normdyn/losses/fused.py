@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.factored import Factored
+from lightning_normdyn.core.contrast.factored import Factored
 
 _HALF = (torch.bfloat16, torch.float16)
 

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_normdyn.core.factored import Factored, empty_place
-from lightning_normdyn.core.first_derivative import first_derivative_only
+from lightning_normdyn.core.contrast.factored import Factored, empty_place
+from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 
 
 class Rows(NamedTuple):

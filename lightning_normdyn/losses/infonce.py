@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.exclusion import NO_ID, Exclusion
-from lightning_normdyn.core.factored import Factored
-from lightning_normdyn.core.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.contrast.factored import Factored
+from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_normdyn.core.exclusion import NO_ID, Exclusion
-from lightning_normdyn.core.factored import Factored
+from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.published import Published
 from lightning_normdyn.losses.batch import Batch, check_finite
 from lightning_normdyn.losses.gather import Ranks, Rows, find_ranks
-from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity
-from lightning_normdyn.losses.temperature import Temperature
+from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity, Temperature
 
 
 class Candidates(NamedTuple):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lightning_normdyn.core.softplus_sum import softplus_sum
+from lightning_normdyn.core.contrast.softplus_sum import softplus_sum
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, excluded_pairs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchmetrics import MetricCollection
 
-from lightning_normdyn.core.fisher import FisherForm
+from lightning_normdyn.core.statistics.fisher import FisherForm
 from lightning_normdyn.metrics.effect_size import NormEffectSize
 from lightning_normdyn.metrics.fisher import FisherConditionNumber
 from lightning_normdyn.metrics.norm_correlation import NormCorrelation

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_normdyn.core.effect_size import standardised_difference
-from lightning_normdyn.core.geometry import safe_norm
+from lightning_normdyn.core.dynamics.geometry import safe_norm
+from lightning_normdyn.core.statistics.effect_size import standardised_difference
 from lightning_normdyn.metrics.moments_state import add_values, merge_states, moments, no_moments
 
 

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_normdyn.core import NORMALIZATIONS, fisher_condition_number, recommend_normalization
-from lightning_normdyn.core.fisher import FisherForm
+from lightning_normdyn.core.statistics.fisher import FisherForm
 
 _SHARE = "fisher_qnorm_share"
 

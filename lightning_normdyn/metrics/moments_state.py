@@ -7,7 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.sample_moments import SampleMoments, sample_moments
+from lightning_normdyn.core.statistics.effect_size import SampleMoments, sample_moments
 
 
 def no_moments(samples: int) -> Tensor:

@@ -11,8 +11,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_normdyn.core import Correlation, norm_correlations
-from lightning_normdyn.core.correlation import LENGTH, Kind
-from lightning_normdyn.core.geometry import safe_norm
+from lightning_normdyn.core.dynamics.geometry import safe_norm
+from lightning_normdyn.core.statistics.correlation import LENGTH, Kind
 
 
 class NormCorrelation(Metric):

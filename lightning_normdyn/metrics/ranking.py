@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_normdyn.core.ranking import RankedGrades, hits_at, map_at, mrr_at, ndcg_at, recall_at
+from lightning_normdyn.core.statistics.ranking import RankedGrades, hits_at, map_at, mrr_at, ndcg_at, recall_at
 
 _MOST_EXACT = 2**53
 

@@ -8,7 +8,7 @@ except ImportError as error:
         "pip install 'lightning-normdyn[report]'"
     ) from error
 
+from lightning_normdyn.report.run.write import write_report
 from lightning_normdyn.report.votes import draw_votes, write_votes
-from lightning_normdyn.report.write import write_report
 
 __all__ = ["draw_votes", "write_report", "write_votes"]

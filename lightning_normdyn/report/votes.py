@@ -16,10 +16,10 @@ from matplotlib.transforms import Affine2D
 from numpy.typing import NDArray
 
 from lightning_normdyn.core import KernelVotes
-from lightning_normdyn.report.canvas import BLUE, FAINT, GREY, INK, VERMILION, drawing_style
-from lightning_normdyn.report.numbers import plain
-from lightning_normdyn.report.trajectory import Floats
-from lightning_normdyn.report.words import readable
+from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREY, INK, VERMILION, drawing_style
+from lightning_normdyn.report.kit.numbers import plain
+from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.run.words import readable
 
 PUSH_COLOURS = LinearSegmentedColormap.from_list("push", [BLUE, "#8fc1de", "#ffffff", "#f0b48a", VERMILION])
 """Inward, nothing, outward."""

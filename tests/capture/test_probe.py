@@ -11,8 +11,7 @@ from torch import nn
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.probe import Probe, UnusableInputsError
-from lightning_normdyn.capture.quiet import quiet
-from lightning_normdyn.capture.stretched import stretched, widened
+from lightning_normdyn.capture.quiet import quiet, stretched, widened
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import pytest
 from small_files import write
 
 from lightning_normdyn.datasets import MalformedFileError
-from lightning_normdyn.datasets.formats.arrow_column import ArrowColumn, write_columns
+from lightning_normdyn.datasets.reading.arrow_column import ArrowColumn, write_columns
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from small_files import beir, json_lines, rows, write
 
 from lightning_normdyn.datasets import MalformedFileError
 from lightning_normdyn.datasets.formats import read_beir, stream_beir_corpus
-from lightning_normdyn.datasets.formats.arrow_column import ArrowColumn
+from lightning_normdyn.datasets.reading.arrow_column import ArrowColumn
 
 HEADER = ("query-id", "corpus-id", "score")
 

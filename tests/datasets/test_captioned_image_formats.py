@@ -13,7 +13,7 @@ from small_files import png, rows, write
 
 from lightning_normdyn.datasets import MalformedFileError
 from lightning_normdyn.datasets.formats import read_image_text
-from lightning_normdyn.datasets.formats.arrow_column import ArrowColumn
+from lightning_normdyn.datasets.reading.arrow_column import ArrowColumn
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 

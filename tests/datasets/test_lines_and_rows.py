@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from small_files import write
 
 from lightning_normdyn.datasets import MalformedFileError
-from lightning_normdyn.datasets.formats.lines import read_lines
-from lightning_normdyn.datasets.formats.rows import read_columns, read_rows
+from lightning_normdyn.datasets.reading.lines import read_lines
+from lightning_normdyn.datasets.reading.rows import read_columns, read_rows
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])

@@ -239,7 +239,7 @@ def main(folder: str) -> None:
 if __name__ == "__main__":
     assert os.environ["TRITON_INTERPRET"] == "1"
     torch.set_num_threads(1)
-    sys.path.append(str(Path(__file__).parents[1] / "core"))
+    sys.path.append(str(Path(__file__).parents[1] / "core/fused"))
     from triton_bfloat16 import teach_bfloat16
 
     teach_bfloat16()

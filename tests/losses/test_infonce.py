@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_normdyn.core import log_sum_exp as log_sum_exp_module
+from lightning_normdyn.core.contrast import log_sum_exp as log_sum_exp_module
 from lightning_normdyn.losses import InfoNCE, SigmoidContrastive
 
 N, M, D, H = 9, 13, 6, 2

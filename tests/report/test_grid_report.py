@@ -6,9 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lightning_normdyn.core.variant_comparison import compare_variants
-from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.grid_run import GridRun
+from lightning_normdyn.core.statistics.variant_comparison import compare_variants
+from lightning_normdyn.history.grid_findings import GridFindings, GridRun
 from lightning_normdyn.report.grid import write_grid
 
 SCORES = {"cosine": [0.2, 0.4, 0.6], "qnorm": [0.5, 0.7, 0.9]}

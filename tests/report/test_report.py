@@ -18,15 +18,14 @@ from synthetic_run import Setting, write_output, write_run
 
 from lightning_normdyn.history import TargetHistory, read_run
 from lightning_normdyn.report import write_report
-from lightning_normdyn.report.bands import frequency_bands
-from lightning_normdyn.report.budget import total
-from lightning_normdyn.report.canvas import drawing_style, new_axes, to_svg
-from lightning_normdyn.report.headline import headline
-from lightning_normdyn.report.line_label import spread_apart
-from lightning_normdyn.report.prediction import Cloud, frames
-from lightning_normdyn.report.record import read_record
-from lightning_normdyn.report.series import Series, read_series
-from lightning_normdyn.report.trajectory import read_trajectory
+from lightning_normdyn.report.kit.canvas import drawing_style, new_axes, to_svg
+from lightning_normdyn.report.kit.line_label import spread_apart
+from lightning_normdyn.report.run.bands import frequency_bands
+from lightning_normdyn.report.run.budget import total
+from lightning_normdyn.report.run.headline import headline
+from lightning_normdyn.report.run.prediction import Cloud, frames
+from lightning_normdyn.report.run.record import Series, read_record, read_series
+from lightning_normdyn.report.run.trajectory import read_trajectory
 
 SMALL = Setting(rows=80, steps=600, weight_decay=0.01, snapshot_every=20, window=60)
 HOSTILE = [

@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_normdyn.history.grid_run import GridRun
+from lightning_normdyn.history.grid_findings import GridRun
 
 SIMILARITIES = ("cosine", "dot", "qnorm", "dnorm")
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_normdyn.tasks.bm25 import BM25
 from lightning_normdyn.tasks.encoders.text_words import split_words
+from lightning_normdyn.tasks.retrieval.bm25 import BM25
 
 TEXTS = st.lists(st.lists(st.sampled_from(["file", "open", "door", "a", "x"]), max_size=6).map(" ".join), min_size=1)
 

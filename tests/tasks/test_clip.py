@@ -13,11 +13,11 @@ from lightning_normdyn.cli.main import main
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.datasets import CaptionedImages, Judgements
 from lightning_normdyn.tasks import ImageText, ImageTextData
-from lightning_normdyn.tasks.contrast_data import collate_pairs
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.clip.image_text_towers import ApartTowers
+from lightning_normdyn.tasks.clip.pixels import cropped, shifted
+from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
+from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.encoders import SmallImageEncoder, SmallTextEncoder
-from lightning_normdyn.tasks.image_text_towers import ApartTowers
-from lightning_normdyn.tasks.pixels import cropped, shifted
 from lightning_normdyn.tasks.sources import CaptionedImagesSource
 
 pytestmark = pytest.mark.filterwarnings(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lightning_normdyn.datasets.standard_library.docstrings import Docstrings, read_docstrings
-from lightning_normdyn.tasks import corpus as corpus_module
-from lightning_normdyn.tasks.corpus import library_corpus, load_corpus, split_words, text_corpus
-from lightning_normdyn.tasks.vocabulary import Vocabulary, count_vocabulary
+from lightning_normdyn.tasks.tokens import corpus as corpus_module
+from lightning_normdyn.tasks.tokens.corpus import library_corpus, load_corpus, split_words, text_corpus
+from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary, count_vocabulary
 
 FIFTY_WORDS = " ".join(a + b for a in "abcdefghij" for b in "klmno")
 

@@ -13,10 +13,10 @@ from lightning_normdyn.cli.main import main
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.datasets import LabelledImages
 from lightning_normdyn.tasks import FewShot, FewShotData
-from lightning_normdyn.tasks.contrast_data import collate_pairs
+from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
 from lightning_normdyn.tasks.encoders import ImageEncoder, SmallImageEncoder
-from lightning_normdyn.tasks.episodes import ClassDraws, Episodes, EpisodeShape, EpisodeSplit, draw_episodes
-from lightning_normdyn.tasks.fewshot import half_interval
+from lightning_normdyn.tasks.fewshot.episodes import ClassDraws, Episodes, EpisodeShape, EpisodeSplit, draw_episodes
+from lightning_normdyn.tasks.fewshot.fewshot import half_interval
 from lightning_normdyn.tasks.sources import LabelledImagesSource
 
 pytestmark = pytest.mark.filterwarnings(

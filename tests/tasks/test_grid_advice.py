@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_normdyn.datasets import Judgements
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.grid.advice import advise_on
 from lightning_normdyn.tasks.grid.diagnosis import diagnose
 

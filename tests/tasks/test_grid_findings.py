@@ -5,14 +5,14 @@ import torch
 from grid_runs import a_grid, a_run
 
 from lightning_normdyn.core import cohens_d, fisher_condition_number, safe_norm
-from lightning_normdyn.core.variant_comparison import compare_variants
+from lightning_normdyn.core.statistics.variant_comparison import compare_variants
 from lightning_normdyn.datasets import Judgements
-from lightning_normdyn.history.grid_run import read_grid_run, write_grid_run
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.history.grid_findings import read_grid_run, write_grid_run
+from lightning_normdyn.tasks.contrast.encoded import Encoded
+from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.grid.diagnosis import diagnose
 from lightning_normdyn.tasks.grid.findings import choose_lrs, find
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
-from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
 
 ASYMMETRIC, SYMMETRIC = FunctionalSymmetry(False, "made up"), FunctionalSymmetry(True, "made up")
 BETTER = {"cosine": 0.0, "dot": 0.0, "qnorm": 0.1, "dnorm": 0.02, "learnable": 0.05}

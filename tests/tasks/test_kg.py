@@ -15,11 +15,11 @@ from lightning_normdyn.cli.main import main
 from lightning_normdyn.datasets import Judgements, KnowledgeGraph
 from lightning_normdyn.losses import InfoNCE
 from lightning_normdyn.tasks import KnowledgeGraphCompletion, KnowledgeGraphData
-from lightning_normdyn.tasks.distance_softmax import distance_softmax_loss
-from lightning_normdyn.tasks.encoded import Encoded
-from lightning_normdyn.tasks.filtered_rank import filtered_ranks
+from lightning_normdyn.tasks.contrast.encoded import Encoded
+from lightning_normdyn.tasks.kg.filtered_rank import filtered_ranks
+from lightning_normdyn.tasks.kg.kg import distance_softmax_loss
+from lightning_normdyn.tasks.kg.triple_scorers import SCORERS
 from lightning_normdyn.tasks.sources import KnowledgeGraphSource, TripleFolder
-from lightning_normdyn.tasks.triple_scorers import SCORERS
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/kg.yaml"
 UMLS = Path(__file__).resolve().parents[2] / "../shared/data/kg_umls"
@@ -226,7 +226,7 @@ def test_batch_negatives_leave_out_equal_queries_and_tails(data, batch):
 
 
 def test_distance_loss_and_gradients_are_those_of_written_out_distances(monkeypatch):
-    monkeypatch.setattr("lightning_normdyn.tasks.distance_softmax._SCORES_AT_ONCE", 40)
+    monkeypatch.setattr("lightning_normdyn.tasks.kg.kg._SCORES_AT_ONCE", 40)
     queries, documents = torch.randn(9, 4, requires_grad=True), torch.randn(20, 4, requires_grad=True)
     targets = torch.arange(9)
     loss = distance_softmax_loss(InfoNCE(temperature=0.5), queries, documents, targets)

@@ -8,10 +8,10 @@ from lightning_normdyn.datasets import JudgedTexts, Judgements, Texts
 from lightning_normdyn.datasets.standard_library import question_answers
 from lightning_normdyn.datasets.standard_library.question_answers import questions_about
 from lightning_normdyn.tasks import Rag, RagData, RetrievalData
-from lightning_normdyn.tasks.answer_match import exact_match, normalize_answer, token_f1
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.encoders import SmallTextEncoder
 from lightning_normdyn.tasks.readers import Seq2SeqReader, SignatureReader
+from lightning_normdyn.tasks.retrieval.rag import exact_match, normalize_answer, token_f1
 from lightning_normdyn.tasks.sources import JudgedTextsSource
 
 DOCUMENTS = ["class A(base.B)\nHolds.", "def f(self, x=1)\nRuns.", "No signature.", "def g()\nStops."]

@@ -9,8 +9,8 @@ from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.datasets import JudgedTexts, Judgements, Texts
 from lightning_normdyn.datasets.formats import MsMarcoTriples
 from lightning_normdyn.tasks import Retrieval, RetrievalData
-from lightning_normdyn.tasks.contrast_data import collate_pairs
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
+from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.encoders import SmallTextEncoder
 from lightning_normdyn.tasks.sources import JudgedTextsSource, StandardLibraryDocstrings
 

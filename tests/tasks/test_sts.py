@@ -9,10 +9,10 @@ from scipy.stats import pearsonr, spearmanr
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.datasets import GradedPairs, Judgements
 from lightning_normdyn.tasks import Sts, StsData
-from lightning_normdyn.tasks.correlation_shares import pearson_shares, spearman_shares
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.encoders import SmallTextEncoder
 from lightning_normdyn.tasks.sources import GradedPairsSource
+from lightning_normdyn.tasks.sts import pearson_shares, spearman_shares
 
 
 class FewPairs(GradedPairsSource):

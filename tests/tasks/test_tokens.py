@@ -10,8 +10,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
-from lightning_normdyn.tasks.pair_stream import PairStream
-from lightning_normdyn.tasks.skip_grams import SkipGrams
+from lightning_normdyn.tasks.tokens.token_pairs import PairStream, SkipGrams
 
 # pytorch_lightning 2.6 under torch 2.10 or later
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")

@@ -12,9 +12,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor
 
 from lightning_normdyn.cli.audit.input import AuditInput, gather_input
-from lightning_normdyn.cli.audit.items import shown_items
+from lightning_normdyn.datasets import MalformedFileError
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.reading.picture import open_image
 from lightning_normdyn.report.audit import AuditSubject, write_audit
+from lightning_normdyn.report.audit.item import Item, thumbnail
 from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
 
 _CHUNK_NUMBERS = 2**22
@@ -76,3 +78,21 @@ def _watched(embeddings: EmbeddingFile, name: str, bar: Progress) -> Iterable[Te
     for chunk in embeddings.chunks(max(1, _CHUNK_NUMBERS // max(1, embeddings.dim))):
         yield chunk
         bar.advance(task, len(chunk))
+
+
+def shown_items(audit: Audit, given: AuditInput) -> dict[int, Item]:
+    """Ids with texts or thumbnails of the longest, the shortest and the zero vectors; no other text is read."""
+    return {row: _item(row, given) for row in (*audit.longest, *audit.shortest, *audit.zeros)}
+
+
+def _item(row: int, given: AuditInput) -> Item:
+    text = "" if given.items.texts is None else given.items.texts[row]
+    file = None if given.items.images is None else given.items.images[row]
+    picture = ""
+    if file is not None:
+        try:
+            picture = thumbnail(open_image(file, name=file))
+        except MalformedFileError:
+            # All is measured by now, and one picture less takes nothing from it.
+            text = "cannot be opened"
+    return Item(given.items.ids[row], text, picture)

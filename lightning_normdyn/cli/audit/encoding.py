@@ -13,7 +13,7 @@ from rich.progress import Progress
 from lightning_normdyn.cli.audit.listed import Listed
 from lightning_normdyn.cli.extras import require
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
-from lightning_normdyn.datasets.formats.picture import open_image
+from lightning_normdyn.datasets.reading.picture import open_image
 from lightning_normdyn.retrieval.audit import LastLayer
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Encoding:
             kind: what the bar calls them.
             file: where the embeddings go, a temporary place if left out.
         """
-        from lightning_normdyn.tasks.encoded_file import encode_to_file
+        from lightning_normdyn.tasks.audited_model import encode_to_file
 
         target = self.folder / f"{kind.lower()}.npy" if file is None else file
         size = self.options.batch_size

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_normdyn.datasets import MalformedFileError, Texts
-from lightning_normdyn.datasets.embedding_file import EmbeddingFile
-from lightning_normdyn.datasets.formats.found import require_folder
-from lightning_normdyn.datasets.formats.picture import SUFFIXES
-from lightning_normdyn.datasets.row_ids import places_by_id
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
+from lightning_normdyn.datasets.reading.folder import require_folder
+from lightning_normdyn.datasets.reading.picture import SUFFIXES
 
 
 class Listed(NamedTuple):

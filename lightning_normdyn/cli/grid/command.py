@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lightning_normdyn.cli.grid.lock import alone_in
 from lightning_normdyn.cli.grid.plan import Plan, make_folder, read_task
-from lightning_normdyn.cli.grid.processes import run_jobs
-from lightning_normdyn.cli.grid.progress import grid_progress
+from lightning_normdyn.cli.grid.processes import grid_progress, run_jobs
 from lightning_normdyn.cli.grid.tables import print_findings
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.report.grid import write_grid
-from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.grid.findings import choose_lrs, find
 
 FAILED, INTERRUPTED = 1, 130
@@ -113,3 +113,27 @@ def _write(plan: Plan, findings: GridFindings, console: Console) -> None:
     write_json(plan.folder / FINDINGS_FILE, content, indent=2)
     page = write_grid(plan.folder, findings)
     console.print(f"Page: {page} (table: grid.md, figure: grid.svg, numbers: {FINDINGS_FILE}, trainings: runs/)")
+
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
+_FILE = ".lock"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other grids out of a folder; a process that ends, however it does, lets go of it.
+
+    Raises:
+        ValueError: if another process works there.
+    """
+    with (folder / _FILE).open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(f"out: another normdyn grid works in '{folder}'; wait for it, or stop it") from error
+        yield

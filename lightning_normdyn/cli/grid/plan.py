@@ -12,9 +12,9 @@ from typing import Any
 from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.cli.grid.job import RESULT_FILE, UNTRAINED, Job
 from lightning_normdyn.cli.run_folder import create_run_folder, make_writable
-from lightning_normdyn.history.grid_run import GridRun, read_grid_run
+from lightning_normdyn.history.grid_findings import GridRun, read_grid_run
 from lightning_normdyn.history.json_file import write_json
-from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 
 PLAN_FILE, RUNS_FOLDER = "grid.json", "runs"
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lightning_normdyn.cli.grid.course import announced
 from lightning_normdyn.cli.grid.job import LOG_FILE, Job
@@ -15,10 +19,10 @@ from lightning_normdyn.cli.grid.job import LOG_FILE, Job
 _POLL_SECONDS = 0.1
 _ERROR = "Error: "
 
-Progress = Callable[[Job, float], None]
+JobProgress = Callable[[Job, float], None]
 
 
-def run_jobs(jobs: Sequence[Job], *, at_once: int, progress: Progress) -> dict[str, str]:
+def run_jobs(jobs: Sequence[Job], *, at_once: int, progress: JobProgress) -> dict[str, str]:
     """Does all jobs, each in a process of its own, and goes on with the others when one fails.
 
     Ctrl-C ends the processes; what has finished stays on disk.
@@ -54,7 +58,7 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, progress: Progress) -> dict[s
 class _Process:
     """A training under way; what it prints goes to its log, and its announcements to who waits."""
 
-    def __init__(self, job: Job, progress: Progress) -> None:
+    def __init__(self, job: Job, progress: JobProgress) -> None:
         self.job = job
         self.log = Path(job.folder) / LOG_FILE
         file = job.write()
@@ -70,7 +74,7 @@ class _Process:
         self._reader = Thread(target=self._read, args=(progress,), daemon=True)
         self._reader.start()
 
-    def _read(self, progress: Progress) -> None:
+    def _read(self, progress: JobProgress) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as said, self.log.open("w", encoding="utf-8") as log:
             for line in said:
@@ -110,3 +114,44 @@ class _Process:
         ended = self._process.returncode
         how = f"killed by signal {-ended}" if ended < 0 else said
         return f"{how} (see {self.log})"
+
+
+class GridProgress:
+    """Adds up the shares of all trainings; any thread may call it."""
+
+    def __init__(self, bar: Progress, console: Console, total: int, *, shown: bool) -> None:
+        self._bar = bar
+        self._console = console
+        self._shown = shown
+        self._total = total
+        self._task = bar.add_task("", total=total)
+        self._shares: dict[str, float] = {}
+        self._lock = Lock()
+
+    def __call__(self, job: Job, share: float) -> None:
+        """Notes how much of a training is done; a file or a pipe gets a line when one has ended."""
+        with self._lock:
+            self._shares[job.name] = max(share, self._shares.get(job.name, 0.0))
+            ended = sum(share == 1.0 for share in self._shares.values())
+            under_way = ", ".join(name for name, share in self._shares.items() if share < 1.0)
+            self._bar.update(
+                self._task,
+                completed=sum(self._shares.values()),
+                description=f"{ended} of {self._total} trainings  {under_way}",
+            )
+            if share == 1.0 and not self._shown:
+                self._console.print(f"{ended} of {self._total}: {job.name}")
+
+
+@contextmanager
+def grid_progress(console: Console, total: int, *, shown: bool) -> Iterator[GridProgress]:
+    """The bar of a grid.
+
+    Args:
+        console: where it goes.
+        total: trainings in all.
+        shown: whether somebody watches; a file or a pipe gets lines instead.
+    """
+    columns = (SpinnerColumn(), BarColumn(20), TextColumn("{task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not shown) as bar:
+        yield GridProgress(bar, console, total, shown=shown)

@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.cli.fit import NormdynCLI
+from lightning_normdyn.cli.fit import NormdynCLI, UnloggedCLI
 from lightning_normdyn.cli.grid.course import Announcement, Course
 from lightning_normdyn.cli.grid.job import UNTRAINED, Job, read_job
-from lightning_normdyn.cli.unlogged import UnloggedCLI
 from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.history.grid_run import GridRun, write_grid_run
+from lightning_normdyn.history.grid_findings import GridRun, write_grid_run
 from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.history.number import measured
-from lightning_normdyn.tasks.contrastive_task import ContrastiveTask
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.grid.diagnosis import diagnose
 from lightning_normdyn.tasks.quiet import quiet_lightning
 

@@ -1,4 +1,4 @@
-"""The log-sum-exps of :mod:`lightning_normdyn.core.log_sum_exp` and their gradient, fused for CUDA with Triton.
+"""Streamed log-sum-exps and their gradients as Triton kernels for CUDA (see :mod:`..contrast.log_sum_exp`).
 
 A kernel that makes a block of scores also takes the exponentials, so that scores never reach memory. Forward is one
 matrix product. Backward makes the scores again, a strip of rows at a time, turns them into weights ``dL/dS``, and

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.exclusion import Exclusion
+from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.fused.block import blocks, whole_blocks
 from lightning_normdyn.core.fused.case import Case
 from lightning_normdyn.core.fused.language import jit, on_device_of, tl

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.exclusion import Exclusion
-from lightning_normdyn.core.factored import Factored
-from lightning_normdyn.core.first_derivative import first_derivative_only
+from lightning_normdyn.core.contrast.exclusion import Exclusion
+from lightning_normdyn.core.contrast.factored import Factored
+from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 from lightning_normdyn.core.fused.backward import gradients
 from lightning_normdyn.core.fused.forward import log_sum_exps
 
@@ -22,7 +22,7 @@ def fused_log_sum_exp(
     columns: int = 0,
     excluded: Exclusion | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What :func:`lightning_normdyn.core.log_sum_exp.log_sum_exp` gives for ``factors · rows`` of either side.
+    """What :func:`lightning_normdyn.core.contrast.log_sum_exp.log_sum_exp` gives for ``factors · rows`` of either side.
 
     Neither the scores nor a wide copy of the rows is ever made. The arguments must be such that
     :func:`lightning_normdyn.core.fused.language.supports` their rows.

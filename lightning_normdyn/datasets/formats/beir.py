@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from lightning_normdyn.datasets.formats.cached_texts import load_texts, refuse_repeated
-from lightning_normdyn.datasets.formats.found import SPLITS, require_file, require_folder
-from lightning_normdyn.datasets.formats.json_lines import read_json_lines
-from lightning_normdyn.datasets.formats.lines import File
 from lightning_normdyn.datasets.formats.qrels import read_qrels
-from lightning_normdyn.datasets.judged_texts import JudgedTexts, Texts
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.cached_texts import load_texts, refuse_repeated
+from lightning_normdyn.datasets.reading.folder import SPLITS, require_file, require_folder
+from lightning_normdyn.datasets.reading.json_lines import read_json_lines
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.records import JudgedTexts, Texts
 
 Progress = Callable[[Iterable[tuple[str, str]]], Iterable[tuple[str, str]]]
 

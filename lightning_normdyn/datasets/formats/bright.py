@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_normdyn.datasets.formats.cached_texts import load_texts, refuse_repeated
-from lightning_normdyn.datasets.formats.found import require_folder
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.parquet import read_parquet, text_in
-from lightning_normdyn.datasets.judged_texts import JudgedTexts
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.cached_texts import load_texts, refuse_repeated
+from lightning_normdyn.datasets.reading.folder import require_folder
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.parquet import read_parquet, text_in
+from lightning_normdyn.datasets.records import JudgedTexts
 
 _NO_IDS = ("", "N/A")
 

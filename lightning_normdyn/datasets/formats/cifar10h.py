@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.formats.found import require_file, require_folder
-from lightning_normdyn.datasets.formats.lines import File, open_file
-from lightning_normdyn.datasets.formats.npz import read_npy
-from lightning_normdyn.datasets.labelled_images import LabelledImages
 from lightning_normdyn.datasets.problems import MalformedFileError
+from lightning_normdyn.datasets.reading.folder import require_file, require_folder
+from lightning_normdyn.datasets.reading.lines import File, open_file
+from lightning_normdyn.datasets.reading.npz import read_npy
+from lightning_normdyn.datasets.records import LabelledImages
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.rows import Row, check_width, read_rows
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.rows import Row, check_width, read_rows
 
 _UNKNOWN = ("", "na", "nan", "null", "none", "-")
 

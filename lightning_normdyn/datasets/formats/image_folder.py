@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_normdyn.datasets.formats.found import require_folder
-from lightning_normdyn.datasets.formats.labelled_pictures import ClassFolder, load_classes, subfolders
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.picture import Mode, open_image, pillow, to_tensor
-from lightning_normdyn.datasets.labelled_images import LabelledImages
 from lightning_normdyn.datasets.problems import Problems
+from lightning_normdyn.datasets.reading.folder import require_folder
+from lightning_normdyn.datasets.reading.labelled_pictures import ClassFolder, load_classes, subfolders
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.picture import Mode, open_image, pillow, to_tensor
+from lightning_normdyn.datasets.records import LabelledImages
 
 
 def read_image_folder(folder: File, *, height: int, width: int, mode: Mode = "RGB") -> LabelledImages:

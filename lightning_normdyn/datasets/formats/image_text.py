@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_normdyn.datasets.captioned_images import CaptionedImages
-from lightning_normdyn.datasets.formats.arrow_column import ArrowColumn, write_columns
-from lightning_normdyn.datasets.formats.fingerprint import fingerprint
-from lightning_normdyn.datasets.formats.found import find_file
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.parquet import read_parquet, text_in
-from lightning_normdyn.datasets.formats.picture import EncodedImages, ImageFiles, open_image
-from lightning_normdyn.datasets.formats.rows import read_columns
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.arrow_column import ArrowColumn, write_columns
+from lightning_normdyn.datasets.reading.cached_texts import fingerprint
+from lightning_normdyn.datasets.reading.folder import find_file
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.parquet import read_parquet, text_in
+from lightning_normdyn.datasets.reading.picture import EncodedImages, ImageFiles, open_image
+from lightning_normdyn.datasets.reading.rows import read_columns
+from lightning_normdyn.datasets.records import CaptionedImages
 
 _TABLES = ("metadata.csv", "captions.csv", "metadata.tsv", "captions.tsv")
 

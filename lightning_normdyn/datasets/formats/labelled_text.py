@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from lightning_normdyn.datasets.formats.found import find_splits
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.rows import read_columns
-from lightning_normdyn.datasets.labelled_texts import LabelledTexts
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.folder import find_splits
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.rows import read_columns
+from lightning_normdyn.datasets.records import LabelledTexts
 
 
 def read_labelled_texts(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lightning_normdyn.datasets.formats.cached_texts import load_texts, refuse_repeated
-from lightning_normdyn.datasets.formats.json_lines import read_json_lines
-from lightning_normdyn.datasets.formats.lines import File, read_lines
-from lightning_normdyn.datasets.formats.rows import check_width, read_rows
-from lightning_normdyn.datasets.judged_texts import Texts
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.cached_texts import load_texts, refuse_repeated
+from lightning_normdyn.datasets.reading.json_lines import read_json_lines
+from lightning_normdyn.datasets.reading.lines import File, read_lines
+from lightning_normdyn.datasets.reading.rows import check_width, read_rows
+from lightning_normdyn.datasets.records import Texts
 
 _IDS = ("_id", "id")
 _Rows = Iterator[tuple[File, int, str, str]]

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 
-from lightning_normdyn.datasets.formats.found import find_file, require_folder
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.rows import Row, check_width, read_number, read_rows
-from lightning_normdyn.datasets.interactions import Interactions
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.folder import find_file, require_folder
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.rows import Row, check_width, read_number, read_rows
+from lightning_normdyn.datasets.records import Interactions
 
 
 class _Layout(NamedTuple):

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from torch.utils.data import IterableDataset
 
-from lightning_normdyn.datasets.formats.cached_texts import load_texts, refuse_repeated
-from lightning_normdyn.datasets.formats.lines import File, read_lines
-from lightning_normdyn.datasets.formats.rows import Row, check_width, read_rows
-from lightning_normdyn.datasets.formats.share import check_ranks, own_share
-from lightning_normdyn.datasets.judged_texts import Texts
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.cached_texts import load_texts, refuse_repeated
+from lightning_normdyn.datasets.reading.lines import File, read_lines
+from lightning_normdyn.datasets.reading.rows import Row, check_width, read_rows
+from lightning_normdyn.datasets.reading.share import check_ranks, own_share
+from lightning_normdyn.datasets.records import Texts
 
 
 class TextTriple(NamedTuple):

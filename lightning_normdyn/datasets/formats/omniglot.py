@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.formats.found import find_file, require_folder
-from lightning_normdyn.datasets.formats.labelled_pictures import ClassFolder, load_classes, subfolders
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.npz import read_npz
-from lightning_normdyn.datasets.formats.picture import open_image, pillow, to_tensor
-from lightning_normdyn.datasets.formats.rows import read_columns
-from lightning_normdyn.datasets.labelled_images import LabelledImages
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.folder import find_file, require_folder
+from lightning_normdyn.datasets.reading.labelled_pictures import ClassFolder, load_classes, subfolders
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.npz import read_npz
+from lightning_normdyn.datasets.reading.picture import open_image, pillow, to_tensor
+from lightning_normdyn.datasets.reading.rows import read_columns
+from lightning_normdyn.datasets.records import LabelledImages
 
 Part = Literal["images_background", "images_evaluation"]
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from lightning_normdyn.datasets.formats.lines import File, Line, read_lines
-from lightning_normdyn.datasets.formats.rows import Row, check_width, read_number
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.lines import File, Line, read_lines
+from lightning_normdyn.datasets.reading.rows import Row, check_width, read_number
 
 _HEADERS = ("query-id", "query_id", "queryid", "qid", "query")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_normdyn.datasets.formats.found import SPLITS, find_file
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.rows import read_columns, read_number
 from lightning_normdyn.datasets.formats.sts import GradedPair, graded_pairs
-from lightning_normdyn.datasets.graded_pairs import GradedPairs
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.folder import SPLITS, find_file
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.rows import read_columns, read_number
+from lightning_normdyn.datasets.records import GradedPairs
 
 _SENTENCES = ("sentence_A", "sentence_B", "relatedness_score")
 _SET_NAMES = {"TRAIN": "train", "TRIAL": "validation", "TEST": "test"}

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 
-from lightning_normdyn.datasets.formats.found import find_splits
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.rows import Row, check_width, read_number, read_rows
-from lightning_normdyn.datasets.graded_pairs import GradedPairs
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.folder import find_splits
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.rows import Row, check_width, read_number, read_rows
+from lightning_normdyn.datasets.records import GradedPairs
 
 _ORIGINAL_COLUMNS = 7
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.formats.found import find_splits
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.rows import Row, check_width, read_rows
-from lightning_normdyn.datasets.knowledge_graph import KnowledgeGraph
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.folder import find_splits
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.rows import Row, check_width, read_rows
+from lightning_normdyn.datasets.records import KnowledgeGraph
 
 _HEADERS = ({"head", "subject", "source"}, {"relation", "predicate"}, {"tail", "object", "target"})
 

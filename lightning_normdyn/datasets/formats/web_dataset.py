@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lightning_normdyn.datasets.captioned_images import CaptionedImages
-from lightning_normdyn.datasets.formats.lines import File
-from lightning_normdyn.datasets.formats.picture import EncodedImages, open_image
-from lightning_normdyn.datasets.formats.share import check_ranks
-from lightning_normdyn.datasets.formats.tar_members import read_tar
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.picture import EncodedImages, open_image
+from lightning_normdyn.datasets.reading.share import check_ranks
+from lightning_normdyn.datasets.reading.tar_members import read_tar
+from lightning_normdyn.datasets.records import CaptionedImages
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.knowledge_graph import KnowledgeGraph
+from lightning_normdyn.datasets.records import KnowledgeGraph
 from lightning_normdyn.datasets.standard_library.library import Library, read_library
 from lightning_normdyn.datasets.standard_library.references import Reference
 from lightning_normdyn.datasets.standard_library.splits import SPLITS, Split, in_digest_order

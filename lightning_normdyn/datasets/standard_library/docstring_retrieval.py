@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lightning_normdyn.datasets.judged_texts import JudgedTexts, Texts
 from lightning_normdyn.datasets.judgements import Judgements
+from lightning_normdyn.datasets.records import JudgedTexts, Texts
 from lightning_normdyn.datasets.standard_library.definitions import Definition
 from lightning_normdyn.datasets.standard_library.library import Library, read_library
 from lightning_normdyn.datasets.standard_library.splits import SPLITS, split_groups

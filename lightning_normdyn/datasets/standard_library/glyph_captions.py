@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
-from lightning_normdyn.datasets.captioned_images import CaptionedImages
+from lightning_normdyn.datasets.records import CaptionedImages
 from lightning_normdyn.datasets.standard_library.glyphs import Glyphs
 from lightning_normdyn.datasets.standard_library.splits import SPLITS, split_groups
 

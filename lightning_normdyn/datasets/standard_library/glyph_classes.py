@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_normdyn.datasets.labelled_images import LabelledImages
+from lightning_normdyn.datasets.records import LabelledImages
 from lightning_normdyn.datasets.standard_library.glyphs import PAPER, Glyphs
 
 if TYPE_CHECKING:

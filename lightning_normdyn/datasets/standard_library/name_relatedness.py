@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from lightning_normdyn.datasets.graded_pairs import GradedPairs
+from lightning_normdyn.datasets.records import GradedPairs
 from lightning_normdyn.datasets.standard_library.definitions import Definition
 from lightning_normdyn.datasets.standard_library.library import Library, read_library
 from lightning_normdyn.datasets.standard_library.splits import SPLITS, Split, in_digest_order, split_groups

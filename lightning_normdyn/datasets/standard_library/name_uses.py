@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import torch
 
-from lightning_normdyn.datasets.interactions import Interactions
+from lightning_normdyn.datasets.records import Interactions
 from lightning_normdyn.datasets.standard_library.library import Library, read_library
 
 MIN_MODULES = 3

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from lightning_normdyn.datasets.judged_texts import JudgedTexts, Texts
 from lightning_normdyn.datasets.judgements import Judgements
+from lightning_normdyn.datasets.records import JudgedTexts, Texts
 from lightning_normdyn.datasets.standard_library.docstring_retrieval import docstring_retrieval
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lightning_normdyn.core.interval import Interval
-from lightning_normdyn.report.canvas import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION, new_axes
-from lightning_normdyn.report.line_label import LineLabel, label_line_ends
-from lightning_normdyn.report.numbers import percent, short_count
-from lightning_normdyn.report.scale import axis_note, level_grid
+from lightning_normdyn.core.statistics.interval import Interval
+from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION, new_axes
+from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
+from lightning_normdyn.report.kit.numbers import percent, short_count
+from lightning_normdyn.report.kit.scale import axis_note, level_grid
 from lightning_normdyn.retrieval.audit.audit import Audit
 from lightning_normdyn.retrieval.audit.groups import GroupNorms
 from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit

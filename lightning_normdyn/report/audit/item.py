@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_normdyn.report.numbers import plain
+from lightning_normdyn.report.kit.numbers import plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lightning_normdyn.core.interval import Interval
+from torch import Tensor
+
+from lightning_normdyn.core.statistics.interval import Interval
+from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
 from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.report.audit.figures import (
     SHOWN_GROUPS,
@@ -19,11 +22,10 @@ from lightning_normdyn.report.audit.figures import (
     sweep_figure,
 )
 from lightning_normdyn.report.audit.item import Item, item_list
-from lightning_normdyn.report.audit.plain import as_plain
-from lightning_normdyn.report.canvas import drawing_style, to_svg
-from lightning_normdyn.report.card import Card, arrange
-from lightning_normdyn.report.document import document
-from lightning_normdyn.report.numbers import fixed, plain
+from lightning_normdyn.report.kit.canvas import drawing_style, to_svg
+from lightning_normdyn.report.kit.card import Card, arrange
+from lightning_normdyn.report.kit.document import document
+from lightning_normdyn.report.kit.numbers import fixed, plain
 from lightning_normdyn.retrieval.audit import Audit, advice, first_line
 
 PAGE, NUMBERS = "audit.html", "audit.json"
@@ -241,3 +243,33 @@ def _interval(one: Interval) -> str:
 
 def _level(level: float) -> str:
     return {0.0: "smallest", 0.5: "median", 1.0: "largest"}.get(level, f"{level:.0%}")
+
+
+_MOST_POINTS = 200
+
+
+def as_plain(value: object) -> Any:
+    """Turns records into dictionaries, tensors into lists, and what is not finite into ``None``.
+
+    A curve keeps 200 points at most.
+
+    Example:
+        >>> from lightning_normdyn.core.statistics.interval import Interval
+        >>> as_plain({"gain": Interval(0.1, float("nan"), float("inf"))})
+        {'gain': {'value': 0.1, 'low': None, 'high': None}}
+    """
+    if isinstance(value, RiskCoverage):
+        step = -(-len(value.coverage) // _MOST_POINTS)
+        # From the whole set backwards, so that the risk at full coverage is among the points.
+        value = RiskCoverage(*(column.flip(0)[::step].flip(0) for column in value))
+    if isinstance(value, Tensor):
+        return as_plain(value.tolist())
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: as_plain(one) for name, one in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {str(name): as_plain(one) for name, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [as_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.ticker import FixedLocator
 
 from lightning_normdyn.history.experiment import ExperimentRecord
-from lightning_normdyn.report.canvas import BLUE, GREEN, VERMILION, to_svg
-from lightning_normdyn.report.card import Card
 from lightning_normdyn.report.experiments.plot import Story, columns, log_axes, power_line
-from lightning_normdyn.report.line_label import LineLabel, label_line_ends
+from lightning_normdyn.report.kit.canvas import BLUE, GREEN, VERMILION, to_svg
+from lightning_normdyn.report.kit.card import Card
+from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
 
 _LEAD = (
     "Four classes as far from each other as can be, drawn with weights 1 : 2 : 4 : 8, under plain SGD: nothing but "

@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lightning_normdyn.history.experiment import ExperimentRecord
-from lightning_normdyn.report.canvas import BLUE, FAINT, INK, VERMILION, new_axes, to_svg
-from lightning_normdyn.report.card import Card
 from lightning_normdyn.report.experiments.plot import Story, columns
-from lightning_normdyn.report.frame import linear_frame, positive_frame
-from lightning_normdyn.report.scale import axis_note, level_grid, log_scale
-from lightning_normdyn.report.trajectory import Floats
+from lightning_normdyn.report.kit.canvas import BLUE, FAINT, INK, VERMILION, new_axes, to_svg
+from lightning_normdyn.report.kit.card import Card
+from lightning_normdyn.report.kit.frame import linear_frame, positive_frame
+from lightning_normdyn.report.kit.scale import axis_note, level_grid, log_scale
+from lightning_normdyn.report.run.trajectory import Floats
 
 _LEAD = (
     "A ReLU network of two layers learns which halves of a docstring belong together; the terms of its balance "

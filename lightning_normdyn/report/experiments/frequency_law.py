@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lightning_normdyn.history.experiment import ExperimentRecord
-from lightning_normdyn.report.canvas import BLUE, FAINT, GREY, VERMILION, to_svg
-from lightning_normdyn.report.card import Card
 from lightning_normdyn.report.experiments.plot import DASHED, Story, columns, log_axes, write_lines
-from lightning_normdyn.report.numbers import fixed, plain
-from lightning_normdyn.report.trajectory import Floats
+from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREY, VERMILION, to_svg
+from lightning_normdyn.report.kit.card import Card
+from lightning_normdyn.report.kit.numbers import fixed, plain
+from lightning_normdyn.report.run.trajectory import Floats
 
 _LEAD = (
     "Rows that get tangential noise with probability p a step and nothing else, under torch's own SGD and AdamW: "

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from lightning_normdyn.report.canvas import FAINT, INK, WIDTH, new_axes
-from lightning_normdyn.report.card import Card
-from lightning_normdyn.report.frame import positive_frame
-from lightning_normdyn.report.scale import axis_note, level_grid, log_scale
-from lightning_normdyn.report.trajectory import Floats
+from lightning_normdyn.report.kit.canvas import FAINT, INK, WIDTH, new_axes
+from lightning_normdyn.report.kit.card import Card
+from lightning_normdyn.report.kit.frame import positive_frame
+from lightning_normdyn.report.kit.scale import axis_note, level_grid, log_scale
+from lightning_normdyn.report.run.trajectory import Floats
 
 DASHED = (0, (4, 3))
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_normdyn.history.experiment import ExperimentRecord
-from lightning_normdyn.report.canvas import BLUE, to_svg
-from lightning_normdyn.report.card import Card
-from lightning_normdyn.report.cloud import draw_cloud
 from lightning_normdyn.report.experiments.plot import Story, columns, log_axes, middle, power_line, write_lines
-from lightning_normdyn.report.frame import positive_frame
-from lightning_normdyn.report.numbers import fixed
-from lightning_normdyn.report.prediction import fit_points
-from lightning_normdyn.report.scale import square_axes
-from lightning_normdyn.report.trajectory import Floats
+from lightning_normdyn.report.kit.canvas import BLUE, to_svg
+from lightning_normdyn.report.kit.card import Card
+from lightning_normdyn.report.kit.frame import positive_frame
+from lightning_normdyn.report.kit.numbers import fixed
+from lightning_normdyn.report.kit.scale import square_axes
+from lightning_normdyn.report.run.cloud import draw_cloud
+from lightning_normdyn.report.run.prediction import fit_points
+from lightning_normdyn.report.run.trajectory import Floats
 
 _LEAD = (
     "The same table at one weight decay, its words all started with norm 1, held against R⁴ = lr·V²/(2λ) with V² from "

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_normdyn.history.experiment import ExperimentRecord
-from lightning_normdyn.report.canvas import BLUE, INK, to_svg
-from lightning_normdyn.report.card import Card
-from lightning_normdyn.report.cloud import FREQUENCY_COLOURS
 from lightning_normdyn.report.experiments.plot import Story, columns, log_axes, middle, power_line, write_lines
-from lightning_normdyn.report.numbers import fixed, plain
-from lightning_normdyn.report.trajectory import Floats
+from lightning_normdyn.report.kit.canvas import BLUE, INK, to_svg
+from lightning_normdyn.report.kit.card import Card
+from lightning_normdyn.report.kit.numbers import fixed, plain
+from lightning_normdyn.report.run.cloud import FREQUENCY_COLOURS
+from lightning_normdyn.report.run.trajectory import Floats
 
 _LEAD = (
     "A token table on real text under plain SGD, once per weight decay λ: where noise alone lengthens a row, the law "

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from lightning_normdyn.history.experiment import ExperimentRecord
-from lightning_normdyn.report.canvas import drawing_style
-from lightning_normdyn.report.card import arrange
-from lightning_normdyn.report.document import document
+from lightning_normdyn.history.experiment import ExperimentRecord, Finding
 from lightning_normdyn.report.experiments.class_imbalance import class_story
 from lightning_normdyn.report.experiments.encoder_terms import encoder_story
-from lightning_normdyn.report.experiments.findings import findings_table
 from lightning_normdyn.report.experiments.frequency_law import frequency_story
 from lightning_normdyn.report.experiments.plot import Story
 from lightning_normdyn.report.experiments.vocabulary_norms import vocabulary_story
 from lightning_normdyn.report.experiments.weight_decay_sweep import weight_decay_story
-from lightning_normdyn.report.headline import PAPER
-from lightning_normdyn.report.numbers import plain
+from lightning_normdyn.report.kit.canvas import drawing_style
+from lightning_normdyn.report.kit.card import arrange
+from lightning_normdyn.report.kit.document import document
+from lightning_normdyn.report.kit.numbers import plain
+from lightning_normdyn.report.run.headline import PAPER
 
 _STORIES: Mapping[str, Callable[[ExperimentRecord], Story]] = {
     "weight_decay_sweep": weight_decay_story,
@@ -91,3 +90,25 @@ def _contents(records: Sequence[ExperimentRecord]) -> str:
         f'<li><a href="#{record.name}">{escape(record.name.replace("_", " "))}</a></li>' for record in records
     )
     return f'<nav aria-label="Experiments"><ul>{items}</ul></nav>'
+
+
+_NONE = "–"
+
+
+def findings_table(findings: Iterable[Finding]) -> str:
+    """One row per finding, as HTML.
+
+    Args:
+        findings: what an experiment measured.
+    """
+    rows = "".join(
+        f'<tr><th scope="row">{escape(found.quantity)}<span class="how">{escape(found.source)}</span></th>'
+        f'<td>{_number(found.expected)}</td><td class="main">{_number(found.measured)}</td></tr>'
+        for found in findings
+    )
+    head = '<tr><td></td><th scope="col">published or expected</th><th scope="col">measured</th></tr>'
+    return f'<table class="findings"><thead>{head}</thead><tbody>{rows}</tbody></table>'
+
+
+def _number(value: float | None) -> str:
+    return _NONE if value is None else plain(value, 4)

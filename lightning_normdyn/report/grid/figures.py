@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.grid_run import GridRun
-from lightning_normdyn.report.canvas import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION, new_axes
-from lightning_normdyn.report.line_label import LineLabel, label_line_ends
-from lightning_normdyn.report.scale import axis_note
-from lightning_normdyn.report.trajectory import Floats
+from lightning_normdyn.history.grid_findings import GridFindings, GridRun
+from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION, new_axes
+from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
+from lightning_normdyn.report.kit.scale import axis_note
+from lightning_normdyn.report.run.trajectory import Floats
 
 COLOURS: Mapping[str, str] = {
     "cosine": GREY,

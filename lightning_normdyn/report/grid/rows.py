@@ -87,3 +87,32 @@ def _dynamics(findings: GridFindings) -> TextTable:
     keys = list(dict.fromkeys(key for by in first.values() for key in by if key.rpartition("/")[2] in _DYNAMICS))
     rows = [(key.removeprefix("normdyn/"), *(show_number(by.get(key), ".3g") for by in first.values())) for key in keys]
     return TextTable("Norm dynamics as last logged in the first training", ("quantity", *first), rows)
+
+
+def grid_markdown(findings: GridFindings) -> str:
+    """The advice first, then all tables, then what theory had said."""
+    prediction, outcome, evidence = findings.symmetry
+    parts = [f"# {findings.task}: which normalization", findings.advice]
+    for table in grid_tables(findings):
+        parts += [f"**{table.title}**\n\n{markdown_table(table)}", *([table.note] if table.note else [])]
+    parts.append(
+        f"- Symmetry, {prediction}: {outcome} ({evidence}).\n- Fisher condition numbers: {findings.kappa_verdict}."
+    )
+    return "\n\n".join([*parts, *findings.notes]) + "\n"
+
+
+def markdown_table(table: TextTable) -> str:
+    r"""One table; numbers to the right.
+
+    Example:
+        >>> print(markdown_table(TextTable("", ("a", "b"), [("x|y", "1")])))
+        | a | b |
+        | --- | ---: |
+        | x\|y | 1 |
+    """
+    rule = ["---", *["---:"] * (len(table.head) - 1)]
+    return "\n".join(f"| {' | '.join(_escaped(row))} |" for row in (table.head, rule, *table.rows))
+
+
+def _escaped(row: Sequence[str]) -> list[str]:
+    return [word.replace("|", "\\|") for word in row]

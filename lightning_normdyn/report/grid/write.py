@@ -6,12 +6,11 @@ from html import escape
 from pathlib import Path
 
 from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.report.canvas import drawing_style, to_svg
-from lightning_normdyn.report.card import Card, arrange
-from lightning_normdyn.report.document import document
 from lightning_normdyn.report.grid.figures import cross_figure, norms_figure, scores_figure
-from lightning_normdyn.report.grid.markdown import grid_markdown
-from lightning_normdyn.report.grid.rows import TextTable, grid_tables
+from lightning_normdyn.report.grid.rows import TextTable, grid_markdown, grid_tables
+from lightning_normdyn.report.kit.canvas import drawing_style, to_svg
+from lightning_normdyn.report.kit.card import Card, arrange
+from lightning_normdyn.report.kit.document import document
 
 PAGE, TABLE, FIGURE = "grid.html", "grid.md", "grid.svg"
 _PAPER = "https://arxiv.org/abs/2602.09229"

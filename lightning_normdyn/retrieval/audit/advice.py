@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_normdyn.core.correlation import LENGTH, Correlation
+from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation
 from lightning_normdyn.retrieval.audit.audit import Audit
 
 _STRONG = 0.3

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.correlation import LENGTH, Correlation, correlate
-from lightning_normdyn.retrieval.audit.distribution import NormDistribution, norm_distribution
+from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation, correlate
 from lightning_normdyn.retrieval.audit.groups import GroupNorms, group_norms
 from lightning_normdyn.retrieval.audit.ranking_audit import (
     JudgedQueries,
@@ -19,9 +18,9 @@ from lightning_normdyn.retrieval.audit.ranking_audit import (
     without_zero_queries,
 )
 from lightning_normdyn.retrieval.audit.saturation import LastLayer, Saturation, norm_saturation
-from lightning_normdyn.retrieval.audit.scan import scan_norms
-from lightning_normdyn.retrieval.residual_norms import residual_norms
-from lightning_normdyn.retrieval.specificity import specificity_table
+from lightning_normdyn.retrieval.audit.scan import NormDistribution, norm_distribution, scan_norms
+from lightning_normdyn.retrieval.exponent.residual_norms import residual_norms
+from lightning_normdyn.retrieval.uses.specificity import specificity_table
 
 _MOST_CORRELATED = 20_000
 _RESAMPLES = 500

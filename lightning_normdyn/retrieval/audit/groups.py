@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.interval import Interval, check_level
+from lightning_normdyn.core.statistics.interval import Interval, check_level
 
 _LEAST = 10
 _MOST = 200

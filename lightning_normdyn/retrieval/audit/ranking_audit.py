@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, cast
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Full, Queue
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.interval import Interval, bootstrap_intervals
+from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.datasets.judgements import Judgements
-from lightning_normdyn.retrieval.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.audit.groups import difference
-from lightning_normdyn.retrieval.audit.shared_pass import share_pass
-from lightning_normdyn.retrieval.calibration import Calibration, calibrate
-from lightning_normdyn.retrieval.confidence import Confidence, confidence_table
-from lightning_normdyn.retrieval.confounds import ConfoundReport, explain_gain
-from lightning_normdyn.retrieval.residual_norms import length_norms, rescaled, residual_norms
-from lightning_normdyn.retrieval.scoring import norm_aware_top_k
-from lightning_normdyn.retrieval.sweep import ALPHAS, sweep_alpha
-from lightning_normdyn.retrieval.top_k import TopK
+from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
+from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
+from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, explain_gain
+from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
+from lightning_normdyn.retrieval.exponent.scoring import norm_aware_top_k
+from lightning_normdyn.retrieval.exponent.sweep import ALPHAS, sweep_alpha
+from lightning_normdyn.retrieval.search.top_k import TopK
+from lightning_normdyn.retrieval.uses.confidence import Confidence, confidence_table
 
 FOLDS = 5
 _LEAST_SPREAD = 1e-3
@@ -192,7 +193,7 @@ def _curve(sweep: AlphaSweep) -> list[Interval]:
 
 
 def _confidence(queries: Tensor, norms: Tensor, best: TopK, loss: Tensor) -> dict[str, Confidence]:
-    """As :func:`~lightning_normdyn.retrieval.confidence.retrieval_confidences`, from what the pass has kept."""
+    """As :func:`~lightning_normdyn.retrieval.uses.confidence.retrieval_confidences`, from what the pass has kept."""
     lengths = torch.linalg.vector_norm(queries.double(), dim=1).cpu()
     top = norms[best.indices[:, 0].cpu()]
     first, second = best.scores.double().cpu().unbind(1)
@@ -202,3 +203,52 @@ def _confidence(queries: Tensor, norms: Tensor, best: TopK, loss: Tensor) -> dic
         if float(one.std() / one.mean()) > _LEAST_SPREAD:
             known |= {name: one, f"short_{name}": -one}
     return confidence_table(known, loss)
+
+
+Reader: TypeAlias = Callable[[Iterator[Tensor]], object]
+_Feed: TypeAlias = "Queue[Tensor | None]"
+
+
+def share_pass(chunks: Iterable[Tensor], readers: Sequence[Reader]) -> list[object]:
+    """Lets every reader iterate over the same chunks while they are read once.
+
+    Each reader runs in a thread of its own and is at most two chunks ahead of the slowest, so that memory is bounded.
+
+    Args:
+        chunks: that nobody changes.
+        readers: called with an iterator over them.
+
+    Returns:
+        What each reader returns.
+
+    Raises:
+        Exception: whatever reading the chunks, or the first reader to fail, raised.
+
+    Example:
+        >>> import torch
+        >>> share_pass(iter([torch.ones(2), torch.ones(3)]), [lambda them: sum(map(len, them)), lambda them: None])
+        [5, None]
+    """
+    feeds: list[_Feed] = [Queue(maxsize=1) for _ in readers]
+    with ThreadPoolExecutor(max(1, len(readers))) as pool:
+        futures = [pool.submit(reader, iter(feed.get, None)) for reader, feed in zip(readers, feeds, strict=True)]
+        try:
+            for chunk in chunks:
+                for feed, future in zip(feeds, futures, strict=True):
+                    _hand_over(feed, chunk, future)
+                if any(future.done() and future.exception() for future in futures):
+                    break
+        finally:
+            for feed, future in zip(feeds, futures, strict=True):
+                _hand_over(feed, None, future)
+    return [future.result() for future in futures]
+
+
+def _hand_over(feed: _Feed, chunk: Tensor | None, future: Future[object]) -> None:
+    """Waits for room, but not for a reader that has stopped."""
+    while not future.done():
+        try:
+            feed.put(chunk, timeout=0.1)
+        except Full:
+            continue
+        return

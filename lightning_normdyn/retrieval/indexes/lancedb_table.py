@@ -10,8 +10,8 @@ import pyarrow as pa
 from torch import Tensor
 
 from lightning_normdyn.retrieval.indexes.beside import Beside
-from lightning_normdyn.retrieval.indexes.comparison import LANCEDB_DISTANCES
 from lightning_normdyn.retrieval.indexes.writer import (
+    LANCEDB_DISTANCES,
     Contents,
     Destination,
     Found,

@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import NamedTuple
 
-from lightning_normdyn.retrieval.indexes.comparison import LANCEDB_DISTANCES, PGVECTOR_OPERATORS
-from lightning_normdyn.retrieval.indexes.writer import Destination, IndexWriter, Metric
+from lightning_normdyn.retrieval.indexes.writer import (
+    LANCEDB_DISTANCES,
+    PGVECTOR_OPERATORS,
+    Destination,
+    IndexWriter,
+    Metric,
+)
 
 
 class Target(NamedTuple):

@@ -19,7 +19,7 @@ from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.indexes.beside import Beside
 from lightning_normdyn.retrieval.indexes.id_file import are_rows, check_lines, check_place, id_file, read_ids, write_ids
 from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, Found, Metric, check_index, stored_dtype
-from lightning_normdyn.retrieval.top_k import exact_top_k
+from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
 _READ = 16_384
 _SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16"}

@@ -154,3 +154,8 @@ def check_held(held: Sequence[str], wanted: Sequence[str], *, place: str, overwr
         )
     if not overwrite:
         raise ValueError(f"out: {place} exists already; pass --overwrite to replace it, or choose another name")
+
+
+LANCEDB_DISTANCES: dict[Metric, str] = {"inner_product": "dot", "euclidean": "l2", "cosine": "cosine"}
+PGVECTOR_OPERATORS: dict[Metric, str] = {"inner_product": "<#>", "euclidean": "<->", "cosine": "<=>"}
+PGVECTOR_OPCLASSES: dict[Metric, str] = {"inner_product": "ip_ops", "euclidean": "l2_ops", "cosine": "cosine_ops"}

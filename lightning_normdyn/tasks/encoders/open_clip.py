@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.tasks.image_text_towers import ImageTextTowers
+from lightning_normdyn.tasks.clip.image_text_towers import ImageTextTowers
 
 
 class OpenClip(ImageTextTowers):

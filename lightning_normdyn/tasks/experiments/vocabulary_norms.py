@@ -13,7 +13,7 @@ from lightning_normdyn.history.experiment import ExperimentRecord, Finding
 from lightning_normdyn.history.number import measured
 from lightning_normdyn.tasks.experiments.watched import Window, watch
 from lightning_normdyn.tasks.experiments.words import words
-from lightning_normdyn.tasks.token_contrast import TokenContrast
+from lightning_normdyn.tasks.tokens.token_contrast import TokenContrast
 
 NAME = "vocabulary_norms"
 

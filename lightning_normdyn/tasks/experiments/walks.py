@@ -35,7 +35,7 @@ def settled_norms(
         optimizer: a real one.
         probability: of a gradient in a step, ``[n]``.
         power: of the norm whose mean is taken: the one that relaxes linearly, as in
-            :attr:`lightning_normdyn.core.rule.EquilibriumRule.power`.
+            :attr:`lightning_normdyn.core.dynamics.rule.EquilibriumRule.power`.
         steps: length of the walk.
         seed: chooses the noise.
 

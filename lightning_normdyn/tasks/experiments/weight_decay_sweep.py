@@ -16,8 +16,8 @@ from lightning_normdyn.history.number import measured
 from lightning_normdyn.tasks.experiments.vocabulary_norms import unit_rows
 from lightning_normdyn.tasks.experiments.watched import watch
 from lightning_normdyn.tasks.experiments.words import words
-from lightning_normdyn.tasks.token_contrast import TokenContrast
-from lightning_normdyn.tasks.token_pairs import TokenPairs
+from lightning_normdyn.tasks.tokens.token_contrast import TokenContrast
+from lightning_normdyn.tasks.tokens.token_pairs import TokenPairs
 
 NAME = "weight_decay_sweep"
 _WEIGHT_DECAYS = (6e-3, 3.4e-3, 1.9e-3, 1.07e-3, 6e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from lightning_normdyn.tasks.token_pairs import TokenPairs
+from lightning_normdyn.tasks.tokens.token_pairs import TokenPairs
 
 _NO_END = 1_000_000
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lightning_normdyn.core.variant_comparison import NO_DIFFERENCE, VariantComparison, compare_variants
-from lightning_normdyn.tasks.encoded import Encoded
+from lightning_normdyn.core.statistics.variant_comparison import NO_DIFFERENCE, VariantComparison, compare_variants
+from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.grid.diagnosis import ONE_LENGTH, Diagnosis, diagnose
 
 CARRIES_RELEVANCE = 0.5

@@ -6,8 +6,8 @@ import math
 from typing import NamedTuple
 
 from lightning_normdyn.core import coefficient_of_variation, cohens_d, recommend_normalization
-from lightning_normdyn.core.geometry import precise_norm
-from lightning_normdyn.tasks.encoded import Encoded, RelevanceNorms
+from lightning_normdyn.core.dynamics.geometry import precise_norm
+from lightning_normdyn.tasks.contrast.encoded import Encoded, RelevanceNorms
 
 _FEWEST_PAIRS = 8
 _NORMAL = 1.96

@@ -8,17 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.variant_comparison import (
+from lightning_normdyn.core.statistics.variant_comparison import (
     FEWEST_QUERIES,
     NO_DIFFERENCE,
     VariantComparison,
     compare_variants,
 )
-from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.grid_run import GridRun
+from lightning_normdyn.history.grid_findings import GridFindings, GridRun
 from lightning_normdyn.history.number import Number, measured
+from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
-from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
 
 REFERENCE = "cosine"
 _SURE_SHARE = 0.975

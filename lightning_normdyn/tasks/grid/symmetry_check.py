@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lightning_normdyn.core.variant_comparison import VariantComparison
-from lightning_normdyn.tasks.symmetry import FunctionalSymmetry
+from lightning_normdyn.core.statistics.variant_comparison import VariantComparison
+from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 
 
 class SymmetryCheck(NamedTuple):

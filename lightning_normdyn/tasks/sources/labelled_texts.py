@@ -7,7 +7,7 @@ from itertools import chain
 
 import torch
 
-from lightning_normdyn.datasets.labelled_texts import LabelledTexts
+from lightning_normdyn.datasets.records import LabelledTexts
 
 
 class LabelledTextsSource(ABC):

@@ -1,0 +1,1 @@
+"""The mathematics of contrastive losses: similarities with exponents, streamed log-sum-exp, exclusion of pairs."""

@@ -1,0 +1,365 @@
+"""Log-sum-exp over all scores of two sets of vectors, both ways in one sweep, without ever holding the scores.
+
+The scores ``S = a·bᵀ`` are made a tile at a time, so memory grows with the vectors and not with their product, and the
+work between two matrix products stays in the processor's cache. The backward sweep makes the tiles again; the first few
+are kept instead, as many as fit in a small budget, so that a small batch is never computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_normdyn.core.contrast.exclusion import Exclusion
+from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
+from lightning_normdyn.core.dynamics.geometry import most_precise
+
+_TILE_ROWS = 512
+_TILE = 2**19  # scores in a tile, unless chunk_size says otherwise
+_STRIP = 2**23  # scores in a strip of whole rows
+_KEPT = 2**23  # scores that are kept for the backward sweep: 32 MiB in float32
+_SAFE_SPREAD = 40.0  # e^40 and e^-40 are far from the ends of float32
+_NOTHING = 1e-30  # smaller exponentials are zero: numbers at the end of float32 slow a product down tenfold
+_LOG_OF_NOTHING = -80.0
+_NEARLY_NOTHING = 1e-18  # a sum as small as this may have lost terms to that
+_PLAIN = 40.0  # scores of at most this size need no shift
+
+
+def log_sum_exp(
+    a: Tensor,
+    b: Tensor,
+    *,
+    columns: int = 0,
+    positives: Tensor | None = None,
+    excluded: Exclusion | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``log sum_j exp <a_i, b_j>`` for every row and ``log sum_i exp <a_i, b_j>`` for the first columns.
+
+    Safe at any size of the scores. Memory is O(n·chunk_size) beside the vectors and their gradients; nothing is
+    approximated, and the same scores give both directions.
+
+    Args:
+        a: ``[n, d]``, float32 or float64.
+        b: ``[m, d]``, likewise.
+        columns: how many columns are wanted, from the first on.
+        positives: a column of each row whose score is wanted too, ``[n]``: to the last bit the one that was summed.
+        excluded: pairs to leave out.
+        chunk_size: columns that are looked at together; ``None`` picks what suits the device.
+
+    Returns:
+        Rows ``[n]`` and columns ``[columns]`` in float64 (float32 where the device has none), minus infinity where
+        everything is left out, and the scores of the positives, ``[n]`` or empty.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+        >>> log_sum_exp(a, b, columns=1, positives=torch.arange(2))
+        (tensor([2.1269, 0.6931], dtype=torch.float64), tensor([2.1269], dtype=torch.float64), tensor([2., 0.]))
+    """
+    rows, columns_, of_positives = _LogSumExp.apply(a, b, columns, positives, excluded, chunk_size)
+    return rows, columns_, of_positives
+
+
+def sum_log_sum_exp(
+    a: Tensor,
+    b: Tensor,
+    *,
+    positives: Tensor | None = None,
+    excluded: Exclusion | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """``sum_i (log sum_j exp <a_i, b_j> - <a_i, b_positive(i)>)``: one direction, its gradient made on the way forward.
+
+    Every row counts the same, so the gradient is known up to a factor once a row is complete: three matrix products
+    in all, where :func:`log_sum_exp` needs four.
+
+    Args:
+        a: ``[n, d]``, float32 or float64.
+        b: ``[m, d]``, likewise.
+        positives: the column of each row whose score is taken off, ``[n]``; ``None`` to take nothing off.
+        excluded: pairs to leave out.
+        chunk_size: rows that are looked at together; ``None`` picks what suits the device.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+        >>> sum_log_sum_exp(a, b, positives=torch.arange(2))
+        tensor(0.8201, dtype=torch.float64)
+    """
+    total: Tensor = _SumLogSumExp.apply(a, b, positives, excluded, chunk_size)
+    return total
+
+
+class Tile(NamedTuple):
+    """A block of the score matrix."""
+
+    number: int
+    rows: slice
+    columns: slice
+
+
+def tiles(n: int, m: int, chunk_size: int | None, device: torch.device) -> Iterator[Tile]:
+    """Cuts ``[n, m]`` scores into blocks; on an accelerator all rows at once."""
+    height = min(n, _TILE_ROWS) if device.type == "cpu" else n
+    width = chunk_size or max(1, (_TILE if device.type == "cpu" else 32 * _TILE) // max(height, 1))
+    number = 0
+    for left in range(0, m, width):
+        for top in range(0, n, height):
+            yield Tile(number, slice(top, min(top + height, n)), slice(left, min(left + width, m)))
+            number += 1
+
+
+class ScoreTiles:
+    """Makes tiles of scores in memory that is used again and again; keeps the first few, as far as they fit."""
+
+    def __init__(self, a: Tensor, b: Tensor, excluded: Exclusion | None, kept: list[Tensor], keep: int = 0) -> None:
+        self.a, self.b, self.excluded, self.kept = a, b, excluded, kept
+        self._room = keep
+        self._memory: dict[str, Tensor] = {}
+
+    def __call__(self, tile: Tile) -> Tensor:
+        """The scores of a tile, minus infinity where excluded. Not to be written to where some are kept."""
+        if tile.number < len(self.kept):
+            return self.kept[tile.number]
+        rows, columns = self.a[tile.rows], self.b[tile.columns]
+        keeps = len(rows) * len(columns) <= self._room
+        # Once a tile does not fit none is kept any more: their places in the list are their numbers.
+        self._room = self._room - len(rows) * len(columns) if keeps else 0
+        room = rows.new_empty(len(rows), len(columns)) if keeps else self._memory_for("scores", rows, columns)
+        scores = torch.mm(rows, columns.T, out=room)
+        if self.excluded is not None:
+            scores.masked_fill_(self.excluded.mask(tile.rows, tile.columns), -torch.inf)
+        if keeps:
+            self.kept.append(scores)
+        return scores
+
+    def buffer(self, name: str, like: Tensor) -> Tensor:
+        """Memory of the shape of a tile, under a name."""
+        return self._memory_for(name, like, like.T)
+
+    def _memory_for(self, name: str, rows: Tensor, columns: Tensor) -> Tensor:
+        size = len(rows) * len(columns)
+        memory = self._memory.get(name)
+        if memory is None or len(memory) < size:
+            self._memory[name] = memory = rows.new_empty(size)
+        return memory[:size].view(len(rows), len(columns))
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        columns: int,
+        positives: Tensor | None,
+        excluded: Exclusion | None,
+        chunk_size: int | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(a.device.type, enabled=False):
+            ctx.positives, ctx.excluded, ctx.chunk_size = positives, excluded, chunk_size
+            wants_gradient = any(ctx.needs_input_grad)
+            scores = ScoreTiles(a, b, excluded, [], _KEPT if wants_gradient else 0)
+            rows = most_precise(a.new_full((len(a),), -torch.inf))
+            columns_ = rows.new_full((columns,), -torch.inf)
+            of_positives = a.new_zeros(0 if positives is None else len(a))
+            plain = _is_plain(a, b)
+            for tile in tiles(len(a), len(b), chunk_size, a.device):
+                made = scores(tile)
+                if positives is not None:
+                    _pick(made, positives[tile.rows] - tile.columns.start, of_positives[tile.rows])
+                free = scores.buffer("shifted", made)
+                _accumulate(made, free, rows[tile.rows], columns_[tile.columns], plain=plain)
+        ctx.plain = plain
+        ctx.save_for_backward(a, b, rows, columns_, *scores.kept)
+        return rows, columns_, of_positives
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor, of_positives: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, rows, columns, *kept = ctx.saved_tensors
+        wants_a, wants_b = ctx.needs_input_grad[:2]
+        with torch.autocast(a.device.type, enabled=False):
+            of_a = torch.zeros_like(a) if wants_a else None
+            of_b = torch.zeros_like(b) if wants_b else None
+            scores = ScoreTiles(a, b, ctx.excluded, list(kept))
+            unwanted = len(b) - len(columns)
+            columns, of_columns = F.pad(columns, (0, unwanted), value=-torch.inf), F.pad(of_columns, (0, unwanted))
+            shares = _Shares.of(rows, columns, of_rows, of_columns, a.dtype, plain=ctx.plain)
+            for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
+                of_scores = shares.of_tile(scores, tile)
+                if of_a is not None:
+                    of_a[tile.rows].addmm_(of_scores, b[tile.columns])
+                if of_b is not None:
+                    of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
+            if ctx.positives is not None:
+                _add_positives(of_a, of_b, a, b, ctx.positives, of_positives)
+        return of_a, of_b, None, None, None, None
+
+
+class _Shares(NamedTuple):
+    """What turns scores into their gradient: ``g_i exp(S_ij - row_i) + g_j exp(S_ij - column_j)``.
+
+    One exponential serves both terms, ``exp(S - shift)·(u_i + v_j)``, unless the log-sum-exps lie so far apart that the
+    factors would leave float32.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    of_rows: Tensor
+    of_columns: Tensor
+    shift: float | None
+    plain: bool
+
+    @classmethod
+    def of(
+        cls, rows: Tensor, columns: Tensor, of_rows: Tensor, of_columns: Tensor, dtype: torch.dtype, *, plain: bool
+    ) -> _Shares:
+        # A row that has nothing to sum gets nothing: exp(S - inf) = 0.
+        rows, columns = (x.where(x > -torch.inf, torch.inf) for x in (rows, columns))
+        shift = 0.0 if plain else cls._common_shift(rows, columns)
+        narrow = [x.to(dtype) for x in (rows, columns)]
+        # What a rounded shift is off by is made good in the factor.
+        of_rows, of_columns = (
+            (of * ((near if shift is None else shift) - exact).exp().nan_to_num(0)).to(dtype)
+            for of, near, exact in zip((of_rows, of_columns), narrow, (rows, columns), strict=True)
+        )
+        return cls(narrow[0], narrow[1], of_rows, of_columns, shift, plain)
+
+    @staticmethod
+    def _common_shift(rows: Tensor, columns: Tensor) -> float | None:
+        """What may be taken off all scores; nothing where they are small, for that costs a rounding."""
+        if rows.device.type != "cpu":  # it would have to be waited for
+            return None
+        known = torch.cat((rows, columns))
+        known = known[known < torch.inf]
+        if not len(known):
+            return None
+        lowest, top = (float(value) for value in known.aminmax())
+        if lowest > -_SAFE_SPREAD and top < _SAFE_SPREAD:
+            return 0.0
+        return top if top - lowest < _SAFE_SPREAD else None
+
+    def of_tile(self, scores: ScoreTiles, tile: Tile) -> Tensor:
+        """The gradient with respect to a tile of scores, in memory that the next tile overwrites."""
+        made = scores(tile)
+        shifted, weights = scores.buffer("shifted", made), scores.buffer("weights", made)
+        of_rows, of_columns = self.of_rows[tile.rows, None], self.of_columns[tile.columns]
+        if self.shift is not None:
+            exps = torch.exp(made, out=shifted) if self.plain else _exp(made, self.shift, shifted)
+            return exps.mul_(torch.add(of_rows, of_columns, out=weights))
+        gradient = _exp(made, self.rows[tile.rows, None], shifted).mul_(of_rows)
+        by_column = _exp(made, self.columns[tile.columns], weights)
+        return gradient.addcmul_(by_column, of_columns.expand_as(by_column))
+
+
+def _accumulate(made: Tensor, free: Tensor, rows: Tensor, columns: Tensor, *, plain: bool) -> None:
+    """Adds a tile of scores to the log-sum-exps of its rows, and of those of its columns that are wanted."""
+    if plain or made.device.type == "cpu":
+        shift = 0.0 if plain else max(float(made.amax()), torch.finfo(made.dtype).min)
+        exps = torch.exp(made, out=free) if plain else _exp(made, shift, free)
+        by_row, by_column = exps.sum(1), exps[:, : len(columns)].sum(0)
+        if plain or float(torch.cat((by_row, by_column)).amin()) > _NEARLY_NOTHING:
+            _add(rows, by_row, shift)
+            _add(columns, by_column, shift)
+            return
+    for total, wanted, dim in ((rows, made, 1), (columns, made[:, : len(columns)], 0)):
+        if len(total):
+            top = wanted.amax(dim, keepdim=True)
+            top = top.where(top > -torch.inf, 0)
+            _add(total, _exp(wanted, top, torch.empty_like(wanted)).sum(dim), most_precise(top.squeeze(dim)))
+
+
+def _exp(scores: Tensor, shift: float | Tensor, out: Tensor) -> Tensor:
+    """``exp(scores - shift)``, with zero for next to nothing."""
+    torch.sub(scores, shift, out=out).clamp_(min=_LOG_OF_NOTHING).exp_()
+    return torch.threshold_(out, _NOTHING, 0.0)
+
+
+def _add(total: Tensor, exps: Tensor, shift: float | Tensor) -> None:
+    """``log(exp(total) + exps·exp(shift))`` in place; precise, since a loss may be a small difference of these."""
+    if len(total):
+        torch.logaddexp(total, most_precise(exps).log_().add_(shift), out=total)
+
+
+def _is_plain(a: Tensor, b: Tensor) -> bool:
+    """Whether scores are so small, by the Cauchy-Schwarz inequality, that they may be exponentiated as they are."""
+    if a.device.type != "cpu" or not len(a) or not len(b):
+        return False
+    longest = torch.linalg.vector_norm(a, dim=1).max() * torch.linalg.vector_norm(b, dim=1).max()
+    return float(longest) <= _PLAIN
+
+
+class _SumLogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        positives: Tensor | None,
+        excluded: Exclusion | None,
+        chunk_size: int | None,
+    ) -> Tensor:
+        with torch.autocast(a.device.type, enabled=False):
+            wants_a, wants_b = ctx.needs_input_grad[:2]
+            of_a = torch.empty_like(a) if wants_a else None
+            of_b = torch.zeros_like(b) if wants_b else None
+            scores = ScoreTiles(a, b, excluded, [])
+            plain = _is_plain(a, b)
+            total = most_precise(a.new_zeros(()))
+            for rows in _strips(len(a), len(b), chunk_size, a.device):
+                exps = scores(Tile(0, rows, slice(0, len(b))))
+                if positives is not None:
+                    total -= most_precise(_pick(exps, positives[rows], a.new_zeros(len(exps)))).sum()
+                if plain:
+                    exps.exp_()
+                else:
+                    shift = exps.amax(1, keepdim=True)
+                    _exp(exps, shift, exps)
+                    total += most_precise(shift).sum()
+                sums = exps.sum(1, keepdim=True)
+                total += most_precise(sums).log().sum()
+                if of_a is not None:
+                    torch.mm(exps, b, out=of_a[rows]).div_(sums)
+                if of_b is not None:
+                    of_b.addmm_(exps.T, a[rows] / sums)
+            if positives is not None:
+                _add_positives(of_a, of_b, a, b, positives, a.new_full((len(a),), -1.0))
+        ctx.save_for_backward(*(gradient for gradient in (of_a, of_b) if gradient is not None))
+        return total
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = iter(ctx.saved_tensors)
+        of_a, of_b = (next(gradients) * of_total if wanted else None for wanted in ctx.needs_input_grad[:2])
+        return of_a, of_b, None, None, None
+
+
+def _pick(scores: Tensor, places: Tensor, found: Tensor) -> Tensor:
+    """Copies ``scores[i, places[i]]`` to ``found[i]`` wherever that is inside."""
+    inside = (places >= 0) & (places < scores.shape[1])
+    picked = scores.gather(1, places.clamp(0, scores.shape[1] - 1)[:, None])[:, 0]
+    return found.copy_(picked.where(inside, found))
+
+
+def _add_positives(
+    of_a: Tensor | None, of_b: Tensor | None, a: Tensor, b: Tensor, positives: Tensor, gradient: Tensor
+) -> None:
+    """Adds the gradient of the positives' scores."""
+    if of_a is not None:
+        of_a.addcmul_(b.index_select(0, positives), gradient[:, None])
+    if of_b is not None:
+        of_b.index_add_(0, positives, a * gradient[:, None])
+
+
+def _strips(n: int, m: int, chunk_size: int | None, device: torch.device) -> Iterator[slice]:
+    height = chunk_size or max(1, (_STRIP if device.type == "cpu" else 4 * _STRIP) // max(m, 1))
+    for top in range(0, n, height):
+        yield slice(top, min(top + height, n))

@@ -1,0 +1,75 @@
+"""The sum of ``log(1 + exp score)`` over all pairs, without ever holding the scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_normdyn.core.contrast.exclusion import Exclusion
+from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
+from lightning_normdyn.core.contrast.log_sum_exp import ScoreTiles, tiles
+
+
+def softplus_sum(
+    a: Tensor, b: Tensor, bias: Tensor, *, excluded: Exclusion | None = None, chunk_size: int | None = None
+) -> Tensor:
+    """``sum_ij log(1 + exp(<a_i, b_j> + bias))``: the pairwise sigmoid loss of every pair as a negative one.
+
+    A positive pair differs from a negative one by its score alone, ``log(1 + e^-x) = log(1 + e^x) - x``, so that
+    positives are taken off outside (arXiv 2303.15343, algorithm 1). The gradient is made on the way forward.
+
+    Args:
+        a: ``[n, d]``, float32 or float64.
+        b: ``[m, d]``, likewise.
+        bias: no dimension.
+        excluded: pairs to leave out.
+        chunk_size: columns that are looked at together; ``None`` picks what suits the device.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+        >>> softplus_sum(a, b, torch.tensor(0.0))
+        tensor(2.8201)
+    """
+    total: Tensor = _SoftplusSum.apply(a, b, bias, excluded, chunk_size)
+    return total
+
+
+class _SoftplusSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, bias: Tensor, excluded: Exclusion | None, chunk_size: int | None
+    ) -> Tensor:
+        with torch.autocast(a.device.type, enabled=False):
+            wants_a, wants_b, wants_bias = ctx.needs_input_grad[:3]
+            of_a = torch.zeros_like(a) if wants_a else None
+            of_b = torch.zeros_like(b) if wants_b else None
+            of_bias = torch.zeros_like(bias) if wants_bias else None
+            scores = ScoreTiles(a, b, excluded, [])
+            total = torch.zeros_like(bias)
+            for tile in tiles(len(a), len(b), chunk_size, a.device):
+                made = scores(tile).add_(bias)
+                total += F.softplus(made).sum()
+                if not any(ctx.needs_input_grad[:3]):
+                    continue
+                of_scores = made.sigmoid_()
+                if of_a is not None:
+                    of_a[tile.rows].addmm_(of_scores, b[tile.columns])
+                if of_b is not None:
+                    of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
+                if of_bias is not None:
+                    of_bias += of_scores.sum()
+        ctx.save_for_backward(*(gradient for gradient in (of_a, of_b, of_bias) if gradient is not None))
+        return total
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = iter(ctx.saved_tensors)
+        of_a, of_b, of_bias = (next(gradients) * of_total if wanted else None for wanted in ctx.needs_input_grad[:3])
+        return of_a, of_b, of_bias, None, None

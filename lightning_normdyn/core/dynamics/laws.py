@@ -1,0 +1,261 @@
+"""The laws of the norm, by the way an optimizer sizes its steps: where it settles, its path, how fast directions turn.
+
+At equilibrium every law reads ``R^power = e·source/(2·lambda_rad)``, so a law states its source, and both the norm and
+the decay that gives a norm follow from it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.dynamics.equilibrium import Family
+from lightning_normdyn.core.dynamics.lion import sign_persistence
+from lightning_normdyn.core.dynamics.rates import RateSegment
+
+_FINEST = 0.1
+"""Substep of a numerical path, as a share of the time in which anything changes."""
+
+
+class Settings(NamedTuple):
+    """What a parameter group is set to.
+
+    Attributes:
+        lr: ``e``, effective learning rate.
+        radial_decay: ``lambda_rad``, shrinkage per unit of it.
+        first_beta: decay of the average of gradients that makes the step, beta1 or momentum; 0 where there is none.
+        second_beta: decay of the second-moment average; 0 where there is none.
+        nesterov: whether a step looks ahead along that average.
+    """
+
+    lr: float
+    radial_decay: float
+    first_beta: float
+    second_beta: float
+    nesterov: bool
+
+    @property
+    def step_share(self) -> float:
+        """``q = sum(h²)/(sum h)²``, h the weight in a step of the gradient of so many steps ago.
+
+        The mean square of one step over the growth of ``R²`` that the same noise makes in the long run, where steps in
+        a row are alike: (1 - beta)/(1 + beta).
+        """
+        beta = self.first_beta
+        if self.nesterov:
+            return (1 - beta**2) ** 2 + beta**4 * (1 - beta) / (1 + beta)
+        return (1 - beta) / (1 + beta)
+
+
+class Noise(NamedTuple):
+    """What reaches the rows.
+
+    Attributes:
+        second_moment: ``V²``, mean of ``|R·g_tan|²`` with absent steps counted as zero, ``[n]``.
+        dim: ``d``, length of a row.
+        update_probability: ``p``, share of steps in which a row gets a gradient, ``[n]``.
+    """
+
+    second_moment: Tensor
+    dim: int
+    update_probability: Tensor
+
+
+class Law(Protocol):
+    """One way in which norms move.
+
+    Attributes:
+        formula: where they settle, in words.
+        growth: how they grow without decay, in words.
+        power: the power of R that relaxes linearly.
+        decay_is_separable: whether the update that weight decay makes can be told from the task's.
+        norm_needs: what a prediction of the norm takes, as arguments of ``EquilibriumRule.predict``.
+        turn_needs: the same for the rate of turning.
+    """
+
+    formula: str
+    growth: str
+    power: int
+    decay_is_separable: bool
+    norm_needs: tuple[str, ...]
+    turn_needs: tuple[str, ...]
+
+    def source(self, settings: Settings, noise: Noise) -> Tensor:
+        """What decay is up against: ``R^power = e·source/(2·lambda_rad)`` at equilibrium, ``[n]``."""
+
+    def turn(self, settings: Settings, noise: Noise) -> Tensor:
+        """RMS angle by which a direction turns in a step at equilibrium, in radians, ``[n]``."""
+
+    def decay_for_turn(self, angle: float, settings: Settings, noise: Noise) -> Tensor:
+        """The radial decay at which directions turn by this angle a step, ``[n]``."""
+
+    def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
+        """The norm after segments of effective learning rates, ``[n]``."""
+
+
+class _DecayApart:
+    """Decay that takes the same share of every row, so that all rows turn alike (Kosson et al. 2023, arXiv 2305.17212).
+
+    At equilibrium growth makes up for decay, ``2·e·lambda_rad·R²`` a step, and a step is ``sqrt(q)`` of it.
+    """
+
+    decay_is_separable = True
+    turn_needs: tuple[str, ...] = ()
+
+    def turn(self, settings: Settings, noise: Noise) -> Tensor:
+        """``sqrt(2·e·lambda_rad·q)``: for SGD sqrt(2·lr·lambda/(1 + mu)) in nominal lr."""
+        return (2 * settings.lr * settings.radial_decay * self.step_share(settings, noise)).sqrt()
+
+    def decay_for_turn(self, angle: float, settings: Settings, noise: Noise) -> Tensor:
+        """``angle²/(2·e·q)``."""
+        return angle**2 / (2 * settings.lr * self.step_share(settings, noise))
+
+    def step_share(self, settings: Settings, noise: Noise) -> Tensor:
+        """``q``, ``[n]``."""
+        return torch.full_like(noise.update_probability, settings.step_share)
+
+
+class SgdLaw(_DecayApart):
+    """Steps as long as the gradient: ``R⁴`` relaxes linearly."""
+
+    formula = "R⁴ = lr·V² / (2·lambda_rad)"
+    growth = "R⁴ grows by 2·lr²·V² a step"
+    power = 4
+    norm_needs: tuple[str, ...] = ("second_moment",)
+
+    def source(self, settings: Settings, noise: Noise) -> Tensor:
+        """``V²``."""
+        return noise.second_moment
+
+    def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
+        """``R⁴ <- (1 - a)⁴·R⁴ + 2·(1 - a)²·e²·V²`` with ``a = e·lambda_rad``, summed up over each segment."""
+        kept, gained = 1.0, 0.0
+        for steps, lr, lr_squared in segments:
+            shrink = max(0.0, 1 - lr * settings.radial_decay)
+            kept_now = shrink ** (4 * steps)
+            gained_now = 2 * shrink**2 * lr_squared * _repeats(shrink**4, kept_now, steps)
+            kept, gained = kept_now * kept, kept_now * gained + gained_now
+        return (kept * norm.pow(4) + gained * noise.second_moment).pow(1 / 4)
+
+
+class AdamWLaw(_DecayApart):
+    """Steps of a size of their own, decay apart: ``R²`` relaxes linearly once the second moment has settled."""
+
+    formula = "R² = lr·d / (2·lambda_rad) · p / (p + 1 - beta2)"
+    growth = "R² grows by lr²·d·p / (p + 1 - beta2) a step"
+    power = 2
+    norm_needs: tuple[str, ...] = ("dim",)
+
+    def source(self, settings: Settings, noise: Noise) -> Tensor:
+        """``d·p/(p + 1 - beta2)``: a rare row divides by a second moment that has partly decayed."""
+        p = noise.update_probability
+        return noise.dim * p / (p + 1 - settings.second_beta)
+
+    def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
+        """``R² <- (1 - a)²·R² + e²·d·p/(1 - beta2 + p·R²·w)``, with ``w`` the remembered mean of ``1/R²``.
+
+        Gradients shrink as 1/R, so while R grows Adam still divides by the larger ones of a shorter row. The average
+        ``w`` forgets over 1/(1 - beta2) steps and is taken to have settled at the start; at rest ``w = 1/R²``.
+        """
+        forgets = 1 - settings.second_beta
+        p, squared = noise.update_probability, norm.square()
+        remembered = squared.reciprocal()
+        for steps, lr, lr_squared in segments:
+            substeps = math.ceil(max(1.0, min(steps, steps * forgets / _FINEST)))
+            span = steps / substeps
+            kept_once = max(0.0, 1 - lr * settings.radial_decay) ** 2
+            kept, memory = kept_once**span, settings.second_beta**span
+            gained = lr_squared * noise.dim * _repeats(kept_once, kept, span)
+            for _ in range(substeps):
+                source = p / (forgets + p * (squared * remembered).nan_to_num(1, 1, 1))
+                remembered = memory * remembered + (1 - memory) / squared
+                squared = kept * squared + gained * source
+        return squared.sqrt()
+
+
+class CoupledAdamLaw:
+    """Gradient and decay normalised together: ``R³`` settles."""
+
+    formula = "R³ = lr·sqrt(d)·V / (2·lambda_rad)"
+    growth = "R² grows by lr²·d a step"
+    power = 3
+    decay_is_separable = False
+    norm_needs: tuple[str, ...] = ("second_moment", "dim")
+    turn_needs: tuple[str, ...] = norm_needs
+
+    def source(self, settings: Settings, noise: Noise) -> Tensor:
+        """``sqrt(d)·V``, for rows updated more often than once in 1/(1 - beta2) steps."""
+        return math.sqrt(noise.dim) * noise.second_moment.sqrt()
+
+    def turn(self, settings: Settings, noise: Noise) -> Tensor:
+        """``e·sqrt(d·q)/R``: short rows, with little noise, turn faster."""
+        norm = (settings.lr / (2 * settings.radial_decay) * self.source(settings, noise)).pow(1 / 3)
+        return settings.lr * math.sqrt(noise.dim * settings.step_share) / norm
+
+    def decay_for_turn(self, angle: float, settings: Settings, noise: Noise) -> Tensor:
+        """``e·source/(2·R³)`` for the norm ``R = e·sqrt(d·q)/angle``."""
+        norm = settings.lr * math.sqrt(noise.dim * settings.step_share) / angle
+        return settings.lr * self.source(settings, noise) / (2 * norm**3)
+
+    def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
+        """Integrates ``dR³/dt = -3·e·lambda·sqrt(d)·R⁴/V + 1.5·e²·d·R``, exactly for R frozen within a substep.
+
+        Adam normalises noise and decay together, so ``V`` is ``sqrt(V² + lambda²·R⁴)`` here: a row without gradients
+        then shrinks by ``e·sqrt(d)`` a step instead of vanishing at once.
+        """
+        cubed, root = norm.pow(3), math.sqrt(noise.dim)
+        tiny = torch.finfo(norm.dtype).tiny
+        for steps, lr, lr_squared in segments:
+            substeps = min(steps, 8)
+            span = steps / substeps
+            for _ in range(substeps):
+                radius = cubed.pow(1 / 3)
+                scale = (
+                    (noise.second_moment + (settings.radial_decay * radius.square()).square()).sqrt().clamp(min=tiny)
+                )
+                exponent = -3 * lr * settings.radial_decay * root * radius / scale * span
+                # expm1(x)/x tends to 1 without decay
+                mean_kept = torch.where(exponent < 0, torch.expm1(exponent) / exponent, 1.0)
+                cubed = cubed * exponent.exp() + 1.5 * lr_squared * noise.dim * radius * span * mean_kept
+        return cubed.pow(1 / 3)
+
+
+class LionLaw(_DecayApart):
+    """Every number of a row moves by lr in every step: ``R²`` relaxes linearly, and rare rows walk the longest."""
+
+    formula = "R² = lr·d·F / (2·lambda_rad), F the persistence of the sign"
+    growth = "R² grows by lr²·d·F a step, F the persistence of the sign"
+    power = 2
+    norm_needs: tuple[str, ...] = ("dim",)
+
+    def source(self, settings: Settings, noise: Noise) -> Tensor:
+        """``d·F``, see :func:`lightning_normdyn.core.dynamics.lion.sign_persistence`."""
+        return noise.dim * self._persistence(settings, noise)
+
+    def step_share(self, settings: Settings, noise: Noise) -> Tensor:
+        """``1/F``: a step is as long as any other, whatever came before."""
+        return self._persistence(settings, noise).reciprocal()
+
+    def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
+        """``R² <- (1 - a)²·R² + e²·d·F``, summed up over each segment."""
+        source, squared = self.source(settings, noise), norm.square()
+        for steps, lr, lr_squared in segments:
+            kept_once = max(0.0, 1 - lr * settings.radial_decay) ** 2
+            kept = kept_once**steps
+            squared = kept * squared + lr_squared * source * _repeats(kept_once, kept, steps)
+        return squared.sqrt()
+
+    @staticmethod
+    def _persistence(settings: Settings, noise: Noise) -> Tensor:
+        return sign_persistence(settings.first_beta, settings.second_beta, noise.update_probability)
+
+
+LAWS: dict[Family, Law] = {"sgd": SgdLaw(), "adamw": AdamWLaw(), "adam": CoupledAdamLaw(), "lion": LionLaw()}
+
+
+def _repeats(kept_once: float, kept: float, steps: float) -> float:
+    """``1 + k + k² + ...`` over so many steps, of which each keeps ``k``."""
+    return (1 - kept) / (1 - kept_once) if kept_once < 1 else float(steps)

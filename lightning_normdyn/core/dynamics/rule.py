@@ -1,0 +1,262 @@
+"""What is known about the norm under one parameter group: predictions from hyper-parameters and gradient moments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.dynamics.equilibrium import Family, relaxation_steps
+from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.dynamics.laws import LAWS, Law, Noise, Settings
+from lightning_normdyn.core.dynamics.rates import RateTrace
+
+
+@dataclass(frozen=True)
+class EquilibriumRule:
+    """What is known about the norm under one parameter group of one optimizer.
+
+    Attributes:
+        optimizer: class name.
+        family: which closed form holds; ``None`` where none is known.
+        lr: effective learning rate: lr·(1 - dampening)/(1 - momentum).
+        lr_gain: effective learning rate per nominal one.
+        radial_decay: ``lambda_rad``, shrinkage per unit of effective lr; 0 means that there is no equilibrium.
+        second_beta: decay of the second-moment average (beta2, or RMSprop's alpha); 0 where there is none.
+        reason: why no norm can be predicted, in words; empty where one can.
+        first_beta: decay of the average of gradients that makes the step (beta1, or momentum); 0 where there is none.
+        nesterov: whether a step looks ahead along that average.
+        decay_gain: radial decay per unit of the optimizer's ``weight_decay``: 1 - momentum where decay does not pass
+            through the momentum.
+        family_with_decay: which closed form holds once there is weight decay, if that is another: Adam without it
+            cannot be told from AdamW.
+
+    Example:
+        >>> from lightning_normdyn import equilibrium_rule
+        >>> table = torch.nn.Parameter(torch.ones(10, 64))
+        >>> rule = equilibrium_rule(torch.optim.SGD([table], lr=0.1, momentum=0.9, weight_decay=1e-3))
+        >>> rule.law, round(rule.lr, 6)
+        ('R⁴ = lr·V² / (2·lambda_rad)', 1.0)
+        >>> rule.predict(torch.tensor([2.0]), dim=64)
+        tensor([5.6234], dtype=torch.float64)
+    """
+
+    optimizer: str
+    family: Family | None
+    lr: float
+    lr_gain: float
+    radial_decay: float
+    second_beta: float = 0.0
+    reason: str = ""
+    first_beta: float = 0.0
+    nesterov: bool = False
+    decay_gain: float = 1.0
+    family_with_decay: Family | None = None
+
+    @property
+    def law(self) -> str:
+        """The closed form in words, or why there is none. In it, lr is the effective learning rate."""
+        if self.family is None:
+            return self.reason
+        law = LAWS[self.family]
+        return law.formula if self.radial_decay > 0 else f"no equilibrium without weight decay: {law.growth}"
+
+    @property
+    def power(self) -> int:
+        """The power of R that relaxes linearly, hence the one whose time average the closed form predicts."""
+        return 2 if self.family is None else LAWS[self.family].power
+
+    @property
+    def decay_is_separable(self) -> bool:
+        """Whether the update that weight decay makes can be told from the task's."""
+        return self.family is not None and LAWS[self.family].decay_is_separable
+
+    def at(self, lr: float) -> EquilibriumRule:
+        """The same rule at another effective learning rate."""
+        return replace(self, lr=lr)
+
+    def under_decay(self) -> EquilibriumRule:
+        """The rule that would hold with weight decay, whether or not there is any now."""
+        return replace(self, family=self.family_with_decay or self.family)
+
+    def relaxation_steps(self) -> float:
+        """Steps in which the distance of a norm from its equilibrium falls by a factor of e.
+
+        NaN where no law is known, and under Adam's coupled decay, whose rate depends on the gradient.
+        """
+        if self.family in ("sgd", "adamw", "lion"):
+            return relaxation_steps(self.lr, self.radial_decay, self.family)
+        return math.nan
+
+    def predict(
+        self, second_moment: Tensor | float | None, dim: int, update_probability: Tensor | float = 1.0
+    ) -> Tensor:
+        """The equilibrium norm from gradients and hyper-parameters alone.
+
+        SGD: ``R⁴ = e·V²/(2·lambda_rad)`` with ``e = lr·(1 - dampening)/(1 - momentum)``. AdamW:
+        ``R² = lr·d/(2·lambda)·p/(p + 1 - beta2)``. Adam and RMSprop with coupled decay:
+        ``R³ = e·sqrt(d)·V/(2·lambda)``, for rows that are updated more often than once in 1/(1 - beta2) steps. Lion:
+        ``R² = lr·d·F/(2·lambda)``, F from its betas and p. They hold for white tangential noise (theory: closed forms
+        per optimizer).
+
+        Args:
+            second_moment: ``V²``, mean of ``|R·g_tan|²`` with absent steps counted as zero; ``[n]``. ``None`` will do
+                for AdamW and Lion.
+            dim: ``d``, length of an embedding.
+            update_probability: ``p``, share of steps in which the row gets a gradient; ``[n]``; AdamW's and Lion's
+                laws.
+
+        Returns:
+            Norms in float64, ``[n]``; infinity where there is no weight decay.
+
+        Raises:
+            ValueError: if no closed form is known for this optimizer, or what it needs is missing.
+        """
+        law = self._known_law()
+        noise = self._known_noise(law.norm_needs, second_moment, dim, update_probability)
+        if self.radial_decay <= 0:
+            return torch.full_like(noise.second_moment, math.inf)
+        return (self.lr / (2 * self.radial_decay) * law.source(self._settings(), noise)).pow(1 / law.power)
+
+    def angular_rate(
+        self,
+        second_moment: Tensor | float | None = None,
+        dim: int | None = None,
+        update_probability: Tensor | float = 1.0,
+    ) -> Tensor:
+        """The RMS angle by which a row turns in a step once its norm has settled.
+
+        SGD ``sqrt(2·lr·lambda/(1 + mu))`` and AdamW ``sqrt(2·lr·lambda·(1 - beta1)/(1 + beta1))`` in nominal lr,
+        whatever the gradients are; Lion ``sqrt(2·lr·lambda/F)``; Adam and RMSprop with coupled decay
+        ``e·sqrt(d·q)/R``, q the factor (1 - beta)/(1 + beta) again (Kosson et al. 2023, arXiv 2305.17212). Steps
+        without a gradient count.
+
+        Args:
+            second_moment: ``V²``, ``[n]``; for Adam and RMSprop with coupled decay alone.
+            dim: ``d``; likewise.
+            update_probability: ``p``, ``[n]``; for Lion alone.
+
+        Returns:
+            Radians a step in float64, ``[n]``; 0 where there is no weight decay, since norms then grow for ever.
+
+        Raises:
+            ValueError: if no closed form is known for this optimizer, or what it needs is missing.
+
+        Example:
+            >>> from lightning_normdyn import equilibrium_rule
+            >>> rule = equilibrium_rule(torch.optim.SGD([torch.ones(1)], lr=0.1, momentum=0.9, weight_decay=0.00095))
+            >>> rule.angular_rate()
+            tensor(0.0100, dtype=torch.float64)
+        """
+        law = self._known_law()
+        noise = self._known_noise(law.turn_needs, second_moment, dim, update_probability)
+        if self.radial_decay <= 0:
+            return torch.zeros_like(noise.second_moment)
+        return law.turn(self._settings(), noise)
+
+    def decay_for_norm(
+        self,
+        norm: float,
+        second_moment: Tensor | float | None = None,
+        dim: int | None = None,
+        update_probability: Tensor | float = 1.0,
+    ) -> Tensor:
+        """The radial decay at which rows settle at a norm: ``lambda_rad = e·source/(2·R^power)``, ``[n]``.
+
+        The inverse of :meth:`predict`, with the same arguments; a rule without decay takes that of its optimizer with.
+
+        Raises:
+            ValueError: if no closed form is known for this optimizer, or what it needs is missing.
+        """
+        rule = self.under_decay()
+        law = rule._known_law()
+        noise = rule._known_noise(law.norm_needs, second_moment, dim, update_probability)
+        return rule.lr * law.source(rule._settings(), noise) / (2 * norm**law.power)
+
+    def decay_for_turn(
+        self,
+        angle: float,
+        second_moment: Tensor | float | None = None,
+        dim: int | None = None,
+        update_probability: Tensor | float = 1.0,
+    ) -> Tensor:
+        """The radial decay at which settled rows turn by an angle a step: the inverse of :meth:`angular_rate`, ``[n]``.
+
+        Raises:
+            ValueError: if no closed form is known for this optimizer, or what it needs is missing.
+        """
+        rule = self.under_decay()
+        law = rule._known_law()
+        noise = rule._known_noise(law.turn_needs, second_moment, dim, update_probability)
+        return law.decay_for_turn(angle, rule._settings(), noise)
+
+    def evolve(
+        self,
+        norm: Tensor,
+        second_moment: Tensor,
+        dim: int,
+        update_probability: Tensor | float = 1.0,
+        *,
+        lrs: RateTrace | Iterable[float],
+    ) -> Tensor:
+        """The norm after a sequence of learning rates, from where it stands now.
+
+        For SGD the recursion (theory: relaxation, transients, forecast) is linear in R⁴ and applied in closed form over
+        each segment of the trace, and so it is in R² for Lion. For AdamW it is the one in R² with the lag of the
+        second-moment average, for Adam with coupled decay the balance equation, both integrated. Works without weight
+        decay too: the growth law.
+
+        Args:
+            norm: norms at the start, ``[n]``.
+            second_moment: ``V²``, ``[n]``.
+            dim: ``d``.
+            update_probability: ``p``, ``[n]``.
+            lrs: nominal learning rates, as in the optimizer's parameter group.
+
+        Returns:
+            Norms at the end in float64, ``[n]``.
+
+        Raises:
+            ValueError: if no closed form is known for this optimizer.
+        """
+        law, noise = self._known_law(), self._noise(second_moment, dim, update_probability)
+        trace = lrs if isinstance(lrs, RateTrace) else RateTrace.of(lrs)
+        return law.evolve(most_precise(norm), self._settings(), noise, trace.scaled(self.lr_gain))
+
+    def _settings(self) -> Settings:
+        return Settings(self.lr, self.radial_decay, self.first_beta, self.second_beta, self.nesterov)
+
+    def _known_noise(
+        self,
+        needs: tuple[str, ...],
+        second_moment: Tensor | float | None,
+        dim: int | None,
+        update_probability: Tensor | float,
+    ) -> Noise:
+        """The noise with ones for what a law does not look at."""
+        given = {"second_moment": second_moment, "dim": dim}
+        for name in needs:
+            if given[name] is None:
+                formula = self._known_law().formula
+                raise ValueError(f"{name}: expected a value, got None; the law of {self.optimizer} needs it: {formula}")
+        v2 = _precise(1.0 if second_moment is None else second_moment)
+        p = torch.as_tensor(update_probability, dtype=v2.dtype, device=v2.device)
+        v2, p = torch.broadcast_tensors(v2, p)
+        return self._noise(v2, 1 if dim is None else dim, p)
+
+    def _noise(self, second_moment: Tensor | float, dim: int, update_probability: Tensor | float) -> Noise:
+        v2 = _precise(second_moment)
+        p = torch.as_tensor(update_probability, dtype=v2.dtype, device=v2.device).expand_as(v2)
+        return Noise(v2, dim, p)
+
+    def _known_law(self) -> Law:
+        if self.family is None:
+            raise ValueError(f"optimizer: no norm can be predicted: {self.reason}; the measured budget still holds")
+        return LAWS[self.family]
+
+
+def _precise(value: Tensor | float) -> Tensor:
+    return most_precise(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Statistics of samples: correlations, effect sizes, intervals, tests, rankings and the Fisher information."""

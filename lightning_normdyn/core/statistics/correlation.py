@@ -1,0 +1,205 @@
+"""What a norm goes along with: correlation, partial correlation and a bootstrap interval for both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.statistics.interval import resample_counts
+
+Kind = Literal["spearman", "pearson"]
+LENGTH = "length"
+_LEAST_VARIANCE = 1e-10
+
+
+class Correlation(NamedTuple):
+    """A correlation with its interval, before and after controls are held fixed. Fields are plain numbers.
+
+    Attributes:
+        r: correlation of the two; NaN where one of them does not vary.
+        low: lower end of its bootstrap interval.
+        high: upper end.
+        partial_r: correlation of what the controls leave unexplained; ``r`` if there are none, NaN where they explain
+            everything.
+        partial_low: lower end of its interval.
+        partial_high: upper end.
+        n: items that entered: those with a finite value of everything.
+    """
+
+    r: float
+    low: float
+    high: float
+    partial_r: float
+    partial_low: float
+    partial_high: float
+    n: int
+
+
+def norm_correlations(
+    norms: Tensor,
+    length: Tensor,
+    covariates: Mapping[str, Tensor] | None = None,
+    *,
+    kind: Kind = "spearman",
+    resamples: int = 1_000,
+    level: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> dict[str, Correlation]:
+    """Correlates norms with every covariate, and with length, which is a confounder of most of them.
+
+    Longer texts are rarer, more specific and pooled over more tokens, so a norm that follows length alone seems to
+    follow all of these: read ``partial_r``, which for a covariate holds length fixed, and for length all covariates.
+
+    Args:
+        norms: ``[n]``.
+        length: of the items themselves (tokens, letters, pixels), ``[n]``.
+        covariates: name to one number an item, ``[n]``: frequency, depth in a hierarchy, human uncertainty.
+        kind: ``spearman`` correlates ranks (ties share their mean rank), ``pearson`` the values.
+        resamples: of the bootstrap over items; 0 leaves the intervals NaN.
+        level: share of resamples inside an interval (percentile bootstrap).
+        generator: of random numbers; a fresh one with seed 0 if left out.
+
+    Returns:
+        Name to correlation, ``length`` last.
+
+    Raises:
+        ValueError: if something has not one number for each norm, or a covariate is called ``length``.
+
+    Example:
+        >>> length = torch.arange(8.0)
+        >>> found = norm_correlations(length + 1, length, {"depth": torch.tensor([0.0, 2, 1, 3, 5, 4, 7, 6])})
+        >>> {name: (round(one.r, 3), round(one.partial_r, 3)) for name, one in found.items()}
+        {'depth': (0.929, nan), 'length': (1.0, 1.0)}
+    """
+    covariates = dict(covariates or {})
+    if LENGTH in covariates:
+        raise ValueError("covariates: expected names other than 'length', got 'length'; pass it as the argument length")
+    # Every covariate over the same items, so that their correlations compare.
+    columns = torch.stack([_column(name, x, norms) for name, x in {LENGTH: length, **covariates}.items()], dim=1)
+    usable = columns.isfinite().all(1) & norms.detach().isfinite().cpu()
+    norms, columns = norms.detach().cpu()[usable], columns[usable]
+
+    def with_norms(y: Tensor, controls: Tensor) -> Correlation:
+        return correlate(norms, y, controls, kind=kind, resamples=resamples, level=level, generator=generator)
+
+    found = {name: with_norms(columns[:, at], columns[:, :1]) for at, name in enumerate(covariates, start=1)}
+    return found | {LENGTH: with_norms(columns[:, 0], columns[:, 1:])}
+
+
+def correlate(
+    x: Tensor,
+    y: Tensor,
+    controls: Tensor | None = None,
+    *,
+    kind: Kind = "spearman",
+    resamples: int = 1_000,
+    level: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> Correlation:
+    """Correlates two measurements of the same items, with and without controls held fixed.
+
+    The partial correlation is that of the residuals of ``x`` and ``y`` regressed on the controls and a constant; of
+    ranks for ``spearman``, taken anew in every resample. All of it is computed in float64.
+
+    Args:
+        x: ``[n]``.
+        y: ``[n]``.
+        controls: ``[n, k]``; redundant ones do no harm.
+        kind: ``spearman`` or ``pearson``.
+        resamples: of the bootstrap over items; 0 leaves the intervals NaN.
+        level: share of resamples inside the interval.
+        generator: of random numbers; a fresh one with seed 0 if left out.
+
+    Returns:
+        The record; ``n`` tells how many items had all values finite.
+
+    Raises:
+        ValueError: if the shapes do not fit, or ``kind`` or ``level`` is none.
+
+    Example:
+        >>> found = correlate(torch.tensor([1.0, 2, 3, 4]), torch.tensor([1.0, 3, 2, 4]), kind="pearson")
+        >>> round(found.r, 6), found.n
+        (0.8, 4)
+    """
+    if kind not in ("spearman", "pearson"):
+        raise ValueError(f"kind: expected 'spearman' or 'pearson', got {kind!r}")
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a share between 0 and 1, got {level}; 0.95 is usual")
+    columns = [_column("x", x, x), _column("y", y, x)]
+    if controls is not None:
+        if controls.ndim != 2:
+            raise ValueError(f"controls: expected [n, k], got {tuple(controls.shape)}; stack them along dim 1")
+        columns += [_column("controls", control, x) for control in controls.unbind(1)]
+    values = torch.stack(columns)
+    values = values[:, values.isfinite().all(0)]
+    n = values.shape[1]
+    if n == 0:
+        return Correlation(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 0)
+    r, partial_r = _correlations(values, torch.ones(1, n, dtype=torch.float64), kind)[0].tolist()
+    parts = [
+        _correlations(values, counts, kind)
+        for counts in resample_counts(n, resamples, generator=generator, width=3 * len(values))
+    ]
+    low, high = _interval(parts, level)
+    return Correlation(r, low[0], high[0], partial_r, low[1], high[1], n)
+
+
+def _column(name: str, x: Tensor, like: Tensor) -> Tensor:
+    if x.ndim != 1 or x.shape != like.shape:
+        raise ValueError(f"{name}: expected one number for each of {tuple(like.shape)} items, got {tuple(x.shape)}")
+    return x.detach().cpu().double()
+
+
+def _correlations(values: Tensor, counts: Tensor, kind: Kind) -> Tensor:
+    """Correlation and partial correlation of the first two rows of values ``[k, n]`` in every resample, ``[b, 2]``."""
+    items = _ranks(values, counts) if kind == "spearman" else values.expand(len(counts), -1, -1)
+    share = (counts / counts.sum(1, keepdim=True)).unsqueeze(1)
+    centred = items - (items * share).sum(-1, keepdim=True)
+    covariance = (centred * share) @ centred.mT
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    # Centring leaves a constant column at rounding of its size, not at zero.
+    constant = variance <= _LEAST_VARIANCE**2 * (items.square() * share).sum(-1)
+    scale = variance.where(~constant, 1).sqrt()
+    covariance = (covariance / scale.unsqueeze(1) / scale.unsqueeze(2)).masked_fill(
+        constant.unsqueeze(1) | constant.unsqueeze(2), 0
+    )
+    return torch.stack((_normalised(covariance[:, :2, :2]), _normalised(_without_controls(covariance))), dim=1)
+
+
+def _without_controls(correlation: Tensor) -> Tensor:
+    """What is left of the first two once the others are held fixed: the Schur complement, ``[b, 2, 2]``."""
+    own, cross, controls = correlation[:, :2, :2], correlation[:, :2, 2:], correlation[:, 2:, 2:]
+    if not controls.shape[1]:
+        return own
+    explained: Tensor = cross @ torch.linalg.pinv(controls, rtol=_LEAST_VARIANCE, hermitian=True) @ cross.mT
+    return own - explained
+
+
+def _normalised(covariance: Tensor) -> Tensor:
+    """The correlation in ``[b, 2, 2]``; NaN where nothing varies."""
+    first, second, both = covariance[:, 0, 0], covariance[:, 1, 1], covariance[:, 0, 1]
+    varies = (first > _LEAST_VARIANCE) & (second > _LEAST_VARIANCE)
+    r: Tensor = (both / (first * second).where(varies, 1).sqrt()).clamp(-1, 1)
+    return torch.where(varies, r, torch.nan)
+
+
+def _ranks(values: Tensor, counts: Tensor) -> Tensor:
+    """Ranks of values ``[k, n]`` in resamples ``[b, n]``, equal ones sharing their mean rank; ``[b, k, n]``."""
+    ranks = []
+    for column in values:
+        distinct, place = column.unique(return_inverse=True)
+        drawn = counts.new_zeros(len(counts), len(distinct)).index_add_(1, place, counts)
+        ranks.append((drawn.cumsum(1) - (drawn - 1) / 2)[:, place])
+    return torch.stack(ranks, dim=1)
+
+
+def _interval(parts: list[Tensor], level: float) -> tuple[list[float], list[float]]:
+    if not parts:
+        return [math.nan] * 2, [math.nan] * 2
+    edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.nanquantile(torch.cat(parts), edges, dim=0)
+    return low.tolist(), high.tolist()

@@ -1,0 +1,208 @@
+"""Several variants measured on the same queries: which is better than the reference, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.statistics.interval import resample_counts
+
+NO_DIFFERENCE = "no difference"
+FEWEST_QUERIES = 20
+"""Fewer queries than this decide nothing, whatever they say."""
+
+
+class VariantScore(NamedTuple):
+    """How one variant did. Plain numbers; the last three compare with the reference, and are 0, 0, 0 and 1 for itself.
+
+    Attributes:
+        mean: over queries and seeds.
+        low: lower end of its interval.
+        high: upper end.
+        share_best: share of draws in which no other variant is better.
+        gain: mean minus that of the reference.
+        gain_low: lower end of its interval, which holds for all variants at once.
+        gain_high: upper end.
+        p_value: how likely a gain of that size is for any of the variants if none differs from the reference.
+    """
+
+    mean: float
+    low: float
+    high: float
+    share_best: float
+    gain: float
+    gain_low: float
+    gain_high: float
+    p_value: float
+
+
+class VariantComparison(NamedTuple):
+    """Variants beside each other.
+
+    Attributes:
+        scores: by variant, in the order given.
+        reference: the variant that others have to beat.
+        recommended: the best variant if it is better than the reference beyond doubt, the reference if it is better
+            than all others beyond doubt, else ``no difference``.
+        confidence: in that: of a variant, 1 minus its p value; of the reference, 1 minus the largest; of no
+            difference, the share of draws in which no variant gains ``margin`` or more; 0 with fewer than 20 queries or
+            nothing to compare.
+        seeds: trainings of each variant.
+        queries: that entered.
+        margin: a gain too small to matter, in the unit of the values.
+    """
+
+    scores: dict[str, VariantScore]
+    reference: str
+    recommended: str
+    confidence: float
+    seeds: int
+    queries: int
+    margin: float
+
+    @property
+    def decidable(self) -> bool:
+        """Whether there are queries enough to tell variants apart."""
+        return self.queries >= FEWEST_QUERIES
+
+    @property
+    def best(self) -> str:
+        """The variant with the largest mean."""
+        return max(self.scores, key=lambda name: self.scores[name].mean)
+
+    @property
+    def confidence_in_words(self) -> str:
+        """The confidence as a percentage; a finite number of draws makes nothing certain."""
+        return "confidence above 99.9%" if self.confidence > 0.999 else f"confidence {self.confidence:.1%}"
+
+
+def compare_variants(
+    values: Mapping[str, Tensor],
+    *,
+    reference: str = "cosine",
+    resamples: int = 2_000,
+    level: float = 0.95,
+    margin: float = 0.005,
+    generator: torch.Generator | None = None,
+) -> VariantComparison:
+    """Compares variants over the queries and the trainings that they share.
+
+    Two things make a mean uncertain, and both enter every draw: which queries were asked (bootstrap over queries, the
+    same for all variants, so that comparisons are paired) and which seed trained (a t distributed error with the
+    spread of seeds, pooled over variants). Gains over the reference have simultaneous intervals (max-t), because the
+    best of several variants looks good by chance. With one seed nothing is known of the second part: intervals are
+    then those of these very trainings.
+
+    Args:
+        values: variant to the measure of each query after each training, ``[seeds, n]``, larger being better; NaN
+            where a query has none. The same queries for all.
+        reference: what others are compared with.
+        resamples: draws.
+        level: of the intervals, and of what counts as beyond doubt.
+        margin: a gain below it does not matter.
+        generator: of random numbers; a fresh one with seed 0 if left out.
+
+    Raises:
+        ValueError: if shapes differ, nothing is left, or the reference is not among the variants.
+
+    Example:
+        >>> queries = torch.rand(2, 500, generator=torch.Generator().manual_seed(0))
+        >>> found = compare_variants({"cosine": queries, "qnorm": queries + 0.1})
+        >>> found.recommended, round(found.scores["qnorm"].gain, 3)
+        ('qnorm', 0.1)
+    """
+    names = list(values)
+    if reference not in values:
+        raise ValueError(f"reference: expected one of {', '.join(names) or 'no variants'}, got {reference!r}")
+    shapes = {name: tuple(one.shape) for name, one in values.items()}
+    if any(len(shape) != 2 or shape != shapes[reference] for shape in shapes.values()):
+        raise ValueError(f"values: expected [seeds, n], the same for every variant, got {shapes}")
+    stacked = torch.stack([values[name].detach().cpu().double() for name in names])  # [v, s, n]
+    stacked = stacked[..., stacked.isfinite().all(0).all(0)]
+    if not stacked.shape[-1]:
+        raise ValueError("values: expected at least one query with a value for every variant and seed, got none")
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    draws = _draws(stacked, resamples, generator)
+    means = stacked.mean((1, 2))
+    own = names.index(reference)
+    gains, gain_draws = means - means[own], draws - draws[:, own : own + 1]
+    spread = gain_draws.std(0, correction=0)
+    worst, sizes = _simultaneous(gain_draws, gains, spread, own)
+    reach = float(worst.quantile(level)) if len(names) > 1 else 0.0
+    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype), dim=0)
+    best = (draws == draws.amax(1, keepdim=True)).double()
+    share_best = (best / best.sum(1, keepdim=True)).mean(0)
+    scores = {}
+    for place, name in enumerate(names):
+        p_value = 1.0 if place == own else float(((worst >= sizes[place]).sum() + 1) / (len(worst) + 1))
+        half = 0.0 if place == own else reach * float(spread[place])
+        gain = float(gains[place])
+        scores[name] = VariantScore(
+            float(means[place]),
+            float(low[place]),
+            float(high[place]),
+            float(share_best[place]),
+            gain,
+            gain - half,
+            gain + half,
+            p_value,
+        )
+    others = gain_draws[:, [place for place in range(len(names)) if place != own]]
+    recommended, confidence = _verdict(scores, reference, others, margin)
+    if stacked.shape[2] < FEWEST_QUERIES:
+        recommended, confidence = NO_DIFFERENCE, 0.0
+    return VariantComparison(scores, reference, recommended, confidence, stacked.shape[1], stacked.shape[2], margin)
+
+
+def _draws(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
+    """Means that might have come out, ``[resamples, v]``."""
+    variants, seeds, queries = values.shape
+    of_queries = values.mean(1)
+    parts = [counts @ of_queries.T / queries for counts in resample_counts(queries, resamples, generator=generator)]
+    draws, means = torch.cat(parts), of_queries.mean(1)
+    if queries > 1:
+        # A bootstrap knows the spread of few queries no better than a t test does, and takes it for too small.
+        draws = means + (draws - means) * (queries / _chi_square(queries - 1, resamples, generator)).sqrt()
+    if seeds == 1:
+        return draws
+    freedom = variants * (seeds - 1)
+    pooled = values.mean(2).var(1, correction=1).mean().sqrt()
+    normal = torch.randn(resamples, variants, generator=generator, dtype=draws.dtype)
+    error: Tensor = normal * (freedom / _chi_square(freedom, resamples, generator)).sqrt() * pooled / math.sqrt(seeds)
+    return draws + error
+
+
+def _chi_square(freedom: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """Chi-square numbers ``[resamples, 1]`` from one normal each (Wilson, Hilferty 1931); exact for few degrees."""
+    if freedom <= 10:
+        normal = torch.randn(resamples, freedom, generator=generator, dtype=torch.float64)
+        return normal.square().sum(1, keepdim=True)
+    spread = 2 / (9 * freedom)
+    normal = torch.randn(resamples, 1, generator=generator, dtype=torch.float64)
+    return freedom * (1 - spread + math.sqrt(spread) * normal).pow(3)
+
+
+def _simultaneous(draws: Tensor, gains: Tensor, spread: Tensor, own: int) -> tuple[Tensor, Tensor]:
+    """The largest standardised error of any gain in each draw, and the gains' own standardised sizes."""
+    varies = spread > 1e-12 * gains.abs().clamp(min=1e-300)
+    unit = spread.where(varies, 1)
+    errors = ((draws - gains).abs() / unit).where(varies, 0)
+    sizes = torch.where(varies, gains.abs() / unit, torch.where(gains == 0, 0, torch.inf))
+    errors[:, own] = 0
+    return errors.amax(1), sizes
+
+
+def _verdict(
+    scores: Mapping[str, VariantScore], reference: str, gain_draws: Tensor, margin: float
+) -> tuple[str, float]:
+    best = max(scores, key=lambda name: scores[name].mean)
+    others = [score for name, score in scores.items() if name != reference]
+    if best != reference and scores[best].gain_low > 0 and scores[best].gain >= margin:
+        return best, 1 - scores[best].p_value
+    if others and all(score.gain_high < 0 for score in others):
+        return reference, 1 - max(score.p_value for score in others)
+    return NO_DIFFERENCE, float((gain_draws < margin).all(1).double().mean()) if others else 0.0

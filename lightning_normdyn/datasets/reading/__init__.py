@@ -1,0 +1,1 @@
+"""Reading single files: text lines, JSON lines, Parquet, archives, pictures."""

@@ -1,0 +1,37 @@
+"""Arrays of numpy's files, without the code that such files may hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lightning_normdyn.datasets.problems import MalformedFileError
+from lightning_normdyn.datasets.reading.lines import File, open_file
+
+
+def read_npz(file: File) -> dict[str, Any]:
+    """Reads all arrays of a ``.npz`` file.
+
+    Raises:
+        MalformedFileError: if it is missing or no whole archive of arrays of numbers.
+    """
+    with open_file(file) as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except Exception as error:  # a broken archive or header can raise anything
+            raise MalformedFileError(file, None, "a whole .npz file of numbers", f"'{error}'") from None
+
+
+def read_npy(file: File) -> Any:
+    """Reads the array of a ``.npy`` file.
+
+    Raises:
+        MalformedFileError: if it is missing or no whole array of numbers.
+    """
+    with open_file(file) as stream:
+        try:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+        except Exception as error:  # a broken header can raise anything
+            raise MalformedFileError(file, None, "a whole .npy file of numbers", f"'{error}'") from None

@@ -1,0 +1,162 @@
+"""Texts, queries after them, and judgements: what retrieval trains on and is measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lightning_normdyn.datasets.judgements import Judgements
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts and the ids they go by, in one order; a sequence may lie on disk.
+
+    Attributes:
+        ids: distinct, as the source spells them.
+        texts: the same number of texts.
+    """
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class JudgedTexts:
+    """A retrieval set.
+
+    Attributes:
+        documents: what is searched.
+        queries: of all splits.
+        judgements: split (``train``, ``validation``, ``test``) to its pairs; a split's queries are those it judges.
+        covariates: name to one number a document, for tables of what norms go along with.
+        answers: position of a query to the answers that count as right, where the source knows any.
+        excluded: split to pairs that a ranking must leave out, neither right nor wrong.
+    """
+
+    documents: Texts
+    queries: Texts
+    judgements: Mapping[str, Judgements]
+    covariates: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    answers: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    excluded: Mapping[str, Judgements] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Image-text pairs.
+
+    Attributes:
+        images: RGB images, opened when taken; the sequence may lie on disk.
+        captions: the text of each image.
+        groups: what may not be split between training and evaluation (variants of one drawing), a name each.
+    """
+
+    images: Sequence[Image]
+    captions: Sequence[str]
+    groups: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+@dataclass(frozen=True)
+class GradedPairs:
+    """One split of a similarity set.
+
+    Attributes:
+        first: one text of each pair.
+        second: the other; exchanging the two changes nothing.
+        grades: float32 ``[n]``, in the unit of the source; larger is more alike.
+    """
+
+    first: Sequence[str]
+    second: Sequence[str]
+    grades: Tensor
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Interactions sorted by user, then time; equal times keep the order of the source.
+
+    Attributes:
+        user_ids: as the source spells them; a user's place is its number.
+        item_ids: the same of items.
+        users: int64 ``[n]``.
+        items: int64 ``[n]``.
+        ratings: float32 ``[n]``; 1 where the source has none.
+        times: float64 ``[n]``, or the place in the source where it has none.
+        item_texts: a name for each item, or nothing.
+    """
+
+    user_ids: Sequence[str]
+    item_ids: Sequence[str]
+    users: Tensor
+    items: Tensor
+    ratings: Tensor
+    times: Tensor
+    item_texts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class KnowledgeGraph:
+    """Entities, relations and the facts among them.
+
+    Attributes:
+        entities: name of each entity; its place is its number.
+        relations: name of each relation.
+        triples: split (``train``, ``validation``, ``test``) to facts ``[n, 3]``, int64: head, relation, tail.
+    """
+
+    entities: Sequence[str]
+    relations: Sequence[str]
+    triples: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images in memory.
+
+    Attributes:
+        images: uint8 ``[n, channels, height, width]``, 0 to 255, as they would be looked at.
+        labels: int64 ``[n]``, the place of a class in ``classes``.
+        classes: name of each class.
+        groups: group (an alphabet, a Unicode block) of each class, by which splits keep relatives together.
+        soft_labels: float32 ``[n, classes]``, shares of people who said each class, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: Sequence[str]
+    groups: Sequence[str]
+    soft_labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """One split of a set of texts with classes.
+
+    Attributes:
+        texts: as the source has them.
+        labels: int64 ``[n]``, the place of a class in ``classes``.
+        classes: name of each class, the same for every split.
+    """
+
+    texts: Sequence[str]
+    labels: Tensor
+    classes: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)

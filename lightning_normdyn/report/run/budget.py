@@ -1,0 +1,70 @@
+"""What moves the norm: the signed terms of the budget over training."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREEN, INK, VERMILION, new_axes, to_svg
+from lightning_normdyn.report.kit.card import Card
+from lightning_normdyn.report.kit.frame import linear_frame
+from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
+from lightning_normdyn.report.kit.numbers import plain, power_of_ten
+from lightning_normdyn.report.kit.scale import axis_note, level_grid, step_axis
+from lightning_normdyn.report.run.record import Series, TargetRecord
+
+_TERMS = (
+    ("budget_growth", "growth", VERMILION),
+    ("budget_drift", "drift", GREEN),
+    ("budget_decay", "decay", BLUE),
+)
+_CAPTION = (
+    "What one step adds to the squared norm, as a share of it: decay pulls in, growth (the step's own squared length) "
+    "pushes out, and drift is the step's part along the vector: the loss's own pull and, under momentum or Adam, "
+    "earlier steps carried on. In a settled run decay, drift and growth sum to zero."
+)
+_POINTS = 360
+
+
+def budget_card(record: TargetRecord) -> Card | None:
+    """Decay, drift, growth and their total, as far as they were logged."""
+    terms = {name: record.values(key) for key, name, _ in _TERMS if len(record.values(key).steps)}
+    if not terms:
+        return None
+    colours = {name: colour for _, name, colour in _TERMS}
+    # The total is drawn first and widest, so that a term that makes up all of it still shows on top.
+    curves = {"total": (total(list(terms.values())), INK, 3.0)} if len(terms) > 1 else {}
+    curves |= {name: (series, colours[name], 1.5) for name, series in terms.items()}
+    return Card("The budget of the squared norm", _CAPTION, (("", _draw(record, curves)),))
+
+
+def total(terms: list[Series]) -> Series:
+    """Sum of the terms at the steps at which every one of them was logged."""
+    steps = terms[0].steps
+    for term in terms[1:]:
+        steps = np.intersect1d(steps, term.steps)
+    return Series(steps, sum((term.values[np.isin(term.steps, steps)] for term in terms), np.zeros(len(steps))))
+
+
+def _draw(record: TargetRecord, curves: dict[str, tuple[Series, str, float]]) -> str:
+    axes = new_axes(left=0.085, right=0.83, top=0.90)
+    smooth = {name: series.thinned(_POINTS).smoothed() for name, (series, _, _) in curves.items()}
+    low, high = linear_frame(*(series.values for series in smooth.values()))
+    exponent = math.floor(math.log10(max(abs(low), abs(high))))
+    axes.yaxis.set_major_formatter(lambda value, _: plain(value / 10.0**exponent, 2))
+    step_axis(axes, record.end_step)
+    axes.set_ylim(low, high)
+    level_grid(axes)
+    axis_note(axes, f"change of the squared norm per step, in {power_of_ten(exponent)} of it")
+    axes.axhline(0.0, color=FAINT, lw=0.8)
+    for name, (series, colour, width) in curves.items():
+        raw = series.thinned(_POINTS)
+        axes.plot(raw.steps, raw.values, color=colour, lw=0.6, alpha=0.3)
+        marker = "o" if len(raw.steps) == 1 else None
+        axes.plot(smooth[name].steps, smooth[name].values, color=colour, lw=width, marker=marker)
+    label_line_ends(axes, [LineLabel(smooth[name].last, name, colour) for name, (_, colour, _) in curves.items()])
+    last = ", ".join(f"{name} {plain(series.last)}" for name, series in smooth.items())
+    return to_svg(
+        axes, name=f"{record.anchor}-budget", description=f"Budget of the squared norm per step; at the end: {last}."
+    )

@@ -1,0 +1,188 @@
+"""The run in numbers, beside the published ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any, NamedTuple
+
+from lightning_normdyn.report.kit.numbers import fixed, percent, plain
+from lightning_normdyn.report.run.record import Series
+
+PAPER = "https://arxiv.org/abs/2606.30625"
+_PUBLISHED = {"slope": "0.88", "pearson_r": "0.97"}
+_SETTLED = 0.5
+_FROM_SUMMARY = {
+    "slope": "transient_slope",
+    "pearson_r": "transient_pearson_r",
+    "median_relative_error": "transient_median_error",
+}
+
+
+class Line(NamedTuple):
+    """One line of the table of further numbers: its key, its name, how it is written and how to read it."""
+
+    key: str
+    name: str
+    write: Callable[[float], str]
+    how: str
+
+
+_LINES = (
+    Line(
+        "log_frequency_correlation",
+        "r of norm and word frequency",
+        lambda value: fixed(value, 3),
+        "both as logarithms; words counted over the whole corpus",
+    ),
+    Line("budget_residual", "Budget residual", plain, "what the budget leaves unexplained; rounding in a healthy run"),
+    Line("stationarity", "Stationarity", plain, "1: the norms have settled; 0: they all still move one way"),
+    Line(
+        "radial_decay_ratio",
+        "Radial decay over weight decay",
+        plain,
+        "the number of layers for a bias-free ReLU network, 1 for a table",
+    ),
+    Line("growth_share", "Growth over decay", plain, "what the size of steps adds, as a share of what decay takes"),
+    Line("drift_share", "Drift over decay", plain, "what the task pushes outwards; with growth, 1 in a settled run"),
+    Line("relaxation_steps", "Relaxation time", lambda value: f"{plain(value)} steps", "to settle at the current rate"),
+    Line("seconds", "Time", lambda value: f"{plain(value)} s", "for the whole run"),
+)
+
+
+def from_summary(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a demo's summary under the names of the logged quantities."""
+    return {_FROM_SUMMARY.get(key, key): float(value) for key, value in summary.items() if _is_finite(value)}
+
+
+def from_series(series: Mapping[str, Series]) -> dict[str, float]:
+    """The last finite value of every logged quantity."""
+    return {name: one.last for name, one in series.items() if len(one.steps)}
+
+
+def headline(numbers: Mapping[str, float]) -> str:
+    """A lead sentence and two tables as HTML; empty where there is nothing to say.
+
+    Args:
+        numbers: values by the name of the logged quantity.
+    """
+    groups = [group for group in (_predictions(numbers), _further(numbers)) if group]
+    tables = "".join(f"<div>{group}</div>" for group in groups)
+    return _lead(numbers) + (f'<div class="tables">{tables}</div>' if tables else "")
+
+
+def _lead(numbers: Mapping[str, float]) -> str:
+    said = (_verdict(numbers), _equilibrium(numbers), _transient(numbers), _forecast(numbers))
+    sentences = [sentence for sentence in said if sentence]
+    return f'<p class="lead">{" ".join(sentences)}</p>' if sentences else ""
+
+
+def _verdict(numbers: Mapping[str, float]) -> str:
+    """What the rest is worth where the norms are on their way still; silent where no law says where to."""
+    error = numbers.get("equilibrium_median_error")
+    if error is None or not (numbers["stationarity"] < _SETTLED if "stationarity" in numbers else error > _SETTLED):
+        return ""
+    far = "The norms are still far from where they would settle"
+    if "transient_slope" not in numbers:
+        return f"{far}."
+    return f"{far}: slope and r of the transient then mostly repeat where they started."
+
+
+def _equilibrium(numbers: Mapping[str, float]) -> str:
+    line, error = "", ""
+    if {"equilibrium_slope", "equilibrium_pearson_r"} <= numbers.keys():
+        slope, r = fixed(numbers["equilibrium_slope"], 2), fixed(numbers["equilibrium_pearson_r"], 3)
+        line = f"with slope <b>{slope}</b>, r <b>{r}</b> (published: 0.88 and 0.97)"
+    if "equilibrium_median_error" in numbers:
+        error = f"<b>{percent(numbers['equilibrium_median_error'])}</b> off in the median"
+    said = ", ".join(part for part in (line, error) if part)
+    return f"The equilibrium law predicts the norms {said}." if said else ""
+
+
+def _transient(numbers: Mapping[str, float]) -> str:
+    if "transient_median_error" not in numbers:
+        return ""
+    norms = "they" if _equilibrium(numbers) else "the norms"
+    error = f"<b>{percent(numbers['transient_median_error'])}</b>"
+    against = ""
+    if "transient_persistence_error" in numbers:
+        against = f", against {percent(numbers['transient_persistence_error'])} for ‘stays as it is’"
+    return f"Followed from the norms at the last window’s start, {norms} are predicted to within {error}{against}."
+
+
+def _forecast(numbers: Mapping[str, float]) -> str:
+    if not _has_forecast(numbers):
+        return ""
+    return (
+        f"The forecast for the end missed the final norms by <b>{percent(numbers['forecast_median_error'])}</b>, "
+        f"against {percent(numbers['persistence_median_error'])} for ‘stays as it is’."
+    )
+
+
+def _has_forecast(numbers: Mapping[str, float]) -> bool:
+    """Whether the forecast for the end of the run has come due."""
+    return {"forecast_median_error", "persistence_median_error"} <= numbers.keys()
+
+
+def _predictions(numbers: Mapping[str, float]) -> str:
+    rows = [
+        _row(numbers, "equilibrium", "Equilibrium law", _PUBLISHED),
+        _row(numbers, "transient", "Transient-corrected", _PUBLISHED),
+        _row(numbers, "balance", "Corrected for its own change (identity)", {}) if "balance_slope" in numbers else "",
+        _row(numbers, "forecast", "Forecast for the end", {}) if _has_forecast(numbers) else "",
+    ]
+    if not any(rows):
+        return ""
+    published = _beneath("published")
+    columns = (f"slope{published}", f"r{published}", "median error", "‘stays as it is’", "skill")
+    head = "<tr><td></td>" + "".join(f'<th scope="col">{column}</th>' for column in columns) + "</tr>"
+    title = f'<caption>Predicted against observed norm, beside the published <a href="{PAPER}">[1]</a></caption>'
+    note = '<p class="how">Skill: 1 − median error / error of ‘stays as it is’; 1 is perfect, 0 no better.</p>'
+    return f'<table class="laws">{title}<thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>{note}'
+
+
+def _row(numbers: Mapping[str, float], kind: str, name: str, published: Mapping[str, str]) -> str:
+    """One way to predict: its fit (published values beneath), its error, and that of ‘stays as it is’."""
+    stays = "persistence_median_error" if kind == "forecast" else f"{kind}_persistence_error"
+    keys = (f"{kind}_slope", f"{kind}_pearson_r", f"{kind}_median_error", stays, f"{kind}_skill")
+    if not numbers.keys() & set(keys):
+        return ""
+    slope, r, error, persistence, skill = (numbers.get(key, float("nan")) for key in keys)
+    cells = "".join(
+        f"<td>{_three(value)}{_beneath(published.get(key, ''))}</td>"
+        for key, value in (("slope", slope), ("pearson_r", r))
+    )
+    cells += f'<td class="main">{percent(error)}</td><td>{percent(persistence)}</td><td>{_three(skill)}</td>'
+    return f'<tr><th scope="row">{name}</th>{cells}</tr>'
+
+
+def _beneath(text: str) -> str:
+    return f'<span class="how">{text}</span>' if text else ""
+
+
+def _further(numbers: Mapping[str, float]) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escape(line.name)}<span class="how">{escape(line.how)}</span></th>'
+        f"<td>{escape(line.write(numbers[line.key]))}</td></tr>"
+        for line in (*_LINES, *_window_forecast(numbers))
+        if line.key in numbers
+    )
+    return f"<table><caption>Further numbers</caption><tbody>{rows}</tbody></table>" if rows else ""
+
+
+def _window_forecast(numbers: Mapping[str, float]) -> list[Line]:
+    """How forecasts do while the one for the end has not come due; silent once it has."""
+    if "forecast_median_error" in numbers:
+        return []
+    skill = f"; skill {_three(numbers['window_forecast_skill'])}" if "window_forecast_skill" in numbers else ""
+    how = f"in the median, the latest of them{skill}"
+    return [Line("window_forecast_median_error", "Forecasts one window ahead missed by", percent, how)]
+
+
+def _three(value: float) -> str:
+    return fixed(value, 3)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

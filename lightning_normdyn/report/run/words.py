@@ -1,0 +1,131 @@
+"""Norm against frequency, and the names of the longest and shortest rows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from lightning_normdyn.report.kit.canvas import BLUE, FAINT, new_axes, to_svg
+from lightning_normdyn.report.kit.card import Card
+from lightning_normdyn.report.kit.frame import positive_frame
+from lightning_normdyn.report.kit.line_label import spread_apart
+from lightning_normdyn.report.kit.numbers import fixed, percent
+from lightning_normdyn.report.kit.scale import axis_note, log_scale
+from lightning_normdyn.report.run.record import TargetRecord
+from lightning_normdyn.report.run.trajectory import Floats
+
+_MARKED, _LISTED, _LETTERS = 4, 8, 24
+_BACKING = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+_CAPTION = "Norm at the last snapshot against how often a row got a gradient"
+_HEALTHY = {
+    "SGD": "under SGD norms rise with the fourth root of that once settled (dotted slope)",
+    "AdamW": "under AdamW norms level off for rows that get one in a larger share of steps than 1 − β₂",
+}
+_OFTEN = "how often a row got a gradient"
+
+
+def words_card(record: TargetRecord) -> Card | None:
+    """The cloud of norm against frequency, and the longest and shortest rows in lists."""
+    norm, frequency = record.trajectory.final_norm, record.trajectory.frequency
+    usable = np.isfinite(norm) & (norm > 0) & np.isfinite(frequency) & (frequency > 0)
+    if usable.sum() < 2 or np.ptp(np.log(frequency[usable])) < 0.01:
+        return None
+    order = np.flatnonzero(usable)[np.argsort(norm[usable], kind="stable")]
+    shortest, longest = order[:_LISTED], order[::-1][:_LISTED]
+    lists = _list(record, "Longest", longest) + _list(record, "Shortest", shortest)
+    panels = (("", _draw(record, order)), ("", f'<div class="words">{lists}</div>'))
+    healthy = _HEALTHY.get(_optimizer(record))
+    return Card("Norm against frequency", f"{_CAPTION}: {healthy}." if healthy else f"{_CAPTION}.", panels)
+
+
+def readable(label: str) -> str:
+    r"""A label that can be seen: outer blanks and control characters shown, long ones cut.
+
+    Example:
+        >>> readable("New York"), readable(" the\n"), readable("antidisestablishmentarianism")
+        ('New York', '␣the␣', 'antidisestablishmentaria…')
+    """
+    shown = re.sub(r"^ +| +$|[^\S ]", lambda blank: "␣" * len(blank[0]), str(label))
+    shown = "".join(letter if letter.isprintable() else "�" for letter in shown)
+    return (shown if len(shown) <= _LETTERS else shown[:_LETTERS] + "…") or "(empty)"
+
+
+def _optimizer(record: TargetRecord) -> str:
+    return str(record.description.get("optimizer"))
+
+
+def _draw(record: TargetRecord, order: NDArray[np.intp]) -> str:
+    norm, frequency = record.trajectory.final_norm, record.trajectory.frequency
+    axes = new_axes(left=0.085, top=0.90)
+    log_scale(axes, "x", *positive_frame(frequency[order]), unit="share")
+    low, high = positive_frame(norm[order])
+    room = (high / low) ** (0.25 if record.labels is not None else 0.0)
+    log_scale(axes, "y", low / room, high * room)
+    axes.set_xlabel("steps with a gradient")
+    axes.scatter(frequency[order], norm[order], s=5, color=BLUE, alpha=0.45, linewidths=0, rasterized=True)
+    correlation = float(np.corrcoef(np.log(frequency[order]), np.log(norm[order]))[0, 1])
+    axis_note(axes, f"norm; r {fixed(correlation, 3)} with {_OFTEN} (logarithms)")
+    if _optimizer(record) == "SGD":
+        _fourth_root(axes, frequency[order], norm[order])
+    if record.labels is not None:
+        names = _names(record, order)
+        _mark(axes, frequency[order[-_MARKED:]], norm[order[-_MARKED:]], names[-_MARKED:], side=-1)
+        _mark(axes, frequency[order[:_MARKED]], norm[order[:_MARKED]], names[:_MARKED], side=1)
+    description = f"Norm against {_OFTEN}, of {len(order):,} rows, log-log, r {fixed(correlation, 3)}."
+    return to_svg(axes, name=f"{record.anchor}-words", description=description)
+
+
+def _names(record: TargetRecord, places: NDArray[np.intp]) -> list[str]:
+    labels: Sequence[str] = record.labels if record.labels is not None else ()
+    rows = record.trajectory.rows[places]
+    return [readable(labels[row]) if 0 <= row < len(labels) else f"row {row}" for row in rows.tolist()]
+
+
+def _fourth_root(axes: Axes, frequency: Floats, norm: Floats) -> None:
+    """A line of slope 1/4 through the middle of the cloud."""
+    ends = np.array([frequency.min(), frequency.max()])
+    axes.plot(ends, np.median(norm) * (ends / np.median(frequency)) ** 0.25, color=FAINT, lw=1.1, ls=(0, (1, 2)))
+
+
+def _mark(axes: Axes, x: Floats, y: Floats, names: list[str], *, side: int) -> None:
+    """Writes names apart from each other: left of and above their points (side -1), or right of and below (1)."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    places = to_axes.transform(np.column_stack([x, y]))
+    wanted = places[:, 1] - 0.05 * side
+    heights = np.array(spread_apart(wanted.tolist(), 0.062))
+    heights -= side * np.max(side * (heights - wanted))
+    heights += max(0.0, 0.03 - heights[0]) - max(0.0, heights[-1] - 1.0)
+    for place, height, name in zip(places, heights, names, strict=True):
+        start = float(place[0]) + 0.035 * side
+        axes.plot([place[0], start], [place[1], height], transform=axes.transAxes, color=FAINT, lw=0.6)
+        align = "left" if side > 0 else "right"
+        axes.text(
+            start + 0.008 * side,
+            height,
+            name,
+            transform=axes.transAxes,
+            ha=align,
+            va="center",
+            fontsize=9,
+            bbox=_BACKING,
+        )
+
+
+def _list(record: TargetRecord, title: str, places: NDArray[np.intp]) -> str:
+    trajectory = record.trajectory
+    names = _names(record, places)
+    decimals = max(0, 2 - math.floor(math.log10(float(np.median(trajectory.final_norm[places])))))
+    cells = zip(names, trajectory.final_norm[places].tolist(), trajectory.frequency[places].tolist(), strict=True)
+    rows = "".join(
+        f'<tr><td class="word" title="{escape(name)}">{escape(name)}</td>'
+        f"<td>{fixed(norm, decimals)}</td><td>{percent(share)}</td></tr>"
+        for name, norm, share in cells
+    )
+    head = "<tr><th>row</th><th>norm</th><th>share</th></tr>"
+    return f"<table><caption>{title}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>"

@@ -1,0 +1,1 @@
+"""Which exponent of the norm ranks best: scores, sweeps, calibration and confounds."""

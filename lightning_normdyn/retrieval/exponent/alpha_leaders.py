@@ -1,0 +1,150 @@
+"""The best documents at many exponents of their norm, out of one set of inner products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.dynamics.geometry import most_precise, most_precise_dtype, precise_norm
+from lightning_normdyn.retrieval.search.excluded import Excluded
+from lightning_normdyn.retrieval.search.leaders import Leaders
+from lightning_normdyn.retrieval.search.tiles import Survivors, Tile
+from lightning_normdyn.retrieval.search.top_k import survivors
+
+_SLICE = 2**17
+_MOST_LOG = 600.0
+_MARGIN = 1e-6
+
+
+class AlphaLeaders:
+    """The best documents of each query at each exponent.
+
+    Args:
+        queries: ``[n, d]``, for their number, type and device.
+        powers: of the norm beside the inner product, ``[a]``.
+        k: length of each ranking.
+        pairs: what must not be found, by the queries' ``numbers``.
+        numbers: ``[n]``.
+    """
+
+    def __init__(self, queries: Tensor, powers: Tensor, k: int, pairs: Excluded | None, numbers: Tensor) -> None:
+        self._n, self._k = len(queries), k
+        self._powers = powers.to(queries.device, most_precise_dtype(queries.device))
+        self._pairs, self._numbers = pairs, numbers
+        self._type, self._narrow = queries.dtype, torch.finfo(queries.dtype)
+        self._leaders = Leaders(self._n * len(powers), k, self._powers, ascending=False)
+
+    def take(self, tile: Tile, band: NormBand, first: int, *, begin: bool = False) -> None:
+        """Takes a filled tile of a band, in a chunk whose first document is number ``first``."""
+        reach = float(band.log_norms.abs().amax() * self._powers.abs().amax())
+        if reach > _MOST_LOG:
+            ends = ", ".join(f"{float(end.exp()):g}" for end in band.log_norms.aminmax())
+            raise ValueError(
+                f"documents: expected norms whose powers are within float64, got norms between {ends} from row {first} "
+                "on; scale all embeddings by one factor"
+            )
+        lowest = tile.scores.new_full((self._n,), self._narrow.max) if begin else self._cutoffs(band)
+        found = survivors(tile, lowest, band.documents, band.indices + first)
+        if begin:
+            self._begin(tile, band, first)
+            return
+        weights = (band.log_norms.unsqueeze(1) * self._powers).exp()
+        for part in zip(*(column.split(_SLICE) for column in found), strict=True):
+            self._offer(Survivors(*part), band, weights, first)
+
+    def indices(self) -> Tensor:
+        """Rankings ``[n, a, k]``."""
+        self._leaders.settle()
+        return self._leaders.indices.view(self._n, -1, self._k)
+
+    def _begin(self, tile: Tile, band: NormBand, first: int) -> None:
+        """Takes the best of each exponent from a first band, while there is no threshold to go by."""
+        products = most_precise(tile.scores[:, : len(band.indices)])
+        k = min(self._k + (0 if self._pairs is None else self._pairs.most), products.shape[1])
+        for number, power in enumerate(self._powers):
+            scores = products * (power * band.log_norms).exp()
+            least = scores.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+            rows, columns = (scores >= least).nonzero().unbind(1)
+            indices = band.indices[columns] + first
+            allowed = self._allowed(rows, indices)
+            rows, columns, indices = rows[allowed], columns[allowed], indices[allowed]
+            self._leaders.offer(rows * len(self._powers) + number, indices, scores[rows, columns])
+        self._leaders.settle()
+
+    def _allowed(self, rows: Tensor, indices: Tensor) -> Tensor:
+        if self._pairs is None:
+            return torch.ones_like(rows, dtype=torch.bool)
+        return ~self._pairs.holds(self._numbers[rows], indices)
+
+    def _cutoffs(self, band: NormBand) -> Tensor:
+        """The lowest product of each query that enters a ranking at any exponent, ``[n]``.
+
+        A document enters at power ``p`` if its product is above ``threshold · |d|^-p``, which is monotone in the norm:
+        its least over the band is at one end.
+        """
+        ends = torch.stack((band.log_norms.amin(), band.log_norms.amax()))
+        weights = (-self._powers.unsqueeze(1) * ends).exp()
+        thresholds = self._leaders.thresholds.view(self._n, -1, 1)
+        lowest = (thresholds * weights).amin((1, 2)).clamp(min=self._narrow.min)
+        # Down by more than rounding, and by something at zero: whatever passes is looked at again.
+        return (lowest - _MARGIN * lowest.abs() - self._narrow.tiny).clamp(min=self._narrow.min).to(self._type)
+
+    def _offer(self, found: Survivors, band: NormBand, weights: Tensor, first: int) -> None:
+        """Offers survivors wherever they enter; ``weights`` ``[b, a]`` are the powers of the band's norms."""
+        leaders, a = self._leaders, len(self._powers)
+        scores = most_precise(found.scores).unsqueeze(1) * weights[found.columns]
+        at, power = (scores >= leaders.thresholds.view(-1, a)[found.rows]).nonzero().unbind(1)
+        rows, indices, scores = found.rows[at] * a + power, band.indices[found.columns[at]] + first, scores[at, power]
+        # An equal score enters with a smaller index alone; without this, zeros would be offered again and again.
+        enters = (scores > leaders.thresholds[rows]) | (indices < leaders.indices[rows, -1])
+        enters &= self._allowed(found.rows[at], indices)
+        leaders.offer(rows[enters], indices[enters], scores[enters])
+
+
+class NormBand(NamedTuple):
+    """Some documents of a chunk.
+
+    Attributes:
+        documents: ``[b, d]``, copied together.
+        indices: their positions in the chunk, ``[b]``.
+        log_norms: float64 ``[b]``; of a zero vector that of the shortest other one, for it scores 0 whatever it is.
+    """
+
+    documents: Tensor
+    indices: Tensor
+    log_norms: Tensor
+
+
+def norm_bands(chunk: Tensor, width: int, *, sample: bool) -> Iterator[NormBand]:
+    """Splits a chunk ``[rows, d]`` into bands of ``width`` documents from short to long.
+
+    Args:
+        chunk: documents.
+        width: of a band.
+        sample: whether the first band is a cross-section of all norms instead.
+    """
+    norms = log_norms(chunk)
+    order = norms.argsort(stable=True)
+    if sample:
+        step = max(1, len(order) // width)
+        across = torch.zeros(len(order), dtype=torch.bool, device=order.device)
+        across[::step][:width] = True
+        order = torch.cat((order[across], order[~across]))
+    for indices in order.split(width):
+        yield NormBand(chunk.index_select(0, indices), indices, norms[indices])
+
+
+def log_norms(chunk: Tensor) -> Tensor:
+    """Logarithms of norms in float64, as :class:`NormBand` has them."""
+    norms = torch.linalg.vector_norm(chunk, dim=1)
+    # A float32 square over- or underflows from 1e19 up and 1e-19 down; to convert all rows would cost a copy.
+    extreme = ((norms < 1e-15) | ~(norms < 1e15)).nonzero().squeeze(1)
+    norms = most_precise(norms)
+    if len(extreme):
+        norms[extreme] = precise_norm(chunk[extreme])
+    positive = norms > 0
+    shortest = norms.where(positive, torch.inf).amin() if len(norms) else norms.sum()
+    return norms.where(positive, shortest if bool(shortest < torch.inf) else 1.0).log()

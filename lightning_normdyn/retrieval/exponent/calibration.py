@@ -1,0 +1,236 @@
+"""Whether norms help a ranking, by which exponent and by how much, given everything that was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.statistics.interval import check_level
+from lightning_normdyn.core.statistics.sign_flip import holm, sign_flip_test
+from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
+from lightning_normdyn.retrieval.exponent.held_out_gain import best_exponent, held_out_gain
+
+
+class Calibration(NamedTuple):
+    """What a sweep of exponents says. Fields are plain numbers unless a shape is given.
+
+    Attributes:
+        measure: such as ``ndcg@10``.
+        alpha: exponent at which the measure is highest, between the exponents tried too.
+        alpha_low: lower end of its bootstrap interval, which holds 0 unless the gain is significant.
+        alpha_high: upper end.
+        baseline: mean measure at exponent 0.
+        gain: mean gain over exponent 0 on queries that had no part in choosing the exponent (cross-validation).
+        gain_low: lower end of its paired bootstrap interval.
+        gain_high: upper end.
+        gain_p_value: of the sign-flip test that repeats the cross-validation after every flip.
+        p_value: that some exponent gains, corrected for having tried all of them (and all strata, in a stratum).
+        p_values: of every exponent, corrected for the number of exponents, float64 ``[a]``.
+        alphas: exponents tried, float64 ``[a]``.
+        significant: whether ``p_value`` is within ``1 - level``, ``gain_low`` above 0, and 0 not in the interval of
+            ``alpha``.
+        flat: whether no query is ranked any better or worse by any exponent.
+        level: of all intervals.
+        queries: that were used.
+        left_out: queries without a value at every exponent, for want of judgements.
+        strata: column to value to the calibration of the queries with that value.
+        small_strata: column to value to number of queries, of strata with too few queries for the folds.
+    """
+
+    measure: str
+    alpha: float
+    alpha_low: float
+    alpha_high: float
+    baseline: float
+    gain: float
+    gain_low: float
+    gain_high: float
+    gain_p_value: float
+    p_value: float
+    p_values: Tensor
+    alphas: Tensor
+    significant: bool
+    flat: bool
+    level: float
+    queries: int
+    left_out: int
+    strata: Mapping[str, Mapping[str, Calibration]]
+    small_strata: Mapping[str, Mapping[str, int]]
+
+    @property
+    def advice(self) -> float:
+        """The exponent to use: ``alpha`` where it gains significantly, 0 elsewhere."""
+        return self.alpha if self.significant else 0.0
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best exponent is the first or last that was tried, so that a wider sweep may find better."""
+        return not self.flat and self.alpha in (float(self.alphas[0]), float(self.alphas[-1]))
+
+    @property
+    def sentence(self) -> str:
+        """The finding in a sentence, two where the sweep was too narrow."""
+        tried = f"{len(self.alphas)} exponents from {self.alphas[0]:g} to {self.alphas[-1]:g}"
+        on = f"{self.queries} queries" + (f", {self.left_out} without judgements left out" * bool(self.left_out))
+        if self.flat:
+            return f"No gain: none of {tried} changes {self.measure} of any query ({self.baseline:.4f}; {on})."
+        if not self.significant:
+            held_out = f"held-out change {self.gain:+.4f} [{self.gain_low:+.4f}, {self.gain_high:+.4f}]"
+            if self.p_value <= 1 - self.level:
+                return (
+                    f"No gain to rely on: some of {tried} raises {self.measure} above its {self.baseline:.4f} at"
+                    f" exponent 0 (corrected p = {self.p_value:.2g}), but choosing it on some queries does not surely"
+                    f" help others ({held_out}, p = {self.gain_p_value:.2g}; {on}); leave the norms out, or judge more"
+                    " queries."
+                )
+            return (
+                f"No gain: none of {tried} raises {self.measure} above its {self.baseline:.4f} at exponent 0 beyond"
+                f" chance ({held_out}, corrected p = {self.p_value:.2g}; {on}); leave the norms out."
+            )
+        return (
+            f"Norms help: exponent {self.alpha:.2f} [{self.alpha_low:.2f}, {self.alpha_high:.2f}] raises"
+            f" {self.measure} from {self.baseline:.4f} by {self.gain:.4f} [{self.gain_low:.4f}, {self.gain_high:.4f}]"
+            f" on queries that did not choose it (p = {self.p_value:.2g}, corrected for {tried}; {on})."
+            + " The best exponent is the edge of the sweep: sweep further."
+            * self.at_edge
+        )
+
+
+def calibrate(
+    sweep: AlphaSweep,
+    *,
+    folds: int = 5,
+    resamples: int = 2_000,
+    level: float = 0.95,
+    strata: Mapping[str, Sequence[object]] | None = None,
+    generator: torch.Generator | None = None,
+) -> Calibration:
+    """Chooses the exponent of document norms on validation queries and says what it gains, or that it does not.
+
+    Three questions, each with its own method: how large is the exponent
+    (:func:`~.held_out_gain.best_exponent`), what does choosing one gain on other queries
+    (:func:`~.held_out_gain.held_out_gain`), and could the best of so many exponents look as
+    good by chance (:func:`~lightning_normdyn.core.statistics.sign_flip.sign_flip_test`, one-sided, level kept exactly).
+
+    Args:
+        sweep: measure of every query at every exponent; queries with a NaN are left out and counted.
+        folds: of the cross-validation.
+        resamples: of every bootstrap, and flips of every test; 1 at least.
+        level: of the intervals; the test's level is ``1 - level``.
+        strata: column to a value for each query of the sweep: heading depth, a band of lengths (see
+            :func:`~lightning_normdyn.retrieval.quantile_bands`). Every stratum is calibrated alone; p-values of
+            all strata of all columns are corrected together (Holm), while their intervals are not.
+        generator: of random numbers, on the CPU; a fresh one with seed 0 if left out.
+
+    Returns:
+        The record; ``sentence`` says it in words.
+
+    Raises:
+        ValueError: if the sweep lacks exponent 0 or its shapes do not fit, fewer queries than folds have a measure, a
+            column has not one value for each query, or there are no resamples.
+
+    Example:
+        >>> alphas = torch.linspace(-1, 1, 11, dtype=torch.float64)
+        >>> peaks = 0.4 + 0.1 * torch.randn(60, generator=torch.Generator().manual_seed(0))
+        >>> found = calibrate(AlphaSweep(alphas, 1 - (alphas.unsqueeze(1) - peaks).square(), "ndcg@10"))
+        >>> round(found.alpha, 1), found.significant
+        (0.4, True)
+        >>> found.sentence
+        'Norms help: exponent 0.4... raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 exponents ...'
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples: expected at least 1, got {resamples}; the verdict needs a test, 2000 is usual")
+    _check(sweep, level, strata)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    whole = _calibrate(sweep, folds, resamples, level, generator)
+    found: dict[str, dict[str, Calibration]] = {}
+    small: dict[str, dict[str, int]] = {}
+    for column, labels in (strata or {}).items():
+        found[column], small[column] = {}, {}
+        for label, part in _parts(sweep, labels).items():
+            usable = int(part.values.isfinite().all(0).sum())
+            if usable < folds:
+                small[column][label] = usable
+            else:
+                found[column][label] = _calibrate(part, folds, resamples, level, generator)
+    return whole._replace(strata=_corrected(found), small_strata=small)
+
+
+def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, generator: torch.Generator) -> Calibration:
+    alphas, values = sweep.alphas.detach().cpu().double(), sweep.values.detach().cpu().double()
+    usable = values.isfinite().all(0)
+    values = values[:, usable]
+    if values.shape[1] < folds:
+        raise ValueError(
+            f"sweep: expected judgements for at least as many queries as folds, {folds}, got {values.shape[1]} of"
+            f" {len(usable)} with a measure at every exponent; add judgements, or take fewer folds"
+        )
+    zero = int(alphas.abs().argmin())
+    gains = values - values[zero]
+    best = best_exponent(alphas, values, resamples=resamples, level=level, generator=generator)
+    held_out = held_out_gain(alphas, gains, folds=folds, resamples=resamples, level=level, generator=generator)
+    test = sign_flip_test(gains, flips=resamples, generator=generator)
+    return _decided(
+        Calibration(
+            sweep.measure,
+            *best.alpha,
+            float(values[zero].mean()),
+            *held_out.gain,
+            held_out.p_value,
+            test.p_value,
+            test.p_values,
+            alphas,
+            significant=False,
+            flat=best.flat,
+            level=level,
+            queries=values.shape[1],
+            left_out=int((~usable).sum()),
+            strata={},
+            small_strata={},
+        ),
+        test.p_value,
+    )
+
+
+def _decided(found: Calibration, p_value: float) -> Calibration:
+    """The verdict by a p-value; where it is no gain, exponent 0 is not ruled out either and belongs to the interval."""
+    beyond_chance = p_value <= 1 - found.level
+    significant = beyond_chance and found.gain_low > 0 and not found.alpha_low <= 0 <= found.alpha_high
+    low = found.alpha_low if significant else min(found.alpha_low, 0.0)
+    high = found.alpha_high if significant else max(found.alpha_high, 0.0)
+    return found._replace(p_value=p_value, significant=significant, alpha_low=low, alpha_high=high)
+
+
+def _corrected(strata: dict[str, dict[str, Calibration]]) -> dict[str, dict[str, Calibration]]:
+    corrected = iter(holm([found.p_value for column in strata.values() for found in column.values()]))
+    return {
+        column: {label: _decided(found, next(corrected)) for label, found in labels.items()}
+        for column, labels in strata.items()
+    }
+
+
+def _parts(sweep: AlphaSweep, labels: Sequence[object]) -> dict[str, AlphaSweep]:
+    """The sweep of every stratum, in the order of first appearance."""
+    members: dict[str, list[int]] = {}
+    for at, label in enumerate(labels):
+        members.setdefault(str(label), []).append(at)
+    return {label: sweep._replace(values=sweep.values[:, places]) for label, places in members.items()}
+
+
+def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object]] | None) -> None:
+    check_level(level)
+    alphas, values = sweep.alphas, sweep.values
+    if alphas.ndim != 1 or values.ndim != 2 or len(alphas) != len(values):
+        raise ValueError(
+            f"sweep: expected alphas [a] and values [a, n], got {tuple(alphas.shape)} and {tuple(values.shape)}"
+        )
+    if len(alphas) < 2 or not (alphas.diff() > 0).all() or not (alphas.abs() < 1e-6).any():
+        raise ValueError(f"sweep: expected two or more ascending exponents, 0 among them, got {alphas.tolist()}")
+    for column, labels in (strata or {}).items():
+        if len(labels) != values.shape[1]:
+            raise ValueError(
+                f"strata: expected one value of {column!r} for each of {values.shape[1]} queries, got {len(labels)}"
+            )

@@ -1,0 +1,1 @@
+"""Folding a norm exponent into stored vectors, and writing them to an index."""

@@ -1,0 +1,119 @@
+"""Exponents on their way into stored vectors, and what the index that holds them has to compare by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
+from lightning_normdyn.retrieval.export.export import export_vectors
+from lightning_normdyn.retrieval.indexes import Metric
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How vectors are made for an index.
+
+    Args:
+        normalization: what the embeddings were trained with.
+        alpha: further exponent of the document's norm.
+        gamma_document: the learnt exponent of documents, for ``learnable`` alone.
+        augment: whether :func:`augment_documents` is to make all lengths equal.
+        metric: what the index compares by; other than ``inner_product`` it needs ``augment``.
+
+    Raises:
+        ValueError: if the exponents do not fit together, or the metric would rank otherwise than the score.
+
+    Example:
+        >>> Folding("cosine", alpha=0.5).score.document_power
+        0.5
+    """
+
+    normalization: Normalization = "cosine"
+    alpha: float = 0.0
+    gamma_document: float | None = None
+    augment: bool = False
+    metric: Metric = "inner_product"
+
+    def __post_init__(self) -> None:
+        if (self.normalization == "learnable") != (self.gamma_document is not None):
+            wanted = (
+                "the learnt exponent with" if self.gamma_document is None else "no exponent but with learnable, got"
+            )
+            raise ValueError(f"gamma_document: expected {wanted} normalization {self.normalization!r}")
+        if self.metric != "inner_product" and not self.augment:
+            why = "divides every norm out again" if self.metric == "cosine" else "counts norms in another way"
+            raise ValueError(
+                f"metric: expected inner_product, got {self.metric}, which {why}; with augment it ranks the same"
+            )
+        _ = self.score
+
+    @property
+    def score(self) -> NormAwareScore:
+        """The score that the index will rank by."""
+        return NormAwareScore(self.normalization, alpha_document=self.alpha, exponents=self.exponents)
+
+    @property
+    def exponents(self) -> tuple[float, float] | None:
+        """Learnt gammas; the query's ranks nothing."""
+        return None if self.gamma_document is None else (1.0, self.gamma_document)
+
+    def fold(self, documents: Tensor) -> Tensor:
+        """Documents ``[n, d]`` with their exponents in them."""
+        return export_vectors(
+            documents, normalization=self.normalization, alpha=self.alpha, exponents=self.exponents, dtype=torch.float32
+        )
+
+    def written(self, documents: Tensor, *, radius: float) -> Tensor:
+        """As the index gets them."""
+        folded = self.fold(documents)
+        return augment_documents(folded, radius=radius) if self.augment else folded
+
+    def asked(self, queries: Tensor) -> Tensor:
+        """Queries as the index gets them."""
+        return augment_queries(queries) if self.augment else queries
+
+
+@torch.no_grad()
+def augment_documents(documents: Tensor, *, radius: float) -> Tensor:
+    """Adds the coordinate ``sqrt(radius² - |d|²)``: all documents have length ``radius`` then.
+
+    Bachrach et al. 2014, theorem 1; Shrivastava & Li 2014 do it with several. With :func:`augment_queries` inner
+    products stay what they were, and ``|q - d|² = |q|² + radius² - 2 <q, d>`` and the cosine ``<q, d> / (|q| radius)``
+    have the same order as they.
+
+    Args:
+        documents: ``[n, d]``, folded already.
+        radius: at least the largest norm of any document.
+
+    Returns:
+        ``[n, d + 1]``.
+
+    Raises:
+        ValueError: if a document is longer than ``radius``, by more than rounding.
+
+    Example:
+        >>> augment_documents(torch.tensor([[3.0, 0.0], [0.0, 5.0]]), radius=5.0)
+        tensor([[3., 0., 4.],
+                [0., 5., 0.]])
+    """
+    squares = documents.double().square().sum(1, keepdim=True)
+    room = radius**2 - squares
+    longest = float(squares.max().sqrt()) if len(documents) else 0.0
+    if longest > radius * (1 + 1e-6):
+        raise ValueError(f"radius: expected at least the largest norm of all documents, {longest:g}, got {radius:g}")
+    return torch.cat([documents, room.clamp(min=0).sqrt().to(documents)], 1)
+
+
+def augment_queries(queries: Tensor) -> Tensor:
+    """Adds a zero: ``[n, d + 1]``.
+
+    Example:
+        >>> augment_queries(torch.tensor([[1.0, 2.0]]))
+        tensor([[1., 2., 0.]])
+    """
+    return F.pad(queries, (0, 1))

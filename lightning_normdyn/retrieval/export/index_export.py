@@ -1,0 +1,179 @@
+"""From embeddings on disk to an index: looked through once, written once, and its loss measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.retrieval.export.folding import Folding
+from lightning_normdyn.retrieval.export.survey import Survey, check_ids, check_radius, survey
+from lightning_normdyn.retrieval.indexes import Contents, Found, IndexWriter
+from lightning_normdyn.retrieval.search.top_k import exact_top_k
+
+_LEARNT_FROM = 65_536
+_MULTIPLIED = 2_000
+
+
+class Source(NamedTuple):
+    """Embeddings on disk.
+
+    Attributes:
+        file: them.
+        ids: one for each row.
+        rows_a_chunk: how many are in memory at a time.
+    """
+
+    file: EmbeddingFile
+    ids: Sequence[str]
+    rows_a_chunk: int = 16_384
+
+    def chunks(self, tell: Callable[[int], object]) -> Iterator[Tensor]:
+        """In order; ``tell`` hears how many rows are done with."""
+        for chunk in self.file.chunks(self.rows_a_chunk):
+            yield chunk
+            tell(len(chunk))
+
+
+def _nobody(rows: int) -> None:
+    del rows
+
+
+def look_through(
+    source: Source, folding: Folding, *, half: bool = False, tell: Callable[[int], object] = _nobody
+) -> Survey:
+    """Checks every id and every row.
+
+    Args:
+        source: embeddings and ids.
+        folding: how they will be folded.
+        half: whether they have to fit into float16.
+        tell: hears how many rows are done with, for a progress bar.
+
+    Raises:
+        ValueError: if ids come twice or do not fit, a row is not finite, too large or too small, or what ``augment``
+            makes of them is too large.
+    """
+    check_ids(source.ids, source.file.rows)
+    seen = survey(source.chunks(tell), folding.fold, source.ids, sampled=_LEARNT_FROM, half=half)
+    if folding.augment:
+        check_radius(seen.radius, folding.metric, half=half)
+    return seen
+
+
+def write_index(
+    source: Source,
+    folding: Folding,
+    seen: Survey,
+    writer: IndexWriter,
+    *,
+    tell: Callable[[int], object] = _nobody,
+) -> None:
+    """Folds embeddings chunk by chunk into an index, which appears when it is whole.
+
+    Args:
+        source: embeddings and ids.
+        folding: how.
+        seen: what :func:`look_through` found.
+        writer: of the index.
+        tell: hears how many rows are done with.
+
+    Raises:
+        ValueError: if the index cannot take them; then, as after any other error and Ctrl-C, all is as it was.
+        OSError: likewise.
+    """
+    # In parts: norms are taken in float64, which for the whole sample would be the most memory of all.
+    parts = seen.sample.split(source.rows_a_chunk)
+    sample = torch.cat([folding.written(part, radius=seen.radius) for part in parts])
+    try:
+        writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment))
+        at = 0
+        for chunk in source.chunks(tell):
+            writer.add(source.ids[at : at + len(chunk)], folding.written(chunk, radius=seen.radius))
+            at += len(chunk)
+        writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def measure_loss(
+    source: Source,
+    folding: Folding,
+    seen: Survey,
+    writer: IndexWriter,
+    queries: Tensor,
+    *,
+    k: int = 10,
+    half: bool = False,
+    tell: Callable[[int], object] = _nobody,
+) -> ExportLoss:
+    """Asks the index that was written, and compares with an exact search in float32 over what was folded.
+
+    Args:
+        source: embeddings and ids.
+        folding: how they were folded.
+        seen: what :func:`look_through` found.
+        writer: of the index, closed.
+        queries: ``[n, d]``.
+        k: nearest vectors to look for.
+        half: whether vectors were rounded to float16.
+        tell: hears how many rows are done with.
+    """
+    found = writer.search(folding.asked(queries), k)
+    folded = (folding.fold(chunk) for chunk in source.chunks(tell))
+    error = score_error(queries, folding.fold(seen.sample[:_MULTIPLIED]), torch.float16) if half else None
+    return ExportLoss(recall_of(found, queries, folded, source.ids, k), k, len(queries), error)
+
+
+class ExportLoss(NamedTuple):
+    """Measured on a sample of queries.
+
+    Attributes:
+        recall: share of the exact ``k`` best that the index finds among its ``k``, averaged over queries.
+        k: as many.
+        queries: as many.
+        score_error: the largest change of a score by rounding to the stored precision, in units of the query's best
+            score in the sample; ``None`` if nothing was rounded.
+    """
+
+    recall: float
+    k: int
+    queries: int
+    score_error: float | None
+
+
+def recall_of(found: Found, queries: Tensor, folded: Iterable[Tensor], ids: Sequence[str], k: int) -> float:
+    """Share of the exact ``k`` best that were found.
+
+    Args:
+        found: by the index.
+        queries: ``[n, d]``.
+        folded: the documents as they should be ranked, float32, chunk by chunk.
+        ids: theirs.
+        k: as many as the index was asked for.
+    """
+    best = exact_top_k(queries, folded, k).indices.tolist()
+    hits = sum(len({ids[row] for row in rows} & set(names)) for rows, names in zip(best, found.ids, strict=True))
+    return hits / max(1, sum(map(len, best)))
+
+
+def score_error(queries: Tensor, folded: Tensor, dtype: torch.dtype) -> float:
+    """The largest change of a score by rounding documents, relative to each query's best score.
+
+    Args:
+        queries: ``[n, d]``.
+        folded: documents ``[m, d]`` in float32.
+        dtype: what they are rounded to.
+
+    Example:
+        >>> score_error(torch.eye(1), torch.tensor([[2049.0]]), torch.float16)  # float16 knows 2048 and 2050
+        0.00048...
+    """
+    exact = queries.double() @ folded.double().T
+    change = (queries.double() @ (folded.to(dtype).double() - folded.double()).T).abs()
+    best = exact.abs().amax(1, keepdim=True)
+    return float((change / best.where(best > 0, 1)).max())

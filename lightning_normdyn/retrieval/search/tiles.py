@@ -1,0 +1,95 @@
+"""Scores of a few documents at a time, and which of them are high enough to look at."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.contrast.exact_products import exact_products
+
+GROUP = 64
+
+
+class Survivors(NamedTuple):
+    """Scores above their row's threshold: row, column and score of each, ``[s]``, by row and then by column."""
+
+    rows: Tensor
+    columns: Tensor
+    scores: Tensor
+
+
+class Tile:
+    """Scores ``[n, width]`` of all queries and ``width`` documents, made again and again in the same memory.
+
+    The product always has the same shape, so that a document's score has the same bits wherever a chunk begins.
+
+    Args:
+        queries: ``[n, d]``, float32 or float64.
+        width: documents a tile, a multiple of ``GROUP``.
+    """
+
+    def __init__(self, queries: Tensor, width: int) -> None:
+        self.queries, self.width = queries, width
+        self.scores = queries.new_empty(len(queries), width)
+        self._groups = self.scores.view(len(queries), width // GROUP, GROUP)
+        self._reach, self._largest = queries.shape[1] * _largest(queries), torch.finfo(queries.dtype).max / 2
+        self._too_low = False
+
+    def fill(self, documents: Tensor) -> None:
+        """Scores documents ``[at most width, d]``; missing ones score minus infinity."""
+        # Another layout takes another kernel, which may round otherwise.
+        documents, given = documents.contiguous(), len(documents)
+        missing = self.width - given
+        if missing:
+            documents = torch.nn.functional.pad(documents, (0, 0, 0, missing))
+        with exact_products(documents.device):
+            torch.mm(self.queries, documents.T, out=self.scores)
+        # Later a score of minus infinity is a pair left out; a bound on all of them spares the look at each.
+        bounded = self._reach * _largest(documents) < self._largest
+        self._too_low = not bounded and bool(self.scores[:, :given].isneginf().any())
+        if missing:
+            self.scores[:, given:] = -torch.inf
+
+    def above(self, thresholds: Tensor, k: int | None = None) -> Survivors:
+        """Scores above the thresholds ``[n]``.
+
+        A maximum of each group is far cheaper than a comparison of every score, which would have to be written down.
+
+        Args:
+            thresholds: one a query, finite.
+            k: where many would survive, only those as good as the tile's own ``k``-th of their row do.
+
+        Raises:
+            FloatingPointError: if a score is NaN or was infinite when the tile was filled.
+        """
+        peaks = self._groups.amax(2)
+        if self._too_low or not bool((peaks.amax(1) < torch.inf).all()):  # of NaN too
+            raise FloatingPointError("scores: expected finite ones")
+        high = peaks > thresholds.unsqueeze(1)
+        rows, groups = high.nonzero().unbind(1)
+        if k is not None and 2 * len(rows) > high.numel() and k < self.width:
+            own = self.scores.topk(k, dim=1, sorted=False).values.amin(1)
+            lowest = torch.finfo(own.dtype).min
+            own = own.nextafter(own.new_tensor(-torch.inf)).clamp(min=lowest)
+            thresholds = thresholds.maximum(own)
+            rows, groups = (peaks > thresholds.unsqueeze(1)).nonzero().unbind(1)
+        scores = self._groups[rows, groups]
+        at, column = (scores > thresholds[rows].unsqueeze(1)).nonzero().unbind(1)
+        return Survivors(rows[at], groups[at] * GROUP + column, scores[at, column])
+
+
+def _largest(x: Tensor) -> float:
+    """The largest number without its sign; NaN if one is."""
+    if not x.numel():
+        return 0.0
+    low, high = x.aminmax()
+    return float(torch.maximum(-low, high))
+
+
+def tile_width(n: int, device: torch.device) -> int:
+    """Documents a tile: what keeps its scores in a processor's cache, or an accelerator busy."""
+    most = 2**24 if device.type == "cuda" else 2**20
+    power = (most // max(1, n)).bit_length() - 1
+    return int(2 ** min(16 if device.type == "cuda" else 14, max(10, power)))

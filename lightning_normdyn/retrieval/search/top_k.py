@@ -1,0 +1,186 @@
+"""The documents of largest inner product with each query, exactly, however many documents there are."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.retrieval.search.chunks import Documents, document_chunks, row_count
+from lightning_normdyn.retrieval.search.excluded import Excluded
+from lightning_normdyn.retrieval.search.leaders import NO_DOCUMENT, Leaders
+from lightning_normdyn.retrieval.search.tiles import Survivors, Tile, tile_width
+
+Backend = Literal["auto", "torch", "faiss"]
+_QUERIES = 4096
+_CHUNK_NUMBERS = 2**24
+
+
+class TopK(NamedTuple):
+    """The best documents of each query, best first.
+
+    Attributes:
+        scores: ``[n, k]``; minus infinity where fewer than ``k`` documents were allowed.
+        indices: their positions, int64 ``[n, k]``; -1 where there is none.
+    """
+
+    scores: Tensor
+    indices: Tensor
+
+
+@torch.no_grad()
+def exact_top_k(
+    queries: Tensor,
+    documents: Documents,
+    k: int,
+    *,
+    chunk_size: int | None = None,
+    excluded: tuple[Tensor, Tensor] | None = None,
+    backend: Backend = "auto",
+) -> TopK:
+    """Finds the ``k`` documents of largest inner product with each query.
+
+    All documents are scored, a tile that fits into the cache at a time; only scores above a query's ``k``-th best so
+    far are looked at. Of equal scores the smaller index comes first. Half precision is widened to float32 before it is
+    multiplied. The result is the same to the bit for any ``chunk_size``.
+
+    Args:
+        queries: ``[n, d]``; the search runs on their device.
+        documents: ``[m, d]``: a tensor on any device, a numpy array or memmap, or an iterable of chunks of either.
+        k: documents a query; all of them if there are fewer.
+        chunk_size: documents that are converted and moved together, rounded up to whole tiles (1,024 for 1,000
+            queries); memory grows with it and not with ``m``. About 64 MiB if left out.
+        excluded: positions of query and document of each pair that must not be found, as in filtered evaluation.
+        backend: ``faiss`` searches each chunk with faiss-cpu, whose order among equal scores is its own. ``auto`` is
+            ``torch``, which is as fast (``benchmarks/results/search.md``).
+
+    Returns:
+        Scores in float32, or in float64 if an input is, and positions.
+
+    Raises:
+        ValueError: if shapes do not fit, a vector is not finite or a score too large for its type.
+        ModuleNotFoundError: if ``faiss`` is asked for and not installed.
+
+    Example:
+        >>> documents = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [1.0, 0.0]])
+        >>> exact_top_k(torch.tensor([[1.0, 0.0]]), documents, 3).indices
+        tensor([[2, 0, 3]])
+        >>> exact_top_k(torch.tensor([[-1.0, 0.0]]), documents, 2, excluded=(torch.tensor([0]), torch.tensor([1])))
+        TopK(scores=tensor([[-1., -1.]]), indices=tensor([[0, 3]]))
+    """
+    queries = checked_queries(queries, documents, chunk_size)
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
+    if backend not in ("auto", "torch", "faiss"):
+        raise ValueError(f"backend: expected 'auto', 'torch' or 'faiss', got {backend!r}")
+    n, d = queries.shape
+    m = row_count(documents)
+    k = k if m is None else max(1, min(k, m))
+    pairs = None if excluded is None else Excluded(excluded, n, queries.device)
+    if backend == "faiss":
+        return _by_faiss(queries, documents, k, chunk_size, pairs)
+    parts = queries.split(_QUERIES)
+    width = tile_width(len(parts[0]), queries.device)
+    tiles = [Tile(part, width) for part in parts]
+    leaders = [Leaders(len(part), k, part) for part in parts]
+    seen = 0
+    with torch.autocast(queries.device.type, enabled=False):
+        for chunk in document_chunks(documents, chunk_rows(chunk_size, d, width), d):
+            for at in range(0, len(chunk), width):
+                block = chunk[at : at + width].to(queries)
+                positions = torch.arange(seen + at, seen + at + len(block), device=queries.device)
+                for number, (tile, best) in enumerate(zip(tiles, leaders, strict=True)):
+                    tile.fill(block)
+                    if pairs is not None:
+                        pairs.strike(tile.scores, number * _QUERIES, seen + at)
+                    rows, columns, scores = survivors(tile, best.thresholds, block, positions, k)
+                    best.offer(rows, positions[columns], scores)
+            seen += len(chunk)
+    for best in leaders:
+        best.settle()
+    found = TopK(torch.cat([best.scores for best in leaders]), torch.cat([best.indices for best in leaders]))
+    return TopK(found.scores[:, :seen], found.indices[:, :seen])
+
+
+def chunk_rows(chunk_size: int | None, d: int, width: int) -> int:
+    """Documents a chunk: whole tiles, about 64 MiB unless it is said otherwise."""
+    wanted = _CHUNK_NUMBERS // max(1, d) if chunk_size is None else chunk_size
+    return -(-wanted // width) * width
+
+
+def survivors(tile: Tile, thresholds: Tensor, block: Tensor, positions: Tensor, k: int | None = None) -> Survivors:
+    """:meth:`Tile.above`, with an error that names the document: ``block`` is the tile's, at these positions."""
+    try:
+        return tile.above(thresholds, k)
+    except FloatingPointError:
+        bad = positions[~block.isfinite().all(1)]
+        if len(bad):
+            raise ValueError(
+                f"documents: expected finite numbers, got NaN or infinite ones in row {int(bad.min())}; leave such "
+                "rows out or encode them again"
+            ) from None
+        raise _too_large(block.dtype, int(positions.min())) from None
+
+
+def _too_large(dtype: torch.dtype, row: int) -> ValueError:
+    return ValueError(
+        f"documents: expected scores within {dtype}, got larger ones from row {row} on; scale the embeddings down or "
+        "pass them in float64"
+    )
+
+
+def checked_queries(queries: Tensor, documents: Documents, chunk_size: int | None) -> Tensor:
+    """The queries in the precision that is searched in.
+
+    Raises:
+        ValueError: if they are no ``[n, d]`` or not finite, or there is no such chunk.
+    """
+    if queries.ndim != 2:
+        raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
+    bad = (~queries.isfinite().all(1)).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"queries: expected finite numbers, got NaN or infinite ones in row {int(bad[0])}; leave such rows out"
+        )
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size: expected at least 1 or nothing, got {chunk_size}")
+    wide = str(getattr(documents, "dtype", "")).endswith("float64") or queries.dtype == torch.float64
+    return queries.detach().to(torch.float64 if wide else torch.float32)
+
+
+def _by_faiss(queries: Tensor, documents: Documents, k: int, size: int | None, pairs: Excluded | None) -> TopK:
+    try:
+        faiss: Any = import_module("faiss")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "backend='faiss' needs FAISS: pip install 'lightning-normdyn[faiss]', or leave it at 'auto'"
+        ) from None
+    n, d = queries.shape
+    if queries.device.type != "cpu" or queries.dtype != torch.float32:
+        raise ValueError(f"queries: expected float32 on the CPU for faiss, got {queries.dtype} on {queries.device}")
+    deeper = k + (pairs.most if pairs is not None else 0)
+    best, seen = Leaders(n, k, queries, ascending=False), 0
+    for part in document_chunks(documents, chunk_rows(size, d, 1), d):
+        chunk = part.to(queries).contiguous()
+        if not chunk.isfinite().all():
+            row = seen + int((~chunk.isfinite().all(1)).nonzero()[0])
+            raise ValueError(f"documents: expected finite numbers, got NaN or infinite ones in row {row}")
+        scores, columns = map(
+            torch.from_numpy,
+            faiss.knn(queries.numpy(), chunk.numpy(), min(deeper, len(chunk)), metric=faiss.METRIC_INNER_PRODUCT),
+        )
+        # FAISS finds no document whose score is minus infinity.
+        if bool((columns == NO_DOCUMENT).any()) or not scores.isfinite().all():
+            raise _too_large(chunk.dtype, seen)
+        if pairs is not None:
+            everything = scores.new_zeros(n, len(chunk))
+            pairs.strike(everything, 0, seen)
+            scores = scores + everything.gather(1, columns)
+        rows = torch.arange(n).unsqueeze(1).expand_as(columns)
+        kept = (columns != NO_DOCUMENT) & (scores > -torch.inf)
+        best.offer(rows[kept], columns[kept] + seen, scores[kept])
+        seen += len(chunk)
+    best.settle()
+    return TopK(best.scores[:, :seen], best.indices[:, :seen])

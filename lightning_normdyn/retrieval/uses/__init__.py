@@ -1,0 +1,1 @@
+"""What else norms are good for: filtering, confidence, out-of-distribution detection, specificity."""

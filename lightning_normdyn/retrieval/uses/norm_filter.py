@@ -1,0 +1,156 @@
+"""Leaving documents out by their norm: what it costs in quality and saves in work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.contrast.similarity import rescale
+from lightning_normdyn.core.dynamics.geometry import precise_norm
+from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
+from lightning_normdyn.core.statistics.ranking import Measure, grade_ranking, measure_named
+from lightning_normdyn.datasets.judgements import Judgements
+from lightning_normdyn.retrieval.search.top_k import exact_top_k
+
+Keep = Literal["longest", "shortest"]
+Stage = Literal["before", "after"]
+_KEEPS: tuple[Keep, ...] = ("longest", "shortest")
+
+
+class FilterOutcome(NamedTuple):
+    """One filter and one measure.
+
+    Attributes:
+        stage: ``before`` the search, which then sees fewer documents, or ``after``, among its candidates.
+        keep: which end of the norms stays.
+        share: of the documents that stay.
+        measure: such as ``recall@100``.
+        value: mean over judged queries with the filter.
+        kept: that over the mean without a filter, 1 where it costs nothing.
+        change: that minus the mean without, paired.
+        work_saved: before: share of documents that need not be scored. After: mean share of a query's candidates that
+            no later stage has to look at.
+    """
+
+    stage: Stage
+    keep: Keep
+    share: float
+    measure: str
+    value: Interval
+    kept: Interval
+    change: Interval
+    work_saved: float
+
+
+def filter_table(
+    queries: Tensor,
+    documents: Tensor,
+    judgements: Judgements,
+    *,
+    shares: Sequence[float] = (0.9, 0.75, 0.5, 0.25),
+    measures: Sequence[str] = ("ndcg@10", "recall@100"),
+    candidates: int = 100,
+    resamples: int = 1_000,
+    level: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> list[FilterOutcome]:
+    """Measures cosine search with the longest or the shortest documents left out, before or after it.
+
+    Before, the rank of a document that is left out goes to the next one; after, the list of candidates gets shorter.
+
+    Args:
+        queries: as encoded, ``[n, d]``.
+        documents: as encoded, ``[m, d]``.
+        judgements: pairs of query and document with their grades.
+        shares: of documents to keep, each above 0 and up to 1; the same norm limit serves both stages.
+        measures: see :func:`~lightning_normdyn.core.statistics.ranking.measure_named`.
+        candidates: that the search hands on; at least as many as the deepest measure looks at.
+        resamples: of the bootstrap over judged queries.
+        level: share of resamples inside an interval.
+        generator: of random numbers, on the CPU. If left out, every filter is drawn with the same fresh seed 0.
+
+    Returns:
+        A row for each stage, end, share and measure.
+
+    Raises:
+        ValueError: if a share is none, a measure has no such name, no query has a relevant document, or judgements
+            name a query or document that does not exist.
+
+    Example:
+        >>> documents = torch.tensor([[4.0, 0.0], [0.0, 3.0], [0.2, 0.1], [0.1, 0.2]])
+        >>> judgements = Judgements.of([(0, 0, 1.0), (1, 1, 1.0)])
+        >>> rows = filter_table(torch.eye(2), documents, judgements, shares=[0.5], measures=["ndcg@1"], resamples=50)
+        >>> [(row.stage, row.keep, row.kept.value, row.work_saved) for row in rows]
+        [('before', 'longest', 1.0, 0.5), ('before', 'shortest', 0.0, 0.5),
+         ('after', 'longest', 1.0, 0.5), ('after', 'shortest', 0.0, 0.5)]
+    """
+    named = {name: measure_named(name) for name in measures}
+    for share in shares:
+        if not 0 < share <= 1:
+            raise ValueError(f"shares: expected numbers above 0 and up to 1, got {share}")
+    judgements.check(len(queries), len(documents))
+    depth = max([candidates, *(measure.depth for measure in named.values())])
+    directions = rescale(documents.detach(), 1.0)
+    by_norm = precise_norm(documents.detach()).argsort(stable=True)
+    whole = exact_top_k(queries, directions, depth).indices
+    without = {name: _values(whole, judgements, measure) for name, measure in named.items()}
+    if not any(values.isfinite().any() for values in without.values()):
+        raise ValueError("judgements: expected a relevant document for one query at least, got none")
+    stages: tuple[Stage, ...] = ("before", "after")
+    rows = []
+    for stage, keep, share in ((stage, keep, share) for stage in stages for keep in _KEEPS for share in shares):
+        stays = _staying(by_norm, keep, share)
+        if stage == "before":
+            ranking = _search_among(queries, directions, stays, depth)
+            saved = 1 - int(stays.sum()) / len(stays)
+        else:
+            ranking = _without(whole, stays)
+            saved = 1 - int((ranking >= 0).sum()) / ranking.numel()
+        for name, measure in named.items():
+            found = _compared(_values(ranking, judgements, measure), without[name], resamples, level, generator)
+            rows.append(FilterOutcome(stage, keep, share, name, *found, saved))
+    return rows
+
+
+def _staying(by_norm: Tensor, keep: Keep, share: float) -> Tensor:
+    """Which documents stay, bool ``[m]``: the nearest whole number of them, one at least."""
+    number = max(1, round(share * len(by_norm)))
+    stays = torch.zeros(len(by_norm), dtype=torch.bool, device=by_norm.device)
+    stays[by_norm[-number:] if keep == "longest" else by_norm[:number]] = True
+    return stays
+
+
+def _search_among(queries: Tensor, directions: Tensor, stays: Tensor, depth: int) -> Tensor:
+    places = stays.nonzero().squeeze(1)
+    found = exact_top_k(queries, directions[places], depth).indices
+    return places.to(found.device)[found]
+
+
+def _without(ranking: Tensor, stays: Tensor) -> Tensor:
+    """The ranking with documents left out, the others moving up and -1 behind them."""
+    there = stays.to(ranking.device)[ranking]
+    moved = (~there).to(torch.uint8).argsort(dim=1, stable=True)
+    return ranking.where(there, -1).gather(1, moved)
+
+
+def _values(ranking: Tensor, judgements: Judgements, measure: Measure) -> Tensor:
+    return measure.of(grade_ranking(ranking, judgements, depth=measure.depth)).cpu().double()
+
+
+def _compared(
+    values: Tensor, without: Tensor, resamples: int, level: float, generator: torch.Generator | None
+) -> tuple[Interval, Interval, Interval]:
+    known = without.isfinite()
+    pair = torch.stack((values[known], without[known]), dim=1)
+
+    def statistics(counts: Tensor) -> Tensor:
+        value, base = (counts @ pair / len(pair)).unbind(1)
+        return torch.stack((value, value / base, value - base), dim=1)
+
+    value, kept, change = bootstrap_intervals(
+        statistics, len(pair), resamples=resamples, level=level, generator=generator
+    )
+    return value, kept, change

@@ -1,0 +1,89 @@
+"""Whether norms go with how specific a text is, beyond how long it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.statistics.correlation import Correlation, correlate
+
+
+def specificity_table(
+    norms: Tensor,
+    values: Mapping[str, Tensor],
+    length: Tensor,
+    *,
+    resamples: int = 1_000,
+    level: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> dict[str, Correlation]:
+    """Spearman correlation of norms with any numbers that say how specific the texts are, partial on length.
+
+    Unlike :func:`~lightning_normdyn.core.norm_correlations` every column has its own items: a word without a hypernym
+    depth (NaN) still counts for its frequency.
+
+    Args:
+        norms: of the texts, ``[n]``.
+        values: name to a number for each text, ``[n]``: hypernym depth, heading depth, frequency; NaN where unknown.
+        length: letters or tokens of each, ``[n]``.
+        resamples: of the bootstrap over texts.
+        level: share of resamples inside an interval.
+        generator: of random numbers, on the CPU; every column gets a fresh one with seed 0 if left out.
+
+    Returns:
+        Name to correlation, ``partial_r`` holding length fixed and ``n`` counting the texts with a value; ``length``
+        itself last.
+
+    Raises:
+        ValueError: if something has not one number for each text, or a column is called ``length``.
+
+    Example:
+        >>> depth = torch.tensor([1.0, 2.0, 3.0, 4.0, float("nan")])
+        >>> length = torch.tensor([3.0, 5.0, 4.0, 4.0, 6.0])
+        >>> found = specificity_table(torch.tensor([1.0, 2.0, 2.5, 3.0, 1.0]), {"depth": depth}, length, resamples=0)
+        >>> {name: (one.n, round(one.r, 2)) for name, one in found.items()}
+        {'depth': (4, 1.0), 'length': (5, -0.16)}
+    """
+    if "length" in values:
+        raise ValueError("values: expected names other than 'length', got 'length'; pass it as the argument length")
+    for name, column in {**values, "length": length}.items():
+        if norms.ndim != 1 or column.shape != norms.shape:
+            raise ValueError(f"{name}: expected one number for each of {len(norms)} texts, got {tuple(column.shape)}")
+    held = length.detach().cpu().double().unsqueeze(1)
+
+    def with_norms(column: Tensor, controls: Tensor | None) -> Correlation:
+        return correlate(norms, column, controls, resamples=resamples, level=level, generator=generator)
+
+    return {name: with_norms(column, held) for name, column in values.items()} | {"length": with_norms(length, None)}
+
+
+def quantile_bands(values: Tensor, bands: int = 4) -> list[str]:
+    """Names the quantile band that each number falls into, so that a continuous column can stratify a calibration.
+
+    Args:
+        values: one number for each query, ``[n]``: its length, the frequency of its rarest word.
+        bands: how many of about equal size; fewer where many numbers are equal, which always share a band.
+
+    Returns:
+        The range of each query's band, such as ``3 to 7``; ``unknown`` for NaN.
+
+    Raises:
+        ValueError: if there is not one number for each query.
+
+    Example:
+        >>> quantile_bands(torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0, float("nan")]), bands=2)
+        ['1 to 3', '1 to 3', '1 to 3', '4 to 9', '4 to 9', 'unknown']
+    """
+    if values.ndim != 1 or bands < 1:
+        raise ValueError(f"values: expected numbers [n] and one band or more, got {tuple(values.shape)} and {bands}")
+    values = values.detach().cpu().double()
+    known = values[values.isfinite()]
+    if not len(known):
+        return ["unknown"] * len(values)
+    edges = torch.quantile(known, torch.linspace(0, 1, bands + 1, dtype=torch.float64))[1:-1].unique()
+    band = torch.searchsorted(edges, values)
+    members = {int(at): known[torch.searchsorted(edges, known) == at] for at in band[values.isfinite()].unique()}
+    names = {at: f"{inside.min():g} to {inside.max():g}" for at, inside in members.items()}
+    return [names[int(at)] if finite else "unknown" for at, finite in zip(band, values.isfinite(), strict=True)]

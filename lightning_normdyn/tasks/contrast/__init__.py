@@ -1,0 +1,1 @@
+"""What contrastive tasks share: module, data, evaluation splits and ranking measures."""

@@ -1,0 +1,265 @@
+"""What the Lightning modules of all families share: the loss, the optimizer, and how they are measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.losses import ContrastiveMixin
+from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split
+from lightning_normdyn.tasks.contrast.embedding_table import EmbeddingTable
+from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
+from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+
+Schedule = Literal["cosine", "constant"]
+
+
+class ContrastiveTask(ContrastiveMixin, LightningModule):
+    """A model with a query and a document side, trained by contrast and measured on judged pairs.
+
+    Trained as in arXiv 2602.09229: AdamW with betas (0.9, 0.98) and weight decay 0.01, cosine decay after a short
+    warm-up, in-batch negatives; pairs with equal ids are no negatives of each other. Evaluation encodes both sides of
+    a split (see :class:`ContrastData`), over all ranks, and logs the mean over queries of every measure as
+    ``<val|test>/<measure>``, ``<val|test>/relevant_norm`` and ``irrelevant_norm``, the mean norms of documents that
+    some query wants and of all others, and ``<val|test>/floor/<name>``, the headline measure of what needs no training.
+
+    A family overrides :meth:`encode_queries`, :meth:`encode_documents` and :meth:`measures`, and states its
+    :attr:`symmetry` and :attr:`headline`.
+
+    Args:
+        normalization: which norms scores keep: ``cosine``, ``dot``, ``qnorm``, ``dnorm`` or ``learnable``.
+        temperature: what scores are divided by.
+        lr: the peak of the learning rate.
+        weight_decay: decoupled; the loss's own parameters have none.
+        schedule: ``cosine`` down to nothing over the trainer's steps, or ``constant``.
+        warmup: share of the steps in which the rate rises to its peak.
+        contrastive: further options of :class:`lightning_normdyn.losses.InfoNCE`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    symmetry: ClassVar[FunctionalSymmetry]
+    headline: ClassVar[str]
+    """The measure that variants are compared by; larger is better."""
+    variants: ClassVar[tuple[str, ...]] = ("cosine", "dot", "qnorm", "dnorm", "learnable")
+    """The words that ``normalization`` may be, in the order of tables."""
+    caveat: ClassVar[str] = ""
+    """What intervals over the items of a test leave out, in a sentence."""
+    measures_floors: bool = True
+    """Whether an evaluation also measures what is reached without training, :meth:`floors`."""
+
+    def __init__(
+        self,
+        *,
+        normalization: Normalization = "cosine",
+        temperature: float = 0.05,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "cosine",
+        warmup: float = 0.05,
+        **contrastive: Any,
+    ) -> None:
+        super().__init__(normalization=normalization, temperature=temperature, **contrastive)
+        check_positive(lr=lr)
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup: expected a share of the steps from 0 to below 1, got {warmup}")
+        if schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule: expected 'cosine' or 'constant', got {schedule!r}")
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup = warmup
+        self.encoded: Encoded | None = None
+        self._tables = (EmbeddingTable(), EmbeddingTable())
+        self._floors: dict[str, dict[str, float]] = {}
+
+    def encode_queries(self, inputs: Any) -> Tensor:
+        """Embeddings ``[b, d]`` of a batch of query inputs, before any normalisation."""
+        raise NotImplementedError
+
+    def encode_documents(self, inputs: Any) -> Tensor:
+        """Embeddings ``[b, d]`` of a batch of document inputs, before any normalisation."""
+        raise NotImplementedError
+
+    def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
+        """How well a similarity does on a split.
+
+        Args:
+            encoded: the split.
+            exponents: of the norms (query, document), as in ``NORMALIZATIONS``; not always those trained with.
+
+        Returns:
+            Name to one value a query, ``[n]``, whose mean is the measure; NaN for a query that nothing is known about.
+        """
+        raise NotImplementedError
+
+    def trained_measures(self, encoded: Encoded) -> dict[str, Tensor]:
+        """:meth:`measures` under what trains; a family that can score in a way beside the grid overrides it."""
+        return self.measures(encoded, self.trained_exponents)
+
+    def floors(self, data: ContrastData, split: Split) -> dict[str, float]:
+        """What is reached without training, name to the headline measure; what the data knows unless overridden."""
+        return data.floors(split)
+
+    @property
+    def trained_exponents(self) -> Exponents:
+        """The exponents of the similarity that trains, as numbers."""
+        query, document = self.contrast.similarity.exponents
+        return float(query), float(document)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int = 0) -> Tensor:
+        """The loss of one batch, see :class:`ContrastData`."""
+        loss = self.loss(batch)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """The contrastive loss of a batch; a family with a loss of another kind overrides it."""
+        queries, documents = self.encode_queries(batch["queries"]), self.encode_documents(batch["documents"])
+        options = {name: batch[name] for name in ("query_ids", "document_ids") if name in batch}
+        if "hard_negatives" in batch:
+            negatives = self.encode_documents(batch["hard_negatives"])
+            options["hard_negatives"] = negatives.unflatten(0, (len(queries), -1))
+        return self.contrastive_loss(queries, documents, **options)
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encodes a batch of one side."""
+        encode = (self.encode_queries, self.encode_documents)[dataloader_idx]
+        self._tables[dataloader_idx].add(batch["places"], encode(batch["inputs"]))
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encodes a batch of one side."""
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Measures the validation split."""
+        self._evaluate("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Measures the test split."""
+        self._evaluate("test")
+
+    def _evaluate(self, stage: Literal["val", "test"]) -> None:
+        split: Split = "validation" if stage == "val" else "test"
+        self.encoded = encoded = self._take_encoded(split)
+        if not len(encoded.judgements.relevant().grades):
+            return  # a few batches of a trial run need not hold a query together with its document
+        values = {name: value.nanmean() for name, value in self.trained_measures(encoded).items()}
+        norms = encoded.relevance_norms()
+        values["relevant_norm"] = norms.relevant.mean()
+        if len(norms.irrelevant):
+            values["irrelevant_norm"] = norms.irrelevant.mean()
+        # The same on every rank, so there is nothing to reduce.
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value.float(), prog_bar=name == self.headline, rank_zero_only=False)
+        self.log_dict({f"{stage}/floor/{name}": value for name, value in self._floors_of(split, encoded).items()})
+
+    def _floors_of(self, split: Split, encoded: Encoded) -> dict[str, float]:
+        """Of the whole split, once; nothing in a trial run of a few batches."""
+        data = self._data()
+        if not self.measures_floors or encoded.split is not data.evaluation(split):
+            return {}
+        if split not in self._floors:
+            self._floors[split] = self.floors(data, split)
+        return self._floors[split]
+
+    def _take_encoded(self, split: Split) -> Encoded:
+        tables, self._tables = self._tables, (EmbeddingTable(), EmbeddingTable())
+        sides = self._data().evaluation(split)
+        if not len(sides.queries):
+            raise ValueError(
+                f"{split}: expected at least one query, got none; give the source a {split} split, or keep a larger "
+                "share for it"
+            )
+        queries, seen_queries = tables[0].gathered(self, len(sides.queries))
+        documents, seen_documents = tables[1].gathered(self, len(sides.documents))
+        refuse_diverged(split, queries=queries, documents=documents)
+        if seen_queries.all() and seen_documents.all():
+            return Encoded.of(queries, documents, sides)
+        sides = sides.seen(seen_queries, seen_documents)
+        return Encoded.of(queries[seen_queries], documents[seen_documents], sides)
+
+    def _data(self) -> ContrastData:
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ContrastData):
+            raise ValueError(
+                f"data: expected a data module of lightning_normdyn.tasks, which knows the judgements, got "
+                f"{type(data).__name__}; pass it as trainer.fit(model, datamodule=...)"
+            )
+        return data
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; what the loss learns has no length to decay."""
+        of_loss = list(self.contrast.parameters())
+        own = {id(parameter) for parameter in of_loss}
+        encoders = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+        groups: list[dict[str, Any]] = [{"params": encoders}]
+        if of_loss:
+            groups.append({"params": of_loss, "weight_decay": 0.0})
+        optimizer = AdamW(groups, lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay)
+        if self.schedule == "constant":
+            return optimizer
+        scheduler = cosine_decay(optimizer, self.trainer.estimated_stepping_batches, warmup=self.warmup)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing of an evaluation is kept."""
+        self.encoded = None
+
+
+def refuse_diverged(split: Split, **sides: Tensor) -> None:
+    """Refuses embeddings that training has ruined, before they are ranked as if they were any.
+
+    Raises:
+        ValueError: if a side has NaN or infinite ones.
+    """
+    for side, vectors in sides.items():
+        if not vectors.isfinite().all():
+            raise ValueError(
+                f"training diverged: {side} of the {split} split have embeddings that are NaN or infinite; lower lr, "
+                "or train in higher precision"
+            )
+
+
+def cosine_decay(optimizer: Optimizer, steps: float, *, warmup: float = 0.0, floor: float = 0.0) -> LambdaLR:
+    """Rises in a line to the optimizer's rate, then falls along half a cosine.
+
+    Args:
+        optimizer: whose groups all follow, each from its own rate.
+        steps: of the whole run.
+        warmup: share of the steps in which the rate rises.
+        floor: where it ends, as a share of the peak.
+
+    Raises:
+        ValueError: if nobody knows how long the run is.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        >>> scheduler = cosine_decay(optimizer, 4)
+        >>> [round(scheduler.lr_lambdas[0](step), 2) for step in range(5)]
+        [1.0, 0.85, 0.5, 0.15, 0.0]
+    """
+    if math.isinf(steps):
+        raise ValueError(
+            "schedule: 'cosine' needs to know where training ends; set the trainer's max_steps or max_epochs, or "
+            "choose schedule='constant'"
+        )
+    rising = round(warmup * steps)
+
+    def share(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        turned = min((step - rising) / max(steps - rising, 1), 1.0)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * turned)) / 2
+
+    return LambdaLR(optimizer, share)

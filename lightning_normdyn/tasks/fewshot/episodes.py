@@ -1,0 +1,170 @@
+"""N-way K-shot episodes: a few classes, a few labelled items of each, and items whose class is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.datasets import Judgements
+from lightning_normdyn.tasks.contrast.contrast_data import TrainingPair
+from lightning_normdyn.tasks.contrast.encoded import Encoded
+from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
+
+
+class EpisodeShape(NamedTuple):
+    """The numbers of an episode.
+
+    Attributes:
+        ways: classes.
+        shots: labelled items of each class, whose mean is its prototype.
+        queries: further items of each class, whose class is asked for.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+
+    def check(self, prefix: str = "") -> EpisodeShape:
+        """Refuses numbers that make no episode.
+
+        Args:
+            prefix: what the names of the arguments begin with.
+        """
+        for name, value in self._asdict().items():
+            least = 2 if name == "ways" else 1
+            if value < least:
+                raise ValueError(f"{prefix}{name}: expected {least} or more, got {value}")
+        return self
+
+
+class Episodes(NamedTuple):
+    """Episodes of one shape, by the places of their items.
+
+    Attributes:
+        supports: int64 ``[episodes, ways, shots]``.
+        queries: int64 ``[episodes, ways, queries]``; none is among the supports of its episode.
+    """
+
+    supports: Tensor
+    queries: Tensor
+
+
+def draw_episodes(labels: Tensor, shape: EpisodeShape, *, episodes: int, seed: int) -> Episodes:
+    """Draws classes, and items of each, without replacement within an episode.
+
+    Args:
+        labels: class of each item, int64 ``[n]``. Classes with fewer items than an episode takes are never drawn.
+        shape: of every episode.
+        episodes: how many.
+        seed: equal seeds give equal episodes.
+
+    Raises:
+        ValueError: if too few classes have enough items.
+
+    Example:
+        >>> drawn = draw_episodes(torch.tensor([0, 0, 1, 1, 1, 2]), EpisodeShape(2, 1, 1), episodes=3, seed=0)
+        >>> drawn.supports.shape, int(drawn.queries.max())
+        (torch.Size([3, 2, 1]), 4)
+    """
+    shape.check()
+    each = shape.shots + shape.queries
+    classes = [places for places in places_by_class(labels) if len(places) >= each]
+    if len(classes) < shape.ways:
+        raise ValueError(
+            f"ways: expected at most the {len(classes)} classes with {each} items or more, got {shape.ways}; ask for "
+            "fewer ways, shots or queries, or hold out more classes"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.stack([_draw(classes, shape.ways, each, generator) for _ in range(episodes)])
+    return Episodes(drawn[:, :, : shape.shots], drawn[:, :, shape.shots :])
+
+
+def places_by_class(labels: Tensor) -> list[Tensor]:
+    """Where the items of each class that occurs are, by ascending label."""
+    order = labels.argsort(stable=True)
+    return list(order.split(labels.unique(return_counts=True)[1].tolist()))
+
+
+def _draw(classes: Sequence[Tensor], ways: int, each: int, generator: torch.Generator) -> Tensor:
+    """Items of one episode, ``[ways, each]``."""
+    chosen = torch.randperm(len(classes), generator=generator)[:ways].tolist()
+    return torch.stack([classes[one][torch.randperm(len(classes[one]), generator=generator)[:each]] for one in chosen])
+
+
+@dataclass(frozen=True)
+class EpisodeSplit(EvaluationSplit):
+    """A split whose items, its queries, are encoded once and then serve many episodes.
+
+    Attributes:
+        episodes: places among the queries.
+    """
+
+    episodes: Episodes = field(kw_only=True)
+
+    @classmethod
+    def of(cls, items: Sequence[Any], episodes: Episodes) -> EpisodeSplit:
+        """Makes one; which query belongs to which prototype follows from the episodes."""
+        return cls(items, [], Judgements.of([]), episodes=episodes)
+
+    def put_together(self, items: Tensor, seen: Tensor) -> Encoded:
+        """The queries and prototypes of all episodes whose items were all encoded.
+
+        Args:
+            items: embeddings ``[n, d]``.
+            seen: which of them were encoded, bool ``[n]``.
+
+        Returns:
+            One document for each prototype, the mean of its shots. Every prototype is relevant to the queries of its
+            class, so that none is irrelevant to all.
+        """
+        supports, queries = self.episodes
+        whole = seen[supports].flatten(1).all(1) & seen[queries].flatten(1).all(1)
+        supports, queries = supports[whole], queries[whole]
+        episodes, ways, asked = queries.shape
+        judgements = Judgements(
+            torch.arange(episodes * ways * asked),
+            torch.arange(episodes * ways).repeat_interleave(asked),
+            torch.ones(episodes * ways * asked),
+        )
+        prototypes = items[supports].mean(2).flatten(0, 1)
+        split = self if bool(whole.all()) else None
+        return Encoded(items[queries].flatten(0, 2), prototypes, judgements, split=split, episodes=episodes)
+
+
+class ClassDraws:
+    """Classes to train on: each gives shots and queries, drawn anew every time from the global generator.
+
+    A batch of ``n`` of them is an n-way episode.
+
+    Args:
+        items: uint8 images ``[n, channels, height, width]``, or texts.
+        labels: int64 ``[n]``.
+        shape: of episodes.
+        turns: 4 if an image turned by 90, 180 and 270 degrees is of a class of its own, else 1.
+    """
+
+    def __init__(self, items: Any, labels: Tensor, shape: EpisodeShape, *, turns: int = 1) -> None:
+        self.items = items
+        self.shape = shape
+        self.turns = turns
+        each = shape.shots + shape.queries
+        self.classes = [places for places in places_by_class(labels) if len(places) >= each]
+
+    def __len__(self) -> int:
+        return len(self.classes) * self.turns
+
+    def __getitem__(self, place: int) -> TrainingPair:
+        which, turn = divmod(place, self.turns)
+        places = self.classes[which]
+        drawn = places[torch.randperm(len(places))[: self.shape.shots + self.shape.queries]]
+        supports, queries = drawn[: self.shape.shots], drawn[self.shape.shots :]
+        return TrainingPair(self._take(queries, turn), self._take(supports, turn), place, place)
+
+    def _take(self, places: Tensor, turn: int) -> Any:
+        if isinstance(self.items, Tensor):
+            return torch.rot90(self.items[places], turn, (-2, -1))
+        return [self.items[place] for place in places.tolist()]

@@ -1,0 +1,343 @@
+"""Recommendation: a user's past seeks the item that comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_normdyn.core import safe_norm
+from lightning_normdyn.core.contrast.similarity import rescale
+from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.statistics.correlation import correlate
+from lightning_normdyn.core.statistics.ranking import grade_ranking, hits_at, mrr_at, ndcg_at, recall_at
+from lightning_normdyn.datasets import Interactions, Judgements
+from lightning_normdyn.retrieval.search.top_k import exact_top_k
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
+from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
+from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.recsys.history_encoders import (
+    FIRST_ITEM,
+    PADDING,
+    START,
+    CausalTransformer,
+    HistoryEncoder,
+    MeanHistory,
+    UserTable,
+)
+from lightning_normdyn.tasks.recsys.interaction_split import Cut, CutHistory, cut_histories
+from lightning_normdyn.tasks.recsys.popularity import counted, popularity_floor, popularity_quantiles
+from lightning_normdyn.tasks.sources import InteractionsSource, StandardLibraryNameUses
+from lightning_normdyn.tasks.table_sizes import TableSizes
+
+Encoder = Literal["user", "history", "sequential"]
+Negatives = Literal["full", "sampled"]
+_DEPTH = 10
+_NO_TARGET = -1
+
+
+class Recommendation(TableSizes, ContrastiveTask):
+    """Embeddings of users and items that find what a user takes next.
+
+    Trained on every step of every history at once: what came before is the query, the next item its document. ``full``
+    lets it choose among all items; ``sampled`` among the targets of the batch and ``uniform_negatives`` items drawn
+    alike, each score less the log of how often the item was expected in that sample (Yi et al. 2019,
+    doi:10.1145/3298689.3346996, section 4; mixed with uniform ones as in Yang et al. 2020,
+    doi:10.1145/3366424.3386195): without that, the popular are pushed away for being drawn often.
+
+    Measured over all items that the user has not seen yet, at 10: NDCG, hit rate, recall, reciprocal rank, and the
+    popularity bias, ``popularity@10``: the mean over recommended items of their popularity quantile, 0.5 if
+    recommendations ignored popularity; ``target_popularity`` is the same of the items that were taken, so that a
+    difference is bias and not taste. ``norm_popularity`` is Spearman's correlation of the norms of items with how often
+    training has them: qnorm and dot may store popularity there, cosine and dnorm can not use it.
+
+    Args:
+        encoder: of queries: ``user`` (a table, matrix factorisation), ``history`` (mean of the items so far) or
+            ``sequential`` (a small causal transformer).
+        dim: length of an embedding.
+        history_length: the most items that ``sequential`` looks back.
+        negatives: ``full`` or ``sampled``.
+        uniform_negatives: a step, for ``sampled``.
+        options: of :class:`ContrastiveTask` and its loss.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    symmetry = FunctionalSymmetry(False, "users seek items; an item is taken by many, and how many is worth a norm")
+    headline = "ndcg@10"
+    encoder: HistoryEncoder
+    items: nn.Embedding
+    item_counts: Tensor
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder = "sequential",
+        dim: int = 64,
+        history_length: int = 50,
+        negatives: Negatives = "full",
+        uniform_negatives: int = 256,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if encoder not in ("user", "history", "sequential"):
+            raise ValueError(f"encoder: expected 'user', 'history' or 'sequential', got {encoder!r}")
+        if negatives not in ("full", "sampled"):
+            raise ValueError(f"negatives: expected 'full' or 'sampled', got {negatives!r}")
+        if dim < 2 or dim % 2:
+            raise ValueError(f"dim: expected a positive even number, for two heads of attention, got {dim}")
+        check_positive(history_length=history_length)
+        if uniform_negatives < 0:
+            raise ValueError(f"uniform_negatives: expected 0 or more, got {uniform_negatives}")
+        self.encoder_name = encoder
+        self.dim = dim
+        self.history_length = history_length
+        self.negatives = negatives
+        self.uniform_negatives = uniform_negatives
+
+    def make_tables(self, *, users: int, items: int) -> None:  # type: ignore[override]
+        """Makes what has rows for users and items."""
+        make: dict[str, Any] = {
+            "user": UserTable,
+            "history": MeanHistory,
+            "sequential": partial(CausalTransformer, length=self.history_length),
+        }
+        self.encoder = make[self.encoder_name](users=users, items=items, dim=self.dim)
+        self.items = nn.Embedding(items, self.dim)
+        nn.init.normal_(self.items.weight, std=self.dim**-0.5)
+        self.register_buffer("item_counts", torch.zeros(items))
+
+    def floors(self, data: ContrastData, split: Split) -> dict[str, float]:
+        """What counting gets, beside what the data knows."""
+        known = data.floors(split)
+        if isinstance(data, RecommendationData):
+            known |= {"popularity": counted(self, data.by_popularity(split))}
+        return known
+
+    def encode_queries(self, inputs: Tensor) -> Tensor:
+        """Embeddings ``[b, d]`` after the last of the codes; user, then codes, ``[b, 1 + l]``."""
+        after: Tensor = self.encoder(inputs[:, 0], inputs[:, 1:])
+        return after[:, -1]
+
+    def encode_documents(self, inputs: Tensor) -> Tensor:
+        """Embeddings ``[b, d]`` of items ``[b]``."""
+        embeddings: Tensor = self.items(inputs)
+        return embeddings
+
+    def loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """Cross entropy of the next item at every step of the histories."""
+        inputs, targets = batch["queries"], batch["documents"]
+        known = targets != _NO_TARGET
+        queries, targets = self.encoder(inputs[:, 0], inputs[:, 1:])[known], targets[known]
+        if self.negatives == "full":
+            return self.full_softmax_loss(queries, self.items.weight, targets)
+        sampled = torch.randint(len(self.item_counts), (self.uniform_negatives,), device=targets.device)
+        items = torch.cat((targets, sampled))
+        return self.full_softmax_loss(
+            queries,
+            self.items(items),
+            torch.arange(len(targets), device=targets.device),
+            document_ids=items,
+            log_expected=self._expected(len(targets))[items].log(),
+        )
+
+    def on_fit_start(self) -> None:
+        """Learns how often each item trains."""
+        data = self._data()
+        if not isinstance(data, RecommendationData):
+            raise ValueError(f"data: expected RecommendationData, got {type(data).__name__}")
+        self.item_counts.copy_(data.item_counts)
+
+    def _expected(self, targets: int) -> Tensor:
+        """How often each item is expected among the candidates of a step, ``[items]``."""
+        share = self.item_counts / self.item_counts.sum()
+        return targets * share + self.uniform_negatives / len(share)
+
+    def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
+        """NDCG, hit rate, recall and reciprocal rank at 10, and popularity where it is known, of every query."""
+        excluded = None if encoded.excluded is None else (encoded.excluded.queries, encoded.excluded.documents)
+        documents = rescale(encoded.documents, exponents[1])
+        found = exact_top_k(encoded.queries, documents, _DEPTH, excluded=excluded).indices
+        ranked = grade_ranking(found, encoded.judgements, len(encoded.queries))
+        of_depth = {"ndcg@10": ndcg_at, "hits@10": hits_at, "recall@10": recall_at, "mrr@10": mrr_at}
+        values = {name: measure(ranked, _DEPTH) for name, measure in of_depth.items()}
+        if encoded.popularity is None:
+            return values
+        return values | popularity_bias(found, encoded.judgements, encoded.popularity)
+
+    def _evaluate(self, stage: Literal["val", "test"]) -> None:
+        super()._evaluate(stage)
+        if self.encoded is not None and self.encoded.popularity is not None:
+            norms, popularity = safe_norm(self.encoded.documents), self.encoded.popularity
+            r = correlate(norms, popularity, kind="spearman", resamples=0).r
+            self.log(f"{stage}/norm_popularity", r, rank_zero_only=False)
+
+
+def popularity_bias(found: Tensor, judgements: Judgements, popularity: Tensor) -> dict[str, Tensor]:
+    """How popular recommended items are, and those that were taken.
+
+    Args:
+        found: recommended items ``[n, k]``, -1 for none.
+        judgements: relevant items of each query.
+        popularity: how often training has each item, ``[m]``.
+
+    Returns:
+        ``popularity@k`` and ``target_popularity``, ``[n]`` each: mean popularity quantiles, see
+        :func:`popularity_quantiles`; NaN where there is nothing to take the mean of.
+
+    Example:
+        >>> judgements = Judgements.of([(0, 2, 1.0)])
+        >>> bias = popularity_bias(torch.tensor([[0, 1]]), judgements, torch.tensor([9, 5, 1, 0]))
+        >>> {name: values.tolist() for name, values in bias.items()}
+        {'popularity@2': [0.75], 'target_popularity': [0.375]}
+    """
+    quantiles = popularity_quantiles(popularity).double()
+    there = found >= 0
+    recommended = (quantiles[found.clamp(min=0)] * there).sum(1) / there.sum(1)
+    relevant = judgements.relevant()
+    total, count = (
+        torch.zeros(len(found), dtype=torch.float64).index_add_(0, relevant.queries, values)
+        for values in (quantiles[relevant.documents], torch.ones(len(relevant.queries), dtype=torch.float64))
+    )
+    return {f"popularity@{found.shape[1]}": recommended, "target_popularity": total / count}
+
+
+class RecommendationData(ContrastData):
+    """Histories of users, cut in time.
+
+    ``leave_last_out`` and ``time`` are told apart in :func:`cut_histories`. Every interaction counts, whatever its
+    rating. Every split searches all items but those that the user had before the cut; to test, what validated is
+    history too. Users with nothing before the cut, or nothing to find after it, are not asked about.
+
+    Args:
+        source: where they come from; the names that modules of the running Python's standard library use, if left out,
+            whose times are lines of a module and so do not compare between users: leave the last out there.
+        cut: ``leave_last_out`` or ``time``.
+        validation_share: of all interactions, for ``time``.
+        test_share: likewise.
+        history_length: items before the one to be found that a query holds; training cuts longer histories into parts
+            of this many steps.
+        options: of :class:`ContrastData`; a training pair is such a part, with up to ``history_length`` items to find.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        source: InteractionsSource | None = None,
+        *,
+        cut: Cut = "leave_last_out",
+        validation_share: float = 0.1,
+        test_share: float = 0.1,
+        history_length: int = 50,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if cut not in ("leave_last_out", "time"):
+            raise ValueError(f"cut: expected 'leave_last_out' or 'time', got {cut!r}")
+        for name, share in {"validation_share": validation_share, "test_share": test_share}.items():
+            if not 0 < share < 0.5:
+                raise ValueError(f"{name}: expected a share above 0, below 0.5, got {share}")
+        check_positive(history_length=history_length)
+        self.source = StandardLibraryNameUses() if source is None else source
+        self.cut: Cut = cut
+        self.shares = (validation_share, test_share)
+        self.history_length = history_length
+        self._splits: dict[str, EvaluationSplit] = {}
+
+    @cached_property
+    def interactions(self) -> Interactions:
+        """The interactions, read on first use."""
+        return self.source.read()
+
+    @cached_property
+    def histories(self) -> list[CutHistory]:
+        """The history of each user."""
+        return cut_histories(self.interactions, cut=self.cut, shares=self.shares)
+
+    @property
+    def table_sizes(self) -> dict[str, int]:
+        """Rows that a model of these interactions needs."""
+        return {"users": len(self.interactions.user_ids), "items": len(self.interactions.item_ids)}
+
+    @cached_property
+    def trained_items(self) -> Tensor:
+        """The item of every interaction that trains, int64 ``[p]``."""
+        return torch.cat([history.items[: history.trained] for history in self.histories])
+
+    @property
+    def item_counts(self) -> Tensor:
+        """How often each item trains, ``[items]``."""
+        return torch.bincount(self.trained_items, minlength=len(self.interactions.item_ids))
+
+    def training_pairs(self) -> HistoryParts:
+        """Parts of the histories that train, with the item that follows each step."""
+        return HistoryParts([history.items[: history.trained] for history in self.histories], self.history_length)
+
+    def evaluation(self, split: Split) -> EvaluationSplit:
+        """A query for each user that has something to find, and all items."""
+        if split not in self._splits:
+            self._splits[split] = self._evaluated(split)
+        return self._splits[split]
+
+    def by_popularity(self, split: Split) -> Encoded:
+        """Items by how often they train, whoever asks."""
+        return popularity_floor(self.evaluation(split), self.trained_items)
+
+    def _evaluated(self, split: Split) -> EvaluationSplit:
+        queries: list[Tensor] = []
+        wanted: list[tuple[int, int, float]] = []
+        seen: list[tuple[int, int, float]] = []
+        for user, history in enumerate(self.histories):
+            before = history.trained if split == "validation" else history.validated
+            after = history.validated if split == "validation" else len(history.items)
+            if not 0 < before < after:
+                continue
+            past = history.items[:before]
+            wanted += [(len(queries), int(item), 1.0) for item in history.items[before:after]]
+            seen += [(len(queries), int(item), 0.0) for item in past]
+            queries.append(torch.cat((torch.tensor([user]), _codes(past, self.history_length))))
+        items = range(len(self.interactions.item_ids))
+        return EvaluationSplit(queries, items, Judgements.of(wanted), Judgements.of(seen), self.item_counts)
+
+
+class HistoryParts:
+    """Histories in parts of at most ``length`` steps, each with the items that follow its steps.
+
+    Every item is to be found exactly once, the first of a history from nothing but its beginning. The first part of a
+    history is the short one, so that what is nearest to the present has most to look back at.
+    """
+
+    def __init__(self, histories: Sequence[Tensor], length: int) -> None:
+        self.length = length
+        self.parts = [
+            (user, items[max(0, end - length - 1) : end], min(length, end))
+            for user, items in enumerate(histories)
+            for end in range(len(items), 0, -length)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, place: int) -> TrainingPair:
+        user, items, steps = self.parts[place]
+        before = items[:-1] if steps < len(items) else torch.cat((items.new_tensor([START - FIRST_ITEM]), items[:-1]))
+        query = torch.cat((torch.tensor([user]), _padded(before + FIRST_ITEM, self.length, PADDING)))
+        return TrainingPair(query, _padded(items[-steps:], self.length, _NO_TARGET), user, place)
+
+
+def _codes(past: Tensor, length: int) -> Tensor:
+    """The last codes of a history, ``[length]``."""
+    whole = torch.cat((past.new_tensor([START]), past + FIRST_ITEM))
+    return _padded(whole[-length:], length, PADDING)
+
+
+def _padded(values: Tensor, length: int, padding: int) -> Tensor:
+    return nn.functional.pad(values, (length - len(values), 0), value=padding)

@@ -1,0 +1,1 @@
+"""Text retrieval and retrieval-augmented reading."""

@@ -1,0 +1,180 @@
+"""Retrieval: queries seek the documents that answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.statistics.ranking import grade_ranking, map_at, mrr_at, ndcg_at, recall_at
+from lightning_normdyn.datasets import JudgedTexts, Judgements
+from lightning_normdyn.datasets.formats import MsMarcoTriples
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Pairs, Split
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
+from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
+from lightning_normdyn.tasks.contrast.ranking_measures import ranking_measures
+from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.encoders import TextEncoder
+from lightning_normdyn.tasks.retrieval.bm25 import BM25
+from lightning_normdyn.tasks.retrieval.relevant_pairs import RelevantPairs, TriplePairs, with_validation
+from lightning_normdyn.tasks.retrieval.text_towers import TextTowers
+from lightning_normdyn.tasks.sources import JudgedTextsSource, StandardLibraryDocstrings
+
+_DEPTH = 100
+
+
+class Retrieval(ContrastiveTask):
+    """A dual encoder that finds documents by query.
+
+    Args:
+        encoder: of texts, such as :class:`~lightning_normdyn.tasks.encoders.SmallTextEncoder`, the default, or
+            :class:`~lightning_normdyn.tasks.encoders.PretrainedTextEncoder` with a name or a local path.
+        shared: whether one encoder serves queries and documents.
+        options: of :class:`ContrastiveTask` and its loss.
+    """
+
+    symmetry = FunctionalSymmetry(False, "queries seek, documents are found")
+    headline = "ndcg@10"
+
+    def __init__(self, *, encoder: TextEncoder | None = None, shared: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.towers = TextTowers(encoder, shared=shared)
+
+    def encode_queries(self, inputs: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]`` of texts."""
+        return self.towers.encode_queries(inputs)
+
+    def encode_documents(self, inputs: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]`` of texts."""
+        return self.towers.encode_documents(inputs)
+
+    def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
+        """NDCG@10, MRR@10, recall at 10 and 100, and MAP@100 of every query."""
+        of_depth = {
+            "ndcg@10": partial(ndcg_at, k=10),
+            "mrr@10": partial(mrr_at, k=10),
+            "recall@10": partial(recall_at, k=10),
+            "recall@100": partial(recall_at, k=100),
+            "map@100": partial(map_at, k=100),
+        }
+        return ranking_measures(encoded, exponents, of_depth, depth=_DEPTH)
+
+    def on_validation_epoch_end(self) -> None:
+        """Measures the validation split, and says once if texts were cut."""
+        super().on_validation_epoch_end()
+        self.towers.tell_truncation()
+
+
+class RetrievalData(ContrastData):
+    """Queries, documents and judgements.
+
+    Training pairs are the relevant pairs of ``train``. Every split searches all documents.
+
+    Args:
+        source: where they come from; the docstrings of the running Python's standard library if left out.
+        validation_share: of the training queries, kept for validation where the source has no such split.
+        bm25: whether to report, once a split, what BM25 finds; it reads all documents, a second for some ten thousand.
+        hard_negatives: documents that go with every training pair, those that BM25 ranks first among all that do not
+            answer its query.
+        triples: what to train on instead, streamed, each with its own hard negative; the source then only evaluates.
+            Trains for the trainer's ``max_steps``, in the order of the file.
+        options: of :class:`ContrastData`.
+
+    Raises:
+        ValueError: if an argument is out of its range, or the source lacks a split.
+    """
+
+    def __init__(
+        self,
+        source: JudgedTextsSource | None = None,
+        *,
+        validation_share: float = 0.1,
+        bm25: bool = True,
+        hard_negatives: int = 0,
+        triples: MsMarcoTriples | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not 0 < validation_share <= 0.5:
+            raise ValueError(f"validation_share: expected a share above 0, at most 0.5, got {validation_share}")
+        if hard_negatives < 0:
+            raise ValueError(f"hard_negatives: expected 0 or more documents, got {hard_negatives}")
+        self.source = StandardLibraryDocstrings() if source is None else source
+        self.bm25 = bm25
+        self.hard_negatives = hard_negatives
+        if hard_negatives and triples is not None:
+            raise ValueError(f"hard_negatives: expected 0 where triples bring their own, got {hard_negatives}")
+        self.triples = triples
+        self.validation_share = validation_share
+        self._splits: dict[str, EvaluationSplit] = {}
+
+    @cached_property
+    def texts(self) -> JudgedTexts:
+        """The set, read on first use."""
+        return self.source.read()
+
+    def training_pairs(self) -> Pairs:
+        """The relevant pairs of the training split, or the triples."""
+        if self.triples is not None:
+            self.triples.rank, self.triples.ranks = self.rank_of_ranks
+            return TriplePairs(self.triples)
+        return self._training
+
+    @cached_property
+    def _training(self) -> RelevantPairs:
+        return RelevantPairs(self.texts, self._judged("train"), hard_negatives=self.hard_negatives)
+
+    def evaluation(self, split: Split) -> EvaluationSplit:
+        """The queries that the split judges, and all documents."""
+        if split not in self._splits:
+            self._splits[split] = _evaluated(self.texts, split, self._judged(split))
+        return self._splits[split]
+
+    def rank_by_words(self, split: Split, depth: int) -> Tensor:
+        """What BM25 finds for every query of a split, see :meth:`~lightning_normdyn.tasks.retrieval.bm25.BM25.rank`."""
+        sides = self.evaluation(split)
+        excluded = None if sides.excluded is None else (sides.excluded.queries, sides.excluded.documents)
+        return BM25(sides.documents).rank(sides.queries, depth, excluded=excluded)
+
+    def floors(self, split: Split) -> dict[str, float]:
+        """NDCG@10 of BM25."""
+        if not self.bm25:
+            return {}
+        sides = self.evaluation(split)
+        ranked = grade_ranking(self.rank_by_words(split, 10), sides.judgements, len(sides.queries))
+        return {"bm25": float(ndcg_at(ranked, 10).nanmean())}
+
+    @cached_property
+    def _judgements(self) -> dict[str, Judgements]:
+        return with_validation(self.texts.judgements, self.validation_share)
+
+    def _judged(self, split: str) -> Judgements:
+        if split not in self._judgements:
+            raise ValueError(
+                f"source: expected a split '{split}', got {', '.join(self._judgements) or 'none'}; a BEIR folder needs "
+                "qrels/train.tsv and qrels/test.tsv, and dev.tsv is validation (without it, a share of train is kept)"
+            )
+        return self._judgements[split]
+
+
+def _evaluated(texts: JudgedTexts, split: str, judgements: Judgements) -> EvaluationSplit:
+    places = judgements.queries.unique()
+    asked = places.tolist()
+    return EvaluationSplit(
+        [texts.queries.texts[place] for place in asked],
+        texts.documents.texts,
+        _numbered(judgements, places),
+        _numbered(texts.excluded[split], places) if split in texts.excluded else None,
+        answers=[texts.answers.get(place, ()) for place in asked] if texts.answers else None,
+    )
+
+
+def _numbered(judged: Judgements, places: Tensor) -> Judgements:
+    """The pairs of some queries, which get the numbers of their places."""
+    known = torch.isin(judged.queries, places)
+    queries, documents, grades = (column[known] for column in judged)
+    return Judgements(torch.searchsorted(places, queries), documents, grades)

@@ -1,0 +1,163 @@
+"""PostgreSQL with pgvector: a server of its own is started, or the tests say why not."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from export_cases import embeddings, export, ranked, source_of
+from start_postgres import NoPostgresError, start
+
+from lightning_normdyn.retrieval.export.folding import Folding
+from lightning_normdyn.retrieval.export.index_export import look_through, measure_loss
+from lightning_normdyn.retrieval.indexes.pgvector_table import copy_rows
+
+
+@pytest.fixture(scope="module")
+def server():
+    pytest.importorskip("psycopg")
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:  # short: a Unix socket's path has at most 107 bytes
+        try:
+            Path(folder).chmod(0o755)
+            dsn, stop = start(Path(folder) / "s")
+        except NoPostgresError as error:
+            pytest.skip(f"no PostgreSQL: {error}")
+        yield dsn, Path(stop[0]), Path(folder)
+        from start_postgres import account
+
+        subprocess.run(stop, capture_output=True, check=True, cwd=folder, user=account())
+
+
+@pytest.fixture
+def dsn(server):
+    import psycopg
+
+    with psycopg.connect(server[0], autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS docs")
+    return server[0]
+
+
+def do(dsn, *commands):
+    import psycopg
+
+    with psycopg.connect(dsn) as connection:
+        for command in commands:
+            answer = connection.execute(command)
+        return answer.fetchall() if answer.description else None
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [({}, "float32"), ({}, "float16"), ({"augment": True, "metric": "cosine"}, "float32")],
+)
+def test_round_trip(dsn, tmp_path, options, dtype):
+    documents, queries = embeddings()
+    ids = [f"tab\t{row}\n'ü" for row in range(len(documents))]
+    source, folding = source_of(documents, tmp_path, ids=ids), Folding("cosine", alpha=0.5, **options)
+    writer = export(source, "pgvector", dsn, folding, name="docs", dtype=dtype)
+    assert writer.search(folding.asked(queries), 10).ids == ranked(queries, documents, 0.5, ids)
+    kind = {"float32": "vector", "float16": "halfvec"}[dtype]
+    assert do(dsn, "SELECT pg_typeof(embedding)::text, count(*) FROM docs GROUP BY 1") == [(kind, len(documents))]
+
+
+def test_the_graph_serves_inner_products(dsn, tmp_path):
+    documents, queries = embeddings(m=600)
+    source, folding = source_of(documents, tmp_path), Folding("dot")
+    writer = export(source, "pgvector", dsn, folding, name="docs", index="hnsw")
+    assert "vector_ip_ops" in do(dsn, "SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '%hnsw%'")[0][0]
+    assert measure_loss(source, folding, look_through(source, folding), writer, queries).recall > 0.8
+
+
+def test_rows_that_are_there_keep_their_other_columns(dsn, tmp_path):
+    documents, queries = embeddings()
+    rows = [str(row) for row in range(len(documents))]
+    source = source_of(documents, tmp_path, ids=rows)
+    do(
+        dsn,
+        "CREATE EXTENSION IF NOT EXISTS vector",
+        "CREATE TABLE docs (id int PRIMARY KEY, body text, embedding vector(24))",
+        "INSERT INTO docs (id, body) SELECT i, 'text ' || i FROM generate_series(0, 9) AS i",
+    )
+    with pytest.raises(ValueError, match="PostgreSQL's table 'docs' exists already; pass --overwrite"):
+        export(source, "pgvector", dsn, name="docs")
+    writer = export(source, "pgvector", dsn, Folding("dot"), name="docs", overwrite=True)
+    assert writer.search(queries, 10).ids == ranked(queries, documents, 1, rows)
+    assert do(dsn, "SELECT body FROM docs WHERE id = 7") == [("text 7",)]
+    assert do(dsn, "SELECT count(*) FROM docs") == [(len(documents),)]
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            [
+                "CREATE TABLE docs (id text, embedding vector(24))",
+                "CREATE INDEX c ON docs USING hnsw (embedding vector_cosine_ops)",
+            ],
+            "has the index c, which compares cosines and so divides every norm out again; drop it",
+        ),
+        (["CREATE TABLE docs (id text, embedding vector(8))"], r"has embedding as vector\(8\), expected vector\(24\)"),
+        (["CREATE TABLE docs (id text, embedding halfvec(24))"], r"has embedding as halfvec\(24\), expected vector"),
+        (["CREATE TABLE docs (id text)"], "has no column embedding"),
+        (
+            ["CREATE TABLE docs (id text, embedding vector(24))", "INSERT INTO docs VALUES ('stranger')"],
+            "holds 1 other ids, 'stranger' among them",
+        ),
+        (
+            ["CREATE TABLE docs (id text, body text NOT NULL, embedding vector(24))"],
+            "PostgreSQL refuses .*null value in column",
+        ),
+    ],
+)
+def test_a_table_that_cannot_take_them_is_refused_and_stays(dsn, tmp_path, made, said):
+    do(dsn, "CREATE EXTENSION IF NOT EXISTS vector", *made)
+    before = do(dsn, "SELECT * FROM docs")
+    with pytest.raises(ValueError, match=said) as caught:
+        export(source_of(embeddings()[0], tmp_path), "pgvector", dsn, name="docs", overwrite=True)
+    assert "\n" not in str(caught.value)
+    assert do(dsn, "SELECT * FROM docs") == before
+
+
+def test_an_interrupted_export_leaves_no_table(dsn, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_normdyn.retrieval.indexes.pgvector_table.PgvectorTable.close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(source_of(embeddings()[0], tmp_path), "pgvector", dsn, name="docs")
+    assert do(dsn, "SELECT to_regclass('docs')") == [(None,)]
+
+
+def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
+    pytest.importorskip("psycopg")
+    dsn = f"host={tmp_path} user=me password=secret dbname=x connect_timeout=2"
+    with pytest.raises(ValueError, match="out: PostgreSQL refuses") as caught:
+        export(source_of(embeddings()[0], tmp_path), "pgvector", dsn)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_in_the_binary_format_are_what_the_server_sends(dsn):
+    import psycopg
+
+    do(dsn, "CREATE EXTENSION IF NOT EXISTS vector", "CREATE TABLE docs (id text, v vector(3), h halfvec(3))")
+    do(dsn, "INSERT INTO docs VALUES ('ü', '[1.5,-2,1e-7]', '[1.5,-2,6e-5]')")
+    for column, dtype in (("v", np.float32), ("h", np.float16)):
+        with psycopg.connect(dsn) as connection, connection.cursor() as cursor:
+            question = f"COPY (SELECT id, {column} FROM docs) TO STDOUT (FORMAT BINARY)"
+            with cursor.copy(question) as copy:
+                sent = b"".join(bytes(part) for part in copy)
+        vector = np.array([[1.5, -2, 1e-7 if column == "v" else 6e-5]], dtype)
+        assert sent[19:-2] == copy_rows(["ü"], vector)
+        assert struct.unpack("!h", sent[-2:]) == (-1,)
+
+
+def test_a_table_has_one_graph_however_often_it_is_written(dsn, tmp_path):
+    source = source_of(embeddings(m=300)[0], tmp_path)
+    for _ in range(2):
+        export(source, "pgvector", dsn, Folding("dot"), name="docs", index="hnsw", overwrite=True)
+    assert do(dsn, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'") == [(1,)]
