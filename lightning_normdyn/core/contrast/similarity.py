@@ -21,10 +21,8 @@ NORMALIZATIONS: dict[str, tuple[float, float]] = {
 Exponent = float | Tensor
 
 
-def similarity_scores(
-    queries: Tensor, documents: Tensor, query_exponent: Exponent, document_exponent: Exponent
-) -> Tensor:
-    """Scores every query against every document: ``<q, d> / (|q|^query_exponent · |d|^document_exponent)``.
+def similarity_scores(queries: Tensor, documents: Tensor, gamma_query: Exponent, gamma_document: Exponent) -> Tensor:
+    """Scores every query against every document: ``<q, d> / (|q|^gamma_query · |d|^gamma_document)``.
 
     Exponent 1 on a side throws that side's norm away, 0 keeps it (theory: the 2x2 normalisation grid; arXiv
     2602.09229). Computed in float32 at least, whatever the precision of the embeddings and of a surrounding autocast.
@@ -32,8 +30,8 @@ def similarity_scores(
     Args:
         queries: ``[n, d]``.
         documents: ``[m, d]``.
-        query_exponent: a number, or a tensor without dimensions that may carry gradient.
-        document_exponent: the same for the other side; :data:`NORMALIZATIONS` has the usual pairs.
+        gamma_query: a number, or a tensor without dimensions that may carry gradient.
+        gamma_document: the same for the other side; :data:`NORMALIZATIONS` has the usual pairs.
 
     Returns:
         Scores ``[n, m]``, before any temperature. A zero vector scores 0 with everything.
@@ -54,7 +52,7 @@ def similarity_scores(
         )
     wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
     with torch.autocast(queries.device.type, enabled=False):
-        scores: Tensor = rescale(queries, query_exponent).to(wide) @ rescale(documents, document_exponent).to(wide).T
+        scores: Tensor = rescale(queries, gamma_query).to(wide) @ rescale(documents, gamma_document).to(wide).T
         return scores
 
 

@@ -34,8 +34,8 @@ class FisherCondition(NamedTuple):
 def fisher_condition_number(
     queries: Tensor,
     documents: Tensor,
-    query_exponent: float,
-    document_exponent: float,
+    gamma_query: float,
+    gamma_document: float,
     *,
     temperature: float = 0.05,
     symmetric: bool = True,
@@ -43,15 +43,16 @@ def fisher_condition_number(
 ) -> FisherCondition:
     """Condition number of the Fisher information of InfoNCE at pairs of embeddings.
 
-    ``log p(d_i | q_i) = s_ii/tau - log sum_j exp(s_ij/tau)``, ``s_ij = <q_i, d_j> / (|q_i|^gamma_q·|d_j|^gamma_d)``.
+    ``log p(d_i | q_i) = s_ii/tau - log sum_j exp(s_ij/tau)``, ``s_ij = <q_i, d_j> / (|q_i|^gq·|d_j|^gd)``, with
+    ``gq`` for ``gamma_query`` and ``gd`` for ``gamma_document``.
     The source does not say which derivatives it takes, so every reading is returned under its own name (Feng, Watanabe
     2026, arXiv 2602.09229; theory: the 2x2 normalisation grid).
 
     Args:
         queries: ``[n, d]``, as the encoder gives them, before any normalisation.
         documents: ``[m >= n, d]``; document i belongs to query i, all of them are candidates of every query.
-        query_exponent: ``gamma_q``.
-        document_exponent: ``gamma_d``; :data:`~lightning_normdyn.core.NORMALIZATIONS` has the usual pairs.
+        gamma_query: exponent of the query's norm.
+        gamma_document: that of the document's; :data:`~lightning_normdyn.core.NORMALIZATIONS` has the usual pairs.
         temperature: ``tau``, as in training.
         symmetric: average over ``log p(d_i | q_i)`` and ``log p(q_i | d_i)``, as CLIP's loss does. With the first
             alone, DNorm tends to have the smaller number even where queries and documents are alike.
@@ -74,8 +75,8 @@ def fisher_condition_number(
         pair_gradients(
             queries,
             documents,
-            query_exponent,
-            document_exponent,
+            gamma_query,
+            gamma_document,
             temperature=temperature,
             symmetric=symmetric,
             pairs=pairs,
@@ -135,8 +136,8 @@ class PairGradients(NamedTuple):
 def pair_gradients(
     queries: Tensor,
     documents: Tensor,
-    query_exponent: float,
-    document_exponent: float,
+    gamma_query: float,
+    gamma_document: float,
     *,
     temperature: float,
     symmetric: bool,
@@ -147,11 +148,11 @@ def pair_gradients(
     places = torch.linspace(0, len(queries) - 1, min(pairs, len(queries)), dtype=torch.float64).round().long()
     places = places.to(queries.device)
     queries, documents = most_precise(queries.detach()), most_precise(documents.detach())
-    rows = _embedding_gradients(queries, documents, places, query_exponent, document_exponent, temperature)
+    rows = _embedding_gradients(queries, documents, places, gamma_query, gamma_document, temperature)
     if symmetric:
-        back = _embedding_gradients(documents, queries, places, document_exponent, query_exponent, temperature)
+        back = _embedding_gradients(documents, queries, places, gamma_document, gamma_query, temperature)
         rows = torch.cat((rows, back.roll(back.shape[1] // 2, dims=1)))  # the document's half comes first in it
-    return PairGradients(rows, _polar_gradients(queries[places], documents[places], query_exponent, document_exponent))
+    return PairGradients(rows, _polar_gradients(queries[places], documents[places], gamma_query, gamma_document))
 
 
 def _check(queries: Tensor, documents: Tensor, temperature: float) -> None:
@@ -169,38 +170,38 @@ def _check(queries: Tensor, documents: Tensor, temperature: float) -> None:
 
 
 def _embedding_gradients(
-    queries: Tensor, candidates: Tensor, places: Tensor, query_exponent: float, document_exponent: float, tau: float
+    queries: Tensor, candidates: Tensor, places: Tensor, gamma_query: float, gamma_document: float, tau: float
 ) -> Tensor:
     """Of ``log p(d_i | q_i)`` by ``[q_i; d_i]`` at some places, ``[places, 2d]``, a part of them at a time."""
     parts = places.split(_CHUNK)
     return torch.cat(
-        [_some_gradients(queries[own], candidates, own, query_exponent, document_exponent, tau) for own in parts]
+        [_some_gradients(queries[own], candidates, own, gamma_query, gamma_document, tau) for own in parts]
     )
 
 
 def _some_gradients(
-    queries: Tensor, candidates: Tensor, own: Tensor, query_exponent: float, document_exponent: float, tau: float
+    queries: Tensor, candidates: Tensor, own: Tensor, gamma_query: float, gamma_document: float, tau: float
 ) -> Tensor:
     """Linear in what the softmax leaves of the candidates."""
     documents = candidates[own]
-    scaled_queries, scaled = _rescaled(queries, query_exponent), _rescaled(candidates, document_exponent)
+    scaled_queries, scaled = _rescaled(queries, gamma_query), _rescaled(candidates, gamma_document)
     log_p = (scaled_queries @ scaled.T / tau).log_softmax(1)
     surprise = -log_p.gather(1, own.unsqueeze(1)).expm1()  # 1 - p, exact where p is close to 1
     pull = scaled[own] - log_p.exp() @ scaled
-    by_query = _through_rescaling(pull, queries, query_exponent)
-    by_document = _through_rescaling(surprise * scaled_queries, documents, document_exponent)
+    by_query = _through_rescaling(pull, queries, gamma_query)
+    by_document = _through_rescaling(surprise * scaled_queries, documents, gamma_document)
     return torch.cat((by_query, by_document), dim=1) / tau
 
 
-def _polar_gradients(queries: Tensor, documents: Tensor, query_exponent: float, document_exponent: float) -> Tensor:
-    """Of ``s = |q|^(1 - gamma_q)·|d|^(1 - gamma_d)·cos(angle)`` by both norms and the angle, ``[n, 3]``."""
+def _polar_gradients(queries: Tensor, documents: Tensor, gamma_query: float, gamma_document: float) -> Tensor:
+    """Of ``s = |q|^(1 - gamma_query)·|d|^(1 - gamma_document)·cos(angle)`` by both norms and the angle, ``[n, 3]``."""
     (z_q, norm_q), (z_d, norm_d) = _polar(queries), _polar(documents)
     cos = (z_q * z_d).sum(1, keepdim=True)
     sin = (z_q - cos * z_d).norm(dim=1, keepdim=True)
-    length = norm_q ** (1 - query_exponent) * norm_d ** (1 - document_exponent)
+    length = norm_q ** (1 - gamma_query) * norm_d ** (1 - gamma_document)
     by_query, by_document = (
-        (1 - query_exponent) * length * cos / norm_q,
-        (1 - document_exponent) * length * cos / norm_d,
+        (1 - gamma_query) * length * cos / norm_q,
+        (1 - gamma_document) * length * cos / norm_d,
     )
     return torch.cat((by_query, by_document, -length * sin), dim=1)
 

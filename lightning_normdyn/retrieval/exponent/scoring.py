@@ -19,31 +19,31 @@ from lightning_normdyn.retrieval.search.top_k import Backend, TopK, chunk_rows, 
 
 @dataclass(frozen=True)
 class NormAwareScore:
-    """``<q, d> / (|q|^gamma_query · |d|^gamma_document) · |q|^alpha_query · |d|^alpha_document``.
+    """``<q, d> / (|q|^gamma_query · |d|^gamma_document) · |q|^alpha_query · |d|^alpha``.
 
     On top of the cosine that is arXiv 2606.30625, eq. 4.20 (theory, section 6). A document's norm counts with exponent
-    ``1 - gamma_document + alpha_document`` in all. A zero vector scores 0 with everything, whatever the exponents.
+    ``1 - gamma_document + alpha`` in all. A zero vector scores 0 with everything, whatever the exponents.
 
     Args:
         normalization: what the embeddings were trained with: ``cosine``, ``dot``, ``qnorm``, ``dnorm``, ``learnable``.
         alpha_query: further exponent of the query's norm; it changes scores and no ranking.
-        alpha_document: further exponent of the document's norm; positive favours the long ones.
+        alpha: further exponent of the document's norm; positive favours the long ones.
         exponents: the learnt gammas (query, document), for ``learnable`` alone.
 
     Raises:
         ValueError: if the normalization is unknown, an exponent is not finite, or gammas are missing or superfluous.
 
     Example:
-        >>> score = NormAwareScore(alpha_document=-0.5)
+        >>> score = NormAwareScore(alpha=-0.5)
         >>> score.scores(torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0], [0.0, 4.0]]))
         tensor([[0.3162, 0.4000]])
-        >>> NormAwareScore("dot", alpha_document=-1).document_power
+        >>> NormAwareScore("dot", alpha=-1).document_power
         0.0
     """
 
     normalization: Normalization = "cosine"
     alpha_query: float = 0.0
-    alpha_document: float = 0.0
+    alpha: float = 0.0
     exponents: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class NormAwareScore:
         if (self.normalization == "learnable") != (self.exponents is not None):
             wanted = "the two learnt gammas for 'learnable'" if self.exponents is None else "nothing"
             raise ValueError(f"exponents: expected {wanted}, got {self.exponents} with {self.normalization!r}")
-        for name in ("alpha_query", "alpha_document"):
+        for name in ("alpha_query", "alpha"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}: expected a finite exponent, got {getattr(self, name)}")
 
@@ -72,7 +72,7 @@ class NormAwareScore:
     @property
     def document_power(self) -> float:
         """Exponent of the document's norm beside the cosine: all that a ranking depends on."""
-        return 1 - self.gammas[1] + self.alpha_document
+        return 1 - self.gammas[1] + self.alpha
 
     def scores(self, queries: Tensor, documents: Tensor) -> Tensor:
         """All scores ``[n, m]`` of queries ``[n, d]`` and documents ``[m, d]``, in float32 at least."""

@@ -60,7 +60,7 @@ def export_vectors(
             f"documents: expected finite numbers, got NaN or infinite ones in row {int(bad[0])}; leave such rows out "
             "or encode them again"
         )
-    folded = NormAwareScore(normalization, alpha_document=alpha, exponents=exponents).fold_documents(documents)
+    folded = NormAwareScore(normalization, alpha=alpha, exponents=exponents).fold_documents(documents)
     stored = folded if dtype is None else folded.to(dtype)
     large = (~stored.isfinite().all(1)).nonzero()
     if len(large):

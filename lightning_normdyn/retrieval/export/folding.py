@@ -55,7 +55,7 @@ class Folding:
     @property
     def score(self) -> NormAwareScore:
         """The score that the index will rank by."""
-        return NormAwareScore(self.normalization, alpha_document=self.alpha, exponents=self.exponents)
+        return NormAwareScore(self.normalization, alpha=self.alpha, exponents=self.exponents)
 
     @property
     def exponents(self) -> tuple[float, float] | None:

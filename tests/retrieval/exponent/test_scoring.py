@@ -24,11 +24,11 @@ def embeddings(seed, n=8, m=3000, d=24, spread=0.5):
     return queries, documents
 
 
-def by_formula(queries, documents, gammas, alpha_query=0.0, alpha_document=0.0):
+def by_formula(queries, documents, gammas, alpha_query=0.0, alpha=0.0):
     q, d = queries.double(), documents.double()
     q_norm, d_norm = (x.square().sum(1).sqrt().clamp(min=1e-300) for x in (q, d))
     cosine = (q @ d.T) / q_norm[:, None] / d_norm
-    scores = cosine * q_norm[:, None] ** (1 - gammas[0] + alpha_query) * d_norm ** (1 - gammas[1] + alpha_document)
+    scores = cosine * q_norm[:, None] ** (1 - gammas[0] + alpha_query) * d_norm ** (1 - gammas[1] + alpha)
     return scores.where((q_norm[:, None] > 1e-300) & (d_norm > 1e-300), 0)
 
 
@@ -50,10 +50,10 @@ def same_ranking(indices, scores, k, tolerance=1e-5):
 @pytest.mark.parametrize("normalization", GAMMAS)
 @given(ALPHAS, ALPHAS)
 @settings(max_examples=10, deadline=None)
-def test_the_score_is_its_formula(normalization, alpha_query, alpha_document):
+def test_the_score_is_its_formula(normalization, alpha_query, alpha):
     queries, documents = embeddings(0, m=50)
-    score = NormAwareScore(alpha_query=alpha_query, alpha_document=alpha_document, **options(normalization))
-    expected = by_formula(queries, documents, GAMMAS[normalization], alpha_query, alpha_document)
+    score = NormAwareScore(alpha_query=alpha_query, alpha=alpha, **options(normalization))
+    expected = by_formula(queries, documents, GAMMAS[normalization], alpha_query, alpha)
     largest = float(expected.abs().max())
     torch.testing.assert_close(score.scores(queries, documents).double(), expected, rtol=1e-4, atol=1e-6 * largest)
     assert score.scores(queries, documents)[:, 25].eq(0).all()
@@ -138,7 +138,7 @@ NAN = torch.tensor([[1.0, 2.0], [torch.nan, 0.0]])
         (lambda _: NormAwareScore("cos"), "normalization: expected one of cosine, .*, got 'cos'"),
         (lambda _: NormAwareScore("learnable"), "exponents: expected the two learnt gammas for 'learnable', got None"),
         (lambda _: NormAwareScore("dot", exponents=(1, 1)), r"exponents: expected nothing, got \(1, 1\) with 'dot'"),
-        (lambda _: NormAwareScore(alpha_document=float("nan")), "alpha_document: expected a finite exponent, got nan"),
+        (lambda _: NormAwareScore(alpha=float("nan")), "alpha: expected a finite exponent, got nan"),
     ],
 )
 def test_what_does_not_fit_is_named(call, sentence):

@@ -180,7 +180,7 @@ def test_ids_name_each_row(tmp_path, ids, said):
             {"gamma_document": 0.3},
             "gamma_document: expected no exponent but with learnable, got normalization 'cosine'",
         ),
-        ({"alpha": math.nan}, "alpha_document: expected a finite exponent"),
+        ({"alpha": math.nan}, "alpha: expected a finite exponent"),
     ],
 )
 def test_foldings_that_would_rank_otherwise_are_refused(options, said):
