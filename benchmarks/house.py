@@ -3,7 +3,7 @@
     python benchmarks/house.py [--root PATH] [--json FILE]   the table of a checkout, by default of this one
     python benchmarks/house.py --compare REVISION            that revision | the working tree
     python benchmarks/house.py --list [PATH_PREFIX]          file:line: name of every dialect variable
-    python benchmarks/house.py --peers                       the share of dialect variables in installed packages
+    python benchmarks/house.py --peers [SITE_PACKAGES]       and the dialect of installed packages of the field
 
 Needs Python and git alone, and imports nothing of what it measures. Code lines leave out blank lines, comments and
 docstrings. ``__init__.py``, ``__main__.py`` and ``_version.py`` are files, but never count as small ones.
@@ -19,9 +19,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import datetime
 import io
 import json
 import statistics
+import subprocess
+import sysconfig
+import tarfile
+import tempfile
 import tokenize
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -95,7 +101,7 @@ class SourceFile(NamedTuple):
     code_lines: int
     function_lines: tuple[int, ...]
     has_one_function: bool
-    public_names: tuple[str, ...]
+    public_names: tuple[str, ...] | None
     bindings: tuple[Binding, ...]
 
 
@@ -193,17 +199,31 @@ def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef, code_numbers: set
     return len(code_numbers.intersection(range(first, last + 1)))
 
 
-def public_names_of(tree: ast.Module) -> tuple[str, ...]:
-    """What ``__all__`` lists, where it is written as strings."""
-    names: list[str] = []
+def public_names_of(tree: ast.Module) -> tuple[str, ...] | None:
+    """What ``__all__`` lists, be it literal or made of literals of the same file; None where it is neither."""
+    values: dict[str, Any] = {
+        "__builtins__": {"dict": dict, "list": list, "sorted": sorted, "tuple": tuple, "set": set}
+    }
+    names: tuple[str, ...] | None = ()
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
-            values = ast.walk(node.value)  # type: ignore[attr-defined]
-            names += [
-                value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)
-            ]
-    return tuple(names)
+        if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) or node.value is None:
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        titles = [target.id for target in targets if isinstance(target, ast.Name)]
+        if "__all__" in titles:
+            names = None if names is None else evaluate_names(node.value, values, names)
+        else:
+            with contextlib.suppress(ValueError, TypeError):
+                values |= dict.fromkeys(titles, ast.literal_eval(node.value))
+    return names
+
+
+def evaluate_names(expression: ast.expr, values: dict[str, Any], names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Names collected so far and those of an expression; None where it needs more than the literals of its file."""
+    try:
+        return names + tuple(eval(compile(ast.Expression(expression), "__all__", "eval"), values))
+    except (NameError, AttributeError, TypeError):
+        return None
 
 
 def measure_folder(folder: Path, root: Path) -> list[SourceFile]:
@@ -259,26 +279,38 @@ def spread_of(sizes: list[int]) -> dict[str, float]:
 def variable_figures(files: list[SourceFile]) -> dict[str, Any]:
     """How many bindings there are, and what share of them is dialect, by kind of word."""
     total = sum(len(file.bindings) for file in files)
-    names = Counter(binding.name.strip("_") for binding in dialect_of(files))
-    kinds = Counter(dialect_kind(binding.name) for binding in dialect_of(files))
-    dialect = sum(names.values())
+    variables = dialect_of(files)
+    kinds = Counter(dialect_kind(binding.name) for binding in variables)
+    irregular = kinds["pronoun"] + kinds["irregular participle"]
     return {
         "bindings": total,
-        "dialect": dialect,
-        "share": round(dialect / total, 5) if total else 0.0,
+        "dialect": len(variables),
+        "share": share(len(variables), total),
+        "irregular": irregular,
+        "irregular_share": share(irregular, total),
         "kinds": {kind: kinds[kind] for kind in (*DIALECT, "regular participle")},
-        "most_frequent": dict(names.most_common(20)),
+        "most_frequent": dict(Counter(binding.name.strip("_") for binding in variables).most_common(20)),
     }
+
+
+def share(count: int, total: int) -> float:
+    """A part of a total; 0 of nothing."""
+    return round(count / total, 5) if total else 0.0
 
 
 def public_figures(files: list[SourceFile]) -> dict[str, Any]:
-    """Length of ``__all__`` in each package and in all."""
-    packages = {
-        Path(file.path).parent.as_posix(): len(file.public_names)
-        for file in files
-        if file.path.endswith("/__init__.py") and file.public_names
+    """Length of ``__all__`` in each package and in all, and how many names differ."""
+    packages: dict[str, tuple[str, ...]] = {}
+    for file in files:
+        if file.path.endswith("/__init__.py"):
+            if file.public_names is None:
+                raise SystemExit(f"house: {file.path}: __all__ is made of more than literals of its own file")
+            packages[Path(file.path).parent.as_posix()] = file.public_names
+    return {
+        "all": sum(map(len, packages.values())),
+        "distinct": len({name for names in packages.values() for name in names}),
+        "packages": {package: len(names) for package, names in packages.items() if names},
     }
-    return {"all": sum(packages.values()), "packages": packages}
 
 
 def list_dialect(root: Path, prefix: str) -> str:
@@ -291,16 +323,153 @@ def list_dialect(root: Path, prefix: str) -> str:
     return "\n".join([*lines, f"{len(lines)} dialect variables"])
 
 
+def measure_revision(root: Path, revision: str) -> dict[str, Any]:
+    """All figures of a commit, extracted into a folder that is removed afterwards."""
+    archive = git(root, "archive", "--format=tar", revision)
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(archive)) as tree:
+        tree.extractall(folder, filter="data")
+        return {"revision": name_of(root, revision)} | measure_tree(Path(folder))
+
+
+def git(root: Path, *arguments: str) -> bytes:
+    """What a git command prints in a checkout; ends with git's own message when it fails."""
+    finished = subprocess.run(["git", "-C", root, *arguments], capture_output=True, check=False)
+    if finished.returncode:
+        raise SystemExit(f"house: git {arguments[0]}: {finished.stderr.decode().strip()}")
+    return finished.stdout
+
+
+def name_of(root: Path, revision: str | None) -> str:
+    """A commit's short name; of the working tree, the last commit of what is measured and whether that is changed."""
+    if revision is not None:
+        return git(root, "rev-parse", "--short", f"{revision}^{{commit}}").decode().strip()
+    if not (root / ".git").exists():
+        return root.name
+    measured_paths = ("--", PACKAGE, "README.md")
+    commit = git(root, "log", "-1", "--format=%h", *measured_paths).decode().strip()
+    return f"{commit}, changed" if git(root, "status", "--porcelain", *measured_paths) else commit
+
+
+def measure_peers(site_packages: Path) -> dict[str, Any]:
+    """The same shares in packages of the field that are installed, their own tests left out."""
+    figures = {}
+    for title, folder in PEERS.items():
+        files = measure_folder(site_packages / folder, site_packages)
+        figures[title] = variable_figures([file for file in files if "/tests/" not in file.path])
+    return figures
+
+
+def tabulate(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    trees = report["trees"]
+    lines = [
+        f"# The house, {report['date']}",
+        "",
+        f"`python benchmarks/house.py`, revision {' | '.join(tree['revision'] for tree in trees)}. Code lines: no "
+        "blank lines, comments, docstrings; those of a function are its body's. "
+        f"{', '.join(APART)} are never small files.",
+        "",
+        *table(["", *(tree["revision"] for tree in trees)], zip(ROWS, *map(cells, trees), strict=True)),
+    ]
+    for title, counts in (
+        ("Largest folders, files directly inside", [tree["largest_folders"] for tree in trees]),
+        ("Public names", [tree["public_names"]["packages"] for tree in trees]),
+        ("Most frequent dialect variables", [tree["variables"]["most_frequent"] for tree in trees]),
+    ):
+        lines += ["", f"## {title}", "", *count_table(trees, counts)]
+    if report.get("peers"):
+        peers = [(title, *peer_cells(figures)) for title, figures in report["peers"].items()]
+        head = ["", "bindings", "pronouns, irregular participles", "with adverbs and words in -ed"]
+        lines += ["", "## Dialect elsewhere", "", *table(head, peers)]
+    return "\n".join([*lines, ""])
+
+
+ROWS = (
+    "files",
+    "files without `__init__.py`",
+    f"files under {SMALL} code lines",
+    "files of one function and no class",
+    "functions, methods included",
+    "code lines of a function: median",
+    "code lines of a function: p90",
+    "code lines of a file: median",
+    "code lines of a file: p90",
+    "places that bind a variable",
+    "pronouns and irregular participles",
+    "their share",
+    "dialect, with adverbs and words in -ed",
+    "its share",
+    "public names, sum over packages",
+    "public names, distinct",
+    "words in README.md",
+)
+
+
+def cells(tree: dict[str, Any]) -> list[str]:
+    """A checkout's column beside ROWS."""
+    files, variables = tree["files"], tree["variables"]
+    functions, lines = tree["code_lines"]["functions"], tree["code_lines"]["files"]
+    counts = [files["all"], files["without_init"], files["small"], files["one_function"], functions["number"]]
+    sizes = [functions["median"], functions["p90"], lines["median"], lines["p90"]]
+    return [
+        *(f"{count:,}" for count in counts),
+        *(f"{size:g}" for size in sizes),
+        f"{variables['bindings']:,}",
+        f"{variables['irregular']:,}",
+        f"{variables['irregular_share']:.2%}",
+        f"{variables['dialect']:,}",
+        f"{variables['share']:.2%}",
+        f"{tree['public_names']['all']:,}",
+        f"{tree['public_names']['distinct']:,}",
+        f"{tree['readme_words']:,}",
+    ]
+
+
+def peer_cells(figures: dict[str, Any]) -> tuple[str, str, str]:
+    """A package's row after its name."""
+    return f"{figures['bindings']:,}", f"{figures['irregular_share']:.2%}", f"{figures['share']:.2%}"
+
+
+def count_table(trees: list[dict[str, Any]], counts: list[dict[str, int]]) -> list[str]:
+    """A table of counts by name; a name that a tree lacks, or that is not among its first, is left blank."""
+    names = list(dict.fromkeys(name for column in counts for name in column))
+    rows = [(name, *(str(column.get(name, "")) for column in counts)) for name in names]
+    return table(["", *(tree["revision"] for tree in trees)], rows)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    titles = list(head)
+    return [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="folder of the checkout")
+    parser.add_argument("--compare", metavar="REVISION", help="measure this revision too, and print it before")
     parser.add_argument("--list", nargs="?", const="", metavar="PATH_PREFIX", help="only list the dialect variables")
+    parser.add_argument(
+        "--peers",
+        nargs="?",
+        type=Path,
+        const=Path(sysconfig.get_path("purelib")),
+        metavar="SITE_PACKAGES",
+        help="count in other packages too; in those of this Python if no folder is named",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     options = parser.parse_args()
     root = options.root.resolve()
     if options.list is not None:
         print(list_dialect(root, options.list))
-    else:
-        print(json.dumps(measure_tree(root), indent=1))
+        return
+    trees = [measure_revision(root, options.compare)] if options.compare else []
+    trees.append({"revision": name_of(root, None)} | measure_tree(root))
+    report: dict[str, Any] = {"date": datetime.date.today().isoformat(), "trees": trees}
+    if options.peers:
+        report["peers"] = measure_peers(options.peers)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(tabulate(report))
 
 
 if __name__ == "__main__":
