@@ -228,8 +228,20 @@ def evaluate_names(expression: ast.expr, values: dict[str, Any], names: tuple[st
 
 def measure_folder(folder: Path, root: Path) -> list[SourceFile]:
     """Every Python file under a folder, paths relative to the root."""
-    paths = sorted(folder.rglob("*.py"))
-    return [measure_file(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
+    files = []
+    for path in sorted(folder.rglob("*.py")):
+        file = measure_file(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))
+        stub = path.with_suffix(".pyi")
+        files.append(
+            file._replace(public_names=stub_names(stub.read_text(encoding="utf-8"))) if stub.exists() else file
+        )
+    return files
+
+
+def stub_names(text: str) -> tuple[str, ...]:
+    """Public names that a stub re-exports from its package's modules, the modules themselves left out."""
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom) and node.module]
+    return tuple(alias.asname for node in imports for alias in node.names if alias.asname)
 
 
 def dialect_of(files: Iterable[SourceFile]) -> list[Binding]:

@@ -1,106 +1,13 @@
 """Norm dynamics of embeddings, measured, predicted and used inside PyTorch Lightning.
 
-The names below are those of :mod:`lightning_normdyn.core`; they load torch when they are first used. The callbacks live
-in :mod:`lightning_normdyn.callbacks`, which alone loads Lightning.
+``import lightning_normdyn as nd`` offers what people come for: callbacks, losses, levers, norm-aware retrieval. The
+names stand in ``__init__.pyi``, and each loads its part of the package, and torch, when it is first used. Everything
+else lies in the packages below, the formulas in :mod:`lightning_normdyn.core`.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
 from lightning_normdyn._version import __version__
 
-if TYPE_CHECKING:
-    from lightning_normdyn.core import (
-        NORMALIZATIONS,
-        Correlation,
-        EquilibriumRule,
-        FisherCondition,
-        KernelVotes,
-        LogLogFit,
-        NormalizationAdvice,
-        NormBudget,
-        RadialTangential,
-        RankedGrades,
-        RateTrace,
-        RowMoments,
-        coefficient_of_variation,
-        cohens_d,
-        correlate,
-        equilibrium_norm,
-        equilibrium_rule,
-        fisher_condition_number,
-        fit_log_log,
-        forecast_norm,
-        grade_ranking,
-        hits_at,
-        kernel_votes,
-        map_at,
-        measure_named,
-        mrr_at,
-        ndcg_at,
-        norm_budget,
-        norm_correlations,
-        recall_at,
-        recommend_normalization,
-        relaxation_steps,
-        safe_norm,
-        scale_gradient,
-        similarity_scores,
-        split_radial_tangential,
-        weight_decay_for,
-    )
-
-__all__ = [
-    "NORMALIZATIONS",
-    "Correlation",
-    "EquilibriumRule",
-    "FisherCondition",
-    "KernelVotes",
-    "LogLogFit",
-    "NormBudget",
-    "NormalizationAdvice",
-    "RadialTangential",
-    "RankedGrades",
-    "RateTrace",
-    "RowMoments",
-    "__version__",
-    "coefficient_of_variation",
-    "cohens_d",
-    "correlate",
-    "equilibrium_norm",
-    "equilibrium_rule",
-    "fisher_condition_number",
-    "fit_log_log",
-    "forecast_norm",
-    "grade_ranking",
-    "hits_at",
-    "kernel_votes",
-    "map_at",
-    "measure_named",
-    "mrr_at",
-    "ndcg_at",
-    "norm_budget",
-    "norm_correlations",
-    "recall_at",
-    "recommend_normalization",
-    "relaxation_steps",
-    "safe_norm",
-    "scale_gradient",
-    "similarity_scores",
-    "split_radial_tangential",
-    "weight_decay_for",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'lightning_normdyn' has no attribute {name!r}")
-
-    from lightning_normdyn import core
-
-    return getattr(core, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [*_names, "__version__"]

@@ -2,27 +2,37 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-import lightning_normdyn
-from lightning_normdyn import core
+import lightning_normdyn as nd
 
 HEAVY = ("pytorch_lightning", "lightning", "matplotlib", "transformers", "open_clip", "torchmetrics", "pyarrow")
 
 
-def loaded_after(statement: str) -> set[str]:
-    """The heavy modules that a fresh interpreter has loaded after a statement."""
-    code = f"import sys; {statement}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+def loaded_after(statement: str, modules: tuple[str, ...] = HEAVY) -> set[str]:
+    """Which of some modules, the heavy ones by default, a fresh interpreter has loaded after a statement."""
+    code = f"import sys; {statement}; print(*[m for m in {modules!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     return set(run.stdout.split())
 
 
 @pytest.mark.parametrize(
-    "statement", ["import lightning_normdyn", "from lightning_normdyn import safe_norm, fit_log_log"]
+    "statement",
+    [
+        "import lightning_normdyn",
+        "from lightning_normdyn import InfoNCE, equilibrium_rule",
+        "import lightning_normdyn.core",
+    ],
 )
 def test_importing_the_package_loads_nothing_heavy(statement: str) -> None:
     assert loaded_after(statement) == set()
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    assert loaded_after("import lightning_normdyn", ("torch",)) == set()
+    assert loaded_after("from lightning_normdyn import InfoNCE", ("torch",)) == {"torch"}
 
 
 @pytest.mark.parametrize("place", ["callbacks", "instruments", "integrations"])
@@ -43,12 +53,32 @@ def test_the_import_check_can_fail() -> None:
     assert "pytorch_lightning" in loaded_after("import lightning_normdyn.callbacks")
 
 
-def test_the_package_gives_every_name_of_the_core() -> None:
-    assert set(core.__all__) | {"__version__"} == set(lightning_normdyn.__all__)
-    for name in core.__all__:
-        assert getattr(lightning_normdyn, name) is getattr(core, name)
+def test_the_package_gives_every_name_of_its_list() -> None:
+    assert {"NormDynamics", "InfoNCE", "export_vectors", "weight_decay_for", "callbacks"} <= set(dir(nd))
+    assert nd.NormDynamics is nd.callbacks.NormDynamics
+    assert nd.equilibrium_rule is nd.core.equilibrium_rule
+    for name in nd.__all__:
+        assert getattr(nd, name) is not None
+
+
+def test_type_checkers_see_the_public_names(tmp_path: Path) -> None:
+    """A user's own code under ``mypy --strict``, in a folder where nothing but the installation tells of the package."""
+    pytest.importorskip("mypy")
+    lines = [
+        "import lightning_normdyn as nd",
+        "reveal_type(nd.InfoNCE)",
+        "nd.NormDynamics(every_n_steps='x')",
+        "nd.none",
+    ]
+    (tmp_path / "user.py").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "user.py"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
+    assert "lightning_normdyn.losses.infonce.InfoNCE" in run.stdout
+    assert 'Argument "every_n_steps" to "NormDynamics" has incompatible type "str"; expected "int"' in run.stdout
+    assert 'Module has no attribute "none"' in run.stdout
+    assert "Found 2 errors in 1 file" in run.stdout
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'normalise'"):
-        lightning_normdyn.normalise  # noqa: B018
+    with pytest.raises(AttributeError, match="normalise"):
+        nd.normalise  # noqa: B018

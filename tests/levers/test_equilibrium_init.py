@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_normdyn import RowMoments, equilibrium_rule
+from lightning_normdyn.core import RowMoments, equilibrium_rule
 from lightning_normdyn.levers import equilibrium_init
 
 ROWS, DIM, STEPS = 64, 64, 2500

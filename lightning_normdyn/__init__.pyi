@@ -1,0 +1,63 @@
+"""What people come for, in one list: `lightning_normdyn/__init__.py` loads each name when it is first used."""
+
+from . import (
+    callbacks as callbacks,
+    core as core,
+    datasets as datasets,
+    history as history,
+    instruments as instruments,
+    integrations as integrations,
+    levers as levers,
+    losses as losses,
+    metrics as metrics,
+    report as report,
+    retrieval as retrieval,
+    tasks as tasks,
+)
+from .callbacks import (
+    EquilibriumFitMonitor as EquilibriumFitMonitor,
+    GradientSplitMonitor as GradientSplitMonitor,
+    NormDynamics as NormDynamics,
+    NormTrajectoryMonitor as NormTrajectoryMonitor,
+)
+from .core import (
+    equilibrium_norm as equilibrium_norm,
+    equilibrium_rule as equilibrium_rule,
+    fit_log_log as fit_log_log,
+    forecast_norm as forecast_norm,
+    kernel_votes as kernel_votes,
+    norm_budget as norm_budget,
+)
+from .history import read_run as read_run
+from .instruments import NormObserver as NormObserver
+from .levers import (
+    NormVariance as NormVariance,
+    cut_init as cut_init,
+    equilibrium_init as equilibrium_init,
+    scale_gradient as scale_gradient,
+    weight_decay_for as weight_decay_for,
+)
+from .losses import (
+    ContrastiveMixin as ContrastiveMixin,
+    CosineMixin as CosineMixin,
+    DNormMixin as DNormMixin,
+    DotMixin as DotMixin,
+    InfoNCE as InfoNCE,
+    LearnableNormMixin as LearnableNormMixin,
+    NormalizedSimilarity as NormalizedSimilarity,
+    QNormMixin as QNormMixin,
+    SigmoidContrastive as SigmoidContrastive,
+    cached_loss as cached_loss,
+)
+from .metrics import norm_diagnostics as norm_diagnostics
+from .report import write_report as write_report
+from .retrieval import (
+    NormAwareScore as NormAwareScore,
+    calibrate as calibrate,
+    confound_report as confound_report,
+    export_vectors as export_vectors,
+    norm_aware_top_k as norm_aware_top_k,
+    sweep_alpha as sweep_alpha,
+)
+
+__version__: str
