@@ -62,7 +62,7 @@ def test_the_package_gives_every_name_of_its_list() -> None:
 
 
 def test_type_checkers_see_the_public_names(tmp_path: Path) -> None:
-    """A user's own code under ``mypy --strict``, in a folder where nothing but the installation tells of the package."""
+    """A user's own code under ``mypy --strict``, in a folder of its own: the installation alone tells of us."""
     pytest.importorskip("mypy")
     lines = [
         "import lightning_normdyn as nd",
