@@ -100,9 +100,11 @@ def _run_with_overrides(words: list[str]) -> int:
 def _run_lightning(words: list[str]) -> int:
     require("jsonargparse", extra="cli")
     from lightning_normdyn.cli.fit import NormdynCLI
+    from lightning_normdyn.cli.process_group import ended_process_group
 
     sys.path.append(str(Path.cwd()))  # a config may name a class in the working folder
-    NormdynCLI(words)
+    with ended_process_group():
+        NormdynCLI(words)
     return 0
 
 

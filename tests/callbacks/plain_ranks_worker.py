@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from two_process_worker import Separable
 
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.instruments import NormObserver
 
 STEPS = 30
@@ -51,7 +52,6 @@ def main(folder):
         logged = train(net, batches, announce=announce, wrap=DistributedDataParallel, log_dir=folder / str(announce))
         found[announce] = {"logged": logged, "weights": net.state_dict()}
     torch.save(found, folder / f"rank-{rank}.pt")
-    dist.destroy_process_group()
 
 
 class Dense(Separable):
@@ -65,4 +65,5 @@ class Dense(Separable):
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    with ended_process_group():
+        main(Path(sys.argv[1]))

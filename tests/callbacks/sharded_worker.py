@@ -5,6 +5,7 @@ Run as ``python -m torch.distributed.run --nproc-per-node 2 sharded_worker.py FO
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.cli.process_group import ended_process_group
 
 STEPS, INPUT, WIDTH, BATCH = 40, 16, 33, 8
 ACCELERATOR = "gpu" if "gpu" in sys.argv[2:] else "cpu"
@@ -188,4 +190,10 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with ended_process_group():
+        main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # torch's caches of DTensor refer to the mesh until the interpreter ends, so that the threads of its groups live on
+    # and would abort an ending that they run into. There is nothing left to do.
+    os._exit(0)

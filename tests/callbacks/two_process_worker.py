@@ -18,6 +18,7 @@ from small_models import BATCH, DIM, ROWS, Batches, Lit, NoisyModel, pair_batche
 from torch import nn
 
 from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.losses import InfoNCE
 
 STEPS = 24
@@ -169,4 +170,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with ended_process_group():
+        main(Path(sys.argv[1]))

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.losses import InfoNCE
 
 DIRECTIONS = {"q": {}, "d": {"direction": "document_to_query"}, "qd": {"symmetric": True}}
@@ -233,7 +234,6 @@ def main(folder: str) -> None:
     found = {name: step(make(case), share(batch(name, case), rank), case.loss_scale) for name, case in RANKS.items()}
     found["disagreeing"] = [disagree(rank, what) for what in ("float16", "float32")]
     torch.save(found, Path(folder) / f"rank-{rank}.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
@@ -243,4 +243,5 @@ if __name__ == "__main__":
     from triton_bfloat16 import teach_bfloat16
 
     teach_bfloat16()
-    main(sys.argv[1])
+    with ended_process_group():
+        main(sys.argv[1])

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.losses import InfoNCE, SigmoidContrastive, cached_loss
 
 D = 6
@@ -134,9 +135,8 @@ def main(folder):
     found["not gathered"] = alone(share(everything({}, 0), world, rank)).detach()
     found["disagreeing"] = [disagree(world, rank, name) for name in ("labels", "document_ids", "detached", "double")]
     torch.save(found, Path(folder) / f"world-{world}-rank-{rank}.pt")
-    if world > 1:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with ended_process_group():
+        main(sys.argv[1])

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from metric_inputs import batches
 
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.metrics import norm_diagnostics
 
 
@@ -25,8 +26,8 @@ def main(folder):
     found = diagnostics.compute()
     seen = sum(part.numel() for part in diagnostics["norm"].rows)
     torch.save({"found": found, "own numbers afterwards": seen}, Path(folder) / f"world-{world}-rank-{rank}.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with ended_process_group():
+        main(sys.argv[1])

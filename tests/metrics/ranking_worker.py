@@ -10,6 +10,7 @@ import torch.distributed as dist
 from ranking_items import drawn
 
 from lightning_normdyn import metrics
+from lightning_normdyn.cli.process_group import ended_process_group
 
 
 def main(folder, rank):
@@ -24,8 +25,8 @@ def main(folder, rank):
             metric.update(*(column[share] for column in items))
         found[name] = float(metric.compute())
     torch.save(found, Path(folder) / f"rank-{rank}.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    with ended_process_group():
+        main(sys.argv[1], int(sys.argv[2]))

@@ -1,20 +1,25 @@
 """One step of every shipped configuration under every normalization, on any number of processes.
 
-Run as ``python -m torch.distributed.run --nproc-per-node 2 every_family.py FILE`` to do it on two.
+Run as ``python -m torch.distributed.run --nproc-per-node 2 every_family.py FOLDER`` to do it on two.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 import sys
 import warnings
+import weakref
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import torch
+from pytorch_lightning import LightningDataModule
 
 from lightning_normdyn.cli.fit import NormdynCLI
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.losses.euclidean import SquaredEuclidean
 from lightning_normdyn.tasks import ContrastiveTask
 from lightning_normdyn.tasks.quiet import quiet_lightning
@@ -31,15 +36,32 @@ BATCHES = {
 
 def train_every_family(devices: int) -> dict[str, str]:
     """Name of each training to the normalization that its loss had, or to what went wrong."""
-    found = {}
+    trained = {}
     for config in CONFIGS:
-        data = None
-        for place, variant in enumerate(variants_of(config.stem)):
-            for precision in PRECISIONS:
-                cli = configured(config, variant, precision, devices)
-                data = cli.datamodule if data is None else data  # read once for all
-                found[f"{config.stem} {variant} {precision}"] = one_step(cli, data, validates=place == 0)
-    return found
+        trained |= train_family(config, devices)
+        gc.unfreeze()
+    return trained
+
+
+def train_family(config: Path, devices: int) -> dict[str, str]:
+    trained, data = {}, None
+    for place, variant in enumerate(variants_of(config.stem)):
+        for precision in PRECISIONS:
+            cli = configured(config, variant, precision, devices)
+            data = cli.datamodule if data is None else data  # read once for all
+            outcome = one_step(cli, data, validates=place == 0)
+            trained[f"{config.stem} {variant} {precision}"] = outcome if freed(cli, data) else "still in memory"
+    return trained
+
+
+def freed(cli: NormdynCLI, data: LightningDataModule) -> bool:
+    """Whether a training is gone; it waits for the cycle collector, which seldom looks by itself."""
+    references = [weakref.ref(cli.model), weakref.ref(cli.trainer)]
+    data.trainer = None
+    vars(cli).clear()  # jsonargparse refers to the last command line
+    gc.collect()
+    gc.freeze()  # libraries and data, which would be looked through after each training
+    return all(reference() is None for reference in references)
 
 
 def variants_of(family: str) -> tuple[str, ...]:
@@ -59,7 +81,7 @@ def configured(config: Path, variant: str, precision: str, devices: int) -> Norm
     return NormdynCLI(words, run=False)
 
 
-def one_step(cli: NormdynCLI, data: object, *, validates: bool) -> str:
+def one_step(cli: NormdynCLI, data: LightningDataModule, *, validates: bool) -> str:
     if not validates:  # what validation does depends on the family alone
         cli.trainer.limit_val_batches = 0
     cli.trainer.fit(cli.model, datamodule=data)
@@ -72,11 +94,21 @@ def one_step(cli: NormdynCLI, data: object, *, validates: bool) -> str:
     return "euclidean" if isinstance(similarity, SquaredEuclidean) else similarity.normalization
 
 
+def peak_gib() -> float:
+    """Largest resident memory of this process so far."""
+    return getrusage(RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
+
+
+def main(folder: Path) -> None:
+    with quiet_lightning():
+        trained = train_every_family(int(os.environ.get("WORLD_SIZE", "1")))
+    rank = os.environ.get("RANK", "0")
+    (folder / f"rank-{rank}.json").write_text(json.dumps({"trained": trained, "peak GiB": peak_gib()}))
+
+
 if __name__ == "__main__":
     os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    with quiet_lightning():
-        trained = train_every_family(int(os.environ.get("WORLD_SIZE", "1")))
-    if int(os.environ.get("RANK", "0")) == 0:
-        Path(sys.argv[1]).write_text(json.dumps(trained))
+    with ended_process_group():
+        main(Path(sys.argv[1]))

@@ -10,6 +10,8 @@ from every_family import CONFIGS, PRECISIONS, variants_of
 
 WORKER = Path(__file__).with_name("every_family.py")
 FAMILIES = {"clip", "fewshot", "kg", "rag", "recsys", "retrieval", "sts", "tokens"}
+LARGEST_PEAK = 2.5
+"""GiB a rank; with 82 trainings that are not freed it is above 8."""
 
 
 def test_every_family_has_a_configuration() -> None:
@@ -20,14 +22,16 @@ def test_every_family_has_a_configuration() -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_one_word_swaps_the_normalization(processes: int, tmp_path: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes == 2 else []
-    command = [sys.executable, *launch, str(WORKER), "found.json"]
+    command = [sys.executable, *launch, str(WORKER), str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr[-4000:]
-    found = json.loads((tmp_path / "found.json").read_text())
+    ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(processes)]
     expected = {
         f"{family} {variant} {precision}": variant
         for family in FAMILIES
         for variant in variants_of(family)
         for precision in PRECISIONS
     }
-    assert found == expected
+    for rank in ranks:
+        assert rank["trained"] == expected
+        assert rank["peak GiB"] < LARGEST_PEAK

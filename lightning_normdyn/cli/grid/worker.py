@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_normdyn.cli.fit import NormdynCLI, UnloggedCLI
 from lightning_normdyn.cli.grid.course import Announcement, Course
 from lightning_normdyn.cli.grid.job import UNTRAINED, Job, read_job
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.history.grid_findings import GridRun, write_grid_run
 from lightning_normdyn.history.json_file import write_json
@@ -127,4 +128,5 @@ def _end_with_the_grid() -> None:
 
 if __name__ == "__main__":
     Thread(target=_end_with_the_grid, daemon=True).start()
-    work(read_job(Path(sys.argv[1])))
+    with ended_process_group():
+        work(read_job(Path(sys.argv[1])))
