@@ -43,6 +43,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_signature": False,
+    "capture_repr": (),
     "write_computation_times": False,
     "matplotlib_animations": False,
     "reset_modules": ("matplotlib", "gallery_state.reset"),

@@ -88,6 +88,9 @@ points = scatter.scatter(predicted, observed, c=torch.arange(words) + 1, norm="l
 ends = [float(predicted.min()), float(predicted.max())]
 scatter.plot(ends, ends, color="gray", linewidth=1)
 scatter.set(xlabel="predicted norm", ylabel="observed norm", xscale="log", yscale="log")
+for axis in (scatter.xaxis, scatter.yaxis):
+    axis.set_ticks([0.3, 0.5, 1.0, 1.5], labels=["0.3", "0.5", "1", "1.5"])
+    axis.set_ticks([], minor=True)
 figure.colorbar(points, label="rank of the word")
 for word in (0, 3, 30, 300):
     rows = trajectory["row"].to_numpy() == word

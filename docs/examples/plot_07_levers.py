@@ -94,5 +94,5 @@ axes.legend()
 
 # %%
 # The law assumes gradients that are like noise from one step to the next. Where they are not, rows end as far from the
-# target as ``equilibrium_median_error`` says: without the noisy half of these pairs they end 30% below it.
+# target as ``equilibrium_median_error`` says.
 plt.show()

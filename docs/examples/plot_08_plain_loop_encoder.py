@@ -59,12 +59,12 @@ def series(quantity: str) -> tuple[list[int], list[float]]:
 figure, (norms, shares) = plt.subplots(1, 2, figsize=(9, 3.6))
 for quantity in ("norm_p05", "norm_p50", "norm_p95"):
     norms.plot(*series(quantity), label=quantity)
-norms.set(xlabel="step", ylabel="norm of outputs", yscale="log")
+norms.set(xlabel="step", ylabel="norm of outputs", ylim=(0, None))
 norms.legend()
 for quantity in ("growth_share", "drift_share"):
     shares.plot(*series(quantity), marker=".", label=quantity)
 shares.axhline(1, color="gray", linestyle=":")
-shares.set(xlabel="step", ylabel="share of what decay takes")
+shares.set(xlabel="step", ylabel="share of what decay takes", ylim=(-0.25, 1.25))  # the first window is far off
 shares.legend()
 
 # %%
