@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 
-.PHONY: demo reproduce test quick check format benchmarks clean
+.PHONY: demo reproduce test quick check format docs benchmarks clean
 
 demo: $(VENV)/.demo  ## Train the token table in front of your eyes: make demo ARGS="--optimizer adamw"
 	$(BIN)/normdyn demo $(ARGS)
@@ -31,6 +31,9 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs  ## The documentation, offline, into docs/_build/html; its examples run, and warnings are errors
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/losses.py
@@ -47,10 +50,16 @@ $(VENV)/.demo: $(VENV)/.venv setup.cfg pyproject.toml
 	$(PIP) --editable ".[cli,report]"
 	touch $@
 
-$(VENV)/.test: $(VENV)/.venv setup.cfg pyproject.toml
-	@echo "Installing every extra and the test tools into $(VENV): a few minutes, once."
-	$(PIP) --editable ".[all,test]"
+$(VENV)/.docs: $(VENV)/.venv setup.cfg pyproject.toml
+	@echo "Installing every extra and the documentation's tools into $(VENV): a few minutes, once."
+	$(PIP) --editable ".[all,docs]"
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.test: $(VENV)/.venv setup.cfg pyproject.toml
+	@echo "Installing every extra, the test tools and the documentation's into $(VENV): a few minutes, once."
+	$(PIP) --editable ".[all,test,docs]"
+	touch $@ $(VENV)/.demo $(VENV)/.docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf docs/_build docs/api docs/gallery

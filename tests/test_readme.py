@@ -1,19 +1,52 @@
-"""The README does what it says."""
+"""The README and the documentation's pages do what they say."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from code_blocks import DOCS, README, ROOT, block_under, blocks_of, pages
 
-README = Path(__file__).parents[1] / "README.md"
-TEXT = README.read_text(encoding="utf-8")
-PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-(CALLBACK, PLAIN_LOOP, RETRIEVER, OWN_TASK, ENCODER, DIAGNOSTICS, CALIBRATED, VOTES, LEVERS, HISTORY, MATHEMATICS) = (
-    PYTHON_BLOCKS
-)
+LOSSES, LEVERS_PAGE, QUANTITIES = "docs/losses/index.md", "docs/guide/levers.md", "docs/reference/quantity_table.md"
+CALLBACK = block_under("docs/guide/callback.md", "One callback in your own trainer")
+HISTORY = block_under("docs/reference/history.md", "What is on disk")
+PLAIN_LOOP = block_under("docs/guide/plain_loop.md", "Without Lightning: plain loops and Hugging Face")
+RETRIEVER = block_under(LOSSES, "Which norms the loss keeps")
+OWN_TASK = block_under("docs/tasks/own.md", "A task of your own")
+ENCODER = block_under("docs/guide/encoders.md", "Why an encoder's norms are what they are")
+DIAGNOSTICS = block_under("docs/guide/diagnostics.md", "Do lengths carry anything?")
+CALIBRATED = block_under("docs/guide/search.md", "Using the norms of any embeddings")
+VOTES = block_under("docs/guide/votes.md", "Who pushes whom")
+LEVERS = block_under(LEVERS_PAGE, "What to do about it")
+LEVERS_IN_LIGHTNING = block_under(LEVERS_PAGE, "In a LightningModule")
+MATHEMATICS = block_under("docs/guide/mathematics.md", "The mathematics alone")
+README_CALLBACK = block_under("README.md", "A callback")
+README_LOSS = block_under("README.md", "A loss")
+PACKAGE_CALLBACK = block_under("docs/package.md", "lightning-normdyn")
+
+WITH_TEST_OF_ITS_OWN = {
+    CALLBACK,
+    HISTORY,
+    PLAIN_LOOP,
+    RETRIEVER,
+    OWN_TASK,
+    ENCODER,
+    DIAGNOSTICS,
+    CALIBRATED,
+    VOTES,
+    LEVERS,
+    LEVERS_IN_LIGHTNING,
+    MATHEMATICS,
+    README_CALLBACK,
+    README_LOSS,
+    PACKAGE_CALLBACK,
+}
+RUN = ("python", "pycon")
+NOT_RUN = ("console", "text", "yaml")
+"""Shell commands, what is printed or needs what is not there, and configs."""
 
 
 def run_as_script(code: str, folder: Path) -> str:
@@ -23,16 +56,110 @@ def run_as_script(code: str, folder: Path) -> str:
 
 
 def documented_quantities() -> set[str]:
-    rows = [line.split("|")[1] for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    rows = [line.split("|")[1] for line in (ROOT / QUANTITIES).read_text(encoding="utf-8").splitlines()]
     return {name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row)}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").split()) <= 1000
+
+
+def test_links_of_the_readme_lead_to_files() -> None:
+    text = README.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    assert len(targets) > 20
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_page_of_the_package_needs_no_other_file() -> None:
+    text = (DOCS / "package.md").read_text(encoding="utf-8")
+    assert "](" not in text
+    assert "src" not in text
+    assert PACKAGE_CALLBACK == README_CALLBACK
+
+
+def test_code_is_marked_as_what_is_run_or_as_what_is_not() -> None:
+    languages = {block.language for page in pages() for block in blocks_of(page) if not block.language.startswith("{")}
+    assert languages <= {*RUN, *NOT_RUN}
+
+
+def test_prompts_of_python_stand_in_blocks_that_are_run_or_say_so() -> None:
+    prompted = [block for page in pages() for block in blocks_of(page) if block.code.startswith(">>> ")]
+    assert {block.language for block in prompted} <= {"pycon", "text"}
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if any(b.language == "yaml" for b in blocks_of(page))])
+def test_configs_parse(page: str) -> None:
+    for block in blocks_of(page):
+        if block.language == "yaml":
+            assert yaml.safe_load(block.code)
+
+
+SHORT = {
+    "plain loop": PLAIN_LOOP,
+    "mathematics": MATHEMATICS,
+    "levers": f"{LEVERS}loss.backward(); optimizer.step(); print(float(table.weight.isfinite().all()))",
+    "levers in Lightning": LEVERS_IN_LIGHTNING,
+    "votes": f"{VOTES}from pathlib import Path; print(Path('votes.png').stat().st_size)",
+    "calibrated": CALIBRATED,
+}
+"""Examples whose printed numbers are looked at below."""
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """What code printed and how it failed: the short examples, and all that has no test of its own, in one process.
+
+    The prompts of a page go on from one another.
+    """
+    items = [(name, "python", code) for name, code in SHORT.items()]
+    for page in pages():
+        blocks = [block for block in blocks_of(page) if block.code not in WITH_TEST_OF_ITS_OWN]
+        scripts = [block.code for block in blocks if block.language == "python"]
+        items += [(f"{page} {number}", "python", code) for number, code in enumerate(scripts)]
+        items += [(f"{page} >>>", "pycon", "\n".join(block.code for block in blocks if block.language == "pycon"))]
+    file = tmp_path_factory.mktemp("blocks") / "blocks.json"
+    file.write_text(json.dumps(items), encoding="utf-8")
+    worker = Path(__file__).with_name("run_blocks.py")
+    run = subprocess.run([sys.executable, str(worker), str(file)], capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    return json.loads(file.with_suffix(".outcomes").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def printed(outcomes: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """What each of the short examples printed."""
+    assert [outcomes[name][1] for name in SHORT if outcomes[name][1]] == []
+    return {name: outcomes[name][0] for name in SHORT}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_code_of_a_page_runs(page: str, outcomes: dict[str, tuple[str, str]]) -> None:
+    assert {name: failure for name, (_, failure) in outcomes.items() if name.split()[0] == page and failure} == {}
+
+
+README_SETTING = """
+model = Words()
+loader = torch.utils.data.DataLoader(torch.randint(1000, (6400, 2)), batch_size=64)
+encoder, questions, answers = torch.nn.Linear(8, 4), torch.randn(16, 8), torch.randn(16, 8)
+print("README")
+"""
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Runs the callback example and the history example, in one process as a reader would."""
+    """Runs the callback's, the history's and the README's examples, in one process as a reader would."""
     folder = tmp_path_factory.mktemp("readme")
     keys = "print('KEYS', *[k.split('/')[-1] for k in trainer.callback_metrics])"
-    return folder, run_as_script("\n".join([CALLBACK, HISTORY, keys]), folder)
+    of_readme = [README_SETTING, README_CALLBACK, README_LOSS, "print(encoder.weight.grad.norm())"]
+    return folder, run_as_script("\n".join([CALLBACK, HISTORY, keys, *of_readme]), folder)
+
+
+def test_the_readme_s_callback_and_loss_run(trained: tuple[Path, str]) -> None:
+    output = trained[1].partition("README\n")[2]
+    stationarity, gradient = (float(number) for number in re.findall(r"tensor\(([\d.e-]+)\)", output))
+    assert 0 <= stationarity <= 1
+    assert gradient > 0
 
 
 def test_the_callback_example_is_fifteen_lines_and_prints_a_fit(trained: tuple[Path, str]) -> None:
@@ -54,8 +181,9 @@ def swapped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Runs the retriever from both configs; keys that each logged."""
     folder = tmp_path_factory.mktemp("swap")
     (folder / "retriever.py").write_text(RETRIEVER, encoding="utf-8")
-    before = next(block for block in YAML_BLOCKS if "class_path: retriever.Retriever" in block)
-    (after,) = (block for block in YAML_BLOCKS if block.startswith("  init_args:"))
+    before = block_under(LOSSES, "Which norms the loss keeps", "yaml", containing="class_path: retriever.Retriever")
+    after = block_under(LOSSES, "Which norms the loss keeps", "yaml", containing="learnable_temperature: true")
+    after = f"  {after}"
     configs = {"cosine": before, "learnable": re.sub(r"  init_args:.*\n", after, before, count=1)}
     logged = {}
     for name, config in configs.items():
@@ -77,19 +205,18 @@ def test_the_swap_of_the_loss_in_a_config(swapped: dict[str, set[str]]) -> None:
     assert swapped["learnable"] - swapped["cosine"] - {"epoch"} == learnt
 
 
-def test_the_plain_loop_prints_a_fit_and_a_skill(tmp_path: Path) -> None:
-    error, skill = (float(number) for number in run_as_script(PLAIN_LOOP, tmp_path).split())
+def test_the_plain_loop_prints_a_fit_and_a_skill(printed: dict[str, str]) -> None:
+    error, skill = (float(number) for number in printed["plain loop"].split())
     assert 0 <= error < 0.01
     assert 0.5 < skill <= 1
 
 
-def test_the_mathematics_example_runs(tmp_path: Path) -> None:
-    assert "p / (p + 1 - beta2)" in run_as_script(MATHEMATICS, tmp_path)
+def test_the_mathematics_example_runs(printed: dict[str, str]) -> None:
+    assert "p / (p + 1 - beta2)" in printed["mathematics"]
 
 
-def test_the_levers_example_gives_the_numbers_beside_it(tmp_path: Path) -> None:
-    code = LEVERS + "\nloss.backward(); optimizer.step(); print(float(table.weight.isfinite().all()))"
-    decay, rate, norm, finite = (float(number) for number in run_as_script(code, tmp_path).split())
+def test_the_levers_example_gives_the_numbers_beside_it(printed: dict[str, str]) -> None:
+    decay, rate, norm, finite = (float(number) for number in printed["levers"].split())
     assert decay == pytest.approx(0.032, rel=0.01)
     assert rate == pytest.approx(0.0018, rel=0.05)
     assert norm == pytest.approx(1.0)
@@ -118,13 +245,13 @@ def test_every_logged_quantity_is_documented_and_every_documented_one_is_logged(
 ) -> None:
     logged = keys_of(trained[1]) | keys_of(encoded)
     of_losses = {"temperature", "gamma_query", "gamma_document", "bias"}
-    assert logged == documented_quantities() - of_losses - of_diagnostics() - names_of_other_tables()
+    assert logged == documented_quantities() - of_losses
 
 
 def of_diagnostics() -> set[str]:
-    """What the README says that a module logs itself; the name of a covariate stands for any."""
-    section = TEXT.partition("## Do lengths carry anything?")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    """What the page says that a module logs itself; the name of a covariate stands for any."""
+    text = (DOCS / "guide/diagnostics.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     return {name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row)}
 
 
@@ -136,15 +263,14 @@ def test_the_diagnostics_example_logs_what_its_table_says(tmp_path: Path) -> Non
     assert {"correlation_frequency", "partial_frequency_low", "partial_length_high"} <= set(logged)
 
 
-def test_the_votes_example_prints_no_residual_and_leaves_a_figure(tmp_path: Path) -> None:
-    printed = run_as_script(VOTES, tmp_path)
-    assert float(re.findall(r"tensor\(([\d.e-]+)", printed)[-1]) < 1e-4
-    assert (tmp_path / "votes.png").stat().st_size > 10_000
+def test_the_votes_example_prints_no_residual_and_leaves_a_figure(printed: dict[str, str]) -> None:
+    assert float(re.findall(r"tensor\(([\d.e-]+)", printed["votes"])[-1]) < 1e-4
+    assert int(printed["votes"].splitlines()[-1]) > 10_000
 
 
-def test_the_calibration_example_finds_norms_that_help_and_clears_length(tmp_path: Path) -> None:
-    found, confound, shapes = run_as_script(CALIBRATED, tmp_path).splitlines()
-    assert found.startswith("Norms help: exponent 0.")
+def test_the_calibration_example_finds_norms_that_help_and_clears_length(printed: dict[str, str]) -> None:
+    gain, confound, shapes = printed["calibrated"].splitlines()
+    assert gain.startswith("Norms help: exponent 0.")
     assert confound.startswith("Length does not explain the gain")
     assert shapes == "torch.Size([150, 10]) torch.Size([600, 32])"
 
@@ -163,24 +289,13 @@ print(before["test/mrr@10"], after["test/mrr@10"])
     assert after > before + 0.2
 
 
+def test_the_levers_in_a_module_put_rows_where_they_stay(printed: dict[str, str]) -> None:
+    (norm,) = re.findall(r"tensor\(([\d.e-]+)", printed["levers in Lightning"])
+    assert float(norm) == pytest.approx(1.0, abs=0.005)
+
+
 def test_every_configuration_has_a_row() -> None:
-    rows = re.findall(r"^\| (\w+) \|", TEXT.partition("### Tasks")[2].partition("The default data")[0], re.MULTILINE)
-    assert set(rows) - {"config"} == {config.stem for config in README.parent.joinpath("configs").glob("*.yaml")}
-
-
-def names_of_other_tables() -> set[str]:
-    """Layers and normalizations."""
-    layers = {
-        "cli",
-        "tasks",
-        "report",
-        "callbacks",
-        "metrics",
-        "instruments",
-        "integrations",
-        "capture",
-        "history",
-        "core",
-        "losses",
-    }
-    return layers | {"normalization", "cosine", "dot", "qnorm", "dnorm", "learnable"}
+    rows = re.findall(
+        r"^\| (\w+) \|", (DOCS / "tasks/index.md").read_text("utf-8").partition("## Default runs")[0], re.M
+    )
+    assert set(rows) - {"config"} == {config.stem for config in (ROOT / "configs").glob("*.yaml")}
