@@ -11,42 +11,49 @@ from lightning_normdyn.callbacks.lightning import Callback, LightningModule, Tra
 from lightning_normdyn.callbacks.run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.history.run import fresh_root
+from lightning_normdyn.instruments.measures import Measures
 from lightning_normdyn.instruments.observation import Observation
+from lightning_normdyn.instruments.options import LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
-from lightning_normdyn.instruments.suite import Selection, Suite
 
 
 class NormMonitor(Callback):
     """Base of the monitors: decides when to look, logs what was read, keeps it through checkpoints.
 
     Args:
-        suite: the instruments that serve a target.
-        selection: the targets.
         save_history: whether trajectories and scalars also go to ``<log_dir>/normdyn/``.
+        options: what is looked at, and how often.
+
+    Attributes:
+        measures: what a subclass measures.
+        options: all options, those left at their defaults included.
     """
 
-    def __init__(self, suite: Suite, selection: Selection, *, save_history: bool) -> None:
-        self._suite, self._selection = suite, selection
-        self._save_history = save_history
+    measures: Measures
+
+    def __init__(self, *, save_history: bool, options: NormOptions | LookOptions) -> None:
+        self.options = complete_options(options)
+        self.save_history = save_history
         self._observation: Observation | None = None
-        self._restored: dict[str, Any] | None = None
+        self._saved_state: dict[str, Any] | None = None
         self._clipping = Clipping.NONE
 
     @property
     def state_key(self) -> str:
         """Tells apart the states of two monitors of one class in a checkpoint."""
-        selection = self._selection
-        return self._generate_state_key(targets=selection.targets, max_tracked_rows=selection.max_tracked_rows)
+        options = self.options
+        return self._generate_state_key(targets=options["targets"], max_tracked_rows=options["max_tracked_rows"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
         self._observation = Observation(
             pl_module,
             run_of(trainer, pl_module),
-            self._suite,
-            self._selection,
+            self.measures,
+            self.options,
             name=type(self).__name__,
-            root=_history_root(trainer) if self._save_history else None,
+            root=_history_root(trainer) if self.save_history else None,
+            name_holders=[getattr(trainer, "datamodule", None), pl_module],
         )
         clips = bool(trainer.gradient_clip_val) or overrides(pl_module, "configure_gradient_clipping")
         self._clipping = Clipping.AHEAD if clips else Clipping.NONE
@@ -56,7 +63,7 @@ class NormMonitor(Callback):
         if self._observation is None:  # added by another callback when training had begun
             self.on_fit_start(trainer, pl_module)
         assert self._observation is not None
-        state, self._restored = self._restored, None
+        state, self._saved_state = self._saved_state, None
         # Manual optimisation counts the steps of all optimizers as one number: of no use to any one of them.
         self._observation.begin(trainer.global_step if pl_module.automatic_optimization else 0, state)
 
@@ -108,7 +115,7 @@ class NormMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state until the targets are known."""
-        self._restored = state_dict or None
+        self._saved_state = state_dict or None
 
     @property
     def _recorder(self) -> Recorder | None:
@@ -119,14 +126,14 @@ class NormMonitor(Callback):
             self._observation.stop()
 
     def _log(self, trainer: Trainer) -> None:
-        metrics = {} if self._observation is None else self._observation.drain()
+        metrics = {} if self._recorder is None else self._recorder.drain()
         if not metrics:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
         for logger in trainer.loggers:
-            separated = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
-            logger.log_metrics(separated, step=step)
+            scalars = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
+            logger.log_metrics(scalars, step=step)
 
 
 def _history_root(trainer: Trainer) -> Path | None:

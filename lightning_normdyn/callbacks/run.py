@@ -1,4 +1,4 @@
-"""What a Lightning trainer tells about its run."""
+"""A Lightning trainer's run, in the terms that the instruments know: its steps, schedulers, scaler and ranks."""
 
 from __future__ import annotations
 
@@ -58,16 +58,15 @@ def _loss_scale(trainer: Trainer) -> float:
 
 def _ranks(trainer: Trainer) -> Ranks:
     def all_gather(tensor: Tensor) -> Tensor:
-        gathered = trainer.strategy.all_gather(tensor)
-        assert isinstance(gathered, Tensor)
-        return gathered
+        tensors = trainer.strategy.all_gather(tensor)
+        assert isinstance(tensors, Tensor)
+        return tensors
 
-    def broadcast(held: Any, rank: int) -> Any:
-        return trainer.strategy.broadcast(held, src=rank)
+    def broadcast(item: Any, rank: int) -> Any:
+        return trainer.strategy.broadcast(item, src=rank)
 
     device: torch.device = trainer.strategy.root_device
-    shared = shares_batches(trainer)
-    return Ranks(trainer.global_rank, trainer.world_size, device, all_gather, broadcast, shared)
+    return Ranks(trainer.global_rank, trainer.world_size, device, all_gather, broadcast, shares_batches(trainer))
 
 
 def future_lrs(trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace:
@@ -88,8 +87,8 @@ def future_lrs(trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer, g
     """
     drives = [Drive(config.scheduler, partial(_is_due, config)) for config in _configs(trainer, pl_module, optimizer)]
     batches = itertools.islice(_stepping_batches(trainer), steps)
-    shared = [trainer, getattr(trainer, "datamodule", None), *pl_module.modules(), *pl_module.parameters()]
-    return run_ahead(optimizer, group, drives, batches, keep=shared)
+    surroundings = [trainer, getattr(trainer, "datamodule", None), *pl_module.modules(), *pl_module.parameters()]
+    return run_ahead(optimizer, group, drives, batches, keep=surroundings)
 
 
 class _Batch(NamedTuple):
@@ -102,13 +101,13 @@ class _Batch(NamedTuple):
 
 def _stepping_batches(trainer: Any) -> Iterator[_Batch]:
     """The batch whose optimizer step is being made, and those of all steps to come."""
-    accumulated, last = trainer.accumulate_grad_batches, trainer.num_training_batches
+    accumulation, last = trainer.accumulate_grad_batches, trainer.num_training_batches
     number, epoch = int(trainer.fit_loop.epoch_loop.batch_progress.current.ready), trainer.current_epoch + 1
     while True:
         yield _Batch(number, epoch, number >= last)
         if number >= last:
             number, epoch = 0, epoch + 1
-        number = min((number // accumulated + 1) * accumulated, last)
+        number = min((number // accumulation + 1) * accumulation, last)
 
 
 def _is_due(config: Any, batch: _Batch) -> bool:

@@ -61,17 +61,17 @@ class Call(NamedTuple):
         """Length of the batch: as known, or the first dimension of the first tensor."""
         return self.size or next((len(tensor) for tensor in self.tensors() if tensor.ndim), 0)
 
-    def first_rows(self, size: int, most: int) -> Call:
+    def first_rows(self, size: int, rows: int) -> Call:
         """The first rows of every tensor that has one for each of ``size`` vectors, copied; the rest as it is."""
-        cut = self._each(lambda x: x[:most].clone() if x.ndim and len(x) == size else x.clone())
-        return cut._replace(size=min(size, most))
+        call = self._each(lambda x: x[:rows].clone() if x.ndim and len(x) == size else x.clone())
+        return call._replace(size=min(size, rows))
 
-    def share(self, number: int, of: int) -> Call:
-        """Every ``of``-th row, from the ``number``-th on."""
+    def share(self, rank: int, ranks: int) -> Call:
+        """Every ``ranks``-th row, from that of number ``rank`` on."""
         size = self.rows()
-        if of == 1:
+        if ranks == 1:
             return self
-        return self._each(lambda x: x[number::of] if x.ndim and len(x) == size else x)
+        return self._each(lambda x: x[rank::ranks] if x.ndim and len(x) == size else x)
 
     def to(self, device: torch.device) -> Call:
         """A copy on a device, half precision widened to float32; an encoder may overwrite it."""
@@ -85,18 +85,19 @@ class Call(NamedTuple):
         args, kwargs = tree_map_only(Tensor, lambda x: change(x.detach()), (self.args, self.kwargs))
         return Call(tuple(args), kwargs, self.size)
 
-    def same(self, other: Call) -> bool:
+    def equals(self, call: Call) -> bool:
         """Whether another call has the same arguments, tensors bit for bit."""
-        mine, theirs = (tree_flatten((call.args, call.kwargs)) for call in (self, other))
-        if mine[1] != theirs[1]:
+        leaves, structure = tree_flatten((self.args, self.kwargs))
+        other_leaves, other_structure = tree_flatten((call.args, call.kwargs))
+        if structure != other_structure:
             return False
-        return all(_same(a, b) for a, b in zip(mine[0], theirs[0], strict=True))
+        return all(_are_equal(*pair) for pair in zip(leaves, other_leaves, strict=True))
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.equal(one.cpu(), other.cpu())
-    return type(one) is type(other) and bool(one == other)
+def _are_equal(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.equal(left.cpu(), right.cpu())
+    return type(left) is type(right) and bool(left == right)
 
 
 _MOST_CALLS = 8
@@ -108,14 +109,14 @@ class FirstCalls:
     Args:
         name: qualified name of the submodule.
         module: the submodule itself.
-        most: most items to keep of a call.
+        most_items: most items to keep of a call.
     """
 
-    def __init__(self, name: str, module: nn.Module, most: int) -> None:
-        self.name, self.module, self.most = name, module, most
+    def __init__(self, name: str, module: nn.Module, most_items: int) -> None:
+        self.name, self.module, self.most_items = name, module, most_items
         self.calls: list[Call] = []
         self._handle: RemovableHandle | None = None
-        self._recomputed = Recomputed()
+        self._is_repetition = Recomputed()
 
     def attach(self) -> None:
         """Starts to listen."""
@@ -130,7 +131,7 @@ class FirstCalls:
 
     def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         del module
-        if not torch.is_grad_enabled() or len(self.calls) >= _MOST_CALLS or self._recomputed():
+        if not torch.is_grad_enabled() or len(self.calls) >= _MOST_CALLS or self._is_repetition():
             return
         vectors, call = find_vectors(output), Call(args, kwargs)
         if vectors is None:
@@ -140,4 +141,4 @@ class FirstCalls:
                 f"targets: the inputs of '{self.name}' require grad, so it is a later part of an encoder; name the "
                 "module that takes the batch, give its inputs as probe=, or switch the probe off with probe=False"
             )
-        self.calls.append(call.first_rows(len(vectors), self.most))
+        self.calls.append(call.first_rows(len(vectors), self.most_items))

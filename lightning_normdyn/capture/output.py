@@ -46,10 +46,11 @@ class OutputTarget:
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name = name
         self.module = module
-        self._armed = False
-        self._known = False
-        self._recomputed = Recomputed()
+        self._listens = self._keeps_vectors = False
+        self._gave_vectors = False
+        self._is_repetition = Recomputed()
         self._handle: RemovableHandle | None = None
+        self._vectors: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._gradients: list[Tensor] = []
 
@@ -65,11 +66,16 @@ class OutputTarget:
         self._handle = None
         self.arm(False)
 
-    def arm(self, armed: bool) -> None:
-        """Sets whether calls are measured from now on; forgets those of the step before."""
-        self._armed = armed
-        self._norms, self._gradients = [], []
-        self._recomputed = Recomputed()
+    def arm(self, listens: bool, *, keeps_vectors: bool = False) -> None:
+        """Sets whether calls are measured from now on; forgets those of the step before.
+
+        Args:
+            listens: whether norms and gradients are measured.
+            keeps_vectors: whether the vectors themselves are kept too.
+        """
+        self._listens, self._keeps_vectors = listens, keeps_vectors
+        self._vectors, self._norms, self._gradients = [], [], []
+        self._is_repetition = Recomputed()
 
     def step(self) -> OutputStep | None:
         """What was heard since :meth:`arm`; ``None`` if the submodule was not called."""
@@ -79,8 +85,12 @@ class OutputTarget:
         sums = torch.stack(self._gradients).sum(0) if self._gradients else norms.new_full((3,), torch.nan)
         return OutputStep(norms, *sums.unbind())
 
+    def vectors(self) -> Tensor | None:
+        """The vectors ``[n, d]`` that were returned since :meth:`arm`, if they were to be kept; ``None`` for none."""
+        return torch.cat(self._vectors) if self._vectors else None
+
     def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not self._armed or not torch.is_grad_enabled() or self._recomputed():
+        if not self._listens or not torch.is_grad_enabled() or self._is_repetition():
             return
         if len(self._norms) >= _MOST_CALLS:
             return  # a step that never comes must not fill the memory
@@ -88,23 +98,26 @@ class OutputTarget:
         if vectors is None:
             self._refuse(output)
             return
-        self._known = True
+        self._gave_vectors = True
         embedding = vectors.detach()
-        self._norms.append(safe_norm(present(embedding, module, args, kwargs)))
+        rows = present(embedding, module, args, kwargs)
+        self._norms.append(safe_norm(rows))
+        if self._keeps_vectors:
+            self._vectors.append(rows.clone())  # they may be overwritten in place
         if vectors.requires_grad:
             version = embedding._version
             vectors.register_hook(lambda gradient: self._hear_gradient(gradient, embedding, version))
 
     def _refuse(self, output: Any) -> None:
         """Ends a run whose target is wrong from the start; later, when there is something to lose, warns instead."""
-        came = describe_output(output)
-        sentence = f"targets: the output of '{self.name}' is no tensor of embeddings [..., d] (came: {came})"
-        if not self._known:
+        received = describe_output(output)
+        sentence = f"targets: the output of '{self.name}' is no tensor of embeddings [..., d] (came: {received})"
+        if not self._gave_vectors:
             raise ValueError(f"{sentence}; name the submodule that returns the vectors")
         warnings.warn(f"{sentence} any more; such calls are left out", stacklevel=2)
 
     def _hear_gradient(self, gradient: Tensor, embedding: Tensor, version: int) -> None:
-        if not self._armed or embedding._version != version:  # overwritten in place: no longer what was returned
+        if not self._listens or embedding._version != version:  # overwritten in place: no longer what was returned
             return
         gradient = at_least_float32(gradient.detach())
         radial = split_radial_tangential(gradient, embedding).radial
@@ -115,9 +128,9 @@ class OutputTarget:
         self._gradients.append(torch.stack((radial_square, gradient_square, (~finite).sum().to(length.dtype))))
 
 
-_KEPT = ("attention_mask",)
+_TOKEN_MASKS = ("attention_mask",)
 """Arguments that are 1 or True where there is a token (transformers)."""
-_LEFT_OUT = ("src_key_padding_mask", "key_padding_mask", "padding_mask")
+_PADDING_MASKS = ("src_key_padding_mask", "key_padding_mask", "padding_mask")
 """Arguments that are True, or minus infinity, where there is none (torch)."""
 
 
@@ -139,16 +152,16 @@ def present(vectors: Tensor, module: nn.Module, args: tuple[Any, ...], kwargs: M
     rows = vectors.reshape(-1, vectors.shape[-1])
     if vectors.ndim < 3:
         return rows
-    named = _named(module, args) | dict(kwargs)
-    for name in (*_KEPT, *_LEFT_OUT):
-        mask = named.get(name)
+    arguments = _arguments_by_name(module, args) | dict(kwargs)
+    for name in (*_TOKEN_MASKS, *_PADDING_MASKS):
+        mask = arguments.get(name)
         if isinstance(mask, Tensor) and mask.shape == vectors.shape[:-1]:
-            kept = mask > 0 if name in _KEPT else mask == 0
-            return rows[kept.reshape(-1).to(rows.device)]
+            is_token = mask > 0 if name in _TOKEN_MASKS else mask == 0
+            return rows[is_token.reshape(-1).to(rows.device)]
     return rows
 
 
-def _named(module: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+def _arguments_by_name(module: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
     """Positional arguments by name; a compiled module hides its own."""
     if not args:
         return {}
@@ -193,8 +206,8 @@ def find_vectors(output: Any) -> Tensor | None:
         >>> find_vectors((torch.tensor(0.5), torch.ones(3, 2))).shape
         torch.Size([3, 2])
     """
-    several = list(output.values()) if isinstance(output, Mapping) else output
-    for member in several if isinstance(several, (list, tuple)) else [several]:
+    members = list(output.values()) if isinstance(output, Mapping) else output
+    for member in members if isinstance(members, (list, tuple)) else [members]:
         if isinstance(member, Tensor) and member.is_floating_point() and member.ndim >= 2:
             return member
     return None

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.evaluation import evaluating, stretched, widened
 from lightning_normdyn.capture.output import describe_output, find_vectors, present
-from lightning_normdyn.capture.quiet import quiet, stretched, widened
 from lightning_normdyn.capture.sharded import computing_dtype, gathered
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
@@ -61,11 +61,11 @@ class Probe:
     ) -> None:
         self.name, self.module, self.calls, self.ranks = name, module, list(calls), ranks
         self._root = module if root is None else root
-        few = min((call.rows() for call in calls), default=0)
-        if few < ranks:
+        fewest_rows = min((call.rows() for call in calls), default=0)
+        if fewest_rows < ranks:
             raise UnusableInputsError(
-                f"probe: expected at least {ranks} item(s) of '{name}', one for each rank, got {few}; give more in "
-                "probe=, or switch the probe off with probe=False"
+                f"probe: expected at least {ranks} item(s) of '{name}', one for each rank, got {fewest_rows}; give "
+                "more in probe=, or switch the probe off with probe=False"
             )
         self._share = [call.share(rank, ranks) for call in calls]
         self._gather, self._most_rows = gather, most_rows
@@ -85,7 +85,7 @@ class Probe:
     def has_inputs(self, calls: Sequence[Call]) -> bool:
         """Whether these are its inputs, bit for bit."""
         return len(self.calls) == len(calls) and all(
-            own.same(other) for own, other in zip(self.calls, calls, strict=True)
+            probe_call.equals(call) for probe_call, call in zip(self.calls, calls, strict=True)
         )
 
     def encode(self) -> Tensor:
@@ -119,7 +119,7 @@ class Probe:
 
     def _encode_share(self, seed: int = 0) -> Tensor:
         try:
-            with quiet(self.module, self.device, seed), widened(self.module), gathered(self.module, self._root):
+            with evaluating(self.module, self.device, seed), widened(self.module), gathered(self.module, self._root):
                 vectors = torch.cat([self._encode_call(call.to(self.device)) for call in self._share])
         except RuntimeError as error:
             if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
@@ -151,9 +151,9 @@ class Probe:
 
     def _check(self) -> None:
         self._refuse_half(computing_dtype(self.module))
-        before = _state_of(self.module)
+        state_before = _state_of(self.module)
         try:
-            once = self._encode_share(0)
+            vectors = self._encode_share(0)
         except ProbeTooLargeError:
             raise
         except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
@@ -162,22 +162,22 @@ class Probe:
                 "give what the encoder's forward takes (a mapping is keyword arguments, or targets by name), or switch "
                 "the probe off with probe=False"
             ) from error
-        again = self._encode_share(1)
-        largest = float(once.abs().nan_to_num(0, 0, 0).max())
-        if not torch.allclose(once, again, rtol=_SAME, atol=_SAME * largest, equal_nan=True):
+        repetition = self._encode_share(1)
+        largest = float(vectors.abs().nan_to_num(0, 0, 0).max())
+        if not torch.allclose(vectors, repetition, rtol=_SAME, atol=_SAME * largest, equal_nan=True):
             raise ValueError(
                 f"probe: '{self.name}' gives other vectors each time in evaluation mode; its norms cannot be followed "
                 "before what is random in it stops under module.eval(), or switch the probe off with probe=False"
             )
-        changed = _changed(before, _state_of(self.module))
-        if changed:
+        tensor_name = _first_change(state_before, _state_of(self.module))
+        if tensor_name:
             raise ValueError(
-                f"probe: encoding with '{self.name}' in evaluation mode writes to its '{changed}', as an embedding "
+                f"probe: encoding with '{self.name}' in evaluation mode writes to its '{tensor_name}', as an embedding "
                 "with max_norm does, and would change the training; switch the probe off with probe=False"
             )
 
 
-class _Held(NamedTuple):
+class _TensorState(NamedTuple):
     """A parameter or buffer: which tensor it is, how often it was written to, and a buffer's values."""
 
     tensor: Tensor
@@ -185,18 +185,18 @@ class _Held(NamedTuple):
     values: Tensor | None
 
 
-def _state_of(module: nn.Module) -> dict[str, _Held]:
-    held = {name: _Held(p, p._version, None) for name, p in module.named_parameters()}
-    return held | {name: _Held(b, b._version, b.detach().clone()) for name, b in module.named_buffers()}
+def _state_of(module: nn.Module) -> dict[str, _TensorState]:
+    parameters = {name: _TensorState(p, p._version, None) for name, p in module.named_parameters()}
+    return parameters | {name: _TensorState(b, b._version, b.detach().clone()) for name, b in module.named_buffers()}
 
 
-def _changed(before: dict[str, _Held], after: dict[str, _Held]) -> str | None:
+def _first_change(old_states: dict[str, _TensorState], new_states: dict[str, _TensorState]) -> str | None:
     """The first that was written to, replaced or added."""
-    for name, now in after.items():
-        was = before.get(name)
-        if was is None or was.tensor is not now.tensor or was.version != now.version:
+    for name, new in new_states.items():
+        old = old_states.get(name)
+        if old is None or old.tensor is not new.tensor or old.version != new.version:
             return name
-        if was.values is not None and not torch.equal(was.values.nan_to_num(), now.tensor.nan_to_num()):
+        if old.values is not None and not torch.equal(old.values.nan_to_num(), new.tensor.nan_to_num()):
             return name
     return None
 

@@ -2,10 +2,11 @@
 
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, similarity_scores
 from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
-from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm, forecast_norm, relaxation_steps
+from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm, forecast_norm
 from lightning_normdyn.core.dynamics.fit import LogLogFit, fit_log_log
 from lightning_normdyn.core.dynamics.geometry import RadialTangential, safe_norm, split_radial_tangential
 from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
+from lightning_normdyn.core.dynamics.laws import relaxation_steps
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
 from lightning_normdyn.core.dynamics.rates import RateTrace

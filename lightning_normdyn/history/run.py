@@ -1,4 +1,4 @@
-"""What a run leaves on disk about its norms, and how to read it back without a trainer."""
+"""The norm history of a run on disk: one folder a target, written while it trains, read back without a trainer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ QUANTITIES = pa.schema([("step", pa.int64()), ("quantity", pa.string()), ("value
 
 
 class TargetHistory:
-    """The history of one target: ``trajectory/``, ``quantities/`` and ``target.json`` in a folder of its own.
+    """The history of one target: ``trajectory/``, ``quantities/``, ``target.json`` and, if known, ``row_names.json``.
 
     Args:
         folder: ``<log_dir>/normdyn/<target>``.
@@ -61,6 +62,7 @@ class TargetHistory:
     def __init__(self, folder: str | os.PathLike[str], *, outage: Outage | None = None) -> None:
         self.folder = Path(folder)
         self._description: dict[str, Any] = {}
+        self._row_names: dict[int, str] = {}
         outage = outage if outage is not None else Outage()
         self.trajectory_log = ParquetLog(self.folder / "trajectory", TRAJECTORY, outage=outage)
         self.quantities_log = ParquetLog(self.folder / "quantities", QUANTITIES, outage=outage)
@@ -68,11 +70,21 @@ class TargetHistory:
     def describe(self, description: dict[str, Any]) -> None:
         """Writes ``target.json``, whole or not at all; trouble is left to the logs, which report it once."""
         self._description = description
-        unfinished = self.folder / f"target.{os.getpid()}.tmp"
+        self._write("target.json", description, indent=2)
+
+    def name_rows(self, names: Mapping[int, str]) -> None:
+        """Writes ``row_names.json``: row number to name. Nothing is written where there are none."""
+        self._row_names = dict(names)
+        if names:
+            self._write("row_names.json", {"rows": list(names), "names": list(names.values())})
+
+    def _write(self, name: str, content: Any, *, indent: int | None = None) -> None:
+        file = self.folder / name
+        unfinished = file.with_suffix(f".{os.getpid()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(self.folder / "target.json")
+            unfinished.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+            unfinished.replace(file)
         except (OSError, ValueError):
             return
 
@@ -88,6 +100,7 @@ class TargetHistory:
         self.quantities_log.flush()
         if self._description and not (self.folder / "target.json").exists():
             self.describe(self._description)  # somebody cleared the folder while the run went on
+            self.name_rows(self._row_names)
 
     def description(self) -> dict[str, Any]:
         """Reads ``target.json``; empty where there is none.
@@ -95,7 +108,19 @@ class TargetHistory:
         Raises:
             ValueError: if it is damaged.
         """
-        file = self.folder / "target.json"
+        return dict(self._read("target.json"))
+
+    def row_names(self) -> dict[int, str]:
+        """Reads ``row_names.json``: row number to name, for the rows of a table that were tracked; empty for none.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        content = self._read("row_names.json")
+        return dict(zip(content["rows"], content["names"], strict=True)) if content else {}
+
+    def _read(self, name: str) -> Any:
+        file = self.folder / name
         if not file.exists():
             return {}
         try:

@@ -1,4 +1,4 @@
-"""What a window of an encoder's balance comes to: scalars for the loggers, columns for the history."""
+"""Scalars for the loggers and columns for the history, of one closed window of an encoder's balance."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.balance import BalanceFit
 from lightning_normdyn.core.dynamics.fit import fit_log_log
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
-from lightning_normdyn.instruments.base import Readings
-from lightning_normdyn.instruments.forecast import named_fit
+from lightning_normdyn.instruments.base import Columns, Readings
+from lightning_normdyn.instruments.forecast import fit_readings
 
 
 def balance_readings(fit: BalanceFit, rule: EquilibriumRule) -> Readings:
@@ -36,17 +36,16 @@ def balance_readings(fit: BalanceFit, rule: EquilibriumRule) -> Readings:
         "drift_share_stderr": _median(2 * fit.flow.lr * fit.drift_stderr / per_decay),
         "growth_share": _median(fit.flow.growth / per_decay),
         "growth_share_stderr": _median(fit.growth_stderr / per_decay),
-        **named_fit("equilibrium", fit_log_log(fit.equilibria.full, fit.mean_norm), fit.equilibria.full),
-        **named_fit("balance", fit_log_log(fit.equilibria.balance, fit.mean_norm), fit.equilibria.balance),
+        **fit_readings("equilibrium", fit_log_log(fit.equilibria.full, fit.mean_norm), fit.equilibria.full),
+        **fit_readings("balance", fit_log_log(fit.equilibria.balance, fit.mean_norm), fit.equilibria.balance),
         "variance_median_error": _error(fit.equilibria.variance, fit.mean_norm),
         "drift_median_error": _error(fit.equilibria.drift, fit.mean_norm),
         "relaxation_steps": _relaxation_steps(fit),
     }
 
 
-def balance_rows(fit: BalanceFit, norms_at_end: Tensor | None) -> dict[str, Tensor]:
+def balance_columns(fit: BalanceFit) -> Columns:
     """One value for each item."""
-    nothing = torch.full_like(fit.norm, torch.nan)
     return {
         "norm": fit.norm,
         "mean_norm": fit.mean_norm,
@@ -62,7 +61,6 @@ def balance_rows(fit: BalanceFit, norms_at_end: Tensor | None) -> dict[str, Tens
         "variance_norm": fit.equilibria.variance,
         "drift_norm": fit.equilibria.drift,
         "balance_norm": fit.equilibria.balance,
-        "forecast_norm": nothing if norms_at_end is None else norms_at_end,
     }
 
 

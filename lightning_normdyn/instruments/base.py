@@ -1,9 +1,9 @@
-"""What every instrument on a table does: say when it is due, look, and hand over what it read."""
+"""What every part that measures a target shares: when it looks, and how it hands over what it read."""
 
 from __future__ import annotations
 
 from enum import Flag, auto
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -11,6 +11,9 @@ from lightning_normdyn.capture.table import TableStep
 
 Readings = dict[str, Tensor | float]
 """Quantity name to its value; tensors have no dimension and stay on their device until they are logged."""
+
+Columns = dict[str, Tensor]
+"""Column name to one value a row, ``[rows]``, for the trajectory on disk."""
 
 
 class Need(Flag):
@@ -22,38 +25,53 @@ class Need(Flag):
     TRACKED = auto()
 
 
-class Instrument(Protocol):
-    """Measures one table. Holds its state in tensors and plain numbers alone."""
+class Measurement:
+    """A part of a watch. What it reads waits in ``_readings`` and ``_columns`` until the watch collects it.
+
+    Holds its state in tensors and plain numbers alone.
+    """
+
+    def __init__(self) -> None:
+        self._readings: Readings = {}
+        self._columns: Columns = {}
+
+    def collect(self) -> tuple[Readings, Columns]:
+        """Scalars and columns read since the last call."""
+        news = self._readings, self._columns
+        self._readings, self._columns = {}, {}
+        return news
+
+    def finish(self, step: int) -> None:
+        """Called once after the last step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, strings, lists and dicts, for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+
+
+class TableInstrument(Measurement):
+    """Measures one table on the steps that it asks for."""
 
     def begin(self, step: int) -> None:
         """Called once before the first step it sees, after weights and state were restored; ``step`` came before."""
 
     def next_due(self, step: int) -> int:
         """The first step, from ``step`` on, that it may want to see."""
+        raise NotImplementedError
 
     def need(self, step: int) -> Need:
         """What step number ``step`` (from 1) should show."""
+        raise NotImplementedError
 
-    def passed(self, lr: float) -> None:
-        """Called after every step of the table, measured or not."""
+    def note_lr(self, lr: float) -> None:
+        """Called after every step of the table, measured or not, with its nominal learning rate."""
 
-    def observe(self, step: int, seen: TableStep) -> None:
+    def observe(self, step: int, table_step: TableStep) -> None:
         """Looks at a step it asked for."""
-
-    def finish(self, step: int) -> None:
-        """Called once after the last step."""
-
-    def readings(self) -> Readings:
-        """Scalars read since the last call."""
-
-    def rows(self) -> dict[str, Tensor]:
-        """Columns ``[tracked_rows]`` for the trajectory, read since the last call; empty if there are none."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers, strings, lists and dicts, for a checkpoint."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`state_dict` gave."""
+        raise NotImplementedError
 
 
 def check_every(name: str, value: int) -> int:

@@ -11,26 +11,22 @@ from torch import Tensor, nn
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.probe import Probe
-from lightning_normdyn.core.dynamics.balance import BalanceFit, BalanceTerms
+from lightning_normdyn.core.dynamics.balance import BalanceTerms
 from lightning_normdyn.core.dynamics.balance_window import BalanceSample, BalanceWindow
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, turning_angle
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, memory_steps
-from lightning_normdyn.instruments.balance_readings import balance_readings, balance_rows
-from lightning_normdyn.instruments.base import Readings, check_every, is_due
-from lightning_normdyn.instruments.fit import TrainingPlan
-from lightning_normdyn.instruments.forecast import (
-    EndForecast,
-    check_forecast_at,
-    check_window,
-    judge_window,
-    next_window_end,
-)
+from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.instruments.balance_readings import balance_columns, balance_readings
+from lightning_normdyn.instruments.base import check_every, is_due
+from lightning_normdyn.instruments.extent import Extent
 from lightning_normdyn.instruments.split import finite_mean, split_update
 from lightning_normdyn.instruments.trajectory import Snapshots
+from lightning_normdyn.instruments.windowed_fit import ClosedWindow, TrainingPlan, WindowedFit
 
-_DECAY_EVERY = 8  # measurements: it is quiet, and costs two encodings
-_SEES_NO_LENGTHS = 0.01  # radial share of the gradient below which a loss counts as blind to lengths
-_USUAL_DEGREE = 2.0
+_DECAY_EVERY = 8
+"""Measurements between two of the radial decay, which is quiet and costs two encodings."""
+_SEES_NO_LENGTHS = 0.01
+"""Radial share of the gradient below which a loss counts as blind to lengths."""
 
 
 class EncoderPlan(NamedTuple):
@@ -50,7 +46,7 @@ class EncoderPlan(NamedTuple):
     make_probe: Callable[[list[Call], bool], Probe | None]
 
 
-class _Start(NamedTuple):
+class _Lag(NamedTuple):
     """Vectors at the start of a lag, ``[n, d]``, the step that came before it and its effective learning rate."""
 
     step: int
@@ -58,44 +54,44 @@ class _Start(NamedTuple):
     lr: float
 
 
-class EncoderBalance:
+class EncoderBalance(WindowedFit[BalanceTerms]):
     """Encodes a probe around measured steps and judges windows of them.
 
     Growth is taken over a lag of several steps, since successive steps are alike under momentum; drift is what is left
     over the whole window, since single steps cannot show it.
 
     Args:
-        plan: what is known about the training.
+        encoder_plan: what is known about the training.
         every_n_steps: cadence of the measurements.
-        window: length of a window, as a share of the run (below 1) or in steps.
-        forecast_at: when the forecast for the end of the run is made, as a share of it.
+        window: see :class:`WindowedFit`.
+        forecast_at: see :class:`WindowedFit`.
     """
 
     def __init__(
-        self, plan: EncoderPlan, *, every_n_steps: int = 50, window: float = 0.2, forecast_at: float = 0.4
+        self,
+        encoder_plan: EncoderPlan,
+        *,
+        every_n_steps: int = 50,
+        window: Extent = 0.2,
+        forecast_at: Extent = 0.4,
     ) -> None:
-        self.plan = plan
+        super().__init__(encoder_plan.training, window=window, forecast_at=forecast_at)
+        self.encoder_plan = encoder_plan
         self.every_n_steps = check_every("every_n_steps", every_n_steps)
-        self.window, self.forecast_at = check_window(window), check_forecast_at(forecast_at)
         self.probe: Probe | None = None
-        self._gave_up = False
+        self.gave_up = False
         self._window: BalanceWindow | None = None
-        self._window_start = self._window_end = 0
-        self._lag = 1
-        self._measured = 0
-        self._before: Tensor | None = None
-        self._lagging: _Start | None = None
+        self._lag_steps = 1
+        self._measurements = 0
+        self._vectors_before: Tensor | None = None
+        self._lag: _Lag | None = None
         self._decay: Tensor | None = None
-        self._heard: list[Tensor | float] = [0.0, 0.0]
-        self._previous: BalanceTerms | None = None
-        self._end = EndForecast(self.forecast_at, plan.training.total_steps, plan.training.skipped_steps)
+        self._gradient_squares: list[Tensor | float] = [0.0, 0.0]  # radial, whole
         self._snapshots = Snapshots(self.every_n_steps)
-        self._readings: Readings = {}
-        self._rows: dict[str, Tensor] = {}
 
     def is_due(self, step: int) -> bool:
         """Whether step number ``step`` is measured; without a window, the next is, and without a probe none."""
-        return not self._gave_up and (self._window is None or is_due(step, self.every_n_steps))
+        return not self.gave_up and (self._window is None or is_due(step, self.every_n_steps))
 
     def look_before(self, step: int, calls: list[Call]) -> None:
         """Looks before step number ``step`` is made, if it is measured.
@@ -107,142 +103,113 @@ class EncoderBalance:
         if not self.is_due(step):
             return
         if self.probe is None:
-            self.probe = self.plan.make_probe(calls, False)
+            self.probe = self.encoder_plan.make_probe(calls, False)
         if self.probe is None:
-            self._gave_up = True
+            self.gave_up = True
             return
-        self._before = self.probe.encode()
+        self._vectors_before = self.probe.encode()
         if self._window is None:
-            self._open(step - 1, safe_norm(self._before))
-        self._measure_decay(self._before)
+            self._open(step - 1, safe_norm(self._vectors_before))
+        self._measure_decay(self._vectors_before)
 
-    def look_after(self, step: int, lr: float) -> None:
+    def look_after(self, step: int, lr: float, *, wants_vectors: bool = False) -> Tensor | None:
         """Looks after step number ``step`` was made.
 
         Args:
             step: its number, from 1.
             lr: nominal learning rate that it was made with.
+            wants_vectors: whether somebody else wants to see the probe's vectors.
+
+        Returns:
+            The probe's vectors ``[n, d]``, if they were encoded.
         """
         if self._window is None:
-            return
+            return None
         self._window.rates.append(lr)
-        ends = step >= self._window_end
-        lag_ends = self._lagging is not None and step >= self._lagging.step + self._lag
-        if self._before is None and not ends and not lag_ends and not self._end.is_last(step):
-            return
+        is_wanted = wants_vectors or self._lag_ends(step) or self._ends_with(step)
+        if self._vectors_before is None and not is_wanted:
+            return None
         assert self.probe is not None
-        after = self.probe.encode()
-        if self._before is not None:
-            self._take_step(step, self._before, after, lr)
-        self._end_lag(step, after)
-        if ends:
-            self._close(step, safe_norm(after))
-        if self._end.is_last(step):
-            self._readings |= self._end.judge(safe_norm(after))
+        vectors = self.probe.encode()
+        if self._vectors_before is not None:
+            self._read_step(step, self._vectors_before, vectors, lr)
+        self._end_lag(step, vectors)
+        self._conclude(step, lambda: safe_norm(vectors))
+        return vectors
 
     def hear(self, radial_square: Tensor, gradient_square: Tensor) -> None:
         """Notes the radial part of the gradients that reached the vectors: it tells whether the loss sees lengths."""
-        self._heard = [self._heard[0] + radial_square, self._heard[1] + gradient_square]
-
-    def finish(self, step: int) -> None:
-        """Closes a last window that is long enough to say something, and judges the forecast that came due."""
-        if self._window is None or self.probe is None or not step:
-            return
-        long_enough = step - self._window_start >= max(1, (self._window_end - self._window_start) // 4)
-        is_due = self._end.is_due(step)
-        if long_enough or is_due:
-            norms = safe_norm(self.probe.encode())
-            if long_enough:
-                self._close(step, norms)
-            if is_due:
-                self._readings |= self._end.judge(norms)
-
-    def readings(self) -> Readings:
-        """Scalars read since the last call."""
-        readings, self._readings = self._readings, {}
-        return readings
-
-    def rows(self) -> dict[str, Tensor]:
-        """Columns ``[items]`` for the trajectory, read since the last call."""
-        rows, self._rows = self._rows, {}
-        return rows
+        radial, whole = self._gradient_squares
+        self._gradient_squares = [radial + radial_square, whole + gradient_square]
 
     def _measure_decay(self, vectors: Tensor) -> None:
         assert self.probe is not None
         assert self._window is not None
-        if not self._window.decay_samples or self._measured % _DECAY_EVERY == 0:
-            self._decay = self.probe.radial_decay(self.plan.decays(), vectors)
+        if not self._window.decay_samples or self._measurements % _DECAY_EVERY == 0:
+            self._decay = self.probe.radial_decay(self.encoder_plan.decays(), vectors)
             self._window.add_radial_decay(self._decay)
-        self._measured += 1
+        self._measurements += 1
 
-    def _take_step(self, step: int, before: Tensor, after: Tensor, lr: float) -> None:
+    def _read_step(self, step: int, vectors_before: Tensor, vectors: Tensor, lr: float) -> None:
         """Reads a measured step, and begins the lag that starts with it."""
-        rule = self.plan.training.rule()
+        rule = self.plan.rule()
         rate = lr * rule.lr_gain
         assert self._decay is not None
-        self._readings |= split_update(before, after, rate * self._decay if rule.decay_is_separable else None)
-        self._readings["effective_lr"] = rate * finite_mean(most_precise(safe_norm(before)).pow(-2))
-        if self._lagging is None and step - 1 + self._lag <= self._window_end:
-            self._lagging = _Start(step - 1, before, rate)
+        decay_rate = rate * self._decay if rule.decay_is_separable else None
+        self._readings |= split_update(vectors_before, vectors, decay_rate)
+        self._readings["effective_lr"] = rate * finite_mean(most_precise(safe_norm(vectors_before)).pow(-2))
+        if self._lag is None and step - 1 + self._lag_steps <= self._window_end:
+            self._lag = _Lag(step - 1, vectors_before, rate)
         if self._snapshots.take(step):
-            self._rows = {"norm": safe_norm(after)}
-        self._before = None
+            self._columns = {"norm": safe_norm(vectors)}
+        self._vectors_before = None
 
-    def _end_lag(self, step: int, after: Tensor) -> None:
-        if self._lagging is None or step < self._lagging.step + self._lag:
+    def _lag_ends(self, step: int) -> bool:
+        return self._lag is not None and step >= self._lag.step + self._lag_steps
+
+    def _end_lag(self, step: int, vectors: Tensor) -> None:
+        if self._lag is None or not self._lag_ends(step):
             return
         assert self._window is not None
-        (start, before, rate), self._lagging = self._lagging, None
+        (start, vectors_before, rate), self._lag = self._lag, None
         steps = step - start
-        growth = most_precise(safe_norm(most_precise(after) - most_precise(before))).square() / steps
-        turn = turning_angle(before, after).square() / steps
-        self._window.add(BalanceSample(rate, most_precise(safe_norm(before)).square(), growth, turn))
+        growth = most_precise(safe_norm(most_precise(vectors) - most_precise(vectors_before))).square() / steps
+        turn = turning_angle(vectors_before, vectors).square() / steps
+        self._window.add(BalanceSample(rate, most_precise(safe_norm(vectors_before)).square(), growth, turn))
 
-    def _open(self, step: int, norms: Tensor) -> None:
+    def _is_open(self) -> bool:
+        return self._window is not None and self.probe is not None
+
+    def _norms_now(self) -> Tensor:
+        assert self.probe is not None
+        return safe_norm(self.probe.encode())
+
+    def _start_window(self, norms: Tensor) -> None:
         self._window = BalanceWindow(norms)
-        self._window_start = step
-        self._window_end = next_window_end(step, self.plan.training.total_steps(), self.window)
-        self._lagging, self._heard = None, [0.0, 0.0]
-        self._lag = min(memory_steps(self.plan.group()), self.every_n_steps)
+        self._lag, self._gradient_squares = None, [0.0, 0.0]
+        self._lag_steps = min(memory_steps(self.encoder_plan.group()), self.every_n_steps)
 
-    def _close(self, step: int, norms: Tensor) -> None:
+    def _window_course(self) -> tuple[Tensor, RateTrace]:
         assert self._window is not None
-        rule = self.plan.training.rule()
+        return self._window.start, self._window.rates
+
+    def _judge_window(self, norms: Tensor, rule: EquilibriumRule) -> ClosedWindow[BalanceTerms] | None:
+        assert self._window is not None
         fit = self._window.close(
             norms,
             lr_gain=rule.lr_gain,
-            growth_power=_growth_power(self._window.radial_decay(), rule),
+            growth_power=rule.growth_power(self._window.radial_decay()),
             drift_follows_lr=self._sees_no_lengths(),
         )
-        self._rows = {"norm": norms}
-        if fit is not None:
-            self._readings |= balance_readings(fit, rule)
-            self._judge_previous(fit, rule)
-            at_end = self._norms_at_end(step, fit, rule)
-            if at_end is not None:
-                self._end.keep(step, at_end, fit.norm)
-            self._rows = balance_rows(fit, at_end)
-            self._previous = fit.terms
-        self._open(step, norms)
-
-    def _judge_previous(self, fit: BalanceFit, rule: EquilibriumRule) -> None:
-        """How well the terms of the window before forecast the end of this one."""
-        if self._previous is None or self._window is None:
-            return
-        norms = self._previous.evolve(self._window.start, self._window.rates.scaled(rule.lr_gain))
-        self._readings |= judge_window(norms, self._window.start, fit.norm)
-
-    def _norms_at_end(self, step: int, fit: BalanceFit, rule: EquilibriumRule) -> Tensor | None:
-        """The norms at the end of the run under its schedule; ``None`` where it has no set end."""
-        plan = self.plan.training
-        total = plan.total_steps()
-        if total is None:
+        if fit is None:
             return None
-        future = plan.future_lrs(max(0, total - plan.skipped_steps() - step))
-        return fit.terms.evolve(fit.norm, future.scaled(rule.lr_gain))
+        return ClosedWindow(balance_readings(fit, rule), balance_columns(fit), fit.terms, fit.norm)
+
+    def _evolve(self, moments: BalanceTerms, norms: Tensor, rates: RateTrace, rule: EquilibriumRule) -> Tensor:
+        return moments.evolve(norms, rates.scaled(rule.lr_gain))
 
     def _sees_no_lengths(self) -> bool:
-        radial, whole = (float(heard) for heard in self._heard)
+        radial, whole = (float(square) for square in self._gradient_squares)
         return 0 < whole < math.inf and math.sqrt(radial / whole) < _SEES_NO_LENGTHS
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,19 +222,16 @@ class EncoderBalance:
         inputs = self.probe.plain_inputs()
         if inputs is None:
             return {}
-        return {
+        return self._window_state() | {
             "inputs": inputs,
             "ranks": self.probe.ranks,
             "window": self._window.state_dict(),
-            "window_start": self._window_start,
-            "window_end": self._window_end,
-            "lag": self._lag,
-            "measured": self._measured,
-            "lagging": None if self._lagging is None else list(self._lagging),
+            "lag": self._lag_steps,
+            "measured": self._measurements,
+            "lagging": None if self._lag is None else list(self._lag),
             "decay": self._decay,
-            "heard": torch.stack([torch.as_tensor(heard, dtype=torch.float64) for heard in self._heard]),
-            "previous": None if self._previous is None else list(self._previous),
-            "forecast": self._end.state_dict(),
+            "heard": torch.stack([torch.as_tensor(square, dtype=torch.float64) for square in self._gradient_squares]),
+            "previous": None if self._last_moments is None else list(self._last_moments),
             "last_snapshot": self._snapshots.last,
         }
 
@@ -275,31 +239,26 @@ class EncoderBalance:
         """Takes back what :meth:`state_dict` gave; encodes the probe once to be sure that it still can."""
         if not state:
             return
-        saved = [Call.from_state(call) for call in state["inputs"]]
-        probe = self.plan.make_probe(saved, True)
-        if probe is None:
+        self.probe = self._probe_of_state(state)
+        if self.probe is None:
             return
-        if not probe.has_inputs(saved) or probe.ranks != state["ranks"]:
-            raise ValueError(f"the probe of '{probe.name}' has other items, or other ranks, than when it was saved")
-        self.probe = probe
         device = self.probe.device
         self._window = BalanceWindow.from_state_dict(state["window"], device)
-        self._window_start, self._window_end = state["window_start"], state["window_end"]
-        self._lag, self._measured = state["lag"], state["measured"]
+        self._load_window_state(state, self._window.start)
+        self._lag_steps, self._measurements = state["lag"], state["measured"]
         self._snapshots.last = state["last_snapshot"]
-        self._lagging = None if state["lagging"] is None else _Start(*_moved(state["lagging"], device))
+        self._lag = None if state["lagging"] is None else _Lag(*_moved(state["lagging"], device))
         self._decay = None if state["decay"] is None else state["decay"].to(device)
-        self._heard = list(state["heard"].to(device).unbind())
-        self._previous = None if state["previous"] is None else BalanceTerms(*_moved(state["previous"], device))
-        self._end.load_state_dict(state["forecast"], device)
+        self._gradient_squares = list(state["heard"].to(device).unbind())
+        self._last_moments = None if state["previous"] is None else BalanceTerms(*_moved(state["previous"], device))
+
+    def _probe_of_state(self, state: dict[str, Any]) -> Probe | None:
+        calls = [Call.from_state(call) for call in state["inputs"]]
+        probe = self.encoder_plan.make_probe(calls, True)
+        if probe is not None and not (probe.has_inputs(calls) and probe.ranks == state["ranks"]):
+            raise ValueError(f"the probe of '{probe.name}' has other items, or other ranks, than when it was saved")
+        return probe
 
 
 def _moved(fields: list[Any], device: torch.device) -> list[Any]:
     return [field.to(device) if isinstance(field, Tensor) else field for field in fields]
-
-
-def _growth_power(radial_decay: Tensor, rule: EquilibriumRule) -> Tensor:
-    """``q`` of :class:`BalanceTerms` from the network's degree, ``lambda_rad/lambda``, and the optimizer's law."""
-    degree = (radial_decay / rule.radial_decay) if rule.radial_decay > 0 else torch.full_like(radial_decay, torch.nan)
-    degree = degree.nan_to_num(_USUAL_DEGREE).clamp(min=1)
-    return 1 - (2 if rule.family == "sgd" else 1) / degree

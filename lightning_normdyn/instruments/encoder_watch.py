@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from lightning_normdyn.capture.call import FirstCalls
 from lightning_normdyn.capture.output import OutputStep
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.core.dynamics.optimizers import nominal_lr
-from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance
 from lightning_normdyn.instruments.output_watch import OutputWatch
 
 
 class EncoderWatch(OutputWatch):
-    """An output whose norms are also followed on a probe.
+    """An output whose norms are also followed on a probe, which the user's instruments are shown too.
 
     Args:
         balance: measures the probe.
@@ -26,29 +23,16 @@ class EncoderWatch(OutputWatch):
 
     def __init__(self, *args: Any, balance: EncoderBalance, probe_items: int, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.balance = balance
+        self.balance = self.measurements["balance"] = balance
         self._first_calls = FirstCalls(self.target.name, self.target.module, probe_items)
-
-    def finish(self) -> None:
-        """Lets the balance conclude."""
-        self.balance.finish(self.steps)
 
     def detach(self) -> None:
         """Removes every hook."""
         super().detach()
         self._first_calls.detach()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The counts and the balance, for a checkpoint."""
-        return super().state_dict() | {"balance": self.balance.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`state_dict` gave."""
-        super().load_state_dict(state)
-        self.balance.load_state_dict(state.get("balance", {}))
-
     def _start(self) -> None:
-        if self.balance.probe is None and self._first_calls.most:
+        if self.balance.probe is None and self._first_calls.most_items:
             self._first_calls.attach()
 
     def _look_before(self, clipping: Clipping) -> None:
@@ -59,21 +43,19 @@ class EncoderWatch(OutputWatch):
 
     def _look_after(self) -> None:
         super()._look_after()
-        self.balance.look_after(self.steps, nominal_lr(self._group()))
+        due = [] if self.balance.gave_up else self._readers_due(self.steps)
+        lr = nominal_lr(self.balance.encoder_plan.group())
+        vectors = self.balance.look_after(self.steps, lr, wants_vectors=bool(due))
+        if vectors is not None:
+            for reader in due:
+                reader.read(self.steps, vectors, "probe")
 
-    def _hear(self, seen: OutputStep) -> None:
-        super()._hear(seen)
-        self.balance.hear(seen.radial_square, seen.gradient_square)
+    def _hear(self, output_step: OutputStep) -> None:
+        super()._hear(output_step)
+        self.balance.hear(output_step.radial_square, output_step.gradient_square)
 
     def _listens(self, step: int) -> bool:
         return super()._listens(step) or self.balance.is_due(step)
 
-    def _drain(self) -> Readings:
-        rows = self.balance.rows()
-        if rows:
-            self._record(torch.arange(len(rows["norm"])), rows)
-        return super()._drain() | self.balance.readings()
-
-    def _group(self) -> dict[str, Any]:
-        """The parameter group whose learning rate counts."""
-        return self.balance.plan.group()
+    def _shows_outputs(self) -> bool:
+        return self.balance.gave_up

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,42 +22,55 @@ from lightning_normdyn.history.log import Outage
 from lightning_normdyn.history.run import TargetHistory, folder_name
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
-from lightning_normdyn.instruments.fit import TrainingPlan
+from lightning_normdyn.instruments.instrument import InstrumentReader, readers_of
+from lightning_normdyn.instruments.measures import Measures
+from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.output_watch import OutputWatch
-from lightning_normdyn.instruments.owner import Owner, find_owner, group_number
-from lightning_normdyn.instruments.probe_source import ProbeSource, given_calls, probe_of
-from lightning_normdyn.instruments.recorder import Recorder
+from lightning_normdyn.instruments.parameter_groups import (
+    ParameterGroup,
+    WeightDecays,
+    find_parameter_group,
+    group_number,
+)
+from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
+from lightning_normdyn.instruments.recorder import PREFIX, Recorder
+from lightning_normdyn.instruments.row_names import look_up_names, named_rows, source_for
 from lightning_normdyn.instruments.run import Run
-from lightning_normdyn.instruments.suite import Selection, Suite
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.watch import Watch
-from lightning_normdyn.instruments.weight_decays import WeightDecays
-
-PREFIX = "normdyn"
+from lightning_normdyn.instruments.windowed_fit import TrainingPlan
 
 
 class Observation:
-    """Builds what a suite of instruments needs to follow the targets of a model through a run.
+    """Builds all that follows the targets of a model through a run.
 
     Args:
         module: the model.
         run: what the training loop tells.
-        suite: the instruments.
-        selection: the targets.
+        measures: what is measured.
+        options: what :func:`complete_options` gives.
         name: who observes, for messages.
         root: folder of the histories; ``None`` to keep none.
+        name_holders: objects that may hold names of a table's rows, such as a datamodule.
 
     Raises:
         ValueError: if a pattern matches nothing, or only what is no table of embeddings.
     """
 
     def __init__(
-        self, module: torch.nn.Module, run: Run, suite: Suite, selection: Selection, *, name: str, root: Path | None
+        self,
+        module: torch.nn.Module,
+        run: Run,
+        measures: Measures,
+        options: NormOptions,
+        *,
+        name: str,
+        root: Path | None,
+        name_holders: Sequence[object] = (),
     ) -> None:
-        self._module, self._run, self._suite, self._selection = module, run, suite, selection
-        self._name, self._root = name, root
+        self._module, self._run, self._measures, self._options = module, run, measures, options
+        self._name, self._root, self._name_holders = name, root, name_holders
         self._target_names: list[str] = []
-        self._latest: dict[str, float] = {}
         self.recorder = self._build()
 
     def begin(self, steps_made: int, state: dict[str, Any] | None = None) -> None:
@@ -81,13 +94,6 @@ class Observation:
             self._describe(watch)
         self.recorder.begin(steps_made)
 
-    def drain(self) -> dict[str, float]:
-        """``normdyn/<target>/<quantity>`` to the finite scalars read since the last call."""
-        drained = self.recorder.drain()
-        found = {f"{PREFIX}/{name}/{key}": value for name, values in drained.items() for key, value in values.items()}
-        self._latest |= found
-        return found
-
     def conclude(self) -> None:
         """One line a target: what the fit came to, or that no step was seen."""
         for watch in self.recorder.watches:
@@ -97,9 +103,9 @@ class Observation:
                     f"no optimizer step of '{target.name}' was seen: no gradient reached it, or its optimizer was "
                     "replaced or stepped out of sight (in Lightning: use_pl_optimizer=False)"
                 )
-            found = conclusion(self._latest, f"{PREFIX}/{target.name}/")
-            if found:
-                self._inform(f"'{target.name}': {found}")
+            sentence = conclusion(self.recorder.latest, f"{PREFIX}/{target.name}/")
+            if sentence:
+                self._inform(f"'{target.name}': {sentence}")
 
     def stop(self) -> None:
         """Puts the history on disk and removes every hook."""
@@ -107,9 +113,10 @@ class Observation:
         self.recorder.detach()
 
     def _build(self) -> Recorder:
-        selection = self._selection
-        targets = find_targets(self._module, selection.targets, max_tracked_rows=selection.max_tracked_rows)
+        options = self._options
+        targets = find_targets(self._module, options["targets"], max_tracked_rows=options["max_tracked_rows"])
         self._target_names = [target.name for target in targets]
+        self._row_names = self._name_rows(targets)
         outage = Outage()
         watches = (self._watch(target, self._history(target.name, outage)) for target in targets)
         return Recorder([watch for watch in watches if watch is not None])
@@ -118,74 +125,81 @@ class Observation:
         return TargetHistory(self._root / folder_name(name), outage=outage) if self._root is not None else None
 
     def _watch(self, target: TableTarget | OutputTarget, history: TargetHistory | None) -> Watch | None:
-        owner = find_owner(target, self._run.followed())
-        if owner is None:
+        trainer = find_parameter_group(target, self._run.followed())
+        if trainer is None:
             self._warn(f"no optimizer trains '{target.name}', so it is not watched")
             return None
         if isinstance(target, OutputTarget):
-            return self._watch_output(target, owner.optimizer, history)
-        return self._watch_table(target, owner, history)
+            return self._watch_output(target, trainer.optimizer, history)
+        return self._watch_table(target, trainer, history)
 
-    def _watch_table(self, target: TableTarget, owner: Owner, history: TargetHistory | None) -> TableWatch:
+    def _watch_table(self, target: TableTarget, trainer: ParameterGroup, history: TargetHistory | None) -> TableWatch:
         def group_now() -> int:
-            return group_number(owner.optimizer, target.parameter) or 0
+            return group_number(trainer.optimizer, target.parameter) or 0
 
-        plan = self._plan(owner.optimizer, group_now, lambda: watch.skipped)
+        plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped)
         if self._run.ranks.size > 1:
             target.ids_tell = False  # this rank does not see the ids of the others
         if self._run.hears_backward:
             target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
-        watch = TableWatch(target, *owner, self._suite.instruments(target, plan), history)
+        instruments = self._measures.of_table(target, plan, self._options) | self._readers(target)
+        watch = TableWatch(target, *trainer, instruments, history)
         return watch
 
     def _watch_output(
         self, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetHistory | None
     ) -> OutputWatch:
-        source = probe_of(self._selection.probe, target.name, self._target_names)
+        source = probe_of(self._options["probe"], target.name, self._target_names)
         balance = self._balance(target, optimizer, source, lambda: watch.skipped)
-        watched = target, optimizer, self._suite.output_cadence()
         ranks = self._run.ranks
         options: dict[str, Any] = {
             "loss_scale": self._run.loss_scale,
             "merge_ranks": ranks.merge_steps,
+            "merge_vectors": partial(ranks.merge_vectors, most_rows=self._options["max_tracked_rows"]),
             "ranks": ranks.size,
+            "readers": self._readers(target),
             "history": history,
         }
         watch: OutputWatch
+        cadence = self._measures.output_cadence(self._options)
         if balance is None:
-            watch = OutputWatch(*watched, **options)
+            watch = OutputWatch(target, optimizer, cadence, **options)
         else:
-            items = self._selection.probe_items if source is None else 0
-            watch = EncoderWatch(*watched, balance=balance, probe_items=items, **options)
+            items = self._options["probe_items"] if source is None else 0
+            watch = EncoderWatch(target, optimizer, cadence, balance=balance, probe_items=items, **options)
         return watch
+
+    def _readers(self, target: TableTarget | OutputTarget) -> dict[str, InstrumentReader]:
+        return readers_of(self._options["instruments"], target.name, self._options["every_n_steps"])
 
     def _balance(
         self,
         target: OutputTarget,
         optimizer: torch.optim.Optimizer,
         source: ProbeSource,
-        skipped: Callable[[], int],
+        skipped_steps: Callable[[], int],
     ) -> EncoderBalance | None:
         if source is False or not any(parameter.requires_grad for parameter in target.module.parameters()):
             return None
         decays = WeightDecays(target.module, self._run.followed(), optimizer)
-        training = self._plan(optimizer, lambda: decays.group_number, skipped)
+        training = self._plan(optimizer, lambda: decays.group_number, skipped_steps)
         make_probe = partial(self._make_probe, target, source)
-        return self._suite.balance(EncoderPlan(training, decays.rates, lambda: decays.group, make_probe))
+        encoder_plan = EncoderPlan(training, decays.rates, lambda: decays.group, make_probe)
+        return self._measures.of_probe(encoder_plan, self._options)
 
     def _plan(
-        self, optimizer: torch.optim.Optimizer, group: Callable[[], int], skipped: Callable[[], int]
+        self, optimizer: torch.optim.Optimizer, group: Callable[[], int], skipped_steps: Callable[[], int]
     ) -> TrainingPlan:
         """What the run knows about one parameter group."""
         return TrainingPlan(
             rule=lambda: equilibrium_rule(optimizer, group()),
             total_steps=self._run.total_steps,
-            skipped_steps=skipped,
+            skipped_steps=skipped_steps,
             future_lrs=lambda steps: self._run.future_lrs(optimizer, group(), steps),
         )
 
     def _make_probe(
-        self, target: OutputTarget, source: ProbeSource, heard: list[Call], of_all_ranks: bool
+        self, target: OutputTarget, source: ProbeSource, training_calls: list[Call], of_all_ranks: bool
     ) -> Probe | None:
         """The probe of an encoder: the user's, or made of what it was called with; called on every rank."""
         ranks = self._run.ranks
@@ -195,10 +209,10 @@ class Observation:
                 f"'{target.name}' have no balance"
             )
             return None
-        calls = given_calls(source, target.name, self._selection.probe_items)
-        given = calls is not None
+        calls = user_calls(source, target.name, self._options["probe_items"])
+        is_users = calls is not None
         if calls is None:
-            calls = heard if of_all_ranks else ranks.all_calls(heard)
+            calls = training_calls if of_all_ranks else ranks.all_calls(training_calls)
             calls = [call for call in calls if call.tensors() and call.rows() >= ranks.size]
         if not calls:
             self._warn(
@@ -214,25 +228,41 @@ class Observation:
                 rank=ranks.rank,
                 ranks=ranks.size,
                 gather=ranks.all_rows,
-                most_rows=self._selection.max_tracked_rows,
+                most_rows=self._options["max_tracked_rows"],
                 root=self._module,
             )
         except UnusableInputsError as error:
-            if given:
+            if is_users:
                 raise
             self._warn(f"{error}; meanwhile its norms have no balance")
             return None
 
     def _describe(self, watch: Watch) -> None:
         """Puts on record what is watched. Not before training starts: the number of steps would load the data early."""
-        owner = find_owner(watch.target, self._run.followed())
-        assert owner is not None
-        rule = equilibrium_rule(*owner)
+        trainer = find_parameter_group(watch.target, self._run.followed())
+        assert trainer is not None
+        rule = equilibrium_rule(*trainer)
         if watch.history is not None:
-            settings = owner.optimizer.param_groups[owner.group]
+            settings = trainer.optimizer.param_groups[trainer.number]
             watch.history.describe(_description(watch.target, rule, settings, self._run.total_steps()))
+            watch.history.name_rows(self._row_names.get(watch.target.name, {}))
         if isinstance(watch.target, TableTarget) and rule.radial_decay <= 0:
             self._inform(f"'{watch.target.name}' under {rule.optimizer}: {rule.law}")
+
+    def _name_rows(self, targets: Sequence[TableTarget | OutputTarget]) -> dict[str, dict[int, str]]:
+        """Names of the tracked rows of each target: the user's, or else what the model's surroundings hold."""
+        tables = {target.name: target for target in targets if isinstance(target, TableTarget)}
+        names = {target.name: source_for(self._options["names"], target.name, tables) for target in targets}
+        if self._root is not None:
+            missing = {name: table.rows for name, table in tables.items() if names[name] is None}
+            names |= look_up_names(self._name_holders, missing)
+        return {
+            name: named_rows(source, tables[name].row_numbers, tables[name].rows)
+            if name in tables
+            else named_rows(source)
+            for name, source in names.items()
+            if source is not None
+        }
 
     def _warn(self, message: str) -> None:
         self._run.warn(f"{self._name}: {message}")
@@ -244,25 +274,25 @@ class Observation:
 def _description(
     target: TableTarget | OutputTarget, rule: EquilibriumRule, group: dict[str, Any], total_steps: int | None
 ) -> dict[str, Any]:
-    described: dict[str, Any] = {"target": target.name, "kind": target.kind}
+    table: dict[str, Any] = {}
     if isinstance(target, TableTarget):
-        described |= {
+        table = {
             "rows": target.rows,
             "dim": target.dim,
             "tracked_rows": target.tracked_rows,
             "row_stride": target.stride,
         }
-    settings = {"lr": nominal_lr(group), "weight_decay": float(group.get("weight_decay") or 0.0)}
-    return (
-        described
-        | settings
-        | {
-            "optimizer": rule.optimizer,
-            **({"law": rule.law} if isinstance(target, TableTarget) else {}),
-            "total_steps": total_steps,
-            "version": __version__,
-        }
-    )
+    return {
+        "target": target.name,
+        "kind": target.kind,
+        **table,
+        "lr": nominal_lr(group),
+        "weight_decay": float(group.get("weight_decay") or 0.0),
+        "optimizer": rule.optimizer,
+        **({"law": rule.law} if table else {}),
+        "total_steps": total_steps,
+        "version": __version__,
+    }
 
 
 _SETTLING = 0.5
@@ -279,16 +309,17 @@ def conclusion(metrics: Mapping[str, Any], prefix: str) -> str:
         >>> conclusion({"a/transient_slope": 1.0, "a/transient_median_error": 0.012, "a/forecast_skill": 0.9}, "a/")
         'norms predicted with slope 1.00, 1.2% off (median); forecast for the end: skill 0.90'
     """
-    found = {key.removeprefix(prefix): float(value) for key, value in metrics.items() if key.startswith(prefix)}
-    parts = []
-    if "transient_median_error" in found:
-        fit = [f"slope {found['transient_slope']:.2f}"] if "transient_slope" in found else []
-        fit += [f"r {found['transient_pearson_r']:.3f}"] if "transient_pearson_r" in found else []
-        parts.append("norms predicted with " + ", ".join([*fit, f"{found['transient_median_error']:.1%} off (median)"]))
-    if "equilibrium_median_error" in found:
-        parts.append(f"{found['equilibrium_median_error']:.1%} away from equilibrium")
-    if found.get("stationarity", 1.0) < _SETTLING:
-        parts.append("not settled: the norms mostly repeat where they started")
-    if "forecast_skill" in found:
-        parts.append(f"forecast for the end: skill {found['forecast_skill']:.2f}")
-    return "; ".join(parts)
+    values = {key.removeprefix(prefix): float(value) for key, value in metrics.items() if key.startswith(prefix)}
+    clauses = []
+    if "transient_median_error" in values:
+        fit = [f"slope {values['transient_slope']:.2f}"] if "transient_slope" in values else []
+        fit += [f"r {values['transient_pearson_r']:.3f}"] if "transient_pearson_r" in values else []
+        error = f"{values['transient_median_error']:.1%} off (median)"
+        clauses.append("norms predicted with " + ", ".join([*fit, error]))
+    if "equilibrium_median_error" in values:
+        clauses.append(f"{values['equilibrium_median_error']:.1%} away from equilibrium")
+    if values.get("stationarity", 1.0) < _SETTLING:
+        clauses.append("not settled: the norms mostly repeat where they started")
+    if "forecast_skill" in values:
+        clauses.append(f"forecast for the end: skill {values['forecast_skill']:.2f}")
+    return "; ".join(clauses)

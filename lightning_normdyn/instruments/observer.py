@@ -12,22 +12,24 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import Unpack
 
 from lightning_normdyn.capture.table import Clipping
-from lightning_normdyn.capture.targets import Targets, find_targets
+from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.history.run import fresh_root
+from lightning_normdyn.instruments.measures import ALL_MEASURES
 from lightning_normdyn.instruments.observation import Observation
-from lightning_normdyn.instruments.owner import inner_optimizer
-from lightning_normdyn.instruments.probe_source import ProbeSource
+from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
+from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.run import Ranks, Run, present_ranks
 from lightning_normdyn.instruments.schedule import Drive, run_ahead
-from lightning_normdyn.instruments.suite import Selection, Suite
 
 Log = Callable[[dict[str, float], int], object]
 """Takes ``normdyn/<target>/<quantity>`` to scalars, and the number of optimizer steps made."""
 
 
+@spelled_out(NormOptions)
 class NormObserver:
     """Norm trajectories, gradient split and equilibrium fit of a model that any loop trains.
 
@@ -39,8 +41,6 @@ class NormObserver:
     Args:
         model: the model, not wrapped.
         optimizer: what trains it: one optimizer or several.
-        targets: ``"auto"`` for every trainable embedding table and what the losses publish, or patterns over parameter
-            and submodule names.
         total_steps: steps that each optimizer will make; ``None`` if the run has no set end, and then no forecast.
         scheduler: learning-rate schedulers, one or several, stepped after every step of their optimizer; ``None`` where
             the rate stays.
@@ -48,13 +48,6 @@ class NormObserver:
         scaler: the loss scaler, if there is one; gradients that it scaled are then reported in the loss's own scale.
         log: called with the scalars and the number of steps made whenever there are new ones, on the first rank alone.
         log_dir: a history goes to ``<log_dir>/normdyn/``; ``None`` to keep none.
-        every_n_steps: cadence of trajectories, splits and budgets, in optimizer steps.
-        fit_every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows.
-        window: length of a fit window, as a share of the run (below 1) or a number of steps.
-        forecast_at: share of the run at which the norms at its end are forecast.
-        max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
-        probe: what an encoder encodes again around measured steps, as in ``NormDynamics``.
-        probe_items: most items that are kept of each call.
         name: what messages begin with.
 
     Raises:
@@ -76,35 +69,26 @@ class NormObserver:
         model: nn.Module,
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *,
-        targets: Targets = "auto",
         total_steps: int | None = None,
         scheduler: Any = None,
         scheduler_every_n_steps: int = 1,
         scaler: torch.amp.GradScaler | None = None,
         log: Log | None = None,
         log_dir: str | os.PathLike[str] | None = None,
-        every_n_steps: int = 50,
-        fit_every_n_steps: int | None = None,
-        window: float = 0.2,
-        forecast_at: float = 0.4,
-        max_tracked_rows: int = 16_384,
-        probe: ProbeSource = None,
-        probe_items: int = 64,
         name: str = "NormObserver",
+        **options: Unpack[NormOptions],
     ) -> None:
-        self._model, self._optimizers = model, _listed(optimizer)
+        self._model, self._optimizers = model, _as_list(optimizer)
         self._total_steps, self._scaler = total_steps, scaler
-        self._schedulers, self._scheduler_every = _listed(scheduler), scheduler_every_n_steps
+        self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
         self._log, self._log_dir, self._name = log, log_dir, name
-        self._suite = Suite.whole(
-            every_n_steps=every_n_steps, fit_every_n_steps=fit_every_n_steps, window=window, forecast_at=forecast_at
-        )
-        self._selection = Selection(targets, max_tracked_rows, probe, probe_items)
-        find_targets(model, targets, max_tracked_rows=max_tracked_rows)  # a wrong pattern fails here
+        self._options = complete_options(options)
+        # A wrong pattern fails here.
+        find_targets(model, self._options["targets"], max_tracked_rows=self._options["max_tracked_rows"])
         self._ranks = Ranks()
         self._observation: Observation | None = None
-        self._restored: dict[str, Any] | None = None
-        self._announced: set[int] = set()
+        self._saved_state: dict[str, Any] | None = None
+        self._announced_ids: set[int] = set()
         self._handles: list[RemovableHandle] = []
 
     def begin(self, steps_made: int = 0) -> None:
@@ -115,12 +99,18 @@ class NormObserver:
         """
         self.close()
         self._ranks = present_ranks(next((p.device for p in self._model.parameters()), torch.device("cpu")))
-        state, self._restored = self._restored, None
+        state, self._saved_state = self._saved_state, None
         root = None
         if self._log_dir is not None and self._ranks.rank == 0:
             root = fresh_root(self._log_dir, id(self), resumes=state is not None or steps_made > 0)
         self._observation = Observation(
-            self._model, self._run(), self._suite, self._selection, name=self._name, root=root
+            self._model,
+            self._run(),
+            ALL_MEASURES,
+            self._options,
+            name=self._name,
+            root=root,
+            name_holders=[self._model],
         )
         try:
             self._observation.begin(steps_made, state)  # first: what was read of a step is reported after it was read
@@ -140,7 +130,7 @@ class NormObserver:
         """
         for stepping in self._optimizers if optimizer is None else [optimizer]:
             self._announce(stepping, Clipping.PAST if clipped else Clipping.AHEAD)
-            self._announced.add(id(stepping))
+            self._announced_ids.add(id(stepping))
 
     def finish(self) -> None:
         """Concludes after the last step: logs the last findings, puts the history on disk and removes every hook."""
@@ -163,7 +153,7 @@ class NormObserver:
         """
         if self._handles:
             raise RuntimeError("state: expected before the observer begins to listen; load it ahead of the with block")
-        self._restored = dict(state) or None
+        self._saved_state = dict(state) or None
 
     def __enter__(self) -> NormObserver:
         if not self._handles:
@@ -195,7 +185,7 @@ class NormObserver:
     def _hear_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """The optimizer is about to step: announces it, unless the loop has or is about to, from inside a closure."""
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if id(optimizer) not in self._announced and closure is None:
+        if id(optimizer) not in self._announced_ids and closure is None:
             self._announce(optimizer, Clipping.PAST)
 
     def _announce(self, optimizer: torch.optim.Optimizer, clipping: Clipping) -> None:
@@ -206,12 +196,12 @@ class NormObserver:
     def _end_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """The step was made, and the recorder has looked at it."""
         del args, kwargs
-        self._announced.discard(id(optimizer))
+        self._announced_ids.discard(id(optimizer))
         self._report()
 
     def _report(self) -> None:
         assert self._observation is not None
-        metrics = self._observation.drain()
+        metrics = self._observation.recorder.drain()
         if metrics and self._log is not None and self._ranks.rank == 0:
             self._log(metrics, max(watch.steps for watch in self._observation.recorder.watches))
 
@@ -222,7 +212,7 @@ class NormObserver:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._announced.clear()
+        self._announced_ids.clear()
 
     def _loss_scale(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
@@ -233,9 +223,9 @@ class NormObserver:
             for scheduler in self._schedulers
             if inner_optimizer(getattr(scheduler, "optimizer", None)) is optimizer
         ]
-        tried = self._steps_tried(optimizer)
-        shared = [*self._model.modules(), *self._model.parameters()]
-        return run_ahead(optimizer, group, drives, range(tried, tried + steps), keep=shared)
+        first = self._steps_tried(optimizer)
+        model = [*self._model.modules(), *self._model.parameters()]
+        return run_ahead(optimizer, group, drives, range(first, first + steps), keep=model)
 
     def _steps_tried(self, optimizer: torch.optim.Optimizer) -> int:
         assert self._observation is not None
@@ -243,11 +233,11 @@ class NormObserver:
         return max((watch.steps + watch.skipped for watch in watches), default=0)
 
 
-def _listed(one_or_several: Any) -> list[Any]:
+def _as_list(one_or_several: Any) -> list[Any]:
     if one_or_several is None:
         return []
-    several = one_or_several if isinstance(one_or_several, (list, tuple)) else [one_or_several]
-    return [inner_optimizer(item) if isinstance(item, torch.optim.Optimizer) else item for item in several]
+    items = one_or_several if isinstance(one_or_several, (list, tuple)) else [one_or_several]
+    return [inner_optimizer(item) if isinstance(item, torch.optim.Optimizer) else item for item in items]
 
 
 def _warn(message: str) -> None:

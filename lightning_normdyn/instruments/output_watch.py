@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputStep, OutputTarget
 from lightning_normdyn.history.run import TargetHistory
-from lightning_normdyn.instruments.base import Readings, is_due
+from lightning_normdyn.instruments.base import Measurement, Readings, is_due
+from lightning_normdyn.instruments.instrument import InstrumentReader
 from lightning_normdyn.instruments.trajectory import summarise_norms
 from lightning_normdyn.instruments.watch import Watch
 
@@ -23,7 +24,33 @@ class OutputCadence(NamedTuple):
 
     def due(self, step: int) -> bool:
         """Whether anything is measured at this step."""
-        return any(every is not None and is_due(step, every) for every in self)
+        return any(every_n_steps is not None and is_due(step, every_n_steps) for every_n_steps in self)
+
+
+class OutputSummary(Measurement):
+    """Norms of the vectors of a step, and the split of the gradients that came back to them.
+
+    Args:
+        cadence: every how many steps to measure.
+        loss_scale: gives the factor by which the loss is scaled up now.
+        ranks: over how many ranks the loss is averaged.
+    """
+
+    def __init__(self, cadence: OutputCadence, *, loss_scale: Callable[[], float], ranks: int) -> None:
+        super().__init__()
+        self.cadence = cadence
+        self._loss_scale, self._ranks = loss_scale, ranks
+
+    def read(self, step: int, output_step: OutputStep) -> None:
+        """Reads a step that was heard."""
+        norm_cadence, gradient_cadence = self.cadence
+        self._readings = summarise_output(
+            output_step,
+            norms=norm_cadence is not None and is_due(step, norm_cadence),
+            gradient=gradient_cadence is not None and is_due(step, gradient_cadence),
+            loss_scale=self._loss_scale(),
+            ranks=self._ranks,
+        )
 
 
 class OutputWatch(Watch):
@@ -35,7 +62,9 @@ class OutputWatch(Watch):
         cadence: every how many steps to measure.
         loss_scale: gives the factor by which the loss is scaled up now.
         merge_ranks: makes one step of the steps of all ranks; called on every rank.
+        merge_vectors: puts the vectors ``[n, d]`` of all ranks below each other; called on every rank.
         ranks: over how many ranks the loss is averaged.
+        readers: instruments of the user's own, by name.
         history: where scalars are recorded; ``None`` to keep nothing.
     """
 
@@ -48,55 +77,58 @@ class OutputWatch(Watch):
         cadence: OutputCadence,
         *,
         loss_scale: Callable[[], float] = lambda: 1.0,
-        merge_ranks: Callable[[OutputStep | None], OutputStep | None] = lambda seen: seen,
+        merge_ranks: Callable[[OutputStep | None], OutputStep | None] = lambda output_step: output_step,
+        merge_vectors: Callable[[Tensor | None], Tensor | None] = lambda vectors: vectors,
         ranks: int = 1,
+        readers: Mapping[str, InstrumentReader] | None = None,
         history: TargetHistory | None = None,
     ) -> None:
-        super().__init__(target, optimizer, history)
-        self._cadence = cadence
-        self._loss_scale, self._merge_ranks, self._ranks = loss_scale, merge_ranks, ranks
-        self._readings: Readings = {}
+        self._summary = OutputSummary(cadence, loss_scale=loss_scale, ranks=ranks)
+        self._readers = list((readers or {}).values())
+        super().__init__(target, optimizer, {"summary": self._summary, **(readers or {})}, history)
+        self._merge_ranks, self._merge_vectors = merge_ranks, merge_vectors
 
     def _look_after(self) -> None:
+        due = self._readers_due(self.steps) if self._shows_outputs() else []
+        if due:
+            vectors = self._merge_vectors(self.target.vectors())
+            for reader in due if vectors is not None else []:
+                assert vectors is not None
+                reader.read(self.steps, vectors, "output")
         if not self._listens(self.steps):
             return
-        seen = self._merge_ranks(self.target.step())
-        if seen is not None:
-            self._hear(seen)
+        output_step = self._merge_ranks(self.target.step())
+        if output_step is not None:
+            self._hear(output_step)
 
-    def _hear(self, seen: OutputStep) -> None:
+    def _hear(self, output_step: OutputStep) -> None:
         """Reads a step that was heard."""
-        every_norm, every_gradient = self._cadence
-        self._readings = summarise_output(
-            seen,
-            norms=every_norm is not None and is_due(self.steps, every_norm),
-            gradient=every_gradient is not None and is_due(self.steps, every_gradient),
-            loss_scale=self._loss_scale(),
-            ranks=self._ranks,
-        )
+        self._summary.read(self.steps, output_step)
 
     def _listens(self, step: int) -> bool:
         """Whether the submodule's calls are measured in this step."""
-        return self._cadence.due(step)
+        return self._summary.cadence.due(step)
+
+    def _readers_due(self, step: int) -> list[InstrumentReader]:
+        return [reader for reader in self._readers if reader.is_due(step)]
+
+    def _shows_outputs(self) -> bool:
+        """Whether the user's instruments are shown what the submodule returns in training."""
+        return True
 
     def _prepare(self) -> None:
-        self.target.arm(self._listens(self.steps + 1))
-
-    def _drain(self) -> Readings:
-        readings, self._readings = self._readings, {}
-        return readings
-
-
-_GRID = 512
+        step = self.steps + 1
+        keeps_vectors = self._shows_outputs() and bool(self._readers_due(step))
+        self.target.arm(keeps_vectors or self._listens(step), keeps_vectors=keeps_vectors)
 
 
 def summarise_output(
-    seen: OutputStep, *, norms: bool, gradient: bool, loss_scale: Tensor | float, ranks: int
+    output_step: OutputStep, *, norms: bool, gradient: bool, loss_scale: Tensor | float, ranks: int
 ) -> Readings:
     """What one step says about a submodule's vectors.
 
     Args:
-        seen: the step on this rank.
+        output_step: the step on this rank.
         norms: whether the norms are wanted.
         gradient: whether the split of the gradient is wanted.
         loss_scale: by how much the loss was scaled up before it was differentiated.
@@ -106,13 +138,16 @@ def summarise_output(
         Norm quantities, and ``gradient_norm`` (square root of the summed squares over all vectors of the step) with
         ``radial_fraction``.
     """
-    readings = summarise_norms(seen.norms) if norms else {}
+    readings = summarise_norms(output_step.norms) if norms else {}
     if gradient:
-        whole = seen.gradient_square.sqrt()
-        readings["gradient_norm"] = whole / loss_scale / ranks
-        readings["radial_fraction"] = seen.radial_square.sqrt() / whole
-        readings["nonfinite_gradients"] = seen.nonfinite
+        length = output_step.gradient_square.sqrt()
+        readings["gradient_norm"] = length / loss_scale / ranks
+        readings["radial_fraction"] = output_step.radial_square.sqrt() / length
+        readings["nonfinite_gradients"] = output_step.nonfinite
     return readings
+
+
+_GRID = 512
 
 
 def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | None:

@@ -47,16 +47,16 @@ def probe_of(probe: ProbeSource, name: str, names: Collection[str]) -> ProbeSour
     return probe
 
 
-def given_calls(probe: ProbeSource, name: str, most: int) -> list[Call] | None:
+def user_calls(probe: ProbeSource, name: str, most_items: int) -> list[Call] | None:
     """The calls that a user's probe asks for.
 
     Args:
         probe: what the user gave for this target.
         name: the target.
-        most: most items.
+        most_items: most items.
 
     Returns:
-        Calls of the encoder with ``most`` items at most; ``None`` if the user leaves it to the first training batch.
+        Calls of the encoder with ``most_items`` items at most; ``None`` if it is left to the first training batch.
 
     Raises:
         ValueError: if there is no tensor in it, or some of it requires grad.
@@ -65,7 +65,7 @@ def given_calls(probe: ProbeSource, name: str, most: int) -> list[Call] | None:
         probe = _read(probe)
     if probe is None:
         return None
-    calls, left = [], most
+    calls, items_left = [], most_items
     for batch in _batches(probe):
         call = Call.of(batch)
         rows = call.rows()
@@ -75,9 +75,9 @@ def given_calls(probe: ProbeSource, name: str, most: int) -> list[Call] | None:
             raise ValueError(
                 f"probe: the inputs for '{name}' require grad; give the encoder's inputs, detached from any model"
             )
-        calls.append(call.first_rows(rows, left))
-        left -= min(rows, left)
-        if not left:
+        calls.append(call.first_rows(rows, items_left))
+        items_left -= min(rows, items_left)
+        if not items_left:
             break
     return calls
 

@@ -15,7 +15,8 @@ from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.watch import Watch
 
-STATE_VERSION = 1
+PREFIX = "normdyn"
+STATE_VERSION = 2
 
 
 class Recorder:
@@ -26,10 +27,14 @@ class Recorder:
 
     Args:
         watches: the targets under observation.
+
+    Attributes:
+        latest: the last finite value of every scalar, by key.
     """
 
     def __init__(self, watches: Sequence[Watch]) -> None:
         self.watches = list(watches)
+        self.latest: dict[str, float] = {}
         self._by_optimizer: dict[int, list[Watch]] = {}
         for watch in self.watches:
             self._by_optimizer.setdefault(id(watch.optimizer), []).append(watch)
@@ -69,16 +74,21 @@ class Recorder:
         for watch in self.watches:
             watch.end_batch()
 
-    def drain(self) -> dict[str, dict[str, float]]:
-        """Target to the finite scalars read since the last call, which are recorded too. Waits for the device once."""
-        drained = {watch.target.name: readings for watch in self.watches if (readings := watch.drain())}
-        if not drained:
+    def drain(self) -> dict[str, float]:
+        """``normdyn/<target>/<quantity>`` to the finite scalars read since the last call, which are recorded too.
+
+        Waits for the device once.
+        """
+        news = [(watch, readings) for watch in self.watches if (readings := watch.drain())]
+        if not news:
             return {}
-        values = _to_numbers(drained)
-        for watch in self.watches:
-            if watch.history is not None and watch.target.name in values:
-                watch.history.append_quantities(watch.steps, values[watch.target.name])
-        return values
+        metrics: dict[str, float] = {}
+        for (watch, _), values in zip(news, _to_numbers([readings for _, readings in news]), strict=True):
+            if watch.history is not None:
+                watch.history.append_quantities(watch.steps, values)
+            metrics |= {f"{PREFIX}/{watch.target.name}/{name}": value for name, value in values.items()}
+        self.latest |= metrics
+        return metrics
 
     def finish(self) -> None:
         """Lets every instrument conclude."""
@@ -119,12 +129,12 @@ class Recorder:
                 watch.load_state_dict(state["targets"][watch.target.name])
 
 
-def _to_numbers(drained: dict[str, Readings]) -> dict[str, dict[str, float]]:
+def _to_numbers(readings: Sequence[Readings]) -> list[dict[str, float]]:
     """All tensors become numbers in one transfer; values that are not finite are left out."""
-    tensors = [value for readings in drained.values() for value in readings.values() if isinstance(value, Tensor)]
+    tensors = [value for scalars in readings for value in scalars.values() if isinstance(value, Tensor)]
     numbers = iter(torch.stack([most_precise(tensor.detach()) for tensor in tensors]).tolist() if tensors else [])
-    values = {
-        name: {key: next(numbers) if isinstance(value, Tensor) else value for key, value in readings.items()}
-        for name, readings in drained.items()
-    }
-    return {name: {k: v for k, v in readings.items() if math.isfinite(v)} for name, readings in values.items()}
+    values = [
+        {name: next(numbers) if isinstance(value, Tensor) else value for name, value in scalars.items()}
+        for scalars in readings
+    ]
+    return [{name: value for name, value in scalars.items() if math.isfinite(value)} for scalars in values]

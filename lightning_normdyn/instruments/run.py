@@ -61,13 +61,13 @@ def present_ranks(device: torch.device) -> Ranks:
 
 
 def _all_gather(tensor: Tensor) -> Tensor:
-    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, tensor.contiguous())
-    return torch.stack(gathered)
+    tensors = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(tensors, tensor.contiguous())
+    return torch.stack(tensors)
 
 
-def _broadcast(held: Any, rank: int) -> Any:
-    box = [held]
+def _broadcast(item: Any, rank: int) -> Any:
+    box = [item]
     dist.broadcast_object_list(box, src=rank)
     return box[0]
 
@@ -88,29 +88,48 @@ class Ranks(NamedTuple):
     size: int = 1
     device: torch.device = torch.device("cpu")
     all_gather: Callable[[Tensor], Tensor] = lambda tensor: tensor[None]
-    broadcast: Callable[[Any, int], Any] = lambda held, _: held
+    broadcast: Callable[[Any, int], Any] = lambda item, _: item
     share_batches: bool = False
 
-    def merge_steps(self, seen: OutputStep | None) -> OutputStep | None:
+    def merge_steps(self, output_step: OutputStep | None) -> OutputStep | None:
         """Puts the steps of all ranks together; a rank that heard nothing takes part with nothing."""
         if self.size == 1:
-            return seen
-        grid = torch.full((512,), torch.nan, device=self.device) if seen is None else quantile_grid(seen.norms)
-        sums = torch.zeros(3, device=self.device) if seen is None else torch.stack(seen[1:])
+            return output_step
+        if output_step is None:
+            grid, sums = torch.full((512,), torch.nan, device=self.device), torch.zeros(3, device=self.device)
+        else:
+            grid, sums = quantile_grid(output_step.norms), torch.stack(output_step[1:])
         return merge_ranks(self.all_gather(grid), self.all_gather(sums.to(self.device).nan_to_num(0)))
+
+    def merge_vectors(self, vectors: Tensor | None, *, most_rows: int) -> Tensor | None:
+        """The vectors ``[n, d]`` of all ranks, one rank below the other; a rank without any takes part with none.
+
+        Args:
+            vectors: those of this rank.
+            most_rows: most of a rank that take part; more are thinned at an even stride.
+        """
+        if vectors is not None:
+            vectors = vectors[:: 1 + (len(vectors) - 1) // most_rows]
+        if self.size == 1:
+            return vectors
+        width = torch.tensor(0 if vectors is None else vectors.shape[1], device=self.device)
+        widest = int(self.all_gather(width).max())
+        if not widest:
+            return None
+        return self.all_rows(torch.zeros(0, widest, device=self.device) if vectors is None else vectors.float())
 
     def all_calls(self, calls: list[Call]) -> list[Call]:
         """The calls of all ranks, one rank after the other."""
         if self.size == 1:
             return calls
-        own = [call.to(torch.device("cpu")) for call in calls]
-        return [call for rank in range(self.size) for call in self.broadcast(own, rank)]
+        cpu_calls = [call.to(torch.device("cpu")) for call in calls]
+        return [call for rank in range(self.size) for call in self.broadcast(cpu_calls, rank)]
 
     def all_rows(self, rows: Tensor) -> Tensor:
         """The rows ``[n, d]`` of all ranks, which may have unequal numbers of them, one rank below the other."""
         if self.size == 1:
             return rows
         counts = self.all_gather(torch.tensor(len(rows), device=rows.device)).flatten().tolist()
-        padded = torch.nn.functional.pad(rows, (0, 0, 0, max(counts) - len(rows)))
-        gathered = self.all_gather(padded)
-        return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+        equal_rows = torch.nn.functional.pad(rows, (0, 0, 0, max(counts) - len(rows)))
+        blocks = self.all_gather(equal_rows)
+        return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])

@@ -50,8 +50,8 @@ def run_ahead(
         ([1.0, 0.5, 0.5], 1.0)
     """
     stand_in = _stand_in(optimizer)
-    wrapped = [optimizer, *(getattr(drive.scheduler, "optimizer", optimizer) for drive in drives)]
-    memo = {id(item): stand_in for item in wrapped} | {id(item): item for item in keep}
+    optimizers = [optimizer, *(getattr(drive.scheduler, "optimizer", optimizer) for drive in drives)]
+    memo = {id(item): stand_in for item in optimizers} | {id(item): item for item in keep}
     try:
         copies = [drive._replace(scheduler=copy.deepcopy(drive.scheduler, memo)) for drive in drives]
     except Exception:  # a schedule may hold anything, and observing must never end a run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +11,13 @@ from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, split_radial_tangential
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
-from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.base import Need, Readings, TableInstrument, check_every, is_due, next_multiple
 
 _BLOCK = 2**15
 _ZERO = 1e-12
 
 
-class GradientSplit:
+class GradientSplit(TableInstrument):
     """Splits the gradient of the touched rows and the update of the tracked ones.
 
     Args:
@@ -27,12 +26,9 @@ class GradientSplit:
     """
 
     def __init__(self, every_n_steps: int, rule: Callable[[], EquilibriumRule]) -> None:
+        super().__init__()
         self.every_n_steps = check_every("every_n_steps", every_n_steps)
         self._rule = rule
-        self._readings: Readings = {}
-
-    def begin(self, step: int) -> None:
-        """Nothing to prepare."""
 
     def next_due(self, step: int) -> int:
         """The first step, and each of the cadence."""
@@ -42,57 +38,36 @@ class GradientSplit:
         """The step in full, on the cadence."""
         return Need.TOUCHED | Need.TRACKED if is_due(step, self.every_n_steps) else Need.NOTHING
 
-    def passed(self, lr: float) -> None:
-        """Nothing to note between measurements."""
-
-    def observe(self, step: int, seen: TableStep) -> None:
+    def observe(self, step: int, table_step: TableStep) -> None:
         """Measures one step."""
         if not is_due(step, self.every_n_steps):
             return
         rule = self._rule()
-        rate = seen.lr * rule.lr_gain
+        rate = table_step.lr * rule.lr_gain
+        decay_rate = rate * rule.radial_decay if rule.decay_is_separable else None
         self._readings = {
-            **_split_gradient(seen, rate),
-            **split_update(seen.before, seen.after, rate * rule.radial_decay if rule.decay_is_separable else None),
+            **_split_gradient(table_step, rate),
+            **split_update(table_step.before, table_step.after, decay_rate),
         }
 
-    def finish(self, step: int) -> None:
-        """Nothing is pending."""
 
-    def readings(self) -> Readings:
-        """The quantities of the last measured step."""
-        readings, self._readings = self._readings, {}
-        return readings
-
-    def rows(self) -> dict[str, Tensor]:
-        """Nothing per row."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Holds nothing between steps."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Holds nothing between steps."""
-
-
-def _split_gradient(seen: TableStep, rate: float) -> Readings:
+def _split_gradient(table_step: TableStep, rate: float) -> Readings:
     """Norm of the table's gradient before clipping, what clipping left of it, its radial share and its rate of turning.
 
     A row that is named twice counts once, and one whose gradient is zero not at all: however the touched rows were
     found, the numbers are the same.
     """
-    weight = seen.multiplicity().reciprocal()
-    length = safe_norm(seen.gradient)
-    radial = split_radial_tangential(seen.gradient, seen.embedding).radial
-    along, whole = (weight * radial.square()).nansum(), (weight * length.square()).nansum()
-    turning = safe_norm(seen.embedding).pow(-2)
-    counted = weight.where((length > 0) & turning.isfinite(), 0)
+    weight = table_step.multiplicity().reciprocal()
+    length = safe_norm(table_step.gradient)
+    radial = split_radial_tangential(table_step.gradient, table_step.embedding).radial
+    radial_sum, length_sum = (weight * radial.square()).nansum(), (weight * length.square()).nansum()
+    turning = safe_norm(table_step.embedding).pow(-2)
+    row_weight = weight.where((length > 0) & turning.isfinite(), 0)
     return {
-        "gradient_norm": seen.raw_gradient_norm,
-        "clip_ratio": seen.gradient_norm / seen.raw_gradient_norm,
-        "radial_fraction": (along / whole).sqrt(),
-        "effective_lr": rate * (counted * turning).nansum() / counted.sum(),
+        "gradient_norm": table_step.raw_gradient_norm,
+        "clip_ratio": table_step.gradient_norm / table_step.raw_gradient_norm,
+        "radial_fraction": (radial_sum / length_sum).sqrt(),
+        "effective_lr": rate * (row_weight * turning).nansum() / row_weight.sum(),
     }
 
 
@@ -123,8 +98,11 @@ def _turn(squared: Tensor, budget: NormBudget) -> Readings:
     across = (budget.growth - radial.square()).clamp(min=0).sqrt()
     has_directions = (norm > 0) & (squared + budget.total > _ZERO * squared)
     angle = torch.atan2(across, norm + radial).where(has_directions, torch.nan)
-    along, whole = radial.square().nansum(), budget.growth.nansum()
-    return {"update_radial_fraction": (along / whole).sqrt(), "angular_update": finite_mean(angle.square()).sqrt()}
+    radial_sum, growth_sum = radial.square().nansum(), budget.growth.nansum()
+    return {
+        "update_radial_fraction": (radial_sum / growth_sum).sqrt(),
+        "angular_update": finite_mean(angle.square()).sqrt(),
+    }
 
 
 def _relative(squared: Tensor, budget: NormBudget) -> Readings:
@@ -142,8 +120,8 @@ def _by_blocks(
 ) -> list[Tensor]:
     """Reads all rows, on a CPU a few at a time: it takes longer to get memory for the whole table than to compute."""
     rows = max(1, _BLOCK // before.shape[1]) if before.device.type == "cpu" else len(before)
-    parts = [read_rows(*block) for block in zip(before.split(rows), after.split(rows), strict=True)]
-    return [torch.cat(values) for values in zip(*parts, strict=True)]
+    blocks = [read_rows(*block) for block in zip(before.split(rows), after.split(rows), strict=True)]
+    return [torch.cat(values) for values in zip(*blocks, strict=True)]
 
 
 def finite_mean(values: Tensor) -> Tensor:

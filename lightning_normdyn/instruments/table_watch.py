@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
 from lightning_normdyn.core.dynamics.optimizers import nominal_lr
 from lightning_normdyn.history.run import TargetHistory
-from lightning_normdyn.instruments.base import Instrument, Need, Readings
+from lightning_normdyn.instruments.base import Need, TableInstrument
 from lightning_normdyn.instruments.watch import Watch
 
 
@@ -32,31 +33,20 @@ class TableWatch(Watch):
         target: TableTarget,
         optimizer: torch.optim.Optimizer,
         group: int,
-        instruments: dict[str, Instrument],
+        instruments: Mapping[str, TableInstrument],
         history: TargetHistory | None = None,
     ) -> None:
-        super().__init__(target, optimizer, history)
+        super().__init__(target, optimizer, instruments, history)
         self._last_group = optimizer.param_groups[group]
-        self._instruments = instruments
+        self._instruments = list(instruments.values())
         self._need = Need.NOTHING
-        self._due: list[Instrument] = []
-        self._seen: TableStep | None = None
+        self._due: list[TableInstrument] = []
+        self._table_step: TableStep | None = None
         self._next_due = 0
-        self._has_news = False
-
-    def finish(self) -> None:
-        """Lets the instruments conclude."""
-        if self.steps:
-            for instrument in self._instruments.values():
-                instrument.finish(self.steps)
-            self._has_news = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts and the state of the instruments, for a checkpoint."""
-        return super().state_dict() | {
-            "shape": [self.target.rows, self.target.dim, self.target.stride],
-            "instruments": {name: instrument.state_dict() for name, instrument in self._instruments.items()},
-        }
+        """Counts, shape and the state of the instruments, for a checkpoint."""
+        return super().state_dict() | {"shape": self._shape()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave.
@@ -64,17 +54,20 @@ class TableWatch(Watch):
         Raises:
             ValueError: if it is of a table of another shape, or sampled at another stride.
         """
-        shape = [self.target.rows, self.target.dim, self.target.stride]
+        shape = self._shape()
         if state["shape"] != shape:
             raise ValueError(f"'{self.target.name}' had [rows, dim, stride] = {state['shape']} and has {shape} now")
         super().load_state_dict(state)
-        for name, instrument in self._instruments.items():
-            if name in state["instruments"]:
-                instrument.load_state_dict(state["instruments"][name])
+
+    def _shape(self) -> list[int]:
+        return [self.target.rows, self.target.dim, self.target.stride]
+
+    def _row_numbers(self, rows: int) -> Tensor:
+        return self.target.row_numbers()
 
     def _start(self) -> None:
         self._next_due = 0
-        for instrument in self._instruments.values():
+        for instrument in self._instruments:
             instrument.begin(self.steps)
 
     def _takes_part(self) -> bool:
@@ -82,7 +75,7 @@ class TableWatch(Watch):
 
     def _look_before(self, clipping: Clipping) -> None:
         if self._need:
-            self._seen = TableStep(
+            self._table_step = TableStep(
                 self.target,
                 touched=Need.TOUCHED in self._need,
                 tracked=Need.TRACKED in self._need,
@@ -91,13 +84,12 @@ class TableWatch(Watch):
 
     def _look_after(self) -> None:
         lr = nominal_lr(self._group())
-        for instrument in self._instruments.values():
-            instrument.passed(lr)
-        if self._seen is not None:
-            self._seen.complete(lr)
+        for instrument in self._instruments:
+            instrument.note_lr(lr)
+        if self._table_step is not None:
+            self._table_step.complete(lr)
             for instrument in self._due:
-                instrument.observe(self.steps, self._seen)
-            self._has_news = True
+                instrument.observe(self.steps, self._table_step)
 
     def _group(self) -> dict[str, Any]:
         """The table's parameter group: a restored optimizer has new ones, and callbacks add and remove some."""
@@ -111,8 +103,8 @@ class TableWatch(Watch):
         step = self.steps + 1
         if step < self._next_due and not self._due:
             return
-        self._seen, self._need, self._due = None, Need.NOTHING, []
-        for instrument in self._instruments.values():
+        self._table_step, self._need, self._due = None, Need.NOTHING, []
+        for instrument in self._instruments:
             need = instrument.need(step)
             if need:
                 self._need |= need
@@ -120,21 +112,8 @@ class TableWatch(Watch):
         self.target.arm(Need.TOUCHED in self._need)
         if self.target.backward_norm is not None:
             self.target.backward_norm.arm(Need.TRACKED in self._need)
-        self._next_due = min(instrument.next_due(step) for instrument in self._instruments.values())
+        self._next_due = min(instrument.next_due(step) for instrument in self._instruments)
 
     def _skip(self) -> None:
         self._next_due = 0  # the last step comes one earlier
         super()._skip()
-
-    def _drain(self) -> Readings:
-        if not self._has_news:
-            return {}
-        self._has_news = False
-        readings: Readings = {}
-        rows: dict[str, Tensor] = {}
-        for instrument in self._instruments.values():
-            readings |= instrument.readings()
-            rows |= instrument.rows()
-        if rows:
-            self._record(self.target.row_numbers(), rows)
-        return readings

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.instruments.base import Need, Readings, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.base import Need, Readings, TableInstrument, check_every, is_due, next_multiple
 
 _QUANTILES = {"norm_p05": 0.05, "norm_p50": 0.50, "norm_p95": 0.95}
 _MOST_SORTED = 2**20
 
 
-class NormTrajectory:
+class NormTrajectory(TableInstrument):
     """Summarises the norms of the tracked rows, and keeps snapshots of all of them for the history.
 
     Args:
@@ -22,13 +22,9 @@ class NormTrajectory:
     """
 
     def __init__(self, every_n_steps: int) -> None:
+        super().__init__()
         self.every_n_steps = check_every("every_n_steps", every_n_steps)
         self._snapshots = Snapshots(self.every_n_steps)
-        self._readings: Readings = {}
-        self._rows: dict[str, Tensor] = {}
-
-    def begin(self, step: int) -> None:
-        """Nothing to prepare."""
 
     def next_due(self, step: int) -> int:
         """The first step, and each of the cadence."""
@@ -38,29 +34,13 @@ class NormTrajectory:
         """Norms, on the cadence."""
         return Need.NORMS if is_due(step, self.every_n_steps) else Need.NOTHING
 
-    def passed(self, lr: float) -> None:
-        """Nothing to note between measurements."""
-
-    def observe(self, step: int, seen: TableStep) -> None:
+    def observe(self, step: int, table_step: TableStep) -> None:
         """Summarises the norms after the step."""
         if not is_due(step, self.every_n_steps):
             return
-        self._readings = summarise_norms(seen.norms)
+        self._readings = summarise_norms(table_step.norms)
         if self._snapshots.take(step):
-            self._rows = {"norm": seen.norms}
-
-    def finish(self, step: int) -> None:
-        """Nothing is pending."""
-
-    def readings(self) -> Readings:
-        """``norm_mean``, ``norm_cv`` and the quantiles."""
-        readings, self._readings = self._readings, {}
-        return readings
-
-    def rows(self) -> dict[str, Tensor]:
-        """The column ``norm``, when a snapshot is due."""
-        rows, self._rows = self._rows, {}
-        return rows
+            self._columns = {"norm": table_step.norms}
 
     def state_dict(self) -> dict[str, Any]:
         """When the last snapshot was taken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import Clipping, TableTarget
 from lightning_normdyn.history.run import TargetHistory
-from lightning_normdyn.instruments.base import Readings
+from lightning_normdyn.instruments.base import Columns, Measurement, Readings
 
 
 class Watch(ABC):
@@ -23,19 +24,25 @@ class Watch(ABC):
     Args:
         target: what is watched.
         optimizer: the optimizer whose steps count.
-        history: where findings are recorded; ``None`` to keep nothing.
+        measurements: what measures it, by name.
+        history: where readings are recorded; ``None`` to keep nothing.
     """
 
     def __init__(
-        self, target: TableTarget | OutputTarget, optimizer: torch.optim.Optimizer, history: TargetHistory | None
+        self,
+        target: TableTarget | OutputTarget,
+        optimizer: torch.optim.Optimizer,
+        measurements: Mapping[str, Measurement],
+        history: TargetHistory | None,
     ) -> None:
         self.target = target
         self.optimizer = optimizer
+        self.measurements = dict(measurements)
         self.history = history
         self.steps = 0
         self.skipped = 0
-        self._restored = False
-        self._announced = False
+        self._has_state = False
+        self._awaits_step = False
 
     def begin(self, steps_made: int) -> None:
         """Starts to listen, after weights and state were restored.
@@ -43,7 +50,7 @@ class Watch(ABC):
         Args:
             steps_made: steps that were made before, in case no state tells.
         """
-        if not self._restored:
+        if not self._has_state:
             self.steps = steps_made
         self.target.attach()
         self._start()
@@ -56,63 +63,82 @@ class Watch(ABC):
             clipping: whether the gradient may still be clipped, or may have been.
             scaled: whether a loss scaler decides if the step is made.
         """
-        if self._announced:
+        if self._awaits_step:
             if not scaled:
                 return  # it evaluates several times a step; the first look shows the weights that the step started from
             self.skipped += 1
-        self._announced = self._takes_part()
-        if self._announced:
+        self._awaits_step = self._takes_part()
+        if self._awaits_step:
             self._look_before(clipping)
 
     def after_step(self) -> None:
         """Completes the step that was announced: the optimizer has moved the weights."""
-        if not self._announced:
+        if not self._awaits_step:
             return
         if self._was_skipped_inside():
             self._skip()
             return
-        self._announced = False
+        self._awaits_step = False
         self.steps += 1
         self._look_after()
         self._prepare()
 
     def end_batch(self) -> None:
         """Notes that a step which was announced has not been made: a loss scaler skipped it."""
-        if self._announced:
+        if self._awaits_step:
             self._skip()
 
     def finish(self) -> None:
-        """Concludes, after the last step."""
+        """Lets every measurement conclude, after the last step."""
+        if self.steps:
+            for measurement in self.measurements.values():
+                measurement.finish(self.steps)
 
     def detach(self) -> None:
         """Removes every hook."""
         self.target.detach()
 
     def drain(self) -> Readings:
-        """Scalars read since the last call; rows go to the history."""
-        readings = self._drain()
+        """Scalars read since the last call; columns go to the history."""
+        readings: Readings = {}
+        columns: Columns = {}
+        for measurement in self.measurements.values():
+            new_readings, new_columns = measurement.collect()
+            readings |= new_readings
+            columns |= new_columns
+        if columns:
+            self._record(columns)
         if readings:
             readings["skipped_steps"] = float(self.skipped)
         return readings
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, for a checkpoint."""
-        return {"steps": self.steps, "skipped": self.skipped}
+        """The counts and the state of every measurement, for a checkpoint."""
+        states = {name: measurement.state_dict() for name, measurement in self.measurements.items()}
+        return {"steps": self.steps, "skipped": self.skipped, "instruments": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
-        self.steps, self.skipped, self._restored = state["steps"], state["skipped"], True
+        self.steps, self.skipped, self._has_state = state["steps"], state["skipped"], True
+        for name, measurement in self.measurements.items():
+            if name in state["instruments"]:
+                measurement.load_state_dict(state["instruments"][name])
 
-    def _record(self, numbers: Tensor, rows: dict[str, Tensor]) -> None:
-        """Puts columns ``[n]`` of the rows with these numbers ``[n]`` into the history."""
+    def _record(self, columns: Columns) -> None:
+        """Puts columns ``[n]`` into the history."""
         if self.history is not None:
-            columns = {name: column.detach().float().cpu().numpy() for name, column in rows.items()}
-            steps = torch.full_like(numbers, self.steps)
-            self.history.trajectory_log.append({"step": steps.numpy(), "row": numbers.numpy(), **columns})
+            row_numbers = self._row_numbers(len(next(iter(columns.values()))))
+            arrays = {name: column.detach().float().cpu().numpy() for name, column in columns.items()}
+            steps = torch.full_like(row_numbers, self.steps)
+            self.history.trajectory_log.append({"step": steps.numpy(), "row": row_numbers.numpy(), **arrays})
+
+    def _row_numbers(self, rows: int) -> Tensor:
+        """The numbers by which the history knows the rows, ``[rows]``."""
+        return torch.arange(rows)
 
     def _skip(self) -> None:
         self.skipped += 1
-        self._announced = False
+        self._awaits_step = False
         self._prepare()
 
     def _was_skipped_inside(self) -> bool:
@@ -137,7 +163,3 @@ class Watch(ABC):
     @abstractmethod
     def _prepare(self) -> None:
         """Forgets the step before, and works out what the next must show."""
-
-    @abstractmethod
-    def _drain(self) -> Readings:
-        """Scalars read since the last call."""

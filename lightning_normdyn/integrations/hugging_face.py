@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import Unpack
 
-from lightning_normdyn.capture.targets import Targets
 from lightning_normdyn.instruments.observer import NormObserver
-from lightning_normdyn.instruments.probe_source import ProbeSource
-from lightning_normdyn.instruments.suite import Selection, Suite
+from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 
 STATE_FILE = "normdyn.pt"
 
 
+@spelled_out(NormOptions)
 class NormDynamicsTrainerCallback(TrainerCallback):
     """Norm trajectories, gradient split and equilibrium fit, with the numbers that ``NormDynamics`` gives in Lightning.
 
@@ -30,48 +30,21 @@ class NormDynamicsTrainerCallback(TrainerCallback):
 
     Args:
         log: the trainer's own ``log``.
-        targets: ``"auto"`` for every trainable embedding table, or patterns over parameter and submodule names.
-        every_n_steps: cadence of trajectories, splits and budgets, in optimizer steps.
-        fit_every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows.
-        window: length of a fit window, as a share of the run (below 1) or a number of steps.
-        forecast_at: share of the run at which the norms at its end are forecast.
-        max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
         save_history: whether to keep a history in ``<output_dir>/normdyn/``.
-        probe: what an encoder encodes again around measured steps, as in ``NormDynamics``.
-        probe_items: most items that are kept of each call.
     """
 
     def __init__(
         self,
         *,
         log: Callable[[dict[str, float]], object] | None = None,
-        targets: Targets = "auto",
-        every_n_steps: int = 50,
-        fit_every_n_steps: int | None = None,
-        window: float = 0.2,
-        forecast_at: float = 0.4,
-        max_tracked_rows: int = 16_384,
         save_history: bool = True,
-        probe: ProbeSource = None,
-        probe_items: int = 64,
+        **options: Unpack[NormOptions],
     ) -> None:
-        cadence: dict[str, Any] = {
-            "every_n_steps": every_n_steps,
-            "fit_every_n_steps": fit_every_n_steps,
-            "window": window,
-            "forecast_at": forecast_at,
-        }
-        selection: dict[str, Any] = {
-            "targets": targets,
-            "max_tracked_rows": max_tracked_rows,
-            "probe": probe,
-            "probe_items": probe_items,
-        }
-        Suite.whole(**cadence), Selection(**selection)  # what is out of range fails here, not when training begins
-        self._settings = cadence | selection
+        complete_options(options)  # what is out of range fails here, not when training begins
+        self._options = options
         self._log, self._save_history = log, save_history
         self._observer: NormObserver | None = None
-        self._scaled = False
+        self._has_scaler = False
         self._waiting: dict[str, float] = {}
 
     def on_train_begin(
@@ -81,7 +54,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         self.close()
         optimizer = objects["optimizer"]
         scaler = getattr(optimizer, "scaler", None)  # accelerate's wrapper holds it
-        self._scaled = scaler is not None
+        self._has_scaler = scaler is not None
         self._observer = NormObserver(
             objects["model"],
             optimizer,
@@ -91,7 +64,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
             log=self._keep,
             log_dir=args.output_dir if self._save_history else None,
             name=type(self).__name__,
-            **self._settings,
+            **self._options,
         )
         if state.global_step:
             self._restore(self._observer, args, state)
@@ -101,7 +74,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
         """Announces a step that a loss scaler may skip: gradients are unscaled and clipped."""
-        if self._observer is not None and self._scaled:
+        if self._observer is not None and self._has_scaler:
             self._observer.before_step(clipped=True)
 
     def on_step_end(
@@ -157,8 +130,8 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         control.should_log = wants_log  # the trainer takes any log for the one that it was to make
 
     def _restore(self, observer: NormObserver, args: TrainingArguments, state: TrainerState) -> None:
-        resumed = args.resume_from_checkpoint
-        folders = [*([Path(resumed)] if resumed else []), _checkpoint(args, state)]
+        checkpoint = args.resume_from_checkpoint
+        folders = [*([Path(checkpoint)] if checkpoint else []), _checkpoint(args, state)]
         file = next((folder / STATE_FILE for folder in folders if (folder / STATE_FILE).is_file()), None)
         if file is not None:
             observer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))

@@ -106,13 +106,15 @@ def test_an_output_that_is_no_embeddings(fit):
         (NormDynamics, {"window": -1}),
         (NormDynamics, {"window": 0}),
         (NormDynamics, {"window": 1.5}),
+        (NormDynamics, {"window": 500.0}),
         (NormDynamics, {"window": math.nan}),
         (NormDynamics, {"forecast_at": 0}),
         (NormDynamics, {"forecast_at": 1.0}),
+        (NormDynamics, {"forecast_at": -3}),
         (NormTrajectoryMonitor, {"every_n_steps": 2.0}),
         (GradientSplitMonitor, {"every_n_steps": 0}),
         (EquilibriumFitMonitor, {"every_n_steps": 0}),
-        (EquilibriumFitMonitor, {"sample_every_n_steps": 0}),
+        (EquilibriumFitMonitor, {"fit_every_n_steps": 0}),
         (EquilibriumFitMonitor, {"window": -0.5}),
         (EquilibriumFitMonitor, {"forecast_at": math.nan}),
     ],
@@ -302,7 +304,7 @@ def test_targets_that_are_no_patterns(targets):
         NormDynamics(targets=targets)
 
 
-@pytest.mark.parametrize("window", ["0.2", None, math.inf, True, 0, -1, 1.5])
+@pytest.mark.parametrize("window", ["0.2", None, math.inf, True, 0, -1, 1.5, 2.0])
 def test_windows_that_are_none(window):
     with pytest.raises(ValueError, match=r"^window: expected a share of the run between 0 and 1, or a whole number"):
         NormDynamics(window=window)

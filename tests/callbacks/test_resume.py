@@ -85,7 +85,7 @@ def observers():
     return [
         NormDynamics(targets=["net.table.weight"], every_n_steps=4, window=25),
         NormDynamics(targets=["net.encoder"], probe=inputs, every_n_steps=4, window=25),
-        EquilibriumFitMonitor(sample_every_n_steps=7, window=0.3, max_tracked_rows=10),
+        EquilibriumFitMonitor(every_n_steps=7, window=0.3, max_tracked_rows=10),
     ]
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.evaluation import evaluating, stretched, widened
 from lightning_normdyn.capture.probe import Probe, UnusableInputsError
-from lightning_normdyn.capture.quiet import quiet, stretched, widened
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_everything_comes_back_after_an_error():
     version, place = weight._version, weight.data_ptr()
 
     def stretch_and_fail():
-        with quiet(net, CPU), widened(net), stretched([(weight, 1.5), (net[3].bias, 0.5)]):
+        with evaluating(net, CPU), widened(net), stretched([(weight, 1.5), (net[3].bias, 0.5)]):
             assert torch.equal(weight.data, bits * 1.5)
             raise KeyboardInterrupt
 

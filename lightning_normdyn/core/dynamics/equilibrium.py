@@ -1,19 +1,12 @@
-"""The balance equation of the norm: where it settles, how fast, and the path it takes under any learning rates."""
+"""The balance equation of the norm: where it settles, and the path it takes under any learning rates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-Family = Literal["sgd", "adamw", "adam", "lion"]
-"""How an optimizer sizes its steps: by the gradient (sgd), by its sign-like normalised value with decay apart (adamw),
-normalised together with the decay (adam), or by the sign alone (lion)."""
-
-_RELAXATION_POWER: dict[Family, int] = {"sgd": 4, "adamw": 2, "adam": 3, "lion": 2}
 
 
 def equilibrium_norm(
@@ -53,33 +46,6 @@ def equilibrium_norm(
     inward = eta * v2 / (root - d)
     squared = torch.where(d < 0, torch.where(discriminant >= 0, inward, infinity), outward)
     return squared.sqrt()
-
-
-def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
-    """Steps in which the distance of a norm from its equilibrium falls by a factor of e.
-
-    ``1/(4·lr·lambda_rad)`` for SGD (it is R⁴ that relaxes linearly), ``1/(2·lr·lambda_rad)`` for AdamW and Lion (R²)
-    and ``1/(3·lr·lambda_rad)`` for Adam with coupled decay (theory: relaxation, transients, forecast).
-
-    Args:
-        lr: effective learning rate.
-        radial_decay: relative shrinkage per unit of lr.
-        family: how the optimizer sizes its steps.
-
-    Returns:
-        Steps; infinity if there is no decay.
-
-    Raises:
-        ValueError: if the family is unknown.
-
-    Example:
-        >>> relaxation_steps(lr=1.0, radial_decay=1e-3, family="sgd")
-        250.0
-    """
-    if family not in _RELAXATION_POWER:
-        raise ValueError(f"family: expected one of {sorted(_RELAXATION_POWER)}, got {family!r}")
-    rate = _RELAXATION_POWER[family] * lr * radial_decay
-    return 1 / rate if rate > 0 else math.inf
 
 
 def forecast_norm(

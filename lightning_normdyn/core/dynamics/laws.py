@@ -7,14 +7,17 @@ the decay that gives a norm follow from it.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.equilibrium import Family
 from lightning_normdyn.core.dynamics.lion import sign_persistence
 from lightning_normdyn.core.dynamics.rates import RateSegment
+
+Family = Literal["sgd", "adamw", "adam", "lion"]
+"""How an optimizer sizes its steps: by the gradient (sgd), by its sign-like normalised value with decay apart (adamw),
+normalised together with the decay (adam), or by the sign alone (lion). A law's entry in :data:`LAWS`."""
 
 _FINEST = 0.1
 """Substep of a numerical path, as a share of the time in which anything changes."""
@@ -70,7 +73,8 @@ class Law(Protocol):
     Attributes:
         formula: where they settle, in words.
         growth: how they grow without decay, in words.
-        power: the power of R that relaxes linearly.
+        power: the power of R that settles, and relaxes linearly where decay is apart.
+        growth_power: ``q`` of the growth that steps give a table's row, ``R²`` growing as ``R^(2q)``.
         decay_is_separable: whether the update that weight decay makes can be told from the task's.
         norm_needs: what a prediction of the norm takes, as arguments of ``EquilibriumRule.predict``.
         turn_needs: the same for the rate of turning.
@@ -79,6 +83,7 @@ class Law(Protocol):
     formula: str
     growth: str
     power: int
+    growth_power: int
     decay_is_separable: bool
     norm_needs: tuple[str, ...]
     turn_needs: tuple[str, ...]
@@ -124,6 +129,7 @@ class SgdLaw(_DecayApart):
     formula = "R⁴ = lr·V² / (2·lambda_rad)"
     growth = "R⁴ grows by 2·lr²·V² a step"
     power = 4
+    growth_power = -1
     norm_needs: tuple[str, ...] = ("second_moment",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
@@ -147,6 +153,7 @@ class AdamWLaw(_DecayApart):
     formula = "R² = lr·d / (2·lambda_rad) · p / (p + 1 - beta2)"
     growth = "R² grows by lr²·d·p / (p + 1 - beta2) a step"
     power = 2
+    growth_power = 0
     norm_needs: tuple[str, ...] = ("dim",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
@@ -182,6 +189,7 @@ class CoupledAdamLaw:
     formula = "R³ = lr·sqrt(d)·V / (2·lambda_rad)"
     growth = "R² grows by lr²·d a step"
     power = 3
+    growth_power = 0
     decay_is_separable = False
     norm_needs: tuple[str, ...] = ("second_moment", "dim")
     turn_needs: tuple[str, ...] = norm_needs
@@ -229,6 +237,7 @@ class LionLaw(_DecayApart):
     formula = "R² = lr·d·F / (2·lambda_rad), F the persistence of the sign"
     growth = "R² grows by lr²·d·F a step, F the persistence of the sign"
     power = 2
+    growth_power = 0
     norm_needs: tuple[str, ...] = ("dim",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
@@ -254,6 +263,34 @@ class LionLaw(_DecayApart):
 
 
 LAWS: dict[Family, Law] = {"sgd": SgdLaw(), "adamw": AdamWLaw(), "adam": CoupledAdamLaw(), "lion": LionLaw()}
+
+
+def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
+    """Steps in which the distance of a norm from its equilibrium falls by a factor of e.
+
+    ``1/(power·lr·lambda_rad)``, with the power of R that relaxes linearly: ``1/(4·lr·lambda_rad)`` for SGD,
+    ``1/(2·lr·lambda_rad)`` for AdamW and Lion, ``1/(3·lr·lambda_rad)`` for Adam with coupled decay (theory: relaxation,
+    transients, forecast).
+
+    Args:
+        lr: effective learning rate.
+        radial_decay: relative shrinkage per unit of lr.
+        family: how the optimizer sizes its steps.
+
+    Returns:
+        Steps; infinity if there is no decay.
+
+    Raises:
+        ValueError: if the family is unknown.
+
+    Example:
+        >>> relaxation_steps(lr=1.0, radial_decay=1e-3, family="sgd")
+        250.0
+    """
+    if family not in LAWS:
+        raise ValueError(f"family: expected one of {sorted(LAWS)}, got {family!r}")
+    rate = LAWS[family].power * lr * radial_decay
+    return 1 / rate if rate > 0 else math.inf
 
 
 def _repeats(kept_once: float, kept: float, steps: float) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lightning_normdyn.core.dynamics.equilibrium import Family
+from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 
 __all__ = ["EquilibriumRule", "equilibrium_rule", "nominal_lr"]

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.equilibrium import Family, relaxation_steps
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.laws import LAWS, Law, Noise, Settings
+from lightning_normdyn.core.dynamics.laws import LAWS, Family, Law, Noise, Settings, relaxation_steps
 from lightning_normdyn.core.dynamics.rates import RateTrace
+
+_USUAL_DEGREE = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,21 @@ class EquilibriumRule:
 
         NaN where no law is known, and under Adam's coupled decay, whose rate depends on the gradient.
         """
-        if self.family in ("sgd", "adamw", "lion"):
-            return relaxation_steps(self.lr, self.radial_decay, self.family)
-        return math.nan
+        if self.family is None or not LAWS[self.family].decay_is_separable:
+            return math.nan
+        return relaxation_steps(self.lr, self.radial_decay, self.family)
+
+    def growth_power(self, radial_decay: Tensor) -> Tensor:
+        """``q`` of an encoder's growth, ``R²`` growing as ``R^(2q)``: ``1 - (1 - q_table)/degree``.
+
+        Args:
+            radial_decay: ``lambda_rad`` of its vectors, ``[n]``; over that of the weights it is the degree of the
+                network in its decayed weights, 2 where nothing decays.
+        """
+        unknown_degree = torch.full_like(radial_decay, torch.nan)
+        degree = radial_decay / self.radial_decay if self.radial_decay > 0 else unknown_degree
+        of_table = 0 if self.family is None else LAWS[self.family].growth_power
+        return 1 - (1 - of_table) / degree.nan_to_num(_USUAL_DEGREE).clamp(min=1)
 
     def predict(
         self, second_moment: Tensor | float | None, dim: int, update_probability: Tensor | float = 1.0

@@ -1,4 +1,4 @@
-"""Calling a module without leaving a trace."""
+"""Evaluating a module in the midst of training so that nothing tells afterwards that it was called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_normdyn.capture.sharded import is_sharded
 
 
 @contextlib.contextmanager
-def quiet(module: nn.Module, device: torch.device, seed: int = 0) -> Iterator[None]:
+def evaluating(module: nn.Module, device: torch.device, seed: int = 0) -> Iterator[None]:
     """Within it a module evaluates as in float32 inference, and afterwards nothing tells that it did.
 
     Evaluation mode, no gradients, no autocast, no compilation; every mode flag and random state is put back, whatever
@@ -26,6 +26,32 @@ def quiet(module: nn.Module, device: torch.device, seed: int = 0) -> Iterator[No
         seed: random state within.
     """
     modes = [(child, child.training) for child in module.modules()]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(same_random_state(device, seed))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(_eagerly())
+        for child, mode in modes:
+            stack.callback(setattr, child, "training", mode)
+            child.training = False
+        yield
+
+
+@contextlib.contextmanager
+def same_random_state(device: torch.device, seed: int = 0) -> Iterator[None]:
+    """Within it random numbers start from a seed; afterwards those of Python, numpy and torch go on as if never asked.
+
+    Args:
+        device: whose generator is put back, besides the CPU's.
+        seed: random state within.
+
+    Example:
+        >>> state = torch.get_rng_state()
+        >>> with same_random_state(torch.device("cpu")):
+        ...     _ = torch.rand(3)
+        >>> torch.equal(state, torch.get_rng_state())
+        True
+    """
     devices = [] if device.type in ("cpu", "meta") else [device]
     python_state, numpy_random = random.getstate(), getattr(sys.modules.get("numpy"), "random", None)
     with contextlib.ExitStack() as stack:
@@ -35,12 +61,6 @@ def quiet(module: nn.Module, device: torch.device, seed: int = 0) -> Iterator[No
             numpy_random.seed(seed)
         stack.enter_context(torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"))
         _seed(seed, device)
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(_eagerly())
-        for child, mode in modes:
-            stack.callback(setattr, child, "training", mode)
-            child.training = False
         yield
 
 

@@ -357,7 +357,7 @@ def test_bad_probes_get_a_clear_sentence(fit, encoder, options, sentence):
 
 def test_the_fit_monitor_probes_too(fit):
     module = Contrast(seeded(relu_layers), sgd)
-    monitor = EquilibriumFitMonitor(targets=["encoder"], probe=inputs(), sample_every_n_steps=10, window=100)
+    monitor = EquilibriumFitMonitor(targets=["encoder"], probe=inputs(), every_n_steps=10, window=100)
     logged = fit(module, views(200), monitor).logger.of("encoder")
     assert logged[200]["balance_median_error"] < 0.02
 

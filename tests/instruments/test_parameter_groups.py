@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_normdyn.instruments.weight_decays import WeightDecays
+from lightning_normdyn.instruments.parameter_groups import WeightDecays
 
 
 def network():

@@ -1,14 +1,58 @@
-"""How fast weight decay shrinks each parameter of an encoder."""
+"""Parameter groups of optimizers: which one trains a target, and how fast each shrinks an encoder's parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from lightning_normdyn.capture.output import OutputTarget
+from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+
+
+class ParameterGroup(NamedTuple):
+    """One parameter group of an optimizer."""
+
+    optimizer: torch.optim.Optimizer
+    number: int
+
+
+def find_parameter_group(
+    target: TableTarget | OutputTarget, optimizers: Sequence[torch.optim.Optimizer]
+) -> ParameterGroup | None:
+    """The group that trains a table, or the first parameter of a submodule; without any, the first optimizer's first.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
+        >>> groups = [{"params": layer.parameters()} for layer in model]
+        >>> find_parameter_group(TableTarget("1.weight", model), [torch.optim.SGD(groups, lr=0.1)]).number
+        1
+    """
+    parameters = (target.parameter,) if isinstance(target, TableTarget) else tuple(target.module.parameters())
+    for parameter in parameters:
+        for optimizer in optimizers:
+            number = group_number(optimizer, parameter)
+            if number is not None:
+                return ParameterGroup(optimizer, number)
+    if isinstance(target, OutputTarget) and optimizers:
+        return ParameterGroup(optimizers[0], 0)
+    return None
+
+
+def group_number(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int | None:
+    """Which parameter group holds a parameter now."""
+    groups = enumerate(optimizer.param_groups)
+    return next((number for number, group in groups if any(p is parameter for p in group["params"])), None)
+
+
+def inner_optimizer(optimizer: Any) -> Any:
+    """The optimizer itself, out of what accelerate wraps around it."""
+    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 class WeightDecays:
@@ -40,15 +84,15 @@ class WeightDecays:
     @property
     def group_number(self) -> int:
         """Its number in the main optimizer."""
-        counting = self.group
-        return next(number for number, group in enumerate(self._main.param_groups) if group is counting)
+        group = self.group
+        return next(number for number, member in enumerate(self._main.param_groups) if member is group)
 
     def _choose_group(self) -> int:
-        own = {id(parameter) for parameter in self._module.parameters() if parameter.requires_grad}
+        encoder_ids = {id(parameter) for parameter in self._module.parameters() if parameter.requires_grad}
 
         def weight(number: int) -> tuple[bool, int]:
             group = self._main.param_groups[number]
-            size = sum(parameter.numel() for parameter in group["params"] if id(parameter) in own)
+            size = sum(parameter.numel() for parameter in group["params"] if id(parameter) in encoder_ids)
             return size > 0 and bool(group.get("weight_decay")), size
 
         return max(range(len(self._main.param_groups)), key=weight)
@@ -59,16 +103,16 @@ class WeightDecays:
         Decay that cannot be told from the task's part of a step, as Adam's coupled one, is left out: drift holds it.
         """
         self._last_group = None  # parameters may have been frozen or moved since
-        own = {id(parameter) for parameter in self._module.parameters() if parameter.requires_grad}
+        encoder_ids = {id(parameter) for parameter in self._module.parameters() if parameter.requires_grad}
         main = equilibrium_rule(self._main, self.group_number)
-        found: dict[int, tuple[nn.Parameter, float]] = {}
+        rates: dict[int, tuple[nn.Parameter, float]] = {}
         for optimizer in self._optimizers:
             for number, group in enumerate(optimizer.param_groups):
                 rule = equilibrium_rule(optimizer, number)
                 if rule.decay_is_separable and rule.radial_decay > 0:
                     rate = rule.radial_decay * _faster(rule, group, main, self.group)
-                    found |= {id(p): (p, rate) for p in group["params"] if id(p) in own}
-        return list(found.values())
+                    rates |= {id(p): (p, rate) for p in group["params"] if id(p) in encoder_ids}
+        return list(rates.values())
 
 
 def _faster(rule: EquilibriumRule, group: dict[str, Any], main: EquilibriumRule, main_group: dict[str, Any]) -> float:

@@ -121,7 +121,7 @@ def test_each_monitor_alone_logs_what_all_together_do(fit, tmp_path):
     alone = [
         NormTrajectoryMonitor(every_n_steps=10),
         GradientSplitMonitor(every_n_steps=10),
-        EquilibriumFitMonitor(sample_every_n_steps=10, window=25),
+        EquilibriumFitMonitor(every_n_steps=10, window=25),
     ]
     batches = pair_batches(STEPS)
     whole = fit(Lit(seeded(PairTable), cosine_sgd), batches, together, default_root_dir=tmp_path / "whole")
@@ -154,7 +154,7 @@ def test_all_monitors_in_one_trainer(fit):
         NormDynamics(every_n_steps=10, window=25, save_history=False),
         NormTrajectoryMonitor(every_n_steps=10, save_history=False),
         GradientSplitMonitor(every_n_steps=10, save_history=False),
-        EquilibriumFitMonitor(sample_every_n_steps=10, window=25, save_history=False),
+        EquilibriumFitMonitor(every_n_steps=10, window=25, save_history=False),
     ]
     trainer = fit(Lit(seeded(PairTable), cosine_sgd), batches, *callbacks)
     seen = {}

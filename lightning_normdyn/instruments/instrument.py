@@ -1,0 +1,200 @@
+"""A quantity of the user's own: one class that measures vectors, wherever they come from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.capture.evaluation import same_random_state
+from lightning_normdyn.capture.table import TableStep
+from lightning_normdyn.instruments.base import Need, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.quantities import QUANTITIES
+
+VectorKind = Literal["table", "output", "probe"]
+"""Tracked rows of a table, what a submodule returned in a step, or what an encoder makes of its probe."""
+
+
+class Look(NamedTuple):
+    """What an instrument is shown after a measured step.
+
+    Attributes:
+        vectors: a copy of the vectors ``[n, d]``: the tracked rows of a table, what a submodule returned in the step,
+            or an encoder's vectors of its probe. Of all ranks, on each rank.
+        kind: which of these they are.
+        target: qualified name of the parameter or submodule.
+        step: optimizer steps made.
+    """
+
+    vectors: Tensor
+    kind: VectorKind
+    target: str
+    step: int
+
+
+class Instrument:
+    """Base of an instrument of your own.
+
+    A subclass names its ``quantities`` and computes them in :meth:`measure`; all else has a default. What it gives is
+    logged as ``normdyn/<target>/<quantity>``, goes into the history and into ``trainer.callback_metrics``. Each target
+    gets a copy of its own. It runs without gradients on copies of the vectors, and the random state is put back, so it
+    cannot change the training.
+
+    An encoder that is followed on a probe shows its vectors of the probe, which are of the same items every time; any
+    other submodule those of the training batch.
+
+    Attributes:
+        quantities: names of what it measures; none may be one of :data:`lightning_normdyn.instruments.QUANTITIES`.
+        every_n_steps: cadence in optimizer steps; ``None`` takes that of the callback. The first step counts besides.
+
+    Example:
+        >>> class Anisotropy(Instrument):
+        ...     quantities = ("anisotropy",)
+        ...
+        ...     def measure(self, look):
+        ...         directions = torch.nn.functional.normalize(look.vectors, dim=1)
+        ...         return {"anisotropy": directions.mean(0).norm()}
+        >>> look = Look(torch.eye(4), "table", "embedding.weight", step=1)
+        >>> Anisotropy().measure(look)
+        {'anisotropy': tensor(0.5000)}
+    """
+
+    quantities: Sequence[str] = ()
+    every_n_steps: int | None = None
+
+    def measure(self, look: Look) -> Mapping[str, Tensor | float]:
+        """Quantity names to numbers or tensors of one element; those that do not exist this time may be left out.
+
+        Args:
+            look: the vectors and where they come from.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how it measures: write measure(self, look)")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, in tensors, numbers, strings, lists and dicts; nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+
+
+def check_instruments(instruments: Sequence[Instrument]) -> Sequence[Instrument]:
+    """Refuses what is no instrument, and quantities that have no name or that of another.
+
+    Raises:
+        ValueError: with the name of the instrument and of the quantity.
+
+    Example:
+        >>> class Average(Instrument):
+        ...     quantities = ("norm_mean",)
+        >>> check_instruments([Average()])
+        Traceback (most recent call last):
+            ...
+        ValueError: instruments: Average measures 'norm_mean', which is a built-in quantity; give it another name
+    """
+    if isinstance(instruments, (Instrument, str)) or not isinstance(instruments, Sequence):
+        raise ValueError(f"instruments: expected a list of instruments, got {instruments!r}")
+    owners: dict[str, str] = dict.fromkeys(QUANTITIES, "")
+    for instrument in instruments:
+        _check_instrument(instrument)
+        name = type(instrument).__name__
+        for quantity in instrument.quantities:
+            if quantity in owners:
+                clash = f"{owners[quantity]} measures too" if owners[quantity] else "is a built-in quantity"
+                raise ValueError(f"instruments: {name} measures '{quantity}', which {clash}; give it another name")
+            owners[quantity] = name
+    return instruments
+
+
+def _check_instrument(instrument: Instrument) -> None:
+    if not isinstance(instrument, Instrument):
+        raise ValueError(
+            f"instruments: expected subclasses of lightning_normdyn.instruments.Instrument, got {instrument!r}"
+        )
+    quantities, name = instrument.quantities, type(instrument).__name__
+    if isinstance(quantities, str) or not quantities or not all(_is_quantity_name(item) for item in quantities):
+        raise ValueError(
+            f"instruments: expected {name}.quantities to be a tuple of names without '/', got {quantities!r}"
+        )
+    if instrument.every_n_steps is not None:
+        check_every(f"instruments: {name}.every_n_steps", instrument.every_n_steps)
+
+
+def _is_quantity_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name) and "/" not in name
+
+
+class InstrumentReader(TableInstrument):
+    """Shows one target's vectors to a user's instrument.
+
+    Args:
+        instrument: the user's; a copy of it is used.
+        target: qualified name of the target.
+        every_n_steps: cadence, where the instrument has none of its own.
+    """
+
+    def __init__(self, instrument: Instrument, target: str, every_n_steps: int) -> None:
+        super().__init__()
+        self.instrument = copy.deepcopy(instrument)
+        self.target = target
+        self.every_n_steps = instrument.every_n_steps or every_n_steps
+
+    def is_due(self, step: int) -> bool:
+        """Whether step number ``step`` is measured."""
+        return is_due(step, self.every_n_steps)
+
+    def next_due(self, step: int) -> int:
+        """The first step, and each of the cadence."""
+        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
+
+    def need(self, step: int) -> Need:
+        """A look at the rows after the step, on the cadence."""
+        return Need.NORMS if self.is_due(step) else Need.NOTHING
+
+    def observe(self, step: int, table_step: TableStep) -> None:
+        """Shows the tracked rows of a table."""
+        if self.is_due(step):
+            self.read(step, table_step.target.tracked(), "table")
+
+    def read(self, step: int, vectors: Tensor, kind: VectorKind) -> None:
+        """Shows vectors ``[n, d]`` after a step."""
+        look = Look(vectors.detach().clone(), kind, self.target, step)
+        with torch.no_grad(), same_random_state(vectors.device):
+            values = self.instrument.measure(look)
+        self._readings = {name: self._one_number(name, value, vectors.device) for name, value in values.items()}
+
+    def _one_number(self, name: str, value: Tensor | float, device: torch.device) -> Tensor | float:
+        if name not in self.instrument.quantities:
+            raise ValueError(
+                f"instruments: {type(self.instrument).__name__} measured '{name}', which is not among its quantities "
+                f"{tuple(self.instrument.quantities)}; name it there"
+            )
+        if not isinstance(value, Tensor):
+            return float(value)
+        if value.numel() != 1:
+            raise ValueError(
+                f"instruments: expected one number for '{name}' of {type(self.instrument).__name__}, got shape "
+                f"{tuple(value.shape)}"
+            )
+        return value.detach().reshape(()).to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The instrument's own."""
+        return self.instrument.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        self.instrument.load_state_dict(state)
+
+
+def readers_of(instruments: Sequence[Instrument], target: str, every_n_steps: int) -> dict[str, InstrumentReader]:
+    """A reader of each instrument for one target, by a name that tells them apart in a checkpoint."""
+    return {
+        f"{type(instrument).__name__}: {', '.join(instrument.quantities)}": InstrumentReader(
+            instrument, target, every_n_steps
+        )
+        for instrument in instruments
+    }

@@ -1,0 +1,159 @@
+"""Names of a table's rows, so that a report can say 'the' instead of 'row 968'."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+RowNames = Any
+"""``None``, a sequence of names, a path, a tokenizer, a function of row numbers, or these by target name."""
+
+
+def check_row_names(names: RowNames) -> RowNames:
+    """Refuses what can name no rows, and a file that is not there.
+
+    Raises:
+        ValueError: with what was expected.
+    """
+    if isinstance(names, Mapping):
+        for source in names.values():
+            check_row_names(source)
+    elif isinstance(names, (str, os.PathLike)):
+        if not Path(names).is_file():
+            raise ValueError(
+                f"names: no file '{os.fspath(names)}'; write one name a line there, in the order of the rows"
+            )
+    elif names is not None and not isinstance(names, Sequence) and _namer(names) is None:
+        raise ValueError(
+            "names: expected one name a row, a path, a tokenizer, a function of row numbers, or a mapping of target "
+            f"names to these, got {names!r}"
+        )
+    return names
+
+
+def source_for(names: RowNames, target: str, tables: Collection[str]) -> RowNames:
+    """What the user gave for one target: what a mapping holds under its name, or the whole for the only table.
+
+    Args:
+        names: what the user gave.
+        target: qualified name of the target.
+        tables: qualified names of all tables that are watched.
+
+    Raises:
+        ValueError: if names without a target could belong to several tables.
+    """
+    if names is None:
+        return None
+    if isinstance(names, Mapping):
+        return names.get(target)
+    if target in tables and len(tables) > 1:
+        raise ValueError(
+            f"names: expected a mapping of target names to row names, since there are {len(tables)} tables: "
+            f"{', '.join(sorted(tables))}"
+        )
+    return names if target in tables else None
+
+
+def named_rows(
+    source: RowNames, row_numbers: Callable[[], Tensor] | None = None, rows: int | None = None
+) -> dict[int, str]:
+    """The names of the tracked rows of a table, or of the items of a probe.
+
+    Args:
+        source: what the user gave for the target.
+        row_numbers: gives the rows of a table that are tracked, ``[n]``; ``None`` for a probe, whose items are named in
+            their order.
+        rows: how many rows the table has.
+
+    Returns:
+        Row number to name.
+
+    Raises:
+        ValueError: if there are more or fewer names than rows.
+
+    Example:
+        >>> import torch
+        >>> named_rows(["a", "b", "c"], lambda: torch.tensor([0, 2]), 3)
+        {0: 'a', 2: 'c'}
+    """
+    namer = _namer(source)
+    if namer is not None:
+        if row_numbers is None:
+            raise ValueError("names: expected a list of names for the items of a probe, got a tokenizer or a function")
+        numbers = row_numbers().tolist()
+        names = [str(name) for name in namer(numbers)]
+        if len(names) != len(numbers):
+            raise ValueError(f"names: expected a name for each of {len(numbers)} rows, got {len(names)}")
+        return dict(zip(numbers, names, strict=True))
+    all_names = _read_lines(source) if isinstance(source, (str, os.PathLike)) else source
+    if rows is not None and len(all_names) != rows:
+        raise ValueError(f"names: expected a name for each of {rows} rows, got {len(all_names)}")
+    numbers = list(range(len(all_names))) if row_numbers is None else row_numbers().tolist()
+    return {number: str(all_names[number]) for number in numbers}
+
+
+def _namer(source: RowNames) -> Callable[[list[int]], Sequence[str]] | None:
+    """A function of row numbers, or a tokenizer's."""
+    if isinstance(source, (str, os.PathLike, Sequence, Mapping)):
+        return None
+    convert: Any = getattr(source, "convert_ids_to_tokens", source)
+    return convert if callable(convert) else None
+
+
+def _read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """One name a line; what follows a tab, such as a count, is no part of it."""
+    return [line.split("\t")[0] for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+_ATTRIBUTES = ("row_names", "vocabulary", "vocab", "tokenizer")
+
+
+def look_up_names(holders: Sequence[object], rows: Mapping[str, int]) -> dict[str, RowNames]:
+    """Names that objects around a model hold in an attribute such as ``vocabulary``, where it is clear whose they are.
+
+    A tokenizer or a list is taken for a table only if it has as many entries as the table has rows and no other table
+    has as many.
+
+    Args:
+        holders: where to look, such as the datamodule and the module; the first that has names for a table counts.
+        rows: how many rows each table has, by target name.
+    """
+    sources: dict[str, RowNames] = {}
+    for holder in holders:
+        for attribute in _ATTRIBUTES:
+            candidate = _attribute(holder, attribute)
+            if attribute == "row_names" and isinstance(candidate, Mapping):
+                sources = {name: candidate[name] for name in rows if name in candidate} | sources
+                continue
+            names = _as_names(candidate)
+            tables = [] if names is None else [name for name, count in rows.items() if count == len(names)]
+            if len(tables) == 1:
+                sources.setdefault(tables[0], names)
+    return sources
+
+
+def _attribute(holder: object, attribute: str) -> Any:
+    try:
+        return getattr(holder, attribute, None)
+    except Exception:  # a property that is not ready yet, or not for this; observing must never end a run
+        return None
+
+
+def _as_names(candidate: Any) -> Sequence[str] | None:
+    """One name a row, out of a list of words, a mapping of words to their numbers, or a tokenizer."""
+    candidate = getattr(candidate, "words", getattr(candidate, "itos", candidate))
+    convert = getattr(candidate, "convert_ids_to_tokens", None)
+    try:
+        if callable(convert):
+            return [str(name) for name in convert(list(range(len(candidate))))]
+        if isinstance(candidate, Mapping) and sorted(candidate.values()) == list(range(len(candidate))):
+            return sorted(candidate, key=candidate.__getitem__)
+        if isinstance(candidate, (list, tuple)) and all(isinstance(name, str) for name in candidate):
+            return candidate
+    except Exception:  # looks like names and is none
+        return None
+    return None
