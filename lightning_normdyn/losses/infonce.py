@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
@@ -101,6 +102,7 @@ class InfoNCE(PairwiseLoss):
         if not joint:
             self._refuse_idle("queries", self.query_negatives and not self.from_queries)
             self._refuse_idle("documents", self.document_negatives and not self.from_documents)
+        check_count(0, queue_size=queue_size)
         if queue_size and not self.from_queries:
             raise ValueError(
                 "queue_size: past documents are negatives of queries; choose symmetric=True or the direction"

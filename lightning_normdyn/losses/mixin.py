@@ -99,18 +99,24 @@ class ContrastiveMixin:
 
     def cached_contrastive_loss(
         self,
-        encode_query: Encode,
         query_inputs: Any,
-        encode_document: Encode,
         document_inputs: Any,
         *,
-        chunk: int,
+        encode_query: Encode,
+        encode_document: Encode,
+        chunk_size: int,
         **options: Any,
     ) -> Tensor:
-        """The same loss and gradients with an encoder that sees ``chunk`` inputs at a time, see :func:`cached_loss`."""
-        module = cast(nn.Module, self)
+        """The same loss with encoders that see ``chunk_size`` inputs at a time, see :func:`cached_loss`."""
         loss = cached_loss(
-            module, self.contrast, encode_query, query_inputs, encode_document, document_inputs, chunk=chunk, **options
+            self.contrast,
+            query_inputs,
+            document_inputs,
+            encode_query=encode_query,
+            encode_document=encode_document,
+            module=cast(nn.Module, self),
+            chunk_size=chunk_size,
+            **options,
         )
         self._log_learnt()
         return loss

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.published import Published
 from lightning_normdyn.losses.batch import Batch, check_finite
 from lightning_normdyn.losses.gather import Ranks, Rows, find_ranks
@@ -78,10 +79,8 @@ class PairwiseLoss(nn.Module, ABC):
         check_finite: bool,
     ) -> None:
         super().__init__()
-        if chunk_size is not None and (
-            isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1
-        ):
-            raise ValueError(f"chunk_size: expected a number of documents, 1 or more, or None, got {chunk_size!r}")
+        if chunk_size is not None:
+            check_count(chunk_size=chunk_size)
         self.similarity = NormalizedSimilarity(normalization, shared_gamma=shared_gamma)
         self.scaling = Temperature(temperature, learnable=learnable_temperature, max_scale=max_scale)
         self.queries, self.documents = Published("queries"), Published("documents")
