@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.losses.pairwise import PairwiseLoss
+from lightning_normdyn.losses.in_batch import InBatchLoss
 
 Encode = Callable[[Any], Tensor]
 
 
 def cached_loss(
-    loss: PairwiseLoss,
+    loss: InBatchLoss,
     query_inputs: Any,
     document_inputs: Any,
     *,
@@ -123,7 +123,7 @@ class _Cache:
     def __init__(
         self,
         module: nn.Module,
-        loss: PairwiseLoss,
+        loss: InBatchLoss,
         sides: tuple[_Side, _Side],
         embeddings: list[Tensor],
         gradients: tuple[Tensor, ...],
