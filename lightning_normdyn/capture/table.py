@@ -14,6 +14,7 @@ from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.names import plain_parameters
 from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.core.dynamics.geometry import safe_norm
+from lightning_normdyn.core.number_checks import check_count
 
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
 
@@ -183,8 +184,7 @@ class TableTarget:
 
 def check_rows(max_tracked_rows: int) -> int:
     """Refuses what is no number of rows."""
-    if isinstance(max_tracked_rows, bool) or not isinstance(max_tracked_rows, int) or max_tracked_rows < 1:
-        raise ValueError(f"max_tracked_rows: expected a whole number of rows, 1 or more, got {max_tracked_rows!r}")
+    check_count(max_tracked_rows=max_tracked_rows)
     return max_tracked_rows
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
+from lightning_normdyn.core.number_checks import check_count
 
 Readings = dict[str, Tensor | float]
 """Quantity name to its value; tensors have no dimension and stay on their device until they are logged."""
@@ -76,8 +77,8 @@ class TableInstrument(Measurement):
 
 def check_every(name: str, value: int) -> int:
     """Refuses a cadence that is not a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected a whole number of steps, 1 or more, got {value!r}")
+    cadence: dict[str, Any] = {name: value}
+    check_count(**cadence)
     return value
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.call import Call
+from lightning_normdyn.core.number_checks import check_count
 
 ProbeSource = Any
 """``None`` (the first training batch), ``False`` (no probe), a batch, a loader, a path, or these by target name."""
@@ -29,8 +30,7 @@ def check_probe(probe: ProbeSource) -> ProbeSource:
 
 def check_probe_items(items: int) -> int:
     """Refuses a number of items that is none."""
-    if isinstance(items, bool) or not isinstance(items, int) or items < 1:
-        raise ValueError(f"probe_items: expected a whole number, 1 or more, got {items!r}")
+    check_count(probe_items=items)
     return items
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TypeVar
 
 import torch
 from torch import nn
+
+from lightning_normdyn.core.number_checks import check_positive
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -40,8 +41,7 @@ def cut_init(module: ModuleT, factor: float = 3.0) -> ModuleT:
         >>> torch.allclose(cut_init(layer, 3.0).weight, before / 3)
         True
     """
-    if not 0 < factor < math.inf:
-        raise ValueError(f"factor: expected a positive number, got {factor}; 3 is common for contrastive losses")
+    check_positive(factor=factor, hint="3 is common for contrastive losses")
     weights = [weight for weight in module.parameters() if weight.requires_grad and weight.dim() > 1]
     if not weights:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Contrastive losses for the 2x2 grid of normalizations: exact in every precision and on any number of ranks."""
 
 from lightning_normdyn.losses.cached import cached_loss
-from lightning_normdyn.losses.full_softmax import full_softmax_loss
+from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.mixin import (
     ContrastiveMixin,
@@ -19,11 +19,11 @@ __all__ = [
     "CosineMixin",
     "DNormMixin",
     "DotMixin",
+    "FullSoftmax",
     "InfoNCE",
     "LearnableNormMixin",
     "NormalizedSimilarity",
     "QNormMixin",
     "SigmoidContrastive",
     "cached_loss",
-    "full_softmax_loss",
 ]

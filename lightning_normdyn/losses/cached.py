@@ -11,49 +11,49 @@ from torch import Tensor, nn
 
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
-from lightning_normdyn.losses.pairwise import PairwiseLoss
+from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.losses.in_batch import InBatchLoss
 
 Encode = Callable[[Any], Tensor]
 
 
 def cached_loss(
-    module: nn.Module,
-    loss: PairwiseLoss,
-    encode_query: Encode,
+    loss: InBatchLoss,
     query_inputs: Any,
-    encode_document: Encode,
     document_inputs: Any,
     *,
-    chunk: int,
+    encode_query: Encode,
+    encode_document: Encode,
+    module: nn.Module,
+    chunk_size: int,
     **options: Any,
 ) -> Tensor:
     """The loss of a batch whose encoding with a graph would not fit into memory (arXiv 2101.06983, section 3).
 
-    Inputs are encoded ``chunk`` at a time without a graph; the loss and the gradients of all embeddings are computed
-    together; on the way back each chunk is encoded again, with the random numbers and the autocast of the first time,
-    and its part of every parameter's gradient is added up. To autograd all of it is one node that hands each parameter
-    one gradient, so a loss scaler, accumulation and DistributedDataParallel work as always.
+    Inputs are encoded ``chunk_size`` at a time without a graph; the loss and the gradients of all embeddings are
+    computed together; on the way back each chunk is encoded again, with the random numbers and the autocast of the
+    first time, and its part of every parameter's gradient is added up. To autograd all of it is one node that hands
+    each parameter one gradient, so a loss scaler, accumulation and DistributedDataParallel work as always.
 
     Args:
-        module: whose parameters train; the encoders use no others.
         loss: what is computed of the embeddings.
-        encode_query: makes embeddings ``[k, d]`` of ``k`` inputs.
         query_inputs: a tensor, a list, or a mapping of those, one entry an input.
-        encode_document: the same for the other side.
         document_inputs: likewise.
-        chunk: inputs to encode together.
+        encode_query: makes embeddings ``[k, d]`` of ``k`` query inputs.
+        encode_document: the same for the other side.
+        module: whose parameters train; the encoders use no others.
+        chunk_size: inputs to encode together.
         options: keywords of the loss.
 
     Returns:
         A scalar, equal to ``loss(encode_query(query_inputs), encode_document(document_inputs), **options)``.
 
     Raises:
-        ValueError: if the chunk is no positive number, or inputs cannot be cut.
+        ValueError: if ``chunk_size`` is no positive whole number, or inputs cannot be cut.
     """
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunk: expected a number of inputs, 1 or more, got {chunk!r}")
-    queries = _Side("encode_query", encode_query, _cut("query_inputs", query_inputs, chunk))
-    documents = _Side("encode_document", encode_document, _cut("document_inputs", document_inputs, chunk))
+    check_count(chunk_size=chunk_size)
+    queries = _Side("encode_query", encode_query, _cut("query_inputs", query_inputs, chunk_size))
+    documents = _Side("encode_document", encode_document, _cut("document_inputs", document_inputs, chunk_size))
     if not torch.is_grad_enabled():
         unchanged: Tensor = loss(queries.encode(), documents.encode(), **options)
         return unchanged
@@ -123,7 +123,7 @@ class _Cache:
     def __init__(
         self,
         module: nn.Module,
-        loss: PairwiseLoss,
+        loss: InBatchLoss,
         sides: tuple[_Side, _Side],
         embeddings: list[Tensor],
         gradients: tuple[Tensor, ...],
@@ -175,14 +175,14 @@ class _Replay(torch.autograd.Function):
         return None, None, *ctx.cache.replay(factor)
 
 
-def _cut(name: str, inputs: Any, chunk: int) -> list[Any]:
-    """Inputs in pieces of ``chunk`` entries."""
+def _cut(name: str, inputs: Any, chunk_size: int) -> list[Any]:
+    """Inputs in pieces of ``chunk_size`` entries."""
     length = _length(inputs)
     if not length:
         raise ValueError(
             f"{name}: expected a tensor, a list or a mapping of those, all of one length, got {_came(inputs)}"
         )
-    return [_piece(inputs, slice(start, start + chunk), length) for start in range(0, length, chunk)]
+    return [_piece(inputs, slice(start, start + chunk_size), length) for start in range(0, length, chunk_size)]
 
 
 def _length(inputs: Any) -> int | None:

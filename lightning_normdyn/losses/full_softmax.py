@@ -9,63 +9,106 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.log_sum_exp import sum_log_sum_exp
 from lightning_normdyn.losses.batch import check_finite
+from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import find_ranks
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.uncompiled import uncompiled
 
 
-def full_softmax_loss(
-    contrast: InfoNCE,
-    queries: Tensor,
-    documents: Tensor,
-    targets: Tensor,
-    *,
-    document_ids: Tensor | None = None,
-    log_expected: Tensor | None = None,
-) -> Tensor:
+class FullSoftmax(ContrastiveLoss):
     """Each query picks its document among all that there are: cross entropy over a table.
 
     ``L = mean_i [log sum_j exp(s(q_i, d_j)/tau - log Q_j) - (s(q_i, d_t(i))/tau - log Q_t(i))]`` with the score ``s``
-    and the temperature ``tau`` of ``contrast``. Over a whole table every document stands in the sum once and
-    ``log_expected`` is left out, ``Q = 1``. Over a sample, ``Q_j`` is how often document j was expected in it, which
-    makes the sum an estimate of that over the table (the correction of Yi et al. 2019, doi:10.1145/3298689.3346996,
-    section 4).
+    of :class:`NormalizedSimilarity` and the temperature ``tau``. Over a whole table every document stands in the sum
+    once and ``log_expected`` is left out, ``Q = 1``. Over a sample, ``Q_j`` is how often document j was expected in it,
+    which makes the sum an estimate of that over the table (the correction of Yi et al. 2019,
+    doi:10.1145/3298689.3346996, section 4).
 
     Scores are made a strip of rows at a time, so that memory does not grow with queries times documents. Every rank
     scores its own queries against the documents that it is given, so that nothing is gathered but the number of
     queries; the gradient is that of the whole batch's mean on a single rank.
 
-    Args:
-        contrast: whose similarity, temperature and ``chunk_size`` are used, and under whose names ``queries`` and
-            ``documents`` the callbacks see the embeddings; its kernels are not.
-        queries: ``[n, d]``, not normalised.
-        documents: ``[m, d]``, not normalised.
-        targets: the row of each query's document, int64 ``[n]``.
-        document_ids: ``[m]``, where a document may stand in several rows: further rows of the target are no negatives.
-        log_expected: ``log Q`` of every row, ``[m]``.
-
-    Returns:
-        A scalar, the mean over the queries of all ranks.
-
-    Raises:
-        ValueError: if something does not fit together, ``contrast`` goes another way than from queries to documents
-            alone, or a side has NaN or infinite embeddings.
+    Its options are those of :class:`ContrastiveLoss`.
 
     Example:
-        >>> contrast = InfoNCE(normalization="dot", temperature=1.0)
+        >>> loss = FullSoftmax(normalization="dot", temperature=1.0)
         >>> queries, documents = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
-        >>> full_softmax_loss(contrast, queries, documents, torch.tensor([1]))
+        >>> loss(queries, documents, torch.tensor([1]))
         tensor(0.2395)
     """
-    _check_direction(contrast)
-    _check_shapes(queries, documents, targets, {"document_ids": document_ids, "log_expected": log_expected})
-    queries, documents = contrast.queries(queries), contrast.documents(documents)
-    if contrast.training:
-        contrast.scaling.hold()
-    with torch.autocast(queries.device.type, enabled=False):
-        ranks = find_ranks(gather=contrast.gather)
+
+    @classmethod
+    def sharing(cls, contrast: InfoNCE) -> FullSoftmax:
+        """A softmax with the parts of another loss, so that what the other learns is learnt by both.
+
+        Similarity, temperature and the names under which callbacks see embeddings are the other's own modules; its
+        kernels play no part.
+
+        Raises:
+            ValueError: if the other goes another way than from queries to documents alone.
+        """
+        others = contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
+        if others or contrast.queue is not None:
+            raise ValueError(
+                "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
+                "joint and queue_size as they are by default"
+            )
+        softmax = cls(chunk_size=contrast.chunk_size, gather=contrast.gather, check_finite=contrast.check_finite)
+        softmax.similarity, softmax.scaling = contrast.similarity, contrast.scaling
+        softmax.queries, softmax.documents = contrast.queries, contrast.documents
+        softmax.training = contrast.training
+        return softmax
+
+    @uncompiled
+    def forward(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        targets: Tensor,
+        *,
+        document_ids: Tensor | None = None,
+        log_expected: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch of queries.
+
+        Args:
+            queries: ``[n, d]``, not normalised.
+            documents: ``[m, d]``, not normalised.
+            targets: the row of each query's document, int64 ``[n]``.
+            document_ids: ``[m]``, where a document may stand in several rows: further rows of the target are no
+                negatives.
+            log_expected: ``log Q`` of every row, ``[m]``.
+
+        Returns:
+            A scalar, the mean over the queries of all ranks.
+
+        Raises:
+            ValueError: if something does not fit together, or a side has NaN or infinite embeddings.
+        """
+        _check_shapes(queries, documents, targets, {"document_ids": document_ids, "log_expected": log_expected})
+        queries, documents = self.queries(queries), self.documents(documents)
+        if self.training:
+            self.scaling.hold()
+        with torch.autocast(queries.device.type, enabled=False):
+            loss = self._mean(queries, documents, targets, document_ids, log_expected)
+        if self.check_finite and not bool(loss.isfinite()):
+            check_finite(queries=queries, documents=documents)
+            raise ValueError(f"queries: scores leave {loss.dtype}; normalise a side, or look at the encoder")
+        return loss
+
+    def _mean(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        targets: Tensor,
+        document_ids: Tensor | None,
+        log_expected: Tensor | None,
+    ) -> Tensor:
+        """Over the queries of all ranks."""
+        ranks = find_ranks(gather=self.gather)
         rows = ranks.rows(len(queries), alike={})[0]
-        anchors = contrast.similarity.rescale_queries(queries, contrast.scaling.factor)
-        vectors = contrast.similarity.rescale_documents(documents)
+        anchors = self.similarity.rescale_queries(queries, self.scaling.factor)
+        vectors = self.similarity.rescale_documents(documents)
         wide = torch.promote_types(anchors.dtype, vectors.dtype)
         anchors, vectors = anchors.to(wide), vectors.to(wide)
         if log_expected is not None:
@@ -77,28 +120,15 @@ def full_softmax_loss(
             vectors,
             positives=targets,
             excluded=_repeated(document_ids, targets),
-            chunk_size=contrast.chunk_size,
+            chunk_size=self.chunk_size,
         )
-        loss = ranks.whole((total * (ranks.count / rows.total)).to(wide))
-    if contrast.check_finite and not bool(loss.isfinite()):
-        check_finite(queries=queries, documents=documents)
-        raise ValueError(f"queries: scores leave {loss.dtype}; normalise a side, or look at the encoder")
-    return loss
+        return ranks.whole((total * (ranks.count / rows.total)).to(wide))
 
 
 def _repeated(document_ids: Tensor | None, targets: Tensor) -> Exclusion | None:
     if document_ids is None:
         return None
     return Exclusion((document_ids[targets],), (document_ids,), kept=targets[:, None])
-
-
-def _check_direction(contrast: InfoNCE) -> None:
-    others = contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
-    if others or contrast.queue is not None:
-        raise ValueError(
-            "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
-            "joint and queue_size as they are by default"
-        )
 
 
 def _check_shapes(queries: Tensor, documents: Tensor, targets: Tensor, of_documents: dict[str, Tensor | None]) -> None:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, excluded_pairs
+from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
+from lightning_normdyn.losses.options import Direction, SameSide, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.positives import scores_by_label, scores_of_listed
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
 
-Direction = Literal["query_to_document", "document_to_query"]
-SameSide = Literal["none", "queries", "documents", "both"]
 
-
-class InfoNCE(PairwiseLoss):
+class InfoNCE(InBatchLoss):
     """The contrastive loss with in-batch negatives, for any cell of the 2x2 grid of normalizations.
 
     ``L = mean_i [log sum_j exp(s(q_i, d_j)/tau) - s(q_i, d_i)/tau]`` with the score ``s`` of
@@ -32,22 +29,16 @@ class InfoNCE(PairwiseLoss):
 
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
-        temperature: what scores are divided by, at the start.
-        learnable_temperature: whether it trains.
-        max_scale: largest learnt ``1/temperature``.
-        shared_gamma: whether one learnt exponent serves both sides.
         symmetric: whether documents pick their queries too; the loss is the mean of both directions.
         direction: which way to go if not both.
         same_side: whose own side gives negatives too: with ``"both"`` and ``symmetric`` that is SimCLR's loss.
         joint: whether all negatives of a pair, those of its query and those of its document, share one sum, as in the
             improved InfoNCE of GTE (arXiv 2308.03281, eq. 2).
         queue_size: past documents that serve as further negatives of the queries.
-        chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
-        gather: whether documents of all ranks serve as negatives; they must then compute the loss equally often.
-        check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
         fused: whether Triton kernels compute the loss where they can, see :class:`FusedKernels`: of bfloat16 or float16
             embeddings on CUDA, with any normalization, direction, ids, hard negatives and ranks. Anything else goes
             the usual way. Exact in Triton's interpreter, but not yet timed on a GPU: hence not the default.
+        options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
 
     Raises:
         ValueError: if an argument is out of its range, or makes no sense with another.
@@ -64,30 +55,15 @@ class InfoNCE(PairwiseLoss):
         self,
         *,
         normalization: Normalization = "cosine",
-        temperature: float = 0.05,
-        learnable_temperature: bool = False,
-        max_scale: float = 100.0,
-        shared_gamma: bool = False,
         symmetric: bool = False,
         direction: Direction = "query_to_document",
         same_side: SameSide = "none",
         joint: bool = False,
         queue_size: int = 0,
-        chunk_size: int | None = None,
-        gather: bool = True,
-        check_finite: bool = True,
         fused: bool = False,
+        **options: Unpack[SoftmaxOptions],
     ) -> None:
-        super().__init__(
-            normalization=normalization,
-            shared_gamma=shared_gamma,
-            temperature=temperature,
-            learnable_temperature=learnable_temperature,
-            max_scale=max_scale,
-            chunk_size=chunk_size,
-            gather=gather,
-            check_finite=check_finite,
-        )
+        super().__init__(normalization=normalization, **options)
         if direction not in ("query_to_document", "document_to_query"):
             raise ValueError(f"direction: expected 'query_to_document' or 'document_to_query', got {direction!r}")
         if same_side not in ("none", "queries", "documents", "both"):
@@ -101,11 +77,12 @@ class InfoNCE(PairwiseLoss):
         if not joint:
             self._refuse_idle("queries", self.query_negatives and not self.from_queries)
             self._refuse_idle("documents", self.document_negatives and not self.from_documents)
+        check_count(0, queue_size=queue_size)
         if queue_size and not self.from_queries:
             raise ValueError(
                 "queue_size: past documents are negatives of queries; choose symmetric=True or the direction"
             )
-        if queue_size and not gather:
+        if queue_size and not self.gather:
             raise ValueError("queue_size: ranks share one queue of everybody's documents; leave gather=True")
         self.queue = DocumentQueue(queue_size) if queue_size else None
 

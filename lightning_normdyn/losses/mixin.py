@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_normdyn.losses.cached import Encode, cached_loss
-from lightning_normdyn.losses.full_softmax import full_softmax_loss
-from lightning_normdyn.losses.infonce import Direction, InfoNCE, SameSide
+from lightning_normdyn.losses.full_softmax import FullSoftmax
+from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.options import InfoNCEOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization
+
+_LOSS_OPTIONS = InfoNCEOptions.__optional_keys__
 
 
 class ContrastiveMixin:
@@ -36,9 +40,8 @@ class ContrastiveMixin:
 
     Args:
         args: handed on to the next class.
-        normalization: as for :class:`InfoNCE`, like all others up to ``fused``; ``None`` for the class's own,
-            which is cosine here.
-        kwargs: handed on to the next class.
+        normalization: as for :class:`InfoNCE`; ``None`` for the class's own, which is cosine here.
+        options: those of :class:`InfoNCE`; what it does not know is handed on to the next class.
     """
 
     contrast: InfoNCE
@@ -55,40 +58,16 @@ class ContrastiveMixin:
             )
 
     def __init__(
-        self,
-        *args: Any,
-        normalization: Normalization | None = None,
-        temperature: float = 0.05,
-        learnable_temperature: bool = False,
-        max_scale: float = 100.0,
-        shared_gamma: bool = False,
-        symmetric: bool = False,
-        direction: Direction = "query_to_document",
-        same_side: SameSide = "none",
-        joint: bool = False,
-        queue_size: int = 0,
-        chunk_size: int | None = None,
-        gather: bool = True,
-        check_finite: bool = True,
-        fused: bool = False,
-        **kwargs: Any,
+        self, *args: Any, normalization: Normalization | None = None, **options: Unpack[InfoNCEOptions]
     ) -> None:
-        super().__init__(*args, **kwargs)
+        loss_options = _take_loss_options(options)
+        try:
+            super().__init__(*args, **options)  # type: ignore[misc]
+        except TypeError as error:
+            raise _unexpected(type(self).__name__, options, error) from error
+        options = loss_options  # under one name: jsonargparse follows ``**options`` into both calls
         self.contrast = InfoNCE(
-            normalization=self.default_normalization if normalization is None else normalization,
-            temperature=temperature,
-            learnable_temperature=learnable_temperature,
-            max_scale=max_scale,
-            shared_gamma=shared_gamma,
-            symmetric=symmetric,
-            direction=direction,
-            same_side=same_side,
-            joint=joint,
-            queue_size=queue_size,
-            chunk_size=chunk_size,
-            gather=gather,
-            check_finite=check_finite,
-            fused=fused,
+            normalization=self.default_normalization if normalization is None else normalization, **options
         )
 
     def contrastive_loss(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
@@ -99,25 +78,31 @@ class ContrastiveMixin:
 
     def cached_contrastive_loss(
         self,
-        encode_query: Encode,
         query_inputs: Any,
-        encode_document: Encode,
         document_inputs: Any,
         *,
-        chunk: int,
+        encode_query: Encode,
+        encode_document: Encode,
+        chunk_size: int,
         **options: Any,
     ) -> Tensor:
-        """The same loss and gradients with an encoder that sees ``chunk`` inputs at a time, see :func:`cached_loss`."""
-        module = cast(nn.Module, self)
+        """The same loss with encoders that see ``chunk_size`` inputs at a time, see :func:`cached_loss`."""
         loss = cached_loss(
-            module, self.contrast, encode_query, query_inputs, encode_document, document_inputs, chunk=chunk, **options
+            self.contrast,
+            query_inputs,
+            document_inputs,
+            encode_query=encode_query,
+            encode_document=encode_document,
+            module=cast(nn.Module, self),
+            chunk_size=chunk_size,
+            **options,
         )
         self._log_learnt()
         return loss
 
     def full_softmax_loss(self, queries: Tensor, documents: Tensor, targets: Tensor, **options: Any) -> Tensor:
-        """The loss of queries that choose from a whole table of documents, see :func:`full_softmax_loss`."""
-        loss = full_softmax_loss(self.contrast, queries, documents, targets, **options)
+        """The loss of queries that choose from a whole table of documents, see :class:`FullSoftmax`."""
+        loss: Tensor = FullSoftmax.sharing(self.contrast)(queries, documents, targets, **options)
         self._log_learnt()
         return loss
 
@@ -152,6 +137,23 @@ class ContrastiveMixin:
                 "its parameter groups",
                 stacklevel=4,
             )
+
+
+def _take_loss_options(options: Any) -> InfoNCEOptions:
+    """Takes the loss's own options out of all that came."""
+    return cast(InfoNCEOptions, {name: options.pop(name) for name in _LOSS_OPTIONS.intersection(options)})
+
+
+def _unexpected(module: str, options: Iterable[str], error: TypeError) -> TypeError:
+    """The error of a base class that was handed a keyword it does not know, in terms of who wrote the keyword."""
+    for name in options:
+        if f"'{name}'" in str(error):
+            nearest = get_close_matches(name, _LOSS_OPTIONS, n=1)
+            advice = (
+                f"did you mean {nearest[0]!r}?" if nearest else f"the loss takes {', '.join(sorted(_LOSS_OPTIONS))}"
+            )
+            return TypeError(f"{module}: got an unexpected keyword argument {name!r}; {advice}")
+    return error
 
 
 class CosineMixin(ContrastiveMixin):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_normdyn.core.number_checks import check_count
+
 KEYS = 3
 """Numbers kept with a document: the id of its query, its own, and its label."""
 
@@ -32,8 +34,7 @@ class DocumentQueue(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"queue_size: expected a number of documents, 0 or more, got {size!r}")
+        check_count(size=size)
         self.size = size
         self.documents = torch.empty(0, 0)
         self.ids = torch.empty(0, KEYS, dtype=torch.int64)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from lightning_normdyn.core.contrast.softplus_sum import softplus_sum
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.pairwise import Candidates, PairwiseLoss, excluded_pairs
+from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
+from lightning_normdyn.losses.options import SharedOptions, Unpack
 from lightning_normdyn.losses.positives import sums_by_label, sums_of_listed
 from lightning_normdyn.losses.similarity import Normalization
 
 
-class SigmoidContrastive(PairwiseLoss):
+class SigmoidContrastive(InBatchLoss):
     """``L = -1/n sum_ij log sigmoid(z_ij (s(q_i, d_j)/tau + bias))``, z = 1 for positives and -1 for all others.
 
     The loss of SigLIP (arXiv 2303.15343, eq. 1) for any cell of the 2x2 grid of normalizations, made and thrown away a
@@ -25,13 +26,9 @@ class SigmoidContrastive(PairwiseLoss):
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
         temperature: what scores are divided by, at the start.
         learnable_temperature: whether it trains.
-        max_scale: largest learnt ``1/temperature``.
         bias: added to every score, at the start: about minus the log of the batch makes most pairs negative.
         learnable_bias: whether it trains.
-        shared_gamma: whether one learnt exponent serves both sides.
-        chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
-        gather: whether documents of all ranks serve as negatives; they must then compute the loss equally often.
-        check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
+        options: what all losses share, see :class:`ContrastiveLoss`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -50,23 +47,15 @@ class SigmoidContrastive(PairwiseLoss):
         normalization: Normalization = "cosine",
         temperature: float = 0.1,
         learnable_temperature: bool = True,
-        max_scale: float = 100.0,
         bias: float = -10.0,
         learnable_bias: bool = True,
-        shared_gamma: bool = False,
-        chunk_size: int | None = None,
-        gather: bool = True,
-        check_finite: bool = True,
+        **options: Unpack[SharedOptions],
     ) -> None:
         super().__init__(
             normalization=normalization,
-            shared_gamma=shared_gamma,
             temperature=temperature,
             learnable_temperature=learnable_temperature,
-            max_scale=max_scale,
-            chunk_size=chunk_size,
-            gather=gather,
-            check_finite=check_finite,
+            **options,
         )
         if not math.isfinite(bias):
             raise ValueError(

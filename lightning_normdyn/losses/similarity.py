@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from lightning_normdyn.core.contrast.factored import Factored, factored
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
+from lightning_normdyn.core.number_checks import check_positive
 
+_COLDEST = 1e-30  # float32 still holds its inverse
 Normalization = Literal["cosine", "dot", "qnorm", "dnorm", "learnable"]
 
 
@@ -116,10 +118,10 @@ class Temperature(nn.Module):
 
     def __init__(self, temperature: float, *, learnable: bool, max_scale: float) -> None:
         super().__init__()
-        if not (isinstance(temperature, (int, float)) and 1e-30 < temperature < math.inf):
-            raise ValueError(f"temperature: expected a positive number, got {temperature!r}; 0.05 is common")
-        if not (isinstance(max_scale, (int, float)) and max_scale > 0):
-            raise ValueError(f"max_scale: expected a positive number, got {max_scale!r}; 100 is common")
+        check_positive(temperature=temperature, hint="0.05 is common")
+        if temperature < _COLDEST:
+            raise ValueError(f"temperature: expected at least {_COLDEST:g}, got {temperature!r}; 0.05 is common")
+        check_positive(max_scale=max_scale, hint="100 is common")
         if learnable and 1 / temperature > max_scale:
             raise ValueError(
                 f"temperature: {temperature} makes a scale of {1 / temperature:g}, above max_scale={max_scale:g}; "

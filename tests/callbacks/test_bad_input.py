@@ -294,7 +294,7 @@ def test_history_goes_beside_the_logger(fit, tmp_path):
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, "10", True, None])
 def test_no_number_of_rows_to_track(rows):
-    with pytest.raises(ValueError, match=r"^max_tracked_rows: expected a whole number of rows, 1 or more, got "):
+    with pytest.raises(ValueError, match=r"^max_tracked_rows: expected a whole number, 1 or more, got "):
         NormDynamics(max_tracked_rows=rows)
 
 

@@ -36,7 +36,9 @@ class Retriever(ContrastiveMixin, LightningModule):
 
     def training_step(self, batch, batch_idx):
         if self.cached:
-            return self.cached_contrastive_loss(self.query, batch[0], self.document, batch[1], chunk=5)
+            return self.cached_contrastive_loss(
+                batch[0], batch[1], encode_query=self.query, encode_document=self.document, chunk_size=5
+            )
         return self.contrastive_loss(self.query(batch[0]), self.document(batch[1]))
 
     def configure_optimizers(self):

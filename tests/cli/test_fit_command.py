@@ -79,8 +79,8 @@ def test_other_peoples_models_run_and_keep_their_arguments():
     ("words", "sentence"),
     [
         (["--data.text=[absent.txt]"], "text: there is no file 'absent.txt'; expected a UTF-8 text file, plain or .gz"),
-        (["--data.window=0"], "window: expected a positive number, got 0"),
-        (["--model.dim=0"], "dim: expected a positive number, got 0"),
+        (["--data.window=0"], "window: expected a whole number, 1 or more, got 0"),
+        (["--model.dim=0"], "dim: expected a whole number, 1 or more, got 0"),
         (["--trainer.callbacks.every_n_steps=0"], "every_n_steps: expected"),
     ],
 )

@@ -122,7 +122,7 @@ def test_a_model_that_is_no_task_is_refused(workplace: Path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("--data.batch_size=0", "batch_size: expected a positive number, got 0"),
+        ("--data.batch_size=0", "batch_size: expected a whole number, 1 or more, got 0"),
         ("--trainer.max_epochs=0", "train: expected at least one step, got none"),
     ],
 )

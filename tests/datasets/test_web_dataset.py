@@ -135,7 +135,7 @@ def test_a_bounded_read_stays_in_memory_and_says_so_if_there_is_more(tmp_path):
     )
     assert [image.getpixel((0, 0))[0] for image in found.images] == [0, 1, 2, 0]
     assert len(read_web_dataset(pattern, limit=6)) == 6
-    with pytest.raises(ValueError, match="limit: expected at least one sample, got 0"):
+    with pytest.raises(ValueError, match="limit: expected a whole number, 1 or more, got 0"):
         read_web_dataset(pattern, limit=0)
 
 

@@ -49,11 +49,12 @@ class Towers(nn.Module):
         self.query, self.document = nn.Linear(D, D), nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, D))
         self.loss = make(normalization="learnable", temperature=0.3, learnable_temperature=True, **settings)
 
-    def forward(self, batch, *, chunk=None):
+    def forward(self, batch, *, chunk_size=None):
         options = dict(batch)
         queries, documents, hard = (options.pop(name, None) for name in ("queries", "documents", "hard"))
-        if chunk:
-            return cached_loss(self, self.loss, self.query, queries, self.document, documents, chunk=chunk, **options)
+        if chunk_size:
+            encoders = {"encode_query": self.query, "encode_document": self.document, "module": self}
+            return cached_loss(self.loss, queries, documents, **encoders, chunk_size=chunk_size, **options)
         if hard is not None:
             options["hard_negatives"] = self.document(hard)
         return self.loss(self.query(queries), self.document(documents), **options)
@@ -86,7 +87,7 @@ def gradients(model):
     return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
 
-def run(model, wanted, world, rank, *, steps=2, chunk=None, accumulate=1):
+def run(model, wanted, world, rank, *, steps=2, chunk_size=None, accumulate=1):
     """Losses of a few steps, and the gradient after the last; parameters stay."""
     wrapped = DistributedDataParallel(model) if world > 1 else model
     losses = []
@@ -95,7 +96,7 @@ def run(model, wanted, world, rank, *, steps=2, chunk=None, accumulate=1):
         for micro in range(accumulate):
             waits = wrapped.no_sync() if world > 1 and micro + 1 < accumulate else nullcontext()
             with waits:
-                loss = wrapped(share(everything(wanted, 10 * step + micro), world, rank), chunk=chunk)
+                loss = wrapped(share(everything(wanted, 10 * step + micro), world, rank), chunk_size=chunk_size)
                 (loss / accumulate).backward()
             losses.append(loss.detach())
     return {"losses": torch.stack(losses), "gradients": gradients(model)}
@@ -127,8 +128,8 @@ def main(folder):
     found = {name: run(Towers(make, kw), wanted, world, rank) for name, (make, kw, wanted) in CASES.items()}
     symmetric = {"symmetric": True}
     found["accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, accumulate=2)
-    found["cached"] = run(Towers(InfoNCE, symmetric), {"document_ids": True}, world, rank, chunk=4)
-    found["cached, accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, chunk=3, accumulate=2)
+    found["cached"] = run(Towers(InfoNCE, symmetric), {"document_ids": True}, world, rank, chunk_size=4)
+    found["cached, accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, chunk_size=3, accumulate=2)
     with torch.no_grad():
         found["evaluation"] = Towers(InfoNCE, symmetric).eval()(share(everything({}, 0), world, rank))
     alone = Towers(InfoNCE, {"gather": False})

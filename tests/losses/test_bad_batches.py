@@ -55,8 +55,8 @@ def test_a_batch_that_does_not_fit(make, queries, documents, options, sentence):
         ({"temperature": 0.001, "learnable_temperature": True}, "temperature: 0.001 makes a scale of 1000, above"),
         ({"max_scale": 0}, "max_scale: expected a positive number, got 0"),
         ({"normalization": "cos"}, "normalization: expected one of cosine, dot, qnorm, dnorm, learnable, got 'cos'"),
-        ({"chunk_size": 0}, "chunk_size: expected a number of documents, 1 or more, or None, got 0"),
-        ({"chunk_size": 2.5}, "chunk_size: expected a number of documents"),
+        ({"chunk_size": 0}, "chunk_size: expected a whole number, 1 or more, got 0"),
+        ({"chunk_size": 2.5}, "chunk_size: expected a whole number, 1 or more, got 2.5"),
     ],
 )
 def test_settings_that_make_no_loss(make, settings, sentence):
@@ -69,7 +69,7 @@ def test_settings_that_make_no_loss(make, settings, sentence):
     [
         ({"direction": "both"}, "direction: expected 'query_to_document' or 'document_to_query', got 'both'"),
         ({"same_side": "all"}, "same_side: expected 'none', 'queries', 'documents' or 'both', got 'all'"),
-        ({"queue_size": -1}, "queue_size: expected a number of documents, 0 or more, got -1"),
+        ({"queue_size": -1}, "queue_size: expected a whole number, 0 or more, got -1"),
         ({"queue_size": 8, "direction": "document_to_query"}, "queue_size: past documents are negatives of queries"),
     ],
 )
@@ -95,17 +95,19 @@ def test_data_parallel_is_told_off():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "chunk", "sentence"),
+    ("inputs", "chunk_size", "sentence"),
     [
-        (Q, 0, "chunk: expected a number of inputs, 1 or more, got 0"),
+        (Q, 0, "chunk_size: expected a whole number, 1 or more, got 0"),
         (3.0, 2, "query_inputs: expected a tensor, a list or a mapping"),
         (Q[:0], 2, "query_inputs: expected a tensor, a list or a mapping"),
     ],
 )
-def test_inputs_that_cannot_be_cut(inputs, chunk, sentence):
+def test_inputs_that_cannot_be_cut(inputs, chunk_size, sentence):
     encoder = nn.Linear(3, 2)
     with pytest.raises(ValueError, match=sentence):
-        cached_loss(encoder, InfoNCE(), encoder, inputs, encoder, C, chunk=chunk)
+        cached_loss(
+            InfoNCE(), inputs, C, encode_query=encoder, encode_document=encoder, module=encoder, chunk_size=chunk_size
+        )
 
 
 def test_hard_negatives_have_no_part_where_documents_pick_queries():
@@ -124,7 +126,15 @@ def test_a_queue_of_another_width():
 def test_an_encoder_that_returns_no_embeddings(encode, came):
     encoder = nn.Linear(3, 3)
     with pytest.raises(ValueError, match=f"encode_query: expected it to return embeddings .* got {came}; pool inside"):
-        cached_loss(encoder, InfoNCE(), lambda x: encode(encoder(x)), Q, encoder, Q, chunk=2)
+        cached_loss(
+            InfoNCE(),
+            Q,
+            Q,
+            encode_query=lambda x: encode(encoder(x)),
+            encode_document=encoder,
+            module=encoder,
+            chunk_size=2,
+        )
 
 
 def test_the_mixin_comes_first():

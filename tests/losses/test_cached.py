@@ -7,7 +7,7 @@ from torch import nn
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.losses import InfoNCE, cached_loss
 
-N, D, CHUNK = 14, 6, 4
+N, D, CHUNK_SIZE = 14, 6, 4
 
 
 class Encoder(nn.Module):
@@ -35,12 +35,21 @@ def inputs(kind=torch.Tensor):
 
 def plain(model, queries, documents):
     """The same chunks with a graph, all of them at once."""
-    encoded = [torch.cat([model.encode(part) for part in side.split(CHUNK)]) for side in (queries, documents)]
+    encoded = [torch.cat([model.encode(part) for part in side.split(CHUNK_SIZE)]) for side in (queries, documents)]
     return model.loss(*encoded)
 
 
-def cached(model, queries, documents, chunk=CHUNK):
-    return cached_loss(model, model.loss, model.encode, queries, model.encode, documents, chunk=chunk)
+def cached(model, queries, documents, chunk_size=CHUNK_SIZE):
+    encode = model.encode
+    return cached_loss(
+        model.loss,
+        queries,
+        documents,
+        encode_query=encode,
+        encode_document=encode,
+        module=model,
+        chunk_size=chunk_size,
+    )
 
 
 def outcome(make, *, factor=1.0, autocast=False):
@@ -71,13 +80,13 @@ def test_dropout_autocast_and_a_loss_scaler(factor, autocast):
 def test_no_graph_holds_more_than_a_chunk(kind):
     model = Encoder()
     cached(model, *inputs(kind)).backward()
-    assert model.most == CHUNK
+    assert model.most == CHUNK_SIZE
 
 
-@pytest.mark.parametrize("chunk", [1, N, 10 * N])
-def test_any_chunk_gives_the_same_gradient(chunk):
+@pytest.mark.parametrize("chunk_size", [1, N, 10 * N])
+def test_any_chunk_gives_the_same_gradient(chunk_size):
     model = Encoder().eval()
-    cached(model, *inputs(), chunk=chunk).backward()
+    cached(model, *inputs(), chunk_size=chunk_size).backward()
     expected = Encoder().eval()
     plain(expected, *inputs()).backward()
     for (name, p), other in zip(model.named_parameters(), expected.parameters(), strict=True):
@@ -140,10 +149,11 @@ def test_a_frozen_tower_and_a_loss_of_its_own():
     loss = InfoNCE(learnable_temperature=True)
     queries, documents = inputs()
     gradients = []
+    encoding = {"encode_query": trained, "module": trained, "chunk_size": CHUNK_SIZE}
     for value in (
         loss(trained(queries), frozen(documents)),
-        cached_loss(trained, loss, trained, queries, frozen, documents, chunk=CHUNK),
-        cached_loss(trained, loss, trained, queries, lambda x: x, frozen(documents), chunk=CHUNK),
+        cached_loss(loss, queries, documents, encode_document=frozen, **encoding),
+        cached_loss(loss, queries, frozen(documents), encode_document=lambda x: x, **encoding),
     ):
         wanted = [trained.weight, loss.scaling.log_scale]
         gradients.append(torch.autograd.grad(value, wanted))

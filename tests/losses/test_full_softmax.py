@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_normdyn.losses import ContrastiveMixin, InfoNCE, full_softmax_loss
+from lightning_normdyn.losses import ContrastiveMixin, FullSoftmax, InfoNCE
 
 N, M, D = 7, 23, 6
 
@@ -39,18 +39,20 @@ def test_loss_and_every_gradient_are_those_of_the_definition(normalization, samp
     queries, documents, targets, ids = table(repeated=sampled)
     log_expected = torch.randn(M, generator=torch.Generator().manual_seed(1)) if sampled else None
     options = {"document_ids": ids, "log_expected": log_expected} if sampled else {}
-    contrast = InfoNCE(normalization=normalization, temperature=0.3, learnable_temperature=True, chunk_size=chunk_size)
+    softmax = FullSoftmax(
+        normalization=normalization, temperature=0.3, learnable_temperature=True, chunk_size=chunk_size
+    )
     ours = [x.clone().requires_grad_() for x in (queries, documents)]
-    full_softmax_loss(contrast, *ours, targets, **options).backward()
+    softmax(*ours, targets, **options).backward()
     scores = oracle.Scores(queries, documents, normalization=normalization, temperature=0.3)
     expected = expected_loss(scores, targets, ids if sampled else None, log_expected)
     expected.backward()
-    loss = full_softmax_loss(contrast, queries, documents, targets, **options)
+    loss = softmax(queries, documents, targets, **options)
     torch.testing.assert_close(loss.double(), expected.detach(), rtol=1e-5, atol=1e-6)
     pairs = [(ours[0].grad, scores.queries.grad), (ours[1].grad, scores.documents.grad)]
-    pairs.append((contrast.scaling.log_scale.grad, scores.log_scale.grad))
+    pairs.append((softmax.scaling.log_scale.grad, scores.log_scale.grad))
     if normalization == "learnable":
-        pairs.append((contrast.similarity.raw_gammas.grad, scores.raw_gammas.grad))
+        pairs.append((softmax.similarity.raw_gammas.grad, scores.raw_gammas.grad))
     for ours_, theirs in pairs:
         torch.testing.assert_close(ours_.double(), theirs, rtol=1e-4, atol=1e-5)
 
@@ -58,7 +60,7 @@ def test_loss_and_every_gradient_are_those_of_the_definition(normalization, samp
 def test_float64_embeddings_agree_with_torch_to_float64():
     queries, documents, targets, _ = table()
     queries, documents = queries.double(), documents.double()
-    loss = full_softmax_loss(InfoNCE(normalization="dot", temperature=0.5), queries, documents, targets)
+    loss = FullSoftmax(normalization="dot", temperature=0.5)(queries, documents, targets)
     torch.testing.assert_close(loss, F.cross_entropy(2 * queries @ documents.T, targets), rtol=1e-12, atol=0)
 
 
@@ -66,19 +68,19 @@ def test_float64_embeddings_agree_with_torch_to_float64():
 @settings(max_examples=20, deadline=None)
 def test_a_sample_in_which_all_are_equally_expected_needs_no_correction(seed, shift):
     queries, documents, targets, _ = table(seed)
-    contrast = InfoNCE(normalization="qnorm", temperature=1.0)
-    plain = full_softmax_loss(contrast, queries, documents, targets)
-    corrected = full_softmax_loss(contrast, queries, documents, targets, log_expected=torch.full((M,), shift))
+    softmax = FullSoftmax(normalization="qnorm", temperature=1.0)
+    plain = softmax(queries, documents, targets)
+    corrected = softmax(queries, documents, targets, log_expected=torch.full((M,), shift))
     torch.testing.assert_close(plain, corrected, rtol=1e-4, atol=1e-5)
 
 
 def test_corrected_sums_over_samples_are_those_over_the_table_on_average():
     queries, documents, _, _ = table(n=1)
-    contrast = InfoNCE(normalization="dot", temperature=4.0)
+    softmax = FullSoftmax(normalization="dot", temperature=4.0)
     share = torch.rand(M, generator=torch.Generator().manual_seed(2)) + 0.1
     drawn = torch.multinomial(share, 200_000, replacement=True, generator=torch.Generator().manual_seed(3))
     log_expected = (len(drawn) * share / share.sum()).log()
-    loss = full_softmax_loss(contrast, queries, documents[drawn], torch.tensor([0]), log_expected=log_expected[drawn])
+    loss = softmax(queries, documents[drawn], torch.tensor([0]), log_expected=log_expected[drawn])
     logits = (queries @ documents.T / 4).double()[0]
     expected = logits.logsumexp(0) - (logits[drawn[0]] - log_expected[drawn[0]])
     assert float(loss) == pytest.approx(float(expected), abs=0.02)
@@ -87,10 +89,10 @@ def test_corrected_sums_over_samples_are_those_over_the_table_on_average():
 @pytest.mark.parametrize("normalization", oracle.GRID)
 def test_half_precision_under_autocast_loses_nothing_of_the_loss(normalization):
     queries, documents, targets, _ = table()
-    contrast = InfoNCE(normalization=normalization)
+    softmax = FullSoftmax(normalization=normalization)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = full_softmax_loss(contrast, queries, documents, targets)
-    torch.testing.assert_close(loss, full_softmax_loss(contrast, queries, documents, targets))
+        loss = softmax(queries, documents, targets)
+    torch.testing.assert_close(loss, softmax(queries, documents, targets))
 
 
 def test_the_mixin_uses_its_own_similarity_and_shows_both_sides():
@@ -119,7 +121,7 @@ def test_the_mixin_uses_its_own_similarity_and_shows_both_sides():
 )
 def test_other_directions_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        full_softmax_loss(InfoNCE(**options), *table()[:3])
+        FullSoftmax.sharing(InfoNCE(**options))
 
 
 @pytest.mark.parametrize(
@@ -138,4 +140,4 @@ def test_what_does_not_fit_is_named(change, message):
     queries, documents, targets, _ = table()
     given_ = {"queries": queries, "documents": documents, "targets": targets} | change
     with pytest.raises(ValueError, match=message):
-        full_softmax_loss(InfoNCE(normalization="dot"), **given_)
+        FullSoftmax(normalization="dot")(**given_)

@@ -249,7 +249,7 @@ def test_distance_is_measured_by_distance_and_the_grid_by_the_grid(data):
     ("options", "message"),
     [
         ({"scorer": "transe"}, "scorer: expected one of distmult, complex, rotate, dual, got 'transe'"),
-        ({"dim": 7}, "dim: expected a positive number, even for complex"),
+        ({"dim": 7}, "dim: expected an even number for complex"),
         ({"regularizer": "n3"}, "regularization: expected a weight above 0"),
         ({"regularization": 0.1}, "regularization: expected a weight above 0 with a regularizer and 0 without"),
         ({"similarity": "distance"}, "similarity: distance is the score of scorer='rotate'"),

@@ -257,12 +257,12 @@ def test_walkers_are_followed_where_popularity_leads_nowhere(data):
     [
         (Recommendation, {"encoder": "gru"}, "encoder: expected 'user', 'history' or 'sequential', got 'gru'"),
         (Recommendation, {"negatives": "batch"}, "negatives: expected 'full' or 'sampled'"),
-        (Recommendation, {"dim": 7}, "dim: expected a positive even number"),
-        (Recommendation, {"uniform_negatives": -1}, "uniform_negatives: expected 0 or more"),
-        (Recommendation, {"history_length": 0}, "history_length: expected a positive number"),
+        (Recommendation, {"dim": 7}, "dim: expected an even number"),
+        (Recommendation, {"uniform_negatives": -1}, "uniform_negatives: expected a whole number, 0 or more"),
+        (Recommendation, {"history_length": 0}, "history_length: expected a whole number, 1 or more"),
         (RecommendationData, {"cut": "random"}, "cut: expected 'leave_last_out' or 'time'"),
         (RecommendationData, {"test_share": 0.6}, "test_share: expected a share"),
-        (RecommendationData, {"history_length": 0}, "history_length: expected a positive number"),
+        (RecommendationData, {"history_length": 0}, "history_length: expected a whole number, 1 or more"),
     ],
 )
 def test_options_out_of_range_are_refused(make, options, message):

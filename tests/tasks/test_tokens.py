@@ -131,7 +131,7 @@ def test_each_rank_draws_its_own_pairs(text):
 
 @pytest.mark.parametrize("name", ["vocabulary_size", "window", "batch_size", "steps_per_epoch"])
 def test_data_names_the_argument_that_is_wrong(name):
-    with pytest.raises(ValueError, match=rf"^{name}: expected a positive number, got 0"):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a whole number, 1 or more, got 0"):
         TokenPairs(**{name: 0})
 
 

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_positive
 
 
 def weight_decay_for(

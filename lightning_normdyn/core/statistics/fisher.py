@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.number_checks import check_positive
 
 FisherForm = Literal["eigenvalues", "diagonal", "polar"]
 
@@ -165,8 +166,7 @@ def _check(queries: Tensor, documents: Tensor, temperature: float) -> None:
             f"documents: expected one for each of at least two queries, got {len(documents)} for {len(queries)}; "
             "document i belongs to query i"
         )
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a number above zero, got {temperature}; 0.05 is usual")
+    check_positive(temperature=temperature, hint="0.05 is usual")
 
 
 def _embedding_gradients(

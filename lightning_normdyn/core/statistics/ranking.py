@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
+
 Gain = Literal["linear", "exponential"]
 
 
@@ -61,8 +63,8 @@ def grade_ranking(
     n = len(indices) if n_queries is None else n_queries
     if len(indices) != n:
         raise ValueError(f"indices: expected a row for each of {n} queries, got {len(indices)}")
-    if depth is not None and depth < 1:
-        raise ValueError(f"depth: expected a rank from 1 up, got {depth}")
+    if depth is not None:
+        check_count(depth=depth)
     queries, documents, grades = _checked(judgements, n, indices.device)
     last = max(int(part.max()) if part.numel() else 0 for part in (documents, indices)) + 1
     keys, order = (queries * last + documents).sort()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.interval import Interval, check_level
 
 
@@ -204,10 +205,11 @@ def expected_calibration_error(
         >>> expected_calibration_error(torch.tensor([0.9, 0.9, 0.6]), torch.tensor([True, False, True]))
         tensor([0.4000], dtype=torch.float64)
     """
-    if confidence.ndim != 1 or confidence.shape != correct.shape or bins < 1:
+    check_count(bins=bins)
+    if confidence.ndim != 1 or confidence.shape != correct.shape:
         raise ValueError(
-            f"confidence, correct: expected one number for each item and a bin or more, got {tuple(confidence.shape)},"
-            f" {tuple(correct.shape)} and {bins}"
+            f"confidence, correct: expected one number for each item, got {tuple(confidence.shape)} and "
+            f"{tuple(correct.shape)}"
         )
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("confidence: expected probabilities from 0 to 1, got others; take logits.softmax(1).amax(1)")

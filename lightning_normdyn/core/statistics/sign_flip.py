@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
+
 _MOST_AT_ONCE = 2**22
 # Sums of the same numbers in another order are the same sum.
 _ROUNDING = 1e-9
@@ -92,8 +94,7 @@ def flipped_share(
 
 def random_signs(items: int, flips: int, *, generator: torch.Generator | None = None) -> Iterator[Tensor]:
     """Yields ``flips`` rows of random signs in parts ``[b, items]`` of bounded size, float64 on the CPU."""
-    if flips < 1:
-        raise ValueError(f"flips: expected at least 1, got {flips}; 2000 is usual")
+    check_count(flips=flips, hint="2000 is usual")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     at_once = max(1, _MOST_AT_ONCE // max(1, items))
     for start in range(0, flips, at_once):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.datasets.problems import Problems
 from lightning_normdyn.datasets.reading.folder import require_folder
 from lightning_normdyn.datasets.reading.labelled_pictures import ClassFolder, load_classes, subfolders
@@ -30,8 +31,7 @@ def read_image_folder(folder: File, *, height: int, width: int, mode: Mode = "RG
         MalformedFileError: if the folder is missing or no image can be opened.
         ValueError: if a size is not positive.
     """
-    if min(height, width) < 1:
-        raise ValueError(f"height: expected sizes of at least one pixel, got {height} x {width}")
+    check_count(height=height, width=width)
     root = require_folder(folder)
     problems = Problems(folder)
     smooth = pillow().Image.Resampling.BILINEAR

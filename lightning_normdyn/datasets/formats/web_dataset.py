@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.lines import File
 from lightning_normdyn.datasets.reading.picture import EncodedImages, open_image
@@ -109,8 +110,7 @@ def read_web_dataset(
     Raises:
         MalformedFileError: as :class:`WebDataset` does, or if no sample is left.
     """
-    if limit < 1:
-        raise ValueError(f"limit: expected at least one sample, got {limit}")
+    check_count(limit=limit)
     files = expand_shards(shards)
     problems = Problems(", ".join(map(str, files[:3])))
     stream = _samples(files, json_field, problems)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.interval import check_level
 from lightning_normdyn.core.statistics.sign_flip import holm, sign_flip_test
 from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
@@ -141,8 +142,7 @@ def calibrate(
         >>> found.sentence
         'Norms help: exponent 0.4... raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 exponents ...'
     """
-    if resamples < 1:
-        raise ValueError(f"resamples: expected at least 1, got {resamples}; the verdict needs a test, 2000 is usual")
+    check_count(resamples=resamples, hint="the verdict needs a test, 2000 is usual")
     _check(sweep, level, strata)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     whole = _calibrate(sweep, folds, resamples, level, generator)

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.retrieval.search.chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded import Excluded
 from lightning_normdyn.retrieval.search.leaders import NO_DOCUMENT, Leaders
@@ -71,8 +72,7 @@ def exact_top_k(
         TopK(scores=tensor([[-1., -1.]]), indices=tensor([[0, 3]]))
     """
     queries = checked_queries(queries, documents, chunk_size)
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
+    check_count(k=k)
     if backend not in ("auto", "torch", "faiss"):
         raise ValueError(f"backend: expected 'auto', 'torch' or 'faiss', got {backend!r}")
     n, d = queries.shape
@@ -144,8 +144,8 @@ def checked_queries(queries: Tensor, documents: Documents, chunk_size: int | Non
         raise ValueError(
             f"queries: expected finite numbers, got NaN or infinite ones in row {int(bad[0])}; leave such rows out"
         )
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size: expected at least 1 or nothing, got {chunk_size}")
+    if chunk_size is not None:
+        check_count(chunk_size=chunk_size)
     wide = str(getattr(documents, "dtype", "")).endswith("float64") or queries.dtype == torch.float64
     return queries.detach().to(torch.float64 if wide else torch.float32)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, similarity_scores
+from lightning_normdyn.core.number_checks import check_count, check_positive
 
 # Scores that are held at once, 64 MiB in float32.
 _MOST_AT_ONCE = 2**24
@@ -44,8 +45,7 @@ class QueryBankNormalization:
 
     def __init__(self, documents: Tensor, bank: Tensor, *, beta: float = 20.0) -> None:
         _check(documents, bank)
-        if not beta > 0:
-            raise ValueError(f"beta: expected an inverse temperature above 0, got {beta}; the authors take 20")
+        check_positive(beta=beta, hint="an inverse temperature, of which the authors take 20")
         self._documents, self._beta = documents, beta
         self._log_sums = torch.full((len(documents),), -torch.inf, device=documents.device)
         self._activated = torch.zeros(len(documents), dtype=torch.bool, device=documents.device)
@@ -84,8 +84,7 @@ class CrossDomainLocalScaling:
 
     def __init__(self, documents: Tensor, bank: Tensor, *, neighbours: int = 10) -> None:
         _check(documents, bank)
-        if neighbours < 1:
-            raise ValueError(f"neighbours: expected at least 1, got {neighbours}; the authors take 10")
+        check_count(neighbours=neighbours, hint="the authors take 10")
         self._documents, self._neighbours = documents, neighbours
         self._crowding = torch.cat(
             [_nearest(_cosines(part, bank), neighbours) for part in documents.split(_rows(len(bank)))]

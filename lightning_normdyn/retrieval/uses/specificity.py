@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate
 
 
@@ -76,8 +77,9 @@ def quantile_bands(values: Tensor, bands: int = 4) -> list[str]:
         >>> quantile_bands(torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0, float("nan")]), bands=2)
         ['1 to 3', '1 to 3', '1 to 3', '4 to 9', '4 to 9', 'unknown']
     """
-    if values.ndim != 1 or bands < 1:
-        raise ValueError(f"values: expected numbers [n] and one band or more, got {tuple(values.shape)} and {bands}")
+    check_count(bands=bands)
+    if values.ndim != 1:
+        raise ValueError(f"values: expected numbers [n], got {tuple(values.shape)}")
     values = values.detach().cpu().double()
     known = values[values.isfinite()]
     if not len(known):

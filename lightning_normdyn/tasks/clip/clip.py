@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.ranking import RankedGrades, hits_at
 from lightning_normdyn.datasets import CaptionedImages, Judgements
 from lightning_normdyn.tasks.clip.image_text_towers import ApartTowers, ImageTextTowers
@@ -120,8 +121,7 @@ class ImageTextData(ContrastData):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if image_size < 1:
-            raise ValueError(f"image_size: expected a positive number of pixels, got {image_size}")
+        check_count(image_size=image_size)
         if not 0 <= shift < image_size:
             raise ValueError(f"shift: expected 0 to less than image_size={image_size} pixels, got {shift}")
         self.source = StandardLibraryGlyphCaptions() if source is None else source

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data import default_collate as stack
 
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 
 Split = Literal["validation", "test"]
@@ -87,9 +87,8 @@ class ContrastData(LightningDataModule):
     def __init__(self, *, batch_size: int = 256, evaluation_batch_size: int | None = None, workers: int = 0) -> None:
         super().__init__()
         evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
-        check_positive(batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
-        if workers < 0:
-            raise ValueError(f"workers: expected 0 or more processes, got {workers}")
+        check_count(batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
+        check_count(0, workers=workers)
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.workers = workers

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_positive
 from lightning_normdyn.losses import ContrastiveMixin
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split

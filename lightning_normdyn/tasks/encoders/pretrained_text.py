@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.tasks.encoders.sentence_modules import Pooling, sentence_modules
 from lightning_normdyn.tasks.encoders.text import TextEncoder
 from lightning_normdyn.tasks.encoders.transformers_classes import transformers_classes
@@ -41,8 +42,7 @@ class PretrainedTextEncoder(TextEncoder):
         super().__init__()
         if pooling is not None and pooling not in _POOLED:
             raise ValueError(f"pooling: expected one of {', '.join(_POOLED)}, got {pooling!r}")
-        if max_length < 1:
-            raise ValueError(f"max_length: expected a positive number of tokens, got {max_length}")
+        check_count(max_length=max_length)
         auto_model, auto_tokenizer = transformers_classes("AutoModel", "AutoTokenizer")
         stated = sentence_modules(model, pooling)
         self.pooling: Pooling = stated.pooling

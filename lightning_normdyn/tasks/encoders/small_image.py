@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.tasks.encoders.image import ImageEncoder
 
 
@@ -36,7 +36,7 @@ class SmallImageEncoder(ImageEncoder):
 
     def __init__(self, *, size: int = 28, channels: int = 1, width: int = 32, blocks: int = 4, dim: int = 64) -> None:
         super().__init__()
-        check_positive(size=size, channels=channels, width=width, blocks=blocks, dim=dim)
+        check_count(size=size, channels=channels, width=width, blocks=blocks, dim=dim)
         cells = (size >> blocks) ** 2
         if not cells:
             raise ValueError(

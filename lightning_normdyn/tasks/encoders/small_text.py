@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.tasks.encoders.text import TextEncoder
 from lightning_normdyn.tasks.encoders.text_words import split_words
 
@@ -50,7 +50,7 @@ class SmallTextEncoder(TextEncoder):
         self, *, dim: int = 256, buckets: int = 20_000, hidden: int = 256, max_words: int = 256, dropout: float = 0.2
     ) -> None:
         super().__init__()
-        check_positive(dim=dim, buckets=buckets, hidden=hidden, max_words=max_words)
+        check_count(dim=dim, buckets=buckets, hidden=hidden, max_words=max_words)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a share from 0 to below 1, got {dropout}")
         self.dim = dim

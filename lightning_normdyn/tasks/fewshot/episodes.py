@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.tasks.contrast.contrast_data import TrainingPair
 from lightning_normdyn.tasks.contrast.encoded import Encoded
@@ -35,9 +36,7 @@ class EpisodeShape(NamedTuple):
             prefix: what the names of the arguments begin with.
         """
         for name, value in self._asdict().items():
-            least = 2 if name == "ways" else 1
-            if value < least:
-                raise ValueError(f"{prefix}{name}: expected {least} or more, got {value}")
+            check_count(2 if name == "ways" else 1, **{f"{prefix}{name}": value})
         return self
 
 

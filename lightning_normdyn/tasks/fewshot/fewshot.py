@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_normdyn.core.contrast.similarity import rescale
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.datasets import LabelledImages
 from lightning_normdyn.losses.euclidean import SquaredEuclidean
 from lightning_normdyn.losses.similarity import Normalization
@@ -231,7 +231,7 @@ class FewShotData(ContrastData):
         workers: int = 0,
     ) -> None:
         super().__init__(batch_size=ways, evaluation_batch_size=evaluation_batch_size, workers=workers)
-        check_positive(episodes=episodes)
+        check_count(episodes=episodes)
         self.source = StandardLibraryGlyphClasses() if source is None else source
         self.training_shape = EpisodeShape(ways, shots, queries).check()
         self.evaluation_shape = EpisodeShape(evaluation_ways, evaluation_shots, evaluation_queries).check("evaluation_")

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.datasets import Judgements, KnowledgeGraph
 from lightning_normdyn.losses import InfoNCE
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
@@ -86,8 +87,9 @@ class KnowledgeGraphCompletion(TableSizes, ContrastiveTask):
         _check_word("negatives", negatives, ("full", "batch"))
         _check_word("similarity", similarity, ("grid", "distance"))
         _check_word("regularizer", regularizer, ("none", "n3", "l2"))
-        if dim < 1 or (dim % 2 and scorer in ("complex", "rotate")):
-            raise ValueError(f"dim: expected a positive number, even for complex and rotate, got {dim}")
+        check_count(dim=dim)
+        if dim % 2 and scorer in ("complex", "rotate"):
+            raise ValueError(f"dim: expected an even number for complex and rotate, got {dim}")
         if regularization < 0 or (regularizer != "none") != (regularization > 0):
             raise ValueError(
                 f"regularization: expected a weight above 0 with a regularizer and 0 without, got {regularization} "

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.tasks.encoders.transformers_classes import transformers_classes
 from lightning_normdyn.tasks.readers.reader import Reader
 
@@ -39,7 +39,7 @@ class Seq2SeqReader(Reader):
     ) -> None:
         if "{question}" not in prompt or "{context}" not in prompt:
             raise ValueError(f"prompt: expected '{{question}}' and '{{context}}' in it, got {prompt!r}")
-        check_positive(batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
+        check_count(batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
         loaded = transformers_classes("AutoModelForSeq2SeqLM", "AutoTokenizer")
         self.model: Any = loaded[0].from_pretrained(model).eval().requires_grad_(False)
         self.tokenizer: Any = loaded[1].from_pretrained(model)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_normdyn.core import safe_norm
 from lightning_normdyn.core.contrast.similarity import rescale
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.correlation import correlate
 from lightning_normdyn.core.statistics.ranking import grade_ranking, hits_at, mrr_at, ndcg_at, recall_at
 from lightning_normdyn.datasets import Interactions, Judgements
@@ -90,11 +90,10 @@ class Recommendation(TableSizes, ContrastiveTask):
             raise ValueError(f"encoder: expected 'user', 'history' or 'sequential', got {encoder!r}")
         if negatives not in ("full", "sampled"):
             raise ValueError(f"negatives: expected 'full' or 'sampled', got {negatives!r}")
-        if dim < 2 or dim % 2:
-            raise ValueError(f"dim: expected a positive even number, for two heads of attention, got {dim}")
-        check_positive(history_length=history_length)
-        if uniform_negatives < 0:
-            raise ValueError(f"uniform_negatives: expected 0 or more, got {uniform_negatives}")
+        check_count(dim=dim, history_length=history_length)
+        if dim % 2:
+            raise ValueError(f"dim: expected an even number, for two heads of attention, got {dim}")
+        check_count(0, uniform_negatives=uniform_negatives)
         self.encoder_name = encoder
         self.dim = dim
         self.history_length = history_length
@@ -245,7 +244,7 @@ class RecommendationData(ContrastData):
         for name, share in {"validation_share": validation_share, "test_share": test_share}.items():
             if not 0 < share < 0.5:
                 raise ValueError(f"{name}: expected a share above 0, below 0.5, got {share}")
-        check_positive(history_length=history_length)
+        check_count(history_length=history_length)
         self.source = StandardLibraryNameUses() if source is None else source
         self.cut: Cut = cut
         self.shares = (validation_share, test_share)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.ranking import grade_ranking, map_at, mrr_at, ndcg_at, recall_at
 from lightning_normdyn.datasets import JudgedTexts, Judgements
 from lightning_normdyn.datasets.formats import MsMarcoTriples
@@ -101,8 +102,7 @@ class RetrievalData(ContrastData):
         super().__init__(**options)
         if not 0 < validation_share <= 0.5:
             raise ValueError(f"validation_share: expected a share above 0, at most 0.5, got {validation_share}")
-        if hard_negatives < 0:
-            raise ValueError(f"hard_negatives: expected 0 or more documents, got {hard_negatives}")
+        check_count(0, hard_negatives=hard_negatives)
         self.source = StandardLibraryDocstrings() if source is None else source
         self.bm25 = bm25
         self.hard_negatives = hard_negatives

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.losses import ContrastiveMixin
 from lightning_normdyn.losses.similarity import Normalization
 
@@ -77,7 +77,7 @@ class TokenContrast(ContrastiveMixin, LightningModule):
                 "table_rows: expected the number of words, got None; give the trainer a data module that knows it, "
                 "such as lightning_normdyn.tasks.TokenPairs"
             )
-        check_positive(table_rows=table_rows, dim=dim)
+        check_count(table_rows=table_rows, dim=dim)
         if optimizer not in _RECIPES:
             raise ValueError(f"optimizer: expected one of {sorted(_RECIPES)}, got {optimizer!r}")
         if schedule not in ("cosine", "constant"):

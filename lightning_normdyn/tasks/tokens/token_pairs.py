@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from lightning_normdyn.core.positive import check_positive
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.tasks.tokens.corpus import Corpus, load_corpus
 from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary, count_vocabulary
 
@@ -47,7 +47,7 @@ class TokenPairs(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_positive(
+        check_count(
             vocabulary_size=vocabulary_size, window=window, batch_size=batch_size, steps_per_epoch=steps_per_epoch
         )
         self.text = text
@@ -184,8 +184,7 @@ class SkipGrams:
     """
 
     def __init__(self, documents: Sequence[Sequence[int]], *, window: int) -> None:
-        if window < 1:
-            raise ValueError(f"window: expected a positive distance, got {window}")
+        check_count(window=window)
         lengths = torch.tensor([len(document) for document in documents], dtype=torch.int64)
         self.tokens = torch.tensor([token for document in documents for token in document], dtype=torch.int64)
         ends = lengths.cumsum(0).repeat_interleave(lengths)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from lightning_normdyn.core.number_checks import check_count
+
 
 class Vocabulary(NamedTuple):
     """Words by falling frequency; a word's place is its id, and its row in an embedding table.
@@ -43,8 +45,7 @@ def count_vocabulary(documents: Iterable[Sequence[str]], *, size: int) -> Vocabu
         >>> count_vocabulary([["b", "a", "c"], ["c"]], size=2)
         Vocabulary(words=['c', 'a'], counts=[2, 1])
     """
-    if size < 1:
-        raise ValueError(f"vocabulary_size: expected a positive number of words, got {size}")
+    check_count(vocabulary_size=size)
     counts = Counter(word for document in documents for word in document)
     kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]
     return Vocabulary([word for word, _ in kept], [count for _, count in kept])

@@ -226,7 +226,11 @@ def test_a_clear_difference_is_found(long_side):
         ((torch.ones(3, 2), torch.ones(3, 4)), {}, r"documents: expected \[m, d\] with the d of queries, \(3, 2\)"),
         ((torch.ones(3, 2), torch.ones(2, 2)), {}, "documents: expected one for each .* got 2 for 3"),
         ((torch.ones(1, 2), torch.ones(3, 2)), {}, "at least two queries, got 3 for 1"),
-        ((torch.ones(3, 2), torch.ones(3, 2)), {"temperature": 0.0}, "temperature: expected a number above zero"),
+        (
+            (torch.ones(3, 2), torch.ones(3, 2)),
+            {"temperature": 0.0},
+            "temperature: expected a positive number, got 0.0",
+        ),
         ((torch.ones(3, 2), torch.ones(3, 2)), {"form": "trace"}, "form: expected one of .* got 'trace'"),
     ],
 )

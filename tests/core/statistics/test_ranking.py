@@ -98,7 +98,10 @@ TWICE = (torch.tensor([0, 0]), torch.tensor([4, 4]), torch.ones(2))
         (lambda: grade_ranking(torch.zeros(0, 1).long(), PAIR), "judgements: expected queries by position"),
         (lambda: grade_ranking(torch.zeros(1, 1).long(), (*PAIR[:2], torch.ones(2))), r"each \[p\], got \(1,\)"),
         (lambda: grade_ranking(torch.zeros(1, 1).long(), (*PAIR[:2], PAIR[2] / 0)), "expected finite grades"),
-        (lambda: grade_ranking(torch.zeros(1, 1).long(), PAIR, depth=0), "depth: expected a rank from 1 up"),
+        (
+            lambda: grade_ranking(torch.zeros(1, 1).long(), PAIR, depth=0),
+            "depth: expected a whole number, 1 or more, got 0",
+        ),
         (lambda: ranking.recall_at(grade_ranking(torch.zeros(1, 1).long(), PAIR), 0), "k: expected a rank from 1 up"),
         (lambda: measure_named("ndcg"), "measure: expected one of ndcg, .* as in 'ndcg@10', got 'ndcg'"),
         (

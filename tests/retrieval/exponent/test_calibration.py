@@ -186,7 +186,7 @@ def test_results_repeat_and_leave_the_global_generator_alone():
         ({"sweep": AlphaSweep(ALPHAS, torch.full((11, 9), math.nan), "x")}, "got 0 of 9"),
         ({"folds": 1}, "folds"),
         ({"level": 5}, "level"),
-        ({"resamples": 0}, "resamples: expected at least 1, got 0"),
+        ({"resamples": 0}, "resamples: expected a whole number, 1 or more, got 0"),
         ({"strata": {"depth": [1, 2]}}, "'depth' for each of 9 queries, got 2"),
     ],
 )

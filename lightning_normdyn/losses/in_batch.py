@@ -1,4 +1,4 @@
-"""What the contrastive losses share: scores, temperature, ids, ranks."""
+"""Losses whose negatives come from the batch: documents of all ranks as candidates, pairs excluded by their ids."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
-from lightning_normdyn.core.published import Published
 from lightning_normdyn.losses.batch import Batch, check_finite
+from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Rows, find_ranks
-from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity, Temperature
+from lightning_normdyn.losses.uncompiled import uncompiled
 
 
 class Candidates(NamedTuple):
@@ -51,65 +51,10 @@ class Candidates(NamedTuple):
         return torch.cat((own, others)) if len(others) else own
 
 
-class PairwiseLoss(nn.Module, ABC):
-    """Base of the contrastive losses.
+class InBatchLoss(ContrastiveLoss, ABC):
+    """A loss of pairs that find their negatives in the batch, see :class:`ContrastiveLoss` for its arguments."""
 
-    Args:
-        normalization: which norms the score keeps, see :class:`NormalizedSimilarity`.
-        shared_gamma: whether one learnt exponent serves both sides.
-        temperature: what scores are divided by, at the start.
-        learnable_temperature: whether it trains.
-        max_scale: largest learnt ``1/temperature``.
-        chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
-        gather: whether documents of all ranks serve as negatives; they must then compute the loss equally often.
-        check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
-    """
-
-    def __init__(
-        self,
-        *,
-        normalization: Normalization,
-        shared_gamma: bool,
-        temperature: float,
-        learnable_temperature: bool,
-        max_scale: float,
-        chunk_size: int | None,
-        gather: bool,
-        check_finite: bool,
-    ) -> None:
-        super().__init__()
-        if chunk_size is not None and (
-            isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1
-        ):
-            raise ValueError(f"chunk_size: expected a number of documents, 1 or more, or None, got {chunk_size!r}")
-        self.similarity = NormalizedSimilarity(normalization, shared_gamma=shared_gamma)
-        self.scaling = Temperature(temperature, learnable=learnable_temperature, max_scale=max_scale)
-        self.queries, self.documents = Published("queries"), Published("documents")
-        self.chunk_size = chunk_size
-        self.gather = gather
-        self.check_finite = check_finite
-
-    @property
-    def temperature(self) -> Tensor:
-        """What scores are divided by, no dimension; carries gradient if it is learnt."""
-        return self.scaling.scale.reciprocal()
-
-    @property
-    def exponents(self) -> tuple[Tensor, Tensor]:
-        """The exponents of the norms (query, document), no dimension; carry gradient if they are learnt."""
-        return self.similarity.exponents
-
-    def learnt(self) -> dict[str, Tensor]:
-        """What trains in the loss itself, by the name under which it is logged; detached."""
-        learnt: dict[str, Tensor] = {}
-        if self.scaling.learnable:
-            learnt["temperature"] = self.temperature.detach()
-        if self.similarity.normalization == "learnable":
-            query, document = self.exponents
-            learnt |= {"gamma_query": query.detach(), "gamma_document": document.detach()}
-        return learnt
-
-    @torch.compiler.disable  # type: ignore[misc, untyped-decorator, unused-ignore]
+    @uncompiled
     def forward(
         self,
         queries: Tensor,

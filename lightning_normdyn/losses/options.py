@@ -1,0 +1,52 @@
+"""The options that contrastive losses share, as types for what they take beyond the arguments of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack as Unpack
+else:
+
+    class Unpack:
+        """``Any`` to whoever looks while the program runs.
+
+        A TypedDict holds no defaults. jsonargparse would believe it, and show options without any in ``--help`` and
+        ``--print_config``; left to itself it follows ``**options`` to the constructor that has names, types and
+        defaults. Type checkers see the true ``Unpack``.
+        """
+
+        def __class_getitem__(cls, options: object) -> Any:
+            return Any
+
+
+Direction = Literal["query_to_document", "document_to_query"]
+SameSide = Literal["none", "queries", "documents", "both"]
+
+
+class SharedOptions(TypedDict, total=False):
+    """What every loss takes and hands on, see :class:`ContrastiveLoss`."""
+
+    max_scale: float
+    shared_gamma: bool
+    chunk_size: int | None
+    gather: bool
+    check_finite: bool
+
+
+class SoftmaxOptions(SharedOptions, total=False):
+    """The same with the temperature, which has another default in the sigmoid loss."""
+
+    temperature: float
+    learnable_temperature: bool
+
+
+class InfoNCEOptions(SoftmaxOptions, total=False):
+    """What :class:`InfoNCE` and :class:`ContrastiveMixin` take besides ``normalization``."""
+
+    symmetric: bool
+    direction: Direction
+    same_side: SameSide
+    joint: bool
+    queue_size: int
+    fused: bool

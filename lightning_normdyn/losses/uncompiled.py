@@ -1,0 +1,35 @@
+"""Methods that ``torch.compile`` leaves alone: it breaks its graph there and goes on behind them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+def uncompiled(method: MethodT) -> MethodT:
+    """As ``torch.compiler.disable``, which loads the compiler at once, and so costs whoever never compiles its import.
+
+    Example:
+        >>> class Twice:
+        ...     @uncompiled
+        ...     def forward(self, x):
+        ...         return 2 * x
+        >>> Twice().forward(3)
+        6
+    """
+    disabled: list[Any] = []  # made once: the compiler would take another function for other code
+
+    @functools.wraps(method)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            return method(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(method))
+        return disabled[0](*args, **kwargs)
+
+    return forward  # type: ignore[return-value]

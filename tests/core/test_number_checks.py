@@ -1,0 +1,37 @@
+"""Numbers that arguments are checked to be."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_normdyn.core.number_checks import check_count, check_positive
+
+
+@pytest.mark.parametrize("count", [1, 7, np.int64(3)])
+def test_whole_numbers_pass(count: object) -> None:
+    check_count(rows=count)
+    check_count(0, rows=0)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, 2.0, True, math.nan, None, "3", np.bool_(True), torch.tensor(3)])
+def test_what_is_no_count_is_refused_in_one_sentence(wrong: object) -> None:
+    message = f"rows: expected a whole number, 1 or more, got {wrong!r}; 8 is common"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_count(dim=1, rows=wrong, hint="8 is common")
+
+
+@pytest.mark.parametrize("number", [1, 0.5, np.float32(0.25), torch.tensor(3.0)])
+def test_positive_numbers_pass(number: object) -> None:
+    check_positive(lr=number)
+
+
+@pytest.mark.parametrize("wrong", [0, -0.5, True, math.nan, math.inf, None, "3", 1j])
+def test_what_is_not_positive_is_refused_in_one_sentence(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'lr: expected a positive number, got {wrong!r}')}$"):
+        check_positive(lr=wrong)

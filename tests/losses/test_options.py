@@ -1,0 +1,136 @@
+"""Options are written once, and everybody sees them: type checkers, jsonargparse, and who misspells one."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, get_type_hints
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+from pytorch_lightning import LightningModule
+
+from lightning_normdyn.losses import ContrastiveMixin, CosineMixin, FullSoftmax, InfoNCE, SigmoidContrastive
+from lightning_normdyn.losses.contrastive import ContrastiveLoss
+from lightning_normdyn.losses.options import InfoNCEOptions, SharedOptions, SoftmaxOptions
+
+SHARED = {"max_scale": 100.0, "shared_gamma": False, "chunk_size": None, "gather": True, "check_finite": True}
+SOFTMAX = {**SHARED, "temperature": 0.05, "learnable_temperature": False}
+INFONCE = {
+    **SOFTMAX,
+    "symmetric": False,
+    "direction": "query_to_document",
+    "same_side": "none",
+    "joint": False,
+    "queue_size": 0,
+    "fused": False,
+}
+SIGMOID = {**SHARED, "temperature": 0.1, "learnable_temperature": True, "bias": -10.0, "learnable_bias": True}
+
+
+class Plain(ContrastiveMixin, LightningModule):
+    def __init__(self, width: int = 8, **contrastive: Any) -> None:
+        super().__init__(**contrastive)
+        self.width = width
+
+
+class Preset(CosineMixin, LightningModule):
+    pass
+
+
+class Deep(LightningModule):
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        self.depth = depth
+
+
+class Heir(ContrastiveMixin, Deep):
+    """One whose other base class has arguments of its own."""
+
+
+EVERYTHING = {
+    InfoNCE: INFONCE | {"normalization": "cosine"},
+    FullSoftmax: SOFTMAX | {"normalization": "cosine"},
+    SigmoidContrastive: SIGMOID | {"normalization": "cosine"},
+    Plain: INFONCE | {"normalization": None, "width": 8},
+    Preset: INFONCE | {"normalization": None},
+}
+
+
+def parser_of(cls: type) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "loss")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("options", "defaults", "constructors"),
+    [
+        (SharedOptions, SHARED, [ContrastiveLoss]),
+        (SoftmaxOptions, SOFTMAX, [ContrastiveLoss]),
+        (InfoNCEOptions, INFONCE, [InfoNCE, ContrastiveLoss]),
+    ],
+)
+def test_what_type_checkers_see_is_what_constructors_take(options, defaults, constructors):
+    parameters = {
+        name: parameter
+        for cls in constructors
+        for name, parameter in inspect.signature(cls, eval_str=True).parameters.items()
+    }
+    expected = get_type_hints(options)
+    assert {name: parameters[name].annotation for name in expected} == expected
+    assert {name: parameters[name].default for name in expected} == defaults
+
+
+@pytest.mark.parametrize("cls", EVERYTHING, ids=lambda cls: cls.__name__)
+def test_a_configuration_shows_every_option_with_its_default(cls):
+    parser = parser_of(cls)
+    assert vars(parser.get_defaults().loss) == EVERYTHING[cls]
+    text = " ".join(parser.format_help().split())
+    assert "(type: float, default: 100.0)" in text
+    assert "(type: int | null, default: null)" in text or "(type: Optional[int], default: null)" in text
+    assert "largest learnt ``1/temperature``" in text
+
+
+@pytest.mark.parametrize("cls", EVERYTHING, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("words", [["--loss.max_scale=wide"], ["--loss.maxscale=3"], ["--loss.gather=3.5"]])
+def test_a_configuration_is_checked(cls, words):
+    with pytest.raises(Exception, match=words[0].split("=")[0].removeprefix("--")):
+        parser_of(cls).parse_args(words)
+
+
+@pytest.mark.parametrize("cls", EVERYTHING, ids=lambda cls: cls.__name__)
+def test_a_misspelt_option_is_one_clear_error(cls):
+    with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'max_scael'") as caught:
+        cls(max_scael=3.0)
+    if issubclass(cls, ContrastiveMixin):
+        assert str(caught.value).startswith(f"{cls.__name__}: ")
+        assert str(caught.value).endswith("did you mean 'max_scale'?")
+
+
+def test_a_keyword_of_nobody_lists_what_the_loss_takes():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'xyz'; the loss takes check_finite, chunk_size"):
+        Plain(xyz=3)
+
+
+def test_another_error_of_a_base_class_stays_what_it_is():
+    class Broken(LightningModule):
+        def __init__(self, depth: int = 3) -> None:
+            super().__init__()
+            raise TypeError("depth is no depth")
+
+    class Child(ContrastiveMixin, Broken):
+        pass
+
+    with pytest.raises(TypeError, match=r"^depth is no depth$"):
+        Child(depth=2)
+
+
+def test_keywords_of_the_next_class_arrive_there_from_python_and_from_a_configuration():
+    assert Heir(depth=5, temperature=0.2).depth == 5
+    parser = parser_of(Heir)
+    parsed = parser.parse_string(yaml.safe_dump({"loss": {"depth": 5, "temperature": 0.2, "symmetric": True}}))
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.49
+    module = build(parsed).loss
+    assert (module.depth, module.contrast.from_documents) == (5, True)
+    assert float(module.contrast.temperature) == pytest.approx(0.2)
