@@ -1,4 +1,4 @@
-"""What norms say about ready embeddings: for people who train nothing."""
+"""Audits of ready embeddings: what their norms follow, and whether they help a search."""
 
 from lightning_normdyn.retrieval.audit.advice import advice, first_line
 from lightning_normdyn.retrieval.audit.audit import Audit, audit_norms

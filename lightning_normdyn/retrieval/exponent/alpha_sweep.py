@@ -1,4 +1,4 @@
-"""How well documents are ranked as their norm counts for more and for less."""
+"""The record of a sweep: a ranking measure of every query at every exponent of the document norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors for the indexes people run: plain inner product with them ranks by the score that knows norms."""
+"""Folds the norm exponent into document vectors, so that a plain inner-product index ranks by the norm-aware score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def export_vectors(
     *,
     normalization: Normalization = "cosine",
     alpha: float = 0.0,
-    exponents: tuple[float, float] | None = None,
+    gamma_query: float | None = None,
+    gamma_document: float | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Folds the exponents into documents: ``d · |d|^(alpha - gamma_document)`` (theory, section 6).
@@ -31,7 +32,8 @@ def export_vectors(
         documents: ``[n, d]``; chunk by chunk if there are many, each is treated alone.
         normalization: what the embeddings were trained with.
         alpha: further exponent of the norm, as chosen on validation queries; 0 adds none.
-        exponents: the learnt gammas (query, document), for ``learnable`` alone.
+        gamma_query: the learnt exponent of queries, for ``learnable`` alone; no ranking depends on it.
+        gamma_document: the learnt exponent of documents, for ``learnable`` alone.
         dtype: what to store them in; that of the documents, float32 at least, if left out.
 
     Returns:
@@ -54,26 +56,28 @@ def export_vectors(
         raise ValueError(f"documents: expected floating-point numbers, got {documents.dtype}; pass documents.float()")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating-point type, such as torch.float16, got {dtype}; quantize after")
-    bad = (~documents.isfinite().all(1)).nonzero()
-    if len(bad):
+    bad_rows = (~documents.isfinite().all(1)).nonzero()
+    if len(bad_rows):
         raise ValueError(
-            f"documents: expected finite numbers, got NaN or infinite ones in row {int(bad[0])}; leave such rows out "
+            f"documents: expected finite numbers, got NaN or infinite ones in row {int(bad_rows[0])}; leave such rows out "
             "or encode them again"
         )
-    folded = NormAwareScore(normalization, alpha=alpha, exponents=exponents).fold_documents(documents)
-    stored = folded if dtype is None else folded.to(dtype)
-    large = (~stored.isfinite().all(1)).nonzero()
-    if len(large):
-        row = int(large[0])
+    vectors = NormAwareScore(
+        normalization, alpha=alpha, gamma_query=gamma_query, gamma_document=gamma_document
+    ).fold_documents(documents)
+    stored_vectors = vectors if dtype is None else vectors.to(dtype)
+    large_rows = (~stored_vectors.isfinite().all(1)).nonzero()
+    if len(large_rows):
+        row = int(large_rows[0])
         raise ValueError(
-            f"dtype: expected one that holds {float(folded[row].abs().amax()):g}, the largest number of row {row}, got "
-            f"{dtype}; divide all vectors by one number, which changes no ranking"
+            f"dtype: expected one that holds {float(vectors[row].abs().amax()):g}, the largest number of row {row}, "
+            f"got {dtype}; divide all vectors by one number, which changes no ranking"
         )
-    lost = (folded.any(1) & ~stored.any(1)).nonzero()
-    if len(lost):
-        row = int(lost[0])
+    lost_rows = (vectors.any(1) & ~stored_vectors.any(1)).nonzero()
+    if len(lost_rows):
+        row = int(lost_rows[0])
         raise ValueError(
-            f"dtype: expected one that holds {float(folded[row].abs().amax()):g}, the largest number of row {row}, got "
-            f"{dtype}, which makes it zero; multiply all vectors by one number, which changes no ranking"
+            f"dtype: expected one that holds {float(vectors[row].abs().amax()):g}, the largest number of row {row}, "
+            f"got {dtype}, which makes it zero; multiply all vectors by one number, which changes no ranking"
         )
-    return stored
+    return stored_vectors

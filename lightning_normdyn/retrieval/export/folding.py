@@ -1,4 +1,4 @@
-"""Exponents on their way into stored vectors, and what the index that holds them has to compare by."""
+"""How documents and queries are transformed for an index: folded exponent, added coordinate, metric."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Folding:
 
     def __post_init__(self) -> None:
         if (self.normalization == "learnable") != (self.gamma_document is not None):
-            wanted = (
+            expectation = (
                 "the learnt exponent with" if self.gamma_document is None else "no exponent but with learnable, got"
             )
-            raise ValueError(f"gamma_document: expected {wanted} normalization {self.normalization!r}")
+            raise ValueError(f"gamma_document: expected {expectation} normalization {self.normalization!r}")
         if self.metric != "inner_product" and not self.augment:
             why = "divides every norm out again" if self.metric == "cosine" else "counts norms in another way"
             raise ValueError(
@@ -55,25 +55,24 @@ class Folding:
     @property
     def score(self) -> NormAwareScore:
         """The score that the index will rank by."""
-        return NormAwareScore(self.normalization, alpha=self.alpha, exponents=self.exponents)
-
-    @property
-    def exponents(self) -> tuple[float, float] | None:
-        """Learnt gammas; the query's ranks nothing."""
-        return None if self.gamma_document is None else (1.0, self.gamma_document)
+        return NormAwareScore(self.normalization, alpha=self.alpha, gamma_document=self.gamma_document)
 
     def fold(self, documents: Tensor) -> Tensor:
         """Documents ``[n, d]`` with their exponents in them."""
         return export_vectors(
-            documents, normalization=self.normalization, alpha=self.alpha, exponents=self.exponents, dtype=torch.float32
+            documents,
+            normalization=self.normalization,
+            alpha=self.alpha,
+            gamma_document=self.gamma_document,
+            dtype=torch.float32,
         )
 
-    def written(self, documents: Tensor, *, radius: float) -> Tensor:
+    def index_documents(self, documents: Tensor, *, radius: float) -> Tensor:
         """As the index gets them."""
-        folded = self.fold(documents)
-        return augment_documents(folded, radius=radius) if self.augment else folded
+        vectors = self.fold(documents)
+        return augment_documents(vectors, radius=radius) if self.augment else vectors
 
-    def asked(self, queries: Tensor) -> Tensor:
+    def index_queries(self, queries: Tensor) -> Tensor:
         """Queries as the index gets them."""
         return augment_queries(queries) if self.augment else queries
 

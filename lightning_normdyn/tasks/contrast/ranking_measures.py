@@ -27,7 +27,7 @@ def rank_documents(encoded: Encoded, exponents: Exponents, depth: int) -> Tensor
     """
     documents = rescale(encoded.documents, exponents[1])
     excluded = None if encoded.excluded is None else (encoded.excluded.queries, encoded.excluded.documents)
-    return exact_top_k(encoded.queries, documents, depth, excluded=excluded).indices
+    return exact_top_k(encoded.queries, documents, depth, excluded_pairs=excluded).indices
 
 
 def ranking_measures(

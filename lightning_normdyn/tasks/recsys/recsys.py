@@ -163,7 +163,7 @@ class Recommendation(TableSizes, ContrastiveTask):
         """NDCG, hit rate, recall and reciprocal rank at 10, and popularity where it is known, of every query."""
         excluded = None if encoded.excluded is None else (encoded.excluded.queries, encoded.excluded.documents)
         documents = rescale(encoded.documents, exponents[1])
-        found = exact_top_k(encoded.queries, documents, _DEPTH, excluded=excluded).indices
+        found = exact_top_k(encoded.queries, documents, _DEPTH, excluded_pairs=excluded).indices
         ranked = grade_ranking(found, encoded.judgements, len(encoded.queries))
         of_depth = {"ndcg@10": ndcg_at, "hits@10": hits_at, "recall@10": recall_at, "mrr@10": mrr_at}
         values = {name: measure(ranked, _DEPTH) for name, measure in of_depth.items()}

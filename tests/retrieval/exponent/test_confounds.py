@@ -84,9 +84,9 @@ def test_the_report_says_in_its_first_line_that_it_is_length():
     assert found.sentence.startswith("Length explains the gain")
     assert found.correlations["length"].r > 0.99
     assert set(found.correlations) == {"length", "position"}
-    assert found.lost.low > 0
-    assert found.norm.alpha == pytest.approx(1, abs=0.15)
-    assert found.length.alpha == pytest.approx(0.5, abs=0.1)
+    assert found.lost_gain.low > 0
+    assert found.norm.alpha.value == pytest.approx(1, abs=0.15)
+    assert found.length.alpha.value == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_sweep_of_the_library_gives_what_brute_force_gives():
@@ -104,7 +104,7 @@ def test_the_sweep_of_the_library_gives_what_brute_force_gives():
     found = confound_report(partial(sweep_alpha, queries, judgements=judgements), documents, lengths, resamples=50)
     expected = confound_report(brute, documents, lengths, resamples=50)
     assert found.sentence == expected.sentence
-    assert found.lost == pytest.approx(expected.lost)
+    assert found.lost_gain == pytest.approx(expected.lost_gain)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -148,7 +148,7 @@ def test_verdicts(residual, length, verdict):
     found = explain_gain(peaked(1, 0.2), residual, length, resamples=300)
     assert found.verdict == verdict
     best = [float(one.values.mean(1).max()) for one in (peaked(1, 0.2), residual, length)]
-    assert found.lost.value == pytest.approx(best[0] - best[1])
+    assert found.lost_gain.value == pytest.approx(best[0] - best[1])
     assert found.over_length.value == pytest.approx(best[0] - best[2])
 
 
