@@ -1,4 +1,4 @@
-"""A trained model as an audit sees it: texts or images in, embeddings with their norms out."""
+"""Loads a trained model for an audit and encodes texts or images without normalizing."""
 
 from __future__ import annotations
 
@@ -74,8 +74,10 @@ class TextModel(AuditedModel):
             warnings.filterwarnings("ignore", message="model: the final normalisation")
             self.encoder = PretrainedTextEncoder(name, max_length=max_length, frozen=True)
         self.encoder.eval().to(device)
-        self.normalised = sentence_modules(name).normalised
-        self.notes = ["The model's final step to length one was taken off: it would hide every norm."] * self.normalised
+        self.had_unit_step = sentence_modules(name).has_normalize
+        self.notes = [
+            "The model's final step to length one was taken off: it would hide every norm."
+        ] * self.had_unit_step
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -86,20 +88,20 @@ class TextModel(AuditedModel):
         """What the tokens' vectors come out of."""
         encoder = self.encoder
         device = next(encoder.parameters()).device
-        tokens = {name: one.to(device) for name, one in encoder.tokenize([_PROBE]).items()}
+        tokens = {name: values.to(device) for name, values in encoder.tokenize([_PROBE]).items()}
 
         def run() -> Tensor:
             hidden: Tensor = encoder.model(**tokens).last_hidden_state
             return hidden
 
-        found = find_last_layer(encoder.model, run, pooling=encoder.pooling, normalised=self.normalised)
+        layer = find_last_layer(encoder.model, run, pooling=encoder.pooling, had_unit_step=self.had_unit_step)
         encoder.texts -= 1
-        return found
+        return layer
 
     @property
     def truncated_share(self) -> float:
         """Share of the texts so far whose end was left out."""
-        return self.encoder.truncated / max(1, self.encoder.texts)
+        return self.encoder.truncated_texts / max(1, self.encoder.texts)
 
 
 class ClipModel(AuditedModel):
@@ -140,14 +142,14 @@ class ClipModel(AuditedModel):
         if images:
             blank = torch.zeros(1, 3, *self.towers.size, dtype=torch.uint8)
             return find_last_layer(self.towers.model, lambda: self.towers.encode_images(blank))
-        found = find_last_layer(self.towers.model, lambda: self.towers.encode_texts([_PROBE]))
+        layer = find_last_layer(self.towers.model, lambda: self.towers.encode_texts([_PROBE]))
         self.towers.texts -= 1
-        return found
+        return layer
 
     @property
     def truncated_share(self) -> float:
         """Share of the texts so far whose end was left out."""
-        return self.towers.truncated / max(1, self.towers.texts)
+        return self.towers.truncated_texts / max(1, self.towers.texts)
 
 
 def load_audited(
@@ -214,23 +216,23 @@ def encode_to_file(
     """
     order = list(range(len(inputs)))
     if size_of is not None:
-        sizes = [size_of(one) for one in inputs]
+        sizes = [size_of(item) for item in inputs]
         # The largest first: what does not fit into memory fails at once.
         order.sort(key=sizes.__getitem__, reverse=True)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.tmp")
+    partial_file = file.with_name(f"{file.name}.tmp")
     try:
-        stored: np.memmap[tuple[int, int], np.dtype[np.float32]] | None = None
+        table: np.memmap[tuple[int, int], np.dtype[np.float32]] | None = None
         for places in progress(batches) if progress is not None else batches:
             vectors = encode([inputs[place] for place in places]).float().cpu().numpy()
-            if stored is None:
-                stored = np.lib.format.open_memmap(
-                    unfinished, mode="w+", dtype=np.float32, shape=(len(inputs), vectors.shape[1])
+            if table is None:
+                table = np.lib.format.open_memmap(
+                    partial_file, mode="w+", dtype=np.float32, shape=(len(inputs), vectors.shape[1])
                 )
-            stored[places] = vectors
-        if stored is not None:
-            stored.flush()
-        unfinished.replace(file)
+            table[places] = vectors
+        if table is not None:
+            table.flush()
+        partial_file.replace(file)
     finally:
-        unfinished.unlink(missing_ok=True)
+        partial_file.unlink(missing_ok=True)

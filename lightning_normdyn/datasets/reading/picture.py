@@ -52,8 +52,8 @@ def open_image(source: bytes | Path, *, name: File, mode: Mode = "RGB") -> Image
     """
     library = pillow()
     try:
-        with library.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            upright: Image = library.ImageOps.exif_transpose(opened)
+        with library.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as raw_image:
+            upright: Image = library.ImageOps.exif_transpose(raw_image)
             if upright.mode in _TRANSPARENT or "transparency" in upright.info:
                 upright = upright.convert("RGBA")
                 white = library.Image.new("RGBA", upright.size, "white")

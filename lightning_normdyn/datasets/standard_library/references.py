@@ -30,10 +30,10 @@ class ModuleNames(NamedTuple):
 
     Attributes:
         references: in the order of lines and columns.
-        imported: names bound by imports to what they stand for.
-        starred: modules of which it imports all names.
+        imports: names bound by imports to what they stand for.
+        star_modules: modules of which it imports all names.
     """
 
     references: list[Reference]
-    imported: dict[str, str]
-    starred: list[str]
+    imports: dict[str, str]
+    star_modules: list[str]

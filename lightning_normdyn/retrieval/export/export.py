@@ -59,8 +59,8 @@ def export_vectors(
     bad_rows = (~documents.isfinite().all(1)).nonzero()
     if len(bad_rows):
         raise ValueError(
-            f"documents: expected finite numbers, got NaN or infinite ones in row {int(bad_rows[0])}; leave such rows out "
-            "or encode them again"
+            f"documents: expected finite numbers, got NaN or infinite ones in row {int(bad_rows[0])}; leave such rows "
+            "out or encode them again"
         )
     vectors = NormAwareScore(
         normalization, alpha=alpha, gamma_query=gamma_query, gamma_document=gamma_document

@@ -1,4 +1,4 @@
-"""Readers: what answers a question from the documents that were found."""
+"""Readers: models that answer a question from retrieved documents."""
 
 from lightning_normdyn.tasks.readers.reader import Reader
 from lightning_normdyn.tasks.readers.seq2seq import Seq2SeqReader

@@ -1,4 +1,4 @@
-"""What a retrieval-augmented task asks of its reader."""
+"""Base class of readers, which answer questions from retrieved documents."""
 
 from __future__ import annotations
 

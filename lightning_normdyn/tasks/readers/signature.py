@@ -1,4 +1,4 @@
-"""A reader that needs no model: it finds names, arguments and bases in signatures."""
+"""A rule-based reader: answers from the signatures of classes and functions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SignatureReader(Reader):
         self, questions: Sequence[str], documents: Sequence[Sequence[str]], device: torch.device | None = None
     ) -> list[str]:
         """Answers each question, see :meth:`Reader.read`."""
-        return [_answer(question, found) for question, found in zip(questions, documents, strict=True)]
+        return [_answer(question, passages) for question, passages in zip(questions, documents, strict=True)]
 
 
 def _answer(question: str, documents: Sequence[str]) -> str:

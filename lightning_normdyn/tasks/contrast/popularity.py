@@ -1,4 +1,4 @@
-"""What counting gets: the floor that every learnt ranking has to beat."""
+"""Popularity: ranking by frequency, the untrained baseline, and popularity quantiles."""
 
 from __future__ import annotations
 
