@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.retrieval.audit.saturation import LastLayer
 from lightning_normdyn.tasks.clip.pixels import cropped
-from lightning_normdyn.tasks.encoders.last_layer import find_last_layer
 from lightning_normdyn.tasks.encoders.open_clip import OpenClip
 from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
 from lightning_normdyn.tasks.encoders.sentence_modules import sentence_modules
@@ -236,3 +236,49 @@ def encode_to_file(
         partial_file.replace(file)
     finally:
         partial_file.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def find_last_layer(
+    model: nn.Module, run: Callable[[], Tensor], *, pooling: str = "", had_unit_step: bool = False
+) -> LastLayer:
+    """Runs a model once and sees which of its layers made the output.
+
+    Args:
+        model: whose layers are watched; nothing stays hooked.
+        run: calls the model, and gives the output that is asked about.
+        pooling: what happens to that output afterwards.
+        had_unit_step: whether a step to length one is left out after that.
+
+    Returns:
+        The layer; where the output is the work of no layer but of the code around them, the last layer that ran, with
+        ``and a step after it``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Dropout(0.0)).eval()
+        >>> find_last_layer(model, lambda: model(torch.ones(1, 2))).name
+        'LayerNorm'
+    """
+    outputs: list[tuple[str, Tensor]] = []  # outputs are held, so that no address is used twice
+
+    def record(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            outputs.append((type(module).__name__, output))
+
+    handles: list[RemovableHandle] = []
+    try:
+        handles += [leaf.register_forward_hook(record) for leaf in model.modules() if not any(leaf.children())]
+        output = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    # Dropout that is off hands on what it got: the first to have made the output is meant.
+    makers = [
+        name
+        for name, candidate in outputs
+        if candidate.data_ptr() == output.data_ptr() and candidate.shape == output.shape
+    ]
+    if makers:
+        return LastLayer(makers[0], "norm" in makers[0].lower(), pooling, had_unit_step)
+    name = f"{outputs[-1][0]} and a step after it" if outputs else type(model).__name__
+    return LastLayer(name, False, pooling, had_unit_step)

@@ -15,8 +15,8 @@ from lightning_normdyn.tasks import Recommendation, RecommendationData
 from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
+from lightning_normdyn.tasks.contrast.popularity import popularity_bias
 from lightning_normdyn.tasks.recsys.interaction_split import cut_histories
-from lightning_normdyn.tasks.recsys.recsys import popularity_bias
 from lightning_normdyn.tasks.sources import InteractionsSource, MovieLensFolder
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/recsys.yaml"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.datasets.records import KnowledgeGraph
 from lightning_normdyn.datasets.standard_library.library import Library, read_library
-from lightning_normdyn.datasets.standard_library.references import Reference
+from lightning_normdyn.datasets.standard_library.scopes import Reference
 from lightning_normdyn.datasets.standard_library.splits import SPLITS, Split, in_digest_order
 
 Fact = tuple[str, str, str]

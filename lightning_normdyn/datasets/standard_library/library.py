@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lightning_normdyn.datasets.standard_library.definitions import Definition, definitions_of
-from lightning_normdyn.datasets.standard_library.references import ModuleNames
-from lightning_normdyn.datasets.standard_library.scopes import names_of
+from lightning_normdyn.datasets.standard_library.scopes import ModuleNames, names_of
 from lightning_normdyn.datasets.standard_library.sources import collector_paused, library_modules
 
 

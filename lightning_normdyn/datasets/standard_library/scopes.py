@@ -8,9 +8,44 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType
+from typing import Literal, NamedTuple
 
-from lightning_normdyn.datasets.standard_library.references import ModuleNames, Reference, Role
 from lightning_normdyn.datasets.standard_library.sources import SourceModule
+
+Role = Literal["use", "import", "base", "decorator", "raise", "catch"]
+
+
+class Reference(NamedTuple):
+    """A name in the source, outside of the scope that binds it.
+
+    Attributes:
+        line: where it stands.
+        column: where in the line.
+        role: what it is there for.
+        name: module and name, as bound by imports: ``os.path.join``, ``builtins.len``, ``own_module.f``.
+        owner: names from the module down to the class or function that it stands in.
+    """
+
+    line: int
+    column: int
+    role: Role
+    name: str
+    owner: tuple[str, ...]
+
+
+class ModuleNames(NamedTuple):
+    """References of a module, and what a look-up in it needs.
+
+    Attributes:
+        references: in the order of lines and columns.
+        imports: names bound by imports to what they stand for.
+        star_modules: modules of which it imports all names.
+    """
+
+    references: list[Reference]
+    imports: dict[str, str]
+    star_modules: list[str]
+
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _LANGUAGE_MODULES = ("builtins", "io", "_io")  # `open` comes from the latter

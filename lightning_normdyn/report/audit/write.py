@@ -26,8 +26,7 @@ from lightning_normdyn.report.kit.canvas import drawing_style, to_svg
 from lightning_normdyn.report.kit.card import Card, arrange
 from lightning_normdyn.report.kit.document import document
 from lightning_normdyn.report.kit.numbers import fixed, plain
-from lightning_normdyn.retrieval.audit import Audit, advice, first_line
-from lightning_normdyn.retrieval.audit.json_fields import json_fields
+from lightning_normdyn.retrieval.audit import Audit, advice, first_line, json_fields
 
 PAGE, NUMBERS = "audit.html", "audit.json"
 _PAPERS = (

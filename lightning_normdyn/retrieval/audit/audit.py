@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from lightning_normdyn.retrieval.audit.ranking_audit import (
 )
 from lightning_normdyn.retrieval.audit.saturation import LastLayer, Saturation, norm_saturation
 from lightning_normdyn.retrieval.audit.scan import NormDistribution, norm_distribution, scan_norms
+from lightning_normdyn.retrieval.exponent.calibration import Calibration
 from lightning_normdyn.retrieval.exponent.residual_norms import residual_norms
 from lightning_normdyn.retrieval.uses.specificity import specificity_table
 
@@ -157,3 +158,28 @@ def _check(
             raise ValueError(f"{name}: expected one group for each of {rows} vectors, got {len(labels)}")
     if length is not None and LENGTH in (covariates or {}):
         raise ValueError("covariates: expected names other than 'length', got 'length' beside known lengths; rename it")
+
+
+_KEYS = {"lost_gain": "lost", "judged_count": "judged", "had_unit_step": "normalised"}
+_FLAT_INTERVALS = ("alpha", "gain")
+
+
+def json_fields(record: Any) -> dict[str, object]:
+    """Fields of a record of the audit by their keys in the file.
+
+    The intervals of a calibration are three numbers each there: ``alpha``, ``alpha_low``, ``alpha_high``.
+
+    Args:
+        record: a NamedTuple.
+
+    Example:
+        >>> json_fields(LastLayer("LayerNorm", is_norm=True, pooling="mean", had_unit_step=False))
+        {'name': 'LayerNorm', 'is_norm': True, 'pooling': 'mean', 'normalised': False}
+    """
+    fields: dict[str, object] = {}
+    for name, value in record._asdict().items():
+        if isinstance(record, Calibration) and name in _FLAT_INTERVALS:
+            fields |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            fields[_KEYS.get(name, name)] = value
+    return fields

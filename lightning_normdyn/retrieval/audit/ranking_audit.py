@@ -13,12 +13,11 @@ from torch import Tensor
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.audit.groups import difference
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, explain_gain
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
 from lightning_normdyn.retrieval.exponent.scoring import norm_aware_top_k
-from lightning_normdyn.retrieval.exponent.sweep import ALPHAS, sweep_alpha
+from lightning_normdyn.retrieval.exponent.sweep import ALPHAS, AlphaSweep, sweep_alpha
 from lightning_normdyn.retrieval.search.top_k import TopK
 from lightning_normdyn.retrieval.uses.confidence import Confidence, confidence_table
 

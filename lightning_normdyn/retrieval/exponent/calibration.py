@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.statistics.interval import Interval, check_level
 from lightning_normdyn.core.statistics.sign_flip import holm, sign_flip_test
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.held_out_gain import best_exponent, held_out_gain
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
 
 
 class Calibration(NamedTuple):

@@ -11,9 +11,9 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.statistics.correlation import Correlation, norm_correlations
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
 
 # Ranks of a million documents, resampled, would take an hour for a third digit of an interval.
 _MOST_CORRELATED = 20_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from lightning_normdyn.core.statistics.ranking import grade_ranking, measure_nam
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.exponent.alpha_leaders import AlphaLeaders, norm_bands
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
@@ -22,6 +22,20 @@ from lightning_normdyn.retrieval.search.top_k import checked_queries, rounded_ch
 _QUERIES = 4096
 ALPHAS = tuple(step / 5 for step in range(-10, 11))
 """From -2 to 2 in 21 steps."""
+
+
+class AlphaSweep(NamedTuple):
+    """A measure of every query's ranking at every exponent.
+
+    Attributes:
+        alphas: exponents of the document norm in the score, ascending, ``[a]``; 0 is among them.
+        values: the measure of each query at each of them, float64 ``[a, n]``; NaN for a query without judgements.
+        measure: its name, such as ``ndcg@10``.
+    """
+
+    alphas: Tensor
+    values: Tensor
+    measure: str
 
 
 @torch.no_grad()

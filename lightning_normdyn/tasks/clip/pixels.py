@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def cropped(image: Image, size: int) -> Tensor:
         width, height = to
     left, top = round((width - size) / 2), round((height - size) / 2)
     square = image.convert("RGB").crop((left, top, left + size, top + size))
-    return torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
+    values = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
+    return rearrange(values, "(height width channel) -> channel height width", height=size, width=size)
 
 
 def shifted(image: Tensor, limit: int) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from einops import rearrange
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -128,7 +129,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         options = {name: batch[name] for name in ("query_ids", "document_ids") if name in batch}
         if "hard_negatives" in batch:
             negatives = self.encode_documents(batch["hard_negatives"])
-            options["hard_negatives"] = negatives.unflatten(0, (len(queries), -1))
+            options["hard_negatives"] = rearrange(negatives, "(query k) d -> query k d", query=len(queries))
         return self.contrastive_loss(queries, documents, **options)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:

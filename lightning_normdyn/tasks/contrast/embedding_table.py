@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
@@ -56,5 +57,5 @@ class EmbeddingTable:
         missing = longest - len(places)
         places = torch.nn.functional.pad(places, (0, missing), value=_PADDING)
         vectors = torch.nn.functional.pad(vectors, (0, 0, 0, missing))
-        places, vectors = (x.flatten(0, 1) for x in module.all_gather((places, vectors)))
+        places, vectors = (rearrange(x, "rank row ... -> (rank row) ...") for x in module.all_gather((places, vectors)))
         return places[places != _PADDING], vectors[places != _PADDING]

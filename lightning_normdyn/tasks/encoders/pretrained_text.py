@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lightning_normdyn.tasks.encoders.sentence_modules import Pooling, sentence_modules
 from lightning_normdyn.tasks.encoders.text import TextEncoder
-from lightning_normdyn.tasks.encoders.transformers_classes import transformers_classes
 
 
 class PretrainedTextEncoder(TextEncoder):
@@ -122,3 +121,18 @@ def _leave_out_pooler(model: Any) -> None:
     pooler = getattr(model, "pooler", None)
     if pooler is not None:
         pooler.requires_grad_(False)
+
+
+def transformers_classes(*names: str) -> list[Any]:
+    """Imports classes.
+
+    Raises:
+        ModuleNotFoundError: if transformers is not installed.
+    """
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "transformers: expected it for a pretrained text model, found nothing; install lightning-normdyn[text]"
+        ) from error
+    return [getattr(transformers, name) for name in names]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -153,7 +154,9 @@ def _encoder_norms(steps: int, seed: int) -> Tensor:
         optimizer.step()
         if step >= steps // 2 and (step - steps // 2) % 10 == 0:
             with torch.no_grad():
-                norms.append(encoder(test_inputs).norm(dim=1).view(len(WEIGHTS), -1).mean(1))
+                norms.append(
+                    reduce(encoder(test_inputs).norm(dim=1), "(label item) -> label", "mean", label=len(WEIGHTS))
+                )
     return torch.stack(norms).double().mean(0)
 
 

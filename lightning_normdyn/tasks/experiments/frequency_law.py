@@ -6,6 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 import torch
+from einops import reduce
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -118,5 +119,5 @@ def _walk(kind: type[Optimizer], frequency: Tensor, steps: int, seed: int, **opt
     optimizer = kind([table], **options)
     rule = equilibrium_rule(optimizer)
     norms = settled_norms(table, optimizer, probability, power=rule.power, steps=steps, seed=seed)
-    means = norms.pow(rule.power).view(-1, _COPIES).mean(1).pow(1 / rule.power)
+    means = reduce(norms.pow(rule.power), "(place copy) -> place", "mean", copy=_COPIES).pow(1 / rule.power)
     return means, rule.predict(frequency * (_DIM - 1), _DIM, frequency)

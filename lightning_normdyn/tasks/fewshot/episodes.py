@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from lightning_normdyn.datasets import Judgements
@@ -135,9 +136,10 @@ class EpisodeSplit(EvaluationSplit):
             torch.arange(episodes * ways).repeat_interleave(class_queries),
             torch.ones(episodes * ways * class_queries),
         )
-        prototypes = items[supports].mean(2).flatten(0, 1)
+        prototypes = reduce(items[supports], "episode way shot d -> (episode way) d", "mean")
+        embeddings = rearrange(items[queries], "episode way query d -> (episode way query) d")
         split = self if bool(is_complete.all()) else None
-        return Encoded(items[queries].flatten(0, 2), prototypes, judgements, split=split, episodes=episodes)
+        return Encoded(embeddings, prototypes, judgements, split=split, episodes=episodes)
 
 
 class ClassDraws:

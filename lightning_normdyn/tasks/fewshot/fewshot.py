@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -91,11 +92,11 @@ class FewShot(ContrastiveTask):
         # In one batch, as published: batch normalisation must not know shots from queries.
         embeddings = self.encoder.encode(_joined(batch["documents"], batch["queries"]))
         supports, queries = embeddings.split([len(batch["documents"]) * shots, len(batch["queries"]) * class_queries])
-        prototypes = supports.unflatten(0, (-1, shots)).mean(1)
+        prototypes = reduce(supports, "(way shot) d -> way d", "mean", shot=shots)
         ids = {name: batch[name] for name in ("query_ids", "document_ids")}
         losses = [
             self.contrastive_loss(query_group, prototypes, **ids)
-            for query_group in queries.unflatten(0, (-1, class_queries)).unbind(1)
+            for query_group in rearrange(queries, "(way query) d -> query way d", query=class_queries)
         ]
         return torch.stack(losses).mean()
 
@@ -160,7 +161,11 @@ def nearest_accuracy(encoded: Encoded) -> dict[str, Tensor]:
 
 
 def _by_episode(queries: Tensor, documents: Tensor, episodes: int) -> tuple[Tensor, Tensor]:
-    return queries.unflatten(0, (episodes, -1)), documents.unflatten(0, (episodes, -1)).mT
+    """Factors of a batched product: queries ``[episodes, queries, e]``, prototypes ``[episodes, e, ways]``."""
+    return (
+        rearrange(queries, "(episode query) e -> episode query e", episode=episodes),
+        rearrange(documents, "(episode way) e -> episode e way", episode=episodes),
+    )
 
 
 def half_interval(values: Tensor) -> Tensor:
@@ -182,7 +187,7 @@ def chance(encoded: Encoded) -> Tensor:
 def _joined(*sides: Any) -> Any:
     """The items of both sides, one after the other."""
     if isinstance(sides[0], Tensor):
-        return torch.cat([side.flatten(0, 1) for side in sides])
+        return torch.cat([rearrange(side, "way item ... -> (way item) ...") for side in sides])
     return list(chain.from_iterable(chain.from_iterable(sides)))
 
 

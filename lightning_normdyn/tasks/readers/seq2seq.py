@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lightning_normdyn.core.positive import check_positive
-from lightning_normdyn.tasks.encoders.transformers_classes import transformers_classes
+from lightning_normdyn.tasks.encoders.pretrained_text import transformers_classes
 from lightning_normdyn.tasks.readers.reader import Reader
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lightning_normdyn.core.statistics.sign_flip import holm
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.calibration import calibrate
 from lightning_normdyn.retrieval.exponent.held_out_gain import best_exponent, held_out_gain
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
 from lightning_normdyn.retrieval.uses.specificity import quantile_bands
 
 ALPHAS = torch.linspace(-1, 1, 11, dtype=torch.float64)

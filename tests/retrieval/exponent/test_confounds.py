@@ -9,10 +9,9 @@ import torch
 from planted_relevance import ALPHAS, brute_sweep, directions, draw_relevance
 
 from lightning_normdyn.datasets import Judgements
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.confounds import confound_report, explain_gain
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
-from lightning_normdyn.retrieval.exponent.sweep import sweep_alpha
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep, sweep_alpha
 
 
 def by_numpy(norms, length):
