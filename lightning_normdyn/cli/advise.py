@@ -60,7 +60,7 @@ def _of_files(options: argparse.Namespace) -> ModelAdvice:
     if options.queries is None or options.documents is None:
         raise ValueError("advise: expected both --queries and --documents, got one of them")
     documents = EmbeddingFile(options.documents, column=options.column)
-    queries = EmbeddingFile(options.queries, preferred=options.column)  # an array's name need not be the same
+    queries = EmbeddingFile(options.queries, preferred_column=options.column)  # an array's name need not be the same
     for side, file in {"queries": queries, "documents": documents}.items():
         if not file.rows:
             raise ValueError(f"{side}: expected at least one vector in {file.file}, got none")

@@ -138,7 +138,7 @@ def _add_index(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--to",
         required=True,
-        choices=("npy", "parquet", "safetensors", "faiss", "qdrant", "lancedb", "pgvector"),
+        choices=("npy", "parquet", "safetensors", "faiss", "lancedb", "pgvector", "qdrant"),
         help="what is written",
     )
     group.add_argument(

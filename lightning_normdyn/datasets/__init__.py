@@ -1,4 +1,4 @@
-"""What tasks train on: small records, the readers of public formats, and sets made of the Python installation."""
+"""Data sets: records that tasks take, readers of public formats, and sets made of the Python installation (lazy)."""
 
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems

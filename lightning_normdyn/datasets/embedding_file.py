@@ -1,4 +1,4 @@
-"""Ready embeddings on disk, read a chunk at a time."""
+"""Reads ready embeddings from npy, npz, Parquet and safetensors files, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class EmbeddingFile:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "vectors.npy"
         >>> np.save(file, np.ones((5, 2), np.float16))
-        >>> opened = EmbeddingFile(file)
-        >>> opened.rows, opened.dim, [len(chunk) for chunk in opened.chunks(3)]
+        >>> embeddings = EmbeddingFile(file)
+        >>> embeddings.rows, embeddings.dim, [len(chunk) for chunk in embeddings.chunks(3)]
         (5, 2, [3, 2])
     """
 
     def __init__(
-        self, file: str | os.PathLike[str], *, column: str | None = None, preferred: str | None = None
+        self, file: str | os.PathLike[str], *, column: str | None = None, preferred_column: str | None = None
     ) -> None:
         self.file = Path(file)
-        self._preferred = preferred
+        self._preferred_column = preferred_column
         if not self.file.is_file():
             raise FileNotFoundError(f"{self.file}: expected a file of embeddings, got none; check the path")
         readers: dict[str, Callable[[str | None], Matrix]] = {
@@ -89,14 +89,14 @@ class EmbeddingFile:
         Raises:
             ValueError: if a row has numbers too large for float32, or all too small for it.
         """
-        seen = 0
+        first_row = 0
         for chunk in self._matrix.chunks(rows):
             with np.errstate(over="ignore", under="ignore"):
                 single = np.array(chunk, dtype=np.float32)
             if chunk.dtype.kind == "f" and chunk.dtype.itemsize > single.dtype.itemsize:
-                self._check_range(chunk, single, seen)
+                self._check_range(chunk, single, first_row)
             yield torch.from_numpy(single)
-            seen += len(chunk)
+            first_row += len(chunk)
 
     def read(self) -> Tensor:
         """All of them, float32 ``[rows, dim]``."""
@@ -109,19 +109,19 @@ class EmbeddingFile:
             ValueError: if a row has one, with its number.
         """
         vectors = self.read()
-        broken = (~vectors.isfinite().all(1)).nonzero().flatten()
-        if len(broken):
-            raise ValueError(f"{self.file}: expected finite numbers, got NaN or infinity in row {int(broken[0])}")
+        bad_rows = (~vectors.isfinite().all(1)).nonzero().flatten()
+        if len(bad_rows):
+            raise ValueError(f"{self.file}: expected finite numbers, got NaN or infinity in row {int(bad_rows[0])}")
         return vectors
 
-    def _check_range(self, chunk: Array, single: Array, seen: int) -> None:
+    def _check_range(self, chunk: Array, single: Array, first_row: int) -> None:
         """Refuses what float32 made infinite or zero, which would be taken for a broken or an empty vector."""
-        lost = (np.isinf(single) & ~np.isinf(chunk)).any(1) | (chunk.any(1) & ~single.any(1))
-        if lost.any():
-            row = int(lost.argmax())
+        out_of_range = (np.isinf(single) & ~np.isinf(chunk)).any(1) | (chunk.any(1) & ~single.any(1))
+        if out_of_range.any():
+            row = int(out_of_range.argmax())
             largest = float(np.abs(chunk[row]).max())
             raise ValueError(
-                f"{self.file}, row {seen + row}: expected numbers in float32's range, got {largest:.3g} as "
+                f"{self.file}, row {first_row + row}: expected numbers in float32's range, got {largest:.3g} as "
                 "the largest; scale all rows by one factor"
             )
 
@@ -132,16 +132,18 @@ class EmbeddingFile:
     def _npz(self, column: str | None) -> Matrix:
         with np.load(self.file, allow_pickle=False) as archive:
             matrices = [name for name in archive.files if archive[name].ndim == 2]
-            name = self._chosen(column, matrices, of="two-dimensional arrays")
-            ids = [str(one) for one in archive["ids"]] if "ids" in archive.files else None
+            name = self._select_name(column, matrices, kind="two-dimensional arrays")
+            ids = [str(value) for value in archive["ids"]] if "ids" in archive.files else None
             return ArrayMatrix(self._two_dimensional(archive[name]), ids)
 
     def _parquet(self, column: str | None) -> Matrix:
-        opened = pq.ParquetFile(self.file)
-        schema = opened.schema_arrow
+        file = pq.ParquetFile(self.file)
+        schema = file.schema_arrow
         lists = [field.name for field in schema if _is_list(field.type)]
         names = [field.name for field in schema if field.name in _ID_COLUMNS]
-        return ParquetMatrix(self.file, opened, self._chosen(column, lists, of="list columns"), (names or [None])[0])
+        return ParquetMatrix(
+            self.file, file, self._select_name(column, lists, kind="list columns"), (names or [None])[0]
+        )
 
     def _safetensors(self, column: str | None) -> Matrix:
         if find_spec("safetensors") is None:
@@ -149,24 +151,24 @@ class EmbeddingFile:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(str(self.file), framework="pt") as opened:
-                names = list(opened.keys())
-                shapes = {name: opened.get_slice(name).get_shape() for name in names}
+            with safe_open(str(self.file), framework="pt") as tensors:
+                names = list(tensors.keys())
+                shapes = {name: tensors.get_slice(name).get_shape() for name in names}
         except SafetensorError as error:
             raise ValueError(f"{self.file}: cannot be read as .safetensors ({error})") from error
         matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
-        name = self._chosen(column, list(matrices), of="two-dimensional tensors")
+        name = self._select_name(column, list(matrices), kind="two-dimensional tensors")
         return SafetensorsMatrix(self.file, name, *matrices[name])
 
-    def _chosen(self, column: str | None, found: list[str], *, of: str) -> str:
-        if column is None and self._preferred in found:
-            return str(self._preferred)
-        if column is None and len(found) == 1:
-            return found[0]
-        if column in found:
+    def _select_name(self, column: str | None, names: list[str], *, kind: str) -> str:
+        if column is None and self._preferred_column in names:
+            return str(self._preferred_column)
+        if column is None and len(names) == 1:
+            return names[0]
+        if column in names:
             return str(column)
-        named = f"column {column!r}" if column is not None else "column to be named"
-        raise ValueError(f"{self.file}: expected {named} among its {of}, got {', '.join(found) or 'none'}")
+        expectation = f"column {column!r}" if column is not None else "column to be named"
+        raise ValueError(f"{self.file}: expected {expectation} among its {kind}, got {', '.join(names) or 'none'}")
 
     def _two_dimensional(self, array: Array) -> Array:
         if array.ndim != 2 or array.dtype.kind not in "fiu":

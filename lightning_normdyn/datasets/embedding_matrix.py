@@ -1,4 +1,4 @@
-"""A matrix on disk, in each of the kinds of file that hold one."""
+"""Matrices on disk: arrays, list columns of Parquet, tensors of safetensors."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class ArrayMatrix(Matrix):
 class ParquetMatrix(Matrix):
     """A list column."""
 
-    def __init__(self, file: Path, opened: pq.ParquetFile, column: str, id_column: str | None) -> None:
+    def __init__(self, file: Path, parquet: pq.ParquetFile, column: str, id_column: str | None) -> None:
         self.file, self.column, self.id_column, self.has_ids = file, column, id_column, id_column is not None
-        self.rows = opened.metadata.num_rows
-        first = next(opened.iter_batches(batch_size=1, columns=[column]), None)
+        self.rows = parquet.metadata.num_rows
+        first = next(parquet.iter_batches(batch_size=1, columns=[column]), None)
         if first is not None and len(first) and not first.column(0)[0].is_valid:
             raise ValueError(f"{file}, row 0: expected numbers in '{column}', got nothing; leave such rows out")
         self.dim = len(first.column(0)[0]) if first is not None and len(first) else 0
@@ -68,24 +68,24 @@ class ParquetMatrix(Matrix):
             raise ValueError(
                 f"{self.file}, row {ids.index(None)}: expected an id in '{self.id_column}', got nothing; fill it in"
             )
-        return [str(one) for one in ids]
+        return [str(value) for value in ids]
 
     def chunks(self, rows: int) -> Iterator[Array]:
         """Of the list column, one batch of rows each."""
-        seen = 0
+        first_row = 0
         for batch in pq.ParquetFile(self.file).iter_batches(batch_size=rows, columns=[self.column]):
             lists = batch.column(0)
             values = lists.flatten()
             if lists.null_count or values.null_count or len(values) != len(lists) * self.dim:
-                place = seen + next(
-                    (row for row, one in enumerate(lists) if not one.is_valid or len(one) != self.dim), 0
+                place = first_row + next(
+                    (row for row, vector in enumerate(lists) if not vector.is_valid or len(vector) != self.dim), 0
                 )
                 raise ValueError(
                     f"{self.file}, row {place}: expected {self.dim} numbers in '{self.column}' as in the first row, "
                     "got another number of them or nothing"
                 )
             yield values.to_numpy(zero_copy_only=False).reshape(len(lists), self.dim)
-            seen += len(lists)
+            first_row += len(lists)
 
 
 class SafetensorsMatrix(Matrix):
@@ -98,8 +98,8 @@ class SafetensorsMatrix(Matrix):
         """Of the tensor, in float32 unless it is float64."""
         from safetensors import safe_open
 
-        with safe_open(str(self.file), framework="pt") as opened:
-            tensor = opened.get_slice(self.name)
+        with safe_open(str(self.file), framework="pt") as tensors:
+            tensor = tensors.get_slice(self.name)
             for start in range(0, self.rows, rows):
                 chunk = tensor[start : start + rows]
                 yield (chunk if chunk.dtype == torch.float64 else chunk.float()).numpy()

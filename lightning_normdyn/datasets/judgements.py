@@ -1,4 +1,4 @@
-"""Which documents answer which queries, and how well."""
+"""Relevance judgements: grades of query-document pairs by position."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Judgements(NamedTuple):
             >>> Judgements.of([(0, 2, 1.0)]).documents
             tensor([2])
         """
-        listed = list(pairs)
-        queries, documents, grades = zip(*listed, strict=True) if listed else ((), (), ())
+        rows = list(pairs)
+        queries, documents, grades = zip(*rows, strict=True) if rows else ((), (), ())
         return cls(
             torch.tensor(queries, dtype=torch.int64),
             torch.tensor(documents, dtype=torch.int64),
@@ -56,12 +56,12 @@ class Judgements(NamedTuple):
         for name, column, rows in (("queries", self.queries, queries), ("documents", self.documents, documents)):
             if not column.numel():
                 continue
-            least, most = int(column.min()), int(column.max())
-            if least < 0 or (rows is not None and most >= rows):
-                there = "from 0 up" if rows is None else f"0 to {rows - 1}"
+            lowest, highest = int(column.min()), int(column.max())
+            if lowest < 0 or (rows is not None and highest >= rows):
+                expectation = "from 0 up" if rows is None else f"0 to {rows - 1}"
                 raise ValueError(
-                    f"judgements: expected {name} by position, {there}, got {least} to {most}; number them as the rows "
-                    f"of {name}"
+                    f"judgements: expected {name} by position, {expectation}, got {lowest} to {highest}; number them "
+                    f"as the rows of {name}"
                 )
         if not self.grades.isfinite().all():
             raise ValueError("judgements: expected finite grades, got NaN or infinite ones; leave such pairs out")

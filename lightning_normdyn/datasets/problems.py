@@ -1,4 +1,4 @@
-"""What was wrong with a file: refused in one sentence, or counted and reported."""
+"""Errors and warnings of readers: malformed files are refused, small faults counted and reported once."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Problems:
             warnings.warn(str(self), stacklevel=3)
 
     def __str__(self) -> str:
-        said = []
+        sentences = []
         for kind, number in self._counts.items():
             place = self._first[kind]
-            said.append(f"{number} {kind} (first: {f'line {place}' if isinstance(place, int) else place})")
-        return f"{self.file}: " + "; ".join(said)
+            sentences.append(f"{number} {kind} (first: {f'line {place}' if isinstance(place, int) else place})")
+        return f"{self.file}: " + "; ".join(sentences)

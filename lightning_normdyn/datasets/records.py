@@ -1,4 +1,4 @@
-"""Texts, queries after them, and judgements: what retrieval trains on and is measured by."""
+"""Records of data sets: the frozen dataclasses that readers return and tasks take, one for each kind of task."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class JudgedTexts:
         judgements: split (``train``, ``validation``, ``test``) to its pairs; a split's queries are those it judges.
         covariates: name to one number a document, for tables of what norms go along with.
         answers: position of a query to the answers that count as right, where the source knows any.
-        excluded: split to pairs that a ranking must leave out, neither right nor wrong.
+        excluded_pairs: split to pairs that a ranking must leave out, neither right nor wrong.
     """
 
     documents: Texts
@@ -48,7 +48,7 @@ class JudgedTexts:
     judgements: Mapping[str, Judgements]
     covariates: Mapping[str, Sequence[float]] = field(default_factory=dict)
     answers: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    excluded: Mapping[str, Judgements] = field(default_factory=dict)
+    excluded_pairs: Mapping[str, Judgements] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """Searching embeddings by scores that know their norms, and taking such scores to the indexes people run."""
 
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, confound_report, explain_gain
 from lightning_normdyn.retrieval.exponent.likelihood_exponent import LikelihoodExponent, likelihood_exponent
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore, norm_aware_top_k
-from lightning_normdyn.retrieval.exponent.sweep import sweep_alpha
-from lightning_normdyn.retrieval.export.export import export_vectors
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep, sweep_alpha
+from lightning_normdyn.retrieval.export.folding import export_vectors
 from lightning_normdyn.retrieval.search.top_k import TopK, exact_top_k
 from lightning_normdyn.retrieval.uses.confidence import (
     Detection,

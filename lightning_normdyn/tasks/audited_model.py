@@ -1,4 +1,4 @@
-"""A trained model as an audit sees it: texts or images in, embeddings with their norms out."""
+"""Loads a trained model for an audit and encodes texts or images without normalizing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.retrieval.audit.saturation import LastLayer
 from lightning_normdyn.tasks.clip.pixels import cropped
-from lightning_normdyn.tasks.encoders.last_layer import find_last_layer
 from lightning_normdyn.tasks.encoders.open_clip import OpenClip
 from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
 from lightning_normdyn.tasks.encoders.sentence_modules import sentence_modules
@@ -74,8 +74,10 @@ class TextModel(AuditedModel):
             warnings.filterwarnings("ignore", message="model: the final normalisation")
             self.encoder = PretrainedTextEncoder(name, max_length=max_length, frozen=True)
         self.encoder.eval().to(device)
-        self.normalised = sentence_modules(name).normalised
-        self.notes = ["The model's final step to length one was taken off: it would hide every norm."] * self.normalised
+        self.had_unit_step = sentence_modules(name).has_normalize
+        self.notes = [
+            "The model's final step to length one was taken off: it would hide every norm."
+        ] * self.had_unit_step
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -86,20 +88,20 @@ class TextModel(AuditedModel):
         """What the tokens' vectors come out of."""
         encoder = self.encoder
         device = next(encoder.parameters()).device
-        tokens = {name: one.to(device) for name, one in encoder.tokenize([_PROBE]).items()}
+        tokens = {name: values.to(device) for name, values in encoder.tokenize([_PROBE]).items()}
 
         def run() -> Tensor:
             hidden: Tensor = encoder.model(**tokens).last_hidden_state
             return hidden
 
-        found = find_last_layer(encoder.model, run, pooling=encoder.pooling, normalised=self.normalised)
+        layer = find_last_layer(encoder.model, run, pooling=encoder.pooling, had_unit_step=self.had_unit_step)
         encoder.texts -= 1
-        return found
+        return layer
 
     @property
     def truncated_share(self) -> float:
         """Share of the texts so far whose end was left out."""
-        return self.encoder.truncated / max(1, self.encoder.texts)
+        return self.encoder.truncated_texts / max(1, self.encoder.texts)
 
 
 class ClipModel(AuditedModel):
@@ -140,14 +142,14 @@ class ClipModel(AuditedModel):
         if images:
             blank = torch.zeros(1, 3, *self.towers.size, dtype=torch.uint8)
             return find_last_layer(self.towers.model, lambda: self.towers.encode_images(blank))
-        found = find_last_layer(self.towers.model, lambda: self.towers.encode_texts([_PROBE]))
+        layer = find_last_layer(self.towers.model, lambda: self.towers.encode_texts([_PROBE]))
         self.towers.texts -= 1
-        return found
+        return layer
 
     @property
     def truncated_share(self) -> float:
         """Share of the texts so far whose end was left out."""
-        return self.towers.truncated / max(1, self.towers.texts)
+        return self.towers.truncated_texts / max(1, self.towers.texts)
 
 
 def load_audited(
@@ -214,23 +216,69 @@ def encode_to_file(
     """
     order = list(range(len(inputs)))
     if size_of is not None:
-        sizes = [size_of(one) for one in inputs]
+        sizes = [size_of(item) for item in inputs]
         # The largest first: what does not fit into memory fails at once.
         order.sort(key=sizes.__getitem__, reverse=True)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.tmp")
+    partial_file = file.with_name(f"{file.name}.tmp")
     try:
-        stored: np.memmap[tuple[int, int], np.dtype[np.float32]] | None = None
+        table: np.memmap[tuple[int, int], np.dtype[np.float32]] | None = None
         for places in progress(batches) if progress is not None else batches:
             vectors = encode([inputs[place] for place in places]).float().cpu().numpy()
-            if stored is None:
-                stored = np.lib.format.open_memmap(
-                    unfinished, mode="w+", dtype=np.float32, shape=(len(inputs), vectors.shape[1])
+            if table is None:
+                table = np.lib.format.open_memmap(
+                    partial_file, mode="w+", dtype=np.float32, shape=(len(inputs), vectors.shape[1])
                 )
-            stored[places] = vectors
-        if stored is not None:
-            stored.flush()
-        unfinished.replace(file)
+            table[places] = vectors
+        if table is not None:
+            table.flush()
+        partial_file.replace(file)
     finally:
-        unfinished.unlink(missing_ok=True)
+        partial_file.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def find_last_layer(
+    model: nn.Module, run: Callable[[], Tensor], *, pooling: str = "", had_unit_step: bool = False
+) -> LastLayer:
+    """Runs a model once and sees which of its layers made the output.
+
+    Args:
+        model: whose layers are watched; nothing stays hooked.
+        run: calls the model, and gives the output that is asked about.
+        pooling: what happens to that output afterwards.
+        had_unit_step: whether a step to length one is left out after that.
+
+    Returns:
+        The layer; where the output is the work of no layer but of the code around them, the last layer that ran, with
+        ``and a step after it``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Dropout(0.0)).eval()
+        >>> find_last_layer(model, lambda: model(torch.ones(1, 2))).name
+        'LayerNorm'
+    """
+    outputs: list[tuple[str, Tensor]] = []  # outputs are held, so that no address is used twice
+
+    def record(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            outputs.append((type(module).__name__, output))
+
+    handles: list[RemovableHandle] = []
+    try:
+        handles += [leaf.register_forward_hook(record) for leaf in model.modules() if not any(leaf.children())]
+        output = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    # Dropout that is off hands on what it got: the first to have made the output is meant.
+    makers = [
+        name
+        for name, candidate in outputs
+        if candidate.data_ptr() == output.data_ptr() and candidate.shape == output.shape
+    ]
+    if makers:
+        return LastLayer(makers[0], "norm" in makers[0].lower(), pooling, had_unit_step)
+    name = f"{outputs[-1][0]} and a step after it" if outputs else type(model).__name__
+    return LastLayer(name, False, pooling, had_unit_step)

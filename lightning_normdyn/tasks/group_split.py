@@ -1,4 +1,4 @@
-"""Splits that keep relatives together."""
+"""Splits a data set by whole groups."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _deal(sizes: Mapping[str, int], room: Mapping[str, float], seed: int) -> dic
             left[split] -= sizes[group]
     for split in left:
         if split not in owner.values():
-            owned = Counter(owner.values())
-            spare = [name for name in names if owned[owner[name]] > 1]
+            group_counts = Counter(owner.values())
+            spare = [name for name in names if group_counts[owner[name]] > 1]
             owner[min(spare, key=lambda name: sizes[name])] = split
     return owner

@@ -1,4 +1,4 @@
-"""Surroundings in which small models train: one thread, and a Lightning that does not chat."""
+"""Context managers for small trainings: one thread, and Lightning without notes."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_lightning(*more: str) -> Iterator[None]:
+def quiet_lightning(*messages: str) -> Iterator[None]:
     """Hushes Lightning's notes about hardware, tips and the end of training; its warnings stay.
 
     Args:
-        more: beginnings of further warnings to hush, as regular expressions.
+        messages: beginnings of further warnings to hush, as regular expressions.
     """
     notes = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     level = notes.level
     notes.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for message in (*_CHATTER, *more):
+            for message in (*_CHATTER, *messages):
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:

@@ -1,4 +1,4 @@
-"""Semantic textual similarity: how alike two texts are, whichever comes first."""
+"""Semantic textual similarity: correlation of scores with graded pairs of texts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.encoders import TextEncoder
+from lightning_normdyn.tasks.encoders.text_towers import TextTowers
 from lightning_normdyn.tasks.encoders.text_words import split_words
-from lightning_normdyn.tasks.retrieval.text_towers import TextTowers
 from lightning_normdyn.tasks.sources import GradedPairsSource, StandardLibraryNames
 
 
@@ -48,12 +48,15 @@ class Sts(ContrastiveTask):
 
     def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
         """What every pair adds to Spearman's and to Pearson's correlation of scores with grades, see pearson_shares."""
-        judged = encoded.judgements
-        first = rescale(encoded.queries, exponents[0])[judged.queries]
-        second = rescale(encoded.documents, exponents[1])[judged.documents]
+        judgements = encoded.judgements
+        first = rescale(encoded.queries, exponents[0])[judgements.queries]
+        second = rescale(encoded.documents, exponents[1])[judgements.documents]
         scores = (first.double() * second.double()).sum(1)
-        shares = {"spearman": spearman_shares(scores, judged.grades), "pearson": pearson_shares(scores, judged.grades)}
-        return {name: _of_queries(share, judged, len(encoded.queries)) for name, share in shares.items()}
+        shares = {
+            "spearman": spearman_shares(scores, judgements.grades),
+            "pearson": pearson_shares(scores, judgements.grades),
+        }
+        return {name: _of_queries(share, judgements, len(encoded.queries)) for name, share in shares.items()}
 
     def on_validation_epoch_end(self) -> None:
         """Measures the validation split, and says once if texts were cut."""
@@ -99,15 +102,15 @@ class StsData(ContrastData):
     def evaluation(self, split: Split) -> EvaluationSplit:
         """The first texts, the second texts, and their grades."""
         if split not in self._splits:
-            graded = self._graded(split)
-            places = torch.arange(len(graded))
-            judged = Judgements(places, places, graded.grades - self.alike_above)
-            if not len(judged.relevant().grades):
+            pairs = self._graded(split)
+            places = torch.arange(len(pairs))
+            judgements = Judgements(places, places, pairs.grades - self.alike_above)
+            if not len(judgements.relevant().grades):
                 raise ValueError(
                     f"alike_above: expected a threshold below some grade of the {split} split, got {self.alike_above} "
-                    f"where grades end at {float(graded.grades.max())}"
+                    f"where grades end at {float(pairs.grades.max())}"
                 )
-            self._splits[split] = EvaluationSplit(graded.first, graded.second, judged)
+            self._splits[split] = EvaluationSplit(pairs.first, pairs.second, judgements)
         return self._splits[split]
 
     def floors(self, split: Split) -> dict[str, float]:
@@ -126,28 +129,28 @@ class AlikePairs:
     """Pairs graded above a threshold, as pairs to train on; equal texts have equal ids.
 
     Args:
-        graded: pairs with their grades.
+        pairs: pairs with their grades.
         above: the threshold.
     """
 
-    def __init__(self, graded: GradedPairs, above: float) -> None:
-        self.graded = graded
-        self.places = (graded.grades > above).nonzero().flatten().tolist()
+    def __init__(self, pairs: GradedPairs, threshold: float) -> None:
+        self.pairs = pairs
+        self.places = (pairs.grades > threshold).nonzero().flatten().tolist()
         self._ids: dict[str, int] = {}
-        for text in (*graded.first, *graded.second):
+        for text in (*pairs.first, *pairs.second):
             self._ids.setdefault(text, len(self._ids))
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, item: int) -> TrainingPair:
-        first, second = self.graded.first[self.places[item]], self.graded.second[self.places[item]]
+        first, second = self.pairs.first[self.places[item]], self.pairs.second[self.places[item]]
         return TrainingPair(first, second, self._ids[first], self._ids[second])
 
 
-def _of_queries(shares: Tensor, judged: Judgements, queries: int) -> Tensor:
+def _of_queries(shares: Tensor, judgements: Judgements, queries: int) -> Tensor:
     values = torch.full((queries,), torch.nan, dtype=torch.float64)
-    values[judged.queries] = shares
+    values[judgements.queries] = shares
     return values
 
 
@@ -192,10 +195,10 @@ def spearman_shares(x: Tensor, y: Tensor) -> Tensor:
 def _standard(x: Tensor) -> Tensor:
     if not len(x):
         return x
-    centred = x - x.mean()
-    spread = centred.square().mean().sqrt()
+    deviations = x - x.mean()
+    spread = deviations.square().mean().sqrt()
     # Rounding leaves a constant at something that is not quite nothing.
-    return centred / torch.where(spread > 1e-12 * x.abs().max(), spread, torch.nan)
+    return deviations / torch.where(spread > 1e-12 * x.abs().max(), spread, torch.nan)
 
 
 def _ranks(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tables whose number of rows only the data knows."""
+"""Modules whose tables are made when the data, or a checkpoint, gives their sizes."""
 
 from __future__ import annotations
 

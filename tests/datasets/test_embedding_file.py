@@ -105,10 +105,10 @@ def test_a_missing_file_and_a_chosen_column(tmp_path) -> None:
     two(tmp_path / "two.npz")
     assert EmbeddingFile(tmp_path / "two.npz", column="b").rows == 37
     np.savez(tmp_path / "two.npz", a=VECTORS, b=VECTORS[:5])
-    assert EmbeddingFile(tmp_path / "two.npz", preferred="b").rows == 5
-    assert EmbeddingFile(tmp_path / "two.npz", column="a", preferred="b").rows == 37
+    assert EmbeddingFile(tmp_path / "two.npz", preferred_column="b").rows == 5
+    assert EmbeddingFile(tmp_path / "two.npz", column="a", preferred_column="b").rows == 37
     np.save(tmp_path / "one.npy", VECTORS)
-    assert EmbeddingFile(tmp_path / "one.npy", preferred="b").rows == 37
+    assert EmbeddingFile(tmp_path / "one.npy", preferred_column="b").rows == 37
 
 
 def write_doubles(file, vectors):

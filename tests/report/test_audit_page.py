@@ -38,7 +38,7 @@ def audited(*, unit=False, judged=True):
         length=torch.arange(300.0),
         covariates={"a <very> long name of a covariate": norms, "unknown": torch.full((300,), math.nan)},
         groups={"source": ["first & best" if place % 3 else "rest" for place in range(300)]},
-        asked=asked if judged else None,
+        judged_queries=asked if judged else None,
         extremes=4,
     )
 
@@ -99,7 +99,7 @@ def test_json_says_what_the_page_says(tmp_path):
     plain = re.sub(r"<[^>]+>", "", page).replace("&#x27;", "'").replace("&amp;", "&")
     assert numbers["finding"] in plain
     assert numbers["advice"] in plain
-    assert numbers["ranking"]["calibration"]["gain"] == pytest.approx(audit.ranking.calibration.gain)
+    assert numbers["ranking"]["calibration"]["gain"] == pytest.approx(audit.ranking.calibration.gain.value)
     assert [one["row"] for one in numbers["longest"]] == list(audit.longest)
     assert numbers["longest"][0]["norm"] == pytest.approx(float(audit.norms.max()))
     assert numbers["correlations"]["unknown"]["r"] is None

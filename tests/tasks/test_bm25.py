@@ -38,7 +38,11 @@ def test_scores_are_those_of_the_formula(documents, queries, k1, b):
 def test_excluded_documents_and_those_without_a_shared_word_are_not_found():
     index = BM25(["open file", "open door", "other"])
     excluded = (torch.tensor([1]), torch.tensor([0]))
-    assert index.rank(["open", "open", "unheard"], 3, excluded=excluded).tolist() == [[0, 1, -1], [1, -1, -1], [-1] * 3]
+    assert index.rank(["open", "open", "unheard"], 3, excluded_pairs=excluded).tolist() == [
+        [0, 1, -1],
+        [1, -1, -1],
+        [-1] * 3,
+    ]
 
 
 def test_bad_arguments_are_refused():

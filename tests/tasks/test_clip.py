@@ -13,11 +13,11 @@ from lightning_normdyn.cli.main import main
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.datasets import CaptionedImages, Judgements
 from lightning_normdyn.tasks import ImageText, ImageTextData
-from lightning_normdyn.tasks.clip.image_text_towers import ApartTowers
 from lightning_normdyn.tasks.clip.pixels import cropped, shifted
 from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.encoders import SmallImageEncoder, SmallTextEncoder
+from lightning_normdyn.tasks.encoders.image_text_towers import ApartTowers
 from lightning_normdyn.tasks.sources import CaptionedImagesSource
 
 pytestmark = pytest.mark.filterwarnings(
@@ -204,7 +204,7 @@ def test_open_clip_gives_its_own_embeddings_before_their_normalisation(open_clip
             torch.testing.assert_close(one, other)
             assert abs(one.norm() - 1) > 1e-3
     ours.encode_texts(["one two three four five six", "one two three four five six seven eight"])
-    assert (ours.texts, ours.truncated) == (3, 1)
+    assert (ours.texts, ours.truncated_texts) == (3, 1)
     with pytest.warns(UserWarning, match="33.3% of the captions are longer"):
         ours.tell_truncation()
     with pytest.raises(ValueError, match="set the data's image_size=16"):

@@ -95,7 +95,7 @@ def test_the_rule_of_symmetry_can_be_contradicted() -> None:
         check_symmetry(SYMMETRIC, compare_variants({"dot": torch.rand(1, 5)}, reference="dot"))
     without = find(a_grid({"cosine": 0.0, "dot": 0.1}), task="t", symmetry=SYMMETRIC)
     assert without.symmetry[1:] == ("undecided", "neither qnorm nor dnorm trained")
-    alone = find(a_grid({"cosine": 0.0}), task="t", symmetry=SYMMETRIC, planned=["cosine", "dot"], caveat="Mind.")
+    alone = find(a_grid({"cosine": 0.0}), task="t", symmetry=SYMMETRIC, variants=["cosine", "dot"], caveat="Mind.")
     assert alone.advice.startswith("Nothing to compare: cosine alone ended")
     assert alone.notes[0].startswith("dot is left out")
     assert alone.notes[-1] == "Mind."

@@ -165,7 +165,7 @@ def test_what_is_excluded_are_the_other_true_answers_of_all_splits(data, split):
         for other in range(12)
         if (head, relation, other) in known and other != answers[place]
     }
-    pairs = list(zip(sides.excluded.queries.tolist(), sides.excluded.documents.tolist(), strict=True))
+    pairs = list(zip(sides.excluded_pairs.queries.tolist(), sides.excluded_pairs.documents.tolist(), strict=True))
     assert set(pairs) == expected
     assert len(pairs) == len(expected) > 0
     assert len(sides.queries) == 2 * len(data.graph.triples[split])
@@ -175,7 +175,7 @@ def test_measures_average_heads_and_tails_over_a_loop_in_float64(data):
     model = model_of(data, scorer="complex", normalization="dnorm")
     sides = data.evaluation("test")
     documents = model.encode_documents(torch.arange(12)).detach()
-    encoded = Encoded(model.encode_queries(sides.queries).detach(), documents, sides.judgements, sides.excluded)
+    encoded = Encoded(model.encode_queries(sides.queries).detach(), documents, sides.judgements, sides.excluded_pairs)
     measured = model.measures(encoded, (0.0, 1.0))
     known = {tuple(fact) for facts in data.graph.triples.values() for fact in facts.tolist()}
     ranks = []

@@ -66,7 +66,7 @@ def test_cut_texts_are_counted(folder):
     encoder = PretrainedTextEncoder(str(folder), max_length=5)
     tokens = encoder.tokenize(["a file is", "a file is open", "the"])
     assert tokens["input_ids"].shape == (3, 5)
-    assert (encoder.texts, encoder.truncated) == (3, 1)
+    assert (encoder.texts, encoder.truncated_texts) == (3, 1)
     assert PretrainedTextEncoder(str(folder), max_length=500).max_length == 32
 
 
@@ -144,4 +144,4 @@ def test_a_model_whose_positions_begin_behind_padding_cuts_before_they_end(tmp_p
     assert encoder.max_length == 32
     with torch.no_grad():
         assert encoder.encode(["a file " * 100]).isfinite().all()
-    assert encoder.truncated == 1
+    assert encoder.truncated_texts == 1

@@ -137,7 +137,7 @@ def test_a_transformers_reader_generates_greedily(t5):
     reader = Seq2SeqReader(t5, batch_size=2, max_new_tokens=3, max_length=8)
     asked = (["what x", "what", "y"], [["x"], [], ["y x y x y x y x"]])
     answers = reader.read(*asked, torch.device("cpu"))
-    assert reader.truncated == 2  # nine tokens, seven, and many
+    assert reader.truncated_prompts == 2  # nine tokens, seven, and many
     tokens = reader.tokenizer("question: what x context: x", return_tensors="pt", truncation=True, max_length=8)
     made = [0]
     for _ in range(3):  # the same without generate()

@@ -15,8 +15,8 @@ from lightning_normdyn.tasks import Recommendation, RecommendationData
 from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
+from lightning_normdyn.tasks.contrast.popularity import popularity_bias
 from lightning_normdyn.tasks.recsys.interaction_split import cut_histories
-from lightning_normdyn.tasks.recsys.recsys import popularity_bias
 from lightning_normdyn.tasks.sources import InteractionsSource, MovieLensFolder
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/recsys.yaml"
@@ -72,8 +72,8 @@ def test_the_last_item_tests_and_the_one_before_validates(data):
     for user, history in enumerate(data.histories):
         assert history.items.tolist() == walk(user)
         held = 2 if user else 0
-        assert history.trained == len(walk(user)) - held
-        assert history.validated == len(walk(user)) - held // 2
+        assert history.train_end == len(walk(user)) - held
+        assert history.validation_end == len(walk(user)) - held // 2
 
 
 def test_a_cut_in_time_has_nothing_younger_in_training_than_in_what_is_found():
@@ -105,13 +105,13 @@ def test_queries_hold_the_past_that_is_excluded_and_seek_what_is_not_in_it(cut, 
     for place, query in enumerate(sides.queries):
         user, codes = int(query[0]), query[1:].tolist()
         history = data.histories[user]
-        before = history.trained if split == "validation" else history.validated
+        before = history.train_end if split == "validation" else history.validation_end
         past = walk(user)[:before]
         whole = [0] * 4 + [1] + [item + 2 for item in past]
         assert codes == whole[-4:]
-        assert sides.excluded.documents[sides.excluded.queries == place].tolist() == past
+        assert sides.excluded_pairs.documents[sides.excluded_pairs.queries == place].tolist() == past
         wanted = sides.judgements.documents[sides.judgements.queries == place].tolist()
-        after = history.validated if split == "validation" else len(history.items)
+        after = history.validation_end if split == "validation" else len(history.items)
         assert wanted == walk(user)[before:after]
         assert not set(wanted) & set(past)
 
@@ -120,7 +120,7 @@ def test_every_trained_item_is_to_be_found_once_from_what_came_before_it(data):
     pairs, found = data.training_pairs(), []
     for pair in (pairs[k] for k in range(len(pairs))):
         user, codes, targets = int(pair.query[0]), pair.query[1:].tolist(), pair.document.tolist()
-        trained = walk(user)[: data.histories[user].trained]
+        trained = walk(user)[: data.histories[user].train_end]
         for place, target in enumerate(targets):
             if target < 0:
                 assert codes[place] == 0
@@ -128,7 +128,7 @@ def test_every_trained_item_is_to_be_found_once_from_what_came_before_it(data):
             found.append((user, target))
             at = trained.index(target)
             assert codes[place] == (trained[at - 1] + 2 if at else 1)
-    expected = [(u, item) for u in range(USERS) for item in walk(u)[: data.histories[u].trained]]
+    expected = [(u, item) for u in range(USERS) for item in walk(u)[: data.histories[u].train_end]]
     assert sorted(found) == sorted(expected)
     assert data.item_counts.tolist() == [Counter(item for _, item in expected)[k] for k in range(ITEMS)]
 
@@ -228,9 +228,9 @@ def test_popularity_is_nan_where_nothing_was_found_or_wanted():
 
 def test_the_floor_counts_training_alone_and_leaves_out_what_was_seen(data):
     floor = data.by_popularity("test")
-    counts = Counter(item for u in range(USERS) for item in walk(u)[: data.histories[u].trained])
+    counts = Counter(item for u in range(USERS) for item in walk(u)[: data.histories[u].train_end])
     assert (floor.queries @ floor.documents.T).tolist() == [[counts[k] for k in range(ITEMS)]] * (USERS - 1)
-    assert floor.excluded is data.evaluation("test").excluded
+    assert floor.excluded_pairs is data.evaluation("test").excluded_pairs
 
 
 def test_walkers_are_followed_where_popularity_leads_nowhere(data):
@@ -247,7 +247,7 @@ def test_walkers_are_followed_where_popularity_leads_nowhere(data):
             model.encode_queries(torch.stack(sides.queries)),
             model.encode_documents(torch.arange(ITEMS)),
         )
-    encoded = Encoded(queries, documents, sides.judgements, sides.excluded)
+    encoded = Encoded(queries, documents, sides.judgements, sides.excluded_pairs)
     assert model.measures(encoded, (1.0, 1.0))["ndcg@10"].mean() > 0.5
     assert model.measures(data.by_popularity("test"), (0.0, 0.0))["ndcg@10"].mean() < 0.3
 

@@ -26,7 +26,7 @@ class FewTexts(JudgedTextsSource):
         train = Judgements.of([(0, 0, 1.0), (1, 1, 1.0), (1, 4, 0.0), (2, 2, 1.0), (2, 0, 1.0), (3, 3, 1.0)])
         test = Judgements.of([(3, 3, 2.0), (1, 1, 1.0), (1, 4, 1.0)])
         texts = Texts([f"d{n}" for n in range(5)], DOCUMENTS), Texts([f"q{n}" for n in range(4)], QUERIES)
-        return JudgedTexts(*texts, {"train": train, "test": test}, excluded=self.excluded)
+        return JudgedTexts(*texts, {"train": train, "test": test}, excluded_pairs=self.excluded)
 
 
 def _ndcg(scores, grades, excluded, k=10):
@@ -65,7 +65,7 @@ def test_a_split_has_its_own_queries_in_order_and_what_no_ranking_may_show():
     sides = data.evaluation("test")
     assert list(sides.queries) == ["shut door", "paint red"]
     assert [column.tolist() for column in sides.judgements] == [[1, 0, 0], [3, 1, 4], [2.0, 1.0, 1.0]]
-    assert [column.tolist() for column in sides.excluded] == [[1], [0], [0.0]]
+    assert [column.tolist() for column in sides.excluded_pairs] == [[1], [0], [0.0]]
     assert 0 not in data.rank_by_words("test", 5)[1].tolist()
 
 

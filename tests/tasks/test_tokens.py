@@ -104,7 +104,7 @@ def test_stream_goes_on_where_it_was_left():
     whole, begun, resumed = (PairStream(pairs, batch_size=8, steps_per_epoch=5) for _ in range(3))
     expected = [batch["queries"].tolist() for _ in range(2) for batch in whole]
     found = [batch["queries"].tolist() for batch, _ in zip(begun, range(3), strict=False)]
-    begun.drawn = 3  # zip drew one more than it kept
+    begun.position = 3  # zip drew one more than it kept
     resumed.load_state_dict(begun.state_dict())
     found += [batch["queries"].tolist() for batch in resumed] + [next(iter(resumed))["queries"].tolist()]
     assert found == expected[:9]

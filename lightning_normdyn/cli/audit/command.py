@@ -67,7 +67,7 @@ def _measure(given: AuditInput, measure: str, bar: Progress) -> Audit:
         length=given.length,
         covariates=given.covariates,
         groups=given.groups,
-        asked=asked,
+        judged_queries=asked,
         last_layer=given.last_layer,
         name=str(given.embeddings.file),
     )

@@ -107,7 +107,7 @@ def _listed(options: argparse.Namespace, beir: JudgedTexts | None, split: str | 
 def _embedded(options: argparse.Namespace, listed: Listed | None, encoding: Encoding | None) -> EmbeddingFile:
     if options.queries is not None and str(options.queries).endswith(EMBEDDED):
         # Documents and queries are often written alike, and an array's name need not be.
-        return EmbeddingFile(options.queries, preferred=options.column)
+        return EmbeddingFile(options.queries, preferred_column=options.column)
     if encoding is None or listed is None:
         raise ValueError(
             "queries: expected a file of their embeddings beside ready embeddings of documents, got "

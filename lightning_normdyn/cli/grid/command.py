@@ -68,7 +68,7 @@ def run_grid(options: argparse.Namespace, words: Sequence[str]) -> int:
         task=task.__name__,
         symmetry=task.symmetry,
         floors=plan.floors(),
-        planned=plan.variants,
+        variants=plan.variants,
         caveat=task.caveat,
     )
     print_findings(console, findings)

@@ -39,13 +39,13 @@ def read_beir(folder: File, *, cache: File | None = None, progress: Progress | N
         lightning_normdyn.datasets.problems.MalformedFileError: no/such/folder: expected a folder, got nothing of...
     """
     problems = Problems(folder)
-    corpus, asked = require_file(folder, "corpus.jsonl"), require_file(folder, "queries.jsonl")
+    corpus_file, queries_file = require_file(folder, "corpus.jsonl"), require_file(folder, "queries.jsonl")
     files = _qrels_files(Path(folder) / "qrels")
     pairs: Iterable[tuple[str, str]] = stream_beir_corpus(folder)
     documents = load_texts(
-        progress(pairs) if progress else pairs, source=[corpus], kind="documents", problems=problems, cache=cache
+        progress(pairs) if progress else pairs, source=[corpus_file], kind="documents", problems=problems, cache=cache
     )
-    queries, answers = _read_queries(asked, problems)
+    queries, answers = _read_queries(queries_file, problems)
     judgements = _read_judgements(files, documents, queries, problems)
     problems.report()
     return JudgedTexts(documents, queries, judgements, answers=answers)
@@ -76,9 +76,9 @@ def _read_queries(file: Path, problems: Problems) -> tuple[Texts, dict[int, tupl
         for place, entry in enumerate(read_json_lines(file)):
             metadata = entry.fields.get("metadata")
             answer = metadata.get("answer") if isinstance(metadata, dict) else None
-            said = [answer] if isinstance(answer, str) else answer
-            if isinstance(said, list) and said and all(isinstance(one, str) and one for one in said):
-                answers[place] = tuple(said)
+            texts = [answer] if isinstance(answer, str) else answer
+            if isinstance(texts, list) and texts and all(isinstance(text, str) and text for text in texts):
+                answers[place] = tuple(texts)
             yield file, entry.line, entry.id(), entry.text("text")
 
     queries = load_texts(refuse_repeated(rows()), source=[file], kind="queries", problems=problems)
@@ -86,11 +86,11 @@ def _read_queries(file: Path, problems: Problems) -> tuple[Texts, dict[int, tupl
 
 
 def _qrels_files(folder: Path) -> dict[str, Path]:
-    spelled = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
+    split_names = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
     files: dict[str, Path] = {}
     for file in sorted((*require_folder(folder).glob("*.tsv"), *folder.glob("*.tsv.gz"))):
         name = file.name.split(".tsv")[0]
-        split = spelled.get(name, name)
+        split = split_names.get(name, name)
         if split in files:
             raise MalformedFileError(
                 folder, None, f"one file of split '{split}'", f"{files[split].name} and {file.name}", "remove one"
@@ -102,8 +102,8 @@ def _qrels_files(folder: Path) -> dict[str, Path]:
 
 
 def _order(split: str) -> tuple[int, str]:
-    known = list(SPLITS)
-    return (known.index(split) if split in known else len(known), split)
+    split_order = list(SPLITS)
+    return (split_order.index(split) if split in split_order else len(split_order), split)
 
 
 def _read_judgements(

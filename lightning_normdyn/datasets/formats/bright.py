@@ -22,7 +22,7 @@ def read_bright(
 ) -> JudgedTexts:
     """Reads ``examples/<domain>*.parquet`` and ``documents/<domain>*.parquet``, or files of those names.
 
-    All queries are of split ``test``; documents that a query excludes are in ``excluded``, with grade 0.
+    All queries are of split ``test``; documents that a query excludes are in ``excluded_pairs``, with grade 0.
 
     Args:
         folder: of the set.
@@ -40,23 +40,25 @@ def read_bright(
     documents = load_texts(_texts(files, "id", "content"), source=files, kind=kind, problems=problems, cache=cache)
     queries = load_texts(_texts(examples, "id", "query"), source=examples, kind="queries", problems=problems)
     places = {id: place for place, id in enumerate(documents.ids)}
-    right: dict[tuple[int, int], float] = {}
-    barred: dict[tuple[int, int], float] = {}
-    for query, (file, row, (wanted, excluded)) in enumerate(read_parquet(examples, gold, "excluded_ids")):
-        for id in _ids(file, row, gold, wanted):
+    relevant: dict[tuple[int, int], float] = {}
+    excluded_grades: dict[tuple[int, int], float] = {}
+    for query, (file, row, (gold_ids, excluded_ids)) in enumerate(read_parquet(examples, gold, "excluded_ids")):
+        for id in _ids(file, row, gold, gold_ids):
             if id in places:
-                right[query, places[id]] = 1.0
+                relevant[query, places[id]] = 1.0
             else:
                 problems.count("judgements of unknown documents, left out", line=f"{file}, row {row}")
-        for id in _ids(file, row, "excluded_ids", excluded):
+        for id in _ids(file, row, "excluded_ids", excluded_ids):
             if id in places:
-                barred[query, places[id]] = 0.0
+                excluded_grades[query, places[id]] = 0.0
             else:
                 problems.count("excluded documents that are not searched anyway", line=f"{file}, row {row}")
-    if not right:
+    if not relevant:
         raise MalformedFileError(folder, None, f"documents that '{gold}' names", "none", "check the domains")
     problems.report()
-    return JudgedTexts(documents, queries, {"test": _judgements(right)}, excluded={"test": _judgements(barred)})
+    return JudgedTexts(
+        documents, queries, {"test": _judgements(relevant)}, excluded_pairs={"test": _judgements(excluded_grades)}
+    )
 
 
 def _files(folder: File, kind: str, domain: str | None) -> list[Path]:
@@ -85,7 +87,7 @@ def _texts(files: Iterable[Path], id_column: str, text_column: str) -> Iterator[
 def _ids(file: File, row: int, column: str, value: Any) -> list[str]:
     if not isinstance(value, list):
         raise MalformedFileError(file, row, f"a list of ids in column '{column}'", repr(value)[:80])
-    return [id for id in (text_in(file, row, column, one) for one in value) if id not in _NO_IDS]
+    return [id for id in (text_in(file, row, column, cell) for cell in value) if id not in _NO_IDS]
 
 
 def _judgements(grades: Mapping[tuple[int, int], float]) -> Judgements:

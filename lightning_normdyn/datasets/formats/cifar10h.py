@@ -44,9 +44,9 @@ def read_cifar10h(folder: File, *, soft_labels: File | None = None) -> LabelledI
     batch = _batch_folder(folder) / "test_batch"
     images = read_cifar10([batch])
     if soft_labels is None:
-        here = require_folder(folder)
+        root = require_folder(folder)
         inside = batch.with_name("cifar10h-probs.npy")
-        soft_labels = inside if inside.is_file() else require_file(here, "cifar10h-probs.npy")
+        soft_labels = inside if inside.is_file() else require_file(root, "cifar10h-probs.npy")
     shares = _shares(soft_labels, len(images.labels))
     return LabelledImages(images.images, images.labels, images.classes, images.groups, shares)
 
@@ -64,9 +64,9 @@ def read_cifar10(batches: Sequence[File]) -> LabelledImages:
     """
     if not batches:
         raise ValueError("batches: expected at least one file, got none")
-    read = [_read_batch(file) for file in batches]
-    images = torch.cat([images for images, _ in read])
-    return LabelledImages(images, torch.cat([labels for _, labels in read]), CLASSES, CLASSES)
+    batch_pairs = [_read_batch(file) for file in batches]
+    images = torch.cat([images for images, _ in batch_pairs])
+    return LabelledImages(images, torch.cat([labels for _, labels in batch_pairs]), CLASSES, CLASSES)
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -1,4 +1,4 @@
-"""A table of what is known of items beside their embeddings: numbers, and groups they belong to."""
+"""Tables of covariates: numbers and group names of items, by id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNKNOWN = ("", "na", "nan", "null", "none", "-")
 
 
 class Covariates(NamedTuple):
-    """Columns by name, an entry for each item.
+    """Columns of a table by name, an entry for each item.
 
     Attributes:
         numbers: float64 ``[n]``; NaN where unknown.
@@ -48,8 +48,8 @@ def read_covariates(file: File, items: Mapping[str, int], problems: Problems) ->
         >>> from pathlib import Path
         >>> file = Path(tempfile.mkdtemp()) / "covariates.tsv"
         >>> _ = file.write_text("id\tdepth\tsource\na\t3\tnews\nb\tNA\tweb\n")
-        >>> found = read_covariates(file, {"a": 0, "b": 1}, Problems(file))
-        >>> found.numbers["depth"].tolist(), found.groups
+        >>> covariates = read_covariates(file, {"a": 0, "b": 1}, Problems(file))
+        >>> covariates.numbers["depth"].tolist(), covariates.groups
         ([3.0, nan], {'source': ['news', 'web']})
     """
     rows = read_rows(file)
@@ -73,7 +73,7 @@ def read_covariates(file: File, items: Mapping[str, int], problems: Problems) ->
         )
     for _ in range(len(items) - len(cells)):
         problems.count("items without covariates", line="no row")
-    return _sorted_out(file, names, cells, len(items))
+    return _typed_columns(file, names, cells, len(items))
 
 
 def _checked_names(file: File, header: Row) -> list[str]:
@@ -85,28 +85,28 @@ def _checked_names(file: File, header: Row) -> list[str]:
     return names
 
 
-def _sorted_out(file: File, names: list[str], cells: Mapping[int, Row], items: int) -> Covariates:
-    found = Covariates({}, {})
-    for at, name in enumerate(names, start=1):
-        column = {item: row.cells[at].strip() for item, row in cells.items()}
-        known = {item: cell for item, cell in column.items() if cell.lower() not in _UNKNOWN}
-        numbers = {item: number for item, cell in known.items() if (number := _number(cell)) is not None}
-        if len(numbers) == len(known):
+def _typed_columns(file: File, names: list[str], cells: Mapping[int, Row], items: int) -> Covariates:
+    covariates = Covariates({}, {})
+    for position, name in enumerate(names, start=1):
+        column = {item: row.cells[position].strip() for item, row in cells.items()}
+        known_cells = {item: cell for item, cell in column.items() if cell.lower() not in _UNKNOWN}
+        numbers = {item: number for item, cell in known_cells.items() if (number := _number(cell)) is not None}
+        if len(numbers) == len(known_cells):
             for item, number in numbers.items():
                 if not math.isfinite(number):
                     raise MalformedFileError(
                         file,
                         cells[item].line,
                         f"finite numbers in '{name}'",
-                        f"'{known[item]}'",
+                        f"'{known_cells[item]}'",
                         "write NA for what is unknown",
                     )
             values = torch.full((items,), math.nan, dtype=torch.float64)
             values[list(numbers)] = torch.tensor(list(numbers.values()), dtype=torch.float64)
-            found.numbers[name] = values
+            covariates.numbers[name] = values
         else:
-            found.groups[name] = [known.get(item) for item in range(items)]
-    return found
+            covariates.groups[name] = [known_cells.get(item) for item in range(items)]
+    return covariates
 
 
 def _number(cell: str) -> float | None:

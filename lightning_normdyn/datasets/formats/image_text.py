@@ -45,10 +45,10 @@ def read_image_text(
     Raises:
         MalformedFileError: if a file is missing or does not hold what it should, or no image is left.
     """
-    wanted = _Wanted(image_column, caption_column, group_column, check_images)
+    columns = _Columns(image_column, caption_column, group_column, check_images)
     problems = Problems(path)
     table, parquet = _find(Path(path))
-    images = _from_table(table, wanted, problems) if table else _from_parquet(parquet, wanted, problems, cache)
+    images = _from_table(table, columns, problems) if table else _from_parquet(parquet, columns, problems, cache)
     if not len(images):
         raise MalformedFileError(path, None, "images that can be opened", str(problems.counts or "none"))
     for number, caption in enumerate(images.captions, start=1):
@@ -62,7 +62,7 @@ _BROKEN = "broken images, left out with their captions"
 _MISSING = "missing images, left out with their captions"
 
 
-class _Wanted(NamedTuple):
+class _Columns(NamedTuple):
     """Names of the columns, and whether images are opened to see that they can be."""
 
     image: str
@@ -71,7 +71,7 @@ class _Wanted(NamedTuple):
     check: bool
 
     @property
-    def columns(self) -> list[str]:
+    def names(self) -> list[str]:
         return [self.image, self.caption, *([] if self.group is None else [self.group])]
 
     def fault(self, source: bytes | Path, name: str) -> str:
@@ -94,13 +94,13 @@ def _find(path: Path) -> tuple[Path | None, Sequence[Path]]:
     return table, parquet
 
 
-def _from_table(table: Path, wanted: _Wanted, problems: Problems) -> CaptionedImages:
+def _from_table(table: Path, columns: _Columns, problems: Problems) -> CaptionedImages:
     files, captions, groups = [], [], []
-    for line, (name, caption, *group) in read_columns(table, *wanted.columns):
+    for line, (name, caption, *group) in read_columns(table, *columns.names):
         file = table.parent / name.strip()
         if not name.strip():
-            raise MalformedFileError(table, line, f"a file name in column '{wanted.image}'", "an empty cell")
-        fault = wanted.fault(file, str(file)) if file.is_file() else _MISSING
+            raise MalformedFileError(table, line, f"a file name in column '{columns.image}'", "an empty cell")
+        fault = columns.fault(file, str(file)) if file.is_file() else _MISSING
         if fault:
             problems.count(fault, line=f"{table}, line {line}")
             continue
@@ -110,39 +110,39 @@ def _from_table(table: Path, wanted: _Wanted, problems: Problems) -> CaptionedIm
     return CaptionedImages(ImageFiles(files), captions, groups)
 
 
-def _from_parquet(files: Sequence[Path], wanted: _Wanted, problems: Problems, cache: File | None) -> CaptionedImages:
-    encoded, texts = _columns(files, wanted, cache)
-    kept = []
+def _from_parquet(files: Sequence[Path], columns: _Columns, problems: Problems, cache: File | None) -> CaptionedImages:
+    encoded, texts = _columns(files, columns, cache)
+    places = []
     for place, (fault, name) in enumerate(zip(texts["fault"], texts["name"], strict=True)):
         if fault:
             problems.count(fault, line=name)
         else:
-            kept.append(place)
-    captions, groups, names = ([texts[column][place] for place in kept] for column in ("caption", "group", "name"))
-    return CaptionedImages(EncodedImages(encoded, names, kept), captions, groups)
+            places.append(place)
+    captions, groups, names = ([texts[column][place] for place in places] for column in ("caption", "group", "name"))
+    return CaptionedImages(EncodedImages(encoded, names, places), captions, groups)
 
 
 def _columns(
-    files: Sequence[Path], wanted: _Wanted, cache: File | None
+    files: Sequence[Path], spec: _Columns, cache: File | None
 ) -> tuple[Sequence[bytes], dict[str, Sequence[str]]]:
     """All rows, faulty ones too: what a cache leaves out could not be reported when it is opened again."""
     names = "caption", "group", "name", "fault"
     if cache is None:
-        rows = list(_rows(files, wanted))
+        rows = list(_rows(files, spec))
         columns = list(zip(*rows, strict=True)) or [()] * (1 + len(names))
         return columns[0], dict(zip(names, columns[1:], strict=True))
-    file = Path(cache) / f"images-{fingerprint(files, *map(str, wanted))}.arrow"
+    file = Path(cache) / f"images-{fingerprint(files, *map(str, spec))}.arrow"
     if not file.exists():
-        write_columns(file, _rows(files, wanted), image=bytes, **dict.fromkeys(names, str))
+        write_columns(file, _rows(files, spec), image=bytes, **dict.fromkeys(names, str))
     return ArrowColumn[bytes](file, "image"), {name: list(ArrowColumn[str](file, name)) for name in names}
 
 
-def _rows(files: Sequence[Path], wanted: _Wanted) -> Iterator[tuple[bytes, str, str, str, str]]:
-    for file, row, (image, caption, *group) in read_parquet(files, *wanted.columns):
+def _rows(files: Sequence[Path], columns: _Columns) -> Iterator[tuple[bytes, str, str, str, str]]:
+    for file, row, (image, caption, *group) in read_parquet(files, *columns.names):
         name = f"{file}, row {row}"
         encoded = image.get("bytes") if isinstance(image, dict) else image
         if encoded is not None and not isinstance(encoded, bytes):
-            raise MalformedFileError(file, row, f"encoded images in column '{wanted.image}'", repr(image)[:80])
-        fault = wanted.fault(encoded, name) if encoded else _MISSING
-        related = text_in(file, row, str(wanted.group), group[0]) if group else name
-        yield encoded or b"", text_in(file, row, wanted.caption, caption), related, name, fault
+            raise MalformedFileError(file, row, f"encoded images in column '{columns.image}'", repr(image)[:80])
+        fault = columns.fault(encoded, name) if encoded else _MISSING
+        group_name = text_in(file, row, str(columns.group), group[0]) if group else name
+        yield encoded or b"", text_in(file, row, columns.caption, caption), group_name, name, fault

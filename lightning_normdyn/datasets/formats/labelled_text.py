@@ -60,8 +60,8 @@ def _read(file: Path, text_column: str, label_column: str, problems: Problems) -
 
 
 def _count_untrained(rows: dict[str, list[tuple[str, str]]], problems: Problems) -> None:
-    trained = {label for _, label in rows["train"]}
+    train_labels = {label for _, label in rows["train"]}
     for split, pairs in rows.items():
         for number, (_, label) in enumerate(pairs, start=1):
-            if label not in trained:
+            if label not in train_labels:
                 problems.count("texts of a class that training lacks, kept", line=f"text {number} of {split}")

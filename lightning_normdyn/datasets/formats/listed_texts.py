@@ -1,4 +1,4 @@
-"""Texts that somebody has listed in a file: one a line, with ids or without."""
+"""Files of texts: one a line, TSV with ids, or JSON lines."""
 
 from __future__ import annotations
 

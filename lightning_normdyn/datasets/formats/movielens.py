@@ -91,12 +91,12 @@ class _Rating(NamedTuple):
 
 
 def _find(folder: File) -> tuple[_Layout, Path]:
-    found = [(layout, file) for layout in _LAYOUTS if (file := find_file(require_folder(folder), layout.ratings))]
-    if len(found) != 1:
-        came = " and ".join(file.name for _, file in found) or "none"
+    matches = [(layout, file) for layout in _LAYOUTS if (file := find_file(require_folder(folder), layout.ratings))]
+    if len(matches) != 1:
+        came = " and ".join(file.name for _, file in matches) or "none"
         expected = f"one file of {', '.join(layout.ratings for layout in _LAYOUTS)}"
         raise MalformedFileError(folder, None, expected, came)
-    return found[0]
+    return matches[0]
 
 
 def _read(file: Path, layout: _Layout, rating_column: bool) -> Iterator[_Rating]:
@@ -177,8 +177,8 @@ def _count_repeated(interactions: Interactions, problems: Problems) -> None:
     order = columns[0].argsort()
     for column in columns[1:]:
         order = order[column[order].argsort(stable=True)]
-    again = torch.stack([column[order][1:] == column[order][:-1] for column in columns]).all(0)
-    for place in order[1:][again].tolist():
+    is_repeat = torch.stack([column[order][1:] == column[order][:-1] for column in columns]).all(0)
+    for place in order[1:][is_repeat].tolist():
         user = interactions.user_ids[int(interactions.users[place])]
         item = interactions.item_ids[int(interactions.items[place])]
         problems.count("repeated interactions, kept", line=f"user {user}, item {item}")

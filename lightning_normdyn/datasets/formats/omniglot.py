@@ -77,14 +77,14 @@ def _from_npz(file: Path, side: int | None) -> LabelledImages:
     images = _images(file, arrays, side)
     labels = _labels(file, arrays, len(images))
     largest = int(labels.max())
-    named = _read_classes(file.parent)
-    if named is None:
+    class_names = _read_classes(file.parent)
+    if class_names is None:
         numbers = [str(label) for label in range(largest + 1)]
         return LabelledImages(images, labels, numbers, numbers)
-    if largest >= len(named[0]):
-        expected = f"labels below {len(named[0])}, as classes.tsv has"
+    if largest >= len(class_names[0]):
+        expected = f"labels below {len(class_names[0])}, as classes.tsv has"
         raise MalformedFileError(file, None, expected, str(largest), "add the class")
-    return LabelledImages(images, labels, *named)
+    return LabelledImages(images, labels, *class_names)
 
 
 def _images(file: Path, arrays: Mapping[str, Any], side: int | None) -> Tensor:
@@ -110,13 +110,13 @@ def _images(file: Path, arrays: Mapping[str, Any], side: int | None) -> Tensor:
 
 
 def _labels(file: Path, arrays: Mapping[str, Any], count: int) -> Tensor:
-    found = arrays.get("labels", arrays.get("label"))
-    if found is None:
+    labels = arrays.get("labels", arrays.get("label"))
+    if labels is None:
         raise MalformedFileError(file, None, "an array 'labels' or 'label'", f"the arrays {sorted(arrays)}")
-    if found.shape != (count,) or found.dtype.kind not in "iu" or found.min() < 0:
-        came = f"{found.dtype} {list(found.shape)}"
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        came = f"{labels.dtype} {list(labels.shape)}"
         raise MalformedFileError(file, None, f"{count} labels, whole numbers from 0", came)
-    return torch.from_numpy(found.astype(np.int64))
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _read_classes(folder: Path) -> tuple[list[str], list[str]] | None:

@@ -1,4 +1,4 @@
-"""The STS benchmark and what is laid out like it."""
+"""The STS benchmark and sets in the same layout: pairs of sentences with a score."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def graded_pairs(rows: Iterable[GradedPair], problems: Problems, file: File) -> 
     Raises:
         MalformedFileError: if there is none.
     """
-    listed = list(rows)
-    if not listed:
+    pairs = list(rows)
+    if not pairs:
         raise MalformedFileError(file, None, "pairs of sentences", "none")
-    for number, row in enumerate(listed, start=1):
+    for number, row in enumerate(pairs, start=1):
         if not (row.first.strip() and row.second.strip()):
             problems.count("pairs with an empty sentence, kept", line=f"pair {number} of {file}")
-    grades = torch.tensor([row.grade for row in listed], dtype=torch.float32)
-    return GradedPairs([row.first for row in listed], [row.second for row in listed], grades)
+    grades = torch.tensor([row.grade for row in pairs], dtype=torch.float32)
+    return GradedPairs([row.first for row in pairs], [row.second for row in pairs], grades)
 
 
 def _has_scores(file: Path) -> bool:

@@ -41,15 +41,15 @@ def read_triples(folder: File) -> KnowledgeGraph:
     relations: dict[str, int] = {}
     problems = Problems(folder)
     triples = {}
-    trained: set[tuple[int, ...]] = set()
-    known = (0, 0)
+    train_facts: set[tuple[int, ...]] = set()
+    train_counts = (0, 0)
     for split, file in files.items():
         triples[split] = _number(file, entities, relations)
         facts = [tuple(fact) for fact in triples[split].tolist()]
         if split == "train":
-            known = len(entities), len(relations)
-            trained = set(facts)
-        _count(facts, file.name, problems, trained if split != "train" else set(), known)
+            train_counts = len(entities), len(relations)
+            train_facts = set(facts)
+        _count(facts, file.name, problems, train_facts if split != "train" else set(), train_counts)
     problems.report()
     return KnowledgeGraph(list(entities), list(relations), triples)
 
@@ -81,17 +81,21 @@ def _check_names(file: Path, row: Row, cells: list[str]) -> None:
 
 
 def _count(
-    facts: list[tuple[int, ...]], name: str, problems: Problems, trained: set[tuple[int, ...]], known: tuple[int, int]
+    facts: list[tuple[int, ...]],
+    name: str,
+    problems: Problems,
+    train_facts: set[tuple[int, ...]],
+    train_counts: tuple[int, int],
 ) -> None:
-    seen: set[tuple[int, ...]] = set()
+    earlier: set[tuple[int, ...]] = set()
     for number, fact in enumerate(facts, start=1):
         place = f"fact {number} of {name}"
-        if fact in seen:
+        if fact in earlier:
             problems.count("repeated facts, kept", line=place)
-        seen.add(fact)
-        if fact in trained:
+        earlier.add(fact)
+        if fact in train_facts:
             problems.count("facts of evaluation that training has too, kept", line=place)
-        if max(fact[0], fact[2]) >= known[0]:
+        if max(fact[0], fact[2]) >= train_counts[0]:
             problems.count("facts of evaluation with an entity that training lacks, kept", line=place)
-        if fact[1] >= known[1]:
+        if fact[1] >= train_counts[1]:
             problems.count("facts of evaluation with a relation that training lacks, kept", line=place)

@@ -89,8 +89,8 @@ class WebDataset(IterableDataset[CaptionedImage]):
         shards = self.shards[self.rank :: self.ranks]
         if self.seed is not None:
             # Workers start each pass from the same copy of this object: what they all see change is the loader's seed.
-            drawn = 0 if worker is None else worker.seed - worker.id
-            generator = torch.Generator().manual_seed((self.seed + self.epoch + drawn) % 2**63)
+            loader_seed = 0 if worker is None else worker.seed - worker.id
+            generator = torch.Generator().manual_seed((self.seed + self.epoch + loader_seed) % 2**63)
             shards = [shards[place] for place in torch.randperm(len(shards), generator=generator).tolist()]
         return shards if worker is None else shards[worker.id :: worker.num_workers]
 
@@ -114,15 +114,15 @@ def read_web_dataset(
     files = expand_shards(shards)
     problems = Problems(", ".join(map(str, files[:3])))
     stream = _samples(files, json_field, problems)
-    kept = [sample for sample in islice(stream, limit) if not check_images or _open(sample, problems) is not None]
-    if not kept:
+    samples = [sample for sample in islice(stream, limit) if not check_images or _open(sample, problems) is not None]
+    if not samples:
         raise MalformedFileError(files[0], None, "images with captions", str(problems.counts or "none"))
     if next(stream, None) is not None:
         warnings.warn(f"limit: there are more than {limit} samples; use WebDataset to stream them all", stacklevel=2)
     problems.report()
-    names = [sample.place for sample in kept]
-    images = EncodedImages([sample.image for sample in kept], names, range(len(kept)))
-    return CaptionedImages(images, [sample.caption for sample in kept], [sample.key for sample in kept])
+    names = [sample.place for sample in samples]
+    images = EncodedImages([sample.image for sample in samples], names, range(len(samples)))
+    return CaptionedImages(images, [sample.caption for sample in samples], [sample.key for sample in samples])
 
 
 def expand_shards(shards: str | Sequence[str]) -> list[Path]:
@@ -163,15 +163,17 @@ def _open(sample: _Sample, problems: Problems) -> Image | None:
 
 
 def _spell_out(pattern: str) -> list[str]:
-    found = _RANGE.search(pattern) or _CHOICE.search(pattern)
-    if found is None:
+    match = _RANGE.search(pattern) or _CHOICE.search(pattern)
+    if match is None:
         return [pattern]
-    if found.re is _RANGE:
-        first, last = found.groups()
-        parts = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    if match.re is _RANGE:
+        first, last = match.groups()
+        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     else:
-        parts = found.group(1).split(",")
-    return [name for part in parts for name in _spell_out(pattern[: found.start()] + part + pattern[found.end() :])]
+        choices = match.group(1).split(",")
+    return [
+        name for choice in choices for name in _spell_out(pattern[: match.start()] + choice + pattern[match.end() :])
+    ]
 
 
 def _samples(shards: Sequence[File], json_field: str, problems: Problems) -> Iterator[_Sample]:

@@ -59,12 +59,12 @@ class ArrowColumn(Sequence[Value], Generic[Value]):
     def __getitem__(self, index: slice) -> list[Value]: ...
     def __getitem__(self, index: int | slice) -> Value | list[Value]:
         if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        at = index + len(self) if index < 0 else index
-        if not 0 <= at < len(self):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
             raise IndexError(f"index: expected a place among {len(self)} rows, got {index}")
-        chunk = bisect_right(self._ends, at)
-        value: Value = self._chunks[chunk][at - self._ends[chunk] + len(self._chunks[chunk])].as_py()
+        chunk = bisect_right(self._ends, position)
+        value: Value = self._chunks[chunk][position - self._ends[chunk] + len(self._chunks[chunk])].as_py()
         return value
 
     def __iter__(self) -> Iterator[Value]:

@@ -1,4 +1,4 @@
-"""Ids and texts, kept in memory or in a file that later runs open again."""
+"""Loads ids and texts into memory or into an Arrow cache that later runs open again."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def load_texts(
         cache: a folder for an Arrow file of them; ids are held in memory all the same.
     """
     if cache is None:
-        listed = list(pairs)
-        texts = Texts([id for id, _ in listed], [text for _, text in listed])
-        empty = [place for place, (_, text) in enumerate(listed) if not text]
+        rows = list(pairs)
+        texts = Texts([id for id, _ in rows], [text for _, text in rows])
+        empty = [place for place, (_, text) in enumerate(rows) if not text]
     else:
         file = Path(cache) / f"{kind}-{fingerprint(source)}.arrow"
         if not file.exists():
@@ -50,13 +50,13 @@ def refuse_repeated(rows: Iterable[tuple[File, int, str, str]]) -> Iterator[tupl
     Raises:
         MalformedFileError: while reading, if one does.
     """
-    seen = set()
+    earlier = set()
     for file, line, id, text in rows:
-        if id in seen:
+        if id in earlier:
             raise MalformedFileError(
                 file, line, "an id that occurs once", f"'{id}' again", "keep one of the two or rename it"
             )
-        seen.add(id)
+        earlier.add(id)
         yield id, text
 
 
@@ -66,9 +66,9 @@ _LAYOUT = "1"
 
 def fingerprint(files: Iterable[File], *options: str) -> str:
     """Sixteen hexadecimal digits of where files are, how long and how old, and of what was asked of them."""
-    said = [_LAYOUT, *options]
+    lines = [_LAYOUT, *options]
     for file in files:
-        found = Path(file).resolve()
-        state = found.stat()
-        said.append(f"{found}|{state.st_size}|{state.st_mtime_ns}")
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+        path = Path(file).resolve()
+        state = path.stat()
+        lines.append(f"{path}|{state.st_size}|{state.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The files of a folder, whatever spelling of a split and whichever ending they go by."""
+"""Finds the files of a data set in a folder: splits by any usual name, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def find_file(folder: File, *names: str) -> Path | None:
         MalformedFileError: if the folder is missing or has several of them.
     """
     path = require_folder(folder)
-    found = [path / (name + zipped) for name in names for zipped in ("", ".gz") if (path / (name + zipped)).is_file()]
-    if len(found) > 1:
-        came = " and ".join(file.name for file in found)
+    files = [path / (name + suffix) for name in names for suffix in ("", ".gz") if (path / (name + suffix)).is_file()]
+    if len(files) > 1:
+        came = " and ".join(file.name for file in files)
         raise MalformedFileError(folder, None, f"one file of {', '.join(names)}", came, "keep the one you mean")
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def require_file(folder: File, *names: str) -> Path:
@@ -49,11 +49,11 @@ def require_file(folder: File, *names: str) -> Path:
     Raises:
         MalformedFileError: if the folder is missing or has none or several of them.
     """
-    found = find_file(folder, *names)
-    if found is None:
+    file = find_file(folder, *names)
+    if file is None:
         expected = f"a file {' or '.join(names)}, plain or .gz"
         raise MalformedFileError(folder, None, expected, _listing(Path(folder)))
-    return found
+    return file
 
 
 def find_splits(folder: File, *, endings: Sequence[str], prefixes: Sequence[str] = ("",)) -> dict[str, Path]:
@@ -67,20 +67,20 @@ def find_splits(folder: File, *, endings: Sequence[str], prefixes: Sequence[str]
     Raises:
         MalformedFileError: if the folder is missing, has two files for a split, or none for any.
     """
-    found = {}
+    files = {}
     for split, spellings in SPLITS.items():
         names = [prefix + spelling + ending for prefix in prefixes for spelling in spellings for ending in endings]
         file = find_file(folder, *names)
         if file is not None:
-            found[split] = file
-    if not found:
+            files[split] = file
+    if not files:
         expected = " or ".join(f"{prefixes[0]}train{ending}" for ending in endings)
         raise MalformedFileError(folder, None, f"files such as {expected}", _listing(Path(folder)))
-    return found
+    return files
 
 
-def _listing(folder: Path, most: int = 5) -> str:
+def _listing(folder: Path, limit: int = 5) -> str:
     names = sorted(file.name for file in folder.iterdir())
     if not names:
         return "an empty folder"
-    return ", ".join(names[:most]) + (" and more" if len(names) > most else "")
+    return ", ".join(names[:limit]) + (" and more" if len(names) > limit else "")

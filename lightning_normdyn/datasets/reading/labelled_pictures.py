@@ -1,4 +1,4 @@
-"""Image files of classes, decoded into one tensor."""
+"""Decodes folders of image files, one folder a class, into one labelled tensor."""
 
 from __future__ import annotations
 
@@ -39,23 +39,26 @@ def load_classes(
     """
     images: list[Tensor] = []
     labels: list[int] = []
-    kept: list[ClassFolder] = []
-    for wanted in classes:
-        found = [
+    loaded_classes: list[ClassFolder] = []
+    for class_folder in classes:
+        class_images = [
             image
-            for file in _image_files(wanted.folder, problems)
+            for file in _image_files(class_folder.folder, problems)
             if (image := _load(file, load, problems)) is not None
         ]
-        if not found:
-            problems.count("classes without an image, left out", line=str(wanted.folder))
+        if not class_images:
+            problems.count("classes without an image, left out", line=str(class_folder.folder))
             continue
-        labels += [len(kept)] * len(found)
-        images += found
-        kept.append(wanted)
+        labels += [len(loaded_classes)] * len(class_images)
+        images += class_images
+        loaded_classes.append(class_folder)
     if not images:
         raise MalformedFileError(source, None, "folders of images, one a class", str(problems.counts or "none"))
     return LabelledImages(
-        torch.stack(images), torch.tensor(labels), [one.name for one in kept], [one.group for one in kept]
+        torch.stack(images),
+        torch.tensor(labels),
+        [class_folder.name for class_folder in loaded_classes],
+        [class_folder.group for class_folder in loaded_classes],
     )
 
 

@@ -1,4 +1,4 @@
-"""Arrays of numpy's files, without the code that such files may hold."""
+"""Reads npy and npz files safely: arrays of numbers alone, no pickled objects."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def read_parquet(files: Sequence[File], *columns: str) -> Iterator[tuple[File, i
                 _check_columns(file, source.schema_arrow.names, columns)
                 row = 0
                 for batch in source.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(columns))):
-                    named = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-                    for values in zip(*(named[name] for name in columns), strict=True):
+                    values_by_column = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+                    for values in zip(*(values_by_column[name] for name in columns), strict=True):
                         row += 1
                         yield file, row, values
             except (pa.ArrowException, OSError) as error:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal, overload
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lightning_normdyn.datasets.problems import MalformedFileError
@@ -52,8 +53,8 @@ def open_image(source: bytes | Path, *, name: File, mode: Mode = "RGB") -> Image
     """
     library = pillow()
     try:
-        with library.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            upright: Image = library.ImageOps.exif_transpose(opened)
+        with library.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as raw_image:
+            upright: Image = library.ImageOps.exif_transpose(raw_image)
             if upright.mode in _TRANSPARENT or "transparency" in upright.info:
                 upright = upright.convert("RGBA")
                 white = library.Image.new("RGBA", upright.size, "white")
@@ -68,7 +69,7 @@ def open_image(source: bytes | Path, *, name: File, mode: Mode = "RGB") -> Image
 def to_tensor(image: Image) -> Tensor:
     """Takes an image of mode ``RGB`` or ``L`` as uint8 ``[channels, height, width]``."""
     values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return values.view(image.height, image.width, -1).permute(2, 0, 1)
+    return rearrange(values, "(h w channel) -> channel h w", h=image.height, w=image.width)
 
 
 class _Images(Sequence["Image"], ABC):

@@ -1,4 +1,4 @@
-"""Rows of delimited text: TSV without quotes, CSV with them, and what MovieLens parts by other signs."""
+"""Reads rows of delimited text: TSV without quotes, CSV with quotes, and MovieLens' other delimiters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a stream that one worker of one rank reads."""
+"""Shards a stream between ranks and the workers of their data loaders."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def read_tar(file: File) -> Iterator[Member]:
 
 def _check_rest(archive: tarfile.TarFile) -> None:
     """Refuses what comes behind the end mark: archives that were joined would be read in part."""
-    while archive.fileobj is not None and (rest := archive.fileobj.read(1 << 16)):
-        if rest.strip(b"\0"):
+    while archive.fileobj is not None and (trailing_bytes := archive.fileobj.read(1 << 16)):
+        if trailing_bytes.strip(b"\0"):
             raise tarfile.ReadError("more content behind the end mark")
 
 

@@ -1,4 +1,4 @@
-"""Sets made of the Python installation itself: no download, the same for every user of one version.
+"""For demos, shipped configs and `reproduce` alone: data sets made of the Python installation itself, no download.
 
 They are read from the sources, which are never imported, and from the fonts that matplotlib ships. Neither the hash
 seed nor the locale, nor what else is installed, changes them; another version of Python (or, for pictures, of

@@ -1,4 +1,4 @@
-"""Knowledge-graph completion without download: what classes, functions and modules are to each other."""
+"""Knowledge graph of the standard library: relations between its classes, functions and modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.datasets.records import KnowledgeGraph
 from lightning_normdyn.datasets.standard_library.library import Library, read_library
-from lightning_normdyn.datasets.standard_library.references import Reference
+from lightning_normdyn.datasets.standard_library.scopes import Reference
 from lightning_normdyn.datasets.standard_library.splits import SPLITS, Split, in_digest_order
 
 Fact = tuple[str, str, str]
@@ -120,26 +120,26 @@ def _entity(library: Library, name: str) -> str | None:
 def _well_connected(facts: set[Fact]) -> list[Fact]:
     while True:
         degrees = Counter(entity for head, _, tail in facts for entity in (head, tail))
-        kept = {fact for fact in facts if min(degrees[fact[0]], degrees[fact[2]]) >= MIN_FACTS}
-        if len(kept) == len(facts):
-            return sorted(kept)
-        facts = kept
+        core_facts = {fact for fact in facts if min(degrees[fact[0]], degrees[fact[2]]) >= MIN_FACTS}
+        if len(core_facts) == len(facts):
+            return sorted(core_facts)
+        facts = core_facts
 
 
 def _split(facts: list[Fact]) -> dict[Fact, Split]:
-    together: defaultdict[str, list[Fact]] = defaultdict(list)
+    by_pair: defaultdict[str, list[Fact]] = defaultdict(list)
     for fact in facts:
-        together[" ".join(sorted((fact[0], fact[2])))].append(fact)
-    known = Counter(part for fact in facts for part in _parts(fact))
+        by_pair[" ".join(sorted((fact[0], fact[2])))].append(fact)
+    remaining = Counter(name for fact in facts for name in _parts(fact))
     room: dict[Split, int] = dict.fromkeys(("test", "validation"), len(facts) // 10)
     splits: dict[Fact, Split] = dict.fromkeys(facts, "train")
-    for pair in in_digest_order(together):
-        members = together[pair]
+    for pair in in_digest_order(by_pair):
+        members = by_pair[pair]
         split = next((name for name, left in room.items() if len(members) <= left), None)
-        lost = Counter(part for fact in members for part in _parts(fact))
-        if split is None or any(known[part] <= number for part, number in lost.items()):
+        losses = Counter(name for fact in members for name in _parts(fact))
+        if split is None or any(remaining[name] <= number for name, number in losses.items()):
             continue
-        known.subtract(lost)  # `-=` would go through all of it, each time
+        remaining.subtract(losses)  # `-=` would go through all of it, each time
         room[split] -= len(members)
         splits.update(dict.fromkeys(members, split))
     return splits

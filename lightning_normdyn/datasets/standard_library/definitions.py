@@ -1,4 +1,4 @@
-"""What a module defines: its classes and functions, with their signatures and docstrings."""
+"""Lists the classes and functions that a module defines, with signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def definitions_of(source: SourceModule) -> list[Definition]:
 
     Example:
         >>> tree = ast.parse('"About m."\nclass A(B):\n    def f(self, x=1):\n        "Does it."\n')
-        >>> for found in definitions_of(SourceModule("m", False, tree)):
-        ...     print(found.qualified_name, repr(found.signature), found.docstring)
+        >>> for definition in definitions_of(SourceModule("m", False, tree)):
+        ...     print(definition.qualified_name, repr(definition.signature), definition.docstring)
         m '' About m.
         m.A 'class A(B)'
         m.A.f 'def f(self, x=1)' Does it.
     """
-    chosen: dict[tuple[str, ...], Definition] = {}
-    for found in _walk(source.tree, source.name, ()):
-        if found.path not in chosen or (found.docstring and not chosen[found.path].docstring):
-            chosen[found.path] = found
-    return list(chosen.values())
+    definitions: dict[tuple[str, ...], Definition] = {}
+    for definition in _walk(source.tree, source.name, ()):
+        if definition.path not in definitions or (definition.docstring and not definitions[definition.path].docstring):
+            definitions[definition.path] = definition
+    return list(definitions.values())
 
 
 def _walk(node: ast.AST, module: str, path: tuple[str, ...]) -> Iterator[Definition]:

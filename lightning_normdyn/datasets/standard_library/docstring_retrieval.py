@@ -1,4 +1,4 @@
-"""Retrieval without download: find the body of a docstring by the sentence that sums it up."""
+"""Retrieval set of the standard library: find the body of a docstring by its summary sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_normdyn.datasets.records import JudgedTexts, Texts
 from lightning_normdyn.datasets.standard_library.definitions import Definition
 from lightning_normdyn.datasets.standard_library.library import Library, read_library
 from lightning_normdyn.datasets.standard_library.splits import SPLITS, split_groups
-from lightning_normdyn.datasets.standard_library.summaries import part, words_of
+from lightning_normdyn.datasets.standard_library.summaries import split_summary, words_of
 
 MIN_WORDS = 3
 """A summary or a body of fewer words says nothing to be found by."""
@@ -66,12 +66,12 @@ def docstring_retrieval(folder: str | os.PathLike[str] | None = None) -> JudgedT
 
 def _pairs(library: Library) -> Iterator[_Pair]:
     summaries: set[tuple[str, ...]] = set()
-    rests: set[tuple[str, ...]] = set()
+    bodies: set[tuple[str, ...]] = set()
     for _, definition in sorted(library.definitions.items()):
-        parted = part(definition.docstring)
-        summary, rest = words_of(parted.summary), words_of(parted.rest)
-        if min(len(summary), len(rest)) < MIN_WORDS or summary in summaries or rest in rests:
+        text = split_summary(definition.docstring)
+        summary, body = words_of(text.summary), words_of(text.body)
+        if min(len(summary), len(body)) < MIN_WORDS or summary in summaries or body in bodies:
             continue
         summaries.add(summary)
-        rests.add(rest)
-        yield _Pair(definition, parted.summary, f"{definition.signature}\n{parted.rest}".strip())
+        bodies.add(body)
+        yield _Pair(definition, text.summary, f"{definition.signature}\n{text.body}".strip())

@@ -41,8 +41,10 @@ def read_docstrings(folder: str | os.PathLike[str]) -> Docstrings:
         Docstrings(texts=['About a.', 'About f.'], skipped_files=0)
     """
     with collector_paused():
-        found = [_docstrings_of(file) for file in source_files(folder)]
-    return Docstrings([text for texts in found if texts is not None for text in texts], found.count(None))
+        texts_by_file = [_docstrings_of(file) for file in source_files(folder)]
+    return Docstrings(
+        [text for texts in texts_by_file if texts is not None for text in texts], texts_by_file.count(None)
+    )
 
 
 def _docstrings_of(file: Path) -> list[str] | None:

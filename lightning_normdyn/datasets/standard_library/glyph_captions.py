@@ -1,4 +1,4 @@
-"""Image-text retrieval without download: pictures of characters against their Unicode names."""
+"""Image-text pairs: pictures of characters and their Unicode names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Few-shot classes without download: letters of many scripts, over fonts and small distortions."""
+"""Few-shot classes: letters of many scripts, drawn in several fonts with small distortions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def glyph_classes(*, seed: int = 0) -> LabelledImages:
         FileNotFoundError: if it does not ship a font.
     """
     fonts = [Glyphs(font, height=_HEIGHT, side=SIDE * _OVERSAMPLING) for font in FONTS]
-    letters = [(script, letter) for script, listed in _scripts(fonts[0]).items() for letter in listed]
+    letters = [(script, letter) for script, script_letters in _scripts(fonts[0]).items() for letter in script_letters]
     pixels = bytearray()
     for _, letter in letters:
         for image in _variants(fonts, letter, random.Random(f"{seed} {ord(letter)}")):
@@ -84,30 +84,30 @@ def glyph_classes(*, seed: int = 0) -> LabelledImages:
 
 def _scripts(font: Glyphs) -> dict[str, list[str]]:
     """Script to its letters, in the order of code points, no two drawn alike."""
-    seen: set[bytes] = set()
+    earlier_images: set[bytes] = set()
     scripts: defaultdict[str, list[str]] = defaultdict(list)
     for letter in font.characters(_LETTERS):
         script = unicodedata.name(letter).split()[0].lower()
         image = font.draw(letter) if len(scripts[script]) < LETTERS_PER_SCRIPT else None
-        if image is not None and image.tobytes() not in seen:
-            seen.add(image.tobytes())
+        if image is not None and image.tobytes() not in earlier_images:
+            earlier_images.add(image.tobytes())
             scripts[script].append(letter)
     return {script: letters for script, letters in scripts.items() if len(letters) >= MIN_LETTERS}
 
 
-def _variants(fonts: list[Glyphs], letter: str, chance: random.Random) -> Iterator[Image]:
-    drawn = [image for font in fonts if letter in font and (image := font.draw(letter)) is not None]
+def _variants(fonts: list[Glyphs], letter: str, generator: random.Random) -> Iterator[Image]:
+    images = [image for font in fonts if letter in font and (image := font.draw(letter)) is not None]
     for number in range(IMAGES_PER_CLASS):
-        yield _distorted(drawn[number % len(drawn)], chance)
+        yield _distorted(images[number % len(images)], generator)
 
 
-def _distorted(image: Image, chance: random.Random) -> Image:
+def _distorted(image: Image, generator: random.Random) -> Image:
     """Rotates about the middle, scales and shifts, on the way down from the size that was drawn."""
     from PIL.Image import Resampling, Transform
 
-    angle = math.radians(chance.uniform(-ROTATION, ROTATION))
-    step = _OVERSAMPLING / SCALE ** chance.uniform(-1, 1)
-    right, down = chance.uniform(-SHIFT, SHIFT), chance.uniform(-SHIFT, SHIFT)
+    angle = math.radians(generator.uniform(-ROTATION, ROTATION))
+    step = _OVERSAMPLING / SCALE ** generator.uniform(-1, 1)
+    right, down = generator.uniform(-SHIFT, SHIFT), generator.uniform(-SHIFT, SHIFT)
     cosine, sine = step * math.cos(angle), step * math.sin(angle)
     middle, drawn_middle = SIDE / 2, SIDE * _OVERSAMPLING / 2
     x, y = middle + right, middle + down

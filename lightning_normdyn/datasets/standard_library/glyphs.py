@@ -51,8 +51,8 @@ class Glyphs:
 
         Left out are characters without a name in the running Python's `unicodedata`.
         """
-        named = (character for character in _mapped(self._file) if unicodedata.name(character, ""))
-        return [character for character in named if unicodedata.category(character).startswith(tuple(categories))]
+        candidates = (character for character in _mapped(self._file) if unicodedata.name(character, ""))
+        return [character for character in candidates if unicodedata.category(character).startswith(tuple(categories))]
 
     def draw(self, character: str) -> Image | None:
         """Draws a character in shades of grey.
@@ -63,8 +63,8 @@ class Glyphs:
         if not self._fits(character):
             return None
         image = self._draw(character)
-        drawn = image.tobytes()
-        return None if drawn == self._missing or drawn.count(PAPER) == len(drawn) else image
+        pixels = image.tobytes()
+        return None if pixels == self._missing or pixels.count(PAPER) == len(pixels) else image
 
     def _draw(self, character: str) -> Image:
         from PIL import Image, ImageDraw
@@ -90,13 +90,13 @@ def font_file(font: str) -> Path:
         ModuleNotFoundError: if matplotlib is not installed.
         FileNotFoundError: if it does not ship the font.
     """
-    found = find_spec("matplotlib")
-    if found is None or not found.submodule_search_locations:
+    spec = find_spec("matplotlib")
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
             "glyph sets are drawn with the fonts that matplotlib ships, and matplotlib is not installed; install with: "
             "pip install 'lightning-normdyn[report]'"
         )
-    file = Path(next(iter(found.submodule_search_locations)), "mpl-data", "fonts", "ttf", f"{font}.ttf")
+    file = Path(next(iter(spec.submodule_search_locations)), "mpl-data", "fonts", "ttf", f"{font}.ttf")
     if not file.is_file():
         raise FileNotFoundError(
             f"font: expected '{font}' among the fonts of matplotlib, found no file '{file}'; distributions that part "

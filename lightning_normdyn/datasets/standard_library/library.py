@@ -1,4 +1,4 @@
-"""The standard library as read: what is defined in it, what refers to what, and where a name really lives."""
+"""The parsed standard library: definitions, references and the resolution of re-exported names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lightning_normdyn.datasets.standard_library.definitions import Definition, definitions_of
-from lightning_normdyn.datasets.standard_library.references import ModuleNames
-from lightning_normdyn.datasets.standard_library.scopes import names_of
+from lightning_normdyn.datasets.standard_library.scopes import ModuleNames, names_of
 from lightning_normdyn.datasets.standard_library.sources import collector_paused, library_modules
 
 
@@ -30,8 +29,8 @@ class Library:
 
     def module_of(self, name: str) -> str | None:
         """The longest beginning of a qualified name that is a module."""
-        parts = name.split(".")
-        beginnings = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        names = name.split(".")
+        beginnings = (".".join(names[:length]) for length in range(len(names), 0, -1))
         return next((start for start in beginnings if start in self.modules or start in self.known_modules), None)
 
     def home_of(self, name: str) -> str:
@@ -39,30 +38,30 @@ class Library:
 
         A name that leads out of what was read comes back as far as it could be followed.
         """
-        seen: set[str] = set()
-        while name not in seen:
-            seen.add(name)
+        visited_names: set[str] = set()
+        while name not in visited_names:
+            visited_names.add(name)
             module = self.module_of(name)
             if module is None or module not in self.modules or name == module:
                 break
-            first, *rest = name[len(module) + 1 :].split(".")
+            first, *inner_names = name[len(module) + 1 :].split(".")
             if f"{module}.{first}" in self.definitions:
                 break
             origin = self._imported(module, first)
             if origin is not None:
-                name = ".".join([origin, *rest])
+                name = ".".join([origin, *inner_names])
         return name
 
     def _imported(self, module: str, name: str) -> str | None:
         names = self.modules[module]
-        if name in names.imported:
-            return names.imported[name]
-        candidates = (f"{origin}.{name}" for origin in names.starred if origin in self.modules)
-        return next((found for found in candidates if self._leads_somewhere(found)), None)
+        if name in names.imports:
+            return names.imports[name]
+        candidates = (f"{origin}.{name}" for origin in names.star_modules if origin in self.modules)
+        return next((candidate for candidate in candidates if self._leads_somewhere(candidate)), None)
 
     def _leads_somewhere(self, name: str) -> bool:
         module, _, last = name.rpartition(".")
-        return name in self.definitions or last in self.modules[module].imported
+        return name in self.definitions or last in self.modules[module].imports
 
 
 def read_library(folder: str | os.PathLike[str] | None = None) -> Library:
@@ -86,5 +85,5 @@ def _read(folder: str | None) -> Library:
     with collector_paused():
         for source in library_modules(folder):
             modules[source.name] = names_of(source)
-            definitions.update((found.qualified_name, found) for found in definitions_of(source))
+            definitions.update((definition.qualified_name, definition) for definition in definitions_of(source))
     return Library(modules, definitions, frozenset({*sys.stdlib_module_names, "os.path"}))

@@ -1,4 +1,4 @@
-"""Similarity without download: how alike two docstring summaries are, told by how near their names are."""
+"""Graded pairs of docstring summaries, graded by how near their qualified names are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_normdyn.datasets.records import GradedPairs
 from lightning_normdyn.datasets.standard_library.definitions import Definition
 from lightning_normdyn.datasets.standard_library.library import Library, read_library
 from lightning_normdyn.datasets.standard_library.splits import SPLITS, Split, in_digest_order, split_groups
-from lightning_normdyn.datasets.standard_library.summaries import part, words_of
+from lightning_normdyn.datasets.standard_library.summaries import split_summary, words_of
 
 MIN_WORDS = 3
 PAIRS_PER_GRADE: dict[Split, int] = {"train": 1500, "validation": 150, "test": 300}
@@ -54,21 +54,23 @@ def name_relatedness(folder: str | os.PathLike[str] | None = None) -> dict[str, 
     """
     texts = _texts(read_library(folder))
     splits = split_groups(Counter(_package_of(definition) for definition in texts.values()), share=0.15)
-    made: dict[str, GradedPairs] = {}
+    pairs_by_split: dict[str, GradedPairs] = {}
     for split in SPLITS:
-        own = {text: definition for text, definition in texts.items() if splits[_package_of(definition)] == split}
-        made[split] = _balanced_pairs(own, PAIRS_PER_GRADE[split])
-    return made
+        split_texts = {
+            text: definition for text, definition in texts.items() if splits[_package_of(definition)] == split
+        }
+        pairs_by_split[split] = _balanced_pairs(split_texts, PAIRS_PER_GRADE[split])
+    return pairs_by_split
 
 
 def _texts(library: Library) -> dict[str, Definition]:
-    chosen: dict[tuple[str, ...], tuple[str, Definition]] = {}
+    by_words: dict[tuple[str, ...], tuple[str, Definition]] = {}
     for _, definition in sorted(library.definitions.items()):
-        summary = part(definition.docstring).summary
+        summary = split_summary(definition.docstring).summary
         words = words_of(summary)
         if len(words) >= MIN_WORDS:
-            chosen.setdefault(words, (summary, definition))
-    return dict(chosen.values())
+            by_words.setdefault(words, (summary, definition))
+    return dict(by_words.values())
 
 
 def _class_of(definition: Definition) -> tuple[str, ...] | None:
@@ -83,18 +85,18 @@ def _package_of(definition: Definition) -> str:
 
 def _balanced_pairs(texts: dict[str, Definition], per_grade: int) -> GradedPairs:
     pools = {
-        5.0: _pool(texts, lambda found: (found.module, _class_of(found))),
-        4.0: _pool(texts, lambda found: found.module),
+        5.0: _pool(texts, lambda definition: (definition.module, _class_of(definition))),
+        4.0: _pool(texts, lambda definition: definition.module),
         2.0: _pool(texts, _package_of),
         0.0: _pool(texts, lambda _: None),
     }
-    drawn = {wanted: _draw(texts, pool, wanted, per_grade) for wanted, pool in pools.items()}
-    fewest = min(map(len, drawn.values()))
-    pairs = [(*pair, wanted) for wanted, found in drawn.items() for pair in found[:fewest]]
+    pairs_by_grade = {target: _draw(texts, pool, target, per_grade) for target, pool in pools.items()}
+    fewest = min(map(len, pairs_by_grade.values()))
+    pairs = [(*pair, target) for target, grade_pairs in pairs_by_grade.items() for pair in grade_pairs[:fewest]]
     return GradedPairs(
         [first for first, _, _ in pairs],
         [second for _, second, _ in pairs],
-        torch.tensor([wanted for _, _, wanted in pairs], dtype=torch.float32),
+        torch.tensor([target for _, _, target in pairs], dtype=torch.float32),
     )
 
 
@@ -107,16 +109,16 @@ def _pool(texts: dict[str, Definition], key: Callable[[Definition], object]) -> 
 
 
 def _draw(
-    texts: dict[str, Definition], pool: dict[str, Sequence[str]], wanted: float, number: int
+    texts: dict[str, Definition], pool: dict[str, Sequence[str]], target: float, number: int
 ) -> list[tuple[str, str]]:
     """Deals partners of one grade, round after round over all texts, so that no text is in much more than its share."""
-    chance = random.Random(f"name_relatedness {wanted}")
-    drawn: dict[frozenset[str], tuple[str, str]] = {}
+    generator = random.Random(f"name_relatedness {target}")
+    pairs: dict[frozenset[str], tuple[str, str]] = {}
     for _ in range(10):
         for text in in_digest_order(texts):
-            partner = chance.choice(pool[text])
-            if partner != text and grade(texts[text], texts[partner]) == wanted:
-                drawn.setdefault(frozenset((text, partner)), (text, partner))
-            if len(drawn) == number:
-                return list(drawn.values())
-    return list(drawn.values())
+            partner = generator.choice(pool[text])
+            if partner != text and grade(texts[text], texts[partner]) == target:
+                pairs.setdefault(frozenset((text, partner)), (text, partner))
+            if len(pairs) == number:
+                return list(pairs.values())
+    return list(pairs.values())

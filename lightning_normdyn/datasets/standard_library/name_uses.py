@@ -1,4 +1,4 @@
-"""Recommendation without download: the names that each module of the standard library uses, line after line."""
+"""Interactions: which names each module of the standard library uses, in the order of lines."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def name_uses(folder: str | os.PathLike[str] | None = None) -> Interactions:
     for lines in first_lines.values():
         for name in lines:
             users_of[name] += 1
-    kept = {
+    uses = {
         module: {name: line for name, line in lines.items() if users_of[name] >= MIN_MODULES}
         for module, lines in first_lines.items()
     }
-    kept = {module: lines for module, lines in kept.items() if len(lines) >= MIN_NAMES}
-    item_ids = sorted({name for lines in kept.values() for name in lines})
+    uses = {module: lines for module, lines in uses.items() if len(lines) >= MIN_NAMES}
+    item_ids = sorted({name for lines in uses.values() for name in lines})
     numbers = {name: number for number, name in enumerate(item_ids)}
-    rows = [(user, numbers[name], line) for user, lines in enumerate(kept.values()) for name, line in lines.items()]
+    rows = [(user, numbers[name], line) for user, lines in enumerate(uses.values()) for name, line in lines.items()]
     users, items, times = zip(*rows, strict=True) if rows else ((), (), ())
     return Interactions(
-        user_ids=list(kept),
+        user_ids=list(uses),
         item_ids=item_ids,
         users=torch.tensor(users, dtype=torch.int64),
         items=torch.tensor(items, dtype=torch.int64),

@@ -1,4 +1,4 @@
-"""Questions without download: what the signatures of the standard library answer, asked by what they do."""
+"""Questions about definitions of the standard library, with the answers that their signatures give."""
 
 from __future__ import annotations
 
@@ -42,22 +42,24 @@ def question_answers(folder: str | os.PathLike[str] | None = None) -> JudgedText
     Raises:
         FileNotFoundError: if there are no sources to read.
     """
-    found = docstring_retrieval(folder)
-    asked: dict[int, Question] = {}
-    for place, (name, document) in enumerate(zip(found.documents.ids, found.documents.texts, strict=True)):
-        possible = questions_about(document.partition("\n")[0], found.queries.texts[place])
-        if possible:
-            asked[place] = possible[int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(possible)]
-    numbers = {place: number for number, place in enumerate(asked)}
+    retrieval = docstring_retrieval(folder)
+    questions: dict[int, Question] = {}
+    for place, (name, document) in enumerate(zip(retrieval.documents.ids, retrieval.documents.texts, strict=True)):
+        candidates = questions_about(document.partition("\n")[0], retrieval.queries.texts[place])
+        if candidates:
+            questions[place] = candidates[int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(candidates)]
+    numbers = {place: number for number, place in enumerate(questions)}
     return JudgedTexts(
-        documents=found.documents,
+        documents=retrieval.documents,
         queries=Texts(
-            [f"{found.documents.ids[place]}:question" for place in asked],
-            [question.text for question in asked.values()],
+            [f"{retrieval.documents.ids[place]}:question" for place in questions],
+            [question.text for question in questions.values()],
         ),
-        judgements={split: _of_questions(judged, numbers) for split, judged in found.judgements.items()},
-        covariates=found.covariates,
-        answers={numbers[place]: question.answers for place, question in asked.items()},
+        judgements={
+            split: _of_questions(split_judgements, numbers) for split, split_judgements in retrieval.judgements.items()
+        },
+        covariates=retrieval.covariates,
+        answers={numbers[place]: question.answers for place, question in questions.items()},
     )
 
 
@@ -81,7 +83,11 @@ def questions_about(signature: str, summary: str) -> list[Question]:
             answers = tuple(dict.fromkeys((base, base.rpartition(".")[-1])))
             questions.append(Question(f"Which class does the class described as this inherit from: {summary}", answers))
         return questions
-    names = [one.arg for one in (*definition.args.posonlyargs, *definition.args.args) if one.arg not in _RECEIVERS]
+    names = [
+        argument.arg
+        for argument in (*definition.args.posonlyargs, *definition.args.args)
+        if argument.arg not in _RECEIVERS
+    ]
     if names:
         questions.append(Question(f"What is the first argument of the function described as: {summary}", (names[0],)))
     return questions
@@ -100,8 +106,8 @@ def _parsed(signature: str) -> ast.ClassDef | ast.FunctionDef | None:
     return definition if isinstance(definition, ast.ClassDef | ast.FunctionDef) else None
 
 
-def _of_questions(judged: Judgements, numbers: Mapping[int, int]) -> Judgements:
-    places: Sequence[int] = judged.queries.tolist()
-    kept = torch.tensor([place in numbers for place in places], dtype=torch.bool)
+def _of_questions(judgements: Judgements, numbers: Mapping[int, int]) -> Judgements:
+    places: Sequence[int] = judgements.queries.tolist()
+    has_question = torch.tensor([place in numbers for place in places], dtype=torch.bool)
     queries = torch.tensor([numbers[place] for place in places if place in numbers], dtype=torch.int64)
-    return Judgements(queries, judged.documents[kept], judged.grades[kept])
+    return Judgements(queries, judgements.documents[has_question], judgements.grades[has_question])

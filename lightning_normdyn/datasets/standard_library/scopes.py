@@ -1,4 +1,4 @@
-"""What a module refers to: the names that it imports, uses, inherits from and raises, resolved by scope."""
+"""Resolves the names that a module imports, uses, inherits from and raises by Python's scope rules."""
 
 from __future__ import annotations
 
@@ -8,9 +8,44 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType
+from typing import Literal, NamedTuple
 
-from lightning_normdyn.datasets.standard_library.references import ModuleNames, Reference, Role
 from lightning_normdyn.datasets.standard_library.sources import SourceModule
+
+Role = Literal["use", "import", "base", "decorator", "raise", "catch"]
+
+
+class Reference(NamedTuple):
+    """A name in the source, outside of the scope that binds it.
+
+    Attributes:
+        line: where it stands.
+        column: where in the line.
+        role: what it is there for.
+        name: module and name, as bound by imports: ``os.path.join``, ``builtins.len``, ``own_module.f``.
+        owner: names from the module down to the class or function that it stands in.
+    """
+
+    line: int
+    column: int
+    role: Role
+    name: str
+    owner: tuple[str, ...]
+
+
+class ModuleNames(NamedTuple):
+    """References of a module, and what a look-up in it needs.
+
+    Attributes:
+        references: in the order of lines and columns.
+        imports: names bound by imports to what they stand for.
+        star_modules: modules of which it imports all names.
+    """
+
+    references: list[Reference]
+    imports: dict[str, str]
+    star_modules: list[str]
+
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _LANGUAGE_MODULES = ("builtins", "io", "_io")  # `open` comes from the latter
@@ -26,15 +61,15 @@ def names_of(source: SourceModule) -> ModuleNames:
 
     Example:
         >>> text = "import os.path as p\ndef f(x):\n    return p.join(x, len(x))\n"
-        >>> for found in names_of(SourceModule("m", False, ast.parse(text))).references:
-        ...     print(found.line, found.role, found.name, found.owner)
+        >>> for reference in names_of(SourceModule("m", False, ast.parse(text))).references:
+        ...     print(reference.line, reference.role, reference.name, reference.owner)
         1 import os.path ()
         3 use os.path.join ('f',)
         3 use builtins.len ('f',)
     """
     visitor = _Visitor(source)
     visitor.visit_module()
-    return ModuleNames(sorted(visitor.references), dict(visitor.module.imported), visitor.starred)
+    return ModuleNames(sorted(visitor.references), dict(visitor.module.imports), visitor.star_modules)
 
 
 def _built_in_names() -> frozenset[str]:
@@ -53,8 +88,8 @@ _BUILT_IN = _built_in_names()
 @dataclass
 class _Scope:
     is_class: bool = False
-    imported: dict[str, str] = field(default_factory=dict)
-    defined: set[str] = field(default_factory=set)
+    imports: dict[str, str] = field(default_factory=dict)
+    definitions: set[str] = field(default_factory=set)
     bound: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)  # named by `global` or `nonlocal`
     loads: list[Reference] = field(default_factory=list)
@@ -64,7 +99,7 @@ class _Visitor:
     def __init__(self, source: SourceModule) -> None:
         self.source = source
         self.references: list[Reference] = []
-        self.starred: list[str] = []
+        self.star_modules: list[str] = []
         self.module = _Scope()
         self.scopes = [self.module]
         self.owner: tuple[str, ...] = ()
@@ -86,20 +121,20 @@ class _Visitor:
 
     def visit_module(self) -> None:
         self.visit_children(self.source.tree)
-        own = self.source.name
+        module_name = self.source.name
         for load in self.module.loads:
-            root, dot, rest = load.name.partition(".")
-            if root in self.module.defined:
-                target = f"{own}.{root}"
-            elif root in self.module.imported:
-                target = self.module.imported[root]
+            root, dot, attributes = load.name.partition(".")
+            if root in self.module.definitions:
+                target = f"{module_name}.{root}"
+            elif root in self.module.imports:
+                target = self.module.imports[root]
             elif root in self.module.bound:
-                target = f"{own}.{root}"
+                target = f"{module_name}.{root}"
             elif root in _BUILT_IN:
                 target = f"builtins.{root}"
             else:
                 continue
-            self.references.append(load._replace(name=target + dot + rest))
+            self.references.append(load._replace(name=target + dot + attributes))
 
     def visit(self, node: ast.AST) -> None:
         self.visitors.get(node.__class__, self.visit_children)(node)
@@ -130,26 +165,26 @@ class _Visitor:
     def visit_import(self, node: ast.Import) -> None:
         for alias in node.names:
             top = alias.name.partition(".")[0]
-            self.scopes[-1].imported[alias.asname or top] = alias.name if alias.asname else top
+            self.scopes[-1].imports[alias.asname or top] = alias.name if alias.asname else top
             self.refer(alias.name, "import", node)
 
     def visit_import_from(self, node: ast.ImportFrom) -> None:
         origin = self.absolute(node)
         for alias in node.names:
             if alias.name == "*":
-                self.starred.append(origin)
+                self.star_modules.append(origin)
                 self.refer(origin, "import", node)
             else:
-                self.scopes[-1].imported[alias.asname or alias.name] = f"{origin}.{alias.name}"
+                self.scopes[-1].imports[alias.asname or alias.name] = f"{origin}.{alias.name}"
                 self.refer(f"{origin}.{alias.name}", "import", node)
 
     def absolute(self, node: ast.ImportFrom) -> str:
-        parts = self.source.name.split(".")
-        kept = len(parts) - node.level + self.source.is_package if node.level else 0
-        return ".".join([*parts[:kept], *([node.module] if node.module else [])])
+        names = self.source.name.split(".")
+        depth = len(names) - node.level + self.source.is_package if node.level else 0
+        return ".".join([*names[:depth], *([node.module] if node.module else [])])
 
     def visit_class(self, node: ast.ClassDef) -> None:
-        self.scopes[-1].defined.add(node.name)
+        self.scopes[-1].definitions.add(node.name)
         with self.inside(node.name):  # a head says something of the class, not of where it stands
             for decorator in node.decorator_list:
                 self.visit_as("decorator", decorator)
@@ -162,7 +197,7 @@ class _Visitor:
                     self.visit(statement)
 
     def visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self.scopes[-1].defined.add(node.name)
+        self.scopes[-1].definitions.add(node.name)
         with self.inside(node.name):
             for decorator in node.decorator_list:
                 self.visit_as("decorator", decorator)
@@ -191,9 +226,9 @@ class _Visitor:
             self.visit(node.cause)
 
     def visit_handler(self, node: ast.ExceptHandler) -> None:
-        for caught in node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]:
-            if caught is not None:
-                self.visit_as("catch", caught)
+        for exception in node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]:
+            if exception is not None:
+                self.visit_as("catch", exception)
         if node.name is not None:
             self.scopes[-1].bound.add(node.name)
         for statement in node.body:
@@ -229,8 +264,8 @@ class _Visitor:
 
     def bind_arguments(self, arguments: ast.arguments) -> None:
         single = [argument for argument in (arguments.vararg, arguments.kwarg) if argument is not None]
-        listed = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *single]
-        self.scopes[-1].bound.update(argument.arg for argument in listed)
+        named_arguments = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *single]
+        self.scopes[-1].bound.update(argument.arg for argument in named_arguments)
 
     def load(self, name: str, role: Role, node: ast.expr) -> None:
         self.scopes[-1].loads.append(Reference(node.lineno, node.col_offset, role, name, self.owner))
@@ -251,21 +286,21 @@ class _Visitor:
         yield
         self.scopes.pop()
         outside = next(outer for outer in reversed(self.scopes) if not outer.is_class)
-        own = (scope.bound | scope.defined | scope.imported.keys()) - scope.elsewhere
+        local_names = (scope.bound | scope.definitions | scope.imports.keys()) - scope.elsewhere
         for load in scope.loads:
-            root, dot, rest = load.name.partition(".")
-            if root not in own:
+            root, dot, attributes = load.name.partition(".")
+            if root not in local_names:
                 outside.loads.append(load)
-            elif root in scope.imported:
-                self.references.append(load._replace(name=scope.imported[root] + dot + rest))
+            elif root in scope.imports:
+                self.references.append(load._replace(name=scope.imports[root] + dot + attributes))
 
 
 def _dotted(node: ast.expr) -> str | None:
     """``a.b.c`` of a chain of attributes that starts at a name."""
-    parts: list[str] = []
+    names: list[str] = []
     while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
+        names.append(node.attr)
         node = node.value
     if not isinstance(node, ast.Name):
         return None
-    return ".".join([node.id, *reversed(parts)])
+    return ".".join([node.id, *reversed(names)])

@@ -53,11 +53,11 @@ def library_folder() -> Path:
 
 def source_files(folder: str | os.PathLike[str]) -> list[Path]:
     """Lists the ``.py`` files under a folder, at any depth, without tests, vendored and third-party packages."""
-    found: list[Path] = []
+    sources: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
-        found.extend(Path(parent, name) for name in files if name.endswith(".py"))
-    return sorted(found)
+        sources.extend(Path(parent, name) for name in files if name.endswith(".py"))
+    return sorted(sources)
 
 
 def parse_source(file: Path) -> ast.Module | None:
@@ -84,15 +84,15 @@ def library_modules(folder: str | os.PathLike[str] | None = None) -> Iterator[So
         FileNotFoundError: if nothing there can be parsed (a zipped, frozen or stripped Python).
     """
     root = library_folder() if folder is None else Path(folder)
-    named = sorted((name, file) for file in source_files(root) if (name := _module_name(file.relative_to(root))))
-    parsed = 0
-    for name, file in named:
+    modules = sorted((name, file) for file in source_files(root) if (name := _module_name(file.relative_to(root))))
+    count = 0
+    for name, file in modules:
         if folder is None and not _is_everywhere(name):
             continue
         if (tree := parse_source(file)) is not None:
-            parsed += 1
+            count += 1
             yield SourceModule(name, file.name == "__init__.py", tree)
-    if not parsed:
+    if not count:
         raise FileNotFoundError(
             f"folder: expected Python sources under '{root}', found none that can be parsed; this Python was installed "
             "without the sources of its standard library, so use another installation or a set in files"
@@ -120,8 +120,8 @@ def collector_paused() -> Iterator[None]:
 
 
 def _module_name(file: Path) -> str | None:
-    parts = [*file.parts[:-1], *([] if file.name == "__init__.py" else [file.stem])]
-    return ".".join(parts) if parts and all(map(str.isidentifier, parts)) else None
+    names = [*file.parts[:-1], *([] if file.name == "__init__.py" else [file.stem])]
+    return ".".join(names) if names and all(map(str.isidentifier, names)) else None
 
 
 def _is_everywhere(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Splits that keep relatives together and come out alike everywhere: decided by a digest of names."""
+"""Reproducible train, validation and test splits of groups, decided by a digest of their names."""
 
 from __future__ import annotations
 

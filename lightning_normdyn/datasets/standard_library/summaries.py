@@ -1,4 +1,4 @@
-"""Docstrings parted into the sentence that sums them up and the rest."""
+"""Splits docstrings into their summary sentence and their body."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ _SENTENCE = re.compile(r".+?[.!?:](?=\s+[^\sa-z])", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
 
 
-class Parted(NamedTuple):
+class SplitDocstring(NamedTuple):
     """A docstring in two.
 
     Attributes:
         summary: its first sentence, on one line.
-        rest: what follows, as written; empty where nothing does.
+        body: what follows, as written; empty where nothing does.
     """
 
     summary: str
-    rest: str
+    body: str
 
 
-def part(docstring: str) -> Parted:
-    r"""Parts a docstring after its first sentence, or its first paragraph if that is a heading without a full stop.
+def split_summary(docstring: str) -> SplitDocstring:
+    r"""Splits a docstring after its first sentence, or its first paragraph if that is a heading without a full stop.
 
     A first paragraph that only says how to call it, ``dup() -> socket``, belongs to neither.
 
     Example:
-        >>> part("Open a\nfile, e.g. a log. Return it.\n\nMore.")
-        Parted(summary='Open a file, e.g. a log.', rest='Return it.\n\nMore.')
-        >>> part("f(x) -> int\n\nCount")
-        Parted(summary='Count', rest='')
+        >>> split_summary("Open a\nfile, e.g. a log. Return it.\n\nMore.")
+        SplitDocstring(summary='Open a file, e.g. a log.', body='Return it.\n\nMore.')
+        >>> split_summary("f(x) -> int\n\nCount")
+        SplitDocstring(summary='Count', body='')
     """
-    first, *others = _PARAGRAPH_BREAK.split(docstring.strip(), maxsplit=1)
-    if others and _CALL.fullmatch(first):
-        return part(others[0])
+    first, *remainder = _PARAGRAPH_BREAK.split(docstring.strip(), maxsplit=1)
+    if remainder and _CALL.fullmatch(first):
+        return split_summary(remainder[0])
     sentence = _SENTENCE.match(first)
     end = sentence.end() if sentence else len(first)
-    return Parted(" ".join(first[:end].split()), "\n\n".join([first[end:].strip(), *others]).strip())
+    return SplitDocstring(" ".join(first[:end].split()), "\n\n".join([first[end:].strip(), *remainder]).strip())
 
 
 def words_of(text: str) -> tuple[str, ...]:

@@ -89,8 +89,8 @@ def sweep_figure(ranking: RankingAudit) -> Axes:
         ends.append(LineLabel(float(value[-1]), name, colour))
     axes.axvline(0, color=RULE, lw=1, zorder=0)
     if ranking.calibration.significant:
-        axes.axvspan(ranking.calibration.alpha_low, ranking.calibration.alpha_high, color=VERMILION, alpha=0.10, lw=0)
-        axes.axvline(ranking.calibration.alpha, color=VERMILION, lw=1)
+        axes.axvspan(ranking.calibration.alpha.low, ranking.calibration.alpha.high, color=VERMILION, alpha=0.10, lw=0)
+        axes.axvline(ranking.calibration.alpha.value, color=VERMILION, lw=1)
     axes.set_xlim(alphas[0], alphas[-1])
     # Lengths in place of norms may ruin a ranking; the curve that is asked about is to fill the frame.
     axes.set_ylim(bottom=max(0.0, floor - 0.15 * (axes.get_ylim()[1] - floor)))

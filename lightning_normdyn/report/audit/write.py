@@ -26,7 +26,7 @@ from lightning_normdyn.report.kit.canvas import drawing_style, to_svg
 from lightning_normdyn.report.kit.card import Card, arrange
 from lightning_normdyn.report.kit.document import document
 from lightning_normdyn.report.kit.numbers import fixed, plain
-from lightning_normdyn.retrieval.audit import Audit, advice, first_line
+from lightning_normdyn.retrieval.audit import Audit, advice, first_line, json_fields
 
 PAGE, NUMBERS = "audit.html", "audit.json"
 _PAPERS = (
@@ -211,16 +211,15 @@ def _ranking_tables(audit: Audit) -> list[str]:
     rows = [
         (
             name,
-            f"{fixed(one.alpha, 2)} ({fixed(one.alpha_low, 2)} to {fixed(one.alpha_high, 2)})",
-            f"{fixed(one.gain, 4)} ({fixed(one.gain_low, 4)} to {fixed(one.gain_high, 4)})",
+            f"{fixed(one.alpha.value, 2)} ({fixed(one.alpha.low, 2)} to {fixed(one.alpha.high, 2)})",
+            f"{fixed(one.gain.value, 4)} ({fixed(one.gain.low, 4)} to {fixed(one.gain.high, 4)})",
             plain(one.p_value, 2),
         )
         for name, one in gains.items()
     ]
     measure = ranking.calibration.measure
-    judged = (
-        f"{ranking.judged:,} of {ranking.queries:,} queries judged; cosine {fixed(ranking.calibration.baseline, 4)}"
-    )
+    baseline = fixed(ranking.calibration.baseline, 4)
+    judged = f"{ranking.judged_count:,} of {ranking.queries:,} queries judged; cosine {baseline}"
     tables = [_table(f"{measure}: {judged}", ("by", "best exponent", "held-out gain", "p"), rows)]
     if ranking.confidence is not None:
         listed = [
@@ -265,7 +264,7 @@ def as_plain(value: object) -> Any:
     if isinstance(value, Tensor):
         return as_plain(value.tolist())
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: as_plain(one) for name, one in value._asdict().items()}
+        return {name: as_plain(one) for name, one in json_fields(value).items()}
     if isinstance(value, Mapping):
         return {str(name): as_plain(one) for name, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

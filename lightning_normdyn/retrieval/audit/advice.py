@@ -25,12 +25,12 @@ def first_line(audit: Audit) -> str:
     strongest = _strongest(audit)
     if strongest is None:
         return f"{audit.saturation.sentence} Without covariates or judgements nobody can say what they mean."
-    name, found = strongest
-    if name == LENGTH and abs(found.r) >= _STRONG:
-        return f"Norms follow length (Spearman {_signed(found.r)}): read everything else with length held fixed."
-    if abs(found.r) >= _STRONG:
-        return f"Norms follow {name} (Spearman {_signed(found.r)}, {_fixed(audit, found)})."
-    return f"Norms follow none of the covariates closely; closest is {name} (Spearman {_signed(found.r)})."
+    name, correlation = strongest
+    if name == LENGTH and abs(correlation.r) >= _STRONG:
+        return f"Norms follow length (Spearman {_signed(correlation.r)}): read everything else with length held fixed."
+    if abs(correlation.r) >= _STRONG:
+        return f"Norms follow {name} (Spearman {_signed(correlation.r)}, {_fixed(audit, correlation)})."
+    return f"Norms follow none of the covariates closely; closest is {name} (Spearman {_signed(correlation.r)})."
 
 
 def advice(audit: Audit) -> str:
@@ -40,8 +40,8 @@ def advice(audit: Audit) -> str:
             "Keep scoring by cosine: with vectors of length one it is the inner product, and no exponent changes any "
             "ranking. A length can come back only from the model before its last step."
         )
-    parts = [_score(audit), _held(audit), _zeros(audit), _groups(audit), _trust(audit), _extremes(audit)]
-    return " ".join(part for part in parts if part)
+    sentences = [_score(audit), _saturation(audit), _zeros(audit), _groups(audit), _trust(audit), _extremes(audit)]
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _score(audit: Audit) -> str:
@@ -50,11 +50,12 @@ def _score(audit: Audit) -> str:
             "To learn whether norms help a search, add queries and judgements; until then score by cosine, which is "
             "safe."
         )
-    found = audit.ranking.calibration
-    if not found.significant:
+    calibration = audit.ranking.calibration
+    if not calibration.significant:
         return "Score by cosine: no exponent of the norm gains beyond chance on these judgements."
     verdict = None if audit.ranking.confounds is None else audit.ranking.confounds.verdict
-    use = f"the exponent {found.advice:.2f} folded into the stored vectors (export_vectors, alpha={found.advice:.2f})"
+    alpha = f"{calibration.advice:.2f}"
+    use = f"the exponent {alpha} folded into the stored vectors (export_vectors, alpha={alpha})"
     if verdict == "length":
         return (
             f"Length, not the norm, carries the gain: correct scores by length openly, and take {use} only if lengths "
@@ -66,7 +67,7 @@ def _score(audit: Audit) -> str:
     return f"Take {use}{without}; check it on queries of your own."
 
 
-def _held(audit: Audit) -> str:
+def _saturation(audit: Audit) -> str:
     kind = audit.saturation.kind
     if kind == "constant":
         return "The model's end leaves norms no room: take embeddings from before its last normalisation to find more."
@@ -84,24 +85,26 @@ def _zeros(audit: Audit) -> str:
 
 
 def _groups(audit: Audit) -> str:
-    differing = [one for one in audit.groups if one.differs]
+    differing = [group for group in audit.groups if group.differs]
     if not differing:
         return ""
-    named = ", ".join(f"{one.column} {one.group} ({_signed(one.effect.value)})" for one in differing[:_NAMED])
-    more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+    names = ", ".join(f"{group.column} {group.group} ({_signed(group.effect.value)})" for group in differing[:_NAMED])
+    remainder = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
     return (
-        f"Norms differ between groups ({named}{more}; Cohen's d): any score that uses them favours some groups, so "
-        "compare results by group before shipping one."
+        f"Norms differ between groups ({names}{remainder}; Cohen's d): any score that uses them favours some groups, "
+        "so compare results by group before shipping one."
     )
 
 
 def _trust(audit: Audit) -> str:
     """Whether a norm is a better confidence than the similarity."""
     table = None if audit.ranking is None else audit.ranking.confidence
-    better = [name for name, one in (table or {}).items() if "norm" in name and one.over_baseline.low > 0]
-    if not better:
+    better_names = [
+        name for name, confidence in (table or {}).items() if "norm" in name and confidence.over_baseline.low > 0
+    ]
+    if not better_names:
         return ""
-    best = min(better, key=lambda name: table[name].aurc.value if table else math.inf)
+    best = min(better_names, key=lambda name: table[name].aurc.value if table else math.inf)
     return f"To refuse doubtful queries, {best.replace('_', ' ')} beats the largest similarity."
 
 
@@ -112,16 +115,18 @@ def _extremes(audit: Audit) -> str:
 
 
 def _strongest(audit: Audit) -> tuple[str, Correlation] | None:
-    known = {name: one for name, one in audit.correlations.items() if math.isfinite(one.r)}
-    if not known:
+    finite = {name: correlation for name, correlation in audit.correlations.items() if math.isfinite(correlation.r)}
+    if not finite:
         return None
-    if LENGTH in known and abs(known[LENGTH].r) >= _STRONG:
-        return LENGTH, known[LENGTH]
-    return max(known.items(), key=lambda one: abs(one[1].r))
+    if LENGTH in finite and abs(finite[LENGTH].r) >= _STRONG:
+        return LENGTH, finite[LENGTH]
+    return max(finite.items(), key=lambda item: abs(item[1].r))
 
 
-def _fixed(audit: Audit, found: Correlation) -> str:
-    return f"{_signed(found.partial_r)} with length held fixed" if LENGTH in audit.correlations else "length unknown"
+def _fixed(audit: Audit, correlation: Correlation) -> str:
+    return (
+        f"{_signed(correlation.partial_r)} with length held fixed" if LENGTH in audit.correlations else "length unknown"
+    )
 
 
 def _signed(value: float) -> str:

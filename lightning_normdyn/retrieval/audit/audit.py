@@ -1,9 +1,9 @@
-"""All that the norms of some embeddings say, in two passes over them at most."""
+"""Audits the norms of ready embeddings: distribution, saturation, covariates, groups, extremes and rankings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from lightning_normdyn.retrieval.audit.ranking_audit import (
 )
 from lightning_normdyn.retrieval.audit.saturation import LastLayer, Saturation, norm_saturation
 from lightning_normdyn.retrieval.audit.scan import NormDistribution, norm_distribution, scan_norms
+from lightning_normdyn.retrieval.exponent.calibration import Calibration
 from lightning_normdyn.retrieval.exponent.residual_norms import residual_norms
 from lightning_normdyn.retrieval.uses.specificity import specificity_table
 
@@ -28,7 +29,7 @@ _LISTED_ZEROS = 20
 
 
 class Audit(NamedTuple):
-    """The findings, in the order in which they are told.
+    """The findings of an audit, in the order of the page.
 
     Attributes:
         dim: of the vectors.
@@ -62,13 +63,13 @@ class Audit(NamedTuple):
 
 
 def audit_norms(
-    read: Callable[[], Iterable[Tensor]],
+    open_chunks: Callable[[], Iterable[Tensor]],
     rows: int,
     *,
     length: Tensor | None = None,
     covariates: Mapping[str, Tensor] | None = None,
     groups: Mapping[str, Sequence[str | None]] | None = None,
-    asked: JudgedQueries | None = None,
+    judged_queries: JudgedQueries | None = None,
     last_layer: LastLayer | None = None,
     extremes: int = 12,
     name: str = "embeddings",
@@ -76,13 +77,13 @@ def audit_norms(
     """Audits embeddings that are read a chunk at a time.
 
     Args:
-        read: opens the embeddings anew and gives their chunks ``[some, d]``, in order; called once, and once more for
-            the ranking if there is one.
+        open_chunks: opens the embeddings anew and gives their chunks ``[some, d]``, in order; called once, and once
+            more for the ranking if there is one.
         rows: of all chunks together, n.
         length: of each item (letters, tokens, pixels), not negative, ``[n]``.
         covariates: name to a number for each item, NaN where unknown, ``[n]``.
         groups: column to the group of each item, ``None`` where unknown.
-        asked: queries and judgements of the items as documents; zero queries are in no ranking.
+        judged_queries: queries and judgements of the items as documents; zero queries are in no ranking.
         last_layer: of the model that made them, where known.
         extremes: how many of the longest and of the shortest vectors to name.
         name: what an error calls the embeddings.
@@ -95,17 +96,17 @@ def audit_norms(
 
     Example:
         >>> vectors = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
-        >>> found = audit_norms(lambda: [vectors], 500, length=vectors.norm(dim=1) ** 2)
-        >>> found.saturation.kind, round(found.correlations["length"].r, 3)
+        >>> audit = audit_norms(lambda: [vectors], 500, length=vectors.norm(dim=1) ** 2)
+        >>> audit.saturation.kind, round(audit.correlations["length"].r, 3)
         ('free', 1.0)
     """
     _check(rows, length, covariates, groups)
-    scan = scan_norms(read(), rows, name=name)
+    scan = scan_norms(open_chunks(), rows, name=name)
     norms = scan.norms
-    if asked is not None:
-        check_judged(asked, scan.dim)
-        asked = without_zero_queries(asked)
-        check_judged(asked, scan.dim)
+    if judged_queries is not None:
+        check_judged(judged_queries, scan.dim)
+        judged_queries = without_zero_queries(judged_queries)
+        check_judged(judged_queries, scan.dim)
     distribution = norm_distribution(norms)
     saturation = norm_saturation(norms, scan.sample, last_layer=last_layer)
     zeros = tuple((norms == 0).nonzero().squeeze(1)[:_LISTED_ZEROS].tolist())
@@ -125,19 +126,21 @@ def audit_norms(
         tuple(longest.tolist()),
         tuple(shortest.tolist()),
         zeros,
-        None if asked is None else audit_ranking(read(), norms, asked, length=length),
+        None if judged_queries is None else audit_ranking(open_chunks(), norms, judged_queries, length=length),
         norms,
     )
 
 
 def _correlations(norms: Tensor, length: Tensor | None, covariates: Mapping[str, Tensor]) -> dict[str, Correlation]:
     """Over 20,000 items at random where there are more: ranks of a million, resampled, take an hour."""
-    directed = (norms > 0).nonzero().squeeze(1)
-    some = directed[torch.randperm(len(directed), generator=torch.Generator().manual_seed(0))[:_MOST_CORRELATED]]
-    columns = {name: column[some] for name, column in covariates.items()}
+    nonzero_rows = (norms > 0).nonzero().squeeze(1)
+    sample_rows = nonzero_rows[
+        torch.randperm(len(nonzero_rows), generator=torch.Generator().manual_seed(0))[:_MOST_CORRELATED]
+    ]
+    columns = {name: column[sample_rows] for name, column in covariates.items()}
     if length is not None:
-        return specificity_table(norms[some], columns, length[some], resamples=_RESAMPLES)
-    return {name: correlate(norms[some], column, resamples=_RESAMPLES) for name, column in columns.items()}
+        return specificity_table(norms[sample_rows], columns, length[sample_rows], resamples=_RESAMPLES)
+    return {name: correlate(norms[sample_rows], column, resamples=_RESAMPLES) for name, column in columns.items()}
 
 
 def _check(
@@ -155,3 +158,28 @@ def _check(
             raise ValueError(f"{name}: expected one group for each of {rows} vectors, got {len(labels)}")
     if length is not None and LENGTH in (covariates or {}):
         raise ValueError("covariates: expected names other than 'length', got 'length' beside known lengths; rename it")
+
+
+_KEYS = {"lost_gain": "lost", "judged_count": "judged", "had_unit_step": "normalised"}
+_FLAT_INTERVALS = ("alpha", "gain")
+
+
+def json_fields(record: Any) -> dict[str, object]:
+    """Fields of a record of the audit by their keys in the file.
+
+    The intervals of a calibration are three numbers each there: ``alpha``, ``alpha_low``, ``alpha_high``.
+
+    Args:
+        record: a NamedTuple.
+
+    Example:
+        >>> json_fields(LastLayer("LayerNorm", is_norm=True, pooling="mean", had_unit_step=False))
+        {'name': 'LayerNorm', 'is_norm': True, 'pooling': 'mean', 'normalised': False}
+    """
+    fields: dict[str, object] = {}
+    for name, value in record._asdict().items():
+        if isinstance(record, Calibration) and name in _FLAT_INTERVALS:
+            fields |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            fields[_KEYS.get(name, name)] = value
+    return fields

@@ -1,4 +1,4 @@
-"""Groups of items whose vectors are longer or shorter than the rest."""
+"""Compares the norms of groups of items: Cohen's d of each group against all others."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def group_norms(
 
     Example:
         >>> norms = torch.cat((torch.linspace(1, 2, 20), torch.linspace(1.2, 2.2, 20)))
-        >>> found = group_norms(norms, {"source": ["web"] * 20 + ["news"] * 20})
-        >>> [(one.group, round(one.effect.value, 2)) for one in found]
+        >>> comparisons = group_norms(norms, {"source": ["web"] * 20 + ["news"] * 20})
+        >>> [(group.group, round(group.effect.value, 2)) for group in comparisons]
         [('web', -0.64), ('news', 0.64)]
     """
     check_level(level)
@@ -76,16 +76,22 @@ def group_norms(
             raise ValueError(f"{column}: expected a group or None for each of {len(norms)} items, got {len(labels)}")
     usable = norms > 0
     columns = {column: _groups(labels, usable) for column, labels in groups.items()}
-    share = 1 - (1 - level) / max(1, sum(len(one.compared) for one in columns.values()))
-    found = []
-    for column, one in columns.items():
-        for group, code in one.compared.items():
+    share = 1 - (1 - level) / max(1, sum(len(group_codes.codes_by_group) for group_codes in columns.values()))
+    comparisons = []
+    for column, group_codes in columns.items():
+        for group, code in group_codes.codes_by_group.items():
             # A group at a time: places of all groups and of all others would take as much memory as there are groups.
-            own, other = one.codes == code, (one.codes >= 0) & (one.codes != code)
-            beyond = None if residual is None else difference(residual[own], residual[other], level=share)
-            effect = difference(norms[own], norms[other], level=share)
-            found.append(GroupNorms(column, group, int(own.sum()), float(norms[own].double().mean()), effect, beyond))
-    return sorted(found, key=lambda one: -abs(one.effect.value) if math.isfinite(one.effect.value) else 0.0)
+            in_group, in_others = group_codes.codes == code, (group_codes.codes >= 0) & (group_codes.codes != code)
+            beyond_length = (
+                None if residual is None else difference(residual[in_group], residual[in_others], level=share)
+            )
+            effect = difference(norms[in_group], norms[in_others], level=share)
+            comparisons.append(
+                GroupNorms(
+                    column, group, int(in_group.sum()), float(norms[in_group].double().mean()), effect, beyond_length
+                )
+            )
+    return sorted(comparisons, key=lambda group: -abs(group.effect.value) if math.isfinite(group.effect.value) else 0.0)
 
 
 def difference(first: Tensor, second: Tensor, *, level: float = 0.95) -> Interval:
@@ -111,17 +117,17 @@ def difference(first: Tensor, second: Tensor, *, level: float = 0.95) -> Interva
     n, m = len(first), len(second)
     if n + m < 3 or not n or not m:
         return Interval(math.nan, math.nan, math.nan)
-    parts = [(x - x.mean(), (x - x.mean()).square()) for x in (first, second)]
-    squares = [part[1].sum() for part in parts]
+    deviations = [(x - x.mean(), (x - x.mean()).square()) for x in (first, second)]
+    squares = [deviation[1].sum() for deviation in deviations]
     pooled = (squares[0] + squares[1]) / (n + m - 2)
     if not pooled > 0:
         return Interval(math.nan, math.nan, math.nan)
     scale = pooled.sqrt()
     d = (first.mean() - second.mean()) / scale
     variance = torch.zeros((), dtype=torch.float64)
-    for (gap, square), size, sign in zip(parts, (n, m), (1.0, -1.0), strict=True):
-        moved = sign * gap / scale - d / (2 * pooled) * (size / (n + m)) * (square - square.mean())
-        variance += moved.square().mean() / max(1, size - 1)
+    for (gaps, squared_gaps), size, sign in zip(deviations, (n, m), (1.0, -1.0), strict=True):
+        influence = sign * gaps / scale - d / (2 * pooled) * (size / (n + m)) * (squared_gaps - squared_gaps.mean())
+        variance += influence.square().mean() / max(1, size - 1)
     reach = NormalDist().inv_cdf(0.5 + level / 2) * float(variance.sqrt())
     return Interval(float(d), float(d) - reach, float(d) + reach)
 
@@ -130,7 +136,7 @@ class _Groups(NamedTuple):
     """A column: the code of each item's group, -1 for none, and the codes of the groups that are compared, by name."""
 
     codes: Tensor
-    compared: dict[str, int]
+    codes_by_group: dict[str, int]
 
 
 def _groups(labels: Sequence[str | None], usable: Tensor) -> _Groups:
@@ -141,7 +147,7 @@ def _groups(labels: Sequence[str | None], usable: Tensor) -> _Groups:
     codes[~usable] = -1
     sizes = torch.bincount(codes[codes >= 0], minlength=len(numbers)).tolist()
     large = sorted(
-        (group for group, code in numbers.items() if sizes[code] >= _LEAST), key=lambda one: -sizes[numbers[one]]
+        (group for group, code in numbers.items() if sizes[code] >= _LEAST), key=lambda group: -sizes[numbers[group]]
     )
-    known = sum(sizes)
-    return _Groups(codes, {one: numbers[one] for one in large[:_MOST] if known - sizes[numbers[one]] >= _LEAST})
+    total = sum(sizes)
+    return _Groups(codes, {group: numbers[group] for group in large[:_MOST] if total - sizes[numbers[group]] >= _LEAST})

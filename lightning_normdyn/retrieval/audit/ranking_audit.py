@@ -1,4 +1,4 @@
-"""What norms do to a ranking that somebody has judged."""
+"""Audits rankings with judgements: sweeps of the exponent, confounding by length, and norms as confidence."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from torch import Tensor
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.audit.groups import difference
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, explain_gain
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
 from lightning_normdyn.retrieval.exponent.scoring import norm_aware_top_k
-from lightning_normdyn.retrieval.exponent.sweep import ALPHAS, sweep_alpha
+from lightning_normdyn.retrieval.exponent.sweep import ALPHAS, AlphaSweep, sweep_alpha
 from lightning_normdyn.retrieval.search.top_k import TopK
 from lightning_normdyn.retrieval.uses.confidence import Confidence, confidence_table
 
@@ -57,7 +56,7 @@ class RankingAudit(NamedTuple):
             bad ones at exponent 0; norms that are all alike are left out, and ``None`` stands for a single document.
         relevance: Cohen's d between the norms of documents that some query wants and of the rest.
         queries: in all.
-        judged: queries with a direction and a relevant document.
+        judged_count: queries with a direction and a relevant document.
     """
 
     alphas: tuple[float, ...]
@@ -67,7 +66,7 @@ class RankingAudit(NamedTuple):
     confidence: dict[str, Confidence] | None
     relevance: Interval
     queries: int
-    judged: int
+    judged_count: int
 
     @property
     def sentence(self) -> str:
@@ -77,49 +76,49 @@ class RankingAudit(NamedTuple):
         return self.calibration.sentence
 
 
-def check_judged(asked: JudgedQueries, dim: int) -> None:
+def check_judged(judged_queries: JudgedQueries, dim: int) -> None:
     """Refuses what an hour of reading would end in.
 
     Raises:
         ValueError: if dimensions differ, or too few queries are judged.
     """
-    if asked.queries.ndim != 2 or asked.queries.shape[1] != dim:
+    if judged_queries.queries.ndim != 2 or judged_queries.queries.shape[1] != dim:
         raise ValueError(
-            f"queries: expected vectors of the documents' length, {dim}, got {asked.queries.shape[-1]}; are both of "
-            "one model?"
+            f"queries: expected vectors of the documents' length, {dim}, got {judged_queries.queries.shape[-1]}; are "
+            "both of one model?"
         )
-    judged = len(asked.judgements.relevant().queries.unique())
-    if judged < FOLDS:
+    count = len(judged_queries.judgements.relevant().queries.unique())
+    if count < FOLDS:
         raise ValueError(
             f"judgements: expected {FOLDS} or more queries with a relevant document, to choose an exponent on some and "
-            f"measure it on others, got {judged}"
+            f"measure it on others, got {count}"
         )
 
 
-def without_zero_queries(asked: JudgedQueries) -> JudgedQueries:
+def without_zero_queries(judged_queries: JudgedQueries) -> JudgedQueries:
     """The same queries, judgements of zero vectors left out: all documents score alike, so files' order would rank.
 
     Example:
-        >>> asked = JudgedQueries(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), Judgements.of([(0, 3, 1.0), (1, 4, 1.0)]))
-        >>> without_zero_queries(asked).judgements.documents
+        >>> queries, judgements = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), Judgements.of([(0, 3, 1.0), (1, 4, 1.0)])
+        >>> without_zero_queries(JudgedQueries(queries, judgements)).judgements.documents
         tensor([4])
     """
-    judged = asked.judgements
-    judged.check(len(asked.queries))
-    directed = (asked.queries != 0).any(1).cpu()[judged.queries]
-    return asked._replace(judgements=Judgements(*(column[directed] for column in judged)))
+    judgements = judged_queries.judgements
+    judgements.check(len(judged_queries.queries))
+    has_direction = (judged_queries.queries != 0).any(1).cpu()[judgements.queries]
+    return judged_queries._replace(judgements=Judgements(*(column[has_direction] for column in judgements)))
 
 
 @torch.no_grad()
 def audit_ranking(
-    chunks: Iterable[Tensor], norms: Tensor, asked: JudgedQueries, *, length: Tensor | None = None
+    chunks: Iterable[Tensor], norms: Tensor, judged_queries: JudgedQueries, *, length: Tensor | None = None
 ) -> RankingAudit:
     """Sweeps exponents of norms, of norms without length and of lengths, and measures confidence, in one pass.
 
     Args:
         chunks: of the documents, in order; read once.
         norms: of the documents, ``[m]``.
-        asked: queries and judgements.
+        judged_queries: queries and judgements.
         length: of each document, ``[m]``.
 
     Returns:
@@ -128,53 +127,55 @@ def audit_ranking(
     Raises:
         ValueError: if something does not fit.
     """
-    own: dict[str, Tensor | None] = {"norm": None}
+    norms_by_name: dict[str, Tensor | None] = {"norm": None}
     if length is not None:
-        own |= {"residual norm": residual_norms(norms, length), "length alone": length_norms(length)}
-    readers: list[Callable[[Iterator[Tensor]], object]] = [_sweeping(asked, given) for given in own.values()]
-    readers += [_best_two(asked.queries)] if len(norms) > 1 else []
-    found = share_pass(chunks, readers)
-    sweeps = dict(zip(own, cast("list[AlphaSweep]", found), strict=False))
-    best = cast("TopK", found[-1]) if len(norms) > 1 else None
+        norms_by_name |= {"residual norm": residual_norms(norms, length), "length alone": length_norms(length)}
+    readers: list[Callable[[Iterator[Tensor]], object]] = [
+        _sweeping(judged_queries, replacement) for replacement in norms_by_name.values()
+    ]
+    readers += [_best_two(judged_queries.queries)] if len(norms) > 1 else []
+    results = share_pass(chunks, readers)
+    sweeps = dict(zip(norms_by_name, cast("list[AlphaSweep]", results), strict=False))
+    best = cast("TopK", results[-1]) if len(norms) > 1 else None
     confounds = None if length is None else explain_gain(*sweeps.values())
-    swept = sweeps["norm"]
-    zero = int(swept.alphas.abs().argmin())
-    wanted = torch.zeros(len(norms), dtype=torch.bool)
-    wanted[asked.judgements.relevant().documents] = True
-    directed = norms > 0
+    norm_sweep = sweeps["norm"]
+    zero = int(norm_sweep.alphas.abs().argmin())
+    is_relevant = torch.zeros(len(norms), dtype=torch.bool)
+    is_relevant[judged_queries.judgements.relevant().documents] = True
+    has_direction = norms > 0
     return RankingAudit(
-        tuple(swept.alphas.tolist()),
+        tuple(norm_sweep.alphas.tolist()),
         {name: _curve(sweep) for name, sweep in sweeps.items()},
-        calibrate(swept) if confounds is None else confounds.norm,
+        calibrate(norm_sweep) if confounds is None else confounds.norm,
         confounds,
-        None if best is None else _confidence(asked.queries, norms, best, 1 - swept.values[zero]),
-        difference(norms[wanted & directed], norms[~wanted & directed]),
-        len(asked.queries),
-        int(swept.values[zero].isfinite().sum()),
+        None if best is None else _confidence(judged_queries.queries, norms, best, 1 - norm_sweep.values[zero]),
+        difference(norms[is_relevant & has_direction], norms[~is_relevant & has_direction]),
+        len(judged_queries.queries),
+        int(norm_sweep.values[zero].isfinite().sum()),
     )
 
 
-def _sweeping(asked: JudgedQueries, given: Tensor | None) -> Callable[[Iterator[Tensor]], AlphaSweep]:
+def _sweeping(judged_queries: JudgedQueries, replacement: Tensor | None) -> Callable[[Iterator[Tensor]], AlphaSweep]:
     """A reader that sweeps with the vectors' own norms or with given ones, ``[m]``."""
 
     def read(chunks: Iterator[Tensor]) -> AlphaSweep:
         return sweep_alpha(
-            asked.queries,
-            chunks if given is None else _with_norms(chunks, given),
-            asked.judgements,
-            alphas=asked.alphas,
-            measure=asked.measure,
-            chunk_size=_chunk_size(asked.queries),
+            judged_queries.queries,
+            chunks if replacement is None else _with_norms(chunks, replacement),
+            judged_queries.judgements,
+            alphas=judged_queries.alphas,
+            measure=judged_queries.measure,
+            chunk_size=_chunk_size(judged_queries.queries),
         )
 
     return read
 
 
-def _with_norms(chunks: Iterator[Tensor], given: Tensor) -> Iterator[Tensor]:
-    seen = 0
+def _with_norms(chunks: Iterator[Tensor], norms: Tensor) -> Iterator[Tensor]:
+    offset = 0
     for chunk in chunks:
-        yield rescaled(chunk, given[seen : seen + len(chunk)])
-        seen += len(chunk)
+        yield rescaled(chunk, norms[offset : offset + len(chunk)])
+        offset += len(chunk)
 
 
 def _best_two(queries: Tensor) -> Callable[[Iterator[Tensor]], TopK]:
@@ -193,16 +194,16 @@ def _curve(sweep: AlphaSweep) -> list[Interval]:
 
 
 def _confidence(queries: Tensor, norms: Tensor, best: TopK, loss: Tensor) -> dict[str, Confidence]:
-    """As :func:`~lightning_normdyn.retrieval.uses.confidence.retrieval_confidences`, from what the pass has kept."""
+    """As :func:`~lightning_normdyn.retrieval.uses.confidence.retrieval_confidences`, from the top two of the pass."""
     lengths = torch.linalg.vector_norm(queries.double(), dim=1).cpu()
     top = norms[best.indices[:, 0].cpu()]
     first, second = best.scores.double().cpu().unbind(1)
-    known = {"max_similarity": first, "margin": first - second}
-    for name, one in (("query_norm", lengths), ("top_document_norm", top)):
+    confidences = {"max_similarity": first, "margin": first - second}
+    for name, values in (("query_norm", lengths), ("top_document_norm", top)):
         # Of norms that are equal but for rounding an order would be noise.
-        if float(one.std() / one.mean()) > _LEAST_SPREAD:
-            known |= {name: one, f"short_{name}": -one}
-    return confidence_table(known, loss)
+        if float(values.std() / values.mean()) > _LEAST_SPREAD:
+            confidences |= {name: values, f"short_{name}": -values}
+    return confidence_table(confidences, loss)
 
 
 Reader: TypeAlias = Callable[[Iterator[Tensor]], object]

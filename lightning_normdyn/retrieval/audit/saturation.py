@@ -1,4 +1,4 @@
-"""Whether norms are free to say anything, or held by the model's last layer."""
+"""Detects norms that a model's last layer fixes: unit length, nearly constant, on an ellipsoid, or clipped."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class LastLayer(NamedTuple):
         name: class of the layer that its vectors, or its tokens' vectors, come out of.
         is_norm: whether that layer normalises (LayerNorm, RMSNorm and the like).
         pooling: how tokens become one vector; empty where the layer's output is the vector.
-        normalised: whether a step to length one was taken off for the audit.
+        had_unit_step: whether a step to length one was taken off for the audit.
     """
 
     name: str
     is_norm: bool
     pooling: str
-    normalised: bool
+    had_unit_step: bool
 
 
 class Saturation(NamedTuple):
@@ -62,10 +62,10 @@ class Saturation(NamedTuple):
     @property
     def sentence(self) -> str:
         """The finding with the test that it comes from."""
-        off = (
+        ellipsoid_note = (
             "" if math.isnan(self.off_ellipsoid) else ", the vectors lie on no ellipsoid as a final norm layer makes it"
         )
-        found = {
+        finding = {
             "unit": f"All vectors have length one (within {_UNIT:g}): whatever their norms said was divided out.",
             "constant": f"Norms are nearly constant (standard deviation {self.cv:.2%} of the mean, under 1%), as a "
             "final LayerNorm or RMSNorm makes them: hardly anything can be read from them.",
@@ -73,10 +73,10 @@ class Saturation(NamedTuple):
             f"under {_ON_ELLIPSOID:g}), as a final {'LayerNorm' if self.in_hyperplane else 'RMSNorm'} with learnt "
             f"weights puts them: norms vary by {self.cv:.1%}, yet each follows from its direction.",
             "clipped": f"{self.at_largest:.1%} of norms lie within 0.1% of the largest one: something clips them.",
-            "free": f"Norms are free: they vary by {self.cv:.1%} of their mean{off}, and nothing piles up at the "
-            "largest.",
+            "free": f"Norms are free: they vary by {self.cv:.1%} of their mean{ellipsoid_note}, and nothing piles up "
+            "at the largest.",
         }[self.kind]
-        return f"{found} {_of_layer(self.last_layer)}".rstrip()
+        return f"{finding} {_of_layer(self.last_layer)}".rstrip()
 
 
 def norm_saturation(norms: Tensor, sample: Tensor, *, last_layer: LastLayer | None = None) -> Saturation:
@@ -121,33 +121,33 @@ def norm_saturation(norms: Tensor, sample: Tensor, *, last_layer: LastLayer | No
 def _off_ellipsoid(sample: Tensor) -> tuple[float, bool]:
     """Spread of ``sum a_i x_i² + c_i x_i``, fitted to be 1, on rows held out; and whether rows share a hyperplane."""
     rows, dim = sample.shape
-    fitted = 2 * rows // 3
-    if not 2 <= dim <= _MOST_DIMENSIONS or fitted < 2 * dim * _ROWS_A_WEIGHT:
+    fit_rows = 2 * rows // 3
+    if not 2 <= dim <= _MOST_DIMENSIONS or fit_rows < 2 * dim * _ROWS_A_WEIGHT:
         return math.nan, False
-    centred = sample - sample[:fitted].mean(0)
-    scale = centred[:fitted].square().mean(0).sqrt()
-    centred = centred / scale.where(scale > 0, 1)
-    features = torch.cat((centred.square(), centred), dim=1)
-    train, test = features[:fitted], features[fitted:]
-    gram = train.T @ train / fitted
+    scaled_rows = sample - sample[:fit_rows].mean(0)
+    scale = scaled_rows[:fit_rows].square().mean(0).sqrt()
+    scaled_rows = scaled_rows / scale.where(scale > 0, 1)
+    features = torch.cat((scaled_rows.square(), scaled_rows), dim=1)
+    train, test = features[:fit_rows], features[fit_rows:]
+    gram = train.T @ train / fit_rows
     gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
     weights = torch.linalg.solve(gram, train.mean(0))
     left = test @ weights - 1
     # Of a normalisation all squares count in the same direction; other weights fit something else.
     if bool((weights[:dim][scale > 0] <= 0).any()):
         return math.inf, False
-    spectrum = torch.linalg.eigvalsh(centred[:fitted].T @ centred[:fitted] / fitted)
+    spectrum = torch.linalg.eigvalsh(scaled_rows[:fit_rows].T @ scaled_rows[:fit_rows] / fit_rows)
     return float(left.square().mean().sqrt()), bool(spectrum[0] < _HYPERPLANE * spectrum.mean())
 
 
 def _of_layer(layer: LastLayer | None) -> str:
     if layer is None:
         return ""
-    taken_off = " A final step to length one was taken off for this audit." if layer.normalised else ""
+    note = " A final step to length one was taken off for this audit." if layer.had_unit_step else ""
     if layer.is_norm and layer.pooling == "mean":
         return (
             f"Every token leaves the model through {layer.name} with nearly one length, and the mean over tokens is "
-            f"the longer the more they agree: that agreement is what the norm can say.{taken_off}"
+            f"the longer the more they agree: that agreement is what the norm can say.{note}"
         )
-    where = f", then {layer.pooling} pooling" if layer.pooling else ""
-    return f"The model's last layer is {layer.name}{where}.{taken_off}"
+    pooling_note = f", then {layer.pooling} pooling" if layer.pooling else ""
+    return f"The model's last layer is {layer.name}{pooling_note}.{note}"

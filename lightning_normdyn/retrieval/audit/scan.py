@@ -1,4 +1,4 @@
-"""One look at every embedding: its norm, and a few embeddings kept whole."""
+"""Scans embeddings in one pass: the norm of every row, a random sample of rows, and the distribution of norms."""
 
 from __future__ import annotations
 
@@ -48,40 +48,40 @@ def scan_norms(chunks: Iterable[Tensor], rows: int, *, name: str = "embeddings")
         tensor([5., 0.], dtype=torch.float64)
     """
     norms = torch.empty(rows, dtype=torch.float64)
-    chosen, sample = torch.empty(0, dtype=torch.int64), torch.empty(0, 0, dtype=torch.float64)
-    broken, first, seen, dim = 0, -1, 0, 0
+    sample_rows, sample = torch.empty(0, dtype=torch.int64), torch.empty(0, 0, dtype=torch.float64)
+    bad_count, first_bad, offset, dim = 0, -1, 0, 0
     for chunk in chunks:
-        if not seen:
+        if not offset:
             dim = chunk.shape[1]
-            chosen = _choose(rows, dim)
+            sample_rows = _choose(rows, dim)
             # All at once and in advance: small blocks kept between chunks would keep the chunks' memory from being
             # given back.
-            sample = torch.empty(len(chosen), dim, dtype=torch.float64)
-        end = seen + len(chunk)
+            sample = torch.empty(len(sample_rows), dim, dtype=torch.float64)
+        end = offset + len(chunk)
         if chunk.shape[1] != dim or end > rows:
-            raise ValueError(f"{name}: expected [{rows}, {dim}] as announced, got {list(chunk.shape)} at row {seen}")
-        bad = (~chunk.isfinite().all(1)).nonzero().squeeze(1)
-        if len(bad):
-            first = seen + int(bad[0]) if not broken else first
-            broken += len(bad)
-        norms[seen:end] = precise_norm(chunk)
-        low, high = torch.searchsorted(chosen, torch.tensor([seen, end])).tolist()
-        sample[low:high] = chunk[(chosen[low:high] - seen).to(chunk.device)].to(sample)
-        seen = end
-    if seen < rows or not seen:
-        raise ValueError(f"{name}: expected {rows or 'some'} vectors, got {seen}; is the file whole?")
-    if broken:
+            raise ValueError(f"{name}: expected [{rows}, {dim}] as announced, got {list(chunk.shape)} at row {offset}")
+        bad_rows = (~chunk.isfinite().all(1)).nonzero().squeeze(1)
+        if len(bad_rows):
+            first_bad = offset + int(bad_rows[0]) if not bad_count else first_bad
+            bad_count += len(bad_rows)
+        norms[offset:end] = precise_norm(chunk)
+        low, high = torch.searchsorted(sample_rows, torch.tensor([offset, end])).tolist()
+        sample[low:high] = chunk[(sample_rows[low:high] - offset).to(chunk.device)].to(sample)
+        offset = end
+    if offset < rows or not offset:
+        raise ValueError(f"{name}: expected {rows or 'some'} vectors, got {offset}; is the file whole?")
+    if bad_count:
         raise ValueError(
-            f"{name}: expected finite numbers, got NaN or infinity in {broken} of {seen} rows, the first being row "
-            f"{first}; leave such rows out or encode them again"
+            f"{name}: expected finite numbers, got NaN or infinity in {bad_count} of {offset} rows, the first being "
+            f"row {first_bad}; leave such rows out or encode them again"
         )
     return NormScan(norms, sample[sample.abs().amax(1) > 0], dim)
 
 
 def _choose(rows: int, dim: int) -> Tensor:
     """Places of the sample, ascending; drawn before anything is read."""
-    most = min(_MOST_SAMPLED, max(1, _MOST_NUMBERS // max(1, dim)))
-    return torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:most].sort().values
+    sample_size = min(_MOST_SAMPLED, max(1, _MOST_NUMBERS // max(1, dim)))
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:sample_size].sort().values
 
 
 _LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -118,8 +118,8 @@ def norm_distribution(norms: Tensor) -> NormDistribution:
         ValueError: if all vectors are zero.
 
     Example:
-        >>> found = norm_distribution(torch.tensor([0.0, 1.0, 3.0]))
-        >>> found.zeros, found.mean, found.cv, sum(found.counts)
+        >>> distribution = norm_distribution(torch.tensor([0.0, 1.0, 3.0]))
+        >>> distribution.zeros, distribution.mean, distribution.cv, sum(distribution.counts)
         (1, 2.0, 0.5, 2)
     """
     positive = norms[norms > 0].double().sort().values

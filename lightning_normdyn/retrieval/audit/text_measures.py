@@ -1,4 +1,4 @@
-"""What is known of texts without anybody's help: how long they are and how frequent their words."""
+"""Covariates computed from texts alone: length in letters and mean log frequency of their words."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def word_frequency(texts: Iterable[str]) -> Tensor:
     logs = {word: math.log(count) for word, count in counts.items()}
     means = []
     for text in texts:
-        found = [logs[word] for word in _words(text)]
-        means.append(math.fsum(found) / len(found) if found else math.nan)
+        log_counts = [logs[word] for word in _words(text)]
+        means.append(math.fsum(log_counts) / len(log_counts) if log_counts else math.nan)
     return torch.tensor(means, dtype=torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""The best documents at many exponents of their norm, out of one set of inner products."""
+"""Running top-k at many exponents of the document norm, from one set of inner products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise, most_precise_dtype, precise_norm
-from lightning_normdyn.retrieval.search.excluded import Excluded
+from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.leaders import Leaders
 from lightning_normdyn.retrieval.search.tiles import Survivors, Tile
 from lightning_normdyn.retrieval.search.top_k import survivors
@@ -30,7 +30,7 @@ class AlphaLeaders:
         numbers: ``[n]``.
     """
 
-    def __init__(self, queries: Tensor, powers: Tensor, k: int, pairs: Excluded | None, numbers: Tensor) -> None:
+    def __init__(self, queries: Tensor, powers: Tensor, k: int, pairs: ExcludedPairs | None, numbers: Tensor) -> None:
         self._n, self._k = len(queries), k
         self._powers = powers.to(queries.device, most_precise_dtype(queries.device))
         self._pairs, self._numbers = pairs, numbers
@@ -47,13 +47,13 @@ class AlphaLeaders:
                 "on; scale all embeddings by one factor"
             )
         lowest = tile.scores.new_full((self._n,), self._narrow.max) if begin else self._cutoffs(band)
-        found = survivors(tile, lowest, band.documents, band.indices + first)
+        tile_survivors = survivors(tile, lowest, band.documents, band.indices + first)
         if begin:
             self._begin(tile, band, first)
             return
         weights = (band.log_norms.unsqueeze(1) * self._powers).exp()
-        for part in zip(*(column.split(_SLICE) for column in found), strict=True):
-            self._offer(Survivors(*part), band, weights, first)
+        for columns in zip(*(column.split(_SLICE) for column in tile_survivors), strict=True):
+            self._offer(Survivors(*columns), band, weights, first)
 
     def indices(self) -> Tensor:
         """Rankings ``[n, a, k]``."""
@@ -63,14 +63,14 @@ class AlphaLeaders:
     def _begin(self, tile: Tile, band: NormBand, first: int) -> None:
         """Takes the best of each exponent from a first band, while there is no threshold to go by."""
         products = most_precise(tile.scores[:, : len(band.indices)])
-        k = min(self._k + (0 if self._pairs is None else self._pairs.most), products.shape[1])
+        k = min(self._k + (0 if self._pairs is None else self._pairs.max_per_query), products.shape[1])
         for number, power in enumerate(self._powers):
             scores = products * (power * band.log_norms).exp()
-            least = scores.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
-            rows, columns = (scores >= least).nonzero().unbind(1)
+            lowest = scores.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+            rows, columns = (scores >= lowest).nonzero().unbind(1)
             indices = band.indices[columns] + first
-            allowed = self._allowed(rows, indices)
-            rows, columns, indices = rows[allowed], columns[allowed], indices[allowed]
+            is_allowed = self._allowed(rows, indices)
+            rows, columns, indices = rows[is_allowed], columns[is_allowed], indices[is_allowed]
             self._leaders.offer(rows * len(self._powers) + number, indices, scores[rows, columns])
         self._leaders.settle()
 
@@ -92,15 +92,19 @@ class AlphaLeaders:
         # Down by more than rounding, and by something at zero: whatever passes is looked at again.
         return (lowest - _MARGIN * lowest.abs() - self._narrow.tiny).clamp(min=self._narrow.min).to(self._type)
 
-    def _offer(self, found: Survivors, band: NormBand, weights: Tensor, first: int) -> None:
+    def _offer(self, survivors: Survivors, band: NormBand, weights: Tensor, first: int) -> None:
         """Offers survivors wherever they enter; ``weights`` ``[b, a]`` are the powers of the band's norms."""
         leaders, a = self._leaders, len(self._powers)
-        scores = most_precise(found.scores).unsqueeze(1) * weights[found.columns]
-        at, power = (scores >= leaders.thresholds.view(-1, a)[found.rows]).nonzero().unbind(1)
-        rows, indices, scores = found.rows[at] * a + power, band.indices[found.columns[at]] + first, scores[at, power]
+        scores = most_precise(survivors.scores).unsqueeze(1) * weights[survivors.columns]
+        survivor, power = (scores >= leaders.thresholds.view(-1, a)[survivors.rows]).nonzero().unbind(1)
+        rows, indices, scores = (
+            survivors.rows[survivor] * a + power,
+            band.indices[survivors.columns[survivor]] + first,
+            scores[survivor, power],
+        )
         # An equal score enters with a smaller index alone; without this, zeros would be offered again and again.
         enters = (scores > leaders.thresholds[rows]) | (indices < leaders.indices[rows, -1])
-        enters &= self._allowed(found.rows[at], indices)
+        enters &= self._allowed(survivors.rows[survivor], indices)
         leaders.offer(rows[enters], indices[enters], scores[enters])
 
 

@@ -1,4 +1,4 @@
-"""Whether norms help a ranking, by which exponent and by how much, given everything that was tried."""
+"""Calibrates the exponent of document norms: the best one, its held-out gain, and tests corrected for the search."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.statistics.interval import check_level
+from lightning_normdyn.core.statistics.interval import Interval, check_level
 from lightning_normdyn.core.statistics.sign_flip import holm, sign_flip_test
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.held_out_gain import best_exponent, held_out_gain
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
 
 
 class Calibration(NamedTuple):
@@ -20,19 +20,17 @@ class Calibration(NamedTuple):
 
     Attributes:
         measure: such as ``ndcg@10``.
-        alpha: exponent at which the measure is highest, between the exponents tried too.
-        alpha_low: lower end of its bootstrap interval, which holds 0 unless the gain is significant.
-        alpha_high: upper end.
+        alpha: exponent at which the measure is highest, between the exponents tried too, with its bootstrap interval,
+            which holds 0 unless the gain is significant.
         baseline: mean measure at exponent 0.
-        gain: mean gain over exponent 0 on queries that had no part in choosing the exponent (cross-validation).
-        gain_low: lower end of its paired bootstrap interval.
-        gain_high: upper end.
+        gain: mean gain over exponent 0 on queries that had no part in choosing the exponent (cross-validation), with
+            its paired bootstrap interval.
         gain_p_value: of the sign-flip test that repeats the cross-validation after every flip.
         p_value: that some exponent gains, corrected for having tried all of them (and all strata, in a stratum).
         p_values: of every exponent, corrected for the number of exponents, float64 ``[a]``.
         alphas: exponents tried, float64 ``[a]``.
-        significant: whether ``p_value`` is within ``1 - level``, ``gain_low`` above 0, and 0 not in the interval of
-            ``alpha``.
+        significant: whether ``p_value`` is within ``1 - level``, the interval of ``gain`` above 0, and 0 not in
+            that of ``alpha``.
         flat: whether no query is ranked any better or worse by any exponent.
         level: of all intervals.
         queries: that were used.
@@ -42,13 +40,9 @@ class Calibration(NamedTuple):
     """
 
     measure: str
-    alpha: float
-    alpha_low: float
-    alpha_high: float
+    alpha: Interval
     baseline: float
-    gain: float
-    gain_low: float
-    gain_high: float
+    gain: Interval
     gain_p_value: float
     p_value: float
     p_values: Tensor
@@ -64,37 +58,38 @@ class Calibration(NamedTuple):
     @property
     def advice(self) -> float:
         """The exponent to use: ``alpha`` where it gains significantly, 0 elsewhere."""
-        return self.alpha if self.significant else 0.0
+        return self.alpha.value if self.significant else 0.0
 
     @property
     def at_edge(self) -> bool:
         """Whether the best exponent is the first or last that was tried, so that a wider sweep may find better."""
-        return not self.flat and self.alpha in (float(self.alphas[0]), float(self.alphas[-1]))
+        return not self.flat and self.alpha.value in (float(self.alphas[0]), float(self.alphas[-1]))
 
     @property
     def sentence(self) -> str:
         """The finding in a sentence, two where the sweep was too narrow."""
-        tried = f"{len(self.alphas)} exponents from {self.alphas[0]:g} to {self.alphas[-1]:g}"
-        on = f"{self.queries} queries" + (f", {self.left_out} without judgements left out" * bool(self.left_out))
+        exponents = f"{len(self.alphas)} exponents from {self.alphas[0]:g} to {self.alphas[-1]:g}"
+        sample = f"{self.queries} queries" + (f", {self.left_out} without judgements left out" * bool(self.left_out))
         if self.flat:
-            return f"No gain: none of {tried} changes {self.measure} of any query ({self.baseline:.4f}; {on})."
+            return f"No gain: none of {exponents} changes {self.measure} of any query ({self.baseline:.4f}; {sample})."
         if not self.significant:
-            held_out = f"held-out change {self.gain:+.4f} [{self.gain_low:+.4f}, {self.gain_high:+.4f}]"
+            held_out = f"held-out change {self.gain.value:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
             if self.p_value <= 1 - self.level:
                 return (
-                    f"No gain to rely on: some of {tried} raises {self.measure} above its {self.baseline:.4f} at"
+                    f"No gain to rely on: some of {exponents} raises {self.measure} above its {self.baseline:.4f} at"
                     f" exponent 0 (corrected p = {self.p_value:.2g}), but choosing it on some queries does not surely"
-                    f" help others ({held_out}, p = {self.gain_p_value:.2g}; {on}); leave the norms out, or judge more"
-                    " queries."
+                    f" help others ({held_out}, p = {self.gain_p_value:.2g}; {sample}); leave the norms out, or judge"
+                    " more queries."
                 )
             return (
-                f"No gain: none of {tried} raises {self.measure} above its {self.baseline:.4f} at exponent 0 beyond"
-                f" chance ({held_out}, corrected p = {self.p_value:.2g}; {on}); leave the norms out."
+                f"No gain: none of {exponents} raises {self.measure} above its {self.baseline:.4f} at exponent 0 beyond"
+                f" chance ({held_out}, corrected p = {self.p_value:.2g}; {sample}); leave the norms out."
             )
         return (
-            f"Norms help: exponent {self.alpha:.2f} [{self.alpha_low:.2f}, {self.alpha_high:.2f}] raises"
-            f" {self.measure} from {self.baseline:.4f} by {self.gain:.4f} [{self.gain_low:.4f}, {self.gain_high:.4f}]"
-            f" on queries that did not choose it (p = {self.p_value:.2g}, corrected for {tried}; {on})."
+            f"Norms help: exponent {self.alpha.value:.2f} [{self.alpha.low:.2f}, {self.alpha.high:.2f}] raises"
+            f" {self.measure} from {self.baseline:.4f} by {self.gain.value:.4f} [{self.gain.low:.4f},"
+            f" {self.gain.high:.4f}]"
+            f" on queries that did not choose it (p = {self.p_value:.2g}, corrected for {exponents}; {sample})."
             + " The best exponent is the edge of the sweep: sweep further."
             * self.at_edge
         )
@@ -136,27 +131,27 @@ def calibrate(
     Example:
         >>> alphas = torch.linspace(-1, 1, 11, dtype=torch.float64)
         >>> peaks = 0.4 + 0.1 * torch.randn(60, generator=torch.Generator().manual_seed(0))
-        >>> found = calibrate(AlphaSweep(alphas, 1 - (alphas.unsqueeze(1) - peaks).square(), "ndcg@10"))
-        >>> round(found.alpha, 1), found.significant
+        >>> calibration = calibrate(AlphaSweep(alphas, 1 - (alphas.unsqueeze(1) - peaks).square(), "ndcg@10"))
+        >>> round(calibration.alpha.value, 1), calibration.significant
         (0.4, True)
-        >>> found.sentence
+        >>> calibration.sentence
         'Norms help: exponent 0.4... raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 exponents ...'
     """
     check_count(resamples=resamples, hint="the verdict needs a test, 2000 is usual")
     _check(sweep, level, strata)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    whole = _calibrate(sweep, folds, resamples, level, generator)
-    found: dict[str, dict[str, Calibration]] = {}
-    small: dict[str, dict[str, int]] = {}
+    overall = _calibrate(sweep, folds, resamples, level, generator)
+    by_column: dict[str, dict[str, Calibration]] = {}
+    small_strata: dict[str, dict[str, int]] = {}
     for column, labels in (strata or {}).items():
-        found[column], small[column] = {}, {}
-        for label, part in _parts(sweep, labels).items():
-            usable = int(part.values.isfinite().all(0).sum())
+        by_column[column], small_strata[column] = {}, {}
+        for label, stratum in _sweeps_by_stratum(sweep, labels).items():
+            usable = int(stratum.values.isfinite().all(0).sum())
             if usable < folds:
-                small[column][label] = usable
+                small_strata[column][label] = usable
             else:
-                found[column][label] = _calibrate(part, folds, resamples, level, generator)
-    return whole._replace(strata=_corrected(found), small_strata=small)
+                by_column[column][label] = _calibrate(stratum, folds, resamples, level, generator)
+    return overall._replace(strata=_with_corrected_p_values(by_column), small_strata=small_strata)
 
 
 def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, generator: torch.Generator) -> Calibration:
@@ -173,12 +168,12 @@ def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, gene
     best = best_exponent(alphas, values, resamples=resamples, level=level, generator=generator)
     held_out = held_out_gain(alphas, gains, folds=folds, resamples=resamples, level=level, generator=generator)
     test = sign_flip_test(gains, flips=resamples, generator=generator)
-    return _decided(
+    return _with_verdict(
         Calibration(
             sweep.measure,
-            *best.alpha,
+            best.alpha,
             float(values[zero].mean()),
-            *held_out.gain,
+            held_out.gain,
             held_out.p_value,
             test.p_value,
             test.p_values,
@@ -195,28 +190,29 @@ def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, gene
     )
 
 
-def _decided(found: Calibration, p_value: float) -> Calibration:
+def _with_verdict(calibration: Calibration, p_value: float) -> Calibration:
     """The verdict by a p-value; where it is no gain, exponent 0 is not ruled out either and belongs to the interval."""
-    beyond_chance = p_value <= 1 - found.level
-    significant = beyond_chance and found.gain_low > 0 and not found.alpha_low <= 0 <= found.alpha_high
-    low = found.alpha_low if significant else min(found.alpha_low, 0.0)
-    high = found.alpha_high if significant else max(found.alpha_high, 0.0)
-    return found._replace(p_value=p_value, significant=significant, alpha_low=low, alpha_high=high)
+    beyond_chance = p_value <= 1 - calibration.level
+    alpha = calibration.alpha
+    significant = beyond_chance and calibration.gain.low > 0 and not alpha.low <= 0 <= alpha.high
+    if not significant:
+        alpha = Interval(alpha.value, min(alpha.low, 0.0), max(alpha.high, 0.0))
+    return calibration._replace(p_value=p_value, significant=significant, alpha=alpha)
 
 
-def _corrected(strata: dict[str, dict[str, Calibration]]) -> dict[str, dict[str, Calibration]]:
-    corrected = iter(holm([found.p_value for column in strata.values() for found in column.values()]))
+def _with_corrected_p_values(strata: dict[str, dict[str, Calibration]]) -> dict[str, dict[str, Calibration]]:
+    p_values = iter(holm([calibration.p_value for column in strata.values() for calibration in column.values()]))
     return {
-        column: {label: _decided(found, next(corrected)) for label, found in labels.items()}
+        column: {label: _with_verdict(calibration, next(p_values)) for label, calibration in labels.items()}
         for column, labels in strata.items()
     }
 
 
-def _parts(sweep: AlphaSweep, labels: Sequence[object]) -> dict[str, AlphaSweep]:
+def _sweeps_by_stratum(sweep: AlphaSweep, labels: Sequence[object]) -> dict[str, AlphaSweep]:
     """The sweep of every stratum, in the order of first appearance."""
     members: dict[str, list[int]] = {}
-    for at, label in enumerate(labels):
-        members.setdefault(str(label), []).append(at)
+    for position, label in enumerate(labels):
+        members.setdefault(str(label), []).append(position)
     return {label: sweep._replace(values=sweep.values[:, places]) for label, places in members.items()}
 
 

@@ -1,4 +1,4 @@
-"""Whether a gain by norms is only a gain by length, the known trap: longer documents often have longer vectors."""
+"""Separates a gain by norms from a gain by document length: longer documents often have longer vectors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.statistics.correlation import Correlation, norm_correlations
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
 
 # Ranks of a million documents, resampled, would take an hour for a third digit of an interval.
 _MOST_CORRELATED = 20_000
@@ -34,7 +34,7 @@ class ConfoundReport(NamedTuple):
         norm: calibration by norms.
         residual: by norms with length taken out.
         length: by ``1 + length`` in place of the norm.
-        lost: gain by norms minus that by residual norms, of the mean measure at each one's own best exponent, paired.
+        lost_gain: gain by norms minus that by residual norms, of the mean measure at the best exponent of each, paired.
         over_length: the same minus that by length alone.
         correlations: of norms with length, and with every covariate, length held fixed or not; of 20,000 documents at
             random where there are more.
@@ -44,24 +44,28 @@ class ConfoundReport(NamedTuple):
     norm: Calibration
     residual: Calibration
     length: Calibration
-    lost: Interval
+    lost_gain: Interval
     over_length: Interval
     correlations: Mapping[str, Correlation]
 
     @property
     def sentence(self) -> str:
         """The finding; the first sentence says whether length explains the gain."""
-        first = {
+        explanation = {
             "no gain": f"Nothing to explain: norms gain nothing in {self.norm.measure}, with length or without.",
             "length": "Length explains the gain: norms with length taken out gain nothing, length alone gains.",
             "partly length": "Length explains part of the gain: norms with length taken out gain less than norms do.",
             "norm": "Length does not explain the gain: norms with length taken out gain as well.",
         }[self.verdict]
         gains = ", ".join(
-            f"{name} {found.gain:+.4f} [{found.gain_low:+.4f}, {found.gain_high:+.4f}]"
-            for name, found in (("norm", self.norm), ("residual norm", self.residual), ("length alone", self.length))
+            f"{name} {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+            for name, gain in (
+                ("norm", self.norm.gain),
+                ("residual norm", self.residual.gain),
+                ("length alone", self.length.gain),
+            )
         )
-        return f"{first} Held-out gain in {self.norm.measure}: {gains}."
+        return f"{explanation} Held-out gain in {self.norm.measure}: {gains}."
 
 
 def confound_report(
@@ -102,8 +106,8 @@ def confound_report(
         >>> judgements = Judgements.of([(query, 0, 1.0) for query in range(6)])
         >>> queries = torch.tensor([[1.0, 0.0]]).expand(6, 2)
         >>> sweep_of = partial(sweep_alpha, queries, judgements=judgements)
-        >>> found = confound_report(sweep_of, documents, torch.tensor([3.0, 4.0, 9.0]), resamples=20)
-        >>> found.sentence
+        >>> report = confound_report(sweep_of, documents, torch.tensor([3.0, 4.0, 9.0]), resamples=20)
+        >>> report.sentence
         'Nothing to explain: norms gain nothing in ndcg@10, with length or without. Held-out gain in ndcg@10: ...'
     """
     norms = precise_norm(documents.detach()).cpu().double()
@@ -117,16 +121,16 @@ def confound_report(
         sweep_of(rescaled(documents, residual_norms(norms, length))),
         sweep_of(rescaled(documents, length_norms(length))),
     ]
-    some = torch.randperm(len(norms), generator=torch.Generator().manual_seed(0))[:_MOST_CORRELATED]
+    sample_rows = torch.randperm(len(norms), generator=torch.Generator().manual_seed(0))[:_MOST_CORRELATED]
     correlations = norm_correlations(
-        norms[some],
-        length.detach().cpu().double()[some],
-        {name: column.detach().cpu()[some] for name, column in (covariates or {}).items()},
+        norms[sample_rows],
+        length.detach().cpu().double()[sample_rows],
+        {name: column.detach().cpu()[sample_rows] for name, column in (covariates or {}).items()},
         resamples=min(resamples, _CORRELATION_RESAMPLES),
         level=level,
     )
-    found = explain_gain(*sweeps, folds=folds, resamples=resamples, level=level, generator=generator)
-    return found._replace(correlations=correlations)
+    report = explain_gain(*sweeps, folds=folds, resamples=resamples, level=level, generator=generator)
+    return report._replace(correlations=correlations)
 
 
 def explain_gain(
@@ -180,16 +184,16 @@ def explain_gain(
         best = (torch.einsum("bn,san->bsa", counts, values) / values.shape[2]).amax(2)
         return best[:, :1] - best[:, 1:]
 
-    lost, over_length = bootstrap_intervals(
+    lost_gain, over_length = bootstrap_intervals(
         differences, values.shape[2], resamples=resamples, level=level, generator=generator, width=values.shape[0]
     )
-    verdict = _verdict(by_norm, by_residual, by_length, lost)
-    return ConfoundReport(verdict, by_norm, by_residual, by_length, lost, over_length, {})
+    verdict = _verdict(by_norm, by_residual, by_length, lost_gain)
+    return ConfoundReport(verdict, by_norm, by_residual, by_length, lost_gain, over_length, {})
 
 
-def _verdict(norm: Calibration, residual: Calibration, length: Calibration, lost: Interval) -> Verdict:
+def _verdict(norm: Calibration, residual: Calibration, length: Calibration, lost_gain: Interval) -> Verdict:
     if not norm.significant:
         return "no gain"
     if residual.significant:
-        return "partly length" if lost.low > _MATERIAL * norm.gain else "norm"
+        return "partly length" if lost_gain.low > _MATERIAL * norm.gain.value else "norm"
     return "length" if length.significant else "partly length"

@@ -1,4 +1,4 @@
-"""What an exponent gains on queries that had no part in choosing it."""
+"""Cross-validated gain of a chosen exponent, and the exponent where the mean measure peaks."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def held_out_gain(
     Example:
         >>> alphas = torch.tensor([-1.0, 0.0, 1.0])
         >>> gains = torch.tensor([[-0.1] * 20, [0.0] * 20, [0.1, 0.2] * 10])
-        >>> found = held_out_gain(alphas, gains)
-        >>> found.choices.tolist(), round(found.gain.value, 3), found.p_value < 0.01
+        >>> result = held_out_gain(alphas, gains)
+        >>> result.choices.tolist(), round(result.gain.value, 3), result.p_value < 0.01
         ([1.0, 1.0, 1.0, 1.0, 1.0], 0.15, True)
     """
     alphas, gains = alphas.detach().cpu().double(), gains.detach().cpu().double()
@@ -87,9 +87,9 @@ def held_out_gain(
 
     def reaches(signs: Tensor) -> Tensor:
         sums = _fold_sums(gains, fold, folds, signs)
-        chosen = _choose(alphas, sums).unsqueeze(2)
-        total = sums.gather(2, chosen).sum((1, 2))
-        size = squares.expand_as(sums).gather(2, chosen).sum((1, 2)).sqrt()
+        choices = _choose(alphas, sums).unsqueeze(2)
+        total = sums.gather(2, choices).sum((1, 2))
+        size = squares.expand_as(sums).gather(2, choices).sum((1, 2)).sqrt()
         return (_over(total, size) >= observed - _ROUNDING).unsqueeze(1)
 
     gain = bootstrap_intervals(mean, queries, resamples=resamples, level=level, generator=generator)[0]
@@ -99,14 +99,14 @@ def held_out_gain(
 
 def _fold_sums(gains: Tensor, fold: Tensor, folds: int, signs: Tensor) -> Tensor:
     """Sum of signed gains in every fold at every exponent, ``[b, folds, a]``."""
-    parts = [signs[:, fold == at] @ gains[:, fold == at].T for at in range(folds)]
-    return torch.stack(parts, dim=1)
+    sums = [signs[:, fold == number] @ gains[:, fold == number].T for number in range(folds)]
+    return torch.stack(sums, dim=1)
 
 
 def _choose(alphas: Tensor, sums: Tensor) -> Tensor:
     """Place of the best exponent on all folds but one, ``[b, folds]``."""
-    others = sums.sum(1, keepdim=True) - sums
-    return closest_best(alphas, others.flatten(0, 1)).view(sums.shape[:2])
+    other_sums = sums.sum(1, keepdim=True) - sums
+    return closest_best(alphas, other_sums.flatten(0, 1)).view(sums.shape[:2])
 
 
 def _over(total: Tensor, size: Tensor) -> Tensor:
@@ -166,13 +166,13 @@ def best_exponent(
         return BestExponent(Interval(0.0, float(alphas[0]), float(alphas[-1])), flat=True)
     points = _between(alphas)
     weights = spline_weights(alphas, points)
-    chosen = _peak(points, values.mean(1).unsqueeze(0) @ weights.T)
-    drawn = [
+    peak = _peak(points, values.mean(1).unsqueeze(0) @ weights.T)
+    resampled_peaks = [
         _peak(points, counts @ values.T @ weights.T / values.shape[1])
         for counts in resample_counts(values.shape[1], resamples, generator=generator, width=2)
     ]
-    ends = percentile_ends(torch.cat(drawn).unsqueeze(1), level)[0]
-    return BestExponent(Interval(float(chosen), *ends), flat=False)
+    ends = percentile_ends(torch.cat(resampled_peaks).unsqueeze(1), level)[0]
+    return BestExponent(Interval(float(peak), *ends), flat=False)
 
 
 def closest_best(alphas: Tensor, scores: Tensor) -> Tensor:

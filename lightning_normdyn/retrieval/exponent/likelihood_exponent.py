@@ -1,4 +1,4 @@
-"""The exponent of document norms by maximum likelihood, which uses the scores themselves and not only their order."""
+"""Maximum-likelihood estimate of the exponent of document norms from scores and judgements."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def likelihood_exponent(
         >>> cosines, norms = torch.rand(500, 20, generator=draw), torch.randn(20, generator=draw).exp()
         >>> chance = (8 * cosines * norms.sqrt()).softmax(1)
         >>> relevance = torch.zeros(500, 20).scatter_(1, chance.multinomial(1, generator=draw), 1.0)
-        >>> found = likelihood_exponent(cosines, norms, relevance)
-        >>> found.alpha.low < 0.5 < found.alpha.high, round(found.alpha.value, 1)
+        >>> fit = likelihood_exponent(cosines, norms, relevance)
+        >>> fit.alpha.low < 0.5 < fit.alpha.high, round(fit.alpha.value, 1)
         (True, 0.5)
     """
     _check(cosines, norms, relevance)
@@ -73,8 +73,8 @@ def likelihood_exponent(
     x, lengths, relevant = cosines.detach().cpu().double(), norms.detach().cpu().double(), relevance.cpu() > 0
     usable = relevant.any(1) & ~relevant.all(1)
     if not usable.any():
-        nothing = Interval(math.nan, math.nan, math.nan)
-        return LikelihoodExponent(nothing, nothing, 0)
+        no_interval = Interval(math.nan, math.nan, math.nan)
+        return LikelihoodExponent(no_interval, no_interval, 0)
     positive = lengths > 0
     log_norms = lengths.where(positive, 1).log()
     middle = log_norms[positive].mean() if positive.any() else 0.0
@@ -110,18 +110,19 @@ class _Likelihoods:
         z = scale * self._x * (alpha * self._log_norms).exp()
         irrelevant = z.masked_fill(self._relevant, -torch.inf).logsumexp(1, keepdim=True)
         odds = (z.gather(1, self._places) - irrelevant).unsqueeze(2)
-        arrived = (-torch.expm1(-(odds + self._log_times).clamp(*_EXPONENTS).exp())).log()
-        together = arrived.masked_fill(self._missing.unsqueeze(2), 0).sum(1)
+        log_arrivals = (-torch.expm1(-(odds + self._log_times).clamp(*_EXPONENTS).exp())).log()
+        joint = log_arrivals.masked_fill(self._missing.unsqueeze(2), 0).sum(1)
         step = self._log_times[1] - self._log_times[0]
-        return (together + self._log_times - self._log_times.exp()).logsumexp(1) + step.log()
+        return (joint + self._log_times - self._log_times.exp()).logsumexp(1) + step.log()
 
     def derivatives(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each query ``[n, 2]``, and minus the Hessian of the sum ``[2, 2]``."""
         with torch.inference_mode(False), torch.enable_grad():  # a validation step allows neither
-            own = parameters.expand(len(self._x), 2).clone().requires_grad_()
-            (gradients,) = torch.autograd.grad(self(own).sum(), own, create_graph=True)
+            query_parameters = parameters.expand(len(self._x), 2).clone().requires_grad_()
+            (gradients,) = torch.autograd.grad(self(query_parameters).sum(), query_parameters, create_graph=True)
             rows = [
-                torch.autograd.grad(column.sum(), own, retain_graph=True)[0].sum(0) for column in gradients.unbind(1)
+                torch.autograd.grad(column.sum(), query_parameters, retain_graph=True)[0].sum(0)
+                for column in gradients.unbind(1)
             ]
         return gradients.detach(), -torch.stack(rows)
 
@@ -134,9 +135,9 @@ def _fit(likelihoods: _Likelihoods, parameters: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(information)
         curvature = values.abs().clamp(min=1e-12) * (1 + damping)
         step = vectors @ ((vectors.T @ gradients.sum(0)) / curvature)
-        tried = float(likelihoods(parameters + step).sum())
-        if tried >= likelihood:
-            parameters, likelihood, damping = parameters + step, tried, max(damping / 10, 1e-9)
+        new_likelihood = float(likelihoods(parameters + step).sum())
+        if new_likelihood >= likelihood:
+            parameters, likelihood, damping = parameters + step, new_likelihood, max(damping / 10, 1e-9)
         else:
             damping = max(damping, 1.0) * 10
         if float((step.abs() / (1 + parameters.abs())).max()) < _CONVERGED:

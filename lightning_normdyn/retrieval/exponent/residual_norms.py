@@ -1,4 +1,4 @@
-"""Norms with the influence of length taken out, and lengths in the place of norms."""
+"""Residual norms: norms with the influence of document length regressed out, and lengths used as norms."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def residual_norms(norms: Tensor, length: Tensor) -> Tensor:
     """
     _check("norms", norms, norms)
     _check("length", length, norms)
-    norms, longer = norms.detach().cpu().double(), length.detach().cpu().double().log1p()
+    norms, log_length = norms.detach().cpu().double(), length.detach().cpu().double().log1p()
     positive = norms > 0
     if not positive.any():
         return norms
-    log_norms, along = norms[positive].log(), longer[positive]
-    explained = _smooth(along, log_norms)
+    log_norms, log_lengths = norms[positive].log(), log_length[positive]
+    fit = _smooth(log_lengths, log_norms)
     residual = torch.zeros_like(norms)
-    residual[positive] = (log_norms - explained + log_norms.mean()).exp()
+    residual[positive] = (log_norms - fit + log_norms.mean()).exp()
     return residual
 
 
@@ -71,8 +71,8 @@ def rescaled(vectors: Tensor, norms: Tensor) -> Tensor:
     if vectors.ndim != 2 or norms.shape != vectors.shape[:1]:
         raise ValueError(f"norms: expected one for each of {len(vectors)} vectors, got {tuple(norms.shape)}")
     wide = torch.promote_types(vectors.dtype, torch.float32)
-    own = precise_norm(vectors)
-    factor = norms.to(own) / own.where(own > 0, 1)
+    old_norms = precise_norm(vectors)
+    factor = norms.to(old_norms) / old_norms.where(old_norms > 0, 1)
     return (vectors.to(wide) * factor.unsqueeze(1)).to(wide)
 
 
@@ -98,8 +98,8 @@ def _smooth(x: Tensor, y: Tensor) -> Tensor:
     if len(knots) < 2:
         return y.mean().expand_as(y)
     design = _linear_beyond(knots, x)
-    fitted: Tensor = design @ torch.linalg.lstsq(design, y.unsqueeze(1), driver="gelsd").solution.squeeze(1)
-    return fitted
+    fit: Tensor = design @ torch.linalg.lstsq(design, y.unsqueeze(1), driver="gelsd").solution.squeeze(1)
+    return fit
 
 
 def _linear_beyond(knots: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The score that knows norms: a cosine times a power of each norm, and the search by it."""
+"""Norm-aware scoring: a cosine times a power of each norm, and exact search by that score."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.losses.similarity import Normalization
-from lightning_normdyn.retrieval.search.chunks import Documents, document_chunks, row_count
+from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.tiles import tile_width
-from lightning_normdyn.retrieval.search.top_k import Backend, TopK, chunk_rows, exact_top_k
+from lightning_normdyn.retrieval.search.top_k import Backend, TopK, exact_top_k, rounded_chunk_size
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class NormAwareScore:
         normalization: what the embeddings were trained with: ``cosine``, ``dot``, ``qnorm``, ``dnorm``, ``learnable``.
         alpha_query: further exponent of the query's norm; it changes scores and no ranking.
         alpha: further exponent of the document's norm; positive favours the long ones.
-        exponents: the learnt gammas (query, document), for ``learnable`` alone.
+        gamma_query: the learnt exponent of queries, for ``learnable`` alone; 1 if left out, which changes no ranking.
+        gamma_document: the learnt exponent of documents, for ``learnable`` alone.
 
     Raises:
-        ValueError: if the normalization is unknown, an exponent is not finite, or gammas are missing or superfluous.
+        ValueError: if the normalization is unknown, an exponent is not finite, or a gamma is missing or superfluous.
 
     Example:
         >>> score = NormAwareScore(alpha=-0.5)
@@ -44,35 +45,39 @@ class NormAwareScore:
     normalization: Normalization = "cosine"
     alpha_query: float = 0.0
     alpha: float = 0.0
-    exponents: tuple[float, float] | None = None
+    gamma_query: float | None = None
+    gamma_document: float | None = None
 
     def __post_init__(self) -> None:
-        known = [*NORMALIZATIONS, "learnable"]
-        if self.normalization not in known:
-            raise ValueError(f"normalization: expected one of {', '.join(known)}, got {self.normalization!r}")
-        if (self.normalization == "learnable") != (self.exponents is not None):
-            wanted = "the two learnt gammas for 'learnable'" if self.exponents is None else "nothing"
-            raise ValueError(f"exponents: expected {wanted}, got {self.exponents} with {self.normalization!r}")
+        normalizations = [*NORMALIZATIONS, "learnable"]
+        if self.normalization not in normalizations:
+            raise ValueError(f"normalization: expected one of {', '.join(normalizations)}, got {self.normalization!r}")
+        if self.normalization == "learnable" and self.gamma_document is None:
+            raise ValueError("gamma_document: expected the learnt exponent for 'learnable', got None")
+        for name in ("gamma_query", "gamma_document"):
+            gamma = getattr(self, name)
+            if gamma is not None and self.normalization != "learnable":
+                raise ValueError(f"{name}: expected nothing, got {gamma} with {self.normalization!r}")
         for name in ("alpha_query", "alpha"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}: expected a finite exponent, got {getattr(self, name)}")
 
     @property
-    def gammas(self) -> tuple[float, float]:
-        """Exponents of the normalization, query and document."""
-        if self.exponents is not None:
-            return float(self.exponents[0]), float(self.exponents[1])
+    def exponents(self) -> tuple[float, float]:
+        """Exponents of the normalization, ``(gamma_query, gamma_document)``."""
+        if self.gamma_document is not None:
+            return 1.0 if self.gamma_query is None else float(self.gamma_query), float(self.gamma_document)
         return NORMALIZATIONS[self.normalization]
 
     @property
     def query_power(self) -> float:
         """Exponent of the query's norm beside the cosine."""
-        return 1 - self.gammas[0] + self.alpha_query
+        return 1 - self.exponents[0] + self.alpha_query
 
     @property
     def document_power(self) -> float:
         """Exponent of the document's norm beside the cosine: all that a ranking depends on."""
-        return 1 - self.gammas[1] + self.alpha
+        return 1 - self.exponents[1] + self.alpha
 
     def scores(self, queries: Tensor, documents: Tensor) -> Tensor:
         """All scores ``[n, m]`` of queries ``[n, d]`` and documents ``[m, d]``, in float32 at least."""
@@ -84,18 +89,18 @@ class NormAwareScore:
         Raises:
             ValueError: if a finite document comes out infinite, or one that is not zero as zero.
         """
-        folded = rescale(documents.detach(), 1 - self.document_power)
-        if not (folded.isfinite().all() and folded.any(1).all()):
-            self._name_extreme(documents, folded)
-        return folded
+        vectors = rescale(documents.detach(), 1 - self.document_power)
+        if not (vectors.isfinite().all() and vectors.any(1).all()):
+            self._name_extreme(documents, vectors)
+        return vectors
 
-    def _name_extreme(self, documents: Tensor, folded: Tensor) -> None:
-        lost = documents.any(1) & ~folded.any(1)
-        rows = (documents.isfinite().all(1) & (lost | ~folded.isfinite().all(1))).nonzero()
+    def _name_extreme(self, documents: Tensor, vectors: Tensor) -> None:
+        is_lost = documents.any(1) & ~vectors.any(1)
+        rows = (documents.isfinite().all(1) & (is_lost | ~vectors.isfinite().all(1))).nonzero()
         if len(rows):
             norm = float(most_precise(documents[int(rows[0])]).norm())
             raise ValueError(
-                f"documents: expected norms whose power {self.document_power - 1:g} is within {folded.dtype}, got "
+                f"documents: expected norms whose power {self.document_power - 1:g} is within {vectors.dtype}, got "
                 f"{norm:g} in row {int(rows[0])} of a chunk; scale all embeddings by one factor"
             )
 
@@ -109,9 +114,10 @@ def norm_aware_top_k(
     normalization: Normalization = "cosine",
     alpha: float = 0.0,
     alpha_query: float = 0.0,
-    exponents: tuple[float, float] | None = None,
+    gamma_query: float | None = None,
+    gamma_document: float | None = None,
     chunk_size: int | None = None,
-    excluded: tuple[Tensor, Tensor] | None = None,
+    excluded_pairs: tuple[Tensor, Tensor] | None = None,
     backend: Backend = "auto",
 ) -> TopK:
     """Finds the ``k`` documents of largest :class:`NormAwareScore` with each query.
@@ -126,9 +132,10 @@ def norm_aware_top_k(
         normalization: what the embeddings were trained with.
         alpha: further exponent of the document's norm.
         alpha_query: that of the query's norm.
-        exponents: the learnt gammas (query, document), for ``learnable`` alone.
+        gamma_query: the learnt exponent of queries, for ``learnable`` alone; it changes scores and no ranking.
+        gamma_document: the learnt exponent of documents, for ``learnable`` alone.
         chunk_size: as in :func:`exact_top_k`.
-        excluded: likewise.
+        excluded_pairs: likewise.
         backend: likewise.
 
     Returns:
@@ -142,20 +149,22 @@ def norm_aware_top_k(
         >>> [norm_aware_top_k(queries, documents, 1, alpha=alpha).indices.item() for alpha in (-1.0, 0.0, 1.0)]
         [1, 1, 0]
     """
-    score = NormAwareScore(normalization, alpha_query, alpha, exponents)
+    score = NormAwareScore(normalization, alpha_query, alpha, gamma_query, gamma_document)
     if queries.ndim != 2:
         raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
     n, d = queries.shape
     wide = str(getattr(documents, "dtype", "")).endswith("float64") or queries.dtype == torch.float64
     directions = rescale(queries.detach().to(torch.float64 if wide else torch.float32), 1.0)
 
-    def folded() -> Iterator[Tensor]:
-        for chunk in document_chunks(documents, chunk_rows(chunk_size, d, tile_width(n, queries.device)), d):
+    def folded_chunks() -> Iterator[Tensor]:
+        for chunk in document_chunks(documents, rounded_chunk_size(chunk_size, d, tile_width(n, queries.device)), d):
             yield score.fold_documents(chunk.to(directions))
 
     m = row_count(documents)
     k = k if m is None else min(k, max(1, m))
-    found = exact_top_k(directions, folded(), k, chunk_size=chunk_size, excluded=excluded, backend=backend)
+    result = exact_top_k(
+        directions, folded_chunks(), k, chunk_size=chunk_size, excluded_pairs=excluded_pairs, backend=backend
+    )
     norms = torch.linalg.vector_norm(most_precise(queries), dim=1, keepdim=True)
-    scores = most_precise(found.scores) * norms.where(norms > 0, 1).pow(score.query_power)
-    return TopK(scores.to(found.scores.dtype), found.indices)
+    scores = most_precise(result.scores) * norms.where(norms > 0, 1).pow(score.query_power)
+    return TopK(scores.to(result.scores.dtype), result.indices)

@@ -1,8 +1,9 @@
-"""Rankings at many exponents of the document norm, for little more than the price of one."""
+"""Sweeps the exponent of the document norm: the measure of every query at every exponent, in one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,16 +13,29 @@ from lightning_normdyn.core.statistics.ranking import grade_ranking, measure_nam
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.exponent.alpha_leaders import AlphaLeaders, norm_bands
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
-from lightning_normdyn.retrieval.search.chunks import Documents, document_chunks, row_count
-from lightning_normdyn.retrieval.search.excluded import Excluded
+from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
+from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.tiles import Tile, tile_width
-from lightning_normdyn.retrieval.search.top_k import checked_queries, chunk_rows
+from lightning_normdyn.retrieval.search.top_k import checked_queries, rounded_chunk_size
 
 _QUERIES = 4096
-ALPHAS = tuple(at / 5 for at in range(-10, 11))
+ALPHAS = tuple(step / 5 for step in range(-10, 11))
 """From -2 to 2 in 21 steps."""
+
+
+class AlphaSweep(NamedTuple):
+    """A measure of every query's ranking at every exponent.
+
+    Attributes:
+        alphas: exponents of the document norm in the score, ascending, ``[a]``; 0 is among them.
+        values: the measure of each query at each of them, float64 ``[a, n]``; NaN for a query without judgements.
+        measure: its name, such as ``ndcg@10``.
+    """
+
+    alphas: Tensor
+    values: Tensor
+    measure: str
 
 
 @torch.no_grad()
@@ -33,9 +47,10 @@ def sweep_alpha(
     alphas: Sequence[float] | Tensor = ALPHAS,
     measure: str = "ndcg@10",
     normalization: Normalization = "cosine",
-    exponents: tuple[float, float] | None = None,
+    gamma_query: float | None = None,
+    gamma_document: float | None = None,
     chunk_size: int | None = None,
-    excluded: tuple[Tensor, Tensor] | None = None,
+    excluded_pairs: tuple[Tensor, Tensor] | None = None,
 ) -> AlphaSweep:
     """Measures the ranking of every query at every exponent of the document norm.
 
@@ -51,9 +66,10 @@ def sweep_alpha(
         measure: ``ndcg``, ``mrr``, ``recall``, ``map`` or ``hits`` with a rank, as in ``ndcg@10``; memory grows with
             queries x exponents x rank.
         normalization: what the embeddings were trained with; an exponent is further to it.
-        exponents: the learnt gammas (query, document), for ``learnable`` alone.
+        gamma_query: the learnt exponent of queries, for ``learnable`` alone; no ranking depends on it.
+        gamma_document: the learnt exponent of documents, for ``learnable`` alone.
         chunk_size: documents that are converted and sorted together; memory grows with it and not with ``m``.
-        excluded: positions of query and document of each pair that must not be found.
+        excluded_pairs: positions of query and document of each pair that must not be found.
 
     Returns:
         The measure by exponent, ascending, and query.
@@ -63,29 +79,40 @@ def sweep_alpha(
 
     Example:
         >>> documents, relevant = torch.tensor([[9.0, 12.0], [0.8, 0.6]]), Judgements.of([(0, 0, 1.0)])
-        >>> found = sweep_alpha(torch.tensor([[1.0, 0.0]]), documents, relevant, alphas=(-1, 0, 1), measure="mrr@2")
-        >>> found.values.squeeze(1).tolist()
+        >>> sweep = sweep_alpha(torch.tensor([[1.0, 0.0]]), documents, relevant, alphas=(-1, 0, 1), measure="mrr@2")
+        >>> sweep.values.squeeze(1).tolist()
         [0.5, 0.5, 1.0]
     """
-    wanted = measure_named(measure)
-    score = NormAwareScore(normalization, exponents=exponents)
+    ranking_measure = measure_named(measure)
+    score = NormAwareScore(normalization, gamma_query=gamma_query, gamma_document=gamma_document)
     queries = checked_queries(queries, documents, chunk_size)
     steps = _checked(alphas)
     judgements.check(len(queries), row_count(documents))
-    every, judgements = judgements, Judgements(*(column.to(queries.device) for column in judgements)).relevant()
-    pairs = None if excluded is None else Excluded(excluded, len(queries), queries.device)
-    judged = judgements.queries.unique()
+    all_judgements, judgements = (
+        judgements,
+        Judgements(*(column.to(queries.device) for column in judgements)).relevant(),
+    )
+    exclusions = None if excluded_pairs is None else ExcludedPairs(excluded_pairs, len(queries), queries.device)
+    judged_queries = judgements.queries.unique()
     values = torch.full((len(steps), len(queries)), torch.nan, dtype=torch.float64)
-    if not len(judged):
+    if not len(judged_queries):
         return AlphaSweep(steps, values, measure)
     # A query's norm changes no ranking, and its direction alone keeps products within float32.
-    rankings, seen = _rankings(
-        rescale(queries[judged], 1.0), documents, steps - score.gammas[1], wanted.depth, chunk_size, pairs, judged
+    rankings, document_count = _rankings(
+        rescale(queries[judged_queries], 1.0),
+        documents,
+        steps - score.exponents[1],
+        ranking_measure.depth,
+        chunk_size,
+        exclusions,
+        judged_queries,
     )
-    every.check(len(queries), seen)
-    renumbered = Judgements(torch.searchsorted(judged, judgements.queries), *judgements[1:])
+    all_judgements.check(len(queries), document_count)
+    local_judgements = Judgements(torch.searchsorted(judged_queries, judgements.queries), *judgements[1:])
     for number, indices in enumerate(rankings.unbind(1)):
-        values[number, judged.cpu()] = wanted.of(grade_ranking(indices, renumbered, depth=wanted.depth)).cpu()
+        values[number, judged_queries.cpu()] = ranking_measure.of(
+            grade_ranking(indices, local_judgements, depth=ranking_measure.depth)
+        ).cpu()
     return AlphaSweep(steps, values, measure)
 
 
@@ -105,21 +132,24 @@ def _rankings(
     powers: Tensor,
     k: int,
     chunk_size: int | None,
-    pairs: Excluded | None,
+    exclusions: ExcludedPairs | None,
     numbers: Tensor,
 ) -> tuple[Tensor, int]:
     """Positions ``[n, a, k]`` of the best by ``<q, d> · |d|^power``, -1 where there is none; number of documents."""
-    d, parts = queries.shape[1], queries.split(_QUERIES)
-    width = tile_width(len(parts[0]), queries.device)
-    tiles = [Tile(part, width) for part in parts]
-    best = [AlphaLeaders(part, powers, k, pairs, own) for part, own in zip(parts, numbers.split(_QUERIES), strict=True)]
-    seen = 0
+    d, query_blocks = queries.shape[1], queries.split(_QUERIES)
+    width = tile_width(len(query_blocks[0]), queries.device)
+    tiles = [Tile(query_block, width) for query_block in query_blocks]
+    best = [
+        AlphaLeaders(query_block, powers, k, exclusions, query_numbers)
+        for query_block, query_numbers in zip(query_blocks, numbers.split(_QUERIES), strict=True)
+    ]
+    offset = 0
     with torch.autocast(queries.device.type, enabled=False):
-        for part in document_chunks(documents, chunk_rows(chunk_size, d, width), d):
-            chunk = part.to(queries)
-            for number, band in enumerate(norm_bands(chunk, width, sample=seen == 0)):
+        for piece in document_chunks(documents, rounded_chunk_size(chunk_size, d, width), d):
+            chunk = piece.to(queries)
+            for number, band in enumerate(norm_bands(chunk, width, sample=offset == 0)):
                 for tile, leaders in zip(tiles, best, strict=True):
                     tile.fill(band.documents)
-                    leaders.take(tile, band, seen, begin=seen == 0 and number == 0)
-            seen += len(chunk)
-    return torch.cat([leaders.indices() for leaders in best]), seen
+                    leaders.take(tile, band, offset, begin=offset == 0 and number == 0)
+            offset += len(chunk)
+    return torch.cat([leaders.indices() for leaders in best]), offset

@@ -1,4 +1,4 @@
-"""From embeddings on disk to an index: looked through once, written once, and its loss measured."""
+"""Exports embeddings from disk to an index: checks them, writes them folded, measures the recall that is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.survey import Survey, check_ids, check_radius, survey
-from lightning_normdyn.retrieval.indexes import Contents, Found, IndexWriter
+from lightning_normdyn.retrieval.indexes import Contents, IndexWriter, SearchResult
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
 _LEARNT_FROM = 65_536
@@ -24,16 +24,16 @@ class Source(NamedTuple):
     Attributes:
         file: them.
         ids: one for each row.
-        rows_a_chunk: how many are in memory at a time.
+        chunk_size: rows in memory at a time.
     """
 
     file: EmbeddingFile
     ids: Sequence[str]
-    rows_a_chunk: int = 16_384
+    chunk_size: int = 16_384
 
     def chunks(self, tell: Callable[[int], object]) -> Iterator[Tensor]:
         """In order; ``tell`` hears how many rows are done with."""
-        for chunk in self.file.chunks(self.rows_a_chunk):
+        for chunk in self.file.chunks(self.chunk_size):
             yield chunk
             tell(len(chunk))
 
@@ -58,16 +58,16 @@ def look_through(
             makes of them is too large.
     """
     check_ids(source.ids, source.file.rows)
-    seen = survey(source.chunks(tell), folding.fold, source.ids, sampled=_LEARNT_FROM, half=half)
+    summary = survey(source.chunks(tell), folding.fold, source.ids, sample_size=_LEARNT_FROM, half=half)
     if folding.augment:
-        check_radius(seen.radius, folding.metric, half=half)
-    return seen
+        check_radius(summary.radius, folding.metric, half=half)
+    return summary
 
 
 def write_index(
     source: Source,
     folding: Folding,
-    seen: Survey,
+    summary: Survey,
     writer: IndexWriter,
     *,
     tell: Callable[[int], object] = _nobody,
@@ -77,7 +77,7 @@ def write_index(
     Args:
         source: embeddings and ids.
         folding: how.
-        seen: what :func:`look_through` found.
+        summary: what :func:`look_through` found.
         writer: of the index.
         tell: hears how many rows are done with.
 
@@ -86,14 +86,14 @@ def write_index(
         OSError: likewise.
     """
     # In parts: norms are taken in float64, which for the whole sample would be the most memory of all.
-    parts = seen.sample.split(source.rows_a_chunk)
-    sample = torch.cat([folding.written(part, radius=seen.radius) for part in parts])
+    sample_chunks = summary.sample.split(source.chunk_size)
+    sample = torch.cat([folding.index_documents(sample_chunk, radius=summary.radius) for sample_chunk in sample_chunks])
     try:
         writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment))
-        at = 0
+        offset = 0
         for chunk in source.chunks(tell):
-            writer.add(source.ids[at : at + len(chunk)], folding.written(chunk, radius=seen.radius))
-            at += len(chunk)
+            writer.add(source.ids[offset : offset + len(chunk)], folding.index_documents(chunk, radius=summary.radius))
+            offset += len(chunk)
         writer.close()
     except BaseException:
         writer.discard()
@@ -103,7 +103,7 @@ def write_index(
 def measure_loss(
     source: Source,
     folding: Folding,
-    seen: Survey,
+    summary: Survey,
     writer: IndexWriter,
     queries: Tensor,
     *,
@@ -116,17 +116,17 @@ def measure_loss(
     Args:
         source: embeddings and ids.
         folding: how they were folded.
-        seen: what :func:`look_through` found.
+        summary: what :func:`look_through` found.
         writer: of the index, closed.
         queries: ``[n, d]``.
         k: nearest vectors to look for.
         half: whether vectors were rounded to float16.
         tell: hears how many rows are done with.
     """
-    found = writer.search(folding.asked(queries), k)
-    folded = (folding.fold(chunk) for chunk in source.chunks(tell))
-    error = score_error(queries, folding.fold(seen.sample[:_MULTIPLIED]), torch.float16) if half else None
-    return ExportLoss(recall_of(found, queries, folded, source.ids, k), k, len(queries), error)
+    neighbours = writer.search(folding.index_queries(queries), k)
+    folded_chunks = (folding.fold(chunk) for chunk in source.chunks(tell))
+    error = score_error(queries, folding.fold(summary.sample[:_MULTIPLIED]), torch.float16) if half else None
+    return ExportLoss(recall_of(neighbours, queries, folded_chunks, source.ids, k), k, len(queries), error)
 
 
 class ExportLoss(NamedTuple):
@@ -146,34 +146,39 @@ class ExportLoss(NamedTuple):
     score_error: float | None
 
 
-def recall_of(found: Found, queries: Tensor, folded: Iterable[Tensor], ids: Sequence[str], k: int) -> float:
+def recall_of(
+    neighbours: SearchResult, queries: Tensor, folded_chunks: Iterable[Tensor], ids: Sequence[str], k: int
+) -> float:
     """Share of the exact ``k`` best that were found.
 
     Args:
-        found: by the index.
+        neighbours: by the index.
         queries: ``[n, d]``.
-        folded: the documents as they should be ranked, float32, chunk by chunk.
+        folded_chunks: the documents as they should be ranked, float32, chunk by chunk.
         ids: theirs.
         k: as many as the index was asked for.
     """
-    best = exact_top_k(queries, folded, k).indices.tolist()
-    hits = sum(len({ids[row] for row in rows} & set(names)) for rows, names in zip(best, found.ids, strict=True))
+    best = exact_top_k(queries, folded_chunks, k).indices.tolist()
+    hits = sum(
+        len({ids[row] for row in rows} & set(neighbour_ids))
+        for rows, neighbour_ids in zip(best, neighbours.ids, strict=True)
+    )
     return hits / max(1, sum(map(len, best)))
 
 
-def score_error(queries: Tensor, folded: Tensor, dtype: torch.dtype) -> float:
+def score_error(queries: Tensor, vectors: Tensor, dtype: torch.dtype) -> float:
     """The largest change of a score by rounding documents, relative to each query's best score.
 
     Args:
         queries: ``[n, d]``.
-        folded: documents ``[m, d]`` in float32.
+        vectors: documents ``[m, d]`` in float32.
         dtype: what they are rounded to.
 
     Example:
         >>> score_error(torch.eye(1), torch.tensor([[2049.0]]), torch.float16)  # float16 knows 2048 and 2050
         0.00048...
     """
-    exact = queries.double() @ folded.double().T
-    change = (queries.double() @ (folded.to(dtype).double() - folded.double()).T).abs()
+    exact = queries.double() @ vectors.double().T
+    change = (queries.double() @ (vectors.to(dtype).double() - vectors.double()).T).abs()
     best = exact.abs().amax(1, keepdim=True)
     return float((change / best.where(best > 0, 1)).max())

@@ -1,4 +1,4 @@
-"""What has to be known of all embeddings before the first of them is written."""
+"""Checks all embeddings before an export and summarizes them: norms, zeros, the largest number, a sample."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def survey(
     fold: Callable[[Tensor], Tensor],
     ids: Sequence[str],
     *,
-    sampled: int,
+    sample_size: int,
     half: bool,
     seed: int = 0,
 ) -> Survey:
@@ -96,7 +96,7 @@ def survey(
         chunks: ``[n, d]`` each, in the order of ``ids``.
         fold: makes of a chunk what will be written.
         ids: of all rows.
-        sampled: rows to keep, drawn at random; all of them if there are fewer.
+        sample_size: rows to keep, drawn at random; all of them if there are fewer.
         half: whether folded vectors must fit into float16, and none of them become zero there.
         seed: of the draw.
 
@@ -106,53 +106,53 @@ def survey(
     """
     if not ids:
         raise ValueError("embeddings: expected at least one vector, got none")
-    drawn = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))[:sampled].sort().values
-    norms, kept, zeros, largest, radius, at = [], [], 0, 0.0, 0.0, 0
+    sample_rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))[:sample_size].sort().values
+    norms, sample_chunks, zeros, largest, radius, offset = [], [], 0, 0.0, 0.0, 0
     for chunk in chunks:
         _refuse(
             ~chunk.isfinite().all(1),
-            at,
+            offset,
             ids,
             "expected finite numbers, got NaN or infinite ones (float16 ends at "
             "65,504); leave the row out or encode it again",
         )
-        folded = _folded(chunk, fold, at)
+        vectors = _folded(chunk, fold, offset)
         if half:
             _refuse(
-                folded.abs().amax(1) > _LARGEST_HALF,
-                at,
+                vectors.abs().amax(1) > _LARGEST_HALF,
+                offset,
                 ids,
                 "is too large for float16 once it is folded; keep "
                 "float32, or divide all embeddings by one number, which changes no ranking",
             )
             _refuse(
-                folded.any(1) & ~folded.half().any(1),
-                at,
+                vectors.any(1) & ~vectors.half().any(1),
+                offset,
                 ids,
                 "is so small once it is folded that float16 makes it zero; keep "
                 "float32, or multiply all embeddings by one number, which changes no ranking",
             )
-        here = precise_norm(chunk)
-        there = here[here > 0]
-        zeros += len(here) - len(there)
-        norms += [there.min(), there.max()] if len(there) else []
-        largest = max(largest, float(folded.abs().max()))
-        radius = max(radius, float(precise_norm(folded).max()))
-        mine = drawn[(drawn >= at) & (drawn < at + len(chunk))] - at
-        kept.append(chunk[mine])
-        at += len(chunk)
+        chunk_norms = precise_norm(chunk)
+        positive_norms = chunk_norms[chunk_norms > 0]
+        zeros += len(chunk_norms) - len(positive_norms)
+        norms += [positive_norms.min(), positive_norms.max()] if len(positive_norms) else []
+        largest = max(largest, float(vectors.abs().max()))
+        radius = max(radius, float(precise_norm(vectors).max()))
+        local_rows = sample_rows[(sample_rows >= offset) & (sample_rows < offset + len(chunk))] - offset
+        sample_chunks.append(chunk[local_rows])
+        offset += len(chunk)
     shortest, longest = (float(min(norms)), float(max(norms))) if norms else (0.0, 0.0)
-    return Survey(at, zeros, shortest, longest, radius, largest, torch.cat(kept))
+    return Survey(offset, zeros, shortest, longest, radius, largest, torch.cat(sample_chunks))
 
 
-def _folded(chunk: Tensor, fold: Callable[[Tensor], Tensor], at: int) -> Tensor:
+def _folded(chunk: Tensor, fold: Callable[[Tensor], Tensor], offset: int) -> Tensor:
     try:
         return fold(chunk)
     except ValueError as error:
-        raise ValueError(f"{error}; the chunk begins at row {at} of the embeddings") from error
+        raise ValueError(f"{error}; the chunk begins at row {offset} of the embeddings") from error
 
 
-def _refuse(bad: Tensor, at: int, ids: Sequence[str], why: str) -> None:
-    if bad.any():
-        row = at + int(bad.nonzero()[0])
+def _refuse(is_bad: Tensor, offset: int, ids: Sequence[str], why: str) -> None:
+    if is_bad.any():
+        row = offset + int(is_bad.nonzero()[0])
         raise ValueError(f"embeddings: row {row} (id {ids[row]!r}) {why}")

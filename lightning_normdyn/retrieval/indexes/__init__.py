@@ -1,6 +1,6 @@
-"""Indexes that people run, written whole or not at all: one file for each, and a table of them."""
+"""Writers of vector indexes, one file each, and the table of targets; an index appears whole or not at all."""
 
 from lightning_normdyn.retrieval.indexes.targets import TARGETS, index_writer
-from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, Found, IndexWriter, Metric, Storage
+from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, IndexWriter, Metric, SearchResult, Storage
 
-__all__ = ["TARGETS", "Contents", "Destination", "Found", "IndexWriter", "Metric", "Storage", "index_writer"]
+__all__ = ["TARGETS", "Contents", "Destination", "IndexWriter", "Metric", "SearchResult", "Storage", "index_writer"]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lightning_normdyn.retrieval.indexes.beside import Beside
 from lightning_normdyn.retrieval.indexes.id_file import check_lines, check_place, id_file, read_ids, write_ids
-from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, Found, optional
+from lightning_normdyn.retrieval.indexes.staged_path import StagedPath
+from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, SearchResult, Target, optional
 
 _LARGEST_ID = 2**63 - 1
 _POINTS_A_CENTROID = 39  # below that FAISS warns that centroids are poor
@@ -43,10 +43,10 @@ class FaissIndex:
             raise ValueError(
                 f"index: expected no IDMap, which is added anyway, got '{destination.index}'; leave it out"
             )
-        self._beside: Beside | None = None
+        self._output: StagedPath | None = None
         self._index: Any = None
         self._numbers: np.ndarray[Any, Any] | None = None
-        self._added = 0
+        self._row_count = 0
 
     @property
     def approximate(self) -> bool:
@@ -63,45 +63,48 @@ class FaissIndex:
                 "it out, or make all lengths equal with augment"
             )
         self._numbers = whole_numbers(contents.ids)
-        check_place(self.file, needed=self._numbers is None, overwrite=self.destination.overwrite)
+        check_place(self.file, has_id_file=self._numbers is None, overwrite=self.destination.overwrite)
         if self._numbers is None:
             check_lines(contents.ids)
         self._index = self._empty(contents)
-        self._beside = Beside(self.file, overwrite=self.destination.overwrite)
+        self._output = StagedPath(self.file, overwrite=self.destination.overwrite)
         if self._numbers is None:
-            write_ids(id_file(self._beside.path), contents.ids)
+            write_ids(id_file(self._output.path), contents.ids)
             self._numbers = np.arange(len(contents.ids))
 
     def add(self, ids: Sequence[str], vectors: Tensor) -> None:
         """Adds them to the index in memory."""
         assert self._numbers is not None
-        self._index.add_with_ids(vectors.numpy(), self._numbers[self._added : self._added + len(ids)])
-        self._added += len(ids)
+        self._index.add_with_ids(vectors.numpy(), self._numbers[self._row_count : self._row_count + len(ids)])
+        self._row_count += len(ids)
 
     def close(self) -> None:
         """Writes the file and moves it into place."""
-        assert self._beside is not None
+        assert self._output is not None
         try:
-            self._faiss.write_index(self._index, str(self._beside.path))
+            self._faiss.write_index(self._index, str(self._output.path))
         except RuntimeError as error:
             raise OSError(f"out: FAISS cannot write '{self.file}' ({error}); is the disk full?") from error
         self._index = None
-        self._beside.publish()
+        self._output.publish()
 
     def discard(self) -> None:
         """Removes what was written."""
-        if self._beside is not None:
-            self._beside.discard()
+        if self._output is not None:
+            self._output.discard()
 
-    def search(self, queries: Tensor, k: int) -> Found:
+    def search(self, queries: Tensor, k: int) -> SearchResult:
         """Reads the file again and asks it."""
         index = self._faiss.read_index(str(self.file))
         scores, numbers = index.search(queries.float().numpy(), k)
         if index.metric_type == self._faiss.METRIC_L2:
             scores = -scores
-        names = read_ids(id_file(self.file)) if id_file(self.file).exists() else None
-        ids = [[str(one) if names is None else names[one] for one in row if one >= 0] for row in numbers.tolist()]
-        return Found(ids, scores.tolist())
+        file_ids = read_ids(id_file(self.file)) if id_file(self.file).exists() else None
+        ids = [
+            [str(number) if file_ids is None else file_ids[number] for number in row if number >= 0]
+            for row in numbers.tolist()
+        ]
+        return SearchResult(ids, scores.tolist())
 
     def _empty(self, contents: Contents) -> Any:
         metric = self._faiss.METRIC_L2 if contents.metric == "euclidean" else self._faiss.METRIC_INNER_PRODUCT
@@ -111,10 +114,10 @@ class FaissIndex:
             if not inner.is_trained:
                 inner.train(contents.sample.numpy())
         except (RuntimeError, AssertionError) as error:
-            said = str(error).splitlines()[-1].rpartition("' failed: ")[2] or str(error)
+            reason = str(error).splitlines()[-1].rpartition("' failed: ")[2] or str(error)
             raise ValueError(
                 f"index: FAISS cannot make '{factory}' of {len(contents.sample):,} vectors of {contents.dim} numbers "
-                f"({said}); take another, or flat"
+                f"({reason}); take another, or flat"
             ) from error
         self._search_wider(inner)
         return self._faiss.IndexIDMap2(inner)
@@ -132,9 +135,9 @@ class FaissIndex:
                     f"{len(contents.sample)}; take flat"
                 )
             lists = min(4 * len(contents.ids) ** 0.5, len(contents.sample) / _POINTS_A_CENTROID)
-            parts = -(-contents.dim // 8)
-            padded = f"Pad{8 * parts}," if contents.dim % 8 else ""
-            return f"{padded}IVF{max(1, int(lists))},PQ{parts}x8"
+            subquantizers = -(-contents.dim // 8)
+            padded = f"Pad{8 * subquantizers}," if contents.dim % 8 else ""
+            return f"{padded}IVF{max(1, int(lists))},PQ{subquantizers}x8"
         return self.destination.index
 
     def _search_wider(self, index: Any) -> None:
@@ -156,7 +159,10 @@ def whole_numbers(ids: Sequence[str]) -> np.ndarray[Any, Any] | None:
         >>> whole_numbers(["7", "0"]), whole_numbers(["007", "0"])
         (array([7, 0]), None)
     """
-    plain = all(one.isascii() and one.isdigit() and (one == "0" or one[0] != "0") for one in ids)
-    if not plain or any(len(one) > 19 or int(one) > _LARGEST_ID for one in ids):
+    plain = all(text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") for text in ids)
+    if not plain or any(len(text) > 19 or int(text) > _LARGEST_ID for text in ids):
         return None
-    return np.array([int(one) for one in ids], dtype=np.int64)
+    return np.array([int(text) for text in ids], dtype=np.int64)
+
+
+TARGETS = {"faiss": Target(FaissIndex, "faiss.read_index(file).search(queries, k)", extra="faiss")}

@@ -1,4 +1,4 @@
-"""Ids beside vectors whose own format has no place for them: one a line, in the order of the rows."""
+"""Text files of ids, one a line in the order of the rows, for vector formats that store no ids."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def check_lines(ids: Sequence[str]) -> None:
     Raises:
         ValueError: if an id is empty or has a line break in it.
     """
-    for row, one in enumerate(ids):
-        if not one or any(end in one for end in _ENDS):
+    for row, text in enumerate(ids):
+        if not text or any(end in text for end in _ENDS):
             raise ValueError(
-                f"ids: expected text without line breaks for this target, got {one!r} in row {row}; take parquet"
+                f"ids: expected text without line breaks for this target, got {text!r} in row {row}; take parquet"
             )
 
 
-def check_place(vectors: Path, *, needed: bool, overwrite: bool) -> None:
+def check_place(vectors: Path, *, has_id_file: bool, overwrite: bool) -> None:
     """Refuses a place where a file of ids lies that would be taken for those of the vectors to come, or be lost.
 
     Raises:
         FileExistsError: if there is one.
     """
-    if id_file(vectors).exists() and not (needed and overwrite):
+    if id_file(vectors).exists() and not (has_id_file and overwrite):
         raise FileExistsError(
             f"out: '{id_file(vectors)}' holds the ids of other vectors; remove it, or choose another file"
         )
@@ -63,8 +63,8 @@ def check_place(vectors: Path, *, needed: bool, overwrite: bool) -> None:
 
 def write_ids(file: Path, ids: Sequence[str]) -> None:
     """One id a line."""
-    with file.open("w", encoding="utf-8", newline="\n") as opened:
-        opened.writelines(f"{one}\n" for one in ids)
+    with file.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.writelines(f"{text}\n" for text in ids)
 
 
 def are_rows(ids: Sequence[str]) -> bool:
@@ -74,4 +74,4 @@ def are_rows(ids: Sequence[str]) -> bool:
         >>> are_rows(["0", "1"]), are_rows(["1", "0"])
         (True, False)
     """
-    return all(one == str(row) for row, one in enumerate(ids))
+    return all(text == str(row) for row, text in enumerate(ids))

@@ -9,19 +9,20 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from lightning_normdyn.retrieval.indexes.beside import Beside
+from lightning_normdyn.retrieval.indexes.staged_path import StagedPath
 from lightning_normdyn.retrieval.indexes.writer import (
-    LANCEDB_DISTANCES,
     Contents,
     Destination,
-    Found,
     Metric,
-    check_held,
+    SearchResult,
+    Target,
+    check_existing_ids,
     check_index,
     optional,
     stored_dtype,
 )
 
+_DISTANCES: dict[Metric, str] = {"inner_product": "dot", "euclidean": "l2", "cosine": "cosine"}
 _INDEXES = {"hnsw": "HnswSq", "ivfpq": "IvfPq"}
 _FEWEST = 256  # a product quantizer learns 256 centroids
 
@@ -42,7 +43,7 @@ class LanceTable:
             raise ValueError("out: expected a folder for lancedb, got a URL; export to a folder and copy it there")
         self.destination = destination
         self.place = Path(destination.out) / f"{destination.name}.lance"
-        self._beside: Beside | None = None
+        self._output: StagedPath | None = None
         self._table: Any = None
         self._metric: Metric = "inner_product"
 
@@ -61,10 +62,10 @@ class LanceTable:
         if self.place.exists():
             self._check_existing(contents)
         self._metric = contents.metric
-        self._beside = Beside(self.place, overwrite=self.destination.overwrite, folder=True)
+        self._output = StagedPath(self.place, overwrite=self.destination.overwrite, folder=True)
         number = pa.float32() if self.destination.dtype == "float32" else pa.float16()
         schema = pa.schema([("id", pa.string()), ("embedding", pa.list_(number, contents.dim))])
-        self._table = self._lancedb.connect(self._beside.path.parent).create_table(self.destination.name, schema=schema)
+        self._table = self._lancedb.connect(self._output.path.parent).create_table(self.destination.name, schema=schema)
 
     def add(self, ids: Sequence[str], vectors: Tensor) -> None:
         """Adds them, a fragment a call."""
@@ -74,29 +75,29 @@ class LanceTable:
 
     def close(self) -> None:
         """Builds the index and moves the table into place."""
-        assert self._beside is not None
+        assert self._output is not None
         if self.approximate:
             kind = getattr(optional("lancedb.index", extra="lancedb"), _INDEXES[self.destination.index])
-            self._table.create_index("embedding", config=kind(distance_type=LANCEDB_DISTANCES[self._metric]))
+            self._table.create_index("embedding", config=kind(distance_type=_DISTANCES[self._metric]))
         self._table = None
-        self._beside.publish()
+        self._output.publish()
 
     def discard(self) -> None:
         """Removes the unfinished table."""
         self._table = None
-        if self._beside is not None:
-            self._beside.discard()
+        if self._output is not None:
+            self._output.discard()
 
-    def search(self, queries: Tensor, k: int) -> Found:
+    def search(self, queries: Tensor, k: int) -> SearchResult:
         """Asks the table."""
         table = self._lancedb.connect(self.place.parent).open_table(self.destination.name)
         answers = []
         for query in queries.float().numpy():
-            search = table.search(query, vector_column_name="embedding").distance_type(LANCEDB_DISTANCES[self._metric])
+            search = table.search(query, vector_column_name="embedding").distance_type(_DISTANCES[self._metric])
             answers.append(search.select(["id", "_distance"]).limit(k).to_list())
         # LanceDB's distance under dot is one minus the inner product, and under cosine one minus the cosine.
         shift = 0.0 if self._metric == "euclidean" else 1.0
-        return Found(
+        return SearchResult(
             [[row["id"] for row in rows] for rows in answers],
             [[shift - row["_distance"] for row in rows] for rows in answers],
         )
@@ -115,10 +116,19 @@ class LanceTable:
             if kind == "cosine" and contents.metric != "cosine":
                 raise ValueError(
                     f"name: {place} has an index that compares cosines, which divides every norm out again; expected "
-                    f"{LANCEDB_DISTANCES[contents.metric]}: choose another name"
+                    f"{_DISTANCES[contents.metric]}: choose another name"
                 )
         dim = table.schema.field("embedding").type.list_size
         if dim != contents.dim:
             raise ValueError(f"name: {place} holds {dim} numbers a vector, got {contents.dim}; choose another name")
-        held = [one for batch in table.search().select(["id"]).to_batches() for one in batch.column("id").to_pylist()]
-        check_held(held, contents.ids, place=place, overwrite=self.destination.overwrite)
+        existing_ids = [
+            existing_id
+            for batch in table.search().select(["id"]).to_batches()
+            for existing_id in batch.column("id").to_pylist()
+        ]
+        check_existing_ids(existing_ids, contents.ids, place=place, overwrite=self.destination.overwrite)
+
+
+TARGETS = {
+    "lancedb": Target(LanceTable, 'table.search(query).distance_type("{metric}").limit(k)', _DISTANCES, extra="lancedb")
+}

@@ -11,18 +11,19 @@ import numpy as np
 from torch import Tensor
 
 from lightning_normdyn.retrieval.indexes.writer import (
-    PGVECTOR_OPCLASSES,
-    PGVECTOR_OPERATORS,
     Contents,
     Destination,
-    Found,
     Metric,
-    check_held,
+    SearchResult,
+    Target,
+    check_existing_ids,
     check_index,
     optional,
     stored_dtype,
 )
 
+_OPERATORS: dict[Metric, str] = {"inner_product": "<#>", "euclidean": "<->", "cosine": "<=>"}
+_OPCLASSES: dict[Metric, str] = {"inner_product": "ip_ops", "euclidean": "l2_ops", "cosine": "cosine_ops"}
 _NEW = "normdyn_new"
 _SEARCHED_NODES = 64
 
@@ -63,10 +64,10 @@ class PgvectorTable:
             self._exists = self._value("SELECT to_regclass(%s)", self._table.as_string(self._connection)) is not None
             if self._exists:
                 self._check_existing(contents)
-            made = "CREATE TEMP TABLE {} (id text PRIMARY KEY, embedding {}) ON COMMIT DROP"
+            command = "CREATE TEMP TABLE {} (id text PRIMARY KEY, embedding {}) ON COMMIT DROP"
             if not self._exists:
-                made = "CREATE TABLE {} (id text PRIMARY KEY, embedding {})"
-            self._do(made, self._written, self._sql.SQL(f"{self._type}({contents.dim})"))
+                command = "CREATE TABLE {} (id text PRIMARY KEY, embedding {})"
+            self._do(command, self._written, self._sql.SQL(f"{self._type}({contents.dim})"))
 
     def add(self, ids: Sequence[str], vectors: Tensor) -> None:
         """Copies them."""
@@ -92,19 +93,19 @@ class PgvectorTable:
         if self._connection is not None:
             self._disconnect()
 
-    def search(self, queries: Tensor, k: int) -> Found:
+    def search(self, queries: Tensor, k: int) -> SearchResult:
         """Asks the table."""
-        operator = self._sql.SQL(PGVECTOR_OPERATORS[self._metric])
-        asked = self._sql.SQL(
+        operator = self._sql.SQL(_OPERATORS[self._metric])
+        command = self._sql.SQL(
             "SELECT id::text, embedding {0} %s::{1} FROM {2} ORDER BY embedding {0} %s::{1} LIMIT %s"
         ).format(operator, self._sql.SQL(self._type), self._table)
         with self._in_one_sentence(), self._psycopg.connect(self.destination.out) as connection:
             if self.approximate:
                 connection.execute(f"SET hnsw.ef_search = {max(k, _SEARCHED_NODES)}")
-            texts = [str(query) for query in queries.float().tolist()]
-            answers = [connection.execute(asked, (text, text, k)).fetchall() for text in texts]
-        return Found(
-            [[one for one, _ in rows] for rows in answers],
+            vectors = [str(query) for query in queries.float().tolist()]
+            answers = [connection.execute(command, (vector, vector, k)).fetchall() for vector in vectors]
+        return SearchResult(
+            [[row_id for row_id, _ in rows] for rows in answers],
             [[-float(distance) for _, distance in rows] for rows in answers],
         )
 
@@ -137,20 +138,20 @@ class PgvectorTable:
                 f"name: {self._place} has the index {cosine}, which compares cosines and so divides every norm out "
                 "again; drop it, or choose another name"
             )
-        held = [one for (one,) in self._do("SELECT id::text FROM {}", self._table)]
-        check_held(held, contents.ids, place=self._place, overwrite=self.destination.overwrite)
+        existing_ids = [row_id for (row_id,) in self._do("SELECT id::text FROM {}", self._table)]
+        check_existing_ids(existing_ids, contents.ids, place=self._place, overwrite=self.destination.overwrite)
 
     def _index(self) -> None:
         """Builds the graph, unless the table has one, which has followed its rows."""
-        operators = f"{self._type}_{PGVECTOR_OPCLASSES[self._metric]}"
-        held = self._value(
+        operators = f"{self._type}_{_OPCLASSES[self._metric]}"
+        existing_index = self._value(
             "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam "
             "JOIN pg_opclass o ON o.oid = ANY(i.indclass) "
             "WHERE i.indrelid = %s::regclass AND a.amname = 'hnsw' AND o.opcname = %s AND i.indpred IS NULL",
             self._table.as_string(self._connection),
             operators,
         )
-        if not held:
+        if not existing_index:
             self._do("CREATE INDEX ON {} USING hnsw (embedding {})", self._table, self._sql.SQL(operators))
 
     def _move_in(self) -> None:
@@ -194,8 +195,10 @@ class PgvectorTable:
         try:
             yield
         except self._psycopg.Error as error:
-            said = " ".join(str(error).split())
-            raise ValueError(f"out: PostgreSQL refuses ({said}); check the connection string and the table") from error
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"out: PostgreSQL refuses ({reason}); check the connection string and the table"
+            ) from error
 
 
 HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack("!ii", 0, 0)
@@ -223,7 +226,17 @@ def copy_rows(ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> bytes:
     width = numbers.itemsize * dim
     column = struct.pack("!ihh", width + 4, dim, 0)
     rows = []
-    for one, vector in zip(ids, numbers, strict=True):
-        name = one.encode()
-        rows += [struct.pack("!hi", 2, len(name)), name, column, vector.tobytes()]
+    for row_id, vector in zip(ids, numbers, strict=True):
+        encoded_id = row_id.encode()
+        rows += [struct.pack("!hi", 2, len(encoded_id)), encoded_id, column, vector.tobytes()]
     return b"".join(rows)
+
+
+TARGETS = {
+    "pgvector": Target(
+        PgvectorTable,
+        "SELECT id FROM name ORDER BY embedding {metric} query LIMIT k",
+        _OPERATORS,
+        extra="pgvector",
+    )
+}

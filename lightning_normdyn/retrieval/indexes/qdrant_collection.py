@@ -15,8 +15,9 @@ from torch import Tensor
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
-    Found,
-    check_held,
+    SearchResult,
+    Target,
+    check_existing_ids,
     check_index,
     optional,
 )
@@ -44,7 +45,7 @@ class QdrantCollection:
         self.destination, self.name = destination, destination.name
         self._fresh = f"{self.name}-{uuid.uuid4().hex[:8]}"
         self._client: Any = None
-        self._replaced: str | None = None
+        self._old_collection: str | None = None
         self._moving = False
         self._new_folder = not self._remote and not Path(destination.out).exists()
 
@@ -78,12 +79,12 @@ class QdrantCollection:
         """Sends them, a thousand at a time."""
         if self.destination.dtype == "float16":
             vectors = vectors.half().float()  # the embedded mode keeps float32 whatever it is told
-        for at in range(0, len(ids), _BATCH):
-            some = ids[at : at + _BATCH]
+        for start in range(0, len(ids), _BATCH):
+            batch_ids = ids[start : start + _BATCH]
             batch = self._qdrant.models.Batch(
-                ids=[str(uuid.uuid5(uuid.NAMESPACE_OID, one)) for one in some],
-                vectors=vectors[at : at + _BATCH].tolist(),
-                payloads=[{"id": one} for one in some],
+                ids=[str(uuid.uuid5(uuid.NAMESPACE_OID, text)) for text in batch_ids],
+                vectors=vectors[start : start + _BATCH].tolist(),
+                payloads=[{"id": text} for text in batch_ids],
             )
             with self._in_one_sentence():
                 self._client.upsert(self._fresh, batch, wait=True)
@@ -93,16 +94,16 @@ class QdrantCollection:
         with self._in_one_sentence():
             models, operations = self._qdrant.models, []
             self._moving = True
-            if self._replaced == self.name:  # a collection, not an alias: the name is free only once it is gone
+            if self._old_collection == self.name:  # a collection, not an alias: the name is free only once it is gone
                 self._client.delete_collection(self.name)
-            elif self._replaced is not None:
-                gone = models.DeleteAlias(alias_name=self.name)
-                operations.append(models.DeleteAliasOperation(delete_alias=gone))
+            elif self._old_collection is not None:
+                old_alias = models.DeleteAlias(alias_name=self.name)
+                operations.append(models.DeleteAliasOperation(delete_alias=old_alias))
             alias = models.CreateAlias(collection_name=self._fresh, alias_name=self.name)
             operations.append(models.CreateAliasOperation(create_alias=alias))
             self._client.update_collection_aliases(operations)
-            if self._replaced is not None and self._replaced != self.name:
-                self._client.delete_collection(self._replaced)
+            if self._old_collection is not None and self._old_collection != self.name:
+                self._client.delete_collection(self._old_collection)
             self._disconnect()
 
     def discard(self) -> None:
@@ -117,15 +118,17 @@ class QdrantCollection:
         if self._new_folder and not self._moving:
             shutil.rmtree(self.destination.out)
 
-    def search(self, queries: Tensor, k: int) -> Found:
+    def search(self, queries: Tensor, k: int) -> SearchResult:
         """Asks the collection by its alias."""
         self._connect()
         try:
             with self._in_one_sentence():
-                answers = [self._client.query_points(self.name, query=one, limit=k).points for one in queries.tolist()]
+                answers = [
+                    self._client.query_points(self.name, query=query, limit=k).points for query in queries.tolist()
+                ]
         finally:
             self._disconnect()
-        return Found(
+        return SearchResult(
             [[point.payload["id"] for point in points] for points in answers],
             [[point.score for point in points] for points in answers],
         )
@@ -151,42 +154,51 @@ class QdrantCollection:
         try:
             yield
         except self._failure as error:
-            said = " ".join(str(error).split())
-            raise ValueError(f"out: Qdrant at '{self.destination.out}' refuses ({said}); check URL and key") from error
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"out: Qdrant at '{self.destination.out}' refuses ({reason}); check URL and key"
+            ) from error
 
     def _check_existing(self, contents: Contents) -> None:
         place = f"Qdrant's collection '{self.name}'"
-        aliases = {one.alias_name: one.collection_name for one in self._client.get_aliases().aliases}
-        self._replaced = aliases.get(self.name, self.name)
-        kept = self._client.get_collection(self.name).config.params.vectors
-        if not hasattr(kept, "size"):
+        aliases = {alias.alias_name: alias.collection_name for alias in self._client.get_aliases().aliases}
+        self._old_collection = aliases.get(self.name, self.name)
+        parameters = self._client.get_collection(self.name).config.params.vectors
+        if not hasattr(parameters, "size"):
             raise ValueError(f"name: {place} has named vectors, which an export has not; choose another name")
-        if kept.distance.value != _DISTANCES[contents.metric]:
+        if parameters.distance.value != _DISTANCES[contents.metric]:
             reason = (
-                "which divides every norm out again" if kept.distance.value == "Cosine" else "which ranks otherwise"
+                "which divides every norm out again"
+                if parameters.distance.value == "Cosine"
+                else "which ranks otherwise"
             )
             raise ValueError(
-                f"name: {place} compares by {kept.distance.value}, {reason}; expected "
+                f"name: {place} compares by {parameters.distance.value}, {reason}; expected "
                 f"{_DISTANCES[contents.metric]}: choose another name"
             )
-        if kept.size != contents.dim:
+        if parameters.size != contents.dim:
             raise ValueError(
-                f"name: {place} holds {kept.size} numbers a vector, got {contents.dim}; choose another name"
+                f"name: {place} holds {parameters.size} numbers a vector, got {contents.dim}; choose another name"
             )
-        check_held(list(self._held(place)), contents.ids, place=place, overwrite=self.destination.overwrite)
+        check_existing_ids(
+            list(self._existing_ids(place)), contents.ids, place=place, overwrite=self.destination.overwrite
+        )
 
-    def _held(self, place: str) -> Iterator[str]:
+    def _existing_ids(self, place: str) -> Iterator[str]:
         page = None
         while True:
             points, page = self._client.scroll(self.name, limit=_PAGE, offset=page, with_vectors=False)
             for point in points:
                 payload = point.payload or {}
-                more = sorted(set(payload) - {"id"})
-                if more:
+                other_keys = sorted(set(payload) - {"id"})
+                if other_keys:
                     raise ValueError(
-                        f"name: {place} has payload besides the id ('{more[0]}'), which replacing it would lose; "
+                        f"name: {place} has payload besides the id ('{other_keys[0]}'), which replacing it would lose; "
                         "choose another name"
                     )
                 yield str(payload.get("id", point.id))
             if page is None:
                 return
+
+
+TARGETS = {"qdrant": Target(QdrantCollection, "client.query_points(name, query=query, limit=k)", extra="qdrant")}

@@ -1,64 +1,28 @@
-"""The places that vectors can be exported to, by name."""
+"""The table of index targets by name, collected from the modules of this folder.
+
+A module that declares ``TARGETS``, a dictionary of names and :class:`~.writer.Target` records, adds its targets to the
+table: a new index is one new file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from importlib import import_module
-from typing import NamedTuple
+from pathlib import Path
+from pkgutil import iter_modules
 
-from lightning_normdyn.retrieval.indexes.writer import (
-    LANCEDB_DISTANCES,
-    PGVECTOR_OPERATORS,
-    Destination,
-    IndexWriter,
-    Metric,
-)
+from lightning_normdyn.retrieval.indexes.writer import Destination, IndexWriter, Target
 
 
-class Target(NamedTuple):
-    """One of them.
-
-    Attributes:
-        module: where its writer is, in this package.
-        writer: the writer's class.
-        search: how it is searched, ``{compared}`` standing for the database's name of the metric.
-        compared: that name.
-    """
-
-    module: str
-    writer: str
-    search: str
-    compared: Mapping[Metric, str] = {}
-
-    def hint(self, metric: Metric) -> str:
-        """How it is searched where vectors are compared by the metric.
-
-        Example:
-            >>> TARGETS["pgvector"].hint("euclidean")
-            'SELECT id FROM name ORDER BY embedding <-> query LIMIT k'
-        """
-        return self.search.replace("{compared}", self.compared.get(metric, ""))
+def _declared_targets() -> Iterator[tuple[str, Target]]:
+    package, _, own_name = __name__.rpartition(".")
+    for module in iter_modules([str(Path(__file__).parent)]):
+        if module.name != own_name:
+            yield from getattr(import_module(f"{package}.{module.name}"), "TARGETS", {}).items()
 
 
-TARGETS = {
-    "npy": Target("vector_file", "NpyFile", "(vectors @ query).argsort()[::-1]"),
-    "parquet": Target("vector_file", "ParquetFile", "inner products of the column embedding with the query"),
-    "safetensors": Target("vector_file", "SafetensorsFile", "(vectors @ query).argsort(descending=True)"),
-    "faiss": Target("faiss_index", "FaissIndex", "faiss.read_index(file).search(queries, k)"),
-    "qdrant": Target("qdrant_collection", "QdrantCollection", "client.query_points(name, query=query, limit=k)"),
-    "lancedb": Target(
-        "lancedb_table",
-        "LanceTable",
-        'table.search(query).distance_type("{compared}").limit(k)',
-        LANCEDB_DISTANCES,
-    ),
-    "pgvector": Target(
-        "pgvector_table",
-        "PgvectorTable",
-        "SELECT id FROM name ORDER BY embedding {compared} query LIMIT k",
-        PGVECTOR_OPERATORS,
-    ),
-}
+TARGETS: dict[str, Target] = dict(sorted(_declared_targets(), key=lambda item: (item[1].extra is not None, item[0])))
+"""Name to target: plain files first, then what needs a package."""
 
 
 def index_writer(target: str, destination: Destination) -> IndexWriter:
@@ -70,7 +34,4 @@ def index_writer(target: str, destination: Destination) -> IndexWriter:
     """
     if target not in TARGETS:
         raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
-    entry = TARGETS[target]
-    module = import_module(f"lightning_normdyn.retrieval.indexes.{entry.module}")
-    writer: IndexWriter = getattr(module, entry.writer)(destination)
-    return writer
+    return TARGETS[target].writer(destination)

@@ -16,9 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
-from lightning_normdyn.retrieval.indexes.beside import Beside
 from lightning_normdyn.retrieval.indexes.id_file import are_rows, check_lines, check_place, id_file, read_ids, write_ids
-from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, Found, Metric, check_index, stored_dtype
+from lightning_normdyn.retrieval.indexes.staged_path import StagedPath
+from lightning_normdyn.retrieval.indexes.writer import (
+    Contents,
+    Destination,
+    Metric,
+    SearchResult,
+    Target,
+    check_index,
+    stored_dtype,
+)
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
 _READ = 16_384
@@ -41,15 +49,15 @@ class _VectorFile:
         self.file, self.destination = Path(destination.out), destination
         if self.file.suffix != self.suffix:
             raise ValueError(f"out: expected a file that ends in {self.suffix}, got '{self.file}'")
-        self._beside: Beside | None = None
+        self._output: StagedPath | None = None
         self._metric: Metric = "inner_product"
 
     def open(self, contents: Contents) -> None:
         """Starts the file beside its place."""
         self._check_ids(contents.ids)
         self._metric = contents.metric
-        self._beside = Beside(self.file, overwrite=self.destination.overwrite)
-        self._start(self._beside.path, contents)
+        self._output = StagedPath(self.file, overwrite=self.destination.overwrite)
+        self._start(self._output.path, contents)
 
     def add(self, ids: Sequence[str], vectors: Tensor) -> None:
         """Appends them."""
@@ -57,30 +65,30 @@ class _VectorFile:
 
     def close(self) -> None:
         """Moves the file into place."""
-        assert self._beside is not None
+        assert self._output is not None
         self._end()
-        self._beside.publish()
+        self._output.publish()
 
     def discard(self) -> None:
         """Removes the unfinished file."""
-        if self._beside is not None:
+        if self._output is not None:
             self._end()
-            self._beside.discard()
+            self._output.discard()
 
-    def search(self, queries: Tensor, k: int) -> Found:
+    def search(self, queries: Tensor, k: int) -> SearchResult:
         """Reads the file again and searches all of it by its metric, in float32 as indexes do."""
-        opened = EmbeddingFile(self.file)
-        documents = (_compared(chunk, self._metric) for chunk in opened.chunks(_READ))
-        asked = F.pad(queries, (0, 1), value=-0.5) if self._metric == "euclidean" else queries
-        found = exact_top_k(asked, documents, k)
-        ids = self._ids(opened)
-        return Found([[ids[row] for row in rows] for rows in found.indices.tolist()], found.scores.tolist())
+        file = EmbeddingFile(self.file)
+        documents = (_compared(chunk, self._metric) for chunk in file.chunks(_READ))
+        vectors = F.pad(queries, (0, 1), value=-0.5) if self._metric == "euclidean" else queries
+        result = exact_top_k(vectors, documents, k)
+        ids = self._ids(file)
+        return SearchResult([[ids[row] for row in rows] for rows in result.indices.tolist()], result.scores.tolist())
 
     def _check_ids(self, ids: Sequence[str]) -> None:
         """Refuses ids that cannot be written."""
 
-    def _ids(self, opened: EmbeddingFile) -> list[str]:
-        return opened.ids
+    def _ids(self, file: EmbeddingFile) -> list[str]:
+        return file.ids
 
     def _start(self, file: Path, contents: Contents) -> None:
         raise NotImplementedError
@@ -102,31 +110,31 @@ def _compared(documents: Tensor, metric: Metric) -> Tensor:
 class _BareFile(_VectorFile):
     """A header and then the numbers; ids that are not the numbers of rows go into a file beside it."""
 
-    _opened: BinaryIO | None = None
+    _stream: BinaryIO | None = None
 
     def _check_ids(self, ids: Sequence[str]) -> None:
-        needed = not are_rows(ids)
-        check_place(self.file, needed=needed, overwrite=self.destination.overwrite)
-        if needed:
+        has_id_file = not are_rows(ids)
+        check_place(self.file, has_id_file=has_id_file, overwrite=self.destination.overwrite)
+        if has_id_file:
             check_lines(ids)
 
-    def _ids(self, opened: EmbeddingFile) -> list[str]:
-        beside = id_file(self.file)
-        return read_ids(beside) if beside.exists() else opened.ids
+    def _ids(self, file: EmbeddingFile) -> list[str]:
+        ids_path = id_file(self.file)
+        return read_ids(ids_path) if ids_path.exists() else file.ids
 
     def _start(self, file: Path, contents: Contents) -> None:
         if not are_rows(contents.ids):
             write_ids(id_file(file), contents.ids)
-        self._opened = file.open("wb")
-        self._opened.write(self._header((len(contents.ids), contents.dim)))
+        self._stream = file.open("wb")
+        self._stream.write(self._header((len(contents.ids), contents.dim)))
 
     def _append(self, ids: Sequence[str], rows: np.ndarray[Any, Any]) -> None:
-        assert self._opened is not None
-        self._opened.write(np.ascontiguousarray(rows).astype(f"<f{rows.itemsize}", copy=False).data)
+        assert self._stream is not None
+        self._stream.write(np.ascontiguousarray(rows).astype(f"<f{rows.itemsize}", copy=False).data)
 
     def _end(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
+        if self._stream is not None:
+            self._stream.close()
 
     def _header(self, shape: tuple[int, int]) -> bytes:
         raise NotImplementedError
@@ -153,12 +161,12 @@ class SafetensorsFile(_BareFile):
 
     def _header(self, shape: tuple[int, int]) -> bytes:
         width = 4 if self.destination.dtype == "float32" else 2
-        about = {
+        entry = {
             "dtype": _SAFETENSORS_NAMES[self.destination.dtype],
             "shape": list(shape),
             "data_offsets": [0, shape[0] * shape[1] * width],
         }
-        text = json.dumps({"embeddings": about}).encode()
+        text = json.dumps({"embeddings": entry}).encode()
         text += b" " * (-len(text) % 8)
         return struct.pack("<Q", len(text)) + text
 
@@ -167,19 +175,26 @@ class ParquetFile(_VectorFile):
     """A ``.parquet`` file with the columns ``id`` and ``embedding``."""
 
     suffix = ".parquet"
-    _opened: pq.ParquetWriter | None = None
+    _writer: pq.ParquetWriter | None = None
 
     def _start(self, file: Path, contents: Contents) -> None:
         numbers = pa.list_(_PARQUET_TYPES[self.destination.dtype], contents.dim)
         self._schema = pa.schema([("id", pa.string()), ("embedding", numbers)])
         # Numbers of trained vectors hardly repeat: a dictionary of them costs time and saves nothing.
-        self._opened = pq.ParquetWriter(file, self._schema, use_dictionary=False, compression="zstd")
+        self._writer = pq.ParquetWriter(file, self._schema, use_dictionary=False, compression="zstd")
 
     def _append(self, ids: Sequence[str], rows: np.ndarray[Any, Any]) -> None:
-        assert self._opened is not None
+        assert self._writer is not None
         column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
-        self._opened.write_table(pa.table([pa.array(ids, pa.string()), column], schema=self._schema))
+        self._writer.write_table(pa.table([pa.array(ids, pa.string()), column], schema=self._schema))
 
     def _end(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+TARGETS = {
+    "npy": Target(NpyFile, "(vectors @ query).argsort()[::-1]"),
+    "parquet": Target(ParquetFile, "inner products of the column embedding with the query"),
+    "safetensors": Target(SafetensorsFile, "(vectors @ query).argsort(descending=True)"),
+}

@@ -1,8 +1,8 @@
-"""What every index that vectors are exported to can do, and what it is told."""
+"""The protocol of an index writer, its records, and checks that several index targets share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, Protocol
@@ -51,7 +51,7 @@ class Contents(NamedTuple):
     same_length: bool = False
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The nearest vectors of each query, best first.
 
     Attributes:
@@ -95,9 +95,34 @@ class IndexWriter(Protocol):
         """Removes whatever was written, after an error."""
         ...
 
-    def search(self, queries: Tensor, k: int) -> Found:
+    def search(self, queries: Tensor, k: int) -> SearchResult:
         """Searches what was put in place, as its users will."""
         ...
+
+
+class Target(NamedTuple):
+    """An index that vectors can be exported to; its module lists it in ``TARGETS``.
+
+    Attributes:
+        writer: makes the writer for a destination.
+        search: how users search it, ``{metric}`` standing for the database's name of the metric.
+        metric_names: that name for each metric.
+        extra: of the installation that brings the package it needs; ``None`` for plain files.
+    """
+
+    writer: Callable[[Destination], IndexWriter]
+    search: str
+    metric_names: Mapping[Metric, str] = {}
+    extra: str | None = None
+
+    def hint(self, metric: Metric) -> str:
+        """How it is searched where vectors are compared by the metric.
+
+        Example:
+            >>> Target(print, "ORDER BY embedding {metric} query", {"euclidean": "<->"}).hint("euclidean")
+            'ORDER BY embedding <-> query'
+        """
+        return self.search.replace("{metric}", self.metric_names.get(metric, ""))
 
 
 def optional(module: str, *, extra: str) -> Any:
@@ -124,38 +149,33 @@ def stored_dtype(dtype: Storage) -> torch.dtype:
     return {"float32": torch.float32, "float16": torch.float16}[dtype]
 
 
-def check_index(index: str, known: Sequence[str], *, target: str) -> None:
+def check_index(index: str, choices: Sequence[str], *, target: str) -> None:
     """Refuses an index that a target does not have.
 
     Raises:
-        ValueError: if it is none of ``known``.
+        ValueError: if it is none of ``choices``.
     """
-    if index not in known:
-        raise ValueError(f"index: expected {' or '.join(known)} for {target}, got {index!r}")
+    if index not in choices:
+        raise ValueError(f"index: expected {' or '.join(choices)} for {target}, got {index!r}")
 
 
-def check_held(held: Sequence[str], wanted: Sequence[str], *, place: str, overwrite: bool) -> None:
+def check_existing_ids(existing_ids: Sequence[str], new_ids: Sequence[str], *, place: str, overwrite: bool) -> None:
     """Refuses to replace vectors unless that was asked for and every id of theirs gets a new one.
 
     Args:
-        held: ids that are there.
-        wanted: ids that are to come.
+        existing_ids: ids that are there.
+        new_ids: ids that are to come.
         place: what holds them, in words.
         overwrite: whether it was asked for.
 
     Raises:
         ValueError: if one is missing, or it was not.
     """
-    others = sorted(set(held).difference(wanted))
-    if others:
+    extra_ids = sorted(set(existing_ids).difference(new_ids))
+    if extra_ids:
         raise ValueError(
-            f"out: {place} holds {len(others):,} other ids, '{others[0]}' among them, which keep vectors of another "
-            "kind; export all that it holds, or choose another name"
+            f"out: {place} holds {len(extra_ids):,} other ids, '{extra_ids[0]}' among them, which keep vectors of "
+            "another kind; export all that it holds, or choose another name"
         )
     if not overwrite:
         raise ValueError(f"out: {place} exists already; pass --overwrite to replace it, or choose another name")
-
-
-LANCEDB_DISTANCES: dict[Metric, str] = {"inner_product": "dot", "euclidean": "l2", "cosine": "cosine"}
-PGVECTOR_OPERATORS: dict[Metric, str] = {"inner_product": "<#>", "euclidean": "<->", "cosine": "<=>"}
-PGVECTOR_OPCLASSES: dict[Metric, str] = {"inner_product": "ip_ops", "euclidean": "l2_ops", "cosine": "cosine_ops"}

@@ -1,4 +1,4 @@
-"""The best documents so far, for many rankings at once."""
+"""Running top-k: the best documents so far of many rankings, updated candidate by candidate."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class Leaders:
         rows, indices, scores = (torch.cat(part) for part in zip(*self._pending, strict=True))
         self._pending, self._waiting = [], 0
         order = rows.argsort(stable=True)
-        touched, place, count = rows[order].unique_consecutive(return_inverse=True, return_counts=True)
-        column = torch.arange(len(rows), device=rows.device) - (count.cumsum(0) - count)[place]
-        k, width = self.scores.shape[1], int(count.max())
-        candidates = torch.nn.functional.pad(self.scores[touched], (0, width), value=-torch.inf)
-        numbers = torch.nn.functional.pad(self.indices[touched], (0, width), value=NO_DOCUMENT)
-        candidates[place, k + column], numbers[place, k + column] = scores[order], indices[order]
+        updated_rows, row_places, counts = rows[order].unique_consecutive(return_inverse=True, return_counts=True)
+        column = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[row_places]
+        k, width = self.scores.shape[1], int(counts.max())
+        candidates = torch.nn.functional.pad(self.scores[updated_rows], (0, width), value=-torch.inf)
+        numbers = torch.nn.functional.pad(self.indices[updated_rows], (0, width), value=NO_DOCUMENT)
+        candidates[row_places, k + column], numbers[row_places, k + column] = scores[order], indices[order]
         if not self._ascending:
             numbers, by_index = numbers.sort(dim=1)
             candidates = candidates.gather(1, by_index)
         candidates, best = candidates.sort(dim=1, descending=True, stable=True)
-        self.scores[touched] = candidates[:, :k]
-        self.indices[touched] = numbers.gather(1, best[:, :k]).where(candidates[:, :k] > -torch.inf, NO_DOCUMENT)
+        self.scores[updated_rows] = candidates[:, :k]
+        self.indices[updated_rows] = numbers.gather(1, best[:, :k]).where(candidates[:, :k] > -torch.inf, NO_DOCUMENT)
         self.thresholds = self.scores[:, -1].clamp(min=self._lowest)

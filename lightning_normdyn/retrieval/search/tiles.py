@@ -1,4 +1,4 @@
-"""Scores of a few documents at a time, and which of them are high enough to look at."""
+"""Score tiles: inner products of all queries with a block of documents, and those above a threshold."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class Tile:
     def fill(self, documents: Tensor) -> None:
         """Scores documents ``[at most width, d]``; missing ones score minus infinity."""
         # Another layout takes another kernel, which may round otherwise.
-        documents, given = documents.contiguous(), len(documents)
-        missing = self.width - given
+        documents, count = documents.contiguous(), len(documents)
+        missing = self.width - count
         if missing:
             documents = torch.nn.functional.pad(documents, (0, 0, 0, missing))
         with exact_products(documents.device):
             torch.mm(self.queries, documents.T, out=self.scores)
         # Later a score of minus infinity is a pair left out; a bound on all of them spares the look at each.
-        bounded = self._reach * _largest(documents) < self._largest
-        self._too_low = not bounded and bool(self.scores[:, :given].isneginf().any())
+        is_bounded = self._reach * _largest(documents) < self._largest
+        self._too_low = not is_bounded and bool(self.scores[:, :count].isneginf().any())
         if missing:
-            self.scores[:, given:] = -torch.inf
+            self.scores[:, count:] = -torch.inf
 
     def above(self, thresholds: Tensor, k: int | None = None) -> Survivors:
         """Scores above the thresholds ``[n]``.
@@ -70,14 +70,14 @@ class Tile:
         high = peaks > thresholds.unsqueeze(1)
         rows, groups = high.nonzero().unbind(1)
         if k is not None and 2 * len(rows) > high.numel() and k < self.width:
-            own = self.scores.topk(k, dim=1, sorted=False).values.amin(1)
-            lowest = torch.finfo(own.dtype).min
-            own = own.nextafter(own.new_tensor(-torch.inf)).clamp(min=lowest)
-            thresholds = thresholds.maximum(own)
+            row_thresholds = self.scores.topk(k, dim=1, sorted=False).values.amin(1)
+            lowest = torch.finfo(row_thresholds.dtype).min
+            row_thresholds = row_thresholds.nextafter(row_thresholds.new_tensor(-torch.inf)).clamp(min=lowest)
+            thresholds = thresholds.maximum(row_thresholds)
             rows, groups = (peaks > thresholds.unsqueeze(1)).nonzero().unbind(1)
         scores = self._groups[rows, groups]
-        at, column = (scores > thresholds[rows].unsqueeze(1)).nonzero().unbind(1)
-        return Survivors(rows[at], groups[at] * GROUP + column, scores[at, column])
+        group_rows, column = (scores > thresholds[rows].unsqueeze(1)).nonzero().unbind(1)
+        return Survivors(rows[group_rows], groups[group_rows] * GROUP + column, scores[group_rows, column])
 
 
 def _largest(x: Tensor) -> float:
@@ -90,6 +90,6 @@ def _largest(x: Tensor) -> float:
 
 def tile_width(n: int, device: torch.device) -> int:
     """Documents a tile: what keeps its scores in a processor's cache, or an accelerator busy."""
-    most = 2**24 if device.type == "cuda" else 2**20
-    power = (most // max(1, n)).bit_length() - 1
+    capacity = 2**24 if device.type == "cuda" else 2**20
+    power = (capacity // max(1, n)).bit_length() - 1
     return int(2 ** min(16 if device.type == "cuda" else 14, max(10, power)))

@@ -1,4 +1,4 @@
-"""The documents of largest inner product with each query, exactly, however many documents there are."""
+"""Exact top-k search by inner product over any number of documents."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.retrieval.search.chunks import Documents, document_chunks, row_count
-from lightning_normdyn.retrieval.search.excluded import Excluded
+from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
+from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.leaders import NO_DOCUMENT, Leaders
 from lightning_normdyn.retrieval.search.tiles import Survivors, Tile, tile_width
 
@@ -38,7 +38,7 @@ def exact_top_k(
     k: int,
     *,
     chunk_size: int | None = None,
-    excluded: tuple[Tensor, Tensor] | None = None,
+    excluded_pairs: tuple[Tensor, Tensor] | None = None,
     backend: Backend = "auto",
 ) -> TopK:
     """Finds the ``k`` documents of largest inner product with each query.
@@ -53,7 +53,7 @@ def exact_top_k(
         k: documents a query; all of them if there are fewer.
         chunk_size: documents that are converted and moved together, rounded up to whole tiles (1,024 for 1,000
             queries); memory grows with it and not with ``m``. About 64 MiB if left out.
-        excluded: positions of query and document of each pair that must not be found, as in filtered evaluation.
+        excluded_pairs: positions of query and document of each pair that must not be found, as in filtered evaluation.
         backend: ``faiss`` searches each chunk with faiss-cpu, whose order among equal scores is its own. ``auto`` is
             ``torch``, which is as fast (``benchmarks/results/search.md``).
 
@@ -68,7 +68,8 @@ def exact_top_k(
         >>> documents = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [1.0, 0.0]])
         >>> exact_top_k(torch.tensor([[1.0, 0.0]]), documents, 3).indices
         tensor([[2, 0, 3]])
-        >>> exact_top_k(torch.tensor([[-1.0, 0.0]]), documents, 2, excluded=(torch.tensor([0]), torch.tensor([1])))
+        >>> pairs = torch.tensor([0]), torch.tensor([1])
+        >>> exact_top_k(torch.tensor([[-1.0, 0.0]]), documents, 2, excluded_pairs=pairs)
         TopK(scores=tensor([[-1., -1.]]), indices=tensor([[0, 3]]))
     """
     queries = checked_queries(queries, documents, chunk_size)
@@ -78,36 +79,36 @@ def exact_top_k(
     n, d = queries.shape
     m = row_count(documents)
     k = k if m is None else max(1, min(k, m))
-    pairs = None if excluded is None else Excluded(excluded, n, queries.device)
+    exclusions = None if excluded_pairs is None else ExcludedPairs(excluded_pairs, n, queries.device)
     if backend == "faiss":
-        return _by_faiss(queries, documents, k, chunk_size, pairs)
-    parts = queries.split(_QUERIES)
-    width = tile_width(len(parts[0]), queries.device)
-    tiles = [Tile(part, width) for part in parts]
-    leaders = [Leaders(len(part), k, part) for part in parts]
-    seen = 0
+        return _by_faiss(queries, documents, k, chunk_size, exclusions)
+    query_blocks = queries.split(_QUERIES)
+    width = tile_width(len(query_blocks[0]), queries.device)
+    tiles = [Tile(query_block, width) for query_block in query_blocks]
+    leaders = [Leaders(len(query_block), k, query_block) for query_block in query_blocks]
+    offset = 0
     with torch.autocast(queries.device.type, enabled=False):
-        for chunk in document_chunks(documents, chunk_rows(chunk_size, d, width), d):
-            for at in range(0, len(chunk), width):
-                block = chunk[at : at + width].to(queries)
-                positions = torch.arange(seen + at, seen + at + len(block), device=queries.device)
-                for number, (tile, best) in enumerate(zip(tiles, leaders, strict=True)):
+        for chunk in document_chunks(documents, rounded_chunk_size(chunk_size, d, width), d):
+            for start in range(0, len(chunk), width):
+                block = chunk[start : start + width].to(queries)
+                positions = torch.arange(offset + start, offset + start + len(block), device=queries.device)
+                for block_number, (tile, best) in enumerate(zip(tiles, leaders, strict=True)):
                     tile.fill(block)
-                    if pairs is not None:
-                        pairs.strike(tile.scores, number * _QUERIES, seen + at)
+                    if exclusions is not None:
+                        exclusions.strike(tile.scores, block_number * _QUERIES, offset + start)
                     rows, columns, scores = survivors(tile, best.thresholds, block, positions, k)
                     best.offer(rows, positions[columns], scores)
-            seen += len(chunk)
+            offset += len(chunk)
     for best in leaders:
         best.settle()
-    found = TopK(torch.cat([best.scores for best in leaders]), torch.cat([best.indices for best in leaders]))
-    return TopK(found.scores[:, :seen], found.indices[:, :seen])
+    result = TopK(torch.cat([best.scores for best in leaders]), torch.cat([best.indices for best in leaders]))
+    return TopK(result.scores[:, :offset], result.indices[:, :offset])
 
 
-def chunk_rows(chunk_size: int | None, d: int, width: int) -> int:
+def rounded_chunk_size(chunk_size: int | None, d: int, width: int) -> int:
     """Documents a chunk: whole tiles, about 64 MiB unless it is said otherwise."""
-    wanted = _CHUNK_NUMBERS // max(1, d) if chunk_size is None else chunk_size
-    return -(-wanted // width) * width
+    rows = _CHUNK_NUMBERS // max(1, d) if chunk_size is None else chunk_size
+    return -(-rows // width) * width
 
 
 def survivors(tile: Tile, thresholds: Tensor, block: Tensor, positions: Tensor, k: int | None = None) -> Survivors:
@@ -150,7 +151,9 @@ def checked_queries(queries: Tensor, documents: Documents, chunk_size: int | Non
     return queries.detach().to(torch.float64 if wide else torch.float32)
 
 
-def _by_faiss(queries: Tensor, documents: Documents, k: int, size: int | None, pairs: Excluded | None) -> TopK:
+def _by_faiss(
+    queries: Tensor, documents: Documents, k: int, chunk_size: int | None, exclusions: ExcludedPairs | None
+) -> TopK:
     try:
         faiss: Any = import_module("faiss")
     except ModuleNotFoundError:
@@ -160,27 +163,27 @@ def _by_faiss(queries: Tensor, documents: Documents, k: int, size: int | None, p
     n, d = queries.shape
     if queries.device.type != "cpu" or queries.dtype != torch.float32:
         raise ValueError(f"queries: expected float32 on the CPU for faiss, got {queries.dtype} on {queries.device}")
-    deeper = k + (pairs.most if pairs is not None else 0)
-    best, seen = Leaders(n, k, queries, ascending=False), 0
-    for part in document_chunks(documents, chunk_rows(size, d, 1), d):
-        chunk = part.to(queries).contiguous()
+    depth = k + (exclusions.max_per_query if exclusions is not None else 0)
+    best, offset = Leaders(n, k, queries, ascending=False), 0
+    for piece in document_chunks(documents, rounded_chunk_size(chunk_size, d, 1), d):
+        chunk = piece.to(queries).contiguous()
         if not chunk.isfinite().all():
-            row = seen + int((~chunk.isfinite().all(1)).nonzero()[0])
+            row = offset + int((~chunk.isfinite().all(1)).nonzero()[0])
             raise ValueError(f"documents: expected finite numbers, got NaN or infinite ones in row {row}")
         scores, columns = map(
             torch.from_numpy,
-            faiss.knn(queries.numpy(), chunk.numpy(), min(deeper, len(chunk)), metric=faiss.METRIC_INNER_PRODUCT),
+            faiss.knn(queries.numpy(), chunk.numpy(), min(depth, len(chunk)), metric=faiss.METRIC_INNER_PRODUCT),
         )
         # FAISS finds no document whose score is minus infinity.
         if bool((columns == NO_DOCUMENT).any()) or not scores.isfinite().all():
-            raise _too_large(chunk.dtype, seen)
-        if pairs is not None:
-            everything = scores.new_zeros(n, len(chunk))
-            pairs.strike(everything, 0, seen)
-            scores = scores + everything.gather(1, columns)
+            raise _too_large(chunk.dtype, offset)
+        if exclusions is not None:
+            penalties = scores.new_zeros(n, len(chunk))
+            exclusions.strike(penalties, 0, offset)
+            scores = scores + penalties.gather(1, columns)
         rows = torch.arange(n).unsqueeze(1).expand_as(columns)
-        kept = (columns != NO_DOCUMENT) & (scores > -torch.inf)
-        best.offer(rows[kept], columns[kept] + seen, scores[kept])
-        seen += len(chunk)
+        is_finite = (columns != NO_DOCUMENT) & (scores > -torch.inf)
+        best.offer(rows[is_finite], columns[is_finite] + offset, scores[is_finite])
+        offset += len(chunk)
     best.settle()
-    return TopK(best.scores[:, :seen], best.indices[:, :seen])
+    return TopK(best.scores[:, :offset], best.indices[:, :offset])

@@ -1,4 +1,4 @@
-"""Norm as confidence: what it spares to answer only where it speaks for the answer."""
+"""Norms as confidence: selective prediction (risk and coverage) and out-of-distribution detection."""
 
 from __future__ import annotations
 
@@ -73,27 +73,33 @@ def confidence_table(
     """
     if baseline not in confidences:
         raise ValueError(f"baseline: expected one of {', '.join(confidences)}, got {baseline!r}")
-    for name, one in confidences.items():
-        if one.shape != loss.shape:
-            raise ValueError(f"{name}: expected one number for each of {len(loss)} items, got {tuple(one.shape)}")
+    for name, confidence in confidences.items():
+        if confidence.shape != loss.shape:
+            raise ValueError(
+                f"{name}: expected one number for each of {len(loss)} items, got {tuple(confidence.shape)}"
+            )
     loss = most_precise(loss)
     if loss.isinf().any():
         raise ValueError("loss: expected finite numbers, NaN for items to leave out, got infinite ones; cap them")
-    known = ~loss.isnan()
-    loss = loss[known]
-    columns = {name: one.to(loss.device)[known] for name, one in confidences.items()}
-    at = list(columns).index(baseline)
+    is_known = ~loss.isnan()
+    loss = loss[is_known]
+    columns = {name: confidence.to(loss.device)[is_known] for name, confidence in confidences.items()}
+    baseline_column = list(columns).index(baseline)
 
     def statistics(counts: Tensor) -> Tensor:
-        areas = torch.stack([area_under_risk_coverage(one, loss, counts) for one in columns.values()], dim=1)
+        areas = torch.stack(
+            [area_under_risk_coverage(confidence, loss, counts) for confidence in columns.values()], dim=1
+        )
         oracle = area_under_risk_coverage(-loss, loss, counts).unsqueeze(1)
-        return torch.cat((areas, areas - oracle, areas[:, at : at + 1] - areas), dim=1)
+        return torch.cat((areas, areas - oracle, areas[:, baseline_column : baseline_column + 1] - areas), dim=1)
 
-    found = bootstrap_intervals(statistics, len(loss), resamples=resamples, level=level, generator=generator, width=8)
+    intervals = bootstrap_intervals(
+        statistics, len(loss), resamples=resamples, level=level, generator=generator, width=8
+    )
     k = len(columns)
     return {
-        name: Confidence(found[i], found[k + i], found[2 * k + i], risk_coverage(one, loss))
-        for i, (name, one) in enumerate(columns.items())
+        name: Confidence(intervals[i], intervals[k + i], intervals[2 * k + i], risk_coverage(confidence, loss))
+        for i, (name, confidence) in enumerate(columns.items())
     }
 
 
@@ -114,8 +120,8 @@ def retrieval_confidences(queries: Tensor, documents: Tensor) -> dict[str, Tenso
         ValueError: if there are fewer than two documents or dimensions differ.
 
     Example:
-        >>> found = retrieval_confidences(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 5.0]]))
-        >>> {name: round(float(x), 2) for name, x in found.items()}
+        >>> confidences = retrieval_confidences(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 5.0]]))
+        >>> {name: round(float(x), 2) for name, x in confidences.items()}
         {'query_norm': 2.0, 'short_query_norm': -2.0, 'top_document_norm': 5.0, 'short_top_document_norm': -5.0,
          'max_similarity': 0.6, 'margin': 0.6}
     """
@@ -123,10 +129,10 @@ def retrieval_confidences(queries: Tensor, documents: Tensor) -> dict[str, Tenso
         raise ValueError(f"documents: expected two at least, for a margin, got {len(documents)}")
     best = exact_top_k(rescale(queries, 1.0), rescale(documents, 1.0), 2)
     first, second = best.scores.unbind(1)
-    top = precise_norm(documents)[best.indices[:, 0].to(documents.device)]
+    top_norms = precise_norm(documents)[best.indices[:, 0].to(documents.device)]
     return {
         **_both_ways("query_norm", precise_norm(queries)),
-        **_both_ways("top_document_norm", top.to(queries.device)),
+        **_both_ways("top_document_norm", top_norms.to(queries.device)),
         BASELINE: first,
         "margin": first - second,
     }
@@ -146,8 +152,8 @@ def classification_confidences(embeddings: Tensor, similarities: Tensor) -> dict
         ValueError: if there are fewer than two classes or not a row for each embedding.
 
     Example:
-        >>> found = classification_confidences(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.7, 0.1, 0.2]]))
-        >>> {name: round(float(x), 2) for name, x in found.items()}
+        >>> confidences = classification_confidences(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.7, 0.1, 0.2]]))
+        >>> {name: round(float(x), 2) for name, x in confidences.items()}
         {'norm': 5.0, 'short_norm': -5.0, 'max_similarity': 0.7, 'margin': 0.5}
     """
     if similarities.ndim != 2 or similarities.shape[1] < 2 or len(similarities) != len(embeddings):
@@ -176,15 +182,19 @@ class Detection(NamedTuple):
 
 
 def detection_table(
-    known: Mapping[str, Tensor], unknown: Mapping[str, Tensor], *, baseline: str = BASELINE, level: float = 0.95
+    in_distribution: Mapping[str, Tensor],
+    out_of_distribution: Mapping[str, Tensor],
+    *,
+    baseline: str = BASELINE,
+    level: float = 0.95,
 ) -> dict[str, Detection]:
     """Compares scores by their area under the ROC curve, with DeLong's intervals.
 
     Args:
-        known: name to scores of the items in distribution, ``[n]``, as
+        in_distribution: name to scores of the items in distribution, ``[n]``, as
             :func:`classification_confidences` and ``retrieval_confidences``
             give them.
-        unknown: the same names to scores of those out of distribution, ``[m]``.
+        out_of_distribution: the same names to scores of those out of distribution, ``[m]``.
         baseline: name of the score that the others are compared with.
         level: of the intervals.
 
@@ -195,26 +205,27 @@ def detection_table(
         ValueError: if the names differ, the baseline is missing, or a score has not one number for each item.
 
     Example:
-        >>> known = {"max_similarity": torch.tensor([0.9, 0.7]), "norm": torch.tensor([2.0, 3.0])}
-        >>> unknown = {"max_similarity": torch.tensor([0.8, 0.6]), "norm": torch.tensor([1.0, 1.5])}
-        >>> {name: one.auroc.value for name, one in detection_table(known, unknown).items()}
+        >>> inside = {"max_similarity": torch.tensor([0.9, 0.7]), "norm": torch.tensor([2.0, 3.0])}
+        >>> outside = {"max_similarity": torch.tensor([0.8, 0.6]), "norm": torch.tensor([1.0, 1.5])}
+        >>> {name: detection.auroc.value for name, detection in detection_table(inside, outside).items()}
         {'max_similarity': 0.75, 'norm': 1.0}
     """
-    if set(known) != set(unknown) or baseline not in known:
+    if set(in_distribution) != set(out_of_distribution) or baseline not in in_distribution:
         raise ValueError(
-            f"known, unknown: expected the same scores, {baseline!r} among them, got {sorted(known)} and"
-            f" {sorted(unknown)}"
+            f"in_distribution, out_of_distribution: expected the same scores, {baseline!r} among them, got"
+            f" {sorted(in_distribution)} and {sorted(out_of_distribution)}"
         )
-    names = [baseline, *(name for name in known if name != baseline)]
-    for group in (known, unknown):
+    names = [baseline, *(name for name in in_distribution if name != baseline)]
+    for group in (in_distribution, out_of_distribution):
         for name, scores in group.items():
             if scores.ndim != 1 or scores.shape != group[baseline].shape:
                 raise ValueError(
                     f"{name}: expected one number for each of {len(group[baseline])} items, got {tuple(scores.shape)}"
                 )
     positives, negatives = (
-        torch.stack([group[name].detach().cpu().double() for name in names]) for group in (known, unknown)
+        torch.stack([group[name].detach().cpu().double() for name in names])
+        for group in (in_distribution, out_of_distribution)
     )
     areas, differences = roc_areas(positives, negatives, level=level)
-    found = {name: Detection(*pair) for name, *pair in zip(names, areas, differences, strict=True)}
-    return {name: found[name] for name in known}
+    detections = {name: Detection(*pair) for name, *pair in zip(names, areas, differences, strict=True)}
+    return {name: detections[name] for name in in_distribution}

@@ -1,4 +1,4 @@
-"""Whether a temperature that follows the norm makes probabilities more honest than one temperature for all."""
+"""Temperature scaling by norm: calibration error and likelihood against one temperature for all items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TemperatureComparison(NamedTuple):
         nll_gain: the same of the negative log likelihood.
         single: one temperature for all, fitted on the validation half.
         by_norm: the temperature that follows the norm, fitted there too.
-        tested: items of the test half.
+        test_items: items of the test half.
     """
 
     ece: tuple[Interval, Interval, Interval]
@@ -33,7 +33,7 @@ class TemperatureComparison(NamedTuple):
     nll_gain: Interval
     single: NormTemperature
     by_norm: NormTemperature
-    tested: int
+    test_items: int
 
 
 def compare_temperatures(
@@ -79,29 +79,31 @@ def compare_temperatures(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     order = torch.randperm(len(labels), generator=generator)
     logits, labels, norms = logits.detach().cpu().double(), labels.cpu().long(), norms.detach().cpu()
-    fitted, tested = order[: len(order) // 2], order[len(order) // 2 :]
+    fit_rows, test_rows = order[: len(order) // 2], order[len(order) // 2 :]
     single, by_norm = (
-        fit_temperature(logits[fitted], labels[fitted], norms[fitted], norm_dependent=follows)
+        fit_temperature(logits[fit_rows], labels[fit_rows], norms[fit_rows], norm_dependent=follows)
         for follows in (False, True)
     )
-    x, right, lengths = logits[tested], labels[tested], norms[tested]
-    ways = [x, single(x, lengths), by_norm(x, lengths)]
-    losses = torch.stack([F.cross_entropy(way, right, reduction="none") for way in ways], dim=1)
-    chances = [way.softmax(1).max(1) for way in ways]
+    x, right, lengths = logits[test_rows], labels[test_rows], norms[test_rows]
+    test_logits = [x, single(x, lengths), by_norm(x, lengths)]
+    losses = torch.stack(
+        [F.cross_entropy(scaled_logits, right, reduction="none") for scaled_logits in test_logits], dim=1
+    )
+    chances = [scaled_logits.softmax(1).max(1) for scaled_logits in test_logits]
 
     def statistics(counts: Tensor) -> Tensor:
         errors = [
             expected_calibration_error(values.clamp(max=1), indices == right, counts, bins=bins)
             for values, indices in chances
         ]
-        found = torch.cat((torch.stack(errors, dim=1), counts @ losses / len(right)), dim=1)
-        return torch.cat((found, found[:, 1:2] - found[:, 2:3], found[:, 4:5] - found[:, 5:6]), dim=1)
+        columns = torch.cat((torch.stack(errors, dim=1), counts @ losses / len(right)), dim=1)
+        return torch.cat((columns, columns[:, 1:2] - columns[:, 2:3], columns[:, 4:5] - columns[:, 5:6]), dim=1)
 
-    found = bootstrap_intervals(
+    intervals = bootstrap_intervals(
         statistics, len(right), resamples=resamples, level=level, generator=generator, width=_WAYS
     )
-    ece, nll = (found[0], found[1], found[2]), (found[3], found[4], found[5])
-    return TemperatureComparison(ece, nll, found[6], found[7], single, by_norm, len(right))
+    ece, nll = (intervals[0], intervals[1], intervals[2]), (intervals[3], intervals[4], intervals[5])
+    return TemperatureComparison(ece, nll, intervals[6], intervals[7], single, by_norm, len(right))
 
 
 _STEPS = 200

@@ -1,4 +1,4 @@
-"""Whether norms know what people disagree about."""
+"""Correlation of norms and other confidences with the entropy of human labels."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ def uncertainty_agreement(
         -1.0
     """
     entropy = label_entropy(soft_labels)
-    held = confidences.get("max_similarity")
-    controls = None if held is None else held.detach().cpu().double().unsqueeze(1)
-    found = {}
+    similarity = confidences.get("max_similarity")
+    controls = None if similarity is None else similarity.detach().cpu().double().unsqueeze(1)
+    correlations = {}
     for name, confidence in confidences.items():
         if confidence.shape != entropy.shape:
             raise ValueError(
                 f"{name}: expected one number for each of {len(entropy)} items, got {tuple(confidence.shape)}"
             )
-        found[name] = correlate(
+        correlations[name] = correlate(
             confidence,
             entropy,
-            None if confidence is held else controls,
+            None if confidence is similarity else controls,
             resamples=resamples,
             level=level,
             generator=generator,
         )
-    return found
+    return correlations

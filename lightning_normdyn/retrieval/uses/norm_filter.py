@@ -1,4 +1,4 @@
-"""Leaving documents out by their norm: what it costs in quality and saves in work."""
+"""Filters documents by norm before or after a search: loss of quality and saving of work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FilterOutcome(NamedTuple):
         share: of the documents that stay.
         measure: such as ``recall@100``.
         value: mean over judged queries with the filter.
-        kept: that over the mean without a filter, 1 where it costs nothing.
+        retention: that over the mean without a filter, 1 where it costs nothing.
         change: that minus the mean without, paired.
         work_saved: before: share of documents that need not be scored. After: mean share of a query's candidates that
             no later stage has to look at.
@@ -40,7 +40,7 @@ class FilterOutcome(NamedTuple):
     share: float
     measure: str
     value: Interval
-    kept: Interval
+    retention: Interval
     change: Interval
     work_saved: float
 
@@ -83,57 +83,57 @@ def filter_table(
         >>> documents = torch.tensor([[4.0, 0.0], [0.0, 3.0], [0.2, 0.1], [0.1, 0.2]])
         >>> judgements = Judgements.of([(0, 0, 1.0), (1, 1, 1.0)])
         >>> rows = filter_table(torch.eye(2), documents, judgements, shares=[0.5], measures=["ndcg@1"], resamples=50)
-        >>> [(row.stage, row.keep, row.kept.value, row.work_saved) for row in rows]
+        >>> [(row.stage, row.keep, row.retention.value, row.work_saved) for row in rows]
         [('before', 'longest', 1.0, 0.5), ('before', 'shortest', 0.0, 0.5),
          ('after', 'longest', 1.0, 0.5), ('after', 'shortest', 0.0, 0.5)]
     """
-    named = {name: measure_named(name) for name in measures}
+    measures_by_name = {name: measure_named(name) for name in measures}
     for share in shares:
         if not 0 < share <= 1:
             raise ValueError(f"shares: expected numbers above 0 and up to 1, got {share}")
     judgements.check(len(queries), len(documents))
-    depth = max([candidates, *(measure.depth for measure in named.values())])
+    depth = max([candidates, *(measure.depth for measure in measures_by_name.values())])
     directions = rescale(documents.detach(), 1.0)
     by_norm = precise_norm(documents.detach()).argsort(stable=True)
-    whole = exact_top_k(queries, directions, depth).indices
-    without = {name: _values(whole, judgements, measure) for name, measure in named.items()}
-    if not any(values.isfinite().any() for values in without.values()):
+    full_ranking = exact_top_k(queries, directions, depth).indices
+    baselines = {name: _values(full_ranking, judgements, measure) for name, measure in measures_by_name.items()}
+    if not any(values.isfinite().any() for values in baselines.values()):
         raise ValueError("judgements: expected a relevant document for one query at least, got none")
     stages: tuple[Stage, ...] = ("before", "after")
     rows = []
     for stage, keep, share in ((stage, keep, share) for stage in stages for keep in _KEEPS for share in shares):
-        stays = _staying(by_norm, keep, share)
+        is_kept = _staying(by_norm, keep, share)
         if stage == "before":
-            ranking = _search_among(queries, directions, stays, depth)
-            saved = 1 - int(stays.sum()) / len(stays)
+            ranking = _search_among(queries, directions, is_kept, depth)
+            work_saved = 1 - int(is_kept.sum()) / len(is_kept)
         else:
-            ranking = _without(whole, stays)
-            saved = 1 - int((ranking >= 0).sum()) / ranking.numel()
-        for name, measure in named.items():
-            found = _compared(_values(ranking, judgements, measure), without[name], resamples, level, generator)
-            rows.append(FilterOutcome(stage, keep, share, name, *found, saved))
+            ranking = _without(full_ranking, is_kept)
+            work_saved = 1 - int((ranking >= 0).sum()) / ranking.numel()
+        for name, measure in measures_by_name.items():
+            intervals = _compared(_values(ranking, judgements, measure), baselines[name], resamples, level, generator)
+            rows.append(FilterOutcome(stage, keep, share, name, *intervals, work_saved))
     return rows
 
 
 def _staying(by_norm: Tensor, keep: Keep, share: float) -> Tensor:
     """Which documents stay, bool ``[m]``: the nearest whole number of them, one at least."""
     number = max(1, round(share * len(by_norm)))
-    stays = torch.zeros(len(by_norm), dtype=torch.bool, device=by_norm.device)
-    stays[by_norm[-number:] if keep == "longest" else by_norm[:number]] = True
-    return stays
+    is_kept = torch.zeros(len(by_norm), dtype=torch.bool, device=by_norm.device)
+    is_kept[by_norm[-number:] if keep == "longest" else by_norm[:number]] = True
+    return is_kept
 
 
-def _search_among(queries: Tensor, directions: Tensor, stays: Tensor, depth: int) -> Tensor:
-    places = stays.nonzero().squeeze(1)
-    found = exact_top_k(queries, directions[places], depth).indices
-    return places.to(found.device)[found]
+def _search_among(queries: Tensor, directions: Tensor, is_kept: Tensor, depth: int) -> Tensor:
+    rows = is_kept.nonzero().squeeze(1)
+    indices = exact_top_k(queries, directions[rows], depth).indices
+    return rows.to(indices.device)[indices]
 
 
-def _without(ranking: Tensor, stays: Tensor) -> Tensor:
+def _without(ranking: Tensor, is_kept: Tensor) -> Tensor:
     """The ranking with documents left out, the others moving up and -1 behind them."""
-    there = stays.to(ranking.device)[ranking]
-    moved = (~there).to(torch.uint8).argsort(dim=1, stable=True)
-    return ranking.where(there, -1).gather(1, moved)
+    is_allowed = is_kept.to(ranking.device)[ranking]
+    order = (~is_allowed).to(torch.uint8).argsort(dim=1, stable=True)
+    return ranking.where(is_allowed, -1).gather(1, order)
 
 
 def _values(ranking: Tensor, judgements: Judgements, measure: Measure) -> Tensor:
@@ -143,14 +143,14 @@ def _values(ranking: Tensor, judgements: Judgements, measure: Measure) -> Tensor
 def _compared(
     values: Tensor, without: Tensor, resamples: int, level: float, generator: torch.Generator | None
 ) -> tuple[Interval, Interval, Interval]:
-    known = without.isfinite()
-    pair = torch.stack((values[known], without[known]), dim=1)
+    is_judged = without.isfinite()
+    pair = torch.stack((values[is_judged], without[is_judged]), dim=1)
 
     def statistics(counts: Tensor) -> Tensor:
         value, base = (counts @ pair / len(pair)).unbind(1)
         return torch.stack((value, value / base, value - base), dim=1)
 
-    value, kept, change = bootstrap_intervals(
+    value, retention, change = bootstrap_intervals(
         statistics, len(pair), resamples=resamples, level=level, generator=generator
     )
-    return value, kept, change
+    return value, retention, change

@@ -1,4 +1,4 @@
-"""Scores that users know against hubs, documents that are close to everything: QB-Norm and CSLS."""
+"""Baseline scores against hubness: query-bank normalization (QB-Norm) and CSLS."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class QueryBankNormalization:
         check_positive(beta=beta, hint="an inverse temperature, of which the authors take 20")
         self._documents, self._beta = documents, beta
         self._log_sums = torch.full((len(documents),), -torch.inf, device=documents.device)
-        self._activated = torch.zeros(len(documents), dtype=torch.bool, device=documents.device)
-        for part in bank.split(_rows(len(documents))):
-            cosines = _cosines(part, documents)
+        self._is_activated = torch.zeros(len(documents), dtype=torch.bool, device=documents.device)
+        for bank_block in bank.split(_rows(len(documents))):
+            cosines = _cosines(bank_block, documents)
             self._log_sums = torch.logaddexp(self._log_sums.to(cosines), (beta * cosines).logsumexp(0))
-            self._activated[cosines.argmax(1)] = True
+            self._is_activated[cosines.argmax(1)] = True
 
     def __call__(self, queries: Tensor) -> Tensor:
         """Scores of a block of queries ``[n, d]``, each on its own, ``[n, m]``."""
         cosines = _cosines(queries, self._documents)
-        crowded = self._activated[cosines.argmax(1)].unsqueeze(1)
-        return torch.where(crowded, cosines - self._log_sums / self._beta, cosines)
+        is_activated = self._is_activated[cosines.argmax(1)].unsqueeze(1)
+        return torch.where(is_activated, cosines - self._log_sums / self._beta, cosines)
 
 
 class CrossDomainLocalScaling:
@@ -87,7 +87,7 @@ class CrossDomainLocalScaling:
         check_count(neighbours=neighbours, hint="the authors take 10")
         self._documents, self._neighbours = documents, neighbours
         self._crowding = torch.cat(
-            [_nearest(_cosines(part, bank), neighbours) for part in documents.split(_rows(len(bank)))]
+            [_nearest(_cosines(block, bank), neighbours) for block in documents.split(_rows(len(bank)))]
         )
 
     def __call__(self, queries: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether norms go with how specific a text is, beyond how long it is."""
+"""Correlation of norms with the specificity of texts, length held fixed."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def specificity_table(
     Example:
         >>> depth = torch.tensor([1.0, 2.0, 3.0, 4.0, float("nan")])
         >>> length = torch.tensor([3.0, 5.0, 4.0, 4.0, 6.0])
-        >>> found = specificity_table(torch.tensor([1.0, 2.0, 2.5, 3.0, 1.0]), {"depth": depth}, length, resamples=0)
-        >>> {name: (one.n, round(one.r, 2)) for name, one in found.items()}
+        >>> table = specificity_table(torch.tensor([1.0, 2.0, 2.5, 3.0, 1.0]), {"depth": depth}, length, resamples=0)
+        >>> {name: (correlation.n, round(correlation.r, 2)) for name, correlation in table.items()}
         {'depth': (4, 1.0), 'length': (5, -0.16)}
     """
     if "length" in values:
@@ -52,12 +52,14 @@ def specificity_table(
     for name, column in {**values, "length": length}.items():
         if norms.ndim != 1 or column.shape != norms.shape:
             raise ValueError(f"{name}: expected one number for each of {len(norms)} texts, got {tuple(column.shape)}")
-    held = length.detach().cpu().double().unsqueeze(1)
+    length_control = length.detach().cpu().double().unsqueeze(1)
 
     def with_norms(column: Tensor, controls: Tensor | None) -> Correlation:
         return correlate(norms, column, controls, resamples=resamples, level=level, generator=generator)
 
-    return {name: with_norms(column, held) for name, column in values.items()} | {"length": with_norms(length, None)}
+    return {name: with_norms(column, length_control) for name, column in values.items()} | {
+        "length": with_norms(length, None)
+    }
 
 
 def quantile_bands(values: Tensor, bands: int = 4) -> list[str]:
@@ -81,11 +83,14 @@ def quantile_bands(values: Tensor, bands: int = 4) -> list[str]:
     if values.ndim != 1:
         raise ValueError(f"values: expected numbers [n], got {tuple(values.shape)}")
     values = values.detach().cpu().double()
-    known = values[values.isfinite()]
-    if not len(known):
+    finite_values = values[values.isfinite()]
+    if not len(finite_values):
         return ["unknown"] * len(values)
-    edges = torch.quantile(known, torch.linspace(0, 1, bands + 1, dtype=torch.float64))[1:-1].unique()
+    edges = torch.quantile(finite_values, torch.linspace(0, 1, bands + 1, dtype=torch.float64))[1:-1].unique()
     band = torch.searchsorted(edges, values)
-    members = {int(at): known[torch.searchsorted(edges, known) == at] for at in band[values.isfinite()].unique()}
-    names = {at: f"{inside.min():g} to {inside.max():g}" for at, inside in members.items()}
-    return [names[int(at)] if finite else "unknown" for at, finite in zip(band, values.isfinite(), strict=True)]
+    members = {
+        int(number): finite_values[torch.searchsorted(edges, finite_values) == number]
+        for number in band[values.isfinite()].unique()
+    }
+    names = {number: f"{inside.min():g} to {inside.max():g}" for number, inside in members.items()}
+    return [names[int(number)] if finite else "unknown" for number, finite in zip(band, values.isfinite(), strict=True)]

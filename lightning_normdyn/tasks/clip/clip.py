@@ -12,7 +12,6 @@ from torch import Tensor
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.ranking import RankedGrades, hits_at
 from lightning_normdyn.datasets import CaptionedImages, Judgements
-from lightning_normdyn.tasks.clip.image_text_towers import ApartTowers, ImageTextTowers
 from lightning_normdyn.tasks.clip.pixels import Chosen, Pixels, shifted
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
@@ -20,6 +19,7 @@ from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.ranking_measures import ranking_measures
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.encoders.image_text_towers import ApartTowers, ImageTextTowers
 from lightning_normdyn.tasks.group_split import split_by_group
 from lightning_normdyn.tasks.sources import CaptionedImagesSource, StandardLibraryGlyphCaptions
 
@@ -34,8 +34,8 @@ class ImageText(ContrastiveTask):
 
     Args:
         towers: :class:`~lightning_normdyn.tasks.encoders.open_clip.OpenClip` with the name of a model, or
-            :class:`~lightning_normdyn.tasks.clip.image_text_towers.ApartTowers`, the default: small ones that need no
-            download.
+            :class:`~lightning_normdyn.tasks.encoders.image_text_towers.ApartTowers`, the default: small ones that need
+            no download.
         symmetric: whether captions pick their images too, in the loss.
         options: of :class:`ContrastiveTask` and its loss.
     """
@@ -63,16 +63,16 @@ class ImageText(ContrastiveTask):
         ``text_to_image_recall@k`` one a caption, ``[m]``, and ``recall@k``, one an image, the mean of its own and its
         caption's.
         """
-        at: dict[str, Callable[[RankedGrades], Tensor]] = {f"recall@{k}": partial(hits_at, k=k) for k in _PLACES}
-        to_text = ranking_measures(encoded, exponents, at, depth=max(_PLACES))
-        to_image = ranking_measures(exchanged(encoded), exponents[::-1], at, depth=max(_PLACES))
+        hits: dict[str, Callable[[RankedGrades], Tensor]] = {f"recall@{k}": partial(hits_at, k=k) for k in _PLACES}
+        to_text = ranking_measures(encoded, exponents, hits, depth=max(_PLACES))
+        to_image = ranking_measures(exchanged(encoded), exponents[::-1], hits, depth=max(_PLACES))
         relevant = encoded.judgements.relevant()
         caption = torch.zeros(len(encoded.queries), dtype=torch.int64)
         caption[relevant.queries] = relevant.documents
-        both = {name: (to_text[name] + to_image[name][caption]) / 2 for name in at}
-        forth = {f"image_to_text_{name}": values for name, values in to_text.items()}
-        back = {f"text_to_image_{name}": values for name, values in to_image.items()}
-        return {**both, **forth, **back}
+        mean_recall = {name: (to_text[name] + to_image[name][caption]) / 2 for name in hits}
+        to_text_recall = {f"image_to_text_{name}": values for name, values in to_text.items()}
+        to_image_recall = {f"text_to_image_{name}": values for name, values in to_image.items()}
+        return {**mean_recall, **to_text_recall, **to_image_recall}
 
     def on_validation_epoch_end(self) -> None:
         """Measures the validation split, and says once if captions were cut."""
@@ -83,11 +83,11 @@ class ImageText(ContrastiveTask):
 def exchanged(encoded: Encoded) -> Encoded:
     """The same pairs with documents for queries."""
 
-    def turned(judged: Judgements) -> Judgements:
-        return Judgements(judged.documents, judged.queries, judged.grades)
+    def swap(judgements: Judgements) -> Judgements:
+        return Judgements(judgements.documents, judgements.queries, judgements.grades)
 
-    excluded = None if encoded.excluded is None else turned(encoded.excluded)
-    return Encoded(encoded.documents, encoded.queries, turned(encoded.judgements), excluded)
+    excluded_pairs = None if encoded.excluded_pairs is None else swap(encoded.excluded_pairs)
+    return Encoded(encoded.documents, encoded.queries, swap(encoded.judgements), excluded_pairs)
 
 
 class ImageTextData(ContrastData):

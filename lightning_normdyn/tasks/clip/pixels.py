@@ -1,4 +1,4 @@
-"""Images as tensors of one size, made when they are taken."""
+"""Crops, caches and shifts images as uint8 tensors of one size."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -28,17 +29,17 @@ class Pixels:
     def __init__(self, images: Sequence[Image], size: int) -> None:
         self.images = images
         self.size = size
-        self._kept: dict[int, Tensor] | None = {} if len(images) * 3 * size * size <= _MOST_KEPT else None
+        self._cache: dict[int, Tensor] | None = {} if len(images) * 3 * size * size <= _MOST_KEPT else None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, place: int) -> Tensor:
-        if self._kept is None:
+        if self._cache is None:
             return cropped(self.images[place], self.size)
-        if place not in self._kept:
-            self._kept[place] = cropped(self.images[place], self.size)
-        return self._kept[place]
+        if place not in self._cache:
+            self._cache[place] = cropped(self.images[place], self.size)
+        return self._cache[place]
 
 
 class Chosen(Sequence[Tensor]):
@@ -77,20 +78,21 @@ def cropped(image: Image, size: int) -> Tensor:
         width, height = to
     left, top = round((width - size) / 2), round((height - size) / 2)
     square = image.convert("RGB").crop((left, top, left + size, top + size))
-    return torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
+    values = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
+    return rearrange(values, "(height width channel) -> channel height width", height=size, width=size)
 
 
-def shifted(image: Tensor, most: int) -> Tensor:
-    """An image moved by up to ``most`` pixels each way, drawn from the global generator; what is bare repeats its edge.
+def shifted(image: Tensor, limit: int) -> Tensor:
+    """An image moved by up to ``limit`` pixels each way, drawn from the global generator; its edges are repeated.
 
     Args:
         image: uint8 ``[3, height, width]``.
-        most: 0 for the image as it is.
+        limit: 0 for the image as it is.
     """
-    if not most:
+    if not limit:
         return image
     height, width = image.shape[1:]
-    down, right = torch.randint(-most, most + 1, (2,)).tolist()
+    down, right = torch.randint(-limit, limit + 1, (2,)).tolist()
     rows = (torch.arange(height) - down).clamp(0, height - 1)
     columns = (torch.arange(width) - right).clamp(0, width - 1)
     return image[:, rows[:, None], columns]

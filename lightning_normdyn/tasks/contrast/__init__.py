@@ -1,1 +1,1 @@
-"""What contrastive tasks share: module, data, evaluation splits and ranking measures."""
+"""Base classes of contrastive tasks: module, data, evaluation splits, ranking measures."""

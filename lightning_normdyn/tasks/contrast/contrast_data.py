@@ -1,4 +1,4 @@
-"""What the data modules of all families share."""
+"""Base of the data modules: training pairs, evaluation splits and their loaders."""
 
 from __future__ import annotations
 
@@ -120,13 +120,13 @@ class ContrastData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled pairs; a last batch that is not full is left out, unless it is the only one of its rank."""
         pairs: Any = self.training_pairs()
-        streamed = isinstance(pairs, IterableDataset)
-        full = streamed or ceil(len(pairs) / self.rank_of_ranks[1]) >= self.batch_size
+        is_stream = isinstance(pairs, IterableDataset)
+        drops_last = is_stream or ceil(len(pairs) / self.rank_of_ranks[1]) >= self.batch_size
         return DataLoader(
             pairs,
             batch_size=self.batch_size,
-            shuffle=None if streamed else True,
-            drop_last=full,
+            shuffle=None if is_stream else True,
+            drop_last=drops_last,
             collate_fn=collate_pairs,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

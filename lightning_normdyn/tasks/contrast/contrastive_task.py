@@ -1,4 +1,4 @@
-"""What the Lightning modules of all families share: the loss, the optimizer, and how they are measured."""
+"""Base of the Lightning modules: contrastive loss, optimizer, and evaluation of a split."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from einops import rearrange
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -128,7 +129,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         options = {name: batch[name] for name in ("query_ids", "document_ids") if name in batch}
         if "hard_negatives" in batch:
             negatives = self.encode_documents(batch["hard_negatives"])
-            options["hard_negatives"] = negatives.unflatten(0, (len(queries), -1))
+            options["hard_negatives"] = rearrange(negatives, "(query k) d -> query k d", query=len(queries))
         return self.contrastive_loss(queries, documents, **options)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -180,13 +181,13 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
                 f"{split}: expected at least one query, got none; give the source a {split} split, or keep a larger "
                 "share for it"
             )
-        queries, seen_queries = tables[0].gathered(self, len(sides.queries))
-        documents, seen_documents = tables[1].gathered(self, len(sides.documents))
+        queries, has_query = tables[0].gathered(self, len(sides.queries))
+        documents, has_document = tables[1].gathered(self, len(sides.documents))
         refuse_diverged(split, queries=queries, documents=documents)
-        if seen_queries.all() and seen_documents.all():
+        if has_query.all() and has_document.all():
             return Encoded.of(queries, documents, sides)
-        sides = sides.seen(seen_queries, seen_documents)
-        return Encoded.of(queries[seen_queries], documents[seen_documents], sides)
+        sides = sides.select(has_query, has_document)
+        return Encoded.of(queries[has_query], documents[has_document], sides)
 
     def _data(self) -> ContrastData:
         data = getattr(self.trainer, "datamodule", None)
@@ -199,12 +200,12 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; what the loss learns has no length to decay."""
-        of_loss = list(self.contrast.parameters())
-        own = {id(parameter) for parameter in of_loss}
-        encoders = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+        loss_parameters = list(self.contrast.parameters())
+        loss_ids = {id(parameter) for parameter in loss_parameters}
+        encoders = [p for p in self.parameters() if p.requires_grad and id(p) not in loss_ids]
         groups: list[dict[str, Any]] = [{"params": encoders}]
-        if of_loss:
-            groups.append({"params": of_loss, "weight_decay": 0.0})
+        if loss_parameters:
+            groups.append({"params": loss_parameters, "weight_decay": 0.0})
         optimizer = AdamW(groups, lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay)
         if self.schedule == "constant":
             return optimizer
@@ -254,12 +255,12 @@ def cosine_decay(optimizer: Optimizer, steps: float, *, warmup: float = 0.0, flo
             "schedule: 'cosine' needs to know where training ends; set the trainer's max_steps or max_epochs, or "
             "choose schedule='constant'"
         )
-    rising = round(warmup * steps)
+    warmup_steps = round(warmup * steps)
 
     def share(step: int) -> float:
-        if step < rising:
-            return (step + 1) / (rising + 1)
-        turned = min((step - rising) / max(steps - rising, 1), 1.0)
-        return floor + (1 - floor) * (1 + math.cos(math.pi * turned)) / 2
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = min((step - warmup_steps) / max(steps - warmup_steps, 1), 1.0)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
     return LambdaLR(optimizer, share)

@@ -1,8 +1,9 @@
-"""Embeddings of an evaluation, put together from the batches of all ranks."""
+"""Gathers the embeddings of an evaluation from the batches of all ranks."""
 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
@@ -46,15 +47,15 @@ class EmbeddingTable:
             places, vectors = self._of_all_ranks(module, places, vectors)
         places, vectors = places.cpu(), vectors.cpu()
         table = torch.zeros(rows, vectors.shape[1])
-        seen = torch.zeros(rows, dtype=torch.bool)
-        table[places], seen[places] = vectors, True
-        return table, seen
+        has_row = torch.zeros(rows, dtype=torch.bool)
+        table[places], has_row[places] = vectors, True
+        return table, has_row
 
     @staticmethod
     def _of_all_ranks(module: LightningModule, places: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        most = int(module.trainer.strategy.reduce(torch.tensor(len(places), device=module.device), reduce_op="max"))
-        missing = most - len(places)
+        longest = int(module.trainer.strategy.reduce(torch.tensor(len(places), device=module.device), reduce_op="max"))
+        missing = longest - len(places)
         places = torch.nn.functional.pad(places, (0, missing), value=_PADDING)
         vectors = torch.nn.functional.pad(vectors, (0, 0, 0, missing))
-        places, vectors = (x.flatten(0, 1) for x in module.all_gather((places, vectors)))
+        places, vectors = (rearrange(x, "rank row ... -> (rank row) ...") for x in module.all_gather((places, vectors)))
         return places[places != _PADDING], vectors[places != _PADDING]

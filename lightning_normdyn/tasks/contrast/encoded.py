@@ -1,4 +1,4 @@
-"""One split of a task, encoded: all that a similarity needs to be measured."""
+"""The record of an encoded split: embeddings of both sides with their judgements."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
         queries: ``[n, d]``.
         documents: ``[m, d]``.
         judgements: pairs of positions in the two.
-        excluded: pairs that no ranking may show, such as facts that are true as well; their grades say nothing.
+        excluded_pairs: pairs that no ranking may show, such as facts that are true as well; their grades say nothing.
         split: what was encoded, for measures that look at more than embeddings.
         episodes: how many equal parts, one after the other, queries and documents are made of, where a query's
             candidates are the documents of its own part alone.
@@ -43,14 +43,14 @@ class Encoded(NamedTuple):
     queries: Tensor
     documents: Tensor
     judgements: Judgements
-    excluded: Judgements | None = None
+    excluded_pairs: Judgements | None = None
     split: EvaluationSplit | None = None
     episodes: int | None = None
 
     @classmethod
     def of(cls, queries: Tensor, documents: Tensor, split: EvaluationSplit) -> Encoded:
         """The embeddings of a split."""
-        return cls(queries, documents, split.judgements, split.excluded, split)
+        return cls(queries, documents, split.judgements, split.excluded_pairs, split)
 
     @property
     def popularity(self) -> Tensor | None:
@@ -60,9 +60,9 @@ class Encoded(NamedTuple):
     def relevance_norms(self) -> RelevanceNorms:
         """Norms of documents, relevant ones apart."""
         norms = precise_norm(self.documents)
-        wanted = torch.zeros(len(norms), dtype=torch.bool)
-        wanted[self.judgements.relevant().documents] = True
-        return RelevanceNorms(norms[wanted], norms[~wanted])
+        is_relevant = torch.zeros(len(norms), dtype=torch.bool)
+        is_relevant[self.judgements.relevant().documents] = True
+        return RelevanceNorms(norms[is_relevant], norms[~is_relevant])
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Queries and documents of the relevant pairs, ``[p, d]`` each."""

@@ -1,4 +1,4 @@
-"""What a task is evaluated on."""
+"""The evaluation split of a task: inputs of both sides and the judgements between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EvaluationSplit:
         queries: inputs of the query encoder, one for each query.
         documents: inputs of the document encoder.
         judgements: pairs of positions in the two.
-        excluded: pairs that no ranking may show.
+        excluded_pairs: pairs that no ranking may show.
         popularity: how often training has each document, ``[m]``, where that is of interest.
         answers: of each query, what counts as right, where the task has an answer to be put in words.
     """
@@ -27,29 +27,31 @@ class EvaluationSplit:
     queries: Sequence[Any]
     documents: Sequence[Any]
     judgements: Judgements
-    excluded: Judgements | None = None
+    excluded_pairs: Judgements | None = None
     popularity: Tensor | None = None
     answers: Sequence[Sequence[str]] | None = None
 
-    def seen(self, queries: Tensor, documents: Tensor) -> EvaluationSplit:
-        """What is left when only some inputs were encoded.
+    def select(self, queries: Tensor, documents: Tensor) -> EvaluationSplit:
+        """The part of the split whose inputs were encoded.
 
         Args:
             queries: which of the queries were, bool ``[n]``.
             documents: which of the documents were, bool ``[m]``.
         """
-        asked, found = (seen.nonzero().flatten().tolist() for seen in (queries, documents))
+        query_places, document_places = (mask.nonzero().flatten().tolist() for mask in (queries, documents))
         return EvaluationSplit(
-            [self.queries[place] for place in asked],
-            [self.documents[place] for place in found],
-            _seen(self.judgements, queries, documents),
-            None if self.excluded is None else _seen(self.excluded, queries, documents),
+            [self.queries[place] for place in query_places],
+            [self.documents[place] for place in document_places],
+            _select_judgements(self.judgements, queries, documents),
+            None if self.excluded_pairs is None else _select_judgements(self.excluded_pairs, queries, documents),
             None if self.popularity is None else self.popularity[documents],
-            None if self.answers is None else [self.answers[place] for place in asked],
+            None if self.answers is None else [self.answers[place] for place in query_places],
         )
 
 
-def _seen(judged: Judgements, queries: Tensor, documents: Tensor) -> Judgements:
-    both = queries[judged.queries] & documents[judged.documents]
-    places = [seen.cumsum(0) - 1 for seen in (queries, documents)]
-    return Judgements(places[0][judged.queries[both]], places[1][judged.documents[both]], judged.grades[both])
+def _select_judgements(judgements: Judgements, queries: Tensor, documents: Tensor) -> Judgements:
+    has_both = queries[judgements.queries] & documents[judgements.documents]
+    places = [mask.cumsum(0) - 1 for mask in (queries, documents)]
+    return Judgements(
+        places[0][judgements.queries[has_both]], places[1][judgements.documents[has_both]], judgements.grades[has_both]
+    )

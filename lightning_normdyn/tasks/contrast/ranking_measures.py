@@ -1,4 +1,4 @@
-"""How well a split is ranked under a similarity."""
+"""Ranks the documents of an encoded split exactly and measures the rankings."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def rank_documents(encoded: Encoded, exponents: Exponents, depth: int) -> Tensor
         Documents by position, best first, int64 ``[n, depth]``; -1 for ranks left over.
     """
     documents = rescale(encoded.documents, exponents[1])
-    excluded = None if encoded.excluded is None else (encoded.excluded.queries, encoded.excluded.documents)
-    return exact_top_k(encoded.queries, documents, depth, excluded=excluded).indices
+    excluded_pairs = (
+        None if encoded.excluded_pairs is None else (encoded.excluded_pairs.queries, encoded.excluded_pairs.documents)
+    )
+    return exact_top_k(encoded.queries, documents, depth, excluded_pairs=excluded_pairs).indices
 
 
 def ranking_measures(

@@ -1,4 +1,4 @@
-"""What a task's own structure says about norms, before anything is trained."""
+"""Functional symmetry of a task, and what it predicts about keeping norms."""
 
 from __future__ import annotations
 

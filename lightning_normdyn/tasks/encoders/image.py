@@ -1,4 +1,4 @@
-"""What an image task asks of its encoder."""
+"""Base class of image encoders: uint8 images to embeddings."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.tasks.clip.image_text_towers import ImageTextTowers
+from lightning_normdyn.tasks.encoders.image_text_towers import ImageTextTowers
 
 
 class OpenClip(ImageTextTowers):
@@ -75,7 +75,7 @@ class OpenClip(ImageTextTowers):
         # One place more than the model has: what fills it would have been cut.
         longer = self.tokenizer(texts, context_length=tokens.shape[1] + 1)
         padding = getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", 0) or 0
-        self.truncated += int((longer[:, -1] != padding).sum())
+        self.truncated_texts += int((longer[:, -1] != padding).sum())
         return tokens
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.tasks.encoders.sentence_modules import Pooling, sentence_modules
 from lightning_normdyn.tasks.encoders.text import TextEncoder
-from lightning_normdyn.tasks.encoders.transformers_classes import transformers_classes
 
 
 class PretrainedTextEncoder(TextEncoder):
@@ -44,9 +43,9 @@ class PretrainedTextEncoder(TextEncoder):
             raise ValueError(f"pooling: expected one of {', '.join(_POOLED)}, got {pooling!r}")
         check_count(max_length=max_length)
         auto_model, auto_tokenizer = transformers_classes("AutoModel", "AutoTokenizer")
-        stated = sentence_modules(model, pooling)
-        self.pooling: Pooling = stated.pooling
-        if stated.normalised:
+        modules = sentence_modules(model, pooling)
+        self.pooling: Pooling = modules.pooling
+        if modules.has_normalize:
             warnings.warn(
                 f"model: the final normalisation of {model} is left out, so that norms are free", stacklevel=2
             )
@@ -64,10 +63,10 @@ class PretrainedTextEncoder(TextEncoder):
     def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
         """Token ids, masks and what else the model takes, int64 ``[b, most]``."""
         # Cut by hand: the tokenizer does not say which texts it cut.
-        whole = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        full_ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         room = self.max_length - self.tokenizer.num_special_tokens_to_add()
         self.texts += len(texts)
-        self.truncated += sum(len(ids) > room for ids in whole)
+        self.truncated_texts += sum(len(ids) > room for ids in full_ids)
         tokens: Mapping[str, Tensor] = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
         )
@@ -84,21 +83,21 @@ class PretrainedTextEncoder(TextEncoder):
         return _POOLED[self.pooling](hidden.float(), attention_mask.bool())
 
 
-def _mean(hidden: Tensor, there: Tensor) -> Tensor:
-    return hidden.masked_fill(~there.unsqueeze(-1), 0).sum(1) / there.sum(1, keepdim=True).clamp(min=1)
+def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden.masked_fill(~mask.unsqueeze(-1), 0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
-def _first(hidden: Tensor, there: Tensor) -> Tensor:
-    return hidden[torch.arange(len(hidden)), there.int().argmax(1)]
+def _first(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden[torch.arange(len(hidden)), mask.int().argmax(1)]
 
 
-def _max(hidden: Tensor, there: Tensor) -> Tensor:
-    return hidden.masked_fill(~there.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(1)
+def _max(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden.masked_fill(~mask.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(1)
 
 
-def _last(hidden: Tensor, there: Tensor) -> Tensor:
-    places = torch.arange(there.shape[1], device=there.device)
-    return hidden[torch.arange(len(hidden)), (places * there).argmax(1)]
+def _last(hidden: Tensor, mask: Tensor) -> Tensor:
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return hidden[torch.arange(len(hidden)), (places * mask).argmax(1)]
 
 
 _POOLED: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "cls": _first, "max": _max, "last": _last}
@@ -110,11 +109,11 @@ def _tokens_encoder(model: Any) -> Any:
 
 def _most_tokens(model: Any) -> int | None:
     """Tokens that the model has positions for, special ones included; ``None`` if it does not say."""
-    most: int | None = getattr(model.config, "max_position_embeddings", None)
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     # RoBERTa and its like number positions from the one after that of padding.
-    return most if most is None or padding is None else most - padding - 1
+    return positions if positions is None or padding is None else positions - padding - 1
 
 
 def _leave_out_pooler(model: Any) -> None:
@@ -122,3 +121,18 @@ def _leave_out_pooler(model: Any) -> None:
     pooler = getattr(model, "pooler", None)
     if pooler is not None:
         pooler.requires_grad_(False)
+
+
+def transformers_classes(*names: str) -> list[Any]:
+    """Imports classes.
+
+    Raises:
+        ModuleNotFoundError: if transformers is not installed.
+    """
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "transformers: expected it for a pretrained text model, found nothing; install lightning-normdyn[text]"
+        ) from error
+    return [getattr(transformers, name) for name in names]

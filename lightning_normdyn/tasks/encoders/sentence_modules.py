@@ -1,4 +1,4 @@
-"""What a sentence-transformers model says of itself."""
+"""Reads how a sentence-transformers model pools tokens and whether it normalizes its output."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class SentenceModules(NamedTuple):
 
     Attributes:
         pooling: of the tokens.
-        normalised: whether the model ends in a normalisation to length one.
+        has_normalize: whether the model ends in a normalisation to length one.
     """
 
     pooling: Pooling
-    normalised: bool
+    has_normalize: bool
 
 
 def sentence_modules(model: str, pooling: Pooling | None = None) -> SentenceModules:
@@ -44,11 +44,11 @@ def sentence_modules(model: str, pooling: Pooling | None = None) -> SentenceModu
     """
     modules = _read_json(model, "modules.json") or []
     kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
-    others = [kind for kind in kinds if kind not in _KNOWN]
-    if others:
+    other_kinds = [kind for kind in kinds if kind not in _KNOWN]
+    if other_kinds:
         raise ValueError(
-            f"model: expected a transformer with pooling alone, got {model} with {', '.join(others)} after it; load "
-            "such a model in a TextEncoder of your own"
+            f"model: expected a transformer with pooling alone, got {model} with {', '.join(other_kinds)} after it; "
+            "load such a model in a TextEncoder of your own"
         )
     if pooling is None:
         pooling = _stated_pooling(model, kinds["Pooling"]) if "Pooling" in kinds else "mean"
@@ -75,7 +75,7 @@ def _downloaded(model: str, file: str) -> Path | None:
     from transformers.utils.hub import cached_file
 
     try:
-        found = cached_file(model, file)
+        path = cached_file(model, file)
     except OSError:  # no such file, or no such model, which loading it will say better
         return None
-    return None if found is None else Path(found)
+    return None if path is None else Path(path)

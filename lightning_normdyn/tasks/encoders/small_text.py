@@ -67,13 +67,13 @@ class SmallTextEncoder(TextEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Buckets of the words, int64 ``[b, most]``; 0 where a text has ended."""
-        listed = [self._numbers(text) for text in texts]
+        numbers_by_text = [self._numbers(text) for text in texts]
         self.texts += len(texts)
-        self.truncated += sum(len(numbers) > self.max_words for numbers in listed)
-        words = torch.full((len(texts), max(1, min(self.max_words, max(map(len, listed))))), _PADDING)
-        for row, numbers in zip(words, listed, strict=True):
-            kept = numbers[: self.max_words]
-            row[: len(kept)] = torch.tensor(kept, dtype=torch.int64)
+        self.truncated_texts += sum(len(numbers) > self.max_words for numbers in numbers_by_text)
+        words = torch.full((len(texts), max(1, min(self.max_words, max(map(len, numbers_by_text))))), _PADDING)
+        for row, numbers in zip(words, numbers_by_text, strict=True):
+            row_numbers = numbers[: self.max_words]
+            row[: len(row_numbers)] = torch.tensor(row_numbers, dtype=torch.int64)
         return {"words": words}
 
     def forward(self, words: Tensor) -> Tensor:  # type: ignore[override]
@@ -82,11 +82,11 @@ class SmallTextEncoder(TextEncoder):
         Args:
             words: as :meth:`tokenize` gives them.
         """
-        there = words != _PADDING
+        mask = words != _PADDING
         if self.training and self.dropout:
-            there = there & (torch.rand(words.shape, device=words.device) >= self.dropout)
-        weights = (_WEIGHT_SCALE * self.weight(words).squeeze(-1)).exp() * there
-        weights = weights / there.sum(1, keepdim=True).clamp(min=1).sqrt()
+            mask = mask & (torch.rand(words.shape, device=words.device) >= self.dropout)
+        weights = (_WEIGHT_SCALE * self.weight(words).squeeze(-1)).exp() * mask
+        weights = weights / mask.sum(1, keepdim=True).clamp(min=1).sqrt()
         # Never makes the embedding of every word of every text, which would take most of a step's time.
         bag = embedding_bag(words, self.table.weight, per_sample_weights=weights, mode="sum")
         embeddings: Tensor = bag + self.residual(bag)
@@ -100,5 +100,5 @@ class SmallTextEncoder(TextEncoder):
 def _hashes(word: str) -> tuple[int, ...]:
     """Of the word and, if it goes on, of its beginning; the same in every process."""
     word = word.lower()
-    whole = crc32(word.encode())
-    return (whole,) if len(word) <= _STEM else (whole, crc32(f"{word[:_STEM]}-".encode()))
+    code = crc32(word.encode())
+    return (code,) if len(word) <= _STEM else (code, crc32(f"{word[:_STEM]}-".encode()))

@@ -1,4 +1,4 @@
-"""What a text task asks of its encoder."""
+"""Base class of text encoders: tokenize on the CPU, embed on the device."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 class TextEncoder(nn.Module):
     """Texts to embeddings in two steps, so that what is trained sees tensors alone.
 
-    A subclass overrides both methods, sets :attr:`dim`, and counts in :attr:`truncated` the texts whose end it left
-    out; :attr:`texts` counts all.
+    A subclass overrides both methods, sets :attr:`dim`, and counts in :attr:`truncated_texts` the texts whose end it
+    left out; :attr:`texts` counts all.
     """
 
     dim: int
     texts: int = 0
-    truncated: int = 0
+    truncated_texts: int = 0
 
     def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
         """Keyword arguments of :meth:`forward` for ``b`` texts, on the CPU."""

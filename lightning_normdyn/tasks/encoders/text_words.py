@@ -1,4 +1,4 @@
-"""The words of a text, in any script."""
+"""Splits a text of any script into words."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def _runs() -> re.Pattern[str]:
 
 def _parts(run: str) -> list[str]:
     """A run of letters, cut before each capital that follows a small letter."""
-    cuts = [at for at in range(1, len(run)) if run[at].isupper() and run[at - 1].islower()]
+    cuts = [position for position in range(1, len(run)) if run[position].isupper() and run[position - 1].islower()]
     return [run[start:end] for start, end in zip([0, *cuts], [*cuts, len(run)], strict=True)]

@@ -1,4 +1,4 @@
-"""The experiments behind the published figures, small enough for minutes on two cores."""
+"""For `normdyn reproduce` alone: the experiments of published figures, minutes each on two cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Four classes, seen 1 : 2 : 4 : 8 times as often: what frequency alone does to a norm."""
+"""Experiment: norms of four classes that are drawn 1 : 2 : 4 : 8 times as often."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -60,7 +61,7 @@ def class_imbalance(*, steps: int = 6000, encoder_steps: int = 1500, seed: int =
         encoder_steps: the same of each encoder.
         seed: chooses classes, draws and noise; the encoders take it and the two after it.
     """
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     queries, softmax = (_prototypes(loss, steps, seed) for loss in (_as_queries, _as_softmax))
     encoders = torch.stack([_encoder_norms(encoder_steps, seed + place) for place in range(3)])
     encoder = encoders.log().mean(0).exp()
@@ -95,19 +96,19 @@ def class_imbalance(*, steps: int = 6000, encoder_steps: int = 1500, seed: int =
             "encoder": encoder.tolist(),
         },
         settings={"optimizer": "sgd", "steps": steps, "encoder_steps": encoder_steps, "dim": _DIM},
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - start_time,
     )
 
 
-def _as_queries(classes: _Classes, directions: Tensor, drawn: Tensor) -> Tensor:
+def _as_queries(classes: _Classes, directions: Tensor, labels: Tensor) -> Tensor:
     """Logits of drawn prototypes against one frozen document of each class, ``[n, 4]``."""
-    documents = classes.near(classes.centres.expand(len(drawn), -1, -1))
-    return torch.einsum("nd,ncd->nc", directions[drawn], documents)
+    documents = classes.near(classes.centres.expand(len(labels), -1, -1))
+    return torch.einsum("nd,ncd->nc", directions[labels], documents)
 
 
-def _as_softmax(classes: _Classes, directions: Tensor, drawn: Tensor) -> Tensor:
+def _as_softmax(classes: _Classes, directions: Tensor, labels: Tensor) -> Tensor:
     """Logits of drawn inputs against all prototypes, ``[n, 4]``."""
-    return classes.near(classes.centres[drawn]) @ directions.T
+    return classes.near(classes.centres[labels]) @ directions.T
 
 
 def _prototypes(
@@ -120,10 +121,10 @@ def _prototypes(
     rule = equilibrium_rule(optimizer)
     total, moment = torch.zeros(2, len(WEIGHTS), dtype=torch.float64)
     for step in range(steps):
-        drawn = classes.draw(batch)
-        logits = similarity(classes, F.normalize(table, dim=1), drawn) / _TEMPERATURE
+        labels = classes.draw(batch)
+        logits = similarity(classes, F.normalize(table, dim=1), labels) / _TEMPERATURE
         optimizer.zero_grad()
-        F.cross_entropy(logits, drawn).backward()
+        F.cross_entropy(logits, labels).backward()
         assert table.grad is not None
         if step >= steps // 2:
             norm = table.detach().double().norm(dim=1)
@@ -142,18 +143,20 @@ def _encoder_norms(steps: int, seed: int) -> Tensor:
         encoder = nn.Sequential(nn.Linear(_DIM, 64, bias=False), nn.ReLU(), nn.Linear(64, 12, bias=False))
     optimizer = SGD(encoder.parameters(), lr=0.3, weight_decay=1e-2)
     loss = InfoNCE(temperature=_ENCODER_TEMPERATURE)
-    unseen = classes.near(classes.centres.repeat_interleave(64, 0))
+    test_inputs = classes.near(classes.centres.repeat_interleave(64, 0))
     norms = []
     for step in range(steps):
-        drawn = classes.draw(_ENCODER_BATCH)
-        views = classes.near(classes.centres[drawn].expand(2, -1, -1))
+        labels = classes.draw(_ENCODER_BATCH)
+        views = classes.near(classes.centres[labels].expand(2, -1, -1))
         optimizer.zero_grad()
         # Others of the same class are no negatives.
-        loss(encoder(views[0]), encoder(views[1]), query_ids=drawn).backward()
+        loss(encoder(views[0]), encoder(views[1]), query_ids=labels).backward()
         optimizer.step()
         if step >= steps // 2 and (step - steps // 2) % 10 == 0:
             with torch.no_grad():
-                norms.append(encoder(unseen).norm(dim=1).view(len(WEIGHTS), -1).mean(1))
+                norms.append(
+                    reduce(encoder(test_inputs).norm(dim=1), "(label item) -> label", "mean", label=len(WEIGHTS))
+                )
     return torch.stack(norms).double().mean(0)
 
 

@@ -63,13 +63,13 @@ def encoder_terms(*, steps: int = 3000, seed: int = 0, text: list[str] | None = 
         seed: of weights, word vectors and batches.
         text: text files in place of the standard library's documentation.
     """
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     seed_everything(seed, verbose=False)
     data = words(text, seed)
     documents = data.vocabulary.encode(data.corpus.documents)
     texts = halve_texts(documents, data.table_rows, dim=_DIM, seed=seed)
     stride = max(1, len(texts.first) // _PROBE_ITEMS)
-    before, last = watch(
+    previous, last = watch(
         HalvesContrast(),
         DataLoader(_Batches(texts, steps, seed), batch_size=None),
         steps=steps,
@@ -81,19 +81,19 @@ def encoder_terms(*, steps: int = 3000, seed: int = 0, text: list[str] | None = 
     )[-2:]
     return ExperimentRecord(
         name=NAME,
-        findings=_findings(before, last),
+        findings=_findings(previous, last),
         arrays=_sorted_by_norm(last),
         settings={"optimizer": "sgd", "steps": steps, "documents": len(texts.first), "corpus": data.corpus.name},
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - start_time,
     )
 
 
-def _findings(before: Window, window: Window) -> tuple[Finding, ...]:
+def _findings(previous: Window, window: Window) -> tuple[Finding, ...]:
     norm = window["mean_norm"]
     drift, moment = window["drift"], window["second_moment"]
     ranks = norm_correlations(norm, drift, {"second_moment": moment}, resamples=0)
-    balance = fit_log_log(before["equilibrium_norm"], norm)
-    stays = fit_log_log(before["mean_norm"], norm)
+    balance = fit_log_log(previous["equilibrium_norm"], norm)
+    stays = fit_log_log(previous["mean_norm"], norm)
     share = (drift / window["radial_decay"] / norm.square()).median()
     return (
         Finding("slope, terms of the window before", 0.88, "SRV Fig. 3a (a vocabulary)", measured(balance.slope)),

@@ -1,4 +1,4 @@
-"""How the norm follows frequency: a fourth root under SGD, a crossover at 1 - beta2 under AdamW."""
+"""Experiment: norm against update frequency, a fourth root under SGD, a crossover under AdamW."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 import torch
+from einops import reduce
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -46,14 +47,14 @@ def frequency_law(*, steps: int = 24_000, seed: int = 0) -> ExperimentRecord:
         steps: of each walk; the first half, four relaxation times by default, is left out.
         seed: chooses noise and initial directions.
     """
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     frequency = torch.logspace(-3, 0, _PLACES, dtype=torch.float64)
     decay = 8 / steps  # keeps the relaxation time a fixed share of the walk
     sgd, sgd_law = _walk(SGD, frequency, steps, seed, lr=1.0, weight_decay=decay / 4)
     beta2 = 0.98
     adamw, adamw_law = _walk(AdamW, frequency, steps, seed, lr=1e-2, weight_decay=decay * 50, betas=(0.9, beta2))
-    settled = frequency * steps / 8 >= _LEAST_GRADIENTS
-    root = fit_log_log(frequency[settled], sgd[settled])
+    is_settled = frequency * steps / 8 >= _LEAST_GRADIENTS
+    root = fit_log_log(frequency[is_settled], sgd[is_settled])
     crossover = fit_crossover(frequency, adamw)
     return ExperimentRecord(
         name=NAME,
@@ -63,7 +64,7 @@ def frequency_law(*, steps: int = 24_000, seed: int = 0) -> ExperimentRecord:
                 "SGD: median error of the law",
                 0.0,
                 "own derivation",
-                measured(fit_log_log(sgd_law[settled], sgd[settled]).median_relative_error),
+                measured(fit_log_log(sgd_law[is_settled], sgd[is_settled]).median_relative_error),
             ),
             Finding("AdamW: crossover", 1 - beta2, "own derivation: 1 − β₂", measured(crossover.place)),
             Finding(
@@ -75,7 +76,7 @@ def frequency_law(*, steps: int = 24_000, seed: int = 0) -> ExperimentRecord:
         ),
         arrays={
             "frequency": frequency.tolist(),
-            "settled": settled.double().tolist(),
+            "settled": is_settled.double().tolist(),
             "sgd": sgd.tolist(),
             "sgd_law": sgd_law.tolist(),
             "adamw": adamw.tolist(),
@@ -83,7 +84,7 @@ def frequency_law(*, steps: int = 24_000, seed: int = 0) -> ExperimentRecord:
             "adamw_fit": crossover.norm(frequency).tolist(),
         },
         settings={"steps": steps, "dim": _DIM, "rows per frequency": _COPIES, "beta2": beta2},
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - start_time,
     )
 
 
@@ -118,5 +119,5 @@ def _walk(kind: type[Optimizer], frequency: Tensor, steps: int, seed: int, **opt
     optimizer = kind([table], **options)
     rule = equilibrium_rule(optimizer)
     norms = settled_norms(table, optimizer, probability, power=rule.power, steps=steps, seed=seed)
-    means = norms.pow(rule.power).view(-1, _COPIES).mean(1).pow(1 / rule.power)
+    means = reduce(norms.pow(rule.power), "(place copy) -> place", "mean", copy=_COPIES).pow(1 / rule.power)
     return means, rule.predict(frequency * (_DIM - 1), _DIM, frequency)

@@ -1,4 +1,4 @@
-"""Two halves of a document as vectors: what a small encoder of real text learns from."""
+"""Pairs of document halves as fixed vectors, the training data of the encoder experiment."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class HalvedTexts(NamedTuple):
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Pairs of halves, ``[2, count, d]``, of documents drawn with replacement."""
-        chosen = torch.randint(len(self.first), (count,), generator=generator)
-        return torch.stack([self.first[chosen], self.second[chosen]])
+        rows = torch.randint(len(self.first), (count,), generator=generator)
+        return torch.stack([self.first[rows], self.second[rows]])
 
 
 def halve_texts(

@@ -30,15 +30,15 @@ def vocabulary_norms(*, steps: int = 4000, seed: int = 0, text: list[str] | None
         seed: of initial directions and of the data.
         text: text files in place of the standard library's documentation.
     """
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     seed_everything(seed, verbose=False)
     data = words(text, seed)
     module = TokenContrast(data.table_rows, schedule="constant")
     unit_rows(module.table.weight)
     windows = watch(module, data, steps=steps, target="table.weight", fit_every_n_steps=1, window=max(1, steps // 4))
-    before, last = windows[-2], windows[-1]
+    previous, last = windows[-2], windows[-1]
     law = fit_log_log(last["equilibrium_norm"], last["mean_norm"])
-    ahead = fit_log_log(_from_the_window_before(module, before), last["mean_norm"])
+    forecast = fit_log_log(_from_the_window_before(module, previous), last["mean_norm"])
     counts = torch.tensor(data.vocabulary.counts, dtype=torch.float64)
     share = (counts / counts.sum())[last["row"].long()]
     norm_on_share, moment_on_share = (fit_log_log(share, last[name]) for name in ("mean_norm", "second_moment"))
@@ -47,7 +47,7 @@ def vocabulary_norms(*, steps: int = 4000, seed: int = 0, text: list[str] | None
         findings=(
             *_slope_and_r(law, "equilibrium law"),
             Finding("median error, equilibrium law", None, "SRV print none", measured(law.median_relative_error)),
-            *_slope_and_r(ahead, "V² from the window before"),
+            *_slope_and_r(forecast, "V² from the window before"),
             Finding(
                 "slope of log R on log word share",
                 measured(moment_on_share.slope / 4),
@@ -62,7 +62,7 @@ def vocabulary_norms(*, steps: int = 4000, seed: int = 0, text: list[str] | None
             update_probability=last["update_probability"],
         ),
         settings={"optimizer": "sgd", "steps": steps, "words": data.table_rows, "corpus": data.corpus.name},
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - start_time,
     )
 
 
@@ -72,9 +72,9 @@ def unit_rows(table: Tensor) -> None:
     table.div_(table.norm(dim=1, keepdim=True))
 
 
-def _from_the_window_before(module: TokenContrast, before: Window) -> Tensor:
-    configured = module.configure_optimizers()
-    return equilibrium_rule(configured).predict(before["second_moment"], module.table.embedding_dim)
+def _from_the_window_before(module: TokenContrast, previous: Window) -> Tensor:
+    optimizer = module.configure_optimizers()
+    return equilibrium_rule(optimizer).predict(previous["second_moment"], module.table.embedding_dim)
 
 
 def _slope_and_r(fit: LogLogFit, how: str) -> tuple[Finding, Finding]:

@@ -1,4 +1,4 @@
-"""Rows that walk on tangential noise under a real optimizer: embeddings with the training taken away."""
+"""Simulated rows under tangential noise and a real optimizer."""
 
 from __future__ import annotations
 

@@ -77,8 +77,7 @@ def watch(
 def _windows(folder: str, target: str) -> list[Window]:
     table = read_run(folder)[target].trajectory()
     columns = {name: torch.from_numpy(table[name].to_numpy().astype("float64")) for name in table.column_names}
-    closed = columns["step"][columns["second_moment"].isfinite()].unique().tolist()
+    steps = columns["step"][columns["second_moment"].isfinite()].unique().tolist()
     return [
-        Window(int(step), {name: column[columns["step"] == step] for name, column in columns.items()})
-        for step in closed
+        Window(int(step), {name: column[columns["step"] == step] for name, column in columns.items()}) for step in steps
     ]

@@ -60,7 +60,7 @@ def weight_decay_sweep(
         weight_decays: falling.
         text: text files in place of the standard library's documentation.
     """
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     seed_everything(seed, verbose=False)
     data = words(text, seed)
     lr = 1.0
@@ -73,7 +73,7 @@ def weight_decay_sweep(
     on_decay = fit_log_log(decays, typical)
     moment = fit_log_log(decays, predictor * decays)
     constant = torch.cat([run.norm.pow(4) / run.predictor for run in runs]).median()
-    kept = [_every_nth(run) for run in runs]
+    sample = [_every_nth(run) for run in runs]
     return ExperimentRecord(
         name=NAME,
         findings=(
@@ -92,12 +92,12 @@ def weight_decay_sweep(
             "weight_decay": decays.tolist(),
             "norm": typical.tolist(),
             "predictor": predictor.tolist(),
-            "word_weight_decay": [run.weight_decay for run in kept for _ in run.norm],
-            "word_norm": [float(norm) for run in kept for norm in run.norm],
-            "word_predictor": [float(value) for run in kept for value in run.predictor],
+            "word_weight_decay": [run.weight_decay for run in sample for _ in run.norm],
+            "word_norm": [float(norm) for run in sample for norm in run.norm],
+            "word_predictor": [float(value) for run in sample for value in run.predictor],
         },
         settings={"optimizer": "sgd", "lr": lr, "steps": steps, "words": len(runs[0].norm), "corpus": data.corpus.name},
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - start_time,
     )
 
 
@@ -120,8 +120,8 @@ def _sweep(data: TokenPairs, weight_decays: Sequence[float], steps: int) -> list
 
 def _frequent(runs: list[_Settled], *, relaxation: float) -> list[_Settled]:
     """The same runs, of the words that are frequent enough in all of them."""
-    enough = torch.stack([run.update_probability * relaxation >= _LEAST_GRADIENTS for run in runs]).all(0)
-    return [_Settled(run.weight_decay, *(column[enough] for column in run[1:])) for run in runs]
+    is_frequent = torch.stack([run.update_probability * relaxation >= _LEAST_GRADIENTS for run in runs]).all(0)
+    return [_Settled(run.weight_decay, *(column[is_frequent] for column in run[1:])) for run in runs]
 
 
 def _typical(values: Tensor) -> Tensor:

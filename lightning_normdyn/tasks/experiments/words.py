@@ -1,4 +1,4 @@
-"""The words that several experiments train on, read and numbered once."""
+"""Skip-gram pairs for several experiments, read once per process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""N-way K-shot episodes: a few classes, a few labelled items of each, and items whose class is asked for."""
+"""N-way K-shot episodes: sampling, and splits made of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
@@ -65,21 +66,21 @@ def draw_episodes(labels: Tensor, shape: EpisodeShape, *, episodes: int, seed: i
         ValueError: if too few classes have enough items.
 
     Example:
-        >>> drawn = draw_episodes(torch.tensor([0, 0, 1, 1, 1, 2]), EpisodeShape(2, 1, 1), episodes=3, seed=0)
-        >>> drawn.supports.shape, int(drawn.queries.max())
+        >>> episodes = draw_episodes(torch.tensor([0, 0, 1, 1, 1, 2]), EpisodeShape(2, 1, 1), episodes=3, seed=0)
+        >>> episodes.supports.shape, int(episodes.queries.max())
         (torch.Size([3, 2, 1]), 4)
     """
     shape.check()
-    each = shape.shots + shape.queries
-    classes = [places for places in places_by_class(labels) if len(places) >= each]
+    class_size = shape.shots + shape.queries
+    classes = [places for places in places_by_class(labels) if len(places) >= class_size]
     if len(classes) < shape.ways:
         raise ValueError(
-            f"ways: expected at most the {len(classes)} classes with {each} items or more, got {shape.ways}; ask for "
-            "fewer ways, shots or queries, or hold out more classes"
+            f"ways: expected at most the {len(classes)} classes with {class_size} items or more, got {shape.ways}; ask "
+            "for fewer ways, shots or queries, or hold out more classes"
         )
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.stack([_draw(classes, shape.ways, each, generator) for _ in range(episodes)])
-    return Episodes(drawn[:, :, : shape.shots], drawn[:, :, shape.shots :])
+    places = torch.stack([_draw(classes, shape.ways, class_size, generator) for _ in range(episodes)])
+    return Episodes(places[:, :, : shape.shots], places[:, :, shape.shots :])
 
 
 def places_by_class(labels: Tensor) -> list[Tensor]:
@@ -88,10 +89,15 @@ def places_by_class(labels: Tensor) -> list[Tensor]:
     return list(order.split(labels.unique(return_counts=True)[1].tolist()))
 
 
-def _draw(classes: Sequence[Tensor], ways: int, each: int, generator: torch.Generator) -> Tensor:
+def _draw(classes: Sequence[Tensor], ways: int, class_size: int, generator: torch.Generator) -> Tensor:
     """Items of one episode, ``[ways, each]``."""
-    chosen = torch.randperm(len(classes), generator=generator)[:ways].tolist()
-    return torch.stack([classes[one][torch.randperm(len(classes[one]), generator=generator)[:each]] for one in chosen])
+    class_numbers = torch.randperm(len(classes), generator=generator)[:ways].tolist()
+    return torch.stack(
+        [
+            classes[number][torch.randperm(len(classes[number]), generator=generator)[:class_size]]
+            for number in class_numbers
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -109,29 +115,30 @@ class EpisodeSplit(EvaluationSplit):
         """Makes one; which query belongs to which prototype follows from the episodes."""
         return cls(items, [], Judgements.of([]), episodes=episodes)
 
-    def put_together(self, items: Tensor, seen: Tensor) -> Encoded:
+    def put_together(self, items: Tensor, has_item: Tensor) -> Encoded:
         """The queries and prototypes of all episodes whose items were all encoded.
 
         Args:
             items: embeddings ``[n, d]``.
-            seen: which of them were encoded, bool ``[n]``.
+            has_item: which of them were encoded, bool ``[n]``.
 
         Returns:
             One document for each prototype, the mean of its shots. Every prototype is relevant to the queries of its
             class, so that none is irrelevant to all.
         """
         supports, queries = self.episodes
-        whole = seen[supports].flatten(1).all(1) & seen[queries].flatten(1).all(1)
-        supports, queries = supports[whole], queries[whole]
-        episodes, ways, asked = queries.shape
+        is_complete = has_item[supports].flatten(1).all(1) & has_item[queries].flatten(1).all(1)
+        supports, queries = supports[is_complete], queries[is_complete]
+        episodes, ways, class_queries = queries.shape
         judgements = Judgements(
-            torch.arange(episodes * ways * asked),
-            torch.arange(episodes * ways).repeat_interleave(asked),
-            torch.ones(episodes * ways * asked),
+            torch.arange(episodes * ways * class_queries),
+            torch.arange(episodes * ways).repeat_interleave(class_queries),
+            torch.ones(episodes * ways * class_queries),
         )
-        prototypes = items[supports].mean(2).flatten(0, 1)
-        split = self if bool(whole.all()) else None
-        return Encoded(items[queries].flatten(0, 2), prototypes, judgements, split=split, episodes=episodes)
+        prototypes = reduce(items[supports], "episode way shot d -> (episode way) d", "mean")
+        embeddings = rearrange(items[queries], "episode way query d -> (episode way query) d")
+        split = self if bool(is_complete.all()) else None
+        return Encoded(embeddings, prototypes, judgements, split=split, episodes=episodes)
 
 
 class ClassDraws:
@@ -150,17 +157,17 @@ class ClassDraws:
         self.items = items
         self.shape = shape
         self.turns = turns
-        each = shape.shots + shape.queries
-        self.classes = [places for places in places_by_class(labels) if len(places) >= each]
+        class_size = shape.shots + shape.queries
+        self.classes = [places for places in places_by_class(labels) if len(places) >= class_size]
 
     def __len__(self) -> int:
         return len(self.classes) * self.turns
 
     def __getitem__(self, place: int) -> TrainingPair:
-        which, turn = divmod(place, self.turns)
-        places = self.classes[which]
-        drawn = places[torch.randperm(len(places))[: self.shape.shots + self.shape.queries]]
-        supports, queries = drawn[: self.shape.shots], drawn[self.shape.shots :]
+        number, turn = divmod(place, self.turns)
+        places = self.classes[number]
+        sample = places[torch.randperm(len(places))[: self.shape.shots + self.shape.queries]]
+        supports, queries = sample[: self.shape.shots], sample[self.shape.shots :]
         return TrainingPair(self._take(queries, turn), self._take(supports, turn), place, place)
 
     def _take(self, places: Tensor, turn: int) -> Any:

@@ -1,4 +1,4 @@
-"""Few-shot classification: queries seek the prototype of their class, made of a few labelled items."""
+"""Few-shot classification with prototypical networks and any similarity."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -87,15 +88,15 @@ class FewShot(ContrastiveTask):
             batch: an episode, its ways one after the other: ``documents`` the shots ``[ways, shots, ...]`` of each,
                 ``queries`` ``[ways, queries, ...]``; or lists of lists of texts.
         """
-        shots, asked = len(batch["documents"][0]), len(batch["queries"][0])
+        shots, class_queries = len(batch["documents"][0]), len(batch["queries"][0])
         # In one batch, as published: batch normalisation must not know shots from queries.
         embeddings = self.encoder.encode(_joined(batch["documents"], batch["queries"]))
-        supports, queries = embeddings.split([len(batch["documents"]) * shots, len(batch["queries"]) * asked])
-        prototypes = supports.unflatten(0, (-1, shots)).mean(1)
+        supports, queries = embeddings.split([len(batch["documents"]) * shots, len(batch["queries"]) * class_queries])
+        prototypes = reduce(supports, "(way shot) d -> way d", "mean", shot=shots)
         ids = {name: batch[name] for name in ("query_ids", "document_ids")}
         losses = [
-            self.contrastive_loss(one_of_each, prototypes, **ids)
-            for one_of_each in queries.unflatten(0, (-1, asked)).unbind(1)
+            self.contrastive_loss(query_group, prototypes, **ids)
+            for query_group in rearrange(queries, "(way query) d -> query way d", query=class_queries)
         ]
         return torch.stack(losses).mean()
 
@@ -113,9 +114,9 @@ class FewShot(ContrastiveTask):
         table, self._tables = self._tables[0], (type(self._tables[0])(), type(self._tables[1])())
         sides = self._data().evaluation(split)
         assert isinstance(sides, EpisodeSplit)
-        items, seen = table.gathered(self, len(sides.queries))
+        items, has_item = table.gathered(self, len(sides.queries))
         refuse_diverged(split, items=items)
-        return sides.put_together(items, seen)
+        return sides.put_together(items, has_item)
 
     def _evaluate(self, stage: Literal["val", "test"]) -> None:
         super()._evaluate(stage)
@@ -160,7 +161,11 @@ def nearest_accuracy(encoded: Encoded) -> dict[str, Tensor]:
 
 
 def _by_episode(queries: Tensor, documents: Tensor, episodes: int) -> tuple[Tensor, Tensor]:
-    return queries.unflatten(0, (episodes, -1)), documents.unflatten(0, (episodes, -1)).mT
+    """Factors of a batched product: queries ``[episodes, queries, e]``, prototypes ``[episodes, e, ways]``."""
+    return (
+        rearrange(queries, "(episode query) e -> episode query e", episode=episodes),
+        rearrange(documents, "(episode way) e -> episode e way", episode=episodes),
+    )
 
 
 def half_interval(values: Tensor) -> Tensor:
@@ -182,7 +187,7 @@ def chance(encoded: Encoded) -> Tensor:
 def _joined(*sides: Any) -> Any:
     """The items of both sides, one after the other."""
     if isinstance(sides[0], Tensor):
-        return torch.cat([side.flatten(0, 1) for side in sides])
+        return torch.cat([rearrange(side, "way item ... -> (way item) ...") for side in sides])
     return list(chain.from_iterable(chain.from_iterable(sides)))
 
 
@@ -244,10 +249,10 @@ class FewShotData(ContrastData):
     @cached_property
     def _labelled(self) -> tuple[Any, Tensor, Sequence[str]]:
         """Items, the label of each, and the group of each label."""
-        read = self.source.read()
-        if isinstance(read, LabelledImages):
-            return read.images, read.labels, read.groups
-        return read.texts, read.labels, read.classes
+        items = self.source.read()
+        if isinstance(items, LabelledImages):
+            return items.images, items.labels, items.groups
+        return items.texts, items.labels, items.classes
 
     @cached_property
     def _classes(self) -> dict[str, Tensor]:
@@ -277,13 +282,13 @@ class FewShotData(ContrastData):
         if split not in self._splits:
             items, labels = self._items(split)
             try:
-                drawn = draw_episodes(labels, self.evaluation_shape, episodes=self.episodes, seed=self.seed)
+                episodes = draw_episodes(labels, self.evaluation_shape, episodes=self.episodes, seed=self.seed)
             except ValueError as error:
                 raise ValueError(
                     f"evaluation_{error}; this is the {split} split, for which {split}_share={self.shares[split]:g} "
                     "holds classes out"
                 ) from error
-            self._splits[split] = EpisodeSplit.of(items, drawn)
+            self._splits[split] = EpisodeSplit.of(items, episodes)
         return self._splits[split]
 
     def floors(self, split: Split) -> dict[str, float]:

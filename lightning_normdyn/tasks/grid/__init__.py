@@ -1,1 +1,1 @@
-"""A family trained with every normalization: who is better, why, and whether theory had said so."""
+"""Comparison of normalizations: findings of a grid of trainings, diagnosis of one model, and advice."""

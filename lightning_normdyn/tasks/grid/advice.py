@@ -1,4 +1,4 @@
-"""What to do with the norms of one trained model: how to score now, and what to train next."""
+"""Advice on one trained model: how to score with it, and which normalization to train next."""
 
 from __future__ import annotations
 
@@ -70,26 +70,26 @@ def _scoring(comparison: VariantComparison, measure: str) -> str:
     interval = f"{dot.gain_low:+.4f} to {dot.gain_high:+.4f}"
     if comparison.recommended == NO_DIFFERENCE:
         return f"Score with cosine: {comparison.queries} queries show no difference ({numbers}, {interval})."
-    taken = "the inner product" if comparison.recommended == "dot" else "cosine"
-    return f"Score with {taken} ({numbers}, {interval}; {comparison.confidence_in_words})."
+    choice = "the inner product" if comparison.recommended == "dot" else "cosine"
+    return f"Score with {choice} ({numbers}, {interval}; {comparison.confidence_in_words})."
 
 
-def _training(found: Diagnosis, symmetric: bool | None, comparison: VariantComparison) -> str:
-    if found.document_cv <= ONE_LENGTH:
+def _training(diagnosis: Diagnosis, symmetric: bool | None, comparison: VariantComparison) -> str:
+    if diagnosis.document_cv <= ONE_LENGTH:
         return (
-            f"These documents have one length (coefficient of variation {found.document_cv:.1g}): pass embeddings as "
-            "the encoder gives them, before any normalisation."
+            f"These documents have one length (coefficient of variation {diagnosis.document_cv:.1g}): pass embeddings "
+            "as the encoder gives them, before any normalisation."
         )
-    relevance = abs(found.cohens_d) >= CARRIES_RELEVANCE and found.cohens_d_low * found.cohens_d_high > 0
-    length = _length(found, relevance=relevance)
+    relevance = abs(diagnosis.cohens_d) >= CARRIES_RELEVANCE and diagnosis.cohens_d_low * diagnosis.cohens_d_high > 0
+    length = _length(diagnosis, relevance=relevance)
     if symmetric:
         first = "dot" if relevance else "cosine"
         return f"Train with {first}, for the sides can be exchanged and should be treated alike ({length})."
-    share = found.kappa_qnorm_share
+    share = diagnosis.kappa_qnorm_share
     if math.isnan(share):
         return f"Too few pairs to choose between qnorm and dnorm ({length})."
     side, sure = ("qnorm", share) if share >= 0.5 else ("dnorm", 1 - share)
-    kappas = f"log10 kappa {found.kappa_qnorm:.2f} for qnorm, {found.kappa_dnorm:.2f} for dnorm"
+    kappas = f"log10 kappa {diagnosis.kappa_qnorm:.2f} for qnorm, {diagnosis.kappa_dnorm:.2f} for dnorm"
     if sure >= _SURE and side == "dnorm" and (relevance or comparison.recommended == "dot"):
         return (
             f"Train qnorm and dnorm and let the measure decide, for the signs disagree: the Fisher information speaks "
@@ -97,20 +97,20 @@ def _training(found: Diagnosis, symmetric: bool | None, comparison: VariantCompa
         )
     if sure >= _SURE:
         hurts = side == "qnorm" and comparison.recommended == "cosine"
-        beside = "; norms that hurt this model's ranking may help one that trains with them" * hurts
+        caveat = "; norms that hurt this model's ranking may help one that trains with them" * hurts
         return (
             f"Try {side} next: the Fisher information speaks for it ({kappas}; {sure:.0%} of resamples; {length})"
-            f"{beside}."
+            f"{caveat}."
         )
     if relevance:
         return f"Try qnorm next ({length}; {kappas} do not tell the sides apart)."
-    if found.query_cv >= VARIES:
+    if diagnosis.query_cv >= VARIES:
         return f"No difference to expect; if any, try dnorm, since queries differ in length ({length}; {kappas})."
     return f"No difference to expect from keeping norms: stay with cosine ({length}; {kappas})."
 
 
-def _length(found: Diagnosis, *, relevance: bool) -> str:
-    if math.isnan(found.cohens_d):
+def _length(diagnosis: Diagnosis, *, relevance: bool) -> str:
+    if math.isnan(diagnosis.cohens_d):
         return "every document is relevant to some query, so Cohen's d is not defined"
-    size = f"Cohen's d {found.cohens_d:+.2f} ({found.cohens_d_low:+.2f} to {found.cohens_d_high:+.2f})"
+    size = f"Cohen's d {diagnosis.cohens_d:+.2f} ({diagnosis.cohens_d_low:+.2f} to {diagnosis.cohens_d_high:+.2f})"
     return f"{size}: a document's length {'carries' if relevance else 'cannot be told to carry'} relevance"

@@ -1,4 +1,4 @@
-"""What the norms of a trained model say about which normalization to take."""
+"""Diagnosis of an encoded split: effect size, spread of norms and Fisher condition numbers."""
 
 from __future__ import annotations
 

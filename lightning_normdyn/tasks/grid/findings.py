@@ -1,4 +1,4 @@
-"""From trainings to findings."""
+"""Findings of a grid: the learning rate of each variant, comparison, verdicts and notes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def choose_lrs(runs: Sequence[GridRun]) -> dict[str, float]:
         runs: of one seed or more.
     """
     first = min((run.seed for run in runs), default=0)
-    tried: dict[str, dict[float, float]] = {}
+    measures_by_variant: dict[str, dict[float, float]] = {}
     for run in runs:
         if run.seed == first and run.validation is not None and _has_values(run):
-            tried.setdefault(run.variant, {})[run.lr] = run.validation
-    return {variant: max(by_lr, key=by_lr.__getitem__) for variant, by_lr in tried.items()}
+            measures_by_variant.setdefault(run.variant, {})[run.lr] = run.validation
+    return {variant: max(by_lr, key=by_lr.__getitem__) for variant, by_lr in measures_by_variant.items()}
 
 
 def find(
@@ -46,7 +46,7 @@ def find(
     task: str,
     symmetry: FunctionalSymmetry,
     floors: Mapping[str, float] | None = None,
-    planned: Sequence[str] = (),
+    variants: Sequence[str] = (),
     caveat: str = "",
 ) -> GridFindings:
     """Draws a grid's conclusions.
@@ -56,7 +56,7 @@ def find(
         task: name of the task.
         symmetry: what it says of itself.
         floors: measure of what needs no training, by name.
-        planned: variants that were to train, those that failed included.
+        variants: variants that were to train, those that failed included.
         caveat: what the task says of intervals over its items.
 
     Raises:
@@ -76,28 +76,32 @@ def find(
         for variant, lr in lrs.items()
     }
     seeds = min(map(len, by_variant.values()))
-    chosen = {variant: trained[:seeds] for variant, trained in by_variant.items()}
-    values = {variant: _values(trained, "trained") for variant, trained in chosen.items()}
+    runs_by_variant = {variant: variant_runs[:seeds] for variant, variant_runs in by_variant.items()}
+    values = {variant: _values(variant_runs, "trained") for variant, variant_runs in runs_by_variant.items()}
     comparison = compare_variants(values, reference=REFERENCE)
-    headline = next(iter(chosen.values()))[0].headline
-    kappa_verdict = _kappa_verdict(chosen, comparison)
+    headline = next(iter(runs_by_variant.values()))[0].headline
+    kappa_verdict = _kappa_verdict(runs_by_variant, comparison)
     return GridFindings(
         task=task,
         headline=headline,
         comparison=comparison,
         lrs=dict(lrs),
-        cross={variant: _cross(trained) for variant, trained in chosen.items()},
-        diagnosis={variant: _means(run.diagnosis for run in trained) for variant, trained in chosen.items()},
+        cross={variant: _cross(variant_runs) for variant, variant_runs in runs_by_variant.items()},
+        diagnosis={
+            variant: _means(run.diagnosis for run in variant_runs) for variant, variant_runs in runs_by_variant.items()
+        },
         learnt={
-            variant: learnt for variant, trained in chosen.items() if (learnt := _means(r.learnt for r in trained))
+            variant: parameters
+            for variant, variant_runs in runs_by_variant.items()
+            if (parameters := _means(r.learnt for r in variant_runs))
         },
         kappa_verdict=kappa_verdict,
         symmetry=(*check_symmetry(symmetry, comparison),),
         floors=dict(floors or {}),
         advice=advise(comparison, headline),
-        runs=[run for trained in chosen.values() for run in trained],
+        runs=[run for variant_runs in runs_by_variant.values() for run in variant_runs],
         notes=[
-            *_notes(comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*planned}) - set(lrs))),
+            *_notes(comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*variants}) - set(lrs))),
             *([caveat] if caveat else []),
         ],
     )
@@ -110,14 +114,14 @@ def advise(comparison: VariantComparison, headline: str) -> str:
         return f"Nothing to compare: {comparison.best} alone ended with a finite measure ({headline} {best.mean:.4f})."
     if comparison.recommended == NO_DIFFERENCE:
         leads = comparison.best == comparison.reference
-        beside = "" if leads else f", best {comparison.best} {best.mean:.4f} ({best.gain:+.4f})"
+        best_clause = "" if leads else f", best {comparison.best} {best.mean:.4f} ({best.gain:+.4f})"
         sure = (
             f"; {comparison.confidence_in_words} that no gain reaches {comparison.margin:g}, the least that matters"
             * comparison.decidable
         )
         return (
             f"No difference that {_counted(comparison.seeds, 'seed')} and {_counted(comparison.queries, 'test item')} "
-            f"can show ({headline}: {comparison.reference} {reference.mean:.4f}{beside}{sure}): stay with "
+            f"can show ({headline}: {comparison.reference} {reference.mean:.4f}{best_clause}{sure}): stay with "
             f"{comparison.reference}, which needs nothing of the index."
         )
     if comparison.recommended == comparison.reference:
@@ -146,25 +150,29 @@ def _alike(comparison: VariantComparison) -> str:
     return f"; {' and '.join(alike)} may be as good" if alike else ""
 
 
-def _kappa_verdict(chosen: Mapping[str, Sequence[GridRun]], comparison: VariantComparison) -> str:
+def _kappa_verdict(runs_by_variant: Mapping[str, Sequence[GridRun]], comparison: VariantComparison) -> str:
     """Held against the run that the diagnosis is to be taken from: a cosine training (arXiv 2602.09229)."""
-    if not {"cosine", "qnorm", "dnorm"} <= set(chosen):
+    if not {"cosine", "qnorm", "dnorm"} <= set(runs_by_variant):
         return "not told: needs cosine, qnorm and dnorm"
-    shares = [share for run in chosen["cosine"] if (share := run.diagnosis.get("kappa_qnorm_share")) is not None]
+    shares = [
+        share for run in runs_by_variant["cosine"] if (share := run.diagnosis.get("kappa_qnorm_share")) is not None
+    ]
     if not shares:
         return "not told: too few pairs"
     share = sum(shares) / len(shares)
     gain = comparison.scores["qnorm"].mean - comparison.scores["dnorm"].mean
     observed = "no difference"
     pair = compare_variants(
-        {name: _values(chosen[name], "trained") for name in ("qnorm", "dnorm")}, reference="dnorm"
+        {name: _values(runs_by_variant[name], "trained") for name in ("qnorm", "dnorm")}, reference="dnorm"
     ).scores["qnorm"]
     if comparison.decidable and (pair.gain_low > 0 or pair.gain_high < 0):
         observed = "qnorm" if gain > 0 else "dnorm"
     predicted = "qnorm" if share >= _SURE_SHARE else "dnorm" if share <= 1 - _SURE_SHARE else "no difference"
-    held = "agreed" if predicted == observed else "undecided" if "no difference" in (predicted, observed) else "wrong"
+    verdict = (
+        "agreed" if predicted == observed else "undecided" if "no difference" in (predicted, observed) else "wrong"
+    )
     return (
-        f"{held}: kappa spoke for {predicted} (QNorm's is smaller in {share:.0%} of resamples), training for "
+        f"{verdict}: kappa spoke for {predicted} (QNorm's is smaller in {share:.0%} of resamples), training for "
         f"{observed} (qnorm − dnorm = {pair.gain:+.4f}, {pair.gain_low:+.4f} to {pair.gain_high:+.4f})"
     )
 
@@ -182,13 +190,13 @@ def _cross(runs: Sequence[GridRun]) -> dict[str, Number]:
 
 
 def _means(records: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
-    gathered: dict[str, list[float]] = {}
+    values_by_name: dict[str, list[float]] = {}
     for record in records:
         for name, value in record.items():
-            gathered.setdefault(name, [])
+            values_by_name.setdefault(name, [])
             if value is not None:
-                gathered[name].append(value)
-    return {name: sum(values) / len(values) if values else None for name, values in gathered.items()}
+                values_by_name[name].append(value)
+    return {name: sum(values) / len(values) if values else None for name, values in values_by_name.items()}
 
 
 def _has_values(run: GridRun) -> bool:
@@ -196,17 +204,17 @@ def _has_values(run: GridRun) -> bool:
 
 
 def _notes(
-    comparison: VariantComparison, trained: Mapping[str, Sequence[GridRun]], *, left_out: Sequence[str]
+    comparison: VariantComparison, runs_by_variant: Mapping[str, Sequence[GridRun]], *, left_out: Sequence[str]
 ) -> list[str]:
     notes = [
         f"{name} is left out: at none of its learning rates did it end with a finite measure." for name in left_out
     ]
-    unused = sum(map(len, trained.values())) - comparison.seeds * len(trained)
-    if unused:
-        short = " and ".join(name for name, runs in trained.items() if len(runs) == comparison.seeds)
+    surplus = sum(map(len, runs_by_variant.values())) - comparison.seeds * len(runs_by_variant)
+    if surplus:
+        short = " and ".join(name for name, runs in runs_by_variant.items() if len(runs) == comparison.seeds)
         notes.append(
             f"{short} ended {_counted(comparison.seeds, 'training')} with a finite measure, fewer than the others; "
-            f"{_counted(unused, 'training')} of those {'are' if unused > 1 else 'is'} not used."
+            f"{_counted(surplus, 'training')} of those {'are' if surplus > 1 else 'is'} not used."
         )
     if comparison.seeds == 1:
         notes.append("One seed: intervals leave out how much another training would differ; decide with 3 or more.")

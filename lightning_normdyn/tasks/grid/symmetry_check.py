@@ -1,4 +1,4 @@
-"""Whether a run bore out what the task's symmetry predicts."""
+"""Compares the outcome of a grid with the prediction of the task's symmetry."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def check_symmetry(symmetry: FunctionalSymmetry, comparison: VariantComparison) 
     unilateral = [name for name in ("qnorm", "dnorm") if name in comparison.scores]
     if not unilateral:
         return SymmetryCheck(symmetry.prediction, "undecided", "neither qnorm nor dnorm trained")
-    name = max(unilateral, key=lambda one: comparison.scores[one].mean)
+    name = max(unilateral, key=lambda variant: comparison.scores[variant].mean)
     score = comparison.scores[name]
     evidence = f"{name} − cosine = {score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
     if not comparison.decidable:
         outcome = "undecided"
     elif symmetry.symmetric:
-        outcome = _outcome(agreed=score.gain_high < 0, contradicted=score.gain_low > 0)
+        outcome = _outcome(is_agreement=score.gain_high < 0, is_contradiction=score.gain_low > 0)
     else:
-        outcome = _outcome(agreed=score.gain_low > 0, contradicted=score.gain_high < 0)
+        outcome = _outcome(is_agreement=score.gain_low > 0, is_contradiction=score.gain_high < 0)
     return SymmetryCheck(symmetry.prediction, outcome, evidence)
 
 
-def _outcome(*, agreed: bool, contradicted: bool) -> str:
-    return "agreed" if agreed else "contradicted" if contradicted else "undecided"
+def _outcome(*, is_agreement: bool, is_contradiction: bool) -> str:
+    return "agreed" if is_agreement else "contradicted" if is_contradiction else "undecided"

@@ -1,4 +1,4 @@
-"""The rank of the one document that a query wants, among all that are candidates."""
+"""Filtered ranks of knowledge-graph completion, ties counted by the mean rank."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def filtered_ranks(encoded: Encoded, score: Callable[[Tensor, Tensor], Tensor]) 
         ValueError: if a query has several relevant documents.
 
     Example:
-        >>> judged = Judgements.of([(0, 1, 1.0)])
-        >>> encoded = Encoded(torch.ones(1, 1), torch.tensor([[1.0], [1.0], [0.0]]), judged)
+        >>> judgements = Judgements.of([(0, 1, 1.0)])
+        >>> encoded = Encoded(torch.ones(1, 1), torch.tensor([[1.0], [1.0], [0.0]]), judgements)
         >>> filtered_ranks(encoded, lambda queries, documents: queries @ documents.T)
         tensor([1.5000], dtype=torch.float64)
-        >>> excluded = Judgements.of([(0, 0, 0.0)])
-        >>> filtered_ranks(encoded._replace(excluded=excluded), lambda queries, documents: queries @ documents.T)
+        >>> pairs = Judgements.of([(0, 0, 0.0)])
+        >>> filtered_ranks(encoded._replace(excluded_pairs=pairs), lambda queries, documents: queries @ documents.T)
         tensor([1.], dtype=torch.float64)
     """
     queries, documents = encoded.queries, encoded.documents
     targets = _targets(encoded)
     ranks = torch.full((len(queries),), torch.nan, dtype=torch.float64)
-    known = (targets >= 0).nonzero()[:, 0]
-    for rows in known.split(max(1, _SCORES_AT_ONCE // len(documents))):
+    query_rows = (targets >= 0).nonzero()[:, 0]
+    for rows in query_rows.split(max(1, _SCORES_AT_ONCE // len(documents))):
         scores = score(queries[rows], documents)
-        if encoded.excluded is not None:
-            scores = scores.masked_fill(_pairs_of(rows, encoded.excluded, scores.shape), -torch.inf)
-        wanted = scores.gather(1, targets[rows, None])
+        if encoded.excluded_pairs is not None:
+            scores = scores.masked_fill(_pairs_of(rows, encoded.excluded_pairs, scores.shape), -torch.inf)
+        target_scores = scores.gather(1, targets[rows, None])
         # Asked this way round because NaN is below nothing, and so beats and is beaten by everything.
-        not_below = (~(scores < wanted)).sum(1)
-        equal = ((scores == wanted).sum(1) - 1).clamp(min=0)
+        not_below = (~(scores < target_scores)).sum(1)
+        equal = ((scores == target_scores).sum(1) - 1).clamp(min=0)
         ranks[rows] = not_below - equal.double() / 2
     return ranks
 
@@ -68,8 +68,8 @@ def _targets(encoded: Encoded) -> Tensor:
 
 def _pairs_of(rows: Tensor, pairs: Judgements, shape: torch.Size) -> Tensor:
     """Which scores of some queries are those of listed pairs, bool ``[c, m]``; ``rows`` are sorted."""
-    place = torch.searchsorted(rows, pairs.queries).clamp(max=len(rows) - 1)
-    here = rows[place] == pairs.queries
+    row_places = torch.searchsorted(rows, pairs.queries).clamp(max=len(rows) - 1)
+    is_listed = rows[row_places] == pairs.queries
     mask = torch.zeros(shape, dtype=torch.bool)
-    mask[place[here], pairs.documents[here]] = True
+    mask[row_places[is_listed], pairs.documents[is_listed]] = True
     return mask

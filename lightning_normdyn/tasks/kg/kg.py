@@ -1,4 +1,4 @@
-"""Knowledge-graph completion: a head and a relation seek their tail."""
+"""Knowledge-graph completion: predicts the tail of a head and a relation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, 
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
+from lightning_normdyn.tasks.contrast.popularity import counted, popularity_floor
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.kg.filtered_rank import filtered_ranks
 from lightning_normdyn.tasks.kg.triple_scorers import SCORERS, TripleScorer
-from lightning_normdyn.tasks.recsys.popularity import counted, popularity_floor
 from lightning_normdyn.tasks.sources import KnowledgeGraphSource, StandardLibraryClassGraph
 from lightning_normdyn.tasks.table_sizes import TableSizes
 
@@ -114,10 +114,10 @@ class KnowledgeGraphCompletion(TableSizes, ContrastiveTask):
 
     def floors(self, data: ContrastData, split: Split) -> dict[str, float]:
         """What counting gets, beside what the data knows."""
-        known = data.floors(split)
+        floors = data.floors(split)
         if isinstance(data, KnowledgeGraphData):
-            known |= {"popularity": counted(self, data.by_popularity(split))}
-        return known
+            floors |= {"popularity": counted(self, data.by_popularity(split))}
+        return floors
 
     def encode_queries(self, inputs: Tensor) -> Tensor:
         """Embeddings ``[b, d]`` of heads and directed relations ``[b, 2]``."""
@@ -195,12 +195,12 @@ class KnowledgeGraphData(ContrastData):
         """A query for each fact and direction, and all entities; other facts that are known are excluded."""
         if split not in self._splits:
             facts = self.directed(split)
-            others = torch.cat([self.directed(name) for name in self.graph.triples])
+            all_facts = torch.cat([self.directed(name) for name in self.graph.triples])
             self._splits[split] = EvaluationSplit(
                 queries=facts[:, :2],  # type: ignore[arg-type]
                 documents=range(len(self.graph.entities)),
                 judgements=Judgements(torch.arange(len(facts)), facts[:, 2], torch.ones(len(facts))),
-                excluded=_other_answers(facts, others),
+                excluded_pairs=_other_answers(facts, all_facts),
                 popularity=torch.bincount(self.directed("train")[:, 2], minlength=len(self.graph.entities)),
             )
         return self._splits[split]
@@ -210,13 +210,13 @@ class KnowledgeGraphData(ContrastData):
         if split not in self.graph.triples:
             raise ValueError(f"source: expected a split '{split}', got {', '.join(self.graph.triples) or 'none'}")
         heads, relations, tails = self.graph.triples[split].unique(dim=0).unbind(1)
-        there = torch.stack((heads, relations, tails), 1)
-        return torch.cat((there, torch.stack((tails, relations + len(self.graph.relations), heads), 1)))
+        facts = torch.stack((heads, relations, tails), 1)
+        return torch.cat((facts, torch.stack((tails, relations + len(self.graph.relations), heads), 1)))
 
     def by_popularity(self, split: Split) -> Encoded:
         """Entities by how often training has them as the answer to the relation, whatever the head."""
-        trained, sides = self.directed("train"), self.evaluation(split)
-        return popularity_floor(sides, trained[:, 2], trained[:, 1], self.directed(split)[:, 1])
+        train_facts, sides = self.directed("train"), self.evaluation(split)
+        return popularity_floor(sides, train_facts[:, 2], train_facts[:, 1], self.directed(split)[:, 1])
 
 
 class FactPairs:
@@ -235,28 +235,28 @@ class FactPairs:
         return TrainingPair(self.queries[place], tail, self.ids[place], tail)
 
 
-def _other_answers(facts: Tensor, known: Tensor) -> Judgements:
+def _other_answers(facts: Tensor, all_facts: Tensor) -> Judgements:
     """Pairs of a fact's place and another tail that makes it true."""
     answers: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
-    for head, relation, tail in known.tolist():
+    for head, relation, tail in all_facts.tolist():
         answers[head, relation].add(tail)
     return Judgements.of(
-        (place, other, 0.0)
+        (place, answer, 0.0)
         for place, (head, relation, tail) in enumerate(facts.tolist())
-        for other in sorted(answers[head, relation])
-        if other != tail
+        for answer in sorted(answers[head, relation])
+        if answer != tail
     )
 
 
 def _of_ranks(ranks: Tensor) -> dict[str, Tensor]:
-    known = ranks.isfinite()
-    hits = {f"hits@{k}": (ranks <= k).double().where(known, torch.nan) for k in (1, 3, 10)}
+    is_finite = ranks.isfinite()
+    hits = {f"hits@{k}": (ranks <= k).double().where(is_finite, torch.nan) for k in (1, 3, 10)}
     return {"mrr": ranks.reciprocal(), **hits}
 
 
-def _check_word(name: str, word: str, known: tuple[str, ...]) -> None:
-    if word not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {word!r}")
+def _check_word(name: str, word: str, choices: tuple[str, ...]) -> None:
+    if word not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {word!r}")
 
 
 _SCORES_AT_ONCE = 2**23
@@ -284,14 +284,14 @@ def distance_softmax_loss(contrast: InfoNCE, queries: Tensor, documents: Tensor,
     queries, documents = contrast.queries(queries), contrast.documents(documents)
     factor = contrast.scaling.factor
 
-    def strip(rows: Tensor, wanted: Tensor, table: Tensor) -> Tensor:
-        return F.cross_entropy(-_distances(rows, table) * factor, wanted, reduction="sum")
+    def strip(rows: Tensor, strip_targets: Tensor, table: Tensor) -> Tensor:
+        return F.cross_entropy(-_distances(rows, table) * factor, strip_targets, reduction="sum")
 
     with torch.autocast(queries.device.type, enabled=False):
         queries, documents = at_least_float32(queries), at_least_float32(documents)
         height = max(1, _SCORES_AT_ONCE // len(documents))
-        parts = zip(queries.split(height), targets.split(height), strict=True)
-        losses: list[Any] = [checkpoint(strip, *part, documents, use_reentrant=False) for part in parts]
+        strips = zip(queries.split(height), targets.split(height), strict=True)
+        losses: list[Any] = [checkpoint(strip, *strip_rows, documents, use_reentrant=False) for strip_rows in strips]
         total: Tensor = torch.stack(losses).sum()
         return total / len(queries)
 

@@ -1,4 +1,4 @@
-"""How a head and a relation ask for a tail: embeddings of both sides of a fact, for a score by inner product."""
+"""Triple scorers (DistMult, ComplEx, RotatE, dual encoder) as inner products of a query and an entity."""
 
 from __future__ import annotations
 

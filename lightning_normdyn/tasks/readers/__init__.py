@@ -1,7 +1,6 @@
-"""Readers: what answers a question from the documents that were found."""
+"""Readers: models that answer a question from retrieved documents."""
 
-from lightning_normdyn.tasks.readers.reader import Reader
+from lightning_normdyn.tasks.readers.reader import Reader, SignatureReader
 from lightning_normdyn.tasks.readers.seq2seq import Seq2SeqReader
-from lightning_normdyn.tasks.readers.signature import SignatureReader
 
 __all__ = ["Reader", "Seq2SeqReader", "SignatureReader"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.tasks.encoders.transformers_classes import transformers_classes
+from lightning_normdyn.tasks.encoders.pretrained_text import transformers_classes
 from lightning_normdyn.tasks.readers.reader import Reader
 
 
@@ -18,7 +18,8 @@ class Seq2SeqReader(Reader):
     Args:
         model: a name on the model hub, or a local folder.
         prompt: what is read, with ``{question}`` and ``{context}``; the documents, best first, are the context, and
-            what does not fit at its end is left out and counted in :attr:`truncated`.
+            what does not fit at its end is left out and counted in
+            :attr:`truncated_prompts`.
         batch_size: questions answered at once.
         max_length: tokens that are read.
         max_new_tokens: tokens of an answer.
@@ -40,14 +41,14 @@ class Seq2SeqReader(Reader):
         if "{question}" not in prompt or "{context}" not in prompt:
             raise ValueError(f"prompt: expected '{{question}}' and '{{context}}' in it, got {prompt!r}")
         check_count(batch_size=batch_size, max_length=max_length, max_new_tokens=max_new_tokens)
-        loaded = transformers_classes("AutoModelForSeq2SeqLM", "AutoTokenizer")
-        self.model: Any = loaded[0].from_pretrained(model).eval().requires_grad_(False)
-        self.tokenizer: Any = loaded[1].from_pretrained(model)
+        classes = transformers_classes("AutoModelForSeq2SeqLM", "AutoTokenizer")
+        self.model: Any = classes[0].from_pretrained(model).eval().requires_grad_(False)
+        self.tokenizer: Any = classes[1].from_pretrained(model)
         self.prompt = prompt
         self.batch_size = batch_size
         self.max_length = max_length
         self.max_new_tokens = max_new_tokens
-        self.truncated = 0
+        self.truncated_prompts = 0
 
     @torch.no_grad()
     def read(
@@ -56,26 +57,26 @@ class Seq2SeqReader(Reader):
         """Answers each question, see :meth:`Reader.read`."""
         self.model.to(device)
         prompts = [
-            self.prompt.format(question=question, context="\n".join(found))
-            for question, found in zip(questions, documents, strict=True)
+            self.prompt.format(question=question, context="\n".join(passages))
+            for question, passages in zip(questions, documents, strict=True)
         ]
         answers: list[str] = []
-        for at in range(0, len(prompts), self.batch_size):
-            answers += self._generate(prompts[at : at + self.batch_size], device)
+        for start in range(0, len(prompts), self.batch_size):
+            answers += self._generate(prompts[start : start + self.batch_size], device)
         return answers
 
     def _generate(self, prompts: list[str], device: torch.device | None) -> list[str]:
-        whole = self.tokenizer(prompts, verbose=False)["input_ids"]
-        self.truncated += sum(len(tokens) > self.max_length for tokens in whole)
+        full_ids = self.tokenizer(prompts, verbose=False)["input_ids"]
+        self.truncated_prompts += sum(len(tokens) > self.max_length for tokens in full_ids)
         tokens = self.tokenizer(
             prompts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
         ).to(device)
-        made = self.model.generate(
+        generated_ids = self.model.generate(
             input_ids=tokens["input_ids"],
             attention_mask=tokens["attention_mask"],
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
         )
-        answers: list[str] = self.tokenizer.batch_decode(made, skip_special_tokens=True)
+        answers: list[str] = self.tokenizer.batch_decode(generated_ids, skip_special_tokens=True)
         return [answer.strip() for answer in answers]

@@ -1,4 +1,4 @@
-"""What a user is to a recommender: a row of a table, the mean of past items, or their sequence."""
+"""Encoders of a user's history: a row of a table, the mean of past items, or a causal transformer."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class MeanHistory(HistoryEncoder):
     def forward(self, users: Tensor, codes: Tensor) -> Tensor:
         """Means of prefixes. Their norm falls with what they mix, so they are scaled by the root of their number."""
         del users
-        there = (codes != PADDING).unsqueeze(-1)
-        count = there.cumsum(1).clamp(min=1)
+        is_item = (codes != PADDING).unsqueeze(-1)
+        count = is_item.cumsum(1).clamp(min=1)
         mean = self.table(codes).cumsum(1) / count.sqrt()
         embeddings: Tensor = mean + self.residual(mean)
         return embeddings
@@ -117,9 +117,9 @@ class CausalTransformer(HistoryEncoder):
         x = self.dropout(self.table(codes) + self.places(places))
         later = places[:, None] < places
         # A padded place sees itself: a row of nothing but masks would be NaN.
-        unseen = (later | (codes == PADDING).unsqueeze(1)) & (places[:, None] != places)
+        attention_mask = (later | (codes == PADDING).unsqueeze(1)) & (places[:, None] != places)
         heads = self.blocks.layers[0].self_attn.num_heads
-        embeddings: Tensor = self.blocks(x, mask=unseen.repeat_interleave(heads, 0))
+        embeddings: Tensor = self.blocks(x, mask=attention_mask.repeat_interleave(heads, 0))
         return embeddings
 
 

@@ -1,4 +1,4 @@
-"""Each user's items in the order of time, cut into what trains, what validates and what tests."""
+"""Splits each user's history by time into training, validation and test items."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class CutHistory(NamedTuple):
 
     Attributes:
         items: in the order of time, int64 ``[n]``.
-        trained: how many of the first train.
-        validated: how many of the first train or validate; the others test.
+        train_end: how many of the first train.
+        validation_end: how many of the first train or validate; the others test.
     """
 
     items: Tensor
-    trained: int
-    validated: int
+    train_end: int
+    validation_end: int
 
 
 def cut_histories(interactions: Interactions, *, cut: Cut, shares: tuple[float, float]) -> list[CutHistory]:
@@ -55,12 +55,12 @@ def cut_histories(interactions: Interactions, *, cut: Cut, shares: tuple[float, 
         first = _first_places(items)
         items, times = items[first], times[first]
         if cut == "time":
-            trained, validated = (int((times < moment).sum()) for moment in moments)
+            train_end, validation_end = (int((times < moment).sum()) for moment in moments)
         elif len(items) >= _LEAST:
-            trained, validated = len(items) - 2, len(items) - 1
+            train_end, validation_end = len(items) - 2, len(items) - 1
         else:
-            trained = validated = len(items)
-        histories.append(CutHistory(items, trained, validated))
+            train_end = validation_end = len(items)
+        histories.append(CutHistory(items, train_end, validation_end))
     return histories
 
 

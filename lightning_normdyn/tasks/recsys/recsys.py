@@ -1,4 +1,4 @@
-"""Recommendation: a user's past seeks the item that comes next."""
+"""Recommendation: predicts the next item from a user's history."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, 
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
+from lightning_normdyn.tasks.contrast.popularity import counted, popularity_bias, popularity_floor
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.recsys.history_encoders import (
     FIRST_ITEM,
@@ -31,7 +32,6 @@ from lightning_normdyn.tasks.recsys.history_encoders import (
     UserTable,
 )
 from lightning_normdyn.tasks.recsys.interaction_split import Cut, CutHistory, cut_histories
-from lightning_normdyn.tasks.recsys.popularity import counted, popularity_floor, popularity_quantiles
 from lightning_normdyn.tasks.sources import InteractionsSource, StandardLibraryNameUses
 from lightning_normdyn.tasks.table_sizes import TableSizes
 
@@ -114,15 +114,15 @@ class Recommendation(TableSizes, ContrastiveTask):
 
     def floors(self, data: ContrastData, split: Split) -> dict[str, float]:
         """What counting gets, beside what the data knows."""
-        known = data.floors(split)
+        floors = data.floors(split)
         if isinstance(data, RecommendationData):
-            known |= {"popularity": counted(self, data.by_popularity(split))}
-        return known
+            floors |= {"popularity": counted(self, data.by_popularity(split))}
+        return floors
 
     def encode_queries(self, inputs: Tensor) -> Tensor:
         """Embeddings ``[b, d]`` after the last of the codes; user, then codes, ``[b, 1 + l]``."""
-        after: Tensor = self.encoder(inputs[:, 0], inputs[:, 1:])
-        return after[:, -1]
+        states: Tensor = self.encoder(inputs[:, 0], inputs[:, 1:])
+        return states[:, -1]
 
     def encode_documents(self, inputs: Tensor) -> Tensor:
         """Embeddings ``[b, d]`` of items ``[b]``."""
@@ -132,12 +132,12 @@ class Recommendation(TableSizes, ContrastiveTask):
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
         """Cross entropy of the next item at every step of the histories."""
         inputs, targets = batch["queries"], batch["documents"]
-        known = targets != _NO_TARGET
-        queries, targets = self.encoder(inputs[:, 0], inputs[:, 1:])[known], targets[known]
+        has_target = targets != _NO_TARGET
+        queries, targets = self.encoder(inputs[:, 0], inputs[:, 1:])[has_target], targets[has_target]
         if self.negatives == "full":
             return self.full_softmax_loss(queries, self.items.weight, targets)
-        sampled = torch.randint(len(self.item_counts), (self.uniform_negatives,), device=targets.device)
-        items = torch.cat((targets, sampled))
+        random_items = torch.randint(len(self.item_counts), (self.uniform_negatives,), device=targets.device)
+        items = torch.cat((targets, random_items))
         return self.full_softmax_loss(
             queries,
             self.items(items),
@@ -160,15 +160,19 @@ class Recommendation(TableSizes, ContrastiveTask):
 
     def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
         """NDCG, hit rate, recall and reciprocal rank at 10, and popularity where it is known, of every query."""
-        excluded = None if encoded.excluded is None else (encoded.excluded.queries, encoded.excluded.documents)
+        excluded_pairs = (
+            None
+            if encoded.excluded_pairs is None
+            else (encoded.excluded_pairs.queries, encoded.excluded_pairs.documents)
+        )
         documents = rescale(encoded.documents, exponents[1])
-        found = exact_top_k(encoded.queries, documents, _DEPTH, excluded=excluded).indices
-        ranked = grade_ranking(found, encoded.judgements, len(encoded.queries))
+        indices = exact_top_k(encoded.queries, documents, _DEPTH, excluded_pairs=excluded_pairs).indices
+        ranked = grade_ranking(indices, encoded.judgements, len(encoded.queries))
         of_depth = {"ndcg@10": ndcg_at, "hits@10": hits_at, "recall@10": recall_at, "mrr@10": mrr_at}
         values = {name: measure(ranked, _DEPTH) for name, measure in of_depth.items()}
         if encoded.popularity is None:
             return values
-        return values | popularity_bias(found, encoded.judgements, encoded.popularity)
+        return values | popularity_bias(indices, encoded.judgements, encoded.popularity)
 
     def _evaluate(self, stage: Literal["val", "test"]) -> None:
         super()._evaluate(stage)
@@ -176,35 +180,6 @@ class Recommendation(TableSizes, ContrastiveTask):
             norms, popularity = safe_norm(self.encoded.documents), self.encoded.popularity
             r = correlate(norms, popularity, kind="spearman", resamples=0).r
             self.log(f"{stage}/norm_popularity", r, rank_zero_only=False)
-
-
-def popularity_bias(found: Tensor, judgements: Judgements, popularity: Tensor) -> dict[str, Tensor]:
-    """How popular recommended items are, and those that were taken.
-
-    Args:
-        found: recommended items ``[n, k]``, -1 for none.
-        judgements: relevant items of each query.
-        popularity: how often training has each item, ``[m]``.
-
-    Returns:
-        ``popularity@k`` and ``target_popularity``, ``[n]`` each: mean popularity quantiles, see
-        :func:`popularity_quantiles`; NaN where there is nothing to take the mean of.
-
-    Example:
-        >>> judgements = Judgements.of([(0, 2, 1.0)])
-        >>> bias = popularity_bias(torch.tensor([[0, 1]]), judgements, torch.tensor([9, 5, 1, 0]))
-        >>> {name: values.tolist() for name, values in bias.items()}
-        {'popularity@2': [0.75], 'target_popularity': [0.375]}
-    """
-    quantiles = popularity_quantiles(popularity).double()
-    there = found >= 0
-    recommended = (quantiles[found.clamp(min=0)] * there).sum(1) / there.sum(1)
-    relevant = judgements.relevant()
-    total, count = (
-        torch.zeros(len(found), dtype=torch.float64).index_add_(0, relevant.queries, values)
-        for values in (quantiles[relevant.documents], torch.ones(len(relevant.queries), dtype=torch.float64))
-    )
-    return {f"popularity@{found.shape[1]}": recommended, "target_popularity": total / count}
 
 
 class RecommendationData(ContrastData):
@@ -269,7 +244,7 @@ class RecommendationData(ContrastData):
     @cached_property
     def trained_items(self) -> Tensor:
         """The item of every interaction that trains, int64 ``[p]``."""
-        return torch.cat([history.items[: history.trained] for history in self.histories])
+        return torch.cat([history.items[: history.train_end] for history in self.histories])
 
     @property
     def item_counts(self) -> Tensor:
@@ -278,7 +253,7 @@ class RecommendationData(ContrastData):
 
     def training_pairs(self) -> HistoryParts:
         """Parts of the histories that train, with the item that follows each step."""
-        return HistoryParts([history.items[: history.trained] for history in self.histories], self.history_length)
+        return HistoryParts([history.items[: history.train_end] for history in self.histories], self.history_length)
 
     def evaluation(self, split: Split) -> EvaluationSplit:
         """A query for each user that has something to find, and all items."""
@@ -292,19 +267,21 @@ class RecommendationData(ContrastData):
 
     def _evaluated(self, split: Split) -> EvaluationSplit:
         queries: list[Tensor] = []
-        wanted: list[tuple[int, int, float]] = []
-        seen: list[tuple[int, int, float]] = []
+        relevant_pairs: list[tuple[int, int, float]] = []
+        past_pairs: list[tuple[int, int, float]] = []
         for user, history in enumerate(self.histories):
-            before = history.trained if split == "validation" else history.validated
-            after = history.validated if split == "validation" else len(history.items)
-            if not 0 < before < after:
+            first = history.train_end if split == "validation" else history.validation_end
+            last = history.validation_end if split == "validation" else len(history.items)
+            if not 0 < first < last:
                 continue
-            past = history.items[:before]
-            wanted += [(len(queries), int(item), 1.0) for item in history.items[before:after]]
-            seen += [(len(queries), int(item), 0.0) for item in past]
+            past = history.items[:first]
+            relevant_pairs += [(len(queries), int(item), 1.0) for item in history.items[first:last]]
+            past_pairs += [(len(queries), int(item), 0.0) for item in past]
             queries.append(torch.cat((torch.tensor([user]), _codes(past, self.history_length))))
         items = range(len(self.interactions.item_ids))
-        return EvaluationSplit(queries, items, Judgements.of(wanted), Judgements.of(seen), self.item_counts)
+        return EvaluationSplit(
+            queries, items, Judgements.of(relevant_pairs), Judgements.of(past_pairs), self.item_counts
+        )
 
 
 class HistoryParts:
@@ -316,26 +293,26 @@ class HistoryParts:
 
     def __init__(self, histories: Sequence[Tensor], length: int) -> None:
         self.length = length
-        self.parts = [
+        self.segments = [
             (user, items[max(0, end - length - 1) : end], min(length, end))
             for user, items in enumerate(histories)
             for end in range(len(items), 0, -length)
         ]
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.segments)
 
     def __getitem__(self, place: int) -> TrainingPair:
-        user, items, steps = self.parts[place]
-        before = items[:-1] if steps < len(items) else torch.cat((items.new_tensor([START - FIRST_ITEM]), items[:-1]))
-        query = torch.cat((torch.tensor([user]), _padded(before + FIRST_ITEM, self.length, PADDING)))
+        user, items, steps = self.segments[place]
+        inputs = items[:-1] if steps < len(items) else torch.cat((items.new_tensor([START - FIRST_ITEM]), items[:-1]))
+        query = torch.cat((torch.tensor([user]), _padded(inputs + FIRST_ITEM, self.length, PADDING)))
         return TrainingPair(query, _padded(items[-steps:], self.length, _NO_TARGET), user, place)
 
 
 def _codes(past: Tensor, length: int) -> Tensor:
     """The last codes of a history, ``[length]``."""
-    whole = torch.cat((past.new_tensor([START]), past + FIRST_ITEM))
-    return _padded(whole[-length:], length, PADDING)
+    codes = torch.cat((past.new_tensor([START]), past + FIRST_ITEM))
+    return _padded(codes[-length:], length, PADDING)
 
 
 def _padded(values: Tensor, length: int, padding: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""BM25: how well words alone find documents, the floor that a trained retriever is held against."""
+"""BM25 ranking, the untrained baseline of retrieval tasks."""
 
 from __future__ import annotations
 
@@ -38,17 +38,23 @@ class BM25:
             raise ValueError(f"k1, b: expected k1 from 0 up and b from 0 to 1, got {k1} and {b}")
         self.documents = len(documents)
         self._places: dict[str, int] = {}
-        listed = [[self._places.setdefault(word, len(self._places)) for word in _words(text)] for text in documents]
-        lengths = torch.tensor([len(words) for words in listed])
-        words = torch.tensor([word for words in listed for word in words], dtype=torch.int64)
+        numbers_by_text = [
+            [self._places.setdefault(word, len(self._places)) for word in _words(text)] for text in documents
+        ]
+        lengths = torch.tensor([len(words) for words in numbers_by_text])
+        words = torch.tensor([word for words in numbers_by_text for word in words], dtype=torch.int64)
         owners = torch.arange(self.documents).repeat_interleave(lengths)
         pairs, counts = (words * self.documents + owners).unique(return_counts=True)
-        self._found_in = pairs % self.documents
-        having = torch.bincount(pairs // self.documents, minlength=len(self._places))
-        self._ends = having.cumsum(0)
-        rarity = ((self.documents - having + 0.5) / (having + 0.5)).log1p().repeat_interleave(having)
-        held_back = k1 * (1 - b + b * lengths / lengths.float().mean().clamp(min=1e-9))
-        self._weights = rarity * counts / (counts + held_back[self._found_in])
+        self._postings = pairs % self.documents
+        document_frequency = torch.bincount(pairs // self.documents, minlength=len(self._places))
+        self._ends = document_frequency.cumsum(0)
+        idf = (
+            ((self.documents - document_frequency + 0.5) / (document_frequency + 0.5))
+            .log1p()
+            .repeat_interleave(document_frequency)
+        )
+        length_penalty = k1 * (1 - b + b * lengths / lengths.float().mean().clamp(min=1e-9))
+        self._weights = idf * counts / (counts + length_penalty[self._postings])
 
     def scores(self, query: str) -> Tensor:
         """Of every document for a text, ``[m]``; 0 where no word is shared."""
@@ -56,30 +62,30 @@ class BM25:
         for word in _words(query):
             if word in self._places:
                 place = self._places[word]
-                having = slice(int(self._ends[place - 1]) if place else 0, int(self._ends[place]))
-                scores[self._found_in[having]] += self._weights[having]
+                span = slice(int(self._ends[place - 1]) if place else 0, int(self._ends[place]))
+                scores[self._postings[span]] += self._weights[span]
         return scores
 
-    def rank(self, queries: Iterable[str], k: int, *, excluded: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def rank(self, queries: Iterable[str], k: int, *, excluded_pairs: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """The best documents of each query.
 
         Args:
             queries: texts.
             k: how many to find.
-            excluded: positions of query and document in pairs that must not be found, ``[p]`` each.
+            excluded_pairs: positions of query and document in pairs that must not be found, ``[p]`` each.
 
         Returns:
             Documents by position, best first, the earlier of equals first, int64 ``[n, min(k, m)]``; -1 for ranks left
             over, since a document that shares no word is not found.
         """
-        found = []
+        rankings = []
         for place, query in enumerate(queries):
             scores = self.scores(query)
-            if excluded is not None:
-                scores[excluded[1][excluded[0] == place]] = 0
+            if excluded_pairs is not None:
+                scores[excluded_pairs[1][excluded_pairs[0] == place]] = 0
             best, order = scores.sort(descending=True, stable=True)
-            found.append(order[:k].where(best[:k] > 0, -1))
-        return torch.stack(found) if found else torch.empty(0, min(k, self.documents), dtype=torch.int64)
+            rankings.append(order[:k].where(best[:k] > 0, -1))
+        return torch.stack(rankings) if rankings else torch.empty(0, min(k, self.documents), dtype=torch.int64)
 
 
 def _words(text: str) -> list[str]:

@@ -72,21 +72,25 @@ class Rag(Retrieval):
         """What the same reader answers from the documents that BM25 finds."""
         if not isinstance(data, RagData) or not data.bm25:
             return {}
-        measured = self._measured(data.evaluation(split), data.rank_by_words(split, _DEPTH))
-        return {"bm25": float(measured[self.headline].nanmean())}
+        values = self._measured(data.evaluation(split), data.rank_by_words(split, _DEPTH))
+        return {"bm25": float(values[self.headline].nanmean())}
 
-    def _measured(self, split: EvaluationSplit, found: Tensor) -> dict[str, Tensor]:
-        given = [
-            [split.documents[place] for place in places if place >= 0] for places in found[:, : self.passages].tolist()
+    def _measured(self, split: EvaluationSplit, ranking: Tensor) -> dict[str, Tensor]:
+        passages = [
+            [split.documents[place] for place in places if place >= 0]
+            for places in ranking[:, : self.passages].tolist()
         ]
-        read = self.reader.read(list(split.queries), given, self.device)
+        answers_given = self.reader.read(list(split.queries), passages, self.device)
         right = split.answers or ()
-        ranked = grade_ranking(found, split.judgements, len(split.queries))
+        ranked = grade_ranking(ranking, split.judgements, len(split.queries))
         of_ranking = {f"recall@{self.passages}": partial(recall_at, k=self.passages), "ndcg@10": partial(ndcg_at, k=10)}
         of_answers = {"exact_match": exact_match, "f1": token_f1}
         values = {
             name: torch.tensor(
-                [judge(answer, answers) if answers else torch.nan for answer, answers in zip(read, right, strict=True)],
+                [
+                    judge(answer, answers) if answers else torch.nan
+                    for answer, answers in zip(answers_given, right, strict=True)
+                ],
                 dtype=torch.float64,
             )
             for name, judge in of_answers.items()
@@ -111,13 +115,13 @@ class RagData(RetrievalData):
 
     def evaluation(self, split: Split) -> EvaluationSplit:
         """The questions that the split judges with their answers, and all documents."""
-        evaluated = super().evaluation(split)
-        if not any(evaluated.answers or ()):
+        evaluation = super().evaluation(split)
+        if not any(evaluation.answers or ()):
             raise ValueError(
                 f"source: expected answers to the questions of the {split} split, got none; a retrieval set without "
                 "answers is for RetrievalData"
             )
-        return evaluated
+        return evaluation
 
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -141,7 +145,7 @@ def exact_match(answer: str, right: Sequence[str]) -> float:
         >>> exact_match("a dict", ["Dict", "mapping"])
         1.0
     """
-    return float(normalize_answer(answer) in {normalize_answer(one) for one in right})
+    return float(normalize_answer(answer) in {normalize_answer(candidate) for candidate in right})
 
 
 def token_f1(answer: str, right: Sequence[str]) -> float:
@@ -151,11 +155,13 @@ def token_f1(answer: str, right: Sequence[str]) -> float:
         >>> token_f1("ordered dict", ["dict"])
         0.6666666666666666
     """
-    return max((_f1(normalize_answer(answer).split(), normalize_answer(one).split()) for one in right), default=0.0)
+    return max(
+        (_f1(normalize_answer(answer).split(), normalize_answer(candidate).split()) for candidate in right), default=0.0
+    )
 
 
 def _f1(answer: list[str], right: list[str]) -> float:
     if not answer or not right:
         return float(answer == right)
-    shared = sum((Counter(answer) & Counter(right)).values())
-    return 2 * shared / (len(answer) + len(right))
+    common = sum((Counter(answer) & Counter(right)).values())
+    return 2 * common / (len(answer) + len(right))

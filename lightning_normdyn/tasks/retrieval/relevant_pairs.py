@@ -1,4 +1,4 @@
-"""What a retrieval set trains on."""
+"""Training pairs of a retrieval set: relevant pairs with hard negatives, or streamed triples."""
 
 from __future__ import annotations
 
@@ -60,27 +60,29 @@ def _text_id(text: str) -> int:
 
 
 def _negatives_by_words(texts: JudgedTexts, relevant: Judgements, number: int) -> Mapping[int, Sequence[int]]:
-    wanted: dict[int, set[int]] = {}
+    relevant_by_query: dict[int, set[int]] = {}
     for query, document in zip(relevant.queries.tolist(), relevant.documents.tolist(), strict=True):
-        wanted.setdefault(query, set()).add(document)
-    most = max(map(len, wanted.values()), default=0)
+        relevant_by_query.setdefault(query, set()).add(document)
+    most_relevant = max(map(len, relevant_by_query.values()), default=0)
     documents = len(texts.documents)
-    if documents < most + number:
+    if documents < most_relevant + number:
         raise ValueError(
-            f"hard_negatives: expected at most {documents - most}, the documents that are left to some query, got "
-            f"{number}"
+            f"hard_negatives: expected at most {documents - most_relevant}, the documents that are left to some query, "
+            f"got {number}"
         )
-    found = BM25(texts.documents.texts).rank((texts.queries.texts[query] for query in wanted), most + number)
+    rankings = BM25(texts.documents.texts).rank(
+        (texts.queries.texts[query] for query in relevant_by_query), most_relevant + number
+    )
     return {
         # A query that shares few words is filled up with the first documents there are.
         query: _first_others(chain(ranked, range(documents)), relevant_to, number)
-        for (query, relevant_to), ranked in zip(wanted.items(), found.tolist(), strict=True)
+        for (query, relevant_to), ranked in zip(relevant_by_query.items(), rankings.tolist(), strict=True)
     }
 
 
 def _first_others(candidates: Iterable[int], left_out: set[int], number: int) -> list[int]:
-    others = (place for place in candidates if place >= 0 and place not in left_out)
-    return list(islice(dict.fromkeys(islice(others, 2 * number + len(left_out))), number))
+    candidates_left = (place for place in candidates if place >= 0 and place not in left_out)
+    return list(islice(dict.fromkeys(islice(candidates_left, 2 * number + len(left_out))), number))
 
 
 def with_validation(judgements: Mapping[str, Judgements], share: float) -> dict[str, Judgements]:
@@ -100,7 +102,7 @@ def with_validation(judgements: Mapping[str, Judgements], share: float) -> dict[
         return dict(judgements)
     train = judgements["train"]
     places = train.queries.unique(return_inverse=True)[1]
-    every = round(1 / share)
-    held = places % every == every - 1
-    parts = {"train": ~held, "validation": held}
-    return {**judgements, **{name: Judgements(*(column[part] for column in train)) for name, part in parts.items()}}
+    period = round(1 / share)
+    is_validation = places % period == period - 1
+    masks = {"train": ~is_validation, "validation": is_validation}
+    return {**judgements, **{name: Judgements(*(column[mask] for column in train)) for name, mask in masks.items()}}

@@ -20,9 +20,9 @@ from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.ranking_measures import ranking_measures
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.encoders import TextEncoder
+from lightning_normdyn.tasks.encoders.text_towers import TextTowers
 from lightning_normdyn.tasks.retrieval.bm25 import BM25
 from lightning_normdyn.tasks.retrieval.relevant_pairs import RelevantPairs, TriplePairs, with_validation
-from lightning_normdyn.tasks.retrieval.text_towers import TextTowers
 from lightning_normdyn.tasks.sources import JudgedTextsSource, StandardLibraryDocstrings
 
 _DEPTH = 100
@@ -34,16 +34,16 @@ class Retrieval(ContrastiveTask):
     Args:
         encoder: of texts, such as :class:`~lightning_normdyn.tasks.encoders.SmallTextEncoder`, the default, or
             :class:`~lightning_normdyn.tasks.encoders.PretrainedTextEncoder` with a name or a local path.
-        shared: whether one encoder serves queries and documents.
+        shared_encoder: whether one encoder serves queries and documents.
         options: of :class:`ContrastiveTask` and its loss.
     """
 
     symmetry = FunctionalSymmetry(False, "queries seek, documents are found")
     headline = "ndcg@10"
 
-    def __init__(self, *, encoder: TextEncoder | None = None, shared: bool = True, **options: Any) -> None:
+    def __init__(self, *, encoder: TextEncoder | None = None, shared_encoder: bool = True, **options: Any) -> None:
         super().__init__(**options)
-        self.towers = TextTowers(encoder, shared=shared)
+        self.towers = TextTowers(encoder, shared_encoder=shared_encoder)
 
     def encode_queries(self, inputs: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]`` of texts."""
@@ -137,8 +137,10 @@ class RetrievalData(ContrastData):
     def rank_by_words(self, split: Split, depth: int) -> Tensor:
         """What BM25 finds for every query of a split, see :meth:`~lightning_normdyn.tasks.retrieval.bm25.BM25.rank`."""
         sides = self.evaluation(split)
-        excluded = None if sides.excluded is None else (sides.excluded.queries, sides.excluded.documents)
-        return BM25(sides.documents).rank(sides.queries, depth, excluded=excluded)
+        excluded_pairs = (
+            None if sides.excluded_pairs is None else (sides.excluded_pairs.queries, sides.excluded_pairs.documents)
+        )
+        return BM25(sides.documents).rank(sides.queries, depth, excluded_pairs=excluded_pairs)
 
     def floors(self, split: Split) -> dict[str, float]:
         """NDCG@10 of BM25."""
@@ -163,18 +165,18 @@ class RetrievalData(ContrastData):
 
 def _evaluated(texts: JudgedTexts, split: str, judgements: Judgements) -> EvaluationSplit:
     places = judgements.queries.unique()
-    asked = places.tolist()
+    query_places = places.tolist()
     return EvaluationSplit(
-        [texts.queries.texts[place] for place in asked],
+        [texts.queries.texts[place] for place in query_places],
         texts.documents.texts,
         _numbered(judgements, places),
-        _numbered(texts.excluded[split], places) if split in texts.excluded else None,
-        answers=[texts.answers.get(place, ()) for place in asked] if texts.answers else None,
+        _numbered(texts.excluded_pairs[split], places) if split in texts.excluded_pairs else None,
+        answers=[texts.answers.get(place, ()) for place in query_places] if texts.answers else None,
     )
 
 
-def _numbered(judged: Judgements, places: Tensor) -> Judgements:
+def _numbered(judgements: Judgements, places: Tensor) -> Judgements:
     """The pairs of some queries, which get the numbers of their places."""
-    known = torch.isin(judged.queries, places)
-    queries, documents, grades = (column[known] for column in judged)
+    is_listed = torch.isin(judgements.queries, places)
+    queries, documents, grades = (column[is_listed] for column in judgements)
     return Judgements(torch.searchsorted(places, queries), documents, grades)

@@ -88,5 +88,5 @@ class BrightFolder(JudgedTextsSource):
 
 
 def _progress(documents: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    shown: Iterable[tuple[str, str]] = import_module("tqdm").tqdm(documents, desc="documents", unit="")
-    return shown
+    bar: Iterable[tuple[str, str]] = import_module("tqdm").tqdm(documents, desc="documents", unit="")
+    return bar

@@ -26,8 +26,8 @@ class StandardLibraryGlyphClasses(LabelledImagesSource):
         """Draws the glyphs, ink 255 on paper 0, since convolutions pad with 0."""
         from lightning_normdyn.datasets.standard_library.glyph_classes import glyph_classes
 
-        drawn = glyph_classes()
-        return replace(drawn, images=255 - drawn.images)
+        glyphs = glyph_classes()
+        return replace(glyphs, images=255 - glyphs.images)
 
 
 class Omniglot(LabelledImagesSource):

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_normdyn.datasets.standard_library.docstrings import read_docstrings
-
 MIN_DISTINCT_WORDS = 50
 """In-batch negatives drawn from fewer words than this are mostly copies of the positive."""
 
@@ -68,6 +66,8 @@ def library_corpus(folder: str | os.PathLike[str] | None = None) -> Corpus:
     Raises:
         FileNotFoundError: if neither docstrings nor topics are there (a zipped, frozen or stripped Python).
     """
+    from lightning_normdyn.datasets.standard_library.docstrings import read_docstrings
+
     folder = sysconfig.get_path("stdlib") if folder is None else folder
     texts, skipped_files = read_docstrings(folder)
     topics = _help_topics()

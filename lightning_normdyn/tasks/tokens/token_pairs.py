@@ -56,7 +56,7 @@ class TokenPairs(LightningDataModule):
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
-        self._drawn = 0
+        self._position = 0
         self._stream: PairStream | None = None
 
     @cached_property
@@ -98,11 +98,11 @@ class TokenPairs(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the stream, the same on every rank."""
-        return {"drawn": self._drawn} if self._stream is None else self._stream.state_dict()
+        return {"drawn": self._position} if self._stream is None else self._stream.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Moves the next stream to a saved position."""
-        self._drawn = state_dict["drawn"]
+        self._position = state_dict["drawn"]
         self._stream = None
 
 
@@ -128,7 +128,7 @@ class PairStream:
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
         self.rank = rank
-        self.drawn = 0
+        self.position = 0
         self._generator = torch.Generator()
 
     def __len__(self) -> int:
@@ -136,8 +136,8 @@ class PairStream:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for _ in range(self.steps_per_epoch):
-            self.drawn += 1
-            yield self.batch(self.drawn - 1)
+            self.position += 1
+            yield self.batch(self.position - 1)
 
     def batch(self, number: int) -> dict[str, Tensor]:
         """Draws one batch.
@@ -156,11 +156,11 @@ class PairStream:
 
     def state_dict(self) -> dict[str, int]:
         """The position: how many batches were drawn."""
-        return {"drawn": self.drawn}
+        return {"drawn": self.position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Moves to a saved position."""
-        self.drawn = state_dict["drawn"]
+        self.position = state_dict["drawn"]
 
 
 class SkipGrams:
@@ -209,10 +209,10 @@ class SkipGrams:
         Returns:
             Token ids of the centres ``[n]`` and of their contexts ``[n]``.
         """
-        unordered = numbers // 2
-        left = torch.searchsorted(self._pairs_up_to, unordered, right=True)
+        pair_numbers = numbers // 2
+        left = torch.searchsorted(self._pairs_up_to, pair_numbers, right=True)
         # Counted backwards from the last pair that starts at this token; every order within a token is as good.
-        later = self.tokens[left + self._pairs_up_to[left] - unordered]
+        later = self.tokens[left + self._pairs_up_to[left] - pair_numbers]
         earlier = self.tokens[left]
         forwards = numbers % 2 == 0
         return torch.where(forwards, earlier, later), torch.where(forwards, later, earlier)

@@ -47,5 +47,5 @@ def count_vocabulary(documents: Iterable[Sequence[str]], *, size: int) -> Vocabu
     """
     check_count(vocabulary_size=size)
     counts = Counter(word for document in documents for word in document)
-    kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]
-    return Vocabulary([word for word, _ in kept], [count for _, count in kept])
+    most_frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]
+    return Vocabulary([word for word, _ in most_frequent], [count for _, count in most_frequent])

@@ -43,7 +43,7 @@ def audited(documents, asked=None, *, chunk=37, **given):
         reads.append(1)
         return iter(documents.split(chunk))
 
-    found = audit_norms(read, len(documents), asked=asked, **given)
+    found = audit_norms(read, len(documents), judged_queries=asked, **given)
     assert len(reads) <= 2
     return found
 
@@ -59,7 +59,10 @@ def test_a_ranking_is_measured_as_its_parts_measure_it():
     apart = confound_report(sweep_of, documents, length)
     assert [one.value for one in found.curves["norm"]] == pytest.approx(swept.values.mean(1).tolist())
     assert found.calibration.alpha == pytest.approx(calibrate(swept).alpha)
-    assert (found.confounds.verdict, found.confounds.lost.value) == (apart.verdict, pytest.approx(apart.lost.value))
+    assert (found.confounds.verdict, found.confounds.lost_gain.value) == (
+        apart.verdict,
+        pytest.approx(apart.lost_gain.value),
+    )
     table = confidence_table(retrieval_confidences(asked.queries, documents), 1 - swept.values[2], resamples=0)
     assert {name: one.aurc.value for name, one in found.confidence.items()} == {
         name: pytest.approx(one.aurc.value, abs=1e-3) for name, one in table.items()
@@ -85,8 +88,8 @@ def test_few_chunks_are_open_at_a_time(monkeypatch):
             most = max(most, open_now)
             yield chunk
 
-    found = audit_norms(read, 60_000, asked=asked, length=20 * spread(60_000, seed=2))
-    assert found.ranking.judged == 6
+    found = audit_norms(read, 60_000, judged_queries=asked, length=20 * spread(60_000, seed=2))
+    assert found.ranking.judged_count == 6
     assert most <= 20  # of 60
 
 
@@ -95,7 +98,7 @@ def test_norms_that_carry_relevance_are_found_and_folded():
     documents, asked = planted(norms.sqrt(), norms)
     found = audited(documents, asked, length=20 * spread(200, seed=2))
     assert found.ranking.confounds.verdict == "norm"
-    assert found.ranking.calibration.alpha == pytest.approx(0.5, abs=0.1)
+    assert found.ranking.calibration.alpha.value == pytest.approx(0.5, abs=0.1)
     assert found.ranking.relevance.low > 0
     assert first_line(found).startswith("Length does not explain the gain")
     assert "export_vectors" in advice(found)
@@ -119,7 +122,7 @@ def test_zero_queries_are_in_no_ranking():
     found = audited(documents, asked).ranking
     values = sweep_alpha(asked.queries, documents, asked.judgements, alphas=ALPHAS).values
     others = [query for query in range(120) if query not in (3, 50)]
-    assert (found.queries, found.judged) == (120, 118)
+    assert (found.queries, found.judged_count) == (120, 118)
     assert [one.value for one in found.curves["norm"]] == pytest.approx(values[:, others].mean(1).tolist())
     asked.queries[4:] = 0
     with pytest.raises(ValueError, match=r"5 or more queries with a relevant document.* got 3"):

@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
 
 ALPHAS = torch.linspace(-2, 2, 21, dtype=torch.float64)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lightning_normdyn.core.statistics.sign_flip import holm
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.calibration import calibrate
 from lightning_normdyn.retrieval.exponent.held_out_gain import best_exponent, held_out_gain
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
 from lightning_normdyn.retrieval.uses.specificity import quantile_bands
 
 ALPHAS = torch.linspace(-1, 1, 11, dtype=torch.float64)
@@ -90,8 +90,8 @@ def test_the_best_exponent_lies_between_those_tried():
 def test_a_gain_is_found_and_said():
     found = calibrate(sweep([0.3, 0.5] * 30), resamples=500)
     assert found.significant
-    assert found.advice == found.alpha == pytest.approx(0.4, abs=0.1)
-    assert 0 < found.gain_low < found.gain < found.gain_high
+    assert found.advice == found.alpha.value == pytest.approx(0.4, abs=0.1)
+    assert 0 < found.gain.low < found.gain.value < found.gain.high
     assert found.p_value == pytest.approx(float(found.p_values.min()))
     assert found.p_values[5] == 1  # exponent 0 gains nothing over itself
     assert "Norms help" in found.sentence
@@ -101,7 +101,7 @@ def test_a_gain_is_found_and_said():
 def test_a_best_exponent_at_the_edge_is_said():
     found = calibrate(sweep([3.0] * 40), resamples=200)
     assert found.at_edge
-    assert found.alpha == 1
+    assert found.alpha.value == 1
     assert found.sentence.endswith("sweep further.")
 
 
@@ -109,7 +109,7 @@ def test_no_gain_looks_like_one():
     found = calibrate(sweep([0.0] * 60), resamples=500)
     assert not found.significant
     assert found.advice == 0
-    assert found.alpha_low <= 0 <= found.alpha_high
+    assert found.alpha.low <= 0 <= found.alpha.high
     assert found.sentence.startswith("No gain")
 
 
@@ -120,7 +120,7 @@ def test_the_interval_holds_no_exponent_unless_the_gain_is_significant():
         found = calibrate(one, resamples=200)
         bare = best_exponent(one.alphas, one.values, resamples=200).alpha
         ruled_out += not found.significant and not bare.low <= 0 <= bare.high
-        assert found.significant or found.alpha_low <= 0 <= found.alpha_high
+        assert found.significant or found.alpha.low <= 0 <= found.alpha.high
     assert ruled_out  # by the bootstrap alone
 
 
@@ -130,16 +130,16 @@ def test_a_significant_gain_passes_every_condition():
         found = calibrate(sweep([3.0] * 12, noise=0.12, seed=seed, steep=0.03), resamples=200)
         verdicts.add(found.significant)
         stopped += found.p_value <= 0.05 and not found.significant
-        assert not found.significant or (found.p_value <= 0.05 and found.gain_low > 0)
-        assert not found.significant or not found.alpha_low <= 0 <= found.alpha_high
+        assert not found.significant or (found.p_value <= 0.05 and found.gain.low > 0)
+        assert not found.significant or not found.alpha.low <= 0 <= found.alpha.high
     assert verdicts == {True, False}
     assert stopped  # by another condition than the corrected test
 
 
 def test_rankings_that_no_exponent_changes_leave_the_exponent_open():
     found = calibrate(AlphaSweep(ALPHAS, torch.full((11, 20), 0.5), "ndcg@10"), resamples=100)
-    assert (found.alpha, found.alpha_low, found.alpha_high) == (0, -1, 1)
-    assert (found.gain, found.gain_low, found.gain_high, found.p_value) == (0, 0, 0, 1)
+    assert found.alpha == (0, -1, 1)
+    assert (*found.gain, found.p_value) == (0, 0, 0, 1)
     assert found.flat
     assert "changes ndcg@10 of any query" in found.sentence
 
@@ -165,7 +165,7 @@ def test_strata_are_calibrated_alone_and_corrected_together():
     assert found.small_strata == {"depth": {"3": 3}, "band": {}}
     assert not found.strata["depth"]["1"].significant
     assert found.strata["depth"]["2"].significant
-    assert found.strata["depth"]["2"].alpha == pytest.approx(0.5, abs=0.1)
+    assert found.strata["depth"]["2"].alpha.value == pytest.approx(0.5, abs=0.1)
     alone = [float(part.p_values.min()) for column in found.strata.values() for part in column.values()]
     corrected = [part.p_value for column in found.strata.values() for part in column.values()]
     assert corrected == pytest.approx(holm(alone))

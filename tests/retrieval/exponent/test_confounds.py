@@ -9,10 +9,9 @@ import torch
 from planted_relevance import ALPHAS, brute_sweep, directions, draw_relevance
 
 from lightning_normdyn.datasets import Judgements
-from lightning_normdyn.retrieval.exponent.alpha_sweep import AlphaSweep
 from lightning_normdyn.retrieval.exponent.confounds import confound_report, explain_gain
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
-from lightning_normdyn.retrieval.exponent.sweep import sweep_alpha
+from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep, sweep_alpha
 
 
 def by_numpy(norms, length):
@@ -84,9 +83,9 @@ def test_the_report_says_in_its_first_line_that_it_is_length():
     assert found.sentence.startswith("Length explains the gain")
     assert found.correlations["length"].r > 0.99
     assert set(found.correlations) == {"length", "position"}
-    assert found.lost.low > 0
-    assert found.norm.alpha == pytest.approx(1, abs=0.15)
-    assert found.length.alpha == pytest.approx(0.5, abs=0.1)
+    assert found.lost_gain.low > 0
+    assert found.norm.alpha.value == pytest.approx(1, abs=0.15)
+    assert found.length.alpha.value == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_sweep_of_the_library_gives_what_brute_force_gives():
@@ -104,7 +103,7 @@ def test_the_sweep_of_the_library_gives_what_brute_force_gives():
     found = confound_report(partial(sweep_alpha, queries, judgements=judgements), documents, lengths, resamples=50)
     expected = confound_report(brute, documents, lengths, resamples=50)
     assert found.sentence == expected.sentence
-    assert found.lost == pytest.approx(expected.lost)
+    assert found.lost_gain == pytest.approx(expected.lost_gain)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -148,7 +147,7 @@ def test_verdicts(residual, length, verdict):
     found = explain_gain(peaked(1, 0.2), residual, length, resamples=300)
     assert found.verdict == verdict
     best = [float(one.values.mean(1).max()) for one in (peaked(1, 0.2), residual, length)]
-    assert found.lost.value == pytest.approx(best[0] - best[1])
+    assert found.lost_gain.value == pytest.approx(best[0] - best[1])
     assert found.over_length.value == pytest.approx(best[0] - best[2])
 
 

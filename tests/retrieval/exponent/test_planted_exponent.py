@@ -36,15 +36,15 @@ def genuine(seed):
 
 
 def covered(found, exponent):
-    return found.alpha_low <= exponent <= found.alpha_high
+    return found.alpha.low <= exponent <= found.alpha.high
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
 def test_a_planted_exponent_is_found(exponent):
     found = [found_exponent(seed, exponent) for seed in range(8)]
-    assert all(abs(one.alpha - exponent) < 0.1 for one in found)
+    assert all(abs(one.alpha.value - exponent) < 0.1 for one in found)
     assert sum(covered(one, exponent) for one in found) >= 6
-    assert all(one.significant and one.gain_low > 0 and one.gain_p_value < 0.05 for one in found)
+    assert all(one.significant and one.gain.low > 0 and one.gain_p_value < 0.05 for one in found)
     assert all("Norms help" in one.sentence for one in found)
 
 
@@ -71,7 +71,7 @@ def test_the_likelihood_finds_it_without_a_grid():
 @pytest.mark.parametrize("exponent", EXPONENTS)
 def test_a_planted_exponent_is_found_in_a_hundred_worlds(exponent):
     found = [found_exponent(seed, exponent) for seed in range(100)]
-    assert sum(abs(one.alpha - exponent) < 0.1 for one in found) >= 98
+    assert sum(abs(one.alpha.value - exponent) < 0.1 for one in found) >= 98
     assert sum(covered(one, exponent) for one in found) >= 88
 
 

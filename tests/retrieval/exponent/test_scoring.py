@@ -34,7 +34,9 @@ def by_formula(queries, documents, gammas, alpha_query=0.0, alpha=0.0):
 
 def options(normalization):
     return {"normalization": normalization} | (
-        {"exponents": GAMMAS["learnable"]} if normalization == "learnable" else {}
+        dict(zip(("gamma_query", "gamma_document"), GAMMAS["learnable"], strict=True))
+        if normalization == "learnable"
+        else {}
     )
 
 
@@ -136,8 +138,11 @@ NAN = torch.tensor([[1.0, 2.0], [torch.nan, 0.0]])
         (lambda x: norm_aware_top_k(x[0], x, 1), r"queries: expected \[n, d\], got \(2,\)"),
         (lambda x: norm_aware_top_k(x, 1e-30 * x, 1, alpha=-2.0), "expected norms whose power -3"),
         (lambda _: NormAwareScore("cos"), "normalization: expected one of cosine, .*, got 'cos'"),
-        (lambda _: NormAwareScore("learnable"), "exponents: expected the two learnt gammas for 'learnable', got None"),
-        (lambda _: NormAwareScore("dot", exponents=(1, 1)), r"exponents: expected nothing, got \(1, 1\) with 'dot'"),
+        (
+            lambda _: NormAwareScore("learnable"),
+            "gamma_document: expected the learnt exponent for 'learnable', got None",
+        ),
+        (lambda _: NormAwareScore("dot", gamma_document=1), "gamma_document: expected nothing, got 1 with 'dot'"),
         (lambda _: NormAwareScore(alpha=float("nan")), "alpha: expected a finite exponent, got nan"),
     ],
 )

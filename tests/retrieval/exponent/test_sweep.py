@@ -76,7 +76,7 @@ def test_every_exponent_ranks_as_if_it_were_alone(seed, n, m, spread, measure, c
 def test_every_normalization_in_float32(normalization):
     queries, documents = embeddings(1, 20, 3000, 0.5)
     judgements = judged(1, 20, 3000, 20_000)
-    learnt = {"exponents": (0.2, 0.6)} if normalization == "learnable" else {}
+    learnt = {"gamma_query": 0.2, "gamma_document": 0.6} if normalization == "learnable" else {}
     gamma = 0.6 if normalization == "learnable" else NORMALIZATIONS[normalization][1]
     found = sweep_alpha(queries, documents.split(999), judgements, normalization=normalization, **learnt)
     expected = one_at_a_time(queries, documents, judgements, "ndcg@10", gamma)
@@ -95,7 +95,7 @@ def test_ties_zero_vectors_and_exclusions():
     pairs = torch.randint(0, 7, (400,), generator=draw), torch.randint(0, 3000, (400,), generator=draw)
     excluded = list(zip(*(column.tolist() for column in pairs), strict=True))
     for measure in ("ndcg@10", "map@500"):
-        found = sweep_alpha(queries, documents, judgements, measure=measure, chunk_size=1024, excluded=pairs)
+        found = sweep_alpha(queries, documents, judgements, measure=measure, chunk_size=1024, excluded_pairs=pairs)
         expected = one_at_a_time(queries, documents, judgements, measure, excluded=excluded)
         torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-12)
 

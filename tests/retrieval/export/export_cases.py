@@ -21,11 +21,11 @@ def embeddings(m=400, d=24, seed=0, spread=0.5):
     return documents, torch.randn(6, d, generator=draw)
 
 
-def source_of(documents, folder, *, ids=None, rows_a_chunk=150) -> Source:
+def source_of(documents, folder, *, ids=None, chunk_size=150) -> Source:
     file = Path(folder) / "embeddings.npy"
     np.save(file, documents.numpy() if isinstance(documents, torch.Tensor) else documents)
     opened = EmbeddingFile(file)
-    return Source(opened, [f"d{row}" for row in range(opened.rows)] if ids is None else ids, rows_a_chunk)
+    return Source(opened, [f"d{row}" for row in range(opened.rows)] if ids is None else ids, chunk_size)
 
 
 def export(source, target, out, folding=None, **options):

@@ -18,7 +18,7 @@ def test_a_flat_index_ranks_by_the_score(tmp_path, options):
     source = source_of(documents, tmp_path)
     writer = export(source, "faiss", tmp_path / "x.faiss", Folding("cosine", alpha=0.5, **options))
     folding = Folding("cosine", alpha=0.5, **options)
-    assert writer.search(folding.asked(queries), 10).ids == ranked(queries, documents, 0.5, source.ids)
+    assert writer.search(folding.index_queries(queries), 10).ids == ranked(queries, documents, 0.5, source.ids)
     index = faiss.read_index(str(tmp_path / "x.faiss"))
     wanted = faiss.METRIC_L2 if "metric" in options else faiss.METRIC_INNER_PRODUCT
     assert (index.metric_type, index.ntotal, index.d) == (wanted, len(documents), 24 + bool(options))
@@ -53,7 +53,7 @@ def test_a_dimension_that_eight_does_not_divide_is_padded(tmp_path):
     documents, queries = embeddings(m=600, d=8)
     folding = Folding("dot", augment=True)
     writer = export(source_of(documents, tmp_path), "faiss", tmp_path / "x.faiss", folding, index="ivfpq")
-    assert len(writer.search(folding.asked(queries), 10).ids[0]) == 10
+    assert len(writer.search(folding.index_queries(queries), 10).ids[0]) == 10
 
 
 def test_half_precision_states_its_loss(tmp_path):
@@ -95,7 +95,7 @@ def test_equal_lengths_may_be_divided_out(tmp_path):
     documents, queries = embeddings()
     source, folding = source_of(documents, tmp_path), Folding("dot", augment=True)
     writer = export(source, "faiss", tmp_path / "x.faiss", folding, index="L2norm,Flat")
-    assert writer.search(folding.asked(queries), 10).ids == ranked(queries, documents, 1, source.ids)
+    assert writer.search(folding.index_queries(queries), 10).ids == ranked(queries, documents, 1, source.ids)
 
 
 def test_faiss_has_no_cosine(tmp_path):

@@ -12,7 +12,7 @@ from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval import export_vectors, norm_aware_top_k
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.indexes import Contents, Destination, index_writer
-from lightning_normdyn.retrieval.indexes.beside import Beside
+from lightning_normdyn.retrieval.indexes.staged_path import StagedPath
 
 CASES = [
     ({"normalization": "cosine", "alpha": -0.5}, -0.5),
@@ -39,9 +39,7 @@ def test_a_file_holds_folded_vectors_and_ranks_by_the_score(tmp_path, target, op
     source = source_of(documents, tmp_path)
     file = tmp_path / "made" / f"vectors.{target}"
     writer = export(source, target, file, Folding(**options))
-    gammas = {"gamma_document": options.get("gamma_document")}
-    exponents = None if gammas["gamma_document"] is None else (0.1, gammas["gamma_document"])
-    direct = {"normalization": options["normalization"], "alpha": options.get("alpha", 0.0), "exponents": exponents}
+    direct = {name: value for name, value in options.items() if name in ("normalization", "alpha", "gamma_document")}
     np.testing.assert_array_equal(by_library(file), export_vectors(documents, **direct).numpy())
     found = writer.search(queries, 10)
     assert found.ids == ranked(queries, documents, power, source.ids)
@@ -119,11 +117,11 @@ def test_a_file_never_replaces_a_folder(tmp_path, target, name):
 
 
 def test_what_somebody_else_wrote_meanwhile_is_kept(tmp_path):
-    beside = Beside(tmp_path / "index", overwrite=False)
-    beside.path.write_text("ours")
+    staged = StagedPath(tmp_path / "index", overwrite=False)
+    staged.path.write_text("ours")
     (tmp_path / "index").write_text("theirs")
     with pytest.raises(FileExistsError, match="written by somebody else meanwhile"):
-        beside.publish()
+        staged.publish()
     assert (tmp_path / "index").read_text() == "theirs"
     with pytest.raises(NotADirectoryError, match="expected a folder, got the file"):
-        Beside(tmp_path / "index" / "deeper", overwrite=False)
+        StagedPath(tmp_path / "index" / "deeper", overwrite=False)

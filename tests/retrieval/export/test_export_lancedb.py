@@ -31,7 +31,7 @@ def test_round_trip(tmp_path, options, dtype):
     documents, queries = embeddings()
     source, folding = source_of(documents, tmp_path), Folding("cosine", alpha=0.5, **options)
     writer = export(source, "lancedb", tmp_path / "db", folding, name="docs", dtype=dtype)
-    assert writer.search(folding.asked(queries), 10).ids == ranked(queries, documents, 0.5, source.ids)
+    assert writer.search(folding.index_queries(queries), 10).ids == ranked(queries, documents, 0.5, source.ids)
     assert [one.name for one in (tmp_path / "db").iterdir()] == ["docs.lance"]
 
 

@@ -59,7 +59,7 @@ def test_round_trip(dsn, tmp_path, options, dtype):
     ids = [f"tab\t{row}\n'ü" for row in range(len(documents))]
     source, folding = source_of(documents, tmp_path, ids=ids), Folding("cosine", alpha=0.5, **options)
     writer = export(source, "pgvector", dsn, folding, name="docs", dtype=dtype)
-    assert writer.search(folding.asked(queries), 10).ids == ranked(queries, documents, 0.5, ids)
+    assert writer.search(folding.index_queries(queries), 10).ids == ranked(queries, documents, 0.5, ids)
     kind = {"float32": "vector", "float16": "halfvec"}[dtype]
     assert do(dsn, "SELECT pg_typeof(embedding)::text, count(*) FROM docs GROUP BY 1") == [(kind, len(documents))]
 

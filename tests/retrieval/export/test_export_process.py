@@ -49,7 +49,7 @@ def test_what_is_written_ranks_by_the_score(alpha, normalization, augment):
     folding = Folding(normalization, alpha=alpha, gamma_document=gamma, augment=augment)
     documents, queries = embeddings(m=500)
     radius = float(folding.fold(documents).double().norm(dim=1).max())
-    found = exact_top_k(folding.asked(queries), folding.written(documents, radius=radius), 100).indices
+    found = exact_top_k(folding.index_queries(queries), folding.index_documents(documents, radius=radius), 100).indices
     kept = {"cosine": 0, "dnorm": 0, "dot": 1, "qnorm": 1, "learnable": 0.3}[normalization]
     scores = by_formula(queries, documents, kept + alpha)
     best = scores.topk(100).values
@@ -60,7 +60,7 @@ def test_a_survey_sees_every_row_whatever_the_chunks(tmp_path):
     documents, _ = embeddings()
     norms = documents.double().norm(dim=1)
     for rows in (1000, 7):
-        seen = look_through(source_of(documents, tmp_path, rows_a_chunk=rows), Folding("dot"))
+        seen = look_through(source_of(documents, tmp_path, chunk_size=rows), Folding("dot"))
         assert (seen.rows, seen.zeros, seen.unit_length, seen.same_length) == (len(documents), 1, False, False)
         assert seen.longest == pytest.approx(float(norms.max()), rel=1e-6)
         assert seen.shortest == pytest.approx(float(norms[norms > 0].min()), rel=1e-6)

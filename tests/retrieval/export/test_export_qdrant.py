@@ -39,7 +39,7 @@ def test_round_trip(folder, tmp_path, options, dtype):
     documents, queries = embeddings(m=60)
     source, folding = source_of(documents, tmp_path), Folding("cosine", alpha=0.5, **options)
     writer = export(source, "qdrant", folder, folding, name="docs", dtype=dtype)
-    found = writer.search(folding.asked(queries), 10)
+    found = writer.search(folding.index_queries(queries), 10)
     assert found.ids == ranked(queries, documents, 0.5, source.ids)
     assert not writer.approximate
 

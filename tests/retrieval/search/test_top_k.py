@@ -64,7 +64,7 @@ def test_any_size_and_any_exclusion(n, m, k, chunk_size, excluded):
     queries, documents = whole_numbers(m, n, m)
     excluded = [(query, document) for query, document in excluded if query < n and document < m]
     pairs = tuple(torch.tensor(excluded, dtype=torch.int64).view(-1, 2).unbind(1))
-    found = exact_top_k(queries, documents, k, chunk_size=chunk_size, excluded=pairs)
+    found = exact_top_k(queries, documents, k, chunk_size=chunk_size, excluded_pairs=pairs)
     assert found.indices.shape == (n, min(k, m))
     for query in range(n):
         indices, _ = by_sorting(queries[query : query + 1], documents, k, {(0, d) for q, d in excluded if q == query})
@@ -129,7 +129,7 @@ def test_more_queries_than_one_block_holds():
     draw = torch.Generator().manual_seed(3)
     queries, documents = torch.randn(5000, 3, generator=draw), torch.randn(1500, 3, generator=draw)
     last = (torch.tensor([4999]), torch.tensor([int((documents @ queries[4999]).argmax())]))
-    found, filtered = exact_top_k(queries, documents, 2), exact_top_k(queries, documents, 2, excluded=last)
+    found, filtered = exact_top_k(queries, documents, 2), exact_top_k(queries, documents, 2, excluded_pairs=last)
     assert torch.equal(found.indices, (queries @ documents.T).topk(2).indices)
     assert torch.equal(filtered.indices[:4999], found.indices[:4999])
     assert filtered.indices[4999, 0] == found.indices[4999, 1]
@@ -148,8 +148,8 @@ def test_faiss_finds_the_same(excluded):
     queries, documents = torch.randn(6, 8, generator=draw), torch.randn(4000, 8, generator=draw)
     first = exact_top_k(queries, documents, 3).indices
     pairs = (torch.arange(6).repeat_interleave(3), first.flatten()) if excluded else None
-    ours = exact_top_k(queries, documents, 12, excluded=pairs)
-    theirs = exact_top_k(queries, documents, 12, excluded=pairs, chunk_size=900, backend="faiss")
+    ours = exact_top_k(queries, documents, 12, excluded_pairs=pairs)
+    theirs = exact_top_k(queries, documents, 12, excluded_pairs=pairs, chunk_size=900, backend="faiss")
     assert torch.equal(ours.indices, theirs.indices)
     torch.testing.assert_close(ours.scores, theirs.scores)
     assert torch.isin(ours.indices[0], first[0]).any() != excluded
@@ -190,8 +190,11 @@ PAIR = (torch.tensor([1]), torch.tensor([0]))
         (lambda q: exact_top_k(q, q, 0), "k: expected a whole number, 1 or more, got 0"),
         (lambda q: exact_top_k(q, q, 1, chunk_size=0), "chunk_size: expected a whole number, 1 or more, got 0"),
         (lambda q: exact_top_k(q, q, 1, backend="annoy"), "backend: expected 'auto', 'torch' or 'faiss'"),
-        (lambda q: exact_top_k(q, q, 1, excluded=PAIR), "excluded: expected queries by position, 0 to 0, got 1 to 1"),
-        (lambda q: exact_top_k(q, q, 1, excluded=(PAIR[0], q)), r"excluded: .* got \(1,\) and \(1, 2\)"),
+        (
+            lambda q: exact_top_k(q, q, 1, excluded_pairs=PAIR),
+            "excluded_pairs: expected queries by position, 0 to 0, got 1 to 1",
+        ),
+        (lambda q: exact_top_k(q, q, 1, excluded_pairs=(PAIR[0], q)), r"excluded_pairs: .* got \(1,\) and \(1, 2\)"),
         (lambda q: exact_top_k(q.double(), q, 1, backend="faiss"), "queries: expected float32 on the CPU for faiss"),
     ],
 )

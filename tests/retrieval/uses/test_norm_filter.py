@@ -48,12 +48,12 @@ def test_rows_are_those_of_sorted_lists():
     for row in rows:
         value, saved = by_lists(queries, documents, judgements, row.stage, row.keep, row.share, 5, 12)
         assert row.value.value == pytest.approx(value)
-        assert row.kept.value == pytest.approx(value / whole)
+        assert row.retention.value == pytest.approx(value / whole)
         assert row.change.value == pytest.approx(value - whole)
         assert row.work_saved == pytest.approx(saved)
         assert row.value.low <= row.value.value <= row.value.high
         if row.share == 1:
-            assert row.kept == (1, 1, 1)
+            assert row.retention == (1, 1, 1)
 
 
 def test_two_measures_come_from_one_ranking():

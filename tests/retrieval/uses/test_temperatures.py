@@ -79,7 +79,7 @@ def test_a_temperature_by_norm_helps_where_norms_matter_and_not_elsewhere():
     assert helped.nll_gain.low > 0
     assert helped.ece_gain.high > 0
     assert helped.ece[2].value < helped.ece[1].value < helped.ece[0].value
-    assert helped.tested == 3000
+    assert helped.test_items == 3000
     useless = compare_temperatures(*world(0.0), resamples=200)
     assert useless.nll_gain.low < 0.001
     assert abs(useless.nll_gain.value) < 0.001

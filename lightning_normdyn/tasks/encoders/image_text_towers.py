@@ -1,4 +1,4 @@
-"""An image and a text encoder that meet in one space."""
+"""Dual encoders of images and texts: the base class, and a pair of any two encoders."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_normdyn.tasks.encoders import ImageEncoder, SmallImageEncoder, SmallTextEncoder, TextEncoder
+from lightning_normdyn.tasks.encoders.image import ImageEncoder
+from lightning_normdyn.tasks.encoders.small_image import SmallImageEncoder
+from lightning_normdyn.tasks.encoders.small_text import SmallTextEncoder
+from lightning_normdyn.tasks.encoders.text import TextEncoder
 
 
 class ImageTextTowers(nn.Module):
     """Base of pairs of encoders with embeddings of one length, neither normalised.
 
-    A subclass overrides both methods, and counts in :attr:`truncated` the texts whose end it left out; :attr:`texts`
-    counts all.
+    A subclass overrides both methods, and counts in :attr:`truncated_texts` the texts whose end it left out;
+    :attr:`texts` counts all.
     """
 
     texts: int = 0
-    truncated: int = 0
-    _told: bool = False
+    truncated_texts: int = 0
+    _has_warned: bool = False
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Embeddings ``[b, d]`` of uint8 RGB images ``[b, 3, height, width]``."""
@@ -31,11 +34,11 @@ class ImageTextTowers(nn.Module):
 
     def tell_truncation(self) -> None:
         """Warns, once, if the ends of texts were left out."""
-        if self.truncated and not self._told:
-            self._told = True
+        if self.truncated_texts and not self._has_warned:
+            self._has_warned = True
             warnings.warn(
-                f"{self.truncated / self.texts:.1%} of the captions are longer than the encoder takes, and their ends "
-                "were left out",
+                f"{self.truncated_texts / self.texts:.1%} of the captions are longer than the encoder takes, and their "
+                "ends were left out",
                 stacklevel=2,
             )
 
@@ -74,5 +77,5 @@ class ApartTowers(ImageTextTowers):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]`` of texts."""
         embeddings = self.text.encode(texts)
-        self.texts, self.truncated = self.text.texts, self.text.truncated
+        self.texts, self.truncated_texts = self.text.texts, self.text.truncated_texts
         return embeddings

@@ -17,7 +17,7 @@ from lightning_normdyn.datasets.formats import (
     read_triples,
 )
 
-DATA = Path(__file__).resolve().parents[2] / "../shared/data"
+DATA = Path(__file__).resolve().parents[3] / "../shared/data"
 
 
 def folder(name):

@@ -1,10 +1,11 @@
-"""What counting gets: the floor that every learnt ranking has to beat."""
+"""Popularity: ranking by frequency, the untrained baseline, and popularity quantiles."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
@@ -60,3 +61,32 @@ def popularity_quantiles(counts: Tensor) -> Tensor:
     del distinct
     quantiles: Tensor = (sizes.cumsum(0) - sizes / 2) / len(counts)
     return quantiles[place]
+
+
+def popularity_bias(indices: Tensor, judgements: Judgements, popularity: Tensor) -> dict[str, Tensor]:
+    """How popular recommended items are, and those that were taken.
+
+    Args:
+        indices: recommended items ``[n, k]``, -1 for none.
+        judgements: relevant items of each query.
+        popularity: how often training has each item, ``[m]``.
+
+    Returns:
+        ``popularity@k`` and ``target_popularity``, ``[n]`` each: mean popularity quantiles, see
+        :func:`popularity_quantiles`; NaN where there is nothing to take the mean of.
+
+    Example:
+        >>> judgements = Judgements.of([(0, 2, 1.0)])
+        >>> bias = popularity_bias(torch.tensor([[0, 1]]), judgements, torch.tensor([9, 5, 1, 0]))
+        >>> {name: values.tolist() for name, values in bias.items()}
+        {'popularity@2': [0.75], 'target_popularity': [0.375]}
+    """
+    quantiles = popularity_quantiles(popularity).double()
+    is_item = indices >= 0
+    mean_quantile = (quantiles[indices.clamp(min=0)] * is_item).sum(1) / is_item.sum(1)
+    relevant = judgements.relevant()
+    total, count = (
+        torch.zeros(len(indices), dtype=torch.float64).index_add_(0, relevant.queries, values)
+        for values in (quantiles[relevant.documents], torch.ones(len(relevant.queries), dtype=torch.float64))
+    )
+    return {f"popularity@{indices.shape[1]}": mean_quantile, "target_popularity": total / count}

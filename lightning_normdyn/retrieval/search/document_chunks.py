@@ -1,4 +1,4 @@
-"""Documents a chunk at a time, wherever they lie."""
+"""Iterates over documents in chunks of a fixed size: tensors, numpy arrays, memmaps or iterables of them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Documents: TypeAlias = "Tensor | Array | Iterable[Tensor | Array]"
 """``[m, d]``: a tensor, a numpy array or memmap, or an iterable of chunks of rows of either kind."""
 
 
-def document_chunks(documents: Documents, size: int, d: int) -> Iterator[Tensor]:
-    """Chunks of ``size`` rows, the last of what is left, however the documents come.
+def document_chunks(documents: Documents, chunk_size: int, d: int) -> Iterator[Tensor]:
+    """Chunks of ``chunk_size`` rows, the last of what is left, however the documents come.
 
     Args:
         documents: ``[m, d]``.
-        size: rows of a chunk.
+        chunk_size: rows of a chunk.
         d: their dimension.
 
     Yields:
@@ -45,22 +45,22 @@ def document_chunks(documents: Documents, size: int, d: int) -> Iterator[Tensor]
         [4, 1]
     """
     if isinstance(documents, Tensor) or hasattr(documents, "shape"):
-        whole = cast("Tensor | Array", documents)
-        _check(whole, d)
-        for start in range(0, whole.shape[0], size):
-            yield _tensor(whole[start : start + size])
+        array = cast("Tensor | Array", documents)
+        _check(array, d)
+        for start in range(0, array.shape[0], chunk_size):
+            yield _tensor(array[start : start + chunk_size])
         return
-    held: list[Tensor] = []
-    for part in cast("Iterable[Tensor | Array]", documents):
-        _check(part, d)
-        held.append(_tensor(part))
-        while sum(map(len, held)) >= size:
-            together = held[0] if len(held) == 1 else torch.cat(held)
-            yield together[:size]
-            held = [together[size:]]
-    rest = [part for part in held if len(part)]
-    if rest:
-        yield torch.cat(rest)
+    pending: list[Tensor] = []
+    for piece in cast("Iterable[Tensor | Array]", documents):
+        _check(piece, d)
+        pending.append(_tensor(piece))
+        while sum(map(len, pending)) >= chunk_size:
+            rows = pending[0] if len(pending) == 1 else torch.cat(pending)
+            yield rows[:chunk_size]
+            pending = [rows[chunk_size:]]
+    remainder = [piece for piece in pending if len(piece)]
+    if remainder:
+        yield torch.cat(remainder)
 
 
 def row_count(documents: Documents) -> int | None:
@@ -71,8 +71,10 @@ def row_count(documents: Documents) -> int | None:
 
 def _check(rows: Tensor | Array, d: int) -> None:
     if not hasattr(rows, "shape") or len(rows.shape) != 2 or rows.shape[1] != d:
-        got = tuple(rows.shape) if hasattr(rows, "shape") else type(rows).__name__
-        raise ValueError(f"documents: expected [m, {d}] with the d of queries, got {got}; pass embeddings of one model")
+        shape = tuple(rows.shape) if hasattr(rows, "shape") else type(rows).__name__
+        raise ValueError(
+            f"documents: expected [m, {d}] with the d of queries, got {shape}; pass embeddings of one model"
+        )
 
 
 def _tensor(rows: Tensor | Array) -> Tensor:

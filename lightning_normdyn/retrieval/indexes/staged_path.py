@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic output: a file or folder is written in a temporary place and moved to its path in one step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 
-class Beside:
-    """A place beside where something will be, on the same disk, so that moving it there is one step.
+class StagedPath:
+    """A temporary path on the disk of the final one, so that moving it into place is one step.
 
     Args:
         place: the file or folder that is to be.
@@ -22,12 +22,12 @@ class Beside:
 
     Example:
         >>> place = Path(tempfile.mkdtemp()) / "made" / "numbers.txt"
-        >>> beside = Beside(place, overwrite=False)
-        >>> beside.path.write_text("1 2 3")
+        >>> staged = StagedPath(place, overwrite=False)
+        >>> staged.path.write_text("1 2 3")
         5
         >>> place.exists()
         False
-        >>> beside.publish()
+        >>> staged.publish()
         >>> place.read_text(), [file.name for file in place.parent.iterdir()]
         ('1 2 3', ['numbers.txt'])
     """
@@ -38,7 +38,7 @@ class Beside:
         if place.exists() and not overwrite:
             raise FileExistsError(f"out: '{place}' exists already; pass --overwrite to replace it, or choose another")
         self.place, self._overwrite = place, overwrite
-        self._made = _make_folders(place.parent)
+        self._new_folders = _make_folders(place.parent)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         self.path = self._folder / place.name
 
@@ -66,13 +66,13 @@ class Beside:
     def discard(self) -> None:
         """Removes what was written, and folders that were made for it."""
         shutil.rmtree(self._folder, ignore_errors=True)
-        for folder in self._made:
+        for folder in self._new_folders:
             if not any(folder.iterdir()):
                 folder.rmdir()
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

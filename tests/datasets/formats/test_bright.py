@@ -41,7 +41,7 @@ def test_both_kinds_of_documents(tmp_path, cached):
     assert (found.documents.ids, list(found.documents.texts)) == (["a", "b", "c"], ["about a", "about b", "about c"])
     assert list(found.queries.texts) == ["why?", "how?"]
     assert listed(found.judgements["test"]) == [(0, 0, 1.0), (0, 1, 1.0), (1, 2, 1.0)]
-    assert listed(found.excluded["test"]) == [(0, 2, 0.0)]
+    assert listed(found.excluded_pairs["test"]) == [(0, 2, 0.0)]
     with pytest.warns(UserWarning, match="1 excluded documents that are not searched anyway"):
         long = read_bright(tmp_path, domain="biology", long_documents=True, cache=cache)
     assert (long.documents.ids, listed(long.judgements["test"])) == (["A", "B"], [(0, 0, 1.0), (1, 1, 1.0)])

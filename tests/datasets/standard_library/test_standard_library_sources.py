@@ -14,7 +14,7 @@ from lightning_normdyn.datasets.standard_library.library import read_library
 from lightning_normdyn.datasets.standard_library.name_relatedness import name_relatedness
 from lightning_normdyn.datasets.standard_library.name_uses import name_uses
 from lightning_normdyn.datasets.standard_library.splits import in_digest_order, split_groups
-from lightning_normdyn.datasets.standard_library.summaries import Parted, part
+from lightning_normdyn.datasets.standard_library.summaries import SplitDocstring, split_summary
 
 PACKAGE = "lightning_normdyn.datasets.standard_library"
 SHAPES = '''"""Shapes of the plane. They have an area.
@@ -280,24 +280,24 @@ def test_the_garbage_collector_is_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("docstring", "parted"),
     [
-        ("One thing.", Parted("One thing.", "")),
-        ("One thing. Another.", Parted("One thing.", "Another.")),
-        ("One e.g. thing of\n  v3.11 here!\nThe next.", Parted("One e.g. thing of v3.11 here!", "The next.")),
-        ("A heading\n\nThe text.\n\nMore.", Parted("A heading", "The text.\n\nMore.")),
-        ("f(x, y) -> int\n\nAdd. Them.", Parted("Add.", "Them.")),
-        ("f(x)", Parted("f(x)", "")),
-        ("", Parted("", "")),
+        ("One thing.", SplitDocstring("One thing.", "")),
+        ("One thing. Another.", SplitDocstring("One thing.", "Another.")),
+        ("One e.g. thing of\n  v3.11 here!\nThe next.", SplitDocstring("One e.g. thing of v3.11 here!", "The next.")),
+        ("A heading\n\nThe text.\n\nMore.", SplitDocstring("A heading", "The text.\n\nMore.")),
+        ("f(x, y) -> int\n\nAdd. Them.", SplitDocstring("Add.", "Them.")),
+        ("f(x)", SplitDocstring("f(x)", "")),
+        ("", SplitDocstring("", "")),
     ],
 )
 def test_docstrings_are_parted_after_their_first_sentence(docstring, parted):
-    assert part(docstring) == parted
+    assert split_summary(docstring) == parted
 
 
 @settings(max_examples=40)
 @given(st.text(alphabet="aB .!?\n", max_size=60))
 def test_parting_loses_nothing_but_space(text):
-    parted = part(text)
-    assert "".join((parted.summary + parted.rest).split()) == "".join(text.split())
+    parted = split_summary(text)
+    assert "".join((parted.summary + parted.body).split()) == "".join(text.split())
 
 
 @settings(max_examples=40)

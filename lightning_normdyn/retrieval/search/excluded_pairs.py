@@ -1,4 +1,4 @@
-"""Pairs of query and document that a search must not find."""
+"""Pairs of query and document that a search leaves out, looked up by tile."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-class Excluded:
-    """Pairs by document and then by query, so that a tile picks its own at a glance.
+class ExcludedPairs:
+    """Pairs sorted by document and then by query, so that those of a tile lie together.
 
     Args:
         pairs: positions of query and document of each, each ``[p]``.
@@ -18,7 +18,7 @@ class Excluded:
         ValueError: if the shapes do not fit, or there is no such query.
 
     Example:
-        >>> pairs = Excluded((torch.tensor([0, 1]), torch.tensor([5, 7])), 2, torch.device("cpu"))
+        >>> pairs = ExcludedPairs((torch.tensor([0, 1]), torch.tensor([5, 7])), 2, torch.device("cpu"))
         >>> pairs.holds(torch.tensor([0, 0]), torch.tensor([5, 7]))
         tensor([ True, False])
     """
@@ -27,25 +27,25 @@ class Excluded:
         queries, documents = (column.to(device) for column in pairs)
         if queries.ndim != 1 or queries.shape != documents.shape:
             raise ValueError(
-                "excluded: expected query and document of each pair, each [p], got "
+                "excluded_pairs: expected query and document of each pair, each [p], got "
                 f"{tuple(queries.shape)} and {tuple(documents.shape)}"
             )
         if len(queries) and not 0 <= int(queries.min()) <= int(queries.max()) < n:
-            least, most = int(queries.min()), int(queries.max())
-            raise ValueError(f"excluded: expected queries by position, 0 to {n - 1}, got {least} to {most}")
+            lowest, highest = int(queries.min()), int(queries.max())
+            raise ValueError(f"excluded_pairs: expected queries by position, 0 to {n - 1}, got {lowest} to {highest}")
         self._n = max(1, n)
         self._keys = (documents.long() * self._n + queries.long()).unique()
-        self.most = int(torch.bincount(queries.long()).max()) if len(queries) else 0
+        self.max_per_query = int(torch.bincount(queries.long()).max()) if len(queries) else 0
         """At least the largest number of pairs of one query."""
 
     def strike(self, scores: Tensor, queries: int, documents: int) -> None:
         """Sets their scores to minus infinity in a tile ``[n, width]`` that begins at a query and at a document."""
         edges = self._keys.new_tensor([documents, documents + scores.shape[1]]) * self._n
         first, last = torch.searchsorted(self._keys, edges).tolist()
-        own = self._keys[first:last]
-        rows, columns = own % self._n - queries, own // self._n - documents
-        here = (rows >= 0) & (rows < len(scores))
-        scores[rows[here], columns[here]] = -torch.inf
+        keys = self._keys[first:last]
+        rows, columns = keys % self._n - queries, keys // self._n - documents
+        in_block = (rows >= 0) & (rows < len(scores))
+        scores[rows[in_block], columns[in_block]] = -torch.inf
 
     def holds(self, queries: Tensor, documents: Tensor) -> Tensor:
         """Whether each of these pairs, ``[s]``, is one of them."""

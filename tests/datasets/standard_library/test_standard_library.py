@@ -84,7 +84,9 @@ def test_builtins_that_modules_name_are_those_that_their_bytecode_loads(library)
     compared = 0
     for module in list(library.modules)[::5]:
         read = library.modules[module]
-        if read.starred or {"builtins", "__future__"} & {origin.partition(".")[0] for origin in read.imported.values()}:
+        if read.star_modules or {"builtins", "__future__"} & {
+            origin.partition(".")[0] for origin in read.imports.values()
+        }:
             continue  # names of unknown origin, builtins by another road, annotations that are never run
         if any(reference.name == "builtins" for reference in read.references):
             continue

@@ -1,4 +1,4 @@
-"""A query and a document encoder of texts, shared or apart."""
+"""Dual encoders of texts: one encoder for queries and documents, or a copy for each side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_normdyn.tasks.encoders import SmallTextEncoder, TextEncoder
+from lightning_normdyn.tasks.encoders.small_text import SmallTextEncoder
+from lightning_normdyn.tasks.encoders.text import TextEncoder
 
 
 class TextTowers(nn.Module):
@@ -24,11 +25,11 @@ class TextTowers(nn.Module):
         True
     """
 
-    def __init__(self, encoder: TextEncoder | None = None, *, shared: bool = True) -> None:
+    def __init__(self, encoder: TextEncoder | None = None, *, shared_encoder: bool = True) -> None:
         super().__init__()
         self.document = SmallTextEncoder() if encoder is None else encoder
-        self.query = self.document if shared else copy.deepcopy(self.document)
-        self._told = False
+        self.query = self.document if shared_encoder else copy.deepcopy(self.document)
+        self._has_warned = False
 
     def encode_queries(self, texts: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]``, not normalised."""
@@ -42,12 +43,12 @@ class TextTowers(nn.Module):
     def truncated_share(self) -> float:
         """Share of the texts encoded so far whose end was left out."""
         towers = {id(tower): tower for tower in (self.query, self.document)}.values()
-        return sum(tower.truncated for tower in towers) / max(1, sum(tower.texts for tower in towers))
+        return sum(tower.truncated_texts for tower in towers) / max(1, sum(tower.texts for tower in towers))
 
     def tell_truncation(self) -> None:
         """Warns, once, if the ends of texts were left out."""
-        if self.truncated_share and not self._told:
-            self._told = True
+        if self.truncated_share and not self._has_warned:
+            self._has_warned = True
             warnings.warn(
                 f"{self.truncated_share:.1%} of the texts are longer than the encoder takes, and their ends were left "
                 "out; raise its max_words or max_length if the model allows",
