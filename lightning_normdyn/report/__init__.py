@@ -1,14 +1,25 @@
-"""The report: one self-contained HTML page about the norms of a run, made offline from its history."""
+"""Pages and figures about norms, made offline from records alone: of a run, an audit, a grid, the experiments.
 
-try:
-    import matplotlib as _  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "lightning_normdyn.report draws with matplotlib, which is not installed: "
-        "pip install 'lightning-normdyn[report]'"
-    ) from error
+Nothing here loads matplotlib before a figure is drawn.
+"""
 
-from lightning_normdyn.report.run.write import write_report
-from lightning_normdyn.report.votes import draw_votes, write_votes
+from __future__ import annotations
 
-__all__ = ["draw_votes", "write_report", "write_votes"]
+from typing import TYPE_CHECKING, Any
+
+from lightning_normdyn.report.kit.page import DrawingError, Origin
+from lightning_normdyn.report.run.page import write_report
+
+if TYPE_CHECKING:
+    from lightning_normdyn.report.run.kernel_votes import draw_votes, write_votes
+
+__all__ = ["DrawingError", "Origin", "draw_votes", "write_report", "write_votes"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the figure of kernel votes, whose module needs matplotlib, when it is first asked for."""
+    if name not in ("draw_votes", "write_votes"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lightning_normdyn.report.run import kernel_votes
+
+    return getattr(kernel_votes, name)

@@ -14,7 +14,7 @@ from PIL import Image
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.report.audit import AuditSubject, Item, write_audit
 from lightning_normdyn.report.audit.item import shortened, thumbnail
-from lightning_normdyn.report.audit.write import as_plain
+from lightning_normdyn.report.audit.page import as_plain
 from lightning_normdyn.retrieval.audit import JudgedQueries, advice, audit_norms, first_line
 
 EVIL = '<script>alert("x")</script> & more'

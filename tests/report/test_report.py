@@ -18,13 +18,13 @@ from synthetic_run import Setting, write_output, write_run
 
 from lightning_normdyn.history import TargetHistory, read_run
 from lightning_normdyn.report import write_report
-from lightning_normdyn.report.kit.canvas import drawing_style, new_axes, to_svg
+from lightning_normdyn.report.kit.figure import drawing_style, new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import spread_apart
-from lightning_normdyn.report.run.bands import frequency_bands
-from lightning_normdyn.report.run.budget import total
+from lightning_normdyn.report.run.frequency_bands import frequency_bands
 from lightning_normdyn.report.run.headline import headline
-from lightning_normdyn.report.run.prediction import Cloud, frames
-from lightning_normdyn.report.run.record import Series, read_record, read_series
+from lightning_normdyn.report.run.norm_budget import total
+from lightning_normdyn.report.run.predicted_against_observed import Cloud, frames
+from lightning_normdyn.report.run.target_record import Series, read_record, read_series
 from lightning_normdyn.report.run.trajectory import read_trajectory
 
 SMALL = Setting(rows=80, steps=600, weight_decay=0.01, snapshot_every=20, window=60)
@@ -167,7 +167,7 @@ def test_ids_are_unique_and_references_meet_them(page: Page) -> None:
     ids = page.values("id")
     assert len(ids) == len(set(ids)) > 100
     used = [link[1:] for link in page.values("href") if link.startswith("#")]
-    styled = [value for _, name, value in page.attributes if name != "title"]  # a title is text
+    styled = [value for _, name, value in page.attributes if name not in ("title", "aria-label")]  # these are text
     used += [name for value in styled for name in re.findall(r"url\(#([^)]*)\)", value)]
     assert used
     assert set(used) <= set(ids)
@@ -550,8 +550,8 @@ def test_norms_that_stayed_show_grey_beneath_an_equal_forecast(tmp_path: Path) -
 def test_lists_align_and_cut_long_words_at_the_end(page: Page) -> None:
     rules = dict(re.findall(r"^([^@{}\n]+) \{([^}]*)\}", page.source.partition("</style>")[0], re.M))
     assert "align-items: start" in rules[".words"]
-    assert "text-overflow: ellipsis" in rules["td.word"]
-    assert "anywhere" not in rules["td.word"]
+    assert "text-overflow: ellipsis" in rules["th.word"]
+    assert "anywhere" not in rules["th.word"]
     assert "of steps</th>" not in page.source
 
 

@@ -8,7 +8,7 @@ import pytest
 from lightning_normdyn.history.experiment import ExperimentRecord, Finding
 from lightning_normdyn.report.experiments import write_reproduction
 from lightning_normdyn.report.experiments.encoder_terms import _running_median
-from lightning_normdyn.report.experiments.plot import middle
+from lightning_normdyn.report.experiments.log_plot import middle
 
 RISING = np.geomspace(0.5, 3.0, 17).tolist()
 ARRAYS = {

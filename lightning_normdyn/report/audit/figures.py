@@ -1,24 +1,26 @@
-"""The figures of an audit."""
+"""The figures of an audit: norms, correlations, groups, the sweep over exponents, confidence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lightning_normdyn.core.statistics.interval import Interval
-from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION, new_axes
+from lightning_normdyn.report.kit.axes import axis_note, level_grid
+from lightning_normdyn.report.kit.figure import new_axes
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
 from lightning_normdyn.report.kit.numbers import percent, short_count
-from lightning_normdyn.report.kit.scale import axis_note, level_grid
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION
 from lightning_normdyn.retrieval.audit.audit import Audit
 from lightning_normdyn.retrieval.audit.groups import GroupNorms
 from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit
+from lightning_normdyn.retrieval.uses.confidence import Confidence
 
-SHOWN_GROUPS = 16
 _COLOURS = {"norm": BLUE, "residual norm": GREEN, "length alone": GREY}
 _CONFIDENCES = {
     "max_similarity": ("similarity", GREY),
@@ -26,18 +28,26 @@ _CONFIDENCES = {
     "query_norm": ("query norm", BLUE),
     "top_document_norm": ("document norm", VERMILION),
 }
-_LETTERS = 22
+_LETTERS, _LEAST_COVERAGE = 22, 0.05
+
+
+class ConfidenceLine(NamedTuple):
+    """A line of the risk-coverage figure: what it shows, its name and its colour."""
+
+    confidence: Confidence
+    label: str
+    colour: str
 
 
 def norms_figure(audit: Audit) -> Axes:
     """Histogram of norms with the middle 90% marked."""
-    found = audit.distribution
+    distribution = audit.distribution
     axes = new_axes(bottom=0.15, top=0.9)
-    edges = np.asarray(found.edges)
-    axes.stairs(found.counts, edges, fill=True, color=BLUE, alpha=0.75)
+    edges = np.asarray(distribution.edges)
+    axes.stairs(distribution.counts, edges, fill=True, color=BLUE, alpha=0.75)
     for level in (0.05, 0.5, 0.95):
-        axes.axvline(found.quantiles[level], color=INK if level == 0.5 else FAINT, lw=1, ls=(0, (4, 3)))
-    axes.set_ylim(0, max(found.counts) * 1.05)
+        axes.axvline(distribution.quantiles[level], color=INK if level == 0.5 else FAINT, lw=1, ls=(0, (4, 3)))
+    axes.set_ylim(0, max(distribution.counts) * 1.05)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(float(value))))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -50,26 +60,25 @@ def norms_figure(audit: Audit) -> Axes:
 
 def correlations_figure(audit: Audit) -> Axes:
     """Spearman correlation of norms with every covariate, with and without length held fixed."""
-    found = [(name, one) for name, one in audit.correlations.items() if math.isfinite(one.r)]
-    rows = [(name, Interval(one.r, one.low, one.high)) for name, one in found]
+    correlations = {name: value for name, value in audit.correlations.items() if math.isfinite(value.r)}
+    rows = [(name, Interval(value.r, value.low, value.high)) for name, value in correlations.items()]
     axes = _forest(rows, BLUE, offset=-0.13)
     if "length" in audit.correlations:
-        partial = [Interval(one.partial_r, one.partial_low, one.partial_high) for _, one in found]
-        for place, ((name, _), one) in enumerate(zip(found, partial, strict=True)):
-            if name != "length" and math.isfinite(one.value):
-                _mark(axes, place + 0.13, one, VERMILION)
+        for place, (name, value) in enumerate(correlations.items()):
+            if name != "length" and math.isfinite(value.partial_r):
+                partial = Interval(value.partial_r, value.partial_low, value.partial_high)
+                _mark(axes, place + 0.13, partial, VERMILION)
     axes.set_xlim(-1.02, 1.02)
     axes.set_xlabel("Spearman correlation with the norm")
     return axes
 
 
 def groups_figure(groups: Sequence[GroupNorms]) -> Axes:
-    """Cohen's d of the groups that differ most, with and without length."""
-    shown = [one for one in groups if math.isfinite(one.effect.value)][:SHOWN_GROUPS]
-    axes = _forest([(f"{one.column}: {one.group}", one.effect) for one in shown], BLUE, offset=-0.13)
-    for place, one in enumerate(shown):
-        if one.beyond_length is not None and math.isfinite(one.beyond_length.value):
-            _mark(axes, place + 0.13, one.beyond_length, VERMILION)
+    """Cohen's d of groups with a finite one, with and without length."""
+    axes = _forest([(f"{group.column}: {group.group}", group.effect) for group in groups], BLUE, offset=-0.13)
+    for place, group in enumerate(groups):
+        if group.beyond_length is not None and math.isfinite(group.beyond_length.value):
+            _mark(axes, place + 0.13, group.beyond_length, VERMILION)
     axes.set_xlabel("Cohen's d: shorter ← 0 → longer")
     return axes
 
@@ -80,7 +89,9 @@ def sweep_figure(ranking: RankingAudit) -> Axes:
     alphas = np.asarray(ranking.alphas)
     ends, floor = [], 1.0
     for name, curve in ranking.curves.items():
-        value, low, high = (np.array([getattr(one, part) for one in curve]) for part in ("value", "low", "high"))
+        value, low, high = (
+            np.array([getattr(interval, field) for interval in curve]) for field in ("value", "low", "high")
+        )
         colour = _COLOURS[name]
         if name == "norm":
             axes.fill_between(alphas, low, high, color=colour, alpha=0.16, lw=0)
@@ -102,22 +113,33 @@ def sweep_figure(ranking: RankingAudit) -> Axes:
     return axes
 
 
+def best_confidences(confidences: Mapping[str, Confidence]) -> list[ConfidenceLine]:
+    """The lines of :func:`confidence_figure`: of a norm and its negative the one with less risk.
+
+    Args:
+        confidences: as :attr:`RankingAudit.confidence` has them.
+    """
+    lines = []
+    for name, (label, colour) in _CONFIDENCES.items():
+        confidence, negative = confidences.get(name), confidences.get(f"short_{name}")
+        if confidence is None:
+            continue
+        if negative is not None and negative.aurc.value < confidence.aurc.value:
+            confidence, label = negative, f"short {label}"
+        lines.append(ConfidenceLine(confidence, label, colour))
+    return lines
+
+
 def confidence_figure(ranking: RankingAudit) -> Axes:
     """Risk-coverage curves; of a norm and its negative the better one."""
     axes = new_axes(right=0.70, top=0.9)
-    table = ranking.confidence or {}
     ends = []
-    for name, (label, colour) in _CONFIDENCES.items():
-        one, other = table.get(name), table.get(f"short_{name}")
-        if one is None:
-            continue
-        if other is not None and other.aurc.value < one.aurc.value:
-            one, label = other, f"short {label}"
-        coverage, risk = one.curve.coverage.numpy(), one.curve.risk.numpy()
-        kept = coverage >= 0.05
-        axes.plot(coverage[kept], risk[kept], color=colour, lw=1.7)
-        ends.append(LineLabel(float(risk[kept][0]), label, colour))
-    axes.set_xlim(1, 0.05)
+    for confidence, label, colour in best_confidences(ranking.confidence or {}):
+        coverage, risk = confidence.curve.coverage.numpy(), confidence.curve.risk.numpy()
+        is_steady = coverage >= _LEAST_COVERAGE
+        axes.plot(coverage[is_steady], risk[is_steady], color=colour, lw=1.7)
+        ends.append(LineLabel(float(risk[is_steady][0]), label, colour))
+    axes.set_xlim(1, _LEAST_COVERAGE)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(float(value))))
     label_line_ends(axes, ends)
     level_grid(axes)
@@ -128,8 +150,8 @@ def confidence_figure(ranking: RankingAudit) -> Axes:
 
 def _forest(rows: Sequence[tuple[str, Interval]], colour: str, *, offset: float) -> Axes:
     axes = new_axes(left=0.34, bottom=0.55 / (0.95 + 0.34 * len(rows)), top=0.99, height=0.95 + 0.34 * len(rows))
-    for place, (_, one) in enumerate(rows):
-        _mark(axes, place + offset, one, colour)
+    for place, (_, interval) in enumerate(rows):
+        _mark(axes, place + offset, interval, colour)
     axes.axvline(0, color=RULE, lw=1, zorder=0)
     axes.set_yticks(range(len(rows)), [_cut(name) for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -139,9 +161,9 @@ def _forest(rows: Sequence[tuple[str, Interval]], colour: str, *, offset: float)
     return axes
 
 
-def _mark(axes: Axes, place: float, one: Interval, colour: str) -> None:
-    axes.plot([one.low, one.high], [place, place], color=colour, lw=2)
-    axes.scatter([one.value], [place], color=colour, s=26, zorder=3)
+def _mark(axes: Axes, place: float, interval: Interval, colour: str) -> None:
+    axes.plot([interval.low, interval.high], [place, place], color=colour, lw=2)
+    axes.scatter([interval.value], [place], color=colour, s=26, zorder=3)
 
 
 def _cut(name: str) -> str:

@@ -1,11 +1,10 @@
-"""Items with the longest and the shortest vectors, side by side."""
+"""What an audit shows of an item, and lists of the items with the longest and the shortest vectors."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_normdyn.report.kit.numbers import plain
@@ -40,18 +39,34 @@ def thumbnail(image: Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def item_list(title: str, rows: Sequence[int], norms: Sequence[float], items: Mapping[int, Item]) -> str:
-    """One list of items as HTML.
+class ItemList(NamedTuple):
+    """Items under one heading.
+
+    Attributes:
+        title: the heading.
+        entries: items, each with its norm in words.
+    """
+
+    title: str
+    entries: Sequence[tuple[Item, str]]
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether any of the items has a picture."""
+        return any(item.picture for item, _ in self.entries)
+
+
+def item_list(title: str, rows: Sequence[int], norms: Sequence[float], items: Mapping[int, Item]) -> ItemList:
+    """Items by the rows of their vectors.
 
     Args:
         title: of the list.
         rows: of the items.
         norms: of the same items.
-        items: row to what can be shown.
+        items: row to what can be shown; an item that is not among them goes by its row.
     """
-    shown = "".join(_item(items.get(row, Item(f"row {row}")), norm) for row, norm in zip(rows, norms, strict=True))
-    kind = " pictures" if any(items[row].picture for row in rows if row in items) else ""
-    return f'<div><h3>{escape(title)}</h3><ol class="items{kind}">{shown}</ol></div>'
+    entries = [(items.get(row, Item(f"row {row}")), plain(norm, 4)) for row, norm in zip(rows, norms, strict=True)]
+    return ItemList(title, entries)
 
 
 def shortened(text: str) -> str:
@@ -63,13 +78,3 @@ def shortened(text: str) -> str:
     """
     line = " ".join("".join(letter if letter.isprintable() or letter.isspace() else "�" for letter in text).split())
     return line if len(line) <= _LETTERS else line[: _LETTERS - 1].rstrip() + "…"
-
-
-def _item(item: Item, norm: float) -> str:
-    picture = f'<img src="{escape(item.picture)}" alt="{escape(item.id)}" loading="lazy">' if item.picture else ""
-    text = f"<p>{escape(shortened(item.text))}</p>" if item.text.strip() else ""
-    blank = '<p class="note">(no text)</p>' if not text and not picture else ""
-    return (
-        f'<li>{picture}<div><span class="id">{escape(shortened(item.id))}</span> '
-        f'<span class="norm">{plain(norm, 4)}</span>{text}{blank}</div></li>'
-    )

@@ -1,5 +1,5 @@
-"""The page about reproduced experiments, each beside the published numbers."""
+"""The page of the reproduced experiments."""
 
-from lightning_normdyn.report.experiments.write import write_reproduction
+from lightning_normdyn.report.experiments.page import write_reproduction
 
 __all__ = ["write_reproduction"]

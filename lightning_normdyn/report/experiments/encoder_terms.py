@@ -1,17 +1,18 @@
-"""The figure of an encoder's balance terms, sorted by norm."""
+"""The figure of an encoder's balance terms: V² and D of every probe document, sorted by norm."""
 
 from __future__ import annotations
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from lightning_normdyn.history.experiment import ExperimentRecord
-from lightning_normdyn.report.experiments.plot import Story, columns
-from lightning_normdyn.report.kit.canvas import BLUE, FAINT, INK, VERMILION, new_axes, to_svg
+from lightning_normdyn.report.experiments.log_plot import Story, columns
+from lightning_normdyn.report.kit.axes import axis_note, level_grid, linear_frame, log_scale, positive_frame
 from lightning_normdyn.report.kit.card import Card
-from lightning_normdyn.report.kit.frame import linear_frame, positive_frame
-from lightning_normdyn.report.kit.scale import axis_note, level_grid, log_scale
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.figure import new_axes, to_svg
+from lightning_normdyn.report.kit.numbers import Floats, plain
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, INK, VERMILION
 
 _LEAD = (
     "A ReLU network of two layers learns which halves of a docstring belong together; the terms of its balance "
@@ -28,24 +29,32 @@ _CAPTION = (
 
 def encoder_story(record: ExperimentRecord) -> Story:
     """V² and D of every probe item, sorted by norm."""
-    drawn = columns(record.arrays)
-    panels = (("V², sorted by norm", _heat(drawn["second_moment"])), ("D, sorted by norm", _drift(drawn["drift"])))
+    arrays = columns(record.arrays)
+    panels = (("V², sorted by norm", _heat(arrays["second_moment"])), ("D, sorted by norm", _drift(arrays["drift"])))
     return Story("Which term carries an encoder's norms", _LEAD, Card("The terms, sorted by norm", _CAPTION, panels))
 
 
-def _heat(values: Floats) -> str:
+def _heat(values: Floats) -> Markup:
     axes = new_axes(top=0.9)
     log_scale(axes, "y", *positive_frame(values))
     _draw(axes, values, BLUE, "V²")
-    return to_svg(axes, name="encoder-heat", description="V² of probe documents, from the shortest to the longest.")
+    return to_svg(axes, name="encoder-heat", description=_describe("V²", values))
 
 
-def _drift(values: Floats) -> str:
+def _drift(values: Floats) -> Markup:
     axes = new_axes(top=0.9, left=0.14)
     axes.set_ylim(*linear_frame(values))
     axes.axhline(0, color=INK, lw=0.8)
     _draw(axes, values, VERMILION, "D")
-    return to_svg(axes, name="encoder-drift", description="D of probe documents, from the shortest to the longest.")
+    return to_svg(axes, name="encoder-drift", description=_describe("D", values))
+
+
+def _describe(name: str, values: Floats) -> str:
+    ends = _running_median(values)[[0, -1]]
+    return (
+        f"{name} of probe documents, from the shortest to the longest: running median from {plain(float(ends[0]))} to "
+        f"{plain(float(ends[1]))}, over {len(values)} documents."
+    )
 
 
 def _draw(axes: Axes, values: Floats, colour: str, name: str) -> None:
@@ -61,4 +70,4 @@ def _running_median(values: Floats) -> Floats:
     """Median of each point and its neighbours on both sides, fewer at the ends."""
     reach = max(1, len(values) // 16)
     around = [values[max(0, place - reach) : place + reach + 1] for place in range(len(values))]
-    return np.array([float(np.median(part)) for part in around])
+    return np.array([float(np.median(neighbours)) for neighbours in around])

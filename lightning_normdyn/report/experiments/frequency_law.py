@@ -1,13 +1,15 @@
-"""The figure of the norm's dependence on frequency."""
+"""The figure of norm against frequency under SGD and under AdamW, with the laws."""
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from lightning_normdyn.history.experiment import ExperimentRecord
-from lightning_normdyn.report.experiments.plot import DASHED, Story, columns, log_axes, write_lines
-from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREY, VERMILION, to_svg
+from lightning_normdyn.report.experiments.log_plot import DASHED, Story, columns, log_axes, write_lines
 from lightning_normdyn.report.kit.card import Card
-from lightning_normdyn.report.kit.numbers import fixed, plain
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.figure import to_svg
+from lightning_normdyn.report.kit.numbers import Floats, fixed, plain
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREY, VERMILION
 
 _LEAD = (
     "Rows that get tangential noise with probability p a step and nothing else, under torch's own SGD and AdamW: "
@@ -23,33 +25,36 @@ _CAPTION = (
 
 def frequency_story(record: ExperimentRecord) -> Story:
     """Norm against frequency under SGD and under AdamW."""
-    drawn = columns(record.arrays)
-    panels = (("SGD", _sgd(drawn, record)), ("AdamW", _adamw(drawn, record)))
+    arrays = columns(record.arrays)
+    panels = (("SGD", _sgd(arrays, record)), ("AdamW", _adamw(arrays, record)))
     return Story("What frequency does to a norm", _LEAD, Card("Norm against frequency", _CAPTION, panels))
 
 
-def _sgd(drawn: dict[str, Floats], record: ExperimentRecord) -> str:
-    settled = drawn["settled"] > 0
-    frequency, norm = drawn["frequency"], drawn["sgd"]
-    axes = log_axes([frequency], [norm, drawn["sgd_law"]], across="probability of a gradient, p", up="norm R")
-    axes.plot(frequency, drawn["sgd_law"], color=FAINT, lw=1.1, ls=DASHED)
-    axes.scatter(frequency[settled], norm[settled], color=BLUE, s=34, lw=0, zorder=3)
-    axes.scatter(frequency[~settled], norm[~settled], color=GREY, s=34, lw=0, zorder=3)
+def _sgd(arrays: dict[str, Floats], record: ExperimentRecord) -> Markup:
+    has_settled = arrays["settled"] > 0
+    frequency, norm = arrays["frequency"], arrays["sgd"]
+    axes = log_axes([frequency], [norm, arrays["sgd_law"]], across="probability of a gradient, p", up="norm R")
+    axes.plot(frequency, arrays["sgd_law"], color=FAINT, lw=1.1, ls=DASHED)
+    axes.scatter(frequency[has_settled], norm[has_settled], color=BLUE, s=34, lw=0, zorder=3)
+    axes.scatter(frequency[~has_settled], norm[~has_settled], color=GREY, s=34, lw=0, zorder=3)
     slope = record.findings[0].measured
-    write_lines(axes, [f"slope {fixed(slope, 4)}" if slope is not None else "too few steps for a slope", "law: 0.25"])
-    return to_svg(axes, name="frequency-sgd", description="Norm against frequency under SGD, log-log, with the law.")
+    lines = [f"slope {fixed(slope, 4)}" if slope is not None else "too few steps for a slope", "law: 0.25"]
+    write_lines(axes, lines)
+    description = f"Norm against frequency under SGD, log-log, with the law; {', '.join(lines)}."
+    return to_svg(axes, name="frequency-sgd", description=description)
 
 
-def _adamw(drawn: dict[str, Floats], record: ExperimentRecord) -> str:
-    frequency, norm = drawn["frequency"], drawn["adamw"]
-    axes = log_axes([frequency], [norm, drawn["adamw_law"]], across="probability of a gradient, p", up="norm R")
-    axes.plot(frequency, drawn["adamw_law"], color=FAINT, lw=1.1, ls=DASHED)
-    axes.plot(frequency, drawn["adamw_fit"], color=BLUE, lw=1.3)
+def _adamw(arrays: dict[str, Floats], record: ExperimentRecord) -> Markup:
+    frequency, norm = arrays["frequency"], arrays["adamw"]
+    axes = log_axes([frequency], [norm, arrays["adamw_law"]], across="probability of a gradient, p", up="norm R")
+    axes.plot(frequency, arrays["adamw_law"], color=FAINT, lw=1.1, ls=DASHED)
+    axes.plot(frequency, arrays["adamw_fit"], color=BLUE, lw=1.3)
     axes.scatter(frequency, norm, color=BLUE, s=34, lw=0, zorder=3)
     crossover = record.findings[2]
     for place, colour in ((crossover.expected, FAINT), (crossover.measured, VERMILION)):
         if place is not None:
             axes.axvline(place, color=colour, lw=1.1, ls=DASHED if colour == FAINT else "-")
-    found = [f"bend {plain(crossover.measured or float('nan'))}", f"1 − β₂ = {plain(crossover.expected or 0.0)}"]
-    write_lines(axes, found, low=True, left=False)
-    return to_svg(axes, name="frequency-adamw", description="Norm against frequency under AdamW, with law and bend.")
+    lines = [f"bend {plain(crossover.measured or float('nan'))}", f"1 − β₂ = {plain(crossover.expected or 0.0)}"]
+    write_lines(axes, lines, low=True, left=False)
+    description = f"Norm against frequency under AdamW, log-log, with law and bend; {', '.join(lines)}."
+    return to_svg(axes, name="frequency-adamw", description=description)

@@ -1,5 +1,5 @@
-"""What a grid found, as a page, a figure and a table to paste."""
+"""The report of a grid: a page, a figure and a table to paste."""
 
-from lightning_normdyn.report.grid.write import write_grid
+from lightning_normdyn.report.grid.page import write_grid
 
 __all__ = ["write_grid"]

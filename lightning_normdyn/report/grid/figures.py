@@ -1,17 +1,20 @@
-"""The figures of a grid."""
+"""The figures of a grid: scores, scores by training and scoring similarity, norms of relevant documents."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from lightning_normdyn.history.grid_findings import GridFindings, GridRun
-from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION, new_axes
+from lightning_normdyn.report.kit.axes import axis_note
+from lightning_normdyn.report.kit.figure import new_axes
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
-from lightning_normdyn.report.kit.scale import axis_note
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.numbers import Floats
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION
 
 COLOURS: Mapping[str, str] = {
     "cosine": GREY,
@@ -48,14 +51,17 @@ def scores_figure(findings: GridFindings) -> Axes:
 
 def cross_figure(findings: GridFindings) -> Axes:
     """The headline by the similarity that trained and the one that scored."""
-    trained = list(findings.cross)
-    scored = list(next(iter(findings.cross.values())))
+    variants = list(findings.cross)
+    similarities = list(next(iter(findings.cross.values())))
     table = np.array(
-        [[np.nan if (value := findings.cross[row][column]) is None else value for column in scored] for row in trained]
+        [
+            [np.nan if (value := findings.cross[row][column]) is None else value for column in similarities]
+            for row in variants
+        ]
     )
-    axes = new_axes(left=0.2, bottom=0.2, height=0.9 + 0.42 * len(trained))
-    known = table[np.isfinite(table)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    axes = new_axes(left=0.2, bottom=0.2, height=0.9 + 0.42 * len(variants))
+    finite = table[np.isfinite(table)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     # Begins below the lowest value, so that it too has a colour.
     axes.imshow(table, cmap="Blues", aspect="auto", vmin=low - 0.3 * (high - low) - 1e-6, vmax=high + 1e-6)
     middle = (low + high) / 2
@@ -63,8 +69,8 @@ def cross_figure(findings: GridFindings) -> Axes:
         if np.isfinite(value):
             colour = "white" if value > middle else INK
             axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(scored)), scored)
-    axes.set_yticks(range(len(trained)), trained)
+    axes.set_xticks(range(len(similarities)), similarities)
+    axes.set_yticks(range(len(variants)), variants)
     axes.tick_params(length=0, labelcolor=INK)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -73,45 +79,56 @@ def cross_figure(findings: GridFindings) -> Axes:
     return axes
 
 
-def norms_figure(findings: GridFindings) -> Axes | None:
-    """Mean norms of relevant and of irrelevant documents over training, as ratios; None where none were measured.
+class NormRatio(NamedTuple):
+    """Mean norm of relevant documents over that of all others, ``values [n]`` at ``steps [n]``."""
+
+    steps: Floats
+    values: Floats
+
+
+def norms_figure(ratios: Mapping[str, NormRatio]) -> Axes:
+    """Mean norms of relevant and of irrelevant documents over training, as ratios.
 
     After arXiv 2602.09229, Fig. 13.
+
+    Args:
+        ratios: by variant, at least one.
     """
     axes = new_axes(right=0.8)
     labels = []
-    for variant in findings.cross:
-        course = _course(findings.runs, variant)
-        if course is None:
-            continue
-        steps, ratio = course
+    for variant, ratio in ratios.items():
         colour = COLOURS.get(variant, INK)
-        axes.plot(steps, ratio, color=colour, lw=1.6)
-        labels.append(LineLabel(float(ratio[-1]), variant, colour))
-    if not labels:
-        return None
+        # A line through a single validation would not show.
+        axes.plot(*ratio, color=colour, lw=1.6, marker="o" if len(ratio.steps) == 1 else None)
+        labels.append(LineLabel(float(ratio.values[-1]), variant, colour))
     axes.axhline(1, color=RULE, lw=1, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("step")
     axis_note(axes, "norm of relevant documents / of all others")
     label_line_ends(axes, labels)
     return axes
 
 
-def _course(runs: Sequence[GridRun], variant: str) -> tuple[Floats, Floats] | None:
+def norm_ratios(findings: GridFindings) -> dict[str, NormRatio]:
+    """The ratio of norms over training, by variant; without those whose norms were not measured."""
+    ratios = {variant: _norm_ratio(findings.runs, variant) for variant in findings.cross}
+    return {variant: ratio for variant, ratio in ratios.items() if ratio is not None}
+
+
+def _norm_ratio(runs: Sequence[GridRun], variant: str) -> NormRatio | None:
     """Steps and the ratio of norms, mean over the seeds that have as many points as the first."""
-    columns = [
+    courses = [
         np.array([run.course[name] for name in ("step", "relevant_norm", "irrelevant_norm")], dtype=np.float64)
         for run in runs
         if run.variant == variant
     ]
-    columns = [one for one in columns if one.shape == columns[0].shape and one.size]
-    if not columns:
+    courses = [course for course in courses if course.shape == courses[0].shape and course.size]
+    if not courses:
         return None
-    steps = columns[0][0]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.mean([one[1] / one[2] for one in columns], axis=0)
-    kept = np.isfinite(ratio)
-    return (steps[kept], ratio[kept]) if kept.any() else None
+        ratio = np.mean([relevant / irrelevant for _, relevant, irrelevant in courses], axis=0)
+    is_finite = np.isfinite(ratio)
+    return NormRatio(courses[0][0][is_finite], ratio[is_finite]) if is_finite.any() else None
 
 
 def _mean(run: GridRun) -> float:

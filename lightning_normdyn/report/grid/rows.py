@@ -1,118 +1,186 @@
-"""The tables of a grid, as rows of text that Markdown and HTML share."""
+"""The tables of a grid as records of numbers, which the page, the Markdown file and the terminal draw alike.
+
+:func:`grid_tables` computes every number once. :meth:`GridTable.text` writes them for a page: one column each,
+intervals in brackets. :meth:`GridTable.short_text` writes them for a terminal of 80 columns: short headings of several
+lines, an interval in a column of its own. Nothing here draws, so matplotlib, jinja2 and rich stay out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lightning_normdyn.core.statistics.interval import Interval
 from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.number import show_number
+from lightning_normdyn.history.number import Number, show_number
 
-_DYNAMICS = ("norm_mean", "norm_cv", "radial_fraction", "balance_slope", "transient_slope", "forecast_skill")
+
+class GridColumn(NamedTuple):
+    """A column of numbers.
+
+    Attributes:
+        heading: on a page.
+        form: of its numbers, as in :func:`format`.
+        short_heading: on a terminal, lines apart; the heading if empty.
+        interval_heading: the same of the intervals; empty for a column without them.
+    """
+
+    heading: str
+    form: str
+    short_heading: str = ""
+    interval_heading: str = ""
+
+
+class GridRow(NamedTuple):
+    """What a row is about, and as many values as there are columns; ``None`` where there is no number."""
+
+    name: str
+    values: Sequence[Number | Interval]
 
 
 class TextTable(NamedTuple):
     """A table of finished text.
 
     Attributes:
-        title: what it shows.
         head: of the columns.
         rows: as many words as there are columns; the first names the row.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class GridTable(NamedTuple):
+    """A table of numbers.
+
+    Attributes:
+        name: ``scores``, ``floors``, ``cross``, ``diagnosis`` or ``dynamics``.
+        title: what it shows.
+        row_heading: what its rows are.
+        columns: without the one that names the rows.
+        rows: the numbers.
         note: what its words mean, in sentences.
     """
 
+    name: str
     title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    row_heading: str
+    columns: Sequence[GridColumn]
+    rows: Sequence[GridRow]
     note: str = ""
 
+    def text(self) -> TextTable:
+        """The table for a page: a value and its interval in one cell."""
+        head = [self.row_heading, *(column.heading for column in self.columns)]
+        rows = [
+            (row.name, *(_wide(value, column.form) for value, column in zip(row.values, self.columns, strict=True)))
+            for row in self.rows
+        ]
+        return TextTable(head, rows)
 
-def grid_tables(findings: GridFindings) -> list[TextTable]:
+    def short_text(self) -> TextTable:
+        """The table for a terminal: a value and its interval in two cells."""
+        head = [self.row_heading]
+        for column in self.columns:
+            head.append(column.short_heading or column.heading)
+            head += [column.interval_heading] if column.interval_heading else []
+        rows = []
+        for row in self.rows:
+            cells = [_short(value, column) for value, column in zip(row.values, self.columns, strict=True)]
+            rows.append([row.name, *(word for cell in cells for word in cell)])
+        return TextTable(head, rows)
+
+
+def grid_tables(findings: GridFindings) -> list[GridTable]:
     """All tables of a grid, in the order of reading; those without rows are left out."""
     tables = [_scores(findings), _floors(findings), _cross(findings), _diagnosis(findings), _dynamics(findings)]
     return [table for table in tables if table.rows]
 
 
-def _scores(findings: GridFindings) -> TextTable:
-    comparison = findings.comparison
+def _scores(findings: GridFindings) -> GridTable:
+    comparison, headline = findings.comparison, findings.headline
+    columns = (
+        GridColumn(f"{headline}, 95%", ".4f", headline, "95%\ninterval"),
+        GridColumn("gain on cosine, 95% for all at once", "+.4f", "gain on\ncosine", "95%,\nall at once"),
+        GridColumn("best in draws", ".0%", "best"),
+        GridColumn("learning rate", ".3g", "lr"),
+    )
     rows = []
     for name, score in comparison.scores.items():
-        reference = name == comparison.reference
-        gain = "–" if reference else f"{score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
-        interval = f"{score.mean:.4f} ({score.low:.4f} to {score.high:.4f})"
-        rows.append((name, interval, gain, f"{score.share_best:.0%}", f"{findings.lrs[name]:.3g}"))
-    head = (
-        "variant",
-        f"{findings.headline}, 95%",
-        "gain on cosine, 95% for all at once",
-        "best in draws",
-        "learning rate",
-    )
-    title = f"Trainings: {comparison.seeds} each, test items: {comparison.queries}"
+        gain = None if name == comparison.reference else Interval(score.gain, score.gain_low, score.gain_high)
+        mean = Interval(score.mean, score.low, score.high)
+        rows.append(GridRow(name, (mean, gain, score.share_best, findings.lrs[name])))
+    title = f"{findings.task}: {headline}, trainings: {comparison.seeds} each, test items: {comparison.queries}"
     note = "Best in draws: the share of draws, over items and trainings, in which a variant leads."
-    return TextTable(title, head, rows, note)
+    return GridTable("scores", title, "variant", columns, rows, note)
 
 
-def _floors(findings: GridFindings) -> TextTable:
-    rows = [(name, f"{value:.4f}") for name, value in findings.floors.items()]
-    return TextTable("Without training", ("method", findings.headline), rows)
+def _floors(findings: GridFindings) -> GridTable:
+    rows = [GridRow(name, (value,)) for name, value in findings.floors.items()]
+    return GridTable("floors", "Without training", "method", (GridColumn(findings.headline, ".4f"),), rows)
 
 
-def _cross(findings: GridFindings) -> TextTable:
+def _cross(findings: GridFindings) -> GridTable:
     similarities = list(next(iter(findings.cross.values())))
-    rows = [(name, *(show_number(by[one], ".4f") for one in similarities)) for name, by in findings.cross.items()]
-    return TextTable("Trained with one similarity, scored with another", ("trained", *similarities), rows)
+    columns = [GridColumn(name, ".4f") for name in similarities]
+    rows = [GridRow(variant, [scores[name] for name in similarities]) for variant, scores in findings.cross.items()]
+    return GridTable("cross", "Trained with one similarity, scored with another", "trained \\ scored", columns, rows)
 
 
-def _diagnosis(findings: GridFindings) -> TextTable:
+_DIAGNOSES = (
+    ("cohens_d", GridColumn("Cohen's d", "+.2f")),
+    ("query_cv", GridColumn("CV of queries", ".3f", "CV\nqueries")),
+    ("document_cv", GridColumn("CV of documents", ".3f", "CV\ndocs")),
+    ("kappa_qnorm", GridColumn("log κ qnorm", ".2f", "log κ\nqnorm")),
+    ("kappa_dnorm", GridColumn("log κ dnorm", ".2f", "log κ\ndnorm")),
+)
+_EXPONENTS = (
+    ("gamma_query", GridColumn("γ q", ".3f", "γ\nquery")),
+    ("gamma_document", GridColumn("γ d", ".3f", "γ\ndoc")),
+)
+
+
+def _diagnosis(findings: GridFindings) -> GridTable:
     rows = []
-    for name, found in findings.diagnosis.items():
-        learnt = findings.learnt.get(name, {})
-        numbers = [show_number(found["cohens_d"], "+.2f")]
-        numbers += [show_number(found[one], ".3f") for one in ("query_cv", "document_cv")]
-        numbers += [show_number(found[one], ".2f") for one in ("kappa_qnorm", "kappa_dnorm")]
-        numbers += [show_number(learnt.get(one), ".3f") for one in ("gamma_query", "gamma_document")]
-        rows.append((name, *numbers))
-    head = ("variant", "Cohen's d", "CV of queries", "CV of documents", "log κ qnorm", "log κ dnorm", "γ q", "γ d")
+    for variant, diagnosis in findings.diagnosis.items():
+        exponents = findings.learnt.get(variant, {})
+        values = [diagnosis[key] for key, _ in _DIAGNOSES] + [exponents.get(key) for key, _ in _EXPONENTS]
+        rows.append(GridRow(variant, values))
     note = (
         "log κ: log10 of the Fisher condition number, of which the smaller should train better. There is no Cohen's d "
         "where every document is relevant to some query."
     )
-    return TextTable("Norms on the validation split, means over trainings", head, rows, note)
+    columns = [column for _, column in _DIAGNOSES + _EXPONENTS]
+    title = "Norms on the validation split, means over trainings"
+    return GridTable("diagnosis", title, "variant", columns, rows, note)
 
 
-def _dynamics(findings: GridFindings) -> TextTable:
+_DYNAMICS = ("norm_mean", "norm_cv", "radial_fraction", "balance_slope", "transient_slope", "forecast_skill")
+
+
+def _dynamics(findings: GridFindings) -> GridTable:
     """Last values of the first training of each variant, of the quantities that most targets have."""
     first = {variant: next(run.dynamics for run in findings.runs if run.variant == variant) for variant in findings.lrs}
-    keys = list(dict.fromkeys(key for by in first.values() for key in by if key.rpartition("/")[2] in _DYNAMICS))
-    rows = [(key.removeprefix("normdyn/"), *(show_number(by.get(key), ".3g") for by in first.values())) for key in keys]
-    return TextTable("Norm dynamics as last logged in the first training", ("quantity", *first), rows)
+    keys = [key for values in first.values() for key in values if key.rpartition("/")[2] in _DYNAMICS]
+    rows = [
+        GridRow(key.removeprefix("normdyn/"), [values.get(key) for values in first.values()])
+        for key in dict.fromkeys(keys)
+    ]
+    columns = [GridColumn(variant, ".3g") for variant in first]
+    title = "Norm dynamics as last logged in the first training"
+    return GridTable("dynamics", title, "quantity", columns, rows)
 
 
-def grid_markdown(findings: GridFindings) -> str:
-    """The advice first, then all tables, then what theory had said."""
-    prediction, outcome, evidence = findings.symmetry
-    parts = [f"# {findings.task}: which normalization", findings.advice]
-    for table in grid_tables(findings):
-        parts += [f"**{table.title}**\n\n{markdown_table(table)}", *([table.note] if table.note else [])]
-    parts.append(
-        f"- Symmetry, {prediction}: {outcome} ({evidence}).\n- Fisher condition numbers: {findings.kappa_verdict}."
-    )
-    return "\n\n".join([*parts, *findings.notes]) + "\n"
+def _wide(value: Number | Interval, form: str) -> str:
+    if not isinstance(value, Interval):
+        return show_number(value, form)
+    return f"{value.value:{form}} ({value.low:{form}} to {value.high:{form}})"
 
 
-def markdown_table(table: TextTable) -> str:
-    r"""One table; numbers to the right.
-
-    Example:
-        >>> print(markdown_table(TextTable("", ("a", "b"), [("x|y", "1")])))
-        | a | b |
-        | --- | ---: |
-        | x\|y | 1 |
-    """
-    rule = ["---", *["---:"] * (len(table.head) - 1)]
-    return "\n".join(f"| {' | '.join(_escaped(row))} |" for row in (table.head, rule, *table.rows))
-
-
-def _escaped(row: Sequence[str]) -> list[str]:
-    return [word.replace("|", "\\|") for word in row]
+def _short(value: Number | Interval, column: GridColumn) -> list[str]:
+    if not isinstance(value, Interval):
+        text = show_number(value, column.form)
+        return [text, text] if column.interval_heading else [text]
+    between = " " if column.form.startswith("+") else "–"
+    ends = between.join(f"{end:{column.form}}" for end in (value.low, value.high))
+    return [f"{value.value:{column.form}}", ends]

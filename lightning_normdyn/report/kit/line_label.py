@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
-from numpy.typing import NDArray
+
+from lightning_normdyn.report.kit.theme import legible
 
 
 class LineLabel(NamedTuple):
@@ -46,24 +45,6 @@ def label_line_ends(axes: Axes, labels: list[LineLabel], *, gap: float = 0.075) 
             color=legible(labels[index].colour),
             fontsize=9,
         )
-
-
-def legible(colour: str) -> str:
-    """The colour, darkened as far as small text on white needs (a contrast of 4.5 to 1).
-
-    Example:
-        >>> legible("#0072b2"), legible("#ffff00")
-        ('#0072b2', '#7b7b00')
-    """
-    shade = np.array(to_rgb(colour))
-    while 1.05 / (_luminance(shade) + 0.05) < 4.5:
-        shade = shade * 0.97
-    return to_hex(tuple(shade))
-
-
-def _luminance(rgb: NDArray[np.float64]) -> float:
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def spread_apart(heights: list[float], gap: float, *, low: float = 0.02, high: float = 1.0) -> list[float]:

@@ -1,11 +1,17 @@
-"""Numbers as a reader likes them."""
+"""Numbers written for a reader: significant digits, percentages, powers of ten, counts."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_NONE = "–"
+NONE = "–"
+"""Stands where there is no number."""
 
 
 def plain(value: float, digits: int = 3) -> str:
@@ -16,7 +22,7 @@ def plain(value: float, digits: int = 3) -> str:
         ('0.988', '12,000', '1.23 × 10⁻⁷', '−0.5', '–')
     """
     if not math.isfinite(value):
-        return _NONE
+        return NONE
     if value != 0 and not 1e-3 <= abs(value) < 1e7:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa} × {power_of_ten(int(exponent))}".replace("-", "−")
@@ -32,7 +38,7 @@ def fixed(value: float, decimals: int) -> str:
         >>> fixed(1, 3), fixed(-0.25, 2), fixed(float("inf"), 2)
         ('1.000', '−0.25', '–')
     """
-    return f"{value:.{decimals}f}".replace("-", "−") if math.isfinite(value) else _NONE
+    return f"{value:.{decimals}f}".replace("-", "−") if math.isfinite(value) else NONE
 
 
 def percent(share: float) -> str:
@@ -43,7 +49,7 @@ def percent(share: float) -> str:
         ('2.5%', '42.2%', '100%', '0.012%', '< 0.001%')
     """
     if not math.isfinite(share):
-        return _NONE
+        return NONE
     if 0 < abs(share) < 1e-5:
         return "< 0.001%"
     return f"{plain_small(100 * share, 2 if abs(share) < 0.1 else 3)}%"

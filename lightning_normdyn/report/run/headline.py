@@ -1,16 +1,19 @@
-"""The run in numbers, beside the published ones."""
+"""The head of a run's report: its numbers in sentences and in tables, beside the published ones."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from html import escape
 from typing import Any, NamedTuple
 
-from lightning_normdyn.report.kit.numbers import fixed, percent, plain
-from lightning_normdyn.report.run.record import Series
+from markupsafe import Markup
 
-PAPER = "https://arxiv.org/abs/2606.30625"
+from lightning_normdyn.report.kit.numbers import fixed, percent, plain
+from lightning_normdyn.report.kit.page import NORM_LAW_PAPER
+from lightning_normdyn.report.kit.table import Cell, Column, Table
+from lightning_normdyn.report.kit.template import render
+from lightning_normdyn.report.run.target_record import Series
+
 _PUBLISHED = {"slope": "0.88", "pearson_r": "0.97"}
 _SETTLED = 0.5
 _FROM_SUMMARY = {
@@ -58,24 +61,19 @@ def from_summary(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def from_series(series: Mapping[str, Series]) -> dict[str, float]:
     """The last finite value of every logged quantity."""
-    return {name: one.last for name, one in series.items() if len(one.steps)}
+    return {name: logged.last for name, logged in series.items() if len(logged.steps)}
 
 
-def headline(numbers: Mapping[str, float]) -> str:
+def headline(numbers: Mapping[str, float], *, name: str = "run") -> Markup:
     """A lead sentence and two tables as HTML; empty where there is nothing to say.
 
     Args:
         numbers: values by the name of the logged quantity.
+        name: put before the ids of the tables, so that it must be unique in the page.
     """
-    groups = [group for group in (_predictions(numbers), _further(numbers)) if group]
-    tables = "".join(f"<div>{group}</div>" for group in groups)
-    return _lead(numbers) + (f'<div class="tables">{tables}</div>' if tables else "")
-
-
-def _lead(numbers: Mapping[str, float]) -> str:
-    said = (_verdict(numbers), _equilibrium(numbers), _transient(numbers), _forecast(numbers))
-    sentences = [sentence for sentence in said if sentence]
-    return f'<p class="lead">{" ".join(sentences)}</p>' if sentences else ""
+    statements = (_verdict(numbers), _equilibrium(numbers), _transient(numbers), _forecast(numbers))
+    tables = [table for table in (_predictions(numbers, name), _further(numbers, name)) if table.rows]
+    return render("headline.html.j2", sentences=[sentence for sentence in statements if sentence], tables=tables)
 
 
 def _verdict(numbers: Mapping[str, float]) -> str:
@@ -89,32 +87,34 @@ def _verdict(numbers: Mapping[str, float]) -> str:
     return f"{far}: slope and r of the transient then mostly repeat where they started."
 
 
-def _equilibrium(numbers: Mapping[str, float]) -> str:
+def _equilibrium(numbers: Mapping[str, float]) -> Markup:
     line, error = "", ""
     if {"equilibrium_slope", "equilibrium_pearson_r"} <= numbers.keys():
         slope, r = fixed(numbers["equilibrium_slope"], 2), fixed(numbers["equilibrium_pearson_r"], 3)
         line = f"with slope <b>{slope}</b>, r <b>{r}</b> (published: 0.88 and 0.97)"
     if "equilibrium_median_error" in numbers:
         error = f"<b>{percent(numbers['equilibrium_median_error'])}</b> off in the median"
-    said = ", ".join(part for part in (line, error) if part)
-    return f"The equilibrium law predicts the norms {said}." if said else ""
+    statement = ", ".join(phrase for phrase in (line, error) if phrase)
+    return Markup(f"The equilibrium law predicts the norms {statement}.") if statement else Markup()
 
 
-def _transient(numbers: Mapping[str, float]) -> str:
+def _transient(numbers: Mapping[str, float]) -> Markup:
     if "transient_median_error" not in numbers:
-        return ""
+        return Markup()
     norms = "they" if _equilibrium(numbers) else "the norms"
     error = f"<b>{percent(numbers['transient_median_error'])}</b>"
     against = ""
     if "transient_persistence_error" in numbers:
         against = f", against {percent(numbers['transient_persistence_error'])} for ‘stays as it is’"
-    return f"Followed from the norms at the last window’s start, {norms} are predicted to within {error}{against}."
+    return Markup(
+        f"Followed from the norms at the last window’s start, {norms} are predicted to within {error}{against}."
+    )
 
 
-def _forecast(numbers: Mapping[str, float]) -> str:
+def _forecast(numbers: Mapping[str, float]) -> Markup:
     if not _has_forecast(numbers):
-        return ""
-    return (
+        return Markup()
+    return Markup(
         f"The forecast for the end missed the final norms by <b>{percent(numbers['forecast_median_error'])}</b>, "
         f"against {percent(numbers['persistence_median_error'])} for ‘stays as it is’."
     )
@@ -125,50 +125,49 @@ def _has_forecast(numbers: Mapping[str, float]) -> bool:
     return {"forecast_median_error", "persistence_median_error"} <= numbers.keys()
 
 
-def _predictions(numbers: Mapping[str, float]) -> str:
+def _predictions(numbers: Mapping[str, float], name: str) -> Table:
     rows = [
         _row(numbers, "equilibrium", "Equilibrium law", _PUBLISHED),
         _row(numbers, "transient", "Transient-corrected", _PUBLISHED),
-        _row(numbers, "balance", "Corrected for its own change (identity)", {}) if "balance_slope" in numbers else "",
-        _row(numbers, "forecast", "Forecast for the end", {}) if _has_forecast(numbers) else "",
+        _row(numbers, "balance", "Corrected for its own change (identity)", {}) if "balance_slope" in numbers else [],
+        _row(numbers, "forecast", "Forecast for the end", {}) if _has_forecast(numbers) else [],
     ]
-    if not any(rows):
-        return ""
-    published = _beneath("published")
-    columns = (f"slope{published}", f"r{published}", "median error", "‘stays as it is’", "skill")
-    head = "<tr><td></td>" + "".join(f'<th scope="col">{column}</th>' for column in columns) + "</tr>"
-    title = f'<caption>Predicted against observed norm, beside the published <a href="{PAPER}">[1]</a></caption>'
-    note = '<p class="how">Skill: 1 − median error / error of ‘stays as it is’; 1 is perfect, 0 no better.</p>'
-    return f'<table class="laws">{title}<thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>{note}'
+    link = Markup('<a href="{}">[1]</a>').format(NORM_LAW_PAPER)
+    return Table(
+        f"{name}-predictions",
+        Markup("Predicted against observed norm, beside the published {}").format(link),
+        (
+            Column(""),
+            Column("slope", "published"),
+            Column("r", "published"),
+            Column("median error", kind="main"),
+            Column("‘stays as it is’"),
+            Column("skill"),
+        ),
+        [row for row in rows if row],
+        note="Skill: 1 − median error / error of ‘stays as it is’; 1 is perfect, 0 no better.",
+        style="laws",
+    )
 
 
-def _row(numbers: Mapping[str, float], kind: str, name: str, published: Mapping[str, str]) -> str:
+def _row(numbers: Mapping[str, float], kind: str, name: str, references: Mapping[str, str]) -> list[str | Cell]:
     """One way to predict: its fit (published values beneath), its error, and that of ‘stays as it is’."""
     stays = "persistence_median_error" if kind == "forecast" else f"{kind}_persistence_error"
     keys = (f"{kind}_slope", f"{kind}_pearson_r", f"{kind}_median_error", stays, f"{kind}_skill")
     if not numbers.keys() & set(keys):
-        return ""
+        return []
     slope, r, error, persistence, skill = (numbers.get(key, float("nan")) for key in keys)
-    cells = "".join(
-        f"<td>{_three(value)}{_beneath(published.get(key, ''))}</td>"
-        for key, value in (("slope", slope), ("pearson_r", r))
-    )
-    cells += f'<td class="main">{percent(error)}</td><td>{percent(persistence)}</td><td>{_three(skill)}</td>'
-    return f'<tr><th scope="row">{name}</th>{cells}</tr>'
+    line_fit = [Cell(_three(value), references.get(key, "")) for key, value in (("slope", slope), ("pearson_r", r))]
+    return [name, *line_fit, percent(error), percent(persistence), _three(skill)]
 
 
-def _beneath(text: str) -> str:
-    return f'<span class="how">{text}</span>' if text else ""
-
-
-def _further(numbers: Mapping[str, float]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(line.name)}<span class="how">{escape(line.how)}</span></th>'
-        f"<td>{escape(line.write(numbers[line.key]))}</td></tr>"
+def _further(numbers: Mapping[str, float], name: str) -> Table:
+    rows = [
+        (Cell(line.name, line.how), line.write(numbers[line.key]))
         for line in (*_LINES, *_window_forecast(numbers))
         if line.key in numbers
-    )
-    return f"<table><caption>Further numbers</caption><tbody>{rows}</tbody></table>" if rows else ""
+    ]
+    return Table(f"{name}-numbers", "Further numbers", (Column(""), Column("")), rows)
 
 
 def _window_forecast(numbers: Mapping[str, float]) -> list[Line]:

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from lightning_normdyn.report.kit.numbers import Floats
+
 _FIT_COLUMNS = (
     "update_probability",
     "mean_norm",
@@ -84,8 +85,8 @@ class Trajectory:
     def frequency(self) -> Floats:
         """Share of steps in which a row got a gradient, averaged over the fit windows that know it, ``[rows]``."""
         shares = np.stack([np.full(len(self.rows), np.nan), *(fit.update_probability for fit in self.fits)])
-        known = np.isfinite(shares)
-        total, windows = np.where(known, shares, 0.0).sum(axis=0), known.sum(axis=0)
+        has_share = np.isfinite(shares)
+        total, windows = np.where(has_share, shares, 0.0).sum(axis=0), has_share.sum(axis=0)
         mean: Floats = np.divide(total, windows, out=np.full(len(self.rows), np.nan), where=windows > 0)
         return mean
 
@@ -114,13 +115,13 @@ def read_trajectory(table: pa.Table) -> Trajectory:
     in_fit = np.isfinite(np.stack([columns[name] for name in _FIT_COLUMNS])).any(axis=0)
     fits = []
     for index in np.unique(step_at[in_fit]).tolist():
-        chosen = in_fit & (step_at == index)
-        predictions = {name: _spread(columns[name][chosen], row_at[chosen], len(rows)) for name in _FIT_COLUMNS}
+        entries = in_fit & (step_at == index)
+        predictions = {name: _spread(columns[name][entries], row_at[entries], len(rows)) for name in _FIT_COLUMNS}
         fits.append(Fit(step=int(steps[index]), norm=norms[index].astype(np.float64), **predictions))
     return Trajectory(steps, rows, norms, tuple(fits))
 
 
 def _spread(values: NDArray[np.float32], places: NDArray[np.intp], size: int) -> Floats:
-    spread = np.full(size, np.nan)
-    spread[places] = values
-    return spread
+    by_row = np.full(size, np.nan)
+    by_row[places] = values
+    return by_row

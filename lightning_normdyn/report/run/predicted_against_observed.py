@@ -1,4 +1,4 @@
-"""Predicted against observed norms."""
+"""The figure of predicted against observed norms: one panel for each law, with its slope, r and median error."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lightning_normdyn.core import LogLogFit, fit_log_log
-from lightning_normdyn.report.kit.canvas import FAINT, INK, to_svg
+from lightning_normdyn.report.kit.axes import positive_frame, square_axes
 from lightning_normdyn.report.kit.card import Card
-from lightning_normdyn.report.kit.frame import positive_frame
-from lightning_normdyn.report.kit.numbers import fixed, percent
-from lightning_normdyn.report.kit.scale import square_axes
-from lightning_normdyn.report.run.cloud import draw_cloud
-from lightning_normdyn.report.run.record import TargetRecord
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.figure import to_svg
+from lightning_normdyn.report.kit.numbers import Floats, fixed, percent
+from lightning_normdyn.report.kit.scatter import scatter_rows
+from lightning_normdyn.report.kit.theme import FAINT, INK
+from lightning_normdyn.report.run.target_record import TargetRecord
 
 _CAPTION = (
     "Each point is one row that got a gradient in the window and the dashed line is a perfect prediction: in a healthy "
@@ -60,7 +60,7 @@ class Cloud(NamedTuple):
     rows: int
 
 
-def prediction_card(record: TargetRecord) -> Card | None:
+def predictions_card(record: TargetRecord) -> Card | None:
     """Norms of the last fit: the equilibrium law, and the law followed from where the window began."""
     clouds = [cloud for law in _LAWS if (cloud := _cloud(record, *law)) is not None]
     if not clouds:
@@ -105,41 +105,43 @@ def frames(clouds: list[Cloud]) -> list[tuple[float, float]]:
 
     Where that would squeeze a cloud into less than a third of it, each cloud gets a frame of its own.
     """
-    own = [positive_frame(cloud.predicted, cloud.observed, pad=0.04) for cloud in clouds]
-    shared = positive_frame(*(side for cloud in clouds for side in (cloud.predicted, cloud.observed)), pad=0.04)
-    squeezed = any(_decades(frame) < _LEAST_SHARE * _decades(shared) for frame in own)
-    return own if squeezed else [shared] * len(clouds)
+    limits = [positive_frame(cloud.predicted, cloud.observed, pad=0.04) for cloud in clouds]
+    common = positive_frame(*(side for cloud in clouds for side in (cloud.predicted, cloud.observed)), pad=0.04)
+    is_too_wide = any(_decades(frame) < _LEAST_SHARE * _decades(common) for frame in limits)
+    return limits if is_too_wide else [common] * len(clouds)
 
 
-def _cloud(record: TargetRecord, law: str, title: str, observed: str) -> Cloud | None:
+def _cloud(record: TargetRecord, law: str, title: str, observed_column: str) -> Cloud | None:
     fit = record.trajectory.latest_fit(law)
     if fit is None:
         return None
-    seen: Floats = getattr(fit, observed)
-    drawn: NDArray[np.bool_] = fit.updated
+    observed: Floats = getattr(fit, observed_column)
+    rows: NDArray[np.bool_] = fit.updated
     predicted: Floats = getattr(fit, law)
     frequency = record.trajectory.frequency
-    return Cloud(title, fit.step, predicted[drawn], seen[drawn], frequency[drawn], int(np.isfinite(seen).sum()))
+    return Cloud(title, fit.step, predicted[rows], observed[rows], frequency[rows], int(np.isfinite(observed).sum()))
 
 
 def _decades(limits: tuple[float, float]) -> float:
     return float(np.log10(limits[1] / limits[0]))
 
 
-def _panel(cloud: Cloud, *, limits: tuple[float, float], name: str, members: str) -> str:
+def _panel(cloud: Cloud, *, limits: tuple[float, float], name: str, members: str) -> Markup:
     axes = square_axes(*limits)
-    draw_cloud(axes, cloud.predicted, cloud.observed, cloud.frequency)
+    scatter_rows(axes, cloud.predicted, cloud.observed, cloud.frequency)
     fit = fit_points(cloud.predicted, cloud.observed)
-    found = _found(fit, with_slope=has_slope(cloud.predicted))
+    statements = _statements(fit, with_slope=has_slope(cloud.predicted))
     corner = (0.96, 0.46) if _upper_left_is_taken(cloud.predicted, cloud.observed, limits) else (0.04, 0.96)
     of_all = "" if fit.n == cloud.rows else f" of {cloud.rows:,}"
-    _write_fit(axes, found, corner, f"{fit.n:,}{of_all} {members}")
+    _write_fit(axes, statements, corner, f"{fit.n:,}{of_all} {members}")
     axes.set(xlabel="predicted norm", ylabel="observed norm")
-    description = f"{cloud.law}: observed against predicted norm of {fit.n:,} {members}, log-log; {', '.join(found)}."
+    description = (
+        f"{cloud.law}: observed against predicted norm of {fit.n:,} {members}, log-log; {', '.join(statements)}."
+    )
     return to_svg(axes, name=name, description=description)
 
 
-def _found(fit: LogLogFit, *, with_slope: bool) -> list[str]:
+def _statements(fit: LogLogFit, *, with_slope: bool) -> list[str]:
     line = [f"slope {fixed(fit.slope, 3)}", f"r {fixed(fit.pearson_r, 3)}"] if with_slope else [_NO_SLOPE]
     return [*line, f"median error {percent(fit.median_relative_error)}"]
 
@@ -153,8 +155,8 @@ def _upper_left_is_taken(predicted: Floats, observed: Floats, limits: tuple[floa
     return bool(np.mean((across < 0.5) & (up > 0.68)) > 0.01) if len(up) else False
 
 
-def _write_fit(axes: Axes, found: list[str], corner: tuple[float, float], rows: str) -> None:
+def _write_fit(axes: Axes, statements: list[str], corner: tuple[float, float], rows: str) -> None:
     look: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "ha": "right" if corner[0] > 0.5 else "left"}
-    for index, line in enumerate(found):
+    for index, line in enumerate(statements):
         axes.text(corner[0], corner[1] - 0.065 * index, line, color=INK, fontsize=10.5, **look)
-    axes.text(corner[0], corner[1] - 0.065 * len(found), rows, color=FAINT, fontsize=9, **look)
+    axes.text(corner[0], corner[1] - 0.065 * len(statements), rows, color=FAINT, fontsize=9, **look)

@@ -1,18 +1,18 @@
-"""How much of the gradient, and of the update, points along the vector."""
+"""The figure of the radial share: how much of gradient and update points along the vector."""
 
 from __future__ import annotations
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from lightning_normdyn.report.kit.canvas import BLUE, FAINT, VERMILION, new_axes, to_svg
+from lightning_normdyn.report.kit.axes import axis_note, level_grid, log_scale, positive_frame, step_axis
 from lightning_normdyn.report.kit.card import Card
-from lightning_normdyn.report.kit.frame import positive_frame
+from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
-from lightning_normdyn.report.kit.numbers import percent, plain
-from lightning_normdyn.report.kit.scale import axis_note, level_grid, log_scale, step_axis
-from lightning_normdyn.report.run.record import Series, TargetRecord
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.numbers import Floats, percent, plain
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, VERMILION
+from lightning_normdyn.report.run.target_record import Series, TargetRecord
 
 _SHARES = (("radial_fraction", "gradient", BLUE), ("update_radial_fraction", "update", VERMILION))
 _ROUNDING = 1e-6
@@ -33,7 +33,7 @@ def radial_card(record: TargetRecord) -> Card | None:
     return Card("Radial share of gradient and update", _CAPTION, (("", _draw(record, shares)),))
 
 
-def _draw(record: TargetRecord, shares: dict[str, tuple[Series, str]]) -> str:
+def _draw(record: TargetRecord, shares: dict[str, tuple[Series, str]]) -> Markup:
     axes = new_axes(left=0.105, right=0.83, top=0.90)
     step_axis(axes, record.end_step)
     logarithmic = min(_typical(series) for series, _ in shares.values()) < _TINY

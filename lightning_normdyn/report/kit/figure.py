@@ -1,4 +1,4 @@
-"""The sheet that figures are drawn on, and its way into an HTML page."""
+"""Figures by matplotlib: their look, their axes, and their way into a page or a file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import matplotlib
+from lightning_normdyn.history.json_file import write_atomically
+from lightning_normdyn.report.kit.page import DrawingError
+from lightning_normdyn.report.kit.theme import INK, RULE, with_variables
+
+try:
+    import matplotlib
+except ImportError as error:
+    raise ImportError(
+        "lightning_normdyn.report draws with matplotlib, which is not installed: "
+        "pip install 'lightning-normdyn[report]'"
+    ) from error
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-INK, FAINT, RULE = "#1f2933", "#616e7c", "#cbd2d9"
-BLUE, VERMILION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a939c"
-"""Okabe and Ito's palette, which stays apart for every kind of colour vision."""
 
 WIDTH = 4.75
 _STYLE: Any = {
@@ -50,14 +58,23 @@ _REFERENCE = re.compile(r"(url\()?#([\w.-]+)")
 
 @contextmanager
 def drawing_style() -> Iterator[None]:
-    """Sets fonts and colours while figures are drawn, and puts matplotlib's own settings back."""
+    """Sets fonts and colours while figures are drawn, and puts matplotlib's own settings back.
+
+    Raises:
+        DrawingError: instead of whatever goes wrong while drawing.
+    """
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         # The reader's browser sets the text and has more glyphs than the font that only measures it here.
         warnings.filterwarnings("ignore", message=r".*Glyph .* missing from font.*")
         warnings.filterwarnings("ignore", message=r".*Matplotlib currently does not support .* natively.*")
-        yield
+        try:
+            yield
+        except DrawingError:
+            raise
+        except Exception as error:
+            raise DrawingError(f"drawing failed ({type(error).__name__}: {error})") from error
 
 
 def new_axes(
@@ -78,24 +95,40 @@ def new_axes(
     return axes
 
 
-def to_svg(axes: Axes, *, name: str, description: str) -> str:
-    """The figure of ``axes`` as an SVG element to be placed in a page.
+def to_svg(axes: Axes, *, name: str, description: str) -> Markup:
+    """The figure of ``axes`` as an SVG element to be placed in a page, whose colours follow the page's theme.
 
     Args:
         axes: axes made by :func:`new_axes`.
         name: put before every id of the SVG, so that it must be unique in the page.
-        description: what a reader who does not see the figure should know.
+        description: what a reader who does not see the figure should know: what it shows, with its numbers.
     """
     buffer = io.StringIO()
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.savefig(buffer, format="svg", dpi=220, metadata={"Date": None})
+    axes.figure.savefig(buffer, format="svg", dpi=220, metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())
     _strip(root)
     for element in root.iter():
         _localise(element, name)
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": description}
-    return ElementTree.tostring(root, encoding="unicode")
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def write_figure(path: Path, figure: Figure, *, description: str) -> None:
+    """Writes a figure on white paper as a file of its own, whole or not at all.
+
+    Args:
+        path: ends in ``.png``, ``.svg`` or ``.pdf``.
+        figure: what it shows.
+        description: goes into the file as its title, which SVG viewers read out.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    ending = path.suffix.lower()[1:]
+    undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[ending]
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=ending, dpi=200, facecolor="white", metadata={"Title": description} | undated)
+    write_atomically(path, buffer.getvalue())
 
 
 def _strip(root: ElementTree.Element) -> None:
@@ -107,8 +140,9 @@ def _strip(root: ElementTree.Element) -> None:
 
 
 def _localise(element: ElementTree.Element, name: str) -> None:
-    """Drops namespaces, which HTML knows by itself, and puts ``name`` before ids and references to them."""
+    """Drops namespaces, which HTML knows by itself, puts ``name`` before ids, and turns colours into variables."""
     element.tag = element.tag.rpartition("}")[2]
+    is_text = element.tag in ("text", "tspan")
     attributes = {}
     for key, value in element.attrib.items():
         key = key.rpartition("}")[2]
@@ -116,5 +150,5 @@ def _localise(element: ElementTree.Element, name: str) -> None:
             value = f"{name}-{value}"
         elif (key == "href" and value.startswith("#")) or "url(#" in value:
             value = _REFERENCE.sub(rf"\1#{name}-\2", value)
-        attributes[key] = value
+        attributes[key] = with_variables(value, is_text=is_text) if key == "style" else value
     element.attrib = attributes

@@ -1,18 +1,18 @@
-"""Axes whose ticks a reader can read aloud."""
+"""Limits, scales and labels of a figure's axes: logarithmic or linear, over training steps, over norms."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from lightning_normdyn.report.kit.canvas import FAINT, RULE, WIDTH, new_axes
-from lightning_normdyn.report.kit.frame import positive_frame
-from lightning_normdyn.report.kit.numbers import percent, plain_small, power_of_ten, short_count
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.figure import WIDTH, new_axes
+from lightning_normdyn.report.kit.numbers import Floats, percent, plain_small, power_of_ten, short_count
+from lightning_normdyn.report.kit.theme import FAINT, RULE
 
 Unit = Literal["number", "share", "power"]
 
@@ -85,3 +85,38 @@ def _tick(value: float, unit: Unit) -> str:
     if unit == "power":
         return power_of_ten(round(math.log10(value)))
     return plain_small(value, 3)
+
+
+def positive_frame(*values: Floats, pad: float = 0.06, decades: float = 4.0) -> tuple[float, float]:
+    """Limits of a logarithmic axis around all positive finite values.
+
+    Args:
+        values: what the axis has to hold.
+        pad: room at both ends, as a share of the axis.
+        decades: how far below the largest value the axis may reach.
+    """
+    numbers = np.concatenate([np.empty(0), *(np.ravel(array) for array in values)])
+    positive = numbers[np.isfinite(numbers) & (numbers > 0)]
+    if not len(positive):
+        return 0.1, 10.0
+    high = float(positive.max())
+    low = max(float(positive.min()), high / 10.0**decades)
+    room = max((high / low) ** pad, 1.02)
+    return low / room, high * room
+
+
+def linear_frame(*values: Floats, pad: float = 0.08) -> tuple[float, float]:
+    """Limits around zero and the middle 98% of the values: a few wild first steps do not flatten the rest.
+
+    Args:
+        values: what the axis has to hold.
+        pad: room at both ends, as a share of the axis.
+    """
+    edges = [np.quantile(array, (0.01, 0.99)) for array in values if len(array)]
+    low, high = (
+        min((float(edge[0]) for edge in edges), default=0.0),
+        max((float(edge[1]) for edge in edges), default=1.0),
+    )
+    low, high = min(low, 0.0), max(high, 0.0)
+    room = pad * (high - low) or 1.0
+    return low - room, high + room

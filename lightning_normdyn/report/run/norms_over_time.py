@@ -1,27 +1,28 @@
-"""The course of the norms over training, and where the fit said that they would end."""
+"""The figure of norms over training, with the forecast for the end and how it came out."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREY, INK, VERMILION, new_axes, to_svg
+from lightning_normdyn.report.kit.axes import norm_scale, positive_frame, square_axes, step_axis
 from lightning_normdyn.report.kit.card import Card
-from lightning_normdyn.report.kit.frame import positive_frame
+from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
-from lightning_normdyn.report.kit.numbers import percent, plain
-from lightning_normdyn.report.kit.scale import norm_scale, square_axes, step_axis
-from lightning_normdyn.report.run.bands import Band, frequency_bands, members_quantiles
-from lightning_normdyn.report.run.cloud import frequency_colour
-from lightning_normdyn.report.run.record import TargetRecord
-from lightning_normdyn.report.run.trajectory import Fit, Floats
+from lightning_normdyn.report.kit.numbers import Floats, percent, plain
+from lightning_normdyn.report.kit.scatter import frequency_colour
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREY, INK, VERMILION
+from lightning_normdyn.report.run.frequency_bands import Band, frequency_bands, members_quantiles
+from lightning_normdyn.report.run.target_record import TargetRecord
+from lightning_normdyn.report.run.trajectory import Fit
 
 _FORECAST_AT = 0.4
 
 
-def course_card(record: TargetRecord) -> Card | None:
+def norms_card(record: TargetRecord) -> Card | None:
     """Norms over time with the forecast made at about two fifths of the run, and how that forecast came out."""
     if not len(record.trajectory.steps):
         return fan_card(record)
@@ -31,8 +32,8 @@ def course_card(record: TargetRecord) -> Card | None:
     if fit is None or not record.finished:
         panels = [(title, band_panel(record, bands, fit, height=3.55))]
     else:
-        said = f"Forecast of step {fit.step:,} against the norm at the end"
-        panels = [(title, band_panel(record, bands, fit, height=4.5)), (said, outcome_panel(record, fit))]
+        comparison = f"Forecast of step {fit.step:,} against the norm at the end"
+        panels = [(title, band_panel(record, bands, fit, height=4.5)), (comparison, outcome_panel(record, fit))]
     return Card("The course of the norms", _caption(record, fit), tuple(panels))
 
 
@@ -78,7 +79,7 @@ class BandCourse(NamedTuple):
     forecast: Floats
 
 
-def band_panel(record: TargetRecord, bands: list[Band], fit: Fit | None, *, height: float) -> str:
+def band_panel(record: TargetRecord, bands: list[Band], fit: Fit | None, *, height: float) -> Markup:
     """Median and middle half of each band over training, with the forecast that ``fit`` made.
 
     Args:
@@ -103,10 +104,12 @@ def band_panel(record: TargetRecord, bands: list[Band], fit: Fit | None, *, heig
 
 def _courses(record: TargetRecord, bands: list[Band], fit: Fit | None) -> list[BandCourse]:
     trajectory = record.trajectory
-    thinned = np.unique(np.linspace(0, len(trajectory.steps) - 1, _SNAPSHOTS).astype(np.int64))
-    steps, norms = trajectory.steps[thinned].astype(np.float64), trajectory.norms[thinned]
-    known = [band.frequency for band in bands if band.frequency > 0]
-    colours = [frequency_colour(band.frequency, min(known), max(known)) if known else BLUE for band in bands]
+    places = np.unique(np.linspace(0, len(trajectory.steps) - 1, _SNAPSHOTS).astype(np.int64))
+    steps, norms = trajectory.steps[places].astype(np.float64), trajectory.norms[places]
+    frequencies = [band.frequency for band in bands if band.frequency > 0]
+    colours = [
+        frequency_colour(band.frequency, min(frequencies), max(frequencies)) if frequencies else BLUE for band in bands
+    ]
     return [
         BandCourse(band.label, colour, steps, members_quantiles(norms, band, (0.25, 0.5, 0.75)), _forecast(fit, band))
         for band, colour in zip(bands, colours, strict=True)
@@ -117,8 +120,8 @@ def _forecast(fit: Fit | None, band: Band) -> Floats:
     """Both medians go over the same rows: those that have a norm at the fit and a forecast."""
     if fit is None:
         return np.full(2, np.nan)
-    both = band.members & np.isfinite(fit.norm) & np.isfinite(fit.forecast_norm)
-    return np.array([np.median(fit.norm[both]), np.median(fit.forecast_norm[both])] if both.any() else [np.nan] * 2)
+    rows = band.members & np.isfinite(fit.norm) & np.isfinite(fit.forecast_norm)
+    return np.array([np.median(fit.norm[rows]), np.median(fit.forecast_norm[rows])] if rows.any() else [np.nan] * 2)
 
 
 def _draw_course(axes: Axes, course: BandCourse) -> None:
@@ -182,7 +185,7 @@ def fan_card(record: TargetRecord) -> Card | None:
     return Card("The course of the norms", _CAPTION, (("", svg),))
 
 
-def outcome_panel(record: TargetRecord, fit: Fit) -> str:
+def outcome_panel(record: TargetRecord, fit: Fit) -> Markup:
     """Norms at the end against the forecast that ``fit`` made, and against the norms of its own step.
 
     Both go over the rows that the logged errors go over: those with a gradient in the window of ``fit``.
@@ -202,11 +205,11 @@ def outcome_panel(record: TargetRecord, fit: Fit) -> str:
             0.04, 0.895 + 0.065 * index, line, transform=axes.transAxes, va="top", color=text_colour, fontsize=10.5
         )
     axes.set(xlabel=f"norm predicted at step {fit.step:,}", ylabel="norm at the end")
-    missed = ", ".join(f"{name} {percent(error)}" for name, error in errors.items())
+    differences = ", ".join(f"{name} {percent(error)}" for name, error in errors.items())
     return to_svg(
         axes,
         name=f"{record.anchor}-outcome",
-        description=f"Norm at the end against what was predicted: median error {missed}.",
+        description=f"Norm at the end against what was predicted: median error {differences}.",
     )
 
 

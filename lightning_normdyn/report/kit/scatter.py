@@ -1,4 +1,4 @@
-"""A cloud of rows: one point each, coloured by how often the row gets a gradient."""
+"""A scatter plot of a table's rows, each point coloured by how often its row gets a gradient."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_hex
 
-from lightning_normdyn.report.kit.canvas import FAINT, GREY
-from lightning_normdyn.report.kit.numbers import percent
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.numbers import Floats, percent
+from lightning_normdyn.report.kit.theme import FAINT, GREY
 
 # The light end of viridis is lost on white paper.
 FREQUENCY_COLOURS = LinearSegmentedColormap.from_list("frequency", colormaps["viridis"](np.linspace(0.0, 0.86, 64)))
 
 
-def draw_cloud(axes: Axes, x: Floats, y: Floats, frequency: Floats) -> None:
+def scatter_rows(axes: Axes, x: Floats, y: Floats, frequency: Floats) -> None:
     """Draws the points as one picture, and a colour bar in the lower right corner where frequencies differ.
 
     Args:
@@ -24,15 +23,15 @@ def draw_cloud(axes: Axes, x: Floats, y: Floats, frequency: Floats) -> None:
         y: vertical places, ``[n]``.
         frequency: share of steps in which a row gets a gradient, ``[n]``; rows without one are grey.
     """
-    drawn = np.isfinite(x) & np.isfinite(y)
-    coloured = drawn & np.isfinite(frequency) & (frequency > 0)
-    size = 60.0 / max(1.0, np.log2(max(int(drawn.sum()), 2))) ** 1.05
+    has_place = np.isfinite(x) & np.isfinite(y)
+    has_colour = has_place & np.isfinite(frequency) & (frequency > 0)
+    size = 60.0 / max(1.0, np.log2(max(int(has_place.sum()), 2))) ** 1.05
     look = {"s": size, "linewidths": 0, "alpha": 0.65, "rasterized": True}
-    rest = drawn & ~coloured
-    axes.scatter(x[rest], y[rest], color=GREY, **look)
-    if not coloured.any():
+    colourless = has_place & ~has_colour
+    axes.scatter(x[colourless], y[colourless], color=GREY, **look)
+    if not has_colour.any():
         return
-    order = np.flatnonzero(coloured)[np.argsort(frequency[coloured], kind="stable")]
+    order = np.flatnonzero(has_colour)[np.argsort(frequency[has_colour], kind="stable")]
     low, high = float(frequency[order[0]]), float(frequency[order[-1]])
     norm = LogNorm(low, high if high > low else low * 1.001)
     axes.scatter(x[order], y[order], c=frequency[order], cmap=FREQUENCY_COLOURS, norm=norm, **look)

@@ -1,24 +1,25 @@
-"""Norm against frequency, and the names of the longest and shortest rows."""
+"""The figure of norm against frequency, beside it the longest and shortest rows by name."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from lightning_normdyn.report.kit.canvas import BLUE, FAINT, new_axes, to_svg
+from lightning_normdyn.report.kit.axes import axis_note, log_scale, positive_frame
 from lightning_normdyn.report.kit.card import Card
-from lightning_normdyn.report.kit.frame import positive_frame
+from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import spread_apart
-from lightning_normdyn.report.kit.numbers import fixed, percent
-from lightning_normdyn.report.kit.scale import axis_note, log_scale
-from lightning_normdyn.report.run.record import TargetRecord
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.numbers import Floats, fixed, percent, plain
+from lightning_normdyn.report.kit.table import Column, Table
+from lightning_normdyn.report.kit.template import render
+from lightning_normdyn.report.kit.theme import BLUE, FAINT
+from lightning_normdyn.report.run.target_record import TargetRecord
 
 _MARKED, _LISTED, _LETTERS = 4, 8, 24
 _BACKING = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
@@ -30,7 +31,7 @@ _HEALTHY = {
 _OFTEN = "how often a row got a gradient"
 
 
-def words_card(record: TargetRecord) -> Card | None:
+def frequency_card(record: TargetRecord) -> Card | None:
     """The cloud of norm against frequency, and the longest and shortest rows in lists."""
     norm, frequency = record.trajectory.final_norm, record.trajectory.frequency
     usable = np.isfinite(norm) & (norm > 0) & np.isfinite(frequency) & (frequency > 0)
@@ -38,8 +39,8 @@ def words_card(record: TargetRecord) -> Card | None:
         return None
     order = np.flatnonzero(usable)[np.argsort(norm[usable], kind="stable")]
     shortest, longest = order[:_LISTED], order[::-1][:_LISTED]
-    lists = _list(record, "Longest", longest) + _list(record, "Shortest", shortest)
-    panels = (("", _draw(record, order)), ("", f'<div class="words">{lists}</div>'))
+    tables = (_list(record, "Longest", longest), _list(record, "Shortest", shortest))
+    panels = (("", _draw(record, order)), ("", render("frequency_lists.html.j2", tables=tables)))
     healthy = _HEALTHY.get(_optimizer(record))
     return Card("Norm against frequency", f"{_CAPTION}: {healthy}." if healthy else f"{_CAPTION}.", panels)
 
@@ -51,16 +52,16 @@ def readable(label: str) -> str:
         >>> readable("New York"), readable(" the\n"), readable("antidisestablishmentarianism")
         ('New York', '␣the␣', 'antidisestablishmentaria…')
     """
-    shown = re.sub(r"^ +| +$|[^\S ]", lambda blank: "␣" * len(blank[0]), str(label))
-    shown = "".join(letter if letter.isprintable() else "�" for letter in shown)
-    return (shown if len(shown) <= _LETTERS else shown[:_LETTERS] + "…") or "(empty)"
+    visible = re.sub(r"^ +| +$|[^\S ]", lambda blank: "␣" * len(blank[0]), str(label))
+    visible = "".join(letter if letter.isprintable() else "�" for letter in visible)
+    return (visible if len(visible) <= _LETTERS else visible[:_LETTERS] + "…") or "(empty)"
 
 
 def _optimizer(record: TargetRecord) -> str:
     return str(record.description.get("optimizer"))
 
 
-def _draw(record: TargetRecord, order: NDArray[np.intp]) -> str:
+def _draw(record: TargetRecord, order: NDArray[np.intp]) -> Markup:
     norm, frequency = record.trajectory.final_norm, record.trajectory.frequency
     axes = new_axes(left=0.085, top=0.90)
     log_scale(axes, "x", *positive_frame(frequency[order]), unit="share")
@@ -77,8 +78,17 @@ def _draw(record: TargetRecord, order: NDArray[np.intp]) -> str:
         names = _names(record, order)
         _mark(axes, frequency[order[-_MARKED:]], norm[order[-_MARKED:]], names[-_MARKED:], side=-1)
         _mark(axes, frequency[order[:_MARKED]], norm[order[:_MARKED]], names[:_MARKED], side=1)
-    description = f"Norm against {_OFTEN}, of {len(order):,} rows, log-log, r {fixed(correlation, 3)}."
+    shortest, longest = (f"{plain(float(norm[place]))} ({name})" for place, name in _ends(record, order))
+    description = (
+        f"Norm against {_OFTEN}, of {len(order):,} rows, log-log, r {fixed(correlation, 3)}. "
+        f"The shortest: {shortest}; the longest: {longest}."
+    )
     return to_svg(axes, name=f"{record.anchor}-words", description=description)
+
+
+def _ends(record: TargetRecord, order: NDArray[np.intp]) -> list[tuple[int, str]]:
+    ends = order[[0, -1]]
+    return list(zip(ends.tolist(), _names(record, ends), strict=True))
 
 
 def _names(record: TargetRecord, places: NDArray[np.intp]) -> list[str]:
@@ -97,9 +107,9 @@ def _mark(axes: Axes, x: Floats, y: Floats, names: list[str], *, side: int) -> N
     """Writes names apart from each other: left of and above their points (side -1), or right of and below (1)."""
     to_axes = axes.transData + axes.transAxes.inverted()
     places = to_axes.transform(np.column_stack([x, y]))
-    wanted = places[:, 1] - 0.05 * side
-    heights = np.array(spread_apart(wanted.tolist(), 0.062))
-    heights -= side * np.max(side * (heights - wanted))
+    ideal_heights = places[:, 1] - 0.05 * side
+    heights = np.array(spread_apart(ideal_heights.tolist(), 0.062))
+    heights -= side * np.max(side * (heights - ideal_heights))
     heights += max(0.0, 0.03 - heights[0]) - max(0.0, heights[-1] - 1.0)
     for place, height, name in zip(places, heights, names, strict=True):
         start = float(place[0]) + 0.035 * side
@@ -117,15 +127,11 @@ def _mark(axes: Axes, x: Floats, y: Floats, names: list[str], *, side: int) -> N
         )
 
 
-def _list(record: TargetRecord, title: str, places: NDArray[np.intp]) -> str:
+def _list(record: TargetRecord, title: str, places: NDArray[np.intp]) -> Table:
     trajectory = record.trajectory
     names = _names(record, places)
     decimals = max(0, 2 - math.floor(math.log10(float(np.median(trajectory.final_norm[places])))))
-    cells = zip(names, trajectory.final_norm[places].tolist(), trajectory.frequency[places].tolist(), strict=True)
-    rows = "".join(
-        f'<tr><td class="word" title="{escape(name)}">{escape(name)}</td>'
-        f"<td>{fixed(norm, decimals)}</td><td>{percent(share)}</td></tr>"
-        for name, norm, share in cells
-    )
-    head = "<tr><th>row</th><th>norm</th><th>share</th></tr>"
-    return f"<table><caption>{title}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>"
+    columns = zip(names, trajectory.final_norm[places].tolist(), trajectory.frequency[places].tolist(), strict=True)
+    rows = [(name, fixed(norm, decimals), percent(share)) for name, norm, share in columns]
+    head = (Column("row", kind="word"), Column("norm"), Column("share"))
+    return Table(f"{record.anchor}-{title.lower()}", title, head, rows)

@@ -1,4 +1,4 @@
-"""Rows that get a gradient about equally often, taken together."""
+"""Bands of a table's rows by how often they get a gradient, and quantiles of the norm in each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_normdyn.report.kit.numbers import percent
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.numbers import Floats, percent
 
 
 class Band(NamedTuple):
@@ -35,12 +34,12 @@ def frequency_bands(frequency: Floats, count: int = 5) -> list[Band]:
         frequency: share of steps in which a row got a gradient, ``[rows]``; NaN where unknown.
         count: bands at most.
     """
-    known = np.isfinite(frequency)
-    if not known.any():
+    has_frequency = np.isfinite(frequency)
+    if not has_frequency.any():
         return [Band("all", np.ones(len(frequency), np.bool_), float("nan"))]
-    edges = np.unique(np.quantile(frequency[known], np.linspace(0, 1, count + 1)[1:-1]))
+    edges = np.unique(np.quantile(frequency[has_frequency], np.linspace(0, 1, count + 1)[1:-1]))
     place = np.searchsorted(edges, frequency, side="left")
-    bands = [known & (place == index) for index in range(len(edges) + 1)]
+    bands = [has_frequency & (place == index) for index in range(len(edges) + 1)]
     return [_band(members, frequency) for members in bands if members.any()]
 
 

@@ -1,4 +1,4 @@
-"""Who pushes whom: the votes of a batch's items on the norms of probes, as one figure."""
+"""The figure of kernel votes: what each item of a batch does to the norm of each probe, as a map with totals."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matplotlib.transforms import Affine2D
 from numpy.typing import NDArray
 
 from lightning_normdyn.core import KernelVotes
-from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREY, INK, VERMILION, drawing_style
-from lightning_normdyn.report.kit.numbers import plain
-from lightning_normdyn.report.run.trajectory import Floats
-from lightning_normdyn.report.run.words import readable
+from lightning_normdyn.report.kit.figure import drawing_style, write_figure
+from lightning_normdyn.report.kit.numbers import Floats, plain
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREY, INK, VERMILION
+from lightning_normdyn.report.run.norm_against_frequency import readable
 
 PUSH_COLOURS = LinearSegmentedColormap.from_list("push", [BLUE, "#8fc1de", "#ffffff", "#f0b48a", VERMILION])
 """Inward, nothing, outward."""
@@ -34,14 +34,14 @@ _FRAMED = "; framed: itself"
 _FULL_COLOUR = 0.98
 
 
-class _Shown(NamedTuple):
-    """What is drawn, in drawing order: votes ``[p, b]``, their names, and the total of all items ``[p]``."""
+class _Selection(NamedTuple):
+    """What is drawn, in drawing order: votes ``[p, b]``, their names, the total of all items ``[p]``, a note."""
 
     votes: Floats
     probes: list[str]
     items: list[str]
     totals: Floats
-    left_out: str
+    share_note: str
 
 
 def write_votes(
@@ -66,16 +66,14 @@ def write_votes(
 
     Raises:
         ValueError: if the names do not fit, or the ending is another.
+        OSError: if the figure cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"path: expected a name that ends in .png, .svg or .pdf, got {path.name!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    selection = _select(votes, probes, items, most)
     with drawing_style():
-        figure = draw_votes(votes, probes=probes, items=items, most=most)
-        dated = {"CreationDate": None} if path.suffix.lower() == ".pdf" else {"Date": None}
-        metadata = {} if path.suffix.lower() == ".png" else dated
-        figure.savefig(path, dpi=200, facecolor="white", metadata=metadata)
+        write_figure(path, _draw(selection), description=_describe(selection))
     return path
 
 
@@ -98,32 +96,47 @@ def draw_votes(votes: KernelVotes, *, probes: Sequence[str], items: Sequence[str
     Raises:
         ValueError: if the names do not fit.
     """
-    values = votes.votes.detach().cpu().double().numpy()
-    for name, given, wanted in (("probes", probes, values.shape[0]), ("items", items, values.shape[1])):
-        if len(given) != wanted:
-            raise ValueError(f"{name}: expected {wanted} names, got {len(given)}; pass one for each in their order")
-    shown = _choose(values, [readable(name) for name in probes], [readable(name) for name in items], most)
+    selection = _select(votes, probes, items, most)
     with drawing_style():
-        return _draw(shown)
+        return _draw(selection)
 
 
-def _choose(values: Floats, probes: list[str], items: list[str], most: int) -> _Shown:
+def _select(votes: KernelVotes, probes: Sequence[str], items: Sequence[str], most: int) -> _Selection:
+    """The largest votes, in drawing order.
+
+    Raises:
+        ValueError: if the names do not fit.
+    """
+    values = votes.votes.detach().cpu().double().numpy()
+    for argument, names, count in (("probes", probes, values.shape[0]), ("items", items, values.shape[1])):
+        if len(names) != count:
+            raise ValueError(f"{argument}: expected {count} names, got {len(names)}; pass one for each in their order")
     totals = values.sum(1)
     rows = _largest(np.abs(values).sum(1), most)
     columns = _largest(np.abs(values[rows]).sum(0), most)
     rows = rows[np.argsort(-totals[rows], kind="stable")]
     columns = columns[np.argsort(-values[np.ix_(rows, columns)].sum(0), kind="stable")]
-    left_out = [
-        f"{len(shown)} of {len(names)} {kind}"
-        for kind, shown, names in (("probes", rows, probes), ("items", columns, items))
-        if len(shown) < len(names)
+    shares = [
+        f"{len(places)} of {len(names)} {kind}"
+        for kind, places, names in (("probes", rows, probes), ("items", columns, items))
+        if len(places) < len(names)
     ]
-    return _Shown(
+    return _Selection(
         values[np.ix_(rows, columns)],
-        [probes[row] for row in rows],
-        [items[column] for column in columns],
+        [readable(probes[row]) for row in rows],
+        [readable(items[column]) for column in columns],
         totals[rows],
-        f"{' and '.join(left_out)}, by the size of their votes" if left_out else "",
+        f"{' and '.join(shares)}, by the size of their votes" if shares else "",
+    )
+
+
+def _describe(selection: _Selection) -> str:
+    """What a reader who does not see the figure should know."""
+    ends = ((selection.probes[place], selection.totals[place]) for place in (0, -1)) if selection.probes else ()
+    totals = " to ".join(f"{plain(float(total))} ({name})" for name, total in ends)
+    return (
+        f"Who pushes whom: votes of {len(selection.items)} items on the norms of {len(selection.probes)} probes; "
+        f"sums over all items from {totals}."
     )
 
 
@@ -131,20 +144,20 @@ def _largest(sizes: Floats, most: int) -> NDArray[np.intp]:
     return np.sort(np.argsort(-sizes, kind="stable")[:most])
 
 
-def _draw(shown: _Shown) -> Figure:
-    height, width = (_CELL * count for count in shown.votes.shape)
-    left = _MARGIN + _LETTER * max(len(name) for name in shown.probes) + 0.1
-    bottom = _FOOT + _LETTER * max(3, *(len(name) for name in shown.items)) + 0.1
-    note = _NOTE + (_FRAMED if set(shown.probes) & set(shown.items) else "")
-    notes = [note, shown.left_out] if shown.left_out else [note]
+def _draw(selection: _Selection) -> Figure:
+    height, width = (_CELL * count for count in selection.votes.shape)
+    left = _MARGIN + _LETTER * max(len(name) for name in selection.probes) + 0.1
+    bottom = _FOOT + _LETTER * max(3, *(len(name) for name in selection.items)) + 0.1
+    note = _NOTE + (_FRAMED if set(selection.probes) & set(selection.items) else "")
+    notes = [note, selection.share_note] if selection.share_note else [note]
     total_width = max(
         left + width + _MARGIN + _BARS + _NUMBERS,
         *(2 * _MARGIN + _SMALL_LETTER * len(note) for note in notes),
     )
     figure = Figure(figsize=(total_width, bottom + height + _HEAD + 0.18 * len(notes)), dpi=72)
-    limit = _colour_limit(shown.votes)
-    _cells(_axes_at(figure, left, bottom, width, height), shown, limit)
-    _totals(_axes_at(figure, left + width + _MARGIN, bottom, _BARS, height), shown)
+    limit = _colour_limit(selection.votes)
+    _cells(_axes_at(figure, left, bottom, width, height), selection, limit)
+    _totals(_axes_at(figure, left + width + _MARGIN, bottom, _BARS, height), selection)
     _colour_bar(_axes_at(figure, _MARGIN, 0.36, 2.4, 0.09), limit)
     _note(figure, 0, "Who pushes whom", fontsize=11, weight="bold")
     for line, note in enumerate(notes, start=1):
@@ -170,29 +183,31 @@ def _colour_limit(votes: Floats) -> float:
     return float(np.quantile(sizes, _FULL_COLOUR)) if len(sizes) else 1.0
 
 
-def _cells(axes: Axes, shown: _Shown, limit: float) -> None:
-    rows, columns = shown.votes.shape
-    axes.pcolormesh(shown.votes, cmap=PUSH_COLOURS, vmin=-limit, vmax=limit, edgecolors=_GRID, linewidth=0.4)
+def _cells(axes: Axes, selection: _Selection, limit: float) -> None:
+    rows, columns = selection.votes.shape
+    axes.pcolormesh(selection.votes, cmap=PUSH_COLOURS, vmin=-limit, vmax=limit, edgecolors=_GRID, linewidth=0.4)
     axes.set(xlim=(0, columns), ylim=(rows, 0))
-    axes.set_xticks(np.arange(columns) + 0.5, shown.items, rotation=90)
-    axes.set_yticks(np.arange(rows) + 0.5, shown.probes)
+    axes.set_xticks(np.arange(columns) + 0.5, selection.items, rotation=90)
+    axes.set_yticks(np.arange(rows) + 0.5, selection.probes)
     axes.tick_params(length=0, pad=4)
     axes.spines[:].set_visible(False)
-    for row, probe in enumerate(shown.probes):
-        for column in (place for place, item in enumerate(shown.items) if item == probe):
+    for row, probe in enumerate(selection.probes):
+        for column in (place for place, item in enumerate(selection.items) if item == probe):
             axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, linewidth=1.1, clip_on=False))
 
 
-def _totals(axes: Axes, shown: _Shown) -> None:
+def _totals(axes: Axes, selection: _Selection) -> None:
     """The sum over all items as a bar and a number."""
-    rows = np.arange(len(shown.totals)) + 0.5
-    axes.barh(rows, shown.totals, height=0.62, color=[VERMILION if total > 0 else BLUE for total in shown.totals])
-    low, high = min(0.0, float(shown.totals.min())), max(0.0, float(shown.totals.max()))
+    rows = np.arange(len(selection.totals)) + 0.5
+    axes.barh(
+        rows, selection.totals, height=0.62, color=[VERMILION if total > 0 else BLUE for total in selection.totals]
+    )
+    low, high = min(0.0, float(selection.totals.min())), max(0.0, float(selection.totals.max()))
     axes.set(ylim=(len(rows), 0), xlim=(low, high) if high > low else (-1, 1), xticks=[], yticks=[])
     axes.axvline(0, color=GREY, linewidth=0.8, clip_on=False)
     axes.spines[:].set_visible(False)
     sideways, above = axes.get_yaxis_transform(), Affine2D().translate(0, 4)
-    for row, total in zip(rows, shown.totals.tolist(), strict=True):
+    for row, total in zip(rows, selection.totals.tolist(), strict=True):
         axes.text(1.06, row, plain(total, 2), transform=sideways, va="center_baseline", fontsize=8.5, color=FAINT)
     axes.text(0, 1, "sum of all items", transform=axes.transAxes + above, va="bottom", fontsize=8.5, color=FAINT)
 

@@ -1,4 +1,4 @@
-"""What the report knows about one target."""
+"""One target's history, read from disk into arrays: its description, trajectory, logged series, row names."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class TargetRecord:
     @property
     def end_step(self) -> int:
         """The step at which training ends: as planned where the plan is known, else the latest one."""
-        planned = self.description.get("total_steps")
-        if isinstance(planned, (int, float)) and math.isfinite(planned) and planned > 0:
-            return max(int(planned), self.last_step)
+        total = self.description.get("total_steps")
+        if isinstance(total, (int, float)) and math.isfinite(total) and total > 0:
+            return max(int(total), self.last_step)
         return self.last_step
 
     @property
@@ -123,8 +123,8 @@ class Series(NamedTuple):
     def smoothed(self) -> Series:
         """Running mean over about a twentieth of the entries; shorter windows at both ends, so that none is lost."""
         points = len(self.values) // 40 * 2 + 1
-        ones = np.convolve(np.ones_like(self.values), np.ones(points), "same")
-        return Series(self.steps, np.convolve(self.values, np.ones(points), "same") / ones)
+        counts = np.convolve(np.ones_like(self.values), np.ones(points), "same")
+        return Series(self.steps, np.convolve(self.values, np.ones(points), "same") / counts)
 
 
 def read_series(quantities: pa.Table) -> dict[str, Series]:
@@ -143,5 +143,5 @@ def read_series(quantities: pa.Table) -> dict[str, Series]:
 
 def _one_series(steps: NDArray[np.int64], values: NDArray[np.float64]) -> Series:
     latest = dict(zip(steps.tolist(), values.tolist(), strict=True))
-    kept = sorted((step, value) for step, value in latest.items() if np.isfinite(value))
-    return Series(np.array([step for step, _ in kept], np.int64), np.array([value for _, value in kept], np.float64))
+    entries = sorted((step, value) for step, value in latest.items() if np.isfinite(value))
+    return Series(np.array([step for step, _ in entries], np.int64), np.array([value for _, value in entries], float))

@@ -1,18 +1,19 @@
-"""What moves the norm: the signed terms of the budget over training."""
+"""The figure of the norm budget: growth, drift and decay of the squared norm over training."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from markupsafe import Markup
 
-from lightning_normdyn.report.kit.canvas import BLUE, FAINT, GREEN, INK, VERMILION, new_axes, to_svg
+from lightning_normdyn.report.kit.axes import axis_note, level_grid, linear_frame, step_axis
 from lightning_normdyn.report.kit.card import Card
-from lightning_normdyn.report.kit.frame import linear_frame
+from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
 from lightning_normdyn.report.kit.numbers import plain, power_of_ten
-from lightning_normdyn.report.kit.scale import axis_note, level_grid, step_axis
-from lightning_normdyn.report.run.record import Series, TargetRecord
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, INK, VERMILION
+from lightning_normdyn.report.run.target_record import Series, TargetRecord
 
 _TERMS = (
     ("budget_growth", "growth", VERMILION),
@@ -47,7 +48,7 @@ def total(terms: list[Series]) -> Series:
     return Series(steps, sum((term.values[np.isin(term.steps, steps)] for term in terms), np.zeros(len(steps))))
 
 
-def _draw(record: TargetRecord, curves: dict[str, tuple[Series, str, float]]) -> str:
+def _draw(record: TargetRecord, curves: dict[str, tuple[Series, str, float]]) -> Markup:
     axes = new_axes(left=0.085, right=0.83, top=0.90)
     smooth = {name: series.thinned(_POINTS).smoothed() for name, (series, _, _) in curves.items()}
     low, high = linear_frame(*(series.values for series in smooth.values()))
@@ -66,5 +67,7 @@ def _draw(record: TargetRecord, curves: dict[str, tuple[Series, str, float]]) ->
     label_line_ends(axes, [LineLabel(smooth[name].last, name, colour) for name, (_, colour, _) in curves.items()])
     last = ", ".join(f"{name} {plain(series.last)}" for name, series in smooth.items())
     return to_svg(
-        axes, name=f"{record.anchor}-budget", description=f"Budget of the squared norm per step; at the end: {last}."
+        axes,
+        name=f"{record.anchor}-budget",
+        description=f"Budget of the squared norm per step, to step {record.last_step:,}; at the end: {last}.",
     )

@@ -1,4 +1,4 @@
-"""Logarithmic axes and reference lines that the experiments' figures share."""
+"""Logarithmic axes and reference lines of the experiments' figures, and the record of an experiment's section."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from lightning_normdyn.report.kit.canvas import FAINT, INK, WIDTH, new_axes
+from lightning_normdyn.report.kit.axes import axis_note, level_grid, log_scale, positive_frame
 from lightning_normdyn.report.kit.card import Card
-from lightning_normdyn.report.kit.frame import positive_frame
-from lightning_normdyn.report.kit.scale import axis_note, level_grid, log_scale
-from lightning_normdyn.report.run.trajectory import Floats
+from lightning_normdyn.report.kit.figure import WIDTH, new_axes
+from lightning_normdyn.report.kit.numbers import Floats
+from lightning_normdyn.report.kit.theme import FAINT, INK
 
 DASHED = (0, (4, 3))
 

@@ -1,0 +1,147 @@
+"""The files of an audit: a page and the same numbers as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+from torch import Tensor
+
+from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
+from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.report.audit.item import Item, item_list, shortened
+from lightning_normdyn.report.audit.tables import audit_tables
+from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Origin, Page, write_page
+from lightning_normdyn.report.kit.template import render
+from lightning_normdyn.retrieval.audit import Audit, advice, first_line, json_fields
+
+PAGE, NUMBERS = "audit.html", "audit.json"
+_PAPERS = Markup(
+    f'<p>Norms in retrieval: Feng, Watanabe 2026, <a href="{RETRIEVAL_NORM_PAPER}">arXiv 2602.09229</a>; what trains '
+    f'them: Su, Ren, Veitch 2026, <a href="{NORM_LAW_PAPER}">arXiv 2606.30625</a>. Intervals are 95%; gains are those '
+    "of queries that had no part in choosing the exponent.</p>"
+)
+
+
+class AuditSubject(NamedTuple):
+    """What was audited, as far as it can be shown.
+
+    Attributes:
+        name: of the embeddings or the model.
+        facts: short statements for the line below the heading.
+        notes: what a reader should know about the input: what was left out or taken off.
+        items: row to what can be shown of it, for the rows that the audit names.
+        command: that made the audit.
+    """
+
+    name: str
+    facts: Sequence[str]
+    notes: Sequence[str]
+    items: Mapping[int, Item]
+    command: str = ""
+
+
+def write_audit(folder: Path, audit: Audit, subject: AuditSubject) -> Path:
+    """Writes ``audit.html``, self-contained, and ``audit.json`` beside it, each whole or not at all.
+
+    Args:
+        folder: where they go; made if it is not there.
+        audit: the findings.
+        subject: what they are about.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        DrawingError: if a figure cannot be drawn; ``audit.json`` is written by then.
+        OSError: if a file cannot be written.
+    """
+    write_json(folder / NUMBERS, _numbers(audit, subject), indent=1)
+    return write_page(folder / PAGE, _page(audit, subject))
+
+
+def _numbers(audit: Audit, subject: AuditSubject) -> dict[str, object]:
+    findings = audit._asdict()
+    norms = findings.pop("norms")
+    for name in ("longest", "shortest", "zeros"):
+        findings[name] = [_entry(row, float(norms[row]), subject.items) for row in findings[name]]
+    sentences = {"name": subject.name, "finding": first_line(audit), "advice": advice(audit)}
+    return sentences | {"notes": list(subject.notes)} | {str(name): as_plain(value) for name, value in findings.items()}
+
+
+def _entry(row: int, norm: float, items: Mapping[int, Item]) -> dict[str, object]:
+    item = items.get(row, Item(f"row {row}"))
+    return {"row": row, "id": item.id, "norm": norm} | ({"text": item.text} if item.text else {})
+
+
+def _page(audit: Audit, subject: AuditSubject) -> Page:
+    # Imported where it is drawn: whoever reads records alone needs no matplotlib.
+    from lightning_normdyn.report.audit.cards import audit_cards
+    from lightning_normdyn.report.kit.card import arrange
+    from lightning_normdyn.report.kit.figure import drawing_style
+
+    with drawing_style():
+        cards = audit_cards(audit)
+    main = render(
+        "audit.html.j2",
+        advice=advice(audit),
+        notes=subject.notes,
+        cards=arrange(cards),
+        extremes=[
+            item_list(title, rows, [float(audit.norms[row]) for row in rows], subject.items)
+            for title, rows in (("Longest vectors", audit.longest), ("Shortest vectors", audit.shortest))
+            if rows
+        ],
+        zeros=_zeros(audit, subject.items),
+        tables=audit_tables(audit),
+        shortened=shortened,
+    )
+    return Page(
+        title=f"Norm audit: {subject.name}",
+        main=main,
+        facts=[f"{audit.distribution.rows:,} vectors × {audit.dim} dimensions", *subject.facts],
+        lead=first_line(audit),
+        sources=_PAPERS,
+        origin=Origin(data=subject.name, command=subject.command),
+    )
+
+
+def _zeros(audit: Audit, items: Mapping[int, Item]) -> str:
+    if not audit.zeros:
+        return ""
+    ids = ", ".join(items.get(row, Item(f"row {row}")).id for row in audit.zeros)
+    rest = " and more" if audit.distribution.zeros > len(audit.zeros) else ""
+    return f"{audit.distribution.zeros:,} in all: {ids}{rest}."
+
+
+_MOST_POINTS = 200
+
+
+def as_plain(value: object) -> Any:
+    """Turns records into dictionaries, tensors into lists, and what is not finite into ``None``.
+
+    A curve keeps 200 points at most.
+
+    Example:
+        >>> from lightning_normdyn.core.statistics.interval import Interval
+        >>> as_plain({"gain": Interval(0.1, float("nan"), float("inf"))})
+        {'gain': {'value': 0.1, 'low': None, 'high': None}}
+    """
+    if isinstance(value, RiskCoverage):
+        step = -(-len(value.coverage) // _MOST_POINTS)
+        # From the whole set backwards, so that the risk at full coverage is among the points.
+        value = RiskCoverage(*(column.flip(0)[::step].flip(0) for column in value))
+    if isinstance(value, Tensor):
+        return as_plain(value.tolist())
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: as_plain(entry) for name, entry in json_fields(value).items()}
+    if isinstance(value, Mapping):
+        return {str(name): as_plain(entry) for name, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [as_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

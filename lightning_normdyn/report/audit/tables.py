@@ -1,0 +1,92 @@
+"""The tables of an audit: norms, correlations, groups, gains by exponent, confidence."""
+
+from __future__ import annotations
+
+from lightning_normdyn.core.statistics.interval import Interval
+from lightning_normdyn.report.kit.numbers import NONE, fixed, plain
+from lightning_normdyn.report.kit.table import Column, Table
+from lightning_normdyn.retrieval.audit import Audit
+from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit
+
+SHOWN_GROUPS = 16
+
+
+def audit_tables(audit: Audit) -> list[Table]:
+    """All tables, in the order of reading; those without rows are left out."""
+    tables = [_norms(audit), _correlations(audit), _groups(audit)]
+    if audit.ranking is not None:
+        tables += [_gains(audit.ranking), _confidence(audit.ranking)]
+    return [table for table in tables if table.rows]
+
+
+def _norms(audit: Audit) -> Table:
+    distribution = audit.distribution
+    rows = [(_level(level), plain(value, 4)) for level, value in distribution.quantiles.items()]
+    rows += [("mean", plain(distribution.mean, 4)), ("deviation / mean", plain(distribution.cv))]
+    return _table("norms", "Norms", ("statistic", "norm"), rows)
+
+
+def _correlations(audit: Audit) -> Table:
+    has_length = "length" in audit.correlations
+    rows = [
+        (name, interval_text(Interval(correlation.r, correlation.low, correlation.high)))
+        + ((fixed(correlation.partial_r, 2) if name != "length" else NONE,) if has_length else ())
+        + (f"{correlation.n:,}",)
+        for name, correlation in audit.correlations.items()
+    ]
+    head = ("covariate", "Spearman, 95%", *(("length fixed",) if has_length else ()), "items")
+    return _table("correlations", "Correlation of norms", head, rows)
+
+
+def _groups(audit: Audit) -> Table:
+    rows = [
+        (f"{group.column}: {group.group}", f"{group.items:,}", plain(group.mean), interval_text(group.effect))
+        for group in audit.groups[:SHOWN_GROUPS]
+    ]
+    return _table("groups", "Groups", ("group", "items", "mean norm", "Cohen's d"), rows)
+
+
+def _gains(ranking: RankingAudit) -> Table:
+    calibrations = {"norm": ranking.calibration}
+    if ranking.confounds is not None:
+        calibrations |= {"norm without length": ranking.confounds.residual, "length alone": ranking.confounds.length}
+    rows = [
+        (
+            name,
+            interval_text(calibration.alpha),
+            interval_text(calibration.gain, 4),
+            plain(calibration.p_value, 2),
+        )
+        for name, calibration in calibrations.items()
+    ]
+    share = f"{ranking.judged_count:,} of {ranking.queries:,} queries judged"
+    caption = f"{ranking.calibration.measure}: {share}; cosine {fixed(ranking.calibration.baseline, 4)}"
+    return _table("gains", caption, ("by", "best exponent", "held-out gain", "p"), rows)
+
+
+def _confidence(ranking: RankingAudit) -> Table:
+    rows = [
+        (name.replace("_", " "), interval_text(confidence.aurc), interval_text(confidence.over_baseline))
+        for name, confidence in (ranking.confidence or {}).items()
+    ]
+    head = ("confidence", "AURC, less is better", "better than similarity by")
+    return _table("confidence", "Confidence", head, rows)
+
+
+def _table(name: str, caption: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    return Table(f"table-{name}", caption, [Column(heading) for heading in headings], rows, style="wrap")
+
+
+def interval_text(interval: Interval, digits: int = 2) -> str:
+    """A value with its interval, to as many digits behind the point.
+
+    Example:
+        >>> interval_text(Interval(0.5, -0.25, 1.0))
+        '0.50 (−0.25 to 1.00)'
+    """
+    value, low, high = (fixed(number, digits) for number in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})"
+
+
+def _level(level: float) -> str:
+    return {0.0: "smallest", 0.5: "median", 1.0: "largest"}.get(level, f"{level:.0%}")

@@ -1,0 +1,78 @@
+"""The files of a grid's report: a page, a table to paste and a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from lightning_normdyn.history.grid_findings import GridFindings
+from lightning_normdyn.history.json_file import write_atomically
+from lightning_normdyn.report.grid.markdown import grid_markdown
+from lightning_normdyn.report.grid.rows import GridTable, grid_tables
+from lightning_normdyn.report.kit.page import RETRIEVAL_NORM_PAPER, Origin, Page, write_page
+from lightning_normdyn.report.kit.table import Table, table
+from lightning_normdyn.report.kit.template import render
+
+PAGE, TABLE, FIGURE = "grid.html", "grid.md", "grid.svg"
+_SOURCE = Markup(
+    f'<p>After Feng, Watanabe 2026, <a href="{RETRIEVAL_NORM_PAPER}">arXiv 2602.09229</a>. Every variant chose its '
+    "learning rate on the validation split from the same list, with the first seed; all numbers but the norms are of "
+    "the test split.</p>"
+)
+
+
+def write_grid(folder: Path, findings: GridFindings, *, origin: Origin | None = None) -> Path:
+    """Writes ``grid.md``, ``grid.svg`` and ``grid.html``, self-contained, each whole or not at all.
+
+    Args:
+        folder: where they go.
+        findings: what they show.
+        origin: data and command, which the page names with the date and the version.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        DrawingError: if a figure cannot be drawn; ``grid.md`` is written by then.
+        OSError: if a file cannot be written.
+    """
+    write_atomically(folder / TABLE, grid_markdown(findings).encode("utf-8"))
+    # Imported where it is drawn: whoever reads records alone needs no matplotlib.
+    from lightning_normdyn.report.grid.cards import describe_scores, grid_cards
+    from lightning_normdyn.report.grid.figures import scores_figure
+    from lightning_normdyn.report.kit.card import arrange
+    from lightning_normdyn.report.kit.figure import drawing_style, write_figure
+
+    with drawing_style():
+        cards = arrange(grid_cards(findings))
+        sheet = scores_figure(findings).figure
+        write_figure(folder / FIGURE, sheet, description=describe_scores(findings))
+    return write_page(folder / PAGE, _page(findings, cards, origin or Origin()))
+
+
+def _page(findings: GridFindings, cards: Markup, origin: Origin) -> Page:
+    prediction, outcome, evidence = findings.symmetry
+    main = render(
+        "grid.html.j2",
+        cards=cards,
+        prediction=prediction,
+        outcome=outcome,
+        evidence=evidence,
+        kappa_verdict=findings.kappa_verdict,
+        tables=[_table(numbers) for numbers in grid_tables(findings)],
+    )
+    return Page(
+        title=f"{findings.task}: which normalization",
+        main=main,
+        facts=[f"data: {origin.data}"] if origin.data else [],
+        lead=findings.advice,
+        notes=findings.notes,
+        sources=_SOURCE,
+        origin=origin,
+    )
+
+
+def _table(numbers: GridTable) -> Table:
+    head, rows = numbers.text()
+    return table(f"table-{numbers.name}", numbers.title, head, rows, note=numbers.note)

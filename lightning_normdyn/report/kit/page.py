@@ -1,0 +1,102 @@
+"""The HTML document around what a page shows, and its way to disk: nothing is loaded and nothing runs."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from lightning_normdyn._version import __version__
+from lightning_normdyn.history.json_file import write_atomically
+from lightning_normdyn.report.kit.template import render
+from lightning_normdyn.report.kit.theme import colour_rules
+
+NORM_LAW_PAPER = "https://arxiv.org/abs/2606.30625"
+"""Su, Ren, Veitch 2026: the balance of norms, and the norms of a vocabulary predicted from it."""
+
+RETRIEVAL_NORM_PAPER = "https://arxiv.org/abs/2602.09229"
+"""Feng, Watanabe 2026: norms in retrieval."""
+
+
+class DrawingError(RuntimeError):
+    """A figure or a page could not be drawn; the message says in one sentence what went wrong, the cause is chained."""
+
+
+class Origin(NamedTuple):
+    """Where a page comes from, as its last line says.
+
+    Attributes:
+        data: what was measured: a data set, a file, a folder.
+        command: that made it, as one would type it.
+        date: of the page, as ``2026-11-29``; today if empty.
+        version: of this package.
+    """
+
+    data: str = ""
+    command: str = ""
+    date: str = ""
+    version: str = __version__
+
+    @property
+    def day(self) -> str:
+        """The date, today's if there is none."""
+        return self.date or datetime.date.today().isoformat()
+
+
+class Link(NamedTuple):
+    """An entry of a page's contents: an HTML id and what to call it."""
+
+    anchor: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one page says; plain text is escaped, markup stands as it is.
+
+    Attributes:
+        title: of the document; also its heading.
+        main: the body.
+        facts: short statements below the heading.
+        lead: what matters most, as a sentence.
+        notes: what a reader should know besides.
+        contents: links to the parts of the body; none for fewer than two.
+        contents_name: what these parts are.
+        sources: markup at the end.
+        origin: what it was made of.
+    """
+
+    title: str
+    main: Markup
+    facts: Sequence[str] = ()
+    lead: str = ""
+    notes: Sequence[str] = ()
+    contents: Sequence[Link] = ()
+    contents_name: str = "Contents"
+    sources: Markup | str = ""
+    origin: Origin = field(default_factory=Origin)
+
+    def __html__(self) -> Markup:
+        """The whole document."""
+        return render("page.html.j2", page=self, colours=Markup(colour_rules(self.main)))
+
+
+def write_page(path: Path, page: Page) -> Path:
+    """Writes a page whole or not at all; the folder is made.
+
+    Args:
+        path: where it goes.
+        page: what it says. A character that UTF-8 cannot say becomes a question mark.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    write_atomically(path, page.__html__().encode("utf-8", "replace"))
+    return path

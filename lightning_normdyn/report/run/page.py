@@ -1,0 +1,185 @@
+"""The report of a run: one self-contained page, made from the history on disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from lightning_normdyn.history import TargetHistory, read_run
+from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
+from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, read_record
+
+Labels = Sequence[str] | Mapping[str, Sequence[str]]
+"""Names of a table's rows, in the order of the rows; for several tables by the name of the target."""
+
+
+def write_report(
+    log_dir: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    labels: Labels | None = None,
+    summary: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> Path:
+    """Writes one self-contained HTML page about a run, finished or still going, from the history on disk.
+
+    Args:
+        log_dir: the run's folder, which holds ``normdyn/``.
+        out: where the page goes; ``<log_dir>/report.html`` if left out.
+        labels: names of a table's rows (vocabulary words), one per row; they name the longest and shortest rows. A
+            sequence names the rows of every table of that many rows, a mapping those of each target by its name.
+        summary: headline numbers of a demo: slope, pearson_r, median_relative_error (transient-corrected prediction),
+            equilibrium_slope, transient_skill, forecast_skill and so on. Without it each target shows its last logged
+            values.
+        command: that made the page, for its last line.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        FileNotFoundError: if ``log_dir`` holds no history.
+        ValueError: if no table has as many rows as there are labels, or a mapping names what the run does not hold.
+        DrawingError: if a figure cannot be drawn.
+        OSError: if the page cannot be written.
+    """
+    run = read_run(log_dir)
+    labels_of_target = _labels_by_target(labels, run)
+    records = [
+        read_record(name, history, anchor=f"target-{number}", labels=labels_of_target.get(name))
+        for number, (name, history) in enumerate(run.items(), start=1)
+    ]
+    origin = Origin(data=_recorded_by(records), command=command)
+    page = report_page(run_name(Path(log_dir).resolve()), records, summary, origin=origin)
+    path = Path(out) if out is not None else Path(log_dir) / "report.html"
+    try:
+        return write_page(path, page)
+    except OSError as error:
+        raise OSError(
+            f"out: cannot write the page to '{path}' ({error.strerror}); name a file in a folder of yours"
+        ) from error
+
+
+def _labels_by_target(labels: Labels | None, run: Mapping[str, TargetHistory]) -> dict[str, Sequence[str]]:
+    """The names of each target's rows.
+
+    Raises:
+        ValueError: if names fit no target.
+    """
+    if labels is None:
+        return {}
+    descriptions = {name: history.description() for name, history in run.items()}
+    if isinstance(labels, Mapping):
+        by_target = {name: labels[_name(name, descriptions)] for name in run if _name(name, descriptions) in labels}
+        unknown_names = set(labels) - {_name(name, descriptions) for name in run}
+        if unknown_names:
+            targets = ", ".join(_name(name, descriptions) for name in run)
+            raise ValueError(f"labels: expected names for targets among {targets}, got {sorted(unknown_names)[0]!r}")
+    else:
+        by_target = dict.fromkeys(run, labels)
+    fitting = {name: names for name, names in by_target.items() if fits_labels(descriptions[name], names)}
+    misfits = by_target.keys() - fitting.keys() if isinstance(labels, Mapping) else set()
+    if not fitting or misfits:
+        _refuse_labels(by_target[min(misfits or by_target)], descriptions)
+    return fitting
+
+
+def _name(target: str, descriptions: Mapping[str, Mapping[str, Any]]) -> str:
+    return str(descriptions[target].get("target", target))
+
+
+def _refuse_labels(labels: Sequence[str], descriptions: Mapping[str, Mapping[str, Any]]) -> None:
+    tables = ", ".join(f"{name}: {table.get('rows')}" for name, table in descriptions.items() if table.get("rows"))
+    raise ValueError(
+        f"labels: expected one name per row of a table, got {len(labels)} names "
+        f"(rows per table: {tables or 'none'}); pass the vocabulary in the order of the table's rows"
+    )
+
+
+_SOURCE = Markup(
+    f"""<p>[1] Su, Ren, Veitch 2026, <a href="{NORM_LAW_PAPER}">arXiv 2606.30625</a>, Fig. 3a: log-log slope 0.88,
+r 0.97 over a vocabulary, from the full balance equation. Every fit here is of log observed on log predicted norm,
+over the points drawn; errors are |predicted − observed| / observed.</p>"""
+)
+
+
+def report_page(
+    run: str, records: Sequence[TargetRecord], summary: Mapping[str, Any] | None, *, origin: Origin
+) -> Page:
+    """The whole report.
+
+    Args:
+        run: the run's name.
+        records: its targets.
+        summary: headline numbers of a demo, or None to show each target's own.
+        origin: where the page comes from.
+
+    Raises:
+        DrawingError: if a figure cannot be drawn.
+    """
+    # Imported where it is drawn: whoever reads records alone needs no matplotlib.
+    from lightning_normdyn.report.kit.figure import drawing_style
+    from lightning_normdyn.report.run.headline import from_summary, headline
+    from lightning_normdyn.report.run.target_section import section
+
+    head = headline(from_summary(summary) | _forecast_fit(records, summary)) if summary else Markup()
+    with drawing_style():
+        sections = [section(record, with_headline=not summary) for record in records]
+    return Page(
+        title=f"Norm report: {run}",
+        main=head + Markup("\n").join(sections),
+        facts=_run_facts(summary or {}),
+        contents=[Link(record.anchor, record.name) for record in records],
+        contents_name="Targets",
+        sources=_SOURCE,
+        origin=origin,
+    )
+
+
+_FORECAST_FIT = ("forecast_slope", "forecast_pearson_r")
+
+
+def _forecast_fit(records: Sequence[TargetRecord], summary: Mapping[str, Any]) -> dict[str, float]:
+    """Slope and r of the forecast, which a summary may leave out, from the history of a run with one table."""
+    tables = [record for record in records if record.is_table]
+    if len(tables) != 1:
+        return {}
+    names = [name for name in _FORECAST_FIT if summary.get(name) is None and len(tables[0].values(name).steps)]
+    return {name: tables[0].values(name).last for name in names}
+
+
+def _run_facts(summary: Mapping[str, Any]) -> list[str]:
+    statements = [str(summary["optimizer"])] if summary.get("optimizer") else []
+    if isinstance(summary.get("steps"), int):
+        statements.append(f"{summary['steps']:,} steps")
+    versions = summary.get("versions")
+    if isinstance(versions, Mapping):
+        statements += [f"{name} {version}" for name, version in versions.items()]
+    elif versions:
+        statements.append(str(versions))
+    return statements
+
+
+def _recorded_by(records: Sequence[TargetRecord]) -> str:
+    versions = sorted({str(record.description["version"]) for record in records if "version" in record.description})
+    return f"a run recorded by lightning_normdyn {', '.join(versions)}" if versions else ""
+
+
+_VERSION = re.compile(r"version_\d+")
+
+
+def run_name(folder: Path) -> str:
+    """The folder's name, with its parent's where it is but a version's number.
+
+    Args:
+        folder: the run's folder, absolute.
+
+    Example:
+        >>> run_name(Path("/logs/words/version_0")), run_name(Path("/logs/words"))
+        ('words/version_0', 'words')
+    """
+    return "/".join(folder.parts[-2:]) if _VERSION.fullmatch(folder.name) and folder.parent.name else folder.name
