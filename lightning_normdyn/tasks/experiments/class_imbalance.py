@@ -154,9 +154,8 @@ def _encoder_norms(steps: int, seed: int) -> Tensor:
         optimizer.step()
         if step >= steps // 2 and (step - steps // 2) % 10 == 0:
             with torch.no_grad():
-                norms.append(
-                    reduce(encoder(test_inputs).norm(dim=1), "(label item) -> label", "mean", label=len(WEIGHTS))
-                )
+                item_norms = encoder(test_inputs).norm(dim=1)
+                norms.append(reduce(item_norms, "(label item) -> label", "mean", label=len(WEIGHTS)))
     return torch.stack(norms).double().mean(0)
 
 

@@ -46,7 +46,7 @@ def cut_histories(interactions: Interactions, *, cut: Cut, shares: tuple[float, 
         >>> one = torch.ones(4)
         >>> four = Interactions(["u"], list("abcd"), torch.zeros(4, dtype=torch.int64), torch.arange(4), one, one)
         >>> cut_histories(four, cut="leave_last_out", shares=(0.1, 0.1))
-        [CutHistory(items=tensor([0, 1, 2, 3]), trained=2, validated=3)]
+        [CutHistory(items=tensor([0, 1, 2, 3]), train_end=2, validation_end=3)]
     """
     histories = []
     moments = _moments(interactions.times, shares)
