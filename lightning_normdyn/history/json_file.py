@@ -21,10 +21,10 @@ def write_json(file: Path, content: Any, *, indent: int | None = None) -> None:
     """
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.tmp")
+    temporary_file = file.with_name(f"{file.name}.tmp")
     try:
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        unfinished.replace(file)
+        temporary_file.write_text(text + "\n", encoding="utf-8")
+        temporary_file.replace(file)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        temporary_file.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(file)) from error
