@@ -74,7 +74,7 @@ class NormMonitor(Callback):
         if self._recorder is not None:
             optimizer = getattr(optimizer, "_optimizer", optimizer)
             clipping = Clipping.NONE if _unscales_itself(trainer, optimizer) else self._clipping
-            self._recorder.before_step(optimizer, clipping=clipping, scaled=has_scaler(trainer))
+            self._recorder.before_step(optimizer, clipping=clipping, has_scaler=has_scaler(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

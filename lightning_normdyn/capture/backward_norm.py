@@ -31,12 +31,12 @@ class BackwardNorm:
         self._handle: RemovableHandle | None = None
         self.last: Tensor | None = None
 
-    def arm(self, armed: bool) -> None:
+    def arm(self, listens: bool) -> None:
         """Sets whether it listens from now on; forgets what it heard."""
         self.last = None
-        if armed and self._handle is None:
+        if listens and self._handle is None:
             self._handle = self._parameter.register_post_accumulate_grad_hook(self._hear)
-        elif not armed and self._handle is not None:
+        elif not listens and self._handle is not None:
             self._handle.remove()
             self._handle = None
 

@@ -110,8 +110,8 @@ class OutputTarget:
 
     def _refuse(self, output: Any) -> None:
         """Ends a run whose target is wrong from the start; later, when there is something to lose, warns instead."""
-        received = describe_output(output)
-        sentence = f"targets: the output of '{self.name}' is no tensor of embeddings [..., d] (came: {received})"
+        description = describe_output(output)
+        sentence = f"targets: the output of '{self.name}' is no tensor of embeddings [..., d] (came: {description})"
         if not self._gave_vectors:
             raise ValueError(f"{sentence}; name the submodule that returns the vectors")
         warnings.warn(f"{sentence} any more; such calls are left out", stacklevel=2)

@@ -72,9 +72,9 @@ class TableTarget:
         self._layers = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
         self.ids_tell = len(self._layers) == len(owners)
         self._ids_confirmed = False
-        self._attached = self._armed = False
+        self._may_listen = self._keeps_ids = False
         self._ids: list[Tensor] = []
-        self._coalesced: tuple[Tensor, int, Tensor] | None = None
+        self._sparse_gradient: tuple[Tensor, int, Tensor] | None = None
         self.embedding_buffer, self.gradient_buffer = RowBuffer(), RowBuffer()
         self.backward_norm: BackwardNorm | None = None
         self._handles: list[RemovableHandle] = []
@@ -82,23 +82,23 @@ class TableTarget:
     def attach(self) -> None:
         """Allows it to listen to the embedding layers, which it does while it is armed."""
         self.detach()
-        self._attached = True
+        self._may_listen = True
 
     def detach(self) -> None:
         """Stops listening and forgets what was heard."""
         self.arm(False)
-        self._attached = False
+        self._may_listen = False
         if self.backward_norm is not None:
             self.backward_norm.arm(False)
 
-    def arm(self, armed: bool) -> None:
+    def arm(self, keeps_ids: bool) -> None:
         """Sets whether ids are kept from now on; forgets those of the step before."""
-        self._armed = armed and self.ids_tell and self._attached
+        self._keeps_ids = keeps_ids and self.ids_tell and self._may_listen
         self._ids.clear()
-        self._coalesced = None
-        if self._armed and not self._handles:
+        self._sparse_gradient = None
+        if self._keeps_ids and not self._handles:
             self._handles = [layer.register_forward_pre_hook(self._hear, with_kwargs=True) for layer in self._layers]
-        elif self._handles and not self._armed:  # a hook that does nothing still slows the layer down
+        elif self._handles and not self._keeps_ids:  # a hook that does nothing still slows the layer down
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
@@ -139,9 +139,13 @@ class TableTarget:
         if not gradient.is_sparse:
             return gradient.detach()
         # Sorting the entries takes a while: it is done again only if they were clipped in between.
-        if self._coalesced is None or self._coalesced[0] is not gradient or self._coalesced[1] != gradient._version:
-            self._coalesced = gradient, gradient._version, gradient.detach().coalesce()
-        return self._coalesced[2]
+        if (
+            self._sparse_gradient is None
+            or self._sparse_gradient[0] is not gradient
+            or self._sparse_gradient[1] != gradient._version
+        ):
+            self._sparse_gradient = gradient, gradient._version, gradient.detach().coalesce()
+        return self._sparse_gradient[2]
 
     def slots(self, rows: Tensor) -> Tensor:
         """The slot of each row; rows that are not tracked share the slot ``tracked_rows``."""
@@ -156,7 +160,7 @@ class TableTarget:
         return (rows % self.stride == 0).nonzero().squeeze(1)
 
     def _hear(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._armed and torch.is_grad_enabled():
+        if self._keeps_ids and torch.is_grad_enabled():
             ids = args[0] if args else kwargs["input"]
             self._ids.append(ids.clone())  # the batch may be overwritten
             if len(self._ids) >= _MOST_CALLS:
@@ -168,16 +172,16 @@ class TableTarget:
         try:
             return torch.cat([ids.reshape(-1) for ids in self._ids]).long()
         except RuntimeError:  # nested tensors, ids inside a vmap
-            self.ids_tell = self._armed = False
+            self.ids_tell = self._keeps_ids = False
             return None
 
     def _verify(self, ids: Tensor, gradient: Tensor) -> None:
         """Notes whether the gradient is zero on all tracked rows but the named ones."""
         gradient = gradient.detach()[:: self.stride]
         present = (gradient.amax(1) != 0) | (gradient.amin(1) != 0)  # squares could underflow
-        named = torch.zeros(self.tracked_rows + 1, dtype=torch.bool, device=gradient.device)
-        named[self.slots(ids)] = True
-        anywhere, elsewhere = torch.stack((present.any(), (present & ~named[:-1]).any())).tolist()
+        has_id = torch.zeros(self.tracked_rows + 1, dtype=torch.bool, device=gradient.device)
+        has_id[self.slots(ids)] = True
+        anywhere, elsewhere = torch.stack((present.any(), (present & ~has_id[:-1]).any())).tolist()
         self._ids_confirmed = anywhere
         self.ids_tell = not elsewhere
 
@@ -234,13 +238,13 @@ class TableStep:
         self.wants_touched, self.wants_tracked = touched, tracked
         self.slots: Tensor | None = None
         self._rows: Tensor | None = None
-        self._kept: Tensor | None = None
+        self._tracked_places: Tensor | None = None
         weight = target.parameter.detach()
         if touched:
             self._rows = target.touched(verify=tracked)
             if self._rows is not None and not tracked:
-                self._kept = target.tracked_among(self._rows)
-                self._rows = self._rows if self._kept is None else self._rows[self._kept]
+                self._tracked_places = target.tracked_among(self._rows)
+                self._rows = self._rows if self._tracked_places is None else self._rows[self._tracked_places]
             self.slots = None if self._rows is None else target.slots(self._rows)
             self.embedding = (
                 target.tracked().clone() if self._rows is None else target.embedding_buffer.gather(weight, self._rows)
@@ -280,16 +284,16 @@ class TableStep:
     def _touched_gradient(self) -> Tensor:
         gradient = self.target.gradient()
         if gradient.is_sparse:
-            return gradient.values() if self._kept is None else gradient.values()[self._kept]
+            return gradient.values() if self._tracked_places is None else gradient.values()[self._tracked_places]
         if self._rows is None:
             return gradient[:: self.target.stride]
         return self.target.gradient_buffer.gather(gradient, self._rows)
 
     def _heard_gradient_norm(self) -> Tensor:
-        heard = self.target.backward_norm
-        if heard is None or heard.last is None:
+        norm = self.target.backward_norm
+        if norm is None or norm.last is None:
             return torch.full_like(self.gradient_norm, torch.nan)
-        return heard.last
+        return norm.last
 
     def _whole_gradient_norm(self) -> Tensor:
         gradient = self.target.gradient()

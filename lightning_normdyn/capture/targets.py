@@ -48,20 +48,20 @@ def find_targets(
         ['1.weight', '1']
     """
     if isinstance(check_targets(targets), str):
-        names, published = _embedding_tables(module), _published(module)
-        if not names and not published:
+        names, outputs = _embedding_tables(module), _published(module)
+        if not names and not outputs:
             raise ValueError(
                 f"targets: 'auto' found no trainable embedding table and no contrastive loss; {_candidates(module)}"
             )
         tables = [TableTarget(name, module, max_tracked_rows=max_tracked_rows) for name in names]
-        return [*tables, *(OutputTarget(name, child) for name, child in published.items())]
+        return [*tables, *(OutputTarget(name, child) for name, child in outputs.items())]
     if not targets:
         raise ValueError(f"targets: expected 'auto' or at least one pattern, got an empty list; {_candidates(module)}")
-    found: dict[str, TableTarget | OutputTarget] = {}
+    by_name: dict[str, TableTarget | OutputTarget] = {}
     for pattern in targets:
         for target in _match(module, pattern, max_tracked_rows):
-            found.setdefault(target.name, target)
-    return list(found.values())
+            by_name.setdefault(target.name, target)
+    return list(by_name.values())
 
 
 def check_targets(targets: Targets) -> Targets:
@@ -119,20 +119,22 @@ def _method(children: dict[str, nn.Module], name: str) -> list[tuple[str, nn.Mod
 
 def _published(module: nn.Module) -> dict[str, Published]:
     """What losses publish, by its own name; by its qualified one where several losses would give the same."""
-    found = [(name, child) for name, child in module.named_modules() if isinstance(child, Published)]
-    names = [child.name for _, child in found]
-    return {child.name if names.count(child.name) == 1 else path: child for path, child in found}
+    outputs = [(path, child) for path, child in module.named_modules() if isinstance(child, Published)]
+    names = [child.name for _, child in outputs]
+    return {child.name if names.count(child.name) == 1 else path: child for path, child in outputs}
 
 
-def _candidates(module: nn.Module, most: int = 8) -> str:
+def _candidates(module: nn.Module, most_names: int = 8) -> str:
     tables = [name for name, p in plain_parameters(module).items() if p.ndim == 2]
     children = [name for name, _ in module.named_children()]
-    return f"candidates are the tables {_listing(tables, most)} and the submodules {_listing(children, most)}"
+    return (
+        f"candidates are the tables {_listing(tables, most_names)} and the submodules {_listing(children, most_names)}"
+    )
 
 
-def _listing(names: list[str], most: int) -> str:
-    shown = ", ".join(names[:most]) or "(none)"
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def _listing(names: list[str], most_names: int) -> str:
+    listing = ", ".join(names[:most_names]) or "(none)"
+    return listing if len(names) <= most_names else f"{listing} and {len(names) - most_names} more"
 
 
 class Method(nn.Module):

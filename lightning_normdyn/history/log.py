@@ -18,12 +18,12 @@ class Outage:
     """Shared by the logs of one run: the first that cannot write says so, and none tries again."""
 
     def __init__(self) -> None:
-        self.occurred = False
+        self.has_occurred = False
 
     def report(self, folder: Path, error: Exception) -> None:
         """Warns, once, that nothing more will be saved."""
-        if not self.occurred:
-            self.occurred = True
+        if not self.has_occurred:
+            self.has_occurred = True
             warnings.warn(
                 f"normdyn history: cannot write to '{folder}' ({error}); training goes on and nothing more of its norm "
                 "history is saved. Free space there or point the logger's save_dir at a writable folder.",
@@ -79,7 +79,7 @@ class ParquetLog:
         Args:
             columns: name to a sequence or numpy array, all of one length.
         """
-        if self._outage.occurred:
+        if self._outage.has_occurred:
             return
         rows = len(next(iter(columns.values())))
         arrays = [
@@ -95,15 +95,15 @@ class ParquetLog:
 
     def flush(self) -> None:
         """Writes what waits in memory as one more part."""
-        if self._outage.occurred or not self._waiting:
+        if self._outage.has_occurred or not self._waiting:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             part = self.folder / _PART.format(_next_number(self.folder))
-            unfinished = part.with_suffix(f".{os.getpid()}.tmp")
-            with unfinished.open("wb") as file:  # a path with a colon would be taken for an address
+            temporary_file = part.with_suffix(f".{os.getpid()}.tmp")
+            with temporary_file.open("wb") as file:  # a path with a colon would be taken for an address
                 pq.write_table(pa.Table.from_batches(self._waiting, self.schema), file, compression="zstd")
-            unfinished.replace(part)
+            temporary_file.replace(part)
         except (OSError, pa.ArrowException) as error:
             self._outage.report(self.folder, error)
         self._waiting, self._waiting_rows = [], 0
@@ -116,10 +116,10 @@ def read_parts(folder: str | os.PathLike[str], schema: pa.Schema) -> pa.Table:
         folder: the folder that a :class:`ParquetLog` wrote.
         schema: the columns to read.
     """
-    parts = sorted(Path(folder).glob("part-*.parquet"))
-    if not parts:
+    part_files = sorted(Path(folder).glob("part-*.parquet"))
+    if not part_files:
         return schema.empty_table()
-    return pa.concat_tables([_read_part(part, schema) for part in parts])
+    return pa.concat_tables([_read_part(part, schema) for part in part_files])
 
 
 def _read_part(part: Path, schema: pa.Schema) -> pa.Table:

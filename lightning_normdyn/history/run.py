@@ -80,11 +80,11 @@ class TargetHistory:
 
     def _write(self, name: str, content: Any, *, indent: int | None = None) -> None:
         file = self.folder / name
-        unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+        temporary_file = file.with_suffix(f".{os.getpid()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-            unfinished.replace(file)
+            temporary_file.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+            temporary_file.replace(file)
         except (OSError, ValueError):
             return
 
@@ -215,17 +215,17 @@ def read_run(log_dir: str | os.PathLike[str]) -> dict[str, TargetHistory]:
     """
     root = Path(log_dir) / FOLDER
     histories = [TargetHistory(file.parent) for file in sorted(root.glob("*/target.json"))]
-    found = {str(history.description().get("target", history.folder.name)): history for history in histories}
-    if not found:
+    by_target = {str(history.description().get("target", history.folder.name)): history for history in histories}
+    if not by_target:
         raise FileNotFoundError(
             f"log_dir: no norm history under '{root}'; expected the folder of a run that trained with NormDynamics "
             "or NormTrajectoryMonitor"
         )
-    return found
+    return by_target
 
 
 def _latest(table: pa.Table, keys: list[str]) -> pa.Table:
     """Sorts by the keys and keeps the last line of each: a resumed run repeats the steps since its checkpoint."""
-    numbered = table.append_column("line", pa.array(range(len(table)), pa.int64()))
-    last = numbered.group_by(keys).aggregate([("line", "max")]).sort_by([(key, "ascending") for key in keys])
+    lines = table.append_column("line", pa.array(range(len(table)), pa.int64()))
+    last = lines.group_by(keys).aggregate([("line", "max")]).sort_by([(key, "ascending") for key in keys])
     return table.take(pc.cast(last["line_max"], pa.int64()))

@@ -86,7 +86,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         self._vectors_before: Tensor | None = None
         self._lag: _Lag | None = None
         self._decay: Tensor | None = None
-        self._gradient_squares: list[Tensor | float] = [0.0, 0.0]  # radial, whole
+        self._gradient_squares: list[Tensor | float] = [0.0, 0.0]  # radial, and of the whole gradient
         self._snapshots = Snapshots(self.every_n_steps)
 
     def is_due(self, step: int) -> bool:
@@ -139,8 +139,8 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
 
     def hear(self, radial_square: Tensor, gradient_square: Tensor) -> None:
         """Notes the radial part of the gradients that reached the vectors: it tells whether the loss sees lengths."""
-        radial, whole = self._gradient_squares
-        self._gradient_squares = [radial + radial_square, whole + gradient_square]
+        radial_sum, gradient_sum = self._gradient_squares
+        self._gradient_squares = [radial_sum + radial_square, gradient_sum + gradient_square]
 
     def _measure_decay(self, vectors: Tensor) -> None:
         assert self.probe is not None
@@ -209,8 +209,8 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         return moments.evolve(norms, rates.scaled(rule.lr_gain))
 
     def _sees_no_lengths(self) -> bool:
-        radial, whole = (float(square) for square in self._gradient_squares)
-        return 0 < whole < math.inf and math.sqrt(radial / whole) < _SEES_NO_LENGTHS
+        radial_sum, gradient_sum = (float(square) for square in self._gradient_squares)
+        return 0 < gradient_sum < math.inf and math.sqrt(radial_sum / gradient_sum) < _SEES_NO_LENGTHS
 
     def state_dict(self) -> dict[str, Any]:
         """The probe's inputs, the open window, the terms of the one before and the forecast.

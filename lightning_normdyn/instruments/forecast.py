@@ -96,8 +96,8 @@ class EndForecast:
 
     def _earliest(self, total: int) -> float:
         """A hundredth of a share short counts: a window ends where the share of the run falls only up to rounding."""
-        at = self._forecast_at
-        return at if isinstance(at, int) else 0.99 * at * total
+        extent = self._forecast_at
+        return extent if isinstance(extent, int) else 0.99 * extent * total
 
     def is_last(self, step: int) -> bool:
         """Whether the run ends with this step, as it was forecast to."""

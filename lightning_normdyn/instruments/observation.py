@@ -137,7 +137,7 @@ class Observation:
         def group_now() -> int:
             return group_number(trainer.optimizer, target.parameter) or 0
 
-        plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped)
+        plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
         if self._run.ranks.size > 1:
             target.ids_tell = False  # this rank does not see the ids of the others
         if self._run.hears_backward:
@@ -150,7 +150,7 @@ class Observation:
         self, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetHistory | None
     ) -> OutputWatch:
         source = probe_of(self._options["probe"], target.name, self._target_names)
-        balance = self._balance(target, optimizer, source, lambda: watch.skipped)
+        balance = self._balance(target, optimizer, source, lambda: watch.skipped_steps)
         ranks = self._run.ranks
         options: dict[str, Any] = {
             "loss_scale": self._run.loss_scale,

@@ -190,8 +190,8 @@ class NormObserver:
 
     def _announce(self, optimizer: torch.optim.Optimizer, clipping: Clipping) -> None:
         if self._observation is not None:
-            scaled = self._scaler is not None and self._scaler.is_enabled()
-            self._observation.recorder.before_step(optimizer, clipping=clipping, scaled=scaled)
+            has_scaler = self._scaler is not None and self._scaler.is_enabled()
+            self._observation.recorder.before_step(optimizer, clipping=clipping, has_scaler=has_scaler)
 
     def _end_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """The step was made, and the recorder has looked at it."""
@@ -230,7 +230,7 @@ class NormObserver:
     def _steps_tried(self, optimizer: torch.optim.Optimizer) -> int:
         assert self._observation is not None
         watches = (watch for watch in self._observation.recorder.watches if watch.optimizer is optimizer)
-        return max((watch.steps + watch.skipped for watch in watches), default=0)
+        return max((watch.steps + watch.skipped_steps for watch in watches), default=0)
 
 
 def _as_list(one_or_several: Any) -> list[Any]:

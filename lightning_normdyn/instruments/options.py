@@ -92,9 +92,9 @@ def complete_options(options: NormOptions | LookOptions) -> NormOptions:
             ...
         ValueError: targets: expected 'auto' or a list of patterns, got 'encoder'; write targets=['encoder']
     """
-    unknown = sorted(set(options) - set(DEFAULTS))
-    if unknown:
-        raise TypeError(f"{unknown[0]}: no such option; there are {', '.join(sorted(DEFAULTS))}")
+    strange_names = sorted(set(options) - set(DEFAULTS))
+    if strange_names:
+        raise TypeError(f"{strange_names[0]}: no such option; there are {', '.join(sorted(DEFAULTS))}")
     settings: NormOptions = {**DEFAULTS, **options}
     check_every("every_n_steps", settings["every_n_steps"])
     if settings["fit_every_n_steps"] is not None:
@@ -127,13 +127,13 @@ def spelled_out(options: type[Any]) -> Callable[[type[Class]], type[Class]]:
         constructor: Any = vars(cls)["__init__"]
         types = get_type_hints(options)
         explicit = inspect.signature(constructor, eval_str=True).parameters.values()
-        shared = [
+        option_parameters = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
             for name, default in DEFAULTS.items()
             if name in types
         ]
-        named = [parameter for parameter in explicit if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-        constructor.__signature__ = inspect.Signature([*named, *shared], return_annotation=None)
+        own_parameters = [parameter for parameter in explicit if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        constructor.__signature__ = inspect.Signature([*own_parameters, *option_parameters], return_annotation=None)
         sources = (LookOptions,) if options is LookOptions else (LookOptions, options)  # a TypedDict hides its bases
         words = "".join(_attribute_lines(source) for source in sources)
         if cls.__doc__:  # gone under python -OO

@@ -119,5 +119,5 @@ def _faster(rule: EquilibriumRule, group: dict[str, Any], main: EquilibriumRule,
     """How many times as fast a group learns as the one that counts; during a warm-up from zero, as it will."""
     if main.lr:
         return rule.lr / main.lr
-    first, other = group.get("initial_lr", nominal_lr(group)), main_group.get("initial_lr", nominal_lr(main_group))
-    return float(first) * rule.lr_gain / (float(other) * main.lr_gain) if other else 1.0
+    lr, main_lr = group.get("initial_lr", nominal_lr(group)), main_group.get("initial_lr", nominal_lr(main_group))
+    return float(lr) * rule.lr_gain / (float(main_lr) * main.lr_gain) if main_lr else 1.0

@@ -53,16 +53,16 @@ class Recorder:
         for watch in self.watches:
             watch.begin(steps_made)
 
-    def before_step(self, optimizer: torch.optim.Optimizer, *, clipping: Clipping, scaled: bool) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer, *, clipping: Clipping, has_scaler: bool) -> None:
         """Announces a step of an optimizer.
 
         Args:
             optimizer: the one about to step.
             clipping: whether its gradients may still be clipped, or may have been.
-            scaled: whether a loss scaler decides if the step is made.
+            has_scaler: whether a loss scaler decides if the step is made.
         """
         for watch in self._by_optimizer.get(id(optimizer), ()):
-            watch.before_step(clipping=clipping, scaled=scaled)
+            watch.before_step(clipping=clipping, has_scaler=has_scaler)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         del args, kwargs

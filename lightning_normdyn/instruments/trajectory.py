@@ -61,11 +61,11 @@ def summarise_norms(norms: Tensor) -> Readings:
     norms = norms.float()[:: 1 + norms.numel() // _MOST_SORTED]
     mean = norms.nanmean()
     spread = (norms - mean).square().nanmean().sqrt()
-    at = torch.tensor(list(_QUANTILES.values()), dtype=norms.dtype, device=norms.device)
+    levels = torch.tensor(list(_QUANTILES.values()), dtype=norms.dtype, device=norms.device)
     return {
         "norm_mean": mean,
         "norm_cv": spread / mean,
-        **dict(zip(_QUANTILES, torch.nanquantile(norms, at), strict=True)),
+        **dict(zip(_QUANTILES, torch.nanquantile(norms, levels), strict=True)),
     }
 
 

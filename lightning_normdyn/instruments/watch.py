@@ -40,7 +40,7 @@ class Watch(ABC):
         self.measurements = dict(measurements)
         self.history = history
         self.steps = 0
-        self.skipped = 0
+        self.skipped_steps = 0
         self._has_state = False
         self._awaits_step = False
 
@@ -56,17 +56,17 @@ class Watch(ABC):
         self._start()
         self._prepare()
 
-    def before_step(self, *, clipping: Clipping, scaled: bool) -> None:
+    def before_step(self, *, clipping: Clipping, has_scaler: bool) -> None:
         """Announces a step: gradients are there and unscaled, weights are old.
 
         Args:
             clipping: whether the gradient may still be clipped, or may have been.
-            scaled: whether a loss scaler decides if the step is made.
+            has_scaler: whether a loss scaler decides if the step is made.
         """
         if self._awaits_step:
-            if not scaled:
+            if not has_scaler:
                 return  # it evaluates several times a step; the first look shows the weights that the step started from
-            self.skipped += 1
+            self.skipped_steps += 1
         self._awaits_step = self._takes_part()
         if self._awaits_step:
             self._look_before(clipping)
@@ -109,17 +109,17 @@ class Watch(ABC):
         if columns:
             self._record(columns)
         if readings:
-            readings["skipped_steps"] = float(self.skipped)
+            readings["skipped_steps"] = float(self.skipped_steps)
         return readings
 
     def state_dict(self) -> dict[str, Any]:
         """The counts and the state of every measurement, for a checkpoint."""
         states = {name: measurement.state_dict() for name, measurement in self.measurements.items()}
-        return {"steps": self.steps, "skipped": self.skipped, "instruments": states}
+        return {"steps": self.steps, "skipped": self.skipped_steps, "instruments": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
-        self.steps, self.skipped, self._has_state = state["steps"], state["skipped"], True
+        self.steps, self.skipped_steps, self._has_state = state["steps"], state["skipped"], True
         for name, measurement in self.measurements.items():
             if name in state["instruments"]:
                 measurement.load_state_dict(state["instruments"][name])
@@ -137,7 +137,7 @@ class Watch(ABC):
         return torch.arange(rows)
 
     def _skip(self) -> None:
-        self.skipped += 1
+        self.skipped_steps += 1
         self._awaits_step = False
         self._prepare()
 

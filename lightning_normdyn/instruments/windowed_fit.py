@@ -111,15 +111,15 @@ class WindowedFit(TableInstrument, Generic[Moments]):
 
     def _close(self, step: int, norms: Tensor) -> None:
         rule, (start, rates) = self.plan.rule(), self._window_course()
-        closed = self._judge_window(norms, rule)
-        if closed is None:
+        conclusion = self._judge_window(norms, rule)
+        if conclusion is None:
             self._columns = {"norm": norms}
         else:
-            self._readings |= closed.readings
-            self._judge_last_moments(start, rates, closed.norm, rule)
-            norms_at_end = self._norms_at_end(step, closed, rule)
-            self._columns = closed.columns | {"forecast_norm": norms_at_end}
-            self._last_moments = closed.moments
+            self._readings |= conclusion.readings
+            self._judge_last_moments(start, rates, conclusion.norm, rule)
+            norms_at_end = self._norms_at_end(step, conclusion, rule)
+            self._columns = conclusion.columns | {"forecast_norm": norms_at_end}
+            self._last_moments = conclusion.moments
         self._open(step, norms)
 
     def _judge_last_moments(self, start: Tensor, rates: RateTrace, norm: Tensor, rule: EquilibriumRule) -> None:
@@ -131,14 +131,14 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         self._readings["window_forecast_median_error"] = judgement.fit.median_relative_error
         self._readings["window_forecast_skill"] = judgement.skill
 
-    def _norms_at_end(self, step: int, closed: ClosedWindow[Moments], rule: EquilibriumRule) -> Tensor:
+    def _norms_at_end(self, step: int, conclusion: ClosedWindow[Moments], rule: EquilibriumRule) -> Tensor:
         """The norms at the end of the run under its schedule, NaN where it has no set end; kept if it is time."""
         total = self.plan.total_steps()
         if total is None or not self._has_law(rule):
-            return closed.norm.new_full(closed.norm.shape, float("nan"))
+            return conclusion.norm.new_full(conclusion.norm.shape, float("nan"))
         future = self.plan.future_lrs(max(0, total - self.plan.skipped_steps() - step))
-        norms = self._evolve(closed.moments, closed.norm, future, rule)
-        self._end_forecast.keep(step, self._known(closed.moments, norms), closed.norm)
+        norms = self._evolve(conclusion.moments, conclusion.norm, future, rule)
+        self._end_forecast.keep(step, self._known(conclusion.moments, norms), conclusion.norm)
         return norms
 
     @abstractmethod

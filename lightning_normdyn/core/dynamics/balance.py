@@ -91,11 +91,11 @@ class BalanceTerms(NamedTuple):
         for steps, lr, lr_squared in segments:
             substeps = self._substeps(squared, steps, lr, lr_squared)
             span = steps / substeps
-            kept_once = (1 - lr * self.radial_decay).clamp(min=0).square()
-            kept = kept_once.pow(span)
-            repeats = ((1 - kept) / (1 - kept_once)).where(kept_once < 1, span)
+            step_retention = (1 - lr * self.radial_decay).clamp(min=0).square()
+            retention = step_retention.pow(span)
+            repeats = ((1 - retention) / (1 - step_retention)).where(step_retention < 1, span)
             for _ in range(substeps):
-                squared = (kept * squared + repeats * self._gain(squared, lr, lr_squared)).clamp(min=0)
+                squared = (retention * squared + repeats * self._gain(squared, lr, lr_squared)).clamp(min=0)
         return squared.sqrt()
 
     def _gain(self, squared: Tensor, lr: float, lr_squared: float) -> Tensor:

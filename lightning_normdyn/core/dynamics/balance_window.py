@@ -30,11 +30,11 @@ class BalanceSample(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Sums over samples, ``[n]``; ``taken`` is lr·R²."""
+    """Sums over samples, ``[n]``; ``decay_rate`` is lr·R²."""
 
     squared: Tensor
-    taken: Tensor
-    taken_square: Tensor
+    decay_rate: Tensor
+    decay_rate_square: Tensor
     growth: Tensor
     growth_square: Tensor
     turn: Tensor
@@ -57,9 +57,9 @@ class BalanceWindow:
 
     def add(self, sample: BalanceSample) -> None:
         """Takes a sample."""
-        taken = sample.lr * sample.squared_norm
-        added = (sample.squared_norm, taken, taken.square(), sample.growth, sample.growth.square(), sample.turn)
-        self._sums = _Sums(*(kept + new for kept, new in zip(self._sums, added, strict=True)))
+        rate = sample.lr * sample.squared_norm
+        terms = (sample.squared_norm, rate, rate.square(), sample.growth, sample.growth.square(), sample.turn)
+        self._sums = _Sums(*(total + term for total, term in zip(self._sums, terms, strict=True)))
         self._lr, self._lr_square = self._lr + sample.lr, self._lr_square + sample.lr**2
         self.samples += 1
 
@@ -90,11 +90,11 @@ class BalanceWindow:
         mean = _Sums(*(total / self.samples for total in self._sums))
         decay, decay_stderr = _mean(*self._decays, self.decay_samples)
         growth_stderr = _mean(self._sums.growth, self._sums.growth_square, self.samples)[1]
-        taken_stderr = _mean(self._sums.taken, self._sums.taken_square, self.samples)[1]
+        rate_stderr = _mean(self._sums.decay_rate, self._sums.decay_rate_square, self.samples)[1]
         # Rates are known in every step, norms at samples alone: the mean of their product is put right by the rates'.
         per_lr = 2 * decay * (lr * self.samples / self._lr if self._lr else 0.0)
         change = (end.square() - self.start.square()) / max(self.rates.steps, 1)
-        flow = Flow(change, per_lr * mean.taken, mean.growth, lr)
+        flow = Flow(change, per_lr * mean.decay_rate, mean.growth, lr)
         terms = BalanceTerms(
             second_moment=mean.growth * mean.squared * (self.samples / (self._lr_square or math.nan)),
             radial_decay=decay,
@@ -111,7 +111,7 @@ class BalanceWindow:
             terms=terms,
             growth_stderr=growth_stderr,
             radial_decay_stderr=decay_stderr,
-            drift_stderr=torch.hypot(growth_stderr, per_lr * taken_stderr) / (2 * lr or math.nan),
+            drift_stderr=torch.hypot(growth_stderr, per_lr * rate_stderr) / (2 * lr or math.nan),
             equilibria=equilibria(flow, terms, lr_gain * self.rates.noise_rate),
             angular_update=mean.turn.sqrt(),
         )

@@ -57,10 +57,10 @@ def norm_budget(before: Tensor, after: Tensor, decay_update: Tensor | None = Non
         >>> [round(part.item(), 4) for part in budget]
         [-0.4, -0.0, 0.26, -0.14]
     """
-    for name, other in (("after", after), ("decay_update", decay_update)):
-        if other is not None and other.shape != before.shape:
+    for name, rows in (("after", after), ("decay_update", decay_update)):
+        if rows is not None and rows.shape != before.shape:
             raise ValueError(
-                f"{name}: expected the shape of before, {tuple(before.shape)}, got {tuple(other.shape)}; "
+                f"{name}: expected the shape of before, {tuple(before.shape)}, got {tuple(rows.shape)}; "
                 "pass the same rows"
             )
     start, end = most_precise(before), most_precise(after)

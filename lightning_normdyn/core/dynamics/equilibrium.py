@@ -91,9 +91,9 @@ def forecast_norm(
     rates = torch.as_tensor(lrs, dtype=torch.float64).tolist()
     path = squared.new_empty(len(rates), *squared.shape)
     for step, lr in enumerate(rates):
-        kept = (1 - lr * lam).square()
-        pushed = (kept * squared + 2 * lr * d).clamp(min=0)
-        squared = (pushed.square() + 2 * kept * lr**2 * v2).sqrt()
+        retention = (1 - lr * lam).square()
+        mean_square = (retention * squared + 2 * lr * d).clamp(min=0)
+        squared = (mean_square.square() + 2 * retention * lr**2 * v2).sqrt()
         path[step] = squared
     return path.sqrt_()
 

@@ -94,8 +94,8 @@ def turning_angle(before: Tensor, after: Tensor) -> Tensor:
         tensor(1.0000e-06, dtype=torch.float64)
     """
     start, end = most_precise(before), most_precise(after)
-    length, other = torch.linalg.vector_norm(start, dim=-1), torch.linalg.vector_norm(end, dim=-1)
-    a, b = start / length.unsqueeze(-1), end / other.unsqueeze(-1)
+    start_norm, end_norm = torch.linalg.vector_norm(start, dim=-1), torch.linalg.vector_norm(end, dim=-1)
+    a, b = start / start_norm.unsqueeze(-1), end / end_norm.unsqueeze(-1)
     angle: Tensor = 2 * torch.atan2(torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1))
     return angle
 

@@ -47,8 +47,8 @@ def scale_gradient(embedding: Tensor, power: float = 1.0) -> Tensor:
     """
     if not isinstance(power, (int, float)) or not math.isfinite(power):
         raise ValueError(f"power: expected a finite number, got {power!r}; 1 undoes the 1/norm of a cosine loss")
-    scaled: Tensor = _ScaledGradient.apply(embedding, float(power))
-    return scaled
+    copy: Tensor = _ScaledGradient.apply(embedding, float(power))
+    return copy
 
 
 class _ScaledGradient(torch.autograd.Function):

@@ -138,13 +138,13 @@ class SgdLaw(_DecayApart):
 
     def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
         """``R⁴ <- (1 - a)⁴·R⁴ + 2·(1 - a)²·e²·V²`` with ``a = e·lambda_rad``, summed up over each segment."""
-        kept, gained = 1.0, 0.0
+        retention, gain = 1.0, 0.0
         for steps, lr, lr_squared in segments:
             shrink = max(0.0, 1 - lr * settings.radial_decay)
-            kept_now = shrink ** (4 * steps)
-            gained_now = 2 * shrink**2 * lr_squared * _repeats(shrink**4, kept_now, steps)
-            kept, gained = kept_now * kept, kept_now * gained + gained_now
-        return (kept * norm.pow(4) + gained * noise.second_moment).pow(1 / 4)
+            segment_retention = shrink ** (4 * steps)
+            segment_gain = 2 * shrink**2 * lr_squared * _repeats(shrink**4, segment_retention, steps)
+            retention, gain = segment_retention * retention, segment_retention * gain + segment_gain
+        return (retention * norm.pow(4) + gain * noise.second_moment).pow(1 / 4)
 
 
 class AdamWLaw(_DecayApart):
@@ -169,17 +169,17 @@ class AdamWLaw(_DecayApart):
         """
         forgets = 1 - settings.second_beta
         p, squared = noise.update_probability, norm.square()
-        remembered = squared.reciprocal()
+        memory_mean = squared.reciprocal()
         for steps, lr, lr_squared in segments:
             substeps = math.ceil(max(1.0, min(steps, steps * forgets / _FINEST)))
             span = steps / substeps
-            kept_once = max(0.0, 1 - lr * settings.radial_decay) ** 2
-            kept, memory = kept_once**span, settings.second_beta**span
-            gained = lr_squared * noise.dim * _repeats(kept_once, kept, span)
+            step_retention = max(0.0, 1 - lr * settings.radial_decay) ** 2
+            retention, memory = step_retention**span, settings.second_beta**span
+            gain = lr_squared * noise.dim * _repeats(step_retention, retention, span)
             for _ in range(substeps):
-                source = p / (forgets + p * (squared * remembered).nan_to_num(1, 1, 1))
-                remembered = memory * remembered + (1 - memory) / squared
-                squared = kept * squared + gained * source
+                source = p / (forgets + p * (squared * memory_mean).nan_to_num(1, 1, 1))
+                memory_mean = memory * memory_mean + (1 - memory) / squared
+                squared = retention * squared + gain * source
         return squared.sqrt()
 
 
@@ -214,21 +214,21 @@ class CoupledAdamLaw:
         Adam normalises noise and decay together, so ``V`` is ``sqrt(V² + lambda²·R⁴)`` here: a row without gradients
         then shrinks by ``e·sqrt(d)`` a step instead of vanishing at once.
         """
-        cubed, root = norm.pow(3), math.sqrt(noise.dim)
+        cube, root = norm.pow(3), math.sqrt(noise.dim)
         tiny = torch.finfo(norm.dtype).tiny
         for steps, lr, lr_squared in segments:
             substeps = min(steps, 8)
             span = steps / substeps
             for _ in range(substeps):
-                radius = cubed.pow(1 / 3)
+                radius = cube.pow(1 / 3)
                 scale = (
                     (noise.second_moment + (settings.radial_decay * radius.square()).square()).sqrt().clamp(min=tiny)
                 )
                 exponent = -3 * lr * settings.radial_decay * root * radius / scale * span
                 # expm1(x)/x tends to 1 without decay
-                mean_kept = torch.where(exponent < 0, torch.expm1(exponent) / exponent, 1.0)
-                cubed = cubed * exponent.exp() + 1.5 * lr_squared * noise.dim * radius * span * mean_kept
-        return cubed.pow(1 / 3)
+                mean_retention = torch.where(exponent < 0, torch.expm1(exponent) / exponent, 1.0)
+                cube = cube * exponent.exp() + 1.5 * lr_squared * noise.dim * radius * span * mean_retention
+        return cube.pow(1 / 3)
 
 
 class LionLaw(_DecayApart):
@@ -250,12 +250,7 @@ class LionLaw(_DecayApart):
 
     def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
         """``R² <- (1 - a)²·R² + e²·d·F``, summed up over each segment."""
-        source, squared = self.source(settings, noise), norm.square()
-        for steps, lr, lr_squared in segments:
-            kept_once = max(0.0, 1 - lr * settings.radial_decay) ** 2
-            kept = kept_once**steps
-            squared = kept * squared + lr_squared * source * _repeats(kept_once, kept, steps)
-        return squared.sqrt()
+        return _evolve_square(norm, self.source(settings, noise), settings, segments)
 
     @staticmethod
     def _persistence(settings: Settings, noise: Noise) -> Tensor:
@@ -293,6 +288,16 @@ def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
     return 1 / rate if rate > 0 else math.inf
 
 
-def _repeats(kept_once: float, kept: float, steps: float) -> float:
+def _evolve_square(norm: Tensor, source: Tensor, settings: Settings, segments: list[RateSegment]) -> Tensor:
+    """``R² <- (1 - a)²·R² + e²·source``, summed up over each segment."""
+    squared = norm.square()
+    for steps, lr, lr_squared in segments:
+        step_retention = max(0.0, 1 - lr * settings.radial_decay) ** 2
+        retention = step_retention**steps
+        squared = retention * squared + lr_squared * source * _repeats(step_retention, retention, steps)
+    return squared.sqrt()
+
+
+def _repeats(step_retention: float, retention: float, steps: float) -> float:
     """``1 + k + k² + ...`` over so many steps, of which each keeps ``k``."""
-    return (1 - kept) / (1 - kept_once) if kept_once < 1 else float(steps)
+    return (1 - retention) / (1 - step_retention) if step_retention < 1 else float(steps)

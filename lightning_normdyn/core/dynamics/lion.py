@@ -48,32 +48,32 @@ def sign_persistence(first_beta: float, second_beta: float, update_probability: 
     p = most_precise(torch.as_tensor(update_probability))
     forgets = 1 - second_beta
     memory, gradient = first_beta**2 * p * forgets / (1 + second_beta), (1 - first_beta) ** 2
-    carried = first_beta * (1 - first_beta) * forgets
+    carry = first_beta * (1 - first_beta) * forgets
     cases = ((1.0, p), (0.0, 1 - p))
     total = torch.ones_like(p)
-    for now, share_now in cases:
-        for then, share_then in cases:
-            spread = ((memory + now * gradient) * (memory + then * gradient)).sqrt()
-            first = (second_beta * memory + now * carried) / spread
-            total = total + 2 * share_now * share_then * _sum_of_agreements(first.nan_to_num(0), second_beta)
+    for present, present_share in cases:
+        for later, later_share in cases:
+            spread = ((memory + present * gradient) * (memory + later * gradient)).sqrt()
+            first = (second_beta * memory + present * carry) / spread
+            total = total + 2 * present_share * later_share * _sum_of_agreements(first.nan_to_num(0), second_beta)
     rate = p / forgets
-    few = (1 + _RARE * rate) / (1 + (_RARE + math.log(2)) * rate)
-    return torch.where(p > 0, total + 2 * (1 - p).square() * few / p, 0)
+    rarity = (1 + _RARE * rate) / (1 + (_RARE + math.log(2)) * rate)
+    return torch.where(p > 0, total + 2 * (1 - p).square() * rarity / p, 0)
 
 
-def _sum_of_agreements(first: Tensor, kept: float) -> Tensor:
-    """``(2/pi)·sum over k >= 0 of asin(first·kept^k)``: some terms, and the rest by Euler and Maclaurin.
+def _sum_of_agreements(first: Tensor, ratio: float) -> Tensor:
+    """``(2/pi)·sum over k >= 0 of asin(first·ratio^k)``: some terms, and the rest by Euler and Maclaurin.
 
     The integral of ``asin(a·e^(-s))`` over all s is that of ``t·cot(t)`` from 0 to ``asin(a)``.
     """
     total = torch.zeros_like(first)
     for power in range(_EXACT_TERMS):
-        total = total + (first * kept**power).clamp(max=1).asin()
-    rest = (first * kept**_EXACT_TERMS).clamp(max=1)
-    rate = -math.log(kept)
-    angle = rest.asin()
+        total = total + (first * ratio**power).clamp(max=1).asin()
+    next_term = (first * ratio**_EXACT_TERMS).clamp(max=1)
+    rate = -math.log(ratio)
+    angle = next_term.asin()
     middles = (torch.arange(_NODES, dtype=first.dtype, device=first.device) + 0.5) / _NODES
     t = angle.unsqueeze(-1) * middles
     integral = angle * (t / t.tan()).nan_to_num(1).mean(-1)
-    slope = rate * rest / (1 - rest.square()).clamp(min=rate).sqrt()
+    slope = rate * next_term / (1 - next_term.square()).clamp(min=rate).sqrt()
     return 2 / math.pi * (total + integral / rate + angle / 2 + slope / 12)

@@ -114,8 +114,8 @@ class RowMoments:
         sizes, slots, norms, lengths, alongs = self._waiting.pop()
         second = _scale_free_square(norms, lengths, alongs)
         finite = second < torch.inf
-        added = torch.stack(((lengths > 0) & finite, second.where(finite, 0), ~finite), dim=1)
-        for rows, step in zip(slots.split(sizes), added.split(sizes), strict=True):
+        news = torch.stack(((lengths > 0) & finite, second.where(finite, 0), ~finite), dim=1)
+        for rows, step in zip(slots.split(sizes), news.split(sizes), strict=True):
             # Copying, not adding: a row named twice in a step then counts once, with no need to find duplicates.
             self._sums.index_copy_(0, rows, self._sums.index_select(0, rows).add_(step))
 
@@ -129,7 +129,7 @@ class _Readings:
 
     def __init__(self) -> None:
         self._sizes: list[int] = []
-        self._filled = 0
+        self._length = 0
         self._slots = torch.empty(0, dtype=torch.long)
         self._values = torch.empty(3, 0)
         self._products = torch.empty(0, 0)
@@ -137,7 +137,7 @@ class _Readings:
 
     def has_room_for(self, rows: int) -> bool:
         """Whether so many rows go in; as many as never before always do once it is empty."""
-        return not self._sizes or self._filled + rows <= len(self._slots)
+        return not self._sizes or self._length + rows <= len(self._slots)
 
     def push(self, embedding: Tensor, gradient: Tensor, slots: Tensor) -> None:
         """Reads ``|x|``, ``|g|`` and ``<x, g>`` of the rows of one step, ``[k]``."""
@@ -148,15 +148,15 @@ class _Readings:
         torch.linalg.vector_norm(embedding, dim=-1, out=norm)
         torch.linalg.vector_norm(gradient, dim=-1, out=length)
         torch.sum(torch.mul(embedding, gradient, out=product), -1, out=along)
-        self._filled += len(slots)
+        self._length += len(slots)
         self._sizes.append(len(slots))
 
     def pop(self) -> tuple[list[int], Tensor, Tensor, Tensor, Tensor]:
         """All that was pushed and forgets it: rows of each step, slots, ``|x|``, ``|g|``, ``<x, g>``."""
-        sizes, filled = self._sizes, self._filled
-        self._sizes, self._filled = [], 0
-        norms, lengths, alongs = self._values[:, :filled].unbind()
-        return sizes, self._slots[:filled], norms, lengths, alongs
+        sizes, length = self._sizes, self._length
+        self._sizes, self._length = [], 0
+        norms, lengths, alongs = self._values[:, :length].unbind()
+        return sizes, self._slots[:length], norms, lengths, alongs
 
     def _reserve(self, rows: int, like: Tensor) -> None:
         if not self._sizes and (len(self._slots) < rows or self._values.dtype != like.dtype):
@@ -169,7 +169,7 @@ class _Readings:
 
     def _views(self, rows: int) -> tuple[Tensor, ...]:
         """Where the next values go. Kept, because a run tends to touch as many rows in each step."""
-        key = (self._filled, rows)
+        key = (self._length, rows)
         if key not in self._known_views:
             if len(self._known_views) > _MOST_VIEWS:
                 self._known_views.clear()
@@ -194,5 +194,5 @@ def scale_free_square(embedding: Tensor, gradient: Tensor) -> tuple[Tensor, Tens
 
 
 def _scale_free_square(norm: Tensor, length: Tensor, along: Tensor) -> Tensor:
-    whole, along = most_precise(norm) * length, most_precise(along)
-    return torch.addcmul(whole * whole, along, along, value=-1).clamp_(min=0)
+    product, along = most_precise(norm) * length, most_precise(along)
+    return torch.addcmul(product * product, along, along, value=-1).clamp_(min=0)

@@ -75,8 +75,8 @@ def memory_steps(group: Mapping[str, Any]) -> int:
         (20, 20, 1)
     """
     betas = group.get("betas")
-    kept = float(betas[0] if betas else group.get("momentum") or 0.0)
-    return max(1, round(2 / (1 - kept))) if 0 < kept < 1 else 1
+    beta = float(betas[0] if betas else group.get("momentum") or 0.0)
+    return max(1, round(2 / (1 - beta))) if 0 < beta < 1 else 1
 
 
 def _unknown(name: str, group: Mapping[str, Any], reason: str) -> EquilibriumRule:
@@ -110,8 +110,7 @@ def _read_adam(name: str, group: dict[str, Any]) -> EquilibriumRule:
     lr, decay = float(group["lr"]), group["weight_decay"]
     if group.get("amsgrad"):
         return _unknown(name, group, f"{name} with amsgrad=True has no known law of the norm")
-    decoupled = group.get("decoupled_weight_decay", name == "AdamW")
-    with_decay: Family = "adamw" if decoupled else "adam"
+    with_decay: Family = "adamw" if group.get("decoupled_weight_decay", name == "AdamW") else "adam"
     first_beta, second_beta = (float(beta) for beta in group["betas"])
     return EquilibriumRule(
         name,

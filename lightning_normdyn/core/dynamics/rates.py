@@ -40,8 +40,8 @@ class RateTrace:
 
     def __init__(self) -> None:
         self._span = 1
-        self._closed: list[tuple[int, float, float]] = []
-        self._open = (0, 0.0, 0.0)
+        self._sums: list[tuple[int, float, float]] = []
+        self._open_sum = (0, 0.0, 0.0)
 
     @classmethod
     def of(cls, lrs: Iterable[float]) -> RateTrace:
@@ -53,20 +53,20 @@ class RateTrace:
 
     def append(self, lr: float) -> None:
         """Adds one step at this rate."""
-        steps, total, squares = self._open
-        self._open = (steps + 1, total + lr, squares + lr * lr)
+        steps, total, squares = self._open_sum
+        self._open_sum = (steps + 1, total + lr, squares + lr * lr)
         if steps + 1 == self._span:
-            self._closed.append(self._open)
-            self._open = (0, 0.0, 0.0)
-            if len(self._closed) == _CAPACITY:
-                pairs = zip(self._closed[::2], self._closed[1::2], strict=True)
-                self._closed = [(a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in pairs]
+            self._sums.append(self._open_sum)
+            self._open_sum = (0, 0.0, 0.0)
+            if len(self._sums) == _CAPACITY:
+                pairs = zip(self._sums[::2], self._sums[1::2], strict=True)
+                self._sums = [(a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in pairs]
                 self._span *= 2
 
     @property
     def segments(self) -> list[RateSegment]:
         """The segments in order, the unfinished last one included."""
-        sums = [*self._closed, self._open] if self._open[0] else self._closed
+        sums = [*self._sums, self._open_sum] if self._open_sum[0] else self._sums
         return [RateSegment(steps, total / steps, squares / steps) for steps, total, squares in sums]
 
     @property
@@ -98,10 +98,10 @@ class RateTrace:
 
     def state_dict(self) -> dict[str, object]:
         """Plain lists and numbers, for a checkpoint."""
-        return {"span": self._span, "closed": [list(sums) for sums in self._closed], "open": list(self._open)}
+        return {"span": self._span, "closed": [list(sums) for sums in self._sums], "open": list(self._open_sum)}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Takes back what :meth:`state_dict` gave."""
         self._span = int(state["span"])  # type: ignore[call-overload]
-        self._closed = [tuple(sums) for sums in state["closed"]]  # type: ignore[attr-defined]
-        self._open = tuple(state["open"])  # type: ignore[arg-type,assignment]
+        self._sums = [tuple(sums) for sums in state["closed"]]  # type: ignore[attr-defined]
+        self._open_sum = tuple(state["open"])  # type: ignore[arg-type,assignment]

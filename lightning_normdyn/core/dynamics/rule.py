@@ -250,9 +250,9 @@ class EquilibriumRule:
         update_probability: Tensor | float,
     ) -> Noise:
         """The noise with ones for what a law does not look at."""
-        given = {"second_moment": second_moment, "dim": dim}
+        arguments = {"second_moment": second_moment, "dim": dim}
         for name in needs:
-            if given[name] is None:
+            if arguments[name] is None:
                 formula = self._known_law().formula
                 raise ValueError(f"{name}: expected a value, got None; the law of {self.optimizer} needs it: {formula}")
         v2 = _precise(1.0 if second_moment is None else second_moment)

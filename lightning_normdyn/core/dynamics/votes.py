@@ -82,14 +82,14 @@ def kernel_votes(
         step = [-part for part in at_batch.pull(gradient)]
         directions = nn.functional.normalize(at_probes.embeddings, dim=1, eps=torch.finfo(gradient.dtype).tiny)
         radial_change = torch.linalg.vecdot(most_precise(at_probes.push(step)), most_precise(directions))
-        reached = torch.stack([at_batch.push(_pull_one(at_probes, directions, row)) for row in range(len(directions))])
-    return _votes(most_precise(reached), most_precise(gradient), most_precise(at_batch.embeddings), radial_change)
+        reach = torch.stack([at_batch.push(_pull_one(at_probes, directions, row)) for row in range(len(directions))])
+    return _votes(most_precise(reach), most_precise(gradient), most_precise(at_batch.embeddings), radial_change)
 
 
-def _votes(reached: Tensor, gradient: Tensor, embeddings: Tensor, radial_change: Tensor) -> KernelVotes:
+def _votes(reach: Tensor, gradient: Tensor, embeddings: Tensor, radial_change: Tensor) -> KernelVotes:
     """The record from ``w_j`` ``[probes, batch, d]`` and the gradient at every item ``[batch, d]``."""
     pull = split_radial_tangential(gradient, embeddings)
-    along, across = split_radial_tangential(reached, embeddings.expand_as(reached))
+    along, across = split_radial_tangential(reach, embeddings.expand_as(reach))
     radial, tangential = -along * pull.radial, -torch.linalg.vecdot(across, pull.tangential)
     lengths = across.norm(dim=-1) * pull.tangential.norm(dim=-1)
     cos_psi = torch.where(lengths > 0, tangential / lengths.where(lengths > 0, 1), 0)
@@ -98,9 +98,9 @@ def _votes(reached: Tensor, gradient: Tensor, embeddings: Tensor, radial_change:
 
 def _pull_one(at_probes: Linearisation, directions: Tensor, row: int) -> tuple[Tensor, ...]:
     """``J(x)^T z`` of one probe."""
-    one = torch.zeros_like(directions)
-    one[row] = directions[row]
-    return at_probes.pull(one)
+    direction = torch.zeros_like(directions)
+    direction[row] = directions[row]
+    return at_probes.pull(direction)
 
 
 def _gradient(loss: Callable[[Tensor], Tensor] | Tensor, embeddings: Tensor) -> Tensor:
@@ -131,15 +131,15 @@ def _as_function(
 
 def _module_as_function(module: nn.Module) -> tuple[Callable[[Any], Tensor], list[Tensor]]:
     """Over copies of what a forward pass may change, so that the module stays as it is."""
-    trained = {name: p.detach().requires_grad_() for name, p in module.named_parameters() if p.requires_grad}
-    if not trained:
+    parameters = {name: p.detach().requires_grad_() for name, p in module.named_parameters() if p.requires_grad}
+    if not parameters:
         raise ValueError("encoder: expected parameters that want gradients, got none; nothing of it would be trained")
 
     def encode(inputs: Any) -> Tensor:
-        state = trained | {name: buffer.clone() for name, buffer in module.named_buffers()}
+        state = parameters | {name: buffer.clone() for name, buffer in module.named_buffers()}
         return _call(lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs), inputs)
 
-    return encode, list(trained.values())
+    return encode, list(parameters.values())
 
 
 def _call(encoder: Callable[..., Tensor], inputs: Any) -> Tensor:
@@ -184,7 +184,7 @@ class Linearisation:
             )
         self._output, self._values = output, tuple(values)
         self._cotangent: Tensor | None = None
-        self._pulled: tuple[Tensor, ...] = ()
+        self._pull_back: tuple[Tensor, ...] = ()
 
     @property
     def embeddings(self) -> Tensor:
@@ -202,9 +202,11 @@ class Linearisation:
         if self._cotangent is None:
             self._cotangent = torch.zeros_like(self._output, requires_grad=True)
             options = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
-            self._pulled = torch.autograd.grad(self._output, self._values, self._cotangent, **options)
+            self._pull_back = torch.autograd.grad(self._output, self._values, self._cotangent, **options)
         # J^T u is linear in u, so that its derivative by u is J, wherever u is.
-        used = [(pulled, part) for pulled, part in zip(self._pulled, direction, strict=True) if pulled.requires_grad]
-        pulled, parts = zip(*used, strict=True)
-        (moved,) = torch.autograd.grad(pulled, self._cotangent, parts, retain_graph=True)
-        return moved
+        pairs = [
+            (pull, tangent) for pull, tangent in zip(self._pull_back, direction, strict=True) if pull.requires_grad
+        ]
+        pulls, tangents = zip(*pairs, strict=True)
+        (change,) = torch.autograd.grad(pulls, self._cotangent, tangents, retain_graph=True)
+        return change

@@ -72,10 +72,10 @@ def weight_decay_for(
             f"rule: expected a learning rate above 0, got {rule.lr}; "
             "ask at the rate that the run will have, with rule.at(rule.lr_gain * lr)"
         )
-    asked = decays[(decays > 0) & decays.isfinite()]
-    if not asked.numel():
+    finite_decays = decays[(decays > 0) & decays.isfinite()]
+    if not finite_decays.numel():
         raise ValueError(
             "second_moment, update_probability: expected a row that gets gradients, got none; "
             "a row without them has no equilibrium but zero"
         )
-    return float(asked.median()) / rule.decay_gain
+    return float(finite_decays.median()) / rule.decay_gain

@@ -86,17 +86,17 @@ class FitWindow:
         v2, p = self.moments.second_moment, self.moments.update_probability
         samples = max(self.samples, 1)
         mean_norm = (self._powers / samples).pow(1 / self.power) if self.samples else end
-        unknown = torch.full_like(end, torch.nan)
-        known = rule.family is not None
+        no_norms = torch.full_like(end, torch.nan)
+        has_law = rule.family is not None
         balance, stationarity = self._balance(end, rule)
         return WindowFit(
             norm=end,
             mean_norm=mean_norm,
             second_moment=v2,
             update_probability=p,
-            equilibrium_norm=rule.at(rule.lr_gain * self.rates.noise_rate).predict(v2, dim, p) if known else unknown,
-            transient_norm=rule.evolve(self.start, v2, dim, p, lrs=self.rates) if known else unknown,
-            balance_norm=balance if rule.decay_is_separable else unknown,
+            equilibrium_norm=rule.at(rule.lr_gain * self.rates.noise_rate).predict(v2, dim, p) if has_law else no_norms,
+            transient_norm=rule.evolve(self.start, v2, dim, p, lrs=self.rates) if has_law else no_norms,
+            balance_norm=balance if rule.decay_is_separable else no_norms,
             stationarity=stationarity,
         )
 
@@ -124,7 +124,7 @@ class FitWindow:
         """Takes back what :meth:`state_dict` gave."""
         self.power, self.samples = state["power"], state["samples"]
         self.start.copy_(state["start"])
-        for kept, saved in zip((self._squares, self._powers, self._growth), state["sums"], strict=True):
-            kept.copy_(saved)
+        for total, state_total in zip((self._squares, self._powers, self._growth), state["sums"], strict=True):
+            total.copy_(state_total)
         self.moments.load_state_dict(state["moments"])
         self.rates.load_state_dict(state["rates"])
