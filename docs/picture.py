@@ -18,7 +18,6 @@ WORDS = ("the", "value", "socket", "decorator")
 class Palette(NamedTuple):
     """Colours of one mode."""
 
-    background: str
     ink: str
     faint: str
     dots: str
@@ -26,8 +25,8 @@ class Palette(NamedTuple):
 
 
 PALETTES = {
-    "light": Palette("#ffffff", "#1f2328", "#8c959f", "#1f5fa8", ("#0b4f9e", "#1b7f5c", "#b35900", "#b0003a")),
-    "dark": Palette("#0d1117", "#e6edf3", "#7d8590", "#7ab3ef", ("#7ab3ef", "#5fd3a5", "#ffb067", "#ff8fa8")),
+    "light": Palette("#1f2328", "#8c959f", "#1f5fa8", ("#0b4f9e", "#1b7f5c", "#b35900", "#b0003a")),
+    "dark": Palette("#e6edf3", "#7d8590", "#7ab3ef", ("#7ab3ef", "#5fd3a5", "#ffb067", "#ff8fa8")),
 }
 
 
@@ -41,7 +40,7 @@ def main(run: Path) -> None:
         with plt.rc_context({**colours, "axes.edgecolor": palette.faint, "font.size": 10}):
             figure = draw(columns, words, summary, palette)
             place = Path(__file__).parent / "_static" / f"norms-{mode}.png"
-            figure.savefig(place, dpi=140, facecolor=palette.background)
+            figure.savefig(place, dpi=140, transparent=True)
             plt.close(figure)
 
 
@@ -55,7 +54,6 @@ def draw(columns: dict[str, np.ndarray], words: list[str], summary: dict[str, An
     """Norms of some words over the run, and of all words at its end beside their forecast."""
     figure, (course, scatter) = plt.subplots(1, 2, figsize=(8.6, 3.5), layout="constrained", width_ratios=(3, 2))
     for axes in (course, scatter):
-        axes.set_facecolor(palette.background)
         axes.spines[["top", "right"]].set_visible(False)
     made = columns["step"][np.isfinite(columns["forecast_norm"])]
     forecast_step, end = made[made >= 0.4 * summary["steps"]].min(), summary["steps"]
