@@ -78,6 +78,8 @@ def test_a_grid_leaves_its_findings(grid: Path) -> None:
     assert 0 < found["floors"]["untrained encoder"] <= 1
     assert found["advice"] in (grid / "grid.md").read_text()
     page = (grid / "grid.html").read_text()
+    assert "data: RetrievalData(source=BeirFolder(folder=set" in page
+    assert "normdyn grid --config grid.yaml --seeds 2 --variants cosine qnorm" in page
     assert page.count("<svg") == 3
     assert (grid / "grid.svg").read_text().lstrip().startswith("<?xml")
 

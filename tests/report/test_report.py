@@ -410,7 +410,7 @@ def test_nearly_equal_predictions_have_no_slope(tmp_path: Path, spread: float, h
 
 
 def lead_of(**numbers: float) -> str:
-    return re.sub(r"<[^>]*>", "", headline(numbers).partition("</p>")[0])
+    return re.sub(r"<[^>]*>", "", str(headline(numbers)).partition("</p>")[0])
 
 
 def test_lead_says_only_what_was_logged() -> None:

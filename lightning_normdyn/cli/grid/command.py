@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_normdyn.cli.grid.plan import Plan, make_folder, read_task
+from lightning_normdyn.cli.grid.plan import Plan, grid_origin, make_folder, read_task
 from lightning_normdyn.cli.grid.processes import grid_progress, run_jobs
 from lightning_normdyn.cli.grid.tables import print_findings
 from lightning_normdyn.history.grid_findings import GridFindings
@@ -111,7 +111,7 @@ def _write(plan: Plan, findings: GridFindings, console: Console) -> None:
     }
     content["runs"] = [f"{run.variant}, lr {run.lr:g}, seed {run.seed}" for run in findings.runs]
     write_json(plan.folder / FINDINGS_FILE, content, indent=2)
-    page = write_grid(plan.folder, findings)
+    page = write_grid(plan.folder, findings, origin=grid_origin(plan))
     console.print(f"Page: {page} (table: grid.md, figure: grid.svg, numbers: {FINDINGS_FILE}, trainings: runs/)")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -14,6 +15,7 @@ from lightning_normdyn.cli.grid.job import RESULT_FILE, UNTRAINED, Job
 from lightning_normdyn.cli.run_folder import create_run_folder, make_writable
 from lightning_normdyn.history.grid_findings import GridRun, read_grid_run
 from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.report.kit.page import Origin
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 
 PLAN_FILE, RUNS_FOLDER = "grid.json", "runs"
@@ -141,3 +143,29 @@ def _contents(words: Sequence[str]) -> dict[str, Any]:
         "words": list(words),
         "configs": [Path(file).read_text(encoding="utf-8") for file in files if Path(file).is_file()],
     }
+
+
+def grid_origin(plan: Plan) -> Origin:
+    """What the grid's page says that it comes from: the data as configured, and the command."""
+    data = ReadConfiguration(list(plan.words), run=False).config.as_dict().get("data")
+    command = ["normdyn", "grid", *plan.words, "--seeds", str(len(plan.seeds)), "--variants", *plan.variants]
+    return Origin(data=name_configured(data), command=shlex.join(command))
+
+
+def name_configured(configured: Any) -> str:
+    """A class of a configuration with those of its settings that are words or classes themselves.
+
+    Example:
+        >>> folder = {"class_path": "sources.BeirFolder", "init_args": {"folder": "set"}}
+        >>> name_configured({"class_path": "tasks.RetrievalData", "init_args": {"source": folder, "batch_size": 16}})
+        'RetrievalData(source=BeirFolder(folder=set))'
+    """
+    if not isinstance(configured, dict):
+        return str(configured or "")
+    settings = [
+        f"{name}={name_configured(value)}"
+        for name, value in (configured.get("init_args") or {}).items()
+        if (isinstance(value, str) and value) or (isinstance(value, dict) and "class_path" in value)
+    ]
+    name = str(configured.get("class_path", "")).rpartition(".")[2]
+    return f"{name}({', '.join(settings)})" if settings else name

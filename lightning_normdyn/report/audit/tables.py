@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning_normdyn.core.statistics.interval import Interval
 from lightning_normdyn.report.kit.numbers import NONE, fixed, plain
 from lightning_normdyn.report.kit.table import Column, Table
@@ -73,7 +75,7 @@ def _confidence(ranking: RankingAudit) -> Table:
     return _table("confidence", "Confidence", head, rows)
 
 
-def _table(name: str, caption: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+def _table(name: str, caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return Table(f"table-{name}", caption, [Column(heading) for heading in headings], rows, style="wrap")
 
 

@@ -42,12 +42,11 @@ def write_grid(folder: Path, findings: GridFindings, *, origin: Origin | None = 
     from lightning_normdyn.report.grid.cards import describe_scores, grid_cards
     from lightning_normdyn.report.grid.figures import scores_figure
     from lightning_normdyn.report.kit.card import arrange
-    from lightning_normdyn.report.kit.figure import drawing_style, write_figure
+    from lightning_normdyn.report.kit.figure import drawing_style, sheet, write_figure
 
     with drawing_style():
         cards = arrange(grid_cards(findings))
-        sheet = scores_figure(findings).figure
-        write_figure(folder / FIGURE, sheet, description=describe_scores(findings))
+        write_figure(folder / FIGURE, sheet(scores_figure(findings)), description=describe_scores(findings))
     return write_page(folder / PAGE, _page(findings, cards, origin or Origin()))
 
 

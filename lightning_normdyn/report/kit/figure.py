@@ -104,13 +104,20 @@ def to_svg(axes: Axes, *, name: str, description: str) -> Markup:
         description: what a reader who does not see the figure should know: what it shows, with its numbers.
     """
     buffer = io.StringIO()
-    axes.figure.savefig(buffer, format="svg", dpi=220, metadata={"Date": None})
+    sheet(axes).savefig(buffer, format="svg", dpi=220, metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())
     _strip(root)
     for element in root.iter():
         _localise(element, name)
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": description}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def sheet(axes: Axes) -> Figure:
+    """The figure that axes made by :func:`new_axes` lie on."""
+    figure = axes.figure  # get_figure(root=True) came with matplotlib 3.10
+    assert isinstance(figure, Figure)
+    return figure
 
 
 def write_figure(path: Path, figure: Figure, *, description: str) -> None:

@@ -56,8 +56,8 @@ class Table:
     def __html__(self) -> Markup:
         """The table in its frame as HTML."""
         has_head = any(column.heading for column in self.columns)
-        lines = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
-        lines = [list(zip(self.columns, row, strict=True)) for row in lines]
+        rows = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
+        lines = [list(zip(self.columns, row, strict=True)) for row in rows]
         return render("table.html.j2", table=self, has_head=has_head, lines=lines)
 
 
