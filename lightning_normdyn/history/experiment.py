@@ -1,4 +1,4 @@
-"""What a reproduced experiment found, and its way to disk and back."""
+"""The record of a reproduced experiment: its numbers beside the expected ones, written to JSON and read back."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class ExperimentRecord:
         Raises:
             KeyError: if the experiment measures no such thing.
         """
-        for found in self.findings:
-            if found.quantity == quantity:
-                return found
+        for finding in self.findings:
+            if finding.quantity == quantity:
+                return finding
         raise KeyError(quantity)
 
 
@@ -68,7 +68,7 @@ def write_experiment(file: Path, record: ExperimentRecord) -> None:
         ValueError: if an array holds NaN or infinity.
         OSError: if the file cannot be written.
     """
-    content = asdict(record) | {"findings": [found._asdict() for found in record.findings]}
+    content = asdict(record) | {"findings": [finding._asdict() for finding in record.findings]}
     write_json(file, content)
 
 
@@ -85,6 +85,6 @@ def read_experiment(file: Path) -> ExperimentRecord:
     text = file.read_text(encoding="utf-8")
     try:
         content = json.loads(text)
-        return ExperimentRecord(**content | {"findings": tuple(Finding(**found) for found in content["findings"])})
+        return ExperimentRecord(**content | {"findings": tuple(Finding(**finding) for finding in content["findings"])})
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"out: '{file}' is damaged ({error}); remove it to run that experiment again") from error

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_normdyn.cli.grid.plan import Plan, read_task
-from lightning_normdyn.cli.grid.processes import run_jobs
+from lightning_normdyn.cli.grids.plan import Plan, read_task
+from lightning_normdyn.cli.grids.processes import run_jobs
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.tasks import Retrieval
 
@@ -208,6 +208,6 @@ def trainings_in(folder: Path) -> list[str]:
             line = file.read_bytes().decode(errors="replace")
         except OSError:  # it has just ended
             continue
-        if f"{folder.parent.name}/{folder.name}/job.json" in line and "grid.worker" in line:
+        if f"{folder.parent.name}/{folder.name}/job.json" in line and "grids.worker" in line:
             found.append(line)
     return found

@@ -200,6 +200,7 @@ class KnowledgeGraphData(ContrastData):
                 judgements=Judgements(torch.arange(len(facts)), facts[:, 2], torch.ones(len(facts))),
                 excluded=_other_answers(facts, others),
                 popularity=torch.bincount(self.directed("train")[:, 2], minlength=len(self.graph.entities)),
+                document_ids=self.graph.entities,
             )
         return self._splits[split]
 

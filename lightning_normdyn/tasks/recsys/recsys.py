@@ -304,8 +304,15 @@ class RecommendationData(ContrastData):
             wanted += [(len(queries), int(item), 1.0) for item in history.items[before:after]]
             seen += [(len(queries), int(item), 0.0) for item in past]
             queries.append(torch.cat((torch.tensor([user]), _codes(past, self.history_length))))
-        items = range(len(self.interactions.item_ids))
-        return EvaluationSplit(queries, items, Judgements.of(wanted), Judgements.of(seen), self.item_counts)
+        return EvaluationSplit(
+            queries,
+            range(len(self.interactions.item_ids)),
+            Judgements.of(wanted),
+            Judgements.of(seen),
+            self.item_counts,
+            query_ids=[self.interactions.user_ids[int(query[0])] for query in queries],
+            document_ids=self.interactions.item_ids,
+        )
 
 
 class HistoryParts:

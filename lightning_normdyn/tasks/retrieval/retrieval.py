@@ -170,6 +170,8 @@ def _evaluated(texts: JudgedTexts, split: str, judgements: Judgements) -> Evalua
         _numbered(judgements, places),
         _numbered(texts.excluded[split], places) if split in texts.excluded else None,
         answers=[texts.answers.get(place, ()) for place in asked] if texts.answers else None,
+        query_ids=[texts.queries.ids[place] for place in asked],
+        document_ids=texts.documents.ids,
     )
 
 

@@ -1,0 +1,130 @@
+"""Audits what was gathered, and writes the page and the JSON."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from lightning_normdyn.cli.audits.input import AuditInput, AuditRequest, gather_input
+from lightning_normdyn.cli.run_folder import check_writable
+from lightning_normdyn.cli.terminal import terminal
+from lightning_normdyn.datasets import MalformedFileError
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.reading.picture import open_image
+from lightning_normdyn.report.audit import AuditSubject, write_audit
+from lightning_normdyn.report.audit.item import Item, thumbnail
+from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
+
+_CHUNK_NUMBERS = 2**22
+_FILES = ("audit.html", "audit.json")
+
+
+class AuditRecord(NamedTuple):
+    """What ``normdyn audit`` prints and writes.
+
+    Attributes:
+        finding: the first line of the findings.
+        page: the HTML file; the JSON lies beside it.
+        audit: all numbers.
+    """
+
+    finding: str
+    page: Path
+    audit: Audit
+
+    @property
+    def exit_code(self) -> int:
+        """Success."""
+        return 0
+
+    def print_to(self, console: Console) -> None:
+        """Prints the finding and where the page is."""
+        console.print(self.finding)
+        console.print(f"Page: {self.page}")
+
+
+def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> AuditRecord:
+    """Audits and writes the page.
+
+    Args:
+        request: what is audited, and how.
+        out: the folder of the page.
+        overwrite: whether an audit that is there may be replaced.
+
+    Raises:
+        ValueError: if the input does not fit together or holds what it should not; nothing is written then.
+        OSError: if a file cannot be read or written.
+    """
+    request.check()
+    _check_place(Path(out), overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="normdyn-audit-") as folder, _progress(terminal()) as bar:
+        gathered = gather_input(request, Path(folder), bar)
+        audit = _measure(gathered, request.measure, bar)
+        subject = AuditSubject(gathered.name, gathered.facts, gathered.notes, extreme_items(audit, gathered))
+        page = write_audit(Path(out), audit, subject)
+    return AuditRecord(first_line(audit), page, audit)
+
+
+def _check_place(folder: Path, *, overwrite: bool) -> None:
+    """Refuses a place that cannot be written, or that holds an audit, before anything is computed."""
+    existing = next((folder / name for name in _FILES if (folder / name).exists()), None)
+    if existing is not None and not overwrite:
+        raise ValueError(f"out: '{existing}' exists already; pass --overwrite to replace it, or choose another folder")
+    check_writable(folder)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _measure(gathered: AuditInput, measure: str, bar: Progress) -> Audit:
+    judged = gathered.judged_queries
+    names = iter(("Norms", "Rankings"))
+
+    def read() -> Iterable[Tensor]:
+        yield from _watched(gathered.embeddings, next(names), bar)
+
+    return audit_norms(
+        read,
+        gathered.embeddings.rows,
+        length=gathered.length,
+        covariates=gathered.covariates,
+        groups=gathered.groups,
+        asked=None if judged is None else JudgedQueries(judged.queries, judged.judgements, measure),
+        last_layer=gathered.last_layer,
+        name=str(gathered.embeddings.file),
+    )
+
+
+def _watched(embeddings: EmbeddingFile, name: str, bar: Progress) -> Iterable[Tensor]:
+    task = bar.add_task(name, total=embeddings.rows)
+    for chunk in embeddings.chunks(max(1, _CHUNK_NUMBERS // max(1, embeddings.dim))):
+        yield chunk
+        bar.advance(task, len(chunk))
+
+
+def extreme_items(audit: Audit, gathered: AuditInput) -> dict[int, Item]:
+    """Ids with texts or thumbnails of the longest, the shortest and the zero vectors; no other text is read."""
+    return {row: _item(row, gathered) for row in (*audit.longest, *audit.shortest, *audit.zeros)}
+
+
+def _item(row: int, gathered: AuditInput) -> Item:
+    items = gathered.items
+    text = "" if items.texts is None else items.texts[row]
+    file = None if items.images is None else items.images[row]
+    picture = ""
+    if file is not None:
+        try:
+            picture = thumbnail(open_image(file, name=file))
+        except MalformedFileError:
+            # All is measured by now, and one picture less takes nothing from it.
+            text = "cannot be opened"
+    return Item(items.ids[row], text, picture)
