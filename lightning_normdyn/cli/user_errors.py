@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import sysconfig
 import traceback
@@ -26,6 +27,9 @@ def is_the_users(error: Exception) -> bool:
 
 def one_sentence(error: Exception) -> str:
     """The message on one line, but for a list that it ends with."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        advice = "check the path" if error.errno == errno.ENOENT else "choose a file or a folder of your own"
+        return f"cannot use '{error.filename}' ({error.strerror}); {advice}"
     first, *listing = str(error).split("\n  ")
     return "\n  ".join([" ".join(first.split()) or type(error).__name__, *listing]).rstrip()
 
