@@ -73,20 +73,22 @@ def _unrecognised(text: str, command: str, keys: Iterable[str]) -> str | None:
         key, _, value = text.removeprefix("unrecognized arguments: ").lstrip("-").replace("=", " ", 1).partition(" ")
         words = value.split(" ")
     elif (match := _UNKNOWN.search(text)) and not _CLASS.search(text):
-        key, words = match.group(1), []
+        group = re.search(r"Group '([^']+)' does not accept", text)
+        key, words = f"{group.group(1)}.{match.group(1)}" if group else match.group(1), []
     else:
         return None
-    got = f", got {words[0]}" if words and words[0] else ""
-    return f"{key}: expected an option of normdyn {command} or of LightningCLI{got}{_nearest_key(key, tuple(keys))}"
+    value_clause = f", got {words[0]}" if words and words[0] else ""
+    hint = _nearest_key(key, tuple(keys))
+    return f"{key}: expected an option of normdyn {command} or of LightningCLI{value_clause}{hint}"
 
 
 def _nearest_key(key: str, keys: tuple[str, ...]) -> str:
     """Whole keys first; then their first words, since a class has options that the parser does not know by name."""
-    whole = nearest(key, tuple(name for name in keys if not name.endswith(".help")))
-    if whole or "." not in key:
-        return whole
-    first, _, others = key.partition(".")
-    return nearest(first, tuple({name.partition(".")[0] for name in keys})).replace("'?", f".{others}'?")
+    hint = nearest(key, tuple(name for name in keys if not name.endswith(".help") and ("." in name) == ("." in key)))
+    if hint or "." not in key:
+        return hint
+    first, _, later_words = key.partition(".")
+    return nearest(first, tuple({name.partition(".")[0] for name in keys})).replace("'?", f".{later_words}'?")
 
 
 def _missing(text: str) -> str | None:

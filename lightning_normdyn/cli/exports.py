@@ -83,14 +83,14 @@ class ExportRecord(NamedTuple):
     Attributes:
         survey: of the embeddings.
         description: of the embeddings and what was stored, in sentences.
-        written: what was written.
+        destination: what was written.
         loss: what the index loses; ``None`` for an exact one in float32.
         loss_description: the same in sentences.
     """
 
     survey: Survey
     description: Sequence[str]
-    written: Written
+    destination: Written
     loss: ExportLoss | None
     loss_description: Sequence[str]
 
@@ -101,13 +101,13 @@ class ExportRecord(NamedTuple):
 
     def print_to(self, console: Console) -> None:
         """Prints what was not printed on the way: how to search."""
-        console.print(f"Search: {self.written.search}")
+        console.print(f"Search: {self.destination.search}")
 
 
 def run_export(
     embeddings: str,
     folding: Folding,
-    written: Written,
+    destination: Written,
     *,
     column: str | None = None,
     ids: str | None = None,
@@ -120,7 +120,7 @@ def run_export(
     Args:
         embeddings: file of the documents.
         folding: what is folded into them.
-        written: what is written, and where.
+        destination: what is written, and where.
         column: of the embeddings.
         ids: file of their ids.
         queries: file of queries to measure with.
@@ -133,12 +133,12 @@ def run_export(
         MissingExtraError: if the target's package is not installed.
     """
     console = terminal()
-    writer = written.writer()
+    writer = destination.writer()
     documents = EmbeddingFile(embeddings, column=column)
-    _check_apart(written.out, embeddings)
+    _check_apart(destination.out, embeddings)
     source = Source(documents, read_ids(Path(ids)) if ids else documents.ids, chunk)
     query_vectors = _queries(queries, documents.dim)
-    half = written.dtype == "float16"
+    half = destination.dtype == "float16"
     with _bar(console, "reading", documents.rows) as advance:
         survey = look_through(source, folding, half=half, tell=advance)
     description = describe(survey, folding)
@@ -146,18 +146,18 @@ def run_export(
         console.print(line)
     with _bar(console, "writing", documents.rows) as advance:
         write_index(source, folding, survey, writer, tell=advance)
-    console.print(f"Written: {written.place}")
-    if not (writer.approximate or half or written.metric != "inner_product"):
-        return ExportRecord(survey, description, written, None, ())
+    console.print(f"Written: {destination.place}")
+    if not (writer.approximate or half or destination.metric != "inner_product"):
+        return ExportRecord(survey, description, destination, None, ())
     measured_with = _some(survey.sample if query_vectors is None else query_vectors, sample)
     with _bar(console, "measuring", documents.rows) as advance:
         loss = measure_loss(source, folding, survey, writer, measured_with, k=_NEAREST, half=half, tell=advance)
     lines = describe_loss(
-        loss, approximate=writer.approximate, of_documents=query_vectors is None, augmented=written.augment
+        loss, approximate=writer.approximate, of_documents=query_vectors is None, equal_lengths=destination.augment
     )
     for line in lines:
         console.print(line)
-    return ExportRecord(survey, description, written, loss, lines)
+    return ExportRecord(survey, description, destination, loss, lines)
 
 
 def describe(survey: Survey, folding: Folding) -> list[str]:
@@ -182,30 +182,30 @@ def describe(survey: Survey, folding: Folding) -> list[str]:
     if survey.zeros:
         lines.append(f"{survey.zeros:,} embeddings have length 0: they stay so and score 0 with every query.")
     power = folding.score.document_power
-    changed = "as they are" if power == 1 else f"each times its length to the power {power - 1:g}"
-    lines.append(f"To be stored: {changed}; norms count with exponent {power:g}.")
+    change = "as they are" if power == 1 else f"each times its length to the power {power - 1:g}"
+    lines.append(f"To be stored: {change}; norms count with exponent {power:g}.")
     return lines
 
 
-def describe_loss(loss: ExportLoss, *, approximate: bool, of_documents: bool, augmented: bool) -> list[str]:
+def describe_loss(loss: ExportLoss, *, approximate: bool, of_documents: bool, equal_lengths: bool) -> list[str]:
     """What the index loses, and what may help.
 
     Args:
         loss: as measured.
         approximate: whether the index is.
         of_documents: whether queries are some of the documents.
-        augmented: whether lengths are equal already.
+        equal_lengths: whether lengths are equal already.
     """
     whose = "of the documents as queries" if of_documents else "queries"
     lines = [f"recall@{loss.k} against exact search in float32: {loss.recall:.4f}, over {loss.queries:,} {whose}."]
     if loss.score_error is not None:
         lines.append(f"float16 changes a score by at most {loss.score_error:.1e} of the query's best, in a sample.")
-    if approximate and loss.recall < _LOW_RECALL and not augmented:
+    if approximate and loss.recall < _LOW_RECALL and not equal_lengths:
         lines.append(
             "That is low: try an index that looks at more, or --augment, which adds one dimension so that all lengths "
             "are equal and keeps the ranking, and compare this number; it does not help every index."
         )
-    if not approximate and augmented and loss.recall < _LOW_RECALL:
+    if not approximate and equal_lengths and loss.recall < _LOW_RECALL:
         lines.append(
             "That is low for an exact search: where lengths are so unlike, rounding hides what tells scores apart; "
             "take --metric inner_product."
@@ -237,8 +237,8 @@ def _queries(name: str | None, dim: int) -> Tensor | None:
     return queries
 
 
-def _some(queries: Tensor, most: int) -> Tensor:
-    return queries[torch.randperm(len(queries), generator=torch.Generator().manual_seed(0))[:most]]
+def _some(queries: Tensor, limit: int) -> Tensor:
+    return queries[torch.randperm(len(queries), generator=torch.Generator().manual_seed(0))[:limit]]
 
 
 @contextmanager
@@ -246,4 +246,4 @@ def _bar(console: Console, doing: str, rows: int) -> Iterator[Callable[[int], ob
     columns = (TextColumn("{task.description:>9}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(doing, total=rows)
-        yield lambda done: bar.advance(task, done)
+        yield lambda rows: bar.advance(task, rows)

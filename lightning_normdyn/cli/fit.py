@@ -118,15 +118,15 @@ def with_config_files(words: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: if a config is neither a file nor a shipped one.
     """
-    resolved = []
+    file_words = []
     for word, previous in zip(words, ["", *words], strict=False):
         if previous in ("--config", "-c"):
-            resolved.append(config_file(word))
+            file_words.append(config_file(word))
         elif word.startswith("--config="):
-            resolved.append(f"--config={config_file(word.partition('=')[2])}")
+            file_words.append(f"--config={config_file(word.partition('=')[2])}")
         else:
-            resolved.append(word)
-    return resolved
+            file_words.append(word)
+    return file_words
 
 
 def config_words(config: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -164,8 +164,8 @@ class UnloggedCLI(NormdynCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Leaves out callbacks that would refuse to work so, and without which training is the same."""
-        configured = self.config_init["trainer"].get("callbacks") or []
-        callbacks = configured if isinstance(configured, list) else [configured]
+        callbacks_setting = self.config_init["trainer"].get("callbacks") or []
+        callbacks = callbacks_setting if isinstance(callbacks_setting, list) else [callbacks_setting]
         refuse = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar)
         usable = [callback for callback in callbacks if not isinstance(callback, refuse)]
         return super().instantiate_trainer(**kwargs | {"callbacks": usable})

@@ -115,7 +115,7 @@ def _run_without_command(words: list[str]) -> int:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = "\n".join(f"  {name:{width}}  {about}" for name, about in COMMANDS.items())
+    lines = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
     return (
         "usage: normdyn [-h] [--version] COMMAND ...\n\n"
         "What happens to the lengths of embeddings while a model trains, why, and where they will end.\n\n"

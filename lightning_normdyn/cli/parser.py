@@ -65,7 +65,7 @@ def parse(command: Command[..., Any], words: Sequence[str]) -> dict[str, Any]:
 
 def spelled(option: str, command: Command[..., Any]) -> str:
     """The option as a shell spells it."""
-    return f"--{option}" if option in command.shell.underscored else f"--{option.replace('_', '-')}"
+    return f"--{option}" if option in command.shell.underscore_options else f"--{option.replace('_', '-')}"
 
 
 def _add(container: Any, option: Option, command: Command[..., Any], help_text: str) -> None:
@@ -80,8 +80,8 @@ def _add(container: Any, option: Option, command: Command[..., Any], help_text: 
         details["choices"] = option.choices
     else:
         details |= {"type": _word_check(option.value.check), "metavar": option.value.metavar}
-    if option.several:
-        details |= {"action": "append"} if option.value.once else {"action": "extend", "nargs": "+"}
+    if option.is_list:
+        details |= {"action": "append"} if option.value.one_word else {"action": "extend", "nargs": "+"}
     if option.name in command.shell.positional:
         nargs = {} if option.required else {"nargs": "?"}
         container.add_argument(option.name, **details | nargs)

@@ -123,12 +123,12 @@ def _of_task(cli: UnloggedCLI, checkpoint: str | None, split: Literal["validatio
     encoded: Encoded | None = model.encoded
     if encoded is None:
         raise ValueError(f"data: expected a {split} split, got none")
-    known = encoded.split
+    encoded_split = encoded.split
     return Sides(
         encoded.documents,
-        _ids(None if known is None else known.document_ids, len(encoded.documents)),
+        _ids(None if encoded_split is None else encoded_split.document_ids, len(encoded.documents)),
         encoded.queries,
-        _ids(None if known is None else known.query_ids, len(encoded.queries)),
+        _ids(None if encoded_split is None else encoded_split.query_ids, len(encoded.queries)),
         encoded.judgements,
     )
 
@@ -162,13 +162,13 @@ def _write(folder: Path, sides: Sides) -> dict[Path, int]:
 
 def _write_embeddings(file: Path, vectors: Tensor, ids: Sequence[str]) -> int:
     """Writes beside the name and moves it there in one step."""
-    unfinished = file.with_name(f"{file.name}.tmp")
+    temporary_file = file.with_name(f"{file.name}.tmp")
     try:
-        with unfinished.open("wb") as stream:
+        with temporary_file.open("wb") as stream:
             np.savez(stream, ids=np.array(list(ids)), embeddings=vectors.float().cpu().numpy())
-        unfinished.replace(file)
+        temporary_file.replace(file)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary_file.unlink(missing_ok=True)
     return len(vectors)
 
 
@@ -180,7 +180,7 @@ def _write_judgements(file: Path, sides: Sides) -> int:
     lines = [
         f"{sides.query_ids[query]}\t{sides.document_ids[document]}\t{grade:g}\n" for query, document, grade in pairs
     ]
-    unfinished = file.with_name(f"{file.name}.tmp")
-    unfinished.write_text("".join(lines), encoding="utf-8")
-    unfinished.replace(file)
+    temporary_file = file.with_name(f"{file.name}.tmp")
+    temporary_file.write_text("".join(lines), encoding="utf-8")
+    temporary_file.replace(file)
     return len(lines)

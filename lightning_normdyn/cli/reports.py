@@ -70,11 +70,11 @@ def _refuse_folder_of_runs(folder: Path) -> None:
     runs = runs_below(folder) if folder.is_dir() else []
     if not runs:
         return  # reading says what is expected
-    shown = "\n".join(f"  {_date(run)}  {run}" for run in runs[:_MOST_RUNS])
-    more = f"\n  and {len(runs) - _MOST_RUNS} older ones" if len(runs) > _MOST_RUNS else ""
+    lines = "\n".join(f"  {_date(run)}  {run}" for run in runs[:_MOST_RUNS])
+    remainder = f"\n  and {len(runs) - _MOST_RUNS} older ones" if len(runs) > _MOST_RUNS else ""
     raise FileNotFoundError(
         f"run: '{folder}' is no run but holds {len(runs)} below it, the newest first; name one of them, e.g. "
-        f"normdyn report {runs[0]}\n{shown}{more}"
+        f"normdyn report {runs[0]}\n{lines}{remainder}"
     )
 
 

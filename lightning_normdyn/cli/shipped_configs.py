@@ -19,12 +19,12 @@ class ShippedConfig(NamedTuple):
 
     Attributes:
         name: such as ``sts.yaml``.
-        about: what it trains.
+        summary: what it trains.
         file: where it lies.
     """
 
     name: str
-    about: str
+    summary: str
     file: Path
 
 
@@ -51,7 +51,7 @@ class ConfigsRecord(NamedTuple):
             return
         width = max(len(config.name) for config in self.configs)
         for config in self.configs:
-            console.print(f"{config.name:{width}}  {config.about}")
+            console.print(f"{config.name:{width}}  {config.summary}")
         console.print("Train with: normdyn fit --config NAME; copy with: normdyn configs NAME [--out DIR]")
 
 
@@ -72,8 +72,8 @@ def copy_config(name: str, out: str, *, overwrite: bool = False) -> ConfigsRecor
         ValueError: if there is no such config, or the file is there.
         OSError: if the folder cannot be written.
     """
-    listed = list_configs()
-    files = {config.name: config.file for config in listed.configs}
+    record = list_configs()
+    files = {config.name: config.file for config in record.configs}
     file_name = name if name.endswith(".yaml") else f"{name}.yaml"
     if file_name not in files:
         raise ValueError(f"name: expected one of {', '.join(files)}, got '{name}'{nearest(file_name, tuple(files))}")
@@ -82,7 +82,7 @@ def copy_config(name: str, out: str, *, overwrite: bool = False) -> ConfigsRecor
         raise ValueError(f"out: '{target}' exists already; pass --overwrite to replace it, or choose another folder")
     make_writable(target.parent)
     target.write_bytes(files[file_name].read_bytes())
-    return listed._replace(copy=target)
+    return record._replace(copy=target)
 
 
 def config_file(name: str) -> str:
@@ -100,9 +100,9 @@ def config_file(name: str) -> str:
     """
     if Path(name).exists() or any(mark in name for mark in "\n{:") or not name.strip():
         return name
-    shipped = FOLDER / name
-    if Path(name).name == name and shipped.is_file():
-        return str(shipped)
+    shipped_file = FOLDER / name
+    if Path(name).name == name and shipped_file.is_file():
+        return str(shipped_file)
     names = tuple(config.name for config in list_configs().configs)
     hint = f"; did you mean the shipped '{Path(name).name}'?" if Path(name).name in names else nearest(name, names)
     raise FileNotFoundError(f"config: expected a file or one of {', '.join(names)}, got '{name}'{hint}")

@@ -54,16 +54,16 @@ def sigterm_waits() -> Iterator[None]:
     Raises:
         Terminated: at the end, if SIGTERM came in.
     """
-    received = []
+    signals = []
 
     def wait(number: int, frame: FrameType | None) -> None:
         del frame
-        received.append(number)
+        signals.append(number)
         signal.signal(number, _terminate)
 
     with _handler(signal.SIGTERM, wait):
         yield
-    if received:
+    if signals:
         raise Terminated
 
 
@@ -78,8 +78,8 @@ def _handler(number: int, handler: object) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(number, handler)  # type: ignore[arg-type]
+    previous = signal.signal(number, handler)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        signal.signal(number, signal.SIG_DFL if before is None else before)
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)

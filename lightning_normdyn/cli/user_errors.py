@@ -68,4 +68,5 @@ def _is_the_users_own(frame: FrameType) -> bool:
     if name.startswith("<"):
         return False
     file = Path(name).resolve()
-    return not any(file.is_relative_to(folder) for folder in (_PACKAGE, *_LIBRARIES))
+    # Compiled modules name sources that are not installed.
+    return file.is_file() and not any(file.is_relative_to(folder) for folder in (_PACKAGE, *_LIBRARIES))

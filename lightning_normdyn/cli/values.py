@@ -16,12 +16,12 @@ class Value(NamedTuple):
     Attributes:
         metavar: what help calls the value.
         check: turns a word or a value into the value, or raises ``ValueError`` with what was expected.
-        once: whether a list takes one word each time its option is named, and not all words that follow.
+        one_word: whether a list takes one word each time its option is named, and not all words that follow.
     """
 
     metavar: str
     check: Callable[[Any], Any] = str
-    once: bool = False
+    one_word: bool = False
 
 
 def count(value: int | str) -> int:
@@ -104,4 +104,4 @@ Folder = Annotated[str, Value("DIR", folder)]
 File = Annotated[str, Value("FILE")]
 Name = Annotated[str, Value("NAME")]
 Table = Annotated[str, Value("TSV")]
-ConfigFile = Annotated[str, Value("FILE", once=True)]
+ConfigFile = Annotated[str, Value("FILE", one_word=True)]

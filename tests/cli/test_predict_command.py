@@ -16,7 +16,9 @@ SMALL = ["--model.encoder.dim=16", "--model.encoder.buckets=500", "--trainer.ena
 def beir(tmp_path):
     """Texts with ids of their own; a query holds two words of its document."""
     words = [f"{a}{b}" for a in ("red", "blue", "green") for b in ("cat", "dog", "tree", "house")]
-    texts = [" ".join(words[(place * step) % len(words)] for step in (1, 3, 5, 7)) + f" n{place}" for place in range(48)]
+    texts = [
+        " ".join(words[(place * step) % len(words)] for step in (1, 3, 5, 7)) + f" n{place}" for place in range(48)
+    ]
     (tmp_path / "set/qrels").mkdir(parents=True)
     for name, kind, rows in (("corpus", "d", texts), ("queries", "q", [text[-12:] for text in texts])):
         lines = [json.dumps({"_id": f"{kind}{place}", "title": "", "text": text}) for place, text in enumerate(rows)]
@@ -50,8 +52,20 @@ def test_a_text_task_goes_on_to_audit_advise_and_export(beir, capsys):
     assert record.audit.ranking is not None
     folded = export(embeddings="vectors/documents.npz", to="npy", out="folded.npy", alpha=0.5)
     assert folded.survey.rows == 48
-    assert main(["advise", "--queries", files["queries"], "--documents", "vectors/documents.npz"]) == 2
-    assert main(["advise", "--documents", "vectors/documents.npz", *sum(([f"--{k}", v] for k, v in files.items()), [])]) == 0
+    assert (
+        main(
+            [
+                "advise",
+                "--documents",
+                "vectors/documents.npz",
+                "--queries",
+                files["queries"],
+                "--judgements",
+                files["judgements"],
+            ]
+        )
+        == 0
+    )
 
     capsys.readouterr()
     assert main(saved) == 2

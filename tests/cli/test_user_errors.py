@@ -65,8 +65,8 @@ def test_so_are_those_of_a_constructor(own_code, capsys):
 
 STS = Path(__file__).parents[2] / "configs" / "sts.yaml"
 TYPOS = {
-    "temperature: 0.05|temprature: 0.05": "model.temprature: expected an option of lightning_normdyn.tasks.Sts, got one "
-    "that it does not have (0.05); did you mean 'temperature'?",
+    "temperature: 0.05|temprature: 0.05": "model.temprature: expected an option of lightning_normdyn.tasks.Sts, got "
+    "one that it does not have (0.05); did you mean 'temperature'?",
     "tasks.Sts\n|tasks.Sst\n": "model: expected a class of lightning_normdyn.tasks, got 'Sst'; did you mean 'Sts'?",
     "max_epochs:|max_epoch:": "trainer.max_epoch: expected an option of normdyn {} or of LightningCLI; did you mean "
     "'trainer.max_epochs'?",
@@ -118,9 +118,10 @@ def test_a_wrong_path_of_an_encoder_is_named(capsys):
 def test_a_model_that_the_hub_does_not_know_is_named(monkeypatch, capsys):
     transformers = pytest.importorskip("transformers")
 
-    def unreachable(name, **options):
+    def unreachable(*names, **options):
         raise OSError("We couldn't connect to the hub")
 
+    monkeypatch.setattr(transformers.utils.hub, "cached_file", unreachable)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", unreachable)
     Path("texts.txt").write_text("a\nb\n")
     assert main(["audit", "--model", "nope", "--texts", "texts.txt"]) == 2

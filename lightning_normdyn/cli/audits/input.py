@@ -145,8 +145,8 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
     encoding, embeddings = _embeddings(request, sources, folder, bar)
     items = items_of(embeddings, sources)
     table, notes = _covariates(request.covariates, items.ids)
-    judged = gather_queries(request.query_request, items.ids, embeddings.dim, encoding=encoding, beir=beir)
-    notes += [] if judged is None else judged.notes
+    query_judgements = gather_queries(request.query_request, items.ids, embeddings.dim, encoding=encoding, beir=beir)
+    notes += [] if query_judgements is None else query_judgements.notes
     length_column = table.numbers.pop(_LENGTH, None)
     length, own_measures = _measured(items, length_column)
     notes += _of_length(length_column, length)
@@ -157,7 +157,7 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
         length,
         {**own_measures, **table.numbers},
         {**_folders(items), **table.groups},
-        judged,
+        query_judgements,
         None if encoding is None else encoding.last_layer,
         [] if sources is None else [f"of {Path(sources.source).name}"],
         [*([] if encoding is None else encoding.notes()), *notes],
@@ -203,12 +203,13 @@ def _measured(items: AuditedItems, column: Tensor | None) -> tuple[Tensor | None
 
 
 def _of_length(column: Tensor | None, length: Tensor | None) -> list[str]:
-    unknown = 0 if column is None else int((~column.isfinite()).sum())
-    if column is None or not unknown:
+    missing_lengths = 0 if column is None else int((~column.isfinite()).sum())
+    if column is None or not missing_lengths:
         return []
     instead = "no length is" if length is None else "the number of letters is"
     return [
-        f"The column '{_LENGTH}' lacks {unknown:,} of {len(column):,} items and was left out; {instead} used instead."
+        f"The column '{_LENGTH}' lacks {missing_lengths:,} of {len(column):,} items and was left out; {instead} used "
+        "instead."
     ]
 
 

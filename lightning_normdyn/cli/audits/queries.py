@@ -94,9 +94,11 @@ def gather_queries(
         problems = Problems(request.judgements)
         judgements = read_qrels(request.judgements, places, document_places, problems)
         notes = [f"{problems}."] if problems.counts else []
-    unjudged = len(ids) - len(judgements.relevant().queries.unique())
-    if unjudged:
-        notes.append(f"{unjudged:,} of {len(ids):,} queries have no relevant document here and are in no ranking.")
+    unjudged_count = len(ids) - len(judgements.relevant().queries.unique())
+    if unjudged_count:
+        notes.append(
+            f"{unjudged_count:,} of {len(ids):,} queries have no relevant document here and are in no ranking."
+        )
     zeros = int((queries == 0).all(1).sum())
     if zeros:
         notes.append(
@@ -118,9 +120,13 @@ def _query_texts(request: QueryRequest, beir: JudgedTexts | None, split: str | N
     if beir is None or split is None:
         file = str(request.queries)
         return None if file.endswith(EMBEDDED) else AuditedItems.of_texts(file, read_listed_texts(file))
-    every = AuditedItems.of_texts(f"{request.beir} (queries)", beir.queries)
+    all_queries = AuditedItems.of_texts(f"{request.beir} (queries)", beir.queries)
     # Ready embeddings without ids can only be in the folder's order, and of all queries.
-    return every if request.queries is not None else every.ordered(beir.judgements[split].queries.unique().tolist())
+    return (
+        all_queries
+        if request.queries is not None
+        else all_queries.ordered(beir.judgements[split].queries.unique().tolist())
+    )
 
 
 def _embedded(request: QueryRequest, texts: AuditedItems | None, encoding: Encoding | None) -> EmbeddingFile:
@@ -142,7 +148,7 @@ def _of_beir(
     judgements = beir.judgements[split]
     rows = torch.tensor([queries.get(id, -1) for id in beir.queries.ids])[judgements.queries]
     columns = torch.tensor([documents.get(id, -1) for id in beir.documents.ids])[judgements.documents]
-    embedded = (rows >= 0) & (columns >= 0)
-    missing = int((~embedded).sum())
+    has_embedding = (rows >= 0) & (columns >= 0)
+    missing = int((~has_embedding).sum())
     notes = [f"{missing:,} judgements of ids without an embedding were left out."] if missing else []
-    return Judgements(rows[embedded], columns[embedded], judgements.grades[embedded]), notes
+    return Judgements(rows[has_embedding], columns[has_embedding], judgements.grades[has_embedding]), notes

@@ -64,9 +64,11 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
     request.check()
     _check_place(Path(out), overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="normdyn-audit-") as folder, _progress(terminal()) as bar:
-        gathered = gather_input(request, Path(folder), bar)
-        audit = _measure(gathered, request.measure, bar)
-        subject = AuditSubject(gathered.name, gathered.facts, gathered.notes, extreme_items(audit, gathered))
+        audit_input = gather_input(request, Path(folder), bar)
+        audit = _measure(audit_input, request.measure, bar)
+        subject = AuditSubject(
+            audit_input.name, audit_input.facts, audit_input.notes, extreme_items(audit, audit_input)
+        )
         page = write_audit(Path(out), audit, subject)
     return AuditRecord(first_line(audit), page, audit)
 
@@ -85,22 +87,24 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _measure(gathered: AuditInput, measure: str, bar: Progress) -> Audit:
-    judged = gathered.judged_queries
+def _measure(audit_input: AuditInput, measure: str, bar: Progress) -> Audit:
+    judged_queries = audit_input.judged_queries
     names = iter(("Norms", "Rankings"))
 
     def read() -> Iterable[Tensor]:
-        yield from _watched(gathered.embeddings, next(names), bar)
+        yield from _watched(audit_input.embeddings, next(names), bar)
 
     return audit_norms(
         read,
-        gathered.embeddings.rows,
-        length=gathered.length,
-        covariates=gathered.covariates,
-        groups=gathered.groups,
-        asked=None if judged is None else JudgedQueries(judged.queries, judged.judgements, measure),
-        last_layer=gathered.last_layer,
-        name=str(gathered.embeddings.file),
+        audit_input.embeddings.rows,
+        length=audit_input.length,
+        covariates=audit_input.covariates,
+        groups=audit_input.groups,
+        asked=None
+        if judged_queries is None
+        else JudgedQueries(judged_queries.queries, judged_queries.judgements, measure),
+        last_layer=audit_input.last_layer,
+        name=str(audit_input.embeddings.file),
     )
 
 
@@ -111,13 +115,13 @@ def _watched(embeddings: EmbeddingFile, name: str, bar: Progress) -> Iterable[Te
         bar.advance(task, len(chunk))
 
 
-def extreme_items(audit: Audit, gathered: AuditInput) -> dict[int, Item]:
+def extreme_items(audit: Audit, audit_input: AuditInput) -> dict[int, Item]:
     """Ids with texts or thumbnails of the longest, the shortest and the zero vectors; no other text is read."""
-    return {row: _item(row, gathered) for row in (*audit.longest, *audit.shortest, *audit.zeros)}
+    return {row: _item(row, audit_input) for row in (*audit.longest, *audit.shortest, *audit.zeros)}
 
 
-def _item(row: int, gathered: AuditInput) -> Item:
-    items = gathered.items
+def _item(row: int, audit_input: AuditInput) -> Item:
+    items = audit_input.items
     text = "" if items.texts is None else items.texts[row]
     file = None if items.images is None else items.images[row]
     picture = ""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @command(
-    Shell(extra=("cli", ("jsonargparse", "rich")), underscored=("ckpt_path",), overrides="overrides"),
+    Shell(extra=("cli", ("jsonargparse", "rich")), underscore_options=("ckpt_path",), overrides="overrides"),
 )
 def advise(
     *,

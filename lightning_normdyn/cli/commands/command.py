@@ -24,7 +24,7 @@ class Option:
         name: of the argument.
         default: ``inspect.Parameter.empty`` for an option that must be named.
         value: metavar and check of the value, or of each value of a list.
-        several: whether it is a list.
+        is_list: whether it is a list.
         choices: the words that it may be, where they are counted.
         flag: whether naming it means yes.
     """
@@ -32,7 +32,7 @@ class Option:
     name: str
     default: Any
     value: Value = _NAME
-    several: bool = False
+    is_list: bool = False
     choices: tuple[str, ...] = ()
     flag: bool = False
 
@@ -57,7 +57,7 @@ class Option:
             return value
         if self.choices and value not in self.choices:
             raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}{nearest(value, self.choices)}")
-        if not self.several:
+        if not self.is_list:
             return self.value.check(value)
         if isinstance(value, str):
             raise ValueError(f"expected a list, got {value!r}")
@@ -71,14 +71,14 @@ class Shell:
     Attributes:
         extra: of the package that it needs, with the modules by which one sees whether it is there.
         positional: options that are named by their place.
-        underscored: options whose name keeps its underscores.
+        underscore_options: options whose name keeps its underscores.
         overrides: the argument that takes all options that the command does not know.
         groups: heading to options, for help.
     """
 
     extra: tuple[str, tuple[str, ...]] = ("cli", ())
     positional: Sequence[str] = ()
-    underscored: Sequence[str] = ()
+    underscore_options: Sequence[str] = ()
     overrides: str | None = None
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -108,10 +108,10 @@ class Command(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Checks the arguments and calls the function."""
         options = {option.name: option for option in self.options}
-        checked: Any = dict(kwargs)
-        for name in checked.keys() & options.keys():
-            checked[name] = options[name].checked(checked[name])
-        return self.function(*args, **checked)
+        arguments: Any = dict(kwargs)
+        for name in arguments.keys() & options.keys():
+            arguments[name] = options[name].checked(arguments[name])
+        return self.function(*args, **arguments)
 
 
 def command(shell: Shell) -> Callable[[Callable[P, R]], Command[P, R]]:
@@ -125,12 +125,12 @@ def _option(name: str, default: Any, annotation: Any) -> Option:
         (annotation,) = (part for part in get_args(annotation) if part is not type(None))
     if annotation is bool:
         return Option(name, default, flag=True)
-    several = inspect.isclass(get_origin(annotation)) and issubclass(get_origin(annotation), Sequence)
-    if several:
+    is_list = inspect.isclass(get_origin(annotation)) and issubclass(get_origin(annotation), Sequence)
+    if is_list:
         (annotation,) = get_args(annotation)
     if get_origin(annotation) is Literal:
         return Option(name, default, choices=get_args(annotation))
     if get_origin(annotation) is Annotated:
         (value,) = (note for note in annotation.__metadata__ if isinstance(note, Value))
-        return Option(name, default, value, several)
-    return Option(name, default, several=several)
+        return Option(name, default, value, is_list)
+    return Option(name, default, is_list=is_list)

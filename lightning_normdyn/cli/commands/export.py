@@ -76,5 +76,7 @@ def export(
     from lightning_normdyn.retrieval.export.folding import Folding
 
     folding = Folding(normalization, alpha=alpha, gamma_document=gamma_document, augment=augment, metric=metric)
-    written = Written(to, out, name, index, dtype, metric, augment, overwrite)
-    return run_export(embeddings, folding, written, column=column, ids=ids, queries=queries, sample=sample, chunk=chunk)
+    destination = Written(to, out, name, index, dtype, metric, augment, overwrite)
+    return run_export(
+        embeddings, folding, destination, column=column, ids=ids, queries=queries, sample=sample, chunk=chunk
+    )

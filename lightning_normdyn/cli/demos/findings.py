@@ -86,7 +86,7 @@ class Findings:
     def summary(self) -> dict[str, Any]:
         """The measured part of ``summary.json``."""
         return {
-            **{name: self.quantity(logged) for name, logged in _SUMMARISED.items()},
+            **{name: self.quantity(log_name) for name, log_name in _SUMMARISED.items()},
             "log_frequency_correlation": self.log_frequency_correlation,
         }
 

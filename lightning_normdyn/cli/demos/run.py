@@ -95,7 +95,7 @@ def run_demo(settings: DemoSettings, out: str | None) -> DemoRecord:
         ValueError: if the text or the folder will not do.
         OSError: if the folder cannot be written.
     """
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     folder = create_run_folder(out)
     data = _load_data(settings, folder)
     opening = _opening(settings, data)
@@ -106,7 +106,7 @@ def run_demo(settings: DemoSettings, out: str | None) -> DemoRecord:
     findings = Findings(trainer.callback_metrics, module.table.weight, data.vocabulary.counts)
     summary = {
         **findings.summary(),
-        "seconds": round(time.perf_counter() - started, 2),
+        "seconds": round(time.perf_counter() - start_time, 2),
         "steps": trainer.global_step,
         **_settings(settings, data),
     }
@@ -129,9 +129,9 @@ def _load_data(settings: DemoSettings, folder: Path) -> TokenPairs:
 
 def _opening(settings: DemoSettings, data: TokenPairs) -> str:
     corpus, rows = data.corpus, data.table_rows
-    skipped = f" ({corpus.skipped_files} unreadable files skipped)" if corpus.skipped_files else ""
+    skipped_note = f" ({corpus.skipped_files} unreadable files skipped)" if corpus.skipped_files else ""
     return (
-        f"Corpus: {corpus.name}, {len(corpus.documents):,} documents, {corpus.words:,} words{skipped}; "
+        f"Corpus: {corpus.name}, {len(corpus.documents):,} documents, {corpus.words:,} words{skipped_note}; "
         f"the {rows:,} most frequent words are trained for {settings.steps:,} steps "
         f"with {settings.optimizer} under a {settings.schedule} learning rate."
     )

@@ -73,14 +73,14 @@ def train(module: LightningModule, data: LightningDataModule, *, steps: int, fol
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        received = stack.enter_context(_stop_on_signals(trainer))
+        signals = stack.enter_context(_stop_on_signals(trainer))
         try:
             trainer.fit(module, data)
         except SystemExit as stop:  # how Lightning ends on SIGTERM and on a second Ctrl-C
             # What is measured is still worth showing.
-            received.append(ending_signal(stop) or signal.SIGINT)
+            signals.append(ending_signal(stop) or signal.SIGINT)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-    return Training(trainer, received[0] if received else None)
+    return Training(trainer, signals[0] if signals else None)
 
 
 def _refresh_rate(steps: int) -> int:
@@ -95,21 +95,21 @@ def _stop_on_signals(trainer: Trainer) -> Iterator[list[int]]:
     Yields:
         The signals that came in.
     """
-    received: list[int] = []
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        yield signals
         return
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop_after_step(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
+        signals.append(number)
         trainer.should_stop = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     for number in handlers:
         signal.signal(number, stop_after_step)
     try:
-        yield received
+        yield signals
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -118,7 +118,7 @@ def _stop_on_signals(trainer: Trainer) -> Iterator[list[int]]:
 class _KeepsGoing:
     """Mixin over a logger: the first failed write is reported, later ones are not tried."""
 
-    _failed = False
+    _has_failed = False
 
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """Passes on to the logger."""
@@ -133,14 +133,14 @@ class _KeepsGoing:
         self._attempt("finalize", *args, **kwargs)
 
     def _attempt(self, action: str, *args: Any, **kwargs: Any) -> None:
-        if self._failed:
+        if self._has_failed:
             return
         try:
             getattr(super(), action)(*args, **kwargs)
         except (OSError, ValueError) as error:
             if not isinstance(error.__cause__ or error, OSError):  # the TensorBoard logger wraps what it meets
                 raise
-            self._failed = True
+            self._has_failed = True
             name = next(base.__name__ for base in type(self).__mro__ if "Steadfast" not in base.__name__)
             warnings.warn(
                 f"{name}: cannot write ({error.__cause__ or error}); training goes on without it", stacklevel=2

@@ -46,14 +46,14 @@ class Job:
     def command_line(self) -> list[str]:
         """Words of LightningCLI for this very run; what it writes stays in its folder."""
         variant = "cosine" if self.variant == UNTRAINED else self.variant
-        own = {
+        settings = {
             "seed_everything": self.seed,
             "model.init_args.normalization": variant,
             "model.init_args.lr": self.lr,
             "trainer.default_root_dir": self.folder,
             "trainer.enable_progress_bar": "false",
         }
-        return [*self.words, *(f"--{name}={value}" for name, value in own.items()), *WITHOUT_RUN]
+        return [*self.words, *(f"--{name}={value}" for name, value in settings.items()), *WITHOUT_RUN]
 
     def write(self) -> Path:
         """Writes the job into its folder, for the process that does it."""

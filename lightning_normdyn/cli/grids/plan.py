@@ -80,8 +80,8 @@ class Plan:
 
     def trials(self) -> list[Job]:
         """Every variant at every rate with the first seed, and what needs no training."""
-        untrained = self._job(UNTRAINED, self.lrs[0], self.seeds[0])
-        return [untrained, *(self._job(v, lr, self.seeds[0]) for v in self.variants for lr in self.lrs)]
+        untrained_job = self._job(UNTRAINED, self.lrs[0], self.seeds[0])
+        return [untrained_job, *(self._job(v, lr, self.seeds[0]) for v in self.variants for lr in self.lrs)]
 
     def repeats(self, lrs: dict[str, float]) -> list[Job]:
         """Every variant at its own rate with the other seeds."""
@@ -99,8 +99,8 @@ class Plan:
     def floors(self) -> dict[str, float]:
         """What needs no training, if it has been measured."""
         file = self.folder / RUNS_FOLDER / UNTRAINED / RESULT_FILE
-        measured = _read(file) if file.is_file() else {}
-        return {name: value for name, value in measured.items() if value is not None}
+        measures = _read(file) if file.is_file() else {}
+        return {name: value for name, value in measures.items() if value is not None}
 
     def _job(self, variant: str, lr: float, seed: int) -> Job:
         job = Job(self.words, variant, lr, seed, "", self.threads)
@@ -137,7 +137,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _contents(words: Sequence[str]) -> dict[str, Any]:
     """What trainings of one folder share: the configs as they read now, and the overrides."""
-    files = [word for word, before in zip(words, ["", *words], strict=False) if before == "--config"]
+    files = [word for word, previous in zip(words, ["", *words], strict=False) if previous == "--config"]
     return {
         "words": list(words),
         "configs": [Path(config_file(file)).read_text(encoding="utf-8") for file in files],

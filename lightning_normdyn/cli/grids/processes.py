@@ -36,7 +36,7 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, progress: JobProgress) -> dic
         Name to reason, of the jobs that failed.
     """
     waiting, running = list(jobs), dict[str, _Process]()
-    failed: dict[str, str] = {}
+    failures: dict[str, str] = {}
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -44,15 +44,15 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, progress: JobProgress) -> dic
                 running[job.name] = _Process(job, progress)
             time.sleep(_POLL_SECONDS)
             for name, process in list(running.items()):
-                if process.ended():
+                if process.has_ended():
                     del running[name]
                     progress(process.job, 1.0)
                     if not process.job.result.is_file():
-                        failed[name] = process.reason()
+                        failures[name] = process.reason()
     finally:
         for process in running.values():
             process.end()
-    return failed
+    return failures
 
 
 class _Process:
@@ -76,16 +76,16 @@ class _Process:
 
     def _read(self, progress: JobProgress) -> None:
         assert self._process.stdout is not None
-        with self._process.stdout as said, self.log.open("w", encoding="utf-8") as log:
-            for line in said:
-                done = announced(line)
-                if done is None:
+        with self._process.stdout as output, self.log.open("w", encoding="utf-8") as log:
+            for line in output:
+                share = announced(line)
+                if share is None:
                     log.write(line)
                     log.flush()
                 else:
-                    progress(self.job, min(done, 0.99))
+                    progress(self.job, min(share, 0.99))
 
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether it has, and all that it printed was read."""
         if self._process.poll() is None or self._reader.is_alive():
             return False
@@ -110,19 +110,21 @@ class _Process:
     def reason(self) -> str:
         """Why there is no result, in a sentence that names the log."""
         lines = [line.strip() for line in self.log.read_text(encoding="utf-8").splitlines() if line.strip()]
-        said = next((line for line in reversed(lines) if _ERROR in line), lines[-1] if lines else "it said nothing")
-        ended = self._process.returncode
-        how = f"killed by signal {-ended}" if ended < 0 else said
+        last_words = next(
+            (line for line in reversed(lines) if _ERROR in line), lines[-1] if lines else "it said nothing"
+        )
+        exit_status = self._process.returncode
+        how = f"killed by signal {-exit_status}" if exit_status < 0 else last_words
         return f"{how} (see {self.log})"
 
 
 class GridProgress:
     """Adds up the shares of all trainings; any thread may call it."""
 
-    def __init__(self, bar: Progress, console: Console, total: int, *, shown: bool) -> None:
+    def __init__(self, bar: Progress, console: Console, total: int, *, is_watched: bool) -> None:
         self._bar = bar
         self._console = console
-        self._shown = shown
+        self._is_watched = is_watched
         self._total = total
         self._task = bar.add_task("", total=total)
         self._shares: dict[str, float] = {}
@@ -132,26 +134,26 @@ class GridProgress:
         """Notes how much of a training is done; a file or a pipe gets a line when one has ended."""
         with self._lock:
             self._shares[job.name] = max(share, self._shares.get(job.name, 0.0))
-            ended = sum(share == 1.0 for share in self._shares.values())
+            finished_count = sum(share == 1.0 for share in self._shares.values())
             under_way = ", ".join(name for name, share in self._shares.items() if share < 1.0)
             self._bar.update(
                 self._task,
                 completed=sum(self._shares.values()),
-                description=f"{ended} of {self._total} trainings  {under_way}",
+                description=f"{finished_count} of {self._total} trainings  {under_way}",
             )
-            if share == 1.0 and not self._shown:
-                self._console.print(f"{ended} of {self._total}: {job.name}")
+            if share == 1.0 and not self._is_watched:
+                self._console.print(f"{finished_count} of {self._total}: {job.name}")
 
 
 @contextmanager
-def grid_progress(console: Console, total: int, *, shown: bool) -> Iterator[GridProgress]:
+def grid_progress(console: Console, total: int, *, is_watched: bool) -> Iterator[GridProgress]:
     """The bar of a grid.
 
     Args:
         console: where it goes.
         total: trainings in all.
-        shown: whether somebody watches; a file or a pipe gets lines instead.
+        is_watched: whether somebody watches; a file or a pipe gets lines instead.
     """
     columns = (SpinnerColumn(), BarColumn(20), TextColumn("{task.description}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not shown) as bar:
-        yield GridProgress(bar, console, total, shown=shown)
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not is_watched) as bar:
+        yield GridProgress(bar, console, total, is_watched=is_watched)

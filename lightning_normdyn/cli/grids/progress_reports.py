@@ -29,11 +29,11 @@ class Course(Callback):
         """Adds a point, unless it is only tried whether validation runs, or training is over."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        seen = trainer.callback_metrics
+        metrics = trainer.callback_metrics
         self.columns["step"].append(float(trainer.global_step))
         for column in ("headline", "relevant_norm", "irrelevant_norm"):
             key = f"val/{self.headline if column == 'headline' else column}"
-            self.columns[column].append(float(seen[key]) if key in seen else None)
+            self.columns[column].append(float(metrics[key]) if key in metrics else None)
 
 
 class Announcement(Callback):
@@ -44,9 +44,9 @@ class Announcement(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Says how far training is."""
-        now = time.monotonic()
-        if trainer.is_global_zero and now - self._last >= _SECONDS:
-            self._last = now
+        time_now = time.monotonic()
+        if trainer.is_global_zero and time_now - self._last >= _SECONDS:
+            self._last = time_now
             print(json.dumps({"done": trainer.global_step / max(trainer.estimated_stepping_batches, 1)}), flush=True)
 
 

@@ -54,14 +54,14 @@ class GridRecord(NamedTuple):
     Attributes:
         folder: of the grid; a second call with it goes on from there.
         findings: ``None`` if no training finished, or a signal came first.
-        failed: name to reason, of the trainings that failed.
+        failures: name to reason, of the trainings that failed.
         page: the HTML file, if there are findings.
         signal: that ended it early, if one did.
     """
 
     folder: Path
     findings: GridFindings | None
-    failed: Mapping[str, str]
+    failures: Mapping[str, str]
     page: Path | None
     signal: int | None = None
 
@@ -70,7 +70,7 @@ class GridRecord(NamedTuple):
         """Success, an error if a training failed, or 128 + the signal."""
         if self.signal is not None:
             return 128 + self.signal
-        return 1 if self.failed or self.findings is None else 0
+        return 1 if self.failures or self.findings is None else 0
 
     def print_to(self, console: Console) -> None:
         """Prints the tables, the advice, and where the page is."""
@@ -78,7 +78,7 @@ class GridRecord(NamedTuple):
             word = "Terminated" if self.signal == signal.SIGTERM else "Interrupted"
             console.print(f"{word}; what has finished is in {self.folder}. Go on with --out {self.folder}")
             return
-        for name, reason in self.failed.items():
+        for name, reason in self.failures.items():
             console.print(f"{name} failed: {reason}")
         if self.findings is None:
             console.print(f"No training finished; what each printed is in {self.folder}/runs/*/log.txt")
@@ -112,12 +112,12 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
     )
     try:
         with alone_in(plan.folder):
-            failed = _train(plan, settings.jobs, terminal())
+            failures = _train(plan, settings.jobs, terminal())
     except KeyboardInterrupt as stop:
         return GridRecord(plan.folder, None, {}, None, ending_signal(stop))
     runs = plan.results()
     if not runs:
-        return GridRecord(plan.folder, None, failed, None)
+        return GridRecord(plan.folder, None, failures, None)
     findings = find(
         runs,
         task=task.__name__,
@@ -126,30 +126,30 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
         planned=plan.variants,
         caveat=task.caveat,
     )
-    return GridRecord(plan.folder, findings, failed, _write(plan, findings))
+    return GridRecord(plan.folder, findings, failures, _write(plan, findings))
 
 
-def _variants(task: type[ContrastiveTask], chosen: Sequence[str] | None) -> tuple[str, ...]:
-    unknown = [name for name in chosen or () if name not in task.variants]
-    if unknown:
+def _variants(task: type[ContrastiveTask], names: Sequence[str] | None) -> tuple[str, ...]:
+    unknown_names = [name for name in names or () if name not in task.variants]
+    if unknown_names:
         raise ValueError(
-            f"variants: expected some of {', '.join(task.variants)}, got {unknown[0]!r}"
-            f"{nearest(unknown[0], task.variants)}"
+            f"variants: expected some of {', '.join(task.variants)}, got {unknown_names[0]!r}"
+            f"{nearest(unknown_names[0], task.variants)}"
         )
-    if chosen and "cosine" not in chosen:
-        raise ValueError(f"variants: expected cosine among them, which others are compared with, got {chosen}")
-    return tuple(name for name in task.variants if chosen is None or name in chosen)
+    if names and "cosine" not in names:
+        raise ValueError(f"variants: expected cosine among them, which others are compared with, got {names}")
+    return tuple(name for name in task.variants if names is None or name in names)
 
 
 def _train(plan: Plan, jobs: int, console: Console) -> dict[str, str]:
     trials = plan.trials()
     total = len(trials) + len(plan.variants) * (len(plan.seeds) - 1)
-    with grid_progress(console, total, shown=console.is_terminal) as progress:
-        failed = run_jobs(_missing(trials, progress), at_once=jobs, progress=progress)
+    with grid_progress(console, total, is_watched=console.is_terminal) as progress:
+        failures = run_jobs(_missing(trials, progress), at_once=jobs, progress=progress)
         runs = plan.results()
         repeats = plan.repeats(choose_lrs(runs)) if runs else []
-        failed |= run_jobs(_missing(repeats, progress), at_once=jobs, progress=progress)
-    return failed
+        failures |= run_jobs(_missing(repeats, progress), at_once=jobs, progress=progress)
+    return failures
 
 
 def _missing(jobs: Sequence[Any], progress: Any) -> list[Any]:

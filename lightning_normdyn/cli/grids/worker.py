@@ -40,7 +40,7 @@ def work(job: Job) -> None:
 
 
 def _train(job: Job, cli: NormdynCLI) -> None:
-    started = time.monotonic()
+    start_time = time.monotonic()
     trainer: Any = cli.trainer
     model, data = _task(cli), cli.datamodule
     model.measures_floors = False  # once is enough for a grid, and its untrained job does
@@ -72,20 +72,21 @@ def _train(job: Job, cli: NormdynCLI) -> None:
         learnt={name: measured(float(value)) for name, value in model.contrast.learnt().items()},
         course=course.columns,
         dynamics=dynamics,
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - start_time,
     )
     write_grid_run(job.result, run)
 
 
 def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
     """Headline of every query under the similarity that trained and under each that might have."""
-    trained = model.trained_measures(encoded)
-    if model.headline not in trained or trained[model.headline].ndim != 1:
+    trained_measures = model.trained_measures(encoded)
+    if model.headline not in trained_measures or trained_measures[model.headline].ndim != 1:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in trained_measures.items())
         raise ValueError(
             f"{type(model).__name__}.measures: expected one value a query, [n], under the headline "
-            f"'{model.headline}', got {', '.join(f'{name} {list(value.shape)}' for name, value in trained.items())}"
+            f"'{model.headline}', got {shapes}"
         )
-    values = {"trained": trained[model.headline]}
+    values = {"trained": trained_measures[model.headline]}
     for name, exponents in NORMALIZATIONS.items():
         values[name] = model.measures(encoded, exponents)[model.headline]
     return values
@@ -94,10 +95,10 @@ def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
 def _write_floors(job: Job, cli: NormdynCLI) -> None:
     """What the task's headline is without any training, and by the simplest method there is."""
     model = _task(cli)
-    tested = cli.trainer.test(model, datamodule=cli.datamodule, verbose=False)[0]
+    test_measures = cli.trainer.test(model, datamodule=cli.datamodule, verbose=False)[0]
     encoder = model.measures(_encoded(model, "test"), (1.0, 1.0))[model.headline]
     floors = {"untrained encoder": float(encoder.nanmean())}
-    floors |= {name.removeprefix(_FLOOR): value for name, value in tested.items() if name.startswith(_FLOOR)}
+    floors |= {name.removeprefix(_FLOOR): value for name, value in test_measures.items() if name.startswith(_FLOOR)}
     if cli.trainer.is_global_zero:
         write_json(job.result, floors)
 

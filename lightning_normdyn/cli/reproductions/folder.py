@@ -29,7 +29,7 @@ class Reproduction:
     def __init__(self, out: str | None, settings: Mapping[str, Any]) -> None:
         self.settings = dict(settings)
         self.records: dict[str, ExperimentRecord] = {}
-        self.failed: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
         if out is not None and (Path(out) / SUMMARY_FILE).is_file():
             self.folder = Path(out)
             make_writable(self.folder)
@@ -53,7 +53,7 @@ class Reproduction:
             }
             for name, record in self.records.items()
         }
-        summary = {**self.settings, "experiments": experiments, "failed": self.failed, "versions": versions()}
+        summary = {**self.settings, "experiments": experiments, "failed": self.failures, "versions": versions()}
         write_summary(self.folder, summary)
 
     def _go_on(self) -> None:

@@ -33,14 +33,14 @@ class ReproductionRecord(NamedTuple):
 
     Attributes:
         records: of the experiments that finished, in the order of the table.
-        failed: name to reason, of those that broke off.
+        failures: name to reason, of those that broke off.
         settings: seed and whether it was quick.
         page: the HTML file; ``None`` if no experiment finished.
         signal: that ended it early, if one did.
     """
 
     records: Mapping[str, ExperimentRecord]
-    failed: Mapping[str, str]
+    failures: Mapping[str, str]
     settings: Mapping[str, Any]
     page: Path | None
     signal: int | None
@@ -50,11 +50,11 @@ class ReproductionRecord(NamedTuple):
         """Success, an error if an experiment broke off, or 128 + the signal."""
         if self.signal is not None:
             return 128 + self.signal
-        return 1 if self.failed else 0
+        return 1 if self.failures else 0
 
     def print_to(self, console: Console) -> None:
         """Prints the table and where the page is."""
-        for name, reason in self.failed.items():
+        for name, reason in self.failures.items():
             console.print(f"{name} broke off: {reason}")
         if not self.records:
             return
@@ -85,17 +85,17 @@ def run_reproduction(
     reproduction = Reproduction(out, {"seed": seed, "quick": quick})
     stop_signal = _run(names, reproduction, terminal())
     reproduction.save()
-    finished = {name: reproduction.records[name] for name in EXPERIMENTS if name in reproduction.records}
-    page = _write_page(reproduction, list(finished.values())) if finished else None
-    return ReproductionRecord(finished, reproduction.failed, reproduction.settings, page, stop_signal)
+    finished_records = {name: reproduction.records[name] for name in EXPERIMENTS if name in reproduction.records}
+    page = _write_page(reproduction, list(finished_records.values())) if finished_records else None
+    return ReproductionRecord(finished_records, reproduction.failures, reproduction.settings, page, stop_signal)
 
 
 def _names(only: Sequence[str] | None) -> list[str]:
-    unknown = [name for name in only or () if name not in EXPERIMENTS]
-    if unknown:
+    unknown_names = [name for name in only or () if name not in EXPERIMENTS]
+    if unknown_names:
         raise ValueError(
-            f"only: expected experiments among {', '.join(EXPERIMENTS)}, got '{unknown[0]}'"
-            f"{nearest(unknown[0], tuple(EXPERIMENTS))}"
+            f"only: expected experiments among {', '.join(EXPERIMENTS)}, got '{unknown_names[0]}'"
+            f"{nearest(unknown_names[0], tuple(EXPERIMENTS))}"
         )
     return [name for name in EXPERIMENTS if only is None or name in only]
 
@@ -112,7 +112,7 @@ def _run(names: list[str], reproduction: Reproduction, console: Console) -> int 
             except OSError:
                 raise
             except Exception as error:
-                reproduction.failed[name] = f"{type(error).__name__}: {error}"
+                reproduction.failures[name] = f"{type(error).__name__}: {error}"
             progress.advance(progress.task_ids[0])
     return None
 
