@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_normdyn.cli.config_errors import config_error, constructor_complaint
-from lightning_normdyn.cli.reports import has_history
 from lightning_normdyn.cli.shipped_configs import config_file
 from lightning_normdyn.cli.signals import sigterm_waits
 
@@ -93,6 +92,8 @@ class NormdynCLI(LightningCLI):
         logger = self.trainer.logger
         if logger is None or isinstance(logger, DummyLogger) or not self.trainer.is_global_zero:
             return
+        from lightning_normdyn.cli.reports import has_history
+
         folder = self.trainer.log_dir
         print(f"Run folder: {folder}")
         if folder is not None and has_history(Path(folder)):

@@ -1,6 +1,7 @@
 """Errors of a user's own code show the user's frames; those of configs and folders are one sentence."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -117,10 +118,7 @@ def test_a_wrong_path_of_an_encoder_is_named(capsys):
 
 def test_a_model_that_the_hub_does_not_know_is_named(monkeypatch, capsys):
     transformers = pytest.importorskip("transformers")
-
-    def unreachable(*names, **options):
-        raise OSError("We couldn't connect to the hub")
-
+    unreachable = Mock(side_effect=OSError("We couldn't connect to the hub"))
     monkeypatch.setattr(transformers.utils.hub, "cached_file", unreachable)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", unreachable)
     Path("texts.txt").write_text("a\nb\n")
