@@ -24,20 +24,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_normdyn.cli.commands.advise import advise
-    from lightning_normdyn.cli.commands.audit import audit
-    from lightning_normdyn.cli.commands.configs import configs
-    from lightning_normdyn.cli.commands.demo import demo
-    from lightning_normdyn.cli.commands.export import export
-    from lightning_normdyn.cli.commands.grid import grid
-    from lightning_normdyn.cli.commands.predict import predict
-    from lightning_normdyn.cli.commands.report import report
-    from lightning_normdyn.cli.commands.reproduce import reproduce
+    from lightning_normdyn.cli.commands.embeddings import audit, export
+    from lightning_normdyn.cli.commands.runs import configs, demo, report, reproduce
+    from lightning_normdyn.cli.commands.tasks import advise, grid, predict
 
 __all__ = ["advise", "audit", "configs", "demo", "export", "grid", "predict", "report", "reproduce"]
 
+_MODULES = {
+    "embeddings": ("audit", "export"),
+    "runs": ("configs", "demo", "report", "reproduce"),
+    "tasks": ("advise", "grid", "predict"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'lightning_normdyn.cli' has no attribute {name!r}")
-    return getattr(import_module(f"lightning_normdyn.cli.commands.{name}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"lightning_normdyn.cli.commands.{module}"), name)
+    raise AttributeError(f"module 'lightning_normdyn.cli' has no attribute {name!r}")

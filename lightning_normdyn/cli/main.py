@@ -80,7 +80,7 @@ def _run(words: list[str]) -> int:
     from lightning_normdyn.cli.parser import parse
     from lightning_normdyn.cli.terminal import shown_terminal
 
-    command = getattr(import_module(f"lightning_normdyn.cli.commands.{name}"), name)
+    command = getattr(import_module("lightning_normdyn.cli"), name)
     arguments = parse(command, options)
     extra, modules = command.shell.extra
     require(*modules, extra=extra)

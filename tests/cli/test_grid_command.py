@@ -2,13 +2,16 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from lightning_normdyn.cli.grids import run as run_module
 from lightning_normdyn.cli.grids.plan import Plan, read_task
 from lightning_normdyn.cli.grids.processes import run_jobs
 from lightning_normdyn.cli.main import main
@@ -110,6 +113,14 @@ def test_another_configuration_is_not_mixed_in(grid: Path, monkeypatch, capsys) 
     monkeypatch.chdir(grid.parent)
     assert main(["grid", "--config", "grid.yaml", "--out", "out", "--trainer.max_epochs", "3"]) == 2
     assert "holds a grid of another configuration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_grid_that_is_stopped_says_how_to_go_on(workplace: Path, monkeypatch, capsys, number, code) -> None:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(run_module, "run_jobs", Mock(side_effect=lambda *_, **__: signal.raise_signal(number)))
+    assert main(["grid", "--config", "grid.yaml", "--seeds", "1", "--out", f"stopped-{code}"]) == code
+    assert f"Go on with --out stopped-{code}" in capsys.readouterr().out
 
 
 def test_a_model_that_is_no_task_is_refused(workplace: Path, monkeypatch, capsys) -> None:

@@ -55,7 +55,7 @@ def test_help_names_every_command(capsys):
 
 @pytest.mark.parametrize("name", TYPED_COMMANDS)
 def test_every_option_has_help_and_every_command_its_line(name, capsys):
-    command = getattr(import_module(f"lightning_normdyn.cli.commands.{name}"), name)
+    command = getattr(import_module("lightning_normdyn.cli"), name)
     actions = build_parser(command)._actions
     assert {action.dest for action in actions} == {
         "help", *(option.name for option in command.options if option.name != "overrides")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pytorch_lightning.demos.boring_classes import BoringModel
 
 from lightning_normdyn.cli import audit, export, predict
 from lightning_normdyn.cli.main import main
@@ -75,6 +76,22 @@ def test_a_text_task_goes_on_to_audit_advise_and_export(beir, capsys):
     assert untrained.rows[Path("vectors/queries.npz")] == 12
     assert not np.allclose(before, np.load("vectors/documents.npz")["embeddings"])
     assert "before any training" in untrained.notes[0]
+
+
+class Predicting(BoringModel):
+    """A user's own model with a predict step of its own."""
+
+    def on_predict_end(self):
+        Path("predicted").touch()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_peoples_models_predict_by_themselves(capsys):
+    words = [f"--model={__name__}.Predicting", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    assert main(["predict", *words]) == 0
+    assert Path("predicted").exists()
+    assert "LightningCLI ran its predict_step" in capsys.readouterr().out
+    assert not Path("embeddings").exists()
 
 
 @pytest.mark.filterwarnings("ignore")
