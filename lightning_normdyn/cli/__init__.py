@@ -1,1 +1,44 @@
-"""The command line: ``normdyn demo | report | reproduce | fit | validate | test | predict``."""
+"""The commands of ``normdyn``, which can be called from Python too: they return what the command line prints.
+
+Exit codes of every command:
+
+====  =================================================================================================
+code  meaning
+====  =================================================================================================
+0     success
+1     error: something failed while the command ran (a training, an experiment, code of a user's own, a bug)
+2     usage: an option, a setting, a file or a folder that the user has to mend, named in one sentence
+130   ended by Ctrl-C (128 + SIGINT); what was finished is saved
+143   ended by SIGTERM (128 + SIGTERM); what was finished is saved
+====  =================================================================================================
+
+Example:
+    >>> from lightning_normdyn.cli import configs
+    >>> [config.name for config in configs().configs][:2]
+    ['clip.yaml', 'fewshot.yaml']
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_normdyn.cli.commands.embeddings import audit, export
+    from lightning_normdyn.cli.commands.runs import configs, demo, report, reproduce
+    from lightning_normdyn.cli.commands.tasks import advise, grid, predict
+
+__all__ = ["advise", "audit", "configs", "demo", "export", "grid", "predict", "report", "reproduce"]
+
+_MODULES = {
+    "embeddings": ("audit", "export"),
+    "runs": ("configs", "demo", "report", "reproduce"),
+    "tasks": ("advise", "grid", "predict"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"lightning_normdyn.cli.commands.{module}"), name)
+    raise AttributeError(f"module 'lightning_normdyn.cli' has no attribute {name!r}")

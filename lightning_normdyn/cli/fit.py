@@ -1,11 +1,13 @@
-"""LightningCLI for the tasks: ``normdyn fit | validate | test | predict``."""
+"""LightningCLI for the tasks: configs by name, one-sentence errors, an end in order after a signal."""
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Sequence
+from argparse import ArgumentError, ArgumentTypeError
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -15,23 +17,37 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_normdyn.cli.config_errors import config_error, constructor_complaint
+from lightning_normdyn.cli.shipped_configs import config_file
+from lightning_normdyn.cli.signals import sigterm_waits
+
 
 class NormdynCLI(LightningCLI):
     """LightningCLI over any LightningModule and data module, the tasks of this package included.
 
-    Two things differ from the stock class: a table takes its number of rows from the data where the data knows it,
-    and a learning-rate scheduler given on the command line advances with every step, not with every epoch.
+    Some things differ from the stock class: a table takes its number of rows from the data where the data knows it,
+    a learning-rate scheduler named on the command line advances with every step, not with every epoch, a config may be
+    the bare name of a shipped one, and errors are one sentence.
+
+    Args:
+        args: words of a command line.
+        run: whether the words begin with a subcommand that is run.
+        command: of ``normdyn``, whose help errors point to; by default the subcommand.
+
+    Raises:
+        ConfigError: if the words or a config will not do.
     """
 
-    def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
+    def __init__(self, args: Sequence[str], *, run: bool = True, command: str | None = None) -> None:
         self._runs = run
+        self.command = command or (args[0] if run and args else "fit")
         with warnings.catch_warnings():
             # main() hands over what it was given; the warning is meant for calls from other programs.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             super().__init__(
                 seed_everything_default=0,
                 parser_kwargs={"prog": "normdyn"},
-                args=list(args),
+                args=with_config_files(args),
                 run=run,
                 # A command that trains again and again keeps its own record of what it was asked.
                 save_config_callback=SaveConfigCallback if run else None,
@@ -44,18 +60,44 @@ class NormdynCLI(LightningCLI):
             for name in set(signature(Trainer.fit).parameters) - self.subcommands()["fit"] - {"self"}:
                 parser.add_argument(f"--{name}", default=None, help="of fit, whose saved configuration has it")
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that raises its errors instead of printing its usage, which has some sixty lines."""
+        return super().init_parser(**kwargs | {"exit_on_error": False})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses; errors are one sentence that names the key, the value and the nearest right word."""
+        try:
+            super().parse_arguments(parser, args)
+        except (ArgumentError, ArgumentTypeError) as error:
+            raise config_error(error, self.command, self._keys()) from error
+
+    def _keys(self) -> list[str]:
+        """All that a config may have."""
+        parser = self._subcommand_parsers.get(self.command, self.parser) if self._runs else self.parser
+        return [action.dest for action in parser._actions]
+
     def instantiate_classes(self) -> None:
         """Instantiates what the configuration names; what a constructor complains about shows as it was said."""
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise ValueError(_complaint(error)) from error
+            raise ValueError(constructor_complaint(error)) from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with sigterm_waits():
+            super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:
-        """Says where the run is."""
+        """Says where the run is, and how to look at its norms if they were recorded."""
         logger = self.trainer.logger
-        if logger is not None and not isinstance(logger, DummyLogger) and self.trainer.is_global_zero:
-            print(f"Run folder: {self.trainer.log_dir}")
+        if logger is None or isinstance(logger, DummyLogger) or not self.trainer.is_global_zero:
+            return
+        from lightning_normdyn.cli.reports import has_history
+
+        folder = self.trainer.log_dir
+        print(f"Run folder: {folder}")
+        if folder is not None and has_history(Path(folder)):
+            print(f"Norms: normdyn report {folder}")
 
     @staticmethod
     def configure_optimizers(
@@ -71,15 +113,44 @@ def _table_rows(data: LightningDataModule | None) -> int | None:
     return getattr(data, "table_rows", None)
 
 
-def _complaint(error: ValueError) -> str:
-    """Digs out what a constructor said from what jsonargparse says around it."""
-    text = str(error)
-    if text.startswith("Call to compute_fn of link") and error.__cause__ is not None:
-        return str(error.__cause__)
-    if text.startswith("Does not validate against any of the Union"):
-        alternatives = re.findall(r"^\s*- (.*)$", text, re.MULTILINE)
-        return next((said for said in alternatives if not said.startswith("Expected a")), text)
-    return text
+def with_config_files(words: Sequence[str]) -> list[str]:
+    """The words with shipped configs in place of their bare names.
+
+    Raises:
+        FileNotFoundError: if a config is neither a file nor a shipped one.
+    """
+    file_words = []
+    for word, previous in zip(words, ["", *words], strict=False):
+        if previous in ("--config", "-c"):
+            file_words.append(config_file(word))
+        elif word.startswith("--config="):
+            file_words.append(f"--config={config_file(word.partition('=')[2])}")
+        else:
+            file_words.append(word)
+    return file_words
+
+
+def config_words(config: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Words of LightningCLI: the configs in their order, then what overrides them."""
+    return [word for file in config for word in ("--config", file)] + list(overrides)
+
+
+@contextmanager
+def fitting_checkpoint(checkpoint: str | None) -> Iterator[None]:
+    """Names the checkpoint where its weights are not those of the model.
+
+    Raises:
+        ValueError: in place of the error of loading.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"ckpt_path: expected weights of the model that config describes, got others in {checkpoint}; pass the "
+            "configs and options of its training, or the config.yaml that fit saved"
+        ) from error
 
 
 WITHOUT_RUN = (
@@ -94,8 +165,8 @@ class UnloggedCLI(NormdynCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Leaves out callbacks that would refuse to work so, and without which training is the same."""
-        configured = self.config_init["trainer"].get("callbacks") or []
-        callbacks = configured if isinstance(configured, list) else [configured]
+        callbacks_setting = self.config_init["trainer"].get("callbacks") or []
+        callbacks = callbacks_setting if isinstance(callbacks_setting, list) else [callbacks_setting]
         refuse = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar)
-        kept = [one for one in callbacks if not isinstance(one, refuse)]
-        return super().instantiate_trainer(**kwargs | {"callbacks": kept})
+        usable = [callback for callback in callbacks if not isinstance(callback, refuse)]
+        return super().instantiate_trainer(**kwargs | {"callbacks": usable})

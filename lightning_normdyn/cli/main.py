@@ -1,22 +1,35 @@
-"""The entry point of the command line: choose the command, and turn the user's errors into one sentence."""
+"""The entry point of the command line: choose the command, print what it returns, turn errors into one sentence."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from types import FrameType
 
-from lightning_normdyn.cli.arguments import LIGHTNING_COMMANDS, build_parser
-from lightning_normdyn.cli.extras import MissingExtraError, require
+from lightning_normdyn._version import __version__
+from lightning_normdyn.cli.extras import require
+from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_raises
+from lightning_normdyn.cli.user_errors import is_the_users, one_sentence, users_traceback
+from lightning_normdyn.cli.values import nearest
 
-USER_ERROR = 2
-INTERRUPTED = 130
-TERMINATED = 143
+ERROR, USAGE = 1, 2
+COMMANDS = {
+    "demo": "train a token table on real text and compare its norms with the theory",
+    "fit": "train a model through LightningCLI, e.g. --config sts.yaml",
+    "validate": "run a model's validation through LightningCLI",
+    "test": "run a model's test through LightningCLI",
+    "predict": "write the embeddings of both sides of a trained task, for audit and export",
+    "configs": "list the configs that come with the package, or copy one",
+    "report": "draw the report of a run that trained with NormDynamics",
+    "grid": "train a task with every normalization and say which to take",
+    "advise": "say how to score with a trained model, and what to train next",
+    "audit": "say what the norms of a model's or of ready embeddings carry, and whether to use them",
+    "export": "fold a power of the norms into stored vectors, and fill an index with them",
+    "reproduce": "run the published figures' experiments and write each beside its published number",
+}
+LIGHTNING_COMMANDS = ("fit", "validate", "test")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -26,75 +39,57 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the words after ``normdyn``; by default those of the running process.
 
     Returns:
-        The exit code: 0 if all went well, 2 for an error that is the user's to mend, 130 after Ctrl-C, 143 after a
-        SIGTERM that a command cleaned up after.
+        The exit code, see :mod:`lightning_normdyn.cli`.
     """
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words or bool(os.environ.get("NORMDYN_DEBUG"))
     try:
-        return _run([word for word in words if word != "--debug"])
-    except SystemExit as stop:  # argparse and jsonargparse, after they printed what is wrong
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except Terminated:
-        print("normdyn: terminated", file=sys.stderr)
-        return TERMINATED
-    except KeyboardInterrupt:
-        print("normdyn: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        with sigterm_raises():
+            return _run([word for word in words if word != "--debug"])
+    except (SystemExit, KeyboardInterrupt) as stop:
+        return _exit_code(stop)
     except Exception as error:
-        if debug or not _is_the_users(error):
+        if debug or not is_the_users(error):
             raise
-        print(f"normdyn: {_one_line(error)}", file=sys.stderr)
-        return USER_ERROR
+        text = users_traceback(error)
+        print(f"normdyn: {one_sentence(error)}" if text is None else text, file=sys.stderr)
+        return USAGE if text is None else ERROR
+
+
+def _exit_code(stop: SystemExit | KeyboardInterrupt) -> int:
+    number = ending_signal(stop)
+    if number is None:
+        assert isinstance(stop, SystemExit)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    print("normdyn: terminated" if number == ending_signal(Terminated()) else "normdyn: interrupted", file=sys.stderr)
+    return 128 + number
 
 
 def _run(words: list[str]) -> int:
-    if words and words[0] in LIGHTNING_COMMANDS:
+    if not words or words[0].startswith("-"):
+        return _run_without_command(words)
+    name, *options = words
+    if name in LIGHTNING_COMMANDS:
         return _run_lightning(words)
-    if words and words[0] in ("grid", "advise"):
-        return _run_with_overrides(words)
-    options = build_parser().parse_args(words)
-    if options.command == "demo":
-        require("rich", "tensorboard", extra="cli")
-        from lightning_normdyn.cli.demo import run_demo
+    if name not in COMMANDS:
+        raise ValueError(
+            f"argument COMMAND: invalid choice: '{name}' (choose from {', '.join(COMMANDS)})"
+            f"{nearest(name, tuple(COMMANDS))}"
+        )
+    require("jsonargparse", "rich", extra="cli")
+    from lightning_normdyn.cli.parser import parse
+    from lightning_normdyn.cli.terminal import shown_terminal
 
-        return run_demo(options)
-    if options.command == "reproduce":
-        require("rich", "matplotlib", extra="cli,report")
-        from lightning_normdyn.cli.reproduce import run_reproduce
-
-        return run_reproduce(options)
-    if options.command == "audit":
-        require("rich", "matplotlib", extra="cli,report")
-        from lightning_normdyn.cli.audit.command import run_audit
-
-        with sigterm_raises():
-            return run_audit(options)
-    if options.command == "export":
-        require("rich", extra="cli")
-        from lightning_normdyn.cli.export import run_export
-
-        with sigterm_raises():
-            return run_export(options)
-    require("matplotlib", extra="cli,report")
-    from lightning_normdyn.cli.report import run_report
-
-    return run_report(options)
-
-
-def _run_with_overrides(words: list[str]) -> int:
-    """Commands that hand what they do not know to LightningCLI."""
-    options, of_lightning = build_parser().parse_known_args(words)
-    sys.path.append(str(Path.cwd()))
-    if options.command == "advise":
-        require("jsonargparse", "rich", extra="cli")
-        from lightning_normdyn.cli.advise import run_advise
-
-        return run_advise(options, of_lightning)
-    require("jsonargparse", "rich", "matplotlib", extra="cli,report")
-    from lightning_normdyn.cli.grid.command import run_grid
-
-    return run_grid(options, of_lightning)
+    command = getattr(import_module("lightning_normdyn.cli"), name)
+    arguments = parse(command, options)
+    extra, modules = command.shell.extra
+    require(*modules, extra=extra)
+    if command.shell.overrides is not None:
+        sys.path.append(str(Path.cwd()))  # a config may name a class in the working folder
+    with shown_terminal() as console:
+        record = command(**arguments)
+        record.print_to(console)
+    return int(record.exit_code)
 
 
 def _run_lightning(words: list[str]) -> int:
@@ -108,47 +103,25 @@ def _run_lightning(words: list[str]) -> int:
     return 0
 
 
-def _is_the_users(error: Exception) -> bool:
-    if isinstance(error, ValueError | OSError | MissingExtraError):
-        return True
-    if isinstance(error, RuntimeError) and str(error).startswith("SaveConfigCallback expected"):
-        return True  # a configuration of an earlier run is in the way
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    return isinstance(error, MisconfigurationException)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _run_without_command(words: list[str]) -> int:
+    if words[:1] == ["--version"]:
+        print(f"normdyn {__version__}")
+        return 0
+    if words[:1] in (["--help"], ["-h"]):
+        print(_help())
+        return 0
+    if words:
+        raise ValueError(f"unrecognized arguments: {words[0]}; see normdyn --help")
+    raise ValueError("the following arguments are required: COMMAND; see normdyn --help")
 
 
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end."""
-
-
-@contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Raises :class:`Terminated` where SIGTERM comes in; in threads, which cannot listen to signals, changes nothing.
-
-    Example:
-        >>> try:
-        ...     with sigterm_raises():
-        ...         signal.raise_signal(signal.SIGTERM)
-        ... except Terminated:
-        ...     print("cleaned up")
-        cleaned up
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    del frame
-    signal.signal(number, signal.SIG_IGN)  # a second one must not cut the cleaning short
-    raise Terminated
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
+    return (
+        "usage: normdyn [-h] [--version] COMMAND ...\n\n"
+        "What happens to the lengths of embeddings while a model trains, why, and where they will end.\n\n"
+        f"commands:\n{lines}\n\n"
+        "normdyn COMMAND --help lists the options of a command. --debug, or NORMDYN_DEBUG=1, shows the full traceback "
+        "of an error.\nExit codes: 0 success, 1 error, 2 usage, 130 Ctrl-C, 143 SIGTERM."
+    )

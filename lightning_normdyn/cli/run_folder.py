@@ -1,4 +1,4 @@
-"""The folder of one demo run: made new, never shared with an earlier run."""
+"""Folders that commands write to: made new, checked before anything is computed, with the files of a demo run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary
+if TYPE_CHECKING:
+    from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary
 
 SUMMARY_FILE = "summary.json"
 VOCABULARY_FILE = "vocabulary.tsv"
@@ -76,7 +77,26 @@ def make_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"out: cannot write to '{folder}' ({error.strerror}); choose a folder of your own") from error
+        raise unusable(folder, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Tries whether a folder can be written, or made, without making it.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    nearest = next(ancestor for ancestor in (folder, *folder.absolute().parents) if ancestor.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise unusable(folder, error) from error
+
+
+def unusable(folder: Path, error: OSError, option: str = "out") -> OSError:
+    """The error of a folder that cannot be written, as a sentence that says what to do."""
+    return OSError(f"{option}: cannot write to '{folder}' ({error.strerror}); choose a folder of your own")
 
 
 def _create_default(parent: Path, command: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a reproduced experiment found, and its way to disk and back."""
+"""The record of a reproduced experiment: its numbers beside the expected ones, written to JSON and read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a whole grid found: the numbers of its tables and the sentence at its end."""
+"""Records of a grid: one of each training, written to JSON and read back, and one of the numbers in its tables."""
 
 from __future__ import annotations
 

@@ -80,7 +80,18 @@ def test_a_beir_folder_with_ready_embeddings(files):
     assert audit("--embeddings", "documents.npy", "--beir", files, "--queries", "queries.npy") == 0
     without_ids = numbers()
     assert (
-        audit("--embeddings", "documents.npz", "--beir", files, "--queries", "queries.npz", "--column", "vectors") == 0
+        audit(
+            "--embeddings",
+            "documents.npz",
+            "--beir",
+            files,
+            "--queries",
+            "queries.npz",
+            "--column",
+            "vectors",
+            "--overwrite",
+        )
+        == 0
     )
     assert without_ids["ranking"]["calibration"] == numbers()["ranking"]["calibration"]
     assert without_ids["ranking"]["calibration"]["significant"]
@@ -104,7 +115,7 @@ def test_without_ids_the_order_counts_even_where_ids_are_numbers(tmp_path):
     longest = int(np.linalg.norm(vectors, axis=1).argmax())
     of_beir = ["--beir", ".", "--queries", "queries.npy"]
     for words in (["--texts", "texts.tsv"], of_beir):
-        assert audit("--embeddings", "documents.npy", *words) == 0
+        assert audit("--embeddings", "documents.npy", *words, "--overwrite") == 0
         first = numbers()["longest"][0]
         assert (first["row"], first["id"], first["text"]) == (longest, str(ids[longest]), f"row {longest}")
     assert numbers()["ranking"]["calibration"]["baseline"] == 1.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_normdyn.cli.findings import Findings
+from lightning_normdyn.cli.demos.findings import Findings
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.cli.run_folder import create_run_folder, read_words
 from lightning_normdyn.tasks import TokenContrast

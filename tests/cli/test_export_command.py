@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_normdyn.cli.arguments import build_parser
+from lightning_normdyn.cli import export
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.retrieval import norm_aware_top_k
 from lightning_normdyn.retrieval.indexes import TARGETS
@@ -146,6 +145,5 @@ def test_a_missing_package_is_named(documents, capsys, monkeypatch):
 
 
 def test_the_words_of_the_command_are_the_targets_of_the_table():
-    (commands,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
-    (to,) = (one for one in commands.choices["export"]._actions if one.dest == "to")
+    (to,) = (option for option in export.options if option.name == "to")
     assert list(to.choices) == list(TARGETS)

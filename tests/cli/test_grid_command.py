@@ -2,15 +2,18 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from lightning_normdyn.cli.grid.plan import Plan, read_task
-from lightning_normdyn.cli.grid.processes import run_jobs
+from lightning_normdyn.cli.grids import run as run_module
+from lightning_normdyn.cli.grids.plan import Plan, read_task
+from lightning_normdyn.cli.grids.processes import run_jobs
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.tasks import Retrieval
 
@@ -114,6 +117,14 @@ def test_another_configuration_is_not_mixed_in(grid: Path, monkeypatch, capsys) 
     assert "holds a grid of another configuration" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_grid_that_is_stopped_says_how_to_go_on(workplace: Path, monkeypatch, capsys, number, code) -> None:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(run_module, "run_jobs", Mock(side_effect=lambda *_, **__: signal.raise_signal(number)))
+    assert main(["grid", "--config", "grid.yaml", "--seeds", "1", "--out", f"stopped-{code}"]) == code
+    assert f"Go on with --out stopped-{code}" in capsys.readouterr().out
+
+
 def test_a_model_that_is_no_task_is_refused(workplace: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(workplace)
     words = ["--model", "lightning_normdyn.tasks.TokenContrast", "--data", "lightning_normdyn.tasks.TokenPairs"]
@@ -210,6 +221,6 @@ def trainings_in(folder: Path) -> list[str]:
             line = file.read_bytes().decode(errors="replace")
         except OSError:  # it has just ended
             continue
-        if f"{folder.parent.name}/{folder.name}/job.json" in line and "grid.worker" in line:
+        if f"{folder.parent.name}/{folder.name}/job.json" in line and "grids.worker" in line:
             found.append(line)
     return found

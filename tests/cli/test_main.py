@@ -2,16 +2,19 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
 
 import pytest
 
 from lightning_normdyn import __version__
+from lightning_normdyn.cli import configs, demo
 from lightning_normdyn.cli import main as main_module
-from lightning_normdyn.cli.arguments import build_parser
-from lightning_normdyn.cli.main import main
+from lightning_normdyn.cli.main import COMMANDS, LIGHTNING_COMMANDS, main
+from lightning_normdyn.cli.parser import build_parser, parse
 
 HEAVY = ("torch", "pytorch_lightning", "matplotlib", "numpy", "jsonargparse")
+TYPED_COMMANDS = [name for name in COMMANDS if name not in LIGHTNING_COMMANDS]
 
 
 def heavy_imports(statement):
@@ -20,10 +23,23 @@ def heavy_imports(statement):
     return printed.rpartition("LOADED ")[2].strip()
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["demo", "--help"], ["report", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
 def test_help_loads_nothing_heavy(words):
     statement = f"from lightning_normdyn.cli.main import main\nassert main({words}) == 0"
     assert heavy_imports(statement) == "[]"
+
+
+def test_help_of_commands_loads_their_parser_alone():
+    statement = "from lightning_normdyn.cli.main import main\n" + "\n".join(
+        f"assert main([{name!r}, '--help']) == 0" for name in TYPED_COMMANDS
+    )
+    assert heavy_imports(statement) == "['jsonargparse']"
+
+
+def test_usage_errors_load_no_torch():
+    words = (["nothing"], [], ["demo", "--steps", "0"], ["audit", "--modle", "x"], ["grid"], ["configs", "absent"])
+    statement = "from lightning_normdyn.cli.main import main\n" + "\n".join(f"assert main({w}) == 2" for w in words)
+    assert heavy_imports(statement) == "['jsonargparse']"
 
 
 def test_the_check_for_heavy_imports_can_fail():
@@ -34,6 +50,49 @@ def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert all(command in printed for command in ("demo", "report", "fit", "validate", "test", "predict"))
+    assert all(command in printed for command in COMMANDS)
+
+
+@pytest.mark.parametrize("name", TYPED_COMMANDS)
+def test_every_option_has_help_and_every_command_its_line(name, capsys):
+    command = getattr(import_module("lightning_normdyn.cli"), name)
+    actions = build_parser(command)._actions
+    assert {action.dest for action in actions} == {
+        "help", *(option.name for option in command.options if option.name != "overrides")
+    }  # fmt: skip
+    assert all(action.help for action in actions)
+    assert command.__doc__.lower().startswith(COMMANDS[name][:20])
+
+
+def test_a_command_is_a_function_that_returns_what_it_prints():
+    record = configs()
+    assert "sts.yaml" in [config.name for config in record.configs]
+    assert record.exit_code == 0
+    with pytest.raises(ValueError, match="steps: expected a positive whole number, got 0"):
+        demo(steps=0)
+    with pytest.raises(ValueError, match="optimizer: expected one of sgd, adamw, got 'adam'; did you mean 'adamw'"):
+        demo(optimizer="adam")
+    with pytest.raises(TypeError, match="stepz"):
+        demo(stepz=3)
+    with pytest.raises(ValueError, match=r"text: expected a list, got"):
+        demo(text="a.txt")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["gird"], "did you mean 'grid'?"),
+        (["demo", "--stepz", "3"], "did you mean '--steps'?; see normdyn demo --help"),
+        (["export", "--to", "npyy", "--embeddings", "a", "--out", "b"], "did you mean 'npy'?"),
+        (["configs", "sst"], "did you mean 'sts.yaml'?"),
+        (["reproduce", "--only", "frequency_laws"], "did you mean 'frequency_law'?"),
+    ],
+)
+def test_the_nearest_right_word_is_named(capsys, words, hint):
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert hint in printed
+    assert printed.count("\n") == 1
 
 
 def test_python_dash_m_is_the_console_script():
@@ -114,5 +173,32 @@ def test_a_damaged_summary_is_named(tmp_path, capsys, content):
 
 
 def test_text_files_may_be_named_one_by_one():
-    options = build_parser().parse_args(["demo", "--text", "a.txt", "--text", "b.txt", "c.txt"])
-    assert options.text == ["a.txt", "b.txt", "c.txt"]
+    options = parse(demo, ["--text", "a.txt", "--text", "b.txt", "c.txt"])
+    assert options["text"] == ["a.txt", "b.txt", "c.txt"]
+
+
+def test_configs_are_listed_and_copied_and_never_overwritten_in_silence(capsys, tmp_path):
+    assert main(["configs"]) == 0
+    printed = capsys.readouterr().out
+    assert "Semantic textual similarity with one encoder" in printed
+    assert main(["configs", "sts.yaml", "--out", "mine"]) == 0
+    assert capsys.readouterr().out == "Copied: mine/sts.yaml\n"
+    copy = tmp_path / "mine" / "sts.yaml"
+    copy.write_text("changed")
+    assert main(["configs", "sts", "--out", "mine"]) == 2
+    assert "exists already; pass --overwrite" in capsys.readouterr().err
+    assert copy.read_text() == "changed"
+    assert main(["configs", "sts", "--out", "mine", "--overwrite"]) == 0
+    assert "StsData" in copy.read_text()
+
+
+def test_a_folder_of_runs_lists_those_with_a_history(capsys, tmp_path):
+    for number in range(2):
+        target = tmp_path / "logs" / f"version_{number}" / "normdyn" / "table"
+        target.mkdir(parents=True)
+        (target / "target.json").write_text('{"target": "table"}')
+    assert main(["report", "logs"]) == 2
+    printed = capsys.readouterr().err
+    assert "run: 'logs' is no run but holds 2 below it" in printed
+    assert "e.g. normdyn report logs/version_" in printed
+    assert len(printed.splitlines()) == 3

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_normdyn.cli.main import main
+from lightning_normdyn.cli.signals import Terminated
 from lightning_normdyn.tasks.experiments import EXPERIMENTS
 
 SMALL = {"frequency_law": {"steps": 200}, "class_imbalance": {"steps": 60, "encoder_steps": 20}}
@@ -77,10 +78,10 @@ def test_an_experiment_that_breaks_off_costs_no_other(calls, monkeypatch, capsys
     assert Path("run/reproduce.html").read_text(encoding="utf-8").count("<section") == 1
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_ctrl_c_keeps_what_is_known(calls, monkeypatch, stop):
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (SystemExit, 130), (Terminated, 143)])
+def test_ctrl_c_keeps_what_is_known(calls, monkeypatch, stop, code):
     breaking(monkeypatch, "class_imbalance", stop())
-    assert main([*BOTH, "--out", "run"]) == 130
+    assert main([*BOTH, "--out", "run"]) == code
     assert list(summary()["experiments"]) == ["frequency_law"]
     assert Path("run/reproduce.html").exists()
 

@@ -22,6 +22,8 @@ class EvaluationSplit:
         excluded_pairs: pairs that no ranking may show.
         popularity: how often training has each document, ``[m]``, where that is of interest.
         answers: of each query, what counts as right, where the task has an answer to be put in words.
+        query_ids: of each query, distinct, where the source has any.
+        document_ids: the same of documents.
     """
 
     queries: Sequence[Any]
@@ -30,6 +32,8 @@ class EvaluationSplit:
     excluded_pairs: Judgements | None = None
     popularity: Tensor | None = None
     answers: Sequence[Sequence[str]] | None = None
+    query_ids: Sequence[str] | None = None
+    document_ids: Sequence[str] | None = None
 
     def select(self, queries: Tensor, documents: Tensor) -> EvaluationSplit:
         """The part of the split whose inputs were encoded.
@@ -46,6 +50,8 @@ class EvaluationSplit:
             None if self.excluded_pairs is None else _select_judgements(self.excluded_pairs, queries, documents),
             None if self.popularity is None else self.popularity[documents],
             None if self.answers is None else [self.answers[place] for place in query_places],
+            None if self.query_ids is None else [self.query_ids[place] for place in query_places],
+            None if self.document_ids is None else [self.document_ids[place] for place in document_places],
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,11 +51,13 @@ class PretrainedTextEncoder(TextEncoder):
             warnings.warn(
                 f"model: the final normalisation of {model} is left out, so that norms are free", stacklevel=2
             )
-        self.tokenizer = auto_tokenizer.from_pretrained(model)
+        with _named_in_errors(model):
+            self.tokenizer = auto_tokenizer.from_pretrained(model)
+            loaded = auto_model.from_pretrained(model)
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = _tokens_encoder(auto_model.from_pretrained(model))
+        self.model = _tokens_encoder(loaded)
         # Loaded in evaluation mode, which a trainer would keep: dropout would never be on.
         self.model.train().requires_grad_(not frozen)
         self.dim: int = self.model.config.hidden_size
@@ -81,6 +85,26 @@ class PretrainedTextEncoder(TextEncoder):
         """
         hidden = self.model(attention_mask=attention_mask, **tokens).last_hidden_state
         return _POOLED[self.pooling](hidden.float(), attention_mask.bool())
+
+
+@contextmanager
+def _named_in_errors(model: str) -> Iterator[None]:
+    """Says in one sentence that there is no such model, at once where the name can only be a path.
+
+    Raises:
+        ValueError: in place of the errors of transformers.
+    """
+    if not Path(model).is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise ValueError(f"model: expected a folder, got nothing of that name at '{model}'; check the path")
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if Path(model).is_dir():
+            raise
+        raise ValueError(
+            f"model: expected a folder or a name on the model hub, got '{model}': there is no such folder here, and "
+            "the hub has no such model or cannot be reached; check the name"
+        ) from error
 
 
 def _mean(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -202,6 +202,7 @@ class KnowledgeGraphData(ContrastData):
                 judgements=Judgements(torch.arange(len(facts)), facts[:, 2], torch.ones(len(facts))),
                 excluded_pairs=_other_answers(facts, all_facts),
                 popularity=torch.bincount(self.directed("train")[:, 2], minlength=len(self.graph.entities)),
+                document_ids=self.graph.entities,
             )
         return self._splits[split]
 

@@ -278,9 +278,14 @@ class RecommendationData(ContrastData):
             relevant_pairs += [(len(queries), int(item), 1.0) for item in history.items[first:last]]
             past_pairs += [(len(queries), int(item), 0.0) for item in past]
             queries.append(torch.cat((torch.tensor([user]), _codes(past, self.history_length))))
-        items = range(len(self.interactions.item_ids))
         return EvaluationSplit(
-            queries, items, Judgements.of(relevant_pairs), Judgements.of(past_pairs), self.item_counts
+            queries,
+            range(len(self.interactions.item_ids)),
+            Judgements.of(relevant_pairs),
+            Judgements.of(past_pairs),
+            self.item_counts,
+            query_ids=[self.interactions.user_ids[int(query[0])] for query in queries],
+            document_ids=self.interactions.item_ids,
         )
 
 

@@ -172,6 +172,8 @@ def _evaluated(texts: JudgedTexts, split: str, judgements: Judgements) -> Evalua
         _numbered(judgements, places),
         _numbered(texts.excluded_pairs[split], places) if split in texts.excluded_pairs else None,
         answers=[texts.answers.get(place, ()) for place in query_places] if texts.answers else None,
+        query_ids=[texts.queries.ids[place] for place in query_places],
+        document_ids=texts.documents.ids,
     )
 
 

@@ -1,0 +1,224 @@
+"""Advice on scoring and training from the norms of a trained model: of a checkpoint, or of embeddings in files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words, fitting_checkpoint
+from lightning_normdyn.core import NORMALIZATIONS
+from lightning_normdyn.core.statistics.ranking import ndcg_at
+from lightning_normdyn.datasets import Judgements, Problems
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
+from lightning_normdyn.datasets.formats.qrels import read_qrels
+from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.history.number import measured, show_number
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.contrast.encoded import Encoded
+from lightning_normdyn.tasks.contrast.ranking_measures import ranking_measures
+from lightning_normdyn.tasks.grid.advice import ModelAdvice, advise_on
+from lightning_normdyn.tasks.quiet import quiet_lightning
+
+_MEASURE = "ndcg@10"
+_DEPTH = 10
+
+
+class EmbeddingFiles(NamedTuple):
+    """Embeddings on disk, as the command's options name them.
+
+    Attributes:
+        queries: file of the queries.
+        documents: file of the documents.
+        column: of the embeddings.
+        judgements: file of query, document, grade.
+    """
+
+    queries: str | None
+    documents: str | None
+    column: str | None = None
+    judgements: str | None = None
+
+
+class AdviceRecord(NamedTuple):
+    """What ``normdyn advise`` prints.
+
+    Attributes:
+        advice: two sentences and the numbers behind them.
+        notes: what to know besides.
+    """
+
+    advice: ModelAdvice
+    notes: Sequence[str] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """Success."""
+        return 0
+
+    def print_to(self, console: Console) -> None:
+        """Prints the notes, the numbers, the sentences."""
+        for note in self.notes:
+            console.print(note)
+        diagnosis = self.advice.diagnosis
+        d, qnorm, dnorm = (
+            measured(number) for number in (diagnosis.cohens_d, diagnosis.kappa_qnorm, diagnosis.kappa_dnorm)
+        )
+        console.print(
+            f"Cohen's d {show_number(d, '+.2f')} · variation of norms: queries {diagnosis.query_cv:.3f}, documents "
+            f"{diagnosis.document_cv:.3f} · log10 kappa: qnorm {show_number(qnorm, '.2f')}, dnorm "
+            f"{show_number(dnorm, '.2f')}"
+        )
+        console.print(self.advice.scoring)
+        console.print(self.advice.training)
+
+
+def check_sources(
+    config: Sequence[str] | None, queries: str | None, documents: str | None, overrides: Sequence[str]
+) -> bool:
+    """Says whether advice is on files of embeddings, and not on a checkpoint.
+
+    Raises:
+        ValueError: if options of neither or of both were passed.
+    """
+    of_files = queries is not None or documents is not None
+    if of_files == bool(config):
+        raise ValueError(
+            "advise: expected either --config with --ckpt_path, or --queries with --documents, got "
+            f"{'both' if of_files else 'neither'}; see normdyn advise --help"
+        )
+    if of_files and overrides:
+        raise ValueError(f"advise: expected no further options with --queries and --documents, got {overrides[0]}")
+    return of_files
+
+
+def advise_on_files(files: EmbeddingFiles, temperature: float) -> AdviceRecord:
+    """Advice from embeddings before any normalisation.
+
+    Args:
+        files: of both sides.
+        temperature: of training.
+
+    Raises:
+        ValueError: if they do not fit together.
+        OSError: if a file cannot be read.
+    """
+    if files.queries is None or files.documents is None:
+        raise ValueError("advise: expected both --queries and --documents, got one of them")
+    documents = EmbeddingFile(files.documents, column=files.column)
+    queries = EmbeddingFile(files.queries, preferred_column=files.column)  # an array's name need not be the same
+    for side, file in {"queries": queries, "documents": documents}.items():
+        if not file.rows:
+            raise ValueError(f"{side}: expected at least one vector in {file.file}, got none")
+    if queries.dim != documents.dim:
+        raise ValueError(
+            f"documents: expected vectors of the queries' length, {queries.dim}, got {documents.dim}; are both of one "
+            "model?"
+        )
+    judgements = _judgements(files.judgements, queries, documents)
+    encoded = Encoded(queries.read_finite(), documents.read_finite(), judgements)
+    advice = advise_on(
+        encoded,
+        cosine=_ndcg(encoded, "cosine"),
+        dot=_ndcg(encoded, "dot"),
+        measure=_MEASURE,
+        temperature=temperature,
+    )
+    return AdviceRecord(advice)
+
+
+def _judgements(file: str | None, queries: EmbeddingFile, documents: EmbeddingFile) -> Judgements:
+    if file is not None:
+        problems = Problems(file)
+        query_places, document_places = (places_by_id(side.ids, side.file) for side in (queries, documents))
+        judgements = read_qrels(file, query_places, document_places, problems)
+        problems.report()
+        return judgements
+    if documents.rows < queries.rows:
+        raise ValueError(
+            f"judgements: without them document i answers query i, which needs at least {queries.rows} documents, got "
+            f"{documents.rows}; pass --judgements"
+        )
+    rows = torch.arange(queries.rows)
+    return Judgements(rows, rows, torch.ones(queries.rows))
+
+
+def _ndcg(encoded: Encoded, name: str) -> Tensor:
+    measures = {_MEASURE: partial(ndcg_at, k=_DEPTH)}
+    return ranking_measures(encoded, NORMALIZATIONS[name], measures, depth=_DEPTH)[_MEASURE]
+
+
+def advise_on_checkpoint(
+    config: Sequence[str], ckpt_path: str | None = None, overrides: Sequence[str] = ()
+) -> AdviceRecord:
+    """Advice from a task's configuration and its weights.
+
+    Args:
+        config: files of LightningCLI, or names of shipped ones.
+        ckpt_path: the checkpoint; ``None`` for the configuration's own, or the model before any training.
+        overrides: words of LightningCLI.
+
+    Raises:
+        ValueError: if they do not fit together.
+        OSError: if a file cannot be read.
+    """
+    words = config_words(config, overrides)
+    notes = []
+    with quiet_lightning("Be aware that when using `ckpt_path`"):
+        cli = UnloggedCLI([*words, *WITHOUT_RUN], run=False, command="advise")
+        model: Any = cli.model
+        if not isinstance(model, ContrastiveTask):
+            raise ValueError(
+                "config: expected a model that is a lightning_normdyn.tasks.ContrastiveTask, got "
+                f"{type(model).__name__}; for any other, save embeddings and pass --queries and --documents"
+            )
+        checkpoint = ckpt_path or cli.config.get("ckpt_path")
+        if checkpoint is None:
+            notes.append(
+                "No --ckpt_path: what follows is of the model as the configuration makes it, before any training."
+            )
+        _validate(cli, checkpoint)
+        notes += [model.caveat] if model.caveat else []
+    encoded = model.encoded
+    if encoded is None:
+        raise ValueError("data: expected a validation split with judged pairs, got none")
+    cosine, dot = (model.measures(encoded, NORMALIZATIONS[name])[model.headline] for name in ("cosine", "dot"))
+    advice = advise_on(
+        encoded,
+        cosine=cosine,
+        dot=dot,
+        measure=model.headline,
+        temperature=float(model.contrast.temperature),
+        symmetric=model.symmetry.symmetric,
+    )
+    return AdviceRecord(advice, notes)
+
+
+def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:
+    with fitting_checkpoint(checkpoint):
+        cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
+
+
+def saved(record: AdviceRecord, file: str | None) -> AdviceRecord:
+    """The record, after its numbers went into a file, if one is named."""
+    if file is not None:
+        write_json(Path(file), _plain(record.advice), indent=2)
+    return record
+
+
+def _plain(advice: ModelAdvice) -> dict[str, Any]:
+    scores = {name: score._asdict() for name, score in advice.comparison.scores.items()}
+    diagnosis = {name: measured(value) for name, value in advice.diagnosis._asdict().items()}
+    return {
+        "measure": advice.measure,
+        "queries": advice.comparison.queries,
+        "scores": scores,
+        "diagnosis": diagnosis,
+        "scoring": advice.scoring,
+        "training": advice.training,
+    }

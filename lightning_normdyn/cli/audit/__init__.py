@@ -1,1 +1,0 @@
-"""`normdyn audit`: from files and models to the page."""

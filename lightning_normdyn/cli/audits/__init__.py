@@ -1,0 +1,1 @@
+"""The body of ``normdyn audit``: from files and models to the page."""

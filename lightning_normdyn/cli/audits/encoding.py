@@ -1,0 +1,108 @@
+"""Encodes the texts or images of an audit with its model, and shows how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from rich.progress import Progress
+
+from lightning_normdyn.cli.audits.items import AuditedItems
+from lightning_normdyn.cli.extras import require
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.reading.picture import open_image
+from lightning_normdyn.retrieval.audit import LastLayer
+
+if TYPE_CHECKING:
+    from lightning_normdyn.tasks.audited_model import AuditedModel
+
+
+class EncoderRequest(NamedTuple):
+    """The model of an audit, as the command's options have it.
+
+    Attributes:
+        model: folder or name; ``None`` for ready embeddings.
+        pretrained: weights for a plain name of open_clip.
+        batch_size: inputs at a time.
+        max_length: tokens of a text.
+        device: where it runs, by default a GPU if there is one.
+        save: file for the embeddings of the documents.
+    """
+
+    model: str | None = None
+    pretrained: str | None = None
+    batch_size: int = 32
+    max_length: int = 256
+    device: str | None = None
+    save: str | None = None
+
+
+class Encoding:
+    """A model that encodes the items of an audit.
+
+    Args:
+        model: folder or name.
+        request: how it is used.
+        folder: where embeddings that nobody asked to keep are put.
+        bar: shows how far it is.
+        images: whether documents are images.
+
+    Raises:
+        ValueError: if the model cannot be had.
+    """
+
+    def __init__(self, model: str, request: EncoderRequest, folder: Path, bar: Progress, *, images: bool) -> None:
+        require("transformers", extra="text")
+        from lightning_normdyn.tasks.audited_model import load_audited
+
+        self.batch_size, self.folder, self.bar, self.images = request.batch_size, folder, bar, images
+        self.model: AuditedModel = load_audited(
+            model,
+            pretrained=request.pretrained,
+            max_length=request.max_length,
+            images=images,
+            device=request.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+
+    @property
+    def last_layer(self) -> LastLayer:
+        """Of the model, for documents."""
+        return self.model.last_layer(images=self.images)
+
+    def notes(self) -> list[str]:
+        """What to know of the model, and of texts that were too long for it."""
+        share = self.model.truncated_share
+        note = f"{share:.1%} of the texts are longer than the model takes, and their ends were left out."
+        return [*self.model.notes, *[note] * bool(share)]
+
+    def encode(self, items: AuditedItems, kind: str, *, file: Path | None = None) -> EmbeddingFile:
+        """Encodes items in their order.
+
+        Args:
+            items: texts or images.
+            kind: what the bar calls them.
+            file: where the embeddings go, a temporary place if left out.
+        """
+        from lightning_normdyn.tasks.audited_model import encode_to_file
+
+        target = self.folder / f"{kind.lower()}.npy" if file is None else file
+        size = self.batch_size
+        task = self.bar.add_task(kind, total=len(items.ids))
+
+        def watched(batches: Sequence[list[int]]) -> Iterable[list[int]]:
+            for batch in batches:
+                yield batch
+                self.bar.advance(task, len(batch))
+
+        if items.images is not None:
+            files = items.images
+            encode_to_file(target, files, self._images, batch_size=size, progress=watched)
+        else:
+            texts = items.texts or []
+            encode_to_file(target, texts, self.model.encode_texts, batch_size=size, size_of=len, progress=watched)
+        return EmbeddingFile(target)
+
+    def _images(self, files: Sequence[Path]) -> torch.Tensor:
+        return self.model.encode_images([open_image(file, name=file) for file in files])

@@ -1,0 +1,219 @@
+"""Reads and encodes everything that an audit measures, from the files that its options name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from lightning_normdyn.cli.audits.encoding import EncoderRequest, Encoding
+from lightning_normdyn.cli.audits.items import AuditedItems, items_of
+from lightning_normdyn.cli.audits.queries import EMBEDDED, GatheredQueries, QueryRequest, gather_queries
+from lightning_normdyn.datasets import JudgedTexts, Problems
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.formats.beir import read_beir
+from lightning_normdyn.datasets.formats.covariates import Covariates, read_covariates
+from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
+from lightning_normdyn.retrieval.audit import LastLayer
+from lightning_normdyn.retrieval.audit.text_measures import letters, word_frequency
+
+_LENGTH = "length"
+_FOLDER = "folder"
+
+
+@dataclass(frozen=True)
+class AuditInput:
+    """All that is measured and shown.
+
+    Attributes:
+        name: of the model or the file.
+        embeddings: of the documents.
+        items: what they are of, in the same order.
+        length: of each item, where known.
+        covariates: name to a number for each item.
+        groups: column to the group of each item.
+        judged_queries: queries and judgements.
+        last_layer: of the model.
+        facts: for the line below the heading.
+        notes: on what was left out or taken off.
+    """
+
+    name: str
+    embeddings: EmbeddingFile
+    items: AuditedItems
+    length: Tensor | None
+    covariates: Mapping[str, Tensor]
+    groups: Mapping[str, Sequence[str | None]]
+    judged_queries: GatheredQueries | None
+    last_layer: LastLayer | None
+    facts: Sequence[str]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What is audited, as the command's options have it.
+
+    Attributes:
+        encoder: the model, if there is one.
+        embeddings: file of ready ones.
+        column: of the embeddings.
+        texts: file of the items.
+        images: folder of the items.
+        beir: folder of items, queries and judgements.
+        split: of its judgements.
+        queries: file of queries.
+        judgements: file of query, document, grade.
+        covariates: file of further columns.
+        measure: of rankings.
+    """
+
+    encoder: EncoderRequest = field(default_factory=EncoderRequest)
+    embeddings: str | None = None
+    column: str | None = None
+    texts: str | None = None
+    images: str | None = None
+    beir: str | None = None
+    split: str | None = None
+    queries: str | None = None
+    judgements: str | None = None
+    covariates: str | None = None
+    measure: str = "ndcg@10"
+
+    @property
+    def query_request(self) -> QueryRequest:
+        """Where queries and judgements come from."""
+        return QueryRequest(self.queries, self.judgements, self.column, self.beir, self.split)
+
+    def check(self) -> None:
+        """Refuses options that do not fit together.
+
+        Raises:
+            ValueError: naming them.
+        """
+        model = self.encoder.model
+        if (model is None) == (self.embeddings is None):
+            count = "neither" if model is None else "both"
+            raise ValueError(f"audit: expected either --model or --embeddings, got {count}; see normdyn audit --help")
+        sources = [name for name in ("texts", "images", "beir") if getattr(self, name) is not None]
+        if len(sources) > 1 or (model is not None and not sources):
+            raise ValueError(
+                f"audit: expected one of --texts, --images and --beir{' with --model' * (not sources)}, got "
+                f"{' and '.join(f'--{name}' for name in sources) or 'none'}"
+            )
+        self._check_queries()
+        self._check_save()
+
+    def _check_queries(self) -> None:
+        if self.queries is not None and self.judgements is None and self.beir is None:
+            raise ValueError(
+                "judgements: expected --judgements with --queries, got none; without them nothing can be ranked"
+            )
+        if self.judgements is not None and self.queries is None and self.beir is None:
+            raise ValueError("queries: expected --queries with --judgements, got none")
+        if self.beir is not None and self.queries is not None and not self.queries.endswith(EMBEDDED):
+            raise ValueError(
+                f"queries: expected a file of embeddings beside --beir, which has the texts, got {self.queries}"
+            )
+
+    def _check_save(self) -> None:
+        save = self.encoder.save
+        if save is not None and self.encoder.model is None:
+            raise ValueError("save: expected --model, whose embeddings are kept, got ready ones")
+        if save is not None and not save.endswith(".npy"):
+            raise ValueError(f"save: expected a name that ends in .npy, got {save!r}")
+
+
+def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInput:
+    """Reads and encodes what there is to audit.
+
+    Args:
+        request: checked.
+        folder: for embeddings that are not kept.
+        bar: shows how far encoding is.
+
+    Raises:
+        ValueError: if files do not fit together.
+        OSError: if a file cannot be read.
+    """
+    beir = None if request.beir is None else read_beir(request.beir)
+    sources = _sources(request, beir)
+    encoding, embeddings = _embeddings(request, sources, folder, bar)
+    items = items_of(embeddings, sources)
+    table, notes = _covariates(request.covariates, items.ids)
+    query_judgements = gather_queries(request.query_request, items.ids, embeddings.dim, encoding=encoding, beir=beir)
+    notes += [] if query_judgements is None else query_judgements.notes
+    length_column = table.numbers.pop(_LENGTH, None)
+    length, own_measures = _measured(items, length_column)
+    notes += _of_length(length_column, length)
+    return AuditInput(
+        Path(request.encoder.model or str(request.embeddings)).name,
+        embeddings,
+        items,
+        length,
+        {**own_measures, **table.numbers},
+        {**_folders(items), **table.groups},
+        query_judgements,
+        None if encoding is None else encoding.last_layer,
+        [] if sources is None else [f"of {Path(sources.source).name}"],
+        [*([] if encoding is None else encoding.notes()), *notes],
+    )
+
+
+def _embeddings(
+    request: AuditRequest, sources: AuditedItems | None, folder: Path, bar: Progress
+) -> tuple[Encoding | None, EmbeddingFile]:
+    encoder = request.encoder
+    if encoder.model is None or sources is None:
+        return None, EmbeddingFile(str(request.embeddings), column=request.column)
+    encoding = Encoding(encoder.model, encoder, folder, bar, images=request.images is not None)
+    file = None if encoder.save is None else Path(encoder.save)
+    return encoding, encoding.encode(sources, "Documents", file=file)
+
+
+def _sources(request: AuditRequest, beir: JudgedTexts | None) -> AuditedItems | None:
+    if beir is not None:
+        return AuditedItems.of_texts(str(request.beir), beir.documents)
+    if request.texts is not None:
+        return AuditedItems.of_texts(request.texts, read_listed_texts(request.texts))
+    return None if request.images is None else AuditedItems.of_folder(request.images)
+
+
+def _covariates(file: str | None, ids: Sequence[str]) -> tuple[Covariates, list[str]]:
+    if file is None:
+        return Covariates({}, {}), []
+    problems = Problems(file)
+    covariates = read_covariates(file, {id: place for place, id in enumerate(ids)}, problems)
+    return covariates, [f"{problems}."] if problems.counts else []
+
+
+def _measured(items: AuditedItems, column: Tensor | None) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Length, that of the column first where all items have it, and what else texts and files tell by themselves."""
+    length = column if column is not None and bool(column.isfinite().all()) else None
+    if items.texts is not None:
+        return letters(items.texts) if length is None else length, {"word frequency": word_frequency(items.texts)}
+    if items.images is not None:
+        sizes = torch.tensor([file.stat().st_size for file in items.images], dtype=torch.float64)
+        return length, {"file size": sizes}
+    return length, {}
+
+
+def _of_length(column: Tensor | None, length: Tensor | None) -> list[str]:
+    missing_lengths = 0 if column is None else int((~column.isfinite()).sum())
+    if column is None or not missing_lengths:
+        return []
+    instead = "no length is" if length is None else "the number of letters is"
+    return [
+        f"The column '{_LENGTH}' lacks {missing_lengths:,} of {len(column):,} items and was left out; {instead} used "
+        "instead."
+    ]
+
+
+def _folders(items: AuditedItems) -> dict[str, list[str | None]]:
+    """The folder of each image, where there are several: often its class."""
+    names: list[str | None] = [id.rpartition("/")[0] for id in items.ids] if items.images is not None else []
+    return {_FOLDER: names} if len(set(names)) > 1 else {}

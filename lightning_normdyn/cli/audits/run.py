@@ -1,0 +1,134 @@
+"""Audits what was gathered, and writes the page and the JSON."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from lightning_normdyn.cli.audits.input import AuditInput, AuditRequest, gather_input
+from lightning_normdyn.cli.run_folder import check_writable
+from lightning_normdyn.cli.terminal import terminal
+from lightning_normdyn.datasets import MalformedFileError
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.reading.picture import open_image
+from lightning_normdyn.report.audit import AuditSubject, write_audit
+from lightning_normdyn.report.audit.item import Item, thumbnail
+from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
+
+_CHUNK_NUMBERS = 2**22
+_FILES = ("audit.html", "audit.json")
+
+
+class AuditRecord(NamedTuple):
+    """What ``normdyn audit`` prints and writes.
+
+    Attributes:
+        finding: the first line of the findings.
+        page: the HTML file; the JSON lies beside it.
+        audit: all numbers.
+    """
+
+    finding: str
+    page: Path
+    audit: Audit
+
+    @property
+    def exit_code(self) -> int:
+        """Success."""
+        return 0
+
+    def print_to(self, console: Console) -> None:
+        """Prints the finding and where the page is."""
+        console.print(self.finding)
+        console.print(f"Page: {self.page}")
+
+
+def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> AuditRecord:
+    """Audits and writes the page.
+
+    Args:
+        request: what is audited, and how.
+        out: the folder of the page.
+        overwrite: whether an audit that is there may be replaced.
+
+    Raises:
+        ValueError: if the input does not fit together or holds what it should not; nothing is written then.
+        OSError: if a file cannot be read or written.
+    """
+    request.check()
+    _check_place(Path(out), overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="normdyn-audit-") as folder, _progress(terminal()) as bar:
+        audit_input = gather_input(request, Path(folder), bar)
+        audit = _measure(audit_input, request.measure, bar)
+        subject = AuditSubject(
+            audit_input.name, audit_input.facts, audit_input.notes, extreme_items(audit, audit_input)
+        )
+        page = write_audit(Path(out), audit, subject)
+    return AuditRecord(first_line(audit), page, audit)
+
+
+def _check_place(folder: Path, *, overwrite: bool) -> None:
+    """Refuses a place that cannot be written, or that holds an audit, before anything is computed."""
+    existing = next((folder / name for name in _FILES if (folder / name).exists()), None)
+    if existing is not None and not overwrite:
+        raise ValueError(f"out: '{existing}' exists already; pass --overwrite to replace it, or choose another folder")
+    check_writable(folder)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _measure(audit_input: AuditInput, measure: str, bar: Progress) -> Audit:
+    judged_queries = audit_input.judged_queries
+    names = iter(("Norms", "Rankings"))
+
+    def read() -> Iterable[Tensor]:
+        yield from _watched(audit_input.embeddings, next(names), bar)
+
+    return audit_norms(
+        read,
+        audit_input.embeddings.rows,
+        length=audit_input.length,
+        covariates=audit_input.covariates,
+        groups=audit_input.groups,
+        judged_queries=None
+        if judged_queries is None
+        else JudgedQueries(judged_queries.queries, judged_queries.judgements, measure),
+        last_layer=audit_input.last_layer,
+        name=str(audit_input.embeddings.file),
+    )
+
+
+def _watched(embeddings: EmbeddingFile, name: str, bar: Progress) -> Iterable[Tensor]:
+    task = bar.add_task(name, total=embeddings.rows)
+    for chunk in embeddings.chunks(max(1, _CHUNK_NUMBERS // max(1, embeddings.dim))):
+        yield chunk
+        bar.advance(task, len(chunk))
+
+
+def extreme_items(audit: Audit, audit_input: AuditInput) -> dict[int, Item]:
+    """Ids with texts or thumbnails of the longest, the shortest and the zero vectors; no other text is read."""
+    return {row: _item(row, audit_input) for row in (*audit.longest, *audit.shortest, *audit.zeros)}
+
+
+def _item(row: int, audit_input: AuditInput) -> Item:
+    items = audit_input.items
+    text = "" if items.texts is None else items.texts[row]
+    file = None if items.images is None else items.images[row]
+    picture = ""
+    if file is not None:
+        try:
+            picture = thumbnail(open_image(file, name=file))
+        except MalformedFileError:
+            # All is measured by now, and one picture less takes nothing from it.
+            text = "cannot be opened"
+    return Item(items.ids[row], text, picture)

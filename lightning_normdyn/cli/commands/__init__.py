@@ -1,0 +1,1 @@
+"""The commands as typed functions: their signatures and docstrings make the parser; bodies are imported when called."""

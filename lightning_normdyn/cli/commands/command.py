@@ -1,0 +1,136 @@
+"""What makes a function a command: its options are checked on every call, and it says how a shell spells them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from types import SimpleNamespace, UnionType
+from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from lightning_normdyn.cli.values import Value, nearest
+
+_NAME = Value("NAME")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command, as its annotation has it.
+
+    Attributes:
+        name: of the argument.
+        default: ``inspect.Parameter.empty`` for an option that must be named.
+        value: metavar and check of the value, or of each value of a list.
+        is_list: whether it is a list.
+        choices: the words that it may be, where they are counted.
+        flag: whether naming it means yes.
+    """
+
+    name: str
+    default: Any
+    value: Value = _NAME
+    is_list: bool = False
+    choices: tuple[str, ...] = ()
+    flag: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is inspect.Parameter.empty
+
+    def checked(self, value: Any) -> Any:
+        """The value of a call from Python.
+
+        Raises:
+            ValueError: if it is not what the annotation wants.
+        """
+        try:
+            return self._checked(value)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
+    def _checked(self, value: Any) -> Any:
+        if value is None or self.flag:
+            return value
+        if self.choices and value not in self.choices:
+            raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}{nearest(value, self.choices)}")
+        if not self.is_list:
+            return self.value.check(value)
+        if isinstance(value, str):
+            raise ValueError(f"expected a list, got {value!r}")
+        return [self.value.check(element) for element in value]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """How a shell spells a command.
+
+    Attributes:
+        extra: of the package that it needs, with the modules by which one sees whether it is there.
+        positional: options that are named by their place.
+        underscore_options: options whose name keeps its underscores.
+        overrides: the argument that takes all options that the command does not know.
+        groups: heading to options, for help.
+    """
+
+    extra: tuple[str, tuple[str, ...]] = ("cli", ())
+    positional: Sequence[str] = ()
+    underscore_options: Sequence[str] = ()
+    overrides: str | None = None
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Command(Generic[P, R]):
+    """A function of keyword arguments that checks them before it does anything.
+
+    Args:
+        function: typed and documented.
+        shell: how its options are spelled.
+    """
+
+    def __init__(self, function: Callable[P, R], shell: Shell) -> None:
+        wraps(function)(self)
+        self.function = function
+        self.shell = shell
+
+    @property
+    def options(self) -> list[Option]:
+        """All options in the order of the signature."""
+        hints = SimpleNamespace(__annotations__={**self.function.__annotations__, "return": None})
+        types = get_type_hints(hints, globalns=self.function.__globals__, include_extras=True)
+        return [
+            _option(name, p.default, types[name]) for name, p in inspect.signature(self.function).parameters.items()
+        ]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Checks the arguments and calls the function."""
+        options = {option.name: option for option in self.options}
+        arguments: Any = dict(kwargs)
+        for name in arguments.keys() & options.keys():
+            arguments[name] = options[name].checked(arguments[name])
+        return self.function(*args, **arguments)
+
+
+def command(shell: Shell) -> Callable[[Callable[P, R]], Command[P, R]]:
+    """Makes a function a command."""
+    return lambda function: Command(function, shell)
+
+
+def _option(name: str, default: Any, annotation: Any) -> Option:
+    """Reads an annotation: ``T``, ``T | None``, ``Sequence[T]``, ``Literal``, ``bool`` or ``Annotated``."""
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation,) = (part for part in get_args(annotation) if part is not type(None))
+    if annotation is bool:
+        return Option(name, default, flag=True)
+    is_list = inspect.isclass(get_origin(annotation)) and issubclass(get_origin(annotation), Sequence)
+    if is_list:
+        (annotation,) = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return Option(name, default, choices=get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        (value,) = (note for note in annotation.__metadata__ if isinstance(note, Value))
+        return Option(name, default, value, is_list)
+    return Option(name, default, is_list=is_list)

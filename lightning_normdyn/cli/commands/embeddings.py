@@ -1,0 +1,150 @@
+"""Commands about ready embeddings and models that encode: what their norms carry, and an index that keeps it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from lightning_normdyn.cli.commands.command import Shell, command
+from lightning_normdyn.cli.values import Count, Exponent, File, Folder, Name, Table, Value, exponent
+
+if TYPE_CHECKING:
+    from lightning_normdyn.cli.audits.run import AuditRecord
+    from lightning_normdyn.cli.exports import ExportRecord
+
+ModelFolder = Annotated[str, Value("FOLDER")]
+Tag = Annotated[str, Value("TAG")]
+ArrayFile = Annotated[str, Value("NPY")]
+_GROUPS = {
+    "embeddings and what is folded into them": (
+        "embeddings", "column", "ids", "normalization", "alpha", "gamma_document",
+    ),
+    "what is written": ("to", "out", "name", "index", "dtype", "augment", "metric", "overwrite"),
+    "how the index is measured, and memory": ("queries", "sample", "chunk"),
+}  # fmt: skip
+Place = Annotated[str, Value("PLACE")]
+Kind = Annotated[str, Value("KIND")]
+LearntExponent = Annotated[float, Value("G", exponent)]
+
+
+@command(Shell(extra=("cli,report", ("rich", "matplotlib"))))
+def audit(
+    *,
+    model: ModelFolder | None = None,
+    pretrained: Tag | None = None,
+    embeddings: File | None = None,
+    column: Name | None = None,
+    texts: File | None = None,
+    images: ModelFolder | None = None,
+    beir: ModelFolder | None = None,
+    split: Name | None = None,
+    queries: File | None = None,
+    judgements: Table | None = None,
+    covariates: Table | None = None,
+    measure: Name = "ndcg@10",
+    batch_size: Count = 32,
+    max_length: Count = 256,
+    device: Name | None = None,
+    save: ArrayFile | None = None,
+    out: Folder = "audit",
+    overwrite: bool = False,
+) -> AuditRecord:
+    """Say what the norms of a model's or of ready embeddings carry, and whether to use them.
+
+    From a model with texts or images, or from a file of embeddings; nothing is trained.
+
+    Args:
+        model: of transformers, sentence-transformers or open_clip
+        pretrained: weights for a plain name of open_clip
+        embeddings: ready ones: .npy, .npz, .parquet or .safetensors
+        column: of the embeddings, where files hold several; queries' too
+        texts: one a line, or .tsv or .jsonl with ids; plain or .gz
+        images: of images, at any depth
+        beir: documents, queries and judgements as BEIR has them
+        split: of its judgements (default: test, or the only one)
+        queries: embeddings of queries, or their texts for --model
+        judgements: query, document, grade; ids as in the files
+        covariates: id and further columns: numbers, or names of groups
+        measure: ndcg, mrr, recall, map or hits @k
+        batch_size: inputs at a time
+        max_length: tokens
+        device: of the model (default: cuda where there is one, else cpu)
+        save: keep the embeddings that the model makes
+        out: for both files
+        overwrite: replace the audit that is there
+
+    Returns:
+        The findings, and where the page is.
+
+    Raises:
+        ValueError: if the input does not fit together or holds what it should not; nothing is written then.
+        OSError: if a file cannot be read or written.
+    """
+    from lightning_normdyn.cli.audits.encoding import EncoderRequest
+    from lightning_normdyn.cli.audits.input import AuditRequest
+    from lightning_normdyn.cli.audits.run import run_audit
+
+    encoder = EncoderRequest(model, pretrained, batch_size, max_length, device, save)
+    request = AuditRequest(
+        encoder, embeddings, column, texts, images, beir, split, queries, judgements, covariates, measure
+    )
+    return run_audit(request, out, overwrite=overwrite)
+
+
+@command(Shell(extra=("cli", ("rich",)), groups=_GROUPS))
+def export(
+    *,
+    embeddings: File,
+    to: Literal["npy", "parquet", "safetensors", "faiss", "qdrant", "lancedb", "pgvector"],
+    out: Place,
+    column: Name | None = None,
+    ids: File | None = None,
+    normalization: Literal["cosine", "dot", "qnorm", "dnorm", "learnable"] = "cosine",
+    alpha: Exponent = 0.0,
+    gamma_document: LearntExponent | None = None,
+    name: Name = "embeddings",
+    index: Kind = "flat",
+    dtype: Literal["float32", "float16"] = "float32",
+    augment: bool = False,
+    metric: Literal["inner_product", "euclidean", "cosine"] = "inner_product",
+    overwrite: bool = False,
+    queries: File | None = None,
+    sample: Count = 200,
+    chunk: Count = 16_384,
+) -> ExportRecord:
+    """Fold a power of the norms into stored vectors, and fill an index with them.
+
+    Args:
+        embeddings: .npy, .npz, .parquet or .safetensors
+        to: what is written
+        out: a file, a folder, Qdrant's URL or PostgreSQL's connection string
+        column: of the embeddings, where a file holds several matrices
+        ids: one id a line (default: those in the file, or numbers of rows)
+        normalization: what the embeddings were trained with
+        alpha: further exponent of the norm
+        gamma_document: the learnt exponent, with --normalization learnable
+        name: of the collection or table
+        index: flat, hnsw, ivfpq (faiss, lancedb) or a string for FAISS' index factory
+        dtype: of the stored numbers
+        augment: add a dimension that makes all lengths equal, which keeps rankings and helps some approximate
+            indexes; queries get a zero
+        metric: what the index compares by; others than the default need --augment
+        overwrite: replace what is there
+        queries: embeddings to measure the loss with (default: some of the documents)
+        sample: queries to measure with
+        chunk: embeddings in memory
+
+    Returns:
+        What the embeddings are like, what was written, and what the index loses.
+
+    Raises:
+        ValueError: if embeddings, ids, exponents or what is at the place will not do; nothing is left half-written.
+        OSError: if a file cannot be read or written.
+    """
+    from lightning_normdyn.cli.exports import Written, run_export
+    from lightning_normdyn.retrieval.export.folding import Folding
+
+    folding = Folding(normalization, alpha=alpha, gamma_document=gamma_document, augment=augment, metric=metric)
+    destination = Written(to, out, name, index, dtype, metric, augment, overwrite)
+    return run_export(
+        embeddings, folding, destination, column=column, ids=ids, queries=queries, sample=sample, chunk=chunk
+    )

@@ -1,0 +1,114 @@
+"""Commands about runs: a demo, the report of a run, the published figures, the configs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from lightning_normdyn.cli.commands.command import Shell, command
+from lightning_normdyn.cli.values import Count, File, Folder, Name, Seed
+
+if TYPE_CHECKING:
+    from lightning_normdyn.cli.demos.run import DemoRecord
+    from lightning_normdyn.cli.reports import ReportRecord
+    from lightning_normdyn.cli.reproductions.run import ReproductionRecord
+    from lightning_normdyn.cli.shipped_configs import ConfigsRecord
+
+
+@command(Shell(extra=("cli", ("rich", "tensorboard"))))
+def demo(
+    *,
+    text: Sequence[File] | None = None,
+    optimizer: Literal["sgd", "adamw"] = "sgd",
+    schedule: Literal["cosine", "constant"] = "cosine",
+    steps: Count = 12_000,
+    seed: Seed = 0,
+    out: Folder | None = None,
+) -> DemoRecord:
+    """Train a token table on real text and compare its norms with the theory.
+
+    Args:
+        text: UTF-8 text files, plain or .gz, whose paragraphs are the corpus (default: this Python's documentation)
+        optimizer: of the training
+        schedule: of the learning rate
+        steps: optimizer steps
+        seed: of everything random
+        out: a new or empty folder for the run (default: runs/demo-<time>)
+
+    Returns:
+        The numbers of the table and of ``summary.json``, and where they were saved.
+
+    Raises:
+        ValueError: if the text or the folder will not do.
+        OSError: if the folder cannot be written.
+    """
+    from lightning_normdyn.cli.demos.run import DemoSettings, run_demo
+
+    return run_demo(DemoSettings(text, optimizer, schedule, steps, seed), out)
+
+
+@command(Shell(extra=("cli,report", ("matplotlib",)), positional=("run",)))
+def report(*, run: Folder, out: File | None = None) -> ReportRecord:
+    """Draw the report of a run that trained with NormDynamics.
+
+    Args:
+        run: the run's folder, which holds normdyn/; for a folder of runs, those below it are listed
+        out: where the page goes (default: report.html in the run's folder)
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        FileNotFoundError: if the folder holds no history; the message names the runs below it.
+        ValueError: if a file of the run is damaged.
+        OSError: if the page cannot be written.
+    """
+    from lightning_normdyn.cli.reports import draw_report
+
+    return draw_report(run, out)
+
+
+@command(Shell(extra=("cli,report", ("rich", "matplotlib"))))
+def reproduce(
+    *, only: Sequence[Name] | None = None, quick: bool = False, seed: Seed = 0, out: Folder | None = None
+) -> ReproductionRecord:
+    """Run the published figures' experiments and write each beside its published number.
+
+    Args:
+        only: these experiments alone (default: all)
+        quick: few steps: shows that it runs, not what it finds
+        seed: of everything random
+        out: a folder for the page; one that holds a run of the same seed is gone on with (default:
+            runs/reproduce-<time>)
+
+    Returns:
+        The experiments that finished, why others broke off, and the page.
+
+    Raises:
+        ValueError: if an experiment's name or the folder will not do.
+        OSError: if the folder cannot be written.
+    """
+    from lightning_normdyn.cli.reproductions.run import run_reproduction
+
+    return run_reproduction(only, quick=quick, seed=seed, out=out)
+
+
+@command(Shell(positional=("name",)))
+def configs(*, name: Name | None = None, out: Folder = ".", overwrite: bool = False) -> ConfigsRecord:
+    """List the configs that come with the package, or copy one to change it.
+
+    Args:
+        name: of the config to copy, such as sts.yaml (default: list all)
+        out: the folder that it is copied to (default: the current one)
+        overwrite: replace the file that is there
+
+    Returns:
+        All configs with what they are for, and the copy if one was made.
+
+    Raises:
+        ValueError: if there is no such config, or the file is there already.
+        OSError: if the folder cannot be written.
+    """
+    from lightning_normdyn.cli.shipped_configs import copy_config, list_configs
+
+    return list_configs() if name is None else copy_config(name, out, overwrite=overwrite)

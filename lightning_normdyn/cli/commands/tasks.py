@@ -1,0 +1,135 @@
+"""Commands about tasks, with a config of LightningCLI: which normalization, how to score, their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from lightning_normdyn.cli.commands.command import Shell, command
+from lightning_normdyn.cli.values import ConfigFile, Count, Factor, File, Folder, Name, Table
+
+if TYPE_CHECKING:
+    from lightning_normdyn.cli.advice import AdviceRecord
+    from lightning_normdyn.cli.grids.run import GridRecord
+    from lightning_normdyn.cli.predictions import PredictionRecord
+
+
+@command(Shell(extra=("cli,report", ("jsonargparse", "rich", "matplotlib")), overrides="overrides"))
+def grid(
+    *,
+    config: Sequence[ConfigFile],
+    seeds: Count = 3,
+    variants: Sequence[Name] | None = None,
+    lr_factors: Sequence[Factor] = (0.3, 1.0, 3.0),
+    jobs: Count = 1,
+    out: Folder | None = None,
+    overrides: Sequence[str] = (),
+) -> GridRecord:
+    """Train a task with every normalization and say which to take.
+
+    Further options go to LightningCLI, e.g. --trainer.max_epochs 5.
+
+    Args:
+        config: of LightningCLI, a file or the name of a shipped one; repeatable
+        seeds: trainings a variant
+        variants: these alone, cosine among them (default: all)
+        lr_factors: learning rates each variant tries with the first seed, in units of the config's
+        jobs: trainings at a time
+        out: a folder for the grid; one that holds the same grid is gone on with (default: runs/grid-<time>)
+        overrides: words of LightningCLI
+
+    Returns:
+        The findings, why trainings failed, and the folder.
+
+    Raises:
+        ValueError: if the configuration, a variant or the folder will not do.
+        OSError: if the folder cannot be written.
+    """
+    from lightning_normdyn.cli.grids.run import GridSettings, run_grid
+
+    return run_grid(GridSettings(config, seeds, variants, lr_factors, jobs, overrides), out)
+
+
+@command(
+    Shell(extra=("cli", ("jsonargparse", "rich")), underscore_options=("ckpt_path",), overrides="overrides"),
+)
+def advise(
+    *,
+    config: Sequence[ConfigFile] | None = None,
+    ckpt_path: File | None = None,
+    queries: File | None = None,
+    documents: File | None = None,
+    column: Name | None = None,
+    judgements: Table | None = None,
+    temperature: Factor = 0.05,
+    json: File | None = None,
+    overrides: Sequence[str] = (),
+) -> AdviceRecord:
+    """Say how to score with a trained model, and what to train next.
+
+    From a task's config and checkpoint, or from embeddings before any normalisation. With --config, further options
+    go to LightningCLI.
+
+    Args:
+        config: of LightningCLI, a file or the name of a shipped one; repeatable
+        ckpt_path: the checkpoint (default: the model as the config makes it)
+        queries: embeddings: .npy, .npz, .parquet or .safetensors
+        documents: the same of documents
+        column: of the embeddings, where a file holds several matrices
+        judgements: query id, document id, grade; ids are those of the files, or row numbers from 0 where they have none
+            (default: document i answers query i)
+        temperature: of training
+        json: write all numbers there too
+        overrides: words of LightningCLI
+
+    Returns:
+        The advice with the numbers behind it.
+
+    Raises:
+        ValueError: if neither or both were given, or they do not fit together.
+        OSError: if a file cannot be read or written.
+    """
+    from lightning_normdyn.cli.advice import EmbeddingFiles, advise_on_checkpoint, advise_on_files, check_sources, saved
+
+    of_files = check_sources(config, queries, documents, overrides)
+    if of_files:
+        record = advise_on_files(EmbeddingFiles(queries, documents, column, judgements), temperature)
+    else:
+        record = advise_on_checkpoint(config or (), ckpt_path, overrides)
+    return saved(record, json)
+
+
+@command(
+    Shell(extra=("cli", ("jsonargparse", "rich")), underscore_options=("ckpt_path",), overrides="overrides"),
+)
+def predict(
+    *,
+    config: Sequence[ConfigFile] = (),
+    ckpt_path: File | None = None,
+    split: Literal["validation", "test"] = "test",
+    out: Folder = "embeddings",
+    overwrite: bool = False,
+    overrides: Sequence[str] = (),
+) -> PredictionRecord:
+    """Write the embeddings of both sides of a trained task, with their ids, for audit and export.
+
+    Further options go to LightningCLI. A module that is no task of this package is left to LightningCLI's own predict.
+
+    Args:
+        config: of LightningCLI: the config.yaml that fit saved, or any other; repeatable
+        ckpt_path: the checkpoint (default: the model as the config makes it)
+        split: whose queries and documents are encoded
+        out: a folder for queries.npz, documents.npz and judgements.tsv
+        overwrite: replace what is there
+        overrides: words of LightningCLI
+
+    Returns:
+        The files, and how many rows each has.
+
+    Raises:
+        ValueError: if the configuration or the folder will not do, or files are there already.
+        OSError: if the folder cannot be written.
+    """
+    from lightning_normdyn.cli.predictions import run_prediction
+
+    return run_prediction(config, ckpt_path, split=split, out=out, overwrite=overwrite, overrides=overrides)

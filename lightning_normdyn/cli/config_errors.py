@@ -1,0 +1,203 @@
+"""Errors of LightningCLI's configuration, each as one sentence: the key, the value, the nearest right word.
+
+jsonargparse says in up to sixty lines what each alternative of a type would have wanted; the sentence keeps the first
+line that tells what is wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from lightning_normdyn.cli.values import nearest
+
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_UNKNOWN = re.compile(r"(?:does not accept option|[Oo]ption|[Kk]ey) '([^']+)'(?: is not accepted)?$", re.MULTILINE)
+_NO_ATTRIBUTE = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
+_LITERAL = re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)")
+_TYPE = re.compile(r"Expected a <class '([^']+)'>\. Got value: (.*)")
+_NOT_DOTTED = re.compile(r"Expected a dot import path string: (.*)")
+_BASE = re.compile(r"Subtypes: \[<class '([\w.]+)'>")
+_VALUE = re.compile(r"Given value: (.*)")
+_NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Not a valid subclass", "Expected a ")
+
+
+class ConfigError(ValueError):
+    """A configuration, or words of a command line that override it, will not do."""
+
+
+def config_error(error: Exception, command: str, keys: Iterable[str]) -> ConfigError:
+    """The sentence about words or a config that the parser refused.
+
+    Args:
+        error: as jsonargparse raises it.
+        command: whose help is pointed to.
+        keys: all that a config may have.
+
+    Example:
+        >>> error = Exception("unrecognized arguments: --trainr.max_epochs 3")
+        >>> print(config_error(error, "fit", ["trainer.max_epochs"]))
+        trainr.max_epochs: expected an option of normdyn fit or of LightningCLI, got 3; did you mean
+        'trainer.max_epochs'? normdyn fit --help lists all
+    """
+    text = str(error)
+    sentence = (
+        _unrecognised(text, command, keys)
+        or _missing(text)
+        or _malformed(text)
+        or _unknown_option(text)
+        or _unknown_class(text)
+        or _wrong_value(text)
+        or f"{_path(text) or 'config'}: {_shortened(text)}"
+    )
+    return ConfigError(f"{sentence}{_pointer(sentence, text, command)}")
+
+
+def constructor_complaint(error: ValueError) -> str:
+    """Digs out what a constructor said from what jsonargparse says around it."""
+    text = str(error)
+    if text.startswith("Call to compute_fn of link") and error.__cause__ is not None:
+        return str(error.__cause__)
+    if not text.startswith("Does not validate against any of the Union"):
+        return text
+    alternatives = (line.strip().removeprefix("- ") for line in text.splitlines() if line.strip().startswith("- "))
+    return next((line for line in alternatives if not line.startswith(_NOISE)), text)
+
+
+def _unrecognised(text: str, command: str, keys: Iterable[str]) -> str | None:
+    if text.startswith("unrecognized arguments: "):
+        key, _, value = text.removeprefix("unrecognized arguments: ").lstrip("-").replace("=", " ", 1).partition(" ")
+        words = value.split(" ")
+    elif (match := _UNKNOWN.search(text)) and not _CLASS.search(text):
+        group = re.search(r"Group '([^']+)' does not accept", text)
+        key, words = f"{group.group(1)}.{match.group(1)}" if group else match.group(1), []
+    else:
+        return None
+    value_clause = f", got {words[0]}" if words and words[0] else ""
+    hint = _nearest_key(key, tuple(keys))
+    return f"{key}: expected an option of normdyn {command} or of LightningCLI{value_clause}{hint}"
+
+
+def _nearest_key(key: str, keys: tuple[str, ...]) -> str:
+    """Whole keys first; then their first words, since a class has options that the parser does not know by name."""
+    hint = nearest(key, tuple(name for name in keys if not name.endswith(".help") and ("." in name) == ("." in key)))
+    if hint or "." not in key:
+        return hint
+    first, _, later_words = key.partition(".")
+    return nearest(first, tuple({name.partition(".")[0] for name in keys})).replace("'?", f".{later_words}'?")
+
+
+def _missing(text: str) -> str | None:
+    names = text.partition("arguments are required: ")[2]
+    if not names:
+        return None
+    name = names.split(",")[0].rpartition(".")[2]
+    return f"{name}: expected a value in a config or as --{name}, got none; name a config, e.g. --config sts.yaml"
+
+
+def _malformed(text: str) -> str | None:
+    prefix = "Problems parsing config: "
+    return f"config: expected YAML, got {_shortened(text.removeprefix(prefix))}" if text.startswith(prefix) else None
+
+
+def _unknown_option(text: str) -> str | None:
+    """An option that the class of a config does not have."""
+    classes, match = _CLASS.findall(text), _UNKNOWN.search(text)
+    if not classes or match is None:
+        return None
+    word = match.group(1)
+    return (
+        f"{_path(text)}.{word}: expected an option of {classes[-1]}, got one that it does not have"
+        f"{_value_of(word, text)}{nearest(word, _options_of(classes[-1]))}"
+    )
+
+
+def _unknown_class(text: str) -> str | None:
+    key = _path(text)
+    if match := _NO_ATTRIBUTE.search(text):
+        module, name = match.groups()
+        return f"{key}: expected a class of {module}, got '{name}'{nearest(name, _classes_in(module))}"
+    if match := re.search(r"No module named '([^']+)'", text):
+        path = (_CLASS.findall(text) or [match.group(1)])[-1]
+        return f"{key}: expected the path of a class, got '{path}', but there is no module '{match.group(1)}'"
+    if match := _NOT_DOTTED.search(text):
+        base = _BASE.findall(text)[-1]
+        names = tuple(_subclasses(base))
+        kinds = ", ".join(names) or f"the path of a subclass of {base}"
+        return f"{key}: expected {kinds}, or a dotted path, got '{match.group(1)}'{nearest(match.group(1), names)}"
+    return None
+
+
+def _wrong_value(text: str) -> str | None:
+    key = _path(text)
+    if match := _LITERAL.search(text):
+        choices = tuple(word.strip("' ") for word in match.group(1).split(","))
+        return f"{key}: expected one of {', '.join(choices)}, got '{match.group(2)}'{nearest(match.group(2), choices)}"
+    if match := _TYPE.search(text):
+        return f"{key}: expected {match.group(1)}, got '{match.group(2)}'"
+    types = [name for name in re.findall(r"- Expected an? <class '(\w+)'>", text) if name != "NoneType"]
+    value = _VALUE.search(text)
+    return f"{key}: expected {' or '.join(types)}, got '{value.group(1)}'" if types and value and key else None
+
+
+def _path(text: str) -> str:
+    """The key with those that it lies in: a nested message names each level."""
+    return ".".join(dict.fromkeys(_KEY.findall(text)))
+
+
+def _value_of(word: str, text: str) -> str:
+    match = re.search(rf"'{re.escape(word)}': ([^,}}\]]+)", text) or re.search(
+        r"NestedArg\(key='[^']*', val='([^']*)'", text
+    )
+    return f" ({match.group(1)})" if match else ""
+
+
+def _pointer(sentence: str, text: str, command: str) -> str:
+    """Where the options are listed."""
+    option = next(iter(_KEY.findall(text)), None)
+    mark = " " if sentence.endswith("?") else "; "
+    classes = _CLASS.findall(text)
+    if option in ("model", "data") and len(classes) == 1 and "expected an option of" in sentence:
+        return f"{mark}normdyn fit --{option}.help {classes[0]} lists its options"
+    return f"{mark}normdyn {command} --help lists all" if text.startswith("unrecognized") else ""
+
+
+def _options_of(path: str) -> tuple[str, ...]:
+    """Names of the arguments of a class, those of its base classes included."""
+    cls = _load(path)
+    constructors = [vars(base)["__init__"] for base in inspect.getmro(cls) if "__init__" in vars(base)]
+    names = (name for constructor in constructors[:-1] for name in inspect.signature(constructor).parameters)
+    return tuple(dict.fromkeys(name for name in names if name not in ("self", "args", "kwargs")))
+
+
+def _classes_in(module: str) -> tuple[str, ...]:
+    try:
+        members: Any = import_module(module)
+    except ImportError:
+        return ()
+    return tuple(name for name in dir(members) if inspect.isclass(getattr(members, name, None)))
+
+
+def _subclasses(path: str) -> list[str]:
+    """Names of the loaded subclasses of a class."""
+    waiting, names = [_load(path)], []
+    while waiting:
+        for cls in waiting.pop().__subclasses__():
+            names.append(cls.__name__)
+            waiting.append(cls)
+    return sorted(names)
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _shortened(text: str) -> str:
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
+    telling = [line for line in lines if line and not line.startswith((*_NOISE, "Parser key"))]
+    return " ".join(" ".join(telling or lines).split())[:400]

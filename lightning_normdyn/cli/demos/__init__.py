@@ -1,0 +1,1 @@
+"""The body of ``normdyn demo``: its training, its numbers, its table."""

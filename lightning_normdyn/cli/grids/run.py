@@ -1,0 +1,194 @@
+"""Runs a grid: trials at several learning rates, repeats with other seeds, findings, files."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from lightning_normdyn.cli.fit import config_words
+from lightning_normdyn.cli.grids.plan import Plan, make_folder, read_task
+from lightning_normdyn.cli.grids.processes import grid_progress, run_jobs
+from lightning_normdyn.cli.grids.summary import print_findings
+from lightning_normdyn.cli.signals import ending_signal
+from lightning_normdyn.cli.terminal import terminal
+from lightning_normdyn.cli.values import nearest
+from lightning_normdyn.history.grid_findings import GridFindings
+from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.report.grid import write_grid
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
+from lightning_normdyn.tasks.grid.findings import choose_lrs, find
+
+FINDINGS_FILE = "findings.json"
+
+
+class GridSettings(NamedTuple):
+    """What a grid trains.
+
+    Attributes:
+        config: files of LightningCLI, or names of shipped ones.
+        seeds: trainings a variant.
+        variants: these alone; ``None`` for all of the task.
+        lr_factors: learning rates in units of the configuration's.
+        jobs: trainings at a time.
+        overrides: words of LightningCLI.
+    """
+
+    config: Sequence[str]
+    seeds: int = 3
+    variants: Sequence[str] | None = None
+    lr_factors: Sequence[float] = (0.3, 1.0, 3.0)
+    jobs: int = 1
+    overrides: Sequence[str] = ()
+
+
+class GridRecord(NamedTuple):
+    """What ``normdyn grid`` prints.
+
+    Attributes:
+        folder: of the grid; a second call with it goes on from there.
+        findings: ``None`` if no training finished, or a signal came first.
+        failures: name to reason, of the trainings that failed.
+        page: the HTML file, if there are findings.
+        signal: that ended it early, if one did.
+    """
+
+    folder: Path
+    findings: GridFindings | None
+    failures: Mapping[str, str]
+    page: Path | None
+    signal: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Success, an error if a training failed, or 128 + the signal."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 1 if self.failures or self.findings is None else 0
+
+    def print_to(self, console: Console) -> None:
+        """Prints the tables, the advice, and where the page is."""
+        if self.signal is not None:
+            word = "Terminated" if self.signal == signal.SIGTERM else "Interrupted"
+            console.print(f"{word}; what has finished is in {self.folder}. Go on with --out {self.folder}")
+            return
+        for name, reason in self.failures.items():
+            console.print(f"{name} failed: {reason}")
+        if self.findings is None:
+            console.print(f"No training finished; what each printed is in {self.folder}/runs/*/log.txt")
+            return
+        print_findings(console, self.findings)
+        console.print(
+            f"Page: {self.page} (table: grid.md, figure: grid.svg, numbers: {FINDINGS_FILE}, trainings: runs/)"
+        )
+
+
+def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
+    """Trains every variant and says which to take; whatever finished is saved.
+
+    Args:
+        settings: of the grid.
+        out: its folder, ``None`` for a new one.
+
+    Raises:
+        ValueError: if the configuration, a variant or the folder will not do.
+        OSError: if the folder cannot be written.
+    """
+    words = config_words(settings.config, settings.overrides)
+    task, lr = read_task(words)
+    plan = Plan(
+        words=tuple(words),
+        variants=_variants(task, settings.variants),
+        lrs=tuple(sorted({lr * factor for factor in settings.lr_factors})),
+        seeds=tuple(range(settings.seeds)),
+        folder=make_folder(out, words),
+        threads=max(1, (os.cpu_count() or 1) // settings.jobs),
+    )
+    try:
+        with alone_in(plan.folder):
+            failures = _train(plan, settings.jobs, terminal())
+    except KeyboardInterrupt as stop:
+        return GridRecord(plan.folder, None, {}, None, ending_signal(stop))
+    runs = plan.results()
+    if not runs:
+        return GridRecord(plan.folder, None, failures, None)
+    findings = find(
+        runs,
+        task=task.__name__,
+        symmetry=task.symmetry,
+        floors=plan.floors(),
+        variants=plan.variants,
+        caveat=task.caveat,
+    )
+    return GridRecord(plan.folder, findings, failures, _write(plan, findings))
+
+
+def _variants(task: type[ContrastiveTask], names: Sequence[str] | None) -> tuple[str, ...]:
+    unknown_names = [name for name in names or () if name not in task.variants]
+    if unknown_names:
+        raise ValueError(
+            f"variants: expected some of {', '.join(task.variants)}, got {unknown_names[0]!r}"
+            f"{nearest(unknown_names[0], task.variants)}"
+        )
+    if names and "cosine" not in names:
+        raise ValueError(f"variants: expected cosine among them, which others are compared with, got {names}")
+    return tuple(name for name in task.variants if names is None or name in names)
+
+
+def _train(plan: Plan, jobs: int, console: Console) -> dict[str, str]:
+    trials = plan.trials()
+    total = len(trials) + len(plan.variants) * (len(plan.seeds) - 1)
+    with grid_progress(console, total, is_watched=console.is_terminal) as progress:
+        failures = run_jobs(_missing(trials, progress), at_once=jobs, progress=progress)
+        runs = plan.results()
+        repeats = plan.repeats(choose_lrs(runs)) if runs else []
+        failures |= run_jobs(_missing(repeats, progress), at_once=jobs, progress=progress)
+    return failures
+
+
+def _missing(jobs: Sequence[Any], progress: Any) -> list[Any]:
+    """The jobs without a result; the others count as done."""
+    for job in jobs:
+        if job.result.is_file():
+            progress(job, 1.0)
+    return [job for job in jobs if not job.result.is_file()]
+
+
+def _write(plan: Plan, findings: GridFindings) -> Path:
+    content = asdict(findings)
+    content["comparison"] = findings.comparison._asdict() | {
+        "scores": {name: score._asdict() for name, score in findings.comparison.scores.items()}
+    }
+    content["runs"] = [f"{run.variant}, lr {run.lr:g}, seed {run.seed}" for run in findings.runs]
+    write_json(plan.folder / FINDINGS_FILE, content, indent=2)
+    return write_grid(plan.folder, findings)
+
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
+_FILE = ".lock"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other grids out of a folder; a process that ends, however it does, lets go of it.
+
+    Raises:
+        ValueError: if another process works there.
+    """
+    with (folder / _FILE).open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(f"out: another normdyn grid works in '{folder}'; wait for it, or stop it") from error
+        yield

@@ -1,0 +1,134 @@
+"""The parser of a command, made of the signature and the docstring of its function."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from docstring_parser import parse as parse_docstring
+from docstring_parser.common import DocstringStyle
+from jsonargparse import ArgumentParser
+
+from lightning_normdyn.cli.commands.command import Command, Option
+from lightning_normdyn.cli.values import nearest
+
+
+class UsageError(ValueError):
+    """The words of a command line do not fit the command; the message says how in one sentence."""
+
+
+def build_parser(command: Command[..., Any]) -> ArgumentParser:
+    """Builds the parser of a command.
+
+    Args:
+        command: the function; the first line of its docstring is the description, its ``Args`` are the help.
+    """
+    documentation = parse_docstring(inspect.getdoc(command.function) or "", DocstringStyle.GOOGLE)
+    helps = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documentation.params}
+    parser = ArgumentParser(
+        prog=f"normdyn {command.function.__name__}",
+        description=f"{documentation.short_description} {_paragraph(documentation.long_description)}".strip(),
+        formatter_class=argparse.HelpFormatter,
+        exit_on_error=False,
+        default_env=False,
+    )
+    groups = {title: parser.add_argument_group(title) for title in command.shell.groups}
+    title_of = {name: title for title, names in command.shell.groups.items() for name in names}
+    for option in command.options:
+        if option.name != command.shell.overrides:
+            container = groups[title_of[option.name]] if option.name in title_of else parser
+            _add(container, option, command, helps.get(option.name, ""))
+    return parser
+
+
+def parse(command: Command[..., Any], words: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments of a command; what was not named is left out, so that the function's default holds.
+
+    Raises:
+        UsageError: if words do not fit.
+        SystemExit: after ``--help`` was printed.
+    """
+    parser = build_parser(command)
+    overrides: list[str] = []
+    if command.shell.overrides is not None:
+        words, overrides = _split(words, set(parser._option_string_actions))
+    try:
+        options: dict[str, Any] = parser.parse_args(list(words)).as_dict()
+    except argparse.ArgumentError as error:
+        raise UsageError(_sentence(error, parser, command)) from None
+    if command.shell.overrides is not None:
+        options[command.shell.overrides] = overrides
+    return options
+
+
+def spelled(option: str, command: Command[..., Any]) -> str:
+    """The option as a shell spells it."""
+    return f"--{option}" if option in command.shell.underscore_options else f"--{option.replace('_', '-')}"
+
+
+def _add(container: Any, option: Option, command: Command[..., Any], help_text: str) -> None:
+    details: dict[str, Any] = {
+        "help": _with_default(help_text, option).replace("%", "%%"),
+        "default": argparse.SUPPRESS,
+    }
+    if option.flag:
+        container.add_argument(spelled(option.name, command), action="store_true", **details)
+        return
+    if option.choices:
+        details["choices"] = option.choices
+    else:
+        details |= {"type": _word_check(option.value.check), "metavar": option.value.metavar}
+    if option.is_list:
+        details |= {"action": "append"} if option.value.one_word else {"action": "extend", "nargs": "+"}
+    if option.name in command.shell.positional:
+        nargs = {} if option.required else {"nargs": "?"}
+        container.add_argument(option.name, **details | nargs)
+    else:
+        container.add_argument(spelled(option.name, command), dest=option.name, required=option.required, **details)
+
+
+def _word_check(check: Callable[[Any], Any]) -> Callable[[str], Any]:
+    def of_word(word: str) -> Any:
+        try:
+            return check(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return of_word
+
+
+def _with_default(help_text: str, option: Option) -> str:
+    if option.required or option.flag or option.default is None or "(default" in help_text:
+        return help_text
+    default = option.default
+    words = " ".join(f"{value:g}" for value in default) if isinstance(default, tuple) else str(default)
+    return f"{help_text.rstrip('.')} (default: {words})"
+
+
+def _split(words: Sequence[str], options: set[str]) -> tuple[list[str], list[str]]:
+    """The words of the command's options, and those of options that it does not know."""
+    sides: tuple[list[str], list[str]] = ([], [])
+    side = 0
+    for word in words:
+        if word.startswith("-"):
+            side = int(word.split("=")[0] not in options)
+        sides[side].append(word)
+    return sides
+
+
+def _sentence(error: argparse.ArgumentError, parser: ArgumentParser, command: Command[..., Any]) -> str:
+    text = " ".join(str(error).split())
+    if text.startswith("unrecognized arguments: "):
+        word = text.removeprefix("unrecognized arguments: ").split(" ")[0].split("=")[0]
+        text = f"{text}{nearest(word, tuple(parser._option_string_actions))}"
+    if "invalid choice" in text:
+        option = next((o for o in command.options if spelled(o.name, command) in text), None)
+        word = text.partition("invalid choice: '")[2].partition("'")[0]
+        text += nearest(word, option.choices) if option is not None else ""
+    return f"{text.rstrip('.')}; see {parser.prog} --help"
+
+
+def _paragraph(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split())

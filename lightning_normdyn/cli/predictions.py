@@ -1,0 +1,186 @@
+"""Writes the embeddings of a trained task with their ids, as the files that audit, advise and export take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from torch import Tensor
+
+from lightning_normdyn.cli.fit import WITHOUT_RUN, NormdynCLI, UnloggedCLI, config_words, fitting_checkpoint
+from lightning_normdyn.cli.run_folder import check_writable, make_writable
+from lightning_normdyn.datasets import Judgements
+from lightning_normdyn.tasks import ContrastiveTask, TokenContrast, TokenPairs
+from lightning_normdyn.tasks.contrast.encoded import Encoded
+from lightning_normdyn.tasks.quiet import quiet_lightning
+
+QUERIES, DOCUMENTS, JUDGEMENTS = "queries.npz", "documents.npz", "judgements.tsv"
+
+
+class PredictionRecord(NamedTuple):
+    """What ``normdyn predict`` prints.
+
+    Attributes:
+        rows: file to the number of its rows, in the order of writing; empty if LightningCLI predicted.
+        notes: what to know besides.
+    """
+
+    rows: dict[Path, int]
+    notes: Sequence[str] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """Success."""
+        return 0
+
+    def print_to(self, console: Console) -> None:
+        """Prints the files, and a command that takes them."""
+        for note in self.notes:
+            console.print(note)
+        for file, rows in self.rows.items():
+            console.print(f"{file}: {rows:,} rows")
+        files = {file.name: file for file in self.rows}
+        if JUDGEMENTS in files:
+            console.print(
+                f"Look at them: normdyn audit --embeddings {files[DOCUMENTS]} --queries {files[QUERIES]} "
+                f"--judgements {files[JUDGEMENTS]}"
+            )
+        elif files:
+            console.print(f"Look at them: normdyn audit --embeddings {files[DOCUMENTS]}")
+
+
+class Sides(NamedTuple):
+    """What is written.
+
+    Attributes:
+        documents: embeddings ``[m, d]``.
+        document_ids: of each.
+        queries: embeddings ``[n, d]``; ``None`` where one table serves both sides.
+        query_ids: of each.
+        judgements: pairs of positions.
+    """
+
+    documents: Tensor
+    document_ids: Sequence[str]
+    queries: Tensor | None = None
+    query_ids: Sequence[str] = ()
+    judgements: Judgements | None = None
+
+
+def run_prediction(
+    config: Sequence[str],
+    ckpt_path: str | None,
+    *,
+    split: Literal["validation", "test"],
+    out: str,
+    overwrite: bool = False,
+    overrides: Sequence[str] = (),
+) -> PredictionRecord:
+    """Encodes a split and writes both sides.
+
+    Args:
+        config: files of LightningCLI, or names of shipped ones.
+        ckpt_path: the checkpoint; ``None`` for the configuration's own, or the model before any training.
+        split: whose queries and documents are encoded.
+        out: folder of the files.
+        overwrite: whether files that are there may be replaced.
+        overrides: words of LightningCLI.
+
+    Raises:
+        ValueError: if the configuration or the folder will not do.
+        OSError: if the folder cannot be written.
+    """
+    folder = Path(out)
+    existing = next((folder / name for name in (QUERIES, DOCUMENTS, JUDGEMENTS) if (folder / name).exists()), None)
+    if existing is not None and not overwrite:
+        raise ValueError(f"out: '{existing}' exists already; pass --overwrite to replace it, or choose another folder")
+    check_writable(folder)
+    words = config_words(config, overrides)
+    with quiet_lightning("Be aware that when using `ckpt_path`"):
+        cli = UnloggedCLI([*words, *WITHOUT_RUN], run=False, command="predict")
+        checkpoint = ckpt_path or cli.config.get("ckpt_path")
+        if isinstance(cli.model, TokenContrast):
+            sides = _of_table(cli, checkpoint)
+        elif isinstance(cli.model, ContrastiveTask):
+            sides = _of_task(cli, checkpoint, split)
+        else:
+            NormdynCLI(["predict", *words, *([f"--ckpt_path={ckpt_path}"] if ckpt_path else [])])
+            return PredictionRecord({}, ["The module is no task of this package: LightningCLI ran its predict_step."])
+    notes = [] if checkpoint else ["No --ckpt_path: the model is as the configuration makes it, before any training."]
+    return PredictionRecord(_write(folder, sides), notes)
+
+
+def _of_task(cli: UnloggedCLI, checkpoint: str | None, split: Literal["validation", "test"]) -> Sides:
+    """Both sides of a split, by the task's own evaluation."""
+    model: Any = cli.model
+    model.measures_floors = False
+    evaluate = cli.trainer.test if split == "test" else cli.trainer.validate
+    with fitting_checkpoint(checkpoint):
+        evaluate(model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
+    encoded: Encoded | None = model.encoded
+    if encoded is None:
+        raise ValueError(f"data: expected a {split} split, got none")
+    encoded_split = encoded.split
+    return Sides(
+        encoded.documents,
+        _ids(None if encoded_split is None else encoded_split.document_ids, len(encoded.documents)),
+        encoded.queries,
+        _ids(None if encoded_split is None else encoded_split.query_ids, len(encoded.queries)),
+        encoded.judgements,
+    )
+
+
+def _of_table(cli: UnloggedCLI, checkpoint: str | None) -> Sides:
+    """The words and the rows of the token task, whose table serves both sides."""
+    model: Any = cli.model
+    data: Any = cli.datamodule
+    if checkpoint is not None:
+        with fitting_checkpoint(checkpoint):
+            model = TokenContrast.load_from_checkpoint(checkpoint, map_location="cpu")
+    if not isinstance(data, TokenPairs):
+        return Sides(model.table.weight.detach().cpu(), _ids(None, model.table.num_embeddings))
+    data.setup("predict")
+    return Sides(model.table.weight.detach().cpu(), data.vocabulary.words)
+
+
+def _ids(ids: Sequence[str] | None, rows: int) -> Sequence[str]:
+    return [str(row) for row in range(rows)] if ids is None else ids
+
+
+def _write(folder: Path, sides: Sides) -> dict[Path, int]:
+    make_writable(folder)
+    rows = {folder / DOCUMENTS: _write_embeddings(folder / DOCUMENTS, sides.documents, sides.document_ids)}
+    if sides.queries is not None:
+        rows[folder / QUERIES] = _write_embeddings(folder / QUERIES, sides.queries, sides.query_ids)
+    if sides.judgements is not None:
+        rows[folder / JUDGEMENTS] = _write_judgements(folder / JUDGEMENTS, sides)
+    return rows
+
+
+def _write_embeddings(file: Path, vectors: Tensor, ids: Sequence[str]) -> int:
+    """Writes beside the name and moves it there in one step."""
+    temporary_file = file.with_name(f"{file.name}.tmp")
+    try:
+        with temporary_file.open("wb") as stream:
+            np.savez(stream, ids=np.array(list(ids)), embeddings=vectors.float().cpu().numpy())
+        temporary_file.replace(file)
+    finally:
+        temporary_file.unlink(missing_ok=True)
+    return len(vectors)
+
+
+def _write_judgements(file: Path, sides: Sides) -> int:
+    """Writes query, document, grade; a grade of 0 or less is not relevant and is left out."""
+    assert sides.judgements is not None
+    relevant = sides.judgements.relevant()
+    pairs = zip(relevant.queries.tolist(), relevant.documents.tolist(), relevant.grades.tolist(), strict=True)
+    lines = [
+        f"{sides.query_ids[query]}\t{sides.document_ids[document]}\t{grade:g}\n" for query, document, grade in pairs
+    ]
+    temporary_file = file.with_name(f"{file.name}.tmp")
+    temporary_file.write_text("".join(lines), encoding="utf-8")
+    temporary_file.replace(file)
+    return len(lines)

@@ -1,0 +1,156 @@
+"""Runs the published figures' experiments, each beside the published number."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lightning_normdyn.cli.demos.findings import versions
+from lightning_normdyn.cli.reproductions.folder import Reproduction
+from lightning_normdyn.cli.signals import ending_signal
+from lightning_normdyn.cli.terminal import terminal
+from lightning_normdyn.cli.values import nearest
+from lightning_normdyn.history.experiment import ExperimentRecord
+from lightning_normdyn.history.number import show_number
+from lightning_normdyn.report.experiments import write_reproduction
+from lightning_normdyn.tasks.experiments import EXPERIMENTS
+from lightning_normdyn.tasks.quiet import one_thread
+
+PAGE = "reproduce.html"
+_QUICK = "--quick takes too few steps for norms to settle: it shows that everything runs, not what it finds."
+
+
+class ReproductionRecord(NamedTuple):
+    """What ``normdyn reproduce`` prints.
+
+    Attributes:
+        records: of the experiments that finished, in the order of the table.
+        failures: name to reason, of those that broke off.
+        settings: seed and whether it was quick.
+        page: the HTML file; ``None`` if no experiment finished.
+        signal: that ended it early, if one did.
+    """
+
+    records: Mapping[str, ExperimentRecord]
+    failures: Mapping[str, str]
+    settings: Mapping[str, Any]
+    page: Path | None
+    signal: int | None
+
+    @property
+    def exit_code(self) -> int:
+        """Success, an error if an experiment broke off, or 128 + the signal."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 1 if self.failures else 0
+
+    def print_to(self, console: Console) -> None:
+        """Prints the table and where the page is."""
+        for name, reason in self.failures.items():
+            console.print(f"{name} broke off: {reason}")
+        if not self.records:
+            return
+        console.print(_table(self.records), soft_wrap=False)
+        if self.settings["quick"]:
+            console.print(_QUICK)
+        seconds = sum(record.seconds for record in self.records.values())
+        console.print(f"{seconds:.0f} s in all. SRV: arXiv 2606.30625.")
+        console.print(f"Page: {self.page} (numbers: summary.json; what is drawn: experiments/)")
+
+
+def run_reproduction(
+    only: Sequence[str] | None = None, *, quick: bool = False, seed: int = 0, out: str | None = None
+) -> ReproductionRecord:
+    """Runs the experiments one after the other and writes their page; what finished is saved in every case.
+
+    Args:
+        only: these experiments alone.
+        quick: whether steps are few.
+        seed: of everything random.
+        out: the folder, ``None`` for a new one.
+
+    Raises:
+        ValueError: if an experiment's name or the folder will not do.
+        OSError: if the folder cannot be written.
+    """
+    names = _names(only)
+    reproduction = Reproduction(out, {"seed": seed, "quick": quick})
+    stop_signal = _run(names, reproduction, terminal())
+    reproduction.save()
+    finished_records = {name: reproduction.records[name] for name in EXPERIMENTS if name in reproduction.records}
+    page = _write_page(reproduction, list(finished_records.values())) if finished_records else None
+    return ReproductionRecord(finished_records, reproduction.failures, reproduction.settings, page, stop_signal)
+
+
+def _names(only: Sequence[str] | None) -> list[str]:
+    unknown_names = [name for name in only or () if name not in EXPERIMENTS]
+    if unknown_names:
+        raise ValueError(
+            f"only: expected experiments among {', '.join(EXPERIMENTS)}, got '{unknown_names[0]}'"
+            f"{nearest(unknown_names[0], tuple(EXPERIMENTS))}"
+        )
+    return [name for name in EXPERIMENTS if only is None or name in only]
+
+
+def _run(names: list[str], reproduction: Reproduction, console: Console) -> int | None:
+    """Runs what is not there yet; returns the signal that ended it, if one did."""
+    with _progress(console, len(names)) as progress, one_thread():
+        for name in names:
+            progress.update(progress.task_ids[0], description=name)
+            try:
+                _run_one(name, reproduction)
+            except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
+                return ending_signal(stop) or int(signal.SIGINT)
+            except OSError:
+                raise
+            except Exception as error:
+                reproduction.failures[name] = f"{type(error).__name__}: {error}"
+            progress.advance(progress.task_ids[0])
+    return None
+
+
+def _run_one(name: str, reproduction: Reproduction) -> None:
+    if name in reproduction.records:
+        return
+    experiment = EXPERIMENTS[name]
+    steps = experiment.quick if reproduction.settings["quick"] else {}
+    reproduction.add(experiment.run(seed=reproduction.settings["seed"], **steps))
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Progress]:
+    """A bar over experiments; a file or a pipe gets none."""
+    columns = (SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
+        progress.add_task("", total=total)
+        yield progress
+
+
+def _write_page(reproduction: Reproduction, records: list[ExperimentRecord]) -> Path:
+    facts = {"seed": reproduction.settings["seed"], **versions()}
+    if reproduction.settings["quick"]:
+        facts["note:"] = _QUICK
+    return write_reproduction(reproduction.folder / PAGE, records, facts=facts)
+
+
+def _table(records: Mapping[str, ExperimentRecord]) -> Table:
+    """One line per finding, experiments apart, in 80 columns or more."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("experiment", no_wrap=True)
+    table.add_column("quantity")
+    table.add_column("published\nor expected", justify="right", no_wrap=True)
+    table.add_column("measured", justify="right", no_wrap=True)
+    for name, record in records.items():
+        for place, finding in enumerate(record.findings):
+            expected = show_number(finding.expected, ".4g")
+            table.add_row("" if place else name, finding.quantity, expected, show_number(finding.measured, ".4g"))
+        table.add_section()
+    return table

@@ -1,0 +1,72 @@
+"""Errors that a user can mend: one sentence for our own checks, the user's frames for errors of the user's code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import sysconfig
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from lightning_normdyn.cli.extras import MissingExtraError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LIBRARIES = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
+def is_the_users(error: Exception) -> bool:
+    """Whether the user can mend what is wrong, as far as the kind of the error tells."""
+    if isinstance(error, ValueError | OSError | MissingExtraError):
+        return True
+    if isinstance(error, RuntimeError) and str(error).startswith("SaveConfigCallback expected"):
+        return True  # a configuration of an earlier run is in the way
+    exceptions = sys.modules.get("lightning_fabric.utilities.exceptions")  # not loaded, so not raised
+    return exceptions is not None and isinstance(error, exceptions.MisconfigurationException)
+
+
+def one_sentence(error: Exception) -> str:
+    """The message on one line, but for a list that it ends with."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        advice = "check the path" if error.errno == errno.ENOENT else "choose a file or a folder of your own"
+        return f"cannot use '{error.filename}' ({error.strerror}); {advice}"
+    first, *listing = str(error).split("\n  ")
+    return "\n  ".join([" ".join(first.split()) or type(error).__name__, *listing]).rstrip()
+
+
+def users_traceback(error: BaseException) -> str | None:
+    """The traceback of an error that comes out of the user's own code, without the frames of libraries.
+
+    Args:
+        error: as caught.
+
+    Returns:
+        Frames, message and a hint; ``None`` if no frame is the user's own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = [
+            summary
+            for (frame, _), summary in zip(
+                traceback.walk_tb(cause.__traceback__), traceback.extract_tb(cause.__traceback__), strict=True
+            )
+            if _is_the_users_own(frame)
+        ]
+        if frames:
+            lines = "".join(traceback.format_list(frames))
+            message = "".join(traceback.format_exception_only(cause)).rstrip()
+            return (
+                f"Traceback (your own frames):\n{lines}{message}\n"
+                "normdyn: the error comes out of your own code; --debug shows the frames of the libraries too"
+            )
+        cause = cause.__cause__
+    return None
+
+
+def _is_the_users_own(frame: FrameType) -> bool:
+    name = frame.f_code.co_filename
+    if name.startswith("<"):
+        return False
+    file = Path(name).resolve()
+    # Compiled modules name sources that are not installed.
+    return file.is_file() and not any(file.is_relative_to(folder) for folder in (_PACKAGE, *_LIBRARIES))

@@ -1,0 +1,107 @@
+"""Types of command options: what a value must be, for words of a shell and for calls from Python alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Annotated, Any, NamedTuple
+
+_MOST = 10**12
+_SEEDS = 2**32
+
+
+class Value(NamedTuple):
+    """Metadata of an annotation.
+
+    Attributes:
+        metavar: what help calls the value.
+        check: turns a word or a value into the value, or raises ``ValueError`` with what was expected.
+        one_word: whether a list takes one word each time its option is named, and not all words that follow.
+    """
+
+    metavar: str
+    check: Callable[[Any], Any] = str
+    one_word: bool = False
+
+
+def count(value: int | str) -> int:
+    """A positive whole number.
+
+    Example:
+        >>> count("12")
+        12
+    """
+    number = _whole(value)
+    if number is None or number < 1:
+        raise ValueError(f"expected a positive whole number, got {value!r}")
+    if number > _MOST:
+        raise ValueError(f"expected at most {_MOST}, got {value!r}")
+    return number
+
+
+def seed(value: int | str) -> int:
+    """A number that random generators start from."""
+    number = _whole(value)
+    if number is None or not 0 <= number < _SEEDS:
+        raise ValueError(f"expected a whole number from 0 to {_SEEDS - 1}, got {value!r}")
+    return number
+
+
+def exponent(value: float | str) -> float:
+    """Any finite number."""
+    number = _number(value)
+    if not abs(number) < float("inf"):
+        raise ValueError(f"expected a number, got {value!r}")
+    return number
+
+
+def factor(value: float | str) -> float:
+    """A positive finite number."""
+    number = _number(value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"expected a positive number, got {value!r}")
+    return number
+
+
+def folder(value: object) -> str:
+    """The name of a folder."""
+    name = str(value)
+    if not name.strip():
+        raise ValueError("expected the name of a folder, got nothing")
+    return name
+
+
+def nearest(word: str, words: tuple[str, ...]) -> str:
+    """Asks whether the most similar word was meant; empty where none is similar.
+
+    Example:
+        >>> nearest("qnrom", ("cosine", "qnorm")), nearest("xyz", ("cosine",))
+        ("; did you mean 'qnorm'?", '')
+    """
+    similar = get_close_matches(word, words, n=1)
+    return f"; did you mean '{similar[0]}'?" if similar else ""
+
+
+def _whole(value: int | str) -> int | None:
+    if isinstance(value, str):
+        return int(value) if value.isdecimal() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: float | str) -> float:
+    """The number that a word says, NaN if it says none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+Count = Annotated[int, Value("N", count)]
+Seed = Annotated[int, Value("N", seed)]
+Exponent = Annotated[float, Value("A", exponent)]
+Factor = Annotated[float, Value("F", factor)]
+Folder = Annotated[str, Value("DIR", folder)]
+File = Annotated[str, Value("FILE")]
+Name = Annotated[str, Value("NAME")]
+Table = Annotated[str, Value("TSV")]
+ConfigFile = Annotated[str, Value("FILE", one_word=True)]

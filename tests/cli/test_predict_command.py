@@ -1,0 +1,116 @@
+"""``normdyn predict`` writes both sides of a task with ids, as audit, advise and export take them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pytorch_lightning.demos.boring_classes import BoringModel
+
+from lightning_normdyn.cli import audit, export, predict
+from lightning_normdyn.cli.main import main
+
+SMALL = ["--model.encoder.dim=16", "--model.encoder.buckets=500", "--trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture
+def beir(tmp_path):
+    """Texts with ids of their own; a query holds two words of its document."""
+    words = [f"{a}{b}" for a in ("red", "blue", "green") for b in ("cat", "dog", "tree", "house")]
+    texts = [
+        " ".join(words[(place * step) % len(words)] for step in (1, 3, 5, 7)) + f" n{place}" for place in range(48)
+    ]
+    (tmp_path / "set/qrels").mkdir(parents=True)
+    for name, kind, rows in (("corpus", "d", texts), ("queries", "q", [text[-12:] for text in texts])):
+        lines = [json.dumps({"_id": f"{kind}{place}", "title": "", "text": text}) for place, text in enumerate(rows)]
+        (tmp_path / "set" / f"{name}.jsonl").write_text("\n".join(lines))
+    for split, places in (("train", range(24)), ("dev", range(24, 36)), ("test", range(36, 48))):
+        judged = "".join(f"q{place}\td{place}\t1\n" for place in places)
+        (tmp_path / "set/qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    return ["--data.source", "BeirFolder", "--data.source.folder", "set"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_text_task_goes_on_to_audit_advise_and_export(beir, capsys):
+    words = ["--config", "retrieval.yaml", *beir, *SMALL]
+    assert main(["fit", *words, "--data.batch_size=8", "--trainer.max_epochs=1"]) == 0
+    printed = capsys.readouterr().out
+    run = Path("runs/retrieval/version_0")
+    assert f"Norms: normdyn report {run}" in printed
+    (checkpoint,) = run.glob("checkpoints/*.ckpt")
+    saved = ["predict", "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint), "--out", "vectors"]
+    assert main(saved) == 0
+    assert "normdyn audit --embeddings vectors/documents.npz" in capsys.readouterr().out
+    documents, queries = np.load("vectors/documents.npz"), np.load("vectors/queries.npz")
+    assert list(documents["ids"]) == [f"d{place}" for place in range(48)]
+    assert list(queries["ids"]) == [f"q{place}" for place in range(36, 48)]
+    assert documents["embeddings"].shape == (48, 16)
+    assert Path("vectors/judgements.tsv").read_text().splitlines()[0] == "q36\td36\t1"
+
+    files = {"queries": "vectors/queries.npz", "judgements": "vectors/judgements.tsv"}
+    record = audit(embeddings="vectors/documents.npz", **files, out="page")
+    assert record.page == Path("page/audit.html")
+    assert record.audit.ranking is not None
+    folded = export(embeddings="vectors/documents.npz", to="npy", out="folded.npy", alpha=0.5)
+    assert folded.survey.rows == 48
+    assert (
+        main(
+            [
+                "advise",
+                "--documents",
+                "vectors/documents.npz",
+                "--queries",
+                files["queries"],
+                "--judgements",
+                files["judgements"],
+            ]
+        )
+        == 0
+    )
+
+    capsys.readouterr()
+    assert main(saved) == 2
+    assert "exists already; pass --overwrite" in capsys.readouterr().err
+    before = np.load("vectors/documents.npz")["embeddings"]
+    untrained = predict(config=[str(run / "config.yaml")], out="vectors", split="validation", overwrite=True)
+    assert untrained.rows[Path("vectors/queries.npz")] == 12
+    assert not np.allclose(before, np.load("vectors/documents.npz")["embeddings"])
+    assert "before any training" in untrained.notes[0]
+
+
+class Predicting(BoringModel):
+    """A user's own model with a predict step of its own."""
+
+    def on_predict_end(self):
+        Path("predicted").touch()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_peoples_models_predict_by_themselves(capsys):
+    words = [f"--model={__name__}.Predicting", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    assert main(["predict", *words]) == 0
+    assert Path("predicted").exists()
+    assert "LightningCLI ran its predict_step" in capsys.readouterr().out
+    assert not Path("embeddings").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tables_go_by_their_words_and_entities(text, tmp_path):
+    record = predict(config=["tokens.yaml"], out="words", overrides=[f"--data.text=[{text}]"])
+    assert list(record.rows.values()) == [60]
+    words = np.load("words/documents.npz")["ids"]
+    assert len(set(words)) == 60
+    assert set(words) <= set(Path(text).read_text().split())
+    export(embeddings="words/documents.npz", to="parquet", out="words.parquet")
+
+    for split in ("train", "valid", "test"):
+        facts = [f"e{place}\tis\te{(place * 5 + 1) % 20}" for place in range(20)]
+        (tmp_path / f"{split}.txt").write_text("\n".join(facts))
+    graph = ["--data.source=TripleFolder", "--data.source.folder=.", "--trainer.enable_progress_bar=false"]
+    predict(config=["kg.yaml"], out="entities", overrides=graph)
+    entities = np.load("entities/documents.npz")
+    assert sorted(entities["ids"]) == sorted(f"e{place}" for place in range(20))
+    judged = {"queries": "entities/queries.npz", "judgements": "entities/judgements.tsv"}
+    record = audit(embeddings="entities/documents.npz", **judged)
+    assert record.audit.ranking is not None
+    assert record.audit.ranking.queries == 40

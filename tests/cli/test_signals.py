@@ -1,0 +1,89 @@
+"""Ctrl-C and SIGTERM: every command ends in order, with 128 + the signal, and nothing that was measured is lost."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_waits
+from lightning_normdyn.history import read_run
+
+CODES = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+
+
+def stopped(words, number, *, after):
+    """Runs a command, sends the signal once a file is there, and returns exit code, output and errors."""
+    command = [sys.executable, "-m", "lightning_normdyn", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 240
+        while not any(Path().glob(after)):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(1)  # some steps more
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", CODES)
+def test_fit_ends_in_order_and_keeps_its_history(text, number):
+    words = ["fit", "--config", "tokens.yaml", f"--data.text=[{text}]", "--trainer.max_steps=1000000"]
+    words += ["--trainer.enable_progress_bar=false"]
+    code, _, err = stopped(words, number, after="runs/tokens/version_0/normdyn/*/target.json")
+    assert (code, err.splitlines()[-1]) == (CODES[number][0], f"normdyn: {CODES[number][1]}")
+    assert "Traceback" not in err
+    history = read_run("runs/tokens/version_0")["table.weight"].trajectory()
+    assert history.num_rows > 0
+    assert Path("runs/tokens/version_0/config.yaml").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", CODES)
+def test_the_demo_shows_what_it_measured(text, number):
+    words = ["demo", "--text", text, "--steps", "1000000", "--out", "run"]
+    code, out, err = stopped(words, number, after="run/normdyn/*/target.json")
+    assert code == CODES[number][0]
+    assert "equilibrium law" in out
+    assert "Traceback" not in err
+    assert json.loads(Path("run/summary.json").read_text(encoding="utf-8"))["steps"] > 0
+
+
+def test_the_signal_behind_an_exception_is_known():
+    def stop_of(error):
+        try:
+            try:
+                raise error
+            except KeyboardInterrupt:
+                sys.exit(1)  # as a Trainer does
+        except SystemExit as stop:
+            return ending_signal(stop)
+
+    assert stop_of(KeyboardInterrupt()) == signal.SIGINT
+    assert stop_of(Terminated()) == signal.SIGTERM
+    assert ending_signal(SystemExit(2)) is None
+
+
+def test_a_trainer_gets_its_step_and_a_second_signal_does_not_wait():
+    before = signal.getsignal(signal.SIGTERM)
+    steps = []
+
+    def train(signals):
+        with sigterm_waits():
+            for _ in range(signals):
+                signal.raise_signal(signal.SIGTERM)
+            steps.append(signals)
+
+    for signals in (1, 2):
+        with pytest.raises(Terminated):
+            train(signals)
+    assert steps == [1]
+    assert signal.getsignal(signal.SIGTERM) is before

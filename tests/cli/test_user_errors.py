@@ -1,0 +1,170 @@
+"""Errors of a user's own code show the user's frames; those of configs and folders are one sentence."""
+
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+from lightning_normdyn.cli.main import main
+
+MODEL = """
+import torch
+from pytorch_lightning.demos.boring_classes import BoringModel
+
+
+def scores_of(batch):
+    raise {error}("shapes do not fit: 3 != 4")
+
+
+class Shapes(BoringModel):
+    def training_step(self, batch, batch_idx):
+        return scores_of(batch)
+
+
+class Picky(BoringModel):
+    def __init__(self, width: int = 3):
+        super().__init__()
+        scores_of(width)
+"""
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch, request):
+    """A module of the user's own in the working folder, under a name that no other test imported."""
+    name = f"shapes_{abs(hash(request.node.name))}"
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(error="ValueError"):
+        (tmp_path / f"{name}.py").write_text(MODEL.format(error=error))
+        return name
+
+    return write
+
+
+@pytest.mark.parametrize("error", ["ValueError", "OSError"])
+@pytest.mark.filterwarnings("ignore")
+def test_frames_of_the_users_own_code_are_shown(own_code, error, capsys):
+    name = own_code(error)
+    assert main(["fit", f"--model={name}.Shapes", "--trainer.fast_dev_run=true", *QUIET]) == 1
+    printed = capsys.readouterr().err
+    assert f'{name}.py", line 7, in scores_of' in printed
+    assert f'{name}.py", line 12, in training_step' in printed
+    assert f"{error}: shapes do not fit: 3 != 4" in printed
+    assert "--debug" in printed
+    assert "site-packages" not in printed
+
+
+def test_so_are_those_of_a_constructor(own_code, capsys):
+    name = own_code()
+    assert main(["fit", f"--model={name}.Picky", *QUIET]) == 1
+    printed = capsys.readouterr().err
+    assert f'{name}.py", line 7, in scores_of' in printed
+    assert "shapes do not fit: 3 != 4" in printed
+
+
+STS = Path(__file__).parents[2] / "configs" / "sts.yaml"
+TYPOS = {
+    "temperature: 0.05|temprature: 0.05": "model.temprature: expected an option of lightning_normdyn.tasks.Sts, got "
+    "one that it does not have (0.05); did you mean 'temperature'?",
+    "tasks.Sts\n|tasks.Sst\n": "model: expected a class of lightning_normdyn.tasks, got 'Sst'; did you mean 'Sts'?",
+    "max_epochs:|max_epoch:": "trainer.max_epoch: expected an option of normdyn {} or of LightningCLI; did you mean "
+    "'trainer.max_epochs'?",
+    "normalization: cosine|normalization: cosin": "model.normalization: expected one of cosine, dot, qnorm, dnorm, "
+    "learnable, got 'cosin'; did you mean 'cosine'?",
+    "every_n_steps: 10|every_n_step: 10": "trainer.callbacks.every_n_step: expected an option of "
+    "lightning_normdyn.callbacks.NormDynamics, got one that it does not have (10); did you mean 'every_n_steps'?",
+    "seed_everything: 0|seed_everything: [": "config: expected YAML, got ",
+}
+WORDS = {
+    "--model.lr=abc": "model.lr: expected float, got 'abc'",
+    "--trainer.max_epochs=two": "trainer.max_epochs: expected int, got 'two'",
+    "--modl.lr=1": "modl.lr: expected an option of normdyn {} or of LightningCLI, got 1; did you mean 'model.lr'?",
+    "--model.encoder=SmallTextEncodr": "model.encoder: expected PretrainedTextEncoder, SmallTextEncoder, or a dotted "
+    "path, got 'SmallTextEncodr'; did you mean 'SmallTextEncoder'?",
+    "--optimizer=torch.optim.Sdg": "optimizer: expected a class of torch.optim, got 'Sdg'",
+    "--config=sst.yaml": "config: expected a file or one of clip.yaml, fewshot.yaml,",
+    "--config=configs/sts.yaml": "got 'configs/sts.yaml'; did you mean the shipped 'sts.yaml'?",
+}
+
+
+@pytest.mark.parametrize("command", ["fit", "grid", "advise"])
+@pytest.mark.parametrize("typo", TYPOS)
+def test_a_typo_in_a_config_is_one_sentence(command, typo, capsys):
+    wrong, right = reversed(typo.split("|"))
+    Path("typo.yaml").write_text(STS.read_text().replace(right, wrong))
+    assert main([command, "--config", "typo.yaml"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"normdyn: {TYPOS[typo].format(command)}")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["fit", "grid", "advise"])
+@pytest.mark.parametrize("word", WORDS)
+def test_a_typo_in_a_word_is_one_sentence(command, word, capsys):
+    assert main([command, "--config", "sts.yaml", word]) == 2
+    printed = capsys.readouterr().err
+    assert WORDS[word].format(command) in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_wrong_path_of_an_encoder_is_named(capsys):
+    words = ["--model.encoder", "PretrainedTextEncoder", "--model.encoder.model", "/nowhere/model"]
+    assert main(["fit", "--config", "sts.yaml", *words]) == 2
+    printed = capsys.readouterr().err
+    assert "normdyn: model: expected a folder, got nothing of that name at '/nowhere/model'" in printed
+
+
+def test_a_model_that_the_hub_does_not_know_is_named(monkeypatch, capsys):
+    transformers = pytest.importorskip("transformers")
+    unreachable = Mock(side_effect=OSError("We couldn't connect to the hub"))
+    monkeypatch.setattr(transformers.utils.hub, "cached_file", unreachable)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", unreachable)
+    Path("texts.txt").write_text("a\nb\n")
+    assert main(["audit", "--model", "nope", "--texts", "texts.txt"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("normdyn: model: expected a folder or a name on the model hub, got 'nope'")
+    assert printed.count("\n") == 1
+
+
+UNUSABLE = {
+    "demo": ["--steps", "5", "--out", "file/below"],
+    "reproduce": ["--quick", "--out", "file/below"],
+    "audit": ["--embeddings", "vectors.npy", "--out", "file/below"],
+    "export": ["--embeddings", "vectors.npy", "--to", "npy", "--out", "file/below/x.npy"],
+    "grid": ["--config", "sts.yaml", "--out", "file/below"],
+    "predict": ["--config", "sts.yaml", "--out", "file/below"],
+    "configs": ["sts.yaml", "--out", "file/below"],
+    "report": ["run", "--out", "file/below/report.html"],
+    "fit": ["--config", "tokens.yaml", "--data.text=[text.txt]", "--trainer.max_steps=3"],
+}
+
+
+@pytest.mark.parametrize("command", UNUSABLE)
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_that_cannot_be_written_is_one_sentence(command, text, capsys):
+    np.save("vectors.npy", np.random.default_rng(0).normal(size=(50, 4)))
+    target = Path("run/normdyn/table")
+    target.mkdir(parents=True)
+    (target / "target.json").write_text('{"target": "table", "kind": "table", "rows": 3}')
+    for name in ("file", "runs"):
+        Path(name).write_text("in the way")
+    assert main([command, *UNUSABLE[command]]) == 2
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("normdyn", "Trace", "["))]
+    assert len(printed) == 1
+    assert "runs" in printed[0] if command == "fit" else "file/below" in printed[0]
+    assert "Errno" not in printed[0]
+
+
+def test_an_audit_is_not_overwritten_in_silence_and_that_is_said_first(capsys):
+    np.save("vectors.npy", np.random.default_rng(0).normal(size=(50, 4)))
+    words = ["audit", "--embeddings", "vectors.npy"]
+    assert main(words) == 0
+    page = Path("audit/audit.html")
+    page.write_text("mine")
+    capsys.readouterr()
+    Path("vectors.npy").write_bytes(b"damaged")
+    assert main(words) == 2  # before anything is read
+    assert "'audit/audit.html' exists already; pass --overwrite" in capsys.readouterr().err
+    assert page.read_text() == "mine"
