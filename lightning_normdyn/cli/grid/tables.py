@@ -37,9 +37,9 @@ def _scores(findings: GridFindings) -> Table:
         table.add_row(
             name,
             f"{score.mean:.4f}",
-            f"{score.low:.4f}–{score.high:.4f}",
+            f"{score.mean_interval.low:.4f}–{score.mean_interval.high:.4f}",
             "–" if reference else f"{score.gain:+.4f}",
-            "–" if reference else f"{score.gain_low:+.4f} {score.gain_high:+.4f}",
+            "–" if reference else f"{score.gain_interval.low:+.4f} {score.gain_interval.high:+.4f}",
             f"{score.share_best:.0%}",
             f"{findings.lrs[name]:.3g}",
         )

@@ -51,10 +51,10 @@ def norms_figure(audit: Audit) -> Axes:
 def correlations_figure(audit: Audit) -> Axes:
     """Spearman correlation of norms with every covariate, with and without length held fixed."""
     found = [(name, one) for name, one in audit.correlations.items() if math.isfinite(one.r)]
-    rows = [(name, Interval(one.r, one.low, one.high)) for name, one in found]
+    rows = [(name, one.interval) for name, one in found]
     axes = _forest(rows, BLUE, offset=-0.13)
     if "length" in audit.correlations:
-        partial = [Interval(one.partial_r, one.partial_low, one.partial_high) for _, one in found]
+        partial = [one.partial_interval for _, one in found]
         for place, ((name, _), one) in enumerate(zip(found, partial, strict=True)):
             if name != "length" and math.isfinite(one.value):
                 _mark(axes, place + 0.13, one, VERMILION)

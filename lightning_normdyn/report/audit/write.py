@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from lightning_normdyn.core.statistics.correlation import Correlation
 from lightning_normdyn.core.statistics.interval import Interval
 from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
 from lightning_normdyn.history.json_file import write_json
@@ -184,7 +185,7 @@ def _tables(audit: Audit) -> str:
     if audit.correlations:
         held = "length" in audit.correlations
         rows = [
-            (name, _interval(Interval(one.r, one.low, one.high)))
+            (name, _interval(one.interval))
             + ((fixed(one.partial_r, 2) if name != "length" else "–",) if held else ())
             + (f"{one.n:,}",)
             for name, one in audit.correlations.items()
@@ -264,6 +265,8 @@ def as_plain(value: object) -> Any:
         value = RiskCoverage(*(column.flip(0)[::step].flip(0) for column in value))
     if isinstance(value, Tensor):
         return as_plain(value.tolist())
+    if isinstance(value, Correlation):
+        return as_plain(value.numbers())
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: as_plain(one) for name, one in value._asdict().items()}
     if isinstance(value, Mapping):

@@ -38,8 +38,12 @@ def _scores(findings: GridFindings) -> TextTable:
     rows = []
     for name, score in comparison.scores.items():
         reference = name == comparison.reference
-        gain = "–" if reference else f"{score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
-        interval = f"{score.mean:.4f} ({score.low:.4f} to {score.high:.4f})"
+        gain = (
+            "–"
+            if reference
+            else f"{score.gain:+.4f} ({score.gain_interval.low:+.4f} to {score.gain_interval.high:+.4f})"
+        )
+        interval = f"{score.mean:.4f} ({score.mean_interval.low:.4f} to {score.mean_interval.high:.4f})"
         rows.append((name, interval, gain, f"{score.share_best:.0%}", f"{findings.lrs[name]:.3g}"))
     head = (
         "variant",

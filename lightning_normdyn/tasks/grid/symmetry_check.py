@@ -43,13 +43,15 @@ def check_symmetry(symmetry: FunctionalSymmetry, comparison: VariantComparison) 
         return SymmetryCheck(symmetry.prediction, "undecided", "neither qnorm nor dnorm trained")
     name = max(unilateral, key=lambda one: comparison.scores[one].mean)
     score = comparison.scores[name]
-    evidence = f"{name} − cosine = {score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
+    evidence = (
+        f"{name} − cosine = {score.gain:+.4f} ({score.gain_interval.low:+.4f} to {score.gain_interval.high:+.4f})"
+    )
     if not comparison.decidable:
         outcome = "undecided"
     elif symmetry.symmetric:
-        outcome = _outcome(agreed=score.gain_high < 0, contradicted=score.gain_low > 0)
+        outcome = _outcome(agreed=score.gain_interval.high < 0, contradicted=score.gain_interval.low > 0)
     else:
-        outcome = _outcome(agreed=score.gain_low > 0, contradicted=score.gain_high < 0)
+        outcome = _outcome(agreed=score.gain_interval.low > 0, contradicted=score.gain_interval.high < 0)
     return SymmetryCheck(symmetry.prediction, outcome, evidence)
 
 
