@@ -43,15 +43,15 @@ print(calibration.sentence)
 # difference of 1.3 to 1 in length, under which neither the cosine nor the inner product (α = 1) is the best choice.
 
 assert calibration.significant
-assert abs(calibration.alpha - 0.4) < 0.11
-assert calibration.gain_low > 0.03
+assert abs(calibration.alpha.value - 0.4) < 0.11
+assert calibration.gain.low > 0.03
 
 quality = sweep.values.double().mean(1)
 assert float(quality.max()) > float(quality[sweep.alphas == 1]) > 0
 
 figure, axes = plt.subplots()
 axes.plot(sweep.alphas, quality, marker="o")
-axes.axvspan(calibration.alpha_low, calibration.alpha_high, alpha=0.2, label="95% interval of the best exponent")
+axes.axvspan(calibration.alpha.low, calibration.alpha.high, alpha=0.2, label="95% interval of the best exponent")
 for alpha, name in ((0, "cosine"), (1, "inner product")):
     axes.axvline(alpha, color="gray", linestyle=":")
     axes.text(alpha, float(quality.min()), f" {name}")

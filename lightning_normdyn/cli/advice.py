@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words, fitting_checkpoint
 from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.core.statistics.ranking import ndcg_at
+from lightning_normdyn.core.statistics.ranking import ranking_ndcg
 from lightning_normdyn.datasets import Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
 from lightning_normdyn.datasets.formats.qrels import read_qrels
@@ -149,7 +149,7 @@ def _judgements(file: str | None, queries: EmbeddingFile, documents: EmbeddingFi
 
 
 def _ndcg(encoded: Encoded, name: str) -> Tensor:
-    measures = {_MEASURE: partial(ndcg_at, k=_DEPTH)}
+    measures = {_MEASURE: partial(ranking_ndcg, top_k=_DEPTH)}
     return ranking_measures(encoded, NORMALIZATIONS[name], measures, depth=_DEPTH)[_MEASURE]
 
 
@@ -212,7 +212,7 @@ def saved(record: AdviceRecord, file: str | None) -> AdviceRecord:
 
 
 def _plain(advice: ModelAdvice) -> dict[str, Any]:
-    scores = {name: score._asdict() for name, score in advice.comparison.scores.items()}
+    scores = {name: score.numbers() for name, score in advice.comparison.scores.items()}
     diagnosis = {name: measured(value) for name, value in advice.diagnosis._asdict().items()}
     return {
         "measure": advice.measure,

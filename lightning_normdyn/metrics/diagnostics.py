@@ -5,10 +5,10 @@ from __future__ import annotations
 from torchmetrics import MetricCollection
 
 from lightning_normdyn.core.statistics.fisher import FisherForm
-from lightning_normdyn.metrics.effect_size import NormEffectSize
+from lightning_normdyn.metrics.effect_size import CohensD
 from lightning_normdyn.metrics.fisher import FisherConditionNumber
-from lightning_normdyn.metrics.norm_correlation import NormCorrelation
-from lightning_normdyn.metrics.variation import NormVariation
+from lightning_normdyn.metrics.norm_correlations import NormCorrelations
+from lightning_normdyn.metrics.variation import CoefficientOfVariation
 
 
 def norm_diagnostics(
@@ -22,7 +22,7 @@ def norm_diagnostics(
     Call ``update`` with keywords, ``queries[n, d]``, ``documents[n, d]``, ``irrelevant[..., d]``, ``length[n]`` and
     one for each covariate; then ``self.log_dict(collection.compute())`` on every rank, whose values are
     those of all ranks already, and ``reset``. Where one of
-    these does not exist, make a :class:`torchmetrics.MetricCollection` of the metrics that need it not.
+    these does not exist, make a :class:`torchmetrics.MetricCollection` of the metrics that do without it.
 
     Args:
         covariates: names of what norms are correlated with, besides length.
@@ -34,8 +34,8 @@ def norm_diagnostics(
         >>> import torch
         >>> diagnostics = norm_diagnostics("frequency")
         >>> queries, documents, irrelevant = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0))
-        >>> one = {"queries": queries, "documents": documents, "irrelevant": irrelevant}
-        >>> diagnostics.update(**one, length=torch.arange(8), frequency=torch.arange(8) % 3)
+        >>> embeddings = {"queries": queries, "documents": documents, "irrelevant": irrelevant}
+        >>> diagnostics.update(**embeddings, length=torch.arange(8), frequency=torch.arange(8) % 3)
         >>> [name for name in diagnostics.compute() if not name.endswith(("_low", "_high"))]
         ['normdyn/validation/cohens_d', 'normdyn/validation/fisher_cosine', 'normdyn/validation/fisher_dot',
          'normdyn/validation/fisher_qnorm', 'normdyn/validation/fisher_dnorm', 'normdyn/validation/fisher_qnorm_share',
@@ -45,10 +45,10 @@ def norm_diagnostics(
     """
     return MetricCollection(
         {
-            "cohens_d": NormEffectSize(),
-            "query_norm_cv": NormVariation(),
+            "cohens_d": CohensD(),
+            "query_norm_cv": CoefficientOfVariation(),
             "fisher": FisherConditionNumber(form=form, temperature=temperature),
-            "norm": NormCorrelation(*covariates),
+            "norm": NormCorrelations(*covariates),
         },
         prefix=prefix,
         compute_groups=False,  # torchmetrics finds groups by equal states, which equal covariates of one batch have too

@@ -1,4 +1,4 @@
-"""Whether norms tell relevant from irrelevant documents."""
+"""Cohen's d between the norms of relevant and irrelevant documents, as a metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_normdyn.core.statistics.effect_size import standardised_differenc
 from lightning_normdyn.metrics.moments_state import add_values, merge_states, moments, no_moments
 
 
-class NormEffectSize(Metric):
+class CohensD(Metric):
     """Cohen's d between the norms of relevant and irrelevant documents, streamed.
 
     See :func:`~lightning_normdyn.core.cohens_d`. Keeps six numbers, in float64.
@@ -22,7 +22,7 @@ class NormEffectSize(Metric):
 
     Example:
         >>> import torch
-        >>> metric = NormEffectSize()
+        >>> metric = CohensD()
         >>> metric.update(documents=torch.tensor([[2.0, 0.0], [0.0, 4.0]]), irrelevant=torch.tensor([[1.0], [3.0]]))
         >>> metric.compute()
         tensor(0.7071, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Condition numbers of every normalisation, and which of QNorm and DNorm they speak for."""
+"""Fisher condition numbers of every normalisation, and whether they speak for QNorm or DNorm, as a metric."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ class FisherConditionNumber(Metric):
                 f"{tuple(documents.shape)}; document i belongs to query i"
             )
         self.width = self.width.new_tensor(queries.shape[1])
-        room = self.pairs - sum(part.numel() for part in self.queries) // max(1, queries.shape[1])
-        kept = min(room, len(queries))
-        self.queries.append(queries[:kept].detach().flatten().to(self.dtype))
-        self.documents.append(documents[:kept].detach().flatten().to(self.dtype))
+        room = self.pairs - sum(batch.numel() for batch in self.queries) // max(1, queries.shape[1])
+        count = min(room, len(queries))
+        self.queries.append(queries[:count].detach().flatten().to(self.dtype))
+        self.documents.append(documents[:count].detach().flatten().to(self.dtype))
 
     def compute(self) -> dict[str, Tensor]:
         """``fisher_cosine``, ``fisher_dot``, ``fisher_qnorm``, ``fisher_dnorm``; ``fisher_qnorm_share``.
@@ -97,24 +97,27 @@ class FisherConditionNumber(Metric):
         recommended, at 0.025 and below DNorm. NaN with fewer than two pairs.
         """
         sides = [_rows(side, int(self.width)) for side in (self.queries, self.documents)]
-        return {name: self.width.new_tensor(value, dtype=torch.float64) for name, value in self._found(*sides).items()}
+        return {
+            name: self.width.new_tensor(value, dtype=torch.float64)
+            for name, value in self._condition_numbers(*sides).items()
+        }
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Condition numbers, or a list of them over time, as torchmetrics draws them: figure and axes."""
         val = self.compute() if val is None else val
-        return self._plot(_kappas(val) if isinstance(val, dict) else [_kappas(one) for one in val], ax)
+        return self._plot(_kappas(val) if isinstance(val, dict) else [_kappas(values) for values in val], ax)
 
-    def _found(self, queries: Tensor, documents: Tensor) -> dict[str, float]:
+    def _condition_numbers(self, queries: Tensor, documents: Tensor) -> dict[str, float]:
         names = [f"fisher_{name}" for name in NORMALIZATIONS]
         if len(queries) < 2:
             return dict.fromkeys([*names, _SHARE], math.nan)
         options: dict[str, Any] = {"temperature": self.temperature, "symmetric": self.symmetric, "pairs": self.pairs}
-        found = [
+        condition_numbers = [
             getattr(fisher_condition_number(queries, documents, *exponents, **options), self.form)
             for exponents in NORMALIZATIONS.values()
         ]
         advice = recommend_normalization(queries, documents, form=self.form, resamples=self.resamples, **options)
-        return dict(zip(names, found, strict=True)) | {_SHARE: advice.qnorm_share}
+        return dict(zip(names, condition_numbers, strict=True)) | {_SHARE: advice.qnorm_share}
 
 
 def _rows(flat: list[Tensor], width: int) -> Tensor:
@@ -122,5 +125,5 @@ def _rows(flat: list[Tensor], width: int) -> Tensor:
     return dim_zero_cat(flat).view(-1, width) if len(flat) and width else torch.empty(0, 1)
 
 
-def _kappas(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in found.items() if name != _SHARE}
+def _kappas(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in values.items() if name != _SHARE}

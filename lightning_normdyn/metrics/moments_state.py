@@ -17,19 +17,19 @@ def no_moments(samples: int) -> Tensor:
 
 def add_values(state: Tensor, *values: Tensor) -> Tensor:
     """The state ``[samples, 3]`` with more values of each sample."""
-    return merge_states(torch.stack((state, torch.stack([torch.stack(sample_moments(part)) for part in values]))))
+    return merge_states(torch.stack((state, torch.stack([torch.stack(sample_moments(sample)) for sample in values]))))
 
 
 def merge_states(states: Tensor) -> Tensor:
     """States of several ranks or batches ``[k, samples, 3]`` as one ``[samples, 3]``.
 
     Example:
-        >>> one, other = (add_values(no_moments(1), torch.tensor(values)) for values in ([1.0, 3.0], [5.0]))
-        >>> merge_states(torch.stack((one, other)))  # n, mean, squared distances from it
+        >>> states = [add_values(no_moments(1), torch.tensor(values)) for values in ([1.0, 3.0], [5.0])]
+        >>> merge_states(torch.stack(states))  # n, mean, squared distances from it
         tensor([[3., 3., 8.]], dtype=torch.float64)
     """
-    merged = reduce(SampleMoments.merge, (SampleMoments(*state.unbind(1)) for state in states))
-    return torch.stack(merged, dim=1)
+    total = reduce(SampleMoments.merge, (SampleMoments(*state.unbind(1)) for state in states))
+    return torch.stack(total, dim=1)
 
 
 def moments(state: Tensor) -> list[SampleMoments]:

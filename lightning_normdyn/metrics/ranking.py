@@ -1,4 +1,4 @@
-"""How well scores rank relevant documents, as trec_eval measures it, streamed."""
+"""trec_eval's ranking measures (NDCG, MRR, MAP, recall, hit rate) as metrics for scores of any sign."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_normdyn.core.statistics.ranking import RankedGrades, hits_at, map_at, mrr_at, ndcg_at, recall_at
+from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.statistics.ranking import (
+    RankedGrades,
+    ranking_hit_rate,
+    ranking_map,
+    ranking_mrr,
+    ranking_ndcg,
+    ranking_recall,
+)
 
 _MOST_EXACT = 2**53
 
@@ -23,11 +31,11 @@ class RankingMetric(Metric):
     Keeps a score, a grade and an index of every document.
 
     Args:
-        k: how many ranks count.
+        top_k: how many ranks count.
         kwargs: of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: if ``k`` is below 1.
+        ValueError: if ``top_k`` is no whole number from 1 up.
     """
 
     is_differentiable = False
@@ -42,11 +50,10 @@ class RankingMetric(Metric):
     grades: list[Tensor]
     queries: list[Tensor]
 
-    def __init__(self, k: int = 10, **kwargs: Any) -> None:
+    def __init__(self, top_k: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if k < 1:
-            raise ValueError(f"k: expected a rank from 1 up, got {k}")
-        self.k = k
+        check_count(top_k=top_k)
+        self.top_k = top_k
         for name in ("scores", "grades", "queries"):
             self.add_state(name, [], dist_reduce_fx="cat")
         # What a rank that saw nothing gathers has this type, so all states share it; it holds indices up to 2^53.
@@ -84,20 +91,20 @@ class RankingMetric(Metric):
 
     def per_query(self) -> tuple[Tensor, Tensor]:
         """Numbers of the queries, ascending, and the measure of each, NaN where nothing is relevant; both ``[n]``."""
-        held: Any = self.scores  # a list, or one tensor once ranks have exchanged theirs
-        if not len(held) or not dim_zero_cat(held).numel():
-            nothing = torch.empty(0, dtype=self.dtype, device=self.device)
-            return nothing.long(), nothing
+        score_batches: Any = self.scores  # a list, or one tensor once ranks have exchanged theirs
+        if not len(score_batches) or not dim_zero_cat(score_batches).numel():
+            no_values = torch.empty(0, dtype=self.dtype, device=self.device)
+            return no_values.long(), no_values
         scores, grades, queries = (dim_zero_cat(state) for state in (self.scores, self.grades, self.queries))
         numbers, rows = queries.long().unique(return_inverse=True)
         grades = grades.clamp(min=0)
         relevant = torch.bincount(rows[grades > 0], minlength=len(numbers))
         ranked = RankedGrades(
-            _by_rank(grades, scores, rows, len(numbers), self.k),
-            _by_rank(grades, grades, rows, len(numbers), self.k),
+            _by_rank(grades, scores, rows, len(numbers), self.top_k),
+            _by_rank(grades, grades, rows, len(numbers), self.top_k),
             relevant,
         )
-        return numbers, type(self).measure(ranked, self.k)
+        return numbers, type(self).measure(ranked, self.top_k)
 
     def compute(self) -> Tensor:
         """The mean; NaN if nothing is relevant to any query."""
@@ -109,78 +116,78 @@ class RankingMetric(Metric):
 
 
 class RankingNDCG(RankingMetric):
-    """Normalised discounted cumulative gain of the first ``k``, linear in the grade; see :class:`RankingMetric`.
+    """Normalised discounted cumulative gain of the first ``top_k``, linear in the grade; see :class:`RankingMetric`.
 
     Example:
-        >>> metric = RankingNDCG(k=2)
+        >>> metric = RankingNDCG(top_k=2)
         >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
         >>> round(float(metric.compute()), 4)
         0.4796
     """
 
-    measure = staticmethod(ndcg_at)
+    measure = staticmethod(ranking_ndcg)
 
 
 class RankingMRR(RankingMetric):
-    """One over the rank of the first relevant document, 0 beyond ``k``; see :class:`RankingMetric`.
+    """One over the rank of the first relevant document, 0 beyond ``top_k``; see :class:`RankingMetric`.
 
     Example:
-        >>> metric = RankingMRR(k=2)
+        >>> metric = RankingMRR(top_k=2)
         >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
         >>> float(metric.compute())
         0.5
     """
 
-    measure = staticmethod(mrr_at)
+    measure = staticmethod(ranking_mrr)
 
 
 class RankingRecall(RankingMetric):
-    """Share of the relevant documents among the first ``k``; see :class:`RankingMetric`.
+    """Share of the relevant documents among the first ``top_k``; see :class:`RankingMetric`.
 
     Example:
-        >>> metric = RankingRecall(k=2)
+        >>> metric = RankingRecall(top_k=2)
         >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
         >>> float(metric.compute())
         0.5
     """
 
-    measure = staticmethod(recall_at)
+    measure = staticmethod(ranking_recall)
 
 
 class RankingMAP(RankingMetric):
-    """Average precision over the first ``k``, of all that is relevant; see :class:`RankingMetric`.
+    """Average precision over the first ``top_k``, of all that is relevant; see :class:`RankingMetric`.
 
     Example:
-        >>> metric = RankingMAP(k=2)
+        >>> metric = RankingMAP(top_k=2)
         >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
         >>> float(metric.compute())
         0.25
     """
 
-    measure = staticmethod(map_at)
+    measure = staticmethod(ranking_map)
 
 
 class RankingHitRate(RankingMetric):
-    """Share of queries with anything relevant among the first ``k``; see :class:`RankingMetric`.
+    """Share of queries with anything relevant among the first ``top_k``; see :class:`RankingMetric`.
 
     Example:
-        >>> metric = RankingHitRate(k=1)
+        >>> metric = RankingHitRate(top_k=1)
         >>> metric.update(torch.tensor([-0.1, -0.2, -0.3]), torch.tensor([0, 2, 1]), torch.tensor([7, 7, 7]))
         >>> float(metric.compute())
         0.0
     """
 
-    measure = staticmethod(hits_at)
+    measure = staticmethod(ranking_hit_rate)
 
 
-def _by_rank(values: Tensor, scores: Tensor, rows: Tensor, n: int, k: int) -> Tensor:
-    """Values of each row's documents at ranks 1 to ``k``, ``[n, k]``, 0 where there are fewer."""
+def _by_rank(values: Tensor, scores: Tensor, rows: Tensor, n: int, top_k: int) -> Tensor:
+    """Values of each row's documents at ranks 1 to ``top_k``, ``[n, top_k]``, 0 where there are fewer."""
     by_score = scores.argsort(descending=True, stable=True)
     order = by_score[rows[by_score].argsort(stable=True)]
     count = torch.bincount(rows, minlength=n)
     rank = torch.arange(len(rows), device=rows.device) - (count.cumsum(0) - count)[rows[order]]
-    kept = rank < k
+    inside = rank < top_k
     # No wider than the longest row: a rank beyond the last document holds nothing.
-    found = values.new_zeros(n, min(k, int(count.max())))
-    found[rows[order][kept], rank[kept]] = values[order][kept]
-    return found
+    ranked_values = values.new_zeros(n, min(top_k, int(count.max())))
+    ranked_values[rows[order][inside], rank[inside]] = values[order][inside]
+    return ranked_values

@@ -1,4 +1,4 @@
-"""How much norms vary."""
+"""The coefficient of variation of query norms, as a metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_normdyn.core.statistics.effect_size import relative_spread
 from lightning_normdyn.metrics.moments_state import add_values, merge_states, moments, no_moments
 
 
-class NormVariation(Metric):
+class CoefficientOfVariation(Metric):
     """Coefficient of variation of query norms, streamed: their standard deviation over their mean.
 
     See :func:`~lightning_normdyn.core.coefficient_of_variation`. Keeps three numbers, in float64.
@@ -22,7 +22,7 @@ class NormVariation(Metric):
 
     Example:
         >>> import torch
-        >>> metric = NormVariation()
+        >>> metric = CoefficientOfVariation()
         >>> metric.update(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
         >>> metric.compute()
         tensor(0.5000, dtype=torch.float64)

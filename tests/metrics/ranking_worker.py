@@ -19,7 +19,7 @@ def main(folder, rank):
     found = {}
     for name in ("RankingNDCG", "RankingMRR", "RankingRecall", "RankingMAP", "RankingHitRate"):
         first = len(items[0]) if name == "RankingHitRate" else 40
-        metric = getattr(metrics, name)(k=5)
+        metric = getattr(metrics, name)(top_k=5)
         share = slice(0, first) if rank == 0 else slice(first, None)
         if rank == 0 or first < len(items[0]):
             metric.update(*(column[share] for column in items))

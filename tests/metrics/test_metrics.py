@@ -21,18 +21,18 @@ from lightning_normdyn.core import (
     recommend_normalization,
 )
 from lightning_normdyn.metrics import (
+    CoefficientOfVariation,
+    CohensD,
     FisherConditionNumber,
-    NormCorrelation,
-    NormEffectSize,
-    NormVariation,
+    NormCorrelations,
     norm_diagnostics,
 )
 
 KINDS = {
-    "effect size": (NormEffectSize, ("documents", "irrelevant")),
-    "variation": (NormVariation, ("queries",)),
+    "effect size": (CohensD, ("documents", "irrelevant")),
+    "variation": (CoefficientOfVariation, ("queries",)),
     "Fisher": (lambda: FisherConditionNumber(temperature=1.0), ("queries", "documents")),
-    "correlation": (lambda: NormCorrelation("frequency", resamples=50), ("documents", "length", "frequency")),
+    "correlation": (lambda: NormCorrelations("frequency", resamples=50), ("documents", "length", "frequency")),
 }
 
 
@@ -48,8 +48,12 @@ def by_functions():
     found["fisher_qnorm_share"] = recommend_normalization(*pair, temperature=1.0).qnorm_share
     for name, one in norm_correlations(norms["documents"], x["length"], {"frequency": x["frequency"]}).items():
         whole, partial = f"correlation_{name}", f"partial_{name}"
-        found |= {whole: one.r, f"{whole}_low": one.low, f"{whole}_high": one.high}
-        found |= {partial: one.partial_r, f"{partial}_low": one.partial_low, f"{partial}_high": one.partial_high}
+        found |= {whole: one.r, f"{whole}_low": one.interval.low, f"{whole}_high": one.interval.high}
+        found |= {
+            partial: one.partial_r,
+            f"{partial}_low": one.partial_interval.low,
+            f"{partial}_high": one.partial_interval.high,
+        }
     return {f"normdyn/validation/{name}": value for name, value in found.items()}
 
 
@@ -142,7 +146,7 @@ def test_intervals_are_drawn_around_their_correlations():
 
 def test_large_numbers_keep_their_order():
     """Seconds since 1970 are all alike in float32."""
-    metric = NormCorrelation("time", resamples=0)
+    metric = NormCorrelations("time", resamples=0)
     time = 1_700_000_000 + torch.arange(30)
     metric.update(torch.diag(torch.arange(1.0, 31)), length=torch.arange(30) % 4, time=time)
     assert float(metric.compute()["correlation_time"]) == pytest.approx(1, abs=1e-12)
@@ -196,9 +200,9 @@ FEWER = (torch.ones(3, 2), torch.ones(2, 2))
             lambda: FisherConditionNumber().update(*FEWER),
             r"documents: expected \[m >= n, d\]",
         ),
-        (lambda: NormCorrelation("length"), r"covariates: expected names other than \['length'\]"),
-        (lambda: NormCorrelation("depth").update(torch.ones(3, 2), length=torch.ones(3)), "depth: .* got nothing"),
-        (lambda: NormCorrelation().update(torch.ones(3, 2), length=torch.ones(2)), r"length: .* got \(2,\)"),
+        (lambda: NormCorrelations("length"), r"covariates: expected names other than \['length'\]"),
+        (lambda: NormCorrelations("depth").update(torch.ones(3, 2), length=torch.ones(3)), "depth: .* got nothing"),
+        (lambda: NormCorrelations().update(torch.ones(3, 2), length=torch.ones(2)), r"length: .* got \(2,\)"),
     ],
 )
 def test_what_does_not_fit_is_named(call, sentence):

@@ -54,7 +54,7 @@ def by_trec_eval(kind, k, scores, grades, queries):
 def test_values_are_those_of_trec_eval(kind, tied):
     for seed, k in [(0, 1), (1, 5), (2, 10), (3, 100)]:
         items = drawn(seed, tied)
-        metric = kind(k=k)
+        metric = kind(top_k=k)
         for batch in zip(*(column.split(7) for column in items), strict=True):
             metric.update(*batch)
         expected = by_trec_eval(kind, k, *items)
@@ -84,7 +84,7 @@ def test_two_ranks_give_what_one_process_gives(tmp_path):
     for rank in range(2):
         found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
         for kind in NAMES:
-            metric = kind(k=5)
+            metric = kind(top_k=5)
             metric.update(*items)
             assert found[kind.__name__] == pytest.approx(float(metric.compute()), abs=1e-12)
 
@@ -93,7 +93,7 @@ def test_two_ranks_give_what_one_process_gives(tmp_path):
 def test_metrics_are_saved_reset_and_drawn(kind):
     matplotlib.use("agg")
     items = drawn(5, True)
-    metric = kind(k=3)
+    metric = kind(top_k=3)
     alone = metric(*items)
     assert metric.compute() == alone
     assert pickle.loads(pickle.dumps(metric)).compute() == alone
@@ -125,7 +125,7 @@ def ranked(grade=1.0, query=0):
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: RankingMAP(k=0), "k: expected a rank from 1 up, got 0"),
+        (lambda: RankingMAP(top_k=0), "top_k: expected a whole number, 1 or more, got 0"),
         (
             lambda: RankingMAP().update(torch.ones(3), torch.ones(2), torch.ones(3)),
             r"target: .* \(3,\) scores, got \(2,\)",
@@ -148,6 +148,6 @@ def test_what_does_not_fit_is_named(call, sentence):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 def test_numbers_of_queries_may_be_of_any_integer_type(dtype):
-    metric = RankingNDCG(k=2)
+    metric = RankingNDCG(top_k=2)
     metric.update(torch.tensor([0.2, 0.1]), torch.tensor([0, 1]), torch.ones(2, dtype=dtype))
     assert float(metric.compute()) == pytest.approx(1 / math.log2(3))

@@ -163,7 +163,7 @@ def _missing(jobs: Sequence[Any], progress: Any) -> list[Any]:
 def _write(plan: Plan, findings: GridFindings) -> Path:
     content = asdict(findings)
     content["comparison"] = findings.comparison._asdict() | {
-        "scores": {name: score._asdict() for name, score in findings.comparison.scores.items()}
+        "scores": {name: score.numbers() for name, score in findings.comparison.scores.items()}
     }
     content["runs"] = [f"{run.variant}, lr {run.lr:g}, seed {run.seed}" for run in findings.runs]
     write_json(plan.folder / FINDINGS_FILE, content, indent=2)

@@ -1,4 +1,4 @@
-"""What a norm goes along with: correlation, partial correlation and a bootstrap interval for both."""
+"""Correlation of norms with other measurements, with and without controls held fixed, each with its interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.statistics.interval import resample_counts
+from lightning_normdyn.core.statistics.interval import Interval, check_level, percentile_ends, resample_counts
 
 Kind = Literal["spearman", "pearson"]
 LENGTH = "length"
@@ -17,26 +17,40 @@ _LEAST_VARIANCE = 1e-10
 
 
 class Correlation(NamedTuple):
-    """A correlation with its interval, before and after controls are held fixed. Fields are plain numbers.
+    """A correlation with its bootstrap interval, before and after controls are held fixed.
 
     Attributes:
-        r: correlation of the two; NaN where one of them does not vary.
-        low: lower end of its bootstrap interval.
-        high: upper end.
-        partial_r: correlation of what the controls leave unexplained; ``r`` if there are none, NaN where they explain
-            everything.
-        partial_low: lower end of its interval.
-        partial_high: upper end.
+        interval: correlation of the two; NaN where one of them does not vary.
+        partial_interval: correlation of what the controls leave unexplained; the same if there are none, NaN where they
+            explain everything.
         n: items that entered: those with a finite value of everything.
     """
 
-    r: float
-    low: float
-    high: float
-    partial_r: float
-    partial_low: float
-    partial_high: float
+    interval: Interval
+    partial_interval: Interval
     n: int
+
+    @property
+    def r(self) -> float:
+        """The correlation itself."""
+        return self.interval.value
+
+    @property
+    def partial_r(self) -> float:
+        """The partial correlation itself."""
+        return self.partial_interval.value
+
+    def numbers(self) -> dict[str, float]:
+        """Plain numbers by the names that they have in files."""
+        return {
+            "r": self.r,
+            "low": self.interval.low,
+            "high": self.interval.high,
+            "partial_r": self.partial_r,
+            "partial_low": self.partial_interval.low,
+            "partial_high": self.partial_interval.high,
+            "n": self.n,
+        }
 
 
 def norm_correlations(
@@ -71,9 +85,11 @@ def norm_correlations(
 
     Example:
         >>> length = torch.arange(8.0)
-        >>> found = norm_correlations(length + 1, length, {"depth": torch.tensor([0.0, 2, 1, 3, 5, 4, 7, 6])})
-        >>> {name: (round(one.r, 3), round(one.partial_r, 3)) for name, one in found.items()}
-        {'depth': (0.929, nan), 'length': (1.0, 1.0)}
+        >>> correlations = norm_correlations(length + 1, length, {"depth": torch.tensor([0.0, 2, 1, 3, 5, 4, 7, 6])})
+        >>> {name: round(correlation.r, 3) for name, correlation in correlations.items()}
+        {'depth': 0.929, 'length': 1.0}
+        >>> {name: round(correlation.partial_r, 3) for name, correlation in correlations.items()}
+        {'depth': nan, 'length': 1.0}
     """
     covariates = dict(covariates or {})
     if LENGTH in covariates:
@@ -86,8 +102,8 @@ def norm_correlations(
     def with_norms(y: Tensor, controls: Tensor) -> Correlation:
         return correlate(norms, y, controls, kind=kind, resamples=resamples, level=level, generator=generator)
 
-    found = {name: with_norms(columns[:, at], columns[:, :1]) for at, name in enumerate(covariates, start=1)}
-    return found | {LENGTH: with_norms(columns[:, 0], columns[:, 1:])}
+    correlations = {name: with_norms(columns[:, at], columns[:, :1]) for at, name in enumerate(covariates, start=1)}
+    return correlations | {LENGTH: with_norms(columns[:, 0], columns[:, 1:])}
 
 
 def correlate(
@@ -121,14 +137,13 @@ def correlate(
         ValueError: if the shapes do not fit, or ``kind`` or ``level`` is none.
 
     Example:
-        >>> found = correlate(torch.tensor([1.0, 2, 3, 4]), torch.tensor([1.0, 3, 2, 4]), kind="pearson")
-        >>> round(found.r, 6), found.n
+        >>> correlation = correlate(torch.tensor([1.0, 2, 3, 4]), torch.tensor([1.0, 3, 2, 4]), kind="pearson")
+        >>> round(correlation.r, 6), correlation.n
         (0.8, 4)
     """
     if kind not in ("spearman", "pearson"):
         raise ValueError(f"kind: expected 'spearman' or 'pearson', got {kind!r}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a share between 0 and 1, got {level}; 0.95 is usual")
+    check_level(level)
     columns = [_column("x", x, x), _column("y", y, x)]
     if controls is not None:
         if controls.ndim != 2:
@@ -138,14 +153,16 @@ def correlate(
     values = values[:, values.isfinite().all(0)]
     n = values.shape[1]
     if n == 0:
-        return Correlation(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 0)
-    r, partial_r = _correlations(values, torch.ones(1, n, dtype=torch.float64), kind)[0].tolist()
-    parts = [
+        nowhere = Interval(math.nan, math.nan, math.nan)
+        return Correlation(nowhere, nowhere, 0)
+    coefficients = _correlations(values, torch.ones(1, n, dtype=torch.float64), kind)[0].tolist()
+    draws = [
         _correlations(values, counts, kind)
         for counts in resample_counts(n, resamples, generator=generator, width=3 * len(values))
     ]
-    low, high = _interval(parts, level)
-    return Correlation(r, low[0], high[0], partial_r, low[1], high[1], n)
+    ends = percentile_ends(torch.cat(draws), level) if draws else [(math.nan, math.nan)] * 2
+    interval, partial_interval = (Interval(value, *pair) for value, pair in zip(coefficients, ends, strict=True))
+    return Correlation(interval, partial_interval, n)
 
 
 def _column(name: str, x: Tensor, like: Tensor) -> Tensor:
@@ -172,11 +189,11 @@ def _correlations(values: Tensor, counts: Tensor, kind: Kind) -> Tensor:
 
 def _without_controls(correlation: Tensor) -> Tensor:
     """What is left of the first two once the others are held fixed: the Schur complement, ``[b, 2, 2]``."""
-    own, cross, controls = correlation[:, :2, :2], correlation[:, :2, 2:], correlation[:, 2:, 2:]
+    pair, cross, controls = correlation[:, :2, :2], correlation[:, :2, 2:], correlation[:, 2:, 2:]
     if not controls.shape[1]:
-        return own
+        return pair
     explained: Tensor = cross @ torch.linalg.pinv(controls, rtol=_LEAST_VARIANCE, hermitian=True) @ cross.mT
-    return own - explained
+    return pair - explained
 
 
 def _normalised(covariance: Tensor) -> Tensor:
@@ -192,14 +209,6 @@ def _ranks(values: Tensor, counts: Tensor) -> Tensor:
     ranks = []
     for column in values:
         distinct, place = column.unique(return_inverse=True)
-        drawn = counts.new_zeros(len(counts), len(distinct)).index_add_(1, place, counts)
-        ranks.append((drawn.cumsum(1) - (drawn - 1) / 2)[:, place])
+        draw_counts = counts.new_zeros(len(counts), len(distinct)).index_add_(1, place, counts)
+        ranks.append((draw_counts.cumsum(1) - (draw_counts - 1) / 2)[:, place])
     return torch.stack(ranks, dim=1)
-
-
-def _interval(parts: list[Tensor], level: float) -> tuple[list[float], list[float]]:
-    if not parts:
-        return [math.nan] * 2, [math.nan] * 2
-    edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.nanquantile(torch.cat(parts), edges, dim=0)
-    return low.tolist(), high.tolist()

@@ -23,6 +23,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside; an interval that is not known excludes nothing."""
+        return self.low > 0 or self.high < 0
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
@@ -65,10 +70,10 @@ def bootstrap_intervals(
     values = statistic(torch.ones(1, items, dtype=torch.float64))[0].tolist()
     if not items or not resamples:
         return [Interval(value if items else math.nan, math.nan, math.nan) for value in values]
-    parts = [statistic(counts) for counts in resample_counts(items, resamples, generator=generator, width=width)]
-    return [
-        Interval(value, *ends) for value, ends in zip(values, percentile_ends(torch.cat(parts), level), strict=True)
-    ]
+    draws = torch.cat(
+        [statistic(counts) for counts in resample_counts(items, resamples, generator=generator, width=width)]
+    )
+    return [Interval(value, *ends) for value, ends in zip(values, percentile_ends(draws, level), strict=True)]
 
 
 def percentile_ends(draws: Tensor, level: float) -> list[tuple[float, float]]:
@@ -110,9 +115,9 @@ def resample_counts(
     at_once = max(1, _MOST_AT_ONCE // max(1, items * width))
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
-        drawn = torch.randint(items, (rows, items), generator=generator)
-        once = torch.ones((), dtype=torch.float64).expand(rows, items)
-        yield torch.zeros(rows, items, dtype=torch.float64).scatter_add_(1, drawn, once)
+        places = torch.randint(items, (rows, items), generator=generator)
+        ones = torch.ones((), dtype=torch.float64).expand(rows, items)
+        yield torch.zeros(rows, items, dtype=torch.float64).scatter_add_(1, places, ones)
 
 
 def sorted_quantile(ascending: Tensor, level: float) -> float:

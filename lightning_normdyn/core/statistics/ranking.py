@@ -43,8 +43,8 @@ def grade_ranking(
         judgements: query, document and grade of each judged pair, each ``[p]`` and no pair twice; grades below 0
             count as 0, as trec_eval has it.
         n_queries: how many queries there are, to hold the ranking against.
-        depth: how many of the best grades to keep of each query: the largest rank that :func:`ndcg_at` is asked for.
-            All if left out.
+        depth: how many of the best grades to keep of each query: the largest rank that :func:`ranking_ndcg`
+            is asked for. All if left out.
 
     Returns:
         The record, on the device of ``indices``.
@@ -67,24 +67,25 @@ def grade_ranking(
         check_count(depth=depth)
     queries, documents, grades = _checked(judgements, n, indices.device)
     last = max(int(part.max()) if part.numel() else 0 for part in (documents, indices)) + 1
-    keys, order = (queries * last + documents).sort()
-    if (keys[1:] == keys[:-1]).any():
-        twice = int(keys[1:][keys[1:] == keys[:-1]][0])
+    pair_keys, order = (queries * last + documents).sort()
+    repeated = pair_keys[1:] == pair_keys[:-1]
+    if repeated.any():
+        pair_key = int(pair_keys[1:][repeated][0])
         raise ValueError(
-            f"judgements: expected each pair once, got query {twice // last} with document {twice % last} again; "
+            f"judgements: expected each pair once, got query {pair_key // last} with document {pair_key % last} again; "
             "keep the grade that counts"
         )
     positive = grades.clamp(min=0)
-    found = _look_up(indices, keys, positive[order], last)
-    return RankedGrades(found, *_ideal(queries, positive, n, depth))
+    ranked_grades = _look_up(indices, pair_keys, positive[order], last)
+    return RankedGrades(ranked_grades, *_ideal(queries, positive, n, depth))
 
 
-def ndcg_at(ranked: RankedGrades, k: int, *, gain: Gain = "linear") -> Tensor:
-    """Discounted cumulative gain over that of the best ranking: ``sum_i g_i / log2(1 + i)`` for ranks ``i <= k``.
+def ranking_ndcg(ranked: RankedGrades, top_k: int, *, gain: Gain = "linear") -> Tensor:
+    """Discounted cumulative gain over that of the best ranking: ``sum_i g_i / log2(1 + i)`` for ranks ``i <= top_k``.
 
     Args:
         ranked: of :func:`grade_ranking`.
-        k: how many ranks count.
+        top_k: how many ranks count.
         gain: ``linear`` takes grades as they are, as trec_eval's ndcg_cut does; ``exponential`` takes ``2^g - 1``.
 
     Returns:
@@ -92,52 +93,54 @@ def ndcg_at(ranked: RankedGrades, k: int, *, gain: Gain = "linear") -> Tensor:
 
     Example:
         >>> ranked = RankedGrades(torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([1]))
-        >>> round(float(ndcg_at(ranked, 2)), 4)
+        >>> round(float(ranking_ndcg(ranked, 2)), 4)
         0.6309
     """
     if gain not in ("linear", "exponential"):
         raise ValueError(f"gain: expected 'linear' or 'exponential', got {gain!r}")
-    return _where_relevant(_discounted(_top(ranked.grades, k), gain) / _discounted(ranked.ideal[:, :k], gain), ranked)
+    return _where_relevant(
+        _discounted(_top(ranked.grades, top_k), gain) / _discounted(ranked.ideal[:, :top_k], gain), ranked
+    )
 
 
-def mrr_at(ranked: RankedGrades, k: int) -> Tensor:
-    """One over the rank of the first relevant document, 0 if it is not among the first ``k``; ``[n]`` or NaN."""
-    relevant = _top(ranked.grades, k) > 0
+def ranking_mrr(ranked: RankedGrades, top_k: int) -> Tensor:
+    """One over the rank of the first relevant document, 0 if it is not among the first ``top_k``; ``[n]`` or NaN."""
+    relevant = _top(ranked.grades, top_k) > 0
     ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device, dtype=torch.float64)
     best = (relevant / ranks).amax(1) if relevant.shape[1] else ranks.new_zeros(len(relevant))
     return _where_relevant(best, ranked)
 
 
-def recall_at(ranked: RankedGrades, k: int) -> Tensor:
-    """Share of the relevant documents among the first ``k``; ``[n]``, NaN where nothing is relevant."""
-    return _where_relevant((_top(ranked.grades, k) > 0).sum(1) / ranked.relevant.double(), ranked)
+def ranking_recall(ranked: RankedGrades, top_k: int) -> Tensor:
+    """Share of the relevant documents among the first ``top_k``; ``[n]``, NaN where nothing is relevant."""
+    return _where_relevant((_top(ranked.grades, top_k) > 0).sum(1) / ranked.relevant.double(), ranked)
 
 
-def map_at(ranked: RankedGrades, k: int) -> Tensor:
-    """Average precision: that at each relevant rank up to ``k``, summed, over all that is relevant; ``[n]`` or NaN.
+def ranking_map(ranked: RankedGrades, top_k: int) -> Tensor:
+    """Average precision: that at each relevant rank up to ``top_k``, summed, over all that is relevant; ``[n]`` or NaN.
 
     Example:
         >>> ranked = RankedGrades(torch.tensor([[1.0, 0.0, 1.0]]), torch.ones(1, 3), torch.tensor([3]))
-        >>> round(float(map_at(ranked, 3)), 4)  # (1 + 2/3) / 3
+        >>> round(float(ranking_map(ranked, 3)), 4)  # (1 + 2/3) / 3
         0.5556
     """
-    relevant = _top(ranked.grades, k) > 0
+    relevant = _top(ranked.grades, top_k) > 0
     ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
     # Counted in integers: CUDA has no deterministic cumulative sum of other numbers.
     return _where_relevant((relevant.cumsum(1).double() / ranks * relevant).sum(1) / ranked.relevant, ranked)
 
 
-def hits_at(ranked: RankedGrades, k: int) -> Tensor:
-    """1 if anything relevant is among the first ``k``, else 0 (trec_eval's success); ``[n]``, NaN as above."""
-    return _where_relevant((_top(ranked.grades, k) > 0).any(1).double(), ranked)
+def ranking_hit_rate(ranked: RankedGrades, top_k: int) -> Tensor:
+    """1 if anything relevant is among the first ``top_k``, else 0 (trec_eval's success); ``[n]``, NaN as above."""
+    return _where_relevant((_top(ranked.grades, top_k) > 0).any(1).double(), ranked)
 
 
 MEASURES: dict[str, Callable[..., Tensor]] = {
-    "ndcg": ndcg_at,
-    "mrr": mrr_at,
-    "recall": recall_at,
-    "map": map_at,
-    "hits": hits_at,
+    "ndcg": ranking_ndcg,
+    "mrr": ranking_mrr,
+    "recall": ranking_recall,
+    "map": ranking_map,
+    "hits": ranking_hit_rate,
 }
 
 
@@ -161,7 +164,7 @@ def measure_named(name: str) -> Measure:
     kind, _, rank = name.partition("@")
     if kind not in MEASURES or not rank.isdecimal() or int(rank) < 1:
         raise ValueError(f"measure: expected one of {', '.join(MEASURES)} with a rank, as in 'ndcg@10', got {name!r}")
-    return Measure(partial(MEASURES[kind], k=int(rank)), int(rank))
+    return Measure(partial(MEASURES[kind], top_k=int(rank)), int(rank))
 
 
 def _checked(judgements: tuple[Tensor, Tensor, Tensor], n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,10 +189,10 @@ def _look_up(indices: Tensor, keys: Tensor, grades: Tensor, last: int) -> Tensor
     """Grades of documents ``[n, k]`` among pairs sorted by ``query * last + document``."""
     if not keys.numel():
         return torch.zeros(indices.shape, dtype=torch.float64, device=indices.device)
-    wanted = torch.arange(len(indices), device=indices.device).unsqueeze(1) * last + indices
-    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-    found: Tensor = grades[place] * ((keys[place] == wanted) & (indices >= 0))
-    return found
+    ranked_keys = torch.arange(len(indices), device=indices.device).unsqueeze(1) * last + indices
+    place = torch.searchsorted(keys, ranked_keys).clamp(max=len(keys) - 1)
+    ranked_grades: Tensor = grades[place] * ((keys[place] == ranked_keys) & (indices >= 0))
+    return ranked_grades
 
 
 def _ideal(queries: Tensor, grades: Tensor, n: int, depth: int | None) -> tuple[Tensor, Tensor]:
@@ -202,15 +205,14 @@ def _ideal(queries: Tensor, grades: Tensor, n: int, depth: int | None) -> tuple[
     width = int(relevant.max()) if n else 0
     width = width if depth is None else min(width, depth)
     ideal = grades.new_zeros(n, width)
-    kept = rank < width
-    ideal[queries[kept], rank[kept]] = grades[kept]
+    inside = rank < width
+    ideal[queries[inside], rank[inside]] = grades[inside]
     return ideal, relevant
 
 
-def _top(grades: Tensor, k: int) -> Tensor:
-    if k < 1:
-        raise ValueError(f"k: expected a rank from 1 up, got {k}")
-    return grades[:, :k]
+def _top(grades: Tensor, top_k: int) -> Tensor:
+    check_count(top_k=top_k)
+    return grades[:, :top_k]
 
 
 def _discounted(grades: Tensor, gain: Gain) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.statistics.interval import resample_counts
+from lightning_normdyn.core.statistics.interval import Interval, resample_counts
 
 NO_DIFFERENCE = "no difference"
 FEWEST_QUERIES = 20
@@ -17,27 +17,42 @@ FEWEST_QUERIES = 20
 
 
 class VariantScore(NamedTuple):
-    """How one variant did. Plain numbers; the last three compare with the reference, and are 0, 0, 0 and 1 for itself.
+    """How one variant did. The last two compare with the reference; its own gain is 0 throughout, its p value 1.
 
     Attributes:
-        mean: over queries and seeds.
-        low: lower end of its interval.
-        high: upper end.
+        mean_interval: over queries and seeds.
         share_best: share of draws in which no other variant is better.
-        gain: mean minus that of the reference.
-        gain_low: lower end of its interval, which holds for all variants at once.
-        gain_high: upper end.
+        gain_interval: mean minus that of the reference; the interval holds for all variants at once.
         p_value: how likely a gain of that size is for any of the variants if none differs from the reference.
     """
 
-    mean: float
-    low: float
-    high: float
+    mean_interval: Interval
     share_best: float
-    gain: float
-    gain_low: float
-    gain_high: float
+    gain_interval: Interval
     p_value: float
+
+    @property
+    def mean(self) -> float:
+        """The mean itself."""
+        return self.mean_interval.value
+
+    @property
+    def gain(self) -> float:
+        """The gain itself."""
+        return self.gain_interval.value
+
+    def numbers(self) -> dict[str, float]:
+        """Plain numbers by the names that they have in files."""
+        return {
+            "mean": self.mean,
+            "low": self.mean_interval.low,
+            "high": self.mean_interval.high,
+            "share_best": self.share_best,
+            "gain": self.gain,
+            "gain_low": self.gain_interval.low,
+            "gain_high": self.gain_interval.high,
+            "p_value": self.p_value,
+        }
 
 
 class VariantComparison(NamedTuple):
@@ -111,14 +126,14 @@ def compare_variants(
 
     Example:
         >>> queries = torch.rand(2, 500, generator=torch.Generator().manual_seed(0))
-        >>> found = compare_variants({"cosine": queries, "qnorm": queries + 0.1})
-        >>> found.recommended, round(found.scores["qnorm"].gain, 3)
+        >>> comparison = compare_variants({"cosine": queries, "qnorm": queries + 0.1})
+        >>> comparison.recommended, round(comparison.scores["qnorm"].gain, 3)
         ('qnorm', 0.1)
     """
     names = list(values)
     if reference not in values:
         raise ValueError(f"reference: expected one of {', '.join(names) or 'no variants'}, got {reference!r}")
-    shapes = {name: tuple(one.shape) for name, one in values.items()}
+    shapes = {name: tuple(table.shape) for name, table in values.items()}
     if any(len(shape) != 2 or shape != shapes[reference] for shape in shapes.values()):
         raise ValueError(f"values: expected [seeds, n], the same for every variant, got {shapes}")
     stacked = torch.stack([values[name].detach().cpu().double() for name in names])  # [v, s, n]
@@ -128,30 +143,26 @@ def compare_variants(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     draws = _draws(stacked, resamples, generator)
     means = stacked.mean((1, 2))
-    own = names.index(reference)
-    gains, gain_draws = means - means[own], draws - draws[:, own : own + 1]
+    at_reference = names.index(reference)
+    gains, gain_draws = means - means[at_reference], draws - draws[:, at_reference, None]
     spread = gain_draws.std(0, correction=0)
-    worst, sizes = _simultaneous(gain_draws, gains, spread, own)
+    worst, sizes = _simultaneous(gain_draws, gains, spread, at_reference)
     reach = float(worst.quantile(level)) if len(names) > 1 else 0.0
     low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype), dim=0)
     best = (draws == draws.amax(1, keepdim=True)).double()
     share_best = (best / best.sum(1, keepdim=True)).mean(0)
     scores = {}
     for place, name in enumerate(names):
-        p_value = 1.0 if place == own else float(((worst >= sizes[place]).sum() + 1) / (len(worst) + 1))
-        half = 0.0 if place == own else reach * float(spread[place])
+        p_value = 1.0 if place == at_reference else float(((worst >= sizes[place]).sum() + 1) / (len(worst) + 1))
+        half = 0.0 if place == at_reference else reach * float(spread[place])
         gain = float(gains[place])
         scores[name] = VariantScore(
-            float(means[place]),
-            float(low[place]),
-            float(high[place]),
+            Interval(float(means[place]), float(low[place]), float(high[place])),
             float(share_best[place]),
-            gain,
-            gain - half,
-            gain + half,
+            Interval(gain, gain - half, gain + half),
             p_value,
         )
-    others = gain_draws[:, [place for place in range(len(names)) if place != own]]
+    others = gain_draws[:, [place for place in range(len(names)) if place != at_reference]]
     recommended, confidence = _verdict(scores, reference, others, margin)
     if stacked.shape[2] < FEWEST_QUERIES:
         recommended, confidence = NO_DIFFERENCE, 0.0
@@ -162,8 +173,8 @@ def _draws(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor
     """Means that might have come out, ``[resamples, v]``."""
     variants, seeds, queries = values.shape
     of_queries = values.mean(1)
-    parts = [counts @ of_queries.T / queries for counts in resample_counts(queries, resamples, generator=generator)]
-    draws, means = torch.cat(parts), of_queries.mean(1)
+    batches = [counts @ of_queries.T / queries for counts in resample_counts(queries, resamples, generator=generator)]
+    draws, means = torch.cat(batches), of_queries.mean(1)
     if queries > 1:
         # A bootstrap knows the spread of few queries no better than a t test does, and takes it for too small.
         draws = means + (draws - means) * (queries / _chi_square(queries - 1, resamples, generator)).sqrt()
@@ -186,13 +197,13 @@ def _chi_square(freedom: int, resamples: int, generator: torch.Generator) -> Ten
     return freedom * (1 - spread + math.sqrt(spread) * normal).pow(3)
 
 
-def _simultaneous(draws: Tensor, gains: Tensor, spread: Tensor, own: int) -> tuple[Tensor, Tensor]:
+def _simultaneous(draws: Tensor, gains: Tensor, spread: Tensor, at_reference: int) -> tuple[Tensor, Tensor]:
     """The largest standardised error of any gain in each draw, and the gains' own standardised sizes."""
     varies = spread > 1e-12 * gains.abs().clamp(min=1e-300)
     unit = spread.where(varies, 1)
     errors = ((draws - gains).abs() / unit).where(varies, 0)
     sizes = torch.where(varies, gains.abs() / unit, torch.where(gains == 0, 0, torch.inf))
-    errors[:, own] = 0
+    errors[:, at_reference] = 0
     return errors.amax(1), sizes
 
 
@@ -201,8 +212,8 @@ def _verdict(
 ) -> tuple[str, float]:
     best = max(scores, key=lambda name: scores[name].mean)
     others = [score for name, score in scores.items() if name != reference]
-    if best != reference and scores[best].gain_low > 0 and scores[best].gain >= margin:
+    if best != reference and scores[best].gain_interval.low > 0 and scores[best].gain >= margin:
         return best, 1 - scores[best].p_value
-    if others and all(score.gain_high < 0 for score in others):
+    if others and all(score.gain_interval.high < 0 for score in others):
         return reference, 1 - max(score.p_value for score in others)
     return NO_DIFFERENCE, float((gain_draws < margin).all(1).double().mean()) if others else 0.0

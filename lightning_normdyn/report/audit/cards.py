@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from lightning_normdyn.core.statistics.interval import Interval
 from lightning_normdyn.report.audit.figures import (
     best_confidences,
     confidence_figure,
@@ -70,7 +69,7 @@ def _associations(audit: Audit) -> Card | None:
     panels, captions, has_partial = [], [], "length" in audit.correlations
     correlations = {name: value for name, value in audit.correlations.items() if math.isfinite(value.r)}
     if correlations:
-        texts = (f"{name} {interval_text(Interval(r.r, r.low, r.high))}" for name, r in correlations.items())
+        texts = (f"{name} {interval_text(correlation.interval)}" for name, correlation in correlations.items())
         description = f"Spearman correlation with the norm and its 95% interval: {', '.join(texts)}."
         svg = to_svg(correlations_figure(audit), name="correlations", description=description)
         panels.append(("Covariates, Spearman", svg))

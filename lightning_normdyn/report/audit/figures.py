@@ -61,13 +61,12 @@ def norms_figure(audit: Audit) -> Axes:
 def correlations_figure(audit: Audit) -> Axes:
     """Spearman correlation of norms with every covariate, with and without length held fixed."""
     correlations = {name: value for name, value in audit.correlations.items() if math.isfinite(value.r)}
-    rows = [(name, Interval(value.r, value.low, value.high)) for name, value in correlations.items()]
+    rows = [(name, value.interval) for name, value in correlations.items()]
     axes = _forest(rows, BLUE, offset=-0.13)
     if "length" in audit.correlations:
         for place, (name, value) in enumerate(correlations.items()):
             if name != "length" and math.isfinite(value.partial_r):
-                partial = Interval(value.partial_r, value.partial_low, value.partial_high)
-                _mark(axes, place + 0.13, partial, VERMILION)
+                _mark(axes, place + 0.13, value.partial_interval, VERMILION)
     axes.set_xlim(-1.02, 1.02)
     axes.set_xlabel("Spearman correlation with the norm")
     return axes

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 from torch import Tensor
 
+from lightning_normdyn.core.statistics.correlation import Correlation
 from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
 from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.report.audit.item import Item, item_list, shortened
@@ -136,6 +137,8 @@ def as_plain(value: object) -> Any:
         value = RiskCoverage(*(column.flip(0)[::step].flip(0) for column in value))
     if isinstance(value, Tensor):
         return as_plain(value.tolist())
+    if isinstance(value, Correlation):
+        return as_plain(value.numbers())
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: as_plain(entry) for name, entry in json_fields(value).items()}
     if isinstance(value, Mapping):

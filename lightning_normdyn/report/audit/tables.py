@@ -31,7 +31,7 @@ def _norms(audit: Audit) -> Table:
 def _correlations(audit: Audit) -> Table:
     has_length = "length" in audit.correlations
     rows = [
-        (name, interval_text(Interval(correlation.r, correlation.low, correlation.high)))
+        (name, interval_text(correlation.interval))
         + ((fixed(correlation.partial_r, 2) if name != "length" else NONE,) if has_length else ())
         + (f"{correlation.n:,}",)
         for name, correlation in audit.correlations.items()

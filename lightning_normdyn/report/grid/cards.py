@@ -46,7 +46,7 @@ def grid_cards(findings: GridFindings) -> list[Card]:
 def describe_scores(findings: GridFindings) -> str:
     """The scores figure in words."""
     scores = [
-        f"{name} {score.mean:.4f} ({score.low:.4f} to {score.high:.4f})"
+        f"{name} {score.mean:.4f} ({score.mean_interval.low:.4f} to {score.mean_interval.high:.4f})"
         for name, score in findings.comparison.scores.items()
     ]
     floors = [f"{name} {value:.4f}" for name, value in findings.floors.items()]

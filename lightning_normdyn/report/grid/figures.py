@@ -34,7 +34,7 @@ def scores_figure(findings: GridFindings) -> Axes:
     for place, name in enumerate(names):
         if name in scores:
             score, colour = scores[name], COLOURS.get(name, INK)
-            axes.plot([score.low, score.high], [place, place], color=colour, lw=2.4)
+            axes.plot(score.mean_interval[1:], [place, place], color=colour, lw=2.4)
             axes.scatter([score.mean], [place], color=colour, s=46, zorder=3)
             single = [_mean(run) for run in findings.runs if run.variant == name]
             axes.scatter(single, np.full(len(single), place + 0.2), color=colour, s=9, alpha=0.7, lw=0)

@@ -107,9 +107,8 @@ def _scores(findings: GridFindings) -> GridTable:
     )
     rows = []
     for name, score in comparison.scores.items():
-        gain = None if name == comparison.reference else Interval(score.gain, score.gain_low, score.gain_high)
-        mean = Interval(score.mean, score.low, score.high)
-        rows.append(GridRow(name, (mean, gain, score.share_best, findings.lrs[name])))
+        gain = None if name == comparison.reference else score.gain_interval
+        rows.append(GridRow(name, (score.mean_interval, gain, score.share_best, findings.lrs[name])))
     title = f"{findings.task}: {headline}, trainings: {comparison.seeds} each, test items: {comparison.queries}"
     note = "Best in draws: the share of draws, over items and trainings, in which a variant leads."
     return GridTable("scores", title, "variant", columns, rows, note)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.statistics.ranking import RankedGrades, hits_at
+from lightning_normdyn.core.statistics.ranking import RankedGrades, ranking_hit_rate
 from lightning_normdyn.datasets import CaptionedImages, Judgements
 from lightning_normdyn.tasks.clip.pixels import Chosen, Pixels, shifted
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
@@ -63,7 +63,9 @@ class ImageText(ContrastiveTask):
         ``text_to_image_recall@k`` one a caption, ``[m]``, and ``recall@k``, one an image, the mean of its own and its
         caption's.
         """
-        hits: dict[str, Callable[[RankedGrades], Tensor]] = {f"recall@{k}": partial(hits_at, k=k) for k in _PLACES}
+        hits: dict[str, Callable[[RankedGrades], Tensor]] = {
+            f"recall@{k}": partial(ranking_hit_rate, top_k=k) for k in _PLACES
+        }
         to_text = ranking_measures(encoded, exponents, hits, depth=max(_PLACES))
         to_image = ranking_measures(exchanged(encoded), exponents[::-1], hits, depth=max(_PLACES))
         relevant = encoded.judgements.relevant()

@@ -67,7 +67,7 @@ def advise_on(
 def _scoring(comparison: VariantComparison, measure: str) -> str:
     cosine, dot = comparison.scores["cosine"], comparison.scores["dot"]
     numbers = f"{measure}: inner product {dot.mean:.4f}, cosine {cosine.mean:.4f}, difference {dot.gain:+.4f}"
-    interval = f"{dot.gain_low:+.4f} to {dot.gain_high:+.4f}"
+    interval = f"{dot.gain_interval.low:+.4f} to {dot.gain_interval.high:+.4f}"
     if comparison.recommended == NO_DIFFERENCE:
         return f"Score with cosine: {comparison.queries} queries show no difference ({numbers}, {interval})."
     choice = "the inner product" if comparison.recommended == "dot" else "cosine"

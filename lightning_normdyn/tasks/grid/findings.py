@@ -131,7 +131,7 @@ def advise(comparison: VariantComparison, headline: str) -> str:
         )
     return (
         f"Take {comparison.best}: {headline} {best.mean:.4f}, {best.gain:+.4f} over {comparison.reference} "
-        f"({best.gain_low:+.4f} to {best.gain_high:+.4f}; {comparison.confidence_in_words})"
+        f"({best.gain_interval.low:+.4f} to {best.gain_interval.high:+.4f}; {comparison.confidence_in_words})"
         f"{_alike(comparison)}."
     )
 
@@ -165,7 +165,7 @@ def _kappa_verdict(runs_by_variant: Mapping[str, Sequence[GridRun]], comparison:
     pair = compare_variants(
         {name: _values(runs_by_variant[name], "trained") for name in ("qnorm", "dnorm")}, reference="dnorm"
     ).scores["qnorm"]
-    if comparison.decidable and (pair.gain_low > 0 or pair.gain_high < 0):
+    if comparison.decidable and pair.gain_interval.excludes_zero:
         observed = "qnorm" if gain > 0 else "dnorm"
     predicted = "qnorm" if share >= _SURE_SHARE else "dnorm" if share <= 1 - _SURE_SHARE else "no difference"
     verdict = (
@@ -173,7 +173,8 @@ def _kappa_verdict(runs_by_variant: Mapping[str, Sequence[GridRun]], comparison:
     )
     return (
         f"{verdict}: kappa spoke for {predicted} (QNorm's is smaller in {share:.0%} of resamples), training for "
-        f"{observed} (qnorm − dnorm = {pair.gain:+.4f}, {pair.gain_low:+.4f} to {pair.gain_high:+.4f})"
+        f"{observed} (qnorm − dnorm = {pair.gain:+.4f}, {pair.gain_interval.low:+.4f} to "
+        f"{pair.gain_interval.high:+.4f})"
     )
 
 

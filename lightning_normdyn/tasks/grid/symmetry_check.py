@@ -43,13 +43,15 @@ def check_symmetry(symmetry: FunctionalSymmetry, comparison: VariantComparison) 
         return SymmetryCheck(symmetry.prediction, "undecided", "neither qnorm nor dnorm trained")
     name = max(unilateral, key=lambda variant: comparison.scores[variant].mean)
     score = comparison.scores[name]
-    evidence = f"{name} − cosine = {score.gain:+.4f} ({score.gain_low:+.4f} to {score.gain_high:+.4f})"
+    evidence = (
+        f"{name} − cosine = {score.gain:+.4f} ({score.gain_interval.low:+.4f} to {score.gain_interval.high:+.4f})"
+    )
     if not comparison.decidable:
         outcome = "undecided"
     elif symmetry.symmetric:
-        outcome = _outcome(is_agreement=score.gain_high < 0, is_contradiction=score.gain_low > 0)
+        outcome = _outcome(is_agreement=score.gain_interval.high < 0, is_contradiction=score.gain_interval.low > 0)
     else:
-        outcome = _outcome(is_agreement=score.gain_low > 0, is_contradiction=score.gain_high < 0)
+        outcome = _outcome(is_agreement=score.gain_interval.low > 0, is_contradiction=score.gain_interval.high < 0)
     return SymmetryCheck(symmetry.prediction, outcome, evidence)
 
 

@@ -13,7 +13,13 @@ from lightning_normdyn.core import safe_norm
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.correlation import correlate
-from lightning_normdyn.core.statistics.ranking import grade_ranking, hits_at, mrr_at, ndcg_at, recall_at
+from lightning_normdyn.core.statistics.ranking import (
+    grade_ranking,
+    ranking_hit_rate,
+    ranking_mrr,
+    ranking_ndcg,
+    ranking_recall,
+)
 from lightning_normdyn.datasets import Interactions, Judgements
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
@@ -168,7 +174,12 @@ class Recommendation(TableSizes, ContrastiveTask):
         documents = rescale(encoded.documents, exponents[1])
         indices = exact_top_k(encoded.queries, documents, _DEPTH, excluded_pairs=excluded_pairs).indices
         ranked = grade_ranking(indices, encoded.judgements, len(encoded.queries))
-        of_depth = {"ndcg@10": ndcg_at, "hits@10": hits_at, "recall@10": recall_at, "mrr@10": mrr_at}
+        of_depth = {
+            "ndcg@10": ranking_ndcg,
+            "hits@10": ranking_hit_rate,
+            "recall@10": ranking_recall,
+            "mrr@10": ranking_mrr,
+        }
         values = {name: measure(ranked, _DEPTH) for name, measure in of_depth.items()}
         if encoded.popularity is None:
             return values

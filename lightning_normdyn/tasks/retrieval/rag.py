@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.statistics.ranking import grade_ranking, ndcg_at, recall_at
+from lightning_normdyn.core.statistics.ranking import grade_ranking, ranking_ndcg, ranking_recall
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
@@ -83,7 +83,10 @@ class Rag(Retrieval):
         answers_given = self.reader.read(list(split.queries), passages, self.device)
         right = split.answers or ()
         ranked = grade_ranking(ranking, split.judgements, len(split.queries))
-        of_ranking = {f"recall@{self.passages}": partial(recall_at, k=self.passages), "ndcg@10": partial(ndcg_at, k=10)}
+        of_ranking = {
+            f"recall@{self.passages}": partial(ranking_recall, top_k=self.passages),
+            "ndcg@10": partial(ranking_ndcg, top_k=10),
+        }
         of_answers = {"exact_match": exact_match, "f1": token_f1}
         values = {
             name: torch.tensor(

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.statistics.ranking import grade_ranking, map_at, mrr_at, ndcg_at, recall_at
+from lightning_normdyn.core.statistics.ranking import (
+    grade_ranking,
+    ranking_map,
+    ranking_mrr,
+    ranking_ndcg,
+    ranking_recall,
+)
 from lightning_normdyn.datasets import JudgedTexts, Judgements
 from lightning_normdyn.datasets.formats import MsMarcoTriples
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Pairs, Split
@@ -56,11 +62,11 @@ class Retrieval(ContrastiveTask):
     def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
         """NDCG@10, MRR@10, recall at 10 and 100, and MAP@100 of every query."""
         of_depth = {
-            "ndcg@10": partial(ndcg_at, k=10),
-            "mrr@10": partial(mrr_at, k=10),
-            "recall@10": partial(recall_at, k=10),
-            "recall@100": partial(recall_at, k=100),
-            "map@100": partial(map_at, k=100),
+            "ndcg@10": partial(ranking_ndcg, top_k=10),
+            "mrr@10": partial(ranking_mrr, top_k=10),
+            "recall@10": partial(ranking_recall, top_k=10),
+            "recall@100": partial(ranking_recall, top_k=100),
+            "map@100": partial(ranking_map, top_k=100),
         }
         return ranking_measures(encoded, exponents, of_depth, depth=_DEPTH)
 
@@ -148,7 +154,7 @@ class RetrievalData(ContrastData):
             return {}
         sides = self.evaluation(split)
         ranked = grade_ranking(self.rank_by_words(split, 10), sides.judgements, len(sides.queries))
-        return {"bm25": float(ndcg_at(ranked, 10).nanmean())}
+        return {"bm25": float(ranking_ndcg(ranked, 10).nanmean())}
 
     @cached_property
     def _judgements(self) -> dict[str, Judgements]:

@@ -48,7 +48,7 @@ def test_both_correlations_equal_numpy(kind, seed, n, controls, ties):
     assert found.r == pytest.approx(r, abs=1e-9)
     assert found.partial_r == pytest.approx(partial_r, abs=1e-8)
     assert found.n == n
-    assert math.isnan(found.low)
+    assert math.isnan(found.interval.low)
 
 
 @PROPERTY
@@ -66,7 +66,7 @@ def test_ranks_survive_any_rising_map(seed):
     x, y, z = sample(seed, 40)
     before = correlate(x, y, z.unsqueeze(1), resamples=50)
     after = correlate(x.exp(), y**3, (5 * z + 1).unsqueeze(1), resamples=50)
-    assert list(after) == pytest.approx(list(before), abs=1e-9)
+    assert after.numbers() == pytest.approx(before.numbers(), abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["pearson", "spearman"])
@@ -81,8 +81,8 @@ def test_resamples_equal_a_loop_over_drawn_items(kind):
         *columns[:2], columns[2:].T, kind=kind, resamples=40, level=0.8, generator=torch.Generator().manual_seed(3)
     )
     low, high = np.quantile(loop, (0.1, 0.9), axis=0)
-    assert [found.low, found.partial_low] == pytest.approx(low.tolist(), abs=1e-9)
-    assert [found.high, found.partial_high] == pytest.approx(high.tolist(), abs=1e-9)
+    assert [found.interval.low, found.partial_interval.low] == pytest.approx(low.tolist(), abs=1e-9)
+    assert [found.interval.high, found.partial_interval.high] == pytest.approx(high.tolist(), abs=1e-9)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
@@ -92,7 +92,10 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         draw = torch.Generator().manual_seed(seed)
         control, first, second = torch.randn(3, 80, generator=draw, dtype=torch.float64)
         found = correlate(control + first, control + second, control.unsqueeze(1), kind="pearson", resamples=300)
-        inside += (found.low <= 0.5 <= found.high, found.partial_low <= 0 <= found.partial_high)
+        inside += (
+            found.interval.low <= 0.5 <= found.interval.high,
+            found.partial_interval.low <= 0 <= found.partial_interval.high,
+        )
     assert (inside / 300 > 0.90).all()
     assert (inside / 300 < 0.98).all()
 
@@ -104,10 +107,10 @@ def test_length_explains_away_what_it_causes():
     covariates = {"depth": length + noise, "frequency": frequency}
     found = norm_correlations(10 + length + frequency + own, length, covariates, resamples=200)
     assert list(found) == ["depth", "frequency", "length"]
-    assert found["depth"].low > 0.3
-    assert found["depth"].partial_low < 0 < found["depth"].partial_high
-    assert found["frequency"].partial_low > found["frequency"].high > 0.5
-    assert found["length"].partial_low > 0.4
+    assert found["depth"].interval.low > 0.3
+    assert found["depth"].partial_interval.low < 0 < found["depth"].partial_interval.high
+    assert found["frequency"].partial_interval.low > found["frequency"].interval.high > 0.5
+    assert found["length"].partial_interval.low > 0.4
 
 
 def test_length_alone_is_correlated_too():
@@ -134,7 +137,8 @@ def test_what_does_not_vary_has_no_correlation():
     assert math.isnan(correlate(x, torch.full_like(x, 0.1), resamples=5).r)
     assert math.isnan(correlate(torch.full_like(x, 1e8 / 3), y, kind="pearson", resamples=5).r)
     same = correlate(x, y, torch.stack((z, z, torch.ones_like(z), 2 * z - 1), dim=1), kind="pearson", resamples=30)
-    assert list(same) == pytest.approx(list(correlate(x, y, z.unsqueeze(1), kind="pearson", resamples=30)), abs=1e-9)
+    once = correlate(x, y, z.unsqueeze(1), kind="pearson", resamples=30)
+    assert same.numbers() == pytest.approx(once.numbers(), abs=1e-9)
     explained = correlate(x, y, torch.stack((x, z), dim=1), kind="pearson", resamples=5)
     assert math.isnan(explained.partial_r)
     assert not math.isnan(explained.r)
@@ -146,7 +150,7 @@ def test_results_repeat_and_the_global_generator_stays():
     state = torch.get_rng_state()
     assert correlate(x, y) == correlate(x, y)
     assert torch.equal(torch.get_rng_state(), state)
-    assert correlate(x, y, generator=torch.Generator().manual_seed(1)).low != correlate(x, y).low
+    assert correlate(x, y, generator=torch.Generator().manual_seed(1)).interval.low != correlate(x, y).interval.low
 
 
 def test_counts_are_those_of_drawing_with_replacement():

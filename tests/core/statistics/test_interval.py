@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_normdyn.core.statistics.interval import bootstrap_intervals, resample_counts
+from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, resample_counts
 
 
 def means(values):
@@ -38,3 +38,13 @@ def test_nothing_to_resample_is_nan():
 
 def test_an_interval_prints_as_it_is_read():
     assert str(bootstrap_intervals(means(torch.ones(4, 1, dtype=torch.float64)), 4)[0]) == "1.000 [1.000, 1.000]"
+
+
+@pytest.mark.parametrize(
+    ("ends", "excluded"),
+    [((0.1, 0.3), True), ((-0.3, -0.1), True), ((-0.1, 0.3), False), ((math.nan, math.nan), False)],
+)
+def test_an_interval_excludes_zero_or_not_and_prints_itself(ends, excluded):
+    interval = Interval(sum(ends) / 2, *ends)
+    assert interval.excludes_zero is excluded
+    assert str(Interval(0.25, 0.1, 0.4)) == "0.250 [0.100, 0.400]"

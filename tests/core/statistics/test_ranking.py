@@ -71,7 +71,7 @@ def test_exponential_gain_by_a_loop(grades, k):
     def gain(row):
         return sum((2**grade - 1) / math.log2(2 + at) for at, grade in enumerate(row[:k]))
 
-    found, best = float(ranking.ndcg_at(ranked, k, gain="exponential")), gain(sorted(grades, reverse=True))
+    found, best = float(ranking.ranking_ndcg(ranked, k, gain="exponential")), gain(sorted(grades, reverse=True))
     assert math.isnan(found) if best == 0 else found == pytest.approx(gain(grades) / best, abs=1e-12)
 
 
@@ -79,10 +79,10 @@ def test_missing_ranks_and_queries_without_judgements():
     judgements = (torch.tensor([1]), torch.tensor([7]), torch.tensor([2.0]))
     ranked = grade_ranking(torch.tensor([[7, 1], [-1, 7], [-1, -1]]), judgements)
     assert ranked.grades.tolist() == [[0, 0], [0, 2], [0, 0]]
-    assert ranking.mrr_at(ranked, 2).nan_to_num(-1).tolist() == [-1, 0.5, -1]
-    assert ranking.mrr_at(grade_ranking(torch.empty(3, 0, dtype=torch.int64), judgements), 2)[1] == 0
+    assert ranking.ranking_mrr(ranked, 2).nan_to_num(-1).tolist() == [-1, 0.5, -1]
+    assert ranking.ranking_mrr(grade_ranking(torch.empty(3, 0, dtype=torch.int64), judgements), 2)[1] == 0
     nothing = (torch.empty(0, dtype=torch.int64),) * 2 + (torch.empty(0),)
-    assert ranking.ndcg_at(grade_ranking(torch.tensor([[0]]), nothing), 1).isnan().all()
+    assert ranking.ranking_ndcg(grade_ranking(torch.tensor([[0]]), nothing), 1).isnan().all()
 
 
 PAIR = (torch.tensor([0]), torch.tensor([0]), torch.tensor([1.0]))
@@ -102,10 +102,13 @@ TWICE = (torch.tensor([0, 0]), torch.tensor([4, 4]), torch.ones(2))
             lambda: grade_ranking(torch.zeros(1, 1).long(), PAIR, depth=0),
             "depth: expected a whole number, 1 or more, got 0",
         ),
-        (lambda: ranking.recall_at(grade_ranking(torch.zeros(1, 1).long(), PAIR), 0), "k: expected a rank from 1 up"),
+        (
+            lambda: ranking.ranking_recall(grade_ranking(torch.zeros(1, 1).long(), PAIR), 0),
+            "top_k: expected a whole number, 1 or more, got 0",
+        ),
         (lambda: measure_named("ndcg"), "measure: expected one of ndcg, .* as in 'ndcg@10', got 'ndcg'"),
         (
-            lambda: ranking.ndcg_at(grade_ranking(torch.zeros(1, 1).long(), PAIR), 1, gain="cubic"),
+            lambda: ranking.ranking_ndcg(grade_ranking(torch.zeros(1, 1).long(), PAIR), 1, gain="cubic"),
             "gain: expected 'linear' or 'exponential'",
         ),
     ],

@@ -38,9 +38,11 @@ def test_with_one_training_intervals_are_those_of_paired_queries() -> None:
     difference = (values["qnorm"] - values["cosine"]).double()
     error = float(difference.std()) / math.sqrt(difference.numel())
     score = found.scores["qnorm"]
-    assert (score.gain_high - score.gain_low) / 2 == pytest.approx(1.96 * error, rel=0.04)
+    assert (score.gain_interval.high - score.gain_interval.low) / 2 == pytest.approx(1.96 * error, rel=0.04)
     alone = values["qnorm"].double()
-    assert (score.high - score.low) / 2 == pytest.approx(1.96 * float(alone.std()) / math.sqrt(200), rel=0.04)
+    assert (score.mean_interval.high - score.mean_interval.low) / 2 == pytest.approx(
+        1.96 * float(alone.std()) / math.sqrt(200), rel=0.04
+    )
 
 
 def test_the_spread_of_trainings_widens_the_interval() -> None:
@@ -50,7 +52,9 @@ def test_the_spread_of_trainings_widens_the_interval() -> None:
     score = compare_variants(values, resamples=40_000).scores["qnorm"]
     sd = math.sqrt(0.0008)  # of two numbers 0.04 apart
     t_quantile = 4.303  # two-sided 95%, 2 degrees of freedom
-    assert (score.high - score.low) / 2 == pytest.approx(t_quantile * sd / math.sqrt(2), rel=0.1)
+    assert (score.mean_interval.high - score.mean_interval.low) / 2 == pytest.approx(
+        t_quantile * sd / math.sqrt(2), rel=0.1
+    )
 
 
 def test_nothing_is_recommended_where_nothing_differs() -> None:
@@ -62,7 +66,11 @@ def test_nothing_is_recommended_where_nothing_differs() -> None:
     ]
     recommended = sum(one.recommended != NO_DIFFERENCE for one in found)
     excluded = sum(
-        any(score.gain_low > 0 or score.gain_high < 0 for name, score in one.scores.items() if name != "cosine")
+        any(
+            score.gain_interval.low > 0 or score.gain_interval.high < 0
+            for name, score in one.scores.items()
+            if name != "cosine"
+        )
         for one in found
     )
     assert recommended <= 8
@@ -75,7 +83,7 @@ def test_a_planted_gain_is_found() -> None:
         found = compare_variants(a_grid(seed=seed, gains=gains), resamples=400)
         assert found.recommended == found.best == "qnorm"
         assert found.confidence > 0.95
-        assert found.scores["qnorm"].gain_low < 0.15 < found.scores["qnorm"].gain_high
+        assert found.scores["qnorm"].gain_interval.low < 0.15 < found.scores["qnorm"].gain_interval.high
 
 
 def test_cosine_is_recommended_only_if_it_beats_all() -> None:
@@ -120,7 +128,7 @@ def test_few_queries_keep_the_level(seeds, queries) -> None:
     for seed in range(grids):
         values = a_grid(seed=seed, gains={"cosine": 0.0, "qnorm": 0.0}, seeds=seeds, queries=queries, training=0.0)
         score = compare_variants(values, resamples=400).scores["qnorm"]
-        excluded += score.gain_low > 0 or score.gain_high < 0
+        excluded += score.gain_interval.low > 0 or score.gain_interval.high < 0
     assert excluded <= 20
 
 
@@ -141,7 +149,19 @@ def test_confidence_in_no_difference_counts_every_variant() -> None:
         values[name] -= values[name].mean()
     found = compare_variants(values)
     assert (found.best, found.recommended) == ("cosine", NO_DIFFERENCE)
-    assert found.scores["dot"].gain_high > 0.1
+    assert found.scores["dot"].gain_interval.high > 0.1
     assert found.confidence < 0.7
     alone = compare_variants({"cosine": values["cosine"]})
     assert (alone.recommended, alone.confidence) == (NO_DIFFERENCE, 0.0)
+
+
+def test_a_score_has_plain_numbers_for_files():
+    queries = torch.rand(1, 50, generator=torch.Generator().manual_seed(0))
+    score = compare_variants({"cosine": queries, "dot": queries + 0.1}, resamples=20).scores["dot"]
+    assert list(score.numbers()) == ["mean", "low", "high", "share_best", "gain", "gain_low", "gain_high", "p_value"]
+    assert list(score.numbers().values()) == [
+        *score.mean_interval,
+        score.share_best,
+        *score.gain_interval,
+        score.p_value,
+    ]

@@ -144,11 +144,11 @@ def test_agreement_says_what_a_norm_adds_to_the_similarity():
         "norm": -entropy + 0.1 * torch.rand(200, generator=draw),
     }
     found = uncertainty_agreement(columns, votes, resamples=100)
-    assert found["norm"].high < -0.5
-    assert found["norm"].partial_high < 0
+    assert found["norm"].interval.high < -0.5
+    assert found["norm"].partial_interval.high < 0
     assert found["max_similarity"].partial_r == found["max_similarity"].r
     plain = correlate(columns["norm"], entropy, columns["max_similarity"].unsqueeze(1), resamples=100)
-    assert found["norm"].partial_low == pytest.approx(plain.partial_low, abs=1e-6)
+    assert found["norm"].partial_interval.low == pytest.approx(plain.partial_interval.low, abs=1e-6)
     with pytest.raises(ValueError, match="norm: expected"):
         uncertainty_agreement({"norm": torch.ones(3)}, votes)
 
@@ -163,7 +163,7 @@ def test_specificity_holds_length_fixed_and_keeps_every_known_value():
     found = specificity_table(norms, {"depth": depth, "frequency": frequency}, length, resamples=100)
     assert list(found) == ["depth", "frequency", "length"]
     assert [one.n for one in found.values()] == [110, 150, 150]
-    assert found["depth"].low > 0.8
+    assert found["depth"].interval.low > 0.8
     assert abs(found["depth"].partial_r) < 0.3
     assert found["length"].partial_r == found["length"].r
     with pytest.raises(ValueError, match="values: expected names"):

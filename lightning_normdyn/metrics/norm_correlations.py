@@ -1,4 +1,4 @@
-"""What norms go along with, over a whole validation set."""
+"""Correlations of norms with length and other covariates over a whole validation set, as a metric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.statistics.correlation import LENGTH, Kind
 
 
-class NormCorrelation(Metric):
+class NormCorrelations(Metric):
     """Correlation of norms with length and with any covariates, length held fixed, with bootstrap intervals.
 
     See :func:`~lightning_normdyn.core.norm_correlations`. Keeps a number an item for the norm, its length and every
@@ -32,11 +32,11 @@ class NormCorrelation(Metric):
         ValueError: if a covariate has the name of something else that ``update`` takes.
 
     Example:
-        >>> metric = NormCorrelation("frequency", kind="pearson")
+        >>> metric = NormCorrelations("frequency", kind="pearson")
         >>> documents, frequency = torch.diag(torch.arange(1.0, 5)), torch.arange(4)
         >>> metric.update(documents, length=torch.tensor([3, 1, 2, 2]), frequency=frequency)
-        >>> found = metric.compute()
-        >>> [round(float(found[f"correlation_{name}"]), 4) for name in ("frequency", "length")]
+        >>> correlations = metric.compute()
+        >>> [round(float(correlations[f"correlation_{name}"]), 4) for name in ("frequency", "length")]
         [1.0, -0.3162]
         >>> metric.correlations()["frequency"].n
         4
@@ -59,9 +59,9 @@ class NormCorrelation(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        taken = {"documents", LENGTH} & set(covariates)
-        if taken:
-            raise ValueError(f"covariates: expected names other than {sorted(taken)}; length is always there")
+        reserved = {"documents", LENGTH} & set(covariates)
+        if reserved:
+            raise ValueError(f"covariates: expected names other than {sorted(reserved)}; length is always there")
         self.covariates, self.kind, self.resamples, self.level = covariates, kind, resamples, level
         # Flat, because a rank that saw nothing gathers a flat empty list, and of the type that is asked for here.
         self.add_state("rows", [], dist_reduce_fx="cat")
@@ -79,8 +79,8 @@ class NormCorrelation(Metric):
             ValueError: if something is missing or has not one number an item.
         """
         norms = safe_norm(documents.detach())
-        given = {LENGTH: length, **covariates}
-        columns = [norms, *(_column(name, given.get(name), norms) for name in (LENGTH, *self.covariates))]
+        values = {LENGTH: length, **covariates}
+        columns = [norms, *(_column(name, values.get(name), norms) for name in (LENGTH, *self.covariates))]
         self.rows.append(torch.stack([column.to(self.dtype) for column in columns], dim=1).flatten())
 
     def correlations(self) -> dict[str, Correlation]:
@@ -98,29 +98,30 @@ class NormCorrelation(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """For every covariate and length: ``correlation_<name>``, ``partial_<name>``, both with ``_low``, ``_high``."""
-        found: dict[str, float] = {}
-        for name, one in self.correlations().items():
-            found |= {f"correlation_{name}": one.r, f"correlation_{name}_low": one.low}
-            found |= {f"correlation_{name}_high": one.high, f"partial_{name}": one.partial_r}
-            found |= {f"partial_{name}_low": one.partial_low, f"partial_{name}_high": one.partial_high}
-        return {name: torch.tensor(value, dtype=self.dtype, device=self.device) for name, value in found.items()}
+        numbers: dict[str, float] = {}
+        for name, correlation in self.correlations().items():
+            intervals = {"correlation": correlation.interval, "partial": correlation.partial_interval}
+            for kind, (value, low, high) in intervals.items():
+                key = f"{kind}_{name}"
+                numbers |= {key: value, f"{key}_low": low, f"{key}_high": high}
+        return {name: torch.tensor(value, dtype=self.dtype, device=self.device) for name, value in numbers.items()}
 
     def plot(self, val: dict[str, Tensor] | Sequence[dict[str, Tensor]] | None = None, ax: Any = None) -> Any:
         """Correlations with their intervals, or a list of them over time, as torchmetrics draws it: figure and axes."""
         val = self.compute() if val is None else val
         if not isinstance(val, dict):
-            return self._plot([_without_ends(one) for one in val], ax)
+            return self._plot([_without_ends(values) for values in val], ax)
         middle = _without_ends(val)
-        drawn: Any = self._plot(middle, ax)
-        axes = drawn[1]
+        plot: Any = self._plot(middle, ax)
+        axes = plot[1]
         for place, (name, line) in enumerate(zip(middle, axes.get_lines(), strict=False)):
             ends = [float(val[f"{name}_low"]), float(val[f"{name}_high"])]
             axes.plot([place, place], ends, color=line.get_color(), linewidth=2)
-        return drawn
+        return plot
 
 
-def _without_ends(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in found.items() if f"{name}_low" in found}
+def _without_ends(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in values.items() if f"{name}_low" in values}
 
 
 def _column(name: str, values: Tensor | None, norms: Tensor) -> Tensor:
