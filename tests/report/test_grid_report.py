@@ -8,7 +8,10 @@ import pytest
 
 from lightning_normdyn.core.statistics.variant_comparison import compare_variants
 from lightning_normdyn.history.grid_findings import GridFindings, GridRun
+from lightning_normdyn.report import Origin
 from lightning_normdyn.report.grid import write_grid
+from lightning_normdyn.report.grid.figures import norm_ratios, norms_figure
+from lightning_normdyn.report.grid.rows import grid_tables
 
 SCORES = {"cosine": [0.2, 0.4, 0.6], "qnorm": [0.5, 0.7, 0.9]}
 
@@ -93,6 +96,37 @@ def test_variants_whose_norms_were_not_measured_are_left_out_of_the_figure(tmp_p
     without = replace(found, runs=[replace(run, course={name: [] for name in run.course}) for run in found.runs])
     page = write_grid(tmp_path, without).read_text(encoding="utf-8")
     assert "Does relevance get into the length?" not in page
+
+
+def test_a_single_validation_is_a_point(tmp_path) -> None:
+    course = {"step": [40.0], "headline": [0.1], "relevant_norm": [3.0], "irrelevant_norm": [2.0]}
+    once = replace(findings(), runs=[replace(run, course=course) for run in findings().runs])
+    lines = norms_figure(norm_ratios(once)).get_lines()
+    assert [tuple(line.get_xydata()[0]) for line in lines if line.get_marker() == "o"] == [(40.0, 1.5)] * 2
+    assert all(line.get_marker() != "o" for line in norms_figure(norm_ratios(findings())).get_lines())
+    page = write_grid(tmp_path, once).read_text(encoding="utf-8")
+    assert "others while training: cosine 1.500 at step 40, qnorm 1.500 at step 40." in page
+
+
+def test_the_page_names_data_command_date_and_version(tmp_path) -> None:
+    origin = Origin(data="a <set>", command="normdyn grid --config 'a b.yaml'", date="2026-11-29", version="9.9")
+    text = re.sub(r"<[^>]*>", "", write_grid(tmp_path, findings(), origin=origin).read_text(encoding="utf-8"))
+    assert "data: a &lt;set&gt;" in text
+    made = "Made on 2026-11-29 with lightning_normdyn 9.9 of a &lt;set&gt; by normdyn grid --config &#39;a b.yaml&#39;."
+    assert made in text
+
+
+def test_page_and_terminal_write_the_same_numbers() -> None:
+    tables = {table.name: table for table in grid_tables(findings())}
+    assert list(tables) == ["scores", "floors", "cross", "diagnosis", "dynamics"]
+    wide, short = tables["scores"].text(), tables["scores"].short_text()
+    assert wide.head == ["variant", "mrr, 95%", "gain on cosine, 95% for all at once", "best in draws", "learning rate"]
+    assert short.head == ["variant", "mrr", "95%\ninterval", "gain on\ncosine", "95%,\nall at once", "best", "lr"]
+    for page_row, terminal_row in zip(wide.rows, short.rows, strict=True):
+        numbers = re.findall(r"[+\d.]+%?|–$", " ".join(page_row[1:]))
+        assert numbers == re.findall(r"[+\d.]+%?", " ".join(terminal_row[1:]))
+    assert short.rows[0][3:5] == ("–", "–")
+    assert tables["cross"].short_text() == tables["cross"].text()
 
 
 @pytest.mark.parametrize("cross", [{"cosine": {"cosine": None}}, {"cosine": {"cosine": 0.5}}])

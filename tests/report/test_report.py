@@ -330,6 +330,58 @@ def test_labels_name_the_rows_of_the_table_not_the_places_among_the_tracked(tmp_
     assert re.search(r"Longest\s+row\s+norm\s+share\s+a\s+3\.00\s+90%\s+c\s+2\.00\s+50%\s+e\s+1\.00\s+10%", text)
 
 
+def two_tables(folder: Path) -> None:
+    fit = {"update_probability": [0.9, 0.5], "mean_norm": [3.0, 2.0]}
+    for name in ("users", "items"):
+        history = TargetHistory(folder / "normdyn" / name)
+        history.describe({"target": f"{name}.weight", "kind": "table", "rows": 2})
+        history.trajectory_log.append({"step": [1] * 2, "row": [0, 1], "norm": [3.0, 2.0], **fit})
+        history.flush()
+
+
+def test_each_table_may_have_names_of_its_own(tmp_path: Path) -> None:
+    two_tables(tmp_path)
+    labels = {"users.weight": ["Ann", "Bob"], "items.weight": ["Alien", "Heat"]}
+    _, items, users = Page(write_report(tmp_path, labels=labels)).source.split("<section")
+    assert ("Alien" in items, "Ann" in items) == (True, False)
+    assert ("Alien" in users, "Ann" in users) == (False, True)
+    one_named = Page(write_report(tmp_path, labels={"users.weight": ["Ann", "Bob"]})).text
+    assert ("Ann" in one_named, "row 1" in one_named) == (True, True)
+    with pytest.raises(
+        ValueError, match=r"labels: expected names for targets among items\.weight, users\.weight, got 'x'"
+    ):
+        write_report(tmp_path, labels={"x": ["Ann", "Bob"]})
+    with pytest.raises(
+        ValueError, match=r"labels: expected one name per row of a table, got 1 names .*users\.weight: 2"
+    ):
+        write_report(tmp_path, labels={"users.weight": ["Ann"]})
+
+
+def test_names_recorded_with_a_run_are_shown_unless_others_are_passed(tmp_path: Path, monkeypatch) -> None:
+    two_tables(tmp_path)
+    monkeypatch.setattr(TargetHistory, "row_names", lambda _: {1: "<i>stored"}, raising=False)
+    text = Page(write_report(tmp_path)).text
+    assert "<i>stored" in text
+    assert "row 0" in text
+    text = Page(write_report(tmp_path, labels={"users.weight": ["Ann", "Bob"]})).text
+    assert all(name in text for name in ("<i>stored", "row 0", "Ann", "Bob"))
+
+
+def test_slope_and_r_of_the_forecast_come_from_the_history(run: Path, tmp_path: Path) -> None:
+    two_tables(tmp_path)
+    summary = {"forecast_median_error": 0.02, "persistence_median_error": 0.3, "forecast_skill": 0.9}
+    history = TargetHistory(tmp_path / "normdyn" / "users")
+    history.append_quantities(1, {"forecast_slope": 0.8767, "forecast_pearson_r": 0.4321})
+    history.flush()
+    row = r"Forecast for the end\s+%s\s+%s\s+2%%\s+30%%\s+0\.900"
+    ambiguous = Page(write_report(tmp_path, summary=summary)).text
+    assert re.search(row % ("–", "–"), ambiguous)
+    (tmp_path / "normdyn" / "items" / "target.json").unlink()
+    assert re.search(row % ("0\\.877", "0\\.432"), Page(write_report(tmp_path, summary=summary)).text)
+    given = {**summary, "forecast_slope": 0.5}
+    assert re.search(row % ("0\\.500", "0\\.432"), Page(write_report(tmp_path, summary=given)).text)
+
+
 def test_labels_are_kept_for_the_table_they_fit(run: Path) -> None:
     labels = ["x"] * SMALL.rows
     records = {name: read_record(name, history, anchor="a", labels=labels) for name, history in read_run(run).items()}

@@ -60,7 +60,7 @@ def test_colours_are_white_at_zero_and_alike_on_both_sides():
 def test_the_largest_are_drawn_where_there_are_too_many():
     votes = sample(60, 80)
     votes.votes[17], votes.votes[:, 5] = 9, -7
-    figure = draw_votes(votes, probes=[str(n) for n in range(60)], items=[str(n) for n in range(80)], most=10)
+    figure = draw_votes(votes, probes=[str(n) for n in range(60)], items=[str(n) for n in range(80)], limit=10)
     rows, columns, _, totals = drawn(figure)
     assert (len(rows), len(columns)) == (10, 10)
     assert rows[0] == "17"

@@ -15,8 +15,7 @@ from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
 from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.report.audit.item import Item, item_list, shortened
 from lightning_normdyn.report.audit.tables import audit_tables
-from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Origin, Page, write_page
-from lightning_normdyn.report.kit.template import render
+from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page
 from lightning_normdyn.retrieval.audit import Audit, advice, first_line, json_fields
 
 PAGE, NUMBERS = "audit.html", "audit.json"
@@ -114,8 +113,8 @@ def _zeros(audit: Audit, items: Mapping[int, Item]) -> str:
     if not audit.zeros:
         return ""
     ids = ", ".join(items.get(row, Item(f"row {row}")).id for row in audit.zeros)
-    rest = " and more" if audit.distribution.zeros > len(audit.zeros) else ""
-    return f"{audit.distribution.zeros:,} in all: {ids}{rest}."
+    suffix = " and more" if audit.distribution.zeros > len(audit.zeros) else ""
+    return f"{audit.distribution.zeros:,} in all: {ids}{suffix}."
 
 
 _MOST_POINTS = 200

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from lightning_normdyn.history.experiment import ExperimentRecord, Finding
-from lightning_normdyn.report.kit.numbers import NONE, plain
+from lightning_normdyn.history.experiment import ExperimentRecord
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
-from lightning_normdyn.report.kit.table import Cell, Column, Table
-from lightning_normdyn.report.kit.template import render
 
 _EXPERIMENTS = ("weight_decay_sweep", "vocabulary_norms", "frequency_law", "encoder_terms", "class_imbalance")
 _SOURCE = Markup(
@@ -47,12 +44,13 @@ def write_reproduction(
         DrawingError: if a figure cannot be drawn.
         OSError: if the page cannot be written.
     """
-    strangers = [record.name for record in records if record.name not in _EXPERIMENTS]
-    if strangers:
-        raise ValueError(f"records: expected experiments among {', '.join(_EXPERIMENTS)}, got {', '.join(strangers)}")
+    _check_names([record.name for record in records])
+    # Imported where it is drawn: whoever reads records alone needs no matplotlib.
+    from lightning_normdyn.report.experiments.sections import experiment_sections
+
     page = Page(
         title="Published figures, reproduced",
-        main=_sections(records),
+        main=experiment_sections(records),
         facts=[f"{name} {value}" for name, value in (facts or {}).items()],
         contents=[Link(record.name, record.name.replace("_", " ")) for record in records],
         contents_name="Experiments",
@@ -62,43 +60,8 @@ def write_reproduction(
     return write_page(Path(out), page)
 
 
-def _sections(records: Sequence[ExperimentRecord]) -> Markup:
-    # Imported where it is drawn: whoever reads records alone needs no matplotlib.
-    from lightning_normdyn.report.experiments.stories import tell
-    from lightning_normdyn.report.kit.card import arrange
-    from lightning_normdyn.report.kit.figure import drawing_style
-
-    sections = []
-    with drawing_style():
-        for record in records:
-            story = tell(record)
-            sections.append((record, story, _facts(record), findings_table(record), arrange([story.card])))
-    return render("experiments.html.j2", sections=sections)
-
-
-def _facts(record: ExperimentRecord) -> str:
-    settings = [f"{name.replace('_', ' ')} {_amount(value)}" for name, value in record.settings.items()]
-    return " · ".join([*settings, f"{plain(record.seconds)} s"])
-
-
-def _amount(value: object) -> str:
-    return plain(float(value)) if isinstance(value, (int, float)) else str(value)
-
-
-def findings_table(record: ExperimentRecord) -> Table:
-    """One row per finding, the measured number beside the expected one."""
-    columns = (Column("quantity"), Column("published or expected"), Column("measured", kind="main"))
-    return Table(
-        f"{record.name}-findings", "Measured beside expected", columns, _rows(record.findings), style="findings"
-    )
-
-
-def _rows(findings: Iterable[Finding]) -> list[tuple[Cell, str, str]]:
-    return [
-        (Cell(finding.quantity, finding.source), _number(finding.expected), _number(finding.measured))
-        for finding in findings
-    ]
-
-
-def _number(value: float | None) -> str:
-    return NONE if value is None else plain(value, 4)
+def _check_names(names: Sequence[str]) -> None:
+    """Refuses what the page has no section for."""
+    strangers = [name for name in names if name not in _EXPERIMENTS]
+    if strangers:
+        raise ValueError(f"records: expected experiments among {', '.join(_EXPERIMENTS)}, got {', '.join(strangers)}")

@@ -50,8 +50,8 @@ def describe_scores(findings: GridFindings) -> str:
         for name, score in findings.comparison.scores.items()
     ]
     floors = [f"{name} {value:.4f}" for name, value in findings.floors.items()]
-    untrained = f"; without training: {', '.join(floors)}" if floors else ""
-    return f"{findings.headline} of every variant with its 95% interval: {', '.join(scores)}{untrained}."
+    floor_text = f"; without training: {', '.join(floors)}" if floors else ""
+    return f"{findings.headline} of every variant with its 95% interval: {', '.join(scores)}{floor_text}."
 
 
 def _describe_cross(findings: GridFindings) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.history.json_file import write_atomically
-from lightning_normdyn.report.grid.markdown import grid_markdown
-from lightning_normdyn.report.grid.rows import GridTable, grid_tables
-from lightning_normdyn.report.kit.page import RETRIEVAL_NORM_PAPER, Origin, Page, write_page
+from lightning_normdyn.report.grid.rows import GridTable, TextTable, grid_tables
+from lightning_normdyn.report.kit.page import RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page
 from lightning_normdyn.report.kit.table import Table, table
-from lightning_normdyn.report.kit.template import render
 
 PAGE, TABLE, FIGURE = "grid.html", "grid.md", "grid.svg"
 _SOURCE = Markup(
@@ -75,3 +74,33 @@ def _page(findings: GridFindings, cards: Markup, origin: Origin) -> Page:
 def _table(numbers: GridTable) -> Table:
     head, rows = numbers.text()
     return table(f"table-{numbers.name}", numbers.title, head, rows, note=numbers.note)
+
+
+def grid_markdown(findings: GridFindings) -> str:
+    """The advice first, then all tables, then what theory had said."""
+    prediction, outcome, evidence = findings.symmetry
+    paragraphs = [f"# {findings.task}: which normalization", findings.advice]
+    for numbers in grid_tables(findings):
+        paragraphs.append(f"**{numbers.title}**\n\n{markdown_table(numbers.text())}")
+        paragraphs += [numbers.note] if numbers.note else []
+    paragraphs.append(
+        f"- Symmetry, {prediction}: {outcome} ({evidence}).\n- Fisher condition numbers: {findings.kappa_verdict}."
+    )
+    return "\n\n".join([*paragraphs, *findings.notes]) + "\n"
+
+
+def markdown_table(text: TextTable) -> str:
+    r"""One table; numbers to the right.
+
+    Example:
+        >>> print(markdown_table(TextTable(("a", "b"), [("x|y", "1")])))
+        | a | b |
+        | --- | ---: |
+        | x\|y | 1 |
+    """
+    rule = ["---", *["---:"] * (len(text.head) - 1)]
+    return "\n".join(f"| {' | '.join(_escaped(row))} |" for row in (text.head, rule, *text.rows))
+
+
+def _escaped(row: Sequence[str]) -> list[str]:
+    return [word.replace("|", "\\|") for word in row]

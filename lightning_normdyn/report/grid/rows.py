@@ -87,7 +87,7 @@ class GridTable(NamedTuple):
         rows = []
         for row in self.rows:
             cells = [_short(value, column) for value, column in zip(row.values, self.columns, strict=True)]
-            rows.append([row.name, *(word for cell in cells for word in cell)])
+            rows.append((row.name, *(word for cell in cells for word in cell)))
         return TextTable(head, rows)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from lightning_normdyn.report.kit.template import render
+from lightning_normdyn.report.kit.page import render
 
 
 class Card(NamedTuple):

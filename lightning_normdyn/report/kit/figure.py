@@ -132,9 +132,9 @@ def write_figure(path: Path, figure: Figure, *, description: str) -> None:
         OSError: if the file cannot be written.
     """
     ending = path.suffix.lower()[1:]
-    undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[ending]
+    no_date: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[ending]
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=ending, dpi=200, facecolor="white", metadata={"Title": description} | undated)
+    figure.savefig(buffer, format=ending, dpi=200, facecolor="white", metadata={"Title": description} | no_date)
     write_atomically(path, buffer.getvalue())
 
 

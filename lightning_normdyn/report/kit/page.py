@@ -1,18 +1,22 @@
-"""The HTML document around what a page shows, and its way to disk: nothing is loaded and nothing runs."""
+"""A page: the templates that it is made of, the HTML document around it, and its way to disk.
+
+A page loads nothing and runs nothing, and what is put into it is escaped unless it is markup already.
+"""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lightning_normdyn._version import __version__
 from lightning_normdyn.history.json_file import write_atomically
-from lightning_normdyn.report.kit.template import render
 from lightning_normdyn.report.kit.theme import colour_rules
 
 NORM_LAW_PAPER = "https://arxiv.org/abs/2606.30625"
@@ -100,3 +104,24 @@ def write_page(path: Path, page: Page) -> Path:
     """
     write_atomically(path, page.__html__().encode("utf-8", "replace"))
     return path
+
+
+def render(template: str, **values: Any) -> Markup:
+    """Fills a template of ``kit/templates``; all that is put into one is escaped unless it is markup already.
+
+    Args:
+        template: file name.
+        values: by the names that the template uses; an unknown name is an error.
+    """
+    return Markup(_environment().get_template(template).render(values))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("lightning_normdyn.report.kit"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
-from lightning_normdyn.report.kit.template import render
+from lightning_normdyn.report.kit.page import render
 
 
 class Column(NamedTuple):

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from lightning_normdyn.report.kit.numbers import fixed, percent, plain
-from lightning_normdyn.report.kit.page import NORM_LAW_PAPER
+from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, render
 from lightning_normdyn.report.kit.table import Cell, Column, Table
-from lightning_normdyn.report.kit.template import render
 from lightning_normdyn.report.run.target_record import Series
 
 _PUBLISHED = {"slope": "0.88", "pearson_r": "0.97"}
@@ -61,7 +60,7 @@ def from_summary(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def from_series(series: Mapping[str, Series]) -> dict[str, float]:
     """The last finite value of every logged quantity."""
-    return {name: logged.last for name, logged in series.items() if len(logged.steps)}
+    return {name: entries.last for name, entries in series.items() if len(entries.steps)}
 
 
 def headline(numbers: Mapping[str, float], *, name: str = "run") -> Markup:

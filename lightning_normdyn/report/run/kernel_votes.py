@@ -50,7 +50,7 @@ def write_votes(
     *,
     probes: Sequence[str],
     items: Sequence[str],
-    most: int = 40,
+    limit: int = 40,
 ) -> Path:
     """Draws votes as :func:`draw_votes` does and writes the figure.
 
@@ -59,7 +59,7 @@ def write_votes(
         votes: of :func:`~lightning_normdyn.core.kernel_votes`.
         probes: a name for each probe.
         items: a name for each item of the batch.
-        most: so many probes and items are drawn, those with the largest votes.
+        limit: so many probes and items are drawn, those with the largest votes.
 
     Returns:
         The path.
@@ -71,13 +71,13 @@ def write_votes(
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"path: expected a name that ends in .png, .svg or .pdf, got {path.name!r}")
-    selection = _select(votes, probes, items, most)
+    selection = _select(votes, probes, items, limit)
     with drawing_style():
         write_figure(path, _draw(selection), description=_describe(selection))
     return path
 
 
-def draw_votes(votes: KernelVotes, *, probes: Sequence[str], items: Sequence[str], most: int = 40) -> Figure:
+def draw_votes(votes: KernelVotes, *, probes: Sequence[str], items: Sequence[str], limit: int = 40) -> Figure:
     """A row for each probe, a column for each item of the batch, and beside each row what all items add up to.
 
     Orange cells push a probe's norm outward, blue ones inward. Probes stand from the most lengthened to the most
@@ -88,7 +88,7 @@ def draw_votes(votes: KernelVotes, *, probes: Sequence[str], items: Sequence[str
         votes: of :func:`~lightning_normdyn.core.kernel_votes`.
         probes: a name for each probe.
         items: a name for each item of the batch.
-        most: so many probes and items are drawn, those with the largest votes.
+        limit: so many probes and items are drawn, those with the largest votes.
 
     Returns:
         The figure, of a size that fits its cells.
@@ -96,12 +96,12 @@ def draw_votes(votes: KernelVotes, *, probes: Sequence[str], items: Sequence[str
     Raises:
         ValueError: if the names do not fit.
     """
-    selection = _select(votes, probes, items, most)
+    selection = _select(votes, probes, items, limit)
     with drawing_style():
         return _draw(selection)
 
 
-def _select(votes: KernelVotes, probes: Sequence[str], items: Sequence[str], most: int) -> _Selection:
+def _select(votes: KernelVotes, probes: Sequence[str], items: Sequence[str], limit: int) -> _Selection:
     """The largest votes, in drawing order.
 
     Raises:
@@ -112,8 +112,8 @@ def _select(votes: KernelVotes, probes: Sequence[str], items: Sequence[str], mos
         if len(names) != count:
             raise ValueError(f"{argument}: expected {count} names, got {len(names)}; pass one for each in their order")
     totals = values.sum(1)
-    rows = _largest(np.abs(values).sum(1), most)
-    columns = _largest(np.abs(values[rows]).sum(0), most)
+    rows = _largest(np.abs(values).sum(1), limit)
+    columns = _largest(np.abs(values[rows]).sum(0), limit)
     rows = rows[np.argsort(-totals[rows], kind="stable")]
     columns = columns[np.argsort(-values[np.ix_(rows, columns)].sum(0), kind="stable")]
     shares = [
@@ -140,8 +140,8 @@ def _describe(selection: _Selection) -> str:
     )
 
 
-def _largest(sizes: Floats, most: int) -> NDArray[np.intp]:
-    return np.sort(np.argsort(-sizes, kind="stable")[:most])
+def _largest(sizes: Floats, limit: int) -> NDArray[np.intp]:
+    return np.sort(np.argsort(-sizes, kind="stable")[:limit])
 
 
 def _draw(selection: _Selection) -> Figure:

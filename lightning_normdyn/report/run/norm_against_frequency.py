@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -16,8 +15,8 @@ from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import spread_apart
 from lightning_normdyn.report.kit.numbers import Floats, fixed, percent, plain
+from lightning_normdyn.report.kit.page import render
 from lightning_normdyn.report.kit.table import Column, Table
-from lightning_normdyn.report.kit.template import render
 from lightning_normdyn.report.kit.theme import BLUE, FAINT
 from lightning_normdyn.report.run.target_record import TargetRecord
 
@@ -92,9 +91,9 @@ def _ends(record: TargetRecord, order: NDArray[np.intp]) -> list[tuple[int, str]
 
 
 def _names(record: TargetRecord, places: NDArray[np.intp]) -> list[str]:
-    labels: Sequence[str] = record.labels if record.labels is not None else ()
-    rows = record.trajectory.rows[places]
-    return [readable(labels[row]) if 0 <= row < len(labels) else f"row {row}" for row in rows.tolist()]
+    rows = record.trajectory.rows[places].tolist()
+    names = [(row, record.row_name(row)) for row in rows]
+    return [f"row {row}" if name is None else readable(name) for row, name in names]
 
 
 def _fourth_root(axes: Axes, frequency: Floats, norm: Floats) -> None:

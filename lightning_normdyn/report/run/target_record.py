@@ -25,7 +25,7 @@ class TargetRecord:
         description: what ``target.json`` holds.
         trajectory: norms and predictions per row, or per item of a probe; empty for an output without one.
         series: logged quantities by name.
-        labels: names of the table's rows, or None.
+        labels: names of the table's rows, all of them in order or some by row; None where none are known.
     """
 
     name: str
@@ -33,7 +33,7 @@ class TargetRecord:
     description: Mapping[str, Any]
     trajectory: Trajectory
     series: Mapping[str, Series]
-    labels: Sequence[str] | None = None
+    labels: Sequence[str] | Mapping[int, str] | None = None
 
     @property
     def is_table(self) -> bool:
@@ -65,6 +65,12 @@ class TargetRecord:
         latest: list[int] = self.trajectory.steps[-1:].tolist()
         return any(step >= 0.98 * self.end_step for step in latest)
 
+    def row_name(self, row: int) -> str | None:
+        """The name of a row of the table; None where it has none."""
+        if isinstance(self.labels, Mapping):
+            return self.labels.get(row)
+        return self.labels[row] if self.labels is not None and 0 <= row < len(self.labels) else None
+
     def values(self, name: str) -> Series:
         """A logged quantity; empty where it was never logged."""
         return self.series.get(name, Series(np.empty(0, np.int64), np.empty(0)))
@@ -77,7 +83,7 @@ def read_record(name: str, history: TargetHistory, *, anchor: str, labels: Seque
         name: the target.
         history: its history on disk.
         anchor: an HTML id for it.
-        labels: names of rows, kept if the target is a table with that many rows.
+        labels: names of rows, taken if the target is a table with that many rows; else those of the history.
     """
     description = history.description()
     return TargetRecord(
@@ -86,8 +92,14 @@ def read_record(name: str, history: TargetHistory, *, anchor: str, labels: Seque
         description=description,
         trajectory=read_trajectory(history.trajectory()),
         series=read_series(history.quantities()),
-        labels=labels if labels is not None and fits_labels(description, labels) else None,
+        labels=labels if labels is not None and fits_labels(description, labels) else _stored_names(history),
     )
+
+
+def _stored_names(history: TargetHistory) -> Mapping[int, str] | None:
+    """Names of rows that were recorded with the run; None for a history without any."""
+    read = getattr(history, "row_names", None)
+    return (read() or None) if read is not None else None
 
 
 def fits_labels(description: Mapping[str, Any], labels: Sequence[str]) -> bool:

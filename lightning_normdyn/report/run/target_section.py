@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from lightning_normdyn.report.kit.card import arrange
 from lightning_normdyn.report.kit.numbers import plain
+from lightning_normdyn.report.kit.page import render
 from lightning_normdyn.report.kit.table import Table, table
-from lightning_normdyn.report.kit.template import render
 from lightning_normdyn.report.run.balance_terms import balance_terms_card
 from lightning_normdyn.report.run.headline import from_series, headline
 from lightning_normdyn.report.run.norm_against_frequency import frequency_card
