@@ -144,7 +144,7 @@ def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:
 
 def _show(console: Console, advice: ModelAdvice) -> None:
     found = advice.diagnosis
-    d, qnorm, dnorm = (measured(number) for number in (found.cohens_d, found.kappa_qnorm, found.kappa_dnorm))
+    d, qnorm, dnorm = (measured(number) for number in (found.cohens_d.value, found.kappa_qnorm, found.kappa_dnorm))
     console.print(
         f"Cohen's d {show_number(d, '+.2f')} · variation of norms: queries {found.query_cv:.3f}, documents "
         f"{found.document_cv:.3f} · log10 kappa: qnorm {show_number(qnorm, '.2f')}, dnorm {show_number(dnorm, '.2f')}"
@@ -155,7 +155,7 @@ def _show(console: Console, advice: ModelAdvice) -> None:
 
 def _plain(advice: ModelAdvice) -> dict[str, Any]:
     scores = {name: score._asdict() for name, score in advice.comparison.scores.items()}
-    diagnosis = {name: measured(value) for name, value in advice.diagnosis._asdict().items()}
+    diagnosis = {name: measured(value) for name, value in advice.diagnosis.numbers().items()}
     return {
         "measure": advice.measure,
         "queries": advice.comparison.queries,
