@@ -67,7 +67,7 @@ class AdviceRecord(NamedTuple):
             console.print(note)
         diagnosis = self.advice.diagnosis
         d, qnorm, dnorm = (
-            measured(number) for number in (diagnosis.cohens_d, diagnosis.kappa_qnorm, diagnosis.kappa_dnorm)
+            measured(number) for number in (diagnosis.cohens_d.value, diagnosis.kappa_qnorm, diagnosis.kappa_dnorm)
         )
         console.print(
             f"Cohen's d {show_number(d, '+.2f')} · variation of norms: queries {diagnosis.query_cv:.3f}, documents "
@@ -213,7 +213,7 @@ def saved(record: AdviceRecord, file: str | None) -> AdviceRecord:
 
 def _plain(advice: ModelAdvice) -> dict[str, Any]:
     scores = {name: score.numbers() for name, score in advice.comparison.scores.items()}
-    diagnosis = {name: measured(value) for name, value in advice.diagnosis._asdict().items()}
+    diagnosis = {name: measured(value) for name, value in advice.diagnosis.numbers().items()}
     return {
         "measure": advice.measure,
         "queries": advice.comparison.queries,

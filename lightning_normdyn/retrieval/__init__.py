@@ -1,4 +1,4 @@
-"""Searching embeddings by scores that know their norms, and taking such scores to the indexes people run."""
+"""Norm-aware search: exact top-k, exponents of the norm, export to vector indexes, and other uses of norms."""
 
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, confound_report, explain_gain

@@ -113,7 +113,7 @@ def test_a_diagnosis_is_that_of_the_functions_it_names() -> None:
     judgements = Judgements.of([(place, place, 1.0) for place in range(60)] + [(0, 70, 0.0)])
     found = diagnose(Encoded(queries, documents, judgements), temperature=0.1)
     norms = safe_norm(documents)
-    assert found.cohens_d == pytest.approx(float(cohens_d(norms[:60], norms[60:])))
+    assert found.cohens_d.value == pytest.approx(float(cohens_d(norms[:60], norms[60:])))
     expected = fisher_condition_number(queries, documents[:60], 1, 0, temperature=0.1)
     assert found.kappa_qnorm == pytest.approx(expected.diagonal)
 

@@ -56,7 +56,7 @@ def _train(job: Job, cli: NormdynCLI) -> None:
     dynamics = {name: measured(float(value)) for name, value in trainer.callback_metrics.items() if "normdyn/" in name}
     validation = trainer.validate(model, datamodule=data, verbose=False)[0]
     temperature = float(model.contrast.temperature)
-    diagnosis = diagnose(_encoded(model, "validation"), temperature=temperature)._asdict()
+    diagnosis = diagnose(_encoded(model, "validation"), temperature=temperature).numbers()
     test = trainer.test(model, datamodule=data, verbose=False)[0]
     values = _values(model, _encoded(model, "test"))
     if not trainer.is_global_zero:

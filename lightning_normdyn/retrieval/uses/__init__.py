@@ -1,1 +1,1 @@
-"""What else norms are good for: filtering, confidence, out-of-distribution detection, specificity."""
+"""Other uses of norms: filtering, confidence, out-of-distribution detection, specificity."""

@@ -1,4 +1,4 @@
-"""Image and text: each image seeks its caption, and each caption its images."""
+"""Image-text contrast: images find their captions, and captions their images."""
 
 from __future__ import annotations
 

@@ -80,7 +80,8 @@ def _training(diagnosis: Diagnosis, symmetric: bool | None, comparison: VariantC
             f"These documents have one length (coefficient of variation {diagnosis.document_cv:.1g}): pass embeddings "
             "as the encoder gives them, before any normalisation."
         )
-    relevance = abs(diagnosis.cohens_d) >= CARRIES_RELEVANCE and diagnosis.cohens_d_low * diagnosis.cohens_d_high > 0
+    effect = diagnosis.cohens_d
+    relevance = abs(effect.value) >= CARRIES_RELEVANCE and effect.low * effect.high > 0
     length = _length(diagnosis, relevance=relevance)
     if symmetric:
         first = "dot" if relevance else "cosine"
@@ -110,7 +111,8 @@ def _training(diagnosis: Diagnosis, symmetric: bool | None, comparison: VariantC
 
 
 def _length(diagnosis: Diagnosis, *, relevance: bool) -> str:
-    if math.isnan(diagnosis.cohens_d):
+    effect = diagnosis.cohens_d
+    if math.isnan(effect.value):
         return "every document is relevant to some query, so Cohen's d is not defined"
-    size = f"Cohen's d {diagnosis.cohens_d:+.2f} ({diagnosis.cohens_d_low:+.2f} to {diagnosis.cohens_d_high:+.2f})"
+    size = f"Cohen's d {effect.value:+.2f} ({effect.low:+.2f} to {effect.high:+.2f})"
     return f"{size}: a document's length {'carries' if relevance else 'cannot be told to carry'} relevance"

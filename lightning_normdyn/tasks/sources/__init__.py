@@ -1,7 +1,9 @@
-"""Where the tasks' data comes from: sets made of the Python installation, and public formats by path.
+"""Sources of the tasks' data: public formats by path, and sets made of the Python installation.
 
 Every source is a class that a config can name, with a method ``read()`` that gives a record of
-:mod:`lightning_normdyn.datasets`; nothing is read before it is called.
+:mod:`lightning_normdyn.datasets`; nothing is read before it is called. A new format
+is a reader in :mod:`lightning_normdyn.datasets.formats` and a class in one of these files, whose short name works in
+configs at once; the lists of the two packages name what is shipped.
 """
 
 from lightning_normdyn.tasks.sources.captioned_images import (
