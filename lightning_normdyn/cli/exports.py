@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from lightning_normdyn.cli.extras import MissingExtraError
 from lightning_normdyn.cli.terminal import terminal
+from lightning_normdyn.cli.user_errors import MissingExtraError
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, look_through, measure_loss, write_index

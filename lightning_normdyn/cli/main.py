@@ -9,9 +9,8 @@ from importlib import import_module
 from pathlib import Path
 
 from lightning_normdyn._version import __version__
-from lightning_normdyn.cli.extras import require
 from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_raises
-from lightning_normdyn.cli.user_errors import is_the_users, one_sentence, users_traceback
+from lightning_normdyn.cli.user_errors import is_the_users, one_sentence, require, users_traceback
 from lightning_normdyn.cli.values import nearest
 
 ERROR, USAGE = 1, 2

@@ -6,13 +6,33 @@ import errno
 import sys
 import sysconfig
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from lightning_normdyn.cli.extras import MissingExtraError
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
+class MissingExtraError(ImportError):
+    """A command needs a package that a plain installation leaves out."""
+
+
+def require(*modules: str, extra: str) -> None:
+    """Checks that optional packages are installed, without importing them.
+
+    Args:
+        modules: the names under which they are imported.
+        extra: the extra of lightning-normdyn that brings them.
+
+    Raises:
+        MissingExtraError: if one is not installed.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(
+            f"this command needs {' and '.join(missing)}; install with: pip install 'lightning-normdyn[{extra}]'"
+        )
 
 
 def is_the_users(error: Exception) -> bool:
@@ -45,15 +65,10 @@ def users_traceback(error: BaseException) -> str | None:
     """
     cause: BaseException | None = error
     while cause is not None:
-        frames = [
-            summary
-            for (frame, _), summary in zip(
-                traceback.walk_tb(cause.__traceback__), traceback.extract_tb(cause.__traceback__), strict=True
-            )
-            if _is_the_users_own(frame)
-        ]
+        steps = [step for step in traceback.walk_tb(cause.__traceback__) if _is_the_users_own(step[0])]
+        frames = traceback.StackSummary.extract(iter(steps))
         if frames:
-            lines = "".join(traceback.format_list(frames))
+            lines = "".join(frames.format())
             message = "".join(traceback.format_exception_only(cause)).rstrip()
             return (
                 f"Traceback (your own frames):\n{lines}{message}\n"

@@ -10,7 +10,7 @@ import torch
 from rich.progress import Progress
 
 from lightning_normdyn.cli.audits.items import AuditedItems
-from lightning_normdyn.cli.extras import require
+from lightning_normdyn.cli.user_errors import require
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.datasets.reading.picture import open_image
 from lightning_normdyn.retrieval.audit import LastLayer

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from lightning_normdyn.cli.demos.findings import Findings, Prediction, versions
 from lightning_normdyn.cli.demos.training import train
-from lightning_normdyn.cli.extras import MissingExtraError, require
 from lightning_normdyn.cli.run_folder import create_run_folder, write_summary, write_vocabulary
 from lightning_normdyn.cli.terminal import terminal
+from lightning_normdyn.cli.user_errors import MissingExtraError, require
 from lightning_normdyn.history.number import show_number
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
