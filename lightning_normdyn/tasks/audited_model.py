@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.retrieval.audit.saturation import LastLayer
-from lightning_normdyn.tasks.clip.pixels import cropped
+from lightning_normdyn.tasks.clip.pixels import center_crop
 from lightning_normdyn.tasks.encoders.open_clip import OpenClip
 from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
 from lightning_normdyn.tasks.encoders.sentence_modules import sentence_modules
@@ -134,7 +134,7 @@ class ClipModel(AuditedModel):
         height, width = self.towers.size
         if height != width:
             raise ValueError(f"model: expected one that takes square images, got {height} x {width} pixels")
-        pixels = torch.stack([cropped(image, height) for image in images])
+        pixels = torch.stack([center_crop(image, height) for image in images])
         return self.towers.encode_images(pixels).cpu()
 
     def last_layer(self, *, images: bool) -> LastLayer:

@@ -13,7 +13,7 @@ from lightning_normdyn.cli.main import main
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.datasets import CaptionedImages, Judgements
 from lightning_normdyn.tasks import ImageText, ImageTextData
-from lightning_normdyn.tasks.clip.pixels import cropped, shifted
+from lightning_normdyn.tasks.clip.pixels import center_crop, random_shift
 from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.encoders import SmallImageEncoder, SmallTextEncoder
@@ -106,7 +106,7 @@ def test_groups_stay_together_and_captions_are_listed_once():
     for image, document in zip(split.judgements.queries.tolist(), split.judgements.documents.tolist(), strict=True):
         place = data.places["test"][image]
         assert split.documents[document] == data.pairs.captions[place]
-        assert torch.equal(split.queries[image], cropped(data.pairs.images[place], 8))
+        assert torch.equal(split.queries[image], center_crop(data.pairs.images[place], 8))
 
 
 def test_loss_is_symmetric_and_leaves_images_of_one_caption_alone():
@@ -142,9 +142,9 @@ def test_floor_is_what_guesses_hit():
 
 def test_shift_moves_what_is_there_and_repeats_the_edge():
     image = torch.arange(3 * 5 * 5, dtype=torch.uint8).view(3, 5, 5)
-    assert shifted(image, 0) is image
+    assert random_shift(image, 0) is image
     torch.manual_seed(0)
-    seen = {shifted(image, 1).numpy().tobytes() for _ in range(100)}
+    seen = {random_shift(image, 1).numpy().tobytes() for _ in range(100)}
     assert len(seen) == 9
     padded = torch.nn.functional.pad(image.float(), (1, 1, 1, 1), mode="replicate").to(torch.uint8)
     windows = {padded[:, y : y + 5, x : x + 5].contiguous().numpy().tobytes() for y in range(3) for x in range(3)}
@@ -154,9 +154,9 @@ def test_shift_moves_what_is_there_and_repeats_the_edge():
 def test_the_middle_of_a_wide_image_is_kept():
     wide = Image.new("RGB", (30, 10), COLOURS["red"])
     wide.paste(COLOURS["blue"], (10, 0, 20, 10))
-    assert cropped(wide, 10)[:, 5, 5].tolist() == [0, 0, 255]
-    assert cropped(wide, 10)[0].max() == 0
-    assert cropped(wide.resize((60, 20)), 10).shape == (3, 10, 10)
+    assert center_crop(wide, 10)[:, 5, 5].tolist() == [0, 0, 255]
+    assert center_crop(wide, 10)[0].max() == 0
+    assert center_crop(wide.resize((60, 20)), 10).shape == (3, 10, 10)
 
 
 def test_towers_of_different_lengths_are_refused():
@@ -195,7 +195,7 @@ def test_open_clip_gives_its_own_embeddings_before_their_normalisation(open_clip
     theirs, _, preprocess = open_clip.create_model_and_transforms(name)
     theirs.eval()
     image = Image.radial_gradient("L").convert("RGB").resize((40, 24))
-    images = cropped(image, 16)[None]
+    images = center_crop(image, 16)[None]
     text = ["a red heart"]
     with torch.no_grad():
         found = ours.encode_images(images), ours.encode_texts(text)

@@ -109,7 +109,7 @@ def test_the_sweep_finds_what_was_planted(monkeypatch, text, exponent):
             moment = size * decay**exponent
             norm = (moment / (2 * decay)) ** 0.25
             norm[7] = 100.0
-            runs.append(SWEEP._Settled(decay, norm, moment, often))
+            runs.append(SWEEP._WindowMeans(decay, norm, moment, often))
         return runs
 
     monkeypatch.setattr(SWEEP, "_sweep", planted)

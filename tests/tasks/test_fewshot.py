@@ -102,7 +102,7 @@ def test_accuracy_is_that_of_loops_over_episodes(normalization):
     labels = torch.arange(6).repeat_interleave(5)
     items = torch.randn(6, 1, 3).expand(6, 5, 3).flatten(0, 1) + torch.randn(30, 3)
     episodes = draw_episodes(labels, EpisodeShape(3, 2, 3), episodes=20, seed=1)
-    encoded = EpisodeSplit.of(items, episodes).put_together(items, torch.ones(30, dtype=torch.bool))
+    encoded = EpisodeSplit.of(items, episodes).assemble(items, torch.ones(30, dtype=torch.bool))
     model = FewShot(normalization=normalization, encoder=Flat())
     expected = accuracy_by_loops(items.tolist(), episodes, normalization)
     assert model.trained_measures(encoded)["accuracy"].tolist() == pytest.approx(expected)
@@ -113,7 +113,7 @@ def test_accuracy_is_that_of_loops_over_episodes(normalization):
 
 def test_chance_is_what_equal_embeddings_get():
     episodes = draw_episodes(torch.arange(4).repeat_interleave(3), EpisodeShape(4, 1, 2), episodes=3, seed=0)
-    encoded = EpisodeSplit.of([0] * 12, episodes).put_together(torch.ones(12, 2), torch.ones(12, dtype=torch.bool))
+    encoded = EpisodeSplit.of([0] * 12, episodes).assemble(torch.ones(12, 2), torch.ones(12, dtype=torch.bool))
     assert FewShot(encoder=Flat()).trained_measures(encoded)["accuracy"].tolist() == [0.25] * 3
 
 
@@ -135,7 +135,7 @@ def test_episodes_hold_distinct_items_of_distinct_classes_and_come_again():
 def test_episodes_with_items_that_were_not_encoded_are_left_out():
     episodes = Episodes(torch.tensor([[[0], [2]], [[4], [6]]]), torch.tensor([[[1], [3]], [[5], [7]]]))
     seen = torch.arange(8) < 6
-    encoded = EpisodeSplit.of([0] * 8, episodes).put_together(torch.eye(8), seen)
+    encoded = EpisodeSplit.of([0] * 8, episodes).assemble(torch.eye(8), seen)
     assert encoded.episodes == 1
     assert encoded.queries.argmax(1).tolist() == [1, 3]
     assert encoded.documents.argmax(1).tolist() == [0, 2]

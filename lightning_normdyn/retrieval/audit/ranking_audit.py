@@ -131,9 +131,9 @@ def audit_ranking(
     if length is not None:
         norms_by_name |= {"residual norm": residual_norms(norms, length), "length alone": length_norms(length)}
     readers: list[Callable[[Iterator[Tensor]], object]] = [
-        _sweeping(judged_queries, replacement) for replacement in norms_by_name.values()
+        _sweep_reader(judged_queries, replacement) for replacement in norms_by_name.values()
     ]
-    readers += [_best_two(judged_queries.queries)] if len(norms) > 1 else []
+    readers += [_top_two_reader(judged_queries.queries)] if len(norms) > 1 else []
     results = share_pass(chunks, readers)
     sweeps = dict(zip(norms_by_name, cast("list[AlphaSweep]", results), strict=False))
     best = cast("TopK", results[-1]) if len(norms) > 1 else None
@@ -155,7 +155,9 @@ def audit_ranking(
     )
 
 
-def _sweeping(judged_queries: JudgedQueries, replacement: Tensor | None) -> Callable[[Iterator[Tensor]], AlphaSweep]:
+def _sweep_reader(
+    judged_queries: JudgedQueries, replacement: Tensor | None
+) -> Callable[[Iterator[Tensor]], AlphaSweep]:
     """A reader that sweeps with the vectors' own norms or with given ones, ``[m]``."""
 
     def read(chunks: Iterator[Tensor]) -> AlphaSweep:
@@ -178,7 +180,7 @@ def _with_norms(chunks: Iterator[Tensor], norms: Tensor) -> Iterator[Tensor]:
         offset += len(chunk)
 
 
-def _best_two(queries: Tensor) -> Callable[[Iterator[Tensor]], TopK]:
+def _top_two_reader(queries: Tensor) -> Callable[[Iterator[Tensor]], TopK]:
     return lambda chunks: norm_aware_top_k(queries, chunks, 2, chunk_size=_chunk_size(queries))
 
 

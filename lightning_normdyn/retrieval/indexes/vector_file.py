@@ -78,7 +78,7 @@ class _VectorFile:
     def search(self, queries: Tensor, k: int) -> SearchResult:
         """Reads the file again and searches all of it by its metric, in float32 as indexes do."""
         file = EmbeddingFile(self.file)
-        documents = (_compared(chunk, self._metric) for chunk in file.chunks(_READ))
+        documents = (_vectors_for_metric(chunk, self._metric) for chunk in file.chunks(_READ))
         vectors = F.pad(queries, (0, 1), value=-0.5) if self._metric == "euclidean" else queries
         result = exact_top_k(vectors, documents, k)
         ids = self._ids(file)
@@ -100,7 +100,7 @@ class _VectorFile:
         raise NotImplementedError
 
 
-def _compared(documents: Tensor, metric: Metric) -> Tensor:
+def _vectors_for_metric(documents: Tensor, metric: Metric) -> Tensor:
     """Documents whose inner products have the order of the metric."""
     if metric == "euclidean":  # |q - d|² = |q|² - 2 (<q, d> - |d|² / 2)
         return torch.cat([documents, documents.square().sum(1, keepdim=True)], 1)

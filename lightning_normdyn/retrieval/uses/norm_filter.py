@@ -102,20 +102,22 @@ def filter_table(
     stages: tuple[Stage, ...] = ("before", "after")
     rows = []
     for stage, keep, share in ((stage, keep, share) for stage in stages for keep in _KEEPS for share in shares):
-        is_kept = _staying(by_norm, keep, share)
+        is_kept = _kept_mask(by_norm, keep, share)
         if stage == "before":
             ranking = _search_among(queries, directions, is_kept, depth)
             work_saved = 1 - int(is_kept.sum()) / len(is_kept)
         else:
-            ranking = _without(full_ranking, is_kept)
+            ranking = _drop_documents(full_ranking, is_kept)
             work_saved = 1 - int((ranking >= 0).sum()) / ranking.numel()
         for name, measure in measures_by_name.items():
-            intervals = _compared(_values(ranking, judgements, measure), baselines[name], resamples, level, generator)
+            intervals = _compare_with_baseline(
+                _values(ranking, judgements, measure), baselines[name], resamples, level, generator
+            )
             rows.append(FilterOutcome(stage, keep, share, name, *intervals, work_saved))
     return rows
 
 
-def _staying(by_norm: Tensor, keep: Keep, share: float) -> Tensor:
+def _kept_mask(by_norm: Tensor, keep: Keep, share: float) -> Tensor:
     """Which documents stay, bool ``[m]``: the nearest whole number of them, one at least."""
     number = max(1, round(share * len(by_norm)))
     is_kept = torch.zeros(len(by_norm), dtype=torch.bool, device=by_norm.device)
@@ -129,7 +131,7 @@ def _search_among(queries: Tensor, directions: Tensor, is_kept: Tensor, depth: i
     return rows.to(indices.device)[indices]
 
 
-def _without(ranking: Tensor, is_kept: Tensor) -> Tensor:
+def _drop_documents(ranking: Tensor, is_kept: Tensor) -> Tensor:
     """The ranking with documents left out, the others moving up and -1 behind them."""
     is_allowed = is_kept.to(ranking.device)[ranking]
     order = (~is_allowed).to(torch.uint8).argsort(dim=1, stable=True)
@@ -140,7 +142,7 @@ def _values(ranking: Tensor, judgements: Judgements, measure: Measure) -> Tensor
     return measure.of(grade_ranking(ranking, judgements, depth=measure.depth)).cpu().double()
 
 
-def _compared(
+def _compare_with_baseline(
     values: Tensor, without: Tensor, resamples: int, level: float, generator: torch.Generator | None
 ) -> tuple[Interval, Interval, Interval]:
     is_judged = without.isfinite()

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.ranking import RankedGrades, ranking_hit_rate
 from lightning_normdyn.datasets import CaptionedImages, Judgements
-from lightning_normdyn.tasks.clip.pixels import Chosen, Pixels, shifted
+from lightning_normdyn.tasks.clip.pixels import ImageSubset, Pixels, random_shift
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
@@ -67,7 +67,7 @@ class ImageText(ContrastiveTask):
             f"recall@{k}": partial(ranking_hit_rate, top_k=k) for k in _PLACES
         }
         to_text = ranking_measures(encoded, exponents, hits, depth=max(_PLACES))
-        to_image = ranking_measures(exchanged(encoded), exponents[::-1], hits, depth=max(_PLACES))
+        to_image = ranking_measures(swap_sides(encoded), exponents[::-1], hits, depth=max(_PLACES))
         relevant = encoded.judgements.relevant()
         caption = torch.zeros(len(encoded.queries), dtype=torch.int64)
         caption[relevant.queries] = relevant.documents
@@ -82,7 +82,7 @@ class ImageText(ContrastiveTask):
         self.towers.tell_truncation()
 
 
-def exchanged(encoded: Encoded) -> Encoded:
+def swap_sides(encoded: Encoded) -> Encoded:
     """The same pairs with documents for queries."""
 
     def swap(judgements: Judgements) -> Judgements:
@@ -159,7 +159,7 @@ class ImageTextData(ContrastData):
             captions = [self.pairs.captions[place] for place in places]
             numbers = _numbers(captions)
             judgements = Judgements.of((image, numbers[text], 1.0) for image, text in enumerate(captions))
-            self._splits[split] = EvaluationSplit(Chosen(self._pixels, places), list(numbers), judgements)
+            self._splits[split] = EvaluationSplit(ImageSubset(self._pixels, places), list(numbers), judgements)
         return self._splits[split]
 
     def floors(self, split: Split) -> dict[str, float]:
@@ -186,7 +186,7 @@ class CaptionedPairs:
     def __getitem__(self, place: int) -> TrainingPair:
         source = self.places[place]
         caption = self.captions[source]
-        return TrainingPair(shifted(self.pixels[source], self.shift), caption, place, self._numbers[caption])
+        return TrainingPair(random_shift(self.pixels[source], self.shift), caption, place, self._numbers[caption])
 
 
 def _numbers(captions: Any) -> dict[str, int]:

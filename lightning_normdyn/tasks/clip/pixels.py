@@ -36,13 +36,13 @@ class Pixels:
 
     def __getitem__(self, place: int) -> Tensor:
         if self._cache is None:
-            return cropped(self.images[place], self.size)
+            return center_crop(self.images[place], self.size)
         if place not in self._cache:
-            self._cache[place] = cropped(self.images[place], self.size)
+            self._cache[place] = center_crop(self.images[place], self.size)
         return self._cache[place]
 
 
-class Chosen(Sequence[Tensor]):
+class ImageSubset(Sequence[Tensor]):
     """Some of the images.
 
     Args:
@@ -61,7 +61,7 @@ class Chosen(Sequence[Tensor]):
         return self.pixels[self.places[place]]
 
 
-def cropped(image: Image, size: int) -> Tensor:
+def center_crop(image: Image, size: int) -> Tensor:
     """The middle square of an image, uint8 ``[3, size, size]``.
 
     Args:
@@ -82,7 +82,7 @@ def cropped(image: Image, size: int) -> Tensor:
     return rearrange(values, "(height width channel) -> channel height width", height=size, width=size)
 
 
-def shifted(image: Tensor, limit: int) -> Tensor:
+def random_shift(image: Tensor, limit: int) -> Tensor:
     """An image moved by up to ``limit`` pixels each way, drawn from the global generator; its edges are repeated.
 
     Args:

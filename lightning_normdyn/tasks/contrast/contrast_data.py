@@ -48,7 +48,7 @@ Pairs = Sized | IterableDataset[TrainingPair]
 """What is trained on: pairs by place, which are shuffled, or a stream of unknown length, which is not."""
 
 
-class _Placed(Dataset[tuple[int, Any]]):
+class _PlacedInputs(Dataset[tuple[int, Any]]):
     """Inputs with their place; texts from long to short, so that those encoded at once need little padding."""
 
     def __init__(self, inputs: Sequence[Any]) -> None:
@@ -149,7 +149,7 @@ class ContrastData(LightningDataModule):
         sides = self.evaluation(split)
         return [
             DataLoader(
-                _Placed(inputs),
+                _PlacedInputs(inputs),
                 batch_size=self.evaluation_batch_size,
                 collate_fn=_collate_placed,
                 num_workers=self.workers,

@@ -42,7 +42,7 @@ def popularity_floor(
     return Encoded.of(queries.float(), counts.float(), split)
 
 
-def counted(task: ContrastiveTask, floor: Encoded) -> float:
+def popularity_headline(task: ContrastiveTask, floor: Encoded) -> float:
     """A task's headline for a ranking by frequency, as :func:`popularity_floor` gives it."""
     return float(task.measures(floor, (0.0, 0.0))[task.headline].nanmean())
 

@@ -27,7 +27,7 @@ _DRAWN = 250
 """Words per weight decay that the figure draws: the fits go over all."""
 
 
-class _Settled(NamedTuple):
+class _WindowMeans(NamedTuple):
     """What the last window under one weight decay said about every word, ``[words]`` each."""
 
     weight_decay: float
@@ -101,8 +101,8 @@ def weight_decay_sweep(
     )
 
 
-def _sweep(data: TokenPairs, weight_decays: Sequence[float], steps: int) -> list[_Settled]:
-    runs: list[_Settled] = []
+def _sweep(data: TokenPairs, weight_decays: Sequence[float], steps: int) -> list[_WindowMeans]:
+    runs: list[_WindowMeans] = []
     table: Tensor | None = None
     for weight_decay in weight_decays:
         module = TokenContrast(data.table_rows, schedule="constant", weight_decay=weight_decay)
@@ -114,14 +114,14 @@ def _sweep(data: TokenPairs, weight_decays: Sequence[float], steps: int) -> list
             -1
         ]
         table = module.table.weight.detach()
-        runs.append(_Settled(weight_decay, last["mean_norm"], last["second_moment"], last["update_probability"]))
+        runs.append(_WindowMeans(weight_decay, last["mean_norm"], last["second_moment"], last["update_probability"]))
     return runs
 
 
-def _frequent(runs: list[_Settled], *, relaxation: float) -> list[_Settled]:
+def _frequent(runs: list[_WindowMeans], *, relaxation: float) -> list[_WindowMeans]:
     """The same runs, of the words that are frequent enough in all of them."""
     is_frequent = torch.stack([run.update_probability * relaxation >= _LEAST_GRADIENTS for run in runs]).all(0)
-    return [_Settled(run.weight_decay, *(column[is_frequent] for column in run[1:])) for run in runs]
+    return [_WindowMeans(run.weight_decay, *(column[is_frequent] for column in run[1:])) for run in runs]
 
 
 def _typical(values: Tensor) -> Tensor:
@@ -129,6 +129,6 @@ def _typical(values: Tensor) -> Tensor:
     return values.log().mean().exp()
 
 
-def _every_nth(run: _Settled) -> _Settled:
+def _every_nth(run: _WindowMeans) -> _WindowMeans:
     stride = max(1, len(run.norm) // _DRAWN)
-    return _Settled(run.weight_decay, *(column[::stride] for column in run[1:]))
+    return _WindowMeans(run.weight_decay, *(column[::stride] for column in run[1:]))

@@ -115,7 +115,7 @@ class EpisodeSplit(EvaluationSplit):
         """Makes one; which query belongs to which prototype follows from the episodes."""
         return cls(items, [], Judgements.of([]), episodes=episodes)
 
-    def put_together(self, items: Tensor, has_item: Tensor) -> Encoded:
+    def assemble(self, items: Tensor, has_item: Tensor) -> Encoded:
         """The queries and prototypes of all episodes whose items were all encoded.
 
         Args:

@@ -116,7 +116,7 @@ class FewShot(ContrastiveTask):
         assert isinstance(sides, EpisodeSplit)
         items, has_item = table.gathered(self, len(sides.queries))
         refuse_diverged(split, items=items)
-        return sides.put_together(items, has_item)
+        return sides.assemble(items, has_item)
 
     def _evaluate(self, stage: Literal["val", "test"]) -> None:
         super()._evaluate(stage)
@@ -298,7 +298,7 @@ class FewShotData(ContrastData):
         items: Any = sides.queries
         if isinstance(items, Tensor):
             pixels = items.flatten(1) / 255
-            encoded = sides.put_together(pixels, torch.ones(len(pixels), dtype=torch.bool))
+            encoded = sides.assemble(pixels, torch.ones(len(pixels), dtype=torch.bool))
             floors["nearest pixels"] = float(nearest_accuracy(encoded)["accuracy"].mean())
         return floors
 

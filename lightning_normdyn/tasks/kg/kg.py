@@ -21,7 +21,7 @@ from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, 
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
-from lightning_normdyn.tasks.contrast.popularity import counted, popularity_floor
+from lightning_normdyn.tasks.contrast.popularity import popularity_floor, popularity_headline
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.kg.filtered_rank import filtered_ranks
 from lightning_normdyn.tasks.kg.triple_scorers import SCORERS, TripleScorer
@@ -116,7 +116,7 @@ class KnowledgeGraphCompletion(TableSizes, ContrastiveTask):
         """What counting gets, beside what the data knows."""
         floors = data.floors(split)
         if isinstance(data, KnowledgeGraphData):
-            floors |= {"popularity": counted(self, data.by_popularity(split))}
+            floors |= {"popularity": popularity_headline(self, data.by_popularity(split))}
         return floors
 
     def encode_queries(self, inputs: Tensor) -> Tensor:
