@@ -6,6 +6,7 @@ import functools
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID
@@ -71,7 +72,7 @@ class Batch(NamedTuple):
                 f"on {hard_negatives.device}"
             )
         else:
-            hard_negatives = hard_negatives.flatten(0, 1)
+            hard_negatives = rearrange(hard_negatives, "n h d -> (n h) d")
         if labels is not None:
             _check_whole_numbers("labels", labels, {(n,), (m,)})
             if len(labels) < m:
@@ -93,8 +94,9 @@ class Batch(NamedTuple):
             values = optional[name]
             if values is not None:
                 _check_whole_numbers(name, values, {shape})
-        flat = None if hard_negative_ids is None else hard_negative_ids.flatten()
-        numbers = (labels, positives, query_ids, document_ids, flat)
+        if hard_negative_ids is not None:
+            hard_negative_ids = rearrange(hard_negative_ids, "n h -> (n h)")
+        numbers = (labels, positives, query_ids, document_ids, hard_negative_ids)
         return cls(
             *_alike(queries, documents, hard_negatives),
             *(None if values is None else values.to(queries.device, torch.int64) for values in numbers),

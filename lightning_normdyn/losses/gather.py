@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
+from einops import rearrange
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.factored import Factored, empty_place
@@ -101,13 +102,11 @@ class ManyRanks:
         mine = torch.tensor([*sizes, *alike.values()], device=_device())
         gathered = mine.new_empty(self.count * len(mine))
         dist.all_gather_into_tensor(gathered, mine)
-        columns = list(zip(*gathered.view(self.count, -1).tolist(), strict=True))
+        columns = rearrange(gathered, "(rank number) -> number rank", rank=self.count).tolist()
         for name, values in zip(alike, columns[len(sizes) :], strict=True):
             if len(set(values)) > 1:
-                raise ValueError(
-                    f"{name}: expected the same on all ranks, got {list(values)} on ranks 0 to {self.count - 1}"
-                )
-        return [Rows(column, dist.get_rank()) for column in columns[: len(sizes)]]
+                raise ValueError(f"{name}: expected the same on all ranks, got {values} on ranks 0 to {self.count - 1}")
+        return [Rows(tuple(column), dist.get_rank()) for column in columns[: len(sizes)]]
 
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
         """All-gather forward, reduce-scatter backward."""
@@ -177,7 +176,7 @@ class _LogSumExpOverRanks(torch.autograd.Function):
     def forward(ctx: Any, partial: Tensor, ranks: int) -> Tensor:
         gathered = partial.new_empty(ranks * len(partial))
         dist.all_gather_into_tensor(gathered, partial.contiguous())
-        total = gathered.view(ranks, -1).logsumexp(0)
+        total = rearrange(gathered, "(rank n) -> rank n", rank=ranks).logsumexp(0)
         ctx.save_for_backward(partial, total)
         return total
 

@@ -6,6 +6,7 @@ import math
 from typing import Any, get_args
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -87,8 +88,8 @@ class FisherConditionNumber(Metric):
         self.width = self.width.new_tensor(queries.shape[1])
         room = self.pairs - sum(batch.numel() for batch in self.queries) // max(1, queries.shape[1])
         count = min(room, len(queries))
-        self.queries.append(queries[:count].detach().flatten().to(self.dtype))
-        self.documents.append(documents[:count].detach().flatten().to(self.dtype))
+        self.queries.append(rearrange(queries[:count].detach().to(self.dtype), "n d -> (n d)"))
+        self.documents.append(rearrange(documents[:count].detach().to(self.dtype), "n d -> (n d)"))
 
     def compute(self) -> dict[str, Tensor]:
         """``fisher_cosine``, ``fisher_dot``, ``fisher_qnorm``, ``fisher_dnorm``; ``fisher_qnorm_share``.
@@ -122,7 +123,7 @@ class FisherConditionNumber(Metric):
 
 def _rows(flat: list[Tensor], width: int) -> Tensor:
     # One tensor instead of a list once the ranks are gathered.
-    return dim_zero_cat(flat).view(-1, width) if len(flat) and width else torch.empty(0, 1)
+    return rearrange(dim_zero_cat(flat), "(n d) -> n d", d=width) if len(flat) and width else torch.empty(0, 1)
 
 
 def _kappas(values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -81,12 +82,12 @@ class NormCorrelations(Metric):
         norms = safe_norm(documents.detach())
         values = {LENGTH: length, **covariates}
         columns = [norms, *(_column(name, values.get(name), norms) for name in (LENGTH, *self.covariates))]
-        self.rows.append(torch.stack([column.to(self.dtype) for column in columns], dim=1).flatten())
+        self.rows.append(rearrange([column.to(self.dtype) for column in columns], "column n -> (n column)"))
 
     def correlations(self) -> dict[str, Correlation]:
         """The records by name, ``length`` last; of this rank's items unless within ``sync_context``."""
         rows = dim_zero_cat(self.rows) if len(self.rows) else torch.empty(0, dtype=self.dtype)
-        norms, length, *covariates = rows.view(-1, 2 + len(self.covariates)).unbind(1)
+        norms, length, *covariates = rearrange(rows, "(n column) -> column n", column=2 + len(self.covariates))
         return norm_correlations(
             norms,
             length,

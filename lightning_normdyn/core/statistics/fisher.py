@@ -6,6 +6,7 @@ import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
@@ -99,7 +100,8 @@ def log_kappa(gradients: PairGradients, counts: Tensor, form: FisherForm) -> Ten
     """``log10 kappa`` of every resample ``[b, n]``, ``[b]``."""
     share = counts / counts.sum(1, keepdim=True)
     if form != "polar":  # both directions of a pair are drawn together
-        share = share.repeat(1, len(gradients.embeddings) // len(gradients.polar))
+        directions = len(gradients.embeddings) // len(gradients.polar)
+        share = repeat(share, "b n -> b (directions n)", directions=directions)
     epsilon = torch.finfo(share.dtype).eps
     if form == "eigenvalues":
         g = gradients.embeddings
