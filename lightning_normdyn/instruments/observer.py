@@ -50,6 +50,9 @@ class NormObserver:
         log_dir: a history goes to ``<log_dir>/normdyn/``; ``None`` to keep none.
         name: what messages begin with.
 
+    Attributes:
+        name_holders: objects whose ``vocabulary``, ``tokenizer`` or ``row_names`` may name the rows of a table.
+
     Raises:
         ValueError: if a pattern matches nothing, or a setting is out of range.
 
@@ -82,6 +85,7 @@ class NormObserver:
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
         self._log, self._log_dir, self._name = log, log_dir, name
+        self.name_holders: list[object] = [model]
         self._options = complete_options(options)
         # A wrong pattern fails here.
         find_targets(model, self._options["targets"], max_tracked_rows=self._options["max_tracked_rows"])
@@ -110,7 +114,7 @@ class NormObserver:
             self._options,
             name=self._name,
             root=root,
-            name_holders=[self._model],
+            name_holders=self.name_holders,
         )
         try:
             self._observation.begin(steps_made, state)  # first: what was read of a step is reported after it was read

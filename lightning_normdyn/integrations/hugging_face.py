@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
             name=type(self).__name__,
             **self._options,
         )
+        self._observer.name_holders.append(SimpleNamespace(tokenizer=objects.get("processing_class")))
         if state.global_step:
             self._restore(self._observer, args, state)
         self._observer.begin(steps_made=state.global_step)

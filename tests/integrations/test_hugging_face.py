@@ -207,8 +207,18 @@ def test_what_is_out_of_range_fails_before_training():
         NormDynamicsTrainerCallback(targets="encoder")
 
 
+class Tokenizer:
+    """As much of a tokenizer as names of rows need."""
+
+    def __len__(self):
+        return 50
+
+    def convert_ids_to_tokens(self, ids):
+        return [f"token {number}" for number in ids]
+
+
 def test_a_transformer_is_followed_by_its_names(tmp_path):
-    """A model of transformers: its word embeddings by themselves, its encoder on request."""
+    """A model of transformers: its word embeddings by themselves, named by the tokenizer, its encoder on request."""
     config = transformers.BertConfig(
         vocab_size=50,
         hidden_size=16,
@@ -227,7 +237,9 @@ def test_a_transformer_is_followed_by_its_names(tmp_path):
     trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data)
     table = "bert.embeddings.word_embeddings.weight"
     trainer.add_callback(NormDynamicsTrainerCallback(targets=[table, "bert.pooler"], probe=False, every_n_steps=4))
+    trainer.callback_handler.processing_class = Tokenizer()
     trainer.train()
+    assert read_run(tmp_path)[table].row_names()[49] == "token 49"
     last = next(entry for entry in reversed(scalars(trainer)) if f"normdyn/{table}/norm_mean" in entry)
     norms = model.get_input_embeddings().weight.detach().norm(dim=1)
     assert last[f"normdyn/{table}/norm_mean"] == pytest.approx(float(norms.mean()), rel=1e-6)

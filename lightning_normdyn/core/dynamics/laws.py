@@ -2,6 +2,10 @@
 
 At equilibrium every law reads ``R^power = e·source/(2·lambda_rad)``, so a law states its source, and both the norm and
 the decay that gives a norm follow from it.
+
+To add a law: a class here with its names in :data:`Family` and :data:`LAWS`, and in
+:mod:`lightning_normdyn.core.dynamics.optimizers` a reader of the optimizers that obey it. All that is known about a law
+stands in its class.
 """
 
 from __future__ import annotations
