@@ -47,15 +47,17 @@ def equilibrium_init(
         tensor([0.7996, 0.7996], dtype=torch.float64)
     """
     if not isinstance(table, Tensor) or table.dim() != 2:
-        got = f"shape {tuple(table.shape)}" if isinstance(table, Tensor) else type(table).__name__
-        raise ValueError(f"table: expected a matrix of rows, got {got}; pass the .weight of an embedding or a head")
+        description = f"shape {tuple(table.shape)}" if isinstance(table, Tensor) else type(table).__name__
+        raise ValueError(
+            f"table: expected a matrix of rows, got {description}; pass the .weight of an embedding or a head"
+        )
     target = _settled_norms(table, rule, second_moment, update_probability)
     rows = most_precise(table)
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    rescaled = (target > 0) & (norms > 0)
-    factor = torch.where(rescaled, target / norms, 1)
+    is_rescaled = (target > 0) & (norms > 0)
+    factor = torch.where(is_rescaled, target / norms, 1)
     table.copy_(rows * factor.unsqueeze(1))
-    return torch.where(rescaled, target, norms)
+    return torch.where(is_rescaled, target, norms)
 
 
 def _settled_norms(

@@ -103,7 +103,7 @@ class Batch(NamedTuple):
         )
 
     @property
-    def own_labels(self) -> Tensor:
+    def query_labels(self) -> Tensor:
         """Classes of the queries, ``[n]``."""
         assert self.labels is not None
         return self.labels[: len(self.queries)]
@@ -200,16 +200,16 @@ def _check_whole_numbers(name: str, values: Tensor, shapes: set[tuple[int, ...]]
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ValueError(f"{name}: expected whole numbers, got {values.dtype}; use torch.long")
     if tuple(values.shape) not in shapes:
-        wanted = " or ".join(str(list(shape)) for shape in sorted(shapes))
-        raise ValueError(f"{name}: expected {wanted}, got {list(values.shape)}")
+        shapes_in_words = " or ".join(str(list(shape)) for shape in sorted(shapes))
+        raise ValueError(f"{name}: expected {shapes_in_words}, got {list(values.shape)}")
 
 
-def _check_range(name: str, values: Tensor, least: int, most: int | None, advice: str) -> None:
+def _check_range(name: str, values: Tensor, minimum: int, maximum: int | None, advice: str) -> None:
     if not values.numel():
         return
     lowest, highest = (int(value) for value in values.aminmax())
-    if lowest < least or (most is not None and highest > most):
-        wrong = lowest if lowest < least else highest
+    if lowest < minimum or (maximum is not None and highest > maximum):
+        wrong = lowest if lowest < minimum else highest
         raise ValueError(f"{name}: {wrong} is out of range; {advice}")
 
 

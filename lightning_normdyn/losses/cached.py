@@ -55,17 +55,17 @@ def cached_loss(
     queries = _Side("encode_query", encode_query, _cut("query_inputs", query_inputs, chunk_size))
     documents = _Side("encode_document", encode_document, _cut("document_inputs", document_inputs, chunk_size))
     if not torch.is_grad_enabled():
-        unchanged: Tensor = loss(queries.encode(), documents.encode(), **options)
-        return unchanged
-    everything = dict.fromkeys([*module.parameters(), *loss.parameters()])
-    parameters = [parameter for parameter in everything if parameter.requires_grad]
+        loss_value: Tensor = loss(queries.encode(), documents.encode(), **options)
+        return loss_value
+    all_parameters = dict.fromkeys([*module.parameters(), *loss.parameters()])
+    parameters = [parameter for parameter in all_parameters if parameter.requires_grad]
     # Wide, because gradients wait here unscaled: half precision would lose them.
     leaves = [at_least_float32(side.encode()).requires_grad_() for side in (queries, documents)]
     value: Tensor = loss.compute(*leaves, **options)
     gradients = torch.autograd.grad(value, [*leaves, *parameters], allow_unused=True)
     cache = _Cache(module, loss, (queries, documents), leaves, gradients[:2], gradients[2:], parameters)
-    replayed: Tensor = _Replay.apply(value.detach(), cache, *parameters)
-    return replayed
+    replayed_loss: Tensor = _Replay.apply(value.detach(), cache, *parameters)
+    return replayed_loss
 
 
 class _Side:
@@ -94,11 +94,11 @@ class _Side:
     def again(self) -> Iterator[Tensor]:
         """Embeddings ``[k, d]`` of each chunk with a graph; random numbers stay where they were."""
         for chunk, random in zip(self._chunks, self._random, strict=True):
-            now = _random_state()
+            current_state = _random_state()
             with torch.enable_grad(), self._as_autocast():
                 _set_random_state(random)
                 encoded = self._encoded(chunk)
-            _set_random_state(now)
+            _set_random_state(current_state)
             yield encoded
 
     def _encoded(self, chunk: Any) -> Tensor:
@@ -142,13 +142,13 @@ class _Cache:
                 for encoded, part in zip(side.again(), gradient.split(side.sizes), strict=True):
                     if not encoded.requires_grad:  # a frozen encoder, or none
                         continue
-                    more = torch.autograd.grad(
+                    chunk_gradients = torch.autograd.grad(
                         encoded, self._parameters, (part * factor).to(encoded.dtype), allow_unused=True
                     )
-                    for number, gained in enumerate(more):
-                        if gained is not None:
-                            known = total[number]
-                            total[number] = gained if known is None else known + gained
+                    for number, addition in enumerate(chunk_gradients):
+                        if addition is not None:
+                            subtotal = total[number]
+                            total[number] = addition if subtotal is None else subtotal + addition
         return total
 
     def publish(self, factor: Tensor) -> None:
@@ -157,8 +157,8 @@ class _Cache:
         for place, embedding, gradient in zip(places, self._embeddings, self._gradients, strict=True):
             with torch.enable_grad():
                 leaf = embedding.requires_grad_()
-                passed = place(leaf.view_as(leaf))
-            torch.autograd.grad(passed, leaf, gradient * factor)
+                published = place(leaf.view_as(leaf))
+            torch.autograd.grad(published, leaf, gradient * factor)
 
 
 class _Replay(torch.autograd.Function):
@@ -224,10 +224,10 @@ def _set_random_state(state: list[Tensor]) -> None:
 @contextmanager
 def _unchanged(buffers: list[Tensor]) -> Iterator[None]:
     """Puts back running statistics that encoding once more has moved."""
-    before = [buffer.clone() for buffer in buffers]
+    saved_buffers = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, kept in zip(buffers, before, strict=True):
-                buffer.copy_(kept)
+            for buffer, saved in zip(buffers, saved_buffers, strict=True):
+                buffer.copy_(saved)

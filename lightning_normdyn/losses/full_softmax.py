@@ -47,8 +47,10 @@ class FullSoftmax(ContrastiveLoss):
         Raises:
             ValueError: if the other goes another way than from queries to documents alone.
         """
-        others = contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
-        if others or contrast.queue is not None:
+        has_other_terms = (
+            contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
+        )
+        if has_other_terms or contrast.queue is not None:
             raise ValueError(
                 "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
                 "joint and queue_size as they are by default"
@@ -119,7 +121,7 @@ class FullSoftmax(ContrastiveLoss):
             anchors,
             vectors,
             positives=targets,
-            excluded=_repeated(document_ids, targets),
+            exclusion=_repeated(document_ids, targets),
             chunk_size=self.chunk_size,
         )
         return ranks.whole((total * (ranks.count / rows.total)).to(wide))
@@ -128,7 +130,7 @@ class FullSoftmax(ContrastiveLoss):
 def _repeated(document_ids: Tensor | None, targets: Tensor) -> Exclusion | None:
     if document_ids is None:
         return None
-    return Exclusion((document_ids[targets],), (document_ids,), kept=targets[:, None])
+    return Exclusion((document_ids[targets],), (document_ids,), positive_columns=targets[:, None])
 
 
 def _check_shapes(queries: Tensor, documents: Tensor, targets: Tensor, of_documents: dict[str, Tensor | None]) -> None:
@@ -139,8 +141,8 @@ def _check_shapes(queries: Tensor, documents: Tensor, targets: Tensor, of_docume
     if targets.shape != queries.shape[:1] or targets.dtype != torch.int64:
         raise ValueError(f"targets: expected int64 [{len(queries)}], got {targets.dtype} {list(targets.shape)}")
     if not 0 <= int(targets.min()) <= int(targets.max()) < len(documents):
-        least, most = int(targets.min()), int(targets.max())
-        raise ValueError(f"targets: expected rows of documents, 0 to {len(documents) - 1}, got {least} to {most}")
+        lowest, highest = int(targets.min()), int(targets.max())
+        raise ValueError(f"targets: expected rows of documents, 0 to {len(documents) - 1}, got {lowest} to {highest}")
     for name, values in of_documents.items():
         if values is not None and values.shape != documents.shape[:1]:
             raise ValueError(f"{name}: expected one for each of {len(documents)} documents, got {list(values.shape)}")

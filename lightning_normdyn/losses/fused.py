@@ -27,14 +27,14 @@ class FusedKernels:
     """
 
     def __init__(self) -> None:
-        self._warned = False
+        self._has_warned = False
 
     def serve(self, queries: Tensor, documents: Tensor) -> bool:
         """Whether they can take these embeddings ``[n, d]`` and ``[m, d]``."""
         from lightning_normdyn.core.fused import language
 
-        if not (language.is_installed() or self._warned):
-            self._warned = True
+        if not (language.is_installed() or self._has_warned):
+            self._has_warned = True
             warnings.warn(
                 "fused=True: Triton is not installed, and the loss is computed without it; install triton, or leave "
                 "fused out",

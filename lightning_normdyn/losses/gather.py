@@ -31,7 +31,7 @@ class Rows(NamedTuple):
         return sum(self.sizes)
 
     @property
-    def own(self) -> slice:
+    def local_slice(self) -> slice:
         """Where this rank's rows are among all."""
         offset = sum(self.sizes[: self.rank])
         return slice(offset, offset + self.sizes[self.rank])
@@ -52,7 +52,7 @@ class Ranks(Protocol):
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
         """The rows of all ranks, ``[total, ...]``; the gradient of each comes back from all of them."""
 
-    def gather_factored(self, x: Factored, parts: Sequence[Rows]) -> Factored:
+    def gather_factored(self, x: Factored, groups: Sequence[Rows]) -> Factored:
         """The same for each of the parts that ``x`` is made of: of the first part all ranks' rows, then the next."""
 
     def log_sum_exp(self, partial: Tensor) -> Tensor:
@@ -77,9 +77,9 @@ class OneRank:
         del rows
         return x
 
-    def gather_factored(self, x: Factored, parts: Sequence[Rows]) -> Factored:
+    def gather_factored(self, x: Factored, groups: Sequence[Rows]) -> Factored:
         """The rows themselves."""
-        del parts
+        del groups
         return x
 
     def log_sum_exp(self, partial: Tensor) -> Tensor:
@@ -99,9 +99,9 @@ class ManyRanks:
 
     def rows(self, *sizes: int, alike: dict[str, int]) -> list[Rows]:
         """One small message a step, so that ranks may differ where they can and do not wait for ever where not."""
-        mine = torch.tensor([*sizes, *alike.values()], device=_device())
-        gathered = mine.new_empty(self.count * len(mine))
-        dist.all_gather_into_tensor(gathered, mine)
+        local_numbers = torch.tensor([*sizes, *alike.values()], device=_device())
+        gathered = local_numbers.new_empty(self.count * len(local_numbers))
+        dist.all_gather_into_tensor(gathered, local_numbers)
         columns = rearrange(gathered, "(rank number) -> number rank", rank=self.count).tolist()
         for name, values in zip(alike, columns[len(sizes) :], strict=True):
             if len(set(values)) > 1:
@@ -113,15 +113,15 @@ class ManyRanks:
         gathered: Tensor = _Gather.apply(x, rows)
         return gathered
 
-    def gather_factored(self, x: Factored, parts: Sequence[Rows]) -> Factored:
+    def gather_factored(self, x: Factored, groups: Sequence[Rows]) -> Factored:
         """Sends half precision and a factor forward, and the gradient back in float32."""
-        parts = [rows for rows in parts if rows.total]
-        sizes = [rows.sizes[rows.rank] for rows in parts]
+        groups = [rows for rows in groups if rows.total]
+        sizes = [rows.sizes[rows.rank] for rows in groups]
         vectors, factors = (
-            torch.cat([self.gather(part, rows) for part, rows in zip(values.split(sizes), parts, strict=True)])
+            torch.cat([self.gather(part, rows) for part, rows in zip(values.split(sizes), groups, strict=True)])
             for values in (x.rows, x.factors)
         )
-        place: Tensor = _GatherPlace.apply(x.place, parts)
+        place: Tensor = _GatherPlace.apply(x.place, groups)
         return Factored(vectors, factors, place)
 
     def log_sum_exp(self, partial: Tensor) -> Tensor:
@@ -160,15 +160,15 @@ class _Gather(torch.autograd.Function):
 
 class _GatherPlace(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, place: Tensor, parts: Sequence[Rows]) -> Tensor:
-        ctx.parts = parts
-        return empty_place(sum(rows.total for rows in parts), place)
+    def forward(ctx: Any, place: Tensor, groups: Sequence[Rows]) -> Tensor:
+        ctx.groups = groups
+        return empty_place(sum(rows.total for rows in groups), place)
 
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        gradients = gradient.split([rows.total for rows in ctx.parts])
-        return torch.cat([_sum_of_own(part, rows) for part, rows in zip(gradients, ctx.parts, strict=True)]), None
+        gradients = gradient.split([rows.total for rows in ctx.groups])
+        return torch.cat([_sum_of_own(part, rows) for part, rows in zip(gradients, ctx.groups, strict=True)]), None
 
 
 class _LogSumExpOverRanks(torch.autograd.Function):
@@ -193,13 +193,13 @@ def _sum_of_own(gradient: Tensor, rows: Rows) -> Tensor:
     """This rank's rows of the sum over ranks."""
     longest = max(rows.sizes)
     padded = torch.cat([_padded(part, longest) for part in gradient.split(list(rows.sizes))])
-    summed = padded.new_empty(longest, *gradient.shape[1:])
+    row_sums = padded.new_empty(longest, *gradient.shape[1:])
     try:
-        dist.reduce_scatter_tensor(summed, padded)
+        dist.reduce_scatter_tensor(row_sums, padded)
     except (NotImplementedError, RuntimeError):  # a backend that cannot: every rank refuses alike
         dist.all_reduce(padded)
-        summed = padded.split(longest)[rows.rank]
-    return summed[: rows.sizes[rows.rank]]
+        row_sums = padded.split(longest)[rows.rank]
+    return row_sums[: rows.sizes[rows.rank]]
 
 
 def _padded(x: Tensor, rows: int) -> Tensor:
@@ -209,8 +209,8 @@ def _padded(x: Tensor, rows: int) -> Tensor:
 def _without_padding(gathered: Tensor, sizes: tuple[int, ...]) -> Tensor:
     if len(set(sizes)) == 1:
         return gathered
-    parts = gathered.split(max(sizes))
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    groups = gathered.split(max(sizes))
+    return torch.cat([part[:size] for part, size in zip(groups, sizes, strict=True)])
 
 
 def _device() -> torch.device:

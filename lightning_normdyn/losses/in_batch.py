@@ -26,29 +26,29 @@ class Candidates(NamedTuple):
         keys: ids of their queries and their own, each ``[m]``; empty if nobody gave any.
         labels: their classes, ``[m]``, of which hard negatives have none; ``None`` without classes.
         positives: how many each rank has of the first.
-        others: and of the second.
-        factored: the vectors with the factors that would rescale them, where the loss is fused.
+        unpaired: and of the second.
+        factored_vectors: the vectors with the factors that would rescale them, where the loss is fused.
     """
 
     vectors: Tensor
     keys: list[Tensor]
     labels: Tensor | None
     positives: Rows
-    others: Rows
-    factored: Factored | None = None
+    unpaired: Rows
+    factored_vectors: Factored | None = None
 
     @property
-    def own(self) -> Tensor:
+    def positive_columns(self) -> Tensor:
         """The column of the positive of each of this rank's queries, ``[n]``."""
-        own = self.positives.own
-        return torch.arange(own.start, own.stop, device=self.vectors.device)
+        columns = self.positives.local_slice
+        return torch.arange(columns.start, columns.stop, device=self.vectors.device)
 
     @property
-    def own_documents(self) -> Tensor:
+    def local_documents(self) -> Tensor:
         """This rank's documents, rescaled, in the order in which they came."""
-        others = self.vectors[self.positives.total :][self.others.own]
-        own = self.vectors[self.positives.own]
-        return torch.cat((own, others)) if len(others) else own
+        unpaired = self.vectors[self.positives.total :][self.unpaired.local_slice]
+        paired = self.vectors[self.positives.local_slice]
+        return torch.cat((paired, unpaired)) if len(unpaired) else paired
 
 
 class InBatchLoss(ContrastiveLoss, ABC):
@@ -142,13 +142,13 @@ class InBatchLoss(ContrastiveLoss, ABC):
     def _candidates(self, batch: Batch, ranks: Ranks) -> Candidates:
         """Rescales this rank's documents and gathers everybody's."""
         n, m, k = len(batch.queries), len(batch.documents), len(batch.hard_negatives)
-        fused = self._is_fused(batch)
-        kinds = {"queries (1 if fused)": fused, "queries (1 if fused in float16)": fused and batch.is_float16}
-        parts = ranks.rows(n, m - n, k, alike=batch.traits() | {name: int(value) for name, value in kinds.items()})
-        positives, others, hard = parts
+        is_fused = self._is_fused(batch)
+        kinds = {"queries (1 if fused)": is_fused, "queries (1 if fused in float16)": is_fused and batch.is_float16}
+        groups = ranks.rows(n, m - n, k, alike=batch.traits() | {name: int(value) for name, value in kinds.items()})
+        positives, unpaired, hard = groups
         keys = [(batch.document_keys(), slice(0, n), positives)]
-        if others.total:
-            keys.append((batch.document_keys(), slice(n, m), others))
+        if unpaired.total:
+            keys.append((batch.document_keys(), slice(n, m), unpaired))
         if hard.total:
             keys.append((batch.hard_negative_keys(), slice(0, k), hard))
         gathered_keys = []
@@ -156,67 +156,69 @@ class InBatchLoss(ContrastiveLoss, ABC):
             gathered_keys = [
                 torch.cat([ranks.gather(ids[number][part], rows) for ids, part, rows in keys]) for number in range(2)
             ]
-        factored = self._factored(batch, parts, ranks) if fused else None
-        vectors = self._rescaled(batch, parts, ranks) if factored is None else factored.rows
-        candidates = Candidates(vectors, gathered_keys, None, positives, others, factored)
+        factored_vectors = self._factored(batch, groups, ranks) if is_fused else None
+        vectors = self._rescaled(batch, groups, ranks) if factored_vectors is None else factored_vectors.rows
+        candidates = Candidates(vectors, gathered_keys, None, positives, unpaired, factored_vectors)
         if batch.labels is None:
             return candidates
         return candidates._replace(labels=_labels_of_all(batch.labels, candidates, ranks))
 
-    def _rescaled(self, batch: Batch, parts: list[Rows], ranks: Ranks) -> Tensor:
+    def _rescaled(self, batch: Batch, groups: list[Rows], ranks: Ranks) -> Tensor:
         """Documents, documents of no query and hard negatives of all ranks, ``[m, d]``."""
         documents, n = self.similarity.rescale_documents(batch.documents), len(batch.queries)
-        own = [(documents[:n], parts[0])]
-        if parts[1].total:
-            own.append((documents[n:], parts[1]))
-        if parts[2].total:
-            own.append((self.similarity.rescale_documents(batch.hard_negatives), parts[2]))
-        gathered = [ranks.gather(vectors, rows) for vectors, rows in own]
-        return gathered[0] if len(gathered) == 1 else torch.cat(gathered)
+        local_groups = [(documents[:n], groups[0])]
+        if groups[1].total:
+            local_groups.append((documents[n:], groups[1]))
+        if groups[2].total:
+            local_groups.append((self.similarity.rescale_documents(batch.hard_negatives), groups[2]))
+        all_vectors = [ranks.gather(vectors, rows) for vectors, rows in local_groups]
+        return all_vectors[0] if len(all_vectors) == 1 else torch.cat(all_vectors)
 
-    def _factored(self, batch: Batch, parts: list[Rows], ranks: Ranks) -> Factored:
+    def _factored(self, batch: Batch, groups: list[Rows], ranks: Ranks) -> Factored:
         """The same in name only."""
-        own = torch.cat((batch.documents, batch.hard_negatives)) if len(batch.hard_negatives) else batch.documents
-        return ranks.gather_factored(self.similarity.factor_documents(own), parts)
+        documents = batch.documents
+        if len(batch.hard_negatives):
+            documents = torch.cat((documents, batch.hard_negatives))
+        return ranks.gather_factored(self.similarity.factor_documents(documents), groups)
 
 
-def excluded_pairs(batch: Batch, candidates: Candidates, *, own: Tensor | None = None) -> Exclusion | None:
+def excluded_pairs(batch: Batch, candidates: Candidates, *, self_columns: Tensor | None = None) -> Exclusion | None:
     """Pairs of this rank's queries and all documents that ids tell to be no negatives.
 
     Args:
         batch: this rank's.
         candidates: everybody's.
-        own: a column of each query to leave out in any case; without it, the query's positives stay in.
+        self_columns: a column of each query to leave out in any case; without it, the query's positives stay in.
     """
     if not candidates.keys:
-        return None if own is None else Exclusion(own=own)
-    if own is not None:
-        return Exclusion(tuple(batch.query_keys()), tuple(candidates.keys), own=own)
+        return None if self_columns is None else Exclusion(self_columns=self_columns)
+    if self_columns is not None:
+        return Exclusion(tuple(batch.query_keys()), tuple(candidates.keys), self_columns=self_columns)
     return Exclusion(
         tuple(batch.query_keys()),
         tuple(candidates.keys),
-        kept=_positive_columns(batch, candidates),
-        kept_keys=None if candidates.labels is None else (batch.own_labels, candidates.labels),
+        positive_columns=_positive_columns(batch, candidates),
+        positive_keys=None if candidates.labels is None else (batch.query_labels, candidates.labels),
     )
 
 
 def _positive_columns(batch: Batch, candidates: Candidates) -> Tensor:
     """Columns of the positives of each of this rank's queries, ``[n, 1 + p]``, -1 for none."""
-    own = candidates.own[:, None]
+    paired_columns = candidates.positive_columns[:, None]
     if batch.positives is None:
-        return own
+        return paired_columns
     n = len(batch.queries)
-    first, behind = candidates.positives.own.start, candidates.positives.total + candidates.others.own.start - n
-    listed = batch.positives + torch.where(batch.positives < n, first, behind)
-    return torch.cat((own, listed.where(batch.positives >= 0, -1)), 1)
+    first = candidates.positives.local_slice.start
+    behind = candidates.positives.total + candidates.unpaired.local_slice.start - n
+    further_columns = batch.positives + torch.where(batch.positives < n, first, behind)
+    return torch.cat((paired_columns, further_columns.where(batch.positives >= 0, -1)), 1)
 
 
 def _labels_of_all(labels: Tensor, candidates: Candidates, ranks: Ranks) -> Tensor:
     """Classes of all candidates, ``[m]``, of this rank's ``labels``."""
-    positives, others = candidates.positives, candidates.others
+    positives, unpaired = candidates.positives, candidates.unpaired
     n = positives.sizes[positives.rank]
-    parts = [ranks.gather(labels[:n], positives)]
-    if others.total:
-        parts.append(ranks.gather(labels[n:], others))
-    known = torch.cat(parts)
-    return F.pad(known, (0, len(candidates.vectors) - len(known)), value=NO_ID)
+    gathered_labels = ranks.gather(labels[:n], positives)
+    if unpaired.total:
+        gathered_labels = torch.cat((gathered_labels, ranks.gather(labels[n:], unpaired)))
+    return F.pad(gathered_labels, (0, len(candidates.vectors) - len(gathered_labels)), value=NO_ID)

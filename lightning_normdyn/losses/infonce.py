@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -94,27 +96,27 @@ class InfoNCE(InBatchLoss):
             )
 
     def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        several = batch.labels is not None or batch.positives is not None
-        if self.joint and several:
+        has_several = batch.labels is not None or batch.positives is not None
+        if self.joint and has_several:
             raise ValueError("joint: one sum for a pair knows one positive; leave out labels and positives")
         if len(batch.hard_negatives) and not self.from_queries:
             raise ValueError(
                 "hard_negatives: where documents pick queries they have no part; choose symmetric=True or "
                 "direction='query_to_document'"
             )
-        if candidates.factored is not None:
-            return self._fused(batch, ranks, candidates, candidates.factored) * (
+        if candidates.factored_vectors is not None:
+            return self._fused(batch, ranks, candidates, candidates.factored_vectors) * (
                 ranks.count / candidates.positives.total
             )
         anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
-        excluded = excluded_pairs(batch, candidates, own=candidates.own if self.joint else None)
+        exclusion = excluded_pairs(batch, candidates, self_columns=candidates.positive_columns if self.joint else None)
         vectors = candidates.vectors
         if self.queue is not None:
-            vectors, excluded = self._with_queue(self.queue, batch, candidates, excluded)
-        if self._is_one_direction(several):
-            total = self._one_direction(batch, ranks, anchors, candidates, vectors, excluded)
+            vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
+        if self._is_one_direction(has_several):
+            total = self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion)
         else:
-            total = self._both_directions(batch, ranks, anchors, candidates, vectors, excluded)
+            total = self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion)
         return total * (ranks.count / candidates.positives.total)
 
     def _is_fused(self, batch: Batch) -> bool:
@@ -130,16 +132,16 @@ class InfoNCE(InBatchLoss):
             self.similarity.factor_queries(batch.queries, self.scaling.factor),
             vectors,
             columns=candidates.positives.total if self.from_documents else 0,
-            positives=candidates.own,
-            excluded=excluded_pairs(batch, candidates),
+            positives=candidates.positive_columns,
+            exclusion=excluded_pairs(batch, candidates),
         )
         sums = [rows] if self.from_queries else []
         if self.from_documents:
-            sums.append(ranks.log_sum_exp(columns)[candidates.positives.own])
+            sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
         return (torch.stack(sums) - scores).sum() / len(sums)
 
-    def _is_one_direction(self, several: bool) -> bool:
-        plain = not (self.joint or self.query_negatives or self.document_negatives or several)
+    def _is_one_direction(self, has_several: bool) -> bool:
+        plain = not (self.joint or self.query_negatives or self.document_negatives or has_several)
         return plain and not (self.from_queries and self.from_documents)
 
     def _one_direction(
@@ -149,13 +151,13 @@ class InfoNCE(InBatchLoss):
         anchors: Tensor,
         candidates: Candidates,
         vectors: Tensor,
-        excluded: Exclusion | None,
+        exclusion: Exclusion | None,
     ) -> Tensor:
         """The sum over one side's anchors, its gradient made on the way."""
         if not self.from_queries:
-            anchors, vectors, excluded = self._turned(batch, ranks, anchors, candidates)
+            anchors, vectors, exclusion = self._turned(batch, ranks, anchors, candidates)
         return sum_log_sum_exp(
-            anchors, vectors, positives=candidates.own, excluded=excluded, chunk_size=self.chunk_size
+            anchors, vectors, positives=candidates.positive_columns, exclusion=exclusion, chunk_size=self.chunk_size
         )
 
     def _turned(
@@ -163,11 +165,15 @@ class InfoNCE(InBatchLoss):
     ) -> tuple[Tensor, Tensor, Exclusion | None]:
         """This rank's documents as anchors, and everybody's queries."""
         everybody = ranks.gather(anchors, candidates.positives)
-        own = candidates.vectors[candidates.positives.own]
+        local_documents = candidates.vectors[candidates.positives.local_slice]
         if not candidates.keys:
-            return own, everybody, None
+            return local_documents, everybody, None
         column_keys = tuple(keys[: candidates.positives.total] for keys in candidates.keys)
-        return own, everybody, Exclusion(tuple(batch.query_keys()), column_keys, kept=candidates.own[:, None])
+        return (
+            local_documents,
+            everybody,
+            Exclusion(tuple(batch.query_keys()), column_keys, positive_columns=candidates.positive_columns[:, None]),
+        )
 
     def _both_directions(
         self,
@@ -176,28 +182,28 @@ class InfoNCE(InBatchLoss):
         anchors: Tensor,
         candidates: Candidates,
         vectors: Tensor,
-        excluded: Exclusion | None,
+        exclusion: Exclusion | None,
     ) -> Tensor:
         """The general case: log-sum-exps of every kind of negatives, put together afterwards."""
-        own = candidates.positives.own
+        local_slice = candidates.positives.local_slice
         rows, columns, scores = log_sum_exp(
             anchors,
             vectors,
             columns=candidates.positives.total if self.from_documents else 0,
-            positives=None if self.joint else candidates.own,
-            excluded=excluded,
+            positives=None if self.joint else candidates.positive_columns,
+            exclusion=exclusion,
             chunk_size=self.chunk_size,
         )
         of_queries = [rows] if self.from_queries else []
-        of_documents = [ranks.log_sum_exp(columns)[own]] if self.from_documents else []
+        of_documents = [ranks.log_sum_exp(columns)[local_slice]] if self.from_documents else []
         if self.query_negatives:
             everybody = ranks.gather(self.similarity.rescale_queries(batch.queries), candidates.positives)
             of_queries.append(self._among(anchors, everybody, batch, candidates))
         if self.document_negatives:
             everybody = candidates.vectors[: candidates.positives.total]
-            of_documents.append(self._among(everybody[own] * self.scaling.factor, everybody, batch, candidates))
+            of_documents.append(self._among(everybody[local_slice] * self.scaling.factor, everybody, batch, candidates))
         if self.joint:  # the positive, which every sum has left out, counts once
-            score = (anchors * candidates.vectors[own]).sum(-1)
+            score = (anchors * candidates.vectors[local_slice]).sum(-1)
             return (_log_sum([score, *of_queries, *of_documents]) - score).sum()
         of_positives = self._positives(batch, ranks, anchors, candidates, scores)
         total = anchors.new_zeros(())
@@ -213,58 +219,58 @@ class InfoNCE(InBatchLoss):
         if candidates.keys:
             row_keys, column_keys = batch.query_keys(), [keys[: len(everybody)] for keys in candidates.keys]
         if candidates.labels is not None:
-            row_keys.append(batch.own_labels)
+            row_keys.append(batch.query_labels)
             column_keys.append(candidates.labels[: len(everybody)])
-        excluded = Exclusion(tuple(row_keys), tuple(column_keys), own=candidates.own)
-        return log_sum_exp(anchors, everybody, excluded=excluded, chunk_size=self.chunk_size)[0]
+        exclusion = Exclusion(tuple(row_keys), tuple(column_keys), self_columns=candidates.positive_columns)
+        return log_sum_exp(anchors, everybody, exclusion=exclusion, chunk_size=self.chunk_size)[0]
 
     def _positives(
         self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, scores: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Mean score of each query, and of each query's document, with its positives, both ``[n]``."""
         if batch.positives is not None:
-            return scores_of_listed(anchors, candidates.own_documents, batch.positives)
+            return scores_of_listed(anchors, candidates.local_documents, batch.positives)
         if candidates.labels is None:
             return scores, scores
-        labels, of_all = batch.own_labels, candidates.labels
+        labels, of_all = batch.query_labels, candidates.labels
         of_queries = of_documents = scores
         if self.from_queries:
             of_queries = scores_by_label(anchors, labels, candidates.vectors, of_all)
         if self.from_documents:
             everybody = ranks.gather(anchors, candidates.positives)
-            own = candidates.vectors[candidates.positives.own]
-            of_documents = scores_by_label(own, labels, everybody, of_all[: len(everybody)])
+            local_documents = candidates.vectors[candidates.positives.local_slice]
+            of_documents = scores_by_label(local_documents, labels, everybody, of_all[: len(everybody)])
         return of_queries, of_documents
 
     def _with_queue(
-        self, queue: DocumentQueue, batch: Batch, candidates: Candidates, excluded: Exclusion | None
+        self, queue: DocumentQueue, batch: Batch, candidates: Candidates, exclusion: Exclusion | None
     ) -> tuple[Tensor, Exclusion | None]:
         """Past documents behind the present ones; those that ids or labels tell to be positives are left out."""
         past = queue.documents.to(candidates.vectors.device)
         if not len(past):
-            return candidates.vectors, excluded
+            return candidates.vectors, exclusion
         if past.shape[1] != candidates.vectors.shape[1]:
             raise ValueError(
                 f"documents: the queue holds {len(past)} of d = {past.shape[1]}, got d = {batch.documents.shape[1]}; "
                 "start with a new loss when the width changes"
             )
         vectors = torch.cat((candidates.vectors, self.similarity.rescale_documents(past.to(candidates.vectors.dtype))))
-        excluded = Exclusion() if excluded is None else excluded
+        exclusion = Exclusion() if exclusion is None else exclusion
         query_ids, document_ids, labels = (key.to(past.device) for key in queue.keys)
         nobody = labels.new_full((len(candidates.vectors),), NO_ID)
-        row_keys, column_keys = excluded.row_keys, excluded.column_keys
+        row_keys, column_keys = exclusion.row_keys, exclusion.column_keys
         if row_keys:
             column_keys = tuple(torch.cat(pair) for pair in zip(column_keys, (query_ids, document_ids), strict=True))
         if batch.labels is not None:
-            row_keys, column_keys = (*row_keys, batch.own_labels), (*column_keys, torch.cat((nobody, labels)))
-        if excluded.kept_keys is not None:
-            of_queries, of_present = excluded.kept_keys
-            excluded = excluded._replace(
-                kept_keys=(of_queries, torch.cat((of_present, torch.full_like(labels, NO_ID))))
+            row_keys, column_keys = (*row_keys, batch.query_labels), (*column_keys, torch.cat((nobody, labels)))
+        if exclusion.positive_keys is not None:
+            of_queries, of_present = exclusion.positive_keys
+            exclusion = exclusion._replace(
+                positive_keys=(of_queries, torch.cat((of_present, torch.full_like(labels, NO_ID))))
             )
-        if not row_keys and excluded.own is None:
+        if not row_keys and exclusion.self_columns is None:
             return vectors, None
-        return vectors, excluded._replace(row_keys=row_keys, column_keys=column_keys)
+        return vectors, exclusion._replace(row_keys=row_keys, column_keys=column_keys)
 
     def _conclude(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
         """Remembers the documents of a training step."""
@@ -274,20 +280,17 @@ class InfoNCE(InBatchLoss):
 
     def _remember(self, queue: DocumentQueue, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
         """Puts the documents of all ranks into the queue, as they came: exponents may have moved when they serve."""
-        n, known = len(batch.queries), candidates.positives.total + candidates.others.total
-        nothing = torch.full((known,), NO_ID, device=batch.documents.device)
-        labels = nothing if candidates.labels is None else candidates.labels[:known]
-        keys = [key[:known] for key in candidates.keys] or [nothing, nothing]
+        n, batch_total = len(batch.queries), candidates.positives.total + candidates.unpaired.total
+        no_ids = torch.full((batch_total,), NO_ID, device=batch.documents.device)
+        labels = no_ids if candidates.labels is None else candidates.labels[:batch_total]
+        keys = [key[:batch_total] for key in candidates.keys] or [no_ids, no_ids]
         documents = batch.documents.detach().float()
-        parts = [ranks.gather(documents[:n], candidates.positives)]
-        if candidates.others.total:
-            parts.append(ranks.gather(documents[n:], candidates.others))
-        queue.push(torch.cat(parts), torch.stack((*keys, labels), 1))
+        all_documents = ranks.gather(documents[:n], candidates.positives)
+        if candidates.unpaired.total:
+            all_documents = torch.cat((all_documents, ranks.gather(documents[n:], candidates.unpaired)))
+        queue.push(all_documents, torch.stack((*keys, labels), 1))
 
 
-def _log_sum(parts: list[Tensor]) -> Tensor:
+def _log_sum(vectors: list[Tensor]) -> Tensor:
     """Elementwise log-sum-exp of a few vectors."""
-    total, *others = parts
-    for part in others:
-        total = torch.logaddexp(total, part)
-    return total
+    return functools.reduce(torch.logaddexp, vectors)

@@ -18,9 +18,9 @@ def sums_by_label(labels: Tensor, vectors: Tensor, vector_labels: Tensor) -> tup
 def sums_of_listed(documents: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
     """Sum ``[n, d]`` and number ``[n]`` of each query's positives: its own document and the listed ``[n, p]``."""
     sums, counts = documents[: len(positives)], documents.new_ones(len(positives))
-    for place, counted in zip(positives.unbind(1), distinct_positives(positives).unbind(1), strict=True):
-        sums = sums + documents[place.clamp(min=0)] * counted[:, None]
-        counts = counts + counted
+    for place, is_counted in zip(positives.unbind(1), distinct_positives(positives).unbind(1), strict=True):
+        sums = sums + documents[place.clamp(min=0)] * is_counted[:, None]
+        counts = counts + is_counted
     return sums, counts
 
 

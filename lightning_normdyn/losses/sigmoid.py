@@ -78,7 +78,7 @@ class SigmoidContrastive(InBatchLoss):
             anchors,
             candidates.vectors,
             bias,
-            excluded=excluded_pairs(batch, candidates),
+            exclusion=excluded_pairs(batch, candidates),
             chunk_size=self.chunk_size,
         )
         # A positive pair is a negative one minus its score: log(1 + e^-x) = log(1 + e^x) - x.
@@ -90,8 +90,8 @@ class SigmoidContrastive(InBatchLoss):
 def _positives(batch: Batch, candidates: Candidates) -> tuple[Tensor, Tensor]:
     """Sum ``[n, d]`` and number ``[n]`` of each query's positives."""
     if candidates.labels is not None:
-        return sums_by_label(batch.own_labels, candidates.vectors, candidates.labels)
+        return sums_by_label(batch.query_labels, candidates.vectors, candidates.labels)
     if batch.positives is not None:
-        return sums_of_listed(candidates.own_documents, batch.positives)
-    own = candidates.vectors[candidates.positives.own]
-    return own, own.new_ones(len(own))
+        return sums_of_listed(candidates.local_documents, batch.positives)
+    documents = candidates.vectors[candidates.positives.local_slice]
+    return documents, documents.new_ones(len(documents))

@@ -47,9 +47,9 @@ class NormalizedSimilarity(nn.Module):
 
     def __init__(self, normalization: Normalization = "cosine", *, shared_gamma: bool = False) -> None:
         super().__init__()
-        known = [*NORMALIZATIONS, "learnable"]
-        if normalization not in known:
-            raise ValueError(f"normalization: expected one of {', '.join(known)}, got {normalization!r}")
+        names = [*NORMALIZATIONS, "learnable"]
+        if normalization not in names:
+            raise ValueError(f"normalization: expected one of {', '.join(names)}, got {normalization!r}")
         self.normalization = normalization
         self.shared_gamma = shared_gamma
         if normalization == "learnable":

@@ -22,14 +22,14 @@ def uncompiled(method: MethodT) -> MethodT:
         >>> Twice().forward(3)
         6
     """
-    disabled: list[Any] = []  # made once: the compiler would take another function for other code
+    eager_methods: list[Any] = []  # made once: the compiler would take another function for other code
 
     @functools.wraps(method)
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
             return method(*args, **kwargs)
-        if not disabled:
-            disabled.append(torch.compiler.disable(method))
-        return disabled[0](*args, **kwargs)
+        if not eager_methods:
+            eager_methods.append(torch.compiler.disable(method))
+        return eager_methods[0](*args, **kwargs)
 
     return forward  # type: ignore[return-value]

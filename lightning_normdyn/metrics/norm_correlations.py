@@ -127,6 +127,6 @@ def _without_ends(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _column(name: str, values: Tensor | None, norms: Tensor) -> Tensor:
     if values is None or values.shape != norms.shape:
-        got = "nothing" if values is None else tuple(values.shape)
-        raise ValueError(f"{name}: expected one number for each of {tuple(norms.shape)} documents, got {got}")
+        description = "nothing" if values is None else tuple(values.shape)
+        raise ValueError(f"{name}: expected one number for each of {tuple(norms.shape)} documents, got {description}")
     return values.detach().to(norms.device)

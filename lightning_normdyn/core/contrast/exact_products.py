@@ -25,19 +25,19 @@ def exact_products(device: torch.device) -> Iterator[None]:
         tensor([[2.]])
     """
     try:
-        before = torch.get_float32_matmul_precision()
+        previous_precision = torch.get_float32_matmul_precision()
     except RuntimeError:  # torch's newer settings are in use, and the two do not mix
         with _exact_by_backend(device):
             yield
         return
-    if before == "highest":
+    if previous_precision == "highest":
         yield
         return
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(previous_precision)
 
 
 @contextmanager
@@ -46,11 +46,11 @@ def _exact_by_backend(device: torch.device) -> Iterator[None]:
     setting, parent = (
         (backends.cuda.matmul, backends) if device.type == "cuda" else (backends.mkldnn.matmul, backends.mkldnn)
     )
-    before = setting.fp32_precision
+    previous_precision = setting.fp32_precision
     # What is inherited reads like what is set; put back as set, it would no longer follow its parent.
-    before = "none" if before == parent.fp32_precision else before
+    previous_precision = "none" if previous_precision == parent.fp32_precision else previous_precision
     setting.fp32_precision = "ieee"
     try:
         yield
     finally:
-        setting.fp32_precision = before
+        setting.fp32_precision = previous_precision

@@ -17,13 +17,13 @@ class Exclusion(NamedTuple):
     Attributes:
         row_keys: ids of the rows, each ``[n]``; a pair is out if it agrees in any of them.
         column_keys: ids of the columns, each ``[m]``, in the same order.
-        kept: columns of each row that stay in all the same, ``[n, k]``: its positives. -1 is none.
-        kept_keys: a key of the rows ``[n]`` and of the columns ``[m]``; pairs that agree in it stay in all the same.
-        own: the column of each row that is out in any case, ``[n]``: itself.
+        positive_columns: columns of each row that stay in all the same, ``[n, k]``: its positives. -1 is none.
+        positive_keys: a key of the rows ``[n]`` and of the columns ``[m]``; pairs that agree in it stay in as well.
+        self_columns: the column of each row that is out in any case, ``[n]``: itself.
 
     Example:
         >>> ids = torch.tensor([7, 8, 7])
-        >>> Exclusion((ids,), (ids,), kept=torch.arange(3)[:, None]).mask(slice(0, 3), slice(0, 3)).int()
+        >>> Exclusion((ids,), (ids,), positive_columns=torch.arange(3)[:, None]).mask(slice(0, 3), slice(0, 3)).int()
         tensor([[0, 0, 1],
                 [0, 0, 0],
                 [1, 0, 0]], dtype=torch.int32)
@@ -31,28 +31,28 @@ class Exclusion(NamedTuple):
 
     row_keys: tuple[Tensor, ...] = ()
     column_keys: tuple[Tensor, ...] = ()
-    kept: Tensor | None = None
-    kept_keys: tuple[Tensor, Tensor] | None = None
-    own: Tensor | None = None
+    positive_columns: Tensor | None = None
+    positive_keys: tuple[Tensor, Tensor] | None = None
+    self_columns: Tensor | None = None
 
     def mask(self, rows: slice, columns: slice) -> Tensor:
         """What is out among some rows and columns, ``[rows, columns]``, without waiting for a device."""
         width = columns.stop - columns.start
         mask: Tensor | None = None
         for row_key, column_key in zip(self.row_keys, self.column_keys, strict=True):
-            same = (row_key[rows, None] == column_key[columns]) & (column_key[columns] != NO_ID)
-            mask = same if mask is None else mask.logical_or_(same)
+            agrees = (row_key[rows, None] == column_key[columns]) & (column_key[columns] != NO_ID)
+            mask = agrees if mask is None else mask.logical_or_(agrees)
         if mask is None:
-            assert self.own is not None, "an exclusion names pairs"
-            mask = torch.zeros(rows.stop - rows.start, width, dtype=torch.bool, device=self.own.device)
-        if self.kept is not None:
-            for places in self.kept[rows].unbind(1):
+            assert self.self_columns is not None, "an exclusion names pairs"
+            mask = torch.zeros(rows.stop - rows.start, width, dtype=torch.bool, device=self.self_columns.device)
+        if self.positive_columns is not None:
+            for places in self.positive_columns[rows].unbind(1):
                 _mark(mask, places - columns.start, False)
-        if self.kept_keys is not None:
-            row_key, column_key = self.kept_keys
+        if self.positive_keys is not None:
+            row_key, column_key = self.positive_keys
             mask.logical_and_(row_key[rows, None] != column_key[columns])
-        if self.own is not None:
-            _mark(mask, self.own[rows] - columns.start, True)
+        if self.self_columns is not None:
+            _mark(mask, self.self_columns[rows] - columns.start, True)
         return mask
 
 
@@ -60,5 +60,5 @@ def _mark(mask: Tensor, places: Tensor, value: bool) -> None:
     """Sets ``mask[i, places[i]]`` wherever that is inside."""
     inside = (places >= 0) & (places < mask.shape[1])
     places = places.clamp(0, mask.shape[1] - 1)[:, None]
-    now = mask.gather(1, places)
-    mask.scatter_(1, places, torch.where(inside[:, None], value, now))
+    mask_values = mask.gather(1, places)
+    mask.scatter_(1, places, torch.where(inside[:, None], value, mask_values))

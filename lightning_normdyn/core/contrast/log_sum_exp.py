@@ -35,7 +35,7 @@ def log_sum_exp(
     *,
     columns: int = 0,
     positives: Tensor | None = None,
-    excluded: Exclusion | None = None,
+    exclusion: Exclusion | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``log sum_j exp <a_i, b_j>`` for every row and ``log sum_i exp <a_i, b_j>`` for the first columns.
@@ -48,7 +48,7 @@ def log_sum_exp(
         b: ``[m, d]``, likewise.
         columns: how many columns are wanted, from the first on.
         positives: a column of each row whose score is wanted too, ``[n]``: to the last bit the one that was summed.
-        excluded: pairs to leave out.
+        exclusion: pairs to leave out.
         chunk_size: columns that are looked at together; ``None`` picks what suits the device.
 
     Returns:
@@ -60,7 +60,7 @@ def log_sum_exp(
         >>> log_sum_exp(a, b, columns=1, positives=torch.arange(2))
         (tensor([2.1269, 0.6931], dtype=torch.float64), tensor([2.1269], dtype=torch.float64), tensor([2., 0.]))
     """
-    rows, columns_, of_positives = _LogSumExp.apply(a, b, columns, positives, excluded, chunk_size)
+    rows, columns_, of_positives = _LogSumExp.apply(a, b, columns, positives, exclusion, chunk_size)
     return rows, columns_, of_positives
 
 
@@ -69,7 +69,7 @@ def sum_log_sum_exp(
     b: Tensor,
     *,
     positives: Tensor | None = None,
-    excluded: Exclusion | None = None,
+    exclusion: Exclusion | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     """``sum_i (log sum_j exp <a_i, b_j> - <a_i, b_positive(i)>)``: one direction, its gradient made on the way forward.
@@ -81,7 +81,7 @@ def sum_log_sum_exp(
         a: ``[n, d]``, float32 or float64.
         b: ``[m, d]``, likewise.
         positives: the column of each row whose score is taken off, ``[n]``; ``None`` to take nothing off.
-        excluded: pairs to leave out.
+        exclusion: pairs to leave out.
         chunk_size: rows that are looked at together; ``None`` picks what suits the device.
 
     Returns:
@@ -92,7 +92,7 @@ def sum_log_sum_exp(
         >>> sum_log_sum_exp(a, b, positives=torch.arange(2))
         tensor(0.8201, dtype=torch.float64)
     """
-    total: Tensor = _SumLogSumExp.apply(a, b, positives, excluded, chunk_size)
+    total: Tensor = _SumLogSumExp.apply(a, b, positives, exclusion, chunk_size)
     return total
 
 
@@ -118,25 +118,27 @@ def tiles(n: int, m: int, chunk_size: int | None, device: torch.device) -> Itera
 class ScoreTiles:
     """Makes tiles of scores in memory that is used again and again; keeps the first few, as far as they fit."""
 
-    def __init__(self, a: Tensor, b: Tensor, excluded: Exclusion | None, kept: list[Tensor], keep: int = 0) -> None:
-        self.a, self.b, self.excluded, self.kept = a, b, excluded, kept
-        self._room = keep
+    def __init__(
+        self, a: Tensor, b: Tensor, exclusion: Exclusion | None, stored_tiles: list[Tensor], room: int = 0
+    ) -> None:
+        self.a, self.b, self.exclusion, self.stored_tiles = a, b, exclusion, stored_tiles
+        self._room = room
         self._memory: dict[str, Tensor] = {}
 
     def __call__(self, tile: Tile) -> Tensor:
         """The scores of a tile, minus infinity where excluded. Not to be written to where some are kept."""
-        if tile.number < len(self.kept):
-            return self.kept[tile.number]
+        if tile.number < len(self.stored_tiles):
+            return self.stored_tiles[tile.number]
         rows, columns = self.a[tile.rows], self.b[tile.columns]
         keeps = len(rows) * len(columns) <= self._room
         # Once a tile does not fit none is kept any more: their places in the list are their numbers.
         self._room = self._room - len(rows) * len(columns) if keeps else 0
         room = rows.new_empty(len(rows), len(columns)) if keeps else self._memory_for("scores", rows, columns)
         scores = torch.mm(rows, columns.T, out=room)
-        if self.excluded is not None:
-            scores.masked_fill_(self.excluded.mask(tile.rows, tile.columns), -torch.inf)
+        if self.exclusion is not None:
+            scores.masked_fill_(self.exclusion.mask(tile.rows, tile.columns), -torch.inf)
         if keeps:
-            self.kept.append(scores)
+            self.stored_tiles.append(scores)
         return scores
 
     def buffer(self, name: str, like: Tensor) -> Tensor:
@@ -159,38 +161,41 @@ class _LogSumExp(torch.autograd.Function):
         b: Tensor,
         columns: int,
         positives: Tensor | None,
-        excluded: Exclusion | None,
+        exclusion: Exclusion | None,
         chunk_size: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(a.device.type, enabled=False):
-            ctx.positives, ctx.excluded, ctx.chunk_size = positives, excluded, chunk_size
+            ctx.positives, ctx.exclusion, ctx.chunk_size = positives, exclusion, chunk_size
             wants_gradient = any(ctx.needs_input_grad)
-            scores = ScoreTiles(a, b, excluded, [], _KEPT if wants_gradient else 0)
+            scores = ScoreTiles(a, b, exclusion, [], _KEPT if wants_gradient else 0)
             rows = most_precise(a.new_full((len(a),), -torch.inf))
             columns_ = rows.new_full((columns,), -torch.inf)
             of_positives = a.new_zeros(0 if positives is None else len(a))
             plain = _is_plain(a, b)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
-                made = scores(tile)
+                tile_scores = scores(tile)
                 if positives is not None:
-                    _pick(made, positives[tile.rows] - tile.columns.start, of_positives[tile.rows])
-                free = scores.buffer("shifted", made)
-                _accumulate(made, free, rows[tile.rows], columns_[tile.columns], plain=plain)
+                    _pick(tile_scores, positives[tile.rows] - tile.columns.start, of_positives[tile.rows])
+                exps = scores.buffer("exps", tile_scores)
+                _accumulate(tile_scores, exps, rows[tile.rows], columns_[tile.columns], plain=plain)
         ctx.plain = plain
-        ctx.save_for_backward(a, b, rows, columns_, *scores.kept)
+        ctx.save_for_backward(a, b, rows, columns_, *scores.stored_tiles)
         return rows, columns_, of_positives
 
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor, of_positives: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, rows, columns, *kept = ctx.saved_tensors
+        a, b, rows, columns, *stored_scores = ctx.saved_tensors
         wants_a, wants_b = ctx.needs_input_grad[:2]
         with torch.autocast(a.device.type, enabled=False):
             of_a = torch.zeros_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
-            scores = ScoreTiles(a, b, ctx.excluded, list(kept))
-            unwanted = len(b) - len(columns)
-            columns, of_columns = F.pad(columns, (0, unwanted), value=-torch.inf), F.pad(of_columns, (0, unwanted))
+            scores = ScoreTiles(a, b, ctx.exclusion, list(stored_scores))
+            remaining_columns = len(b) - len(columns)
+            columns, of_columns = (
+                F.pad(columns, (0, remaining_columns), value=-torch.inf),
+                F.pad(of_columns, (0, remaining_columns)),
+            )
             shares = _Shares.of(rows, columns, of_rows, of_columns, a.dtype, plain=ctx.plain)
             for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
                 of_scores = shares.of_tile(scores, tile)
@@ -237,43 +242,43 @@ class _Shares(NamedTuple):
         """What may be taken off all scores; nothing where they are small, for that costs a rounding."""
         if rows.device.type != "cpu":  # it would have to be waited for
             return None
-        known = torch.cat((rows, columns))
-        known = known[known < torch.inf]
-        if not len(known):
+        log_sums = torch.cat((rows, columns))
+        log_sums = log_sums[log_sums < torch.inf]
+        if not len(log_sums):
             return None
-        lowest, top = (float(value) for value in known.aminmax())
+        lowest, top = (float(value) for value in log_sums.aminmax())
         if lowest > -_SAFE_SPREAD and top < _SAFE_SPREAD:
             return 0.0
         return top if top - lowest < _SAFE_SPREAD else None
 
     def of_tile(self, scores: ScoreTiles, tile: Tile) -> Tensor:
         """The gradient with respect to a tile of scores, in memory that the next tile overwrites."""
-        made = scores(tile)
-        shifted, weights = scores.buffer("shifted", made), scores.buffer("weights", made)
+        tile_scores = scores(tile)
+        shifted, weights = scores.buffer("shifted", tile_scores), scores.buffer("weights", tile_scores)
         of_rows, of_columns = self.of_rows[tile.rows, None], self.of_columns[tile.columns]
         if self.shift is not None:
-            exps = torch.exp(made, out=shifted) if self.plain else _exp(made, self.shift, shifted)
+            exps = torch.exp(tile_scores, out=shifted) if self.plain else _exp(tile_scores, self.shift, shifted)
             return exps.mul_(torch.add(of_rows, of_columns, out=weights))
-        gradient = _exp(made, self.rows[tile.rows, None], shifted).mul_(of_rows)
-        by_column = _exp(made, self.columns[tile.columns], weights)
+        gradient = _exp(tile_scores, self.rows[tile.rows, None], shifted).mul_(of_rows)
+        by_column = _exp(tile_scores, self.columns[tile.columns], weights)
         return gradient.addcmul_(by_column, of_columns.expand_as(by_column))
 
 
-def _accumulate(made: Tensor, free: Tensor, rows: Tensor, columns: Tensor, *, plain: bool) -> None:
+def _accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor, *, plain: bool) -> None:
     """Adds a tile of scores to the log-sum-exps of its rows, and of those of its columns that are wanted."""
-    if plain or made.device.type == "cpu":
-        shift = 0.0 if plain else max(float(made.amax()), torch.finfo(made.dtype).min)
-        exps = torch.exp(made, out=free) if plain else _exp(made, shift, free)
+    if plain or tile_scores.device.type == "cpu":
+        shift = 0.0 if plain else max(float(tile_scores.amax()), torch.finfo(tile_scores.dtype).min)
+        exps = torch.exp(tile_scores, out=out) if plain else _exp(tile_scores, shift, out)
         by_row, by_column = exps.sum(1), exps[:, : len(columns)].sum(0)
         if plain or float(torch.cat((by_row, by_column)).amin()) > _NEARLY_NOTHING:
             _add(rows, by_row, shift)
             _add(columns, by_column, shift)
             return
-    for total, wanted, dim in ((rows, made, 1), (columns, made[:, : len(columns)], 0)):
+    for total, side_scores, dim in ((rows, tile_scores, 1), (columns, tile_scores[:, : len(columns)], 0)):
         if len(total):
-            top = wanted.amax(dim, keepdim=True)
+            top = side_scores.amax(dim, keepdim=True)
             top = top.where(top > -torch.inf, 0)
-            _add(total, _exp(wanted, top, torch.empty_like(wanted)).sum(dim), most_precise(top.squeeze(dim)))
+            _add(total, _exp(side_scores, top, torch.empty_like(side_scores)).sum(dim), most_precise(top.squeeze(dim)))
 
 
 def _exp(scores: Tensor, shift: float | Tensor, out: Tensor) -> Tensor:
@@ -303,14 +308,14 @@ class _SumLogSumExp(torch.autograd.Function):
         a: Tensor,
         b: Tensor,
         positives: Tensor | None,
-        excluded: Exclusion | None,
+        exclusion: Exclusion | None,
         chunk_size: int | None,
     ) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
             wants_a, wants_b = ctx.needs_input_grad[:2]
             of_a = torch.empty_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
-            scores = ScoreTiles(a, b, excluded, [])
+            scores = ScoreTiles(a, b, exclusion, [])
             plain = _is_plain(a, b)
             total = most_precise(a.new_zeros(()))
             for rows in _strips(len(a), len(b), chunk_size, a.device):
@@ -338,15 +343,15 @@ class _SumLogSumExp(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
-        of_a, of_b = (next(gradients) * of_total if wanted else None for wanted in ctx.needs_input_grad[:2])
+        of_a, of_b = (next(gradients) * of_total if is_needed else None for is_needed in ctx.needs_input_grad[:2])
         return of_a, of_b, None, None, None
 
 
-def _pick(scores: Tensor, places: Tensor, found: Tensor) -> Tensor:
-    """Copies ``scores[i, places[i]]`` to ``found[i]`` wherever that is inside."""
+def _pick(scores: Tensor, places: Tensor, place_scores: Tensor) -> Tensor:
+    """Copies ``scores[i, places[i]]`` to ``place_scores[i]`` wherever that is inside."""
     inside = (places >= 0) & (places < scores.shape[1])
-    picked = scores.gather(1, places.clamp(0, scores.shape[1] - 1)[:, None])[:, 0]
-    return found.copy_(picked.where(inside, found))
+    values = scores.gather(1, places.clamp(0, scores.shape[1] - 1)[:, None])[:, 0]
+    return place_scores.copy_(values.where(inside, place_scores))
 
 
 def _add_positives(

@@ -14,7 +14,7 @@ from lightning_normdyn.core.contrast.log_sum_exp import ScoreTiles, tiles
 
 
 def softplus_sum(
-    a: Tensor, b: Tensor, bias: Tensor, *, excluded: Exclusion | None = None, chunk_size: int | None = None
+    a: Tensor, b: Tensor, bias: Tensor, *, exclusion: Exclusion | None = None, chunk_size: int | None = None
 ) -> Tensor:
     """``sum_ij log(1 + exp(<a_i, b_j> + bias))``: the pairwise sigmoid loss of every pair as a negative one.
 
@@ -25,7 +25,7 @@ def softplus_sum(
         a: ``[n, d]``, float32 or float64.
         b: ``[m, d]``, likewise.
         bias: no dimension.
-        excluded: pairs to leave out.
+        exclusion: pairs to leave out.
         chunk_size: columns that are looked at together; ``None`` picks what suits the device.
 
     Returns:
@@ -36,28 +36,28 @@ def softplus_sum(
         >>> softplus_sum(a, b, torch.tensor(0.0))
         tensor(2.8201)
     """
-    total: Tensor = _SoftplusSum.apply(a, b, bias, excluded, chunk_size)
+    total: Tensor = _SoftplusSum.apply(a, b, bias, exclusion, chunk_size)
     return total
 
 
 class _SoftplusSum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, bias: Tensor, excluded: Exclusion | None, chunk_size: int | None
+        ctx: Any, a: Tensor, b: Tensor, bias: Tensor, exclusion: Exclusion | None, chunk_size: int | None
     ) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
             wants_a, wants_b, wants_bias = ctx.needs_input_grad[:3]
             of_a = torch.zeros_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
             of_bias = torch.zeros_like(bias) if wants_bias else None
-            scores = ScoreTiles(a, b, excluded, [])
+            scores = ScoreTiles(a, b, exclusion, [])
             total = torch.zeros_like(bias)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
-                made = scores(tile).add_(bias)
-                total += F.softplus(made).sum()
+                tile_scores = scores(tile).add_(bias)
+                total += F.softplus(tile_scores).sum()
                 if not any(ctx.needs_input_grad[:3]):
                     continue
-                of_scores = made.sigmoid_()
+                of_scores = tile_scores.sigmoid_()
                 if of_a is not None:
                     of_a[tile.rows].addmm_(of_scores, b[tile.columns])
                 if of_b is not None:

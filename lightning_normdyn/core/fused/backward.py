@@ -27,7 +27,7 @@ def gradients(
     *,
     positives: Tensor | None = None,
     of_positives: Tensor | None = None,
-    excluded: Exclusion | None = None,
+    exclusion: Exclusion | None = None,
     row_factors: Tensor | None = None,
     column_factors: Tensor | None = None,
     wants_a: bool = True,
@@ -52,7 +52,7 @@ def gradients(
         of_columns: and with respect to ``columns``.
         positives: as they were, needed with ``of_positives`` only.
         of_positives: gradient with respect to the positives' scores, ``[n]``; ``None`` to leave it out.
-        excluded: as it was.
+        exclusion: as it was.
         row_factors: as they were.
         column_factors: likewise.
         wants_a: whether the gradient of ``a`` is wanted.
@@ -61,7 +61,7 @@ def gradients(
     Returns:
         ``[n, d]`` and ``[m, d]`` in float32, ``None`` where not wanted.
     """
-    case = Case.of(a, b, row_factors, column_factors, excluded, None if of_positives is None else positives)
+    case = Case.of(a, b, row_factors, column_factors, exclusion, None if of_positives is None else positives)
     n, m, d = len(a), len(b), a.shape[1]
     rows, of_rows = _shift_and_share(rows, of_rows)
     columns, of_columns = _shift_and_share(columns, of_columns)
@@ -126,10 +126,10 @@ def _weights_kernel(
     positives: tl.tensor,
     row_keys: tl.tensor,
     column_keys: tl.tensor,
-    kept: tl.tensor,
+    positive_columns: tl.tensor,
     kept_row_key: tl.tensor,
     kept_column_key: tl.tensor,
-    own: tl.tensor,
+    self_columns: tl.tensor,
     columns: tl.tensor,
     first: tl.tensor,
     last: tl.tensor,
@@ -158,10 +158,10 @@ def _weights_kernel(
         column_factors,
         row_keys,
         column_keys,
-        kept,
+        positive_columns,
         kept_row_key,
         kept_column_key,
-        own,
+        self_columns,
         i,
         j,
         last,

@@ -21,10 +21,10 @@ class Case(NamedTuple):
     positives: Tensor | None
     row_keys: Tensor | None
     column_keys: Tensor | None
-    kept: Tensor | None
+    positive_columns: Tensor | None
     kept_row_key: Tensor | None
     kept_column_key: Tensor | None
-    own: Tensor | None
+    self_columns: Tensor | None
 
     @classmethod
     def of(
@@ -33,19 +33,21 @@ class Case(NamedTuple):
         b: Tensor,
         row_factors: Tensor | None,
         column_factors: Tensor | None,
-        excluded: Exclusion | None,
+        exclusion: Exclusion | None,
         positives: Tensor | None,
     ) -> Case:
         """As :func:`log_sum_exps` is given it."""
         factors = (None if x is None else x.detach().float().contiguous() for x in (row_factors, column_factors))
-        row_keys, column_keys, kept, kept_keys, own = Exclusion() if excluded is None else excluded
+        row_keys, column_keys, positive_columns, positive_keys, self_columns = (
+            Exclusion() if exclusion is None else exclusion
+        )
         ids = (
             positives,
             torch.stack(row_keys) if row_keys else None,
             torch.stack(column_keys) if column_keys else None,
-            kept,
-            *(kept_keys or (None, None)),
-            own,
+            positive_columns,
+            *(positive_keys or (None, None)),
+            self_columns,
         )
         laid_out = (None if x is None else x.to(torch.int64).contiguous() for x in ids)
         return cls(a.detach().contiguous(), b.detach().contiguous(), *factors, *laid_out)
@@ -64,6 +66,6 @@ class Case(NamedTuple):
             "d": self.a.shape[1],
             "no_id": NO_ID,
             "keys": 0 if self.row_keys is None else len(self.row_keys),
-            "kept_count": 0 if self.kept is None else self.kept.shape[1],
+            "kept_count": 0 if self.positive_columns is None else self.positive_columns.shape[1],
             **self.block.arguments(),
         }

@@ -22,7 +22,7 @@ def log_sum_exps(
     *,
     columns: int = 0,
     positives: Tensor | None = None,
-    excluded: Exclusion | None = None,
+    exclusion: Exclusion | None = None,
     row_factors: Tensor | None = None,
     column_factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,7 +33,7 @@ def log_sum_exps(
         b: ``[m, d]``, likewise.
         columns: how many columns are wanted, from the first on.
         positives: a column of each row whose score is wanted too, ``[n]``: to the last bit the one that was summed.
-        excluded: pairs to leave out.
+        exclusion: pairs to leave out.
         row_factors: ``u`` in ``S_ij = u_i v_j <a_i, b_j>``, ``[n]``, float32; ``None`` is one.
         column_factors: ``v``, ``[m]``, likewise.
 
@@ -41,7 +41,7 @@ def log_sum_exps(
         Rows ``[n]`` and columns ``[columns]`` in float64, minus infinity where everything is left out, and in float32
         the scores of the positives, ``[n]`` or empty.
     """
-    case = Case.of(a, b, row_factors, column_factors, excluded, positives)
+    case = Case.of(a, b, row_factors, column_factors, exclusion, positives)
     n, m, block = len(a), len(b), case.block
     rows = torch.empty(n, dtype=torch.float64, device=a.device)
     columns_ = rows.new_full((columns,), -torch.inf)
@@ -91,10 +91,10 @@ def _log_sum_exp_kernel(
     positives: tl.tensor,
     row_keys: tl.tensor,
     column_keys: tl.tensor,
-    kept: tl.tensor,
+    positive_columns: tl.tensor,
     kept_row_key: tl.tensor,
     kept_column_key: tl.tensor,
-    own: tl.tensor,
+    self_columns: tl.tensor,
     columns: tl.tensor,
     first: tl.tensor,
     last: tl.tensor,
@@ -121,10 +121,10 @@ def _log_sum_exp_kernel(
         column_factors,
         row_keys,
         column_keys,
-        kept,
+        positive_columns,
         kept_row_key,
         kept_column_key,
-        own,
+        self_columns,
         i,
         j,
         last,

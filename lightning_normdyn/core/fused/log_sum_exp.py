@@ -20,7 +20,7 @@ def fused_log_sum_exp(
     *,
     positives: Tensor,
     columns: int = 0,
-    excluded: Exclusion | None = None,
+    exclusion: Exclusion | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`lightning_normdyn.core.contrast.log_sum_exp.log_sum_exp` gives for ``factors · rows`` of either side.
 
@@ -32,12 +32,12 @@ def fused_log_sum_exp(
         b: ``[m, d]``.
         positives: a column of each row whose score is wanted too, ``[n]``.
         columns: how many columns are wanted, from the first on.
-        excluded: pairs to leave out, of which positives are none.
+        exclusion: pairs to leave out, of which positives are none.
 
     Returns:
         Rows ``[n]`` and columns ``[columns]`` in float64 and the scores of the positives ``[n]`` in float32.
     """
-    rows, columns_, of_positives = _FusedLogSumExp.apply(a.place, b.place, a[:2], b[:2], positives, columns, excluded)
+    rows, columns_, of_positives = _FusedLogSumExp.apply(a.place, b.place, a[:2], b[:2], positives, columns, exclusion)
     return rows, columns_, of_positives
 
 
@@ -51,7 +51,7 @@ class _FusedLogSumExp(torch.autograd.Function):
         b: tuple[Tensor, Tensor],
         positives: Tensor,
         columns: int,
-        excluded: Exclusion | None,
+        exclusion: Exclusion | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         del place_a, place_b  # named so that autograd brings their gradients home
         made = log_sum_exps(
@@ -59,11 +59,11 @@ class _FusedLogSumExp(torch.autograd.Function):
             b[0],
             columns=columns,
             positives=positives,
-            excluded=excluded,
+            exclusion=exclusion,
             row_factors=a[1],
             column_factors=b[1],
         )
-        ctx.excluded = excluded
+        ctx.exclusion = exclusion
         ctx.save_for_backward(*a, *b, *made[:2], positives)
         return made
 
@@ -76,7 +76,7 @@ class _FusedLogSumExp(torch.autograd.Function):
             *(a, b, rows, columns, of_rows, of_columns),
             positives=positives,
             of_positives=of_positives,
-            excluded=ctx.excluded,
+            exclusion=ctx.exclusion,
             row_factors=row_factors,
             column_factors=column_factors,
             wants_a=wants_a,

@@ -26,10 +26,10 @@ def scores(
     column_factors: tl.tensor,
     row_keys: tl.tensor,
     column_keys: tl.tensor,
-    kept: tl.tensor,
+    positive_columns: tl.tensor,
     kept_row_key: tl.tensor,
     kept_column_key: tl.tensor,
-    own: tl.tensor,
+    self_columns: tl.tensor,
     i: tl.tensor,
     j: tl.tensor,
     last: tl.tensor,
@@ -49,10 +49,10 @@ def scores(
     out = _outside(
         row_keys,
         column_keys,
-        kept,
+        positive_columns,
         kept_row_key,
         kept_column_key,
-        own,
+        self_columns,
         i,
         j,
         last,
@@ -104,10 +104,10 @@ def _factors(factors: tl.tensor, places: tl.tensor, length: tl.tensor, block: tl
 def _outside(
     row_keys: tl.tensor,
     column_keys: tl.tensor,
-    kept: tl.tensor,
+    positive_columns: tl.tensor,
     kept_row_key: tl.tensor,
     kept_column_key: tl.tensor,
-    own: tl.tensor,
+    self_columns: tl.tensor,
     i: tl.tensor,
     j: tl.tensor,
     last: tl.tensor,
@@ -126,13 +126,13 @@ def _outside(
         of_column = tl.load(column_keys + key * m + j, mask=j < m, other=no_id)
         out = out | ((of_row[:, None] == of_column[None, :]) & (of_column != no_id)[None, :])
     for number in tl.static_range(kept_count):
-        stays = tl.load(kept + i.to(tl.int64) * kept_count + number, mask=i < last, other=-1)
+        stays = tl.load(positive_columns + i.to(tl.int64) * kept_count + number, mask=i < last, other=-1)
         out = out & (j[None, :] != stays[:, None])
     if kept_row_key is not None:
         of_row = tl.load(kept_row_key + i, mask=i < last, other=no_id)
         of_column = tl.load(kept_column_key + j, mask=j < m, other=no_id)
         out = out & (of_row[:, None] != of_column[None, :])
-    if own is not None:
-        goes = tl.load(own + i, mask=i < last, other=-1)
+    if self_columns is not None:
+        goes = tl.load(self_columns + i, mask=i < last, other=-1)
         out = out | (j[None, :] == goes[:, None])
     return out | (i >= last)[:, None] | (j >= m)[None, :]

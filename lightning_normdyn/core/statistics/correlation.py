@@ -175,8 +175,8 @@ def _correlations(values: Tensor, counts: Tensor, kind: Kind) -> Tensor:
     """Correlation and partial correlation of the first two rows of values ``[k, n]`` in every resample, ``[b, 2]``."""
     items = _ranks(values, counts) if kind == "spearman" else values.expand(len(counts), -1, -1)
     share = (counts / counts.sum(1, keepdim=True)).unsqueeze(1)
-    centred = items - (items * share).sum(-1, keepdim=True)
-    covariance = (centred * share) @ centred.mT
+    deviations = items - (items * share).sum(-1, keepdim=True)
+    covariance = (deviations * share) @ deviations.mT
     variance = covariance.diagonal(dim1=1, dim2=2)
     # Centring leaves a constant column at rounding of its size, not at zero.
     constant = variance <= _LEAST_VARIANCE**2 * (items.square() * share).sum(-1)
@@ -192,15 +192,15 @@ def _without_controls(correlation: Tensor) -> Tensor:
     pair, cross, controls = correlation[:, :2, :2], correlation[:, :2, 2:], correlation[:, 2:, 2:]
     if not controls.shape[1]:
         return pair
-    explained: Tensor = cross @ torch.linalg.pinv(controls, rtol=_LEAST_VARIANCE, hermitian=True) @ cross.mT
-    return pair - explained
+    explained_part: Tensor = cross @ torch.linalg.pinv(controls, rtol=_LEAST_VARIANCE, hermitian=True) @ cross.mT
+    return pair - explained_part
 
 
 def _normalised(covariance: Tensor) -> Tensor:
     """The correlation in ``[b, 2, 2]``; NaN where nothing varies."""
-    first, second, both = covariance[:, 0, 0], covariance[:, 1, 1], covariance[:, 0, 1]
+    first, second, covariance_of_pair = covariance[:, 0, 0], covariance[:, 1, 1], covariance[:, 0, 1]
     varies = (first > _LEAST_VARIANCE) & (second > _LEAST_VARIANCE)
-    r: Tensor = (both / (first * second).where(varies, 1).sqrt()).clamp(-1, 1)
+    r: Tensor = (covariance_of_pair / (first * second).where(varies, 1).sqrt()).clamp(-1, 1)
     return torch.where(varies, r, torch.nan)
 
 

@@ -89,10 +89,10 @@ def fisher_condition_number(
 def condition_of(gradients: PairGradients) -> FisherCondition:
     """All forms of the condition number, every pair counted once."""
     n = len(gradients.polar)
-    once = gradients.polar.new_ones(1, n)
+    counts = gradients.polar.new_ones(1, n)
     if not bool(gradients.embeddings.isfinite().all()):
         return FisherCondition(**dict.fromkeys(get_args(FisherForm), math.nan), n=n)
-    forms = {form: float(log_kappa(gradients, once, form)) for form in get_args(FisherForm)}
+    forms = {form: float(log_kappa(gradients, counts, form)) for form in get_args(FisherForm)}
     return FisherCondition(**forms, n=n)
 
 
@@ -175,21 +175,21 @@ def _embedding_gradients(
     queries: Tensor, candidates: Tensor, places: Tensor, gamma_query: float, gamma_document: float, tau: float
 ) -> Tensor:
     """Of ``log p(d_i | q_i)`` by ``[q_i; d_i]`` at some places, ``[places, 2d]``, a part of them at a time."""
-    parts = places.split(_CHUNK)
+    chunks = places.split(_CHUNK)
     return torch.cat(
-        [_some_gradients(queries[own], candidates, own, gamma_query, gamma_document, tau) for own in parts]
+        [_some_gradients(queries[rows], candidates, rows, gamma_query, gamma_document, tau) for rows in chunks]
     )
 
 
 def _some_gradients(
-    queries: Tensor, candidates: Tensor, own: Tensor, gamma_query: float, gamma_document: float, tau: float
+    queries: Tensor, candidates: Tensor, rows: Tensor, gamma_query: float, gamma_document: float, tau: float
 ) -> Tensor:
     """Linear in what the softmax leaves of the candidates."""
-    documents = candidates[own]
-    scaled_queries, scaled = _rescaled(queries, gamma_query), _rescaled(candidates, gamma_document)
-    log_p = (scaled_queries @ scaled.T / tau).log_softmax(1)
-    surprise = -log_p.gather(1, own.unsqueeze(1)).expm1()  # 1 - p, exact where p is close to 1
-    pull = scaled[own] - log_p.exp() @ scaled
+    documents = candidates[rows]
+    scaled_queries, scaled_candidates = _rescaled(queries, gamma_query), _rescaled(candidates, gamma_document)
+    log_p = (scaled_queries @ scaled_candidates.T / tau).log_softmax(1)
+    surprise = -log_p.gather(1, rows.unsqueeze(1)).expm1()  # 1 - p, exact where p is close to 1
+    pull = scaled_candidates[rows] - log_p.exp() @ scaled_candidates
     by_query = _through_rescaling(pull, queries, gamma_query)
     by_document = _through_rescaling(surprise * scaled_queries, documents, gamma_document)
     return torch.cat((by_query, by_document), dim=1) / tau

@@ -91,8 +91,8 @@ def recommend_normalization(
     share = _qnorm_share(sides, form, resamples, generator)
     smaller = "qnorm" if getattr(qnorm, form) < getattr(dnorm, form) else "dnorm"
     confidence = share if smaller == "qnorm" else 1 - share
-    advised = smaller if confidence >= level else "no difference"
-    return NormalizationAdvice(advised, confidence, share, qnorm, dnorm)
+    advice = smaller if confidence >= level else "no difference"
+    return NormalizationAdvice(advice, confidence, share, qnorm, dnorm)
 
 
 def _qnorm_share(

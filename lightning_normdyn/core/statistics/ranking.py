@@ -68,9 +68,9 @@ def grade_ranking(
     queries, documents, grades = _checked(judgements, n, indices.device)
     last = max(int(part.max()) if part.numel() else 0 for part in (documents, indices)) + 1
     pair_keys, order = (queries * last + documents).sort()
-    repeated = pair_keys[1:] == pair_keys[:-1]
-    if repeated.any():
-        pair_key = int(pair_keys[1:][repeated][0])
+    is_repeated = pair_keys[1:] == pair_keys[:-1]
+    if is_repeated.any():
+        pair_key = int(pair_keys[1:][is_repeated][0])
         raise ValueError(
             f"judgements: expected each pair once, got query {pair_key // last} with document {pair_key % last} again; "
             "keep the grade that counts"
@@ -173,10 +173,10 @@ def _checked(judgements: tuple[Tensor, Tensor, Tensor], n: int, device: torch.de
         shapes = ", ".join(str(tuple(column.shape)) for column in (queries, documents, grades))
         raise ValueError(f"judgements: expected query, document and grade of each pair, each [p], got {shapes}")
     if queries.numel() and not 0 <= int(queries.min()) <= int(queries.max()) < n:
-        least, most = int(queries.min()), int(queries.max())
+        lowest, highest = int(queries.min()), int(queries.max())
         raise ValueError(
-            f"judgements: expected queries by position, 0 to {n - 1}, got {least} to {most}; number them as the rows "
-            "of the ranking"
+            f"judgements: expected queries by position, 0 to {n - 1}, got {lowest} to {highest}; number them as the "
+            "rows of the ranking"
         )
     if documents.numel() and int(documents.min()) < 0:
         raise ValueError(f"judgements: expected documents by position, from 0 up, got {int(documents.min())}")

@@ -47,9 +47,9 @@ def risk_coverage(confidence: Tensor, loss: Tensor) -> RiskCoverage:
     confidence, loss = _checked(confidence, loss)
     levels, place, number = confidence.unique(return_inverse=True, return_counts=True)
     mean = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, place, loss) / number
-    kept = torch.arange(1, len(loss) + 1, dtype=torch.float64)
-    risk = mean.flip(0).repeat_interleave(number.flip(0)).cumsum(0) / kept
-    return RiskCoverage(kept / max(len(loss), 1), risk)
+    item_counts = torch.arange(1, len(loss) + 1, dtype=torch.float64)
+    risk = mean.flip(0).repeat_interleave(number.flip(0)).cumsum(0) / item_counts
+    return RiskCoverage(item_counts / max(len(loss), 1), risk)
 
 
 def area_under_risk_coverage(confidence: Tensor, loss: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -81,9 +81,9 @@ def area_under_risk_coverage(confidence: Tensor, loss: Tensor, counts: Tensor | 
     number = empty.index_add(1, place, counts)
     total = empty.index_add(1, place, counts * loss)
     mean = total / number.clamp(min=1)
-    before, lost_before = number.cumsum(1) - number, total.cumsum(1) - total
-    harmonic = torch.digamma(before + number + 1) - torch.digamma(before + 1)
-    return (total + (lost_before - before * mean) * harmonic).sum(1) / counts.sum(1)
+    earlier_number, earlier_loss = number.cumsum(1) - number, total.cumsum(1) - total
+    harmonic = torch.digamma(earlier_number + number + 1) - torch.digamma(earlier_number + 1)
+    return (total + (earlier_loss - earlier_number * mean) * harmonic).sum(1) / counts.sum(1)
 
 
 def _checked(confidence: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,9 +161,9 @@ def _placements(positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _covariance(placements: Tensor) -> Tensor:
-    centred = placements - placements.mean(1, keepdim=True)
+    deviations = placements - placements.mean(1, keepdim=True)
     freedom = placements.shape[1] - 1
-    return centred @ centred.T / (freedom if freedom > 0 else math.nan)
+    return deviations @ deviations.T / (freedom if freedom > 0 else math.nan)
 
 
 def _cut(area: float, error: float, perfect: float) -> Interval:

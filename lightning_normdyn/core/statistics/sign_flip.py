@@ -88,8 +88,8 @@ def flipped_share(
     Returns:
         p-values ``[k]`` in float64.
     """
-    reached = [exceeds(signs).sum(0) for signs in random_signs(items, flips, generator=generator)]
-    return (1 + torch.stack(reached).sum(0)).double() / (1 + flips)
+    exceedances = [exceeds(signs).sum(0) for signs in random_signs(items, flips, generator=generator)]
+    return (1 + torch.stack(exceedances).sum(0)).double() / (1 + flips)
 
 
 def random_signs(items: int, flips: int, *, generator: torch.Generator | None = None) -> Iterator[Tensor]:
@@ -117,9 +117,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
-    corrected = [0.0] * len(p_values)
+    corrected_values = [0.0] * len(p_values)
     largest = 0.0
-    for rank, at in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[at]))
-        corrected[at] = largest
-    return corrected
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected_values[place] = largest
+    return corrected_values

@@ -37,17 +37,17 @@ def found(tmp_path_factory):
     return torch.load(file, weights_only=True)
 
 
-def is_out(excluded, i, j):
+def is_out(exclusion, i, j):
     """The rule of Exclusion, pair by pair."""
-    if excluded is None:
+    if exclusion is None:
         return False
-    keys = zip(excluded.row_keys, excluded.column_keys, strict=True)
+    keys = zip(exclusion.row_keys, exclusion.column_keys, strict=True)
     out = any(rows[i] == columns[j] != NO_ID for rows, columns in keys)
-    if excluded.kept is not None and j in excluded.kept[i]:
+    if exclusion.positive_columns is not None and j in exclusion.positive_columns[i]:
         out = False
-    if excluded.kept_keys is not None and excluded.kept_keys[0][i] == excluded.kept_keys[1][j]:
+    if exclusion.positive_keys is not None and exclusion.positive_keys[0][i] == exclusion.positive_keys[1][j]:
         out = False
-    return out or (excluded.own is not None and excluded.own[i] == j)
+    return out or (exclusion.self_columns is not None and exclusion.self_columns[i] == j)
 
 
 def oracle(name):
@@ -57,7 +57,7 @@ def oracle(name):
     scores = leaves["a"] @ leaves["b"].T
     if x.row_factors is not None:
         scores = scores * x.row_factors.double()[:, None] * x.column_factors.double()
-    out = torch.tensor([[is_out(x.excluded, i, j) for j in range(len(x.b))] for i in range(len(x.a))])
+    out = torch.tensor([[is_out(x.exclusion, i, j) for j in range(len(x.b))] for i in range(len(x.a))])
     rows, columns = (scores.masked_fill(out, -torch.inf).logsumexp(side) for side in (1, 0))
     columns = columns[: x.columns]
     known = {"rows": rows, "columns": columns, "positives": scores.new_zeros(0)}

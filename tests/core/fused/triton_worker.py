@@ -69,7 +69,7 @@ class Given(NamedTuple):
     b: Tensor
     columns: int
     positives: Tensor | None
-    excluded: Exclusion | None
+    exclusion: Exclusion | None
     row_factors: Tensor | None
     column_factors: Tensor | None
     of_rows: Tensor
@@ -107,18 +107,27 @@ def given(name: str) -> Given:
 
 def _exclusion(case: Case, ids: Tensor, others: Tensor, positives: Tensor) -> Exclusion | None:
     row_keys, column_keys = (ids[: case.n], others[: case.n]), (ids[case.n :], others[case.n :])
-    kept = torch.stack((positives, torch.full_like(positives, -1), (positives + 1) % case.m), 1)
-    own = torch.arange(case.n)
+    positive_columns = torch.stack((positives, torch.full_like(positives, -1), (positives + 1) % case.m), 1)
+    self_columns = torch.arange(case.n)
     if case.excludes == "everything":
         nothing_left = torch.zeros(case.n, dtype=torch.int64), torch.zeros(case.m, dtype=torch.int64)
         nothing_left[0][3:] = NO_ID
-        return Exclusion(nothing_left[:1], nothing_left[1:], kept=torch.tensor([[0], *[[-1]] * (case.n - 1)]))
+        return Exclusion(
+            nothing_left[:1], nothing_left[1:], positive_columns=torch.tensor([[0], *[[-1]] * (case.n - 1)])
+        )
     return {
         "": None,
-        "ids": Exclusion(row_keys, column_keys, kept=kept),
-        "labels": Exclusion(row_keys[:1], column_keys[:1], kept=kept[:, :1], kept_keys=(row_keys[1], column_keys[1])),
-        "own": Exclusion(own=own),
-        "ids and own": Exclusion(row_keys, column_keys, kept=kept[:, :1], own=own),
+        "ids": Exclusion(row_keys, column_keys, positive_columns=positive_columns),
+        "labels": Exclusion(
+            row_keys[:1],
+            column_keys[:1],
+            positive_columns=positive_columns[:, :1],
+            positive_keys=(row_keys[1], column_keys[1]),
+        ),
+        "own": Exclusion(self_columns=self_columns),
+        "ids and own": Exclusion(
+            row_keys, column_keys, positive_columns=positive_columns[:, :1], self_columns=self_columns
+        ),
     }[case.excludes]
 
 
@@ -134,7 +143,7 @@ def compute(name: str) -> dict[str, Tensor]:
     if case.strips:
         forward._PARTS, backward._STRIP_BYTES = 1, 1
     try:
-        same = {"excluded": x.excluded, "row_factors": x.row_factors, "column_factors": x.column_factors}
+        same = {"exclusion": x.exclusion, "row_factors": x.row_factors, "column_factors": x.column_factors}
         rows, columns, scores = forward.log_sum_exps(x.a, x.b, columns=x.columns, positives=x.positives, **same)
         positives = {"positives": x.positives, "of_positives": x.of_positives}
         back = (x.a, x.b, rows, columns, x.of_rows, x.of_columns)
@@ -155,7 +164,7 @@ def _through_autograd(x: Given) -> dict[str, Tensor]:
         Factored(rows, factors, empty_place(len(rows), rows).requires_grad_())
         for rows, factors in ((x.a, x.row_factors), (x.b, x.column_factors))
     )
-    found = fused_log_sum_exp(a, b, columns=x.columns, positives=x.positives, excluded=x.excluded)
+    found = fused_log_sum_exp(a, b, columns=x.columns, positives=x.positives, exclusion=x.exclusion)
     gradients = torch.autograd.grad(found, (a.place, b.place), (x.of_rows, x.of_columns, x.of_positives))
     rows, columns, positives = (y.detach() for y in found)
     return {"rows": rows, "columns": columns, "positives": positives, "a": gradients[0], "b": gradients[1]}
@@ -174,7 +183,9 @@ def compile_kernels(dtype: torch.dtype, *, full: bool, capability: int) -> None:
     terms = 2 if dtype == torch.bfloat16 else 1
     sizes = dict.fromkeys(("columns", "first", "last", "n", "m", "d", "plane", "stride"), "i32")
     shared = sizes | dict.fromkeys(("a", "b"), vectors) | dict.fromkeys(("row_factors", "column_factors"), floats)
-    shared |= dict.fromkeys(("row_keys", "column_keys", "kept", "kept_row_key", "kept_column_key", "own"), ids)
+    shared |= dict.fromkeys(
+        ("row_keys", "column_keys", "positive_columns", "kept_row_key", "kept_column_key", "self_columns"), ids
+    )
     shared |= {"has_columns": True, "no_id": NO_ID, "keys": 2 * full, "kept_count": 2 * full, "positives": "*i64"}
     shared |= {"terms": terms, "narrow": dtype == torch.float16} | Block.of(dtype).arguments()
     left = dict.fromkeys(("row_tops", "row_sums", "column_tops", "column_sums", "of_positives"), "*fp32")
