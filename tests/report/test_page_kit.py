@@ -160,7 +160,7 @@ def test_a_page_says_where_it_comes_from(tmp_path: Path) -> None:
     origin = Origin(data="a set", command="normdyn grid --config x.yaml", date="2026-11-29", version="9.9")
     page = write_page(tmp_path / "page.html", Page(title="\ud800", main=Markup(), origin=origin))
     text = Outline(page.read_text(encoding="utf-8")).text
-    assert "Made on 2026-11-29 with lightning_normdyn 9.9 of a set by normdyn grid --config x.yaml." in text
+    assert "Made on 2026-11-29 with lightning_normdyn 9.9, from a set, by normdyn grid --config x.yaml." in text
     assert time.strftime("Made on %Y-%m-") in Page(title="", main=Markup()).__html__()
 
 
