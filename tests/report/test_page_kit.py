@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from every_page import PAGES, Outline, make_page
 from markupsafe import Markup
 from matplotlib.colors import to_rgb
 
+from lightning_normdyn.core import KernelVotes
 from lightning_normdyn.history.json_file import write_atomically, write_json
-from lightning_normdyn.report import DrawingError, Origin, write_report
+from lightning_normdyn.report import DrawingError, Origin, write_report, write_votes
 from lightning_normdyn.report.kit import figure
 from lightning_normdyn.report.kit.card import Card, arrange
 from lightning_normdyn.report.kit.page import Link, Page, write_page
@@ -193,6 +195,13 @@ def test_what_goes_wrong_while_drawing_is_said_in_one_sentence(tmp_path: Path, m
     assert str(caught.value) == "drawing failed (AttributeError: get_figure() got an unexpected keyword)"
     assert isinstance(caught.value.__cause__, AttributeError)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_file_that_cannot_be_written_is_no_error_of_drawing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    votes = KernelVotes(*[torch.ones(1, 1)] * 3, torch.ones(1))
+    with pytest.raises(OSError, match="votes.svg"):
+        write_votes(tmp_path / "file" / "votes.svg", votes, probes=["a"], items=["b"])
 
 
 @pytest.mark.parametrize(
