@@ -200,7 +200,7 @@ def test_what_goes_wrong_while_drawing_is_said_in_one_sentence(tmp_path: Path, m
 def test_a_file_that_cannot_be_written_is_no_error_of_drawing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     votes = KernelVotes(*[torch.ones(1, 1)] * 3, torch.ones(1))
-    with pytest.raises(OSError, match="votes.svg"):
+    with pytest.raises(OSError, match=r"votes\.svg"):
         write_votes(tmp_path / "file" / "votes.svg", votes, probes=["a"], items=["b"])
 
 
