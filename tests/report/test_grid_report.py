@@ -112,8 +112,8 @@ def test_the_page_names_data_command_date_and_version(tmp_path) -> None:
     origin = Origin(data="a <set>", command="normdyn grid --config 'a b.yaml'", date="2026-11-29", version="9.9")
     text = re.sub(r"<[^>]*>", "", write_grid(tmp_path, findings(), origin=origin).read_text(encoding="utf-8"))
     assert "data: a &lt;set&gt;" in text
-    made = "Made on 2026-11-29 with lightning_normdyn 9.9 of a &lt;set&gt; by normdyn grid --config &#39;a b.yaml&#39;."
-    assert made in text
+    assert "Made on 2026-11-29 with lightning_normdyn 9.9, from a &lt;set&gt;, by normdyn grid --config" in text
+    assert "&#39;a b.yaml&#39;." in text
 
 
 def test_page_and_terminal_write_the_same_numbers() -> None:

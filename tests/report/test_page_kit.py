@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from every_page import PAGES, Outline, make_page
 from markupsafe import Markup
 from matplotlib.colors import to_rgb
 
+from lightning_normdyn.core import KernelVotes
 from lightning_normdyn.history.json_file import write_atomically, write_json
-from lightning_normdyn.report import DrawingError, Origin, write_report
+from lightning_normdyn.report import DrawingError, Origin, write_report, write_votes
 from lightning_normdyn.report.kit import figure
 from lightning_normdyn.report.kit.card import Card, arrange
 from lightning_normdyn.report.kit.page import Link, Page, write_page
@@ -160,7 +162,7 @@ def test_a_page_says_where_it_comes_from(tmp_path: Path) -> None:
     origin = Origin(data="a set", command="normdyn grid --config x.yaml", date="2026-11-29", version="9.9")
     page = write_page(tmp_path / "page.html", Page(title="\ud800", main=Markup(), origin=origin))
     text = Outline(page.read_text(encoding="utf-8")).text
-    assert "Made on 2026-11-29 with lightning_normdyn 9.9 of a set by normdyn grid --config x.yaml." in text
+    assert "Made on 2026-11-29 with lightning_normdyn 9.9, from a set, by normdyn grid --config x.yaml." in text
     assert time.strftime("Made on %Y-%m-") in Page(title="", main=Markup()).__html__()
 
 
@@ -193,6 +195,13 @@ def test_what_goes_wrong_while_drawing_is_said_in_one_sentence(tmp_path: Path, m
     assert str(caught.value) == "drawing failed (AttributeError: get_figure() got an unexpected keyword)"
     assert isinstance(caught.value.__cause__, AttributeError)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_file_that_cannot_be_written_is_no_error_of_drawing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    votes = KernelVotes(*[torch.ones(1, 1)] * 3, torch.ones(1))
+    with pytest.raises(OSError, match=r"votes\.svg"):
+        write_votes(tmp_path / "file" / "votes.svg", votes, probes=["a"], items=["b"])
 
 
 @pytest.mark.parametrize(

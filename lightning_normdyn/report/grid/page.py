@@ -11,7 +11,10 @@ from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.history.json_file import write_atomically
 from lightning_normdyn.report.grid.rows import GridTable, TextTable, grid_tables
 from lightning_normdyn.report.kit.page import RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page
-from lightning_normdyn.report.kit.table import Table, table
+from lightning_normdyn.report.kit.table import Column, Table
+
+_NARROW = ("floors", "cross")
+"""Tables that leave room for another one to the side."""
 
 PAGE, TABLE, FIGURE = "grid.html", "grid.md", "grid.svg"
 _SOURCE = Markup(
@@ -73,7 +76,9 @@ def _page(findings: GridFindings, cards: Markup, origin: Origin) -> Page:
 
 def _table(numbers: GridTable) -> Table:
     head, rows = numbers.text()
-    return table(f"table-{numbers.name}", numbers.title, head, rows, note=numbers.note)
+    columns = [Column(heading) for heading in head]
+    style = "" if numbers.name in _NARROW else "wide"
+    return Table(f"table-{numbers.name}", numbers.title, columns, rows, note=numbers.note, style=style)
 
 
 def grid_markdown(findings: GridFindings) -> str:

@@ -61,7 +61,7 @@ def drawing_style() -> Iterator[None]:
     """Sets fonts and colours while figures are drawn, and puts matplotlib's own settings back.
 
     Raises:
-        DrawingError: instead of whatever goes wrong while drawing.
+        DrawingError: instead of whatever goes wrong while drawing, but for a file that cannot be written.
     """
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
@@ -71,7 +71,7 @@ def drawing_style() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*Matplotlib currently does not support .* natively.*")
         try:
             yield
-        except DrawingError:
+        except (DrawingError, OSError):
             raise
         except Exception as error:
             raise DrawingError(f"drawing failed ({type(error).__name__}: {error})") from error

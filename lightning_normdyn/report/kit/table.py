@@ -43,7 +43,7 @@ class Table:
         columns: its head; the first one names the rows. Without any heading no head is drawn.
         rows: as many cells as there are columns; what is no ``Cell`` is text.
         note: a sentence beneath it.
-        style: a class of the style sheet.
+        style: a class of the style sheet; ``wide`` takes the page's whole width.
     """
 
     name: str

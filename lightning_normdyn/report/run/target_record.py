@@ -98,8 +98,8 @@ def read_record(name: str, history: TargetHistory, *, anchor: str, labels: Seque
 
 def _stored_names(history: TargetHistory) -> Mapping[int, str] | None:
     """Names of rows that were recorded with the run; None for a history without any."""
-    read = getattr(history, "row_names", None)
-    return (read() or None) if read is not None else None
+    reader = getattr(history, "row_names", None)
+    return (reader() or None) if reader is not None else None
 
 
 def fits_labels(description: Mapping[str, Any], labels: Sequence[str]) -> bool:
