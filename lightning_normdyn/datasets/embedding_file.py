@@ -83,14 +83,14 @@ class EmbeddingFile:
         ids = self._matrix.ids()
         return [str(row) for row in range(self.rows)] if ids is None else ids
 
-    def chunks(self, rows: int = 65_536) -> Iterator[Tensor]:
-        """Embeddings in order, float32 ``[at most rows, dim]`` on the CPU; each chunk is the caller's own.
+    def chunks(self, chunk_size: int = 65_536) -> Iterator[Tensor]:
+        """Embeddings in order, float32 ``[at most chunk_size, dim]`` on the CPU; each chunk is the caller's own.
 
         Raises:
             ValueError: if a row has numbers too large for float32, or all too small for it.
         """
         first_row = 0
-        for chunk in self._matrix.chunks(rows):
+        for chunk in self._matrix.chunks(chunk_size):
             with np.errstate(over="ignore", under="ignore"):
                 single = np.array(chunk, dtype=np.float32)
             if chunk.dtype.kind == "f" and chunk.dtype.itemsize > single.dtype.itemsize:

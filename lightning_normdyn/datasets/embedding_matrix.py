@@ -24,7 +24,7 @@ class Matrix:
         """Those of the file, if it has any."""
         return None
 
-    def chunks(self, rows: int) -> Iterator[Array]:
+    def chunks(self, chunk_size: int) -> Iterator[Array]:
         """In order."""
         raise NotImplementedError
 
@@ -42,10 +42,10 @@ class ArrayMatrix(Matrix):
         """Those given."""
         return self._ids
 
-    def chunks(self, rows: int) -> Iterator[Array]:
+    def chunks(self, chunk_size: int) -> Iterator[Array]:
         """Views of the array."""
-        for start in range(0, self.rows, rows):
-            yield self.array[start : start + rows]
+        for start in range(0, self.rows, chunk_size):
+            yield self.array[start : start + chunk_size]
 
 
 class ParquetMatrix(Matrix):
@@ -70,10 +70,10 @@ class ParquetMatrix(Matrix):
             )
         return [str(value) for value in ids]
 
-    def chunks(self, rows: int) -> Iterator[Array]:
+    def chunks(self, chunk_size: int) -> Iterator[Array]:
         """Of the list column, one batch of rows each."""
         first_row = 0
-        for batch in pq.ParquetFile(self.file).iter_batches(batch_size=rows, columns=[self.column]):
+        for batch in pq.ParquetFile(self.file).iter_batches(batch_size=chunk_size, columns=[self.column]):
             lists = batch.column(0)
             values = lists.flatten()
             if lists.null_count or values.null_count or len(values) != len(lists) * self.dim:
@@ -94,12 +94,12 @@ class SafetensorsMatrix(Matrix):
     def __init__(self, file: Path, name: str, rows: int, dim: int) -> None:
         self.file, self.name, self.rows, self.dim = file, name, rows, dim
 
-    def chunks(self, rows: int) -> Iterator[Array]:
+    def chunks(self, chunk_size: int) -> Iterator[Array]:
         """Of the tensor, in float32 unless it is float64."""
         from safetensors import safe_open
 
         with safe_open(str(self.file), framework="pt") as tensors:
             tensor = tensors.get_slice(self.name)
-            for start in range(0, self.rows, rows):
-                chunk = tensor[start : start + rows]
+            for start in range(0, self.rows, chunk_size):
+                chunk = tensor[start : start + chunk_size]
                 yield (chunk if chunk.dtype == torch.float64 else chunk.float()).numpy()
