@@ -1,4 +1,4 @@
-"""What a reproduced experiment found, and its way to disk and back."""
+"""Records of reproduced experiments: measured beside expected numbers, and arrays for figures, as JSON."""
 
 from __future__ import annotations
 

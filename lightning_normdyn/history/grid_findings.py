@@ -1,4 +1,4 @@
-"""What a whole grid found: the numbers of its tables and the sentence at its end."""
+"""Records of a grid: the outcome of each training and the numbers of the tables, as JSON."""
 
 from __future__ import annotations
 

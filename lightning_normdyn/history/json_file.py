@@ -1,4 +1,4 @@
-"""JSON on disk, whole or not at all."""
+"""Writes JSON files whole or not at all."""
 
 from __future__ import annotations
 
