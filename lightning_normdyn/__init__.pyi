@@ -2,6 +2,7 @@
 
 from . import (
     callbacks as callbacks,
+    cli as cli,
     core as core,
     datasets as datasets,
     history as history,
@@ -20,6 +21,7 @@ from .callbacks import (
     NormDynamics as NormDynamics,
     NormTrajectoryMonitor as NormTrajectoryMonitor,
 )
+from .cli import advise as advise, audit as audit, export as export, grid as grid
 from .core import (
     equilibrium_norm as equilibrium_norm,
     equilibrium_rule as equilibrium_rule,
@@ -42,6 +44,7 @@ from .losses import (
     CosineMixin as CosineMixin,
     DNormMixin as DNormMixin,
     DotMixin as DotMixin,
+    FullSoftmax as FullSoftmax,
     InfoNCE as InfoNCE,
     LearnableNormMixin as LearnableNormMixin,
     NormalizedSimilarity as NormalizedSimilarity,

@@ -1,4 +1,4 @@
-"""Whichever Lightning is installed: a Trainer of either package calls hooks by name, so one class serves both."""
+"""Names of Lightning, imported from pytorch_lightning or from lightning.pytorch, whichever is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the monitors share: following the trainer's steps, logging, checkpointing."""
+"""Base class of the four callbacks: follows the trainer's steps, logs what was read, keeps state in checkpoints."""
 
 from __future__ import annotations
 

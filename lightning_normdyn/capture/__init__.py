@@ -1,4 +1,4 @@
-"""What sees embeddings while a model trains: hooks on tables and on submodules' outputs."""
+"""Hooks that see embeddings, their gradients and their updates while a model trains."""
 
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableStep, TableTarget

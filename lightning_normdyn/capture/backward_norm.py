@@ -1,4 +1,4 @@
-"""How long a gradient was when backward was done with it."""
+"""The norm of a parameter's gradient right after backward, before anything clips it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a submodule was called with, so that the call can be made again."""
+"""The arguments of a submodule's calls, kept so that the calls can be made again."""
 
 from __future__ import annotations
 

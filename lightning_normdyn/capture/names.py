@@ -1,4 +1,4 @@
-"""Qualified names as a user knows them, whatever a model was wrapped in."""
+"""Qualified names of parameters without the wrappers of torch.compile, checkpointing and FSDP."""
 
 from __future__ import annotations
 

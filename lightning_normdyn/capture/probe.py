@@ -1,4 +1,4 @@
-"""A fixed batch that is encoded again and again, to see what training does to the norms of the same items."""
+"""A probe: a fixed batch that an encoder encodes again during training, without leaving a trace."""
 
 from __future__ import annotations
 

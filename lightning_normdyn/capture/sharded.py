@@ -1,4 +1,4 @@
-"""Modules whose parameters FSDP2 (``fully_shard``) spreads over ranks, called outside a training step."""
+"""Calls modules whose parameters FSDP2 (``fully_shard``) spreads over ranks, outside a training step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a reproduced experiment: its numbers beside the expected ones, written to JSON and read back."""
+"""Records of reproduced experiments: measured beside expected numbers, and arrays for figures, as JSON."""
 
 from __future__ import annotations
 

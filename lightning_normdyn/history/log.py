@@ -1,4 +1,4 @@
-"""An append-only table on disk that survives a kill at any moment."""
+"""An append-only Parquet table that survives a kill at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that were measured, and how a file and a table say that there was none."""
+"""Finite numbers or ``None``, and how a table shows either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every part that measures a target shares: when it looks, and how it hands over what it read."""
+"""Base classes of everything that measures a target: cadences, and the hand-over of scalars and columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The balance of an encoder's norms: its three terms for every probe item, window by window, and where they lead."""
+"""The balance of an encoder's norms: growth, radial decay and drift of every probe item, window by window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An encoder under observation: what it gives in training, and what training does to the norms of a probe."""
+"""Watches an encoder: its output in training, and the norms of a fixed probe around measured steps."""
 
 from __future__ import annotations
 

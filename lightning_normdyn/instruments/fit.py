@@ -1,4 +1,4 @@
-"""The online fit: equilibrium law, transient and forecast of a table's norms, window by window."""
+"""The online fit of a table's norms: equilibrium law, transient and forecast, window by window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A forecast of norms, and how well it did beside 'stays as it is'."""
+"""Forecasts of norms, and how they are judged beside 'stays as it is'."""
 
 from __future__ import annotations
 

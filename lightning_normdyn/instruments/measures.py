@@ -1,4 +1,4 @@
-"""Which built-in measurements serve a target."""
+"""Builds the built-in measurements that serve a table, an output or a probe."""
 
 from __future__ import annotations
 

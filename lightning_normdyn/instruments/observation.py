@@ -1,4 +1,4 @@
-"""A model under observation: its targets found, a watch on each, and what they read."""
+"""Sets up the watches of a run: finds the targets, builds their measurements, describes them in the history."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from lightning_normdyn.instruments.parameter_groups import (
 )
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
 from lightning_normdyn.instruments.recorder import PREFIX, Recorder
-from lightning_normdyn.instruments.row_names import look_up_names, named_rows, source_for
+from lightning_normdyn.instruments.row_names import find_row_names
 from lightning_normdyn.instruments.run import Run
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.watch import Watch
@@ -116,7 +116,8 @@ class Observation:
         options = self._options
         targets = find_targets(self._module, options["targets"], max_tracked_rows=options["max_tracked_rows"])
         self._target_names = [target.name for target in targets]
-        self._row_names = self._name_rows(targets)
+        name_holders = self._name_holders if self._root is not None else []
+        self._row_names = find_row_names(options["names"], targets, name_holders)
         outage = Outage()
         watches = (self._watch(target, self._history(target.name, outage)) for target in targets)
         return Recorder([watch for watch in watches if watch is not None])
@@ -248,21 +249,6 @@ class Observation:
             watch.history.name_rows(self._row_names.get(watch.target.name, {}))
         if isinstance(watch.target, TableTarget) and rule.radial_decay <= 0:
             self._inform(f"'{watch.target.name}' under {rule.optimizer}: {rule.law}")
-
-    def _name_rows(self, targets: Sequence[TableTarget | OutputTarget]) -> dict[str, dict[int, str]]:
-        """Names of the tracked rows of each target: the user's, or else what the model's surroundings hold."""
-        tables = {target.name: target for target in targets if isinstance(target, TableTarget)}
-        names = {target.name: source_for(self._options["names"], target.name, tables) for target in targets}
-        if self._root is not None:
-            missing = {name: table.rows for name, table in tables.items() if names[name] is None}
-            names |= look_up_names(self._name_holders, missing)
-        return {
-            name: named_rows(source, tables[name].row_numbers, tables[name].rows)
-            if name in tables
-            else named_rows(source)
-            for name, source in names.items()
-            if source is not None
-        }
 
     def _warn(self, message: str) -> None:
         self._run.warn(f"{self._name}: {message}")

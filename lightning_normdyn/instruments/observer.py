@@ -1,4 +1,4 @@
-"""Norm dynamics in a plain training loop."""
+"""``NormObserver``: norm dynamics in a plain training loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A submodule's output under observation."""
+"""Watches the output of a submodule: norms of its vectors and the split of the gradients that reach them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a probe comes from: what the user gave, made into calls of the encoder."""
+"""Turns the ``probe=`` option (a batch, a loader, a path) into calls of the encoder."""
 
 from __future__ import annotations
 

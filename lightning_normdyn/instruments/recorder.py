@@ -1,4 +1,4 @@
-"""Drives all watches of a run: optimizer steps in, scalars and history out."""
+"""Drives the watches of a run from optimizer hooks, and turns what they read into scalars and history."""
 
 from __future__ import annotations
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_normdyn.capture.output import OutputTarget
+from lightning_normdyn.capture.table import TableTarget
+
 RowNames = Any
 """``None``, a sequence of names, a path, a tokenizer, a function of row numbers, or these by target name."""
 
@@ -35,27 +38,43 @@ def check_row_names(names: RowNames) -> RowNames:
     return names
 
 
-def source_for(names: RowNames, target: str, tables: Collection[str]) -> RowNames:
-    """What the user gave for one target: what a mapping holds under its name, or the whole for the only table.
+def find_row_names(
+    names: RowNames, targets: Sequence[TableTarget | OutputTarget], holders: Sequence[object]
+) -> dict[str, dict[int, str]]:
+    """The names of the rows of each target: the user's, or else what the objects around a model hold.
 
     Args:
         names: what the user gave.
-        target: qualified name of the target.
-        tables: qualified names of all tables that are watched.
+        targets: what is watched.
+        holders: objects that may hold names, such as the datamodule and the module.
+
+    Returns:
+        Target name to row number to name, for the targets whose rows have names.
 
     Raises:
-        ValueError: if names without a target could belong to several tables.
+        ValueError: if the user's names do not fit.
     """
+    tables = {target.name: target for target in targets if isinstance(target, TableTarget)}
+    sources = look_up_names(holders, {name: table.rows for name, table in tables.items()})
+    sources |= _user_sources(names, [target.name for target in targets], list(tables))
+    return {
+        name: named_rows(source, tables[name].row_numbers, tables[name].rows) if name in tables else named_rows(source)
+        for name, source in sources.items()
+    }
+
+
+def _user_sources(names: RowNames, targets: Collection[str], tables: Sequence[str]) -> dict[str, RowNames]:
+    """What the user gave by target; names without a target are those of the only table."""
     if names is None:
-        return None
+        return {}
     if isinstance(names, Mapping):
-        return names.get(target)
-    if target in tables and len(tables) > 1:
+        return {target: names[target] for target in targets if names.get(target) is not None}
+    if len(tables) != 1:
         raise ValueError(
-            f"names: expected a mapping of target names to row names, since there are {len(tables)} tables: "
-            f"{', '.join(sorted(tables))}"
+            f"names: expected a mapping of target names to row names, since there are {len(tables)} tables; the "
+            f"targets are {', '.join(sorted(targets))}"
         )
-    return names if target in tables else None
+    return {tables[0]: names}
 
 
 def named_rows(
@@ -106,7 +125,8 @@ def _namer(source: RowNames) -> Callable[[list[int]], Sequence[str]] | None:
 
 def _read_lines(path: str | os.PathLike[str]) -> list[str]:
     """One name a line; what follows a tab, such as a count, is no part of it."""
-    return [line.split("\t")[0] for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    with open(path, encoding="utf-8") as lines:  # splitlines() would also break at marks that a token may hold
+        return [line.rstrip("\n").split("\t")[0] for line in lines]
 
 
 _ATTRIBUTES = ("row_names", "vocabulary", "vocab", "tokenizer")
@@ -127,13 +147,17 @@ def look_up_names(holders: Sequence[object], rows: Mapping[str, int]) -> dict[st
         for attribute in _ATTRIBUTES:
             candidate = _attribute(holder, attribute)
             if attribute == "row_names" and isinstance(candidate, Mapping):
-                sources = {name: candidate[name] for name in rows if name in candidate} | sources
-                continue
-            names = _as_names(candidate)
-            tables = [] if names is None else [name for name, count in rows.items() if count == len(names)]
-            if len(tables) == 1:
-                sources.setdefault(tables[0], names)
+                by_target = {name: _as_names(candidate.get(name)) for name in rows}
+            else:
+                names = _as_names(candidate)
+                tables = [] if names is None else [name for name, count in rows.items() if count == len(names)]
+                by_target = {tables[0]: names} if len(tables) == 1 else {}
+            sources = {name: names for name, names in by_target.items() if _fits(names, rows[name])} | sources
     return sources
+
+
+def _fits(names: Sequence[str] | None, rows: int) -> bool:
+    return names is not None and len(names) == rows
 
 
 def _attribute(holder: object, attribute: str) -> Any:

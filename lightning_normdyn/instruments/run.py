@@ -1,4 +1,4 @@
-"""What a training loop tells about itself: all that the instruments know of the framework that runs it."""
+"""What the instruments need to know of the training loop that runs them: steps, rates, loss scale, ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning rates that schedulers will set."""
+"""Runs copies of learning-rate schedulers ahead, to know the rates of the steps to come."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table under observation: each step is looked at once, for all instruments."""
+"""Watches an embedding table: looks at each due step once and shows it to all instruments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One target under observation, through the steps of its optimizer."""
+"""Base class of a target's watch: counts the optimizer's real steps and collects what was measured on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of a fit window: it opens, gathers, closes with a fit, and what it learnt forecasts the norms to come."""
+"""Base class of the fits: opens and closes windows of training, and forecasts norms from each."""
 
 from __future__ import annotations
 

@@ -79,6 +79,11 @@ def test_several_tables_need_a_mapping(fit, tmp_path):
         names_after(fit, tmp_path, TwoTables, names=WORDS)
 
 
+def test_names_without_a_table_need_a_mapping(fit, tmp_path):
+    with pytest.raises(ValueError, match=r"^names: expected a mapping .* since there are 0 tables; the targets are"):
+        names_after(fit, tmp_path, TwoTowers, targets=["net.encoder"], names=WORDS)
+
+
 def test_one_of_several_tables(fit, tmp_path):
     names = names_after(fit, tmp_path, TwoTables, "net.queries.weight", names={"net.queries.weight": WORDS})
     assert names == numbered(WORDS)
@@ -121,7 +126,7 @@ class Data(pl.LightningDataModule):
     def __init__(self, **attributes):
         super().__init__()
         for name, value in attributes.items():
-            setattr(self, name, value)
+            setattr(type(self) if isinstance(value, property) else self, name, value)
 
     def train_dataloader(self):
         return Batches(pair_batches(2))
@@ -135,6 +140,8 @@ class Data(pl.LightningDataModule):
         ({"row_names": {TABLE: WORDS}}, WORDS),
         ({"tokenizer": Tokenizer()}, [f"token {number}" for number in range(ROWS)]),
         ({"vocabulary": WORDS[:-1]}, []),  # of something else
+        ({"row_names": {TABLE: WORDS[:-1]}}, []),
+        ({"vocabulary": property(lambda _: 1 / 0)}, []),
         ({"vocabulary": 12, "tokenizer": object()}, []),
     ],
 )
@@ -149,12 +156,16 @@ def test_names_that_a_datamodule_holds(tmp_path, attributes, expected):
         enable_model_summary=False,
         callbacks=[NormDynamics()],
     )
-    trainer.fit(Lit(seeded(PairTable), sgd), datamodule=Data(**attributes))
+
+    class OwnData(Data):
+        """So that a property of one case is none of the next."""
+
+    trainer.fit(Lit(seeded(PairTable), sgd), datamodule=OwnData(**attributes))
     assert read_run(tmp_path)[TABLE].row_names() == numbered(expected)
 
 
 def test_names_that_a_module_holds_count_for_one_table_alone(fit, tmp_path):
-    """Two tables of one size: nobody can tell whose they are."""
+    """Two tables of one size: nobody can tell whose they are, even if the user names the rows of one."""
 
     class Twins(TwoTables):
         def __init__(self):
@@ -164,7 +175,8 @@ def test_names_that_a_module_holds_count_for_one_table_alone(fit, tmp_path):
     for net, target, expected in ((PairTable, TABLE, WORDS), (Twins, "net.queries.weight", [])):
         module = Lit(seeded(net), sgd)
         module.vocabulary = WORDS
-        fit(module, pair_batches(2), NormDynamics())
+        names = {"net.documents.weight": Tokenizer()}
+        fit(module, pair_batches(2), NormDynamics(names=names))
         assert read_run(tmp_path)[target].row_names() == numbered(expected)
 
 

@@ -1,4 +1,4 @@
-"""One stretch of training of an encoder, from which the norms of its probe items are explained and predicted."""
+"""Running sums over a window of an encoder's training, and the balance of its probe items at its end."""
 
 from __future__ import annotations
 

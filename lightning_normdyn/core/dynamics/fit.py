@@ -1,4 +1,4 @@
-"""How well a predicted norm meets the observed one, on the log-log scale of the published figures."""
+"""Least squares of log observed on log predicted norm, as in the published figures."""
 
 from __future__ import annotations
 

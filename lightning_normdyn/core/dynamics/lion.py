@@ -1,4 +1,4 @@
-"""How long Lion keeps walking the same way: what turns the size of its steps into the growth of a norm."""
+"""Lion's law: how long the signs of its steps persist, which turns their size into the growth of a norm."""
 
 from __future__ import annotations
 

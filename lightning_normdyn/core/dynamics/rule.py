@@ -1,4 +1,4 @@
-"""What is known about the norm under one parameter group: predictions from hyper-parameters and gradient moments."""
+"""``EquilibriumRule``: the law of the norm under one parameter group, and what it predicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who pushes whom: what every item of a batch does to the norm of a probe through the shared parameters."""
+"""Kernel votes: what every item of a batch does to the norm of a probe through the shared parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weight decay that a wanted norm, or a wanted rate of turning, asks for."""
+"""The weight decay that gives a norm, or a rate of turning, of your choice."""
 
 from __future__ import annotations
 

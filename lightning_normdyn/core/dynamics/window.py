@@ -1,4 +1,4 @@
-"""One stretch of training, from which norms are explained and predicted."""
+"""Running sums over a window of a table's training, and the observed and predicted norms at its end."""
 
 from __future__ import annotations
 
