@@ -54,7 +54,7 @@ def test_the_import_check_can_fail() -> None:
 
 
 def test_the_package_gives_every_name_of_its_list() -> None:
-    assert {"NormDynamics", "InfoNCE", "export_vectors", "weight_decay_for", "callbacks"} <= set(dir(nd))
+    assert {"NormDynamics", "InfoNCE", "export_vectors", "weight_decay_for", "audit", "callbacks"} <= set(dir(nd))
     assert nd.NormDynamics is nd.callbacks.NormDynamics
     assert nd.equilibrium_rule is nd.core.equilibrium_rule
     for name in nd.__all__:
