@@ -19,6 +19,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "api_pages",
+    "quantity_table",
 ]
 exclude_patterns = ["_build", "examples", "package.md", "reference/quantity_table.md"]
 nitpicky = False

@@ -10,7 +10,9 @@ import pytest
 import yaml
 from code_blocks import DOCS, README, ROOT, block_under, blocks_of, pages
 
-LOSSES, LEVERS_PAGE, QUANTITIES = "docs/losses/index.md", "docs/guide/levers.md", "docs/reference/quantity_table.md"
+from lightning_normdyn.instruments import QUANTITIES
+
+LOSSES, LEVERS_PAGE = "docs/losses/index.md", "docs/guide/levers.md"
 CALLBACK = block_under("docs/guide/callback.md", "One callback in your own trainer")
 HISTORY = block_under("docs/reference/history.md", "What is on disk")
 PLAIN_LOOP = block_under("docs/guide/plain_loop.md", "Without Lightning: plain loops and Hugging Face")
@@ -56,8 +58,7 @@ def run_as_script(code: str, folder: Path) -> str:
 
 
 def documented_quantities() -> set[str]:
-    rows = [line.split("|")[1] for line in (ROOT / QUANTITIES).read_text(encoding="utf-8").splitlines()]
-    return {name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row)}
+    return set(QUANTITIES)
 
 
 def test_the_readme_is_short() -> None:
@@ -298,4 +299,4 @@ def test_every_configuration_has_a_row() -> None:
     rows = re.findall(
         r"^\| (\w+) \|", (DOCS / "tasks/index.md").read_text("utf-8").partition("## Default runs")[0], re.M
     )
-    assert set(rows) - {"config"} == {config.stem for config in (ROOT / "configs").glob("*.yaml")}
+    assert set(rows) - {"config"} == {config.stem for config in (ROOT / "lightning_normdyn/configs").glob("*.yaml")}
