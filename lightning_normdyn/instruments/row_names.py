@@ -125,7 +125,7 @@ def _namer(source: RowNames) -> Callable[[list[int]], Sequence[str]] | None:
 
 def _read_lines(path: str | os.PathLike[str]) -> list[str]:
     """One name a line; what follows a tab, such as a count, is no part of it."""
-    with open(path, encoding="utf-8") as lines:  # splitlines() would also break at marks that a token may hold
+    with Path(path).open(encoding="utf-8") as lines:  # splitlines() would also break at marks that a token may hold
         return [line.rstrip("\n").split("\t")[0] for line in lines]
 
 
