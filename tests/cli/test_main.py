@@ -8,8 +8,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from lightning_normdyn import __version__
-from lightning_normdyn.cli import configs, demo
-from lightning_normdyn.cli import main as main_module
+from lightning_normdyn.cli import configs, demo, main as main_module
 from lightning_normdyn.cli.main import COMMANDS, LIGHTNING_COMMANDS, main
 from lightning_normdyn.cli.parser import build_parser, parse
 

@@ -6,8 +6,7 @@ import contrast_oracle as oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.losses import ContrastiveMixin, FullSoftmax, InfoNCE
 

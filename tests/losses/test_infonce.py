@@ -5,8 +5,7 @@ import itertools
 import contrast_oracle as oracle
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core.contrast import log_sum_exp as log_sum_exp_module
 from lightning_normdyn.losses import InfoNCE, SigmoidContrastive

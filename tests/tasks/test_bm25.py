@@ -4,8 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lightning_normdyn.tasks.encoders.text_words import split_words
 from lightning_normdyn.tasks.retrieval.bm25 import BM25

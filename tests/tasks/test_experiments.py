@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.tasks.experiments import EXPERIMENTS
 from lightning_normdyn.tasks.experiments.class_imbalance import _as_queries, _Classes, _order, class_imbalance

@@ -1,8 +1,7 @@
 """Splits by group: nobody is parted, nothing is empty, equal seeds agree."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lightning_normdyn.tasks.group_split import split_by_group
 

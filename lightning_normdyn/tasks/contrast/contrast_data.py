@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
-from torch.utils.data import default_collate as stack
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate as stack
 
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core.dynamics.balance import BalanceTerms, Flow, equilibria
 from lightning_normdyn.core.dynamics.balance_window import BalanceSample, BalanceWindow

@@ -3,8 +3,7 @@ from decimal import Context, Decimal, localcontext
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from lightning_normdyn.core import equilibrium_norm, forecast_norm, relaxation_steps
 

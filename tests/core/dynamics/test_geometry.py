@@ -2,8 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import safe_norm, split_radial_tangential
 from lightning_normdyn.core.dynamics.geometry import precise_norm

@@ -4,8 +4,7 @@ import tracemalloc
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import RowMoments, split_radial_tangential
 from lightning_normdyn.core.dynamics.moments import scale_free_square

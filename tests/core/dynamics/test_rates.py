@@ -3,8 +3,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import RateTrace
 from lightning_normdyn.core.dynamics.rates import RateSegment

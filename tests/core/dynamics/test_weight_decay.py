@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from third_party import Lion
 from walks import OPTIMIZERS, optimizer_of, squared_norms_and_turns
 

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import correlate, norm_correlations
 from lightning_normdyn.core.statistics.interval import resample_counts

@@ -6,8 +6,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import coefficient_of_variation, cohens_d
 from lightning_normdyn.core.statistics.effect_size import sample_moments

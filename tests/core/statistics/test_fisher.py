@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import NORMALIZATIONS, fisher_condition_number, recommend_normalization
 from lightning_normdyn.core.statistics.fisher import pair_gradients

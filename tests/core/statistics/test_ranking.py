@@ -6,8 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core.statistics import ranking
 from lightning_normdyn.core.statistics.ranking import RankedGrades, grade_ranking, measure_named

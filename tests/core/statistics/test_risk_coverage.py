@@ -5,8 +5,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core.statistics.risk_coverage import area_under_risk_coverage, risk_coverage
 

@@ -5,8 +5,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.datasets.standard_library.class_graph import class_graph, facts_of
 from lightning_normdyn.datasets.standard_library.docstring_retrieval import docstring_retrieval

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.retrieval import NormAwareScore, export_vectors, norm_aware_top_k

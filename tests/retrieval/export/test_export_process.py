@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from export_cases import by_formula, embeddings, export, source_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.retrieval import exact_top_k
 from lightning_normdyn.retrieval.export.folding import Folding, augment_documents, augment_queries

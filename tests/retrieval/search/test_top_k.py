@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.retrieval import exact_top_k, norm_aware_top_k
 from lightning_normdyn.retrieval.search.leaders import Leaders
