@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from lightning_normdyn.core.contrast import log_sum_exp as log_sum_exp_module
+from lightning_normdyn.core.contrast import log_sum_exp, score_tiles
 from lightning_normdyn.losses import InfoNCE, SigmoidContrastive
 
 N, M, D, H = 9, 13, 6, 2
@@ -281,8 +281,9 @@ def test_sides_may_come_in_different_precisions_and_ids_in_any_whole_numbers():
 @pytest.mark.parametrize(("n", "m"), [(65, 130), (64, 129), (33, 300), (70, 70)])
 def test_tiles_of_unequal_size_are_kept_in_order(monkeypatch, n, m, kept):
     """Edge tiles are smaller: one may fit where the full one before it did not."""
-    for name, value in {"_TILE_ROWS": 32, "_TILE": 1_024, "_KEPT": kept}.items():
-        monkeypatch.setattr(log_sum_exp_module, name, value)
+    monkeypatch.setattr(score_tiles, "_TILE_ROWS", 32)
+    monkeypatch.setattr(score_tiles, "_TILE_SCORES", 1_024)
+    monkeypatch.setattr(log_sum_exp, "_KEPT", kept)
     queries, documents, _, _ = batch({}, n=n, m=m)
     scores = oracle.Scores(queries, documents, normalization="cosine", temperature=0.05)
     expected = scores.of(scores.queries, scores.documents, 0, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
-from lightning_normdyn.core.contrast.log_sum_exp import ScoreTiles, tiles
+from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, tiles
 
 
 def softplus_sum(

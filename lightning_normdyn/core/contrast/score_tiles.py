@@ -1,0 +1,71 @@
+"""Tiles of the score matrix ``a·bᵀ``, made one at a time in memory that is used again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.contrast.exclusion import Exclusion
+
+_TILE_ROWS = 512
+_TILE_SCORES = 2**19  # unless chunk_size says otherwise
+
+
+class Tile(NamedTuple):
+    """A block of the score matrix."""
+
+    number: int
+    rows: slice
+    columns: slice
+
+
+def tiles(n: int, m: int, chunk_size: int | None, device: torch.device) -> Iterator[Tile]:
+    """Cuts ``[n, m]`` scores into blocks; on an accelerator all rows at once."""
+    height = min(n, _TILE_ROWS) if device.type == "cpu" else n
+    width = chunk_size or max(1, (_TILE_SCORES if device.type == "cpu" else 32 * _TILE_SCORES) // max(height, 1))
+    number = 0
+    for left in range(0, m, width):
+        for top in range(0, n, height):
+            yield Tile(number, slice(top, min(top + height, n)), slice(left, min(left + width, m)))
+            number += 1
+
+
+class ScoreTiles:
+    """Makes tiles of scores in memory that is used again and again; keeps the first few, as far as they fit."""
+
+    def __init__(
+        self, a: Tensor, b: Tensor, exclusion: Exclusion | None, stored_tiles: list[Tensor], room: int = 0
+    ) -> None:
+        self.a, self.b, self.exclusion, self.stored_tiles = a, b, exclusion, stored_tiles
+        self._room = room
+        self._memory: dict[str, Tensor] = {}
+
+    def __call__(self, tile: Tile) -> Tensor:
+        """The scores of a tile, minus infinity where excluded. Not to be written to where some are kept."""
+        if tile.number < len(self.stored_tiles):
+            return self.stored_tiles[tile.number]
+        rows, columns = self.a[tile.rows], self.b[tile.columns]
+        keeps = len(rows) * len(columns) <= self._room
+        # Once a tile does not fit none is kept any more: their places in the list are their numbers.
+        self._room = self._room - len(rows) * len(columns) if keeps else 0
+        room = rows.new_empty(len(rows), len(columns)) if keeps else self._memory_for("scores", rows, columns)
+        scores = torch.mm(rows, columns.T, out=room)
+        if self.exclusion is not None:
+            scores.masked_fill_(self.exclusion.mask(tile.rows, tile.columns), -torch.inf)
+        if keeps:
+            self.stored_tiles.append(scores)
+        return scores
+
+    def buffer(self, name: str, like: Tensor) -> Tensor:
+        """Memory of the shape of a tile, under a name."""
+        return self._memory_for(name, like, like.T)
+
+    def _memory_for(self, name: str, rows: Tensor, columns: Tensor) -> Tensor:
+        size = len(rows) * len(columns)
+        memory = self._memory.get(name)
+        if memory is None or len(memory) < size:
+            self._memory[name] = memory = rows.new_empty(size)
+        return memory[:size].view(len(rows), len(columns))
