@@ -6,8 +6,14 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
+# Python 3.10 where there is one: the oldest that setup.cfg claims.
+OLDEST_PYTHON ?= $(firstword $(foreach python,python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python),\
+	$(if $(shell $(python) --version 2>/dev/null),$(python))) $(PYTHON))
+OLDEST ?= .venv-oldest
+OLDEST_TESTS := tests/callbacks tests/capture tests/core tests/history tests/instruments tests/levers tests/losses \
+	tests/metrics
 
-.PHONY: demo reproduce test quick check format docs benchmarks clean
+.PHONY: demo reproduce test quick oldest check format docs benchmarks clean
 
 demo: $(VENV)/.demo  ## Train the token table in front of your eyes: make demo ARGS="--optimizer adamw"
 	$(BIN)/normdyn demo $(ARGS)
@@ -20,6 +26,10 @@ test: check  ## Everything that must hold
 
 quick: check  ## The same without the slow tests
 	$(PYTEST) -m "not slow" $(ARGS)
+
+oldest: $(OLDEST)/.oldest  ## Quick tests of what training needs, under the oldest versions that setup.cfg claims
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+		-p no:cacheprovider -m "not slow" $(OLDEST_TESTS) $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -60,6 +70,13 @@ $(VENV)/.test: $(VENV)/.venv setup.cfg pyproject.toml
 	$(PIP) --editable ".[all,test,docs]"
 	touch $@ $(VENV)/.demo $(VENV)/.docs
 
+$(OLDEST)/.oldest: .ci/oldest.txt setup.cfg pyproject.toml
+	@echo "Installing the oldest versions of everything into $(OLDEST): a few minutes, once."
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint .ci/oldest.txt \
+		--editable ".[all,faiss]" hypothesis lightning pytest pytest-xdist
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	rm -rf docs/_build docs/api docs/gallery
