@@ -31,7 +31,7 @@ from .core import (
     norm_budget as norm_budget,
 )
 from .history import read_run as read_run
-from .instruments import NormObserver as NormObserver
+from .instruments import Instrument as Instrument, NormObserver as NormObserver
 from .levers import (
     NormVariance as NormVariance,
     cut_init as cut_init,
