@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing_extensions import Unpack
 
 from lightning_normdyn.callbacks.monitor import NormMonitor
-from lightning_normdyn.instruments.measures import ALL_MEASURES, Measures
+from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES, Measures
 from lightning_normdyn.instruments.options import LookOptions, NormOptions, spelled_out
 
 

@@ -11,7 +11,7 @@ from lightning_normdyn.callbacks.lightning import Callback, LightningModule, Tra
 from lightning_normdyn.callbacks.run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.history.run import fresh_root
-from lightning_normdyn.instruments.measures import Measures
+from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder

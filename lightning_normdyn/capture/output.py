@@ -100,7 +100,7 @@ class OutputTarget:
             return
         self._gave_vectors = True
         embedding = vectors.detach()
-        rows = present(embedding, module, args, kwargs)
+        rows = unpadded_rows(embedding, module, args, kwargs)
         self._norms.append(safe_norm(rows))
         if self._keeps_vectors:
             self._vectors.append(rows.clone())  # they may be overwritten in place
@@ -134,8 +134,8 @@ _PADDING_MASKS = ("src_key_padding_mask", "key_padding_mask", "padding_mask")
 """Arguments that are True, or minus infinity, where there is none (torch)."""
 
 
-def present(vectors: Tensor, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The vectors one below the other, ``[n, d]``, without those of padding.
+def unpadded_rows(vectors: Tensor, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The vectors as rows of a matrix, ``[n, d]``, without those of padding.
 
     Args:
         vectors: what the module returned, ``[..., d]``.
@@ -146,7 +146,7 @@ def present(vectors: Tensor, module: nn.Module, args: tuple[Any, ...], kwargs: M
     Example:
         >>> import torch
         >>> mask = torch.tensor([[1, 1, 0]])
-        >>> present(torch.ones(1, 3, 5), nn.Identity(), (), {"attention_mask": mask}).shape
+        >>> unpadded_rows(torch.ones(1, 3, 5), nn.Identity(), (), {"attention_mask": mask}).shape
         torch.Size([2, 5])
     """
     rows = vectors.reshape(-1, vectors.shape[-1])

@@ -11,13 +11,14 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.evaluation import evaluating, stretched, widened
-from lightning_normdyn.capture.output import describe_output, find_vectors, present
+from lightning_normdyn.capture.output import describe_output, find_vectors, unpadded_rows
 from lightning_normdyn.capture.sharded import computing_dtype, gathered
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _STRETCH = 5e-3
 """Half the distance of the central difference: its cube against float32's rounding."""
-_SAME = 1e-4
+_REPEAT_TOLERANCE = 1e-4
+"""How far vectors may differ between two encodings, as a share of the largest entry."""
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
@@ -117,7 +118,7 @@ class Probe:
         rate: Tensor = torch.linalg.vecdot(embedding, change) / embedding.square().sum(1)
         return rate
 
-    def _encode_share(self, seed: int = 0) -> Tensor:
+    def _encode_share(self, *, seed: int = 0) -> Tensor:
         try:
             with evaluating(self.module, self.device, seed), widened(self.module), gathered(self.module, self._root):
                 vectors = torch.cat([self._encode_call(call.to(self.device)) for call in self._share])
@@ -139,7 +140,7 @@ class Probe:
                 f"(came: {describe_output(output)}); name the submodule that returns the vectors"
             )
         self._refuse_half(vectors.dtype)
-        return present(vectors, self.module, call.args, call.kwargs).float()
+        return unpadded_rows(vectors, self.module, call.args, call.kwargs).float()
 
     def _refuse_half(self, dtype: torch.dtype | None) -> None:
         if dtype in (torch.float16, torch.bfloat16):
@@ -153,7 +154,7 @@ class Probe:
         self._refuse_half(computing_dtype(self.module))
         state_before = _state_of(self.module)
         try:
-            vectors = self._encode_share(0)
+            vectors = self._encode_share(seed=0)
         except ProbeTooLargeError:
             raise
         except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
@@ -162,9 +163,10 @@ class Probe:
                 "give what the encoder's forward takes (a mapping is keyword arguments, or targets by name), or switch "
                 "the probe off with probe=False"
             ) from error
-        repetition = self._encode_share(1)
+        repetition = self._encode_share(seed=1)
         largest = float(vectors.abs().nan_to_num(0, 0, 0).max())
-        if not torch.allclose(vectors, repetition, rtol=_SAME, atol=_SAME * largest, equal_nan=True):
+        tolerance = _REPEAT_TOLERANCE * largest
+        if not torch.allclose(vectors, repetition, rtol=_REPEAT_TOLERANCE, atol=tolerance, equal_nan=True):
             raise ValueError(
                 f"probe: '{self.name}' gives other vectors each time in evaluation mode; its norms cannot be followed "
                 "before what is random in it stops under module.eval(), or switch the probe off with probe=False"

@@ -18,7 +18,7 @@ from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.user_errors import MissingExtraError
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export.folding import Folding
-from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, look_through, measure_loss, write_index
+from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, measure_loss, survey_source, write_index
 from lightning_normdyn.retrieval.export.survey import Survey
 from lightning_normdyn.retrieval.indexes import TARGETS, Destination, IndexWriter, index_writer
 from lightning_normdyn.retrieval.indexes.id_file import read_ids
@@ -140,7 +140,7 @@ def run_export(
     query_vectors = _queries(queries, documents.dim)
     half = destination.dtype == "float16"
     with _bar(console, "reading", documents.rows) as advance:
-        survey = look_through(source, folding, half=half, tell=advance)
+        survey = survey_source(source, folding, half=half, tell=advance)
     description = describe(survey, folding)
     for line in description:
         console.print(line)

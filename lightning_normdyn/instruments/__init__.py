@@ -1,13 +1,13 @@
 """Plain objects that measure embeddings step by step, with no training framework: :class:`NormObserver` drives them."""
 
 from lightning_normdyn.instruments.fit import EquilibriumFit
+from lightning_normdyn.instruments.gradient_split import GradientSplit
 from lightning_normdyn.instruments.instrument import Instrument, Look
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.output_watch import OutputWatch
 from lightning_normdyn.instruments.quantities import QUANTITIES, Quantity
 from lightning_normdyn.instruments.recorder import Recorder
-from lightning_normdyn.instruments.split import GradientSplit
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.trajectory import NormTrajectory
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan

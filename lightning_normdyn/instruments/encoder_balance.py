@@ -19,7 +19,7 @@ from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.instruments.balance_readings import balance_columns, balance_readings
 from lightning_normdyn.instruments.base import check_every, is_due
 from lightning_normdyn.instruments.extent import Extent
-from lightning_normdyn.instruments.split import finite_mean, split_update
+from lightning_normdyn.instruments.gradient_split import finite_mean, split_update
 from lightning_normdyn.instruments.trajectory import Snapshots
 from lightning_normdyn.instruments.windowed_fit import ClosedWindow, TrainingPlan, WindowedFit
 

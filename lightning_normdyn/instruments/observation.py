@@ -23,7 +23,7 @@ from lightning_normdyn.history.run import TargetHistory, folder_name
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
 from lightning_normdyn.instruments.instrument import InstrumentReader, readers_of
-from lightning_normdyn.instruments.measures import Measures
+from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.output_watch import OutputWatch
 from lightning_normdyn.instruments.parameter_groups import (

@@ -18,7 +18,7 @@ from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.history.run import fresh_root
-from lightning_normdyn.instruments.measures import ALL_MEASURES
+from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer

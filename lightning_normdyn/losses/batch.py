@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID
+from lightning_normdyn.losses.gather import Trait
 
 
 class Batch(NamedTuple):
@@ -118,17 +119,18 @@ class Batch(NamedTuple):
         """Whether embeddings came in float16."""
         return self.queries.dtype == torch.float16
 
-    def traits(self) -> dict[str, int]:
+    def traits(self) -> list[Trait]:
         """What all ranks must do alike, or they would wait for each other's messages for ever."""
-        return {
-            "labels (1 if given)": int(self.labels is not None),
-            "query_ids or document_ids (1 if given)": int(self.has_ids),
-            "queries (1 if they carry gradient)": int(self.queries.requires_grad),
-            "documents (1 if they carry gradient)": int(self.documents.requires_grad),
-            "hard_negatives (1 if they carry gradient)": int(self.hard_negatives.requires_grad),
-            "queries (bytes of a number)": max(4, self.queries.dtype.itemsize),
-            "queries (dimension)": self.queries.shape[1],
-        }
+        carry_gradient = "1 if they carry gradient"
+        return [
+            Trait("labels", "1 if given", int(self.labels is not None)),
+            Trait("query_ids or document_ids", "1 if given", int(self.has_ids)),
+            Trait("queries", carry_gradient, int(self.queries.requires_grad)),
+            Trait("documents", carry_gradient, int(self.documents.requires_grad)),
+            Trait("hard_negatives", carry_gradient, int(self.hard_negatives.requires_grad)),
+            Trait("queries", "bytes of a number", max(4, self.queries.dtype.itemsize)),
+            Trait("queries", "dimension", self.queries.shape[1]),
+        ]
 
     def query_keys(self) -> list[Tensor]:
         """Ids of the queries and of their positives, each ``[n]``; pairs that agree in either are no negatives."""

@@ -108,7 +108,7 @@ class FullSoftmax(ContrastiveLoss):
     ) -> Tensor:
         """Over the queries of all ranks."""
         ranks = find_ranks(gather=self.gather)
-        rows = ranks.rows(len(queries), alike={})[0]
+        rows = ranks.rows(len(queries))[0]
         anchors = self.similarity.rescale_queries(queries, self.scaling.factor)
         vectors = self.similarity.rescale_documents(documents)
         wide = torch.promote_types(anchors.dtype, vectors.dtype)

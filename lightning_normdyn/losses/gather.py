@@ -37,16 +37,30 @@ class Rows(NamedTuple):
         return slice(offset, offset + self.sizes[self.rank])
 
 
+class Trait(NamedTuple):
+    """A number that must be the same on all ranks.
+
+    Attributes:
+        argument: of the loss, which it is a property of.
+        meaning: what the number says, for the error.
+        value: on this rank.
+    """
+
+    argument: str
+    meaning: str
+    value: int
+
+
 class Ranks(Protocol):
     """What a loss needs to know of the other ranks."""
 
     count: int
 
-    def rows(self, *sizes: int, alike: dict[str, int]) -> list[Rows]:
-        """Tells everybody how many rows of several things this rank has, and makes sure that they agree on others.
+    def rows(self, *sizes: int, traits: Sequence[Trait] = ()) -> list[Rows]:
+        """Tells all ranks how many rows of several things this one has, and makes sure that they have the same traits.
 
         Raises:
-            ValueError: on every rank, if one has another value of ``alike`` than the others.
+            ValueError: on every rank, if one has another value of a trait than the others.
         """
 
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
@@ -67,9 +81,9 @@ class OneRank:
 
     count = 1
 
-    def rows(self, *sizes: int, alike: dict[str, int]) -> list[Rows]:
+    def rows(self, *sizes: int, traits: Sequence[Trait] = ()) -> list[Rows]:
         """Sizes as given."""
-        del alike
+        del traits
         return [Rows((size,)) for size in sizes]
 
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
@@ -97,15 +111,18 @@ class ManyRanks:
     def __init__(self) -> None:
         self.count = dist.get_world_size()
 
-    def rows(self, *sizes: int, alike: dict[str, int]) -> list[Rows]:
+    def rows(self, *sizes: int, traits: Sequence[Trait] = ()) -> list[Rows]:
         """One small message a step, so that ranks may differ where they can and do not wait for ever where not."""
-        local_numbers = torch.tensor([*sizes, *alike.values()], device=_device())
+        local_numbers = torch.tensor([*sizes, *(trait.value for trait in traits)], device=_device())
         gathered = local_numbers.new_empty(self.count * len(local_numbers))
         dist.all_gather_into_tensor(gathered, local_numbers)
         columns = rearrange(gathered, "(rank number) -> number rank", rank=self.count).tolist()
-        for name, values in zip(alike, columns[len(sizes) :], strict=True):
+        for trait, values in zip(traits, columns[len(sizes) :], strict=True):
             if len(set(values)) > 1:
-                raise ValueError(f"{name}: expected the same on all ranks, got {values} on ranks 0 to {self.count - 1}")
+                raise ValueError(
+                    f"{trait.argument} ({trait.meaning}): expected the same on all ranks, got {values} on ranks 0 to "
+                    f"{self.count - 1}"
+                )
         return [Rows(tuple(column), dist.get_rank()) for column in columns[: len(sizes)]]
 
     def gather(self, x: Tensor, rows: Rows) -> Tensor:

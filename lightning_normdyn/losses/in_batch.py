@@ -13,7 +13,7 @@ from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.losses.batch import Batch, check_finite
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
-from lightning_normdyn.losses.gather import Ranks, Rows, find_ranks
+from lightning_normdyn.losses.gather import Ranks, Rows, Trait, find_ranks
 from lightning_normdyn.losses.uncompiled import uncompiled
 
 
@@ -143,8 +143,11 @@ class InBatchLoss(ContrastiveLoss, ABC):
         """Rescales this rank's documents and gathers everybody's."""
         n, m, k = len(batch.queries), len(batch.documents), len(batch.hard_negatives)
         is_fused = self._is_fused(batch)
-        kinds = {"queries (1 if fused)": is_fused, "queries (1 if fused in float16)": is_fused and batch.is_float16}
-        groups = ranks.rows(n, m - n, k, alike=batch.traits() | {name: int(value) for name, value in kinds.items()})
+        kernel_traits = [
+            Trait("queries", "1 if fused", int(is_fused)),
+            Trait("queries", "1 if fused in float16", int(is_fused and batch.is_float16)),
+        ]
+        groups = ranks.rows(n, m - n, k, traits=[*batch.traits(), *kernel_traits])
         positives, unpaired, hard = groups
         keys = [(batch.document_keys(), slice(0, n), positives)]
         if unpaired.total:

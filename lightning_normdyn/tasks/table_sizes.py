@@ -1,4 +1,4 @@
-"""Modules whose tables are made when the data, or a checkpoint, gives their sizes."""
+"""``TableSizes``: a mixin for LightningModules whose embedding tables get their row counts from the data module."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_tokens_of_padding_are_not_counted(fit, tmp_path):
 
 
 def test_masks_by_position_and_those_of_torch():
-    from lightning_normdyn.capture.output import present
+    from lightning_normdyn.capture.output import unpadded_rows
 
     class Encoder(nn.Module):
         def forward(self, x, src_key_padding_mask=None):
@@ -151,11 +151,11 @@ def test_masks_by_position_and_those_of_torch():
 
     x, padded = torch.arange(12.0).reshape(2, 3, 2), torch.tensor([[False, True, True], [False, False, False]])
     for mask in (padded, torch.zeros(2, 3).masked_fill(padded, -torch.inf)):
-        np.testing.assert_array_equal(present(x, Encoder(), (x, mask), {}), x[~padded])
-    np.testing.assert_array_equal(present(x, Encoder(), (x,), {}), x.flatten(0, 1))
+        np.testing.assert_array_equal(unpadded_rows(x, Encoder(), (x, mask), {}), x[~padded])
+    np.testing.assert_array_equal(unpadded_rows(x, Encoder(), (x,), {}), x.flatten(0, 1))
     pooled = x.mean(1)
-    assert present(pooled, Encoder(), (x, padded), {}) is not None
-    assert len(present(pooled, Encoder(), (x, padded), {})) == 2
+    assert unpadded_rows(pooled, Encoder(), (x, padded), {}) is not None
+    assert len(unpadded_rows(pooled, Encoder(), (x, padded), {})) == 2
 
 
 def close(found, expected, rel=1e-5):

@@ -1,4 +1,4 @@
-"""Embeddings that are rescaled in name only: as they came, and a factor for each of them."""
+"""``Factored``: rescaled embeddings as unscaled rows and one factor a row, which saves a scaled copy of them."""
 
 from __future__ import annotations
 

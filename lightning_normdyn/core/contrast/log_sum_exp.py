@@ -20,12 +20,12 @@ from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, Tile, tiles
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _STRIP = 2**23  # scores in a strip of whole rows
-_KEPT = 2**23  # scores that are kept for the backward sweep: 32 MiB in float32
+_STORED_SCORES = 2**23  # scores that are kept for the backward sweep: 32 MiB in float32
 _SAFE_SPREAD = 40.0  # e^40 and e^-40 are far from the ends of float32
-_NOTHING = 1e-30  # smaller exponentials are zero: numbers at the end of float32 slow a product down tenfold
-_LOG_OF_NOTHING = -80.0
-_NEARLY_NOTHING = 1e-18  # a sum as small as this may have lost terms to that
-_PLAIN = 40.0  # scores of at most this size need no shift
+_SMALLEST_EXP = 1e-30  # smaller exponentials are zero: numbers at the end of float32 slow a product down tenfold
+_EXPONENT_FLOOR = -80.0
+_SMALLEST_EXACT_SUM = 1e-18  # a sum as small as this may have lost terms to that
+_LARGEST_UNSHIFTED_SCORE = 40.0  # scores of at most this size need no shift
 
 
 def log_sum_exp(
@@ -109,7 +109,7 @@ class _LogSumExp(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):
             ctx.positives, ctx.exclusion, ctx.chunk_size = positives, exclusion, chunk_size
             wants_gradient = any(ctx.needs_input_grad)
-            scores = ScoreTiles(a, b, exclusion, [], _KEPT if wants_gradient else 0)
+            scores = ScoreTiles(a, b, exclusion, [], _STORED_SCORES if wants_gradient else 0)
             rows = most_precise(a.new_full((len(a),), -torch.inf))
             columns_ = rows.new_full((columns,), -torch.inf)
             of_positives = a.new_zeros(0 if positives is None else len(a))
@@ -212,7 +212,7 @@ def _accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor,
         shift = 0.0 if plain else max(float(tile_scores.amax()), torch.finfo(tile_scores.dtype).min)
         exps = torch.exp(tile_scores, out=out) if plain else _exp(tile_scores, shift, out)
         by_row, by_column = exps.sum(1), exps[:, : len(columns)].sum(0)
-        if plain or float(torch.cat((by_row, by_column)).amin()) > _NEARLY_NOTHING:
+        if plain or float(torch.cat((by_row, by_column)).amin()) > _SMALLEST_EXACT_SUM:
             _add(rows, by_row, shift)
             _add(columns, by_column, shift)
             return
@@ -225,8 +225,8 @@ def _accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor,
 
 def _exp(scores: Tensor, shift: float | Tensor, out: Tensor) -> Tensor:
     """``exp(scores - shift)``, with zero for next to nothing."""
-    torch.sub(scores, shift, out=out).clamp_(min=_LOG_OF_NOTHING).exp_()
-    return torch.threshold_(out, _NOTHING, 0.0)
+    torch.sub(scores, shift, out=out).clamp_(min=_EXPONENT_FLOOR).exp_()
+    return torch.threshold_(out, _SMALLEST_EXP, 0.0)
 
 
 def _add(total: Tensor, exps: Tensor, shift: float | Tensor) -> None:
@@ -240,7 +240,7 @@ def _is_plain(a: Tensor, b: Tensor) -> bool:
     if a.device.type != "cpu" or not len(a) or not len(b):
         return False
     longest = torch.linalg.vector_norm(a, dim=1).max() * torch.linalg.vector_norm(b, dim=1).max()
-    return float(longest) <= _PLAIN
+    return float(longest) <= _LARGEST_UNSHIFTED_SCORE
 
 
 class _SumLogSumExp(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""How a product is cut up."""
+"""``Block``: the tile sizes, warps and pipeline stages with which the Triton kernels multiply matrices."""
 
 from __future__ import annotations
 

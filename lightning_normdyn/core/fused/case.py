@@ -1,4 +1,4 @@
-"""What scores are made of, laid out as the kernels read it."""
+"""``Case``: the inputs of the fused log-sum-exp kernels as contiguous tensors of the types that the kernels read."""
 
 from __future__ import annotations
 

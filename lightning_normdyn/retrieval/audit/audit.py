@@ -160,7 +160,8 @@ def _check(
         raise ValueError("covariates: expected names other than 'length', got 'length' beside known lengths; rename it")
 
 
-_KEYS = {"lost_gain": "lost", "judged_count": "judged", "had_unit_step": "normalised"}
+_FILE_KEYS = {"lost_gain": "lost", "judged_count": "judged", "had_unit_step": "normalised"}
+"""Fields that are no nouns in the file: its keys stay for its readers, while a field says what it counts or holds."""
 _FLAT_INTERVALS = ("alpha", "gain")
 
 
@@ -181,5 +182,5 @@ def json_fields(record: Any) -> dict[str, object]:
         if isinstance(record, Calibration) and name in _FLAT_INTERVALS:
             fields |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         else:
-            fields[_KEYS.get(name, name)] = value
+            fields[_FILE_KEYS.get(name, name)] = value
     return fields

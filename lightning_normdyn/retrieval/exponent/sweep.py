@@ -12,7 +12,7 @@ from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.statistics.ranking import grade_ranking, measure_named
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.losses.similarity import Normalization
-from lightning_normdyn.retrieval.exponent.alpha_leaders import AlphaLeaders, norm_bands
+from lightning_normdyn.retrieval.exponent.running_alpha_top_k import RunningAlphaTopK, norm_bands
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
@@ -139,8 +139,8 @@ def _rankings(
     d, query_blocks = queries.shape[1], queries.split(_QUERIES)
     width = tile_width(len(query_blocks[0]), queries.device)
     tiles = [Tile(query_block, width) for query_block in query_blocks]
-    best = [
-        AlphaLeaders(query_block, powers, k, exclusions, query_numbers)
+    running_top_k = [
+        RunningAlphaTopK(query_block, powers, k, exclusions, query_numbers)
         for query_block, query_numbers in zip(query_blocks, numbers.split(_QUERIES), strict=True)
     ]
     offset = 0
@@ -148,8 +148,8 @@ def _rankings(
         for piece in document_chunks(documents, rounded_chunk_size(chunk_size, d, width), d):
             chunk = piece.to(queries)
             for number, band in enumerate(norm_bands(chunk, width, sample=offset == 0)):
-                for tile, leaders in zip(tiles, best, strict=True):
+                for tile, top_k in zip(tiles, running_top_k, strict=True):
                     tile.fill(band.documents)
-                    leaders.take(tile, band, offset, begin=offset == 0 and number == 0)
+                    top_k.take(tile, band, offset, begin=offset == 0 and number == 0)
             offset += len(chunk)
-    return torch.cat([leaders.indices() for leaders in best]), offset
+    return torch.cat([top_k.indices() for top_k in running_top_k]), offset

@@ -14,8 +14,8 @@ from lightning_normdyn.retrieval.export.survey import Survey, check_ids, check_r
 from lightning_normdyn.retrieval.indexes import Contents, IndexWriter, SearchResult
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
-_LEARNT_FROM = 65_536
-_MULTIPLIED = 2_000
+_SAMPLE_ROWS = 65_536  # that an approximate index learns from
+_ROUNDED_ROWS = 2_000  # whose scores are compared before and after rounding
 
 
 class Source(NamedTuple):
@@ -42,7 +42,7 @@ def _nobody(rows: int) -> None:
     del rows
 
 
-def look_through(
+def survey_source(
     source: Source, folding: Folding, *, half: bool = False, tell: Callable[[int], object] = _nobody
 ) -> Survey:
     """Checks every id and every row.
@@ -58,7 +58,7 @@ def look_through(
             makes of them is too large.
     """
     check_ids(source.ids, source.file.rows)
-    summary = survey(source.chunks(tell), folding.fold, source.ids, sample_size=_LEARNT_FROM, half=half)
+    summary = survey(source.chunks(tell), folding.fold, source.ids, sample_size=_SAMPLE_ROWS, half=half)
     if folding.augment:
         check_radius(summary.radius, folding.metric, half=half)
     return summary
@@ -77,7 +77,7 @@ def write_index(
     Args:
         source: embeddings and ids.
         folding: how.
-        summary: what :func:`look_through` found.
+        summary: what :func:`survey_source` found.
         writer: of the index.
         tell: hears how many rows are done with.
 
@@ -116,7 +116,7 @@ def measure_loss(
     Args:
         source: embeddings and ids.
         folding: how they were folded.
-        summary: what :func:`look_through` found.
+        summary: what :func:`survey_source` found.
         writer: of the index, closed.
         queries: ``[n, d]``.
         k: nearest vectors to look for.
@@ -125,7 +125,7 @@ def measure_loss(
     """
     neighbours = writer.search(folding.index_queries(queries), k)
     folded_chunks = (folding.fold(chunk) for chunk in source.chunks(tell))
-    error = score_error(queries, folding.fold(summary.sample[:_MULTIPLIED]), torch.float16) if half else None
+    error = score_error(queries, folding.fold(summary.sample[:_ROUNDED_ROWS]), torch.float16) if half else None
     return ExportLoss(recall_of(neighbours, queries, folded_chunks, source.ids, k), k, len(queries), error)
 
 

@@ -24,7 +24,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
 
 _DISTANCES: dict[Metric, str] = {"inner_product": "dot", "euclidean": "l2", "cosine": "cosine"}
 _INDEXES = {"hnsw": "HnswSq", "ivfpq": "IvfPq"}
-_FEWEST = 256  # a product quantizer learns 256 centroids
+_MIN_TRAINING_VECTORS = 256  # a product quantizer learns 256 centroids
 
 
 class LanceTable:
@@ -54,10 +54,10 @@ class LanceTable:
 
     def open(self, contents: Contents) -> None:
         """Makes the table beside its place."""
-        if self.approximate and len(contents.ids) < _FEWEST:
+        if self.approximate and len(contents.ids) < _MIN_TRAINING_VECTORS:
             raise ValueError(
-                f"index: expected at least {_FEWEST} vectors for LanceDB's {self.destination.index} to learn from, got "
-                f"{len(contents.ids)}; take flat"
+                f"index: expected at least {_MIN_TRAINING_VECTORS} vectors for LanceDB's {self.destination.index} to "
+                f"learn from, got {len(contents.ids)}; take flat"
             )
         if self.place.exists():
             self._check_existing(contents)

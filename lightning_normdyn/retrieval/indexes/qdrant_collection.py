@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
+    Metric,
     SearchResult,
     Target,
     check_existing_ids,
@@ -24,7 +25,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
 
 _BATCH = 1024
 _PAGE = 4096
-_DISTANCES = {"inner_product": "Dot", "euclidean": "Euclid", "cosine": "Cosine"}
+_DISTANCES: dict[Metric, str] = {"inner_product": "Dot", "euclidean": "Euclid", "cosine": "Cosine"}
 
 
 class QdrantCollection:

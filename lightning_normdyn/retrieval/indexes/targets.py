@@ -1,4 +1,4 @@
-"""The table of index targets by name, collected from the modules of this folder.
+"""``TARGETS``: the kinds of index that ``export`` writes, by name, collected from the modules of this folder.
 
 A module that declares ``TARGETS``, a dictionary of names and :class:`~.writer.Target` records, adds its targets to the
 table: a new index is one new file.

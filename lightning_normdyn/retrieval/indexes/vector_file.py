@@ -29,7 +29,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
 )
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
-_READ = 16_384
+_ROWS_PER_READ = 16_384
 _SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16"}
 _PARQUET_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -78,7 +78,7 @@ class _VectorFile:
     def search(self, queries: Tensor, k: int) -> SearchResult:
         """Reads the file again and searches all of it by its metric, in float32 as indexes do."""
         file = EmbeddingFile(self.file)
-        documents = (_vectors_for_metric(chunk, self._metric) for chunk in file.chunks(_READ))
+        documents = (_vectors_for_metric(chunk, self._metric) for chunk in file.chunks(_ROWS_PER_READ))
         vectors = F.pad(queries, (0, 1), value=-0.5) if self._metric == "euclidean" else queries
         result = exact_top_k(vectors, documents, k)
         ids = self._ids(file)
@@ -107,7 +107,7 @@ def _vectors_for_metric(documents: Tensor, metric: Metric) -> Tensor:
     return F.normalize(documents) if metric == "cosine" else documents
 
 
-class _BareFile(_VectorFile):
+class _FlatBinaryFile(_VectorFile):
     """A header and then the numbers; ids that are not the numbers of rows go into a file beside it."""
 
     _stream: BinaryIO | None = None
@@ -140,7 +140,7 @@ class _BareFile(_VectorFile):
         raise NotImplementedError
 
 
-class NpyFile(_BareFile):
+class NpyFile(_FlatBinaryFile):
     """A ``.npy`` file."""
 
     suffix = ".npy"
@@ -154,7 +154,7 @@ class NpyFile(_BareFile):
         return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(line)) + line
 
 
-class SafetensorsFile(_BareFile):
+class SafetensorsFile(_FlatBinaryFile):
     """A ``.safetensors`` file with the tensor ``embeddings``."""
 
     suffix = ".safetensors"

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
-from lightning_normdyn.retrieval.search.leaders import NO_DOCUMENT, Leaders
+from lightning_normdyn.retrieval.search.running_top_k import NO_DOCUMENT, RunningTopK
 from lightning_normdyn.retrieval.search.tiles import Survivors, Tile, tile_width
 
 Backend = Literal["auto", "torch", "faiss"]
@@ -85,23 +85,25 @@ def exact_top_k(
     query_blocks = queries.split(_QUERIES)
     width = tile_width(len(query_blocks[0]), queries.device)
     tiles = [Tile(query_block, width) for query_block in query_blocks]
-    leaders = [Leaders(len(query_block), k, query_block) for query_block in query_blocks]
+    running_top_k = [RunningTopK(len(query_block), k, query_block) for query_block in query_blocks]
     offset = 0
     with torch.autocast(queries.device.type, enabled=False):
         for chunk in document_chunks(documents, rounded_chunk_size(chunk_size, d, width), d):
             for start in range(0, len(chunk), width):
                 block = chunk[start : start + width].to(queries)
                 positions = torch.arange(offset + start, offset + start + len(block), device=queries.device)
-                for block_number, (tile, best) in enumerate(zip(tiles, leaders, strict=True)):
+                for block_number, (tile, best) in enumerate(zip(tiles, running_top_k, strict=True)):
                     tile.fill(block)
                     if exclusions is not None:
                         exclusions.strike(tile.scores, block_number * _QUERIES, offset + start)
                     rows, columns, scores = survivors(tile, best.thresholds, block, positions, k)
                     best.offer(rows, positions[columns], scores)
             offset += len(chunk)
-    for best in leaders:
+    for best in running_top_k:
         best.settle()
-    result = TopK(torch.cat([best.scores for best in leaders]), torch.cat([best.indices for best in leaders]))
+    result = TopK(
+        torch.cat([best.scores for best in running_top_k]), torch.cat([best.indices for best in running_top_k])
+    )
     return TopK(result.scores[:, :offset], result.indices[:, :offset])
 
 
@@ -164,7 +166,7 @@ def _by_faiss(
     if queries.device.type != "cpu" or queries.dtype != torch.float32:
         raise ValueError(f"queries: expected float32 on the CPU for faiss, got {queries.dtype} on {queries.device}")
     depth = k + (exclusions.max_per_query if exclusions is not None else 0)
-    best, offset = Leaders(n, k, queries, ascending=False), 0
+    best, offset = RunningTopK(n, k, queries, ascending=False), 0
     for piece in document_chunks(documents, rounded_chunk_size(chunk_size, d, 1), d):
         chunk = piece.to(queries).contiguous()
         if not chunk.isfinite().all():

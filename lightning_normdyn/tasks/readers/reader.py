@@ -1,4 +1,4 @@
-"""Readers of retrieved documents: the base class, and a rule-based reader of signatures."""
+"""``Reader``, which answers questions from retrieved passages: the base class, and a rule-based one for signatures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Reader(ABC):
-    """Answers questions from documents; it is never trained."""
+    """Answers questions from the passages that a search found for them (RAG); it is never trained."""
 
     @abstractmethod
     def read(

@@ -1,4 +1,4 @@
-"""A reader of transformers: any encoder-decoder, such as T5, FLAN-T5 or BART."""
+"""Answers questions from passages with an encoder-decoder of transformers, such as T5, FLAN-T5 or BART."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.core.statistics.ranking import grade_ranking, measure_named
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.retrieval import sweep_alpha
-from lightning_normdyn.retrieval.exponent.alpha_leaders import log_norms, norm_bands
+from lightning_normdyn.retrieval.exponent.running_alpha_top_k import log_norms, norm_bands
 from lightning_normdyn.retrieval.exponent.sweep import ALPHAS
 
 

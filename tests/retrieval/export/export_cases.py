@@ -9,7 +9,7 @@ import torch
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export.folding import Folding
-from lightning_normdyn.retrieval.export.index_export import Source, look_through, write_index
+from lightning_normdyn.retrieval.export.index_export import Source, survey_source, write_index
 from lightning_normdyn.retrieval.indexes import Destination, index_writer
 
 
@@ -32,7 +32,7 @@ def export(source, target, out, folding=None, **options):
     """Writes; returns the writer, which can be searched."""
     folding = Folding() if folding is None else folding
     writer = index_writer(target, Destination(str(out), **options))
-    seen = look_through(source, folding, half=options.get("dtype") == "float16")
+    seen = survey_source(source, folding, half=options.get("dtype") == "float16")
     write_index(source, folding, seen, writer)
     return writer
 

@@ -6,7 +6,7 @@ import pytest
 from export_cases import embeddings, export, ranked, source_of
 
 from lightning_normdyn.retrieval.export.folding import Folding
-from lightning_normdyn.retrieval.export.index_export import look_through, measure_loss
+from lightning_normdyn.retrieval.export.index_export import measure_loss, survey_source
 from lightning_normdyn.retrieval.indexes import Destination, index_writer
 
 faiss = pytest.importorskip("faiss")
@@ -39,7 +39,7 @@ def test_the_loss_of_an_approximate_index_is_its_recall(tmp_path, index, least):
     documents, queries = embeddings(m=1000, d=16)
     source, folding = source_of(documents, tmp_path), Folding("dot")
     writer = export(source, "faiss", tmp_path / "x.faiss", folding, index=index)
-    loss = measure_loss(source, folding, look_through(source, folding), writer, queries)
+    loss = measure_loss(source, folding, survey_source(source, folding), writer, queries)
     found = writer.search(queries, 10).ids
     exact = ranked(queries, documents, 1, source.ids)
     shared = sum(len(set(one) & set(best)) for one, best in zip(found, exact, strict=True))
@@ -60,7 +60,7 @@ def test_half_precision_states_its_loss(tmp_path):
     documents, queries = embeddings(m=1500)
     source, folding = source_of(documents, tmp_path), Folding("dot")
     writer = export(source, "faiss", tmp_path / "x.faiss", folding, dtype="float16")
-    loss = measure_loss(source, folding, look_through(source, folding), writer, queries, half=True)
+    loss = measure_loss(source, folding, survey_source(source, folding), writer, queries, half=True)
     exact = queries.double() @ documents.double().T
     rounded = queries.double() @ documents.half().double().T
     expected = ((rounded - exact).abs() / exact.abs().amax(1, keepdim=True)).max()

@@ -7,7 +7,7 @@ import pytest
 from export_cases import embeddings, export, ranked, source_of
 
 from lightning_normdyn.retrieval.export.folding import Folding
-from lightning_normdyn.retrieval.export.index_export import look_through, measure_loss
+from lightning_normdyn.retrieval.export.index_export import measure_loss, survey_source
 
 lancedb = pytest.importorskip("lancedb")
 
@@ -53,7 +53,7 @@ def test_an_index_is_built_for_inner_product(tmp_path):
     table = lancedb.connect(tmp_path / "db").open_table("docs")
     (index,) = table.list_indices()
     assert table.index_stats(index.name).distance_type == "dot"
-    assert measure_loss(source, folding, look_through(source, folding), writer, queries).recall > 0.5
+    assert measure_loss(source, folding, survey_source(source, folding), writer, queries).recall > 0.5
 
 
 def test_a_table_is_replaced_whole(tmp_path):

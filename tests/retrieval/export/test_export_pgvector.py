@@ -13,7 +13,7 @@ from export_cases import embeddings, export, ranked, source_of
 from start_postgres import NoPostgresError, start
 
 from lightning_normdyn.retrieval.export.folding import Folding
-from lightning_normdyn.retrieval.export.index_export import look_through, measure_loss
+from lightning_normdyn.retrieval.export.index_export import measure_loss, survey_source
 from lightning_normdyn.retrieval.indexes.pgvector_table import copy_rows
 
 
@@ -69,7 +69,7 @@ def test_the_graph_serves_inner_products(dsn, tmp_path):
     source, folding = source_of(documents, tmp_path), Folding("dot")
     writer = export(source, "pgvector", dsn, folding, name="docs", index="hnsw")
     assert "vector_ip_ops" in do(dsn, "SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '%hnsw%'")[0][0]
-    assert measure_loss(source, folding, look_through(source, folding), writer, queries).recall > 0.8
+    assert measure_loss(source, folding, survey_source(source, folding), writer, queries).recall > 0.8
 
 
 def test_rows_that_are_there_keep_their_other_columns(dsn, tmp_path):

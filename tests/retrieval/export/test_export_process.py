@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.retrieval import exact_top_k
 from lightning_normdyn.retrieval.export.folding import Folding, augment_documents, augment_queries
-from lightning_normdyn.retrieval.export.index_export import Source, look_through, measure_loss, write_index
+from lightning_normdyn.retrieval.export.index_export import Source, measure_loss, survey_source, write_index
 from lightning_normdyn.retrieval.indexes import Destination, index_writer
 
 
@@ -59,7 +59,7 @@ def test_a_survey_sees_every_row_whatever_the_chunks(tmp_path):
     documents, _ = embeddings()
     norms = documents.double().norm(dim=1)
     for rows in (1000, 7):
-        seen = look_through(source_of(documents, tmp_path, chunk_size=rows), Folding("dot"))
+        seen = survey_source(source_of(documents, tmp_path, chunk_size=rows), Folding("dot"))
         assert (seen.rows, seen.zeros, seen.unit_length, seen.same_length) == (len(documents), 1, False, False)
         assert seen.longest == pytest.approx(float(norms.max()), rel=1e-6)
         assert seen.shortest == pytest.approx(float(norms[norms > 0].min()), rel=1e-6)
@@ -72,22 +72,22 @@ def test_a_survey_sees_every_row_whatever_the_chunks(tmp_path):
 def test_embeddings_of_one_length_are_noticed(tmp_path, length, unit):
     documents, _ = embeddings()
     documents = length * torch.nn.functional.normalize(documents[1:]).half().float()
-    seen = look_through(source_of(documents, tmp_path), Folding())
+    seen = survey_source(source_of(documents, tmp_path), Folding())
     assert seen.same_length
     assert seen.unit_length is unit
     documents[3] *= 1.01
-    assert not look_through(source_of(documents, tmp_path), Folding()).same_length
+    assert not survey_source(source_of(documents, tmp_path), Folding()).same_length
 
 
 def test_only_zero_vectors_are_of_no_length(tmp_path):
-    seen = look_through(source_of(torch.zeros(5, 3), tmp_path), Folding(alpha=-1))
+    seen = survey_source(source_of(torch.zeros(5, 3), tmp_path), Folding(alpha=-1))
     assert (seen.zeros, seen.same_length, seen.radius) == (5, False, 0)
 
 
 def test_half_precision_on_disk_is_taken(tmp_path):
     documents, _ = embeddings()
     halved = np.asarray(documents.numpy(), np.float16)
-    seen = look_through(source_of(halved, tmp_path), Folding("dot"))
+    seen = survey_source(source_of(halved, tmp_path), Folding("dot"))
     torch.testing.assert_close(seen.sample, documents.half().float(), rtol=0, atol=0)
 
 
@@ -116,14 +116,14 @@ def test_what_float16_cannot_hold_is_named(tmp_path):
     assert not (tmp_path / "made").exists()
     documents[222] *= 1e15
     with pytest.raises(ValueError, match="the chunk begins at row 150 of the embeddings"):
-        look_through(source_of(documents, tmp_path), Folding("dot", alpha=2))
+        survey_source(source_of(documents, tmp_path), Folding("dot", alpha=2))
 
 
 def test_lengths_whose_square_is_infinite_are_refused(tmp_path):
     source = source_of(3e19 * torch.eye(3, 2), tmp_path)
-    look_through(source, Folding("dot", augment=True))
+    survey_source(source, Folding("dot", augment=True))
     with pytest.raises(ValueError, match=r"no longer than 1\.8447e\+19 for squares in float32, which euclidean needs"):
-        look_through(source, Folding("dot", augment=True, metric="euclidean"))
+        survey_source(source, Folding("dot", augment=True, metric="euclidean"))
 
 
 @pytest.mark.parametrize("target", ["npy", "faiss"])
@@ -135,7 +135,7 @@ def test_what_euclidean_distances_lose_is_measured(tmp_path, target):
     for longest in (1, 1e6):  # one outlier: the squares of all lengths hide the differences of scores
         documents[7] *= longest
         source = source_of(documents, tmp_path)
-        seen = look_through(source, folding)
+        seen = survey_source(source, folding)
         writer = export(source, target, tmp_path / f"x.{target}", folding, overwrite=True)
         recalls.append(measure_loss(source, folding, seen, writer, queries).recall)
     assert recalls[0] > 0.99
@@ -164,9 +164,9 @@ def test_what_float16_makes_zero_is_named(tmp_path):
 )
 def test_ids_name_each_row(tmp_path, ids, said):
     with pytest.raises(ValueError, match=said):
-        look_through(source_of(torch.eye(3), tmp_path, ids=ids), Folding())
+        survey_source(source_of(torch.eye(3), tmp_path, ids=ids), Folding())
     with pytest.raises(ValueError, match="embeddings: expected at least one vector, got none"):
-        look_through(source_of(np.zeros((0, 3), np.float32), tmp_path, ids=[]), Folding())
+        survey_source(source_of(np.zeros((0, 3), np.float32), tmp_path, ids=[]), Folding())
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_an_interrupted_export_leaves_what_was_there(tmp_path, target):
             yield next(super().chunks(tell))
             raise KeyboardInterrupt
 
-    seen = look_through(whole, Folding())
+    seen = survey_source(whole, Folding())
     with pytest.raises(KeyboardInterrupt):
         write_index(Interrupted(*whole), Folding(), seen, index_writer(target, Destination(str(out))))
     assert not (tmp_path / "made").exists()

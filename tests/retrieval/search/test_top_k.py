@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.retrieval import exact_top_k, norm_aware_top_k
-from lightning_normdyn.retrieval.search.leaders import Leaders
+from lightning_normdyn.retrieval.search.running_top_k import RunningTopK
 
 D = 6
 
@@ -154,17 +154,17 @@ def test_faiss_finds_the_same(excluded):
     assert torch.isin(ours.indices[0], first[0]).any() != excluded
 
 
-def test_leaders_in_any_order_tell_ties_by_index():
+def test_candidates_in_any_order_tell_ties_by_index():
     draw = torch.Generator().manual_seed(5)
     scores = torch.randint(0, 4, (2, 300), generator=draw).double()
-    leaders = Leaders(2, 20, scores, ascending=False)
+    running_top_k = RunningTopK(2, 20, scores, ascending=False)
     for columns in torch.randperm(300, generator=draw).split(7):
         for row in range(2):
-            leaders.offer(torch.full_like(columns, row), columns, scores[row, columns])
-    leaders.settle()
+            running_top_k.offer(torch.full_like(columns, row), columns, scores[row, columns])
+    running_top_k.settle()
     for row in range(2):
         best = sorted(range(300), key=lambda at: (-scores[row, at].item(), at))[:20]
-        assert leaders.indices[row].tolist() == best
+        assert running_top_k.indices[row].tolist() == best
 
 
 SPOILT = torch.ones(3000, 2).index_fill(0, torch.tensor([2000]), torch.nan)

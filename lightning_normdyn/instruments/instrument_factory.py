@@ -1,4 +1,4 @@
-"""Builds the built-in measurements that serve a table, an output or a probe."""
+"""``Measures``: builds the built-in instruments of a table, an output or a probe, for a choice of what to measure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.instruments.base import TableInstrument
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.fit import EquilibriumFit
+from lightning_normdyn.instruments.gradient_split import GradientSplit
 from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.output_watch import OutputCadence
-from lightning_normdyn.instruments.split import GradientSplit
 from lightning_normdyn.instruments.trajectory import NormTrajectory
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise, most_precise_dtype, precise_norm
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
-from lightning_normdyn.retrieval.search.leaders import Leaders
+from lightning_normdyn.retrieval.search.running_top_k import RunningTopK
 from lightning_normdyn.retrieval.search.tiles import Survivors, Tile
 from lightning_normdyn.retrieval.search.top_k import survivors
 
@@ -19,7 +19,7 @@ _MOST_LOG = 600.0
 _MARGIN = 1e-6
 
 
-class AlphaLeaders:
+class RunningAlphaTopK:
     """The best documents of each query at each exponent.
 
     Args:
@@ -35,7 +35,7 @@ class AlphaLeaders:
         self._powers = powers.to(queries.device, most_precise_dtype(queries.device))
         self._pairs, self._numbers = pairs, numbers
         self._type, self._narrow = queries.dtype, torch.finfo(queries.dtype)
-        self._leaders = Leaders(self._n * len(powers), k, self._powers, ascending=False)
+        self._top_k = RunningTopK(self._n * len(powers), k, self._powers, ascending=False)
 
     def take(self, tile: Tile, band: NormBand, first: int, *, begin: bool = False) -> None:
         """Takes a filled tile of a band, in a chunk whose first document is number ``first``."""
@@ -57,8 +57,8 @@ class AlphaLeaders:
 
     def indices(self) -> Tensor:
         """Rankings ``[n, a, k]``."""
-        self._leaders.settle()
-        return self._leaders.indices.view(self._n, -1, self._k)
+        self._top_k.settle()
+        return self._top_k.indices.view(self._n, -1, self._k)
 
     def _begin(self, tile: Tile, band: NormBand, first: int) -> None:
         """Takes the best of each exponent from a first band, while there is no threshold to go by."""
@@ -71,8 +71,8 @@ class AlphaLeaders:
             indices = band.indices[columns] + first
             is_allowed = self._allowed(rows, indices)
             rows, columns, indices = rows[is_allowed], columns[is_allowed], indices[is_allowed]
-            self._leaders.offer(rows * len(self._powers) + number, indices, scores[rows, columns])
-        self._leaders.settle()
+            self._top_k.offer(rows * len(self._powers) + number, indices, scores[rows, columns])
+        self._top_k.settle()
 
     def _allowed(self, rows: Tensor, indices: Tensor) -> Tensor:
         if self._pairs is None:
@@ -87,25 +87,25 @@ class AlphaLeaders:
         """
         ends = torch.stack((band.log_norms.amin(), band.log_norms.amax()))
         weights = (-self._powers.unsqueeze(1) * ends).exp()
-        thresholds = self._leaders.thresholds.view(self._n, -1, 1)
+        thresholds = self._top_k.thresholds.view(self._n, -1, 1)
         lowest = (thresholds * weights).amin((1, 2)).clamp(min=self._narrow.min)
         # Down by more than rounding, and by something at zero: whatever passes is looked at again.
         return (lowest - _MARGIN * lowest.abs() - self._narrow.tiny).clamp(min=self._narrow.min).to(self._type)
 
     def _offer(self, survivors: Survivors, band: NormBand, weights: Tensor, first: int) -> None:
         """Offers survivors wherever they enter; ``weights`` ``[b, a]`` are the powers of the band's norms."""
-        leaders, a = self._leaders, len(self._powers)
+        top_k, a = self._top_k, len(self._powers)
         scores = most_precise(survivors.scores).unsqueeze(1) * weights[survivors.columns]
-        survivor, power = (scores >= leaders.thresholds.view(-1, a)[survivors.rows]).nonzero().unbind(1)
+        survivor, power = (scores >= top_k.thresholds.view(-1, a)[survivors.rows]).nonzero().unbind(1)
         rows, indices, scores = (
             survivors.rows[survivor] * a + power,
             band.indices[survivors.columns[survivor]] + first,
             scores[survivor, power],
         )
         # An equal score enters with a smaller index alone; without this, zeros would be offered again and again.
-        enters = (scores > leaders.thresholds[rows]) | (indices < leaders.indices[rows, -1])
+        enters = (scores > top_k.thresholds[rows]) | (indices < top_k.indices[rows, -1])
         enters &= self._allowed(survivors.rows[survivor], indices)
-        leaders.offer(rows[enters], indices[enters], scores[enters])
+        top_k.offer(rows[enters], indices[enters], scores[enters])
 
 
 class NormBand(NamedTuple):

@@ -9,7 +9,7 @@ NO_DOCUMENT = -1
 """Stands in a ranking for a rank that no document took."""
 
 
-class Leaders:
+class RunningTopK:
     """Keeps the ``k`` best of each row; of equal scores the smaller index is better.
 
     Args:
@@ -47,19 +47,35 @@ class Leaders:
         """Sorts what waits into the rankings."""
         if not self._pending:
             return
-        rows, indices, scores = (torch.cat(part) for part in zip(*self._pending, strict=True))
-        self._pending, self._waiting = [], 0
-        order = rows.argsort(stable=True)
-        updated_rows, row_places, counts = rows[order].unique_consecutive(return_inverse=True, return_counts=True)
-        column = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[row_places]
-        k, width = self.scores.shape[1], int(counts.max())
-        candidates = torch.nn.functional.pad(self.scores[updated_rows], (0, width), value=-torch.inf)
-        numbers = torch.nn.functional.pad(self.indices[updated_rows], (0, width), value=NO_DOCUMENT)
-        candidates[row_places, k + column], numbers[row_places, k + column] = scores[order], indices[order]
-        if not self._ascending:
-            numbers, by_index = numbers.sort(dim=1)
-            candidates = candidates.gather(1, by_index)
-        candidates, best = candidates.sort(dim=1, descending=True, stable=True)
-        self.scores[updated_rows] = candidates[:, :k]
-        self.indices[updated_rows] = numbers.gather(1, best[:, :k]).where(candidates[:, :k] > -torch.inf, NO_DOCUMENT)
+        rows, scores, indices = self._extended_rankings(*self._drain())
+        if not self._ascending:  # the stable sort below then leaves equal scores by their index
+            indices, by_index = indices.sort(dim=1)
+            scores = scores.gather(1, by_index)
+        scores, by_score = scores.sort(dim=1, descending=True, stable=True)
+        k = self.scores.shape[1]
+        self.scores[rows] = scores[:, :k]
+        self.indices[rows] = indices.gather(1, by_score[:, :k]).where(scores[:, :k] > -torch.inf, NO_DOCUMENT)
         self.thresholds = self.scores[:, -1].clamp(min=self._lowest)
+
+    def _drain(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The waiting candidates ``[s]``, row by row: rows, indices and scores; none wait afterwards."""
+        rows, indices, scores = (torch.cat(column) for column in zip(*self._pending, strict=True))
+        self._pending, self._waiting = [], 0
+        by_row = rows.argsort(stable=True)
+        return rows[by_row], indices[by_row], scores[by_row]
+
+    def _extended_rankings(self, rows: Tensor, indices: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows that candidates are for, ``[u]``, and scores and indices of their rankings with these at the end.
+
+        Args:
+            rows: of the candidates, in order, ``[s]``.
+            indices: of the candidates.
+            scores: of the candidates.
+        """
+        updated_rows, row_places, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
+        k, width = self.scores.shape[1], int(counts.max())
+        columns = k + torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[row_places]
+        extended_scores = torch.nn.functional.pad(self.scores[updated_rows], (0, width), value=-torch.inf)
+        extended_indices = torch.nn.functional.pad(self.indices[updated_rows], (0, width), value=NO_DOCUMENT)
+        extended_scores[row_places, columns], extended_indices[row_places, columns] = scores, indices
+        return updated_rows, extended_scores, extended_indices
