@@ -115,11 +115,11 @@ def test_a_callback_that_cannot_draw_ends_with_one_sentence_and_1(text, undrawab
 
 
 def test_the_report_of_fit_names_rows_by_their_words(text):
-    words = ["fit", "--config", "tokens.yaml", f"--data.text=[{text}]", "--data.vocabulary_size=40", *QUIET]
+    words = ["fit", "--config", "tokens.yaml", f"--data.text=[{text}]", "--data.batch_size=8", *QUIET]
     assert main([*words, "--trainer.max_steps=120"]) == 0
     run = Path("runs/tokens/version_0")
     assert main(["report", str(run)]) == 0
-    vocabulary = count_vocabulary(load_corpus([text]).documents, size=40).words
+    vocabulary = count_vocabulary(load_corpus([text]).documents, size=2000).words
     words_drawn = re.findall(r">\s*([a-j][k-p])\s*<", (run / "report.html").read_text(encoding="utf-8"))
     assert words_drawn
     assert set(words_drawn) <= set(vocabulary)
