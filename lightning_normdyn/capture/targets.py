@@ -11,7 +11,7 @@ from torch import nn
 from lightning_normdyn.capture.names import plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
-from lightning_normdyn.core.published import Published
+from lightning_normdyn.core.embedding_tap import Published
 
 EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
 

@@ -36,17 +36,20 @@ def check_extent(name: str, extent: Extent, *, whole_run: bool = True) -> Extent
     return extent
 
 
-def extent_steps(extent: Extent, total_steps: int | None) -> float | None:
+def extent_steps(extent: Extent, total_steps: int | None, *, share_tolerance: float = 0.0) -> float | None:
     """How many steps that makes, not rounded; ``None`` for a share of a run whose length nobody knows.
 
     Args:
         extent: what :func:`check_extent` passes.
         total_steps: steps of the whole run, if known.
+        share_tolerance: by how much of itself a share may fall short; a number of steps is exact.
 
     Example:
         >>> extent_steps(0.25, 1000), extent_steps(500, 1000), extent_steps(0.25, None)
         (250.0, 500, None)
+        >>> extent_steps(0.5, 1000, share_tolerance=0.01), extent_steps(500, 1000, share_tolerance=0.01)
+        (495.0, 500)
     """
     if isinstance(extent, int):
         return extent
-    return None if total_steps is None else total_steps * extent
+    return None if total_steps is None else (1 - share_tolerance) * extent * total_steps

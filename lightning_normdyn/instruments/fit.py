@@ -192,7 +192,7 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> R
         if rule.radial_decay > 0
         else math.nan,
         "stationarity": fit.stationarity,
-        "relaxation_steps": rule.at(rule.lr_gain * window.rates.mean).relaxation_steps(),
+        "relaxation_steps": rule.at(nominal_lr=window.rates.mean).relaxation_steps(),
     }
 
 

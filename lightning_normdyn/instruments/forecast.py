@@ -12,9 +12,11 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.fit import LogLogFit, fit_log_log
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
-from lightning_normdyn.instruments.extent import Extent
+from lightning_normdyn.instruments.extent import Extent, extent_steps
 
 _DUE_TOLERANCE = 0.02
+_SHARE_TOLERANCE = 0.01
+"""Of the share at which a forecast is made: a window ends where the share of the run falls only up to rounding."""
 
 
 class Judgement(NamedTuple):
@@ -91,13 +93,9 @@ class EndForecast:
             stays: norms now, ``[rows]``.
         """
         total = self._total_steps()
-        if self.forecast is None and total is not None and self._earliest(total) <= step < total:
+        earliest = extent_steps(self._forecast_at, total, share_tolerance=_SHARE_TOLERANCE)
+        if self.forecast is None and total is not None and earliest is not None and earliest <= step < total:
             self.forecast = Forecast(total, norms, stays.clone())
-
-    def _earliest(self, total: int) -> float:
-        """A hundredth of a share short counts: a window ends where the share of the run falls only up to rounding."""
-        extent = self._forecast_at
-        return extent if isinstance(extent, int) else 0.99 * extent * total
 
     def is_last(self, step: int) -> bool:
         """Whether the run ends with this step, as it was forecast to."""

@@ -54,6 +54,9 @@ class NormTrajectory(TableInstrument):
 def summarise_norms(norms: Tensor) -> Readings:
     """Mean, coefficient of variation and quantiles of norms ``[n]``; NaN norms are left out, not spread.
 
+    Of more than 2^20 norms every second, third, ... enters, and the ranks of a sharded table exchange samples of them.
+    Means and quantiles survive both; a sum, a count, a minimum or a maximum would not, and has no place here.
+
     Example:
         >>> {name: round(float(value), 3) for name, value in summarise_norms(torch.tensor([1.0, 3.0])).items()}
         {'norm_mean': 2.0, 'norm_cv': 0.5, 'norm_p05': 1.1, 'norm_p50': 2.0, 'norm_p95': 2.9}

@@ -27,7 +27,7 @@ def equilibrium_init(
     Args:
         table: ``[rows, d]``: the weight of an embedding, of a linear head, or any matrix whose rows are embeddings.
         rule: from :func:`lightning_normdyn.equilibrium_rule`, at the rate that the run will have: under a warm-up,
-            ``rule.at(rule.lr_gain * peak)``.
+            ``rule.at(nominal_lr=peak)``.
         second_moment: ``V²``, ``[rows]`` or one for all, absent steps counted as zero.
         update_probability: ``p``, share of steps in which a row gets a gradient, ``[rows]`` or one for all.
 
@@ -67,7 +67,7 @@ def _settled_norms(
     if rule.family is not None and not (rule.radial_decay > 0 and rule.lr > 0):
         raise ValueError(
             f"rule: expected weight decay and a learning rate above 0, got {rule.radial_decay} and {rule.lr}; "
-            "without decay there is no equilibrium, and under a warm-up ask at rule.at(rule.lr_gain * peak)"
+            "without decay there is no equilibrium, and under a warm-up ask at rule.at(nominal_lr=peak)"
         )
     rows, dim = table.shape
     norms = rule.predict(second_moment, dim, update_probability).to(table.device)

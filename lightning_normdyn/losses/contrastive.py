@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.published import Published
 from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity, Temperature
 
 

@@ -18,7 +18,7 @@ from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.encoders import TextEncoder
 from lightning_normdyn.tasks.encoders.text_towers import TextTowers
-from lightning_normdyn.tasks.encoders.text_words import split_words
+from lightning_normdyn.tasks.encoders.text_words import identifier_words
 from lightning_normdyn.tasks.sources import GradedPairsSource, StandardLibraryNames
 
 
@@ -155,7 +155,7 @@ def _of_queries(shares: Tensor, judgements: Judgements, queries: int) -> Tensor:
 
 
 def _overlap(first: str, second: str) -> float:
-    words = [{word.lower() for word in split_words(text)} for text in (first, second)]
+    words = [{word.lower() for word in identifier_words(text)} for text in (first, second)]
     return len(words[0] & words[1]) / max(1, len(words[0] | words[1]))
 
 

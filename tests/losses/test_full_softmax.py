@@ -64,7 +64,7 @@ def test_float64_embeddings_agree_with_torch_to_float64():
 
 
 @given(seed=st.integers(0, 10**6), shift=st.floats(-3, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_sample_in_which_all_are_equally_expected_needs_no_correction(seed, shift):
     queries, documents, targets, _ = table(seed)
     softmax = FullSoftmax(normalization="qnorm", temperature=1.0)

@@ -218,7 +218,7 @@ def test_gradients_by_finite_differences(kind):
     assert torch.autograd.gradcheck(of, inputs)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     n=st.integers(1, 12),
     more=st.integers(0, 6),

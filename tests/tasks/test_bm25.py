@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from lightning_normdyn.tasks.encoders.text_words import split_words
+from lightning_normdyn.tasks.encoders.text_words import identifier_words
 from lightning_normdyn.tasks.retrieval.bm25 import BM25
 
 TEXTS = st.lists(st.lists(st.sampled_from(["file", "open", "door", "a", "x"]), max_size=6).map(" ".join), min_size=1)
@@ -53,7 +53,7 @@ def test_bad_arguments_are_refused():
 
 @pytest.mark.parametrize("words", [("दिन", "दान"), ("মা", "মি"), ("שָׁלוֹם", "שלום"), ("ẹ̀kọ́", "ẹ́kọ̀")])
 def test_marks_belong_to_their_letters(words):
-    assert [split_words(word) for word in words] == [[unicodedata.normalize("NFC", word)] for word in words]
+    assert [identifier_words(word) for word in words] == [[unicodedata.normalize("NFC", word)] for word in words]
     assert len({*words}) == 2
 
 

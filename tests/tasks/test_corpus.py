@@ -9,7 +9,7 @@ import pytest
 
 from lightning_normdyn.datasets.standard_library.docstrings import Docstrings, read_docstrings
 from lightning_normdyn.tasks.tokens import corpus as corpus_module
-from lightning_normdyn.tasks.tokens.corpus import library_corpus, load_corpus, split_words, text_corpus
+from lightning_normdyn.tasks.tokens.corpus import library_corpus, load_corpus, prose_words, text_corpus
 from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary, count_vocabulary
 
 FIFTY_WORDS = " ".join(a + b for a in "abcdefghij" for b in "klmno")
@@ -69,7 +69,7 @@ def test_paragraphs_are_documents_plain_gzipped_and_with_a_byte_order_mark(write
 
 
 def test_words_of_other_alphabets_are_words():
-    assert split_words("Ça, l'été; Straße ΑΒΓ") == ["ça", "l'été", "straße", "αβγ"]
+    assert prose_words("Ça, l'été; Straße ΑΒΓ") == ["ça", "l'été", "straße", "αβγ"]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(-3, -0.5), st.floats(0.1, 10))
 def test_the_crossover_of_an_exact_curve_is_found(log_place, ceiling):
     """Oracle: on the curve p/R² is linear in p, so a straight line has place = intercept/slope."""
@@ -52,7 +52,7 @@ def test_the_crossover_of_an_exact_curve_is_found(log_place, ceiling):
     torch.testing.assert_close(found.norm(p), norm, rtol=2e-3, atol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.floats(0.1, 100))
 def test_noise_is_tangential_and_shrinks_with_the_norm(seed, scale):
     rows = torch.randn(7, 5, generator=generator(2000)).double()  # no seed of the noise, which would repeat them

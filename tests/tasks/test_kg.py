@@ -108,7 +108,7 @@ def test_embeddings_start_near_norm_one_on_both_sides(name):
     st.lists(st.integers(0, 5), min_size=4, max_size=4),
     st.sets(st.tuples(st.integers(0, 3), st.integers(0, 5))),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_ranks_are_the_mean_of_the_best_and_the_worst_among_the_candidates(table, targets, excluded):
     n = len(table)
     targets = targets[:n]

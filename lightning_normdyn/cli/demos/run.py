@@ -19,6 +19,7 @@ from lightning_normdyn.cli.demos.training import train
 from lightning_normdyn.cli.run_folder import create_run_folder, write_summary, write_vocabulary
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.user_errors import MissingExtraError, one_sentence, require
+from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.history.number import show_number
 from lightning_normdyn.report import DrawingError, write_report
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
@@ -186,8 +187,6 @@ def _write_report(folder: Path, words: list[str], summary: dict[str, Any]) -> tu
     return (f"Report: {page}",), None
 
 
-PUBLISHED_SLOPE = 0.88
-PUBLISHED_PEARSON_R = 0.97
 CAPTION = "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a."
 
 
@@ -210,8 +209,8 @@ def prediction_table(predictions: Sequence[Prediction]) -> Table:
     for row in predictions:
         table.add_row(
             row.label,
-            f"{show_number(row.slope, '.3f')} ({PUBLISHED_SLOPE})",
-            f"{show_number(row.pearson_r, '.4f')} ({PUBLISHED_PEARSON_R})",
+            f"{show_number(row.slope, '.3f')} ({PUBLISHED_FIT.slope})",
+            f"{show_number(row.pearson_r, '.4f')} ({PUBLISHED_FIT.pearson_r})",
             show_number(row.median_error, ".2%"),
             show_number(row.persistence_error, ".1%"),
             show_number(row.skill, ".2f"),

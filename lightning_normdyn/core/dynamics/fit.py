@@ -13,9 +13,9 @@ class LogLogFit(NamedTuple):
     """Least squares of log observed norm on log predicted norm. Fields are plain numbers.
 
     Attributes:
-        slope: ``d log observed / d log predicted``; 1 is perfect, 0.88 is published.
+        slope: ``d log observed / d log predicted``; 1 is perfect; ``PUBLISHED_FIT`` holds the published one.
         intercept: log observed norm at a predicted norm of one.
-        pearson_r: correlation of the two logs; 0.97 is published.
+        pearson_r: correlation of the two logs; published likewise.
         r2: share of the variance of log observed norm that the fitted line explains.
         median_relative_error: median of ``|predicted - observed| / observed``, with no refitting.
         n: pairs that entered.
@@ -40,7 +40,8 @@ def fit_log_log(predicted: Tensor, observed: Tensor) -> LogLogFit:
         observed: observed norms, ``[n]``.
 
     Returns:
-        The fit, computed in float64. Su, Ren, Veitch 2026 (arXiv 2606.30625, Fig. 3a) report slope 0.88 and r 0.97.
+        The fit, computed in float64. Su, Ren, Veitch 2026 (arXiv 2606.30625, Fig. 3a) report such a fit; its numbers
+        are :data:`~lightning_normdyn.core.dynamics.published_fit.PUBLISHED_FIT`.
 
     Raises:
         ValueError: if the lengths differ.

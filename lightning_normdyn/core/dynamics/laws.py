@@ -3,9 +3,12 @@
 At equilibrium every law reads ``R^power = e·source/(2·lambda_rad)``, so a law states its source, and both the norm and
 the decay that gives a norm follow from it.
 
-To add a law: a class here with its names in :data:`Family` and :data:`LAWS`, and in
-:mod:`lightning_normdyn.core.dynamics.optimizers` a reader of the optimizers that obey it. All that is known about a law
-stands in its class.
+A law sees :class:`Settings` (learning rate, decay, betas, nesterov) and :class:`Noise` (the gradients of the rows). It
+does not see what an optimizer has accumulated (momentum buffers, second moments) nor how many steps it has made, so it
+knows no bias correction and takes these averages as settled.
+
+To add a law: a class here, which states its formulas, with its names in :data:`Family` and :data:`LAWS`, and in
+:mod:`lightning_normdyn.core.dynamics.optimizers` a reader of the optimizers that obey it.
 """
 
 from __future__ import annotations
@@ -115,7 +118,7 @@ class _DecayApart:
     turn_needs: tuple[str, ...] = ()
 
     def turn(self, settings: Settings, noise: Noise) -> Tensor:
-        """``sqrt(2·e·lambda_rad·q)``: for SGD sqrt(2·lr·lambda/(1 + mu)) in nominal lr."""
+        """``sqrt(2·e·lambda_rad·q)``, whatever the gradients are."""
         return (2 * settings.lr * settings.radial_decay * self.step_share(settings, noise)).sqrt()
 
     def decay_for_turn(self, angle: float, settings: Settings, noise: Noise) -> Tensor:
@@ -128,7 +131,10 @@ class _DecayApart:
 
 
 class SgdLaw(_DecayApart):
-    """Steps as long as the gradient: ``R⁴`` relaxes linearly."""
+    """Steps as long as the gradient: ``R⁴`` relaxes linearly.
+
+    Directions turn by ``sqrt(2·lr·lambda/(1 + mu))`` a step in the nominal lr of SGD with momentum mu.
+    """
 
     formula = "R⁴ = lr·V² / (2·lambda_rad)"
     growth = "R⁴ grows by 2·lr²·V² a step"
@@ -152,7 +158,10 @@ class SgdLaw(_DecayApart):
 
 
 class AdamWLaw(_DecayApart):
-    """Steps of a size of their own, decay apart: ``R²`` relaxes linearly once the second moment has settled."""
+    """Steps of a size of their own, decay apart: ``R²`` relaxes linearly once the second moment has settled.
+
+    Directions turn by ``sqrt(2·lr·lambda·(1 - beta1)/(1 + beta1))`` a step.
+    """
 
     formula = "R² = lr·d / (2·lambda_rad) · p / (p + 1 - beta2)"
     growth = "R² grows by lr²·d·p / (p + 1 - beta2) a step"
@@ -188,7 +197,10 @@ class AdamWLaw(_DecayApart):
 
 
 class CoupledAdamLaw:
-    """Gradient and decay normalised together: ``R³`` settles."""
+    """Gradient and decay normalised together, as in Adam and RMSprop with coupled decay: ``R³`` settles.
+
+    It relaxes at a rate that depends on the gradient.
+    """
 
     formula = "R³ = lr·sqrt(d)·V / (2·lambda_rad)"
     growth = "R² grows by lr²·d a step"
@@ -236,7 +248,10 @@ class CoupledAdamLaw:
 
 
 class LionLaw(_DecayApart):
-    """Every number of a row moves by lr in every step: ``R²`` relaxes linearly, and rare rows walk the longest."""
+    """Every number of a row moves by lr in every step: ``R²`` relaxes linearly, and rare rows walk the longest.
+
+    Directions turn by ``sqrt(2·lr·lambda/F)`` a step, F the persistence of the sign.
+    """
 
     formula = "R² = lr·d·F / (2·lambda_rad), F the persistence of the sign"
     growth = "R² grows by lr²·d·F a step, F the persistence of the sign"
@@ -254,7 +269,12 @@ class LionLaw(_DecayApart):
 
     def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
         """``R² <- (1 - a)²·R² + e²·d·F``, summed up over each segment."""
-        return _evolve_square(norm, self.source(settings, noise), settings, segments)
+        squared, source = norm.square(), self.source(settings, noise)
+        for steps, lr, lr_squared in segments:
+            step_retention = max(0.0, 1 - lr * settings.radial_decay) ** 2
+            retention = step_retention**steps
+            squared = retention * squared + lr_squared * source * _repeats(step_retention, retention, steps)
+        return squared.sqrt()
 
     @staticmethod
     def _persistence(settings: Settings, noise: Noise) -> Tensor:
@@ -267,9 +287,8 @@ LAWS: dict[Family, Law] = {"sgd": SgdLaw(), "adamw": AdamWLaw(), "adam": Coupled
 def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
     """Steps in which the distance of a norm from its equilibrium falls by a factor of e.
 
-    ``1/(power·lr·lambda_rad)``, with the power of R that relaxes linearly: ``1/(4·lr·lambda_rad)`` for SGD,
-    ``1/(2·lr·lambda_rad)`` for AdamW and Lion, ``1/(3·lr·lambda_rad)`` for Adam with coupled decay (theory: relaxation,
-    transients, forecast).
+    ``1/(power·lr·lambda_rad)``, with the power of R that the law's class states (theory: relaxation, transients,
+    forecast).
 
     Args:
         lr: effective learning rate.
@@ -290,16 +309,6 @@ def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
         raise ValueError(f"family: expected one of {sorted(LAWS)}, got {family!r}")
     rate = LAWS[family].power * lr * radial_decay
     return 1 / rate if rate > 0 else math.inf
-
-
-def _evolve_square(norm: Tensor, source: Tensor, settings: Settings, segments: list[RateSegment]) -> Tensor:
-    """``R² <- (1 - a)²·R² + e²·source``, summed up over each segment."""
-    squared = norm.square()
-    for steps, lr, lr_squared in segments:
-        step_retention = max(0.0, 1 - lr * settings.radial_decay) ** 2
-        retention = step_retention**steps
-        squared = retention * squared + lr_squared * source * _repeats(step_retention, retention, steps)
-    return squared.sqrt()
 
 
 def _repeats(step_retention: float, retention: float, steps: float) -> float:

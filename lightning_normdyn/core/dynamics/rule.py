@@ -23,8 +23,9 @@ class EquilibriumRule:
     Attributes:
         optimizer: class name.
         family: which closed form holds; ``None`` where none is known.
-        lr: effective learning rate: lr·(1 - dampening)/(1 - momentum).
-        lr_gain: effective learning rate per nominal one.
+        lr: effective learning rate, lr·(1 - dampening)/(1 - momentum); the optimizer's own lr only where no momentum
+            multiplies it. See :meth:`at`.
+        lr_gain: effective learning rate per nominal one, which is what the optimizer calls lr.
         radial_decay: ``lambda_rad``, shrinkage per unit of effective lr; 0 means that there is no equilibrium.
         second_beta: decay of the second-moment average (beta2, or RMSprop's alpha); 0 where there is none.
         reason: why no norm can be predicted, in words; empty where one can.
@@ -75,9 +76,32 @@ class EquilibriumRule:
         """Whether the update that weight decay makes can be told from the task's."""
         return self.family is not None and LAWS[self.family].decay_is_separable
 
-    def at(self, lr: float) -> EquilibriumRule:
-        """The same rule at another effective learning rate."""
-        return replace(self, lr=lr)
+    def at(self, lr: float | None = None, *, nominal_lr: float | None = None) -> EquilibriumRule:
+        """The same rule at another learning rate.
+
+        Args:
+            lr: the effective rate, in the unit of :attr:`lr`.
+            nominal_lr: instead, the rate that the optimizer or its schedule calls lr; ``lr_gain`` of it is effective.
+
+        Raises:
+            ValueError: if not exactly one of the two is given.
+
+        Example:
+            Under momentum a schedule's peak is not the rule's rate:
+
+            >>> from lightning_normdyn import equilibrium_rule
+            >>> rule = equilibrium_rule(torch.optim.SGD([torch.ones(1)], lr=0.01, momentum=0.9, weight_decay=1e-3))
+            >>> peak = 0.1
+            >>> round(rule.at(peak).lr, 6), round(rule.at(rule.lr_gain * peak).lr, 6)
+            (0.1, 1.0)
+            >>> rule.at(nominal_lr=peak) == rule.at(rule.lr_gain * peak)
+            True
+        """
+        if lr is not None and nominal_lr is None:
+            return replace(self, lr=lr)
+        if nominal_lr is not None and lr is None:
+            return replace(self, lr=self.lr_gain * nominal_lr)
+        raise ValueError(f"lr, nominal_lr: expected one of the two, got {lr} and {nominal_lr}")
 
     def under_decay(self) -> EquilibriumRule:
         """The rule that would hold with weight decay, whether or not there is any now."""
@@ -109,18 +133,14 @@ class EquilibriumRule:
     ) -> Tensor:
         """The equilibrium norm from gradients and hyper-parameters alone.
 
-        SGD: ``R⁴ = e·V²/(2·lambda_rad)`` with ``e = lr·(1 - dampening)/(1 - momentum)``. AdamW:
-        ``R² = lr·d/(2·lambda)·p/(p + 1 - beta2)``. Adam and RMSprop with coupled decay:
-        ``R³ = e·sqrt(d)·V/(2·lambda)``, for rows that are updated more often than once in 1/(1 - beta2) steps. Lion:
-        ``R² = lr·d·F/(2·lambda)``, F from its betas and p. They hold for white tangential noise (theory: closed forms
-        per optimizer).
+        ``R^power = e·source/(2·lambda_rad)``; :attr:`law` is the closed form of this optimizer. It holds for white
+        tangential noise (theory: closed forms per optimizer).
 
         Args:
             second_moment: ``V²``, mean of ``|R·g_tan|²`` with absent steps counted as zero; ``[n]``. ``None`` will do
-                for AdamW and Lion.
+                for a law without V.
             dim: ``d``, length of an embedding.
-            update_probability: ``p``, share of steps in which the row gets a gradient; ``[n]``; AdamW's and Lion's
-                laws.
+            update_probability: ``p``, share of steps in which the row gets a gradient; ``[n]``.
 
         Returns:
             Norms in float64, ``[n]``; infinity where there is no weight decay.
@@ -142,10 +162,9 @@ class EquilibriumRule:
     ) -> Tensor:
         """The RMS angle by which a row turns in a step once its norm has settled.
 
-        SGD ``sqrt(2·lr·lambda/(1 + mu))`` and AdamW ``sqrt(2·lr·lambda·(1 - beta1)/(1 + beta1))`` in nominal lr,
-        whatever the gradients are; Lion ``sqrt(2·lr·lambda/F)``; Adam and RMSprop with coupled decay
-        ``e·sqrt(d·q)/R``, q the factor (1 - beta)/(1 + beta) again (Kosson et al. 2023, arXiv 2305.17212). Steps
-        without a gradient count.
+        Where decay is apart from the gradient, ``sqrt(2·e·lambda_rad·q)`` whatever the gradients are, with q the mean
+        square of a step over the growth of ``R²`` that it makes (Kosson et al. 2023, arXiv 2305.17212). Each law's
+        class in ``core/dynamics/laws.py`` states its own. Steps without a gradient count.
 
         Args:
             second_moment: ``V²``, ``[n]``; for Adam and RMSprop with coupled decay alone.
@@ -217,10 +236,9 @@ class EquilibriumRule:
     ) -> Tensor:
         """The norm after a sequence of learning rates, from where it stands now.
 
-        For SGD the recursion (theory: relaxation, transients, forecast) is linear in R⁴ and applied in closed form over
-        each segment of the trace, and so it is in R² for Lion. For AdamW it is the one in R² with the lag of the
-        second-moment average, for Adam with coupled decay the balance equation, both integrated. Works without weight
-        decay too: the growth law.
+        The recursion of the law (theory: relaxation, transients, forecast), in closed form over each segment of the
+        trace or integrated; the law's class in ``core/dynamics/laws.py`` states it. Works without weight decay too: the
+        growth law.
 
         Args:
             norm: norms at the start, ``[n]``.

@@ -22,12 +22,9 @@ def weight_decay_for(
     """The weight decay at which rows settle at a norm, or turn by an angle a step once they have settled.
 
     The inverse of ``rule.predict`` and ``rule.angular_rate``, in the unit of the optimizer's ``weight_decay`` entry, at
-    the learning rate of the rule (``rule.at(rule.lr_gain * peak)`` for another). For SGD with momentum mu::
-
-        lambda = e·V²/(2·R⁴), e = lr/(1 - mu)        lambda = angle²·(1 + mu)/(2·lr)
-
-    for AdamW ``lambda = lr·d/(2·R²)·p/(p + 1 - beta2)`` and ``lambda = angle²·(1 + beta1)/(2·lr·(1 - beta1))``. Under
-    SGD, AdamW and Lion the rate of turning asks nothing of the gradients: one decay serves all rows.
+    the learning rate of the rule (``rule.at(nominal_lr=peak)`` for another). ``rule.law`` is the closed form that is
+    solved for the decay. Where decay is apart from the gradient (SGD, AdamW, Lion) the rate of turning asks nothing of
+    the gradients: one decay serves all rows.
 
     Args:
         rule: from :func:`lightning_normdyn.equilibrium_rule`; its own weight decay does not matter.
@@ -70,7 +67,7 @@ def weight_decay_for(
     if not 0 < rule.lr < math.inf:
         raise ValueError(
             f"rule: expected a learning rate above 0, got {rule.lr}; "
-            "ask at the rate that the run will have, with rule.at(rule.lr_gain * lr)"
+            "ask at the rate that the run will have, with rule.at(nominal_lr=...)"
         )
     finite_decays = decays[(decays > 0) & decays.isfinite()]
     if not finite_decays.numel():

@@ -94,7 +94,7 @@ class FitWindow:
             mean_norm=mean_norm,
             second_moment=v2,
             update_probability=p,
-            equilibrium_norm=rule.at(rule.lr_gain * self.rates.noise_rate).predict(v2, dim, p) if has_law else no_norms,
+            equilibrium_norm=rule.at(nominal_lr=self.rates.noise_rate).predict(v2, dim, p) if has_law else no_norms,
             transient_norm=rule.evolve(self.start, v2, dim, p, lrs=self.rates) if has_law else no_norms,
             balance_norm=balance if rule.decay_is_separable else no_norms,
             stationarity=stationarity,

@@ -1,4 +1,4 @@
-"""Lines of a UTF-8 file, plain or gzipped, one at a time."""
+"""Text of a file, plain or gzipped: line by line, or the whole of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lightning_normdyn.datasets.problems import MalformedFileError
 File = str | os.PathLike[str]
 
 _BOM = "\ufeff"
+_BROKEN_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 class Line(NamedTuple):
@@ -49,7 +50,7 @@ def read_lines(file: File, *, encoding: str = "utf-8", keep_blank: bool = False)
                 text = _decode(file, number, data, encoding).rstrip("\r\n")
                 if keep_blank or text.strip(" "):
                     yield Line(number, text)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except _BROKEN_GZIP as error:
             raise MalformedFileError(
                 file, number + 1, "a whole gzip file", f"'{error}'", "fetch the file again"
             ) from None
@@ -66,6 +67,45 @@ def open_file(file: File) -> IO[bytes]:
         raise MalformedFileError(file, None, "a file", "a folder", "name the file inside it")
     if not path.exists():
         raise MalformedFileError(file, None, "a file", "nothing of that name", "check the path")
+    return _open_bytes(path)
+
+
+def read_text(file: File, *, argument: str) -> str:
+    """Reads the whole of a UTF-8 text file that a user names, without its byte-order mark.
+
+    Args:
+        file: plain, or gzipped if its name ends in ``.gz``.
+        argument: what the user gave it as, which errors begin with.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is a folder, empty, not UTF-8 or not the gzip that its name says.
+    """
+    path = Path(file)
+    if not path.exists():
+        raise FileNotFoundError(f"{argument}: there is no file '{path}'; expected a UTF-8 text file, plain or .gz")
+    if path.is_dir():
+        raise ValueError(f"{argument}: '{path}' is a folder; expected a text file, so name the files inside it")
+    try:
+        with _open_bytes(path) as stream:
+            data = stream.read()
+    except _BROKEN_GZIP as error:
+        raise ValueError(
+            f"{argument}: '{path}' is not a whole gzip file ({error}); expected gzipped UTF-8 text"
+        ) from None
+    if not data.strip():
+        raise ValueError(f"{argument}: '{path}' is empty; expected a UTF-8 text file")
+    try:
+        return data.decode("utf-8").removeprefix(_BOM)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{argument}: '{path}' is not UTF-8 at line {line} (byte {error.start} is 0x{data[error.start]:02x}); "
+            "expected a UTF-8 text file, plain or .gz, so convert it first"
+        ) from None
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 

@@ -9,15 +9,16 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.history.experiment import ExperimentRecord
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
 
 _EXPERIMENTS = ("weight_decay_sweep", "vocabulary_norms", "frequency_law", "encoder_terms", "class_imbalance")
 _SOURCE = Markup(
-    f'<p>SRV: Su, Ren, Veitch 2026, <a href="{NORM_LAW_PAPER}">arXiv 2606.30625</a>. Slope 0.88 and r 0.97 are those '
-    "of their Fig. 3a; other expected values are what the theory gives. R is a norm, λ the weight decay, V² the mean "
-    "of ‖R·g_tan‖², p the probability of a gradient. Models and texts here are small and are not the published ones: "
-    "what is held against the figures is their law, not their data.</p>"
+    f'<p>SRV: Su, Ren, Veitch 2026, <a href="{NORM_LAW_PAPER}">arXiv 2606.30625</a>. Slope {PUBLISHED_FIT.slope} and '
+    f"r {PUBLISHED_FIT.pearson_r} are those of their Fig. 3a; other expected values are what the theory gives. "
+    "R is a norm, λ the weight decay, V² the mean of ‖R·g_tan‖², p the probability of a gradient. Models and texts "
+    "here are small and are not the published ones: what is held against the figures is their law, not their data.</p>"
 )
 
 

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.report.kit.numbers import fixed, percent, plain
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, render
 from lightning_normdyn.report.kit.table import Cell, Column, Table
 from lightning_normdyn.report.run.target_record import Series
 
-_PUBLISHED = {"slope": "0.88", "pearson_r": "0.97"}
+_PUBLISHED = {"slope": str(PUBLISHED_FIT.slope), "pearson_r": str(PUBLISHED_FIT.pearson_r)}
 _SETTLED = 0.5
 _FROM_SUMMARY = {
     "slope": "transient_slope",
@@ -90,7 +91,9 @@ def _equilibrium(numbers: Mapping[str, float]) -> Markup:
     line, error = "", ""
     if {"equilibrium_slope", "equilibrium_pearson_r"} <= numbers.keys():
         slope, r = fixed(numbers["equilibrium_slope"], 2), fixed(numbers["equilibrium_pearson_r"], 3)
-        line = f"with slope <b>{slope}</b>, r <b>{r}</b> (published: 0.88 and 0.97)"
+        line = (
+            f"with slope <b>{slope}</b>, r <b>{r}</b> (published: {PUBLISHED_FIT.slope} and {PUBLISHED_FIT.pearson_r})"
+        )
     if "equilibrium_median_error" in numbers:
         error = f"<b>{percent(numbers['equilibrium_median_error'])}</b> off in the median"
     statement = ", ".join(phrase for phrase in (line, error) if phrase)

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.history import TargetHistory, read_run
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
 from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, read_record
@@ -101,8 +102,9 @@ def _refuse_labels(labels: Sequence[str], descriptions: Mapping[str, Mapping[str
 
 
 _SOURCE = Markup(
-    f"""<p>[1] Su, Ren, Veitch 2026, <a href="{NORM_LAW_PAPER}">arXiv 2606.30625</a>, Fig. 3a: log-log slope 0.88,
-r 0.97 over a vocabulary, from the full balance equation. Every fit here is of log observed on log predicted norm,
+    f"""<p>[1] Su, Ren, Veitch 2026, <a href="{NORM_LAW_PAPER}">arXiv 2606.30625</a>, Fig. 3a: log-log
+slope {PUBLISHED_FIT.slope}, r {PUBLISHED_FIT.pearson_r} over a vocabulary, from the full balance equation.
+Every fit here is of log observed on log predicted norm,
 over the points drawn; errors are |predicted − observed| / observed.</p>"""
 )
 

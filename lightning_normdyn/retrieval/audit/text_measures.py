@@ -33,14 +33,15 @@ def word_frequency(texts: Iterable[str]) -> Tensor:
     """
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(_words(text))
+        counts.update(_alphanumeric_words(text))
     logs = {word: math.log(count) for word, count in counts.items()}
     means = []
     for text in texts:
-        log_counts = [logs[word] for word in _words(text)]
+        log_counts = [logs[word] for word in _alphanumeric_words(text)]
         means.append(math.fsum(log_counts) / len(log_counts) if log_counts else math.nan)
     return torch.tensor(means, dtype=torch.float64)
 
 
-def _words(text: str) -> list[str]:
+def _alphanumeric_words(text: str) -> list[str]:
+    """Lower-case runs of letters, digits and underscores."""
     return _WORD.findall(text.lower())

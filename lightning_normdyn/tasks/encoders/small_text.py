@@ -12,7 +12,7 @@ from torch.nn.functional import embedding_bag
 
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.tasks.encoders.text import TextEncoder
-from lightning_normdyn.tasks.encoders.text_words import split_words
+from lightning_normdyn.tasks.encoders.text_words import identifier_words
 
 _PADDING = 0
 _STEM = 5
@@ -23,9 +23,9 @@ _WEIGHT_SCALE = 20.0
 class SmallTextEncoder(TextEncoder):
     """A weighted sum of word embeddings over the root of their number, then one residual layer.
 
-    Words are those of :func:`~lightning_normdyn.tasks.encoders.text_words.split_words` and go to a bucket of a hashed
-    table; so does the beginning of each longer word, which stands for its stem. Each bucket has an embedding and a
-    weight, both learnt.
+    Words are those of :func:`~lightning_normdyn.tasks.encoders.text_words.identifier_words` and go to a bucket of a
+    hashed table; so does the beginning of each longer word, which stands for its stem. Each bucket has an embedding and
+    a weight, both learnt.
     There is no bias and no normalisation at the end, so that norms are free; they begin near one for short and long
     texts alike, so that no similarity begins far from the others. Untrained, it scores by the words that two texts
     share.
@@ -93,7 +93,7 @@ class SmallTextEncoder(TextEncoder):
         return embeddings
 
     def _numbers(self, text: str) -> list[int]:
-        return [bucket % self.buckets + 1 for word in split_words(text) for bucket in _hashes(word)]
+        return [bucket % self.buckets + 1 for word in identifier_words(text) for bucket in _hashes(word)]
 
 
 @lru_cache(maxsize=1 << 18)

@@ -1,4 +1,4 @@
-"""Splits a text of any script into words."""
+"""Splits a text of any script into words, and identifiers such as CamelCase into the words they are made of."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _SPACELESS = r"\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 
 
-def split_words(text: str) -> list[str]:
-    """What letters and digits form, the parts of CamelCase apart; Chinese, Japanese and Thai by characters.
+def identifier_words(text: str) -> list[str]:
+    """Words of letters and numbers of digits, the words of CamelCase apart; Chinese, Japanese and Thai by characters.
+
+    Case stays. Apostrophes end a word; :func:`lightning_normdyn.tasks.tokens.corpus.prose_words` keeps them.
 
     Example:
-        >>> split_words("Opens a ZipFile, see os.path2")
+        >>> identifier_words("Opens a ZipFile, see os.path2")
         ['Opens', 'a', 'Zip', 'File', 'see', 'os', 'path', '2']
-        >>> split_words("Äpfel im приветМир, 日本")
+        >>> identifier_words("Äpfel im приветМир, 日本")
         ['Äpfel', 'im', 'привет', 'Мир', '日', '本']
     """
     if text.isascii():

@@ -12,6 +12,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_normdyn.core import fit_log_log, norm_correlations
+from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.history.experiment import ExperimentRecord, Finding
 from lightning_normdyn.history.number import measured
 from lightning_normdyn.losses import ContrastiveMixin
@@ -94,11 +95,15 @@ def _findings(previous: Window, window: Window) -> tuple[Finding, ...]:
     ranks = norm_correlations(norm, drift, {"second_moment": moment}, resamples=0)
     balance = fit_log_log(previous["equilibrium_norm"], norm)
     stays = fit_log_log(previous["mean_norm"], norm)
+    published_source = f"{PUBLISHED_FIT.source} (a vocabulary)"
     share = (drift / window["radial_decay"] / norm.square()).median()
     return (
-        Finding("slope, terms of the window before", 0.88, "SRV Fig. 3a (a vocabulary)", measured(balance.slope)),
+        Finding("slope, terms of the window before", PUBLISHED_FIT.slope, published_source, measured(balance.slope)),
         Finding(
-            "Pearson r, terms of the window before", 0.97, "SRV Fig. 3a (a vocabulary)", measured(balance.pearson_r)
+            "Pearson r, terms of the window before",
+            PUBLISHED_FIT.pearson_r,
+            published_source,
+            measured(balance.pearson_r),
         ),
         Finding("median error of the same", None, "SRV print none", measured(balance.median_relative_error)),
         Finding("median error of 'stays as it is'", None, "own comparison", measured(stays.median_relative_error)),

@@ -9,6 +9,7 @@ from pytorch_lightning import seed_everything
 from torch import Tensor
 
 from lightning_normdyn.core import LogLogFit, equilibrium_rule, fit_log_log
+from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.history.experiment import ExperimentRecord, Finding
 from lightning_normdyn.history.number import measured
 from lightning_normdyn.tasks.experiments.watched import Window, watch
@@ -79,8 +80,8 @@ def _from_the_window_before(module: TokenContrast, previous: Window) -> Tensor:
 
 def _slope_and_r(fit: LogLogFit, how: str) -> tuple[Finding, Finding]:
     return (
-        Finding(f"slope, {how}", 0.88, "SRV Fig. 3a", measured(fit.slope)),
-        Finding(f"Pearson r, {how}", 0.97, "SRV Fig. 3a", measured(fit.pearson_r)),
+        Finding(f"slope, {how}", PUBLISHED_FIT.slope, PUBLISHED_FIT.source, measured(fit.slope)),
+        Finding(f"Pearson r, {how}", PUBLISHED_FIT.pearson_r, PUBLISHED_FIT.source, measured(fit.pearson_r)),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_normdyn.tasks.encoders.text_words import split_words
+from lightning_normdyn.tasks.encoders.text_words import identifier_words
 
 
 class BM25:
@@ -39,7 +39,7 @@ class BM25:
         self.documents = len(documents)
         self._places: dict[str, int] = {}
         numbers_by_text = [
-            [self._places.setdefault(word, len(self._places)) for word in _words(text)] for text in documents
+            [self._places.setdefault(word, len(self._places)) for word in _lower_words(text)] for text in documents
         ]
         lengths = torch.tensor([len(words) for words in numbers_by_text])
         words = torch.tensor([word for words in numbers_by_text for word in words], dtype=torch.int64)
@@ -59,7 +59,7 @@ class BM25:
     def scores(self, query: str) -> Tensor:
         """Of every document for a text, ``[m]``; 0 where no word is shared."""
         scores = torch.zeros(self.documents)
-        for word in _words(query):
+        for word in _lower_words(query):
             if word in self._places:
                 place = self._places[word]
                 span = slice(int(self._ends[place - 1]) if place else 0, int(self._ends[place]))
@@ -88,5 +88,5 @@ class BM25:
         return torch.stack(rankings) if rankings else torch.empty(0, min(k, self.documents), dtype=torch.int64)
 
 
-def _words(text: str) -> list[str]:
-    return [word.lower() for word in split_words(text)]
+def _lower_words(text: str) -> list[str]:
+    return [word.lower() for word in identifier_words(text)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import sysconfig
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from lightning_normdyn.datasets.reading.lines import read_text
 
 MIN_DISTINCT_WORDS = 50
 """In-batch negatives drawn from fewer words than this are mostly copies of the positive."""
@@ -92,22 +92,24 @@ def text_corpus(files: Sequence[str | os.PathLike[str]]) -> Corpus:
     if isinstance(files, str) or not files:
         raise ValueError(f"text: expected a list of at least one text file, got {files!r}")
     paths = [Path(file) for file in files]
-    paragraphs = [paragraph for path in paths for paragraph in _PARAGRAPH_BREAK.split(_read_text(path))]
+    paragraphs = [paragraph for path in paths for paragraph in _PARAGRAPH_BREAK.split(read_text(path, argument="text"))]
     return Corpus(", ".join(path.name for path in paths), _documents(paragraphs))
 
 
-def split_words(text: str) -> list[str]:
-    """Splits text into lower-case words: runs of letters of any alphabet, one inner apostrophe allowed.
+def prose_words(text: str) -> list[str]:
+    """Splits prose into lower-case words: runs of letters of any alphabet, one inner apostrophe allowed.
+
+    Digits are no words, and CamelCase stays whole; :mod:`lightning_normdyn.tasks.encoders.text_words` differs in both.
 
     Example:
-        >>> split_words("Don't panic: call open_file(42) au café.")
+        >>> prose_words("Don't panic: call open_file(42) au café.")
         ["don't", 'panic', 'call', 'open', 'file', 'au', 'café']
     """
     return _WORD.findall(text.lower())
 
 
 def _documents(texts: Iterable[str]) -> list[list[str]]:
-    return [words for words in map(split_words, texts) if words]
+    return [words for words in map(prose_words, texts) if words]
 
 
 def _help_topics() -> list[str]:
@@ -116,31 +118,3 @@ def _help_topics() -> list[str]:
     except ImportError:  # a stripped Python
         return []
     return [topics[name] for name in sorted(topics)]
-
-
-def _read_text(path: Path) -> str:
-    data = _read_bytes(path)
-    if not data.strip():
-        raise ValueError(f"text: '{path}' is empty; expected a UTF-8 text file")
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"text: '{path}' is not UTF-8 at line {line} (byte {error.start} is 0x{data[error.start]:02x}); expected a "
-            "UTF-8 text file, plain or .gz, so convert it first"
-        ) from None
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.exists():
-        raise FileNotFoundError(f"text: there is no file '{path}'; expected a UTF-8 text file, plain or .gz")
-    if path.is_dir():
-        raise ValueError(f"text: '{path}' is a folder; expected a text file, so name the files inside it")
-    if path.suffix != ".gz":
-        return path.read_bytes()
-    try:
-        with gzip.open(path) as stream:
-            return stream.read()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"text: '{path}' is not a whole gzip file ({error}); expected gzipped UTF-8 text") from None

@@ -68,7 +68,7 @@ def test_a_path_stays_finite_where_drift_carries_a_norm_to_zero():
     assert bool((path >= 0).all())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     v2=st.floats(1e-4, 10),
     decay=st.floats(1e-4, 1),

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import norm_budget
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
+PROPERTY = settings(derandomize=True, max_examples=60)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 components = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings, strategies as st
 
 from lightning_normdyn.core import equilibrium_norm, forecast_norm, relaxation_steps
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=150)
+PROPERTY = settings(derandomize=True, max_examples=150)
 
 
 def powers_of_ten(low, high):

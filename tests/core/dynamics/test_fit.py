@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import fit_log_log
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=50)
+PROPERTY = settings(derandomize=True, max_examples=50)
 
 
 def scattered_norms(seed, n, slope=0.88, noise=0.1):

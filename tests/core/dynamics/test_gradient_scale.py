@@ -8,7 +8,7 @@ from walks import random_rows, tangential_noise
 
 from lightning_normdyn import scale_gradient
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=40)
+PROPERTY = settings(derandomize=True, max_examples=40)
 
 
 def rows(*norms, dtype=torch.float64):

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from lightning_normdyn.core import RowMoments, split_radial_tangential
 from lightning_normdyn.core.dynamics.moments import scale_free_square
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=40)
+PROPERTY = settings(derandomize=True, max_examples=40)
 ROWS, DIM = 6, 4
 OUTSIDE = ROWS
 

@@ -608,6 +608,14 @@ def test_hyper_parameters_are_read(case, family, lr, radial_decay, relaxation):
     assert rule.relaxation_steps() == pytest.approx(relaxation, nan_ok=True)
     assert rule.decay_is_separable == (family != "adam")
     assert rule.at(7.0).lr == 7.0
+    assert rule.at(nominal_lr=7.0).lr == rule.lr_gain * 7.0
+
+
+@pytest.mark.parametrize("rates", [{}, {"lr": 0.1, "nominal_lr": 0.1}])
+def test_a_rule_is_asked_at_one_rate(rates):
+    rule = equilibrium_rule(torch.optim.SGD([torch.ones(1)], lr=0.1))
+    with pytest.raises(ValueError, match="expected one of the two"):
+        rule.at(**rates)
 
 
 def test_update_probability_is_read_row_by_row_under_adamw():

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from lightning_normdyn.core import RateTrace
 from lightning_normdyn.core.dynamics.rates import RateSegment
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=40)
+PROPERTY = settings(derandomize=True, max_examples=40)
 
 
 def random_rates(steps, seed=0):

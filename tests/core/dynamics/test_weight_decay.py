@@ -13,7 +13,7 @@ from lightning_normdyn import equilibrium_rule, weight_decay_for
 
 SGD, AdamW, Adam, RMSprop = torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=40)
+PROPERTY = settings(derandomize=True, max_examples=40)
 by_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 

@@ -26,7 +26,7 @@ def delong(first, second):
     return sum(covariance(a, b) / len(a) for a, b in zip(first[1:], second[1:], strict=True))
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.integers(0, 2**32), st.integers(2, 12), st.integers(2, 12))
 def test_areas_and_intervals_are_those_of_all_pairs(seed, n, m):
     draw = torch.Generator().manual_seed(seed)

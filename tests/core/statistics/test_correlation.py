@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from lightning_normdyn.core import correlate, norm_correlations
 from lightning_normdyn.core.statistics.interval import resample_counts
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=40)
+PROPERTY = settings(derandomize=True, max_examples=40)
 
 
 def mean_ranks(values):

@@ -19,7 +19,7 @@ def truncated_powers(knots, heights, points):
     return solved[0] + solved[1] * points + np.maximum(points[:, None] - knots, 0) ** 3 @ solved[2:]
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(st.integers(0, 2**32), st.integers(2, 21))
 def test_weights_are_those_of_the_natural_spline(seed, a):
     draw = np.random.default_rng(seed)

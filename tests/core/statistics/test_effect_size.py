@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from lightning_normdyn.core import coefficient_of_variation, cohens_d
 from lightning_normdyn.core.statistics.effect_size import sample_moments
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
+PROPERTY = settings(derandomize=True, max_examples=60)
 norms = st.lists(st.floats(0, 1e3, width=32), min_size=2, max_size=30)
 
 

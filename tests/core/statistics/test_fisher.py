@@ -11,7 +11,7 @@ from lightning_normdyn.core import NORMALIZATIONS, fisher_condition_number, reco
 from lightning_normdyn.core.statistics.fisher import pair_gradients
 from lightning_normdyn.core.statistics.interval import resample_counts
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=30)
+PROPERTY = settings(derandomize=True, max_examples=30)
 CELLS = {**NORMALIZATIONS, "between": (0.3, 0.8)}
 FORMS = ("eigenvalues", "diagonal", "polar")
 D = 4

@@ -59,7 +59,7 @@ def test_no_more_of_the_ideal_is_kept_than_is_looked_at():
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(1, 15))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_exponential_gain_by_a_loop(grades, k):
     ranked = RankedGrades(
         torch.tensor([grades], dtype=torch.float64),

@@ -29,7 +29,7 @@ def columns(items):
     return torch.tensor([float(c) for c, _ in items]), torch.tensor([loss for _, loss in items])
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(ITEMS)
 def test_the_curve_is_the_mean_over_orders_of_ties(items):
     found = risk_coverage(*columns(items))
@@ -39,7 +39,7 @@ def test_the_curve_is_the_mean_over_orders_of_ties(items):
     assert area == pytest.approx(sum(averaged_over_ties(items)) / len(items))
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(ITEMS, st.integers(0, 2**32))
 def test_a_resample_counts_as_if_written_out(items, seed):
     drawn = random.Random(seed).choices(range(len(items)), k=len(items))

@@ -54,7 +54,7 @@ def test_differences_have_to_be_numbers():
         sign_flip_test(torch.ones(1, 3), flips=0)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=7), st.floats(0.01, 0.5))
 def test_holm_rejects_what_stepping_down_rejects(p_values, level):
     rejected, left = set(), sorted(range(len(p_values)), key=p_values.__getitem__)

@@ -81,7 +81,7 @@ IDS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_round_trip(data):
     documents = {id: (data.draw(TEXT), data.draw(TEXT)) for id in data.draw(IDS)}

@@ -29,7 +29,7 @@ def named(graph):
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(train=FACTS, validation=FACTS, test=FACTS, spelling=SPELLINGS, ending=ENDINGS, header=st.booleans())
 def test_round_trip(train, validation, test, spelling, ending, header):
     written = {"train": train, "validation": validation, "test": test}

@@ -69,7 +69,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(CELLS, CELLS.map(lambda cell: cell + '"\n\n, ' + cell)), min_size=1, max_size=6))
 def test_csv_cells_round_trip_with_quotes_commas_and_line_breaks(table):
     table = [(first.removeprefix("\ufeff") or "a", second) for first, second in table]

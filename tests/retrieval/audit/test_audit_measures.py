@@ -20,7 +20,7 @@ def drawn(rows, dim, seed=0):
     return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 17), st.sampled_from([torch.float16, torch.float32, torch.float64]))
 def test_norms_are_those_of_a_loop_however_the_rows_are_cut(rows, size, dtype):
     vectors = (30 * drawn(rows, 5, seed=rows)).to(dtype)

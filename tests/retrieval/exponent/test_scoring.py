@@ -50,7 +50,7 @@ def same_ranking(indices, scores, k, tolerance=1e-5):
 
 @pytest.mark.parametrize("normalization", GAMMAS)
 @given(ALPHAS, ALPHAS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_score_is_its_formula(normalization, alpha_query, alpha):
     queries, documents = embeddings(0, m=50)
     score = NormAwareScore(alpha_query=alpha_query, alpha=alpha, **options(normalization))
@@ -62,7 +62,7 @@ def test_the_score_is_its_formula(normalization, alpha_query, alpha):
 
 @pytest.mark.parametrize("normalization", GAMMAS)
 @given(ALPHAS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_inner_product_with_exported_vectors_ranks_by_the_score(normalization, alpha):
     faiss = pytest.importorskip("faiss")
     queries, documents = embeddings(1)
@@ -79,7 +79,7 @@ def test_inner_product_with_exported_vectors_ranks_by_the_score(normalization, a
 
 
 @given(ALPHAS, ALPHAS, st.floats(1e-15, 1e15))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_querys_norm_changes_no_ranking(alpha, alpha_query, scale):
     queries, documents = embeddings(2)
     found = norm_aware_top_k(queries, documents, 20, alpha=alpha)

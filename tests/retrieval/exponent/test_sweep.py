@@ -60,7 +60,7 @@ def one_at_a_time(queries, documents, judgements, measure, gamma=1.0, excluded=(
     st.sampled_from(["ndcg@10", "map@30", "hits@1", "recall@700"]),
     st.integers(1, 1500),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_every_exponent_ranks_as_if_it_were_alone(seed, n, m, spread, measure, chunk_size):
     queries, documents = embeddings(seed, n, m, spread)
     judgements = judged(seed, n, m)
@@ -123,7 +123,7 @@ def test_only_judged_queries_have_a_value():
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_bands_hold_every_document_once_from_short_to_long(rows, width, sample):
     chunk = embeddings(rows, 1, rows, 1.0)[1]
     chunk[::7] = 0

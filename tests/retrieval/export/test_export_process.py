@@ -17,7 +17,7 @@ from lightning_normdyn.retrieval.indexes import Destination, index_writer
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 1.5), st.floats(1, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_one_dimension_more_gives_every_metric_the_same_ranking(seed, spread, slack):
     documents, queries = embeddings(m=60, d=6, seed=seed, spread=spread)
     radius = slack * float(documents.double().norm(dim=1).max())
@@ -42,7 +42,7 @@ def test_a_radius_below_a_norm_is_refused():
 
 
 @given(st.floats(-2, 2), st.sampled_from(["cosine", "dot", "qnorm", "dnorm", "learnable"]), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_is_written_ranks_by_the_score(alpha, normalization, augment):
     gamma = 0.7 if normalization == "learnable" else None
     folding = Folding(normalization, alpha=alpha, gamma_document=gamma, augment=augment)

@@ -58,7 +58,7 @@ def test_ties_go_to_the_smaller_index(k, backwards):
     st.integers(1, 2500),
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2499)), max_size=30, unique=True),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_any_size_and_any_exclusion(n, m, k, chunk_size, excluded):
     queries, documents = whole_numbers(m, n, m)
     excluded = [(query, document) for query, document in excluded if query < n and document < m]

@@ -39,7 +39,7 @@ def embeddings(seed, *sizes):
     return [torch.randn(size, 4, generator=draw, dtype=torch.float64) for size in sizes]
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(derandomize=True, max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 9))
 def test_qb_norm_is_that_of_loops(seed, bank_size, m):
     queries, documents, bank = embeddings(seed, 5, m, bank_size)
@@ -51,7 +51,7 @@ def test_qb_norm_is_that_of_loops(seed, bank_size, m):
         assert torch.allclose(same, expected, atol=1e-9)
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(derandomize=True, max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 9), st.integers(1, 4))
 def test_csls_is_that_of_loops(seed, bank_size, m, k):
     queries, documents, bank = embeddings(seed, 3, m, bank_size)

@@ -23,7 +23,7 @@ def by_bins(confidence, correct, bins):
     return total / len(confidence)
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30), st.integers(1, 20))
 def test_the_error_is_that_of_a_loop_over_bins(items, bins):
     # Away from edges, where the last bit of a product decides.

@@ -1,4 +1,4 @@
-"""A place in a model where embeddings pass that somebody may want to watch."""
+"""``Published``: an identity module that embeddings pass through, so that callbacks can hook it and watch them."""
 
 from __future__ import annotations
 
