@@ -146,11 +146,11 @@ class Command(Generic[P, R]):
         if option.name == self.shell.overrides or option.name in self.shell.positional:
             yield from values
             return
-        spelled = self.shell.spelled(option.name)
+        option_word = self.shell.spelled(option.name)
         if option.is_list and option.value.one_word:
-            yield from (word for element in values for word in (spelled, element))
+            yield from (word for element in values for word in (option_word, element))
         else:
-            yield from (spelled, *([] if option.flag else values))
+            yield from (option_word, *([] if option.flag else values))
 
 
 _running_command: ContextVar[str] = ContextVar("running_command", default="")
