@@ -77,7 +77,12 @@ course = Course()
 trainer = Trainer(
     max_epochs=1,
     callbacks=[
-        NormDynamics(targets=["table.weight"], instruments=[EffectiveRank()], every_n_steps=10, save_history=False),
+        NormDynamics(
+            targets=["table.weight"],
+            instruments=[EffectiveRank()],
+            every_n_steps=10,
+            save_history=False,
+        ),
         course,
     ],
     logger=False,

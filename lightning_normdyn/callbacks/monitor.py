@@ -32,7 +32,7 @@ class NormMonitor(Callback):
     measures: Measures
 
     def __init__(self, *, save_history: bool, options: NormOptions | LookOptions) -> None:
-        self.options = complete_options(options)
+        self.options = complete_options(options, arguments=["save_history"])
         self.save_history = save_history
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None

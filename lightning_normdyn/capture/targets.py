@@ -12,6 +12,7 @@ from lightning_normdyn.capture.names import plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.core.embedding_tap import Published
+from lightning_normdyn.core.nearest_word import nearest
 
 EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
 
@@ -92,7 +93,8 @@ def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[Table
     outputs = outputs or _method(children, pattern)
     if outputs:
         return [OutputTarget(name, child) for name, child in outputs]
-    raise ValueError(f"targets: {pattern!r} matches no parameter or submodule; {_candidates(module)}")
+    hint = nearest(pattern, [*children, *plain_parameters(module), *_published(module)])
+    raise ValueError(f"targets: {pattern!r} matches no parameter or submodule{hint or ';'} {_candidates(module)}")
 
 
 def _embedding_tables(module: nn.Module) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.user_errors import MissingExtraError
+from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, measure_loss, survey_source, write_index
@@ -54,9 +55,7 @@ class Written:
     @property
     def place(self) -> str:
         """Where it is, in words."""
-        if self.to == "pgvector":  # its connection string may hold a password
-            return f"the table {self.name}"
-        return f"{self.name} in {self.out}" if self.to in ("qdrant", "lancedb") else self.out
+        return TARGETS[self.to].place_of(self._destination)
 
     @property
     def search(self) -> str:
@@ -68,13 +67,21 @@ class Written:
         """What writes it.
 
         Raises:
+            ValueError: if there is no such target.
             MissingExtraError: if its package is not installed.
         """
-        destination = Destination(self.out, self.name, self.dtype, self.index, self.overwrite)
+        if self.to not in TARGETS:
+            raise ValueError(
+                f"to: expected one of {', '.join(TARGETS)}, got {self.to!r}{nearest(self.to, tuple(TARGETS))}"
+            )
         try:
-            return index_writer(self.to, destination)
+            return index_writer(self.to, self._destination)
         except ModuleNotFoundError as error:
             raise MissingExtraError(str(error)) from error
+
+    @property
+    def _destination(self) -> Destination:
+        return Destination(self.out, self.name, self.dtype, self.index, self.overwrite)
 
 
 class ExportRecord(NamedTuple):
@@ -113,7 +120,7 @@ def run_export(
     ids: str | None = None,
     queries: str | None = None,
     sample: int = 200,
-    chunk: int = 16_384,
+    chunk_size: int = 16_384,
 ) -> ExportRecord:
     """Folds, writes, measures.
 
@@ -125,7 +132,7 @@ def run_export(
         ids: file of their ids.
         queries: file of queries to measure with.
         sample: queries to measure with.
-        chunk: embeddings in memory.
+        chunk_size: embeddings in memory.
 
     Raises:
         ValueError: if embeddings, ids or what is at the place will not do; nothing is left half-written.
@@ -136,7 +143,7 @@ def run_export(
     writer = destination.writer()
     documents = EmbeddingFile(embeddings, column=column)
     _check_apart(destination.out, embeddings)
-    source = Source(documents, read_ids(Path(ids)) if ids else documents.ids, chunk)
+    source = Source(documents, read_ids(Path(ids)) if ids else documents.ids, chunk_size)
     query_vectors = _queries(queries, documents.dim)
     half = destination.dtype == "float16"
     with _bar(console, "reading", documents.rows) as advance:

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lightning_normdyn._version import __version__
 from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_raises
-from lightning_normdyn.cli.user_errors import is_the_users, one_sentence, require, users_traceback
-from lightning_normdyn.cli.values import nearest
+from lightning_normdyn.cli.user_errors import is_of_drawing, is_the_users, one_sentence, require, users_traceback
+from lightning_normdyn.core.nearest_word import nearest
 
 ERROR, USAGE = 1, 2
 COMMANDS = {
@@ -48,8 +49,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except (SystemExit, KeyboardInterrupt) as stop:
         return _exit_code(stop)
     except Exception as error:
-        if debug or not is_the_users(error):
+        if debug or not (is_the_users(error) or is_of_drawing(error)):
             raise
+        if is_of_drawing(error):
+            print(_undrawn(error), file=sys.stderr)
+            return ERROR
         text = users_traceback(error)
         print(f"normdyn: {one_sentence(error)}" if text is None else text, file=sys.stderr)
         return USAGE if text is None else ERROR
@@ -88,7 +92,21 @@ def _run(words: list[str]) -> int:
     with shown_terminal() as console:
         record = command(**arguments)
         record.print_to(console)
+    return _ended(record)
+
+
+def _ended(record: Any) -> int:
+    """The exit code; a page that could not be drawn is said when all else was printed."""
+    drawing_error = getattr(record, "drawing_error", None)  # of commands that draw
+    if drawing_error is not None:
+        if record.exit_code == ERROR:
+            raise drawing_error
+        print(_undrawn(drawing_error), file=sys.stderr)  # a signal decides the exit code
     return int(record.exit_code)
+
+
+def _undrawn(error: Exception) -> str:
+    return f"normdyn: {one_sentence(error)}; no page was written; --debug shows the traceback"
 
 
 def _run_lightning(words: list[str]) -> int:

@@ -12,7 +12,7 @@ from docstring_parser.common import DocstringStyle
 from jsonargparse import ArgumentParser
 
 from lightning_normdyn.cli.commands.command import Command, Option
-from lightning_normdyn.cli.values import nearest
+from lightning_normdyn.core.nearest_word import nearest
 
 
 class UsageError(ValueError):
@@ -63,18 +63,13 @@ def parse(command: Command[..., Any], words: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def spelled(option: str, command: Command[..., Any]) -> str:
-    """The option as a shell spells it."""
-    return f"--{option}" if option in command.shell.underscore_options else f"--{option.replace('_', '-')}"
-
-
 def _add(container: Any, option: Option, command: Command[..., Any], help_text: str) -> None:
     details: dict[str, Any] = {
         "help": _with_default(help_text, option).replace("%", "%%"),
         "default": argparse.SUPPRESS,
     }
     if option.flag:
-        container.add_argument(spelled(option.name, command), action="store_true", **details)
+        container.add_argument(command.shell.spelled(option.name), action="store_true", **details)
         return
     if option.choices:
         details["choices"] = option.choices
@@ -86,7 +81,9 @@ def _add(container: Any, option: Option, command: Command[..., Any], help_text: 
         nargs = {} if option.required else {"nargs": "?"}
         container.add_argument(option.name, **details | nargs)
     else:
-        container.add_argument(spelled(option.name, command), dest=option.name, required=option.required, **details)
+        container.add_argument(
+            command.shell.spelled(option.name), dest=option.name, required=option.required, **details
+        )
 
 
 def _word_check(check: Callable[[Any], Any]) -> Callable[[str], Any]:
@@ -124,7 +121,7 @@ def _sentence(error: argparse.ArgumentError, parser: ArgumentParser, command: Co
         word = text.removeprefix("unrecognized arguments: ").split(" ")[0].split("=")[0]
         text = f"{text}{nearest(word, tuple(parser._option_string_actions))}"
     if "invalid choice" in text:
-        option = next((o for o in command.options if spelled(o.name, command) in text), None)
+        option = next((o for o in command.options if command.shell.spelled(o.name) in text), None)
         word = text.partition("invalid choice: '")[2].partition("'")[0]
         text += nearest(word, option.choices) if option is not None else ""
     return f"{text.rstrip('.')}; see {parser.prog} --help"

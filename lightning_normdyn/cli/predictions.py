@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_normdyn.cli.fit import WITHOUT_RUN, NormdynCLI, UnloggedCLI, config_words, fitting_checkpoint
 from lightning_normdyn.cli.run_folder import check_writable, make_writable
 from lightning_normdyn.datasets import Judgements
+from lightning_normdyn.history.json_file import write_atomically
 from lightning_normdyn.tasks import ContrastiveTask, TokenContrast, TokenPairs
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.quiet import quiet_lightning
@@ -180,7 +181,5 @@ def _write_judgements(file: Path, sides: Sides) -> int:
     lines = [
         f"{sides.query_ids[query]}\t{sides.document_ids[document]}\t{grade:g}\n" for query, document, grade in pairs
     ]
-    temporary_file = file.with_name(f"{file.name}.tmp")
-    temporary_file.write_text("".join(lines), encoding="utf-8")
-    temporary_file.replace(file)
+    write_atomically(file, "".join(lines).encode("utf-8"))
     return len(lines)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.run_folder import SUMMARY_FILE, read_words
 from lightning_normdyn.history.run import FOLDER
 
@@ -45,6 +46,7 @@ def draw_report(run: str, out: str | None = None) -> ReportRecord:
     Raises:
         FileNotFoundError: if the folder holds no history; the message names the runs below it, if there are any.
         ValueError: if a file of the run is damaged.
+        DrawingError: if a figure cannot be drawn.
         OSError: if the page cannot be written.
     """
     from lightning_normdyn.report import write_report
@@ -52,7 +54,10 @@ def draw_report(run: str, out: str | None = None) -> ReportRecord:
     folder = Path(run)
     if not has_history(folder):
         _refuse_folder_of_runs(folder)
-    return ReportRecord(write_report(folder, out=out, labels=read_words(folder), summary=_read_summary(folder)))
+    page = write_report(
+        folder, out=out, labels=read_words(folder), summary=_read_summary(folder), command=running_command()
+    )
+    return ReportRecord(page)
 
 
 def has_history(folder: Path) -> bool:

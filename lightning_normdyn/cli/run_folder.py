@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -36,15 +35,18 @@ def create_run_folder(out: str | None = None, *, command: str = "demo") -> Path:
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Writes ``summary.json``; the summary holds no NaN or infinity, which JSON cannot say."""
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
+    """Writes ``summary.json`` whole or not at all; the summary holds no NaN or infinity, which JSON cannot say."""
+    from lightning_normdyn.history.json_file import write_json  # loads numpy, which usage errors must not
+
+    write_json(folder / SUMMARY_FILE, summary, indent=2)
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
-    """Writes one line per row of the table: the word, a tab, its count."""
+    """Writes one line per row of the table, whole or not at all: the word, a tab, its count."""
+    from lightning_normdyn.history.json_file import write_atomically  # loads numpy, which usage errors must not
+
     lines = [f"{word}\t{count}\n" for word, count in zip(*vocabulary, strict=True)]
-    (folder / VOCABULARY_FILE).write_text("".join(lines), encoding="utf-8")
+    write_atomically(folder / VOCABULARY_FILE, "".join(lines).encode("utf-8"))
 
 
 def read_words(folder: Path) -> list[str] | None:

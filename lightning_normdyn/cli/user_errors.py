@@ -45,6 +45,12 @@ def is_the_users(error: Exception) -> bool:
     return exceptions is not None and isinstance(error, exceptions.MisconfigurationException)
 
 
+def is_of_drawing(error: Exception) -> bool:
+    """Whether a page could not be drawn, which leaves all else as it is."""
+    page = sys.modules.get("lightning_normdyn.report.kit.page")  # not loaded, so not raised
+    return page is not None and isinstance(error, page.DrawingError)
+
+
 def one_sentence(error: Exception) -> str:
     """The message on one line, but for a list that it ends with."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:

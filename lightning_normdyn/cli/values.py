@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Annotated, Any, NamedTuple
 
 _MOST = 10**12
@@ -69,17 +68,6 @@ def folder(value: object) -> str:
     if not name.strip():
         raise ValueError("expected the name of a folder, got nothing")
     return name
-
-
-def nearest(word: str, words: tuple[str, ...]) -> str:
-    """Asks whether the most similar word was meant; empty where none is similar.
-
-    Example:
-        >>> nearest("qnrom", ("cosine", "qnorm")), nearest("xyz", ("cosine",))
-        ("; did you mean 'qnorm'?", '')
-    """
-    similar = get_close_matches(word, words, n=1)
-    return f"; did you mean '{similar[0]}'?" if similar else ""
 
 
 def _whole(value: int | str) -> int | None:

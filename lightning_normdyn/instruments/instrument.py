@@ -110,6 +110,9 @@ def check_instruments(instruments: Sequence[Instrument]) -> Sequence[Instrument]
 
 
 def _check_instrument(instrument: Instrument) -> None:
+    if isinstance(instrument, type) and issubclass(instrument, Instrument):
+        name = instrument.__name__
+        raise ValueError(f"instruments: expected objects, got the class {name}; write {name}()")
     if not isinstance(instrument, Instrument):
         raise ValueError(
             f"instruments: expected subclasses of lightning_normdyn.instruments.Instrument, got {instrument!r}"
@@ -164,6 +167,12 @@ class InstrumentReader(TableInstrument):
         look = Look(vectors.detach().clone(), kind, self.target, step)
         with torch.no_grad(), same_random_state(vectors.device):
             values = self.instrument.measure(look)
+        if not isinstance(values, Mapping):
+            name = type(self.instrument).__name__
+            raise ValueError(
+                f"instruments: expected {name}.measure to return a mapping of quantities "
+                f"{tuple(self.instrument.quantities)} to numbers, got {values!r}"
+            )
         self._readings = {name: self._one_number(name, value, vectors.device) for name, value in values.items()}
 
     def _one_number(self, name: str, value: Tensor | float, device: torch.device) -> Tensor | float:
@@ -173,13 +182,21 @@ class InstrumentReader(TableInstrument):
                 f"{tuple(self.instrument.quantities)}; name it there"
             )
         if not isinstance(value, Tensor):
-            return float(value)
+            return self._plain_number(name, value)
         if value.numel() != 1:
             raise ValueError(
                 f"instruments: expected one number for '{name}' of {type(self.instrument).__name__}, got shape "
                 f"{tuple(value.shape)}"
             )
         return value.detach().reshape(()).to(device)
+
+    def _plain_number(self, name: str, value: float) -> float:
+        if isinstance(value, str) or not hasattr(value, "__float__"):
+            raise ValueError(
+                f"instruments: expected one number for '{name}' of {type(self.instrument).__name__}, got {value!r}; "
+                "leave out what does not exist this time"
+            )
+        return float(value)
 
     def state_dict(self) -> dict[str, Any]:
         """The instrument's own."""

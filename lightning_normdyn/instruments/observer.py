@@ -27,6 +27,7 @@ from lightning_normdyn.instruments.schedule import Drive, run_ahead
 
 Log = Callable[[dict[str, float], int], object]
 """Takes ``normdyn/<target>/<quantity>`` to scalars, and the number of optimizer steps made."""
+_ARGUMENTS = ("total_steps", "scheduler", "scheduler_every_n_steps", "scaler", "log", "log_dir", "name")
 
 
 @spelled_out(NormOptions)
@@ -86,7 +87,7 @@ class NormObserver:
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
         self._log, self._log_dir, self._name = log, log_dir, name
         self.name_holders: list[object] = [model]
-        self._options = complete_options(options)
+        self._options = complete_options(options, arguments=_ARGUMENTS)
         # A wrong pattern fails here.
         find_targets(model, self._options["targets"], max_tracked_rows=self._options["max_tracked_rows"])
         self._ranks = Ranks()

@@ -12,6 +12,7 @@ from typing import Any, TypedDict, TypeVar, get_type_hints
 
 from lightning_normdyn.capture.table import check_rows
 from lightning_normdyn.capture.targets import Targets, check_targets
+from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.instruments.base import check_every
 from lightning_normdyn.instruments.extent import Extent, check_extent
 from lightning_normdyn.instruments.instrument import Instrument, check_instruments
@@ -77,8 +78,12 @@ DEFAULTS: NormOptions = {
 }
 
 
-def complete_options(options: NormOptions | LookOptions) -> NormOptions:
+def complete_options(options: NormOptions | LookOptions, *, arguments: Sequence[str] = ()) -> NormOptions:
     """The options with defaults for those that are missing, each checked.
+
+    Args:
+        options: as the user gave them.
+        arguments: further ones that the constructor has, for the message.
 
     Raises:
         TypeError: if there is no such option.
@@ -94,7 +99,9 @@ def complete_options(options: NormOptions | LookOptions) -> NormOptions:
     """
     strange_names = sorted(set(options) - set(DEFAULTS))
     if strange_names:
-        raise TypeError(f"{strange_names[0]}: no such option; there are {', '.join(sorted(DEFAULTS))}")
+        names = sorted([*DEFAULTS, *arguments])
+        hint = nearest(strange_names[0], names)
+        raise TypeError(f"{strange_names[0]}: no such option{hint or ';'} there are {', '.join(names)}")
     settings: NormOptions = {**DEFAULTS, **options}
     check_every("every_n_steps", settings["every_n_steps"])
     if settings["fit_every_n_steps"] is not None:

@@ -58,7 +58,9 @@ def find_row_names(
     sources = look_up_names(holders, {name: table.rows for name, table in tables.items()})
     sources |= _user_sources(names, [target.name for target in targets], list(tables))
     return {
-        name: named_rows(source, tables[name].row_numbers, tables[name].rows) if name in tables else named_rows(source)
+        name: named_rows(source, tables[name].row_numbers, tables[name].rows, target=f"'{name}'")
+        if name in tables
+        else named_rows(source)
         for name, source in sources.items()
     }
 
@@ -78,7 +80,11 @@ def _user_sources(names: RowNames, targets: Collection[str], tables: Sequence[st
 
 
 def named_rows(
-    source: RowNames, row_numbers: Callable[[], Tensor] | None = None, rows: int | None = None
+    source: RowNames,
+    row_numbers: Callable[[], Tensor] | None = None,
+    rows: int | None = None,
+    *,
+    target: str = "the table",
 ) -> dict[int, str]:
     """The names of the tracked rows of a table, or of the items of a probe.
 
@@ -87,6 +93,7 @@ def named_rows(
         row_numbers: gives the rows of a table that are tracked, ``[n]``; ``None`` for a probe, whose items are named in
             their order.
         rows: how many rows the table has.
+        target: name of the table, for the message.
 
     Returns:
         Row number to name.
@@ -106,11 +113,11 @@ def named_rows(
         numbers = row_numbers().tolist()
         names = [str(name) for name in namer(numbers)]
         if len(names) != len(numbers):
-            raise ValueError(f"names: expected a name for each of {len(numbers)} rows, got {len(names)}")
+            raise ValueError(f"names: expected a name for each of {len(numbers)} rows, got {len(names)} for {target}")
         return dict(zip(numbers, names, strict=True))
     all_names = _read_lines(source) if isinstance(source, (str, os.PathLike)) else source
     if rows is not None and len(all_names) != rows:
-        raise ValueError(f"names: expected a name for each of {rows} rows, got {len(all_names)}")
+        raise ValueError(f"names: expected a name for each of {rows} rows, got {len(all_names)} for {target}")
     numbers = list(range(len(all_names))) if row_numbers is None else row_numbers().tolist()
     return {number: str(all_names[number]) for number in numbers}
 

@@ -41,7 +41,9 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         save_history: bool = True,
         **options: Unpack[NormOptions],
     ) -> None:
-        complete_options(options)  # what is out of range fails here, not when training begins
+        complete_options(
+            options, arguments=("log", "save_history")
+        )  # what is out of range fails here, not when training begins
         self._options = options
         self._log, self._save_history = log, save_history
         self._observer: NormObserver | None = None

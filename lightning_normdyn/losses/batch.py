@@ -179,7 +179,9 @@ def _alike(*sides: Tensor) -> list[Tensor]:
 
 def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
     for name, side in {"queries": queries, "documents": documents}.items():
-        if not isinstance(side, Tensor) or side.ndim != 2 or not side.is_floating_point():
+        if isinstance(side, Tensor) and side.ndim == 2 and not side.is_floating_point():
+            raise ValueError(f"{name}: expected floating-point embeddings, got {side.dtype}; write {name}.float()")
+        if not isinstance(side, Tensor) or side.ndim != 2:
             came = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side).__name__
             raise ValueError(f"{name}: expected floating-point embeddings [n, d], got {came}; pool to one vector each")
         if not side.numel():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_normdyn.core.contrast.factored import Factored, factored
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
+from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.core.number_checks import check_positive
 
 _COLDEST = 1e-30  # float32 still holds its inverse
@@ -49,7 +50,8 @@ class NormalizedSimilarity(nn.Module):
         super().__init__()
         names = [*NORMALIZATIONS, "learnable"]
         if normalization not in names:
-            raise ValueError(f"normalization: expected one of {', '.join(names)}, got {normalization!r}")
+            hint = nearest(str(normalization), names)
+            raise ValueError(f"normalization: expected one of {', '.join(names)}, got {normalization!r}{hint}")
         self.normalization = normalization
         self.shared_gamma = shared_gamma
         if normalization == "learnable":

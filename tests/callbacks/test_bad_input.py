@@ -58,6 +58,25 @@ def test_a_pattern_that_matches_nothing_lists_candidates(fit, pattern):
     assert "net.table.weight" in message
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [("net.con", "net.conv"), ("net.table.wieght", "net.table.weight"), ("net.taable", "net.table")],
+)
+def test_a_pattern_that_matches_nothing_is_asked_about(fit, pattern, name):
+    assert f"; did you mean '{name}'? candidates are" in message_of(fit, targets=[pattern])
+
+
+@pytest.mark.parametrize(
+    ("option", "answer"),
+    [("target", "did you mean 'targets'? there are "), ("save_histroy", "did you mean 'save_history'? there are ")],
+)
+def test_an_unknown_option_lists_all_and_asks_about_the_nearest(option, answer):
+    with pytest.raises(TypeError, match=rf"^{option}: no such option; ") as error:
+        NormDynamics(**{option: True})
+    assert answer in str(error.value)
+    assert "probe_items, save_history, targets" in str(error.value)
+
+
 @pytest.mark.parametrize(("pattern", "shape"), [("net.conv.bias", "(8,)"), ("net.conv.weight", "(8, 8, 1)")])
 def test_a_parameter_that_is_no_table(fit, pattern, shape):
     message = message_of(fit, targets=[pattern])

@@ -31,6 +31,17 @@ def text(tmp_path):
     return str(file)
 
 
+@pytest.fixture
+def undrawable(monkeypatch):
+    """Every figure fails as one does under a matplotlib that does not fit; returns what is said of it."""
+
+    def crash(*args, **kwargs):
+        raise AttributeError("no such method")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.add_axes", crash)
+    return "drawing failed (AttributeError: no such method)"
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """``normdyn audit`` from files and models: what it writes, and the one sentence of each refusal."""
 
 import gzip
+import html
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_normdyn import cli as commands
 from lightning_normdyn.cli.main import main
 
 ROWS, ASKED, DIM = 120, 40, 6
@@ -65,6 +67,23 @@ def test_files_are_put_together_by_their_ids(files, capsys):
     assert any("1 judgements of unknown documents" in note for note in found["notes"])
     assert any("1 of 40 queries" in note for note in found["notes"])
     assert sorted(file.name for file in Path("here").iterdir()) == ["audit.html", "audit.json"]
+
+
+def test_the_page_names_its_command(files):
+    words = ["--embeddings", "documents.npz", "--column", "vectors", "--out", "new folder"]
+    assert audit(*words) == 0
+    page = html.unescape(Path("new folder/audit.html").read_text(encoding="utf-8"))
+    assert "normdyn audit --embeddings documents.npz --column vectors --out 'new folder'" in page
+
+
+def test_without_a_drawing_the_numbers_are_saved_and_the_code_is_1(files, undrawable, capsys):
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", "--out", "here") == 1
+    printed = capsys.readouterr()
+    assert printed.err == f"normdyn: {undrawable}; no page was written; --debug shows the traceback\n"
+    assert printed.out == f"{numbers('here')['finding']}\nNumbers: here/audit.json\n"
+    assert [file.name for file in Path("here").iterdir()] == ["audit.json"]
+    record = commands.audit(embeddings="documents.npz", column="vectors", out="there")
+    assert (record.page, str(record.drawing_error), record.exit_code) == (None, undrawable, 1)
 
 
 def test_a_beir_folder_with_ready_embeddings(files):

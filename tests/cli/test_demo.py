@@ -1,8 +1,11 @@
 """The demo: what it prints and writes, and how it ends when something is in the way."""
 
+import errno
+import html
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -13,8 +16,10 @@ import torch
 
 from lightning_normdyn.cli.demos.findings import Findings
 from lightning_normdyn.cli.main import main
-from lightning_normdyn.cli.run_folder import create_run_folder, read_words
+from lightning_normdyn.cli.run_folder import create_run_folder, read_words, write_summary, write_vocabulary
+from lightning_normdyn.report import DrawingError
 from lightning_normdyn.tasks import TokenContrast
+from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary
 
 KEYS = {
     "slope",
@@ -27,6 +32,8 @@ KEYS = {
     "transient_skill",
     "stationarity",
     "log_frequency_correlation",
+    "forecast_slope",
+    "forecast_pearson_r",
     "forecast_skill",
     "forecast_median_error",
     "persistence_median_error",
@@ -185,3 +192,60 @@ def test_findings_turn_what_is_no_number_into_none():
     assert findings.summary()["budget_residual"] == 0.0
     assert findings.log_frequency_correlation == pytest.approx(1.0)
     assert Findings({}, table, [5, 5, 5]).log_frequency_correlation is None
+
+
+def test_without_a_drawing_all_else_is_saved_and_the_code_is_1(text, undrawable, capsys):
+    assert main(["demo", "--text", text, "--steps", "20", "--out", "run"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.endswith(f"normdyn: {undrawable}; no page was written; --debug shows the traceback\n")
+    assert "equilibrium law" in printed.out
+    assert "Run: run (summary.json" in printed.out
+    assert read_summary("run")["steps"] == 20
+    assert len(read_words(Path("run"))) == 60
+    assert not Path("run/report.html").exists()
+    assert main(["report", "run"]) == 1
+    assert capsys.readouterr().err == f"normdyn: {undrawable}; no page was written; --debug shows the traceback\n"
+    with pytest.raises(DrawingError):
+        main(["report", "run", "--debug"])
+
+
+def test_a_signal_decides_the_exit_code_where_drawing_fails_too(text, monkeypatch, undrawable, capsys):
+    on_step(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert main(["demo", "--text", text, "--steps", "60", "--out", "run"]) == 130
+    assert undrawable in capsys.readouterr().err
+
+
+def test_summary_and_vocabulary_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    vocabulary = Vocabulary(["a", "b"], [2, 1])
+    write_summary(tmp_path, {"slope": 1.0})
+    write_vocabulary(tmp_path, vocabulary)
+    files = [tmp_path / "summary.json", tmp_path / "vocabulary.tsv"]
+    assert [file.read_text(encoding="utf-8") for file in files] == ['{\n  "slope": 1.0\n}\n', "a\t2\nb\t1\n"]
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for write in (lambda: write_summary(tmp_path, {"slope": 2.0}), lambda: write_vocabulary(tmp_path, vocabulary)):
+        with pytest.raises(OSError, match="No space left"):
+            write()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_the_report_names_its_command_and_shows_what_the_terminal_prints(text, capsys):
+    words = ["demo", "--text", text, "--steps", "600", "--out", "run"]
+    assert main(words) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    (forecast,) = (line.split() for line in lines if line.startswith("forecast from 40%"))
+    slope, pearson_r = forecast[3], forecast[5]
+    summary = read_summary("run")
+    assert f"{summary['forecast_slope']:.3f}" == slope
+    assert f"{summary['forecast_pearson_r']:.4f}" == pearson_r
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    row = page.partition("Forecast for the end")[2].partition("</tr>")[0]
+    assert slope in row
+    assert f"{summary['forecast_pearson_r']:.3f}" in row
+    assert shlex.join(["normdyn", *words]) in html.unescape(page)
+    assert main(["report", "run", "--out", "again.html"]) == 0
+    assert "normdyn report run --out again.html" in Path("again.html").read_text(encoding="utf-8")

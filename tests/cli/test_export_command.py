@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 
 from lightning_normdyn.cli import export
 from lightning_normdyn.cli.main import main
-from lightning_normdyn.retrieval import norm_aware_top_k
+from lightning_normdyn.retrieval import indexes, norm_aware_top_k
 from lightning_normdyn.retrieval.indexes import TARGETS
 from lightning_normdyn.retrieval.indexes.vector_file import NpyFile
 
@@ -35,7 +37,7 @@ def run(capsys, *words):
 
 def test_an_index_ranks_by_the_score_and_says_what_it_holds(documents, capsys):
     Path("ids.txt").write_text("\ufeff" + "".join(f"{row + 1000}\n" for row in range(500)), encoding="utf-8")
-    words = ["--alpha", "0.5", "--to", "faiss", "--out", "x.faiss", "--ids", "ids.txt", "--chunk", "64"]
+    words = ["--alpha", "0.5", "--to", "faiss", "--out", "x.faiss", "--ids", "ids.txt", "--chunk-size", "64"]
     code, out, err = run(capsys, *words)
     assert (code, err) == (0, "")
     assert "500 embeddings of 16 numbers, lengths from" in out
@@ -131,7 +133,7 @@ def test_sigterm_cleans_up_as_ctrl_c_does(documents, capsys, monkeypatch):
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(NpyFile, "add", terminated)
-    code, out, err = run(capsys, "--to", "npy", "--out", "made/x.npy", "--chunk", "64")
+    code, out, err = run(capsys, "--to", "npy", "--out", "made/x.npy", "--chunk-size", "64")
     assert (code, "Written" in out, err) == (143, False, "normdyn: terminated\n")
     assert not Path("made").exists()
     assert signal.getsignal(signal.SIGTERM) is before
@@ -144,6 +146,49 @@ def test_a_missing_package_is_named(documents, capsys, monkeypatch):
     assert "needs faiss; install with: pip install 'lightning-normdyn[faiss]'" in err
 
 
-def test_the_words_of_the_command_are_the_targets_of_the_table():
-    (to,) = (option for option in export.options if option.name == "to")
-    assert list(to.choices) == list(TARGETS)
+def test_help_names_the_shipped_targets(capsys):
+    assert main(["export", "--help"]) == 0
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "a file (npy, parquet or safetensors), or an index (faiss, qdrant, lancedb or pgvector)" in help_text
+    assert set(TARGETS) == {"npy", "parquet", "safetensors", "faiss", "qdrant", "lancedb", "pgvector"}
+
+
+def test_an_unknown_target_is_one_sentence_from_the_table(documents, capsys):
+    code, out, err = run(capsys, "--to", "fais", "--out", "x.faiss")
+    assert (code, out) == (2, "")
+    assert err == f"normdyn: to: expected one of {', '.join(TARGETS)}, got 'fais'; did you mean 'faiss'?\n"
+
+
+TARGET_MODULE = """
+from lightning_normdyn.retrieval.indexes.vector_file import NpyFile
+from lightning_normdyn.retrieval.indexes.writer import Target
+
+TARGETS = {"shelf": Target(NpyFile, "look on the shelf", place="shelf {name} of {out}")}
+"""
+
+
+@pytest.fixture
+def shelf_module(tmp_path, monkeypatch):
+    """A module of a target of one's own, beside the shipped ones; the table is made anew with it."""
+    folder = tmp_path / "targets"
+    folder.mkdir()
+    (folder / "shelf.py").write_text(TARGET_MODULE, encoding="utf-8")
+    monkeypatch.setattr(indexes, "__path__", [*indexes.__path__, str(folder)])
+    with monkeypatch.context() as reloading:
+        reloading.setattr(indexes, "targets", indexes.targets)
+        reloading.delitem(sys.modules, indexes.targets.__name__)
+        fresh_table = import_module(indexes.targets.__name__).TARGETS
+    assert set(fresh_table) == {*TARGETS, "shelf"}
+    monkeypatch.setitem(TARGETS, "shelf", fresh_table["shelf"])
+    yield
+    del sys.modules[f"{indexes.__name__}.shelf"], indexes.shelf
+
+
+@pytest.mark.usefixtures("shelf_module")
+def test_a_target_is_one_file_in_the_folder_of_targets(documents, capsys):
+    code, out, err = run(capsys, "--to", "shelf", "--out", "x.npy", "--normalization", "dot")
+    assert (code, err) == (0, "")
+    assert "Written: shelf embeddings of x.npy\n" in out
+    assert "Search: look on the shelf, queries as they are, metric inner_product\n" in out
+    np.testing.assert_array_equal(np.load("x.npy"), documents.numpy())
+    assert export(embeddings="vectors.npy", to="shelf", out="y.npy").destination.to == "shelf"

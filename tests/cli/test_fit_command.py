@@ -1,15 +1,19 @@
 """LightningCLI: the shipped configuration runs, and its parts can be swapped from the command line."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.demos.boring_classes import BoringModel
 
 from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.history import read_run
+from lightning_normdyn.report.kit.figure import drawing_style, new_axes
+from lightning_normdyn.tasks.tokens.corpus import load_corpus
+from lightning_normdyn.tasks.tokens.vocabulary import count_vocabulary
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "tokens.yaml")
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -92,3 +96,34 @@ def test_errors_of_constructors_are_one_sentence(text, capsys, words, sentence):
 def test_a_model_without_the_data_that_it_needs_says_so(capsys):
     assert main(["fit", "--model=lightning_normdyn.tasks.TokenContrast"]) == 2
     assert "table_rows: expected the number of words, got None" in capsys.readouterr().err
+
+
+class Drawing(Callback):
+    """Draws at the end of training, as a callback of a user's own may."""
+
+    def on_train_end(self, trainer, pl_module):
+        with drawing_style():
+            new_axes()
+
+
+def test_a_callback_that_cannot_draw_ends_with_one_sentence_and_1(text, undrawable, capsys):
+    assert main(["fit", *tokens(text), *QUIET, f"--trainer.callbacks+={__name__}.Drawing"]) == 1
+    assert capsys.readouterr().err.endswith(
+        f"normdyn: {undrawable}; no page was written; --debug shows the traceback\n"
+    )
+    assert list(read_run("runs/tokens/version_0")) == ["table.weight"]
+
+
+def test_the_report_of_fit_names_rows_by_their_words(text):
+    words = ["fit", "--config", "tokens.yaml", f"--data.text=[{text}]", "--data.batch_size=8", *QUIET]
+    assert main([*words, "--trainer.max_steps=120"]) == 0
+    run = Path("runs/tokens/version_0")
+    assert main(["report", str(run)]) == 0
+    vocabulary = count_vocabulary(load_corpus([text]).documents, size=2000).words
+    words_drawn = re.findall(r">\s*([a-j][k-p])\s*<", (run / "report.html").read_text(encoding="utf-8"))
+    assert words_drawn
+    assert set(words_drawn) <= set(vocabulary)
+    assert not re.search(r"\brow \d+", (run / "report.html").read_text(encoding="utf-8"))
+    (run / "normdyn" / "table.weight" / "row_names.json").unlink()
+    assert main(["report", str(run)]) == 0
+    assert re.search(r"\brow \d+", (run / "report.html").read_text(encoding="utf-8"))

@@ -1,7 +1,9 @@
 """``normdyn grid`` from the command line to the page, with real trainings, and what it says of bad input."""
 
+import html
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +35,8 @@ data:
 trainer: {accelerator: cpu, max_epochs: 2, log_every_n_steps: 1}
 """
 
+WORDS = ["grid", "--config", "grid.yaml", "--seeds", "2", "--variants", "cosine", "qnorm", "--lr-factors", "1.0"]
+
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -59,12 +63,11 @@ def grid(workplace: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace)
         patch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # as for every test of a command
-        words = ["grid", "--config", "grid.yaml", "--seeds", "2", "--variants", "cosine", "qnorm", "--lr-factors", "1"]
-        assert main([*words, "--jobs", "2", "--out", "out"]) == 0
+        assert main([*WORDS, "--jobs", "2", "--out", "out"]) == 0
         started = {file: file.stat().st_mtime_ns for file in Path("out").glob("runs/*/result.json")}
         gone = workplace / "out" / "runs" / "qnorm-lr0.01-seed1" / "result.json"
         gone.unlink()
-        assert main([*words, "--jobs", "2", "--out", "out"]) == 0
+        assert main([*WORDS, "--jobs", "2", "--out", "out"]) == 0
         again = {file: file.stat().st_mtime_ns for file in Path("out").glob("runs/*/result.json")}
         assert {file for file in started if started[file] != again[file]} == {gone.relative_to(workplace)}
     return workplace / "out"
@@ -85,6 +88,29 @@ def test_a_grid_leaves_its_findings(grid: Path) -> None:
     assert "normdyn grid --config grid.yaml --seeds 2 --variants cosine qnorm" in page
     assert page.count("<svg") == 3
     assert (grid / "grid.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_the_page_names_its_data_and_its_command(grid: Path) -> None:
+    page = html.unescape((grid / "grid.html").read_text(encoding="utf-8"))
+    assert "RetrievalData(source=BeirFolder(folder=set))" in page
+    assert f"normdyn {' '.join(WORDS)} --jobs 2 --out out" in page
+
+
+def test_without_a_drawing_findings_are_saved_and_printed_and_the_code_is_1(
+    grid: Path, undrawable, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(grid.parent)
+    folder = shutil.copytree(grid, grid.parent / "undrawn", ignore=shutil.ignore_patterns("findings.json", "grid.*"))
+    shutil.copy(grid / "grid.json", folder)
+    assert main([*WORDS, "--out", "undrawn"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.endswith(f"normdyn: {undrawable}; no page was written; --debug shows the traceback\n")
+    findings = json.loads((grid / "findings.json").read_text())
+    assert findings["advice"] in printed.out
+    assert printed.out.endswith("Grid: undrawn (table: grid.md, numbers: findings.json, trainings: runs/)\n")
+    assert json.loads((folder / "findings.json").read_text()) == findings
+    assert (folder / "grid.md").read_text() == (grid / "grid.md").read_text()
+    assert not (folder / "grid.html").exists()
 
 
 def test_trainings_keep_the_course_of_norms(grid: Path) -> None:

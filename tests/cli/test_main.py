@@ -1,16 +1,20 @@
 """The entry point: light where it can be, one sentence for the user's errors, a traceback for ours."""
 
+import shlex
 import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Annotated
 
 import pytest
 
 from lightning_normdyn import __version__
 from lightning_normdyn.cli import configs, demo, main as main_module
+from lightning_normdyn.cli.commands.command import Shell, command, running_command
 from lightning_normdyn.cli.main import COMMANDS, LIGHTNING_COMMANDS, main
 from lightning_normdyn.cli.parser import build_parser, parse
+from lightning_normdyn.cli.values import Value, count
 
 HEAVY = ("torch", "pytorch_lightning", "matplotlib", "numpy", "jsonargparse")
 TYPED_COMMANDS = [name for name in COMMANDS if name not in LIGHTNING_COMMANDS]
@@ -75,6 +79,41 @@ def test_a_command_is_a_function_that_returns_what_it_prints():
         demo(stepz=3)
     with pytest.raises(ValueError, match=r"text: expected a list, got"):
         demo(text="a.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "line"),
+    [
+        ("demo", {"text": ["a b.txt", "c.txt"], "steps": 5}, "normdyn demo --text 'a b.txt' c.txt --steps 5"),
+        ("report", {"out": "x.html", "run": "a"}, "normdyn report a --out x.html"),
+        ("reproduce", {"quick": True, "out": None}, "normdyn reproduce --quick"),
+        ("audit", {"batch_size": 4, "overwrite": False}, "normdyn audit --batch-size 4"),
+        (
+            "grid",
+            {"config": ["a.yaml", "b.yaml"], "lr_factors": (0.3, 1.0), "overrides": ["--trainer.max_epochs", "5"]},
+            "normdyn grid --config a.yaml --config b.yaml --lr-factors 0.3 1.0 --trainer.max_epochs 5",
+        ),
+        ("advise", {"config": ["a.yaml"], "ckpt_path": "b.ckpt"}, "normdyn advise --config a.yaml --ckpt_path b.ckpt"),
+    ],
+)
+def test_a_call_is_spelled_as_one_would_type_it(name, arguments, line):
+    command = getattr(import_module("lightning_normdyn.cli"), name)
+    assert command.spelled_call(arguments) == line
+    typed = parse(command, shlex.split(line)[2:])
+    assert command.spelled_call(typed) == line
+
+
+def test_the_running_command_is_known_inside_alone():
+    assert running_command() == ""
+
+    @command(Shell())
+    def inner(*, number: Annotated[int, Value("N", count)] = 1) -> str:
+        return running_command()
+
+    assert inner(number="3") == "normdyn inner --number 3"
+    with pytest.raises(ValueError, match="number: expected a positive whole number"):
+        inner(number=0)
+    assert running_command() == ""
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,22 @@ def test_chosen_experiments_are_printed_and_saved(calls, capsys):
     assert "seed 2" in page
 
 
+def test_the_page_names_its_command(calls):
+    assert main(["reproduce", "--quick", "--only", "class_imbalance", "--out", "run"]) == 0
+    page = Path("run/reproduce.html").read_text(encoding="utf-8")
+    assert "normdyn reproduce --only class_imbalance --quick --out run" in page
+
+
+def test_without_a_drawing_all_else_is_saved_and_the_code_is_1(calls, undrawable, capsys):
+    assert main(["reproduce", "--quick", "--only", "class_imbalance", "--out", "run"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err == f"normdyn: {undrawable}; no page was written; --debug shows the traceback\n"
+    assert "class_imbalance" in printed.out
+    assert "Run: run (numbers: summary.json; what is drawn: experiments/)" in printed.out
+    assert list(summary()["experiments"]) == ["class_imbalance"]
+    assert not Path("run/reproduce.html").exists()
+
+
 def test_what_is_there_is_not_run_again(calls):
     assert main(["reproduce", "--quick", "--only", "class_imbalance", "--out", "run"]) == 0
     assert main([*BOTH, "--out", "run"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.instruments.run import present_ranks
 
 
@@ -19,11 +20,11 @@ MOST_ROWS = 5
 
 def merge(rank, folder):
     """Merges every case as one of two processes and keeps the outcome."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    ranks = present_ranks(torch.device("cpu"))
-    merged = {}
-    for name, rows in CASES.items():
-        vectors = vectors_of(rank, rows[rank]) if rows[rank] else None
-        merged[name] = ranks.merge_vectors(vectors, most_rows=MOST_ROWS)
-    torch.save(merged, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    with ended_process_group():
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+        ranks = present_ranks(torch.device("cpu"))
+        merged = {}
+        for name, rows in CASES.items():
+            vectors = vectors_of(rank, rows[rank]) if rows[rank] else None
+            merged[name] = ranks.merge_vectors(vectors, most_rows=MOST_ROWS)
+        torch.save(merged, f"{folder}/{rank}.pt")

@@ -228,8 +228,9 @@ def test_the_name_of_a_built_in_quantity_is_refused(quantity):
         ([measuring("a"), measuring("a")], "instruments: Own measures 'a', which Own measures too"),
         ([measuring()], r"instruments: expected Own.quantities to be a tuple of names without '/', got \(\)"),
         ([measuring("a/b")], "without '/'"),
-        ([measuring("a", every_n_steps=0)], r"instruments: Own.every_n_steps: expected a whole number of steps"),
+        ([measuring("a", every_n_steps=0)], r"instruments: Own.every_n_steps: expected a whole number, 1 or more, got 0"),
         ([len], "instruments: expected subclasses of lightning_normdyn.instruments.Instrument, got <built-in"),
+        ([EffectiveRank], r"^instruments: expected objects, got the class EffectiveRank; write EffectiveRank\(\)$"),
         (measuring("a"), "instruments: expected a list of instruments, got"),
     ],
 )
@@ -242,6 +243,10 @@ def test_what_is_no_instrument_is_refused(instruments, message):
     ("values", "message"),
     [
         ({"b": 1.0}, r"instruments: Own measured 'b', which is not among its quantities \('a',\); name it there"),
+        (None, r"^instruments: expected Own.measure to return a mapping of quantities \('a',\) to numbers, got None$"),
+        ("much", r"expected Own.measure to return a mapping of quantities \('a',\) to numbers, got 'much'$"),
+        ({"a": None}, r"^instruments: expected one number for 'a' of Own, got None; leave out what does not exist"),
+        ({"a": "3"}, r"^instruments: expected one number for 'a' of Own, got '3'; leave out what does not exist"),
         ({"a": torch.ones(3)}, r"instruments: expected one number for 'a' of Own, got shape \(3,\)"),
     ],
 )

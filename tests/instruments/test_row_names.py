@@ -100,8 +100,8 @@ def test_items_of_a_probe(fit, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (WORDS[:-1], rf"^names: expected a name for each of {ROWS} rows, got {ROWS - 1}"),
-        (lambda _: ["one"], rf"^names: expected a name for each of {ROWS} rows, got 1"),
+        (WORDS[:-1], rf"^names: expected a name for each of {ROWS} rows, got {ROWS - 1} for 'net.table.weight'"),
+        (lambda _: ["one"], rf"^names: expected a name for each of {ROWS} rows, got 1 for 'net.table.weight'"),
     ],
 )
 def test_too_few_names(fit, tmp_path, names, message):

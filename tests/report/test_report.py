@@ -359,7 +359,7 @@ def test_each_table_may_have_names_of_its_own(tmp_path: Path) -> None:
 
 def test_names_recorded_with_a_run_are_shown_unless_others_are_passed(tmp_path: Path, monkeypatch) -> None:
     two_tables(tmp_path)
-    monkeypatch.setattr(TargetHistory, "row_names", lambda _: {1: "<i>stored"}, raising=False)
+    monkeypatch.setattr(TargetHistory, "row_names", lambda _: {1: "<i>stored"})
     text = Page(write_report(tmp_path)).text
     assert "<i>stored" in text
     assert "row 0" in text

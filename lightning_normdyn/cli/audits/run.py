@@ -12,17 +12,21 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor
 
 from lightning_normdyn.cli.audits.input import AuditInput, AuditRequest, gather_input
+from lightning_normdyn.cli.commands.command import running_command
+from lightning_normdyn.cli.drawn_page import draw_page
 from lightning_normdyn.cli.run_folder import check_writable
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.datasets import MalformedFileError
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.datasets.reading.picture import open_image
+from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.audit import AuditSubject, write_audit
 from lightning_normdyn.report.audit.item import Item, thumbnail
+from lightning_normdyn.report.audit.page import NUMBERS, PAGE
 from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
 
 _CHUNK_NUMBERS = 2**22
-_FILES = ("audit.html", "audit.json")
+_FILES = (PAGE, NUMBERS)
 
 
 class AuditRecord(NamedTuple):
@@ -30,23 +34,27 @@ class AuditRecord(NamedTuple):
 
     Attributes:
         finding: the first line of the findings.
-        page: the HTML file; the JSON lies beside it.
+        page: the HTML file; ``None`` if drawing it failed.
         audit: all numbers.
+        numbers: the JSON file.
+        drawing_error: why there is no page, if drawing it failed.
     """
 
     finding: str
-    page: Path
+    page: Path | None
     audit: Audit
+    numbers: Path
+    drawing_error: DrawingError | None = None
 
     @property
     def exit_code(self) -> int:
-        """Success."""
-        return 0
+        """Success, or an error if the page could not be drawn."""
+        return int(self.drawing_error is not None)
 
     def print_to(self, console: Console) -> None:
         """Prints the finding and where the page is."""
         console.print(self.finding)
-        console.print(f"Page: {self.page}")
+        console.print(f"Numbers: {self.numbers}" if self.page is None else f"Page: {self.page}")
 
 
 def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> AuditRecord:
@@ -67,10 +75,14 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
         audit_input = gather_input(request, Path(folder), bar)
         audit = _measure(audit_input, request.measure, bar)
         subject = AuditSubject(
-            audit_input.name, audit_input.facts, audit_input.notes, extreme_items(audit, audit_input)
+            audit_input.name,
+            audit_input.facts,
+            audit_input.notes,
+            extreme_items(audit, audit_input),
+            running_command(),
         )
-        page = write_audit(Path(out), audit, subject)
-    return AuditRecord(first_line(audit), page, audit)
+        page = draw_page(lambda: write_audit(Path(out), audit, subject))
+    return AuditRecord(first_line(audit), page.path, audit, Path(out) / NUMBERS, page.error)
 
 
 def _check_place(folder: Path, *, overwrite: bool) -> None:

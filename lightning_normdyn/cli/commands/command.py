@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
 from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lightning_normdyn.cli.values import Value, nearest
+from lightning_normdyn.cli.values import Value
+from lightning_normdyn.core.nearest_word import nearest
 
 _NAME = Value("NAME")
 P = ParamSpec("P")
@@ -82,6 +85,15 @@ class Shell:
     overrides: str | None = None
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
+    def spelled(self, option: str) -> str:
+        """The option as a shell spells it.
+
+        Example:
+            >>> Shell().spelled("batch_size"), Shell(underscore_options=("ckpt_path",)).spelled("ckpt_path")
+            ('--batch-size', '--ckpt_path')
+        """
+        return f"--{option}" if option in self.underscore_options else f"--{option.replace('_', '-')}"
+
 
 class Command(Generic[P, R]):
     """A function of keyword arguments that checks them before it does anything.
@@ -111,7 +123,43 @@ class Command(Generic[P, R]):
         arguments: Any = dict(kwargs)
         for name in arguments.keys() & options.keys():
             arguments[name] = options[name].checked(arguments[name])
-        return self.function(*args, **arguments)
+        token = _running_command.set(self.spelled_call(arguments))
+        try:
+            return self.function(*args, **arguments)
+        finally:
+            _running_command.reset(token)
+
+    def spelled_call(self, arguments: Mapping[str, Any]) -> str:
+        """A call as one would type it in a shell.
+
+        Args:
+            arguments: of the call; those that say nothing (``None``, a flag that is not set) are left out.
+        """
+        words = ["normdyn", self.function.__name__]
+        for option in self.options:
+            words += self._words(option, arguments.get(option.name))
+        return shlex.join(words)
+
+    def _words(self, option: Option, value: Any) -> Iterator[str]:
+        if value is None or (option.flag and not value):
+            return
+        values = [str(element) for element in value] if option.is_list else [str(value)]
+        if option.name == self.shell.overrides or option.name in self.shell.positional:
+            yield from values
+            return
+        option_word = self.shell.spelled(option.name)
+        if option.is_list and option.value.one_word:
+            yield from (word for element in values for word in (option_word, element))
+        else:
+            yield from (option_word, *([] if option.flag else values))
+
+
+_running_command: ContextVar[str] = ContextVar("running_command", default="")
+
+
+def running_command() -> str:
+    """The command that runs, as one would type it in a shell; empty outside of a command."""
+    return _running_command.get()
 
 
 def command(shell: Shell) -> Callable[[Callable[P, R]], Command[P, R]]:

@@ -19,10 +19,11 @@ _GROUPS = {
         "embeddings", "column", "ids", "normalization", "alpha", "gamma_document",
     ),
     "what is written": ("to", "out", "name", "index", "dtype", "augment", "metric", "overwrite"),
-    "how the index is measured, and memory": ("queries", "sample", "chunk"),
+    "how the index is measured, and memory": ("queries", "sample", "chunk_size"),
 }  # fmt: skip
 Place = Annotated[str, Value("PLACE")]
 Kind = Annotated[str, Value("KIND")]
+TargetName = Annotated[str, Value("TARGET")]
 LearntExponent = Annotated[float, Value("G", exponent)]
 
 
@@ -94,7 +95,7 @@ def audit(
 def export(
     *,
     embeddings: File,
-    to: Literal["npy", "parquet", "safetensors", "faiss", "qdrant", "lancedb", "pgvector"],
+    to: TargetName,
     out: Place,
     column: Name | None = None,
     ids: File | None = None,
@@ -109,13 +110,13 @@ def export(
     overwrite: bool = False,
     queries: File | None = None,
     sample: Count = 200,
-    chunk: Count = 16_384,
+    chunk_size: Count = 16_384,
 ) -> ExportRecord:
     """Fold a power of the norms into stored vectors, and fill an index with them.
 
     Args:
         embeddings: .npy, .npz, .parquet or .safetensors
-        to: what is written
+        to: what is written: a file (npy, parquet or safetensors), or an index (faiss, qdrant, lancedb or pgvector)
         out: a file, a folder, Qdrant's URL or PostgreSQL's connection string
         column: of the embeddings, where a file holds several matrices
         ids: one id a line (default: those in the file, or numbers of rows)
@@ -131,13 +132,14 @@ def export(
         overwrite: replace what is there
         queries: embeddings to measure the loss with (default: some of the documents)
         sample: queries to measure with
-        chunk: embeddings in memory
+        chunk_size: embeddings in memory
 
     Returns:
         What the embeddings are like, what was written, and what the index loses.
 
     Raises:
-        ValueError: if embeddings, ids, exponents or what is at the place will not do; nothing is left half-written.
+        ValueError: if there is no such target, or embeddings, ids, exponents or what is at the place will not do;
+            nothing is left half-written.
         OSError: if a file cannot be read or written.
     """
     from lightning_normdyn.cli.exports import Written, run_export
@@ -146,5 +148,5 @@ def export(
     folding = Folding(normalization, alpha=alpha, gamma_document=gamma_document, augment=augment, metric=metric)
     destination = Written(to, out, name, index, dtype, metric, augment, overwrite)
     return run_export(
-        embeddings, folding, destination, column=column, ids=ids, queries=queries, sample=sample, chunk=chunk
+        embeddings, folding, destination, column=column, ids=ids, queries=queries, sample=sample, chunk_size=chunk_size
     )

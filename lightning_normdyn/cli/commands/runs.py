@@ -61,6 +61,7 @@ def report(*, run: Folder, out: File | None = None) -> ReportRecord:
     Raises:
         FileNotFoundError: if the folder holds no history; the message names the runs below it.
         ValueError: if a file of the run is damaged.
+        DrawingError: if a figure cannot be drawn.
         OSError: if the page cannot be written.
     """
     from lightning_normdyn.cli.reports import draw_report

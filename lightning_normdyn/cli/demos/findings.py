@@ -26,6 +26,8 @@ _SUMMARISED = {
     "transient_persistence_error": "transient_persistence_error",
     "transient_skill": "transient_skill",
     "stationarity": "stationarity",
+    "forecast_slope": "forecast_slope",
+    "forecast_pearson_r": "forecast_pearson_r",
     "forecast_skill": "forecast_skill",
     "forecast_median_error": "forecast_median_error",
     "persistence_median_error": "persistence_median_error",

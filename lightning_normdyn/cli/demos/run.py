@@ -13,13 +13,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.demos.findings import Findings, Prediction, versions
 from lightning_normdyn.cli.demos.training import train
 from lightning_normdyn.cli.run_folder import create_run_folder, write_summary, write_vocabulary
 from lightning_normdyn.cli.terminal import terminal
-from lightning_normdyn.cli.user_errors import MissingExtraError, require
+from lightning_normdyn.cli.user_errors import MissingExtraError, one_sentence, require
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.history.number import show_number
+from lightning_normdyn.report import DrawingError, write_report
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
 CONTENTS = "summary.json, vocabulary.tsv, metrics.csv, TensorBoard events, histories in normdyn/"
@@ -55,6 +57,7 @@ class DemoRecord(NamedTuple):
         folder: of the run.
         notes: where files are, and what could not be saved.
         signal: that ended the run early, if one did.
+        drawing_error: why there is no report, if drawing it failed.
     """
 
     corpus: str
@@ -63,11 +66,12 @@ class DemoRecord(NamedTuple):
     folder: Path
     notes: Sequence[str]
     signal: int | None
+    drawing_error: DrawingError | None = None
 
     @property
     def exit_code(self) -> int:
-        """Success, or 128 + the signal."""
-        return 0 if self.signal is None else 128 + self.signal
+        """Success, an error if the report could not be drawn, or 128 + the signal."""
+        return int(self.drawing_error is not None) if self.signal is None else 128 + self.signal
 
     def print_to(self, console: Console) -> None:
         """Prints the table, what to make of it, and where the files are."""
@@ -111,8 +115,11 @@ def run_demo(settings: DemoSettings, out: str | None) -> DemoRecord:
         "steps": trainer.global_step,
         **_settings(settings, data),
     }
-    notes = [*_save(folder, data, summary), _write_report(folder, data.vocabulary.words, summary)]
-    return DemoRecord(opening, findings.predictions(), summary, folder, notes, stop_signal)
+    notes = _save(folder, data, summary)
+    report_notes, drawing_error = _write_report(folder, data.vocabulary.words, summary)
+    return DemoRecord(
+        opening, findings.predictions(), summary, folder, [*notes, *report_notes], stop_signal, drawing_error
+    )
 
 
 def _load_data(settings: DemoSettings, folder: Path) -> TokenPairs:
@@ -164,16 +171,20 @@ def _save(folder: Path, data: TokenPairs, summary: dict[str, Any]) -> list[str]:
     return [f"Run: {folder} ({CONTENTS})"]
 
 
-def _write_report(folder: Path, words: list[str], summary: dict[str, Any]) -> str:
+def _write_report(folder: Path, words: list[str], summary: dict[str, Any]) -> tuple[Sequence[str], DrawingError | None]:
+    """Draws the report; returns notes about it, and what went wrong with the drawing itself."""
     try:
         require("matplotlib", extra="cli,report")
-        from lightning_normdyn.report import write_report
-
-        return f"Report: {write_report(folder, labels=words, summary=summary)}"
-    except MissingExtraError as error:
-        return f"No report.html: {error}"
-    except Exception as error:
-        return f"No report.html: drawing it failed ({type(error).__name__}: {error})."
+        page = write_report(folder, labels=words, summary=summary, command=running_command())
+    except (MissingExtraError, OSError) as error:
+        return (f"No report.html: {one_sentence(error)}",), None
+    except DrawingError as error:
+        return (), error
+    except Exception as error:  # nothing may come between the numbers and the screen
+        drawing_error = DrawingError(f"drawing failed ({type(error).__name__}: {error})")
+        drawing_error.__cause__ = error
+        return (), drawing_error
+    return (f"Report: {page}",), None
 
 
 CAPTION = "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a."

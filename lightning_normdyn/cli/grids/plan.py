@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.cli.grids.job import RESULT_FILE, UNTRAINED, Job
 from lightning_normdyn.cli.run_folder import create_run_folder, make_writable
@@ -148,9 +148,8 @@ def _contents(words: Sequence[str]) -> dict[str, Any]:
 
 def grid_origin(plan: Plan) -> Origin:
     """What the grid's page says that it comes from: the data as configured, and the command."""
-    data = ReadConfiguration(list(plan.words), run=False).config.as_dict().get("data")
-    command = ["normdyn", "grid", *plan.words, "--seeds", str(len(plan.seeds)), "--variants", *plan.variants]
-    return Origin(data=name_configured(data), command=shlex.join(command))
+    data = ReadConfiguration(list(plan.words), run=False, command="grid").config.as_dict().get("data")
+    return Origin(data=name_configured(data), command=running_command())
 
 
 def name_configured(configured: Any) -> str:

@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
 from lightning_normdyn.cli.fit import config_words
-from lightning_normdyn.cli.grids.plan import Plan, make_folder, read_task
+from lightning_normdyn.cli.grids.plan import Plan, grid_origin, make_folder, read_task
 from lightning_normdyn.cli.grids.processes import grid_progress, run_jobs
 from lightning_normdyn.cli.grids.summary import print_findings
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
-from lightning_normdyn.cli.values import nearest
+from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.grid import write_grid
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.grid.findings import choose_lrs, find
@@ -55,8 +57,9 @@ class GridRecord(NamedTuple):
         folder: of the grid; a second call with it goes on from there.
         findings: ``None`` if no training finished, or a signal came first.
         failures: name to reason, of the trainings that failed.
-        page: the HTML file, if there are findings.
+        page: the HTML file, if there are findings and they could be drawn.
         signal: that ended it early, if one did.
+        drawing_error: why there is no page, if drawing it failed.
     """
 
     folder: Path
@@ -64,13 +67,14 @@ class GridRecord(NamedTuple):
     failures: Mapping[str, str]
     page: Path | None
     signal: int | None = None
+    drawing_error: DrawingError | None = None
 
     @property
     def exit_code(self) -> int:
-        """Success, an error if a training failed, or 128 + the signal."""
+        """Success, an error if a training failed or the page could not be drawn, or 128 + the signal."""
         if self.signal is not None:
             return 128 + self.signal
-        return 1 if self.failures or self.findings is None else 0
+        return 1 if self.failures or self.findings is None or self.drawing_error is not None else 0
 
     def print_to(self, console: Console) -> None:
         """Prints the tables, the advice, and where the page is."""
@@ -84,6 +88,9 @@ class GridRecord(NamedTuple):
             console.print(f"No training finished; what each printed is in {self.folder}/runs/*/log.txt")
             return
         print_findings(console, self.findings)
+        if self.page is None:
+            console.print(f"Grid: {self.folder} (table: grid.md, numbers: {FINDINGS_FILE}, trainings: runs/)")
+            return
         console.print(
             f"Page: {self.page} (table: grid.md, figure: grid.svg, numbers: {FINDINGS_FILE}, trainings: runs/)"
         )
@@ -126,7 +133,8 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
         variants=plan.variants,
         caveat=task.caveat,
     )
-    return GridRecord(plan.folder, findings, failures, _write(plan, findings))
+    page = _write(plan, findings)
+    return GridRecord(plan.folder, findings, failures, page.path, drawing_error=page.error)
 
 
 def _variants(task: type[ContrastiveTask], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -160,14 +168,14 @@ def _missing(jobs: Sequence[Any], progress: Any) -> list[Any]:
     return [job for job in jobs if not job.result.is_file()]
 
 
-def _write(plan: Plan, findings: GridFindings) -> Path:
+def _write(plan: Plan, findings: GridFindings) -> DrawnPage:
     content = asdict(findings)
     content["comparison"] = findings.comparison._asdict() | {
         "scores": {name: score.numbers() for name, score in findings.comparison.scores.items()}
     }
     content["runs"] = [f"{run.variant}, lr {run.lr:g}, seed {run.seed}" for run in findings.runs]
     write_json(plan.folder / FINDINGS_FILE, content, indent=2)
-    return write_grid(plan.folder, findings)
+    return draw_page(lambda: write_grid(plan.folder, findings, origin=grid_origin(plan)))
 
 
 try:

@@ -13,13 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.demos.findings import versions
+from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
 from lightning_normdyn.cli.reproductions.folder import Reproduction
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
-from lightning_normdyn.cli.values import nearest
+from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.history.experiment import ExperimentRecord
 from lightning_normdyn.history.number import show_number
+from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.experiments import write_reproduction
 from lightning_normdyn.tasks.experiments import EXPERIMENTS
 from lightning_normdyn.tasks.quiet import one_thread
@@ -35,22 +38,26 @@ class ReproductionRecord(NamedTuple):
         records: of the experiments that finished, in the order of the table.
         failures: name to reason, of those that broke off.
         settings: seed and whether it was quick.
-        page: the HTML file; ``None`` if no experiment finished.
+        folder: of the records and the page.
+        page: the HTML file; ``None`` if no experiment finished, or drawing it failed.
         signal: that ended it early, if one did.
+        drawing_error: why there is no page, if drawing it failed.
     """
 
     records: Mapping[str, ExperimentRecord]
     failures: Mapping[str, str]
     settings: Mapping[str, Any]
+    folder: Path
     page: Path | None
     signal: int | None
+    drawing_error: DrawingError | None = None
 
     @property
     def exit_code(self) -> int:
-        """Success, an error if an experiment broke off, or 128 + the signal."""
+        """Success, an error if an experiment broke off or the page could not be drawn, or 128 + the signal."""
         if self.signal is not None:
             return 128 + self.signal
-        return 1 if self.failures else 0
+        return 1 if self.failures or self.drawing_error is not None else 0
 
     def print_to(self, console: Console) -> None:
         """Prints the table and where the page is."""
@@ -63,7 +70,8 @@ class ReproductionRecord(NamedTuple):
             console.print(_QUICK)
         seconds = sum(record.seconds for record in self.records.values())
         console.print(f"{seconds:.0f} s in all. SRV: arXiv 2606.30625.")
-        console.print(f"Page: {self.page} (numbers: summary.json; what is drawn: experiments/)")
+        files = "numbers: summary.json; what is drawn: experiments/"
+        console.print(f"Run: {self.folder} ({files})" if self.page is None else f"Page: {self.page} ({files})")
 
 
 def run_reproduction(
@@ -86,8 +94,16 @@ def run_reproduction(
     stop_signal = _run(names, reproduction, terminal())
     reproduction.save()
     finished_records = {name: reproduction.records[name] for name in EXPERIMENTS if name in reproduction.records}
-    page = _write_page(reproduction, list(finished_records.values())) if finished_records else None
-    return ReproductionRecord(finished_records, reproduction.failures, reproduction.settings, page, stop_signal)
+    page = _draw_page(reproduction, list(finished_records.values())) if finished_records else DrawnPage()
+    return ReproductionRecord(
+        finished_records,
+        reproduction.failures,
+        reproduction.settings,
+        reproduction.folder,
+        page.path,
+        stop_signal,
+        page.error,
+    )
 
 
 def _names(only: Sequence[str] | None) -> list[str]:
@@ -134,11 +150,12 @@ def _progress(console: Console, total: int) -> Iterator[Progress]:
         yield progress
 
 
-def _write_page(reproduction: Reproduction, records: list[ExperimentRecord]) -> Path:
+def _draw_page(reproduction: Reproduction, records: list[ExperimentRecord]) -> DrawnPage:
     facts = {"seed": reproduction.settings["seed"], **versions()}
     if reproduction.settings["quick"]:
         facts["note:"] = _QUICK
-    return write_reproduction(reproduction.folder / PAGE, records, facts=facts)
+    command = running_command()
+    return draw_page(lambda: write_reproduction(reproduction.folder / PAGE, records, facts=facts, command=command))
 
 
 def _table(records: Mapping[str, ExperimentRecord]) -> Table:

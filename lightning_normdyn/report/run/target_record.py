@@ -98,8 +98,7 @@ def read_record(name: str, history: TargetHistory, *, anchor: str, labels: Seque
 
 def _stored_names(history: TargetHistory) -> Mapping[int, str] | None:
     """Names of rows that were recorded with the run; None for a history without any."""
-    reader = getattr(history, "row_names", None)
-    return (reader() or None) if reader is not None else None
+    return history.row_names() or None
 
 
 def fits_labels(description: Mapping[str, Any], labels: Sequence[str]) -> bool:

@@ -130,5 +130,11 @@ class LanceTable:
 
 
 TARGETS = {
-    "lancedb": Target(LanceTable, 'table.search(query).distance_type("{metric}").limit(k)', _DISTANCES, extra="lancedb")
+    "lancedb": Target(
+        LanceTable,
+        'table.search(query).distance_type("{metric}").limit(k)',
+        _DISTANCES,
+        extra="lancedb",
+        place="{name} in {out}",
+    )
 }

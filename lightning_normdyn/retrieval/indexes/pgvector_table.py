@@ -238,5 +238,6 @@ TARGETS = {
         "SELECT id FROM name ORDER BY embedding {metric} query LIMIT k",
         _OPERATORS,
         extra="pgvector",
+        place="the table {name}",  # the connection string may hold a password
     )
 }

@@ -202,4 +202,11 @@ class QdrantCollection:
                 return
 
 
-TARGETS = {"qdrant": Target(QdrantCollection, "client.query_points(name, query=query, limit=k)", extra="qdrant")}
+TARGETS = {
+    "qdrant": Target(
+        QdrantCollection,
+        "client.query_points(name, query=query, limit=k)",
+        extra="qdrant",
+        place="{name} in {out}",
+    )
+}

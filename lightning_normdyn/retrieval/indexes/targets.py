@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 
 from lightning_normdyn.retrieval.indexes.writer import Destination, IndexWriter, Target
@@ -16,7 +15,7 @@ from lightning_normdyn.retrieval.indexes.writer import Destination, IndexWriter,
 
 def _declared_targets() -> Iterator[tuple[str, Target]]:
     package, _, own_name = __name__.rpartition(".")
-    for module in iter_modules([str(Path(__file__).parent)]):
+    for module in iter_modules(import_module(package).__path__):
         if module.name != own_name:
             yield from getattr(import_module(f"{package}.{module.name}"), "TARGETS", {}).items()
 

@@ -108,12 +108,14 @@ class Target(NamedTuple):
         search: how users search it, ``{metric}`` standing for the database's name of the metric.
         metric_names: that name for each metric.
         extra: of the installation that brings the package it needs; ``None`` for plain files.
+        place: where the vectors are, in words, ``{out}`` and ``{name}`` standing for those of the destination.
     """
 
     writer: Callable[[Destination], IndexWriter]
     search: str
     metric_names: Mapping[Metric, str] = {}
     extra: str | None = None
+    place: str = "{out}"
 
     def hint(self, metric: Metric) -> str:
         """How it is searched where vectors are compared by the metric.
@@ -123,6 +125,15 @@ class Target(NamedTuple):
             'ORDER BY embedding <-> query'
         """
         return self.search.replace("{metric}", self.metric_names.get(metric, ""))
+
+    def place_of(self, destination: Destination) -> str:
+        """Where the vectors of a destination are.
+
+        Example:
+            >>> Target(print, "", place="{name} in {out}").place_of(Destination("folder", "docs"))
+            'docs in folder'
+        """
+        return self.place.format(out=destination.out, name=destination.name)
 
 
 def optional(module: str, *, extra: str) -> Any:
