@@ -1,14 +1,20 @@
-"""Writes the table of logged quantities from the registry that the code itself reads."""
+"""Writes the table of logged quantities from the registry that the code itself reads.
+
+The table is in the repository, so that its page can be read unbuilt; ``python docs/_ext/quantity_table.py`` renews it.
+"""
 
 from __future__ import annotations
 
 from itertools import groupby
 from pathlib import Path
-
-from sphinx.application import Sphinx
+from typing import TYPE_CHECKING
 
 from lightning_normdyn.instruments import QUANTITIES
 
+if TYPE_CHECKING:  # a table is made without Sphinx too
+    from sphinx.application import Sphinx
+
+PAGE = "reference/quantity_table.md"
 HEADER = "| quantity | meaning | unit | healthy | if it is not |\n| --- | --- | --- | --- | --- |\n"
 
 
@@ -18,19 +24,28 @@ def table() -> str:
     return HEADER + "".join(_row([quantity.name for quantity in group], words) for words, group in rows)
 
 
-def write_table(app: Sphinx) -> None:
-    """Writes ``reference/quantity_table.md``, which the page of quantities includes."""
-    place = Path(app.srcdir) / "reference/quantity_table.md"
+def renew_table(docs: Path) -> None:
+    """Writes ``reference/quantity_table.md`` where it is old or missing; it is what the page of quantities includes."""
+    place = docs / PAGE
     if not place.exists() or place.read_text(encoding="utf-8") != table():
         place.write_text(table(), encoding="utf-8")
 
 
+def renew_before_build(app: Sphinx) -> None:
+    """Renews the table of the pages that are about to be read."""
+    renew_table(Path(app.srcdir))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Hooks the table into the build."""
-    app.connect("builder-inited", write_table)
+    app.connect("builder-inited", renew_before_build)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def _row(names: list[str], words: tuple[str, ...]) -> str:
     cells = [", ".join(f"`{name}`" for name in names), *(word.replace("|", "\\|") for word in words)]
     return f"| {' | '.join(cells)} |\n"
+
+
+if __name__ == "__main__":
+    renew_table(Path(__file__).parents[1])
