@@ -228,7 +228,10 @@ def test_the_name_of_a_built_in_quantity_is_refused(quantity):
         ([measuring("a"), measuring("a")], "instruments: Own measures 'a', which Own measures too"),
         ([measuring()], r"instruments: expected Own.quantities to be a tuple of names without '/', got \(\)"),
         ([measuring("a/b")], "without '/'"),
-        ([measuring("a", every_n_steps=0)], r"instruments: Own.every_n_steps: expected a whole number, 1 or more, got 0"),
+        (
+            [measuring("a", every_n_steps=0)],
+            r"instruments: Own.every_n_steps: expected a whole number, 1 or more, got 0",
+        ),
         ([len], "instruments: expected subclasses of lightning_normdyn.instruments.Instrument, got <built-in"),
         ([EffectiveRank], r"^instruments: expected objects, got the class EffectiveRank; write EffectiveRank\(\)$"),
         (measuring("a"), "instruments: expected a list of instruments, got"),
