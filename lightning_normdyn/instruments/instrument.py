@@ -166,7 +166,7 @@ class InstrumentReader(TableInstrument):
         """Shows vectors ``[n, d]`` after a step."""
         look = Look(vectors.detach().clone(), kind, self.target, step)
         with torch.no_grad(), same_random_state(vectors.device):
-            values = self.instrument.measure(look)
+            values: Any = self.instrument.measure(look)  # whatever the user's code returns
         if not isinstance(values, Mapping):
             name = type(self.instrument).__name__
             raise ValueError(
@@ -190,7 +190,7 @@ class InstrumentReader(TableInstrument):
             )
         return value.detach().reshape(()).to(device)
 
-    def _plain_number(self, name: str, value: float) -> float:
+    def _plain_number(self, name: str, value: Any) -> float:
         if isinstance(value, str) or not hasattr(value, "__float__"):
             raise ValueError(
                 f"instruments: expected one number for '{name}' of {type(self.instrument).__name__}, got {value!r}; "
