@@ -109,11 +109,17 @@ def _unknown_option(text: str) -> str | None:
     classes, match = _CLASS.findall(text), _UNKNOWN.search(text)
     if not classes or match is None:
         return None
-    word = match.group(1)
+    word, path = match.group(1), _most_specific(classes)
     return (
-        f"{_path(text)}.{word}: expected an option of {classes[-1]}, got one that it does not have"
-        f"{_value_of(word, text)}{nearest(word, _options_of(classes[-1]))}"
+        f"{_path(text)}.{word}: expected an option of {path}, got one that it does not have"
+        f"{_value_of(word, text)}{nearest(word, _options_of(path))}"
     )
+
+
+def _most_specific(classes: list[str]) -> str:
+    """The innermost class, which is named last; not a base class that jsonargparse tries after the class itself."""
+    last = _load(classes[-1])
+    return next((path for path in classes if _load(path) is not last and issubclass(_load(path), last)), classes[-1])
 
 
 def _unknown_class(text: str) -> str | None:

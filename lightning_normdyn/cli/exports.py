@@ -140,19 +140,17 @@ def run_export(
         MissingExtraError: if the target's package is not installed.
     """
     console = terminal()
+    _check_apart(destination.out, embeddings)
     writer = destination.writer()
     documents = EmbeddingFile(embeddings, column=column)
-    _check_apart(destination.out, embeddings)
     source = Source(documents, read_ids(Path(ids)) if ids else documents.ids, chunk_size)
     query_vectors = _queries(queries, documents.dim)
     half = destination.dtype == "float16"
     with _bar(console, "reading", documents.rows) as advance:
         survey = survey_source(source, folding, half=half, tell=advance)
     description = describe(survey, folding)
-    for line in description:
-        console.print(line)
     with _bar(console, "writing", documents.rows) as advance:
-        write_index(source, folding, survey, writer, tell=advance)
+        write_index(source, folding, survey, writer, tell=advance, opened=lambda: _print_lines(console, description))
     console.print(f"Written: {destination.place}")
     if not (writer.approximate or half or destination.metric != "inner_product"):
         return ExportRecord(survey, description, destination, None, ())
@@ -162,8 +160,7 @@ def run_export(
     lines = describe_loss(
         loss, approximate=writer.approximate, of_documents=query_vectors is None, equal_lengths=destination.augment
     )
-    for line in lines:
-        console.print(line)
+    _print_lines(console, lines)
     return ExportRecord(survey, description, destination, loss, lines)
 
 
@@ -220,9 +217,15 @@ def describe_loss(loss: ExportLoss, *, approximate: bool, of_documents: bool, eq
     return lines
 
 
+def _print_lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line)
+
+
 def _check_apart(out: str, embeddings: str) -> None:
     # Embeddings are read again after the index is in place: what it loses would be measured against itself.
-    if os.path.exists(out) and Path(out).samefile(embeddings):  # noqa: PTH110  (no URL upsets it)
+    # os.path, since no URL upsets it.
+    if os.path.exists(out) and os.path.exists(embeddings) and os.path.samefile(out, embeddings):  # noqa: PTH110, PTH121
         raise ValueError(f"out: expected another file than that of the embeddings, got '{out}'; choose another")
 
 

@@ -97,7 +97,7 @@ def _word_check(check: Callable[[Any], Any]) -> Callable[[str], Any]:
 
 
 def _with_default(help_text: str, option: Option) -> str:
-    if option.required or option.flag or option.default is None or "(default" in help_text:
+    if option.required or option.flag or option.default in (None, ()) or "(default" in help_text:
         return help_text
     default = option.default
     words = " ".join(f"{value:g}" for value in default) if isinstance(default, tuple) else str(default)

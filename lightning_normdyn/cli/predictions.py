@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from torch import Tensor
 
@@ -19,6 +22,8 @@ from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.quiet import quiet_lightning
 
 QUERIES, DOCUMENTS, JUDGEMENTS = "queries.npz", "documents.npz", "judgements.tsv"
+QUERY_TEXTS, DOCUMENT_TEXTS = "queries.tsv", "documents.tsv"
+_RANKINGS = ("ndcg", "mrr", "recall", "map", "hits")  # what audit measures
 
 
 class PredictionRecord(NamedTuple):
@@ -27,10 +32,12 @@ class PredictionRecord(NamedTuple):
     Attributes:
         rows: file to the number of its rows, in the order of writing; empty if LightningCLI predicted.
         notes: what to know besides.
+        next_command: what to look at them with.
     """
 
     rows: dict[Path, int]
     notes: Sequence[str] = ()
+    next_command: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -43,14 +50,8 @@ class PredictionRecord(NamedTuple):
             console.print(note)
         for file, rows in self.rows.items():
             console.print(f"{file}: {rows:,} rows")
-        files = {file.name: file for file in self.rows}
-        if JUDGEMENTS in files:
-            console.print(
-                f"Look at them: normdyn audit --embeddings {files[DOCUMENTS]} --queries {files[QUERIES]} "
-                f"--judgements {files[JUDGEMENTS]}"
-            )
-        elif files:
-            console.print(f"Look at them: normdyn audit --embeddings {files[DOCUMENTS]}")
+        if self.next_command:
+            console.print(f"Look at them: {self.next_command}")
 
 
 class Sides(NamedTuple):
@@ -62,6 +63,8 @@ class Sides(NamedTuple):
         queries: embeddings ``[n, d]``; ``None`` where one table serves both sides.
         query_ids: of each.
         judgements: pairs of positions.
+        document_texts: what was encoded, where they are texts.
+        query_texts: the same of queries.
     """
 
     documents: Tensor
@@ -69,6 +72,35 @@ class Sides(NamedTuple):
     queries: Tensor | None = None
     query_ids: Sequence[str] = ()
     judgements: Judgements | None = None
+    document_texts: Sequence[str] | None = None
+    query_texts: Sequence[str] | None = None
+
+
+class EncodingBar(RichProgressBar):
+    """A progress bar that says what the evaluation is made for."""
+
+    @property
+    def test_description(self) -> str:
+        """Of the test split."""
+        return "Encoding"
+
+    @property
+    def validation_description(self) -> str:
+        """Of the validation split."""
+        return "Encoding"
+
+
+class EncodingCLI(UnloggedCLI):
+    """:class:`UnloggedCLI` with a progress bar of its own."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Puts the bar in place of Lightning's."""
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks[:] = [  # type: ignore[attr-defined]
+            EncodingBar() if callback is trainer.progress_bar_callback else callback
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        ]
+        return trainer
 
 
 def run_prediction(
@@ -95,13 +127,14 @@ def run_prediction(
         OSError: if the folder cannot be written.
     """
     folder = Path(out)
-    existing = next((folder / name for name in (QUERIES, DOCUMENTS, JUDGEMENTS) if (folder / name).exists()), None)
+    names = (QUERIES, DOCUMENTS, JUDGEMENTS, QUERY_TEXTS, DOCUMENT_TEXTS)
+    existing = next((folder / name for name in names if (folder / name).exists()), None)
     if existing is not None and not overwrite:
         raise ValueError(f"out: '{existing}' exists already; pass --overwrite to replace it, or choose another folder")
     check_writable(folder)
     words = config_words(config, overrides)
     with quiet_lightning("Be aware that when using `ckpt_path`"):
-        cli = UnloggedCLI([*words, *WITHOUT_RUN], run=False, command="predict")
+        cli = EncodingCLI([*words, *WITHOUT_RUN], run=False, command="predict")
         checkpoint = ckpt_path or cli.config.get("ckpt_path")
         if isinstance(cli.model, TokenContrast):
             sides = _of_table(cli, checkpoint)
@@ -111,10 +144,29 @@ def run_prediction(
             NormdynCLI(["predict", *words, *([f"--ckpt_path={ckpt_path}"] if ckpt_path else [])])
             return PredictionRecord({}, ["The module is no task of this package: LightningCLI ran its predict_step."])
     notes = [] if checkpoint else ["No --ckpt_path: the model is as the configuration makes it, before any training."]
-    return PredictionRecord(_write(folder, sides), notes)
+    rows = _write(folder, sides)
+    measure = cli.model.headline if isinstance(cli.model, ContrastiveTask) else None
+    if measure is None or measure.partition("@")[0] in _RANKINGS:
+        return PredictionRecord(rows, notes, _audit_command(rows))
+    notes.append(
+        f"This task is measured by {measure}, which is no ranking, as audit measures; normdyn advise takes it."
+    )
+    checkpoint_words = ["--ckpt_path", ckpt_path] if ckpt_path else []
+    return PredictionRecord(rows, notes, shlex.join(["normdyn", "advise", *words, *checkpoint_words]))
 
 
-def _of_task(cli: UnloggedCLI, checkpoint: str | None, split: Literal["validation", "test"]) -> Sides:
+def _audit_command(rows: Iterable[Path]) -> str:
+    """Audits what was written."""
+    files = {file.name: str(file) for file in rows}
+    words = ["normdyn", "audit", "--embeddings", files[DOCUMENTS]]
+    if DOCUMENT_TEXTS in files:
+        words += ["--texts", files[DOCUMENT_TEXTS]]
+    if JUDGEMENTS in files:
+        words += ["--queries", files[QUERIES], "--judgements", files[JUDGEMENTS]]
+    return shlex.join(words)
+
+
+def _of_task(cli: EncodingCLI, checkpoint: str | None, split: Literal["validation", "test"]) -> Sides:
     """Both sides of a split, by the task's own evaluation."""
     model: Any = cli.model
     model.measures_floors = False
@@ -131,10 +183,12 @@ def _of_task(cli: UnloggedCLI, checkpoint: str | None, split: Literal["validatio
         encoded.queries,
         _ids(None if encoded_split is None else encoded_split.query_ids, len(encoded.queries)),
         encoded.judgements,
+        None if encoded_split is None else _texts(encoded_split.documents),
+        None if encoded_split is None else _texts(encoded_split.queries),
     )
 
 
-def _of_table(cli: UnloggedCLI, checkpoint: str | None) -> Sides:
+def _of_table(cli: EncodingCLI, checkpoint: str | None) -> Sides:
     """The words and the rows of the token task, whose table serves both sides."""
     model: Any = cli.model
     data: Any = cli.datamodule
@@ -145,6 +199,11 @@ def _of_table(cli: UnloggedCLI, checkpoint: str | None) -> Sides:
         return Sides(model.table.weight.detach().cpu(), _ids(None, model.table.num_embeddings))
     data.setup("predict")
     return Sides(model.table.weight.detach().cpu(), data.vocabulary.words)
+
+
+def _texts(inputs: Sequence[Any]) -> Sequence[str] | None:
+    """The inputs of an encoder, where they are texts."""
+    return inputs if len(inputs) and isinstance(inputs[0], str) else None
 
 
 def _ids(ids: Sequence[str] | None, rows: int) -> Sequence[str]:
@@ -158,6 +217,12 @@ def _write(folder: Path, sides: Sides) -> dict[Path, int]:
         rows[folder / QUERIES] = _write_embeddings(folder / QUERIES, sides.queries, sides.query_ids)
     if sides.judgements is not None:
         rows[folder / JUDGEMENTS] = _write_judgements(folder / JUDGEMENTS, sides)
+    for name, ids, texts in (
+        (DOCUMENT_TEXTS, sides.document_ids, sides.document_texts),
+        (QUERY_TEXTS, sides.query_ids, sides.query_texts),
+    ):
+        if texts is not None:
+            rows[folder / name] = _write_texts(folder / name, ids, texts)
     return rows
 
 
@@ -173,11 +238,17 @@ def _write_embeddings(file: Path, vectors: Tensor, ids: Sequence[str]) -> int:
     return len(vectors)
 
 
+def _write_texts(file: Path, ids: Sequence[str], texts: Sequence[str]) -> int:
+    """Writes id and text, in one line each; white space of other kinds becomes one blank."""
+    lines = [f"{id}\t{' '.join(text.split())}\n" for id, text in zip(ids, texts, strict=True)]
+    write_atomically(file, "".join(["id\ttext\n", *lines]).encode("utf-8"))
+    return len(lines)
+
+
 def _write_judgements(file: Path, sides: Sides) -> int:
-    """Writes query, document, grade; a grade of 0 or less is not relevant and is left out."""
+    """Writes query, document, grade of every judged pair."""
     assert sides.judgements is not None
-    relevant = sides.judgements.relevant()
-    pairs = zip(relevant.queries.tolist(), relevant.documents.tolist(), relevant.grades.tolist(), strict=True)
+    pairs = zip(*(column.tolist() for column in sides.judgements), strict=True)
     lines = [
         f"{sides.query_ids[query]}\t{sides.document_ids[document]}\t{grade:g}\n" for query, document, grade in pairs
     ]

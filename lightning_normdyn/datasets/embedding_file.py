@@ -18,6 +18,9 @@ from lightning_normdyn.datasets.embedding_matrix import Array, ArrayMatrix, Matr
 
 _ID_COLUMNS = ("id", "_id", "ids", "doc_id", "key")
 
+_OF_OBJECTS = ("pickle", "Python objects")  # numpy's words for a file of another kind, and for an array of objects
+_WRITTEN = "write it with numpy, from an array of float32 [n, d]"
+
 
 class EmbeddingFile:
     """Embeddings of a file: ``.npy``, ``.npz``, ``.parquet`` or ``.safetensors``.
@@ -50,7 +53,9 @@ class EmbeddingFile:
         self.file = Path(file)
         self._preferred_column = preferred_column
         if not self.file.is_file():
-            raise FileNotFoundError(f"{self.file}: expected a file of embeddings, got none; check the path")
+            if self.file.is_dir():
+                raise IsADirectoryError(f"{self.file}: expected a file of embeddings, got a folder; name a file in it")
+            raise FileNotFoundError(f"{self.file}: no such file; expected a file of embeddings, got none")
         readers: dict[str, Callable[[str | None], Matrix]] = {
             ".npy": self._npy,
             ".npz": self._npz,
@@ -64,6 +69,8 @@ class EmbeddingFile:
         except (OSError, EOFError, ValueError, BadZipFile, pa.ArrowException) as error:
             if str(self.file) in str(error):
                 raise
+            if any(word in str(error) for word in _OF_OBJECTS):
+                raise ValueError(f"{self.file}: is no {self.file.suffix} file of numbers; {_WRITTEN}") from error
             raise ValueError(f"{self.file}: cannot be read as {self.file.suffix} ({error})") from error
         self.rows, self.dim = self._matrix.rows, self._matrix.dim
         if self.rows and not self.dim:

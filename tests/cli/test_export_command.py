@@ -52,6 +52,26 @@ def test_an_index_ranks_by_the_score_and_says_what_it_holds(documents, capsys):
     assert run(capsys, *words, "--overwrite")[0] == 0
 
 
+@pytest.mark.parametrize("target", ["npy", "parquet", "safetensors", "faiss"])
+def test_a_place_that_will_not_do_is_named_before_anything_is_printed(documents, target, capsys):
+    file = Path(f"x.{target}")
+    file.write_text("mine")
+    folder = Path(f"folder.{target}")
+    folder.mkdir()
+    refusals = {
+        str(file): f"out: '{file}' exists already; pass --overwrite to replace it, or choose another",
+        str(folder): f"out: expected a file, got the folder '{folder}'; name a file, such as one in it",
+        f"/proc/x.{target}": f"out: cannot write '/proc/x.{target}' (No such file or directory); choose a folder of",
+    }
+    for place, sentence in refusals.items():
+        code, out, err = run(capsys, "--to", target, "--out", place)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"normdyn: {sentence}")
+        assert err.count("\n") == 1
+    assert file.read_text() == "mine"
+    assert not any(folder.iterdir())
+
+
 def test_losses_are_printed_and_the_remedy_where_they_are_large(documents, capsys):
     words = ["--normalization", "dot", "--to", "faiss", "--sample", "50", "--overwrite", "--out", "x.faiss"]
     _, out, _ = run(capsys, *words, "--index", "IVF16,PQ2x4")

@@ -40,7 +40,8 @@ def test_a_text_task_goes_on_to_audit_advise_and_export(beir, capsys):
     (checkpoint,) = run.glob("checkpoints/*.ckpt")
     saved = ["predict", "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint), "--out", "vectors"]
     assert main(saved) == 0
-    assert "normdyn audit --embeddings vectors/documents.npz" in capsys.readouterr().out
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert "normdyn audit --embeddings vectors/documents.npz --texts vectors/documents.tsv --queries" in printed
     documents, queries = np.load("vectors/documents.npz"), np.load("vectors/queries.npz")
     assert list(documents["ids"]) == [f"d{place}" for place in range(48)]
     assert list(queries["ids"]) == [f"q{place}" for place in range(36, 48)]
@@ -48,7 +49,9 @@ def test_a_text_task_goes_on_to_audit_advise_and_export(beir, capsys):
     assert Path("vectors/judgements.tsv").read_text().splitlines()[0] == "q36\td36\t1"
 
     files = {"queries": "vectors/queries.npz", "judgements": "vectors/judgements.tsv"}
-    record = audit(embeddings="vectors/documents.npz", **files, out="page")
+    assert Path("vectors/documents.tsv").read_text().splitlines()[:1] == ["id\ttext"]
+    assert Path("vectors/queries.tsv").read_text().splitlines()[1].startswith("q36\t")
+    record = audit(embeddings="vectors/documents.npz", texts="vectors/documents.tsv", **files, out="page")
     assert record.page == Path("page/audit.html")
     assert record.audit.ranking is not None
     folded = export(embeddings="vectors/documents.npz", to="npy", out="folded.npy", alpha=0.5)
@@ -76,6 +79,45 @@ def test_a_text_task_goes_on_to_audit_advise_and_export(beir, capsys):
     assert untrained.rows[Path("vectors/queries.npz")] == 12
     assert not np.allclose(before, np.load("vectors/documents.npz")["embeddings"])
     assert "before any training" in untrained.notes[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_judged_pair_has_its_grade_and_its_texts(tmp_path, capsys):
+    grades = [4.5, 3.0, 0.0, 5.0, 3.5, 1.0]
+    header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\tSemEval_set\n"
+    rows = [
+        f"{split}{place}\ta red {place} cat\ta blue {place} dog\t{grade}\tNEUTRAL\t{split}\n"
+        for split in ("TRAIN", "TRIAL", "TEST")
+        for place, grade in enumerate(grades)
+    ]
+    Path("sick.txt").write_text(header + "".join(rows))
+    source = ["--data.source", "Sick", "--data.source.path", "sick.txt"]
+    assert main(["predict", "--config", "sts.yaml", *source, SMALL[2], "--out", "pairs"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "measured by spearman, which is no ranking" in printed
+    assert "Look at them: normdyn advise --config sts.yaml --data.source Sick" in printed
+    judged = [line.split("\t") for line in Path("pairs/judgements.tsv").read_text().splitlines()]
+    assert [(query, document, float(grade) + 3) for query, document, grade in judged] == [
+        (str(place), str(place), grade) for place, grade in enumerate(grades)
+    ]
+    for name, text in (("queries", "a red 2 cat"), ("documents", "a blue 2 dog")):
+        assert Path(f"pairs/{name}.tsv").read_text().splitlines()[3] == f"2\t{text}"
+
+
+def test_help_has_no_empty_default(capsys):
+    assert main(["predict", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "(default: )" not in printed
+    assert "(default: embeddings)" in printed
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_progress_bar_says_that_it_encodes(text, beir, capsys):
+    words = ["--config", "retrieval.yaml", *beir, *SMALL[:2], "--trainer.limit_test_batches=1"]
+    assert main(["predict", *words, "--out", "vectors"]) == 0
+    printed = capsys.readouterr().out
+    assert "Encoding" in printed
+    assert "Testing" not in printed
 
 
 class Predicting(BoringModel):

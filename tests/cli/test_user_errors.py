@@ -80,6 +80,8 @@ TYPOS = {
 WORDS = {
     "--model.lr=abc": "model.lr: expected float, got 'abc'",
     "--trainer.max_epochs=two": "trainer.max_epochs: expected int, got 'two'",
+    "--trainer.callbacks.init_args.windows=0.3": "trainer.callbacks.windows: expected an option of "
+    "lightning_normdyn.callbacks.NormDynamics, got one that it does not have (0.3); did you mean 'window'?",
     "--modl.lr=1": "modl.lr: expected an option of normdyn {} or of LightningCLI, got 1; did you mean 'model.lr'?",
     "--model.encoder=SmallTextEncodr": "model.encoder: expected PretrainedTextEncoder, SmallTextEncoder, or a dotted "
     "path, got 'SmallTextEncodr'; did you mean 'SmallTextEncoder'?",

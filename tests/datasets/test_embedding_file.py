@@ -77,6 +77,11 @@ def nothing_first(file):
     pq.write_table(pa.table({"v": pa.array([None, [3.0]])}), file)
 
 
+def save_objects(file):
+    objects = np.array([[1, "a"]], dtype=object)
+    (np.savez if file.suffix == ".npz" else np.save)(file, objects)
+
+
 @pytest.mark.parametrize(
     ("name", "write", "said"),
     [
@@ -84,6 +89,14 @@ def nothing_first(file):
         ("a.npy", lambda file: np.save(file, np.ones(3)), r"expected numbers \[n, d\], got float64 \[3\]"),
         ("a.npy", lambda file: file.write_bytes(b"\x93NUMPY"), "cannot be read"),
         ("a.npy", lambda file: np.save(file, np.array([["a"]])), "expected numbers"),
+        (
+            "a.npy",
+            lambda file: file.write_text("red\nblue\n"),
+            r"a\.npy: is no \.npy file of numbers; write it with numpy",
+        ),
+        ("a.npy", save_objects, r"a\.npy: is no \.npy file of numbers; write it with numpy"),
+        ("a.npz", lambda file: file.write_text("red\nblue\n"), r"a\.npz: is no \.npz file of numbers; write it"),
+        ("a.npz", save_objects, r"a\.npz: is no \.npz file of numbers; write it with numpy"),
         ("a.npz", two, "among its two-dimensional arrays, got a, b"),
         ("a.parquet", lambda file: file.write_bytes(b"PAR1"), "cannot be read as .parquet"),
         ("a.parquet", uneven, "row 1: expected 2 numbers"),
@@ -102,6 +115,10 @@ def test_other_files_are_named(tmp_path, name, write, said) -> None:
 def test_a_missing_file_and_a_chosen_column(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.npy"):
         EmbeddingFile(tmp_path / "none.npy")
+    with pytest.raises(FileNotFoundError, match=r"none\.npy: no such file; expected a file of embeddings, got none"):
+        EmbeddingFile(tmp_path / "none.npy")
+    with pytest.raises(IsADirectoryError, match="expected a file of embeddings, got a folder"):
+        EmbeddingFile(tmp_path)
     two(tmp_path / "two.npz")
     assert EmbeddingFile(tmp_path / "two.npz", column="b").rows == 37
     np.savez(tmp_path / "two.npz", a=VECTORS, b=VECTORS[:5])

@@ -119,7 +119,7 @@ def predict(
         config: of LightningCLI: the config.yaml that fit saved, or any other; repeatable
         ckpt_path: the checkpoint (default: the model as the config makes it)
         split: whose queries and documents are encoded
-        out: a folder for queries.npz, documents.npz and judgements.tsv
+        out: a folder for queries.npz, documents.npz and judgements.tsv; of texts queries.tsv and documents.tsv too
         overwrite: replace what is there
         overrides: words of LightningCLI
 

@@ -71,6 +71,7 @@ def write_index(
     writer: IndexWriter,
     *,
     tell: Callable[[int], object] = _nobody,
+    opened: Callable[[], object] = tuple,
 ) -> None:
     """Folds embeddings chunk by chunk into an index, which appears when it is whole.
 
@@ -80,6 +81,7 @@ def write_index(
         summary: what :func:`survey_source` found.
         writer: of the index.
         tell: hears how many rows are done with.
+        opened: called when the place has been accepted, before any vector is written.
 
     Raises:
         ValueError: if the index cannot take them; then, as after any other error and Ctrl-C, all is as it was.
@@ -90,6 +92,7 @@ def write_index(
     sample = torch.cat([folding.index_documents(sample_chunk, radius=summary.radius) for sample_chunk in sample_chunks])
     try:
         writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment))
+        opened()
         offset = 0
         for chunk in source.chunks(tell):
             writer.add(source.ids[offset : offset + len(chunk)], folding.index_documents(chunk, radius=summary.radius))

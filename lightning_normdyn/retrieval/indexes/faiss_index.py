@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_normdyn.retrieval.indexes.id_file import check_lines, check_place, id_file, read_ids, write_ids
-from lightning_normdyn.retrieval.indexes.staged_path import StagedPath
+from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place
 from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, SearchResult, Target, optional
 
 _LARGEST_ID = 2**63 - 1
@@ -43,6 +43,7 @@ class FaissIndex:
             raise ValueError(
                 f"index: expected no IDMap, which is added anyway, got '{destination.index}'; leave it out"
             )
+        check_staged_place(self.file, overwrite=destination.overwrite)
         self._output: StagedPath | None = None
         self._index: Any = None
         self._numbers: np.ndarray[Any, Any] | None = None

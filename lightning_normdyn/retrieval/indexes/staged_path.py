@@ -19,6 +19,7 @@ class StagedPath:
         FileExistsError: if there is one and it may not.
         IsADirectoryError: if there is a folder where a file is to be.
         NotADirectoryError: if what should hold it is a file.
+        OSError: if nothing can be written there.
 
     Example:
         >>> place = Path(tempfile.mkdtemp()) / "made" / "numbers.txt"
@@ -33,10 +34,7 @@ class StagedPath:
     """
 
     def __init__(self, place: Path, *, overwrite: bool, folder: bool = False) -> None:
-        if place.is_dir() and not folder:
-            raise IsADirectoryError(f"out: expected a file, got the folder '{place}'; name a file, such as one in it")
-        if place.exists() and not overwrite:
-            raise FileExistsError(f"out: '{place}' exists already; pass --overwrite to replace it, or choose another")
+        check_staged_place(place, overwrite=overwrite, folder=folder)
         self.place, self._overwrite = place, overwrite
         self._new_folders = _make_folders(place.parent)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
@@ -69,6 +67,34 @@ class StagedPath:
         for folder in self._new_folders:
             if not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def check_staged_place(place: Path, *, overwrite: bool, folder: bool = False) -> None:
+    """Refuses a place where nothing can be written, and makes nothing.
+
+    Args:
+        place: the file or folder that is to be.
+        overwrite: whether one that is there may be replaced.
+        folder: whether it is a folder.
+
+    Raises:
+        FileExistsError: if there is one and it may not.
+        IsADirectoryError: if there is a folder where a file is to be.
+        NotADirectoryError: if what should hold it is a file.
+        OSError: if nothing can be written there.
+    """
+    if place.is_dir() and not folder:
+        raise IsADirectoryError(f"out: expected a file, got the folder '{place}'; name a file, such as one in it")
+    if place.exists() and not overwrite:
+        raise FileExistsError(f"out: '{place}' exists already; pass --overwrite to replace it, or choose another")
+    holder = next(parent for parent in place.absolute().parents if parent.exists())
+    if not holder.is_dir():
+        raise NotADirectoryError(f"out: expected a folder, got the file '{holder}' in '{place}'; choose another")
+    try:
+        with tempfile.TemporaryFile(dir=holder):
+            pass
+    except OSError as error:
+        raise OSError(f"out: cannot write '{place}' ({error.strerror}); choose a folder of your own") from error
 
 
 def _make_folders(folder: Path) -> list[Path]:

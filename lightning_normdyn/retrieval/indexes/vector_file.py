@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.indexes.id_file import are_rows, check_lines, check_place, id_file, read_ids, write_ids
-from lightning_normdyn.retrieval.indexes.staged_path import StagedPath
+from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
@@ -49,6 +49,7 @@ class _VectorFile:
         self.file, self.destination = Path(destination.out), destination
         if self.file.suffix != self.suffix:
             raise ValueError(f"out: expected a file that ends in {self.suffix}, got '{self.file}'")
+        check_staged_place(self.file, overwrite=destination.overwrite)
         self._output: StagedPath | None = None
         self._metric: Metric = "inner_product"
 
