@@ -1,4 +1,4 @@
-"""What holds for the whole suite: property tests do not depend on how busy the machine is."""
+"""Settings of the whole suite: property tests have no deadline, which a busy machine would miss."""
 
 from hypothesis import settings
 
