@@ -12,7 +12,7 @@ from lightning_normdyn.capture.names import plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.core.embedding_tap import Published
-from lightning_normdyn.core.nearest_word import nearest
+from lightning_normdyn.nearest_word import nearest
 
 EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
 

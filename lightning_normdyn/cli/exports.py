@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.user_errors import MissingExtraError
-from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, measure_loss, survey_source, write_index
 from lightning_normdyn.retrieval.export.survey import Survey

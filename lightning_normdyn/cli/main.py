@@ -12,7 +12,7 @@ from typing import Any
 from lightning_normdyn._version import __version__
 from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_raises
 from lightning_normdyn.cli.user_errors import is_of_drawing, is_the_users, one_sentence, require, users_traceback
-from lightning_normdyn.core.nearest_word import nearest
+from lightning_normdyn.nearest_word import nearest
 
 ERROR, USAGE = 1, 2
 COMMANDS = {

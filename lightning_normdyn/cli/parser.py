@@ -12,7 +12,7 @@ from docstring_parser.common import DocstringStyle
 from jsonargparse import ArgumentParser
 
 from lightning_normdyn.cli.commands.command import Command, Option
-from lightning_normdyn.core.nearest_word import nearest
+from lightning_normdyn.nearest_word import nearest
 
 
 class UsageError(ValueError):

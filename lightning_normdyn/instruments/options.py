@@ -12,12 +12,12 @@ from typing import Any, TypedDict, TypeVar, get_type_hints
 
 from lightning_normdyn.capture.table import check_rows
 from lightning_normdyn.capture.targets import Targets, check_targets
-from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.instruments.base import check_every
 from lightning_normdyn.instruments.extent import Extent, check_extent
 from lightning_normdyn.instruments.instrument import Instrument, check_instruments
 from lightning_normdyn.instruments.probe_source import ProbeSource, check_probe, check_probe_items
 from lightning_normdyn.instruments.row_names import RowNames, check_row_names
+from lightning_normdyn.nearest_word import nearest
 
 
 class LookOptions(TypedDict, total=False):
@@ -101,7 +101,7 @@ def complete_options(options: NormOptions | LookOptions, *, arguments: Sequence[
     if strange_names:
         names = sorted([*DEFAULTS, *arguments])
         hint = nearest(strange_names[0], names)
-        raise TypeError(f"{strange_names[0]}: no such option{hint or ';'} there are {', '.join(names)}")
+        raise TypeError(f"{strange_names[0]}: no such option; there are {', '.join(names)}{hint}")
     settings: NormOptions = {**DEFAULTS, **options}
     check_every("every_n_steps", settings["every_n_steps"])
     if settings["fit_every_n_steps"] is not None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lightning_normdyn.core.contrast.factored import Factored, factored
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
-from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.core.number_checks import check_positive
+from lightning_normdyn.nearest_word import nearest
 
 _COLDEST = 1e-30  # float32 still holds its inverse
 Normalization = Literal["cosine", "dot", "qnorm", "dnorm", "learnable"]

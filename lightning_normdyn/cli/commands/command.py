@@ -12,7 +12,7 @@ from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lightning_normdyn.cli.values import Value
-from lightning_normdyn.core.nearest_word import nearest
+from lightning_normdyn.nearest_word import nearest
 
 _NAME = Value("NAME")
 P = ParamSpec("P")

@@ -19,9 +19,9 @@ from lightning_normdyn.cli.grids.processes import grid_progress, run_jobs
 from lightning_normdyn.cli.grids.summary import print_findings
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
-from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.grid import write_grid
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask

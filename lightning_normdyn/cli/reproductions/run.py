@@ -19,9 +19,9 @@ from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
 from lightning_normdyn.cli.reproductions.folder import Reproduction
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
-from lightning_normdyn.core.nearest_word import nearest
 from lightning_normdyn.history.experiment import ExperimentRecord
 from lightning_normdyn.history.number import show_number
+from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.experiments import write_reproduction
 from lightning_normdyn.tasks.experiments import EXPERIMENTS
