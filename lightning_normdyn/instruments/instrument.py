@@ -163,7 +163,9 @@ class InstrumentReader(TableInstrument):
             self.read(step, table_step.target.tracked(), "table")
 
     def read(self, step: int, vectors: Tensor, kind: VectorKind) -> None:
-        """Shows vectors ``[n, d]`` after a step."""
+        """Shows vectors ``[n, d]`` after a step; nothing where there are none, as of an expert without tokens."""
+        if not len(vectors):
+            return
         look = Look(vectors.detach().clone(), kind, self.target, step)
         with torch.no_grad(), same_random_state(vectors.device):
             values: Any = self.instrument.measure(look)  # a user wrote it

@@ -109,7 +109,7 @@ class Ranks(NamedTuple):
             most_rows: most of a rank that take part; more are thinned at an even stride.
         """
         if vectors is not None:
-            vectors = vectors[:: 1 + (len(vectors) - 1) // most_rows]
+            vectors = vectors[:: 1 + max(0, len(vectors) - 1) // most_rows]
         if self.size == 1:
             return vectors
         width = torch.tensor(0 if vectors is None else vectors.shape[1], device=self.device)

@@ -54,6 +54,8 @@ class NormTrajectory(TableInstrument):
 def summarise_norms(norms: Tensor) -> Readings:
     """Mean, coefficient of variation and quantiles of norms ``[n]``; NaN norms are left out, not spread.
 
+    Nothing where there are no norms: an expert without tokens, or an empty batch.
+
     Of more than 2^20 norms every second, third, ... enters, and the ranks of a sharded table exchange samples of them.
     Means and quantiles survive both; a sum, a count, a minimum or a maximum would not, and has no place here.
 
@@ -61,6 +63,8 @@ def summarise_norms(norms: Tensor) -> Readings:
         >>> {name: round(float(value), 3) for name, value in summarise_norms(torch.tensor([1.0, 3.0])).items()}
         {'norm_mean': 2.0, 'norm_cv': 0.5, 'norm_p05': 1.1, 'norm_p50': 2.0, 'norm_p95': 2.9}
     """
+    if not norms.numel():
+        return {}
     norms = norms.float()[:: 1 + norms.numel() // _MOST_SORTED]
     mean = norms.nanmean()
     spread = (norms - mean).square().nanmean().sqrt()
