@@ -1,5 +1,6 @@
 """The entry point: light where it can be, one sentence for the user's errors, a traceback for ours."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Annotated
 import pytest
 
 from lightning_normdyn import __version__
-from lightning_normdyn.cli import configs, demo, main as main_module
+from lightning_normdyn.cli import audit, configs, demo, main as main_module
 from lightning_normdyn.cli.commands.command import Shell, command, running_command
 from lightning_normdyn.cli.main import COMMANDS, LIGHTNING_COMMANDS, main
 from lightning_normdyn.cli.parser import build_parser, parse
@@ -240,3 +241,18 @@ def test_a_folder_of_runs_lists_those_with_a_history(capsys, tmp_path):
     assert "run: 'logs' is no run but holds 2 below it" in printed
     assert "e.g. normdyn report logs/version_" in printed
     assert len(printed.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"embeddings": "d.npy", "overwrite": "false"}, "overwrite: expected True or False, got 'false'"),
+        (
+            {"embeddings": "d.npy", "out": None},
+            "out: expected a value, got None; leave it out for its default",
+        ),
+    ],
+)
+def test_arguments_of_a_call_from_python_are_checked(arguments, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        audit(**arguments)

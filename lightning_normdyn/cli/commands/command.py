@@ -56,6 +56,10 @@ class Option:
             raise ValueError(f"{self.name}: {error}") from None
 
     def _checked(self, value: Any) -> Any:
+        if self.flag and not isinstance(value, bool):
+            raise ValueError(f"expected True or False, got {value!r}")
+        if value is None and self.default is not None:
+            raise ValueError("expected a value, got None; leave it out for its default")
         if value is None or self.flag:
             return value
         if self.choices and value not in self.choices:
@@ -64,6 +68,8 @@ class Option:
             return self.value.check(value)
         if isinstance(value, str):
             raise ValueError(f"expected a list, got {value!r}")
+        if not len(value) and self.default != ():
+            raise ValueError("expected at least one, got an empty list")
         return [self.value.check(element) for element in value]
 
 
