@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lightning_normdyn.history.json_file import write_atomically
 from lightning_normdyn.history.log import Outage, ParquetLog, read_parts
 
 FOLDER = "normdyn"
@@ -79,12 +80,8 @@ class TargetHistory:
             self._write("row_names.json", {"rows": list(names), "names": list(names.values())})
 
     def _write(self, name: str, content: Any, *, indent: int | None = None) -> None:
-        file = self.folder / name
-        temporary_file = file.with_suffix(f".{os.getpid()}.tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary_file.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-            temporary_file.replace(file)
+            write_atomically(self.folder / name, (json.dumps(content, indent=indent) + "\n").encode("utf-8"))
         except (OSError, ValueError):
             return
 
