@@ -560,7 +560,7 @@ def test_facts_name_the_first_rate_and_set_the_law_in_greek(tmp_path: Path) -> N
         TargetHistory(tmp_path / "normdyn" / name).describe(described)
     page = Page(write_report(tmp_path))
     assert page.text.count("lr 0.5 at the start") == 2
-    assert page.text.count("R² = lr·d / (2·λ) · p / (p + 1 − β₂) with the effective lr") == 1
+    assert page.text.count("R² = e·d / (2·λ) · p / (p + 1 − β₂), e the lr after momentum") == 1
     assert not re.search("lambda|beta2", page.source)
 
 
