@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +25,15 @@ from lightning_normdyn.report.kit import figure
 from lightning_normdyn.report.kit.card import Card, arrange
 from lightning_normdyn.report.kit.page import Link, Page, write_page
 from lightning_normdyn.report.kit.table import Cell, Column, Table
-from lightning_normdyn.report.kit.theme import DARK_PAPER, colour_rules, contrast, dark_colour, with_variables
+from lightning_normdyn.report.kit.theme import (
+    DARK_PAPER,
+    INK,
+    PAGE_COLOURS,
+    colour_rules,
+    contrast,
+    dark_colour,
+    with_variables,
+)
 
 HOSTILE = "<script>alert(\"1\")</script> & 'more'"
 
@@ -179,6 +188,22 @@ def test_dark_colours_are_those_of_the_filter_and_legible() -> None:
     assert f"--text-ffffff: {DARK_PAPER};" in rules
     assert rules.startswith("@media screen and (prefers-color-scheme: dark)")
     assert colour_rules("no figure") == ""
+
+
+def test_the_style_sheet_holds_no_colour_and_the_theme_gives_all_that_it_uses() -> None:
+    sheet = resources.files("lightning_normdyn.report.kit").joinpath("templates/page.css").read_text(encoding="utf-8")
+    assert re.findall(r"#[0-9a-fA-F]{3,8}\b|\b(?:rgb|hsl)a?\(", sheet) == []
+    assert set(re.findall(r"var\(--(\w+)", sheet)) == PAGE_COLOURS.keys() | {"surface"}
+    document = Page(title="", main=Markup()).__html__()
+    light, _, dark = document.partition(":root { --ink: ")[2].partition(
+        "@media screen and (prefers-color-scheme: dark)"
+    )
+    assert light.startswith(f"{INK};")
+    assert f"--ink: {dark_colour(INK)};" in dark
+    assert f"--card: {DARK_PAPER};" in dark
+    for ink in ("ink", "faint", "link"):
+        for place, shade in enumerate(PAGE_COLOURS[ink]):
+            assert min(contrast(shade, PAGE_COLOURS[paper][place]) for paper in ("paper", "card")) >= 4.5
 
 
 def test_what_goes_wrong_while_drawing_is_said_in_one_sentence(tmp_path: Path, monkeypatch) -> None:
