@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.cli.run_folder import make_writable
 from lightning_normdyn.nearest_word import nearest
 
@@ -81,7 +82,7 @@ def copy_config(name: str, out: str, *, overwrite: bool = False) -> ConfigsRecor
     if copy.exists() and not overwrite:
         raise ValueError(f"out: '{copy}' exists already; pass --overwrite to replace it, or choose another folder")
     make_writable(copy.parent)
-    copy.write_bytes(files[file_name].read_bytes())
+    write_atomically(copy, files[file_name].read_bytes())
     return record._replace(copy=copy)
 
 

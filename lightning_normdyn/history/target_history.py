@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightning_normdyn.history.json_file import write_atomically
+from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.history.log import Outage, ParquetLog, read_parts
 
 FOLDER = "normdyn"
@@ -169,7 +169,7 @@ def fresh_root(log_dir: str | os.PathLike[str], trainer_id: int, *, resumes: boo
             elif not resumes:
                 root.rename(_next_free(root))
         root.mkdir(parents=True, exist_ok=True)
-        (root / _MARK).write_text(run, encoding="utf-8")
+        write_atomically(root / _MARK, run.encode("utf-8"))
     except OSError:
         return root  # the logs that cannot write there will say so
     return root

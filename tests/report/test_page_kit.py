@@ -18,8 +18,8 @@ from every_page import PAGES, Outline, make_page
 from markupsafe import Markup
 from matplotlib.colors import to_rgb
 
+from lightning_normdyn.atomic_file import write_atomically, write_json
 from lightning_normdyn.core import KernelVotes
-from lightning_normdyn.history.json_file import write_atomically, write_json
 from lightning_normdyn.report import DrawingError, Origin, write_report, write_votes
 from lightning_normdyn.report.kit import figure
 from lightning_normdyn.report.kit.card import Card, arrange
@@ -86,12 +86,12 @@ def test_a_table_has_a_caption_scopes_and_alignments() -> None:
 
 KILLED = """
 import os, pathlib, sys
-from lightning_normdyn.history import json_file
+from lightning_normdyn import atomic_file
 def die(descriptor):
     print("writing", flush=True)
     sys.stdin.read()
-json_file.os.fsync = die
-json_file.write_atomically(pathlib.Path(sys.argv[1]), b"new" * 100_000)
+atomic_file.os.fsync = die
+atomic_file.write_atomically(pathlib.Path(sys.argv[1]), b"new" * 100_000)
 """
 
 

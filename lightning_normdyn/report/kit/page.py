@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lightning_normdyn._version import __version__
-from lightning_normdyn.history.json_file import write_atomically
+from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.report.kit.theme import colour_rules, page_rules
 
 NORM_LAW_PAPER = "https://arxiv.org/abs/2606.30625"
