@@ -288,10 +288,10 @@ unit, healthy range and remedy of them all."""
 
 
 def _entries() -> Iterator[tuple[str, Quantity]]:
-    for names, meaning, *advice in _TABLE:
+    for names, meaning, unit, healthy, remedy in _TABLE:
         for name, words in names.items():
             label, reading = (words, meaning.replace("`", "")) if isinstance(words, str) else words
-            yield name, Quantity(name, meaning, *advice, label, reading)
+            yield name, Quantity(name, meaning, unit, healthy, remedy, label, reading)
 
 
 QUANTITIES: Mapping[str, Quantity] = MappingProxyType(dict(_entries()))
