@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from lightning_normdyn.callbacks.lightning import Callback, LightningModule, Trainer, overrides, rank_zero_warn
-from lightning_normdyn.callbacks.run import has_scaler, run_of
+from lightning_normdyn.callbacks.trainer_run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
-from lightning_normdyn.history.run import fresh_root
+from lightning_normdyn.history.target_history import fresh_root
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import LookOptions, NormOptions, complete_options

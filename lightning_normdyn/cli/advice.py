@@ -11,13 +11,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words, fitting_checkpoint
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.core.statistics.ranking import ranking_ndcg
 from lightning_normdyn.datasets import Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
 from lightning_normdyn.datasets.formats.qrels import read_qrels
-from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.history.number import measured, show_number
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded

@@ -13,10 +13,10 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from torch import Tensor
 
+from lightning_normdyn.atomic_file import atomic_file, write_atomically
 from lightning_normdyn.cli.fit import WITHOUT_RUN, NormdynCLI, UnloggedCLI, config_words, fitting_checkpoint
 from lightning_normdyn.cli.run_folder import check_writable, make_writable
 from lightning_normdyn.datasets import Judgements
-from lightning_normdyn.history.json_file import write_atomically
 from lightning_normdyn.tasks import ContrastiveTask, TokenContrast, TokenPairs
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.quiet import quiet_lightning
@@ -227,14 +227,8 @@ def _write(folder: Path, sides: Sides) -> dict[Path, int]:
 
 
 def _write_embeddings(file: Path, vectors: Tensor, ids: Sequence[str]) -> int:
-    """Writes beside the name and moves it there in one step."""
-    temporary_file = file.with_name(f"{file.name}.tmp")
-    try:
-        with temporary_file.open("wb") as stream:
-            np.savez(stream, ids=np.array(list(ids)), embeddings=vectors.float().cpu().numpy())
-        temporary_file.replace(file)
-    finally:
-        temporary_file.unlink(missing_ok=True)
+    with atomic_file(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, ids=np.array(list(ids)), embeddings=vectors.float().cpu().numpy())
     return len(vectors)
 
 

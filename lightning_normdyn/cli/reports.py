@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.run_folder import SUMMARY_FILE, read_words
-from lightning_normdyn.history.run import FOLDER
+from lightning_normdyn.history.target_history import FOLDER
 
 if TYPE_CHECKING:
     from rich.console import Console

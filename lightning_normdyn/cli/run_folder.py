@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_normdyn.atomic_file import write_atomically, write_json
+
 if TYPE_CHECKING:
     from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary
 
@@ -36,15 +38,11 @@ def create_run_folder(out: str | None = None, *, command: str = "demo") -> Path:
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Writes ``summary.json`` whole or not at all; the summary holds no NaN or infinity, which JSON cannot say."""
-    from lightning_normdyn.history.json_file import write_json  # loads numpy, which usage errors must not
-
     write_json(folder / SUMMARY_FILE, summary, indent=2)
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
     """Writes one line per row of the table, whole or not at all: the word, a tab, its count."""
-    from lightning_normdyn.history.json_file import write_atomically  # loads numpy, which usage errors must not
-
     lines = [f"{word}\t{count}\n" for word, count in zip(*vocabulary, strict=True)]
     write_atomically(folder / VOCABULARY_FILE, "".join(lines).encode("utf-8"))
 

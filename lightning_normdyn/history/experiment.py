@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.atomic_file import write_json
 
 
 class Finding(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.variant_comparison import VariantComparison
-from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.history.number import Number
 
 

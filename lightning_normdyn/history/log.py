@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightning_normdyn.atomic_file import atomic_file
+
 _PART = "part-{:08d}.parquet"
 
 
@@ -98,12 +100,10 @@ class ParquetLog:
         if self._outage.has_occurred or not self._waiting:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             part = self.folder / _PART.format(_next_number(self.folder))
-            temporary_file = part.with_suffix(f".{os.getpid()}.tmp")
-            with temporary_file.open("wb") as file:  # a path with a colon would be taken for an address
-                pq.write_table(pa.Table.from_batches(self._waiting, self.schema), file, compression="zstd")
-            temporary_file.replace(part)
+            # A path with a colon would be taken for an address by pyarrow.
+            with atomic_file(part) as temporary, temporary.open("wb") as stream:
+                pq.write_table(pa.Table.from_batches(self._waiting, self.schema), stream, compression="zstd")
         except (OSError, pa.ArrowException) as error:
             self._outage.report(self.folder, error)
         self._waiting, self._waiting_rows = [], 0

@@ -130,7 +130,7 @@ def _is_quantity_name(name: object) -> bool:
     return isinstance(name, str) and bool(name) and "/" not in name
 
 
-class InstrumentReader(TableInstrument):
+class InstrumentAdapter(TableInstrument):
     """Shows one target's vectors to a user's instrument.
 
     Args:
@@ -160,9 +160,9 @@ class InstrumentReader(TableInstrument):
     def observe(self, step: int, table_step: TableStep) -> None:
         """Shows the tracked rows of a table."""
         if self.is_due(step):
-            self.read(step, table_step.target.tracked(), "table")
+            self.show(step, table_step.target.tracked(), "table")
 
-    def read(self, step: int, vectors: Tensor, kind: VectorKind) -> None:
+    def show(self, step: int, vectors: Tensor, kind: VectorKind) -> None:
         """Shows vectors ``[n, d]`` after a step; nothing where there are none, as of an expert without tokens."""
         if not len(vectors):
             return
@@ -209,10 +209,10 @@ class InstrumentReader(TableInstrument):
         self.instrument.load_state_dict(state)
 
 
-def readers_of(instruments: Sequence[Instrument], target: str, every_n_steps: int) -> dict[str, InstrumentReader]:
-    """A reader of each instrument for one target, by a name that tells them apart in a checkpoint."""
+def adapters_of(instruments: Sequence[Instrument], target: str, every_n_steps: int) -> dict[str, InstrumentAdapter]:
+    """An adapter of each instrument for one target, by a name that tells them apart in a checkpoint."""
     return {
-        f"{type(instrument).__name__}: {', '.join(instrument.quantities)}": InstrumentReader(
+        f"{type(instrument).__name__}: {', '.join(instrument.quantities)}": InstrumentAdapter(
             instrument, target, every_n_steps
         )
         for instrument in instruments

@@ -19,10 +19,10 @@ from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.log import Outage
-from lightning_normdyn.history.run import TargetHistory, folder_name
+from lightning_normdyn.history.target_history import TargetHistory, folder_name
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
-from lightning_normdyn.instruments.instrument import InstrumentReader, readers_of
+from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.output_watch import OutputWatch
@@ -35,8 +35,8 @@ from lightning_normdyn.instruments.parameter_groups import (
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
 from lightning_normdyn.instruments.recorder import PREFIX, Recorder
 from lightning_normdyn.instruments.row_names import find_row_names
-from lightning_normdyn.instruments.run import Run
 from lightning_normdyn.instruments.table_watch import TableWatch
+from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan
 
@@ -143,7 +143,7 @@ class Observation:
             target.ids_tell = False  # this rank does not see the ids of the others
         if self._run.hears_backward:
             target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
-        instruments = self._measures.of_table(target, plan, self._options) | self._readers(target)
+        instruments = self._measures.of_table(target, plan, self._options) | self._adapters(target)
         watch = TableWatch(target, *trainer, instruments, history)
         return watch
 
@@ -158,7 +158,7 @@ class Observation:
             "merge_ranks": ranks.merge_steps,
             "merge_vectors": partial(ranks.merge_vectors, most_rows=self._options["max_tracked_rows"]),
             "ranks": ranks.size,
-            "readers": self._readers(target),
+            "adapters": self._adapters(target),
             "history": history,
         }
         watch: OutputWatch
@@ -170,8 +170,8 @@ class Observation:
             watch = EncoderWatch(target, optimizer, cadence, balance=balance, probe_items=items, **options)
         return watch
 
-    def _readers(self, target: TableTarget | OutputTarget) -> dict[str, InstrumentReader]:
-        return readers_of(self._options["instruments"], target.name, self._options["every_n_steps"])
+    def _adapters(self, target: TableTarget | OutputTarget) -> dict[str, InstrumentAdapter]:
+        return adapters_of(self._options["instruments"], target.name, self._options["every_n_steps"])
 
     def _balance(
         self,

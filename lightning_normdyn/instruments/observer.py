@@ -17,13 +17,13 @@ from typing_extensions import Unpack
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.rates import RateTrace
-from lightning_normdyn.history.run import fresh_root
+from lightning_normdyn.history.target_history import fresh_root
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
-from lightning_normdyn.instruments.run import Ranks, Run, present_ranks
 from lightning_normdyn.instruments.schedule import Drive, run_ahead
+from lightning_normdyn.instruments.training_run import Ranks, Run, present_ranks
 
 Log = Callable[[dict[str, float], int], object]
 """Takes ``normdyn/<target>/<quantity>`` to scalars, and the number of optimizer steps made."""

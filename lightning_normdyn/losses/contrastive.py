@@ -62,10 +62,10 @@ class ContrastiveLoss(nn.Module):
 
     def learnt(self) -> dict[str, Tensor]:
         """What trains in the loss itself, by the name under which it is logged; detached."""
-        learnt: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         if self.scaling.learnable:
-            learnt["temperature"] = self.temperature.detach()
+            values["temperature"] = self.temperature.detach()
         if self.similarity.normalization == "learnable":
             query, document = self.exponents
-            learnt |= {"gamma_query": query.detach(), "gamma_document": document.detach()}
-        return learnt
+            values |= {"gamma_query": query.detach(), "gamma_document": document.detach()}
+        return values

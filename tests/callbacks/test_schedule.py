@@ -11,7 +11,7 @@ from pytorch_lightning import Callback
 from small_models import Lit, PairTable, pair_batches, seeded
 from torch.optim import lr_scheduler
 
-from lightning_normdyn.callbacks.run import future_lrs
+from lightning_normdyn.callbacks.trainer_run import future_lrs
 
 
 class Foreseen(Callback):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sharded_worker import OPTIMIZERS, SHARDED, STEPS, Whole, batches, dynamics
 
-from lightning_normdyn.callbacks.run import shares_batches
+from lightning_normdyn.callbacks.trainer_run import shares_batches
 
 pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lightning_normdyn.history import TRAJECTORY, Outage, ParquetLog, TargetHistory, read_parts, read_run
-from lightning_normdyn.history.run import folder_name, fresh_root
+from lightning_normdyn.history.target_history import folder_name, fresh_root
 
 SCHEMA = pa.schema([("step", pa.int64()), ("norm", pa.float32())])
 

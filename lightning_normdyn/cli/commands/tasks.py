@@ -10,7 +10,7 @@ from lightning_normdyn.cli.values import ConfigFile, Count, Factor, File, Folder
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.advice import AdviceRecord
-    from lightning_normdyn.cli.grids.run import GridRecord
+    from lightning_normdyn.cli.grids.grid import GridRecord
     from lightning_normdyn.cli.predictions import PredictionRecord
 
 
@@ -45,9 +45,12 @@ def grid(
         ValueError: if the configuration, a variant or the folder will not do.
         OSError: if the folder cannot be written.
     """
-    from lightning_normdyn.cli.grids.run import GridSettings, run_grid
+    from lightning_normdyn.cli.grids.grid import GridSettings, run_grid
 
-    return run_grid(GridSettings(config, seeds, variants, lr_factors, jobs, overrides), out)
+    settings = GridSettings(
+        config=config, seeds=seeds, variants=variants, lr_factors=lr_factors, jobs=jobs, overrides=overrides
+    )
+    return run_grid(settings, out)
 
 
 @command(

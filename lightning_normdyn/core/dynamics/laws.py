@@ -8,7 +8,7 @@ does not see what an optimizer has accumulated (momentum buffers, second moments
 knows no bias correction and takes these averages as settled.
 
 To add a law: a class here, which states its formulas, with its names in :data:`Family` and :data:`LAWS`, and in
-:mod:`lightning_normdyn.core.dynamics.optimizers` a reader of the optimizers that obey it.
+:mod:`lightning_normdyn.core.dynamics.optimizers` a rule factory for the optimizers that obey it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from lightning_normdyn.history.json_file import write_atomically
+from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.report.kit.page import DrawingError
 from lightning_normdyn.report.kit.theme import INK, RULE, with_variables
 

@@ -128,7 +128,7 @@ def report_page(
     from lightning_normdyn.report.run.headline import from_summary, headline
     from lightning_normdyn.report.run.target_section import section
 
-    head = headline(from_summary(summary) | _forecast_fit(records, summary)) if summary else Markup()
+    head = headline(from_summary(summary)) if summary else Markup()
     with drawing_style():
         sections = [section(record, with_headline=not summary) for record in records]
     return Page(
@@ -140,18 +140,6 @@ def report_page(
         sources=_SOURCE,
         origin=origin,
     )
-
-
-_FORECAST_FIT = ("forecast_slope", "forecast_pearson_r")
-
-
-def _forecast_fit(records: Sequence[TargetRecord], summary: Mapping[str, Any]) -> dict[str, float]:
-    """Slope and r of the forecast, which a summary may leave out, from the history of a run with one table."""
-    tables = [record for record in records if record.is_table]
-    if len(tables) != 1:
-        return {}
-    names = [name for name in _FORECAST_FIT if summary.get(name) is None and len(tables[0].values(name).steps)]
-    return {name: tables[0].values(name).last for name in names}
 
 
 def _run_facts(summary: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
 from lightning_normdyn.cli.fit import config_words
 from lightning_normdyn.cli.grids.plan import Plan, grid_origin, make_folder, read_task
@@ -20,7 +21,6 @@ from lightning_normdyn.cli.grids.summary import print_findings
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.grid import write_grid

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lightning_normdyn.callbacks.lightning import LightningModule, Trainer, overrides, rank_zero_info, rank_zero_warn
 from lightning_normdyn.core.dynamics.rates import RateTrace
-from lightning_normdyn.instruments.run import Ranks, Run
 from lightning_normdyn.instruments.schedule import Drive, run_ahead
+from lightning_normdyn.instruments.training_run import Ranks, Run
 
 
 def run_of(trainer: Trainer, pl_module: LightningModule) -> Run:
