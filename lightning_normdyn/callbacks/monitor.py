@@ -10,6 +10,7 @@ import torch
 from lightning_normdyn.callbacks.lightning import Callback, LightningModule, Trainer, overrides, rank_zero_warn
 from lightning_normdyn.callbacks.run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
+from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.history.run import fresh_root
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.observation import Observation
@@ -33,6 +34,7 @@ class NormMonitor(Callback):
 
     def __init__(self, *, save_history: bool, options: NormOptions | LookOptions) -> None:
         self.options = complete_options(options, arguments=["save_history"])
+        check_flag(save_history=save_history)
         self.save_history = save_history
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None

@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.history.run import fresh_root
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
 from lightning_normdyn.instruments.observation import Observation
@@ -83,6 +84,9 @@ class NormObserver:
         **options: Unpack[NormOptions],
     ) -> None:
         self._model, self._optimizers = model, _as_list(optimizer)
+        if total_steps is not None:
+            check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
+        check_count(scheduler_every_n_steps=scheduler_every_n_steps)
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
         self._log, self._log_dir, self._name = log, log_dir, name
@@ -102,6 +106,7 @@ class NormObserver:
         Args:
             steps_made: optimizer steps that the run made before, in case no state tells.
         """
+        check_count(0, steps_made=steps_made)
         self.close()
         self._ranks = present_ranks(next((p.device for p in self._model.parameters()), torch.device("cpu")))
         state, self._saved_state = self._saved_state, None
@@ -133,6 +138,7 @@ class NormObserver:
             optimizer: the one about to step; ``None`` for all.
             clipped: whether gradients may have been clipped already.
         """
+        check_flag(clipped=clipped)
         for stepping in self._optimizers if optimizer is None else [optimizer]:
             self._announce(stepping, Clipping.PAST if clipped else Clipping.AHEAD)
             self._announced_ids.add(id(stepping))
