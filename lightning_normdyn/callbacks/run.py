@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.callbacks.lightning import LightningModule, Trainer, overrides, rank_zero_info, rank_zero_warn
+from lightning_normdyn.callbacks.lightning import LightningModule, Trainer, overrides, rank_zero_info, rank_zero_only
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.instruments.run import Ranks, Run
 from lightning_normdyn.instruments.schedule import Drive, run_ahead
@@ -25,9 +26,15 @@ def run_of(trainer: Trainer, pl_module: LightningModule) -> Run:
         loss_scale=lambda: _loss_scale(trainer),
         ranks=_ranks(trainer),
         hears_backward=False,  # Lightning announces a step before it clips
-        warn=rank_zero_warn,
+        warn=_caution,
         inform=rank_zero_info,
     )
+
+
+@rank_zero_only
+def _caution(message: str) -> None:
+    """Says to the user, on the first rank alone, that something is wrong."""
+    caution(message, stacklevel=3)
 
 
 def has_scaler(trainer: Trainer) -> bool:

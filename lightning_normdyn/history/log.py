@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from lightning_normdyn.caution import caution
 
 _PART = "part-{:08d}.parquet"
 
@@ -24,7 +25,7 @@ class Outage:
         """Warns, once, that nothing more will be saved."""
         if not self.has_occurred:
             self.has_occurred = True
-            warnings.warn(
+            caution(
                 f"normdyn history: cannot write to '{folder}' ({error}); training goes on and nothing more of its norm "
                 "history is saved. Free space there or point the logger's save_dir at a writable folder.",
                 stacklevel=3,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -16,6 +15,7 @@ from typing_extensions import Unpack
 
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.history.run import fresh_root
@@ -252,7 +252,7 @@ def _as_list(one_or_several: Any) -> list[Any]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=2)
+    caution(message, stacklevel=2)
 
 
 def _say_nothing(message: str) -> None:
