@@ -24,7 +24,7 @@ from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.run import Ranks, Run, present_ranks
-from lightning_normdyn.instruments.schedule import Drive, run_ahead
+from lightning_normdyn.instruments.schedule import Drive, PlannedRates
 
 Log = Callable[[dict[str, float], int], object]
 """Takes ``normdyn/<target>/<quantity>`` to scalars, and the number of optimizer steps made."""
@@ -95,6 +95,7 @@ class NormObserver:
         # A wrong pattern fails here.
         find_targets(model, self._options["targets"], max_tracked_rows=self._options["max_tracked_rows"])
         self._ranks = Ranks()
+        self._rates = PlannedRates(_warn)
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
         self._announced_ids: set[int] = set()
@@ -228,7 +229,7 @@ class NormObserver:
     def _loss_scale(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
 
-    def _future_lrs(self, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace:
+    def _future_lrs(self, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace | None:
         drives = [
             Drive(scheduler, lambda step: step % self._scheduler_every == 0)
             for scheduler in self._schedulers
@@ -236,7 +237,7 @@ class NormObserver:
         ]
         first = self._steps_tried(optimizer)
         model = [*self._model.modules(), *self._model.parameters()]
-        return run_ahead(optimizer, group, drives, range(first, first + steps), keep=model)
+        return self._rates.trace(optimizer, group, drives, range(first, first + steps), steps, keep=model)
 
     def _steps_tried(self, optimizer: torch.optim.Optimizer) -> int:
         assert self._observation is not None
