@@ -12,9 +12,10 @@ from lightning_normdyn.callbacks.run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.history.run import fresh_root
+from lightning_normdyn.instruments.instrument import reader_name
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.observation import Observation
-from lightning_normdyn.instruments.options import LookOptions, NormOptions, complete_options
+from lightning_normdyn.instruments.options import DEFAULTS, LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
 
 
@@ -42,9 +43,11 @@ class NormMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells apart the states of two monitors of one class in a checkpoint."""
-        options = self.options
-        return self._generate_state_key(targets=options["targets"], max_tracked_rows=options["max_tracked_rows"])
+        """Tells apart the states of two monitors of one class in a checkpoint: by every option that their states heed.
+
+        What stands at its default is left out beyond targets and rows, so that few changes rename a state.
+        """
+        return self._generate_state_key(**_observed(self.options), **_settings(self.options))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
@@ -119,6 +122,14 @@ class NormMonitor(Callback):
         """Keeps the state until the targets are known."""
         self._saved_state = state_dict or None
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes the state of the only monitor of this class and these targets, where other settings renamed it."""
+        states: dict[str, Any] = checkpoint.get("callbacks") or {}
+        prefix = self._generate_state_key(**_observed(self.options)).removesuffix("}")
+        names = [name for name in states if isinstance(name, str) and name.startswith(prefix)]
+        if self.state_key not in states and len(names) == 1:
+            self.load_state_dict(states[names[0]])
+
     @property
     def _recorder(self) -> Recorder | None:
         return None if self._observation is None else self._observation.recorder
@@ -136,6 +147,22 @@ class NormMonitor(Callback):
         for logger in trainer.loggers:
             scalars = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
             logger.log_metrics(scalars, step=step)
+
+
+def _observed(options: NormOptions) -> dict[str, Any]:
+    """The options that say what is looked at."""
+    return {"targets": options["targets"], "max_tracked_rows": options["max_tracked_rows"]}
+
+
+_NAMED_SETTINGS = ("every_n_steps", "fit_every_n_steps", "window", "forecast_at", "probe_items")
+
+
+def _settings(options: NormOptions) -> dict[str, Any]:
+    """The further options that tell two monitors apart, those that differ from their defaults, in plain words."""
+    settings: dict[str, Any] = {name: options[name] for name in _NAMED_SETTINGS}  # type: ignore[literal-required]
+    changes = {name: value for name, value in settings.items() if value != DEFAULTS[name]}  # type: ignore[literal-required]
+    instruments = [reader_name(instrument) for instrument in options["instruments"]]
+    return changes | ({"instruments": instruments} if instruments else {})
 
 
 def _history_root(trainer: Trainer) -> Path | None:

@@ -108,7 +108,7 @@ def check_instruments(instruments: Sequence[Instrument]) -> Sequence[Instrument]
                 clash = f"{owners[quantity]} measures too" if owners[quantity] else "is a built-in quantity"
                 raise ValueError(f"instruments: {name} measures '{quantity}', which {clash}; give it another name")
             owners[quantity] = name
-    reader_names = [_reader_name(instrument) for instrument in instruments]
+    reader_names = [reader_name(instrument) for instrument in instruments]
     for name in reader_names:
         if reader_names.count(name) > 1:
             raise ValueError(
@@ -320,10 +320,10 @@ def readers_of(
 ) -> dict[str, InstrumentReader]:
     """A reader of each instrument for one target, by a name that tells them apart in a checkpoint."""
     return {
-        _reader_name(instrument): InstrumentReader(instrument, target, every_n_steps, warn)
-        for instrument in instruments
+        reader_name(instrument): InstrumentReader(instrument, target, every_n_steps, warn) for instrument in instruments
     }
 
 
-def _reader_name(instrument: Instrument) -> str:
+def reader_name(instrument: Instrument) -> str:
+    """What tells an instrument from others in a checkpoint: its class and what it measures."""
     return f"{type(instrument).__name__}: {', '.join(instrument.quantities)}"

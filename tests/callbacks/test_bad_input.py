@@ -317,7 +317,7 @@ def test_no_number_of_rows_to_track(rows):
         NormDynamics(max_tracked_rows=rows)
 
 
-@pytest.mark.parametrize("targets", [5, [3], b"auto", None, "table"])
+@pytest.mark.parametrize("targets", [5, [3], b"auto", None])
 def test_targets_that_are_no_patterns(targets):
     with pytest.raises(ValueError, match=r"^targets: expected 'auto' or a list of patterns, got "):
         NormDynamics(targets=targets)

@@ -271,9 +271,10 @@ class EquilibriumRule:
         """The noise with ones for what a law does not look at."""
         if dim is not None:
             check_count(dim=dim)
-        for name, number in {"second_moment": second_moment, "update_probability": update_probability}.items():
-            if number is not None and not isinstance(number, Tensor):
-                check_finite_number(**{name: number})
+        if second_moment is not None and not isinstance(second_moment, Tensor):
+            check_finite_number(second_moment=second_moment)
+        if not isinstance(update_probability, Tensor):
+            check_finite_number(update_probability=update_probability)
         arguments = {"second_moment": second_moment, "dim": dim}
         for name in needs:
             if arguments[name] is None:
