@@ -40,14 +40,22 @@ class NormMonitor(Callback):
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
         self._clipping = Clipping.NONE
+        self._has_siblings = True  # until a trainer tells: it compares state keys first of all
 
     @property
     def state_key(self) -> str:
         """Tells apart the states of two monitors of one class in a checkpoint: by every option that their states heed.
 
-        What stands at its default is left out beyond targets and rows, so that few changes rename a state.
+        One that is alone with its targets goes by them alone, so that a run may be resumed with other settings.
         """
-        return self._generate_state_key(**_observed(self.options), **_settings(self.options))
+        settings = _settings(self.options) if self._has_siblings else {}
+        return self._generate_state_key(**_observed(self.options), **settings)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Looks whether the trainer has another monitor of this class and these targets."""
+        monitors = [callback for callback in trainer.callbacks if type(callback) is type(self)]  # type: ignore[attr-defined]
+        observed = [_observed(monitor.options) for monitor in monitors]
+        self._has_siblings = observed.count(_observed(self.options)) > 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
@@ -123,11 +131,11 @@ class NormMonitor(Callback):
         self._saved_state = state_dict or None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes the state of the only monitor of this class and these targets, where other settings renamed it."""
+        """Takes the state of the one monitor of this class and these targets that a checkpoint has by a longer key."""
         states: dict[str, Any] = checkpoint.get("callbacks") or {}
         prefix = self._generate_state_key(**_observed(self.options)).removesuffix("}")
         names = [name for name in states if isinstance(name, str) and name.startswith(prefix)]
-        if self.state_key not in states and len(names) == 1:
+        if not self._has_siblings and self.state_key not in states and len(names) == 1:
             self.load_state_dict(states[names[0]])
 
     @property
@@ -158,7 +166,7 @@ _NAMED_SETTINGS = ("every_n_steps", "fit_every_n_steps", "window", "forecast_at"
 
 
 def _settings(options: NormOptions) -> dict[str, Any]:
-    """The further options that tell two monitors apart, those that differ from their defaults, in plain words."""
+    """The further options that tell two monitors apart, where they differ from their defaults, in plain words."""
     settings: dict[str, Any] = {name: options[name] for name in _NAMED_SETTINGS}  # type: ignore[literal-required]
     changes = {name: value for name, value in settings.items() if value != DEFAULTS[name]}  # type: ignore[literal-required]
     instruments = [reader_name(instrument) for instrument in options["instruments"]]

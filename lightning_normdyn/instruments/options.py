@@ -24,8 +24,8 @@ class LookOptions(TypedDict, total=False):
     """What is looked at, and how often.
 
     Attributes:
-        targets: ``"auto"`` for every trainable embedding table and what the losses publish, or a pattern over parameter and
-            submodule names, or a list of them.
+        targets: ``"auto"`` for every trainable embedding table and what the losses publish, or a pattern or a list
+            of them over parameter and submodule names.
         every_n_steps: cadence of looks in optimizer steps: trajectories, splits, budgets, samples of all tracked rows,
             measurements of outputs and probes.
         max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.

@@ -283,7 +283,6 @@ def test_two_of_one_class_that_differ_in_anything_keep_their_states_apart(fit, t
         assert_same(restored.state, before.state_dict())
 
 
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_run_that_is_resumed_with_another_window_keeps_its_statistics(fit, tmp_path):
     path, resumed = tmp_path / "other.ckpt", NormDynamics(window=50, every_n_steps=3)
     with pytest.raises(KilledError):
