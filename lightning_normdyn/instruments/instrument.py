@@ -43,7 +43,7 @@ class Instrument:
     A subclass names its ``quantities`` and computes them in :meth:`measure`; all else has a default. What it gives is
     logged as ``normdyn/<target>/<quantity>``, goes into the history and into ``trainer.callback_metrics``. Each target
     gets a copy of its own. It runs without gradients on copies of the vectors, and the random state is put back, so it
-    cannot change the training.
+    cannot change the training. One that raises costs a warning and is off for that target from then on.
 
     An encoder that is followed on a probe shows its vectors of the probe, which are of the same items every time; any
     other submodule those of the training batch.
@@ -76,7 +76,10 @@ class Instrument:
         raise NotImplementedError(f"{type(self).__name__} does not say how it measures: write measure(self, look)")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, in tensors, numbers, strings, lists and dicts; nothing by default."""
+        """What a resumed run needs, in tensors, numbers, strings, lists and dicts; nothing by default.
+
+        Numbers are Python's own: what holds others, such as numpy's, is left out of the checkpoint with a warning.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         self._observer = NormObserver(
             objects["model"],
             optimizer,
-            total_steps=state.max_steps,
+            total_steps=state.max_steps if state.max_steps > 0 else None,
             scheduler=objects["lr_scheduler"],
             scaler=scaler,
             log=self._keep,

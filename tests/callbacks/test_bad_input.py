@@ -84,8 +84,10 @@ def test_a_parameter_that_is_no_table(fit, pattern, shape):
     assert "net.table.weight" in message
 
 
-def test_a_pattern_instead_of_a_list(fit):
-    assert "targets=['net.table.weight']" in message_of(fit, targets="net.table.weight")
+def test_a_word_that_is_no_pattern_of_this_model(fit):
+    message = message_of(fit, targets="net.tabel.weight")
+    assert "'net.tabel.weight' matches no parameter or submodule" in message
+    assert "net.table.weight" in message
 
 
 def test_an_empty_list(fit):
