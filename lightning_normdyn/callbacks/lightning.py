@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+    from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
     from pytorch_lightning import Callback, LightningModule, Trainer
 else:
     try:
         from pytorch_lightning import Callback, LightningModule, Trainer
-        from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+        from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
     except ImportError:
         from lightning.pytorch import Callback, LightningModule, Trainer
-        from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+        from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
-__all__ = ["Callback", "LightningModule", "Trainer", "overrides", "rank_zero_info", "rank_zero_warn"]
+__all__ = ["Callback", "LightningModule", "Trainer", "overrides", "rank_zero_info", "rank_zero_only", "rank_zero_warn"]
 
 
 def overrides(pl_module: LightningModule, hook: str) -> bool:

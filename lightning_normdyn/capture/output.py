@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm, split_radial_tangential
 
 
@@ -134,7 +134,7 @@ class OutputTarget(ForwardListener):
         sentence = f"targets: the output of '{self.name}' is no tensor of embeddings [..., d] (came: {description})"
         if not self._gave_vectors:
             raise ValueError(f"{sentence}; name the submodule that returns the vectors")
-        warnings.warn(f"{sentence} any more; such calls are left out", stacklevel=2)
+        caution(f"{sentence} any more; such calls are left out", stacklevel=2)
 
     def _hear_gradient(self, gradient: Tensor, embedding: Tensor, version: int) -> None:
         if not self._listens or embedding._version != version:  # overwritten in place: no longer what was returned

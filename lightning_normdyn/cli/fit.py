@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
 from pytorch_lightning.loggers.logger import DummyLogger
@@ -70,6 +70,16 @@ class NormdynCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except (ArgumentError, ArgumentTypeError) as error:
             raise config_error(error, self.command, self._keys()) from error
+
+    def _set_seed(self) -> None:
+        """Seeds as the stock class does, which says so in the log: of use where the words are all that one sees."""
+        seed: int | bool | None = self._get(self.config, "seed_everything")
+        if seed is False:
+            return
+        settings = self.config[self.subcommand] if self.subcommand else self.config
+        settings["seed_everything"] = seed_everything(
+            None if seed is True else seed, workers=True, verbose=self.command == "fit"
+        )
 
     def _keys(self) -> list[str]:
         """All that a config may have."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightning_normdyn.atomic_file import atomic_file
+from lightning_normdyn.caution import caution
 
 _PART = "part-{:08d}.parquet"
 
@@ -26,7 +26,7 @@ class Outage:
         """Warns, once, that nothing more will be saved."""
         if not self.has_occurred:
             self.has_occurred = True
-            warnings.warn(
+            caution(
                 f"normdyn history: cannot write to '{folder}' ({error}); training goes on and nothing more of its norm "
                 "history is saved. Free space there or point the logger's save_dir at a writable folder.",
                 stacklevel=3,

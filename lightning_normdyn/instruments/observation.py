@@ -22,7 +22,7 @@ from lightning_normdyn.history.log import Outage
 from lightning_normdyn.history.target_history import TargetHistory, folder_name
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
-from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of
+from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of, copyable
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.output_watch import OutputWatch
@@ -71,6 +71,7 @@ class Observation:
         self._module, self._run, self._measures, self._options = module, run, measures, options
         self._name, self._root, self._name_holders = name, root, name_holders
         self._target_names: list[str] = []
+        self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
 
     def begin(self, steps_made: int, state: dict[str, Any] | None = None) -> None:
@@ -84,7 +85,7 @@ class Observation:
         if state is not None:
             try:
                 self.recorder.load_state_dict(state)
-            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            except Exception as error:  # whatever is wrong with it, the training resumes
                 self._warn(
                     f"the checkpoint's norm statistics cannot be used ({error}); they start afresh, the training "
                     "itself resumes as usual"
@@ -171,7 +172,7 @@ class Observation:
         return watch
 
     def _adapters(self, target: TableTarget | OutputTarget) -> dict[str, InstrumentAdapter]:
-        return adapters_of(self._options["instruments"], target.name, self._options["every_n_steps"])
+        return adapters_of(self._instruments, target.name, self._options["every_n_steps"], self._warn)
 
     def _balance(
         self,

@@ -22,13 +22,13 @@ class TrainingPlan(NamedTuple):
         rule: gives the law at the present hyper-parameters.
         total_steps: gives the number of optimizer steps that the run will try; ``None`` if it has no set end.
         skipped_steps: gives the number of those that a loss scaler has skipped so far.
-        future_lrs: gives the nominal learning rates of the next so many steps.
+        future_lrs: gives the nominal learning rates of the next so many steps; ``None`` if those are too many.
     """
 
     rule: Callable[[], EquilibriumRule]
     total_steps: Callable[[], int | None]
     skipped_steps: Callable[[], int]
-    future_lrs: Callable[[int], RateTrace]
+    future_lrs: Callable[[int], RateTrace | None]
 
 
 Moments = TypeVar("Moments")
@@ -133,10 +133,11 @@ class WindowedFit(TableInstrument, Generic[Moments]):
 
     def _norms_at_end(self, step: int, conclusion: ClosedWindow[Moments], rule: EquilibriumRule) -> Tensor:
         """The norms at the end of the run under its schedule, NaN where it has no set end; kept if it is time."""
-        total = self.plan.total_steps()
-        if total is None or not self._has_law(rule):
+        total, future = self.plan.total_steps(), None
+        if total is not None and self._has_law(rule):
+            future = self.plan.future_lrs(max(0, total - self.plan.skipped_steps() - step))
+        if future is None:
             return conclusion.norm.new_full(conclusion.norm.shape, float("nan"))
-        future = self.plan.future_lrs(max(0, total - self.plan.skipped_steps() - step))
         norms = self._evolve(conclusion.moments, conclusion.norm, future, rule)
         self._end_forecast.keep(step, self._known(conclusion.moments, norms), conclusion.norm)
         return norms

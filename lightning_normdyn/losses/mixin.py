@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, ClassVar, cast
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.losses.cached import Encode, cached_loss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
@@ -122,7 +122,7 @@ class ContrastiveMixin:
         parameter_ids = {id(parameter) for parameter in self.contrast.parameters()}
         groups = [group for optimizer in optimizers for group in optimizer.param_groups if group.get("weight_decay")]
         if any(id(parameter) in parameter_ids for group in groups for parameter in group["params"]):
-            warnings.warn(
+            caution(
                 "the optimizer's weight decay pulls the loss's temperature towards 1 and its exponents towards 1/2; "
                 "put self.contrast.parameters() into a parameter group with weight_decay=0",
                 stacklevel=4,
@@ -132,7 +132,7 @@ class ContrastiveMixin:
         """Says so if no optimizer trains what the loss learns: it would be logged, and never move."""
         optimized_ids = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
         if not any(id(parameter) in optimized_ids for parameter in self.contrast.parameters()):
-            warnings.warn(
+            caution(
                 "no optimizer trains the loss's temperature or exponents; put self.contrast.parameters() into one of "
                 "its parameter groups",
                 stacklevel=4,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 
 from lightning_normdyn.cli import audit, export, predict
@@ -137,8 +138,11 @@ def test_other_peoples_models_predict_by_themselves(capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_tables_go_by_their_words_and_entities(text, tmp_path):
+def test_tables_go_by_their_words_and_entities(text, tmp_path, caplog, capfd):
+    state = torch.get_rng_state()
     record = predict(config=["tokens.yaml"], out="words", overrides=[f"--data.text=[{text}]"])
+    assert "Seed set" not in caplog.text + "".join(capfd.readouterr())
+    assert torch.equal(torch.get_rng_state(), state)
     assert list(record.rows.values()) == [60]
     words = np.load("words/documents.npz")["ids"]
     assert len(set(words)) == 60

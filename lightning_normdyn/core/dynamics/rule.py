@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.dynamics.laws import LAWS, Family, Law, Noise, Settings, relaxation_steps
 from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.number_checks import check_count, check_finite_number
 
 _USUAL_DEGREE = 2.0
 
@@ -268,6 +269,12 @@ class EquilibriumRule:
         update_probability: Tensor | float,
     ) -> Noise:
         """The noise with ones for what a law does not look at."""
+        if dim is not None:
+            check_count(dim=dim)
+        if second_moment is not None and not isinstance(second_moment, Tensor):
+            check_finite_number(second_moment=second_moment)
+        if not isinstance(update_probability, Tensor):
+            check_finite_number(update_probability=update_probability)
         arguments = {"second_moment": second_moment, "dim": dim}
         for name in needs:
             if arguments[name] is None:
