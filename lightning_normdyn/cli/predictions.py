@@ -13,7 +13,8 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from torch import Tensor
 
-from lightning_normdyn.cli.fit import WITHOUT_RUN, NormdynCLI, UnloggedCLI, config_words, fitting_checkpoint
+from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint
+from lightning_normdyn.cli.fit import WITHOUT_RUN, NormdynCLI, UnloggedCLI, config_words
 from lightning_normdyn.cli.run_folder import check_writable, make_writable
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.history.json_file import write_atomically
@@ -171,7 +172,7 @@ def _of_task(cli: EncodingCLI, checkpoint: str | None, split: Literal["validatio
     model: Any = cli.model
     model.measures_floors = False
     evaluate = cli.trainer.test if split == "test" else cli.trainer.validate
-    with fitting_checkpoint(checkpoint):
+    with fitting_checkpoint(checkpoint, cli.trainer):
         evaluate(model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
     encoded: Encoded | None = model.encoded
     if encoded is None:
