@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint
-from lightning_normdyn.cli.config_errors import ConfigError, config_error, constructor_complaint
+from lightning_normdyn.cli.config_errors import ConfigError, config_error, constructor_complaint, is_of_lightning
+from lightning_normdyn.cli.config_text import check_config_text
 from lightning_normdyn.cli.shipped_configs import config_file
 from lightning_normdyn.cli.signals import sigterm_waits
 
@@ -80,7 +81,9 @@ class NormdynCLI(LightningCLI):
         """Instantiates what the configuration names; what a constructor complains about shows as it was said."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
+            if isinstance(error, TypeError) and not is_of_lightning(error):
+                raise
             raise ValueError(constructor_complaint(error)) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -131,16 +134,25 @@ def with_config_files(words: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: if a config is neither a file nor a shipped one.
+        ConfigError: if its text will not do.
     """
     file_words = []
     for word, previous in zip(words, ["", *words], strict=False):
         if previous in ("--config", "-c"):
-            file_words.append(config_file(word))
+            file_words.append(_checked_file(word))
         elif word.startswith("--config="):
-            file_words.append(f"--config={config_file(word.partition('=')[2])}")
+            file_words.append(f"--config={_checked_file(word.partition('=')[2])}")
         else:
             file_words.append(word)
     return file_words
+
+
+def _checked_file(name: str) -> str:
+    file = config_file(name)
+    if any(mark in name for mark in "\n{") or not Path(file).is_file():
+        return file  # a text that is a configuration itself
+    check_config_text(file)
+    return file
 
 
 def config_words(config: Sequence[str], overrides: Sequence[str]) -> list[str]:
