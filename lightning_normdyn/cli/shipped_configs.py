@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -78,10 +79,12 @@ def copy_config(name: str, out: str, *, overwrite: bool = False) -> ConfigsRecor
     if file_name not in files:
         raise ValueError(f"name: expected one of {', '.join(files)}, got '{name}'{nearest(file_name, tuple(files))}")
     target = Path(out) / file_name
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:  # a link that leads nowhere is in the way too
         raise ValueError(f"out: '{target}' exists already; pass --overwrite to replace it, or choose another folder")
     make_writable(target.parent)
-    target.write_bytes(files[file_name].read_bytes())
+    from lightning_normdyn.history.json_file import write_atomically  # loads numpy, which usage errors must not
+
+    write_atomically(target, files[file_name].read_bytes())
     return record._replace(copy=target)
 
 
