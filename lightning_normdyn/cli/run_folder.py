@@ -55,7 +55,8 @@ def read_words(folder: Path) -> list[str] | None:
     if not file.exists():
         return None
     try:
-        return [line.split("\t")[0] for line in file.read_text(encoding="utf-8").splitlines()]
+        with file.open(encoding="utf-8-sig") as lines:  # splitlines() would also break at marks that a word may hold
+            return [line.rstrip("\n").split("\t")[0] for line in lines]
     except UnicodeDecodeError as error:
         raise ValueError(f"run: '{file}' is no UTF-8 text ({error}); remove it to draw rows without names") from error
 

@@ -35,7 +35,7 @@ from lightning_normdyn.instruments.parameter_groups import (
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
 from lightning_normdyn.instruments.quantities import LITTLE_MOVE
 from lightning_normdyn.instruments.recorder import PREFIX, Recorder
-from lightning_normdyn.instruments.row_names import find_row_names
+from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.run import Run
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.watch import Watch
@@ -73,6 +73,11 @@ class Observation:
         self._name, self._root, self._name_holders = name, root, name_holders
         self._target_names: list[str] = []
         self.recorder = self._build()
+        for target in unknown_targets(options["names"], self._target_names):
+            self._warn(
+                f"names: there is no target '{target}', so its names are not used; the targets are "
+                f"{', '.join(self._target_names)}"
+            )
 
     def begin(self, steps_made: int, state: dict[str, Any] | None = None) -> None:
         """Starts to listen, after the weights were restored.
