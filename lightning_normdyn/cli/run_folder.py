@@ -97,6 +97,27 @@ def check_writable(folder: Path) -> None:
         raise unusable(folder, error) from error
 
 
+def check_output_file(file: Path, option: str) -> None:
+    """Tries whether a file can be written, without making it or its folder.
+
+    Args:
+        file: that is to be.
+        option: that names it.
+
+    Raises:
+        ValueError: if a folder is there.
+        OSError: if it cannot be written.
+    """
+    if file.is_dir():
+        raise ValueError(f"{option}: expected a file, got the folder '{file}'; name a file, such as one in it")
+    if file.exists() and not file.is_file():
+        return  # a device or a pipe
+    try:
+        check_writable(file.parent)
+    except OSError as error:
+        raise OSError(str(error).replace("out: ", f"{option}: ", 1)) from error
+
+
 def unusable(folder: Path, error: OSError, option: str = "out") -> OSError:
     """The error of a folder that cannot be written, as a sentence that says what to do."""
     return OSError(f"{option}: cannot write to '{folder}' ({error.strerror}); choose a folder of your own")

@@ -239,3 +239,24 @@ def test_an_audit_is_not_overwritten_in_silence_and_that_is_said_first(capsys):
     assert main(words) == 2  # before anything is read
     assert "'audit/audit.html' exists already; pass --overwrite" in capsys.readouterr().err
     assert page.read_text() == "mine"
+
+
+OUTPUTS = {
+    "advise": ["--queries", "vectors.npy", "--documents", "vectors.npy", "--json"],
+    "audit": ["--model", "nope", "--texts", "texts.txt", "--save"],
+    "report": ["run", "--out"],
+}
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_read(command, monkeypatch, capsys):
+    """What is read is damaged, which nobody gets to see."""
+    Path("vectors.npy").write_bytes(b"damaged")
+    Path("file").write_text("in the way")
+    Path("folder.npy").mkdir()
+    for place in ("file/below/out.npy", "folder.npy"):
+        assert main([command, *OUTPUTS[command], place]) == 2
+        printed = capsys.readouterr().err
+        assert f"'{Path(place).parent if 'below' in place else place}'" in printed
+        assert f"{OUTPUTS[command][-1][2:]}: " in printed
+        assert printed.count("\n") == 1
