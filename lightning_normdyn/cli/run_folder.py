@@ -53,7 +53,8 @@ def read_words(folder: Path) -> list[str] | None:
     if not file.exists():
         return None
     try:
-        return [line.split("\t")[0] for line in file.read_text(encoding="utf-8").splitlines()]
+        with file.open(encoding="utf-8-sig") as lines:  # splitlines() would also break at marks that a word may hold
+            return [line.rstrip("\n").split("\t")[0] for line in lines]
     except UnicodeDecodeError as error:
         raise ValueError(f"run: '{file}' is no UTF-8 text ({error}); remove it to draw rows without names") from error
 
@@ -92,6 +93,27 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise unusable(folder, error) from error
+
+
+def check_output_file(file: Path, option: str) -> None:
+    """Tries whether a file can be written, without making it or its folder.
+
+    Args:
+        file: that is to be.
+        option: that names it.
+
+    Raises:
+        ValueError: if a folder is there.
+        OSError: if it cannot be written.
+    """
+    if file.is_dir():
+        raise ValueError(f"{option}: expected a file, got the folder '{file}'; name a file, such as one in it")
+    if file.exists() and not file.is_file():
+        return  # a device or a pipe
+    try:
+        check_writable(file.parent)
+    except OSError as error:
+        raise OSError(str(error).replace("out: ", f"{option}: ", 1)) from error
 
 
 def unusable(folder: Path, error: OSError, option: str = "out") -> OSError:

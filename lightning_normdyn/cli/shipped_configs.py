@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.cli.run_folder import make_writable
 from lightning_normdyn.nearest_word import nearest
 
@@ -79,9 +79,11 @@ def copy_config(name: str, out: str, *, overwrite: bool = False) -> ConfigsRecor
     if file_name not in files:
         raise ValueError(f"name: expected one of {', '.join(files)}, got '{name}'{nearest(file_name, tuple(files))}")
     copy = Path(out) / file_name
-    if copy.exists() and not overwrite:
+    if os.path.lexists(copy) and not overwrite:  # a link that leads nowhere is in the way too
         raise ValueError(f"out: '{copy}' exists already; pass --overwrite to replace it, or choose another folder")
     make_writable(copy.parent)
+    from lightning_normdyn.atomic_file import write_atomically  # loads numpy, which usage errors must not
+
     write_atomically(copy, files[file_name].read_bytes())
     return record._replace(copy=copy)
 

@@ -95,8 +95,8 @@ def read_grid_run(file: Path) -> GridRun:
         ValueError: if it is damaged.
         FileNotFoundError: if there is none.
     """
-    text = file.read_text(encoding="utf-8")
+    content_bytes = file.read_bytes()
     try:
-        return GridRun(**json.loads(text))
+        return GridRun(**json.loads(content_bytes))
     except (TypeError, ValueError) as error:
         raise ValueError(f"out: '{file}' is damaged ({error}); remove it to train that variant again") from error

@@ -114,7 +114,15 @@ class TargetHistory:
             ValueError: if it is damaged.
         """
         content = self._read("row_names.json")
-        return dict(zip(content["rows"], content["names"], strict=True)) if content else {}
+        if not content:
+            return {}
+        rows, names = content.get("rows"), content.get("names")
+        if not (_all_are(int, rows) and _all_are(str, names) and len(rows) == len(names)):
+            raise ValueError(
+                f"log_dir: '{self.folder / 'row_names.json'}' is damaged (expected rows and names, lists of one length "
+                "of whole numbers and texts); restore it, or remove it to draw rows without names"
+            )
+        return dict(zip(rows, names, strict=True))
 
     def _read(self, name: str) -> Any:
         file = self.folder / name
@@ -132,6 +140,10 @@ class TargetHistory:
     def quantities(self) -> pa.Table:
         """Reads the logged scalars by step (columns of :data:`QUANTITY_SCHEMA`)."""
         return _latest(read_parts(self.folder / "quantities", QUANTITY_SCHEMA), ["step", "quantity"])
+
+
+def _all_are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def folder_name(target: str) -> str:

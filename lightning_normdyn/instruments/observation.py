@@ -33,12 +33,13 @@ from lightning_normdyn.instruments.parameter_groups import (
     group_number,
 )
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
+from lightning_normdyn.instruments.quantities import LITTLE_MOVE
 from lightning_normdyn.instruments.recorder import PREFIX, Recorder
-from lightning_normdyn.instruments.row_names import find_row_names
+from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.watch import Watch
-from lightning_normdyn.instruments.windowed_fit import TrainingPlan
+from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
 
 
 class Observation:
@@ -73,6 +74,11 @@ class Observation:
         self._target_names: list[str] = []
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
+        for target in unknown_targets(options["names"], self._target_names):
+            self._warn(
+                f"names: there is no target '{target}', so its names are not used; the targets are "
+                f"{', '.join(self._target_names)}"
+            )
 
     def begin(self, steps_made: int, state: dict[str, Any] | None = None) -> None:
         """Starts to listen, after the weights were restored.
@@ -107,6 +113,18 @@ class Observation:
             sentence = conclusion(self.recorder.latest, f"{PREFIX}/{target.name}/")
             if sentence:
                 self._inform(f"'{target.name}': {sentence}")
+        self._report_unclosed_windows()
+
+    def _report_unclosed_windows(self) -> None:
+        """One line for all targets of which nothing is predicted, since the run was shorter than a window."""
+        lengths = {watch: steps for watch in self.recorder.watches if (steps := _unclosed_steps(watch)) is not None}
+        if lengths:
+            watch, length = next(iter(lengths.items()))
+            names = ", ".join(f"'{watch.target.name}'" for watch in lengths)
+            self._inform(
+                f"{names}: no window of {length} steps closed in the run's {watch.steps} steps, so no norm is "
+                f"predicted; train longer, or pass a shorter one: window={max(1, watch.steps // 2)}"
+            )
 
     def stop(self) -> None:
         """Puts the history on disk and removes every hook."""
@@ -282,6 +300,14 @@ def _description(
     }
 
 
+def _unclosed_steps(watch: Watch) -> int | None:
+    """Length of the window that did not close in the whole run; ``None`` if one did, or for another reason."""
+    fits = [fit for fit in watch.measurements.values() if isinstance(fit, WindowedFit)]
+    if not watch.steps or any(isinstance(fit, EncoderBalance) and fit.gave_up for fit in fits):
+        return None
+    return next((fit.unclosed_steps for fit in fits), None)
+
+
 _SETTLING = 0.5
 
 
@@ -306,7 +332,20 @@ def conclusion(metrics: Mapping[str, Any], prefix: str) -> str:
     if "equilibrium_median_error" in values:
         clauses.append(f"{values['equilibrium_median_error']:.1%} away from equilibrium")
     if values.get("stationarity", 1.0) < _SETTLING:
-        clauses.append("not settled: the norms mostly repeat where they started")
+        clauses.append(_unsettled(values.get("transient_persistence_error")))
     if "forecast_skill" in values:
         clauses.append(f"forecast for the end: skill {values['forecast_skill']:.2f}")
     return "; ".join(clauses)
+
+
+def _unsettled(move: float | None) -> str:
+    """What to make of norms that still move one way.
+
+    Args:
+        move: their relative change since the last window's start, the median; ``None`` where it was not measured.
+    """
+    if move is None:
+        return "not settled: the norms still move one way"
+    if move < LITTLE_MOVE:
+        return f"not settled: the norms moved by {move:.1%} (median) and mostly repeat where they started"
+    return f"not settled: the norms moved by {move:.1%} (median) in the last window, still one way"

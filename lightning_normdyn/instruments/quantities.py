@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 
+LITTLE_MOVE = 0.1
+"""A relative move of norms since a window's start below which predicting them mostly repeats that start."""
+
 
 class Quantity(NamedTuple):
     """One quantity of a target, logged as ``normdyn/<target>/<name>``.

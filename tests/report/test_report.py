@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -605,3 +609,46 @@ def test_lists_align_and_cut_long_words_at_the_end(page: Page) -> None:
 def test_title_names_the_experiment_of_a_version(tmp_path: Path, folder: str, title: str) -> None:
     TargetHistory(tmp_path / folder / "normdyn" / "t").describe({"target": "t", "kind": "table"})
     assert f"<title>Norm report: {title}</title>" in Page(write_report(tmp_path / folder)).source
+
+
+ODD = {
+    "labels": [3, "abc", b"x", iter(["a"]), {"table.weight": 3}, {"table.weight": None}, {"table.weight": "abc"}],
+    "summary": [[], 3, "x"],
+    "out": ["", 3],
+    "log_dir": [None, 3, ""],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ODD.items() for value in values])
+def test_an_odd_argument_is_named(run: Path, tmp_path: Path, name: str, value: object) -> None:
+    arguments = {"log_dir": run, "out": tmp_path / "page.html", name: value}
+    with pytest.raises(ValueError, match=rf"^{name}: expected "):
+        write_report(arguments.pop("log_dir"), **arguments)
+
+
+def test_no_labels_at_all_name_nothing(run: Path, tmp_path: Path) -> None:
+    pages = [write_report(run, out=tmp_path / f"{n}.html", labels=labels) for n, labels in enumerate(({}, None))]
+    assert len({page.read_text(encoding="utf-8").count("<svg") for page in pages}) == 1
+
+
+def test_threads_that_draw_at_once_leave_matplotlib_as_it_was(run: Path, tmp_path: Path) -> None:
+    """Each draws what one alone does, whatever order they begin and end in; the caller's settings and dice stay."""
+    before, state, filters = dict(matplotlib.rcParams), np.random.get_state()[1].tolist(), list(warnings.filters)
+    inside, entered = [], threading.Barrier(2, timeout=2)
+
+    def draw(order: int) -> None:
+        with drawing_style():
+            with contextlib.suppress(threading.BrokenBarrierError):
+                entered.wait()  # passes where two are inside at once
+            time.sleep(0.2 * order)
+            inside.append(matplotlib.rcParams["svg.hashsalt"])
+
+    threads = [threading.Thread(target=draw, args=(order,)) for order in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == ["normdyn", "normdyn"]
+    assert dict(matplotlib.rcParams) == before
+    assert np.random.get_state()[1].tolist() == state
+    assert warnings.filters == filters

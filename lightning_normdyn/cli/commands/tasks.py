@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
@@ -93,8 +94,11 @@ def advise(
         OSError: if a file cannot be read or written.
     """
     from lightning_normdyn.cli.advice import EmbeddingFiles, advise_on_checkpoint, advise_on_files, check_sources, saved
+    from lightning_normdyn.cli.run_folder import check_output_file
 
     of_files = check_sources(config, queries, documents, overrides)
+    if json is not None:
+        check_output_file(Path(json), "json")
     if of_files:
         record = advise_on_files(EmbeddingFiles(queries, documents, column, judgements), temperature)
     else:

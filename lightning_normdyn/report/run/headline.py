@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.instruments import QUANTITIES
+from lightning_normdyn.instruments.quantities import LITTLE_MOVE
 from lightning_normdyn.report.kit.numbers import fixed, percent, plain
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, render
 from lightning_normdyn.report.kit.table import Cell, Column, Table
@@ -84,7 +85,7 @@ def _verdict(numbers: Mapping[str, float]) -> str:
     if error is None or not (numbers["stationarity"] < _SETTLED if "stationarity" in numbers else error > _SETTLED):
         return ""
     far = "The norms are still far from where they would settle"
-    if "transient_slope" not in numbers:
+    if "transient_slope" not in numbers or numbers.get("transient_persistence_error", 0.0) >= LITTLE_MOVE:
         return f"{far}."
     return f"{far}: slope and r of the transient then mostly repeat where they started."
 

@@ -44,10 +44,12 @@ def write_report(
 
     Raises:
         FileNotFoundError: if ``log_dir`` holds no history.
-        ValueError: if no table has as many rows as there are labels, or a mapping names what the run does not hold.
+        ValueError: if an argument is of another kind, no table has as many rows as there are labels, or a mapping
+            names what the run does not hold.
         DrawingError: if a figure cannot be drawn.
         OSError: if the page cannot be written.
     """
+    _check_arguments(log_dir, out, labels, summary)
     run = read_run(log_dir)
     labels_of_target = _labels_by_target(labels, run)
     records = [
@@ -65,13 +67,28 @@ def write_report(
         ) from error
 
 
+def _check_arguments(log_dir: object, out: object, labels: object, summary: object) -> None:
+    """Refuses what is of another kind than the signature says, before anything is read."""
+    for name, place in {"log_dir": log_dir, "out": out}.items():
+        if (place is not None or name == "log_dir") and not (isinstance(place, str | os.PathLike) and os.fspath(place)):
+            raise ValueError(f"{name}: expected the path of a {_KINDS[name]}, got {place!r}")
+    if summary is not None and not isinstance(summary, Mapping):
+        raise ValueError(f"summary: expected numbers by their names, got {summary!r}")
+    for names in labels.values() if isinstance(labels, Mapping) else [] if labels is None else [labels]:
+        if not isinstance(names, Sequence) or isinstance(names, str | bytes):
+            raise ValueError(f"labels: expected a list of names, one a row, or such lists by target, got {names!r}")
+
+
+_KINDS = {"log_dir": "run's folder", "out": "file"}
+
+
 def _labels_by_target(labels: Labels | None, run: Mapping[str, TargetHistory]) -> dict[str, Sequence[str]]:
     """The names of each target's rows.
 
     Raises:
         ValueError: if names fit no target.
     """
-    if labels is None:
+    if labels is None or (isinstance(labels, Mapping) and not labels):
         return {}
     descriptions = {name: history.description() for name, history in run.items()}
     if isinstance(labels, Mapping):
