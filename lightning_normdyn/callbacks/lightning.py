@@ -1,4 +1,4 @@
-"""Names of Lightning, imported from pytorch_lightning or from lightning.pytorch: the one that is in use or installed."""
+"""Names of Lightning: of pytorch_lightning, or of lightning.pytorch where that alone is in use or installed."""
 
 from __future__ import annotations
 
