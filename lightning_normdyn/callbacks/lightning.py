@@ -1,7 +1,8 @@
-"""Names of Lightning, imported from pytorch_lightning or from lightning.pytorch, whichever is installed."""
+"""Names of Lightning: of pytorch_lightning, or of lightning.pytorch where that alone is in use or installed."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
 else:
     try:
+        # Trainers of `lightning` 2.4 and 2.5 refuse callbacks of the other package, and both may be installed.
+        if "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
+            raise ImportError
         from pytorch_lightning import Callback, LightningModule, Trainer
         from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
     except ImportError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -35,7 +36,8 @@ Moments = TypeVar("Moments")
 """What a closed window knows that tells how norms go on."""
 
 
-class ClosedWindow(NamedTuple, Generic[Moments]):
+@dataclass(frozen=True)
+class ClosedWindow(Generic[Moments]):
     """What a window came to.
 
     Attributes:
