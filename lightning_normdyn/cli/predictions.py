@@ -251,9 +251,10 @@ def _write(folder: Path, sides: Sides) -> dict[Path, int]:
 def _write_embeddings(file: Path, vectors: Tensor, ids: Sequence[str]) -> int:
     """Writes beside the name and moves it there in one step."""
     temporary_file = file.with_name(f"{file.name}.tmp")
+    arrays: dict[str, Any] = id_arrays(ids)
     try:
         with temporary_file.open("wb") as stream:
-            np.savez(stream, embeddings=vectors.float().cpu().numpy(), **id_arrays(ids))
+            np.savez(stream, embeddings=vectors.float().cpu().numpy(), **arrays)
         temporary_file.replace(file)
     finally:
         temporary_file.unlink(missing_ok=True)
