@@ -67,10 +67,11 @@ class Option:
         if value is None or self.flag:
             return value
         if self.choices and value not in self.choices:
-            raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}{nearest(value, self.choices)}")
+            hint = nearest(value, self.choices) if isinstance(value, str) else ""
+            raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}{hint}")
         if not self.is_list:
             return self.value.check(value)
-        if isinstance(value, str):
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence):
             raise ValueError(f"expected a list, got {value!r}")
         if not len(value) and self.default != ():
             raise ValueError("expected at least one, got an empty list")
