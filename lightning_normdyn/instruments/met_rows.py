@@ -124,7 +124,8 @@ class MetRows(TableInstrument):
         direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         rows = at_least_float32(rows)
         direction = (direction / direction.norm()).to(rows)
-        return rows @ direction if rows.device.type == "cpu" else (rows * direction).sum(1)
+        products: Tensor = rows @ direction if rows.device.type == "cpu" else (rows * direction).sum(1)
+        return products
 
     def state_dict(self) -> dict[str, Any]:
         """Which rows were met, and where the others are expected."""
@@ -154,4 +155,7 @@ def _rounding(norms: Tensor, products: Tensor, rows: Tensor, steps: float) -> Te
     numbers alike. What is shorter than ``_EXACT_NORM`` loses bits in its squares.
     """
     eps, dim = torch.finfo(rows.dtype).eps, rows.shape[1]
-    return eps * ((2 + 1.5 * steps / dim**0.5) * norms.clamp(min=_EXACT_NORM) + 0.25 * steps * products.abs())
+    allowance: Tensor = eps * (
+        (2 + 1.5 * steps / dim**0.5) * norms.clamp(min=_EXACT_NORM) + 0.25 * steps * products.abs()
+    )
+    return allowance

@@ -65,8 +65,10 @@ def decay_steps(ratio: Tensor | float, decay_rate: float, dtype: torch.dtype) ->
         Steps, float64 ``[n]``; infinite where decay does not get there, 0 where the row is there.
 
     Example:
-        >>> decay_steps(0.5, 0.01, torch.float32), decay_steps(0.5, 0.001, torch.bfloat16)
-        (tensor(68.9676, dtype=torch.float64), tensor(inf, dtype=torch.float64))
+        >>> decay_steps(0.5, 0.01, torch.float32)
+        tensor(68.9676, dtype=torch.float64)
+        >>> decay_steps(0.5, 0.001, torch.bfloat16)
+        tensor(inf, dtype=torch.float64)
     """
     ratio = most_precise(torch.as_tensor(ratio))
     if not decay_rate >= torch.finfo(dtype).eps / 4:
