@@ -29,8 +29,8 @@ def repair_rows(
     """Sets near-dead rows in place to the median norm of the others, in the mean direction of their neighbours.
 
     A row of norm R gets a gradient of ``V/R`` from a loss that normalises, so that one row at a millionth of the median
-    norm owns the clipped gradient of the first step that meets it. The neighbours of a row are the other rows nearest to
-    it in angle, which decay has left as it was; a row of zeros has none, and is drawn.
+    norm owns the clipped gradient of the first step that meets it. The neighbours of a row are the other rows nearest
+    to it in angle, which decay has left as it was; a row of zeros has none, and is drawn.
 
     Adam's averages and momentum remember the old row: repair before the optimizer is made, or make it anew.
 

@@ -72,7 +72,7 @@ def decay_steps(ratio: Tensor | float, decay_rate: float, dtype: torch.dtype) ->
     """
     ratio = most_precise(torch.as_tensor(ratio))
     if not decay_rate >= torch.finfo(dtype).eps / 4:
-        return torch.where(ratio >= 1, 0.0, torch.inf)
+        return torch.full_like(ratio, torch.inf).where(ratio < 1, 0)
     retention = max(1 - decay_rate, 0.0)
     steps = ratio.log() / (math.log(retention) if retention else -math.inf)
     return steps.clamp(min=0)

@@ -40,9 +40,9 @@ def near_dead_rows(norms: Tensor, dim: int) -> NearDead:
     With m the median of ``log R`` over the bulk and ``s = 1.4826·MAD`` its robust deviation, a row is near dead where
     ``log R < m - max(log 10, 6s, log(n/0.01)/d)``. The last term is what chance allows: of n random rows one is shorter
     than ``r`` times the median with a probability of about ``n·r^d``. The bulk is all rows, or those above the widest
-    gap where it is wider than a factor of 30 and at least 5% lie above it: rows that decay alone has taken down keep the
-    narrow distribution of their start, and may be most of a table. A continuous tail, as rare rows have in equilibrium
-    (``R ~ sqrt(p)``), widens s and is no alarm.
+    gap where it is wider than a factor of 30 and at least 5% lie above it: rows that decay alone has taken down keep
+    the narrow distribution of their start, and may be most of a table. A continuous tail, as rare rows have in
+    equilibrium (``R ~ sqrt(p)``), widens s and is no alarm.
 
     Args:
         norms: ``[n]``, finite.
