@@ -162,10 +162,8 @@ def _of_safetensors(file: Path) -> Iterator[SavedTable]:
             for name in sorted(tensors.keys()):
                 tensor = tensors.get_slice(name)
                 shape = tensor.get_shape()
-                if len(shape) == 2 and all(shape):
-                    dtype = tensor[:1].dtype
-                    if dtype.is_floating_point:
-                        yield SavedTable(name, _kind(name), *shape, dtype, file)
+                if len(shape) == 2 and all(shape) and tensor[:1].is_floating_point():
+                    yield SavedTable(name, _kind(name), shape[0], shape[1], tensor[:1].dtype, file)
     except SafetensorError as error:
         raise MalformedFileError(
             file, None, "a whole .safetensors file", f"one that cannot be read ({error})"
@@ -184,7 +182,8 @@ def _of_pickle(file: Path) -> Iterator[SavedTable]:
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     for name, tensor in state.items() if isinstance(state, Mapping) else ():
         if isinstance(tensor, Tensor) and tensor.dim() == 2 and tensor.is_floating_point() and tensor.numel():
-            yield SavedTable(str(name), _kind(str(name)), *tensor.shape, tensor.dtype, tensor)
+            rows, dim = tensor.shape
+            yield SavedTable(str(name), _kind(str(name)), rows, dim, tensor.dtype, tensor)
 
 
 def _kind(name: str) -> Literal["input", "output"]:

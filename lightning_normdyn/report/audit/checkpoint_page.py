@@ -54,7 +54,8 @@ def write_checkpoint_numbers(folder: Path, audit: CheckpointAudit) -> Path:
         OSError: if it cannot be written.
     """
     content = {"name": audit.name, "finding": audit.finding, "advice": audit.advice, "notes": list(audit.notes)}
-    return write_json(folder / NUMBERS, content | {"tables": as_plain(audit.tables)}, indent=1)
+    write_json(folder / NUMBERS, content | {"tables": as_plain(audit.tables)}, indent=1)
+    return folder / NUMBERS
 
 
 def write_checkpoint_page(folder: Path, audit: CheckpointAudit) -> Path:
