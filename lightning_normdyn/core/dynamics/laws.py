@@ -7,7 +7,8 @@ A law sees :class:`Settings` (learning rate, decay, betas, nesterov) and :class:
 does not see what an optimizer has accumulated (momentum buffers, second moments) nor how many steps it has made, so it
 knows no bias correction and takes these averages as settled.
 
-To add a law: a class here, which states its formulas, with its names in :data:`Family` and :data:`LAWS`, and in
+To add a law: a class here, which states its formulas and which mean of the norm they are of (one whose scatter around
+them is not known derives from :class:`WithoutErrors`), with its names in :data:`Family` and :data:`LAWS`, and in
 :mod:`lightning_normdyn.core.dynamics.optimizers` a reader of the optimizers that obey it.
 """
 
@@ -20,11 +21,15 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.lion import sign_persistence
+from lightning_normdyn.core.dynamics.norm_errors import NormErrors, Sampling
 from lightning_normdyn.core.dynamics.rates import RateSegment
 
 Family = Literal["sgd", "adamw", "adam", "lion"]
 """How an optimizer sizes its steps: by the gradient (sgd), by its sign-like normalised value with decay apart (adamw),
 normalised together with the decay (adam), or by the sign alone (lion). A law's entry in :data:`LAWS`."""
+
+ObservedMean = Literal["geometric", "rms"]
+"""Which mean of a row's norm over time a law predicts: ``exp(E log R)`` or ``sqrt(E R²)``."""
 
 _FINEST = 0.1
 """Substep of a numerical path, as a share of the time in which anything changes."""
@@ -67,11 +72,14 @@ class Noise(NamedTuple):
         second_moment: ``V²``, mean of ``|R·g_tan|²`` with absent steps counted as zero, ``[n]``.
         dim: ``d``, length of a row.
         update_probability: ``p``, share of steps in which a row gets a gradient, ``[n]``.
+        kurtosis: ``kappa = E[s⁴]/E[s²]²`` over the steps in which a row gets a gradient, ``[n]``: 1 where all of them
+            are alike. ``None`` where nobody knows: a law then says nothing of errors.
     """
 
     second_moment: Tensor
     dim: int
     update_probability: Tensor
+    kurtosis: Tensor | None = None
 
 
 class Law(Protocol):
@@ -82,6 +90,10 @@ class Law(Protocol):
         growth: how they grow without decay, in words.
         power: the power of R that settles, and relaxes linearly where decay is apart.
         growth_power: ``q`` of the growth that steps give a table's row, ``R²`` growing as ``R^(2q)``.
+        observed_mean: which mean of the norm over time it predicts: the geometric one where steps grow as rows shrink,
+            since a touch of a short row then adds what the formula leaves out and a high power weighs most; the root
+            mean square where steps do not depend on the norm.
+        accuracy: what the formula itself is right to at best, in ``log R``.
         decay_is_separable: whether the update that weight decay makes can be told from the task's.
         norm_needs: what a prediction of the norm takes, as arguments of ``EquilibriumRule.predict``.
         turn_needs: the same for the rate of turning.
@@ -91,6 +103,8 @@ class Law(Protocol):
     growth: str
     power: int
     growth_power: int
+    observed_mean: ObservedMean
+    accuracy: float
     decay_is_separable: bool
     norm_needs: tuple[str, ...]
     turn_needs: tuple[str, ...]
@@ -106,6 +120,53 @@ class Law(Protocol):
 
     def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
         """The norm after segments of effective learning rates, ``[n]``."""
+
+    def errors(self, settings: Settings, noise: Noise, sampling: Sampling) -> NormErrors | None:
+        """How far chance takes a settled row from the law within a window; ``None`` where that is not known."""
+
+    def path_errors(
+        self, end: Tensor, settings: Settings, noise: Noise, sampling: Sampling, segments: list[RateSegment]
+    ) -> NormErrors | None:
+        """The same of the norm at the end of segments of effective rates, given the norm at their start.
+
+        Args:
+            end: what :meth:`evolve` gives, ``[n]``.
+            settings: as for :meth:`evolve`.
+            noise: likewise.
+            sampling: of the window that the moments are from. The covariance is that of a window that these segments
+                are the rates of; a forecast from moments of steps before has none.
+            segments: the rates.
+        """
+
+    def judges(self, settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
+        """Rows that a window says enough about, and within reach of the law and its errors; a mask, ``[n]``.
+
+        It is to be told what was to be expected of the window (``noise`` of the steps before it): rows that are chosen
+        by the window's own count are chosen by its errors.
+        """
+
+
+class WithoutErrors:
+    """A law of which it is not known how far chance takes a row from it."""
+
+    accuracy = 0.02
+
+    def errors(self, settings: Settings, noise: Noise, sampling: Sampling) -> NormErrors | None:
+        """``None``."""
+        del settings, noise, sampling
+        return None
+
+    def path_errors(
+        self, end: Tensor, settings: Settings, noise: Noise, sampling: Sampling, segments: list[RateSegment]
+    ) -> NormErrors | None:
+        """``None``."""
+        del end, settings, noise, sampling, segments
+        return None
+
+    def judges(self, settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
+        """Every row that got a gradient."""
+        del settings, sampling
+        return noise.update_probability > 0
 
 
 class _DecayApart:
@@ -130,7 +191,7 @@ class _DecayApart:
         return torch.full_like(noise.update_probability, settings.step_share)
 
 
-class SgdLaw(_DecayApart):
+class SgdLaw(_DecayApart, WithoutErrors):
     """Steps as long as the gradient: ``R⁴`` relaxes linearly.
 
     Directions turn by ``sqrt(2·lr·lambda/(1 + mu))`` a step in the nominal lr of SGD with momentum mu.
@@ -140,6 +201,8 @@ class SgdLaw(_DecayApart):
     growth = "R⁴ grows by 2·lr²·V² a step"
     power = 4
     growth_power = -1
+    observed_mean: ObservedMean = "geometric"
+    accuracy = 0.003
     norm_needs: tuple[str, ...] = ("second_moment",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
@@ -157,7 +220,7 @@ class SgdLaw(_DecayApart):
         return (retention * norm.pow(4) + gain * noise.second_moment).pow(1 / 4)
 
 
-class AdamWLaw(_DecayApart):
+class AdamWLaw(_DecayApart, WithoutErrors):
     """Steps of a size of their own, decay apart: ``R²`` relaxes linearly once the second moment has settled.
 
     Directions turn by ``sqrt(2·lr·lambda·(1 - beta1)/(1 + beta1))`` a step.
@@ -167,6 +230,8 @@ class AdamWLaw(_DecayApart):
     growth = "R² grows by lr²·d·p / (p + 1 - beta2) a step"
     power = 2
     growth_power = 0
+    observed_mean: ObservedMean = "rms"
+    accuracy = 0.005
     norm_needs: tuple[str, ...] = ("dim",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
@@ -196,7 +261,7 @@ class AdamWLaw(_DecayApart):
         return squared.sqrt()
 
 
-class CoupledAdamLaw:
+class CoupledAdamLaw(WithoutErrors):
     """Gradient and decay normalised together, as in Adam and RMSprop with coupled decay: ``R³`` settles.
 
     It relaxes at a rate that depends on the gradient.
@@ -206,6 +271,8 @@ class CoupledAdamLaw:
     growth = "R² grows by lr²·d a step"
     power = 3
     growth_power = 0
+    observed_mean: ObservedMean = "geometric"
+    accuracy = 0.02
     decay_is_separable = False
     norm_needs: tuple[str, ...] = ("second_moment", "dim")
     turn_needs: tuple[str, ...] = norm_needs
@@ -247,7 +314,7 @@ class CoupledAdamLaw:
         return cube.pow(1 / 3)
 
 
-class LionLaw(_DecayApart):
+class LionLaw(_DecayApart, WithoutErrors):
     """Every number of a row moves by lr in every step: ``R²`` relaxes linearly, and rare rows walk the longest.
 
     Directions turn by ``sqrt(2·lr·lambda/F)`` a step, F the persistence of the sign.
@@ -257,6 +324,8 @@ class LionLaw(_DecayApart):
     growth = "R² grows by lr²·d·F a step, F the persistence of the sign"
     power = 2
     growth_power = 0
+    observed_mean: ObservedMean = "rms"
+    accuracy = 0.02
     norm_needs: tuple[str, ...] = ("dim",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
