@@ -152,21 +152,70 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
     ),
     (
         ("equilibrium_slope", "equilibrium_pearson_r", "equilibrium_r2"),
-        "log observed on log predicted",
+        "log observed on log predicted, each judged row weighted by what chance does to it; where that is not known "
+        "(encoders), by least squares",
         "1",
-        f"1, above 0.97, above 0.94 (published: {PUBLISHED_FIT.slope}, {PUBLISHED_FIT.pearson_r})",
+        "1, above 0.97, above 0.94",
         "not settled; under AdamW the law gives all frequent rows one norm, so there read the median error",
     ),
     (
+        ("equilibrium_slope_stderr",),
+        "standard error of that slope",
+        "1",
+        "below 0.05",
+        "longer windows (`window`), more rows",
+    ),
+    (
+        ("equilibrium_judged_rows",),
+        "rows that enter the weighted fit: met often enough, by what steps before the window said, for the law and its "
+        "errors to hold",
+        "count",
+        "most of the table",
+        "few: rows are too rare for the window (lengthen `window`) or for this decay (a row should be met often within "
+        "`relaxation_steps`)",
+    ),
+    (
+        ("equilibrium_coverage", "equilibrium_excess"),
+        "share of judged rows inside their own 90% interval; RMS of log observed − log predicted over what chance "
+        "explains",
+        "1",
+        "0.85 to 0.97; 0.8 to 1.2",
+        "coverage far below, excess above: the law misses something that chance does not explain: not settled, "
+        "gradients that are no white noise, a loss that sees lengths",
+    ),
+    (
+        ("equilibrium_least_squares_slope", "equilibrium_least_squares_pearson_r"),
+        "the same by plain least squares over all rows that were met, as the published fit was made",
+        "1",
+        f"published: {PUBLISHED_FIT.slope}, {PUBLISHED_FIT.pearson_r}",
+        "lower than the weighted ones: rare rows, whose predictions are noisy, flatten the line",
+    ),
+    (
         ("transient_slope", "transient_pearson_r", "transient_r2", "transient_median_error"),
-        "norms at the window's end against the recursion from those at its start, through its own learning rates",
+        "norms at the window's end against the recursion from those at its start, through its own learning rates; "
+        "weighted as for equilibrium under SGD, else by least squares",
         "1",
         "1, 0.99, 0.98, below 0.03",
         "rows too rare for the window: lengthen `window`",
     ),
     (
-        ("transient_persistence_error", "transient_skill"),
-        "the error of 'stays as it was at the start', and 1 − transient error / that",
+        ("transient_slope_stderr", "transient_judged_rows", "transient_coverage", "transient_excess"),
+        "of the weighted fit, as for equilibrium",
+        "1; rows: count",
+        "as for equilibrium",
+        "as for equilibrium",
+    ),
+    (
+        ("transient_least_squares_slope", "transient_least_squares_pearson_r"),
+        "the same by plain least squares over all rows that were met",
+        "1",
+        "as for transient",
+        "as for equilibrium",
+    ),
+    (
+        ("transient_persistence_error", "transient_skill", "transient_skill_low", "transient_skill_high"),
+        "the error of 'stays as it was at the start', and 1 − transient error / that, with the ends of its 90% "
+        "interval over rows drawn anew",
         "1",
         "skill above 0.5",
         "near 0: nothing moved, and slope and r say nothing",
@@ -193,8 +242,15 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "terms are measured too rarely for this window",
     ),
     (
-        ("window_forecast_median_error", "window_forecast_skill"),
-        "norms at the window's end, forecast a window ahead from the moments of the window before",
+        (
+            "window_forecast_median_error",
+            "window_forecast_skill",
+            "window_forecast_skill_low",
+            "window_forecast_skill_high",
+            "window_forecast_coverage",
+        ),
+        "norms at the window's end, forecast a window ahead from the moments of the window before; skill with its "
+        "interval; under SGD the share of judged rows inside their own 90% interval",
         "1",
         "skill above 0.5 while norms move",
         "the gradients' size changes from window to window",
@@ -207,8 +263,22 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "the gradients' size changed since",
     ),
     (
-        ("persistence_median_error", "forecast_skill"),
-        "the error of 'stays as it is' over that stretch, and 1 − forecast error / that",
+        ("forecast_slope_stderr", "forecast_judged_rows", "forecast_coverage", "forecast_excess"),
+        "of that forecast's weighted fit, as for equilibrium",
+        "1; rows: count",
+        "as for equilibrium",
+        "the gradients' size changed since",
+    ),
+    (
+        ("forecast_least_squares_slope", "forecast_least_squares_pearson_r"),
+        "the same by plain least squares",
+        "1",
+        "as for transient",
+        "as for equilibrium",
+    ),
+    (
+        ("persistence_median_error", "forecast_skill", "forecast_skill_low", "forecast_skill_high"),
+        "the error of 'stays as it is' over that stretch, and 1 − forecast error / that, with the ends of its interval",
         "1",
         "skill above 0.5",
         "below 0: norms stood still, or noise outgrew the forecast",
