@@ -1,5 +1,6 @@
-"""Settings of the whole suite: no deadline for property tests on a busy machine, and Ctrl-C heard by every test."""
+"""Settings of the whole suite: no deadline for property tests, Ctrl-C heard, no caution that no test expects."""
 
+import logging
 import signal
 
 import pytest
@@ -16,3 +17,16 @@ def _interruptible():
     A Trainer ignores SIGINT while it shuts down, and never listens again; a child inherits that.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_unexpected_caution():
+    """Warnings are errors here, but those of hooks never raise: one that a test does not expect fails it afterwards."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("lightning_normdyn.caution")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    assert not messages, f"said in a hook, where it cannot raise: {messages}"

@@ -6,6 +6,7 @@ The table is in the repository, so that its page can be read unbuilt; ``python d
 from __future__ import annotations
 
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ HEADER = "| quantity | meaning | unit | healthy | if it is not |\n| --- | --- | 
 
 def table() -> str:
     """A row for each run of quantities that share their words."""
-    rows = groupby(QUANTITIES.values(), key=lambda quantity: quantity[1:])
+    rows = groupby(QUANTITIES.values(), key=attrgetter("meaning", "unit", "healthy", "remedy"))
     return HEADER + "".join(_row([quantity.name for quantity in group], words) for words, group in rows)
 
 

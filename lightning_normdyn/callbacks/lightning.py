@@ -1,21 +1,25 @@
-"""Names of Lightning, imported from pytorch_lightning or from lightning.pytorch, whichever is installed."""
+"""Names of Lightning: of pytorch_lightning, or of lightning.pytorch where that alone is in use or installed."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+    from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
     from pytorch_lightning import Callback, LightningModule, Trainer
 else:
     try:
+        # Trainers of `lightning` 2.4 and 2.5 refuse callbacks of the other package, and both may be installed.
+        if "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
+            raise ImportError
         from pytorch_lightning import Callback, LightningModule, Trainer
-        from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+        from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
     except ImportError:
         from lightning.pytorch import Callback, LightningModule, Trainer
-        from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+        from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
-__all__ = ["Callback", "LightningModule", "Trainer", "overrides", "rank_zero_info", "rank_zero_warn"]
+__all__ = ["Callback", "LightningModule", "Trainer", "overrides", "rank_zero_info", "rank_zero_only", "rank_zero_warn"]
 
 
 def overrides(pl_module: LightningModule, hook: str) -> bool:

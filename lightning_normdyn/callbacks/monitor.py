@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from lightning_normdyn.callbacks.lightning import Callback, LightningModule, Trainer, overrides, rank_zero_warn
-from lightning_normdyn.callbacks.run import has_scaler, run_of
+from lightning_normdyn.callbacks.trainer_run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
-from lightning_normdyn.history.run import fresh_root
+from lightning_normdyn.core.number_checks import check_flag
+from lightning_normdyn.history.target_history import fresh_root
+from lightning_normdyn.instruments.instrument import adapter_name
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.observation import Observation
-from lightning_normdyn.instruments.options import LookOptions, NormOptions, complete_options
+from lightning_normdyn.instruments.options import DEFAULTS, LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
 
 
@@ -33,16 +35,27 @@ class NormMonitor(Callback):
 
     def __init__(self, *, save_history: bool, options: NormOptions | LookOptions) -> None:
         self.options = complete_options(options, arguments=["save_history"])
+        check_flag(save_history=save_history)
         self.save_history = save_history
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
         self._clipping = Clipping.NONE
+        self._has_siblings = True  # until a trainer tells: it compares state keys first of all
 
     @property
     def state_key(self) -> str:
-        """Tells apart the states of two monitors of one class in a checkpoint."""
-        options = self.options
-        return self._generate_state_key(targets=options["targets"], max_tracked_rows=options["max_tracked_rows"])
+        """Tells apart the states of two monitors of one class in a checkpoint: by every option that their states heed.
+
+        One that is alone with its targets goes by them alone, so that a run may be resumed with other settings.
+        """
+        settings = _settings(self.options) if self._has_siblings else {}
+        return self._generate_state_key(**_observed(self.options), **settings)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Looks whether the trainer has another monitor of this class and these targets."""
+        monitors = [callback for callback in trainer.callbacks if type(callback) is type(self)]  # type: ignore[attr-defined]
+        observed = [_observed(monitor.options) for monitor in monitors]
+        self._has_siblings = observed.count(_observed(self.options)) > 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
@@ -117,6 +130,14 @@ class NormMonitor(Callback):
         """Keeps the state until the targets are known."""
         self._saved_state = state_dict or None
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes the state of the one monitor of this class and these targets that a checkpoint has by a longer key."""
+        states: dict[str, Any] = checkpoint.get("callbacks") or {}
+        prefix = self._generate_state_key(**_observed(self.options)).removesuffix("}")
+        names = [name for name in states if isinstance(name, str) and name.startswith(prefix)]
+        if not self._has_siblings and self.state_key not in states and len(names) == 1:
+            self.load_state_dict(states[names[0]])
+
     @property
     def _recorder(self) -> Recorder | None:
         return None if self._observation is None else self._observation.recorder
@@ -134,6 +155,22 @@ class NormMonitor(Callback):
         for logger in trainer.loggers:
             scalars = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
             logger.log_metrics(scalars, step=step)
+
+
+def _observed(options: NormOptions) -> dict[str, Any]:
+    """The options that say what is looked at."""
+    return {"targets": options["targets"], "max_tracked_rows": options["max_tracked_rows"]}
+
+
+_NAMED_SETTINGS = ("every_n_steps", "fit_every_n_steps", "window", "forecast_at", "probe_items")
+
+
+def _settings(options: NormOptions) -> dict[str, Any]:
+    """The further options that tell two monitors apart, where they differ from their defaults, in plain words."""
+    settings: dict[str, Any] = {name: options[name] for name in _NAMED_SETTINGS}  # type: ignore[literal-required]
+    changes = {name: value for name, value in settings.items() if value != DEFAULTS[name]}  # type: ignore[literal-required]
+    instruments = [adapter_name(instrument) for instrument in options["instruments"]]
+    return changes | ({"instruments": instruments} if instruments else {})
 
 
 def _history_root(trainer: Trainer) -> Path | None:

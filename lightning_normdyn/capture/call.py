@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
-from torch.utils.hooks import RemovableHandle
 
-from lightning_normdyn.capture.output import Recomputed, find_vectors
+from lightning_normdyn.capture.output import ForwardListener, find_vectors
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 
 
@@ -103,7 +102,7 @@ def _are_equal(left: Any, right: Any) -> bool:
 _MOST_CALLS = 8
 
 
-class FirstCalls:
+class FirstCalls(ForwardListener):
     """Keeps the inputs of a submodule's training calls until told to stop.
 
     Args:
@@ -113,21 +112,9 @@ class FirstCalls:
     """
 
     def __init__(self, name: str, module: nn.Module, most_items: int) -> None:
-        self.name, self.module, self.most_items = name, module, most_items
+        super().__init__(name, module)
+        self.most_items = most_items
         self.calls: list[Call] = []
-        self._handle: RemovableHandle | None = None
-        self._is_repetition = Recomputed()
-
-    def attach(self) -> None:
-        """Starts to listen."""
-        self.detach()
-        self._handle = self.module.register_forward_hook(self._hear, with_kwargs=True)
-
-    def detach(self) -> None:
-        """Stops listening."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle = None
 
     def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         del module

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm, split_radial_tangential
 
 
@@ -33,7 +34,36 @@ class OutputStep(NamedTuple):
 _MOST_CALLS = 1_024  # measured between two steps
 
 
-class OutputTarget:
+class ForwardListener(ABC):
+    """Hears the calls of a submodule while it is attached.
+
+    Args:
+        name: qualified name of the submodule.
+        module: the submodule itself.
+    """
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.module = name, module
+        self._handle: RemovableHandle | None = None
+        self._is_repetition = Recomputed()
+
+    def attach(self) -> None:
+        """Starts to listen."""
+        self.detach()
+        self._handle = self.module.register_forward_hook(self._hear, with_kwargs=True)
+
+    def detach(self) -> None:
+        """Stops listening."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
+
+    @abstractmethod
+    def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Called with each call's arguments and output."""
+
+
+class OutputTarget(ForwardListener):
     """A submodule whose output ``[..., d]`` is watched, over any number of calls a step.
 
     Args:
@@ -44,26 +74,16 @@ class OutputTarget:
     kind = "output"
 
     def __init__(self, name: str, module: nn.Module) -> None:
-        self.name = name
-        self.module = module
+        super().__init__(name, module)
         self._listens = self._keeps_vectors = False
         self._gave_vectors = False
-        self._is_repetition = Recomputed()
-        self._handle: RemovableHandle | None = None
         self._vectors: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._gradients: list[Tensor] = []
 
-    def attach(self) -> None:
-        """Starts to listen to the submodule."""
-        self.detach()
-        self._handle = self.module.register_forward_hook(self._hear, with_kwargs=True)
-
     def detach(self) -> None:
         """Stops listening and forgets what was heard."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle = None
+        super().detach()
         self.arm(False)
 
     def arm(self, listens: bool, *, keeps_vectors: bool = False) -> None:
@@ -114,7 +134,7 @@ class OutputTarget:
         sentence = f"targets: the output of '{self.name}' is no tensor of embeddings [..., d] (came: {description})"
         if not self._gave_vectors:
             raise ValueError(f"{sentence}; name the submodule that returns the vectors")
-        warnings.warn(f"{sentence} any more; such calls are left out", stacklevel=2)
+        caution(f"{sentence} any more; such calls are left out", stacklevel=2)
 
     def _hear_gradient(self, gradient: Tensor, embedding: Tensor, version: int) -> None:
         if not self._listens or embedding._version != version:  # overwritten in place: no longer what was returned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from lightning_normdyn.nearest_word import nearest
 
 EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
 
-Targets = Literal["auto"] | Sequence[str]
+Targets = str | Sequence[str]
 
 
 def find_targets(
@@ -32,7 +32,7 @@ def find_targets(
     Args:
         module: the model.
         targets: ``"auto"`` for the trainable weights of every embedding layer and what the model's losses publish
-            (``queries`` and ``documents``), or patterns over qualified names and published ones.
+            (``queries`` and ``documents``), or a pattern or several over qualified names and published ones.
         max_tracked_rows: most rows of a table that keep statistics of their own.
 
     Returns:
@@ -48,7 +48,8 @@ def find_targets(
         >>> [target.name for target in find_targets(model, ["1.weight", "1"])]
         ['1.weight', '1']
     """
-    if isinstance(check_targets(targets), str):
+    targets = check_targets(targets)
+    if isinstance(targets, str):
         names, outputs = _embedding_tables(module), _published(module)
         if not names and not outputs:
             raise ValueError(
@@ -66,11 +67,9 @@ def find_targets(
 
 
 def check_targets(targets: Targets) -> Targets:
-    """Refuses what is neither ``"auto"`` nor a list of patterns."""
-    if isinstance(targets, str) and targets != "auto":
-        raise ValueError(
-            f"targets: expected 'auto' or a list of patterns, got {targets!r}; write targets=[{targets!r}]"
-        )
+    """``"auto"`` or a list of patterns, which a single pattern is made; anything else is refused."""
+    if isinstance(targets, str):
+        return targets if targets == "auto" else [targets]
     if isinstance(targets, Sequence) and all(isinstance(pattern, str) for pattern in targets):
         return targets
     raise ValueError(f"targets: expected 'auto' or a list of patterns, got {targets!r}")

@@ -11,13 +11,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words, fitting_checkpoint
+from lightning_normdyn.atomic_file import write_json
+from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint
+from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.core.statistics.ranking import ranking_ndcg
 from lightning_normdyn.datasets import Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
 from lightning_normdyn.datasets.formats.qrels import read_qrels
-from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.history.number import measured, show_number
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded
@@ -200,7 +201,7 @@ def advise_on_checkpoint(
 
 
 def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:
-    with fitting_checkpoint(checkpoint):
+    with fitting_checkpoint(checkpoint, cli.trainer):
         cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
 
 

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from lightning_normdyn.cli.parser_message import CLASS, KEY, load_class, of_innermost_key, of_named_classes
 from lightning_normdyn.nearest_word import nearest
 
-_KEY = re.compile(r'Parser key "([^"]+)"')
-_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN = re.compile(r"(?:does not accept option|[Oo]ption|[Kk]ey) '([^']+)'(?: is not accepted)?$", re.MULTILINE)
 _NO_ATTRIBUTE = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
-_LITERAL = re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)")
-_TYPE = re.compile(r"Expected a <class '([^']+)'>\. Got value: (.*)")
+_LITERAL = re.compile(r"Expected an? typing\.Literal\[([^\]]*)\]")
+_TYPE = re.compile(r"Expected an? <class '([^']+)'>")
+_PLAIN = re.compile(r"Subtypes: \[<class '(?:int|float|bool|str)'>")
+_GOT = re.compile(r"Got value: (.*)")
+_NESTED = re.compile(r"NestedArg\(key='[^']*', val='([^']*)'")
+_CLASS_PATH = re.compile(r"^Namespace\(class_path='|'(, init_args=.*)?\)$")
 _NOT_DOTTED = re.compile(r"Expected a dot import path string: (.*)")
-_BASE = re.compile(r"Subtypes: \[<class '([\w.]+)'>")
+_BASE = re.compile(r"Subtypes: \[(?:list\[|<class ')(\w+(?:\.\w+)+)")
 _VALUE = re.compile(r"Given value: (.*)")
+_LISTS = ("list", "Sequence", "Iterable", "tuple")
+_MOST_NAMES = 12
 _NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Not a valid subclass", "Expected a ")
 
 
@@ -44,12 +51,13 @@ def config_error(error: Exception, command: str, keys: Iterable[str]) -> ConfigE
         trainr.max_epochs: expected an option of normdyn fit or of LightningCLI, got 3; did you mean
         'trainer.max_epochs'? normdyn fit --help lists all
     """
-    text = str(error)
+    text = of_named_classes(str(error))
     sentence = (
         _unrecognised(text, command, keys)
         or _missing(text)
         or _malformed(text)
         or _unknown_option(text)
+        or _no_mapping(text)
         or _unknown_class(text)
         or _wrong_value(text)
         or f"{_path(text) or 'config'}: {_shortened(text)}"
@@ -57,7 +65,13 @@ def config_error(error: Exception, command: str, keys: Iterable[str]) -> ConfigE
     return ConfigError(f"{sentence}{_pointer(sentence, text, command)}")
 
 
-def constructor_complaint(error: ValueError) -> str:
+def is_of_lightning(error: Exception) -> bool:
+    """Whether Lightning itself raised an error, as about an option of its Trainer that it finds no use for."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and bool({"pytorch_lightning", "lightning_fabric"} & set(Path(frames[-1].filename).parts))
+
+
+def constructor_complaint(error: Exception) -> str:
     """Digs out what a constructor said from what jsonargparse says around it."""
     text = str(error)
     if text.startswith("Call to compute_fn of link") and error.__cause__ is not None:
@@ -72,7 +86,7 @@ def _unrecognised(text: str, command: str, keys: Iterable[str]) -> str | None:
     if text.startswith("unrecognized arguments: "):
         key, _, value = text.removeprefix("unrecognized arguments: ").lstrip("-").replace("=", " ", 1).partition(" ")
         words = value.split(" ")
-    elif (match := _UNKNOWN.search(text)) and not _CLASS.search(text):
+    elif (match := _UNKNOWN.search(text)) and not CLASS.search(text):
         group = re.search(r"Group '([^']+)' does not accept", text)
         key, words = f"{group.group(1)}.{match.group(1)}" if group else match.group(1), []
     else:
@@ -106,7 +120,7 @@ def _malformed(text: str) -> str | None:
 
 def _unknown_option(text: str) -> str | None:
     """An option that the class of a config does not have."""
-    classes, match = _CLASS.findall(text), _UNKNOWN.search(text)
+    classes, match = CLASS.findall(text), _UNKNOWN.search(text)
     if not classes or match is None:
         return None
     word, path = match.group(1), _most_specific(classes)
@@ -118,41 +132,64 @@ def _unknown_option(text: str) -> str | None:
 
 def _most_specific(classes: list[str]) -> str:
     """The innermost class, which is named last; not a base class that jsonargparse tries after the class itself."""
-    last = _load(classes[-1])
-    return next((path for path in classes if _load(path) is not last and issubclass(_load(path), last)), classes[-1])
+    last = load_class(classes[-1])
+    return next(
+        (path for path in classes if load_class(path) is not last and issubclass(load_class(path), last)), classes[-1]
+    )
+
+
+def _no_mapping(text: str) -> str | None:
+    """Something else than options by name where a class takes its options."""
+    classes, value = CLASS.findall(text), _VALUE.search(text)
+    if not classes or "object has no attribute 'keys'" not in text:
+        return None
+    word = None if value is None else _NESTED.match(value.group(1))
+    value_clause = "" if word is None else f", got '{word.group(1)}'"
+    return f"{_path(text)}.init_args: expected options of {classes[-1]} by name{value_clause}"
 
 
 def _unknown_class(text: str) -> str | None:
-    key = _path(text)
+    key, block = _path(text), of_innermost_key(text)
     if match := _NO_ATTRIBUTE.search(text):
         module, name = match.groups()
         return f"{key}: expected a class of {module}, got '{name}'{nearest(name, _classes_in(module))}"
     if match := re.search(r"No module named '([^']+)'", text):
-        path = (_CLASS.findall(text) or [match.group(1)])[-1]
+        path = (CLASS.findall(text) or [match.group(1)])[-1]
         return f"{key}: expected the path of a class, got '{path}', but there is no module '{match.group(1)}'"
-    if match := _NOT_DOTTED.search(text):
-        base = _BASE.findall(text)[-1]
-        names = tuple(_subclasses(base))
-        kinds = ", ".join(names) or f"the path of a subclass of {base}"
-        return f"{key}: expected {kinds}, or a dotted path, got '{match.group(1)}'{nearest(match.group(1), names)}"
+    value = _VALUE.search(block)
+    base = _BASE.search(block)
+    if base is not None and (match := _NOT_DOTTED.search(block)) and not _PLAIN.search(block):
+        names = tuple(_subclasses(base.group(1)))
+        word = match.group(1)
+        kinds = ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
+        expectation = kinds or f"the path of a subclass of {base.group(1)}"
+        return f"{key}: expected {expectation}, or a dotted path, got '{word}'{nearest(word, names)}"
+    if value is not None and (match := re.search(r"does not correspond to a subclass of (\w+)", block)):
+        return f"{key}: expected a subclass of {match.group(1)}, got '{_CLASS_PATH.sub('', value.group(1))}'"
+    if value is not None and ("Subclass types expect one of" in block or "is not iterable" in block):
+        return f"{key}: expected the path of a class, or its class_path and init_args, got {value.group(1)[:80]}"
     return None
 
 
 def _wrong_value(text: str) -> str | None:
-    key = _path(text)
-    if match := _LITERAL.search(text):
-        choices = tuple(word.strip("' ") for word in match.group(1).split(","))
-        return f"{key}: expected one of {', '.join(choices)}, got '{match.group(2)}'{nearest(match.group(2), choices)}"
-    if match := _TYPE.search(text):
-        return f"{key}: expected {match.group(1)}, got '{match.group(2)}'"
-    types = [name for name in re.findall(r"- Expected an? <class '(\w+)'>", text) if name != "NoneType"]
-    value = _VALUE.search(text)
-    return f"{key}: expected {' or '.join(types)}, got '{value.group(1)}'" if types and value and key else None
+    key, block = _path(text), of_innermost_key(text)
+    value = _VALUE.search(block) or _GOT.search(block)
+    if not key or value is None:
+        return None
+    word = value.group(1)
+    types = dict.fromkeys(name for name in _TYPE.findall(block) if name != "NoneType")
+    types = {"a list" if name.rpartition(".")[2] in _LISTS else name: None for name in types}
+    choices = [word.strip("' ") for options in _LITERAL.findall(block) for word in options.split(",")]
+    if choices:
+        choices = list(dict.fromkeys(choices))
+        others = "".join(f", or {name}" for name in types)
+        return f"{key}: expected one of {', '.join(choices)}{others}, got '{word}'{nearest(word, choices)}"
+    return f"{key}: expected {' or '.join(types)}, got '{word}'" if types else None
 
 
 def _path(text: str) -> str:
     """The key with those that it lies in: a nested message names each level."""
-    return ".".join(dict.fromkeys(_KEY.findall(text)))
+    return ".".join(dict.fromkeys(KEY.findall(text)))
 
 
 def _value_of(word: str, text: str) -> str:
@@ -164,9 +201,9 @@ def _value_of(word: str, text: str) -> str:
 
 def _pointer(sentence: str, text: str, command: str) -> str:
     """Where the options are listed."""
-    option = next(iter(_KEY.findall(text)), None)
+    option = next(iter(KEY.findall(text)), None)
     mark = " " if sentence.endswith("?") else "; "
-    classes = _CLASS.findall(text)
+    classes = CLASS.findall(text)
     if option in ("model", "data") and len(classes) == 1 and "expected an option of" in sentence:
         return f"{mark}normdyn fit --{option}.help {classes[0]} lists its options"
     return f"{mark}normdyn {command} --help lists all" if text.startswith("unrecognized") else ""
@@ -174,7 +211,7 @@ def _pointer(sentence: str, text: str, command: str) -> str:
 
 def _options_of(path: str) -> tuple[str, ...]:
     """Names of the arguments of a class, those of its base classes included."""
-    cls = _load(path)
+    cls = load_class(path)
     constructors = [vars(base)["__init__"] for base in inspect.getmro(cls) if "__init__" in vars(base)]
     names = (name for constructor in constructors[:-1] for name in inspect.signature(constructor).parameters)
     return tuple(dict.fromkeys(name for name in names if name not in ("self", "args", "kwargs")))
@@ -190,17 +227,12 @@ def _classes_in(module: str) -> tuple[str, ...]:
 
 def _subclasses(path: str) -> list[str]:
     """Names of the loaded subclasses of a class."""
-    waiting, names = [_load(path)], []
+    waiting, names = [load_class(path)], []
     while waiting:
         for cls in waiting.pop().__subclasses__():
             names.append(cls.__name__)
             waiting.append(cls)
-    return sorted(names)
-
-
-def _load(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
+    return sorted(set(names))
 
 
 def _shortened(text: str) -> str:

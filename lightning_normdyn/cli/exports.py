@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -28,76 +27,24 @@ _NEAREST = 10
 _LOW_RECALL = 0.95
 
 
-@dataclass(frozen=True)
-class Written:
-    """What is written, and where.
-
-    Attributes:
-        to: a word of ``TARGETS``.
-        out: file, folder, URL or connection string.
-        name: of the collection or table.
-        index: kind of the index.
-        dtype: of the stored numbers.
-        metric: what the index compares by.
-        augment: whether a dimension makes all lengths equal.
-        overwrite: whether what is there may be replaced.
-    """
-
-    to: str
-    out: str
-    name: str = "embeddings"
-    index: str = "flat"
-    dtype: Literal["float32", "float16"] = "float32"
-    metric: Literal["inner_product", "euclidean", "cosine"] = "inner_product"
-    augment: bool = False
-    overwrite: bool = False
-
-    @property
-    def place(self) -> str:
-        """Where it is, in words."""
-        return TARGETS[self.to].place_of(self._destination)
-
-    @property
-    def search(self) -> str:
-        """How to search in it, in words."""
-        queries = "queries with a zero at their end" if self.augment else "queries as they are"
-        return f"{TARGETS[self.to].hint(self.metric)}, {queries}, metric {self.metric}"
-
-    def writer(self) -> IndexWriter:
-        """What writes it.
-
-        Raises:
-            ValueError: if there is no such target.
-            MissingExtraError: if its package is not installed.
-        """
-        if self.to not in TARGETS:
-            raise ValueError(
-                f"to: expected one of {', '.join(TARGETS)}, got {self.to!r}{nearest(self.to, tuple(TARGETS))}"
-            )
-        try:
-            return index_writer(self.to, self._destination)
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(str(error)) from error
-
-    @property
-    def _destination(self) -> Destination:
-        return Destination(self.out, self.name, self.dtype, self.index, self.overwrite)
-
-
 class ExportRecord(NamedTuple):
     """What ``normdyn export`` prints.
 
     Attributes:
         survey: of the embeddings.
         description: of the embeddings and what was stored, in sentences.
-        destination: what was written.
+        to: the target, a word of ``TARGETS``.
+        destination: where in it they are, and how they are kept.
+        search: how to search in it, in words.
         loss: what the index loses; ``None`` for an exact one in float32.
         loss_description: the same in sentences.
     """
 
     survey: Survey
     description: Sequence[str]
-    destination: Written
+    to: str
+    destination: Destination
+    search: str
     loss: ExportLoss | None
     loss_description: Sequence[str]
 
@@ -108,13 +55,14 @@ class ExportRecord(NamedTuple):
 
     def print_to(self, console: Console) -> None:
         """Prints what was not printed on the way: how to search."""
-        console.print(f"Search: {self.destination.search}")
+        console.print(f"Search: {self.search}")
 
 
 def run_export(
     embeddings: str,
     folding: Folding,
-    destination: Written,
+    to: str,
+    destination: Destination,
     *,
     column: str | None = None,
     ids: str | None = None,
@@ -127,7 +75,8 @@ def run_export(
     Args:
         embeddings: file of the documents.
         folding: what is folded into them.
-        destination: what is written, and where.
+        to: a word of ``TARGETS``.
+        destination: where they go, and how they are kept.
         column: of the embeddings.
         ids: file of their ids.
         queries: file of queries to measure with.
@@ -141,7 +90,7 @@ def run_export(
     """
     console = terminal()
     _check_apart(destination.out, embeddings)
-    writer = destination.writer()
+    writer = _writer(to, destination)
     documents = EmbeddingFile(embeddings, column=column)
     source = Source(documents, read_ids(Path(ids)) if ids else documents.ids, chunk_size)
     query_vectors = _queries(queries, documents.dim)
@@ -151,17 +100,18 @@ def run_export(
     description = describe(survey, folding)
     with _bar(console, "writing", documents.rows) as advance:
         write_index(source, folding, survey, writer, tell=advance, opened=lambda: _print_lines(console, description))
-    console.print(f"Written: {destination.place}")
-    if not (writer.approximate or half or destination.metric != "inner_product"):
-        return ExportRecord(survey, description, destination, None, ())
+    console.print(f"Written: {TARGETS[to].place_of(destination)}")
+    search = describe_search(to, folding)
+    if not (writer.approximate or half or folding.metric != "inner_product"):
+        return ExportRecord(survey, description, to, destination, search, loss=None, loss_description=())
     measured_with = _some(survey.sample if query_vectors is None else query_vectors, sample)
     with _bar(console, "measuring", documents.rows) as advance:
         loss = measure_loss(source, folding, survey, writer, measured_with, k=_NEAREST, half=half, tell=advance)
     lines = describe_loss(
-        loss, approximate=writer.approximate, of_documents=query_vectors is None, equal_lengths=destination.augment
+        loss, approximate=writer.approximate, of_documents=query_vectors is None, equal_lengths=folding.augment
     )
     _print_lines(console, lines)
-    return ExportRecord(survey, description, destination, loss, lines)
+    return ExportRecord(survey, description, to, destination, search, loss=loss, loss_description=lines)
 
 
 def describe(survey: Survey, folding: Folding) -> list[str]:
@@ -191,6 +141,17 @@ def describe(survey: Survey, folding: Folding) -> list[str]:
     return lines
 
 
+def describe_search(to: str, folding: Folding) -> str:
+    """How to search in what was written.
+
+    Args:
+        to: a word of ``TARGETS``.
+        folding: how it was folded.
+    """
+    queries = "queries with a zero at their end" if folding.augment else "queries as they are"
+    return f"{TARGETS[to].hint(folding.metric)}, {queries}, metric {folding.metric}"
+
+
 def describe_loss(loss: ExportLoss, *, approximate: bool, of_documents: bool, equal_lengths: bool) -> list[str]:
     """What the index loses, and what may help.
 
@@ -215,6 +176,21 @@ def describe_loss(loss: ExportLoss, *, approximate: bool, of_documents: bool, eq
             "take --metric inner_product."
         )
     return lines
+
+
+def _writer(to: str, destination: Destination) -> IndexWriter:
+    """What writes there.
+
+    Raises:
+        ValueError: if there is no such target.
+        MissingExtraError: if its package is not installed.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}{nearest(to, tuple(TARGETS))}")
+    try:
+        return index_writer(to, destination)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error)) from error
 
 
 def _print_lines(console: Console, lines: Sequence[str]) -> None:

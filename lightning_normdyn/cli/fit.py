@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import warnings
 from argparse import ArgumentError, ArgumentTypeError
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
 from pytorch_lightning.loggers.logger import DummyLogger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_normdyn.cli.config_errors import config_error, constructor_complaint
+from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint
+from lightning_normdyn.cli.config_errors import ConfigError, config_error, constructor_complaint, is_of_lightning
+from lightning_normdyn.cli.config_text import check_config_text
 from lightning_normdyn.cli.shipped_configs import config_file
 from lightning_normdyn.cli.signals import sigterm_waits
 
@@ -71,6 +72,16 @@ class NormdynCLI(LightningCLI):
         except (ArgumentError, ArgumentTypeError) as error:
             raise config_error(error, self.command, self._keys()) from error
 
+    def _set_seed(self) -> None:
+        """Seeds as the stock class does, which says so in the log: of use where the words are all that one sees."""
+        seed: int | bool | None = self._get(self.config, "seed_everything")
+        if seed is False:
+            return
+        settings = self.config[self.subcommand] if self.subcommand else self.config
+        settings["seed_everything"] = seed_everything(
+            None if seed is True else seed, workers=True, verbose=self.command == "fit"
+        )
+
     def _keys(self) -> list[str]:
         """All that a config may have."""
         parser = self._subcommand_parsers.get(self.command, self.parser) if self._runs else self.parser
@@ -80,12 +91,27 @@ class NormdynCLI(LightningCLI):
         """Instantiates what the configuration names; what a constructor complains about shows as it was said."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
+            if isinstance(error, TypeError) and not is_of_lightning(error):
+                raise
             raise ValueError(constructor_complaint(error)) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with sigterm_waits():
+        with sigterm_waits(), fitting_checkpoint(self.config[subcommand].get("ckpt_path"), self.trainer):
             super()._run_subcommand(subcommand)
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes the hyperparameters that a checkpoint has, as Lightning does."""
+        subcommand = self.config.get("subcommand")
+        checkpoint = self.config[subcommand].get("ckpt_path") if subcommand else None
+        try:
+            with fitting_checkpoint(checkpoint):
+                super()._parse_ckpt_path()
+        except (ArgumentError, ArgumentTypeError) as error:
+            raise ConfigError(
+                f"ckpt_path: expected hyperparameters of the model in '{checkpoint}', got others: "
+                f"{config_error(error, self.command, self._keys())}"
+            ) from error
 
     def after_fit(self) -> None:
         """Says where the run is, and how to look at its norms if they were recorded."""
@@ -118,39 +144,30 @@ def with_config_files(words: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: if a config is neither a file nor a shipped one.
+        ConfigError: if its text will not do.
     """
     file_words = []
     for word, previous in zip(words, ["", *words], strict=False):
         if previous in ("--config", "-c"):
-            file_words.append(config_file(word))
+            file_words.append(_checked_file(word))
         elif word.startswith("--config="):
-            file_words.append(f"--config={config_file(word.partition('=')[2])}")
+            file_words.append(f"--config={_checked_file(word.partition('=')[2])}")
         else:
             file_words.append(word)
     return file_words
 
 
+def _checked_file(name: str) -> str:
+    file = config_file(name)
+    if any(mark in name for mark in "\n{") or not Path(file).is_file():
+        return file  # a text that is a configuration itself
+    check_config_text(file)
+    return file
+
+
 def config_words(config: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Words of LightningCLI: the configs in their order, then what overrides them."""
     return [word for file in config for word in ("--config", file)] + list(overrides)
-
-
-@contextmanager
-def fitting_checkpoint(checkpoint: str | None) -> Iterator[None]:
-    """Names the checkpoint where its weights are not those of the model.
-
-    Raises:
-        ValueError: in place of the error of loading.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        raise ValueError(
-            f"ckpt_path: expected weights of the model that config describes, got others in {checkpoint}; pass the "
-            "configs and options of its training, or the config.yaml that fit saved"
-        ) from error
 
 
 WITHOUT_RUN = (

@@ -13,16 +13,19 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from torch import Tensor
 
-from lightning_normdyn.cli.fit import WITHOUT_RUN, NormdynCLI, UnloggedCLI, config_words, fitting_checkpoint
+from lightning_normdyn.atomic_file import atomic_file, write_atomically
+from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint
+from lightning_normdyn.cli.fit import WITHOUT_RUN, NormdynCLI, UnloggedCLI, config_words
 from lightning_normdyn.cli.run_folder import check_writable, make_writable
 from lightning_normdyn.datasets import Judgements
-from lightning_normdyn.history.json_file import write_atomically
+from lightning_normdyn.datasets.embedding_file import id_arrays, places_by_id
 from lightning_normdyn.tasks import ContrastiveTask, TokenContrast, TokenPairs
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.quiet import quiet_lightning
 
 QUERIES, DOCUMENTS, JUDGEMENTS = "queries.npz", "documents.npz", "judgements.tsv"
 QUERY_TEXTS, DOCUMENT_TEXTS = "queries.tsv", "documents.tsv"
+_BREAKS = "\t\0\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 _RANKINGS = ("ndcg", "mrr", "recall", "map", "hits")  # what audit measures
 
 
@@ -171,7 +174,7 @@ def _of_task(cli: EncodingCLI, checkpoint: str | None, split: Literal["validatio
     model: Any = cli.model
     model.measures_floors = False
     evaluate = cli.trainer.test if split == "test" else cli.trainer.validate
-    with fitting_checkpoint(checkpoint):
+    with fitting_checkpoint(checkpoint, cli.trainer):
         evaluate(model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
     encoded: Encoded | None = model.encoded
     if encoded is None:
@@ -210,7 +213,26 @@ def _ids(ids: Sequence[str] | None, rows: int) -> Sequence[str]:
     return [str(row) for row in range(rows)] if ids is None else ids
 
 
+def _check_ids(sides: Sides) -> None:
+    """Refuses ids that the files cannot hold so that audit and export read the same ones back.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    has_lines = sides.judgements is not None or sides.document_texts is not None
+    for side, ids in {"documents": sides.document_ids, "queries": sides.query_ids}.items():
+        for row, id in enumerate(ids if has_lines else ()):
+            if not id or id != id.strip() or any(mark in id for mark in _BREAKS):
+                raise ValueError(
+                    f"{side}: expected ids without tabs, line breaks and blanks at their ends, which a line of a table "
+                    f"cannot hold, got {id!r} in row {row}; rename it in the data"
+                )
+        if sides.judgements is not None:
+            places_by_id(ids, side)
+
+
 def _write(folder: Path, sides: Sides) -> dict[Path, int]:
+    _check_ids(sides)
     make_writable(folder)
     rows = {folder / DOCUMENTS: _write_embeddings(folder / DOCUMENTS, sides.documents, sides.document_ids)}
     if sides.queries is not None:
@@ -227,14 +249,9 @@ def _write(folder: Path, sides: Sides) -> dict[Path, int]:
 
 
 def _write_embeddings(file: Path, vectors: Tensor, ids: Sequence[str]) -> int:
-    """Writes beside the name and moves it there in one step."""
-    temporary_file = file.with_name(f"{file.name}.tmp")
-    try:
-        with temporary_file.open("wb") as stream:
-            np.savez(stream, ids=np.array(list(ids)), embeddings=vectors.float().cpu().numpy())
-        temporary_file.replace(file)
-    finally:
-        temporary_file.unlink(missing_ok=True)
+    arrays: dict[str, Any] = {"embeddings": vectors.float().cpu().numpy(), **id_arrays(ids)}
+    with atomic_file(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
     return len(vectors)
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_normdyn.cli.commands.command import running_command
-from lightning_normdyn.cli.run_folder import SUMMARY_FILE, read_words
-from lightning_normdyn.history.run import FOLDER
+from lightning_normdyn.cli.run_folder import SUMMARY_FILE, check_output_file, read_words
+from lightning_normdyn.history.target_history import FOLDER
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+PAGE = "report.html"
 _MOST_RUNS = 20
 
 
@@ -54,6 +55,7 @@ def draw_report(run: str, out: str | None = None) -> ReportRecord:
     folder = Path(run)
     if not has_history(folder):
         _refuse_folder_of_runs(folder)
+    check_output_file(Path(out) if out is not None else folder / PAGE, "out")
     page = write_report(
         folder, out=out, labels=read_words(folder), summary=_read_summary(folder), command=running_command()
     )

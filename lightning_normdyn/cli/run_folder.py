@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_normdyn.atomic_file import write_atomically, write_json
+
 if TYPE_CHECKING:
     from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary
 
@@ -36,15 +38,11 @@ def create_run_folder(out: str | None = None, *, command: str = "demo") -> Path:
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Writes ``summary.json`` whole or not at all; the summary holds no NaN or infinity, which JSON cannot say."""
-    from lightning_normdyn.history.json_file import write_json  # loads numpy, which usage errors must not
-
     write_json(folder / SUMMARY_FILE, summary, indent=2)
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
     """Writes one line per row of the table, whole or not at all: the word, a tab, its count."""
-    from lightning_normdyn.history.json_file import write_atomically  # loads numpy, which usage errors must not
-
     lines = [f"{word}\t{count}\n" for word, count in zip(*vocabulary, strict=True)]
     write_atomically(folder / VOCABULARY_FILE, "".join(lines).encode("utf-8"))
 
@@ -55,7 +53,8 @@ def read_words(folder: Path) -> list[str] | None:
     if not file.exists():
         return None
     try:
-        return [line.split("\t")[0] for line in file.read_text(encoding="utf-8").splitlines()]
+        with file.open(encoding="utf-8-sig") as lines:  # splitlines() would also break at marks that a word may hold
+            return [line.rstrip("\n").split("\t")[0] for line in lines]
     except UnicodeDecodeError as error:
         raise ValueError(f"run: '{file}' is no UTF-8 text ({error}); remove it to draw rows without names") from error
 
@@ -94,6 +93,27 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise unusable(folder, error) from error
+
+
+def check_output_file(file: Path, option: str) -> None:
+    """Tries whether a file can be written, without making it or its folder.
+
+    Args:
+        file: that is to be.
+        option: that names it.
+
+    Raises:
+        ValueError: if a folder is there.
+        OSError: if it cannot be written.
+    """
+    if file.is_dir():
+        raise ValueError(f"{option}: expected a file, got the folder '{file}'; name a file, such as one in it")
+    if file.exists() and not file.is_file():
+        return  # a device or a pipe
+    try:
+        check_writable(file.parent)
+    except OSError as error:
+        raise OSError(str(error).replace("out: ", f"{option}: ", 1)) from error
 
 
 def unusable(folder: Path, error: OSError, option: str = "out") -> OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,12 +78,14 @@ def copy_config(name: str, out: str, *, overwrite: bool = False) -> ConfigsRecor
     file_name = name if name.endswith(".yaml") else f"{name}.yaml"
     if file_name not in files:
         raise ValueError(f"name: expected one of {', '.join(files)}, got '{name}'{nearest(file_name, tuple(files))}")
-    target = Path(out) / file_name
-    if target.exists() and not overwrite:
-        raise ValueError(f"out: '{target}' exists already; pass --overwrite to replace it, or choose another folder")
-    make_writable(target.parent)
-    target.write_bytes(files[file_name].read_bytes())
-    return record._replace(copy=target)
+    copy = Path(out) / file_name
+    if os.path.lexists(copy) and not overwrite:  # a link that leads nowhere is in the way too
+        raise ValueError(f"out: '{copy}' exists already; pass --overwrite to replace it, or choose another folder")
+    make_writable(copy.parent)
+    from lightning_normdyn.atomic_file import write_atomically  # loads numpy, which usage errors must not
+
+    write_atomically(copy, files[file_name].read_bytes())
+    return record._replace(copy=copy)
 
 
 def config_file(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Checks of arguments that are numbers: whole numbers from some minimum up, and positive real numbers."""
+"""Checks of arguments that are numbers or flags: whole, positive, finite and in a range; true or false."""
 
 from __future__ import annotations
 
@@ -47,9 +47,79 @@ def check_positive(*, hint: str = "", **numbers: object) -> None:
         ValueError: lr: expected a positive number, got -1; 1e-3 is common
     """
     for name, number in numbers.items():
-        is_number = isinstance(number, (Real, Tensor)) and not isinstance(number, bool)
-        if not is_number or not 0 < float(number) < math.inf:  # type: ignore[arg-type]
+        if not 0 < _real(number) < math.inf:
             raise ValueError(f"{name}: expected a positive number, got {number!r}{_ending(hint)}")
+
+
+def check_finite_number(*, hint: str = "", **numbers: object) -> None:
+    """Refuses a number that is not finite, and what is no number.
+
+    Args:
+        hint: the likely fix, to end the sentence with.
+        numbers: name of an argument to what came.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> check_finite_number(alpha=float("nan"))
+        Traceback (most recent call last):
+            ...
+        ValueError: alpha: expected a finite number, got nan
+    """
+    for name, number in numbers.items():
+        if not math.isfinite(_real(number)):
+            raise ValueError(f"{name}: expected a finite number, got {number!r}{_ending(hint)}")
+
+
+def check_share(*, hint: str = "", **shares: object) -> None:
+    """Refuses what is no number between 0 and 1, both of them left out.
+
+    Args:
+        hint: the likely fix, to end the sentence with.
+        shares: name of an argument to what came.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> check_share(level=95, hint="0.95 is usual")
+        Traceback (most recent call last):
+            ...
+        ValueError: level: expected a share between 0 and 1, got 95; 0.95 is usual
+    """
+    for name, share in shares.items():
+        if not 0 < _real(share) < 1:
+            raise ValueError(f"{name}: expected a share between 0 and 1, got {share!r}{_ending(hint)}")
+
+
+def check_flag(*, hint: str = "", **flags: object) -> None:
+    """Refuses what is neither true nor false: any word would count as true, ``"no"`` among them.
+
+    Args:
+        hint: the likely fix, to end the sentence with.
+        flags: name of an argument to what came.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> check_flag(symmetric="no")
+        Traceback (most recent call last):
+            ...
+        ValueError: symmetric: expected True or False, got 'no'
+    """
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name}: expected True or False, got {flag!r}{_ending(hint)}")
+
+
+def _real(number: object) -> float:
+    """The number; NaN for what is none, such as a word, a flag, or a tensor of several."""
+    is_single = isinstance(number, Tensor) and number.numel() == 1 and not number.is_complex()
+    if isinstance(number, bool) or not (isinstance(number, Real) or is_single):
+        return math.nan
+    return float(number)  # type: ignore[arg-type]
 
 
 def _ending(hint: str) -> str:

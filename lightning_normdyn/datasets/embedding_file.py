@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -140,8 +142,20 @@ class EmbeddingFile:
         with np.load(self.file, allow_pickle=False) as archive:
             matrices = [name for name in archive.files if archive[name].ndim == 2]
             name = self._select_name(column, matrices, kind="two-dimensional arrays")
-            ids = [str(value) for value in archive["ids"]] if "ids" in archive.files else None
-            return ArrayMatrix(self._two_dimensional(archive[name]), ids)
+            return ArrayMatrix(self._two_dimensional(archive[name]), self._archived_ids(archive))
+
+    def _archived_ids(self, archive: Any) -> list[str] | None:
+        if "ids" in archive.files:
+            return [str(value) for value in archive["ids"]]
+        if not {"id_bytes", "id_ends"} <= set(archive.files):
+            return None
+        content, ends = archive["id_bytes"].tobytes(), archive["id_ends"].tolist()
+        try:
+            return [content[start:end].decode("utf-8") for start, end in pairwise([0, *ends])]
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self.file}: expected ids in UTF-8, got others ({error}); write the file again"
+            ) from error
 
     def _parquet(self, column: str | None) -> Matrix:
         file = pq.ParquetFile(self.file)
@@ -186,6 +200,30 @@ class EmbeddingFile:
 def _is_list(kind: pa.DataType) -> bool:
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     return bool(lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
+
+
+_WIDE = 8
+
+
+def id_arrays(ids: Sequence[str]) -> dict[str, Array]:
+    """Ids as the arrays of an ``.npz`` that :class:`EmbeddingFile` reads back.
+
+    An array of texts has the width of the longest in every row. Where one long id, or one that ends in a zero, which
+    such an array drops, makes that a bad choice, their UTF-8 lies in ``id_bytes``, and where each ends in ``id_ends``.
+
+    Args:
+        ids: of the rows.
+
+    Example:
+        >>> list(id_arrays(["a", "b"])), list(id_arrays(["a", "b" * 1000, *"cdefghijklmn"]))
+        (['ids'], ['id_bytes', 'id_ends'])
+    """
+    longest, total = max(map(len, ids), default=0), sum(map(len, ids))
+    if longest * len(ids) <= _WIDE * total and not any(id.endswith("\0") for id in ids):
+        return {"ids": np.array(list(ids), dtype=np.str_)}
+    encoded = [id.encode("utf-8") for id in ids]
+    ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+    return {"id_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8), "id_ends": ends}
 
 
 def places_by_id(ids: Iterable[str], source: object) -> dict[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_normdyn.history.json_file import write_json
+from lightning_normdyn.atomic_file import write_json
 
 
 class Finding(NamedTuple):
@@ -82,9 +82,9 @@ def read_experiment(file: Path) -> ExperimentRecord:
         ValueError: if it is damaged.
         FileNotFoundError: if there is none.
     """
-    text = file.read_text(encoding="utf-8")
+    content_bytes = file.read_bytes()
     try:
-        content = json.loads(text)
+        content = json.loads(content_bytes)
         return ExperimentRecord(**content | {"findings": tuple(Finding(**finding) for finding in content["findings"])})
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"out: '{file}' is damaged ({error}); remove it to run that experiment again") from error

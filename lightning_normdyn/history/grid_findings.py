@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.variant_comparison import VariantComparison
-from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.history.number import Number
 
 
@@ -95,8 +95,8 @@ def read_grid_run(file: Path) -> GridRun:
         ValueError: if it is damaged.
         FileNotFoundError: if there is none.
     """
-    text = file.read_text(encoding="utf-8")
+    content_bytes = file.read_bytes()
     try:
-        return GridRun(**json.loads(text))
+        return GridRun(**json.loads(content_bytes))
     except (TypeError, ValueError) as error:
         raise ValueError(f"out: '{file}' is damaged ({error}); remove it to train that variant again") from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from lightning_normdyn.atomic_file import atomic_file
+from lightning_normdyn.caution import caution
 
 _PART = "part-{:08d}.parquet"
 
@@ -24,7 +26,7 @@ class Outage:
         """Warns, once, that nothing more will be saved."""
         if not self.has_occurred:
             self.has_occurred = True
-            warnings.warn(
+            caution(
                 f"normdyn history: cannot write to '{folder}' ({error}); training goes on and nothing more of its norm "
                 "history is saved. Free space there or point the logger's save_dir at a writable folder.",
                 stacklevel=3,
@@ -98,12 +100,10 @@ class ParquetLog:
         if self._outage.has_occurred or not self._waiting:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             part = self.folder / _PART.format(_next_number(self.folder))
-            temporary_file = part.with_suffix(f".{os.getpid()}.tmp")
-            with temporary_file.open("wb") as file:  # a path with a colon would be taken for an address
-                pq.write_table(pa.Table.from_batches(self._waiting, self.schema), file, compression="zstd")
-            temporary_file.replace(part)
+            # A path with a colon would be taken for an address by pyarrow.
+            with atomic_file(part) as temporary, temporary.open("wb") as stream:
+                pq.write_table(pa.Table.from_batches(self._waiting, self.schema), stream, compression="zstd")
         except (OSError, pa.ArrowException) as error:
             self._outage.report(self.folder, error)
         self._waiting, self._waiting_rows = [], 0

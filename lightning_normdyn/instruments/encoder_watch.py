@@ -43,12 +43,12 @@ class EncoderWatch(OutputWatch):
 
     def _look_after(self) -> None:
         super()._look_after()
-        due = [] if self.balance.gave_up else self._readers_due(self.steps)
+        due = [] if self.balance.gave_up else self._adapters_due(self.steps)
         lr = nominal_lr(self.balance.encoder_plan.group())
         vectors = self.balance.look_after(self.steps, lr, wants_vectors=bool(due))
         if vectors is not None:
-            for reader in due:
-                reader.read(self.steps, vectors, "probe")
+            for adapter in due:
+                adapter.show(self.steps, vectors, "probe")
 
     def _hear(self, output_step: OutputStep) -> None:
         super()._hear(output_step)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_log
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
@@ -223,7 +223,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
 
     def _report_nonfinite(self, count: float) -> Readings:
         if count and not self._nonfinite_before:
-            warnings.warn(
+            caution(
                 f"normdyn: {int(count)} row gradients of '{self.target.name}' were NaN or infinite and were left out "
                 "of the fit; check the loss, the learning rate or the loss scaler",
                 stacklevel=2,

@@ -112,6 +112,7 @@ class EndForecast:
             errors: of the forecast, where they are known.
         """
         total = self._total_steps()
+        self._drop_unless_for(total)
         earliest = extent_steps(self._forecast_at, total, share_tolerance=_SHARE_TOLERANCE)
         if self.forecast is None and total is not None and earliest is not None and earliest <= step < total:
             self.forecast = Forecast(total, norms, stays.clone(), errors)
@@ -143,6 +144,12 @@ class EndForecast:
         return None if self.forecast is None else self.forecast.state_dict() | {"judged": self._has_judgement}
 
     def load_state_dict(self, state: dict[str, Any] | None, device: torch.device) -> None:
-        """Takes back what :meth:`state_dict` gave."""
+        """Takes back what :meth:`state_dict` gave; a forecast for another end than the run has now is dropped."""
         if state is not None:
             self.forecast, self._has_judgement = Forecast.from_state_dict(state, device), state["judged"]
+            self._drop_unless_for(self._total_steps())
+
+    def _drop_unless_for(self, total: int | None) -> None:
+        """Drops a forecast for another end: the run was prolonged or cut short, and the next window makes a new one."""
+        if self.forecast is not None and self.forecast.due != total:
+            self.forecast, self._has_judgement = None, False

@@ -19,10 +19,10 @@ from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.log import Outage
-from lightning_normdyn.history.run import TargetHistory, folder_name
+from lightning_normdyn.history.target_history import TargetHistory, folder_name
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
-from lightning_normdyn.instruments.instrument import InstrumentReader, readers_of
+from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of, copyable
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.output_watch import OutputWatch
@@ -33,12 +33,13 @@ from lightning_normdyn.instruments.parameter_groups import (
     group_number,
 )
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
+from lightning_normdyn.instruments.quantities import LITTLE_MOVE
 from lightning_normdyn.instruments.recorder import PREFIX, Recorder
-from lightning_normdyn.instruments.row_names import find_row_names
-from lightning_normdyn.instruments.run import Run
+from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.table_watch import TableWatch
+from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.watch import Watch
-from lightning_normdyn.instruments.windowed_fit import TrainingPlan
+from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
 
 
 class Observation:
@@ -71,7 +72,13 @@ class Observation:
         self._module, self._run, self._measures, self._options = module, run, measures, options
         self._name, self._root, self._name_holders = name, root, name_holders
         self._target_names: list[str] = []
+        self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
+        for target in unknown_targets(options["names"], self._target_names):
+            self._warn(
+                f"names: there is no target '{target}', so its names are not used; the targets are "
+                f"{', '.join(self._target_names)}"
+            )
 
     def begin(self, steps_made: int, state: dict[str, Any] | None = None) -> None:
         """Starts to listen, after the weights were restored.
@@ -84,7 +91,7 @@ class Observation:
         if state is not None:
             try:
                 self.recorder.load_state_dict(state)
-            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            except Exception as error:  # whatever is wrong with it, the training resumes
                 self._warn(
                     f"the checkpoint's norm statistics cannot be used ({error}); they start afresh, the training "
                     "itself resumes as usual"
@@ -106,6 +113,18 @@ class Observation:
             sentence = conclusion(self.recorder.latest, f"{PREFIX}/{target.name}/")
             if sentence:
                 self._inform(f"'{target.name}': {sentence}")
+        self._report_unclosed_windows()
+
+    def _report_unclosed_windows(self) -> None:
+        """One line for all targets of which nothing is predicted, since the run was shorter than a window."""
+        lengths = {watch: steps for watch in self.recorder.watches if (steps := _unclosed_steps(watch)) is not None}
+        if lengths:
+            watch, length = next(iter(lengths.items()))
+            names = ", ".join(f"'{watch.target.name}'" for watch in lengths)
+            self._inform(
+                f"{names}: no window of {length} steps closed in the run's {watch.steps} steps, so no norm is "
+                f"predicted; train longer, or pass a shorter one: window={max(1, watch.steps // 2)}"
+            )
 
     def stop(self) -> None:
         """Puts the history on disk and removes every hook."""
@@ -143,7 +162,7 @@ class Observation:
             target.ids_tell = False  # this rank does not see the ids of the others
         if self._run.hears_backward:
             target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
-        instruments = self._measures.of_table(target, plan, self._options) | self._readers(target)
+        instruments = self._measures.of_table(target, plan, self._options) | self._adapters(target)
         watch = TableWatch(target, *trainer, instruments, history)
         return watch
 
@@ -158,7 +177,7 @@ class Observation:
             "merge_ranks": ranks.merge_steps,
             "merge_vectors": partial(ranks.merge_vectors, most_rows=self._options["max_tracked_rows"]),
             "ranks": ranks.size,
-            "readers": self._readers(target),
+            "adapters": self._adapters(target),
             "history": history,
         }
         watch: OutputWatch
@@ -170,8 +189,8 @@ class Observation:
             watch = EncoderWatch(target, optimizer, cadence, balance=balance, probe_items=items, **options)
         return watch
 
-    def _readers(self, target: TableTarget | OutputTarget) -> dict[str, InstrumentReader]:
-        return readers_of(self._options["instruments"], target.name, self._options["every_n_steps"])
+    def _adapters(self, target: TableTarget | OutputTarget) -> dict[str, InstrumentAdapter]:
+        return adapters_of(self._instruments, target.name, self._options["every_n_steps"], self._warn)
 
     def _balance(
         self,
@@ -281,6 +300,14 @@ def _description(
     }
 
 
+def _unclosed_steps(watch: Watch) -> int | None:
+    """Length of the window that did not close in the whole run; ``None`` if one did, or for another reason."""
+    fits = [fit for fit in watch.measurements.values() if isinstance(fit, WindowedFit)]
+    if not watch.steps or any(isinstance(fit, EncoderBalance) and fit.gave_up for fit in fits):
+        return None
+    return next((fit.unclosed_steps for fit in fits), None)
+
+
 _SETTLING = 0.5
 
 
@@ -305,7 +332,20 @@ def conclusion(metrics: Mapping[str, Any], prefix: str) -> str:
     if "equilibrium_median_error" in values:
         clauses.append(f"{values['equilibrium_median_error']:.1%} away from equilibrium")
     if values.get("stationarity", 1.0) < _SETTLING:
-        clauses.append("not settled: the norms mostly repeat where they started")
+        clauses.append(_unsettled(values.get("transient_persistence_error")))
     if "forecast_skill" in values:
         clauses.append(f"forecast for the end: skill {values['forecast_skill']:.2f}")
     return "; ".join(clauses)
+
+
+def _unsettled(move: float | None) -> str:
+    """What to make of norms that still move one way.
+
+    Args:
+        move: their relative change since the last window's start, the median; ``None`` where it was not measured.
+    """
+    if move is None:
+        return "not settled: the norms still move one way"
+    if move < LITTLE_MOVE:
+        return f"not settled: the norms moved by {move:.1%} (median) and mostly repeat where they started"
+    return f"not settled: the norms moved by {move:.1%} (median) in the last window, still one way"

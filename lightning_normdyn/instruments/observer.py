@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -16,14 +15,16 @@ from typing_extensions import Unpack
 
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.rates import RateTrace
-from lightning_normdyn.history.run import fresh_root
+from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.history.target_history import fresh_root
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
-from lightning_normdyn.instruments.run import Ranks, Run, present_ranks
-from lightning_normdyn.instruments.schedule import Drive, run_ahead
+from lightning_normdyn.instruments.schedule import Drive, PlannedRates
+from lightning_normdyn.instruments.training_run import Ranks, Run, present_ranks
 
 Log = Callable[[dict[str, float], int], object]
 """Takes ``normdyn/<target>/<quantity>`` to scalars, and the number of optimizer steps made."""
@@ -83,6 +84,9 @@ class NormObserver:
         **options: Unpack[NormOptions],
     ) -> None:
         self._model, self._optimizers = model, _as_list(optimizer)
+        if total_steps is not None:
+            check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
+        check_count(scheduler_every_n_steps=scheduler_every_n_steps)
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
         self._log, self._log_dir, self._name = log, log_dir, name
@@ -91,6 +95,7 @@ class NormObserver:
         # A wrong pattern fails here.
         find_targets(model, self._options["targets"], max_tracked_rows=self._options["max_tracked_rows"])
         self._ranks = Ranks()
+        self._rates = PlannedRates(_warn)
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
         self._announced_ids: set[int] = set()
@@ -102,6 +107,7 @@ class NormObserver:
         Args:
             steps_made: optimizer steps that the run made before, in case no state tells.
         """
+        check_count(0, steps_made=steps_made)
         self.close()
         self._ranks = present_ranks(next((p.device for p in self._model.parameters()), torch.device("cpu")))
         state, self._saved_state = self._saved_state, None
@@ -133,6 +139,7 @@ class NormObserver:
             optimizer: the one about to step; ``None`` for all.
             clipped: whether gradients may have been clipped already.
         """
+        check_flag(clipped=clipped)
         for stepping in self._optimizers if optimizer is None else [optimizer]:
             self._announce(stepping, Clipping.PAST if clipped else Clipping.AHEAD)
             self._announced_ids.add(id(stepping))
@@ -222,7 +229,7 @@ class NormObserver:
     def _loss_scale(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
 
-    def _future_lrs(self, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace:
+    def _future_lrs(self, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace | None:
         drives = [
             Drive(scheduler, lambda step: step % self._scheduler_every == 0)
             for scheduler in self._schedulers
@@ -230,7 +237,7 @@ class NormObserver:
         ]
         first = self._steps_tried(optimizer)
         model = [*self._model.modules(), *self._model.parameters()]
-        return run_ahead(optimizer, group, drives, range(first, first + steps), keep=model)
+        return self._rates.trace(optimizer, group, drives, range(first, first + steps), steps, keep=model)
 
     def _steps_tried(self, optimizer: torch.optim.Optimizer) -> int:
         assert self._observation is not None
@@ -246,7 +253,7 @@ def _as_list(one_or_several: Any) -> list[Any]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=2)
+    caution(message, stacklevel=2)
 
 
 def _say_nothing(message: str) -> None:

@@ -24,8 +24,8 @@ class LookOptions(TypedDict, total=False):
     """What is looked at, and how often.
 
     Attributes:
-        targets: ``"auto"`` for every trainable embedding table and what the losses publish, or patterns over parameter
-            and submodule names.
+        targets: ``"auto"`` for every trainable embedding table and what the losses publish, or a pattern or a list
+            of them over parameter and submodule names.
         every_n_steps: cadence of looks in optimizer steps: trajectories, splits, budgets, samples of all tracked rows,
             measurements of outputs and probes.
         max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
@@ -92,10 +92,12 @@ def complete_options(options: NormOptions | LookOptions, *, arguments: Sequence[
     Example:
         >>> complete_options({"window": 500})["forecast_at"]
         0.4
-        >>> complete_options({"targets": "encoder"})
+        >>> complete_options({"targets": "encoder"})["targets"]
+        ['encoder']
+        >>> complete_options({"targets": 5})
         Traceback (most recent call last):
             ...
-        ValueError: targets: expected 'auto' or a list of patterns, got 'encoder'; write targets=['encoder']
+        ValueError: targets: expected 'auto' or a list of patterns, got 5
     """
     strange_names = sorted(set(options) - set(DEFAULTS))
     if strange_names:
@@ -108,7 +110,7 @@ def complete_options(options: NormOptions | LookOptions, *, arguments: Sequence[
         check_every("fit_every_n_steps", settings["fit_every_n_steps"])
     check_extent("window", settings["window"])
     check_extent("forecast_at", settings["forecast_at"], whole_run=False)
-    check_targets(settings["targets"])
+    settings["targets"] = check_targets(settings["targets"])
     check_rows(settings["max_tracked_rows"])
     check_probe(settings["probe"])
     check_probe_items(settings["probe_items"])

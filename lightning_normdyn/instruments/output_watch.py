@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputStep, OutputTarget
-from lightning_normdyn.history.run import TargetHistory
+from lightning_normdyn.history.target_history import TargetHistory
 from lightning_normdyn.instruments.base import Measurement, Readings, is_due
-from lightning_normdyn.instruments.instrument import InstrumentReader
+from lightning_normdyn.instruments.instrument import InstrumentAdapter
 from lightning_normdyn.instruments.trajectory import summarise_norms
 from lightning_normdyn.instruments.watch import Watch
 
@@ -64,7 +64,7 @@ class OutputWatch(Watch):
         merge_ranks: makes one step of the steps of all ranks; called on every rank.
         merge_vectors: puts the vectors ``[n, d]`` of all ranks below each other; called on every rank.
         ranks: over how many ranks the loss is averaged.
-        readers: instruments of the user's own, by name.
+        adapters: instruments of the user's own, by name.
         history: where scalars are recorded; ``None`` to keep nothing.
     """
 
@@ -80,21 +80,21 @@ class OutputWatch(Watch):
         merge_ranks: Callable[[OutputStep | None], OutputStep | None] = lambda output_step: output_step,
         merge_vectors: Callable[[Tensor | None], Tensor | None] = lambda vectors: vectors,
         ranks: int = 1,
-        readers: Mapping[str, InstrumentReader] | None = None,
+        adapters: Mapping[str, InstrumentAdapter] | None = None,
         history: TargetHistory | None = None,
     ) -> None:
         self._summary = OutputSummary(cadence, loss_scale=loss_scale, ranks=ranks)
-        self._readers = list((readers or {}).values())
-        super().__init__(target, optimizer, {"summary": self._summary, **(readers or {})}, history)
+        self._adapters = list((adapters or {}).values())
+        super().__init__(target, optimizer, {"summary": self._summary, **(adapters or {})}, history)
         self._merge_ranks, self._merge_vectors = merge_ranks, merge_vectors
 
     def _look_after(self) -> None:
-        due = self._readers_due(self.steps) if self._shows_outputs() else []
+        due = self._adapters_due(self.steps) if self._shows_outputs() else []
         if due:
             vectors = self._merge_vectors(self.target.vectors())
-            for reader in due if vectors is not None else []:
+            for adapter in due if vectors is not None else []:
                 assert vectors is not None
-                reader.read(self.steps, vectors, "output")
+                adapter.show(self.steps, vectors, "output")
         if not self._listens(self.steps):
             return
         output_step = self._merge_ranks(self.target.step())
@@ -109,8 +109,8 @@ class OutputWatch(Watch):
         """Whether the submodule's calls are measured in this step."""
         return self._summary.cadence.due(step)
 
-    def _readers_due(self, step: int) -> list[InstrumentReader]:
-        return [reader for reader in self._readers if reader.is_due(step)]
+    def _adapters_due(self, step: int) -> list[InstrumentAdapter]:
+        return [adapter for adapter in self._adapters if adapter.is_due(step)]
 
     def _shows_outputs(self) -> bool:
         """Whether the user's instruments are shown what the submodule returns in training."""
@@ -118,7 +118,7 @@ class OutputWatch(Watch):
 
     def _prepare(self) -> None:
         step = self.steps + 1
-        keeps_vectors = self._shows_outputs() and bool(self._readers_due(step))
+        keeps_vectors = self._shows_outputs() and bool(self._adapters_due(step))
         self.target.arm(keeps_vectors or self._listens(step), keeps_vectors=keeps_vectors)
 
 

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 
+LITTLE_MOVE = 0.1
+"""A relative move of norms since a window's start below which predicting them mostly repeats that start."""
+
 
 class Quantity(NamedTuple):
     """One quantity of a target, logged as ``normdyn/<target>/<name>``.
@@ -22,6 +25,8 @@ class Quantity(NamedTuple):
         unit: ``1`` for a ratio.
         healthy: what to expect of a run that goes well.
         remedy: what else it means, and what to do.
+        label: what pages call it, among the quantities that they show it with.
+        reading: how pages say in a phrase what it is.
     """
 
     name: str
@@ -29,53 +34,55 @@ class Quantity(NamedTuple):
     unit: str
     healthy: str
     remedy: str
+    label: str
+    reading: str
 
 
-_TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
+_TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ...] = (
     (
-        ("norm_mean", "norm_p05", "norm_p50", "norm_p95"),
+        {"norm_mean": "mean", "norm_p05": "5%", "norm_p50": "median", "norm_p95": "95%"},
         "mean and quantiles of the norms",
         "as the weights",
         "levels off",
         "rising without end: no weight decay, or too little; to zero: too much",
     ),
     (
-        ("norm_cv",),
+        {"norm_cv": "spread of the norms"},
         "standard deviation / mean of the norms",
         "1",
         "0.1 to 1, steady",
         "near 0: lengths carry nothing (a final LayerNorm, AdamW on frequent rows); growing: rare rows not settled",
     ),
     (
-        ("gradient_norm",),
+        {"gradient_norm": "gradient norm"},
         "Frobenius norm of the target's gradient, before clipping; of an output, over all vectors of the step",
         "1/norm",
         "steady",
         "spikes: lower lr, clip",
     ),
     (
-        ("clip_ratio",),
+        {"clip_ratio": "share left by clipping"},
         "gradient norm after clipping / before",
         "1",
         "1, or rarely less",
         "always far below 1: clipping sets the step size, and with it the norms",
     ),
     (
-        ("radial_fraction",),
+        {"radial_fraction": "gradient"},
         "length of the radial part of the gradient / its whole length",
         "0 to 1",
         "1e-8 to 1e-6 for a cosine loss in float32",
         "larger: the loss sees lengths (meant for Dot), or normalises in half precision",
     ),
     (
-        ("update_radial_fraction",),
+        {"update_radial_fraction": ("update", "length of the radial part of the applied update / its whole length")},
         "the same of the applied update, decay included",
         "0 to 1",
         "small in a table; up to a half in an encoder, whose items move together",
         "near 1: decay alone moves the table",
     ),
     (
-        ("angular_update",),
+        {"angular_update": "turn per step"},
         "RMS angle by which a row turned",
         "radians a step",
         "tables, settled: sqrt(2·lr·λ/(1 + μ)) under SGD, sqrt(2·lr·λ·(1 − β₁)/(1 + β₁)) under AdamW; "
@@ -83,14 +90,14 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "above: not settled, or lr too high; below: norms too long for this decay",
     ),
     (
-        ("effective_lr",),
+        {"effective_lr": "rate of directions"},
         "e · mean of 1/R² over the touched rows: the rate at which directions learn",
         "1/norm²",
         "steady, or falling with lr",
         "exploding: norms collapse",
     ),
     (
-        ("budget_decay", "budget_drift", "budget_growth"),
+        {"budget_decay": "decay", "budget_drift": "drift", "budget_growth": "growth"},
         "mean change of R² in a step from decay, from the radial push, from the size of the step, each over R²",
         "1/step",
         "settled: they add up to 0",
@@ -98,14 +105,14 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "as drift, and Adam's coupled decay is in drift too",
     ),
     (
-        ("budget_residual",),
+        {"budget_residual": ("Budget residual", "what the budget leaves unexplained; rounding in a healthy run")},
         "largest gap between their sum and the change of R², over R²",
         "1",
         "below 1e-5",
         "an identity, in float64: if not, report it",
     ),
     (
-        ("stationarity",),
+        {"stationarity": ("Stationarity", "1: the norms have settled; 0: they all still move one way")},
         "1 − net change of R² / gross flow, over the window and all rows",
         "0 to 1",
         "above 0.9: settled; of an encoder read `equilibrium_median_error` and `growth_share + drift_share` "
@@ -114,14 +121,23 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "annealed lr freezes norms before they settle",
     ),
     (
-        ("radial_decay", "radial_decay_ratio"),
+        {
+            "radial_decay": "Radial decay",
+            "radial_decay_ratio": (
+                "Radial decay over weight decay",
+                "the number of layers for a bias-free ReLU network, 1 for a table",
+            ),
+        },
         "of encoders: λ_rad, median over the items, and over λ",
         "1; ratio 1",
         "steady; the ratio is the degree of the network in its decayed weights",
         "near 0: the output is normalised, or what scales it is not decayed",
     ),
     (
-        ("growth_share", "drift_share"),
+        {
+            "growth_share": ("Growth over decay", "what the size of steps adds, as a share of what decay takes"),
+            "drift_share": ("Drift over decay", "what the task pushes outwards; with growth, 1 in a settled run"),
+        },
         "of encoders: what growth and drift add, as a share of what decay takes, medians over the items",
         "1",
         "settled: they add up to 1",
@@ -129,21 +145,25 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "run along curved directions",
     ),
     (
-        ("radial_decay_stderr", "growth_share_stderr", "drift_share_stderr"),
+        {
+            "radial_decay_stderr": "Radial decay",
+            "growth_share_stderr": "Growth over decay",
+            "drift_share_stderr": "Drift over decay",
+        },
         "standard errors over the window's samples, the first relative",
         "1",
         "below a third of what they are of",
         "measure more often (`every_n_steps`) or in longer windows",
     ),
     (
-        ("relaxation_steps",),
+        {"relaxation_steps": ("Relaxation time", "to settle at the current rate")},
         "steps in which the distance to equilibrium falls by e, at the window's mean lr",
         "steps",
         "well below the run's length",
         "longer than the run: norms at the end are those of the start",
     ),
     (
-        ("equilibrium_median_error",),
+        {"equilibrium_median_error": "median error"},
         "median of |predicted − observed| / observed for the equilibrium law at the window's learning rates, "
         "observed as the mean over the window",
         "1",
@@ -151,7 +171,7 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "read `stationarity` first; under AdamW gradients that are far from white noise shift it",
     ),
     (
-        ("equilibrium_slope", "equilibrium_pearson_r", "equilibrium_r2"),
+        {"equilibrium_slope": "slope", "equilibrium_pearson_r": "r", "equilibrium_r2": "R²"},
         "log observed on log predicted, each judged row weighted by what chance does to it; where that is not known "
         "(encoders), by least squares",
         "1",
@@ -159,14 +179,14 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "not settled; under AdamW the law gives all frequent rows one norm, so there read the median error",
     ),
     (
-        ("equilibrium_slope_stderr",),
+        {"equilibrium_slope_stderr": "±"},
         "standard error of that slope",
         "1",
         "below 0.05",
         "longer windows (`window`), more rows",
     ),
     (
-        ("equilibrium_judged_rows",),
+        {"equilibrium_judged_rows": "rows judged"},
         "rows that enter the weighted fit: met often enough, by what steps before the window said, for the law and its "
         "errors to hold",
         "count",
@@ -175,7 +195,10 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "`relaxation_steps`)",
     ),
     (
-        ("equilibrium_coverage", "equilibrium_excess"),
+        {
+            "equilibrium_coverage": "inside their 90% interval",
+            "equilibrium_excess": "scatter over what chance explains",
+        },
         "share of judged rows inside their own 90% interval; RMS of log observed − log predicted over what chance "
         "explains",
         "1",
@@ -184,14 +207,19 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "gradients that are no white noise, a loss that sees lengths",
     ),
     (
-        ("equilibrium_least_squares_slope", "equilibrium_least_squares_pearson_r"),
+        {"equilibrium_least_squares_slope": "slope", "equilibrium_least_squares_pearson_r": "r"},
         "the same by plain least squares over all rows that were met, as the published fit was made",
         "1",
         f"published: {PUBLISHED_FIT.slope}, {PUBLISHED_FIT.pearson_r}",
         "lower than the weighted ones: rare rows, whose predictions are noisy, flatten the line",
     ),
     (
-        ("transient_slope", "transient_pearson_r", "transient_r2", "transient_median_error"),
+        {
+            "transient_slope": "slope",
+            "transient_pearson_r": "r",
+            "transient_r2": "R²",
+            "transient_median_error": "median error",
+        },
         "norms at the window's end against the recursion from those at its start, through its own learning rates; "
         "weighted as for equilibrium under SGD, else by least squares",
         "1",
@@ -199,21 +227,31 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "rows too rare for the window: lengthen `window`",
     ),
     (
-        ("transient_slope_stderr", "transient_judged_rows", "transient_coverage", "transient_excess"),
+        {
+            "transient_slope_stderr": "±",
+            "transient_judged_rows": "rows judged",
+            "transient_coverage": "inside their 90% interval",
+            "transient_excess": "scatter over what chance explains",
+        },
         "of the weighted fit, as for equilibrium",
         "1; rows: count",
         "as for equilibrium",
         "as for equilibrium",
     ),
     (
-        ("transient_least_squares_slope", "transient_least_squares_pearson_r"),
+        {"transient_least_squares_slope": "slope", "transient_least_squares_pearson_r": "r"},
         "the same by plain least squares over all rows that were met",
         "1",
         "as for transient",
         "as for equilibrium",
     ),
     (
-        ("transient_persistence_error", "transient_skill", "transient_skill_low", "transient_skill_high"),
+        {
+            "transient_persistence_error": ("‘stays as it is’", "the error of the norms at the window's start"),
+            "transient_skill": ("skill", "1 − transient error / error of ‘stays as it is’"),
+            "transient_skill_low": "skill, at least",
+            "transient_skill_high": "skill, at most",
+        },
         "the error of 'stays as it was at the start', and 1 − transient error / that, with the ends of its 90% "
         "interval over rows drawn anew",
         "1",
@@ -221,34 +259,40 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "near 0: nothing moved, and slope and r say nothing",
     ),
     (
-        ("variance_median_error", "drift_median_error"),
+        {
+            "variance_median_error": ("median error", "of the balance without drift"),
+            "drift_median_error": ("median error", "of the balance without growth"),
+        },
         "of encoders: the same for the balance without drift, and without growth",
         "1",
         "one of them near `equilibrium_median_error`",
         "which of the two carries the norms",
     ),
     (
-        ("balance_median_error",),
+        {"balance_median_error": "median error"},
         "the balance equation fed with the window's own growth and drift; of encoders, with its own change taken out",
         "1",
         "as small as 1 − `stationarity`; of encoders below 0.03",
         "an identity, no prediction: if large in a settled run, report it",
     ),
     (
-        ("balance_slope", "balance_pearson_r", "balance_r2"),
+        {"balance_slope": "slope", "balance_pearson_r": "r", "balance_r2": "R²"},
         "of encoders: log observed on log norm from that identity (the transient-corrected fit)",
         "1",
         "0.98 to 1.02, above 0.998",
         "terms are measured too rarely for this window",
     ),
     (
-        (
-            "window_forecast_median_error",
-            "window_forecast_skill",
-            "window_forecast_skill_low",
-            "window_forecast_skill_high",
-            "window_forecast_coverage",
-        ),
+        {
+            "window_forecast_median_error": (
+                "Forecasts one window ahead missed by",
+                "in the median, the latest of them",
+            ),
+            "window_forecast_skill": "skill",
+            "window_forecast_skill_low": "skill, at least",
+            "window_forecast_skill_high": "skill, at most",
+            "window_forecast_coverage": "inside their 90% interval",
+        },
         "norms at the window's end, forecast a window ahead from the moments of the window before; skill with its "
         "interval; under SGD the share of judged rows inside their own 90% interval",
         "1",
@@ -256,35 +300,55 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "the gradients' size changes from window to window",
     ),
     (
-        ("forecast_slope", "forecast_pearson_r", "forecast_r2", "forecast_median_error"),
+        {
+            "forecast_slope": "slope",
+            "forecast_pearson_r": "r",
+            "forecast_r2": "R²",
+            "forecast_median_error": "median error",
+        },
         "norms at the end of the run against the forecast made for it at `forecast_at`; logged at the end",
         "1",
         "as for transient",
         "the gradients' size changed since",
     ),
     (
-        ("forecast_slope_stderr", "forecast_judged_rows", "forecast_coverage", "forecast_excess"),
+        {
+            "forecast_slope_stderr": "±",
+            "forecast_judged_rows": "rows judged",
+            "forecast_coverage": "inside their 90% interval",
+            "forecast_excess": "scatter over what chance explains",
+        },
         "of that forecast's weighted fit, as for equilibrium",
         "1; rows: count",
         "as for equilibrium",
         "the gradients' size changed since",
     ),
     (
-        ("forecast_least_squares_slope", "forecast_least_squares_pearson_r"),
+        {"forecast_least_squares_slope": "slope", "forecast_least_squares_pearson_r": "r"},
         "the same by plain least squares",
         "1",
         "as for transient",
         "as for equilibrium",
     ),
     (
-        ("persistence_median_error", "forecast_skill", "forecast_skill_low", "forecast_skill_high"),
+        {
+            "persistence_median_error": ("‘stays as it is’", "the error of the norms when the forecast was made"),
+            "forecast_skill": ("skill", "1 − forecast error / error of ‘stays as it is’"),
+            "forecast_skill_low": "skill, at least",
+            "forecast_skill_high": "skill, at most",
+        },
         "the error of 'stays as it is' over that stretch, and 1 − forecast error / that, with the ends of its interval",
         "1",
         "skill above 0.5",
         "below 0: norms stood still, or noise outgrew the forecast",
     ),
     (
-        ("temperature", "gamma_query", "gamma_document", "bias"),
+        {
+            "temperature": "temperature",
+            "gamma_query": "γ of queries",
+            "gamma_document": "γ of documents",
+            "bias": "bias",
+        },
         "of target `contrast`: what a loss learns itself, at the trainer's `log_every_n_steps`",
         "1",
         "level off inside their bounds",
@@ -292,27 +356,29 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "or 1: choose that cell",
     ),
     (
-        ("nonfinite_gradients",),
+        {"nonfinite_gradients": "gradients left out"},
         "row gradients that were NaN or infinite in the window, left out of the fit",
         "count",
         "0",
         "lower lr, check the loss; under a loss scaler a few at the start are normal",
     ),
     (
-        ("skipped_steps",),
+        {"skipped_steps": "steps skipped"},
         "steps that the loss scaler skipped, not counted anywhere",
         "count",
         "few, early",
         "the scale never settles: use bf16",
     ),
 )
-"""Names that share a line, then meaning, unit, healthy range and remedy."""
+"""Names that share a line, each with its label and, where the meaning is no quick read, its reading; then the meaning,
+unit, healthy range and remedy of them all."""
 
 
 def _entries() -> Iterator[tuple[str, Quantity]]:
-    for names, *words in _TABLE:
-        for name in names:
-            yield name, Quantity(name, *words)
+    for names, meaning, unit, healthy, remedy in _TABLE:
+        for name, words in names.items():
+            label, reading = (words, meaning.replace("`", "")) if isinstance(words, str) else words
+            yield name, Quantity(name, meaning, unit, healthy, remedy, label, reading)
 
 
 QUANTITIES: Mapping[str, Quantity] = MappingProxyType(dict(_entries()))

@@ -65,6 +65,16 @@ def find_row_names(
     }
 
 
+def unknown_targets(names: RowNames, targets: Collection[str]) -> list[str]:
+    """Targets that the user named rows of and that are not there.
+
+    Example:
+        >>> unknown_targets({"table.weight": ["a"], "tabel.weight": ["a"]}, ["table.weight"])
+        ['tabel.weight']
+    """
+    return sorted(set(map(str, names)) - set(targets)) if isinstance(names, Mapping) else []
+
+
 def _user_sources(names: RowNames, targets: Collection[str], tables: Sequence[str]) -> dict[str, RowNames]:
     """What the user gave by target; names without a target are those of the only table."""
     if names is None:
@@ -111,7 +121,7 @@ def named_rows(
         if row_numbers is None:
             raise ValueError("names: expected a list of names for the items of a probe, got a tokenizer or a function")
         numbers = row_numbers().tolist()
-        names = [str(name) for name in namer(numbers)]
+        names = _names_of(namer, numbers, limit=_tokens(source))
         if len(names) != len(numbers):
             raise ValueError(f"names: expected a name for each of {len(numbers)} rows, got {len(names)} for {target}")
         return dict(zip(numbers, names, strict=True))
@@ -120,6 +130,22 @@ def named_rows(
         raise ValueError(f"names: expected a name for each of {rows} rows, got {len(all_names)} for {target}")
     numbers = list(range(len(all_names))) if row_numbers is None else row_numbers().tolist()
     return {number: str(all_names[number]) for number in numbers}
+
+
+def _names_of(namer: Callable[[list[int]], Sequence[str]], numbers: list[int], *, limit: int | None) -> list[str]:
+    """What a function or a tokenizer calls rows; those beyond its end or without a name are ``row N``."""
+    known_numbers = [number for number in numbers if limit is None or number < limit]
+    names = [_unless_none(name, number) for number, name in zip(known_numbers, namer(known_numbers), strict=False)]
+    return names + [f"row {number}" for number in numbers if limit is not None and number >= limit]
+
+
+def _unless_none(name: object, number: int) -> str:
+    return f"row {number}" if name is None else str(name)
+
+
+def _tokens(source: RowNames) -> int | None:
+    """How many entries a tokenizer has; ``None`` for a function, which knows itself."""
+    return len(source) if hasattr(source, "convert_ids_to_tokens") and hasattr(source, "__len__") else None
 
 
 def _namer(source: RowNames) -> Callable[[list[int]], Sequence[str]] | None:
@@ -132,8 +158,14 @@ def _namer(source: RowNames) -> Callable[[list[int]], Sequence[str]] | None:
 
 def _read_lines(path: str | os.PathLike[str]) -> list[str]:
     """One name a line; what follows a tab, such as a count, is no part of it."""
-    with Path(path).open(encoding="utf-8") as lines:  # splitlines() would also break at marks that a token may hold
-        return [line.rstrip("\n").split("\t")[0] for line in lines]
+    try:
+        with Path(path).open(encoding="utf-8-sig") as lines:  # splitlines() would also break at marks of a token
+            return [line.rstrip("\n").split("\t")[0] for line in lines]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"names: '{os.fspath(path)}' is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, "
+            "one name a line"
+        ) from error
 
 
 _ATTRIBUTES = ("row_names", "vocabulary", "vocab", "tokenizer")
@@ -180,7 +212,7 @@ def _as_names(candidate: Any) -> Sequence[str] | None:
     convert = getattr(candidate, "convert_ids_to_tokens", None)
     try:
         if callable(convert):
-            return [str(name) for name in convert(list(range(len(candidate))))]
+            return [_unless_none(name, number) for number, name in enumerate(convert(list(range(len(candidate)))))]
         if isinstance(candidate, Mapping) and sorted(candidate.values()) == list(range(len(candidate))):
             return sorted(candidate, key=candidate.__getitem__)
         if isinstance(candidate, (list, tuple)) and all(isinstance(name, str) for name in candidate):

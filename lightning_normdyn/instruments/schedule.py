@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -49,6 +50,18 @@ def run_ahead(
         >>> [segment.mean for segment in trace.segments], optimizer.param_groups[0]["lr"]
         ([1.0, 0.5, 0.5], 1.0)
     """
+    return RateTrace.of(rates_ahead(optimizer, group, drives, steps, keep=keep))
+
+
+def rates_ahead(
+    optimizer: torch.optim.Optimizer,
+    group: int,
+    drives: Sequence[Drive],
+    steps: Iterable[Any],
+    *,
+    keep: Iterable[Any] = (),
+) -> array[float]:
+    """The rates themselves, see :func:`run_ahead`."""
     stand_in = _stand_in(optimizer)
     optimizers = [optimizer, *(getattr(drive.scheduler, "optimizer", optimizer) for drive in drives)]
     memo = {id(item): stand_in for item in optimizers} | {id(item): item for item in keep}
@@ -56,7 +69,7 @@ def run_ahead(
         copies = [drive._replace(scheduler=copy.deepcopy(drive.scheduler, memo)) for drive in drives]
     except Exception:  # a schedule may hold anything, and observing must never end a run
         copies = []
-    trace = RateTrace()
+    lrs = array("d")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of stepping past a schedule's end, or ahead of an optimizer that stands still
         for step in steps:
@@ -66,8 +79,99 @@ def run_ahead(
                         drive.scheduler.step()
             except Exception:  # asked to go past its end, it keeps its last rate
                 copies = []
-            trace.append(float(stand_in.param_groups[group]["lr"]))
-    return trace
+            lrs.append(float(stand_in.param_groups[group]["lr"]))
+    return lrs
+
+
+MOST_STEPS_AHEAD = 2_000_000
+"""A scheduler takes one to six microseconds a step, so that a plan of this length is run ahead in a few seconds."""
+
+
+class _Course(NamedTuple):
+    """The rates to the end of a run, and that of the step during which they were run ahead."""
+
+    present_lr: float
+    lrs: array[float]
+    schedulers: tuple[int, ...]
+
+    def before(self, remaining: int) -> float:
+        """The rate of the step after which so many remain."""
+        passed = len(self.lrs) - remaining
+        return self.lrs[passed - 1] if passed else self.present_lr
+
+
+class PlannedRates:
+    """The rates of the steps to come, run ahead once for each parameter group and read for as long as they come true.
+
+    Where a group's rate is not the one that was foreseen for it, or its schedulers are others, they are run ahead anew.
+    A group without a scheduler keeps its rate however long the plan is; a scheduler is run ahead at most
+    ``MOST_STEPS_AHEAD`` steps.
+
+    Args:
+        warn: says once that a plan is too long.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> halving = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        >>> rates = PlannedRates(print)
+        >>> rates.trace(optimizer, 0, [Drive(halving, lambda step: True)], range(3), 3).mean
+        0.2916...
+        >>> rates.trace(optimizer, 0, [], range(10**9), 10**9).mean
+        1.0
+    """
+
+    def __init__(self, warn: Callable[[str], object]) -> None:
+        self._warn = warn
+        self._has_warned = False
+        self._courses: dict[tuple[int, int], _Course] = {}
+
+    def trace(
+        self,
+        optimizer: torch.optim.Optimizer,
+        group: int,
+        drives: Sequence[Drive],
+        steps: Iterable[Any],
+        remaining: int,
+        *,
+        keep: Iterable[Any] = (),
+    ) -> RateTrace | None:
+        """The nominal rates of the steps that remain; ``None`` if they are too many to run a schedule through.
+
+        Args:
+            optimizer: whose rates.
+            group: which parameter group.
+            drives: its schedulers.
+            steps: the steps that remain, the one being made first; read only where they are run ahead.
+            remaining: how many there are.
+            keep: what schedules may hold and must never be copied.
+        """
+        present_lr = float(optimizer.param_groups[group]["lr"])
+        if not drives:
+            return RateTrace.constant(present_lr, remaining)
+        if remaining > MOST_STEPS_AHEAD:
+            self._say_too_long(remaining)
+            return None
+        schedulers = tuple(id(drive.scheduler) for drive in drives)
+        key = (id(optimizer), group)
+        course = self._courses.get(key)
+        if (
+            course is None
+            or course.schedulers != schedulers
+            or remaining > len(course.lrs)
+            or course.before(remaining) != present_lr
+        ):
+            lrs = rates_ahead(optimizer, group, drives, steps, keep=keep)
+            course = self._courses[key] = _Course(present_lr, lrs, schedulers)
+        return RateTrace.of(course.lrs[len(course.lrs) - remaining :])
+
+    def _say_too_long(self, remaining: int) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self._warn(
+                f"a schedule is run ahead {MOST_STEPS_AHEAD:,} steps at most and {remaining:,} are planned, so norms "
+                "at the end are not forecast; pass the number that you mean to make (max_steps or max_epochs of the "
+                "Trainer, total_steps of NormObserver)"
+            )
 
 
 def _stand_in(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
 from lightning_normdyn.core.dynamics.optimizers import nominal_lr
-from lightning_normdyn.history.run import TargetHistory
+from lightning_normdyn.history.target_history import TargetHistory
 from lightning_normdyn.instruments.base import Need, TableInstrument
 from lightning_normdyn.instruments.watch import Watch
 

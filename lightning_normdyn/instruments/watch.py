@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import Clipping, TableTarget
-from lightning_normdyn.history.run import TargetHistory
+from lightning_normdyn.history.target_history import TargetHistory
 from lightning_normdyn.instruments.base import Columns, Measurement, Readings
 
 

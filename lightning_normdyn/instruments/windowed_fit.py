@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -23,20 +24,21 @@ class TrainingPlan(NamedTuple):
         rule: gives the law at the present hyper-parameters.
         total_steps: gives the number of optimizer steps that the run will try; ``None`` if it has no set end.
         skipped_steps: gives the number of those that a loss scaler has skipped so far.
-        future_lrs: gives the nominal learning rates of the next so many steps.
+        future_lrs: gives the nominal learning rates of the next so many steps; ``None`` if those are too many.
     """
 
     rule: Callable[[], EquilibriumRule]
     total_steps: Callable[[], int | None]
     skipped_steps: Callable[[], int]
-    future_lrs: Callable[[int], RateTrace]
+    future_lrs: Callable[[int], RateTrace | None]
 
 
 Moments = TypeVar("Moments")
 """What a closed window knows that tells how norms go on."""
 
 
-class ClosedWindow(NamedTuple, Generic[Moments]):
+@dataclass(frozen=True)
+class ClosedWindow(Generic[Moments]):
     """What a window came to.
 
     Attributes:
@@ -72,6 +74,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         self.forecast_at = check_extent("forecast_at", forecast_at, whole_run=False)
         self._window_start = self._window_end = 0
         self._last_moments: Moments | None = None
+        self._has_closed = False
         self._end_forecast = EndForecast(self.forecast_at, plan.total_steps, plan.skipped_steps)
 
     def finish(self, step: int) -> None:
@@ -86,6 +89,11 @@ class WindowedFit(TableInstrument, Generic[Moments]):
                 self._close(step, norms)
             if is_due:
                 self._readings |= self._end_forecast.judge(norms)
+
+    @property
+    def unclosed_steps(self) -> int | None:
+        """Length of the first window while none has closed; ``None`` once one has, or where none was opened."""
+        return self._window_end - self._window_start if self._is_open() and not self._has_closed else None
 
     def _ends_with(self, step: int) -> bool:
         """Whether norms are wanted after this step: a window closes, or the run ends as it was forecast to."""
@@ -112,6 +120,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
 
     def _close(self, step: int, norms: Tensor) -> None:
         rule, (start, rates) = self.plan.rule(), self._window_course()
+        self._has_closed = True
         conclusion = self._judge_window(norms, rule)
         if conclusion is None:
             self._columns = {"norm": norms}
@@ -137,10 +146,11 @@ class WindowedFit(TableInstrument, Generic[Moments]):
 
     def _norms_at_end(self, step: int, conclusion: ClosedWindow[Moments], rule: EquilibriumRule) -> Tensor:
         """The norms at the end of the run under its schedule, NaN where it has no set end; kept if it is time."""
-        total = self.plan.total_steps()
-        if total is None or not self._has_law(rule):
+        total, future = self.plan.total_steps(), None
+        if total is not None and self._has_law(rule):
+            future = self.plan.future_lrs(max(0, total - self.plan.skipped_steps() - step))
+        if future is None:
             return conclusion.norm.new_full(conclusion.norm.shape, float("nan"))
-        future = self.plan.future_lrs(max(0, total - self.plan.skipped_steps() - step))
         norms = self._evolve(conclusion.moments, conclusion.norm, future, rule)
         errors = self._forecast_errors(conclusion.moments, norms, future, rule)
         self._end_forecast.keep(step, self._known(conclusion.moments, norms), conclusion.norm, errors)
@@ -195,6 +205,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
     def _load_window_state(self, state: dict[str, Any], norms: Tensor) -> None:
         """Takes back what :meth:`_window_state` gave."""
         self._set_window(state["window_start"], state["window_end"])
+        self._has_closed = state["window_start"] > 0
         self._end_forecast.load_state_dict(state["forecast"], norms.device)
 
 

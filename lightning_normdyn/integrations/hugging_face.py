@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import Unpack
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 
@@ -61,7 +61,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         self._observer = NormObserver(
             objects["model"],
             optimizer,
-            total_steps=state.max_steps,
+            total_steps=state.max_steps if state.max_steps > 0 else None,
             scheduler=objects["lr_scheduler"],
             scaler=scaler,
             log=self._keep,
@@ -140,7 +140,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         if file is not None:
             observer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         elif state.is_world_process_zero:
-            warnings.warn(
+            caution(
                 f"{type(self).__name__}: no '{STATE_FILE}' in '{folders[0]}', so norm statistics start afresh; name "
                 "the folder of the checkpoint in TrainingArguments(resume_from_checkpoint=...)",
                 stacklevel=2,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_normdyn.core.dynamics.geometry import safe_norm
+from lightning_normdyn.core.number_checks import check_finite_number
 
 
 class NormVariance(nn.Module):
@@ -35,8 +36,11 @@ class NormVariance(nn.Module):
 
     def __init__(self, weight: float = 1.0, *, momentum: float | None = None) -> None:
         super().__init__()
+        check_finite_number(weight=weight)
         if not weight >= 0:
             raise ValueError(f"weight: expected 0 or more, got {weight}")
+        if momentum is not None:
+            check_finite_number(momentum=momentum)
         if momentum is not None and not 0 <= momentum < 1:
             raise ValueError(f"momentum: expected 0 to below 1, got {momentum}; 0.99 averages over 100 batches")
         self.weight = weight

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
 
 import torch
 from einops import rearrange
@@ -11,6 +12,19 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID
 from lightning_normdyn.losses.gather import Trait
+from lightning_normdyn.losses.options import Unpack
+from lightning_normdyn.nearest_word import nearest
+
+
+class PairOptions(TypedDict, total=False):
+    """What a loss may be told of its pairs, see :meth:`InBatchLoss.forward`."""
+
+    hard_negatives: Tensor | None
+    labels: Tensor | None
+    positives: Tensor | None
+    query_ids: Tensor | None
+    document_ids: Tensor | None
+    hard_negative_ids: Tensor | None
 
 
 class Batch(NamedTuple):
@@ -37,67 +51,27 @@ class Batch(NamedTuple):
     hard_negative_ids: Tensor | None
 
     @classmethod
-    def check(
-        cls,
-        queries: Tensor,
-        documents: Tensor,
-        *,
-        hard_negatives: Tensor | None = None,
-        labels: Tensor | None = None,
-        positives: Tensor | None = None,
-        query_ids: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        hard_negative_ids: Tensor | None = None,
-    ) -> Batch:
+    def check(cls, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Batch:
         """Refuses what does not fit together.
 
         Raises:
+            TypeError: if there is no such option.
             ValueError: naming the argument, what came, and the likely fix.
         """
+        _check_options(options)
         _check_embeddings(queries, documents)
-        optional = {"hard_negatives": hard_negatives, "labels": labels, "positives": positives}
-        optional |= {"query_ids": query_ids, "document_ids": document_ids, "hard_negative_ids": hard_negative_ids}
-        for name, values in optional.items():
-            if values is not None and not isinstance(values, Tensor):
-                raise ValueError(f"{name}: expected a tensor, got {type(values).__name__}; number what has names")
-        n, m, d = len(queries), len(documents), queries.shape[1]
-        if hard_negatives is None:
-            hard_negatives = documents[:0]
-        elif hard_negatives.ndim != 3 or hard_negatives.shape[0] != n or hard_negatives.shape[2] != d:
-            raise ValueError(
-                f"hard_negatives: expected [{n}, h, {d}], got {tuple(hard_negatives.shape)}; h is how many a query has"
-            )
-        elif not hard_negatives.is_floating_point() or hard_negatives.device != queries.device:
-            raise ValueError(
-                f"hard_negatives: expected floating-point embeddings on {queries.device}, got {hard_negatives.dtype} "
-                f"on {hard_negatives.device}"
-            )
-        else:
-            hard_negatives = rearrange(hard_negatives, "n h d -> (n h) d")
-        if labels is not None:
-            _check_whole_numbers("labels", labels, {(n,), (m,)})
-            if len(labels) < m:
-                raise ValueError(
-                    f"labels: expected one for each of the {m} documents, got {n}; the first {n} are the queries' too"
-                )
-            _check_range("labels", labels.to(torch.int64), 0, None, "number the classes from 0 up")
-        if positives is not None:
-            if labels is not None:
-                raise ValueError("positives: came with labels, which name positives too; give one of them")
-            if positives.ndim != 2:
-                raise ValueError(f"positives: expected [{n}, p], got {tuple(positives.shape)}")
-            _check_whole_numbers("positives", positives, {(n, positives.shape[1])})
-            _check_range(
-                "positives", positives.to(torch.int64), -1, m - 1, f"there are {m} documents, and -1 stands for none"
-            )
-        shapes = {"query_ids": (n,), "document_ids": (m,), "hard_negative_ids": (n, len(hard_negatives) // n)}
-        for name, shape in shapes.items():
-            values = optional[name]
-            if values is not None:
-                _check_whole_numbers(name, values, {shape})
-        if hard_negative_ids is not None:
-            hard_negative_ids = rearrange(hard_negative_ids, "n h -> (n h)")
-        numbers = (labels, positives, query_ids, document_ids, hard_negative_ids)
+        n, m = len(queries), len(documents)
+        labels, positives = options.get("labels"), options.get("positives")
+        hard_negatives = _flat_hard_negatives(queries, options.get("hard_negatives"))
+        _check_labels(labels, n, m)
+        if positives is not None and labels is not None:
+            raise ValueError("positives: came with labels, which name positives too; give one of them")
+        _check_positives(positives, n, m)
+        ids = [options.get("query_ids"), options.get("document_ids"), options.get("hard_negative_ids")]
+        _check_ids(ids, n, m, len(hard_negatives) // n)
+        if ids[2] is not None:
+            ids[2] = rearrange(ids[2], "n h -> (n h)")
+        numbers = (labels, positives, *ids)
         return cls(
             *_alike(queries, documents, hard_negatives),
             *(None if values is None else values.to(queries.device, torch.int64) for values in numbers),
@@ -198,6 +172,63 @@ def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
         )
     if queries.device != documents.device:
         raise ValueError(f"documents: expected on the device of queries, {queries.device}, got {documents.device}")
+
+
+def _check_options(options: PairOptions) -> None:
+    for name, values in options.items():
+        if name not in PairOptions.__annotations__:
+            raise TypeError(
+                f"{name}: expected one of {', '.join(PairOptions.__annotations__)}"
+                f"{nearest(name, tuple(PairOptions.__annotations__))}"
+            )
+        if values is not None and not isinstance(values, Tensor):
+            raise ValueError(f"{name}: expected a tensor, got {type(values).__name__}; number what has names")
+
+
+def _flat_hard_negatives(queries: Tensor, hard_negatives: Tensor | None) -> Tensor:
+    """One below the other, ``[k, d]``."""
+    n, d = queries.shape
+    if hard_negatives is None:
+        return queries[:0]
+    if hard_negatives.ndim != 3 or hard_negatives.shape[0] != n or hard_negatives.shape[2] != d:
+        raise ValueError(
+            f"hard_negatives: expected [{n}, h, {d}], got {tuple(hard_negatives.shape)}; h is how many a query has"
+        )
+    if not hard_negatives.is_floating_point() or hard_negatives.device != queries.device:
+        raise ValueError(
+            f"hard_negatives: expected floating-point embeddings on {queries.device}, got {hard_negatives.dtype} "
+            f"on {hard_negatives.device}"
+        )
+    return rearrange(hard_negatives, "n h d -> (n h) d")
+
+
+def _check_labels(labels: Tensor | None, n: int, m: int) -> None:
+    if labels is None:
+        return
+    _check_whole_numbers("labels", labels, {(n,), (m,)})
+    if len(labels) < m:
+        raise ValueError(
+            f"labels: expected one for each of the {m} documents, got {n}; the first {n} are the queries' too"
+        )
+    _check_range("labels", labels.to(torch.int64), 0, None, "number the classes from 0 up")
+
+
+def _check_positives(positives: Tensor | None, n: int, m: int) -> None:
+    if positives is None:
+        return
+    if positives.ndim != 2:
+        raise ValueError(f"positives: expected [{n}, p], got {tuple(positives.shape)}")
+    _check_whole_numbers("positives", positives, {(n, positives.shape[1])})
+    advice = f"there are {m} documents, and -1 stands for none"
+    _check_range("positives", positives.to(torch.int64), -1, m - 1, advice)
+
+
+def _check_ids(ids: Sequence[Tensor | None], n: int, m: int, hard_per_query: int) -> None:
+    """Ids of queries, documents and hard negatives."""
+    shapes = {"query_ids": (n,), "document_ids": (m,), "hard_negative_ids": (n, hard_per_query)}
+    for (name, shape), values in zip(shapes.items(), ids, strict=True):
+        if values is not None:
+            _check_whole_numbers(name, values, {shape})
 
 
 def _check_whole_numbers(name: str, values: Tensor, shapes: set[tuple[int, ...]]) -> None:

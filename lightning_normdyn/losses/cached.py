@@ -49,7 +49,8 @@ def cached_loss(
         A scalar, equal to ``loss(encode_query(query_inputs), encode_document(document_inputs), **options)``.
 
     Raises:
-        ValueError: if ``chunk_size`` is no positive whole number, or inputs cannot be cut.
+        ValueError: if ``chunk_size`` is no positive whole number, inputs cannot be cut, or an encoder returns fewer
+            embeddings than it was given inputs; on the way back, if a side trains none of the module's parameters.
     """
     check_count(chunk_size=chunk_size)
     queries = _Side("encode_query", encode_query, _cut("query_inputs", query_inputs, chunk_size))
@@ -72,7 +73,7 @@ class _Side:
     """Inputs of one side, cut into chunks, and what it takes to encode them twice alike."""
 
     def __init__(self, name: str, encode: Encode, chunks: list[Any]) -> None:
-        self._name = name
+        self.name = name
         self._encode = encode
         self._chunks = chunks
         self._random: list[list[Tensor]] = []
@@ -105,7 +106,13 @@ class _Side:
         encoded = self._encode(chunk)
         if not isinstance(encoded, Tensor) or encoded.ndim != 2:
             came = f"{tuple(encoded.shape)}" if isinstance(encoded, Tensor) else f"a {type(encoded).__name__}"
-            raise ValueError(f"{self._name}: expected it to return embeddings [n, d], got {came}; pool inside it")
+            raise ValueError(f"{self.name}: expected it to return embeddings [n, d], got {came}; pool inside it")
+        entries = _length(chunk) or 0
+        if len(encoded) < entries:
+            raise ValueError(
+                f"{self.name}: expected it to return an embedding for each of {entries} inputs, got {len(encoded)}; "
+                "leave out what has no embedding before it is encoded"
+            )
         return encoded
 
     @contextmanager
@@ -142,14 +149,24 @@ class _Cache:
                 for encoded, part in zip(side.again(), gradient.split(side.sizes), strict=True):
                     if not encoded.requires_grad:  # a frozen encoder, or none
                         continue
-                    chunk_gradients = torch.autograd.grad(
-                        encoded, self._parameters, (part * factor).to(encoded.dtype), allow_unused=True
-                    )
+                    chunk_gradients = self._chunk_gradients(side.name, encoded, part * factor)
                     for number, addition in enumerate(chunk_gradients):
                         if addition is not None:
                             subtotal = total[number]
                             total[number] = addition if subtotal is None else subtotal + addition
         return total
+
+    def _chunk_gradients(self, side: str, encoded: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of every parameter from the embeddings ``[k, d]`` of a chunk; ``None`` where it has no part."""
+        chunk_gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+            encoded, self._parameters, gradient.to(encoded.dtype), allow_unused=True
+        )
+        if all(chunk_gradient is None for chunk_gradient in chunk_gradients):
+            raise ValueError(
+                f"module: expected the one whose parameters {side} uses, got a {type(self._module).__name__} that no "
+                f"gradient reaches, so that {side} would not train; pass the module that holds both encoders"
+            )
+        return chunk_gradients
 
     def publish(self, factor: Tensor) -> None:
         """Lets those who listen see embeddings and gradients as they would have passed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lightning_normdyn.core.embedding_tap import Published
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity, Temperature
 
 
@@ -43,6 +43,7 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         if chunk_size is not None:
             check_count(chunk_size=chunk_size)
+        check_flag(learnable_temperature=learnable_temperature, gather=gather, check_finite=check_finite)
         self.similarity = NormalizedSimilarity(normalization, shared_gamma=shared_gamma)
         self.scaling = Temperature(temperature, learnable=learnable_temperature, max_scale=max_scale)
         self.queries, self.documents = Published("queries"), Published("documents")
@@ -62,10 +63,10 @@ class ContrastiveLoss(nn.Module):
 
     def learnt(self) -> dict[str, Tensor]:
         """What trains in the loss itself, by the name under which it is logged; detached."""
-        learnt: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         if self.scaling.learnable:
-            learnt["temperature"] = self.temperature.detach()
+            values["temperature"] = self.temperature.detach()
         if self.similarity.normalization == "learnable":
             query, document = self.exponents
-            learnt |= {"gamma_query": query.detach(), "gamma_document": document.detach()}
-        return learnt
+            values |= {"gamma_query": query.detach(), "gamma_document": document.detach()}
+        return values

@@ -134,10 +134,13 @@ def _repeated(document_ids: Tensor | None, targets: Tensor) -> Exclusion | None:
 
 
 def _check_shapes(queries: Tensor, documents: Tensor, targets: Tensor, of_documents: dict[str, Tensor | None]) -> None:
-    if queries.ndim != 2 or not len(queries):
+    _check_tensors(queries, documents, targets, of_documents)
+    if queries.ndim != 2 or not queries.numel():
         raise ValueError(f"queries: expected [n, d] with at least one, got {tuple(queries.shape)}; skip empty batches")
-    if documents.ndim != 2 or documents.shape[1] != queries.shape[1]:
-        raise ValueError(f"documents: expected [m, {queries.shape[1]}] as queries, got {tuple(documents.shape)}")
+    if documents.ndim != 2 or documents.shape[1] != queries.shape[1] or not len(documents):
+        raise ValueError(
+            f"documents: expected [m, {queries.shape[1]}] as queries, with at least one, got {tuple(documents.shape)}"
+        )
     if targets.shape != queries.shape[:1] or targets.dtype != torch.int64:
         raise ValueError(f"targets: expected int64 [{len(queries)}], got {targets.dtype} {list(targets.shape)}")
     if not 0 <= int(targets.min()) <= int(targets.max()) < len(documents):
@@ -146,3 +149,24 @@ def _check_shapes(queries: Tensor, documents: Tensor, targets: Tensor, of_docume
     for name, values in of_documents.items():
         if values is not None and values.shape != documents.shape[:1]:
             raise ValueError(f"{name}: expected one for each of {len(documents)} documents, got {list(values.shape)}")
+    ids, log_expected = of_documents["document_ids"], of_documents["log_expected"]
+    if ids is not None and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
+        raise ValueError(f"document_ids: expected whole numbers, got {ids.dtype}; use torch.long")
+    if log_expected is not None and not (log_expected.is_floating_point() and bool(log_expected.isfinite().all())):
+        raise ValueError(
+            f"log_expected: expected finite floating-point logarithms, got {log_expected.dtype}, of which "
+            f"{int((~log_expected.isfinite()).sum())} are not finite; a document that is never drawn is in no sample"
+        )
+
+
+def _check_tensors(queries: Tensor, documents: Tensor, targets: Tensor, of_documents: dict[str, Tensor | None]) -> None:
+    arguments = {"queries": queries, "documents": documents, "targets": targets, **of_documents}
+    for name, values in arguments.items():
+        if values is None and name in of_documents:
+            continue
+        if not isinstance(values, Tensor):
+            raise ValueError(f"{name}: expected a tensor, got {type(values).__name__}; number what has names")
+        if name in ("queries", "documents") and not values.is_floating_point():
+            raise ValueError(f"{name}: expected floating-point embeddings, got {values.dtype}; write {name}.float()")
+        if values.device != queries.device:
+            raise ValueError(f"{name}: expected on the device of queries, {queries.device}, got {values.device}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.contrast.factored import Factored
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -35,7 +35,7 @@ class FusedKernels:
 
         if not (language.is_installed() or self._has_warned):
             self._has_warned = True
-            warnings.warn(
+            caution(
                 "fused=True: Triton is not installed, and the loss is computed without it; install triton, or leave "
                 "fused out",
                 stacklevel=2,

@@ -114,9 +114,9 @@ class ManyRanks:
     def rows(self, *sizes: int, traits: Sequence[Trait] = ()) -> list[Rows]:
         """One small message a step, so that ranks may differ where they can and do not wait for ever where not."""
         local_numbers = torch.tensor([*sizes, *(trait.value for trait in traits)], device=_device())
-        gathered = local_numbers.new_empty(self.count * len(local_numbers))
-        dist.all_gather_into_tensor(gathered, local_numbers)
-        columns = rearrange(gathered, "(rank number) -> number rank", rank=self.count).tolist()
+        all_numbers = local_numbers.new_empty(self.count * len(local_numbers))
+        dist.all_gather_into_tensor(all_numbers, local_numbers)
+        columns = rearrange(all_numbers, "(rank number) -> number rank", rank=self.count).tolist()
         for trait, values in zip(traits, columns[len(sizes) :], strict=True):
             if len(set(values)) > 1:
                 raise ValueError(
@@ -127,8 +127,8 @@ class ManyRanks:
 
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
         """All-gather forward, reduce-scatter backward."""
-        gathered: Tensor = _Gather.apply(x, rows)
-        return gathered
+        all_rows: Tensor = _Gather.apply(x, rows)
+        return all_rows
 
     def gather_factored(self, x: Factored, groups: Sequence[Rows]) -> Factored:
         """Sends half precision and a factor forward, and the gradient back in float32."""
@@ -165,9 +165,9 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, rows: Rows) -> Tensor:
         ctx.rows = rows
         padded = _padded(x.contiguous(), max(rows.sizes))
-        gathered = padded.new_empty(len(rows.sizes) * len(padded), *x.shape[1:])
-        dist.all_gather_into_tensor(gathered, padded)
-        return _without_padding(gathered, rows.sizes)
+        blocks = padded.new_empty(len(rows.sizes) * len(padded), *x.shape[1:])
+        dist.all_gather_into_tensor(blocks, padded)
+        return _without_padding(blocks, rows.sizes)
 
     @staticmethod
     @first_derivative_only
@@ -191,9 +191,9 @@ class _GatherPlace(torch.autograd.Function):
 class _LogSumExpOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, partial: Tensor, ranks: int) -> Tensor:
-        gathered = partial.new_empty(ranks * len(partial))
-        dist.all_gather_into_tensor(gathered, partial.contiguous())
-        total = rearrange(gathered, "(rank n) -> rank n", rank=ranks).logsumexp(0)
+        partials = partial.new_empty(ranks * len(partial))
+        dist.all_gather_into_tensor(partials, partial.contiguous())
+        total = rearrange(partials, "(rank n) -> rank n", rank=ranks).logsumexp(0)
         ctx.save_for_backward(partial, total)
         return total
 
@@ -223,10 +223,10 @@ def _padded(x: Tensor, rows: int) -> Tensor:
     return x if len(x) == rows else torch.cat((x, x.new_zeros(rows - len(x), *x.shape[1:])))
 
 
-def _without_padding(gathered: Tensor, sizes: tuple[int, ...]) -> Tensor:
+def _without_padding(blocks: Tensor, sizes: tuple[int, ...]) -> Tensor:
     if len(set(sizes)) == 1:
-        return gathered
-    groups = gathered.split(max(sizes))
+        return blocks
+    groups = blocks.split(max(sizes))
     return torch.cat([part[:size] for part, size in zip(groups, sizes, strict=True)])
 
 

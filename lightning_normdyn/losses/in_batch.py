@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
-from lightning_normdyn.losses.batch import Batch, check_finite
+from lightning_normdyn.losses.batch import Batch, PairOptions, check_finite
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Rows, Trait, find_ranks
+from lightning_normdyn.losses.options import Unpack
 from lightning_normdyn.losses.uncompiled import uncompiled
 
 
@@ -55,18 +56,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
     """A loss of pairs that find their negatives in the batch, see :class:`ContrastiveLoss` for its arguments."""
 
     @uncompiled
-    def forward(
-        self,
-        queries: Tensor,
-        documents: Tensor,
-        *,
-        hard_negatives: Tensor | None = None,
-        labels: Tensor | None = None,
-        positives: Tensor | None = None,
-        query_ids: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        hard_negative_ids: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
         """The loss of a batch, the mean over the queries of all ranks.
 
         Norms, scores and the loss are computed in float32 at least, whatever autocast or the embeddings say.
@@ -74,18 +64,22 @@ class InBatchLoss(ContrastiveLoss, ABC):
         Args:
             queries: ``[n, d]``, not normalised.
             documents: ``[m, d]`` with m >= n: document i is the positive of query i, the others are negatives of all.
-            hard_negatives: ``[n, h, d]``; those of one query serve all.
-            labels: class of each document, ``[m]``, the first n of which are the queries' too: documents of a query's
-                class are all its positives.
-            positives: numbers of further documents that are positives of a query, ``[n, p]``, -1 for none.
-            query_ids: ``[n]``. Equal ids tell equal queries, whose documents are then no negatives of each other.
-            document_ids: ``[m]``. A document equal to the positive of a query is no negative of it.
-            hard_negative_ids: ``[n, h]``, the same for hard negatives.
+            options: what else is known of them, each by its name:
+
+                - ``hard_negatives``: ``[n, h, d]``; those of one query serve all.
+                - ``labels``: class of each document, ``[m]``, the first n of which are the queries' too: documents of
+                  a query's class are all its positives.
+                - ``positives``: numbers of further documents that are positives of a query, ``[n, p]``, -1 for none.
+                - ``query_ids``: ``[n]``. Equal ids tell equal queries, whose documents are then no negatives of each
+                  other.
+                - ``document_ids``: ``[m]``. A document equal to the positive of a query is no negative of it.
+                - ``hard_negative_ids``: ``[n, h]``, the same for hard negatives.
 
         Returns:
             A scalar, the same on every rank.
 
         Raises:
+            TypeError: if there is no such argument.
             ValueError: naming the argument that does not fit, or the side with NaN or infinite embeddings.
         """
         if getattr(self, "_is_replica", False):
@@ -93,18 +87,9 @@ class InBatchLoss(ContrastiveLoss, ABC):
                 "nn.DataParallel cuts the batch before the loss sees it, so that documents miss their negatives; use "
                 "the trainer's strategy='ddp', under which ranks exchange them"
             )
-        return self.compute(
-            self.queries(queries),
-            self.documents(documents),
-            hard_negatives=hard_negatives,
-            labels=labels,
-            positives=positives,
-            query_ids=query_ids,
-            document_ids=document_ids,
-            hard_negative_ids=hard_negative_ids,
-        )
+        return self.compute(self.queries(queries), self.documents(documents), **options)
 
-    def compute(self, queries: Tensor, documents: Tensor, **options: Tensor | None) -> Tensor:
+    def compute(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
         """The same without showing the embeddings to anybody."""
         batch = Batch.check(queries, documents, **options)
         if self.training:

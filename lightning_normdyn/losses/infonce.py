@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
@@ -70,6 +70,7 @@ class InfoNCE(InBatchLoss):
             raise ValueError(f"direction: expected 'query_to_document' or 'document_to_query', got {direction!r}")
         if same_side not in ("none", "queries", "documents", "both"):
             raise ValueError(f"same_side: expected 'none', 'queries', 'documents' or 'both', got {same_side!r}")
+        check_flag(symmetric=symmetric, joint=joint, fused=fused)
         self.from_queries = symmetric or direction == "query_to_document"
         self.from_documents = symmetric or direction == "document_to_query"
         self.query_negatives = same_side in ("queries", "both")

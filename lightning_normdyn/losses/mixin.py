@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, ClassVar, cast
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.losses.cached import Encode, cached_loss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
@@ -108,21 +108,21 @@ class ContrastiveMixin:
 
     def _log_learnt(self) -> None:
         """Logs what trains in the loss itself, at the trainer's own cadence."""
-        learnt = self.contrast.learnt()
+        values = self.contrast.learnt()
         trainer = getattr(self, "_trainer", None)
-        if learnt and trainer is not None and trainer.training:
+        if values and trainer is not None and trainer.training:
             if not self._decay_checked:
                 self._decay_checked = True
                 self._warn_of_decay(trainer.optimizers)
                 self._warn_of_omission(trainer.optimizers)
-            cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in learnt.items()})
+            cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in values.items()})
 
     def _warn_of_decay(self, optimizers: Sequence[Optimizer]) -> None:
         """Says so if weight decay pulls at what the loss learns: a gamma that is held at a half looks learnt."""
-        learnt = {id(parameter) for parameter in self.contrast.parameters()}
+        parameter_ids = {id(parameter) for parameter in self.contrast.parameters()}
         groups = [group for optimizer in optimizers for group in optimizer.param_groups if group.get("weight_decay")]
-        if any(id(parameter) in learnt for group in groups for parameter in group["params"]):
-            warnings.warn(
+        if any(id(parameter) in parameter_ids for group in groups for parameter in group["params"]):
+            caution(
                 "the optimizer's weight decay pulls the loss's temperature towards 1 and its exponents towards 1/2; "
                 "put self.contrast.parameters() into a parameter group with weight_decay=0",
                 stacklevel=4,
@@ -130,9 +130,9 @@ class ContrastiveMixin:
 
     def _warn_of_omission(self, optimizers: Sequence[Optimizer]) -> None:
         """Says so if no optimizer trains what the loss learns: it would be logged, and never move."""
-        trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-        if not any(id(parameter) in trained for parameter in self.contrast.parameters()):
-            warnings.warn(
+        optimized_ids = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        if not any(id(parameter) in optimized_ids for parameter in self.contrast.parameters()):
+            caution(
                 "no optimizer trains the loss's temperature or exponents; put self.contrast.parameters() into one of "
                 "its parameter groups",
                 stacklevel=4,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from lightning_normdyn.core.contrast.softplus_sum import softplus_sum
+from lightning_normdyn.core.number_checks import check_finite_number, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
@@ -57,10 +56,8 @@ class SigmoidContrastive(InBatchLoss):
             learnable_temperature=learnable_temperature,
             **options,
         )
-        if not math.isfinite(bias):
-            raise ValueError(
-                f"bias: expected a finite number, got {bias!r}; about minus the log of the batch is common"
-            )
+        check_finite_number(bias=bias, hint="about minus the log of the batch is common")
+        check_flag(learnable_bias=learnable_bias)
         self.learnable_bias = learnable_bias
         if learnable_bias:
             self.bias = nn.Parameter(torch.tensor(float(bias)))

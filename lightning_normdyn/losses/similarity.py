@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_normdyn.core.contrast.factored import Factored, factored
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
-from lightning_normdyn.core.number_checks import check_positive
+from lightning_normdyn.core.number_checks import check_flag, check_positive
 from lightning_normdyn.nearest_word import nearest
 
 _COLDEST = 1e-30  # float32 still holds its inverse
@@ -52,6 +52,7 @@ class NormalizedSimilarity(nn.Module):
         if normalization not in names:
             hint = nearest(str(normalization), names)
             raise ValueError(f"normalization: expected one of {', '.join(names)}, got {normalization!r}{hint}")
+        check_flag(shared_gamma=shared_gamma)
         self.normalization = normalization
         self.shared_gamma = shared_gamma
         if normalization == "learnable":

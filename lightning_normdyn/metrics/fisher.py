@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_normdyn.core import NORMALIZATIONS, fisher_condition_number, recommend_normalization
+from lightning_normdyn.core.number_checks import check_count, check_flag, check_positive
 from lightning_normdyn.core.statistics.fisher import FisherForm
 
 _SHARE = "fisher_qnorm_share"
@@ -31,7 +32,7 @@ class FisherConditionNumber(Metric):
         kwargs: of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: if the form is unknown.
+        ValueError: if the form is unknown, or a number out of its range.
 
     Example:
         >>> queries, documents = torch.randn(2, 64, 4, generator=torch.Generator().manual_seed(0))
@@ -63,6 +64,10 @@ class FisherConditionNumber(Metric):
         super().__init__(**kwargs)
         if form not in get_args(FisherForm):
             raise ValueError(f"form: expected one of {list(get_args(FisherForm))}, got {form!r}")
+        check_positive(temperature=temperature, hint="0.05 is usual")
+        check_flag(symmetric=symmetric)
+        check_count(pairs=pairs, hint="1000 is usual")
+        check_count(resamples=resamples, hint="200 is usual")
         self.form, self.pairs, self.resamples = form, pairs, resamples
         self.temperature, self.symmetric = temperature, symmetric
         # Flat, because a rank that saw nothing gathers a flat empty list.

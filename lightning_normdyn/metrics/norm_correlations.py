@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from einops import rearrange
@@ -13,6 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_normdyn.core import Correlation, norm_correlations
 from lightning_normdyn.core.dynamics.geometry import safe_norm
+from lightning_normdyn.core.number_checks import check_count, check_share
 from lightning_normdyn.core.statistics.correlation import LENGTH, Kind
 
 
@@ -25,12 +26,13 @@ class NormCorrelations(Metric):
     Args:
         covariates: names, by which ``update`` gets them.
         kind: ``spearman`` or ``pearson``.
-        resamples: of the bootstrap; 1,000 take about three seconds a covariate at 20,000 items.
+        resamples: of the bootstrap; 1,000 take about three seconds a covariate at 20,000 items;
+            0 leaves the intervals NaN.
         level: share of resamples inside an interval.
         kwargs: of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: if a covariate has the name of something else that ``update`` takes.
+        ValueError: if a covariate has the name of something else that ``update`` takes, or a number is out of range.
 
     Example:
         >>> metric = NormCorrelations("frequency", kind="pearson")
@@ -63,6 +65,10 @@ class NormCorrelations(Metric):
         reserved = {"documents", LENGTH} & set(covariates)
         if reserved:
             raise ValueError(f"covariates: expected names other than {sorted(reserved)}; length is always there")
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind: expected one of {list(get_args(Kind))}, got {kind!r}")
+        check_count(0, resamples=resamples)
+        check_share(level=level, hint="0.95 is usual")
         self.covariates, self.kind, self.resamples, self.level = covariates, kind, resamples, level
         # Flat, because a rank that saw nothing gathers a flat empty list, and of the type that is asked for here.
         self.add_state("rows", [], dist_reduce_fx="cat")

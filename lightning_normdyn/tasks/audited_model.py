@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.retrieval.audit.saturation import LastLayer
 from lightning_normdyn.tasks.clip.pixels import center_crop
 from lightning_normdyn.tasks.encoders.open_clip import OpenClip
@@ -205,6 +206,7 @@ def encode_to_file(
         progress: wraps the batches, each a list of places, as ``tqdm`` does.
 
     Raises:
+        ValueError: if there is no input.
         OSError: if the file cannot be written.
 
     Example:
@@ -220,22 +222,18 @@ def encode_to_file(
         # The largest first: what does not fit into memory fails at once.
         order.sort(key=sizes.__getitem__, reverse=True)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = file.with_name(f"{file.name}.tmp")
-    try:
+    with atomic_file(file) as temporary:
         table: np.memmap[tuple[int, int], np.dtype[np.float32]] | None = None
         for places in progress(batches) if progress is not None else batches:
             vectors = encode([inputs[place] for place in places]).float().cpu().numpy()
             if table is None:
                 table = np.lib.format.open_memmap(
-                    partial_file, mode="w+", dtype=np.float32, shape=(len(inputs), vectors.shape[1])
+                    temporary, mode="w+", dtype=np.float32, shape=(len(inputs), vectors.shape[1])
                 )
             table[places] = vectors
-        if table is not None:
-            table.flush()
-        partial_file.replace(file)
-    finally:
-        partial_file.unlink(missing_ok=True)
+        if table is None:
+            raise ValueError("inputs: expected one at least, got none; there is nothing to encode")
+        table.flush()
 
 
 @torch.no_grad()

@@ -150,3 +150,16 @@ def test_quantities_are_there_at_the_first_step(fit):
     witness = FirstMetrics()
     fit(Lit(seeded(PairTable), sgd), pair_batches(3), NormDynamics(), witness)
     assert {"normdyn/net.table.weight/norm_mean", "normdyn/net.table.weight/budget_residual"} <= witness.found
+
+
+@pytest.mark.parametrize("targets", ["net.table.weight", "*.weight", "auto"])
+def test_one_pattern_is_a_list_of_one(targets):
+    """In Python and in YAML alike; ``auto`` stays the word that it is."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callbacks", type=list[Callback])
+    entry = {"class_path": "lightning_normdyn.callbacks.NormDynamics", "init_args": {"targets": targets}}
+    config = parser.parse_string(yaml.safe_dump({"callbacks": [entry]}))
+    (callback,) = (getattr(parser, "instantiate", None) or parser.instantiate_classes)(config).callbacks
+    expected = targets if targets == "auto" else [targets]
+    assert callback.options["targets"] == NormDynamics(targets=targets).options["targets"] == expected
+    assert callback.state_key == NormDynamics(targets=expected).state_key

@@ -15,6 +15,7 @@ from small_models import DIM, Lit, PairTable, TwoTables, TwoTowers, pair_batches
 
 from lightning_normdyn.callbacks import EquilibriumFitMonitor, NormDynamics
 from lightning_normdyn.history import read_run
+from lightning_normdyn.instruments import Instrument
 
 EPOCHS, BATCHES = 6, 10
 STEPS = EPOCHS * BATCHES
@@ -219,3 +220,73 @@ def test_the_comparison_can_fail(fit, tmp_path):
     start[3] = np.nextafter(float(start[3]), 10)
     with pytest.raises(AssertionError, match=r"window\.start"):
         assert_same(changed, state)
+
+
+@pytest.mark.parametrize("at", [30, STEPS], ids=["before the old end", "at the old end, once judged"])
+def test_a_resumed_run_with_another_end_forecasts_that_end(fit, tmp_path, at):
+    """A forecast for step 60 says nothing of step 120: it is dropped, and one for step 120 is judged there."""
+    lr, decay, twice = 0.3, 0.05, 2 * STEPS
+
+    def sgd(net):
+        return torch.optim.SGD(net.parameters(), lr=lr, weight_decay=decay)
+
+    checkpoint = tmp_path / "shorter.ckpt"
+    with pytest.raises(KilledError):
+        run(fit, PairTable, sgd, [NormDynamics(window=10), KilledAt(at, checkpoint)])
+    batches = pair_batches(BATCHES)
+    trainer = fit(
+        Lit(seeded(PairTable), sgd), batches, NormDynamics(window=10), max_epochs=2 * EPOCHS, ckpt_path=checkpoint
+    )
+    logged = trainer.logger.of("net.table.weight")
+    assert [step for step, scalars in logged.items() if "forecast_skill" in scalars] == [twice]
+    _, steps = train_plainly(seeded(PairTable), batches * 2 * EPOCHS, sgd, "table.weight")
+    made = max(at + 10, 50)  # the first window that ends at 40% of the run or later
+    v2, probability = expected_moments(steps[made - 10 : made])
+    norms = [np.linalg.norm(steps[step - 1].after.numpy(), axis=1)[probability > 0] for step in (made, twice)]
+    forecast = sgd_path(norms[0], v2[probability > 0], [lr] * (twice - made), decay)
+    error = np.median(np.abs(forecast / norms[1] - 1))
+    assert logged[twice]["forecast_median_error"] == pytest.approx(error, rel=1e-3)
+
+
+class Looks(Instrument):
+    quantities = ("looks",)
+
+    def measure(self, look):
+        return {"looks": look.step}
+
+
+DIFFERENCES = [
+    {"window": 10},
+    {"window": 0.5},
+    {"forecast_at": 0.6},
+    {"every_n_steps": 7},
+    {"fit_every_n_steps": 2},
+    {"probe_items": 8},
+    {"instruments": [Looks()]},
+]
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda difference: next(iter(difference)))
+def test_two_of_one_class_that_differ_in_anything_keep_their_states_apart(fit, tmp_path, difference):
+    """Each is restored to what it itself was, and neither is refused."""
+    path = tmp_path / "two.ckpt"
+
+    def both():
+        return [NormDynamics(save_history=False), NormDynamics(**difference, save_history=False)]
+
+    killed, resumed = both(), both()
+    with pytest.raises(KilledError):
+        run(fit, PairTable, adamw, [*killed, KilledAt(13, path)])
+    first = [FirstState(callback) for callback in resumed]
+    run(fit, PairTable, adamw, [*resumed, *first], ckpt_path=path)
+    for before, restored in zip(killed, first, strict=True):
+        assert_same(restored.state, before.state_dict())
+
+
+def test_a_run_that_is_resumed_with_another_window_keeps_its_statistics(fit, tmp_path):
+    path, resumed = tmp_path / "other.ckpt", NormDynamics(window=50, every_n_steps=3)
+    with pytest.raises(KilledError):
+        run(fit, PairTable, adamw, [NormDynamics(window=25), KilledAt(33, path)])
+    first = FirstState(resumed)
+    run(fit, PairTable, adamw, [resumed, first], ckpt_path=path)
+    assert first.state["targets"]["net.table.weight"]["instruments"]["fit"]["window_start"] == 25

@@ -11,7 +11,8 @@ from pytorch_lightning import Callback
 from small_models import Lit, PairTable, pair_batches, seeded
 from torch.optim import lr_scheduler
 
-from lightning_normdyn.callbacks.run import future_lrs
+from lightning_normdyn.callbacks.trainer_run import future_lrs
+from lightning_normdyn.instruments.schedule import PlannedRates
 
 
 class Foreseen(Callback):
@@ -19,6 +20,7 @@ class Foreseen(Callback):
 
     def __init__(self, total, group=0):
         self.total, self.group = total, group
+        self.rates = PlannedRates(pytest.fail)
         self.real, self.foreseen = [], []
 
     def on_train_start(self, trainer, pl_module):
@@ -31,7 +33,7 @@ class Foreseen(Callback):
     def _look(self, trainer, pl_module, optimizer, args, kwargs):
         self.real.append(optimizer.param_groups[self.group]["lr"])
         before = self._states(trainer)
-        trace = future_lrs(trainer, pl_module, optimizer, self.group, self.total - len(self.real))
+        trace = future_lrs(trainer, pl_module, optimizer, self.group, self.total - len(self.real), self.rates)
         assert self._states(trainer) == before
         self.foreseen.append([segment.mean for segment in trace.segments for _ in range(segment.steps)])
 

@@ -9,11 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sharded_worker import OPTIMIZERS, SHARDED, STEPS, Whole, batches, dynamics
 
-from lightning_normdyn.callbacks.run import shares_batches
+from lightning_normdyn.callbacks.trainer_run import shares_batches
 
-pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
+fsdp = pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
+if not hasattr(fsdp, "fully_shard"):
+    pytest.skip("torch before 2.6 has no public fully_shard", allow_module_level=True)
+
+from sharded_worker import OPTIMIZERS, SHARDED, STEPS, Whole, batches, dynamics  # noqa: E402
+
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("sharded_worker.py")
 ILL_POSED = (

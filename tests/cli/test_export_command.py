@@ -181,9 +181,9 @@ def test_an_unknown_target_is_one_sentence_from_the_table(documents, capsys):
 
 TARGET_MODULE = """
 from lightning_normdyn.retrieval.indexes.vector_file import NpyFile
-from lightning_normdyn.retrieval.indexes.writer import Target
+from lightning_normdyn.retrieval.indexes.writer import IndexTarget
 
-TARGETS = {"shelf": Target(NpyFile, "look on the shelf", place="shelf {name} of {out}")}
+TARGETS = {"shelf": IndexTarget(NpyFile, "look on the shelf", place="shelf {name} of {out}")}
 """
 
 
@@ -211,4 +211,4 @@ def test_a_target_is_one_file_in_the_folder_of_targets(documents, capsys):
     assert "Written: shelf embeddings of x.npy\n" in out
     assert "Search: look on the shelf, queries as they are, metric inner_product\n" in out
     np.testing.assert_array_equal(np.load("x.npy"), documents.numpy())
-    assert export(embeddings="vectors.npy", to="shelf", out="y.npy").destination.to == "shelf"
+    assert export(embeddings="vectors.npy", to="shelf", out="y.npy").to == "shelf"

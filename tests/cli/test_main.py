@@ -10,7 +10,7 @@ from typing import Annotated
 
 import pytest
 
-from lightning_normdyn import __version__
+from lightning_normdyn import __version__, cli
 from lightning_normdyn.cli import audit, configs, demo, main as main_module
 from lightning_normdyn.cli.commands.command import Shell, command, running_command
 from lightning_normdyn.cli.main import COMMANDS, LIGHTNING_COMMANDS, main
@@ -256,3 +256,24 @@ def test_a_folder_of_runs_lists_those_with_a_history(capsys, tmp_path):
 def test_arguments_of_a_call_from_python_are_checked(arguments, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         audit(**arguments)
+
+
+ODD_CALLS = {
+    "out": ("configs", {"name": "sts.yaml", "out": 3}, "text or a path, got 3"),
+    "name": ("configs", {"name": 3}, "text or a path, got 3"),
+    "text": ("demo", {"text": 3}, "a list, got 3"),
+    "optimizer": ("demo", {"optimizer": 3}, "one of sgd, adamw, got 3"),
+    "alpha": ("export", {"embeddings": "x", "to": "npy", "out": "y", "alpha": True}, "a number, got True"),
+    "lr_factors": ("grid", {"config": ["sts.yaml"], "lr_factors": {1, 2}}, "a list, got {1, 2}"),
+    "config": ("predict", {"config": 3}, "a list, got 3"),
+    "overrides": ("predict", {"config": ["sts.yaml"], "overrides": [3]}, "text or a path, got 3"),
+    "json": ("advise", {"queries": "a", "documents": "b", "json": True}, "text or a path, got True"),
+}
+
+
+@pytest.mark.parametrize("argument", ODD_CALLS)
+def test_a_call_from_python_with_a_value_of_another_kind_is_named(argument):
+    name, arguments, expectation = ODD_CALLS[argument]
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        getattr(cli, name)(**arguments)
+    assert str(raised.value) == f"{argument}: expected {expectation}"

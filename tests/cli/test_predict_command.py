@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 
 from lightning_normdyn.cli import audit, export, predict
 from lightning_normdyn.cli.main import main
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 
 SMALL = ["--model.encoder.dim=16", "--model.encoder.buckets=500", "--trainer.enable_progress_bar=false"]
 
@@ -137,8 +139,11 @@ def test_other_peoples_models_predict_by_themselves(capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_tables_go_by_their_words_and_entities(text, tmp_path):
+def test_tables_go_by_their_words_and_entities(text, tmp_path, caplog, capfd):
+    state = torch.get_rng_state()
     record = predict(config=["tokens.yaml"], out="words", overrides=[f"--data.text=[{text}]"])
+    assert "Seed set" not in caplog.text + "".join(capfd.readouterr())
+    assert torch.equal(torch.get_rng_state(), state)
     assert list(record.rows.values()) == [60]
     words = np.load("words/documents.npz")["ids"]
     assert len(set(words)) == 60
@@ -156,3 +161,36 @@ def test_tables_go_by_their_words_and_entities(text, tmp_path):
     record = audit(embeddings="entities/documents.npz", **judged)
     assert record.audit.ranking is not None
     assert record.audit.ranking.queries == 40
+
+
+ODD_IDS = ["a\tb", "a\nb", " a", "a\u2028b", ""]
+
+
+@pytest.mark.parametrize("id", ODD_IDS)
+@pytest.mark.filterwarnings("ignore")
+def test_ids_that_no_line_can_hold_are_refused(beir, capsys, id):
+    corpus = Path("set/corpus.jsonl")
+    corpus.write_text(corpus.read_text().replace('"d0"', json.dumps(id)))
+    assert main(["predict", "--config", "retrieval.yaml", *beir, *SMALL]) == 2
+    assert not Path("embeddings").exists()
+    assert repr(id) in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ids_come_back_as_they_were_however_long_one_is(beir):
+    """One of a hundred thousand letters, and one in another alphabet; what numpy would take for it is far larger."""
+    ids = {"d1": "x" * 100_000, "d2": "документ 2 ü"}
+    corpus = Path("set/corpus.jsonl")
+    for short, long in ids.items():
+        corpus.write_text(corpus.read_text().replace(f'"{short}"', json.dumps(long)))
+    predict(config=["retrieval.yaml"], overrides=[*beir, *SMALL])
+    expected = [ids.get(f"d{place}", f"d{place}") for place in range(48)]
+    assert EmbeddingFile("embeddings/documents.npz").ids == expected
+    assert Path("embeddings/documents.npz").stat().st_size < 1_000_000
+    files = {"queries": "embeddings/queries.npz", "judgements": "embeddings/judgements.tsv"}
+    assert (
+        audit(embeddings="embeddings/documents.npz", texts="embeddings/documents.tsv", **files).audit.ranking
+        is not None
+    )
+    export(embeddings="embeddings/documents.npz", to="parquet", out="folded.parquet")
+    assert EmbeddingFile("folded.parquet").ids == expected

@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from pytorch_lightning import seed_everything
 
+from lightning_normdyn.cli.demos.training import train
 from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_waits
 from lightning_normdyn.history import read_run
+from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
 CODES = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 
@@ -87,3 +90,29 @@ def test_a_trainer_gets_its_step_and_a_second_signal_does_not_wait():
             train(signals)
     assert steps == [1]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_the_demos_figures_do_not_depend_on_the_signal(text, number):
+    """The last window is concluded after either; held against a training that was asked to stop by itself."""
+    stopping_step = 130  # the first window has closed at 100, the second would at 200
+
+    class Stopped(TokenContrast):
+        def on_train_batch_end(self, *_):
+            if self.trainer.global_step == stopping_step:
+                signal.raise_signal(number)
+
+    class Asked(TokenContrast):
+        def on_train_batch_end(self, *_):
+            self.trainer.should_stop = self.trainer.global_step == stopping_step
+
+    metrics = []
+    for kind in (Stopped, Asked):
+        data = TokenPairs([text], steps_per_epoch=1000, seed=0)
+        data.setup("fit")
+        seed_everything(0, verbose=False)
+        training = train(kind(data.table_rows), data, steps=1000, folder=Path(kind.__name__))
+        assert training.signal == (number if kind is Stopped else None)
+        metrics.append({name: float(value) for name, value in training.trainer.callback_metrics.items()})
+    assert metrics[0] == pytest.approx(metrics[1], nan_ok=True)
+    assert any(name.endswith("transient_median_error") for name in metrics[0])

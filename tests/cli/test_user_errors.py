@@ -1,5 +1,6 @@
 """Errors of a user's own code show the user's frames; those of configs and folders are one sentence."""
 
+import re
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -85,6 +86,19 @@ WORDS = {
     "--modl.lr=1": "modl.lr: expected an option of normdyn {} or of LightningCLI, got 1; did you mean 'model.lr'?",
     "--model.encoder=SmallTextEncodr": "model.encoder: expected PretrainedTextEncoder, SmallTextEncoder, or a dotted "
     "path, got 'SmallTextEncodr'; did you mean 'SmallTextEncoder'?",
+    "--trainer.callbacks.init_args.window=true": "trainer.callbacks.window: expected int or float, got 'true'",
+    "--trainer.callbacks.init_args.every_n_steps=bad": "trainer.callbacks.every_n_steps: expected int, got 'bad'",
+    "--trainer.callbacks.init_args.targets=3": "trainer.callbacks.targets: expected one of auto, or a list, got '3'",
+    "--trainer.callbacks.init_args=3": "trainer.callbacks.init_args: expected options of "
+    "lightning_normdyn.callbacks.NormDynamics by name, got '3'",
+    "--trainer.callbacks=NormDynamic": "or a dotted path, got 'NormDynamic'; did you mean 'NormDynamics'?",
+    "--trainer.callbacks.class_path=lightning_normdyn.callbacks.Nope": "trainer.callbacks: expected a class of "
+    "lightning_normdyn.callbacks, got 'Nope'",
+    "--model.init_args.lr=bad": "model.lr: expected float, got 'bad'",
+    "--model.encoder=SmallTextEncoder --model.encoder.dim=bad": "model.encoder.dim: expected int, got 'bad'",
+    "--optimizer=SGD --optimizer.lr=bad": "optimizer.lr: expected float, got 'bad'",
+    "--trainer.precision=17": "trainer.precision: expected one of 64, 32, 16,",
+    "--data=torch.nn.Linear": "data: expected a subclass of LightningDataModule, got 'torch.nn.Linear'",
     "--optimizer=torch.optim.Sdg": "optimizer: expected a class of torch.optim, got 'Sdg'",
     "--config=sst.yaml": "config: expected a file or one of clip.yaml, fewshot.yaml,",
     "--config=configs/sts.yaml": "got 'configs/sts.yaml'; did you mean the shipped 'sts.yaml'?",
@@ -105,9 +119,64 @@ def test_a_typo_in_a_config_is_one_sentence(command, typo, capsys):
 @pytest.mark.parametrize("command", ["fit", "grid", "advise"])
 @pytest.mark.parametrize("word", WORDS)
 def test_a_typo_in_a_word_is_one_sentence(command, word, capsys):
-    assert main([command, "--config", "sts.yaml", word]) == 2
+    assert main([command, "--config", "sts.yaml", *word.split(" ")]) == 2
     printed = capsys.readouterr().err
     assert WORDS[word].format(command) in printed
+    assert printed.count("\n") == 1
+
+
+def test_what_lightning_says_of_its_trainers_options_is_one_sentence(capsys):
+    assert main(["fit", "--config", "sts.yaml", "--trainer.devices=bad"]) == 2
+    assert "normdyn: `devices` selected with `CPUAccelerator` should be an int > 0" in capsys.readouterr().err
+
+
+TEXTS = {
+    "a tab": (lambda text: text.replace("  max_epochs", "\tmax_epochs"), "expected YAML, got a tab .*, line 24"),
+    "indentation": (
+        lambda text: text.replace("  max_epochs", "    max_epochs"),
+        "expected YAML, got .*, line 24, column",
+    ),
+    "a key twice": (lambda text: f"{text}\nmodel: 3\n", "expected each key once, got 'model' again .*, line 38"),
+    "an inner key twice": (
+        lambda text: text.replace("    lr:", "    lr: 1\n    lr:"),
+        "expected each key once, got 'lr' again .*, line 14",
+    ),
+    "a list": (lambda _: "[1, 2]", "expected keys such as model, .* got a list"),
+    "nothing": (lambda _: "", "expected keys such as model, .* got nothing"),
+    "a word": (lambda _: "hello", "expected keys such as model, .* got 'hello'"),
+    "Latin": (lambda text: f"# caf\udce9\n{text}", "expected UTF-8 text, got byte 0xe9 .*, line 1"),
+    "zeros": (lambda _: "\0\0", "expected YAML, got character 0x0"),
+}
+
+
+@pytest.mark.parametrize("command", ["fit", "grid", "advise", "predict"])
+@pytest.mark.parametrize("mistake", TEXTS)
+def test_a_config_that_no_parser_reads_as_it_is_meant_is_named(command, mistake, capsys):
+    change, sentence = TEXTS[mistake]
+    Path("wrong.yaml").write_text(change(STS.read_text()), encoding="utf-8", errors="surrogateescape")
+    assert main([command, "--config", "wrong.yaml"]) == 2
+    printed = capsys.readouterr().err
+    assert re.match(rf"normdyn: config: {sentence}", printed)
+    assert "'wrong.yaml'" in printed
+    assert printed.count("\n") == 1
+
+
+TYPES = {
+    "model: 3": "model: expected the path of a class, or its class_path and init_args, got 3",
+    "model:\n  class_path: 3": "model: expected the path of a class, or its class_path and init_args, got ",
+    "model:\n  class_path: lightning_normdyn.tasks.Sts\n  init_args: [1]": "model.init_args: expected options of "
+    "lightning_normdyn.tasks.Sts by name",
+    "model:\n  class_path: nope.Nope": "model: expected the path of a class, got 'nope.Nope', but there is no module",
+    "trainer: hello": "trainer: ",
+}
+
+
+@pytest.mark.parametrize("content", TYPES)
+def test_a_value_of_another_type_is_named(content, capsys):
+    Path("wrong.yaml").write_text(content)
+    assert main(["fit", "--config", "wrong.yaml"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"normdyn: {TYPES[content]}")
     assert printed.count("\n") == 1
 
 
@@ -170,3 +239,24 @@ def test_an_audit_is_not_overwritten_in_silence_and_that_is_said_first(capsys):
     assert main(words) == 2  # before anything is read
     assert "'audit/audit.html' exists already; pass --overwrite" in capsys.readouterr().err
     assert page.read_text() == "mine"
+
+
+OUTPUTS = {
+    "advise": ["--queries", "vectors.npy", "--documents", "vectors.npy", "--json"],
+    "audit": ["--model", "nope", "--texts", "texts.txt", "--save"],
+    "report": ["run", "--out"],
+}
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_read(command, monkeypatch, capsys):
+    """What is read is damaged, which nobody gets to see."""
+    Path("vectors.npy").write_bytes(b"damaged")
+    Path("file").write_text("in the way")
+    Path("folder.npy").mkdir()
+    for place in ("file/below/out.npy", "folder.npy"):
+        assert main([command, *OUTPUTS[command], place]) == 2
+        printed = capsys.readouterr().err
+        assert f"'{Path(place).parent if 'below' in place else place}'" in printed
+        assert f"{OUTPUTS[command][-1][2:]}: " in printed
+        assert printed.count("\n") == 1

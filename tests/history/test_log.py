@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lightning_normdyn.history import TRAJECTORY, Outage, ParquetLog, TargetHistory, read_parts, read_run
-from lightning_normdyn.history.run import folder_name, fresh_root
+from lightning_normdyn.history.target_history import folder_name, fresh_root
 
 SCHEMA = pa.schema([("step", pa.int64()), ("norm", pa.float32())])
 
@@ -197,6 +197,26 @@ def test_a_damaged_description_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "normdyn" / "table" / "target.json").write_text('{"target": ')
     with pytest.raises(ValueError, match=r"target\.json' is damaged"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"rows": [1]}',
+        '{"names": ["a"]}',
+        '{"rows": [1, 2], "names": ["a"]}',
+        '{"rows": [[1]], "names": ["a"]}',
+        '{"rows": 1, "names": 2}',
+        '{"rows": [1], "names": [2]}',
+        "[1]",
+    ],
+)
+def test_so_do_damaged_names_of_rows(tmp_path: Path, content: str) -> None:
+    history = TargetHistory(tmp_path / "normdyn" / "table")
+    history.folder.mkdir(parents=True)
+    (history.folder / "row_names.json").write_text(content)
+    with pytest.raises(ValueError, match=r"row_names\.json' is damaged"):
+        history.row_names()
 
 
 def test_a_folder_without_a_history_says_so(tmp_path: Path) -> None:

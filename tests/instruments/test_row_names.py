@@ -56,6 +56,38 @@ def test_names_that_a_user_gives(fit, tmp_path, names, expected):
     assert names_after(fit, tmp_path, names=names) == numbered(expected)
 
 
+class Short(Tokenizer):
+    """One that is shorter than the table, and has a hole."""
+
+    def __len__(self):
+        return ROWS - 2
+
+    def convert_ids_to_tokens(self, ids):
+        return [None if number == 1 else ["a", "b", "c", *WORDS][: ROWS - 2][number] for number in ids]
+
+
+def test_rows_beyond_a_tokenizer_are_numbered(fit, tmp_path):
+    names = names_after(fit, tmp_path, names=Short())
+    assert [names[row] for row in (0, 1, ROWS - 2, ROWS - 1)] == ["a", "row 1", f"row {ROWS - 2}", f"row {ROWS - 1}"]
+
+
+def test_names_of_a_target_that_is_not_there_are_said_to_be_unused(fit, tmp_path):
+    with pytest.warns(UserWarning, match="no target 'net.tabel.weight', so its names are not used") as warned:
+        assert names_after(fit, tmp_path, names={TABLE: WORDS, "net.tabel.weight": WORDS}) == numbered(WORDS)
+    assert sum("not used" in str(warning.message) for warning in warned) == 1
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(fit, tmp_path):
+    (tmp_path / "words.txt").write_text("\n".join(WORDS), encoding="utf-8-sig")
+    assert names_after(fit, tmp_path, names=tmp_path / "words.txt") == numbered(WORDS)
+
+
+def test_a_file_of_names_that_is_no_utf8_is_named(fit, tmp_path):
+    (tmp_path / "words.txt").write_bytes("\n".join(["café"] * ROWS).encode("latin1"))
+    with pytest.raises(ValueError, match=r"names: '.*words\.txt' is no UTF-8 text .*; save it as UTF-8"):
+        names_after(fit, tmp_path, names=tmp_path / "words.txt")
+
+
 def test_a_text_file_from_yaml(fit, tmp_path):
     """What follows a tab is no part of a name: a vocabulary.tsv holds counts there."""
     file = tmp_path / "vocabulary.tsv"
@@ -175,7 +207,7 @@ def test_names_that_a_module_holds_count_for_one_table_alone(fit, tmp_path):
     for net, target, expected in ((PairTable, TABLE, WORDS), (Twins, "net.queries.weight", [])):
         module = Lit(seeded(net), sgd)
         module.vocabulary = WORDS
-        names = {"net.documents.weight": Tokenizer()}
+        names = {"net.documents.weight": Tokenizer()} if net is Twins else None
         fit(module, pair_batches(2), NormDynamics(names=names))
         assert read_run(tmp_path)[target].row_names() == numbered(expected)
 

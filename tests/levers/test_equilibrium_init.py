@@ -118,7 +118,7 @@ def test_the_head_of_a_classifier_is_a_table():
         (torch.ones(4, 3), {"lr": 0.0}, {}, "rule: expected weight decay and a learning rate above 0"),
         (torch.ones(4, 3), {}, {}, "second_moment: expected a value, got None; the law of SGD needs it"),
         (torch.ones(4, 3), {}, {"second_moment": torch.ones(3)}, "one for each of 4 rows, got predictions of shape"),
-        (torch.ones(4, 3), {}, {"second_moment": torch.nan}, "expected one finite number"),
+        (torch.ones(4, 3), {}, {"second_moment": torch.nan}, "^second_moment: expected a finite number, got nan$"),
     ],
 )
 def test_what_is_wrong_is_named(table, options, arguments, message):

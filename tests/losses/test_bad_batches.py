@@ -47,6 +47,14 @@ def test_a_batch_that_does_not_fit(make, queries, documents, options, sentence):
 
 
 @pytest.mark.parametrize("make", [InfoNCE, SigmoidContrastive])
+def test_an_option_that_does_not_exist(make):
+    with pytest.raises(
+        TypeError, match=r"lables: expected one of hard_negatives, labels, .*; did you mean 'labels'\?$"
+    ):
+        make()(Q, C, lables=torch.arange(6))
+
+
+@pytest.mark.parametrize("make", [InfoNCE, SigmoidContrastive])
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

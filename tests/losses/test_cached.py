@@ -160,3 +160,29 @@ def test_a_frozen_tower_and_a_loss_of_its_own():
     for other in gradients[1:]:
         for expected, found in zip(gradients[0], other, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def towers(trained):
+    queries, documents = nn.Linear(D, D), nn.Linear(D, D)
+    sides = {"both": nn.ModuleList([queries, documents]), "one": queries, "neither": nn.Linear(D, D)}
+    return {"encode_query": queries, "encode_document": documents, "module": sides[trained], "chunk_size": CHUNK_SIZE}
+
+
+@pytest.mark.parametrize(("trained", "side"), [("neither", "query"), ("one", "document")])
+def test_a_module_that_the_encoders_do_not_use_is_no_silence(trained, side):
+    """With the right module both towers get a gradient; with another, the side that would get none is named."""
+    encoding = towers("both")
+    cached_loss(InfoNCE(), *inputs(), **encoding).backward()
+    assert all(parameter.grad is not None for parameter in encoding["module"].parameters())
+    loss = cached_loss(InfoNCE(), *inputs(), **towers(trained))
+    message = rf"^module: expected the one whose parameters encode_{side} uses, got a Linear that no gradient reaches"
+    with pytest.raises(ValueError, match=message):
+        loss.backward()
+
+
+def test_an_encoder_that_loses_inputs_is_named():
+    encoding = towers("both") | {"encode_document": lambda chunk: encoding["module"][1](chunk[:-1])}
+    with pytest.raises(
+        ValueError, match=r"^encode_document: expected it to return an embedding for each of 4 inputs, got 3;"
+    ):
+        cached_loss(InfoNCE(), *inputs(), **encoding)

@@ -133,6 +133,37 @@ def test_other_directions_are_refused(options, message):
         ({"document_ids": torch.zeros(3)}, f"document_ids: expected one for each of {M} documents"),
         ({"log_expected": torch.zeros(3)}, f"log_expected: expected one for each of {M}"),
         ({"queries": torch.full((N, D), math.nan)}, "queries: 7 of 7 embeddings are NaN"),
+        ({"queries": [[1.0] * D]}, "^queries: expected a tensor, got list; number what has names$"),
+        (
+            {"queries": torch.ones(N, D, dtype=torch.long)},
+            r"^queries: expected floating-point .* write queries.float\(\)$",
+        ),
+        (
+            {"documents": torch.ones(M, D, dtype=torch.bool)},
+            "^documents: expected floating-point embeddings, got torch.b",
+        ),
+        ({"documents": torch.ones(M, D, dtype=torch.cfloat)}, "^documents: expected floating-point embeddings, got"),
+        (
+            {"documents": torch.ones(0, D)},
+            rf"^documents: expected \[m, {D}\] as queries, with at least one, got \(0, {D}\)$",
+        ),
+        (
+            {"documents": torch.ones(M, D, device="meta")},
+            "^documents: expected on the device of queries, cpu, got meta$",
+        ),
+        ({"targets": [0] * N}, "^targets: expected a tensor, got list"),
+        ({"targets": torch.full((N,), -1)}, f"^targets: expected rows of documents, 0 to {M - 1}, got -1 to -1$"),
+        ({"targets": torch.zeros(N, dtype=torch.int32)}, "^targets: expected int64"),
+        ({"document_ids": torch.zeros(M)}, "^document_ids: expected whole numbers, got torch.float32; use torch.long$"),
+        ({"document_ids": list(range(M))}, "^document_ids: expected a tensor, got list"),
+        (
+            {"log_expected": torch.zeros(M, dtype=torch.long)},
+            "^log_expected: expected finite floating-point logarithms",
+        ),
+        (
+            {"log_expected": torch.full((M,), -math.inf)},
+            f"^log_expected: expected finite .*, of which {M} are not finite",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(change, message):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,14 +18,22 @@ from every_page import PAGES, Outline, make_page
 from markupsafe import Markup
 from matplotlib.colors import to_rgb
 
+from lightning_normdyn.atomic_file import write_atomically, write_json
 from lightning_normdyn.core import KernelVotes
-from lightning_normdyn.history.json_file import write_atomically, write_json
 from lightning_normdyn.report import DrawingError, Origin, write_report, write_votes
 from lightning_normdyn.report.kit import figure
 from lightning_normdyn.report.kit.card import Card, arrange
 from lightning_normdyn.report.kit.page import Link, Page, write_page
 from lightning_normdyn.report.kit.table import Cell, Column, Table
-from lightning_normdyn.report.kit.theme import DARK_PAPER, colour_rules, contrast, dark_colour, with_variables
+from lightning_normdyn.report.kit.theme import (
+    DARK_PAPER,
+    INK,
+    PAGE_COLOURS,
+    colour_rules,
+    contrast,
+    dark_colour,
+    with_variables,
+)
 
 HOSTILE = "<script>alert(\"1\")</script> & 'more'"
 
@@ -77,12 +86,12 @@ def test_a_table_has_a_caption_scopes_and_alignments() -> None:
 
 KILLED = """
 import os, pathlib, sys
-from lightning_normdyn.history import json_file
+from lightning_normdyn import atomic_file
 def die(descriptor):
     print("writing", flush=True)
     sys.stdin.read()
-json_file.os.fsync = die
-json_file.write_atomically(pathlib.Path(sys.argv[1]), b"new" * 100_000)
+atomic_file.os.fsync = die
+atomic_file.write_atomically(pathlib.Path(sys.argv[1]), b"new" * 100_000)
 """
 
 
@@ -179,6 +188,22 @@ def test_dark_colours_are_those_of_the_filter_and_legible() -> None:
     assert f"--text-ffffff: {DARK_PAPER};" in rules
     assert rules.startswith("@media screen and (prefers-color-scheme: dark)")
     assert colour_rules("no figure") == ""
+
+
+def test_the_style_sheet_holds_no_colour_and_the_theme_gives_all_that_it_uses() -> None:
+    sheet = resources.files("lightning_normdyn.report.kit").joinpath("templates/page.css").read_text(encoding="utf-8")
+    assert re.findall(r"#[0-9a-fA-F]{3,8}\b|\b(?:rgb|hsl)a?\(", sheet) == []
+    assert set(re.findall(r"var\(--(\w+)", sheet)) == PAGE_COLOURS.keys() | {"surface"}
+    document = Page(title="", main=Markup()).__html__()
+    light, _, dark = document.partition(":root { --ink: ")[2].partition(
+        "@media screen and (prefers-color-scheme: dark)"
+    )
+    assert light.startswith(f"{INK};")
+    assert f"--ink: {dark_colour(INK)};" in dark
+    assert f"--card: {DARK_PAPER};" in dark
+    for ink in ("ink", "faint", "link"):
+        for place, shade in enumerate(PAGE_COLOURS[ink]):
+            assert min(contrast(shade, PAGE_COLOURS[paper][place]) for paper in ("paper", "card")) >= 4.5
 
 
 def test_what_goes_wrong_while_drawing_is_said_in_one_sentence(tmp_path: Path, monkeypatch) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -367,19 +371,13 @@ def test_names_recorded_with_a_run_are_shown_unless_others_are_passed(tmp_path: 
     assert all(name in text for name in ("<i>stored", "row 0", "Ann", "Bob"))
 
 
-def test_slope_and_r_of_the_forecast_come_from_the_history(run: Path, tmp_path: Path) -> None:
-    two_tables(tmp_path)
+def test_slope_and_r_of_the_forecast_are_those_of_the_summary(run: Path, tmp_path: Path) -> None:
     summary = {"forecast_median_error": 0.02, "persistence_median_error": 0.3, "forecast_skill": 0.9}
-    history = TargetHistory(tmp_path / "normdyn" / "users")
-    history.append_quantities(1, {"forecast_slope": 0.8767, "forecast_pearson_r": 0.4321})
-    history.flush()
     row = r"Forecast for the end\s+%s\s+%s\s+2%%\s+30%%\s+0\.900"
-    ambiguous = Page(write_report(tmp_path, summary=summary)).text
-    assert re.search(row % ("–", "–"), ambiguous)
-    (tmp_path / "normdyn" / "items" / "target.json").unlink()
-    assert re.search(row % ("0\\.877", "0\\.432"), Page(write_report(tmp_path, summary=summary)).text)
-    given = {**summary, "forecast_slope": 0.5}
-    assert re.search(row % ("0\\.500", "0\\.432"), Page(write_report(tmp_path, summary=given)).text)
+    assert re.search(row % ("–", "–"), Page(write_report(run, out=tmp_path / "a.html", summary=summary)).text)
+    summary |= {"forecast_slope": 0.8767, "forecast_pearson_r": 0.4321}
+    page = Page(write_report(run, out=tmp_path / "b.html", summary=summary))
+    assert re.search(row % ("0\\.877", "0\\.432"), page.text)
 
 
 def test_labels_are_kept_for_the_table_they_fit(run: Path) -> None:
@@ -560,7 +558,7 @@ def test_facts_name_the_first_rate_and_set_the_law_in_greek(tmp_path: Path) -> N
         TargetHistory(tmp_path / "normdyn" / name).describe(described)
     page = Page(write_report(tmp_path))
     assert page.text.count("lr 0.5 at the start") == 2
-    assert page.text.count("R² = lr·d / (2·λ) · p / (p + 1 − β₂) with the effective lr") == 1
+    assert page.text.count("R² = e·d / (2·λ) · p / (p + 1 − β₂), e the lr after momentum") == 1
     assert not re.search("lambda|beta2", page.source)
 
 
@@ -611,3 +609,46 @@ def test_lists_align_and_cut_long_words_at_the_end(page: Page) -> None:
 def test_title_names_the_experiment_of_a_version(tmp_path: Path, folder: str, title: str) -> None:
     TargetHistory(tmp_path / folder / "normdyn" / "t").describe({"target": "t", "kind": "table"})
     assert f"<title>Norm report: {title}</title>" in Page(write_report(tmp_path / folder)).source
+
+
+ODD = {
+    "labels": [3, "abc", b"x", iter(["a"]), {"table.weight": 3}, {"table.weight": None}, {"table.weight": "abc"}],
+    "summary": [[], 3, "x"],
+    "out": ["", 3],
+    "log_dir": [None, 3, ""],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ODD.items() for value in values])
+def test_an_odd_argument_is_named(run: Path, tmp_path: Path, name: str, value: object) -> None:
+    arguments = {"log_dir": run, "out": tmp_path / "page.html", name: value}
+    with pytest.raises(ValueError, match=rf"^{name}: expected "):
+        write_report(arguments.pop("log_dir"), **arguments)
+
+
+def test_no_labels_at_all_name_nothing(run: Path, tmp_path: Path) -> None:
+    pages = [write_report(run, out=tmp_path / f"{n}.html", labels=labels) for n, labels in enumerate(({}, None))]
+    assert len({page.read_text(encoding="utf-8").count("<svg") for page in pages}) == 1
+
+
+def test_threads_that_draw_at_once_leave_matplotlib_as_it_was(run: Path, tmp_path: Path) -> None:
+    """Each draws what one alone does, whatever order they begin and end in; the caller's settings and dice stay."""
+    before, state, filters = dict(matplotlib.rcParams), np.random.get_state()[1].tolist(), list(warnings.filters)
+    inside, entered = [], threading.Barrier(2, timeout=2)
+
+    def draw(order: int) -> None:
+        with drawing_style():
+            with contextlib.suppress(threading.BrokenBarrierError):
+                entered.wait()  # passes where two are inside at once
+            time.sleep(0.2 * order)
+            inside.append(matplotlib.rcParams["svg.hashsalt"])
+
+    threads = [threading.Thread(target=draw, args=(order,)) for order in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == ["normdyn", "normdyn"]
+    assert dict(matplotlib.rcParams) == before
+    assert np.random.get_state()[1].tolist() == state
+    assert warnings.filters == filters

@@ -58,6 +58,12 @@ def test_a_repeat_that_collapsed_is_left_out_and_said() -> None:
     ]
 
 
+def test_one_seed_decides_nothing() -> None:
+    advice = find(a_grid(BETTER, seeds=1), task="t", symmetry=ASYMMETRIC).advice
+    assert advice.startswith("One seed cannot decide: with it qnorm leads with ndcg@10 0.")
+    assert "Take" not in advice
+
+
 def test_a_planted_winner_is_taken_and_said() -> None:
     found = find(a_grid(BETTER), task="Retrieval", symmetry=ASYMMETRIC, floors={"BM25": 0.2})
     assert found.advice.startswith("Take qnorm: ndcg@10 0.")

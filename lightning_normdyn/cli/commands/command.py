@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
+import random
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
@@ -63,10 +67,11 @@ class Option:
         if value is None or self.flag:
             return value
         if self.choices and value not in self.choices:
-            raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}{nearest(value, self.choices)}")
+            hint = nearest(value, self.choices) if isinstance(value, str) else ""
+            raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}{hint}")
         if not self.is_list:
             return self.value.check(value)
-        if isinstance(value, str):
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence):
             raise ValueError(f"expected a list, got {value!r}")
         if not len(value) and self.default != ():
             raise ValueError("expected at least one, got an empty list")
@@ -131,7 +136,8 @@ class Command(Generic[P, R]):
             arguments[name] = options[name].checked(arguments[name])
         token = _running_command.set(self.spelled_call(arguments))
         try:
-            return self.function(*args, **arguments)
+            with unchanged_random_state():
+                return self.function(*args, **arguments)
         finally:
             _running_command.reset(token)
 
@@ -160,6 +166,40 @@ class Command(Generic[P, R]):
             yield from (option_word, *([] if option.flag else values))
 
 
+@contextmanager
+def unchanged_random_state() -> Iterator[None]:
+    """Afterwards the caller's random numbers go on as if the command had drawn and seeded none.
+
+    Those of Python, numpy and torch; and the variables by which Lightning hands a seed to later trainers are gone.
+    Nothing is imported for it: a library that a command is the first to load starts as it starts by itself.
+    """
+    seeds = {name: os.environ.get(name) for name in _SEED_VARIABLES}
+    python_state, numpy, torch = random.getstate(), sys.modules.get("numpy"), sys.modules.get("torch")
+    numpy_state = None if numpy is None else numpy.random.get_state()
+    torch_state = None if torch is None else torch.get_rng_state()
+    has_devices = torch is not None and torch.cuda.is_initialized()
+    device_states = torch.cuda.get_rng_state_all() if torch is not None and has_devices else []
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
+        elif "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed()
+        if "torch" in sys.modules:
+            torch = sys.modules["torch"]
+            torch.set_rng_state(torch.Generator().get_state() if torch_state is None else torch_state)
+            if has_devices:
+                torch.cuda.set_rng_state_all(device_states)
+        for name, seed in seeds.items():
+            if seed is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = seed
+
+
+_SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 _running_command: ContextVar[str] = ContextVar("running_command", default="")
 
 

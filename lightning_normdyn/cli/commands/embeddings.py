@@ -8,7 +8,7 @@ from lightning_normdyn.cli.commands.command import Shell, command
 from lightning_normdyn.cli.values import Count, Exponent, File, Folder, Name, Table, Value, exponent
 
 if TYPE_CHECKING:
-    from lightning_normdyn.cli.audits.run import AuditRecord
+    from lightning_normdyn.cli.audits.audit import AuditRecord
     from lightning_normdyn.cli.exports import ExportRecord
 
 ModelFolder = Annotated[str, Value("FOLDER")]
@@ -80,13 +80,30 @@ def audit(
         ValueError: if the input does not fit together or holds what it should not; nothing is written then.
         OSError: if a file cannot be read or written.
     """
+    from lightning_normdyn.cli.audits.audit import run_audit
     from lightning_normdyn.cli.audits.encoding import EncoderRequest
     from lightning_normdyn.cli.audits.input import AuditRequest
-    from lightning_normdyn.cli.audits.run import run_audit
 
-    encoder = EncoderRequest(model, pretrained, batch_size, max_length, device, save)
+    encoder = EncoderRequest(
+        model=model,
+        pretrained=pretrained,
+        batch_size=batch_size,
+        max_length=max_length,
+        device=device,
+        save=save,
+    )
     request = AuditRequest(
-        encoder, embeddings, column, texts, images, beir, split, queries, judgements, covariates, measure
+        encoder=encoder,
+        embeddings=embeddings,
+        column=column,
+        texts=texts,
+        images=images,
+        beir=beir,
+        split=split,
+        queries=queries,
+        judgements=judgements,
+        covariates=covariates,
+        measure=measure,
     )
     return run_audit(request, out, overwrite=overwrite)
 
@@ -142,11 +159,19 @@ def export(
             nothing is left half-written.
         OSError: if a file cannot be read or written.
     """
-    from lightning_normdyn.cli.exports import Written, run_export
+    from lightning_normdyn.cli.exports import run_export
     from lightning_normdyn.retrieval.export.folding import Folding
+    from lightning_normdyn.retrieval.indexes import Destination
 
     folding = Folding(normalization, alpha=alpha, gamma_document=gamma_document, augment=augment, metric=metric)
-    destination = Written(to, out, name, index, dtype, metric, augment, overwrite)
     return run_export(
-        embeddings, folding, destination, column=column, ids=ids, queries=queries, sample=sample, chunk_size=chunk_size
+        embeddings,
+        folding,
+        to,
+        Destination(out=out, name=name, dtype=dtype, index=index, overwrite=overwrite),
+        column=column,
+        ids=ids,
+        queries=queries,
+        sample=sample,
+        chunk_size=chunk_size,
     )

@@ -9,9 +9,9 @@ from lightning_normdyn.cli.commands.command import Shell, command
 from lightning_normdyn.cli.values import Count, File, Folder, Name, Seed
 
 if TYPE_CHECKING:
-    from lightning_normdyn.cli.demos.run import DemoRecord
+    from lightning_normdyn.cli.demos.demo import DemoRecord
     from lightning_normdyn.cli.reports import ReportRecord
-    from lightning_normdyn.cli.reproductions.run import ReproductionRecord
+    from lightning_normdyn.cli.reproductions.reproduction import ReproductionRecord
     from lightning_normdyn.cli.shipped_configs import ConfigsRecord
 
 
@@ -42,9 +42,9 @@ def demo(
         ValueError: if the text or the folder will not do.
         OSError: if the folder cannot be written.
     """
-    from lightning_normdyn.cli.demos.run import DemoSettings, run_demo
+    from lightning_normdyn.cli.demos.demo import DemoSettings, run_demo
 
-    return run_demo(DemoSettings(text, optimizer, schedule, steps, seed), out)
+    return run_demo(DemoSettings(text=text, optimizer=optimizer, schedule=schedule, steps=steps, seed=seed), out)
 
 
 @command(Shell(extra=("cli,report", ("matplotlib",)), positional=("run",)))
@@ -89,7 +89,7 @@ def reproduce(
         ValueError: if an experiment's name or the folder will not do.
         OSError: if the folder cannot be written.
     """
-    from lightning_normdyn.cli.reproductions.run import run_reproduction
+    from lightning_normdyn.cli.reproductions.reproduction import run_reproduction
 
     return run_reproduction(only, quick=quick, seed=seed, out=out)
 

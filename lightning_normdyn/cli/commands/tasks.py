@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
@@ -10,7 +11,7 @@ from lightning_normdyn.cli.values import ConfigFile, Count, Factor, File, Folder
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.advice import AdviceRecord
-    from lightning_normdyn.cli.grids.run import GridRecord
+    from lightning_normdyn.cli.grids.grid import GridRecord
     from lightning_normdyn.cli.predictions import PredictionRecord
 
 
@@ -45,9 +46,12 @@ def grid(
         ValueError: if the configuration, a variant or the folder will not do.
         OSError: if the folder cannot be written.
     """
-    from lightning_normdyn.cli.grids.run import GridSettings, run_grid
+    from lightning_normdyn.cli.grids.grid import GridSettings, run_grid
 
-    return run_grid(GridSettings(config, seeds, variants, lr_factors, jobs, overrides), out)
+    settings = GridSettings(
+        config=config, seeds=seeds, variants=variants, lr_factors=lr_factors, jobs=jobs, overrides=overrides
+    )
+    return run_grid(settings, out)
 
 
 @command(
@@ -90,8 +94,11 @@ def advise(
         OSError: if a file cannot be read or written.
     """
     from lightning_normdyn.cli.advice import EmbeddingFiles, advise_on_checkpoint, advise_on_files, check_sources, saved
+    from lightning_normdyn.cli.run_folder import check_output_file
 
     of_files = check_sources(config, queries, documents, overrides)
+    if json is not None:
+        check_output_file(Path(json), "json")
     if of_files:
         record = advise_on_files(EmbeddingFiles(queries, documents, column, judgements), temperature)
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
@@ -28,6 +28,18 @@ class _ProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+
+
+class _KeepsHandler(Callback):
+    """Takes SIGTERM back from Lightning, whose handler would end a training before it has concluded anything."""
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has registered its own by now, and restores them at the end."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 class Training(NamedTuple):
@@ -74,6 +86,7 @@ def train(module: LightningModule, data: LightningDataModule, *, steps: int, fol
             enable_model_summary=False,
         )
         signals = stack.enter_context(_stop_on_signals(trainer))
+        trainer.callbacks.append(_KeepsHandler())  # type: ignore[attr-defined]
         try:
             trainer.fit(module, data)
         except SystemExit as stop:  # how Lightning ends on SIGTERM and on a second Ctrl-C

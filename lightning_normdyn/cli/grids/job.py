@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.fit import WITHOUT_RUN
-from lightning_normdyn.history.json_file import write_json
 
 RESULT_FILE, JOB_FILE, LOG_FILE = "result.json", "job.json", "log.txt"
 UNTRAINED = "untrained"

@@ -9,13 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.cli.grids.job import RESULT_FILE, UNTRAINED, Job
 from lightning_normdyn.cli.run_folder import create_run_folder, make_writable
 from lightning_normdyn.cli.shipped_configs import config_file
 from lightning_normdyn.history.grid_findings import GridRun, read_grid_run
-from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.report.kit.page import Origin
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 

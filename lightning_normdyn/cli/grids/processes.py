@@ -71,8 +71,8 @@ class _Process:
             text=True,
             errors="replace",
         )
-        self._reader = Thread(target=self._read, args=(progress,), daemon=True)
-        self._reader.start()
+        self._progress_thread = Thread(target=self._read, args=(progress,), daemon=True)
+        self._progress_thread.start()
 
     def _read(self, progress: JobProgress) -> None:
         assert self._process.stdout is not None
@@ -87,7 +87,7 @@ class _Process:
 
     def has_ended(self) -> bool:
         """Whether it has, and all that it printed was read."""
-        if self._process.poll() is None or self._reader.is_alive():
+        if self._process.poll() is None or self._progress_thread.is_alive():
             return False
         self._close_input()
         return True
@@ -105,7 +105,7 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._reader.join()
+        self._progress_thread.join()
 
     def reason(self) -> str:
         """Why there is no result, in a sentence that names the log."""

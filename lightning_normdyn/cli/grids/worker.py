@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.fit import NormdynCLI, UnloggedCLI
 from lightning_normdyn.cli.grids.job import UNTRAINED, Job, read_job
 from lightning_normdyn.cli.grids.progress_reports import Announcement, Course
 from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.history.grid_findings import GridRun, write_grid_run
-from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.history.number import measured
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded

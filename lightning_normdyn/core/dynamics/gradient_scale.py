@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm
+from lightning_normdyn.core.number_checks import check_finite_number
 
 
 def scale_gradient(embedding: Tensor, power: float = 1.0) -> Tensor:
@@ -45,8 +45,7 @@ def scale_gradient(embedding: Tensor, power: float = 1.0) -> Tensor:
         tensor([[25.0000, 25.0000],
                 [ 0.2500,  0.2500]])
     """
-    if not isinstance(power, (int, float)) or not math.isfinite(power):
-        raise ValueError(f"power: expected a finite number, got {power!r}; 1 undoes the 1/norm of a cosine loss")
+    check_finite_number(power=power, hint="1 undoes the 1/norm of a cosine loss")
     copy: Tensor = _ScaledGradient.apply(embedding, float(power))
     return copy
 

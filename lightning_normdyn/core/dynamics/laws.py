@@ -9,7 +9,7 @@ knows no bias correction and takes these averages as settled.
 
 To add a law: a class here, which states its formulas and which mean of the norm they are of (one whose scatter around
 them is not known derives from :class:`WithoutErrors`), with its names in :data:`Family` and :data:`LAWS`, and in
-:mod:`lightning_normdyn.core.dynamics.optimizers` a reader of the optimizers that obey it.
+:mod:`lightning_normdyn.core.dynamics.optimizers` a rule factory for the optimizers that obey it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Closed forms of the equilibrium norm, read off real torch optimizers.
 
-To add an optimizer: write a reader that turns one parameter group into an :class:`EquilibriumRule`, and enter it in
-``_READERS``, or by its class name in ``_THIRD_PARTY`` if torch does not have it. A new law, rather than a new
+To add an optimizer: write a function that turns one parameter group into an :class:`EquilibriumRule`, and enter it in
+``_RULE_FACTORIES``, or by its class name in ``_THIRD_PARTY`` if torch does not have it. A new law, rather than a new
 optimizer, is one class in :mod:`lightning_normdyn.core.dynamics.laws`. The test beside the table simulates every entry
 with the real optimizer on tangential noise.
 """
@@ -50,15 +50,15 @@ def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> Equili
         )
     name = type(optimizer).__name__
     settings = optimizer.param_groups[group]
-    if type(optimizer) in _READERS:
-        return _READERS[type(optimizer)](name, settings)
-    entries, reader = _THIRD_PARTY.get(name, ((), None))
-    if reader is None or not all(entry in settings for entry in entries):
+    if type(optimizer) in _RULE_FACTORIES:
+        return _RULE_FACTORIES[type(optimizer)](name, settings)
+    entries, factory = _THIRD_PARTY.get(name, ((), None))
+    if factory is None or not all(entry in settings for entry in entries):
         return _unknown(name, settings, f"{name} has no known law of the norm")
     departure = _departure(optimizer, settings)
     if departure:
         return _unknown(name, settings, f"{name} with {departure} has no known law of the norm")
-    return reader(name, settings)
+    return factory(name, settings)
 
 
 def nominal_lr(group: Mapping[str, Any]) -> float:
@@ -170,9 +170,9 @@ def _departure(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> st
     return "decoupled_weight_decay=True" if getattr(optimizer, "decoupled_wd", False) else ""
 
 
-_Reader = Callable[[str, dict[str, Any]], EquilibriumRule]
+_RuleFactory = Callable[[str, dict[str, Any]], EquilibriumRule]
 
-_READERS: dict[type[torch.optim.Optimizer], _Reader] = {
+_RULE_FACTORIES: dict[type[torch.optim.Optimizer], _RuleFactory] = {
     torch.optim.SGD: _read_sgd,
     torch.optim.AdamW: _read_adam,
     torch.optim.Adam: _read_adam,
@@ -181,7 +181,7 @@ _READERS: dict[type[torch.optim.Optimizer], _Reader] = {
     torch.optim.RMSprop: _read_rmsprop,
 }
 
-_THIRD_PARTY: dict[str, tuple[tuple[str, ...], _Reader]] = {
+_THIRD_PARTY: dict[str, tuple[tuple[str, ...], _RuleFactory]] = {
     "Lion": (("lr", "betas", "weight_decay"), _read_lion),
     "SGDW": (("lr", "momentum", "dampening", "nesterov", "weight_decay"), _read_sgdw),
 }

@@ -21,6 +21,7 @@ from lightning_normdyn.core.dynamics.laws import (
 )
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors, Sampling
 from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.number_checks import check_count, check_finite_number
 
 _USUAL_DEGREE = 2.0
 
@@ -378,6 +379,12 @@ class EquilibriumRule:
         kurtosis: Tensor | float | None = None,
     ) -> Noise:
         """The noise with ones for what a law does not look at."""
+        if dim is not None:
+            check_count(dim=dim)
+        if second_moment is not None and not isinstance(second_moment, Tensor):
+            check_finite_number(second_moment=second_moment)
+        if not isinstance(update_probability, Tensor):
+            check_finite_number(update_probability=update_probability)
         arguments = {"second_moment": second_moment, "dim": dim}
         for name in needs:
             if arguments[name] is None:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.interval import Interval, check_level, percentile_ends, resample_counts
 
 Kind = Literal["spearman", "pearson"]
@@ -91,6 +92,8 @@ def norm_correlations(
         >>> {name: round(correlation.partial_r, 3) for name, correlation in correlations.items()}
         {'depth': nan, 'length': 1.0}
     """
+    check_level(level)
+    check_count(0, resamples=resamples)
     covariates = dict(covariates or {})
     if LENGTH in covariates:
         raise ValueError("covariates: expected names other than 'length', got 'length'; pass it as the argument length")
@@ -144,6 +147,7 @@ def correlate(
     if kind not in ("spearman", "pearson"):
         raise ValueError(f"kind: expected 'spearman' or 'pearson', got {kind!r}")
     check_level(level)
+    check_count(0, resamples=resamples)
     columns = [_column("x", x, x), _column("y", y, x)]
     if controls is not None:
         if controls.ndim != 2:

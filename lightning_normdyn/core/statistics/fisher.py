@@ -10,7 +10,7 @@ from einops import repeat
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.number_checks import check_positive
+from lightning_normdyn.core.number_checks import check_count, check_finite_number, check_flag, check_positive
 
 FisherForm = Literal["eigenvalues", "diagonal", "polar"]
 
@@ -148,6 +148,9 @@ def pair_gradients(
 ) -> PairGradients:
     """Derivatives in closed form at evenly spaced pairs; arguments as for :func:`fisher_condition_number`."""
     _check(queries, documents, temperature)
+    check_finite_number(gamma_query=gamma_query, gamma_document=gamma_document)
+    check_flag(symmetric=symmetric)
+    check_count(pairs=pairs, hint="1000 is usual")
     places = torch.linspace(0, len(queries) - 1, min(pairs, len(queries)), dtype=torch.float64).round().long()
     places = places.to(queries.device)
     queries, documents = most_precise(queries.detach()), most_precise(documents.detach())

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count, check_share
+
 
 class Interval(NamedTuple):
     """A number and where it may lie.
@@ -58,7 +60,7 @@ def bootstrap_intervals(
         The intervals of the ``k`` statistics; NaN throughout if there are no items.
 
     Raises:
-        ValueError: if ``level`` is no share.
+        ValueError: if ``level`` is no share, or ``resamples`` no whole number from 0 up.
 
     Example:
         >>> values = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
@@ -67,6 +69,7 @@ def bootstrap_intervals(
         (2.5, True)
     """
     check_level(level)
+    check_count(0, resamples=resamples)
     values = statistic(torch.ones(1, items, dtype=torch.float64))[0].tolist()
     if not items or not resamples:
         return [Interval(value if items else math.nan, math.nan, math.nan) for value in values]
@@ -85,8 +88,7 @@ def percentile_ends(draws: Tensor, level: float) -> list[tuple[float, float]]:
 
 def check_level(level: float) -> None:
     """Raises ValueError unless the level is a share."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a share between 0 and 1, got {level}; 0.95 is usual")
+    check_share(level=level, hint="0.95 is usual")
 
 
 _MOST_AT_ONCE = 2**22
@@ -111,6 +113,7 @@ def resample_counts(
         >>> [part.sum(1).tolist() for part in resample_counts(5, 3)]
         [[5.0, 5.0, 5.0]]
     """
+    check_count(0, resamples=resamples)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     at_once = max(1, _MOST_AT_ONCE // max(1, items * width))
     for start in range(0, resamples, at_once):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.fisher import (
     FisherCondition,
     FisherForm,
@@ -16,7 +17,7 @@ from lightning_normdyn.core.statistics.fisher import (
     log_kappa,
     pair_gradients,
 )
-from lightning_normdyn.core.statistics.interval import resample_counts
+from lightning_normdyn.core.statistics.interval import check_level, resample_counts
 
 
 class NormalizationAdvice(NamedTuple):
@@ -85,6 +86,8 @@ def recommend_normalization(
     """
     if form not in get_args(FisherForm):
         raise ValueError(f"form: expected one of {list(get_args(FisherForm))}, got {form!r}")
+    check_level(level)
+    check_count(resamples=resamples, hint="200 is usual")
     options: dict[str, Any] = {"temperature": temperature, "symmetric": symmetric, "pairs": pairs}
     sides = [pair_gradients(queries, documents, *NORMALIZATIONS[name], **options) for name in ("qnorm", "dnorm")]
     qnorm, dnorm = (condition_of(side) for side in sides)

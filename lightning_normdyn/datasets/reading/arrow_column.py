@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
@@ -13,6 +12,7 @@ from typing import Any, Generic, TypeVar, overload
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.datasets.problems import MalformedFileError
 
 Value = TypeVar("Value", str, bytes)
@@ -100,17 +100,14 @@ def write_columns(
     schema = pa.schema(
         [(name, pa.large_string() if kind is str else pa.large_binary()) for name, kind in kinds.items()]
     )
-    path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Ranks of one training may write the same file at once.
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in _batches(rows):
-                writer.write_batch(pa.record_batch(list(zip(*batch, strict=True)), schema=schema))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    # Ranks of one training may write the same file at once: each has a temporary one of its own.
+    with (
+        atomic_file(Path(file)) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        for batch in _batches(rows):
+            writer.write_batch(pa.record_batch(list(zip(*batch, strict=True)), schema=schema))
 
 
 def _batches(rows: Iterable[Sequence[str | bytes]]) -> Iterator[list[Sequence[str | bytes]]]:

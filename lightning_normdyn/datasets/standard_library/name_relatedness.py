@@ -90,13 +90,13 @@ def _balanced_pairs(texts: dict[str, Definition], per_grade: int) -> GradedPairs
         2.0: _pool(texts, _package_of),
         0.0: _pool(texts, lambda _: None),
     }
-    pairs_by_grade = {target: _draw(texts, pool, target, per_grade) for target, pool in pools.items()}
+    pairs_by_grade = {pool_grade: _draw(texts, pool, pool_grade, per_grade) for pool_grade, pool in pools.items()}
     fewest = min(map(len, pairs_by_grade.values()))
-    pairs = [(*pair, target) for target, grade_pairs in pairs_by_grade.items() for pair in grade_pairs[:fewest]]
+    pairs = [(*pair, pool_grade) for pool_grade, grade_pairs in pairs_by_grade.items() for pair in grade_pairs[:fewest]]
     return GradedPairs(
         [first for first, _, _ in pairs],
         [second for _, second, _ in pairs],
-        torch.tensor([target for _, _, target in pairs], dtype=torch.float32),
+        torch.tensor([pool_grade for _, _, pool_grade in pairs], dtype=torch.float32),
     )
 
 
@@ -109,15 +109,15 @@ def _pool(texts: dict[str, Definition], key: Callable[[Definition], object]) -> 
 
 
 def _draw(
-    texts: dict[str, Definition], pool: dict[str, Sequence[str]], target: float, number: int
+    texts: dict[str, Definition], pool: dict[str, Sequence[str]], pool_grade: float, number: int
 ) -> list[tuple[str, str]]:
     """Deals partners of one grade, round after round over all texts, so that no text is in much more than its share."""
-    generator = random.Random(f"name_relatedness {target}")
+    generator = random.Random(f"name_relatedness {pool_grade}")
     pairs: dict[frozenset[str], tuple[str, str]] = {}
     for _ in range(10):
         for text in in_digest_order(texts):
             partner = generator.choice(pool[text])
-            if partner != text and grade(texts[text], texts[partner]) == target:
+            if partner != text and grade(texts[text], texts[partner]) == pool_grade:
                 pairs.setdefault(frozenset((text, partner)), (text, partner))
             if len(pairs) == number:
                 return list(pairs.values())

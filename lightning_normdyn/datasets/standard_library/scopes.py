@@ -125,16 +125,16 @@ class _Visitor:
         for load in self.module.loads:
             root, dot, attributes = load.name.partition(".")
             if root in self.module.definitions:
-                target = f"{module_name}.{root}"
+                full_name = f"{module_name}.{root}"
             elif root in self.module.imports:
-                target = self.module.imports[root]
+                full_name = self.module.imports[root]
             elif root in self.module.bound:
-                target = f"{module_name}.{root}"
+                full_name = f"{module_name}.{root}"
             elif root in _BUILT_IN:
-                target = f"builtins.{root}"
+                full_name = f"builtins.{root}"
             else:
                 continue
-            self.references.append(load._replace(name=target + dot + attributes))
+            self.references.append(load._replace(name=full_name + dot + attributes))
 
     def visit(self, node: ast.AST) -> None:
         self.visitors.get(node.__class__, self.visit_children)(node)

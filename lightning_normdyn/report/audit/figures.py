@@ -15,7 +15,7 @@ from lightning_normdyn.report.kit.axes import axis_note, level_grid
 from lightning_normdyn.report.kit.figure import new_axes
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
 from lightning_normdyn.report.kit.numbers import percent, short_count
-from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, GREY, INK, OCHRE, RULE, VERMILION
 from lightning_normdyn.retrieval.audit.audit import Audit
 from lightning_normdyn.retrieval.audit.groups import GroupNorms
 from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit
@@ -24,7 +24,7 @@ from lightning_normdyn.retrieval.uses.confidence import Confidence
 _COLOURS = {"norm": BLUE, "residual norm": GREEN, "length alone": GREY}
 _CONFIDENCES = {
     "max_similarity": ("similarity", GREY),
-    "margin": ("margin", "#b58900"),
+    "margin": ("margin", OCHRE),
     "query_norm": ("query norm", BLUE),
     "top_document_norm": ("document norm", VERMILION),
 }

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 from torch import Tensor
 
+from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.correlation import Correlation
 from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
-from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.report.audit.item import Item, item_list, shortened
 from lightning_normdyn.report.audit.tables import audit_tables
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page

@@ -14,15 +14,15 @@ from lightning_normdyn.report.kit.axes import axis_note
 from lightning_normdyn.report.kit.figure import new_axes
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
 from lightning_normdyn.report.kit.numbers import Floats
-from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, GREY, INK, RULE, VERMILION
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, GREY, INK, OCHRE, PURPLE, RULE, VERMILION
 
 COLOURS: Mapping[str, str] = {
     "cosine": GREY,
-    "dot": "#cc79a7",
+    "dot": PURPLE,
     "qnorm": BLUE,
     "dnorm": VERMILION,
     "learnable": GREEN,
-    "euclidean": "#b58900",
+    "euclidean": OCHRE,
 }
 
 

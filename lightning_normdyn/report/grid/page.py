@@ -7,8 +7,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.json_file import write_atomically
 from lightning_normdyn.report.grid.rows import GridTable, TextTable, grid_tables
 from lightning_normdyn.report.kit.page import RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page
 from lightning_normdyn.report.kit.table import Column, Table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from lightning_normdyn.history.json_file import write_atomically
+from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.report.kit.page import DrawingError
 from lightning_normdyn.report.kit.theme import INK, RULE, with_variables
 
@@ -56,14 +57,20 @@ _STYLE: Any = {
 _REFERENCE = re.compile(r"(url\()?#([\w.-]+)")
 
 
+_DRAWING = threading.RLock()
+
+
 @contextmanager
 def drawing_style() -> Iterator[None]:
     """Sets fonts and colours while figures are drawn, and puts matplotlib's own settings back.
 
+    One thread draws at a time: matplotlib's settings and Python's warning filters are those of the whole process, and
+    two that changed and restored them in turns would leave the style of the one to the other, or to the caller.
+
     Raises:
         DrawingError: instead of whatever goes wrong while drawing, but for a file that cannot be written.
     """
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with _DRAWING, matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         # The reader's browser sets the text and has more glyphs than the font that only measures it here.

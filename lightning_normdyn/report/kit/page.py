@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lightning_normdyn._version import __version__
-from lightning_normdyn.history.json_file import write_atomically
-from lightning_normdyn.report.kit.theme import colour_rules
+from lightning_normdyn.atomic_file import write_atomically
+from lightning_normdyn.report.kit.theme import colour_rules, page_rules
 
 NORM_LAW_PAPER = "https://arxiv.org/abs/2606.30625"
 """Su, Ren, Veitch 2026: the balance of norms, and the norms of a vocabulary predicted from it."""
@@ -86,7 +86,8 @@ class Page:
 
     def __html__(self) -> Markup:
         """The whole document."""
-        return render("page.html.j2", page=self, colours=Markup(colour_rules(self.main)))
+        rules = Markup("\n").join(Markup(sheet) for sheet in (page_rules(), colour_rules(self.main)) if sheet)
+        return render("page.html.j2", page=self, colours=rules)
 
 
 def write_page(path: Path, page: Page) -> Path:

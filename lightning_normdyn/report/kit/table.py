@@ -61,7 +61,9 @@ class Table:
         return render("table.html.j2", table=self, has_head=has_head, lines=lines)
 
 
-def table(name: str, caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> Table:
+def table(
+    name: str, caption: str, headings: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, note: str = ""
+) -> Table:
     """A table of plain text whose first column names the rows and whose other columns are numbers.
 
     Args:

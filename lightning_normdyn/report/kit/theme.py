@@ -10,9 +10,23 @@ from numpy.typing import NDArray
 INK, FAINT, RULE = "#1f2933", "#616e7c", "#cbd2d9"
 BLUE, VERMILION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a939c"
 """Okabe and Ito's palette, which stays apart for every kind of colour vision."""
+PURPLE, OCHRE = "#cc79a7", "#b58900"
+"""For what has neighbours in all of those."""
 
 LIGHT_PAPER, DARK_PAPER = "#ffffff", "#1a2027"
 _DARK = {INK: "#e3e9ef", FAINT: "#a3afbb", RULE: "#4a5663", LIGHT_PAPER: DARK_PAPER}
+PAGE_COLOURS = {
+    "ink": (INK, _DARK[INK]),
+    "faint": (FAINT, _DARK[FAINT]),
+    "rule": ("#dde2e7", "#333d47"),
+    "paper": ("#f6f7f9", "#11161c"),
+    "card": (LIGHT_PAPER, DARK_PAPER),
+    "sheet": (LIGHT_PAPER, LIGHT_PAPER),
+    "link": ("#0b5c8e", "#7cc0f5"),
+    "shade": (f"{INK}47", "#a3b9cd6b"),
+}
+"""Colours of the style sheet ``page.css``, by the names of its variables, on light and on dark paper."""
+
 _CONTRAST = 4.5
 # What the CSS filter `hue-rotate(180deg)` multiplies red, green and blue by.
 _TURN = np.array([[-0.574, 1.430, 0.144], [0.426, 0.430, 0.144], [0.426, 1.430, -0.856]])
@@ -72,6 +86,14 @@ def with_variables(style: str, *, is_text: bool) -> str:
     """
     kind = "text" if is_text else "shape"
     return _IN_STYLE.sub(rf"var(--{kind}-\1, #\1)", style)
+
+
+def page_rules() -> str:
+    """A style sheet that gives the variables of ``page.css`` their colours; print is light."""
+    light, dark = (
+        " ".join(f"--{name}: {colours[place]};" for name, colours in PAGE_COLOURS.items()) for place in (0, 1)
+    )
+    return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
 
 
 def colour_rules(html: str) -> str:

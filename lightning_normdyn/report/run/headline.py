@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
+from lightning_normdyn.instruments import QUANTITIES
+from lightning_normdyn.instruments.quantities import LITTLE_MOVE
 from lightning_normdyn.report.kit.numbers import fixed, percent, plain
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, render
 from lightning_normdyn.report.kit.table import Cell, Column, Table
@@ -24,33 +26,34 @@ _FROM_SUMMARY = {
 
 
 class Line(NamedTuple):
-    """One line of the table of further numbers: its key, its name, how it is written and how to read it."""
+    """One line of the table of further numbers: its key, its label, how to read it and how it is written."""
 
     key: str
-    name: str
+    label: str
+    reading: str
     write: Callable[[float], str]
-    how: str
+
+    @classmethod
+    def of(cls, key: str, write: Callable[[float], str] = plain) -> Line:
+        """The line of a logged quantity, in the words of the registry."""
+        quantity = QUANTITIES[key]
+        return cls(key, quantity.label, quantity.reading, write)
 
 
 _LINES = (
     Line(
         "log_frequency_correlation",
         "r of norm and word frequency",
-        lambda value: fixed(value, 3),
         "both as logarithms; words counted over the whole corpus",
+        lambda value: fixed(value, 3),
     ),
-    Line("budget_residual", "Budget residual", plain, "what the budget leaves unexplained; rounding in a healthy run"),
-    Line("stationarity", "Stationarity", plain, "1: the norms have settled; 0: they all still move one way"),
-    Line(
-        "radial_decay_ratio",
-        "Radial decay over weight decay",
-        plain,
-        "the number of layers for a bias-free ReLU network, 1 for a table",
-    ),
-    Line("growth_share", "Growth over decay", plain, "what the size of steps adds, as a share of what decay takes"),
-    Line("drift_share", "Drift over decay", plain, "what the task pushes outwards; with growth, 1 in a settled run"),
-    Line("relaxation_steps", "Relaxation time", lambda value: f"{plain(value)} steps", "to settle at the current rate"),
-    Line("seconds", "Time", lambda value: f"{plain(value)} s", "for the whole run"),
+    Line.of("budget_residual"),
+    Line.of("stationarity"),
+    Line.of("radial_decay_ratio"),
+    Line.of("growth_share"),
+    Line.of("drift_share"),
+    Line.of("relaxation_steps", lambda value: f"{plain(value)} steps"),
+    Line("seconds", "Time", "for the whole run", lambda value: f"{plain(value)} s"),
 )
 
 
@@ -82,7 +85,7 @@ def _verdict(numbers: Mapping[str, float]) -> str:
     if error is None or not (numbers["stationarity"] < _SETTLED if "stationarity" in numbers else error > _SETTLED):
         return ""
     far = "The norms are still far from where they would settle"
-    if "transient_slope" not in numbers:
+    if "transient_slope" not in numbers or numbers.get("transient_persistence_error", 0.0) >= LITTLE_MOVE:
         return f"{far}."
     return f"{far}: slope and r of the transient then mostly repeat where they started."
 
@@ -140,11 +143,11 @@ def _predictions(numbers: Mapping[str, float], name: str) -> Table:
         Markup("Predicted against observed norm, beside the published {}").format(link),
         (
             Column(""),
-            Column("slope", "published"),
-            Column("r", "published"),
-            Column("median error", kind="main"),
-            Column("‘stays as it is’"),
-            Column("skill"),
+            Column(QUANTITIES["transient_slope"].label, "published"),
+            Column(QUANTITIES["transient_pearson_r"].label, "published"),
+            Column(QUANTITIES["transient_median_error"].label, kind="main"),
+            Column(QUANTITIES["transient_persistence_error"].label),
+            Column(QUANTITIES["transient_skill"].label),
         ),
         [row for row in rows if row],
         note="Skill: 1 − median error / error of ‘stays as it is’; 1 is perfect, 0 no better.",
@@ -165,7 +168,7 @@ def _row(numbers: Mapping[str, float], kind: str, name: str, references: Mapping
 
 def _further(numbers: Mapping[str, float], name: str) -> Table:
     rows = [
-        (Cell(line.name, line.how), line.write(numbers[line.key]))
+        (Cell(line.label, line.reading), line.write(numbers[line.key]))
         for line in (*_LINES, *_window_forecast(numbers))
         if line.key in numbers
     ]
@@ -177,8 +180,8 @@ def _window_forecast(numbers: Mapping[str, float]) -> list[Line]:
     if "forecast_median_error" in numbers:
         return []
     skill = f"; skill {_three(numbers['window_forecast_skill'])}" if "window_forecast_skill" in numbers else ""
-    how = f"in the median, the latest of them{skill}"
-    return [Line("window_forecast_median_error", "Forecasts one window ahead missed by", percent, how)]
+    line = Line.of("window_forecast_median_error", percent)
+    return [line._replace(reading=line.reading + skill)]
 
 
 def _three(value: float) -> str:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from lightning_normdyn.core import KernelVotes
 from lightning_normdyn.report.kit.figure import drawing_style, write_figure
 from lightning_normdyn.report.kit.numbers import Floats, plain
-from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREY, INK, VERMILION
+from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREY, INK, LIGHT_PAPER, VERMILION
 from lightning_normdyn.report.run.norm_against_frequency import readable
 
-PUSH_COLOURS = LinearSegmentedColormap.from_list("push", [BLUE, "#8fc1de", "#ffffff", "#f0b48a", VERMILION])
+PUSH_COLOURS = LinearSegmentedColormap.from_list("push", [BLUE, "#8fc1de", LIGHT_PAPER, "#f0b48a", VERMILION])
 """Inward, nothing, outward."""
 
 _CELL, _LETTER, _SMALL_LETTER, _MARGIN = 0.21, 0.084, 0.066, 0.16

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from markupsafe import Markup
 
+from lightning_normdyn.instruments import QUANTITIES
 from lightning_normdyn.report.kit.axes import axis_note, level_grid, linear_frame, step_axis
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
@@ -15,11 +16,7 @@ from lightning_normdyn.report.kit.numbers import plain, power_of_ten
 from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, INK, VERMILION
 from lightning_normdyn.report.run.target_record import Series, TargetRecord
 
-_TERMS = (
-    ("budget_growth", "growth", VERMILION),
-    ("budget_drift", "drift", GREEN),
-    ("budget_decay", "decay", BLUE),
-)
+_COLOURS = {"budget_growth": VERMILION, "budget_drift": GREEN, "budget_decay": BLUE}
 _CAPTION = (
     "What one step adds to the squared norm, as a share of it: decay pulls in, growth (the step's own squared length) "
     "pushes out, and drift is the step's part along the vector: the loss's own pull and, under momentum or Adam, "
@@ -30,13 +27,12 @@ _POINTS = 360
 
 def budget_card(record: TargetRecord) -> Card | None:
     """Decay, drift, growth and their total, as far as they were logged."""
-    terms = {name: record.values(key) for key, name, _ in _TERMS if len(record.values(key).steps)}
+    terms = {key: record.values(key) for key in _COLOURS if len(record.values(key).steps)}
     if not terms:
         return None
-    colours = {name: colour for _, name, colour in _TERMS}
     # The total is drawn first and widest, so that a term that makes up all of it still shows on top.
     curves = {"total": (total(list(terms.values())), INK, 3.0)} if len(terms) > 1 else {}
-    curves |= {name: (series, colours[name], 1.5) for name, series in terms.items()}
+    curves |= {QUANTITIES[key].label: (series, _COLOURS[key], 1.5) for key, series in terms.items()}
     return Card("The budget of the squared norm", _CAPTION, (("", _draw(record, curves)),))
 
 

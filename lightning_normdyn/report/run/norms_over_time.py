@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from lightning_normdyn.instruments import QUANTITIES
 from lightning_normdyn.report.kit.axes import norm_scale, positive_frame, square_axes, step_axis
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
@@ -157,10 +158,10 @@ def _describe(courses: list[BandCourse]) -> str:
 
 
 _LOOKS = {
-    "norm_p95": ("95%", BLUE, 1.0),
-    "norm_mean": ("mean", VERMILION, 1.3),
-    "norm_p50": ("median", INK, 1.9),
-    "norm_p05": ("5%", BLUE, 1.0),
+    "norm_p95": (BLUE, 1.0),
+    "norm_mean": (VERMILION, 1.3),
+    "norm_p50": (INK, 1.9),
+    "norm_p05": (BLUE, 1.0),
 }
 _CAPTION = "Norms of the vectors that came by: a healthy run levels off, with the outer lines staying at a fixed ratio."
 _POINTS = 360
@@ -176,9 +177,9 @@ def fan_card(record: TargetRecord) -> Card | None:
     norm_scale(axes, *(series.values for series in fan.values()))
     labels = []
     for name, series in fan.items():
-        text, colour, width = _LOOKS[name]
+        colour, width = _LOOKS[name]
         axes.plot(series.steps, series.values, color=colour, lw=width, marker="o" if len(series.steps) == 1 else None)
-        labels.append(LineLabel(series.last, text, colour))
+        labels.append(LineLabel(series.last, QUANTITIES[name].label, colour))
     label_line_ends(axes, labels)
     ends = ", ".join(f"{label.text} {plain(label.y)}" for label in labels)
     svg = to_svg(axes, name=f"{record.anchor}-course", description=f"Norm over training; at the end: {ends}.")

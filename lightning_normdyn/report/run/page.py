@@ -44,10 +44,12 @@ def write_report(
 
     Raises:
         FileNotFoundError: if ``log_dir`` holds no history.
-        ValueError: if no table has as many rows as there are labels, or a mapping names what the run does not hold.
+        ValueError: if an argument is of another kind, no table has as many rows as there are labels, or a mapping
+            names what the run does not hold.
         DrawingError: if a figure cannot be drawn.
         OSError: if the page cannot be written.
     """
+    _check_arguments(log_dir, out, labels, summary)
     run = read_run(log_dir)
     labels_of_target = _labels_by_target(labels, run)
     records = [
@@ -65,13 +67,28 @@ def write_report(
         ) from error
 
 
+def _check_arguments(log_dir: object, out: object, labels: object, summary: object) -> None:
+    """Refuses what is of another kind than the signature says, before anything is read."""
+    for name, place in {"log_dir": log_dir, "out": out}.items():
+        if (place is not None or name == "log_dir") and not (isinstance(place, str | os.PathLike) and os.fspath(place)):
+            raise ValueError(f"{name}: expected the path of a {_KINDS[name]}, got {place!r}")
+    if summary is not None and not isinstance(summary, Mapping):
+        raise ValueError(f"summary: expected numbers by their names, got {summary!r}")
+    for names in labels.values() if isinstance(labels, Mapping) else [] if labels is None else [labels]:
+        if not isinstance(names, Sequence) or isinstance(names, str | bytes):
+            raise ValueError(f"labels: expected a list of names, one a row, or such lists by target, got {names!r}")
+
+
+_KINDS = {"log_dir": "run's folder", "out": "file"}
+
+
 def _labels_by_target(labels: Labels | None, run: Mapping[str, TargetHistory]) -> dict[str, Sequence[str]]:
     """The names of each target's rows.
 
     Raises:
         ValueError: if names fit no target.
     """
-    if labels is None:
+    if labels is None or (isinstance(labels, Mapping) and not labels):
         return {}
     descriptions = {name: history.description() for name, history in run.items()}
     if isinstance(labels, Mapping):
@@ -128,7 +145,7 @@ def report_page(
     from lightning_normdyn.report.run.headline import from_summary, headline
     from lightning_normdyn.report.run.target_section import section
 
-    head = headline(from_summary(summary) | _forecast_fit(records, summary)) if summary else Markup()
+    head = headline(from_summary(summary)) if summary else Markup()
     with drawing_style():
         sections = [section(record, with_headline=not summary) for record in records]
     return Page(
@@ -140,18 +157,6 @@ def report_page(
         sources=_SOURCE,
         origin=origin,
     )
-
-
-_FORECAST_FIT = ("forecast_slope", "forecast_pearson_r")
-
-
-def _forecast_fit(records: Sequence[TargetRecord], summary: Mapping[str, Any]) -> dict[str, float]:
-    """Slope and r of the forecast, which a summary may leave out, from the history of a run with one table."""
-    tables = [record for record in records if record.is_table]
-    if len(tables) != 1:
-        return {}
-    names = [name for name in _FORECAST_FIT if summary.get(name) is None and len(tables[0].values(name).steps)]
-    return {name: tables[0].values(name).last for name in names}
 
 
 def _run_facts(summary: Mapping[str, Any]) -> list[str]:

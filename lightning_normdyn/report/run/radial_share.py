@@ -6,6 +6,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from lightning_normdyn.instruments import QUANTITIES
 from lightning_normdyn.report.kit.axes import axis_note, level_grid, log_scale, positive_frame, step_axis
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
@@ -14,7 +15,7 @@ from lightning_normdyn.report.kit.numbers import Floats, percent, plain
 from lightning_normdyn.report.kit.theme import BLUE, FAINT, VERMILION
 from lightning_normdyn.report.run.target_record import Series, TargetRecord
 
-_SHARES = (("radial_fraction", "gradient", BLUE), ("update_radial_fraction", "update", VERMILION))
+_COLOURS = {"radial_fraction": BLUE, "update_radial_fraction": VERMILION}
 _ROUNDING = 1e-6
 _TINY = 0.02
 _POINTS = 360
@@ -27,7 +28,11 @@ _CAPTION = (
 
 def radial_card(record: TargetRecord) -> Card | None:
     """Radial shares over training, on a logarithmic scale where they are tiny."""
-    shares = {name: (record.values(key), colour) for key, name, colour in _SHARES if len(record.values(key).steps)}
+    shares = {
+        QUANTITIES[key].label: (record.values(key), colour)
+        for key, colour in _COLOURS.items()
+        if len(record.values(key).steps)
+    }
     if not shares:
         return None
     return Card("Radial share of gradient and update", _CAPTION, (("", _draw(record, shares)),))

@@ -8,10 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lightning_normdyn.instruments import QUANTITIES
 from lightning_normdyn.report.kit.card import arrange
 from lightning_normdyn.report.kit.numbers import plain
 from lightning_normdyn.report.kit.page import render
-from lightning_normdyn.report.kit.table import Table, table
+from lightning_normdyn.report.kit.table import Cell, Table, table
 from lightning_normdyn.report.run.balance_terms import balance_terms_card
 from lightning_normdyn.report.run.headline import from_series, headline
 from lightning_normdyn.report.run.norm_against_frequency import frequency_card
@@ -81,11 +82,16 @@ def _amount(value: object) -> str:
 
 def _last_values(record: TargetRecord) -> Table | None:
     rows = [
-        (name, plain(series.last), f"{series.steps[-1]:,}")
+        (Cell(name, _reading(name)), plain(series.last), f"{series.steps[-1]:,}")
         for name, series in record.series.items()
         if len(series.steps)
     ]
     return table(f"{record.anchor}-last", "Last values", ("quantity", "value", "at step"), rows) if rows else None
+
+
+def _reading(name: str) -> str:
+    """What a logged quantity is; silent of a user's own."""
+    return QUANTITIES[name].reading if name in QUANTITIES else ""
 
 
 _SIGNS = (("lambda_rad", "λ"), ("lambda", "λ"), ("beta2", "β₂"), ("sqrt(d)", "√d"), (" - ", " − "))
@@ -93,17 +99,17 @@ _RATE = re.compile(r"(?<![A-Za-z])lr(?![A-Za-z])")
 
 
 def typographic(law: str) -> str:
-    """A law with its letters in Greek, and a word on which learning rate it means.
+    """A law with its letters as the docs have them: Greek, and ``e`` for the learning rate after momentum.
 
     Args:
         law: as an optimizer's rule spells it.
 
     Example:
         >>> typographic("R² = lr·d / (2·lambda_rad) · p / (p + 1 - beta2)")
-        'R² = lr·d / (2·λ) · p / (p + 1 − β₂) with the effective lr'
+        'R² = e·d / (2·λ) · p / (p + 1 − β₂), e the lr after momentum'
         >>> typographic("Adagrad has no known law of the norm")
         'Adagrad has no known law of the norm'
     """
     for spelling, sign in _SIGNS:
         law = law.replace(spelling, sign)
-    return f"{law} with the effective lr" if _RATE.search(law) else law
+    return f"{_RATE.sub('e', law)}, e the lr after momentum" if _RATE.search(law) else law

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation, correlate
 from lightning_normdyn.retrieval.audit.groups import GroupNorms, group_norms
 from lightning_normdyn.retrieval.audit.ranking_audit import (
@@ -100,6 +101,7 @@ def audit_norms(
         >>> audit.saturation.kind, round(audit.correlations["length"].r, 3)
         ('free', 1.0)
     """
+    check_count(0, rows=rows, extremes=extremes)
     _check(rows, length, covariates, groups)
     scan = scan_norms(open_chunks(), rows, name=name)
     norms = scan.norms

@@ -23,7 +23,7 @@ from lightning_normdyn.retrieval.uses.confidence import Confidence, confidence_t
 
 FOLDS = 5
 _LEAST_SPREAD = 1e-3
-# Each of four readers holds several chunks of this many numbers.
+# Each of four consumers holds several chunks of this many numbers.
 _CHUNK_NUMBERS = 2**22
 
 
@@ -130,11 +130,11 @@ def audit_ranking(
     norms_by_name: dict[str, Tensor | None] = {"norm": None}
     if length is not None:
         norms_by_name |= {"residual norm": residual_norms(norms, length), "length alone": length_norms(length)}
-    readers: list[Callable[[Iterator[Tensor]], object]] = [
-        _sweep_reader(judged_queries, replacement) for replacement in norms_by_name.values()
+    consumers: list[Callable[[Iterator[Tensor]], object]] = [
+        _sweep_consumer(judged_queries, replacement) for replacement in norms_by_name.values()
     ]
-    readers += [_top_two_reader(judged_queries.queries)] if len(norms) > 1 else []
-    results = share_pass(chunks, readers)
+    consumers += [_top_two_consumer(judged_queries.queries)] if len(norms) > 1 else []
+    results = share_pass(chunks, consumers)
     sweeps = dict(zip(norms_by_name, cast("list[AlphaSweep]", results), strict=False))
     best = cast("TopK", results[-1]) if len(norms) > 1 else None
     confounds = None if length is None else explain_gain(*sweeps.values())
@@ -155,10 +155,10 @@ def audit_ranking(
     )
 
 
-def _sweep_reader(
+def _sweep_consumer(
     judged_queries: JudgedQueries, replacement: Tensor | None
 ) -> Callable[[Iterator[Tensor]], AlphaSweep]:
-    """A reader that sweeps with the vectors' own norms or with given ones, ``[m]``."""
+    """A consumer that sweeps with the vectors' own norms or with given ones, ``[m]``."""
 
     def read(chunks: Iterator[Tensor]) -> AlphaSweep:
         return sweep_alpha(
@@ -180,7 +180,7 @@ def _with_norms(chunks: Iterator[Tensor], norms: Tensor) -> Iterator[Tensor]:
         offset += len(chunk)
 
 
-def _top_two_reader(queries: Tensor) -> Callable[[Iterator[Tensor]], TopK]:
+def _top_two_consumer(queries: Tensor) -> Callable[[Iterator[Tensor]], TopK]:
     return lambda chunks: norm_aware_top_k(queries, chunks, 2, chunk_size=_chunk_size(queries))
 
 
@@ -208,33 +208,33 @@ def _confidence(queries: Tensor, norms: Tensor, best: TopK, loss: Tensor) -> dic
     return confidence_table(confidences, loss)
 
 
-Reader: TypeAlias = Callable[[Iterator[Tensor]], object]
+ChunkConsumer: TypeAlias = Callable[[Iterator[Tensor]], object]
 _Feed: TypeAlias = "Queue[Tensor | None]"
 
 
-def share_pass(chunks: Iterable[Tensor], readers: Sequence[Reader]) -> list[object]:
-    """Lets every reader iterate over the same chunks while they are read once.
+def share_pass(chunks: Iterable[Tensor], consumers: Sequence[ChunkConsumer]) -> list[object]:
+    """Lets every consumer iterate over the same chunks while they are read once.
 
-    Each reader runs in a thread of its own and is at most two chunks ahead of the slowest, so that memory is bounded.
+    Each consumer runs in a thread of its own and is at most two chunks ahead of the slowest, so that memory is bounded.
 
     Args:
         chunks: that nobody changes.
-        readers: called with an iterator over them.
+        consumers: called with an iterator over them.
 
     Returns:
-        What each reader returns.
+        What each consumer returns.
 
     Raises:
-        Exception: whatever reading the chunks, or the first reader to fail, raised.
+        Exception: whatever reading the chunks, or the first consumer to fail, raised.
 
     Example:
         >>> import torch
         >>> share_pass(iter([torch.ones(2), torch.ones(3)]), [lambda them: sum(map(len, them)), lambda them: None])
         [5, None]
     """
-    feeds: list[_Feed] = [Queue(maxsize=1) for _ in readers]
-    with ThreadPoolExecutor(max(1, len(readers))) as pool:
-        futures = [pool.submit(reader, iter(feed.get, None)) for reader, feed in zip(readers, feeds, strict=True)]
+    feeds: list[_Feed] = [Queue(maxsize=1) for _ in consumers]
+    with ThreadPoolExecutor(max(1, len(consumers))) as pool:
+        futures = [pool.submit(consumer, iter(feed.get, None)) for consumer, feed in zip(consumers, feeds, strict=True)]
         try:
             for chunk in chunks:
                 for feed, future in zip(feeds, futures, strict=True):
@@ -248,7 +248,7 @@ def share_pass(chunks: Iterable[Tensor], readers: Sequence[Reader]) -> list[obje
 
 
 def _hand_over(feed: _Feed, chunk: Tensor | None, future: Future[object]) -> None:
-    """Waits for room, but not for a reader that has stopped."""
+    """Waits for room, but not for a consumer that has stopped."""
     while not future.done():
         try:
             feed.put(chunk, timeout=0.1)

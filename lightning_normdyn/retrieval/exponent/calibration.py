@@ -138,6 +138,7 @@ def calibrate(
         'Norms help: exponent 0.4... raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 exponents ...'
     """
     check_count(resamples=resamples, hint="the verdict needs a test, 2000 is usual")
+    check_count(folds=folds, hint="5 is usual")
     _check(sweep, level, strata)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     overall = _calibrate(sweep, folds, resamples, level, generator)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import precise_norm
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.correlation import Correlation, norm_correlations
-from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
+from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
 from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
@@ -110,6 +111,9 @@ def confound_report(
         >>> report.sentence
         'Nothing to explain: norms gain nothing in ndcg@10, with length or without. Held-out gain in ndcg@10: ...'
     """
+    check_count(folds=folds, hint="5 is usual")
+    check_count(resamples=resamples, hint="2000 is usual")
+    check_level(level)
     norms = precise_norm(documents.detach()).cpu().double()
     for name, column in (covariates or {}).items():
         if column.shape != norms.shape:

@@ -7,8 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.cubic_spline import spline_weights
-from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, percentile_ends, resample_counts
+from lightning_normdyn.core.statistics.interval import (
+    Interval,
+    bootstrap_intervals,
+    check_level,
+    percentile_ends,
+    resample_counts,
+)
 from lightning_normdyn.core.statistics.sign_flip import flipped_share
 
 _ROUNDING = 1e-9
@@ -73,6 +80,7 @@ def held_out_gain(
     if not gains.isfinite().all():
         raise ValueError("gains: expected finite numbers, got NaN or infinity; leave out queries without a measure")
     queries = gains.shape[1]
+    check_count(folds=folds)
     if not 2 <= folds <= queries:
         raise ValueError(f"folds: expected 2 to {queries}, the number of queries with a measure, got {folds}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -161,6 +169,8 @@ def best_exponent(
         >>> round(best_exponent(alphas, values).alpha.value, 2)
         0.7
     """
+    check_count(resamples=resamples, hint="2000 is usual")
+    check_level(level)
     alphas, values = alphas.detach().cpu().double(), values.detach().cpu().double()
     if bool((values == values[:1]).all()):
         return BestExponent(Interval(0.0, float(alphas[0]), float(alphas[-1])), flat=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.tiles import tile_width
@@ -58,9 +60,10 @@ class NormAwareScore:
             gamma = getattr(self, name)
             if gamma is not None and self.normalization != "learnable":
                 raise ValueError(f"{name}: expected nothing, got {gamma} with {self.normalization!r}")
-        for name in ("alpha_query", "alpha"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}: expected a finite exponent, got {getattr(self, name)}")
+        for name in ("alpha_query", "alpha", "gamma_query", "gamma_document"):
+            exponent = getattr(self, name)
+            if exponent is not None or name.startswith("alpha"):
+                _check_exponent(name, exponent)
 
     @property
     def exponents(self) -> tuple[float, float]:
@@ -103,6 +106,12 @@ class NormAwareScore:
                 f"documents: expected norms whose power {self.document_power - 1:g} is within {vectors.dtype}, got "
                 f"{norm:g} in row {int(rows[0])} of a chunk; scale all embeddings by one factor"
             )
+
+
+def _check_exponent(name: str, exponent: object) -> None:
+    is_number = isinstance(exponent, (Real, Tensor)) and not isinstance(exponent, bool)
+    if not is_number or not math.isfinite(exponent):  # type: ignore[arg-type]
+        raise ValueError(f"{name}: expected a finite exponent, got {exponent!r}")
 
 
 @torch.no_grad()
@@ -150,6 +159,9 @@ def norm_aware_top_k(
         [1, 1, 0]
     """
     score = NormAwareScore(normalization, alpha_query, alpha, gamma_query, gamma_document)
+    check_count(k=k)
+    if chunk_size is not None:
+        check_count(chunk_size=chunk_size)
     if queries.ndim != 2:
         raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
     n, d = queries.shape

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_normdyn.retrieval.indexes.id_file import check_lines, check_place, id_file, read_ids, write_ids
 from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place
-from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, SearchResult, Target, optional
+from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, IndexTarget, SearchResult, optional
 
 _LARGEST_ID = 2**63 - 1
 _POINTS_A_CENTROID = 39  # below that FAISS warns that centroids are poor
@@ -166,4 +166,4 @@ def whole_numbers(ids: Sequence[str]) -> np.ndarray[Any, Any] | None:
     return np.array([int(text) for text in ids], dtype=np.int64)
 
 
-TARGETS = {"faiss": Target(FaissIndex, "faiss.read_index(file).search(queries, k)", extra="faiss")}
+TARGETS = {"faiss": IndexTarget(FaissIndex, "faiss.read_index(file).search(queries, k)", extra="faiss")}

@@ -13,9 +13,9 @@ from lightning_normdyn.retrieval.indexes.staged_path import StagedPath
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
+    IndexTarget,
     Metric,
     SearchResult,
-    Target,
     check_existing_ids,
     check_index,
     optional,
@@ -130,7 +130,7 @@ class LanceTable:
 
 
 TARGETS = {
-    "lancedb": Target(
+    "lancedb": IndexTarget(
         LanceTable,
         'table.search(query).distance_type("{metric}").limit(k)',
         _DISTANCES,

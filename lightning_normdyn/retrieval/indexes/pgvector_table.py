@@ -13,9 +13,9 @@ from torch import Tensor
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
+    IndexTarget,
     Metric,
     SearchResult,
-    Target,
     check_existing_ids,
     check_index,
     optional,
@@ -233,7 +233,7 @@ def copy_rows(ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> bytes:
 
 
 TARGETS = {
-    "pgvector": Target(
+    "pgvector": IndexTarget(
         PgvectorTable,
         "SELECT id FROM name ORDER BY embedding {metric} query LIMIT k",
         _OPERATORS,

@@ -15,9 +15,9 @@ from torch import Tensor
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
+    IndexTarget,
     Metric,
     SearchResult,
-    Target,
     check_existing_ids,
     check_index,
     optional,
@@ -203,7 +203,7 @@ class QdrantCollection:
 
 
 TARGETS = {
-    "qdrant": Target(
+    "qdrant": IndexTarget(
         QdrantCollection,
         "client.query_points(name, query=query, limit=k)",
         extra="qdrant",

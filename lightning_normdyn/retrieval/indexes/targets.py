@@ -1,7 +1,7 @@
 """``TARGETS``: the kinds of index that ``export`` writes, by name, collected from the modules of this folder.
 
-A module that declares ``TARGETS``, a dictionary of names and :class:`~.writer.Target` records, adds its targets to the
-table: a new index is one new file.
+A module that declares ``TARGETS``, a dictionary of names and :class:`~.writer.IndexTarget` records, adds its targets to
+the table: a new index is one new file.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 
-from lightning_normdyn.retrieval.indexes.writer import Destination, IndexWriter, Target
+from lightning_normdyn.retrieval.indexes.writer import Destination, IndexTarget, IndexWriter
 
 
-def _declared_targets() -> Iterator[tuple[str, Target]]:
+def _declared_targets() -> Iterator[tuple[str, IndexTarget]]:
     package, _, own_name = __name__.rpartition(".")
     for module in iter_modules(import_module(package).__path__):
         if module.name != own_name:
             yield from getattr(import_module(f"{package}.{module.name}"), "TARGETS", {}).items()
 
 
-TARGETS: dict[str, Target] = dict(sorted(_declared_targets(), key=lambda item: (item[1].extra is not None, item[0])))
+TARGETS: dict[str, IndexTarget] = dict(
+    sorted(_declared_targets(), key=lambda item: (item[1].extra is not None, item[0]))
+)
 """Name to target: plain files first, then what needs a package."""
 
 

@@ -21,9 +21,9 @@ from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_st
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
+    IndexTarget,
     Metric,
     SearchResult,
-    Target,
     check_index,
     stored_dtype,
 )
@@ -195,7 +195,7 @@ class ParquetFile(_VectorFile):
 
 
 TARGETS = {
-    "npy": Target(NpyFile, "(vectors @ query).argsort()[::-1]"),
-    "parquet": Target(ParquetFile, "inner products of the column embedding with the query"),
-    "safetensors": Target(SafetensorsFile, "(vectors @ query).argsort(descending=True)"),
+    "npy": IndexTarget(NpyFile, "(vectors @ query).argsort()[::-1]"),
+    "parquet": IndexTarget(ParquetFile, "inner products of the column embedding with the query"),
+    "safetensors": IndexTarget(SafetensorsFile, "(vectors @ query).argsort(descending=True)"),
 }

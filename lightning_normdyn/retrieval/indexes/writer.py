@@ -100,7 +100,7 @@ class IndexWriter(Protocol):
         ...
 
 
-class Target(NamedTuple):
+class IndexTarget(NamedTuple):
     """An index that vectors can be exported to; its module lists it in ``TARGETS``.
 
     Attributes:
@@ -121,7 +121,7 @@ class Target(NamedTuple):
         """How it is searched where vectors are compared by the metric.
 
         Example:
-            >>> Target(print, "ORDER BY embedding {metric} query", {"euclidean": "<->"}).hint("euclidean")
+            >>> IndexTarget(print, "ORDER BY embedding {metric} query", {"euclidean": "<->"}).hint("euclidean")
             'ORDER BY embedding <-> query'
         """
         return self.search.replace("{metric}", self.metric_names.get(metric, ""))
@@ -130,7 +130,7 @@ class Target(NamedTuple):
         """Where the vectors of a destination are.
 
         Example:
-            >>> Target(print, "", place="{name} in {out}").place_of(Destination("folder", "docs"))
+            >>> IndexTarget(print, "", place="{name} in {out}").place_of(Destination("folder", "docs"))
             'docs in folder'
         """
         return self.place.format(out=destination.out, name=destination.name)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
+from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
 from lightning_normdyn.core.statistics.risk_coverage import expected_calibration_error
 
 _WAYS = 3
@@ -73,6 +74,9 @@ def compare_temperatures(
         >>> compare_temperatures(logits, labels, norms, resamples=50).nll_gain.low > 0
         True
     """
+    check_count(bins=bins, hint="15 is usual")
+    check_count(0, resamples=resamples)
+    check_level(level)
     check_items(logits, labels, norms)
     if len(labels) < 4:
         raise ValueError(f"labels: expected four items at least, two for each half, got {len(labels)}")
@@ -150,6 +154,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, norms: Tensor, *, norm_depen
         >>> round(fit_temperature(logits, labels, norms).slope, 1)
         -1.0
     """
+    check_flag(norm_dependent=norm_dependent)
     check_items(logits, labels, norms)
     with torch.inference_mode(False), torch.enable_grad():  # a validation step allows neither
         # Clones, because what was made in inference mode can never be differentiated.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import precise_norm
-from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
+from lightning_normdyn.core.number_checks import check_count, check_finite_number
+from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
 from lightning_normdyn.core.statistics.ranking import Measure, grade_ranking, measure_named
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
@@ -89,8 +90,12 @@ def filter_table(
     """
     measures_by_name = {name: measure_named(name) for name in measures}
     for share in shares:
+        check_finite_number(shares=share)
         if not 0 < share <= 1:
             raise ValueError(f"shares: expected numbers above 0 and up to 1, got {share}")
+    check_count(candidates=candidates, hint="100 is usual")
+    check_count(0, resamples=resamples)
+    check_level(level)
     judgements.check(len(queries), len(documents))
     depth = max([candidates, *(measure.depth for measure in measures_by_name.values())])
     directions = rescale(documents.detach(), 1.0)

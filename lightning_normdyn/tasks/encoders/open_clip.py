@@ -37,7 +37,9 @@ class OpenClip(ImageTextTowers):
                 model, pretrained=pretrained, require_pretrained=pretrained is not None or ":" in model
             )
             self.tokenizer = library.get_tokenizer(model)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:
             raise ValueError(
                 f"model: expected a model of open_clip and weights that are here or can be had, got {model!r} with "
                 f"pretrained={pretrained!r}: {error}"

@@ -89,7 +89,7 @@ class PretrainedTextEncoder(TextEncoder):
 
 @contextmanager
 def _named_in_errors(model: str) -> Iterator[None]:
-    """Says in one sentence that there is no such model, at once where the name can only be a path.
+    """Says in one sentence that there is no such model, at once where the name can only be a path, or a damaged one.
 
     Raises:
         ValueError: in place of the errors of transformers.
@@ -98,8 +98,17 @@ def _named_in_errors(model: str) -> Iterator[None]:
         raise ValueError(f"model: expected a folder, got nothing of that name at '{model}'; check the path")
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
         if Path(model).is_dir():
+            complaint = " ".join(str(error).partition("\n")[0].split())[:200]
+            raise ValueError(
+                f"model: expected a model of transformers, got one in '{model}' that cannot be loaded "
+                f"({type(error).__name__}: {complaint}); its files may be damaged or not fit together: save or "
+                "download it again"
+            ) from error
+        if not isinstance(error, OSError | ValueError):
             raise
         raise ValueError(
             f"model: expected a folder or a name on the model hub, got '{model}': there is no such folder here, and "

@@ -40,10 +40,14 @@ def sentence_modules(model: str, pooling: Pooling | None = None) -> SentenceModu
         The pooling asked for, else the model's own, else ``mean``.
 
     Raises:
-        ValueError: if the model ends in layers of another kind, or pools in a way that is not known.
+        ValueError: if the model ends in layers of another kind, or pools in a way that is not known, or a file of it
+            is damaged.
     """
-    modules = _read_json(model, "modules.json") or []
-    kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    modules = _read_json(model, "modules.json", list) or []
+    try:
+        kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise _damaged(f"{model}/modules.json", error) from error
     other_kinds = [kind for kind in kinds if kind not in _KNOWN]
     if other_kinds:
         raise ValueError(
@@ -56,7 +60,7 @@ def sentence_modules(model: str, pooling: Pooling | None = None) -> SentenceModu
 
 
 def _stated_pooling(model: str, folder: str) -> Pooling:
-    config = _read_json(model, f"{folder}/config.json") or {}
+    config = _read_json(model, f"{folder}/config.json", dict) or {}
     modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value]
     if len(modes) == 1 and modes[0] in _MODES:
         return _MODES[modes[0]]
@@ -66,9 +70,21 @@ def _stated_pooling(model: str, folder: str) -> Pooling:
     )
 
 
-def _read_json(model: str, file: str) -> Any:
+def _read_json(model: str, file: str, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
     place = Path(model) / file if Path(model).is_dir() else _downloaded(model, file)
-    return json.loads(place.read_text(encoding="utf-8")) if place is not None and place.is_file() else None
+    if place is None or not place.is_file():
+        return None
+    try:
+        content = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(place, error) from error
+    if not isinstance(content, kind):
+        raise _damaged(place, TypeError(f"expected a JSON {kind.__name__}, got {type(content).__name__}"))
+    return content
+
+
+def _damaged(file: object, error: Exception) -> ValueError:
+    return ValueError(f"model: '{file}' is damaged ({type(error).__name__}: {error}); save or download the model again")
 
 
 def _downloaded(model: str, file: str) -> Path | None:

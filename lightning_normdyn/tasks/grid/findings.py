@@ -112,6 +112,12 @@ def advise(comparison: VariantComparison, headline: str) -> str:
     best, reference = comparison.scores[comparison.best], comparison.scores[comparison.reference]
     if len(comparison.scores) == 1:
         return f"Nothing to compare: {comparison.best} alone ended with a finite measure ({headline} {best.mean:.4f})."
+    if comparison.seeds == 1:
+        gain_clause = "" if best == reference else f" ({best.gain:+.4f} over {comparison.reference})"
+        return (
+            f"One seed cannot decide: with it {comparison.best} leads with {headline} {best.mean:.4f}{gain_clause}, "
+            "which another seed may turn round; train more seeds."
+        )
     if comparison.recommended == NO_DIFFERENCE:
         leads = comparison.best == comparison.reference
         best_clause = "" if leads else f", best {comparison.best} {best.mean:.4f} ({best.gain:+.4f})"

@@ -40,30 +40,30 @@ def filtered_ranks(encoded: Encoded, score: Callable[[Tensor, Tensor], Tensor]) 
         tensor([1.], dtype=torch.float64)
     """
     queries, documents = encoded.queries, encoded.documents
-    targets = _targets(encoded)
+    positives = _positives(encoded)
     ranks = torch.full((len(queries),), torch.nan, dtype=torch.float64)
-    query_rows = (targets >= 0).nonzero()[:, 0]
+    query_rows = (positives >= 0).nonzero()[:, 0]
     for rows in query_rows.split(max(1, _SCORES_AT_ONCE // len(documents))):
         scores = score(queries[rows], documents)
         if encoded.excluded_pairs is not None:
             scores = scores.masked_fill(_pairs_of(rows, encoded.excluded_pairs, scores.shape), -torch.inf)
-        target_scores = scores.gather(1, targets[rows, None])
+        positive_scores = scores.gather(1, positives[rows, None])
         # Asked this way round because NaN is below nothing, and so beats and is beaten by everything.
-        not_below = (~(scores < target_scores)).sum(1)
-        equal = ((scores == target_scores).sum(1) - 1).clamp(min=0)
+        not_below = (~(scores < positive_scores)).sum(1)
+        equal = ((scores == positive_scores).sum(1) - 1).clamp(min=0)
         ranks[rows] = not_below - equal.double() / 2
     return ranks
 
 
-def _targets(encoded: Encoded) -> Tensor:
+def _positives(encoded: Encoded) -> Tensor:
     relevant = encoded.judgements.relevant()
     if len(relevant.queries.unique()) < len(relevant.queries):
         raise ValueError(
             "judgements: expected one relevant document a query, got several; make each a query of its own"
         )
-    targets = torch.full((len(encoded.queries),), -1)
-    targets[relevant.queries] = relevant.documents
-    return targets
+    positives = torch.full((len(encoded.queries),), -1)
+    positives[relevant.queries] = relevant.documents
+    return positives
 
 
 def _pairs_of(rows: Tensor, pairs: Judgements, shape: torch.Size) -> Tensor:

@@ -22,7 +22,7 @@ class Run(NamedTuple):
         optimizers: gives those that train the model now.
         total_steps: gives the number of steps that each of them will try; ``None`` if the run has no set end.
         future_lrs: gives the nominal learning rates of the next so many steps of a group, from inside a step; called
-            with the optimizer, the number of the group and the number of steps.
+            with the optimizer, the number of the group and the number of steps; ``None`` if those are too many.
         loss_scale: gives the factor by which the loss is scaled up now.
         ranks: the processes that take part.
         hears_backward: whether gradients may be clipped before a step is announced, so that their norm must be taken
@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
     optimizers: Callable[[], Sequence[torch.optim.Optimizer]]
     total_steps: Callable[[], int | None]
-    future_lrs: Callable[[torch.optim.Optimizer, int, int], RateTrace]
+    future_lrs: Callable[[torch.optim.Optimizer, int, int], RateTrace | None]
     loss_scale: Callable[[], float]
     ranks: Ranks
     hears_backward: bool

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightning_normdyn.history.json_file import write_atomically
+from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.history.log import Outage, ParquetLog, read_parts
 
 FOLDER = "normdyn"
@@ -53,7 +53,7 @@ TRAJECTORY = pa.schema(
 )
 """One line per tracked row or probe item and snapshot: the norm, and at a fit what went into it and came of it."""
 
-QUANTITIES = pa.schema([("step", pa.int64()), ("quantity", pa.string()), ("value", pa.float64())])
+QUANTITY_SCHEMA = pa.schema([("step", pa.int64()), ("quantity", pa.string()), ("value", pa.float64())])
 """One line per logged scalar: the same values that went to the loggers."""
 
 
@@ -71,7 +71,7 @@ class TargetHistory:
         self._row_names: dict[int, str] = {}
         outage = outage if outage is not None else Outage()
         self.trajectory_log = ParquetLog(self.folder / "trajectory", TRAJECTORY, outage=outage)
-        self.quantities_log = ParquetLog(self.folder / "quantities", QUANTITIES, outage=outage)
+        self.quantities_log = ParquetLog(self.folder / "quantities", QUANTITY_SCHEMA, outage=outage)
 
     def describe(self, description: dict[str, Any]) -> None:
         """Writes ``target.json``, whole or not at all; trouble is left to the logs, which report it once."""
@@ -119,7 +119,15 @@ class TargetHistory:
             ValueError: if it is damaged.
         """
         content = self._read("row_names.json")
-        return dict(zip(content["rows"], content["names"], strict=True)) if content else {}
+        if not content:
+            return {}
+        rows, names = content.get("rows"), content.get("names")
+        if not (_all_are(int, rows) and _all_are(str, names) and len(rows) == len(names)):
+            raise ValueError(
+                f"log_dir: '{self.folder / 'row_names.json'}' is damaged (expected rows and names, lists of one length "
+                "of whole numbers and texts); restore it, or remove it to draw rows without names"
+            )
+        return dict(zip(rows, names, strict=True))
 
     def _read(self, name: str) -> Any:
         file = self.folder / name
@@ -135,8 +143,12 @@ class TargetHistory:
         return _latest(read_parts(self.folder / "trajectory", TRAJECTORY), ["step", "row"])
 
     def quantities(self) -> pa.Table:
-        """Reads the logged scalars by step (columns of :data:`QUANTITIES`)."""
-        return _latest(read_parts(self.folder / "quantities", QUANTITIES), ["step", "quantity"])
+        """Reads the logged scalars by step (columns of :data:`QUANTITY_SCHEMA`)."""
+        return _latest(read_parts(self.folder / "quantities", QUANTITY_SCHEMA), ["step", "quantity"])
+
+
+def _all_are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def folder_name(target: str) -> str:
@@ -174,7 +186,7 @@ def fresh_root(log_dir: str | os.PathLike[str], trainer_id: int, *, resumes: boo
             elif not resumes:
                 root.rename(_next_free(root))
         root.mkdir(parents=True, exist_ok=True)
-        (root / _MARK).write_text(run, encoding="utf-8")
+        write_atomically(root / _MARK, run.encode("utf-8"))
     except OSError:
         return root  # the logs that cannot write there will say so
     return root

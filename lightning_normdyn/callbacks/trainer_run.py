@@ -10,24 +10,32 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.callbacks.lightning import LightningModule, Trainer, overrides, rank_zero_info, rank_zero_warn
+from lightning_normdyn.callbacks.lightning import LightningModule, Trainer, overrides, rank_zero_info, rank_zero_only
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.rates import RateTrace
-from lightning_normdyn.instruments.run import Ranks, Run
-from lightning_normdyn.instruments.schedule import Drive, run_ahead
+from lightning_normdyn.instruments.schedule import Drive, PlannedRates
+from lightning_normdyn.instruments.training_run import Ranks, Run
 
 
 def run_of(trainer: Trainer, pl_module: LightningModule) -> Run:
     """The run of a trainer, in words that hold for any training loop."""
+    rates = PlannedRates(_caution)
     return Run(
         optimizers=lambda: trainer.optimizers,
         total_steps=lambda: _total_steps(trainer, pl_module),
-        future_lrs=lambda optimizer, group, steps: future_lrs(trainer, pl_module, optimizer, group, steps),
+        future_lrs=lambda optimizer, group, steps: future_lrs(trainer, pl_module, optimizer, group, steps, rates),
         loss_scale=lambda: _loss_scale(trainer),
         ranks=_ranks(trainer),
         hears_backward=False,  # Lightning announces a step before it clips
-        warn=rank_zero_warn,
+        warn=_caution,
         inform=rank_zero_info,
     )
+
+
+@rank_zero_only
+def _caution(message: str) -> None:
+    """Says to the user, on the first rank alone, that something is wrong."""
+    caution(message, stacklevel=3)
 
 
 def has_scaler(trainer: Trainer) -> bool:
@@ -69,7 +77,9 @@ def _ranks(trainer: Trainer) -> Ranks:
     return Ranks(trainer.global_rank, trainer.world_size, device, all_gather, broadcast, shares_batches(trainer))
 
 
-def future_lrs(trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace:
+def future_lrs(
+    trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer, group: int, steps: int, rates: PlannedRates
+) -> RateTrace | None:
     """Runs copies of an optimizer's schedulers ahead.
 
     A schedule that depends on a metric, on manual optimisation or on the user's own code is taken to stay at the
@@ -80,15 +90,16 @@ def future_lrs(trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer, g
         pl_module: the LightningModule; schedules may hold it or parts of it, which are never copied.
         optimizer: whose rates.
         group: which parameter group.
-        steps: how many steps ahead.
+        steps: how many steps ahead, to the end of the run.
+        rates: what was run ahead before.
 
     Returns:
-        Nominal learning rates of the next ``steps`` optimizer steps.
+        Nominal learning rates of the next ``steps`` optimizer steps; ``None`` if they are too many.
     """
     drives = [Drive(config.scheduler, partial(_is_due, config)) for config in _configs(trainer, pl_module, optimizer)]
     batches = itertools.islice(_stepping_batches(trainer), steps)
     surroundings = [trainer, getattr(trainer, "datamodule", None), *pl_module.modules(), *pl_module.parameters()]
-    return run_ahead(optimizer, group, drives, batches, keep=surroundings)
+    return rates.trace(optimizer, group, drives, batches, steps, keep=surroundings)
 
 
 class _Batch(NamedTuple):

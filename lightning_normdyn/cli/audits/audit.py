@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_normdyn.cli.audits.input import AuditInput, AuditRequest, gather_input
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.drawn_page import draw_page
-from lightning_normdyn.cli.run_folder import check_writable
+from lightning_normdyn.cli.run_folder import check_output_file, check_writable
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.datasets import MalformedFileError
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
@@ -71,6 +71,8 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
     """
     request.check()
     _check_place(Path(out), overwrite=overwrite)
+    if request.encoder.save is not None:
+        check_output_file(Path(request.encoder.save), "save")
     with tempfile.TemporaryDirectory(prefix="normdyn-audit-") as folder, _progress(terminal()) as bar:
         audit_input = gather_input(request, Path(folder), bar)
         audit = _measure(audit_input, request.measure, bar)

@@ -21,6 +21,7 @@ from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.user_errors import MissingExtraError, one_sentence, require
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.history.number import show_number
+from lightning_normdyn.instruments.quantities import LITTLE_MOVE
 from lightning_normdyn.report import DrawingError, write_report
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
@@ -78,10 +79,10 @@ class DemoRecord(NamedTuple):
         console.print(prediction_table(self.predictions), soft_wrap=False)
         console.print(CAPTION)
         if (self.summary["equilibrium_median_error"] or 0.0) > FAR:
-            console.print(
-                "The norms are still far from equilibrium: so early the lower two rows mostly repeat where they "
-                "started. Train longer with --steps."
-            )
+            move = self.summary["transient_persistence_error"]
+            stays = move is not None and move < LITTLE_MOVE
+            repetition = ": so early the lower two rows mostly repeat where they started" * stays
+            console.print(f"The norms are still far from equilibrium{repetition}. Train longer with --steps.")
         correlation = show_number(self.summary["log_frequency_correlation"], ".3f")
         console.print(f"Log norm against log word frequency: r = {correlation}")
         console.print(f"{self.summary['steps']:,} steps in {self.summary['seconds']:.0f} s.")

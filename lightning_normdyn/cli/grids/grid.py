@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from lightning_normdyn.atomic_file import write_json
+from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
 from lightning_normdyn.cli.fit import config_words
 from lightning_normdyn.cli.grids.plan import Plan, grid_origin, make_folder, read_task
@@ -20,7 +23,6 @@ from lightning_normdyn.cli.grids.summary import print_findings
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.history.grid_findings import GridFindings
-from lightning_normdyn.history.json_file import write_json
 from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.grid import write_grid
@@ -133,8 +135,20 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
         variants=plan.variants,
         caveat=task.caveat,
     )
+    if findings.comparison.seeds == 1:
+        findings = replace(findings, notes=[*findings.notes, f"More seeds: {_with_more_seeds(plan.folder)}"])
     page = _write(plan, findings)
     return GridRecord(plan.folder, findings, failures, page.path, drawing_error=page.error)
+
+
+def _with_more_seeds(folder: Path) -> str:
+    """The command that goes on with this grid: three seeds, the trainings that are there among them."""
+    words = shlex.split(running_command())
+    for option in ("--seeds", "--out"):
+        if option in words:
+            place = words.index(option)
+            del words[place : place + 2]
+    return shlex.join([*words, "--seeds", "3", "--out", str(folder)])
 
 
 def _variants(task: type[ContrastiveTask], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -191,9 +205,18 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keeps other grids out of a folder; a process that ends, however it does, lets go of it.
 
     Raises:
-        ValueError: if another process works there.
+        ValueError: if another process works there, or the lock's place is taken by a link or a folder.
     """
-    with (folder / _FILE).open("w") as file:
+    # Links that somebody laid there are not followed, or another file would be emptied.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(folder / _FILE, flags, 0o666)
+    except OSError as error:
+        raise ValueError(
+            f"out: expected a file of its own at '{folder / _FILE}', which locks the folder, got something else "
+            f"({error.strerror}); remove it"
+        ) from error
+    with os.fdopen(descriptor, "r+") as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,45 @@
+"""The closing line of a run says what its norms did, and why it says nothing of them."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from lightning_normdyn.instruments import NormObserver
+from lightning_normdyn.instruments.observation import conclusion
+
+
+def closing_lines(caplog, steps, **options):
+    """What is said at the end of a plain loop over a table and an encoder."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"table": nn.Embedding(12, 4), "encoder": nn.Linear(4, 4, bias=False)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.05)
+    caplog.clear()
+    targets = ["table.weight", "encoder"]
+    with caplog.at_level(logging.INFO), NormObserver(model, optimizer, targets=targets, total_steps=steps, **options):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            losses = model["table"](torch.arange(12)), model["encoder"](torch.randn(6, 4))
+            sum(vectors.square().sum() for vectors in losses).backward()
+            optimizer.step()
+    return caplog.messages
+
+
+def test_norms_that_moved_by_much_do_not_repeat_their_start():
+    moved = {"a/stationarity": 0.1, "a/transient_median_error": 0.01, "a/transient_persistence_error": 0.42}
+    still = moved | {"a/transient_persistence_error": 0.003}
+    assert conclusion(moved, "a/").endswith(
+        "not settled: the norms moved by 42.0% (median) in the last window, still one way"
+    )
+    assert conclusion(still, "a/").endswith("moved by 0.3% (median) and mostly repeat where they started")
+    assert conclusion({"a/stationarity": 0.1}, "a/") == "not settled: the norms still move one way"
+
+
+def test_a_run_shorter_than_its_window_says_so_once(caplog):
+    lines = [line for line in closing_lines(caplog, 12, window=100) if "no window" in line]
+    assert len(lines) == 1
+    assert "'table.weight', 'encoder': no window of 100 steps closed in the run's 12 steps" in lines[0]
+    assert "window=6" in lines[0]
+    assert not any("no window" in line for line in closing_lines(caplog, 12, window=6))

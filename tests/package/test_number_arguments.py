@@ -1,0 +1,250 @@
+"""Every number and flag that a public function or class takes: what makes no sense is refused in one sentence."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, is_typeddict
+
+import pytest
+import torch
+
+from lightning_normdyn import equilibrium_rule
+from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMonitor, NormDynamics, NormTrajectoryMonitor
+from lightning_normdyn.datasets import Judgements
+from lightning_normdyn.instruments import NormObserver
+from lightning_normdyn.levers import NormVariance, cut_init, equilibrium_init, scale_gradient, weight_decay_for
+from lightning_normdyn.losses import (
+    FullSoftmax,
+    InfoNCE,
+    NormalizedSimilarity,
+    SigmoidContrastive,
+    cached_loss,
+)
+from lightning_normdyn.metrics import (
+    FisherConditionNumber,
+    NormCorrelations,
+    RankingHitRate,
+    RankingMAP,
+    RankingMRR,
+    RankingNDCG,
+    RankingRecall,
+    norm_diagnostics,
+)
+from lightning_normdyn.retrieval import (
+    AlphaSweep,
+    CrossDomainLocalScaling,
+    NormAwareScore,
+    QueryBankNormalization,
+    calibrate,
+    compare_temperatures,
+    confidence_table,
+    confound_report,
+    detection_table,
+    exact_top_k,
+    explain_gain,
+    export_vectors,
+    filter_table,
+    likelihood_exponent,
+    norm_aware_top_k,
+    quantile_bands,
+    specificity_table,
+    sweep_alpha,
+    uncertainty_agreement,
+)
+from lightning_normdyn.retrieval.audit import audit_norms
+
+WINGS = ("callbacks", "instruments", "levers", "losses", "metrics", "retrieval", "retrieval.audit")
+QUERIES = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+DOCUMENTS = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+LENGTH = torch.arange(8.0)
+CLASSES = torch.arange(8) % 4
+JUDGEMENTS = Judgements.of([(query, query, 1.0) for query in range(8)])
+CONFIDENCES = {"max_similarity": LENGTH}
+RULE = equilibrium_rule(torch.optim.AdamW([torch.ones(3, 4)], lr=1e-3, weight_decay=0.1))
+
+
+def sweep_of(documents: torch.Tensor = DOCUMENTS) -> AlphaSweep:
+    alphas = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    return AlphaSweep(alphas, torch.rand(3, 8, generator=torch.Generator().manual_seed(2)).double(), "ndcg@10")
+
+
+def observer(**options: Any) -> NormObserver:
+    table = torch.nn.Embedding(4, 2)
+    return NormObserver(table, torch.optim.SGD(table.parameters(), lr=0.1), **options)
+
+
+def cached(**options: Any) -> torch.Tensor:
+    encoder = torch.nn.Linear(4, 4)
+    sides = {"encode_query": encoder, "encode_document": encoder, "module": encoder}
+    return cached_loss(InfoNCE(), QUERIES, DOCUMENTS, **{"chunk_size": 4, **sides, **options})
+
+
+CALLS: dict[str, Callable[..., object]] = {
+    "callbacks.EquilibriumFitMonitor": EquilibriumFitMonitor,
+    "callbacks.GradientSplitMonitor": GradientSplitMonitor,
+    "callbacks.NormDynamics": NormDynamics,
+    "callbacks.NormTrajectoryMonitor": NormTrajectoryMonitor,
+    "instruments.NormObserver": observer,
+    "levers.NormVariance": NormVariance,
+    "levers.cut_init": lambda **options: cut_init(torch.nn.Linear(2, 2), **options),
+    "levers.equilibrium_init": lambda **options: equilibrium_init(torch.ones(3, 4), RULE, **options),
+    "levers.scale_gradient": lambda **options: scale_gradient(QUERIES, **options),
+    "levers.weight_decay_for": lambda **options: weight_decay_for(
+        RULE, **({"dim": 4} | ({} if "target_angular_rate" in options else {"target_norm": 1.0}) | options)
+    ),
+    "losses.FullSoftmax": FullSoftmax,
+    "losses.InfoNCE": InfoNCE,
+    "losses.NormalizedSimilarity": NormalizedSimilarity,
+    "losses.SigmoidContrastive": SigmoidContrastive,
+    "losses.cached_loss": cached,
+    "metrics.FisherConditionNumber": FisherConditionNumber,
+    "metrics.NormCorrelations": NormCorrelations,
+    "metrics.RankingHitRate": RankingHitRate,
+    "metrics.RankingMAP": RankingMAP,
+    "metrics.RankingMRR": RankingMRR,
+    "metrics.RankingNDCG": RankingNDCG,
+    "metrics.RankingRecall": RankingRecall,
+    "metrics.norm_diagnostics": norm_diagnostics,
+    "retrieval.CrossDomainLocalScaling": lambda **options: CrossDomainLocalScaling(DOCUMENTS, QUERIES, **options),
+    "retrieval.NormAwareScore": lambda **options: NormAwareScore("learnable", **({"gamma_document": 0.5} | options)),
+    "retrieval.QueryBankNormalization": lambda **options: QueryBankNormalization(DOCUMENTS, QUERIES, **options),
+    "retrieval.calibrate": lambda **options: calibrate(sweep_of(), **({"resamples": 20} | options)),
+    "retrieval.compare_temperatures": lambda **options: compare_temperatures(
+        DOCUMENTS, CLASSES, LENGTH, **({"resamples": 20} | options)
+    ),
+    "retrieval.confidence_table": lambda **options: confidence_table(
+        CONFIDENCES, LENGTH, **({"resamples": 20} | options)
+    ),
+    "retrieval.confound_report": lambda **options: confound_report(
+        sweep_of, DOCUMENTS, LENGTH, **({"resamples": 20} | options)
+    ),
+    "retrieval.detection_table": lambda **options: detection_table(CONFIDENCES, CONFIDENCES, **options),
+    "retrieval.exact_top_k": lambda **options: exact_top_k(QUERIES, DOCUMENTS, **({"k": 2} | options)),
+    "retrieval.explain_gain": lambda **options: explain_gain(
+        sweep_of(), sweep_of(), sweep_of(), **({"resamples": 20} | options)
+    ),
+    "retrieval.export_vectors": lambda **options: export_vectors(
+        DOCUMENTS, normalization="learnable", **({"gamma_document": 0.5} | options)
+    ),
+    "retrieval.filter_table": lambda **options: filter_table(
+        QUERIES, DOCUMENTS, JUDGEMENTS, **({"resamples": 20} | options)
+    ),
+    "retrieval.likelihood_exponent": lambda **options: likelihood_exponent(
+        DOCUMENTS, torch.ones(4), torch.eye(4).repeat(2, 1), **options
+    ),
+    "retrieval.norm_aware_top_k": lambda **options: norm_aware_top_k(
+        QUERIES, DOCUMENTS, normalization="learnable", **({"k": 2, "gamma_document": 0.5} | options)
+    ),
+    "retrieval.quantile_bands": lambda **options: quantile_bands(LENGTH, **options),
+    "retrieval.specificity_table": lambda **options: specificity_table(
+        LENGTH + 1, {"depth": LENGTH}, LENGTH, **({"resamples": 20} | options)
+    ),
+    "retrieval.sweep_alpha": lambda **options: sweep_alpha(
+        QUERIES, DOCUMENTS, JUDGEMENTS, normalization="learnable", **({"gamma_document": 0.5} | options)
+    ),
+    "retrieval.uncertainty_agreement": lambda **options: uncertainty_agreement(
+        CONFIDENCES, DOCUMENTS.abs(), **({"resamples": 20} | options)
+    ),
+    "retrieval.audit.audit_norms": lambda **options: audit_norms(lambda: [DOCUMENTS], **({"rows": 8} | options)),
+}
+NOT_THE_USERS = {
+    "instruments.EquilibriumFit",  # made by an observation, of options that it has checked
+    "instruments.GradientSplit",
+    "instruments.NormTrajectory",
+    "instruments.OutputWatch",
+    "instruments.TableWatch",
+    "retrieval.audit.Audit",  # records of what was measured
+    "retrieval.audit.LastLayer",
+    "retrieval.audit.Saturation",
+}
+COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows"}
+MAY_BE_NEGATIVE = {"alpha", "alpha_query", "gamma_query", "gamma_document", "power", "bias"}
+MAY_BE_ZERO = {*MAY_BE_NEGATIVE, "weight", "momentum", "second_moment", "update_probability"}
+MAY_HAVE_NO_RESAMPLES = {  # whose intervals are then NaN, as they say
+    "metrics.NormCorrelations",
+    "retrieval.compare_temperatures",
+    "retrieval.confidence_table",
+    "retrieval.filter_table",
+    "retrieval.specificity_table",
+    "retrieval.uncertainty_agreement",
+}
+
+
+def public_callables() -> Iterator[tuple[str, object]]:
+    for wing in WINGS:
+        module = importlib.import_module(f"lightning_normdyn.{wing}")
+        for name in module.__all__:
+            item = getattr(module, name)
+            if callable(item) and item.__module__.startswith("lightning_normdyn") and not is_typeddict(item):
+                yield f"{wing}.{name}", item
+
+
+def arguments_of(function: Any) -> dict[str, str]:
+    """Argument to ``count``, ``number``, ``extent`` or ``flag``, for those that are one."""
+    kinds = {}
+    classes = [
+        cls for cls in getattr(function, "__mro__", [function]) if cls.__module__.startswith("lightning_normdyn")
+    ]
+    for constructor in classes:
+        for parameter in inspect.signature(constructor).parameters.values():
+            annotation = inspect.formatannotation(parameter.annotation).strip("'")
+            words = set(re.split(r" \| ", annotation)) - {"None", "Tensor"}
+            kind = {
+                frozenset({"int"}): "count",
+                frozenset({"float"}): "number",
+                frozenset({"int", "float"}): "extent",
+                frozenset({"bool"}): "flag",
+            }.get(frozenset(words))
+            if kind is not None:
+                kinds[parameter.name] = kind
+    return kinds
+
+
+def wrong_values(name: str, argument: str, kind: str) -> Iterator[object]:
+    if kind == "flag":
+        yield from ("no", 1, None)
+        return
+    yield from (True, "3", math.nan, math.inf)
+    if kind in ("count", "extent"):
+        yield from (2.5, -1)
+        if argument not in COUNTS_FROM_ZERO and not (argument == "resamples" and name in MAY_HAVE_NO_RESAMPLES):
+            yield 0
+        return
+    if argument not in MAY_BE_NEGATIVE and argument not in ("second_moment", "update_probability"):
+        yield -1.0
+    if argument not in MAY_BE_ZERO:
+        yield 0.0
+
+
+CASES = [
+    pytest.param(name, argument, value, id=f"{name}({argument}={value!r})")
+    for name, function in public_callables()
+    if name in CALLS
+    for argument, kind in arguments_of(function).items()
+    for value in wrong_values(name, argument, kind)
+]
+
+
+def test_every_public_callable_with_a_number_is_tried() -> None:
+    with_numbers = {name for name, function in public_callables() if arguments_of(function)}
+    assert with_numbers - NOT_THE_USERS == set(CALLS)
+    assert len(CASES) > 500
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_call_works_with_nothing_wrong(name: str) -> None:
+    CALLS[name]()
+
+
+@pytest.mark.parametrize(("name", "argument", "value"), CASES)
+def test_a_wrong_value_is_refused_in_one_sentence_that_names_it(name: str, argument: str, value: object) -> None:
+    with pytest.raises((ValueError, TypeError)) as refusal:
+        CALLS[name](**{argument: value})
+    message = str(refusal.value)
+    assert re.match(rf"{argument}\b.*: expected .*, got ", message), message
+    assert "\n" not in message
+    assert ". " not in message.replace("...", "")
