@@ -216,7 +216,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             steps=max(rates.steps, 1),
             readings=moments.readings,
         )
-        return None if errors is None else errors.ahead().among(moments.judged > 0, rule.accuracy)
+        return None if errors is None else errors.ahead().among(moments.judged > 0)
 
     def _known(self, moments: RowNoise, norms: Tensor) -> Tensor:
         return norms.where(moments.update_probability > 0, torch.nan)
@@ -291,7 +291,7 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule, judg
             fit.equilibrium_norm, fit.mean_norm, errors, accuracy=rule.accuracy, judged=judged & has_gradient
         )
     if path_errors is not None:
-        path_errors = NormErrors(*(values[has_gradient] for values in path_errors.among(judged, rule.accuracy)))
+        path_errors = NormErrors(*(values[has_gradient] for values in path_errors.among(judged)))
     judgement = Forecast(0, transient, window.start[has_gradient], path_errors).judge(fit.norm[has_gradient])
     return {
         **fit_readings("equilibrium", fit_log_log(equilibrium, mean_norm), equilibrium, weighted),
