@@ -13,11 +13,15 @@ def zipf(rows=300, rarest=0.011):
 
 
 class PlantedTable(nn.Module):
-    """Rows x whose gradients are of length s/|x|, s² of mean ``sizes`` and with E[s⁴]/E[s²]² = 1 or 2."""
+    """Rows x whose gradients are of length s/|x|, s² of mean ``sizes`` and with E[s⁴]/E[s²]² = 1 or 2.
+
+    ``touched`` holds the rows of each step so far.
+    """
 
     def __init__(self, probability, dim, seed, kurtosis=1, start=1.0):
         super().__init__()
         self.probability, self.dim, self.kurtosis = probability, dim, kurtosis
+        self.touched = []
         self.sizes = torch.ones(len(probability))
         self.generator = torch.Generator().manual_seed(seed)
         self.table = nn.Embedding(len(probability), dim)
@@ -28,6 +32,7 @@ class PlantedTable(nn.Module):
         """A loss whose gradient is the planted one, through the embedding layer."""
         chance = torch.rand(len(self.probability), generator=self.generator, dtype=torch.float64)
         rows = (chance < self.probability).nonzero().squeeze(1)
+        self.touched.append(rows)
         x = self.table(rows)
         with torch.no_grad():
             squared = x.square().sum(1, keepdim=True)

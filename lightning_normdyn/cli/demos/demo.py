@@ -190,8 +190,8 @@ def _write_report(folder: Path, words: list[str], summary: dict[str, Any]) -> tu
 
 CAPTION = (
     "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a. They are of least squares, "
-    "which counts rare rows, whose norms and predictions chance moves most, like all others; the other lines weigh each "
-    "row by that."
+    "which counts rare rows, whose norms and predictions chance moves most, like all others; the other lines weigh "
+    "each row by that."
 )
 
 

@@ -112,8 +112,8 @@ def _weighting(numbers: Mapping[str, float]) -> str:
     if plain[0] is not None and plain[1] is not None and "equilibrium_slope" in numbers:
         sentence = (
             f" Plain least squares, as published, finds slope {fixed(plain[0], 2)}, r {fixed(plain[1], 3)}: it counts "
-            "rare rows, whose norms and predictions chance moves most, like all others, where the fit above weighs each "
-            "row by that."
+            "rare rows, whose norms and predictions chance moves most, like all others, where the fit above weighs "
+            "each row by that."
         )
     if "equilibrium_coverage" in numbers and "equilibrium_judged_rows" in numbers:
         inside, rows = percent(numbers["equilibrium_coverage"]), f"{numbers['equilibrium_judged_rows']:,.0f}"
