@@ -226,6 +226,7 @@ class TableStep:
             may come besides where to select would wait for a device.
 
     Attributes:
+        holds_only_scarce: whether the touched rows are those of ``scarce`` and no others.
         slots: slot of each touched row, ``[k]``, possibly repeated; ``None`` if they are all the tracked rows in order.
         embedding: touched rows before the step, ``[k, d]``.
         gradient: their gradients, ``[k, d]``.
@@ -256,6 +257,7 @@ class TableStep:
     ) -> None:
         self.target = target
         self.wants_touched, self.wants_tracked = touched or scarce is not None, tracked
+        self.holds_only_scarce = False
         self.slots: Tensor | None = None
         self._rows: Tensor | None = None
         self._tracked_places: Tensor | None = None
@@ -264,9 +266,11 @@ class TableStep:
             self._rows = target.touched(verify=tracked)
             if self._rows is not None and not tracked:
                 self._tracked_places = target.tracked_among(self._rows, None if touched else scarce)
+                self.holds_only_scarce = not touched and self._tracked_places is not None
                 self._rows = self._rows if self._tracked_places is None else self._rows[self._tracked_places]
             elif scarce is not None and not touched:
                 self._rows = target.scarce_rows(scarce)
+                self.holds_only_scarce = self._rows is not None
             self.slots = None if self._rows is None else target.slots(self._rows)
             self.embedding = (
                 target.tracked().clone() if self._rows is None else target.embedding_buffer.gather(weight, self._rows)
