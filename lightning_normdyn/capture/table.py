@@ -69,7 +69,7 @@ class TableTarget:
         self.stride = -(-self.rows // max_tracked_rows)
         self.tracked_rows = -(-self.rows // self.stride)
         owners = [layer for layer in module.modules() if any(p is self.parameter for p in layer._parameters.values())]
-        self._layers = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
+        self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
         self.ids_tell = len(self._layers) == len(owners)
         self._ids_confirmed = False
         self._may_listen = self._keeps_ids = False
@@ -110,6 +110,13 @@ class TableTarget:
     def row_numbers(self) -> Tensor:
         """The row of the table that each slot stands for, ``[tracked_rows]``."""
         return torch.arange(0, self.rows, self.stride)
+
+    def padding(self) -> Tensor:
+        """Which slots hold a ``padding_idx`` of an embedding layer, ``[tracked_rows]``: rows that are never trained."""
+        is_padding = torch.zeros(self.tracked_rows, dtype=torch.bool)
+        rows = [layer.padding_idx for layer in self._layers if layer.padding_idx is not None]
+        is_padding[[row // self.stride for row in rows if row % self.stride == 0]] = True
+        return is_padding
 
     def touched(self, *, verify: bool = False) -> Tensor | None:
         """Rows that have a gradient now, possibly named more than once, ``[k]``; ``None`` if that cannot be told.
@@ -293,6 +300,11 @@ class TableStep:
                 self.raw_gradient_norm = self.gradient_norm
             elif self._clipping is Clipping.PAST:
                 self.raw_gradient_norm = self._heard_gradient_norm()
+
+    @property
+    def rows(self) -> Tensor | None:
+        """Row of the table that each touched row is, ``[k]``; ``None`` if they are all the tracked rows in order."""
+        return self._rows
 
     @cached_property
     def norms(self) -> Tensor:
