@@ -139,7 +139,8 @@ def read_part(part: Path, schema: pa.Schema) -> pa.Table:
         try:
             return pq.read_table(file, columns=schema.names).cast(schema)
         except (pa.ArrowException, OSError) as error:  # pages that cannot be unpacked are an OSError
-            raise ValueError(f"history: '{part}' is damaged ({error}); remove it to read the rest") from error
+            cause = " ".join(str(error).split())
+            raise ValueError(f"history: '{part}' is damaged ({cause}); remove it to read the rest") from error
 
 
 def _next_number(folder: Path) -> int:

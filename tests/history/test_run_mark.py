@@ -64,6 +64,8 @@ def test_an_observer_marks_its_history_as_complete(tmp_path: Path) -> None:
     table = torch.nn.Embedding(3, 2)
     optimizer = sgd(table)
     with NormObserver(table, optimizer, log_dir=tmp_path) as observer:
+        table(torch.tensor([1])).square().sum().backward()
+        optimizer.step()
         assert not has_ended(tmp_path / "normdyn")
     assert has_ended(tmp_path / "normdyn")
     RunMark.here(0).write(tmp_path / "normdyn")  # another run of this process takes the folder
