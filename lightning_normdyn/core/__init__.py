@@ -2,12 +2,13 @@
 
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, similarity_scores
 from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
-from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm, forecast_norm
-from lightning_normdyn.core.dynamics.fit import LogLogFit, fit_log_log
+from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm, equilibrium_norm_stderr, forecast_norm
+from lightning_normdyn.core.dynamics.fit import LogLogFit, WeightedFit, fit_log_log, weighted_fit_log_log
 from lightning_normdyn.core.dynamics.geometry import RadialTangential, safe_norm, split_radial_tangential
 from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
 from lightning_normdyn.core.dynamics.laws import relaxation_steps
 from lightning_normdyn.core.dynamics.moments import RowMoments
+from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
 from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
@@ -36,15 +37,18 @@ __all__ = [
     "KernelVotes",
     "LogLogFit",
     "NormBudget",
+    "NormErrors",
     "NormalizationAdvice",
     "RadialTangential",
     "RankedGrades",
     "RateTrace",
     "RowMoments",
+    "WeightedFit",
     "coefficient_of_variation",
     "cohens_d",
     "correlate",
     "equilibrium_norm",
+    "equilibrium_norm_stderr",
     "equilibrium_rule",
     "fisher_condition_number",
     "fit_log_log",
@@ -66,4 +70,5 @@ __all__ = [
     "similarity_scores",
     "split_radial_tangential",
     "weight_decay_for",
+    "weighted_fit_log_log",
 ]

@@ -28,8 +28,13 @@ TRAJECTORY = pa.schema(
         ("norm", pa.float32()),
         # Filled at the end of a fit window alone, null elsewhere:
         ("second_moment", pa.float32()),
+        ("second_moment_stderr", pa.float32()),
         ("update_probability", pa.float32()),
+        ("kurtosis", pa.float32()),
         ("mean_norm", pa.float32()),
+        ("norm_width", pa.float32()),
+        ("equilibrium_norm_stderr", pa.float32()),
+        ("equilibrium_gap_stderr", pa.float32()),
         ("equilibrium_norm", pa.float32()),
         ("transient_norm", pa.float32()),
         ("forecast_norm", pa.float32()),

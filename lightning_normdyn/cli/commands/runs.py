@@ -79,7 +79,9 @@ def watch(
     timeout: Seconds | None = None,
     once: bool = False,
 ) -> WatchRecord:
-    """Keep the report of a run up to date while it trains, from its history on disk alone.
+    """Keep the report of a run up to date while it trains.
+
+    It reads the run's history on disk alone, so that the run pays nothing for it.
 
     Args:
         run: the run's folder, there already or to come; of a folder of runs, the one that goes on or else the newest

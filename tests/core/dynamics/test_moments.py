@@ -190,7 +190,7 @@ def bytes_kept_after(steps):
 def test_memory_does_not_grow_with_the_steps(rows):
     step = (torch.ones(rows, DIM), torch.ones(rows, DIM), torch.full((rows,), 1))
     assert bytes_kept_after([step] * 3000) < 100_000
-    assert moments_of([step] * 10).state_dict()["sums"].shape == (ROWS + 1, 3)
+    assert moments_of([step] * 10).state_dict()["sums"].shape == (ROWS + 1, 4)
     assert moments_of([step] * 10).steps == 10
 
 
