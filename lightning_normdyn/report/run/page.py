@@ -11,7 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
-from lightning_normdyn.history import TargetHistory, read_run
+from lightning_normdyn.history import TargetHistory, read_parts, read_run
+from lightning_normdyn.history.target_history import ReadParts
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
 from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, read_record
 
@@ -50,14 +51,8 @@ def write_report(
         OSError: if the page cannot be written.
     """
     _check_arguments(log_dir, out, row_names, summary)
-    run = read_run(log_dir)
-    labels_of_target = _labels_by_target(row_names, run)
-    records = [
-        read_record(name, history, anchor=f"target-{number}", labels=labels_of_target.get(name))
-        for number, (name, history) in enumerate(run.items(), start=1)
-    ]
-    origin = Origin(data=_recorded_by(records), command=command)
-    page = report_page(run_name(Path(log_dir).resolve()), records, summary, origin=origin)
+    records = read_records(log_dir, row_names)
+    page = report_page(run_name(Path(log_dir).resolve()), records, summary, command=command)
     path = Path(out) if out is not None else Path(log_dir) / "report.html"
     try:
         return write_page(path, page)
@@ -65,6 +60,28 @@ def write_report(
         raise OSError(
             f"out: cannot write the page to '{path}' ({error.strerror}); name a file in a folder of yours"
         ) from error
+
+
+def read_records(
+    log_dir: str | os.PathLike[str], row_names: Labels | None = None, *, read: ReadParts = read_parts
+) -> list[TargetRecord]:
+    """Reads all targets of a run.
+
+    Args:
+        log_dir: the run's folder, which holds ``normdyn/``.
+        row_names: names of rows, as :func:`write_report` takes them.
+        read: reads the parts of a log, called with its folder and schema.
+
+    Raises:
+        FileNotFoundError: if ``log_dir`` holds no history.
+        ValueError: if a file of it is damaged, or names fit no table.
+    """
+    run = read_run(log_dir, read=read)
+    labels_of_target = _labels_by_target(row_names, run)
+    return [
+        read_record(name, history, anchor=f"target-{number}", labels=labels_of_target.get(name))
+        for number, (name, history) in enumerate(run.items(), start=1)
+    ]
 
 
 def _check_arguments(log_dir: object, out: object, row_names: object, summary: object) -> None:
@@ -127,7 +144,7 @@ over the points drawn; errors are |predicted − observed| / observed.</p>"""
 
 
 def report_page(
-    run: str, records: Sequence[TargetRecord], summary: Mapping[str, Any] | None, *, origin: Origin
+    run: str, records: Sequence[TargetRecord], summary: Mapping[str, Any] | None, *, command: str = ""
 ) -> Page:
     """The whole report.
 
@@ -135,7 +152,7 @@ def report_page(
         run: the run's name.
         records: its targets.
         summary: headline numbers of a demo, or None to show each target's own.
-        origin: where the page comes from.
+        command: that makes the page, for its last line.
 
     Raises:
         DrawingError: if a figure cannot be drawn.
@@ -155,7 +172,7 @@ def report_page(
         contents=[Link(record.anchor, record.name) for record in records],
         contents_name="Targets",
         sources=_SOURCE,
-        origin=origin,
+        origin=Origin(data=_recorded_by(records), command=command),
     )
 
 
