@@ -16,9 +16,11 @@ def caution(message: str, *, stacklevel: int = 1) -> None:
         stacklevel: which caller the warning is put down to, as in :func:`warnings.warn`.
 
     Example:
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("error")
+        >>> with warnings.catch_warnings(record=True) as record:
+        ...     warnings.simplefilter("always")
         ...     caution("the disk is full")
+        >>> str(record[0].message)
+        'the disk is full'
     """
     try:
         warnings.warn(message, stacklevel=stacklevel + 1)

@@ -87,7 +87,9 @@ def _add(container: Any, option: Option, command: Command[..., Any], help_text: 
 
 
 def _word_check(check: Callable[[Any], Any]) -> Callable[[str], Any]:
-    def of_word(word: str) -> Any:
+    def of_word(word: Any) -> Any:
+        if isinstance(word, list):
+            return word  # jsonargparse asks again about all that an option was given, each of which was checked
         try:
             return check(word)
         except ValueError as error:

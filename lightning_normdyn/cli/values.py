@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 _MOST = 10**12
 _SEEDS = 2**32
+
+
+def text(value: object) -> str:
+    """A word, or a path.
+
+    Example:
+        >>> from pathlib import Path
+        >>> text(Path("runs") / "a"), text("sts.yaml")
+        ('runs/a', 'sts.yaml')
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"expected text or a path, got {value!r}")
+    return str(value)
 
 
 class Value(NamedTuple):
@@ -19,7 +33,7 @@ class Value(NamedTuple):
     """
 
     metavar: str
-    check: Callable[[Any], Any] = str
+    check: Callable[[Any], Any] = text
     one_word: bool = False
 
 
@@ -64,7 +78,7 @@ def factor(value: float | str) -> float:
 
 def folder(value: object) -> str:
     """The name of a folder."""
-    name = str(value)
+    name = text(value)
     if not name.strip():
         raise ValueError("expected the name of a folder, got nothing")
     return name
@@ -79,7 +93,7 @@ def _whole(value: int | str) -> int | None:
 def _number(value: float | str) -> float:
     """The number that a word says, NaN if it says none."""
     try:
-        return float(value)
+        return float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         return float("nan")
 
@@ -88,6 +102,7 @@ Count = Annotated[int, Value("N", count)]
 Seed = Annotated[int, Value("N", seed)]
 Exponent = Annotated[float, Value("A", exponent)]
 Factor = Annotated[float, Value("F", factor)]
+Seconds = Annotated[float, Value("SECONDS", factor)]
 Folder = Annotated[str, Value("DIR", folder)]
 File = Annotated[str, Value("FILE")]
 Name = Annotated[str, Value("NAME")]

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.laws import LAWS, Family, Law, Noise, Settings, relaxation_steps
+from lightning_normdyn.core.dynamics.laws import (
+    LAWS,
+    Family,
+    Law,
+    Noise,
+    ObservedMean,
+    Settings,
+    relaxation_steps,
+)
+from lightning_normdyn.core.dynamics.norm_errors import NormErrors, Sampling
 from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.core.number_checks import check_count, check_finite_number
 
@@ -69,8 +78,18 @@ class EquilibriumRule:
 
     @property
     def power(self) -> int:
-        """The power of R that relaxes linearly, hence the one whose time average the closed form predicts."""
+        """The power of R that the closed form is of; where decay is apart it relaxes linearly."""
         return 2 if self.family is None else LAWS[self.family].power
+
+    @property
+    def observed_mean(self) -> ObservedMean:
+        """Which mean of a norm over time the closed form predicts: ``exp(E log R)`` or ``sqrt(E R²)``."""
+        return "rms" if self.family is None else LAWS[self.family].observed_mean
+
+    @property
+    def accuracy(self) -> float:
+        """What the closed form is right to at best, in ``log R``; NaN where none is known."""
+        return math.nan if self.family is None else LAWS[self.family].accuracy
 
     @property
     def decay_is_separable(self) -> bool:
@@ -130,7 +149,12 @@ class EquilibriumRule:
         return 1 - (1 - of_table) / degree.nan_to_num(_USUAL_DEGREE).clamp(min=1)
 
     def predict(
-        self, second_moment: Tensor | float | None, dim: int, update_probability: Tensor | float = 1.0
+        self,
+        second_moment: Tensor | float | None,
+        dim: int,
+        update_probability: Tensor | float = 1.0,
+        *,
+        kurtosis: Tensor | float | None = None,
     ) -> Tensor:
         """The equilibrium norm from gradients and hyper-parameters alone.
 
@@ -142,6 +166,8 @@ class EquilibriumRule:
                 for a law without V.
             dim: ``d``, length of an embedding.
             update_probability: ``p``, share of steps in which the row gets a gradient; ``[n]``.
+            kurtosis: ``E[s⁴]/E[s²]²`` over those steps, ``[n]``. With it AdamW's law is right for rows that are rare
+                too, as its class in ``core/dynamics/laws.py`` states.
 
         Returns:
             Norms in float64, ``[n]``; infinity where there is no weight decay.
@@ -150,10 +176,91 @@ class EquilibriumRule:
             ValueError: if no closed form is known for this optimizer, or what it needs is missing.
         """
         law = self._known_law()
-        noise = self._known_noise(law.norm_needs, second_moment, dim, update_probability)
+        noise = self._known_noise(law.norm_needs, second_moment, dim, update_probability, kurtosis)
         if self.radial_decay <= 0:
             return torch.full_like(noise.second_moment, math.inf)
         return (self.lr / (2 * self.radial_decay) * law.source(self._settings(), noise)).pow(1 / law.power)
+
+    def errors(
+        self,
+        second_moment: Tensor | float | None,
+        dim: int,
+        update_probability: Tensor | float,
+        kurtosis: Tensor | float,
+        *,
+        steps: float,
+        readings: Tensor | float | None = None,
+    ) -> NormErrors | None:
+        """How far chance takes settled rows from :meth:`predict`, over a window of so many steps.
+
+        Args:
+            second_moment: as for :meth:`predict`.
+            dim: likewise.
+            update_probability: likewise.
+            kurtosis: ``E[s⁴]/E[s²]²`` over the steps with a gradient; ``[n]``, 1 where all gradients are alike.
+            steps: how many the window lasts.
+            readings: how many of them the moments are from, ``[n]``; ``None`` for all.
+
+        Returns:
+            The width of a norm around its equilibrium, and variances of what a window observes and predicts; ``None``
+            where there is no equilibrium, or no such formula is known.
+
+        Raises:
+            ValueError: if no closed form is known for this optimizer, or what it needs is missing.
+
+        Example:
+            A row with a gradient in a tenth of the steps, watched for 2,000 steps:
+
+            >>> from lightning_normdyn import equilibrium_rule
+            >>> rule = equilibrium_rule(torch.optim.SGD([torch.ones(1)], lr=0.1, weight_decay=1e-2))
+            >>> errors = rule.errors(2.0, 64, 0.1, 1.0, steps=2_000)
+            >>> f"its norm varies by {errors.width:.1%} and is predicted to {errors.predicted.sqrt():.1%}"
+            'its norm varies by 3.4% and is predicted to 1.7%'
+        """
+        law = self._known_law()
+        noise = self._known_noise(law.norm_needs, second_moment, dim, update_probability, kurtosis)
+        sampling = self._sampling(noise, steps, readings)
+        return law.errors(self._settings(), noise, sampling) if self.radial_decay > 0 else None
+
+    def path_errors(
+        self,
+        end: Tensor,
+        second_moment: Tensor,
+        dim: int,
+        update_probability: Tensor | float,
+        kurtosis: Tensor | float,
+        *,
+        lrs: RateTrace | Iterable[float],
+        steps: float,
+        readings: Tensor | float | None = None,
+    ) -> NormErrors | None:
+        """The same of the norm at the end of a path, ``end`` being what :meth:`evolve` gives along these rates.
+
+        ``steps`` and ``readings`` are of the window that the moments are from, as for :meth:`errors`. If the path lies
+        in that window, its covariance counts; a forecast from earlier moments has none.
+        """
+        law, noise = self._known_law(), self._noise(second_moment, dim, update_probability, kurtosis)
+        trace = lrs if isinstance(lrs, RateTrace) else RateTrace.of(lrs)
+        sampling = self._sampling(noise, steps, readings)
+        return law.path_errors(most_precise(end), self._settings(), noise, sampling, trace.scaled(self.lr_gain))
+
+    def judges(
+        self,
+        second_moment: Tensor | float | None,
+        dim: int,
+        update_probability: Tensor | float,
+        kurtosis: Tensor | float,
+        *,
+        steps: float,
+        readings: Tensor | float | None = None,
+    ) -> Tensor:
+        """Rows of which :meth:`predict` and :meth:`errors` hold: read often enough and met often enough; ``[n]``.
+
+        Arguments as for :meth:`errors`, the probability being that of steps before the window.
+        """
+        law = self._known_law()
+        noise = self._known_noise(law.norm_needs, second_moment, dim, update_probability, kurtosis)
+        return law.judges(self._settings(), noise, self._sampling(noise, steps, readings))
 
     def angular_rate(
         self,
@@ -234,6 +341,7 @@ class EquilibriumRule:
         update_probability: Tensor | float = 1.0,
         *,
         lrs: RateTrace | Iterable[float],
+        kurtosis: Tensor | float | None = None,
     ) -> Tensor:
         """The norm after a sequence of learning rates, from where it stands now.
 
@@ -247,6 +355,7 @@ class EquilibriumRule:
             dim: ``d``.
             update_probability: ``p``, ``[n]``.
             lrs: nominal learning rates, as in the optimizer's parameter group.
+            kurtosis: as for :meth:`predict`.
 
         Returns:
             Norms at the end in float64, ``[n]``.
@@ -254,7 +363,7 @@ class EquilibriumRule:
         Raises:
             ValueError: if no closed form is known for this optimizer.
         """
-        law, noise = self._known_law(), self._noise(second_moment, dim, update_probability)
+        law, noise = self._known_law(), self._noise(second_moment, dim, update_probability, kurtosis)
         trace = lrs if isinstance(lrs, RateTrace) else RateTrace.of(lrs)
         return law.evolve(most_precise(norm), self._settings(), noise, trace.scaled(self.lr_gain))
 
@@ -267,6 +376,7 @@ class EquilibriumRule:
         second_moment: Tensor | float | None,
         dim: int | None,
         update_probability: Tensor | float,
+        kurtosis: Tensor | float | None = None,
     ) -> Noise:
         """The noise with ones for what a law does not look at."""
         if dim is not None:
@@ -283,12 +393,25 @@ class EquilibriumRule:
         v2 = _precise(1.0 if second_moment is None else second_moment)
         p = torch.as_tensor(update_probability, dtype=v2.dtype, device=v2.device)
         v2, p = torch.broadcast_tensors(v2, p)
-        return self._noise(v2, 1 if dim is None else dim, p)
+        return self._noise(v2, 1 if dim is None else dim, p, kurtosis)
 
-    def _noise(self, second_moment: Tensor | float, dim: int, update_probability: Tensor | float) -> Noise:
+    def _noise(
+        self,
+        second_moment: Tensor | float,
+        dim: int,
+        update_probability: Tensor | float,
+        kurtosis: Tensor | float | None = None,
+    ) -> Noise:
         v2 = _precise(second_moment)
         p = torch.as_tensor(update_probability, dtype=v2.dtype, device=v2.device).expand_as(v2)
-        return Noise(v2, dim, p)
+        kappa = None if kurtosis is None else torch.as_tensor(kurtosis, dtype=v2.dtype, device=v2.device).expand_as(v2)
+        return Noise(v2, dim, p, kappa)
+
+    @staticmethod
+    def _sampling(noise: Noise, steps: float, readings: Tensor | float | None) -> Sampling:
+        v2 = noise.second_moment
+        count = torch.as_tensor(steps if readings is None else readings, dtype=v2.dtype, device=v2.device)
+        return Sampling(steps, count.expand_as(v2))
 
     def _known_law(self) -> Law:
         if self.family is None:
