@@ -1,4 +1,3 @@
-import inspect
 import math
 from dataclasses import replace
 from typing import NamedTuple
@@ -33,9 +32,6 @@ class Case(NamedTuple):
     start: float = 1.0  # as a multiple of the prediction
 
     def build(self, table):
-        unknown = self.options.keys() - inspect.signature(self.optimizer).parameters.keys()
-        if unknown == {"decoupled_weight_decay"}:
-            pytest.skip(f"{self.optimizer.__name__} of this torch has no decoupled_weight_decay")
         return self.optimizer([table], **self.options)
 
 
