@@ -162,8 +162,11 @@ def _of_safetensors(file: Path) -> Iterator[SavedTable]:
             for name in sorted(tensors.keys()):
                 tensor = tensors.get_slice(name)
                 shape = tensor.get_shape()
-                if len(shape) == 2 and all(shape) and tensor[:1].is_floating_point():
-                    yield SavedTable(name, _kind(name), shape[0], shape[1], tensor[:1].dtype, file)
+                if len(shape) == 2 and all(shape):
+                    rows, dim = shape
+                    dtype = tensor[:1].dtype
+                    if dtype.is_floating_point:
+                        yield SavedTable(name, _kind(name), rows, dim, dtype, file)
     except SafetensorError as error:
         raise MalformedFileError(
             file, None, "a whole .safetensors file", f"one that cannot be read ({error})"

@@ -19,6 +19,7 @@ from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.log import Outage
+from lightning_normdyn.history.run_mark import mark_end
 from lightning_normdyn.history.target_history import TargetHistory, folder_name
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
@@ -71,6 +72,7 @@ class Observation:
     ) -> None:
         self._module, self._run, self._measures, self._options = module, run, measures, options
         self._name, self._root, self._name_holders = name, root, name_holders
+        self._has_stopped = False
         self._target_names: list[str] = []
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
@@ -127,9 +129,12 @@ class Observation:
             )
 
     def stop(self) -> None:
-        """Puts the history on disk and removes every hook."""
+        """Puts the history on disk, where it is marked as complete, and removes every hook."""
         self.recorder.flush()
         self.recorder.detach()
+        if self._root is not None and not self._has_stopped:
+            mark_end(self._root)
+        self._has_stopped = True  # when it is called again, the folder may be another run's
 
     def _build(self) -> Recorder:
         options = self._options

@@ -223,10 +223,46 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
     ),
     (
         {"equilibrium_slope": "slope", "equilibrium_pearson_r": "r", "equilibrium_r2": "R²"},
-        "log observed on log predicted",
+        "log observed on log predicted, each judged row weighted by what chance does to it; where that is not known "
+        "(encoders), by least squares",
         "1",
-        f"1, above 0.97, above 0.94 (published: {PUBLISHED_FIT.slope}, {PUBLISHED_FIT.pearson_r})",
+        "1, above 0.97, above 0.94",
         "not settled; under AdamW the law gives all frequent rows one norm, so there read the median error",
+    ),
+    (
+        {"equilibrium_slope_stderr": "±"},
+        "standard error of that slope",
+        "1",
+        "below 0.05",
+        "longer windows (`window`), more rows",
+    ),
+    (
+        {"equilibrium_judged_rows": "rows judged"},
+        "rows that enter the weighted fit: met often enough, by what steps before the window said, for the law and its "
+        "errors to hold",
+        "count",
+        "most of the table",
+        "few: rows are too rare for the window (lengthen `window`) or for this decay (a row should be met often within "
+        "`relaxation_steps`)",
+    ),
+    (
+        {
+            "equilibrium_coverage": "inside their 90% interval",
+            "equilibrium_excess": "scatter over what chance explains",
+        },
+        "share of judged rows inside their own 90% interval; RMS of log observed − log predicted over what chance "
+        "explains",
+        "1",
+        "0.85 to 0.97; 0.8 to 1.2",
+        "coverage far below, excess above: the law misses something that chance does not explain: not settled, "
+        "gradients that are no white noise, a loss that sees lengths",
+    ),
+    (
+        {"equilibrium_least_squares_slope": "slope", "equilibrium_least_squares_pearson_r": "r"},
+        "the same by plain least squares over all rows that were met, as the published fit was made",
+        "1",
+        f"published: {PUBLISHED_FIT.slope}, {PUBLISHED_FIT.pearson_r}",
+        "lower than the weighted ones: rare rows, whose predictions are noisy, flatten the line",
     ),
     (
         {
@@ -235,17 +271,40 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
             "transient_r2": "R²",
             "transient_median_error": "median error",
         },
-        "norms at the window's end against the recursion from those at its start, through its own learning rates",
+        "norms at the window's end against the recursion from those at its start, through its own learning rates; "
+        "weighted as for equilibrium under SGD, else by least squares",
         "1",
         "1, 0.99, 0.98, below 0.03",
         "rows too rare for the window: lengthen `window`",
     ),
     (
         {
+            "transient_slope_stderr": "±",
+            "transient_judged_rows": "rows judged",
+            "transient_coverage": "inside their 90% interval",
+            "transient_excess": "scatter over what chance explains",
+        },
+        "of the weighted fit, as for equilibrium",
+        "1; rows: count",
+        "as for equilibrium",
+        "as for equilibrium",
+    ),
+    (
+        {"transient_least_squares_slope": "slope", "transient_least_squares_pearson_r": "r"},
+        "the same by plain least squares over all rows that were met",
+        "1",
+        "as for transient",
+        "as for equilibrium",
+    ),
+    (
+        {
             "transient_persistence_error": ("‘stays as it is’", "the error of the norms at the window's start"),
             "transient_skill": ("skill", "1 − transient error / error of ‘stays as it is’"),
+            "transient_skill_low": "skill, at least",
+            "transient_skill_high": "skill, at most",
         },
-        "the error of 'stays as it was at the start', and 1 − transient error / that",
+        "the error of 'stays as it was at the start', and 1 − transient error / that, with the ends of its 90% "
+        "interval over rows drawn anew",
         "1",
         "skill above 0.5",
         "near 0: nothing moved, and slope and r say nothing",
@@ -281,8 +340,12 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
                 "in the median, the latest of them",
             ),
             "window_forecast_skill": "skill",
+            "window_forecast_skill_low": "skill, at least",
+            "window_forecast_skill_high": "skill, at most",
+            "window_forecast_coverage": "inside their 90% interval",
         },
-        "norms at the window's end, forecast a window ahead from the moments of the window before",
+        "norms at the window's end, forecast a window ahead from the moments of the window before; skill with its "
+        "interval; under SGD the share of judged rows inside their own 90% interval",
         "1",
         "skill above 0.5 while norms move",
         "the gradients' size changes from window to window",
@@ -301,10 +364,31 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
     ),
     (
         {
+            "forecast_slope_stderr": "±",
+            "forecast_judged_rows": "rows judged",
+            "forecast_coverage": "inside their 90% interval",
+            "forecast_excess": "scatter over what chance explains",
+        },
+        "of that forecast's weighted fit, as for equilibrium",
+        "1; rows: count",
+        "as for equilibrium",
+        "the gradients' size changed since",
+    ),
+    (
+        {"forecast_least_squares_slope": "slope", "forecast_least_squares_pearson_r": "r"},
+        "the same by plain least squares",
+        "1",
+        "as for transient",
+        "as for equilibrium",
+    ),
+    (
+        {
             "persistence_median_error": ("‘stays as it is’", "the error of the norms when the forecast was made"),
             "forecast_skill": ("skill", "1 − forecast error / error of ‘stays as it is’"),
+            "forecast_skill_low": "skill, at least",
+            "forecast_skill_high": "skill, at most",
         },
-        "the error of 'stays as it is' over that stretch, and 1 − forecast error / that",
+        "the error of 'stays as it is' over that stretch, and 1 − forecast error / that, with the ends of its interval",
         "1",
         "skill above 0.5",
         "below 0: norms stood still, or noise outgrew the forecast",

@@ -162,7 +162,7 @@ def test_the_overflow_of_another_parameter_skips_the_step_of_the_table(fit):
     assert [logged[step]["skipped_steps"] for step in (1, 2, 4, 5, 6)] == [0, 0, 1, 1, 1]
     fit_step = logged[6]
     assert fit_step["nonfinite_gradients"] == 0
-    assert fit_step["transient_slope"] == pytest.approx(1, abs=0.2)
+    assert fit_step["transient_least_squares_slope"] == pytest.approx(1, abs=0.2)
 
 
 def test_the_forecast_is_for_the_steps_that_are_left(fit, tmp_path):

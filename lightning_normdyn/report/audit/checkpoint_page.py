@@ -54,8 +54,9 @@ def write_checkpoint_numbers(folder: Path, audit: CheckpointAudit) -> Path:
         OSError: if it cannot be written.
     """
     content = {"name": audit.name, "finding": audit.finding, "advice": audit.advice, "notes": list(audit.notes)}
-    write_json(folder / NUMBERS, content | {"tables": as_plain(audit.tables)}, indent=1)
-    return folder / NUMBERS
+    file = folder / NUMBERS
+    write_json(file, content | {"tables": as_plain(audit.tables)}, indent=1)
+    return file
 
 
 def write_checkpoint_page(folder: Path, audit: CheckpointAudit) -> Path:
