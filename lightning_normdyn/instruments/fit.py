@@ -18,6 +18,7 @@ from lightning_normdyn.core.dynamics.window import FitWindow, WindowFit
 from lightning_normdyn.instruments.base import Need, Readings, check_every, next_multiple
 from lightning_normdyn.instruments.extent import Extent
 from lightning_normdyn.instruments.forecast import Forecast, fit_readings
+from lightning_normdyn.instruments.verdicts.evidence import TypicalRow
 from lightning_normdyn.instruments.windowed_fit import ClosedWindow, TrainingPlan, WindowedFit
 
 __all__ = ["EquilibriumFit", "TrainingPlan"]
@@ -45,6 +46,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         fit_every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows.
         window: see :class:`WindowedFit`.
         forecast_at: see :class:`WindowedFit`.
+
+    Attributes:
+        typical_row: the gradients of the middle row of the latest window; ``None`` before one closed.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if fit_every_n_steps is not None:
             check_every("fit_every_n_steps", fit_every_n_steps)
         self.fit_every_n_steps = fit_every_n_steps
+        self.typical_row: TypicalRow | None = None
+        self._met_rows: Tensor | None = None
         self._window: FitWindow | None = None
         self._set_window(0, 0)
         self._nonfinite_before = 0.0
@@ -136,7 +142,24 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             "transient_norm": fit.transient_norm,
         }
         noise = RowNoise(fit.second_moment, fit.update_probability)
-        return ClosedWindow(nonfinite | _fit_readings(fit, window, rule), columns, noise, fit.norm)
+        self._note_typical_row(noise, fit.norm)
+        readings = nonfinite | _fit_readings(fit, window, rule) | self._read_directions(noise.update_probability > 0)
+        return ClosedWindow(readings, columns, noise, fit.norm)
+
+    def _note_typical_row(self, noise: RowNoise, norm: Tensor) -> None:
+        """What rules and levers need to know of the gradients, as plain numbers."""
+        has_gradient = noise.update_probability > 0
+        self._met_rows = has_gradient if self._met_rows is None else self._met_rows | has_gradient
+        if bool(has_gradient.any()):
+            unmet_rows = int((~self._met_rows & (norm > 0)).sum())  # a row of zeros is padding
+            middle = (float(values[has_gradient].median()) for values in noise)
+            self.typical_row = TypicalRow(*middle, unmet_rows)
+
+    def _read_directions(self, has_gradient: Tensor) -> Readings:
+        """How far the rows that got a gradient point one way."""
+        rows = self.target.tracked()[has_gradient].float()
+        directions = rows / safe_norm(rows, keepdim=True)
+        return {"common_direction": directions.nanmean(0).norm()}
 
     def _has_law(self, rule: EquilibriumRule) -> bool:
         return rule.family is not None
@@ -163,6 +186,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             "window": None if self._window is None else self._window.state_dict(),
             "previous": None if self._last_moments is None else torch.stack(self._last_moments),
             "nonfinite_before": self._nonfinite_before,
+            "met_rows": self._met_rows,
+            "typical_row": None if self.typical_row is None else list(self.typical_row),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -175,6 +200,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if state["previous"] is not None:
             self._last_moments = RowNoise(*state["previous"].to(norms.device).unbind())
         self._nonfinite_before = state["nonfinite_before"]
+        met_rows, typical_row = state.get("met_rows"), state.get("typical_row")
+        self._met_rows = None if met_rows is None else met_rows.to(norms.device)
+        self.typical_row = None if typical_row is None else TypicalRow(*typical_row)
 
 
 def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> Readings:
@@ -191,6 +219,7 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> R
         "balance_median_error": _median_error(fit.balance_norm[has_gradient], mean_norm)
         if rule.radial_decay > 0
         else math.nan,
+        "equilibrium_norm_p50": equilibrium.median() if bool(has_gradient.any()) else math.nan,
         "stationarity": fit.stationarity,
         "relaxation_steps": rule.at(nominal_lr=window.rates.mean).relaxation_steps(),
     }

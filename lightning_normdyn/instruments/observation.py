@@ -18,8 +18,10 @@ from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.log import Outage
 from lightning_normdyn.history.target_history import TargetHistory, folder_name
+from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
 from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of, copyable
@@ -36,8 +38,10 @@ from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, us
 from lightning_normdyn.instruments.quantities import LITTLE_MOVE
 from lightning_normdyn.instruments.recorder import PREFIX, Recorder
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
+from lightning_normdyn.instruments.run_facts import RunFacts
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.training_run import Run
+from lightning_normdyn.instruments.verdicts.verdict import Verdict, amount
 from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
 
@@ -74,6 +78,8 @@ class Observation:
         self._target_names: list[str] = []
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
+        self._facts: RunFacts | None = None
+        self._alerts = self._new_alerts()
         for target in unknown_targets(options["names"], self._target_names):
             self._warn(
                 f"names: there is no target '{target}', so its names are not used; the targets are "
@@ -91,18 +97,57 @@ class Observation:
         if state is not None:
             try:
                 self.recorder.load_state_dict(state)
+                self._alerts.load_state_dict(state.get("alerts") or {"courses": {}, "passed_on": {}})
             except Exception as error:  # whatever is wrong with it, the training resumes
                 self._warn(
                     f"the checkpoint's norm statistics cannot be used ({error}); they start afresh, the training "
                     "itself resumes as usual"
                 )
-                self.recorder = self._build()
+                self.recorder, self._alerts = self._build(), self._new_alerts()
         for watch in self.recorder.watches:
             self._describe(watch)
         self.recorder.begin(steps_made)
+        self._facts = RunFacts(self._module, self._run)
+        for watch in self.recorder.watches:
+            self._alerts.courses(watch.target.name, watch.steps)
+
+    def drain(self) -> dict[str, float]:
+        """What :meth:`Recorder.drain` gives, after it was judged."""
+        metrics = self.recorder.drain()
+        if metrics:
+            self._judge(metrics)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, in tensors and plain values."""
+        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict()}
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What the rules say now, the worst first."""
+        return self._alerts.verdicts()
+
+    def _judge(self, metrics: Mapping[str, float], *, has_ended: bool = False) -> None:
+        """Judges the targets that have news; at the end of the run, all."""
+        if self._facts is None:
+            return
+        values: dict[str, dict[str, float]] = {}
+        for key, value in metrics.items():
+            target, _, name = key.removeprefix(f"{PREFIX}/").rpartition("/")
+            values.setdefault(target, {})[name] = value
+        for watch in self.recorder.watches:
+            if watch.target.name in values or has_ended:
+                facts = self._facts.of_watch(watch, has_ended=has_ended)
+                if facts is not None:
+                    self._alerts.hear(facts, values.get(watch.target.name, {}))
+        steps = max((watch.steps for watch in self.recorder.watches), default=0)
+        for facts in self._facts.of_numbers(steps, has_ended=has_ended):
+            self._alerts.hear(facts, {})
+        self._alerts.record()
 
     def conclude(self) -> None:
-        """One line a target: what the fit came to, or that no step was seen."""
+        """One line a target: where its norms are and will be, and what to do; or that no step was seen."""
+        self._judge({}, has_ended=True)
         for watch in self.recorder.watches:
             target = watch.target
             if not watch.steps and (isinstance(target, OutputTarget) or target.parameter.requires_grad):
@@ -110,10 +155,13 @@ class Observation:
                     f"no optimizer step of '{target.name}' was seen: no gradient reached it, or its optimizer was "
                     "replaced or stepped out of sight (in Lightning: use_pl_optimizer=False)"
                 )
-            sentence = conclusion(self.recorder.latest, f"{PREFIX}/{target.name}/")
-            if sentence:
-                self._inform(f"'{target.name}': {sentence}")
+            sentence = conclusion(self.recorder.latest, f"{PREFIX}/{target.name}/", steps=watch.steps)
+            advice = _advice(self._alerts.standing.get(target.name, []))
+            line = ". ".join(text for text in (sentence, advice) if text)
+            if line:
+                self._inform(f"'{target.name}': {line}")
         self._report_unclosed_windows()
+        self._alerts.conclude()
 
     def _report_unclosed_windows(self) -> None:
         """One line for all targets of which nothing is predicted, since the run was shorter than a window."""
@@ -140,6 +188,11 @@ class Observation:
         outage = Outage()
         watches = (self._watch(target, self._history(target.name, outage)) for target in targets)
         return Recorder([watch for watch in watches if watch is not None])
+
+    def _new_alerts(self) -> Alerts:
+        is_first = self._run.ranks.rank == 0
+        log = AlertLog(self._root, writer=self._name) if self._root is not None and is_first else None
+        return Alerts(self._warn, on_alert=self._options["on_alert"], log=log, speaks=is_first)
 
     def _history(self, name: str, outage: Outage) -> TargetHistory | None:
         return TargetHistory(self._root / folder_name(name), outage=outage) if self._root is not None else None
@@ -309,33 +362,78 @@ def _unclosed_steps(watch: Watch) -> int | None:
 
 
 _SETTLING = 0.5
+_FEWEST_STEPS = 30
+_MOST_VERDICTS = 2
 
 
-def conclusion(metrics: Mapping[str, Any], prefix: str) -> str:
-    """Puts the fit of one target into words; empty if there was none.
+def _advice(verdicts: Sequence[Verdict]) -> str:
+    """The worst verdicts on a target from a warning on, in a line; empty if there is none."""
+    grave = [verdict for verdict in verdicts if verdict.severity != "note"]
+    texts = [f"{verdict.severity.capitalize()} ({verdict.rule}): {verdict.text}" for verdict in grave[:_MOST_VERDICTS]]
+    rest = len(grave) - _MOST_VERDICTS
+    return " ".join([*texts, f"{rest} more in the report."] if rest > 0 else texts)
+
+
+def conclusion(metrics: Mapping[str, Any], prefix: str, *, steps: int | None = None) -> str:
+    """Puts what became of the norms of one target into words; empty where there is nothing to say.
+
+    A prediction is held against what happened only where something did: norms that moved by less than a tenth are
+    predicted by their start.
 
     Args:
         metrics: the trainer's metrics.
         prefix: what the target's keys start with.
+        steps: of the run, if they are known; a handful say nothing.
 
     Example:
         >>> conclusion({"a/transient_slope": 1.0, "a/transient_median_error": 0.012, "a/forecast_skill": 0.9}, "a/")
         'norms predicted with slope 1.00, 1.2% off (median); forecast for the end: skill 0.90'
+        >>> there = {"a/norm_p50": 6.17, "a/equilibrium_norm_p50": 0.98, "a/relaxation_steps": 1667.0}
+        >>> conclusion(there | {"a/stationarity": 0.1}, "a/", steps=906).partition(";")[0]
+        'norms are at 6.17 (median) and would settle at 0.98, with a relaxation time of 1,667 steps in a run of 906'
     """
+    if steps is not None and steps < _FEWEST_STEPS:
+        return ""
     values = {key.removeprefix(prefix): float(value) for key, value in metrics.items() if key.startswith(prefix)}
-    clauses = []
-    if "transient_median_error" in values:
-        fit = [f"slope {values['transient_slope']:.2f}"] if "transient_slope" in values else []
-        fit += [f"r {values['transient_pearson_r']:.3f}"] if "transient_pearson_r" in values else []
-        error = f"{values['transient_median_error']:.1%} off (median)"
-        clauses.append("norms predicted with " + ", ".join([*fit, error]))
-    if "equilibrium_median_error" in values:
-        clauses.append(f"{values['equilibrium_median_error']:.1%} away from equilibrium")
-    if values.get("stationarity", 1.0) < _SETTLING:
+    is_settled = values.get("stationarity", 1.0) >= _SETTLING
+    clauses = [_whereabouts(values, is_settled, steps)]
+    if values.get("transient_persistence_error", 1.0) >= LITTLE_MOVE:
+        clauses.append(_fit(values, "transient", "norms predicted"))
+    elif is_settled:
+        clauses.append(_fit(values, "equilibrium", "as the law has them"))
+    if not is_settled:
         clauses.append(_unsettled(values.get("transient_persistence_error")))
-    if "forecast_skill" in values:
+    if "forecast_skill" in values and values.get("persistence_median_error", 1.0) >= LITTLE_MOVE:
         clauses.append(f"forecast for the end: skill {values['forecast_skill']:.2f}")
-    return "; ".join(clauses)
+    return "; ".join(clause for clause in clauses if clause)
+
+
+def _whereabouts(values: Mapping[str, float], is_settled: bool, steps: int | None) -> str:
+    """Where norms are, where they would settle, and how long that takes."""
+    if not {"norm_p50", "equilibrium_norm_p50"} <= values.keys():
+        return f"{values['equilibrium_median_error']:.1%} away from equilibrium" * (
+            "equilibrium_median_error" in values
+        )
+    norm, target = amount(values["norm_p50"]), amount(values["equilibrium_norm_p50"])
+    if is_settled:
+        return f"norms have settled at {norm} (median), where the law has {target}"
+    relaxation = values.get("relaxation_steps")
+    time = f", with a relaxation time of {relaxation:,.0f} steps" if relaxation is not None else ""
+    length = f" in a run of {steps:,}" if time and steps is not None else ""
+    return f"norms are at {norm} (median) and would settle at {target}{time}{length}"
+
+
+def _fit(values: Mapping[str, float], kind: str, words: str) -> str:
+    """How well norms were predicted, as slope, r and median error."""
+    names = {"slope": ".2f", "pearson_r": ".3f"}
+    fit = [
+        f"{name.removeprefix('pearson_')} {values[f'{kind}_{name}']:{style}}"
+        for name, style in names.items()
+        if f"{kind}_{name}" in values
+    ]
+    if f"{kind}_median_error" not in values:
+        return ""
+    return f"{words} with " * bool(fit) + ", ".join([*fit, f"{values[f'{kind}_median_error']:.1%} off (median)"])
 
 
 def _unsettled(move: float | None) -> str:
