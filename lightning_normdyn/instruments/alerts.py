@@ -87,7 +87,7 @@ class Alerts:
         return by_severity([verdict for verdicts in self.standing.values() for verdict in verdicts])
 
     def conclude(self) -> None:
-        """Puts what stands at the end on disk, with the numbers of the end, and says how much the terminal was spared."""
+        """Puts what stands at the end on disk, with its numbers, and says how much the terminal was spared."""
         self._recorded_rules = None
         self.record()
         if self._withheld_lines:

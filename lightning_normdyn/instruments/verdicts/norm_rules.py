@@ -63,8 +63,8 @@ def _freezing_schedule(evidence: Evidence) -> Finding | None:
         return None
     factor = _ENOUGH_RELAXATIONS / relaxations
     return Finding(
-        f"the schedule freezes the norms: they relax {amount(relaxations)} times in the run, and would {amount(possible)}"
-        f" times at its highest rate {amount(evidence.peak_lr)}; they stay near {amount(evidence.last('norm_p50'))}",
+        f"the schedule freezes the norms: they relax {amount(relaxations)} times in the run, and would "
+        f"{amount(possible)} times at its highest rate {amount(evidence.peak_lr)}; they stay near {amount(evidence.last('norm_p50'))}",
         f"let the learning rate fall later, to a mean of {amount(_mean_rate(evidence, horizon, relaxations) * factor)} "
         f"(it is {amount(_mean_rate(evidence, horizon, relaxations))}), or start rows at their equilibrium with "
         f"`equilibrium_init(table, rule.at(nominal_lr={amount(evidence.peak_lr)}))`",
@@ -83,10 +83,10 @@ def _fast_decay(evidence: Evidence) -> Finding | None:
         return None
     wanted = max(100.0, horizon / 20)
     decay = evidence.facts.weight_decay * relaxation / wanted
+    turn = amount(float(rule.angular_rate()))
     return Finding(
         f"lr·λ is so large that norms forget where they were within {amount(relaxation)} steps: decay takes "
-        f"{rule.lr * rule.radial_decay:.0%} of each row in a step, and rows turn by {amount(float(rule.angular_rate()))} "
-        "radians in one",
+        f"{rule.lr * rule.radial_decay:.0%} of each row in a step, and rows turn by {turn} radians in one",
         f"lower weight_decay from {amount(evidence.facts.weight_decay)} to {amount(decay)} (a relaxation of "
         f"{amount(wanted)} steps), or the learning rate likewise",
         "critical" if relaxation < 3 else None,
@@ -141,8 +141,8 @@ def _collapsing_norms(evidence: Evidence) -> Finding | None:
     if not evidence.is_table or "norm_p50" not in evidence.courses or evidence.courses["norm_p50"].count < 3:
         return None
     course, facts = evidence.courses["norm_p50"], evidence.facts
-    targets = evidence.courses["equilibrium_norm_p50"] if "equilibrium_norm_p50" in evidence.courses else None
-    is_expected = targets is not None and course.last > 0.5 * targets.lowest
+    targets = evidence.courses["equilibrium_norm_p50"].lowest if "equilibrium_norm_p50" in evidence.courses else 0.0
+    is_expected = targets > 0 and course.last > 0.5 * targets
     if not course.last < 0.02 * course.first or is_expected or not course.first > 0:
         return None
     decay = evidence.decay_for_norm(course.first)

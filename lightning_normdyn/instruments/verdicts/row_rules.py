@@ -21,14 +21,14 @@ def _untouched_rows(evidence: Evidence) -> Finding | None:
     share = math.exp(-rate * horizon)
     if not share < 1:
         return None
+    mildest_decay = -math.log(0.9) / (rate * horizon) * facts.weight_decay
     lowest = evidence.last("norm_min")
     shortest = f"; the shortest is at {amount(lowest)}" if lowest >= 0 else ""
     return Finding(
         f"{amount(rows)} of {facts.tracked_rows:,} rows got no gradient in any step that was read, so decay alone "
         f"moves them: at the end {share:.1%} of their norm is left{shortest}",
         "leave rows that a step does not touch out of decay (a sparse optimizer, or weight_decay=0 for this table and "
-        f"`equilibrium_init` instead), or at most weight_decay={amount(-math.log(0.9) / (rate * horizon) * facts.weight_decay)}"
-        ", which leaves 90%",
+        f"`equilibrium_init` instead), or at most weight_decay={amount(mildest_decay)}, which leaves 90%",
         "warning" if share < _GONE else "note",
     )
 
@@ -78,7 +78,7 @@ def _unexplained_scatter(evidence: Evidence) -> Finding | None:
     return Finding(
         f"the norms{number} scatter {amount(excess)} times beyond what noise explains; {coverage:.0%} are inside their "
         "own 90% interval",
-        "read budget_drift and radial_fraction: a loss that sees lengths, or noise that is not white, is not in the law",
+        "read budget_drift and radial_fraction: lengths in the loss and noise that is not white are not in the law",
     )
 
 
@@ -87,7 +87,7 @@ def _uncertain_slope(evidence: Evidence) -> Finding | None:
     if not error > 0.1:
         return None
     return Finding(
-        f"the slope {amount(evidence.last('equilibrium_slope'))} has a standard error of {amount(error)}: it says little",
+        f"the slope {amount(evidence.last('equilibrium_slope'))} is known to ± {amount(error)} only and says little",
         f"read more steps: fit_every_n_steps=1, or a window {amount((error / 0.05) ** 2)} times as long",
     )
 

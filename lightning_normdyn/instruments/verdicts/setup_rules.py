@@ -27,8 +27,8 @@ def _decayed_scalar(evidence: Evidence) -> Finding | None:
     if facts.kind != "scalar" or not pull > 0:
         return None
     return Finding(
-        f"weight_decay={amount(facts.weight_decay)} pulls this learnt number towards 0, by {1 - math.exp(-pull):.1%} of "
-        f"it over {horizon:,} steps unless the loss resists",
+        f"weight_decay={amount(facts.weight_decay)} pulls this learnt number towards 0, by {1 - math.exp(-pull):.1%} "
+        f"over {horizon:,} steps unless the loss resists",
         "put it into a parameter group of its own with weight_decay=0.0",
         "warning" if pull > 0.05 else "note",
     )
