@@ -61,19 +61,15 @@ def _freezing_schedule(evidence: Evidence) -> Finding | None:
     possible = _could_relax(evidence, horizon)
     if possible < _ENOUGH_RELAXATIONS or not _gap(evidence) > 0.25:
         return None
-    factor = _ENOUGH_RELAXATIONS / relaxations
+    mean_rate = relaxations / possible * evidence.peak_lr
     return Finding(
         f"the schedule freezes the norms: they relax {amount(relaxations)} times in the run, and would "
-        f"{amount(possible)} times at its highest rate {amount(evidence.peak_lr)}; they stay near {amount(evidence.last('norm_p50'))}",
-        f"let the learning rate fall later, to a mean of {amount(_mean_rate(evidence, horizon, relaxations) * factor)} "
-        f"(it is {amount(_mean_rate(evidence, horizon, relaxations))}), or start rows at their equilibrium with "
+        f"{amount(possible)} times at its highest rate {amount(evidence.peak_lr)}; they stay near "
+        f"{amount(evidence.last('norm_p50'))}",
+        f"let the learning rate fall later, to a mean of {amount(mean_rate * _ENOUGH_RELAXATIONS / relaxations)} "
+        f"(it is {amount(mean_rate)}), or start rows at their equilibrium with "
         f"`equilibrium_init(table, rule.at(nominal_lr={amount(evidence.peak_lr)}))`",
     )
-
-
-def _mean_rate(evidence: Evidence, horizon: int, relaxations: float) -> float:
-    """The mean nominal rate of the whole run, from how often norms relax in it."""
-    return relaxations / _could_relax(evidence, horizon) * evidence.peak_lr
 
 
 def _fast_decay(evidence: Evidence) -> Finding | None:
@@ -110,7 +106,7 @@ def _far_start(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         f"rows started at {amount(first)} (median), {amount(ratio)} times the norm at which they settle, "
-        f"{amount(target)}: to come within 10% of it takes {amount(steps)} of the run's {horizon:,} steps",
+        f"{amount(target)}: to come within 10% of it takes {amount(steps)} steps, and the run has {horizon:,}",
         f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or multiply the initial table by "
         f"{amount(1 / ratio)}",
     )

@@ -22,8 +22,14 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 """Name to rule, in the order in which the docs show them."""
 
 
+FEWEST_STEPS = 100
+"""A shorter run says too little of itself."""
+
+
 def judge(evidence: Evidence) -> list[Verdict]:
-    """What the rules say of a target, the worst first."""
+    """What the rules say of a target, the worst first; nothing before it has made a hundred steps."""
+    if evidence.facts.step + evidence.facts.skipped_steps < FEWEST_STEPS:
+        return []
     verdicts = (rule.apply(evidence) for rule in RULES.values())
     return by_severity([verdict for verdict in verdicts if verdict is not None])
 

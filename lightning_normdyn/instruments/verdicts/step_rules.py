@@ -127,9 +127,13 @@ def _unsettled_scaler(evidence: Evidence) -> Finding | None:
 
 def _half_precision(evidence: Evidence) -> Finding | None:
     share, chance = evidence.recent("radial_fraction", readings=3), _chance(evidence)
-    if not evidence.is_table or not _rounding(evidence) < share < 0.1 * chance:
+    if not evidence.is_table or "gradient_norm" not in evidence.courses:
         return None
-    is_direct = evidence.facts.has_tables_alone
+    if not _rounding(evidence) < share < 0.1 * chance:
+        return None
+    gradients, is_direct = evidence.courses["gradient_norm"], evidence.facts.has_tables_alone
+    if gradients.recent < 0.05 * gradients.highest:
+        return None  # of a gradient that has all but gone, rounding is a large share
     return Finding(
         f"a share of {share:.1e} of the gradient points along the rows, where a cosine in float32 leaves 1e-8 to 1e-6",
         'normalise in float32: `F.normalize(vectors.float(), dim=-1)`, or InfoNCE(normalization="cosine"), which does '
