@@ -20,7 +20,8 @@ from lightning_normdyn.instruments import NormObserver, Verdict
 from lightning_normdyn.levers import equilibrium_init
 from lightning_normdyn.losses import InfoNCE, SigmoidContrastive
 
-ROWS, DIM, BATCH = 200, 16, 48
+ROWS, DIM, BATCH = 160, 16, 40
+STEPS = 600
 Loss = Callable[[Tensor, Tensor], Tensor]
 Optimizers = Callable[[nn.Module], Any]
 
@@ -97,7 +98,7 @@ class Training:
 
     model: Callable[[], Pairs]
     optimizer: Optimizers
-    steps: int = 1000
+    steps: int = STEPS
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
     zipf: float = 0.0
     unmet: float = 0.0
@@ -314,7 +315,7 @@ def _two_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def _spike(_: Pairs, optimizer: torch.optim.Optimizer, step: int) -> None:
-    if step == 400:
+    if step == 300:
         optimizer.param_groups[0]["lr"] *= 3000
 
 
@@ -331,7 +332,7 @@ FAULTS = (
     PlantedRun("no weight decay, AdamW", Training(cosine_table(), adamw(weight_decay=0.0)), ("no_decay",)),
     PlantedRun("decay on a learnt temperature", Training(lambda: Pairs(LearntScale()), adamw()), ("decayed_scalar",)),
     PlantedRun(
-        "lr·λ far too small, SGD", Training(cosine_table(4.0), sgd(lr=0.1, weight_decay=1e-5)), ("slow_relaxation",)
+        "lr·λ far too small, SGD", Training(cosine_table(14.0), sgd(lr=0.1, weight_decay=1e-5)), ("slow_relaxation",)
     ),
     PlantedRun(
         "lr·λ far too small, AdamW",
@@ -354,7 +355,7 @@ FAULTS = (
     ),
     PlantedRun(
         "a warm-up that never ends",
-        Training(cosine_table(3.5), adamw(), 1000, _multiplier(lambda step: step / 1e6)),
+        Training(cosine_table(3.5), adamw(), STEPS, _multiplier(lambda step: step / 1e6)),
         ("slow_relaxation", "freezing_schedule"),
     ),
     PlantedRun("rows never met, 3%", Training(cosine_table(), adamw(), unmet=0.03), ("untouched_rows",)),
@@ -465,7 +466,7 @@ HEALTHY = (
         Training(
             cosine_table(2.0),
             sgd(),
-            scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000),
+            scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS),
         ),
     ),
     PlantedRun(
@@ -473,7 +474,7 @@ HEALTHY = (
         Training(
             cosine_table(2.0),
             sgd(),
-            scheduler=lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [500, 800]),
+            scheduler=lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [300, 450]),
         ),
     ),
     PlantedRun(
@@ -481,10 +482,12 @@ HEALTHY = (
         Training(
             cosine_table(2.0),
             sgd(),
-            scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, 1000, cycle_momentum=False),
+            scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, 1.0, STEPS, cycle_momentum=False
+            ),
         ),
     ),
-    PlantedRun("SGD, frequencies by Zipf", Training(cosine_table(1.0), sgd(), 1500, zipf=1.0)),
+    PlantedRun("SGD, frequencies by Zipf", Training(cosine_table(1.0), sgd(), 1000, zipf=1.0)),
     PlantedRun("SGD, four batches a step", Training(cosine_table(2.0), sgd(), accumulation=4)),
     PlantedRun("SGD, clipped now and then", Training(cosine_table(2.0), sgd(), clip=0.5)),
     PlantedRun("AdamW", Training(cosine_table(), adamw())),
@@ -502,7 +505,7 @@ HEALTHY = (
         "AdamW, warm-up and linear decay",
         Training(cosine_table(), adamw(), 1500, _multiplier(lambda step: min(step / 150, (1500 - step) / 1350))),
     ),
-    PlantedRun("AdamW, frequencies by Zipf", Training(cosine_table(0.5), adamw(), 1500, zipf=1.0)),
+    PlantedRun("AdamW, frequencies by Zipf", Training(cosine_table(0.5), adamw(), 1000, zipf=1.0)),
     PlantedRun(
         "NAdam, decoupled",
         Training(

@@ -90,18 +90,16 @@ def _fast_decay(evidence: Evidence) -> Finding | None:
 
 
 def _far_start(evidence: Evidence) -> Finding | None:
-    horizon, relaxation = evidence.facts.horizon, evidence.last("relaxation_steps")
-    first, highest = evidence.first("norm_p50"), 0.0
+    horizon, first = evidence.facts.horizon, evidence.first("norm_p50")
     if not evidence.is_table or horizon is None or "equilibrium_norm_p50" not in evidence.courses:
         return None
     if not evidence.expected_relaxations >= 1 or not _is_seen(evidence, horizon):
         return None
-    course = evidence.courses["equilibrium_norm_p50"]
-    highest, power = course.highest, evidence.facts.rule.power
-    target = highest if first > highest else course.lowest
+    course, power = evidence.courses["equilibrium_norm_p50"], evidence.facts.rule.power
+    target = course.highest if first > course.highest else course.lowest
     ratio = first / target if target > 0 else math.nan
     distance = abs(ratio**power - 1) / (1.1**power - 1 if ratio > 1 else 1 - 0.9**power)
-    steps = relaxation * math.log(max(1.0, distance))
+    steps = evidence.courses["relaxation_steps"].lowest * math.log(max(1.0, distance))
     if not (ratio > 4 or ratio < 0.25) or steps < 0.2 * horizon:
         return None
     return Finding(

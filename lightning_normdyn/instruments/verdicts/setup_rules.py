@@ -98,7 +98,7 @@ def _few_samples(evidence: Evidence) -> Finding | None:
 
 
 def _missed_transient(evidence: Evidence) -> Finding | None:
-    error, skill = evidence.last("transient_median_error"), evidence.last("transient_skill")
+    error, skill = evidence.recent("transient_median_error", readings=3), evidence.last("transient_skill")
     if not (error > 0.1 and skill < 0.5 and evidence.last("transient_persistence_error") > LITTLE_MOVE):
         return None
     return Finding(
@@ -142,7 +142,7 @@ def _open_budget(evidence: Evidence) -> Finding | None:
 def _open_balance(evidence: Evidence) -> Finding | None:
     error, settled = evidence.last("balance_median_error"), evidence.last("stationarity")
     slope = evidence.last("balance_slope")
-    if not (error > 0.1 and settled > 0.95) and not abs(slope - 1) > 0.2:
+    if not (error > 0.2 and settled > 0.95) and not abs(slope - 1) > 0.2:
         return None
     return Finding(
         f"the balance of what was measured is {error:.0%} off the norms of a settled run",
@@ -276,7 +276,7 @@ SETUP_RULES = (
             "variance_median_error",
             "drift_median_error",
         ),
-        "the measured balance of a settled run is more than 10% off, or its slope 0.2",
+        "the measured balance of a settled run is more than 20% off, or its slope 0.2",
         "terms measured too rarely",
         "how often to measure",
         _open_balance,

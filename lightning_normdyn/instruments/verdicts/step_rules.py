@@ -38,8 +38,13 @@ def _decay_alone(evidence: Evidence) -> Finding | None:
 
 
 def _has_no_gradient(evidence: Evidence) -> bool:
-    latest = evidence.courses["gradient_norm"].latest if "gradient_norm" in evidence.courses else []
-    return len(latest) >= _ZERO_READINGS and not any(latest[-_ZERO_READINGS:])
+    """Whether the optimizer was given zeros, from the loss or by somebody who set them between."""
+    return any(
+        len(latest) >= _ZERO_READINGS and not any(latest[-_ZERO_READINGS:])
+        for latest in (
+            evidence.courses[name].latest for name in ("gradient_norm", "clip_ratio") if name in evidence.courses
+        )
+    )
 
 
 def _shrinks_alone(evidence: Evidence) -> bool:
@@ -93,7 +98,7 @@ def _overshooting_steps(evidence: Evidence) -> Finding | None:
 
 def _clipping_sets_steps(evidence: Evidence) -> Finding | None:
     ratio, facts = evidence.recent("clip_ratio", readings=_CLEAR_READINGS), evidence.facts
-    if not ratio < 0.5:
+    if not 0 < ratio < 0.5:  # 0 is no clipping: somebody set the gradient to zero
         return None
     lowest = min(evidence.courses["clip_ratio"].latest)
     factor = 1.1 / max(lowest, 1e-9)

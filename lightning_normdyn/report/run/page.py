@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
 from lightning_normdyn.history import TargetHistory, read_run
+from lightning_normdyn.history.alert_log import read_verdicts
+from lightning_normdyn.history.target_history import FOLDER
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
 from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, read_record
 
@@ -57,7 +59,8 @@ def write_report(
         for number, (name, history) in enumerate(run.items(), start=1)
     ]
     origin = Origin(data=_recorded_by(records), command=command)
-    page = report_page(run_name(Path(log_dir).resolve()), records, summary, origin=origin)
+    verdicts = read_verdicts(Path(log_dir) / FOLDER)
+    page = report_page(run_name(Path(log_dir).resolve()), records, summary, origin=origin, verdicts=verdicts)
     path = Path(out) if out is not None else Path(log_dir) / "report.html"
     try:
         return write_page(path, page)
@@ -127,7 +130,12 @@ over the points drawn; errors are |predicted − observed| / observed.</p>"""
 
 
 def report_page(
-    run: str, records: Sequence[TargetRecord], summary: Mapping[str, Any] | None, *, origin: Origin
+    run: str,
+    records: Sequence[TargetRecord],
+    summary: Mapping[str, Any] | None,
+    *,
+    origin: Origin,
+    verdicts: Sequence[Mapping[str, Any]] | None = None,
 ) -> Page:
     """The whole report.
 
@@ -136,6 +144,7 @@ def report_page(
         records: its targets.
         summary: headline numbers of a demo, or None to show each target's own.
         origin: where the page comes from.
+        verdicts: what the rules say of the run; ``None`` if it was not judged.
 
     Raises:
         DrawingError: if a figure cannot be drawn.
@@ -144,13 +153,14 @@ def report_page(
     from lightning_normdyn.report.kit.figure import drawing_style
     from lightning_normdyn.report.run.headline import from_summary, headline
     from lightning_normdyn.report.run.target_section import section
+    from lightning_normdyn.report.run.verdict_card import verdict_card
 
     head = headline(from_summary(summary)) if summary else Markup()
     with drawing_style():
         sections = [section(record, with_headline=not summary) for record in records]
     return Page(
         title=f"Norm report: {run}",
-        main=head + Markup("\n").join(sections),
+        main=verdict_card(verdicts) + head + Markup("\n").join(sections),
         facts=_run_facts(summary or {}),
         contents=[Link(record.anchor, record.name) for record in records],
         contents_name="Targets",
