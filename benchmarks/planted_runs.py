@@ -541,7 +541,9 @@ HEALTHY = (
     PlantedRun("DNorm", Training(_normalized("dnorm"), adamw())),
     PlantedRun("learnt exponents", Training(_normalized("learnable"), _split_groups)),
     PlantedRun("learnt temperature", Training(_normalized("cosine", learnable_temperature=True), _split_groups)),
-    PlantedRun("sigmoid loss", Training(lambda: Pairs(SigmoidContrastive(normalization="cosine"), scale=1.0), adamw())),
+    PlantedRun(
+        "sigmoid loss", Training(lambda: Pairs(SigmoidContrastive(normalization="cosine"), scale=1.0), _split_groups)
+    ),
     PlantedRun("two views, both directions", Training(_normalized("cosine", symmetric=True), adamw())),
     PlantedRun(
         "a table below an encoder",

@@ -62,6 +62,11 @@ class Course:
         """Median of the latest values."""
         return median(self.latest)
 
+    @property
+    def recent_steps(self) -> float:
+        """Steps from the first of the latest values to the last, at an even cadence."""
+        return (self.last_step - self.first_step) * (len(self.latest) - 1) / max(1, self.count - 1)
+
 
 class Courses:
     """The courses of all quantities of a target.

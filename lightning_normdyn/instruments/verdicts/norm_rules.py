@@ -45,10 +45,11 @@ def _slow_relaxation(evidence: Evidence) -> Finding | None:
         if factor < _GREATEST_FACTOR
         else f"train {amount(factor * horizon)} steps"
     )
+    first, last = evidence.first("norm_p50"), evidence.last("norm_p50")
+    fate = "be those of the start" if abs(last / first - 1) < 0.25 else "not have settled"
     return Finding(
-        f"relaxation takes {amount(horizon / relaxations)} steps and the run has {horizon:,}: norms at the end will be "
-        f"those of the start ({amount(evidence.last('norm_p50'))} in the median), where they would settle at "
-        f"{amount(target)}",
+        f"relaxation takes {amount(horizon / relaxations)} steps and the run has {horizon:,}: norms at the end will "
+        f"{fate} (the median is {amount(last)} now and would settle at {amount(target)})",
         f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or {other}",
         "warning" if gap > 1 else "note",
     )
@@ -152,20 +153,23 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
     names = ("budget_decay", "budget_drift", "budget_growth")
     if not evidence.is_table or not all(name in evidence.courses for name in (*names, "norm_mean")):
         return None
-    norms, (decay, drift, growth) = evidence.courses["norm_mean"], (evidence.courses[name].mean for name in names)
-    if norms.count < 5 or not norms.first > 0 or not norms.last > 0:
+    norms, (decay, drift, growth) = evidence.courses["norm_mean"], (evidence.recent(name) for name in names)
+    if norms.count < 5 or not norms.latest[0] > 0 or not norms.last > 0:
         return None
-    net, steps = decay + drift + growth, norms.last_step - norms.first_step
-    change, promise = 2 * math.log(norms.last / norms.first), net * steps
+    net, change = decay + drift + growth, 2 * math.log(norms.last / norms.latest[0])
+    promise = net * norms.recent_steps
     if abs(promise) < 0.2 or abs(net) < 0.5 * (abs(decay) + growth) or abs(change) > 0.1 * min(abs(promise), 3.0):
         return None
     weight_decay = evidence.decay_for_norm(norms.last)
-    lever = f"drop the reset and set weight_decay={amount(weight_decay)}, under which rows settle at that norm by "
-    lever += "themselves"
+    lever = (
+        f"drop the reset and set weight_decay={amount(weight_decay)}, under which rows settle at that norm by themselves"
+        if weight_decay
+        else "drop the reset, or leave weight decay out, which has no effect under it"
+    )
     return Finding(
-        f"steps change R² by {promise:+.2g} of it over the run, and yet norms stand still at {amount(norms.last)}: "
-        "something sets them back after each step",
-        lever if weight_decay else "drop the reset, or leave weight decay out, which has no effect under it",
+        f"steps changed R² by {promise:+.2g} of it in the last {norms.recent_steps:,.0f} steps, and yet norms stand "
+        f"still at {amount(norms.last)}: something sets them back after each step",
+        lever,
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lightning_normdyn.report.kit.page import render
 
 _RANK = {"critical": 0, "warning": 1}
+_CODE = re.compile(r"`([^`]+)`")
 
 
 def verdict_card(verdicts: Sequence[Mapping[str, Any]] | None) -> Markup:
@@ -20,8 +22,9 @@ def verdict_card(verdicts: Sequence[Mapping[str, Any]] | None) -> Markup:
     """
     if verdicts is None:
         return Markup()
-    grave = sorted((v for v in verdicts if v["severity"] in _RANK), key=lambda v: _RANK[v["severity"]])
-    notes = [verdict for verdict in verdicts if verdict["severity"] not in _RANK]
+    lines = [{**verdict, "lever": _with_code(str(verdict["lever"]))} for verdict in verdicts]
+    grave = sorted((line for line in lines if line["severity"] in _RANK), key=lambda line: _RANK[line["severity"]])
+    notes = [line for line in lines if line["severity"] not in _RANK]
     return render("verdicts.html.j2", heading=_heading(grave), verdicts=grave, notes=notes)
 
 
@@ -31,3 +34,8 @@ def _heading(verdicts: Sequence[Mapping[str, Any]]) -> str:
     words = {"critical": ("critical finding", "critical findings"), "warning": ("warning", "warnings")}
     phrases = [f"{count} {words[severity][count > 1]}" for severity, count in counts.items() if count]
     return f"Verdict: {' and '.join(phrases)}" if phrases else "Verdict: no rule objects"
+
+
+def _with_code(text: str) -> Markup:
+    """The text with what stands between backticks set as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
