@@ -36,6 +36,7 @@ from .levers import (
     NormVariance as NormVariance,
     cut_init as cut_init,
     equilibrium_init as equilibrium_init,
+    repair_rows as repair_rows,
     scale_gradient as scale_gradient,
     weight_decay_for as weight_decay_for,
 )

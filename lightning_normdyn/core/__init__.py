@@ -17,6 +17,7 @@ from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate, norm_correlations
 from lightning_normdyn.core.statistics.effect_size import coefficient_of_variation, cohens_d
 from lightning_normdyn.core.statistics.fisher import FisherCondition, fisher_condition_number
+from lightning_normdyn.core.statistics.near_dead import NearDead, near_dead_rows
 from lightning_normdyn.core.statistics.normalization_advice import NormalizationAdvice, recommend_normalization
 from lightning_normdyn.core.statistics.ranking import (
     RankedGrades,
@@ -36,6 +37,7 @@ __all__ = [
     "FisherCondition",
     "KernelVotes",
     "LogLogFit",
+    "NearDead",
     "NormBudget",
     "NormErrors",
     "NormalizationAdvice",
@@ -56,6 +58,7 @@ __all__ = [
     "grade_ranking",
     "kernel_votes",
     "measure_named",
+    "near_dead_rows",
     "norm_budget",
     "norm_correlations",
     "ranking_hit_rate",

@@ -85,6 +85,9 @@ class TableInstrument(Measurement):
         """Looks at a step it asked for."""
         raise NotImplementedError
 
+    def overhear(self, table_step: TableStep) -> None:
+        """May look at a step that others asked for, before they do; must cost next to nothing."""
+
 
 def check_every(name: str, value: int) -> int:
     """Refuses a cadence that is not a positive whole number."""

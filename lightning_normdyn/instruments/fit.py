@@ -115,9 +115,11 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         """Adds a step to the window, and closes the window where it ends."""
         assert self._window is not None
         if table_step.wants_touched:
-            moments = self._window.moments
-            add = moments.add if step % self._read_every == 0 else moments.add_scarce
-            add(table_step.embedding, table_step.gradient, table_step.slots)
+            moments, reading = self._window.moments, (table_step.embedding, table_step.gradient, table_step.slots)
+            if step % self._read_every == 0:
+                moments.add(*reading)
+            else:
+                moments.add_scarce(*reading, selected=table_step.holds_only_scarce)
         if table_step.wants_tracked and step % self._sample_every == 0:
             self._window.sample(table_step.before, table_step.after)
         self._conclude(step, lambda: table_step.norms)
@@ -216,7 +218,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             steps=max(rates.steps, 1),
             readings=moments.readings,
         )
-        return None if errors is None else errors.ahead().among(moments.judged > 0, rule.accuracy)
+        return None if errors is None else errors.ahead().among(moments.judged > 0)
 
     def _known(self, moments: RowNoise, norms: Tensor) -> Tensor:
         return norms.where(moments.update_probability > 0, torch.nan)
@@ -291,7 +293,7 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule, judg
             fit.equilibrium_norm, fit.mean_norm, errors, accuracy=rule.accuracy, judged=judged & has_gradient
         )
     if path_errors is not None:
-        path_errors = NormErrors(*(values[has_gradient] for values in path_errors.among(judged, rule.accuracy)))
+        path_errors = NormErrors(*(values[has_gradient] for values in path_errors.among(judged)))
     judgement = Forecast(0, transient, window.start[has_gradient], path_errors).judge(fit.norm[has_gradient])
     return {
         **fit_readings("equilibrium", fit_log_log(equilibrium, mean_norm), equilibrium, weighted),

@@ -167,7 +167,7 @@ class Observation:
             target.ids_tell = False  # this rank does not see the ids of the others
         if self._run.hears_backward:
             target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
-        instruments = self._measures.of_table(target, plan, self._options) | self._adapters(target)
+        instruments = self._measures.of_table(target, trainer.optimizer, plan, self._options) | self._adapters(target)
         watch = TableWatch(target, *trainer, instruments, history)
         return watch
 

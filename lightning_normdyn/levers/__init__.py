@@ -5,5 +5,6 @@ from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
 from lightning_normdyn.levers.cut import cut_init
 from lightning_normdyn.levers.equilibrium import equilibrium_init
 from lightning_normdyn.levers.norm_variance import NormVariance
+from lightning_normdyn.levers.repair import repair_rows
 
-__all__ = ["NormVariance", "cut_init", "equilibrium_init", "scale_gradient", "weight_decay_for"]
+__all__ = ["NormVariance", "cut_init", "equilibrium_init", "repair_rows", "scale_gradient", "weight_decay_for"]

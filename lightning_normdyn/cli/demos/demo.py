@@ -188,7 +188,11 @@ def _write_report(folder: Path, words: list[str], summary: dict[str, Any]) -> tu
     return (f"Report: {page}",), None
 
 
-CAPTION = "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a."
+CAPTION = (
+    "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a. They are of least squares, "
+    "which counts rare rows, whose norms and predictions chance moves most, like all others; the other lines weigh "
+    "each row by that."
+)
 
 
 def prediction_table(predictions: Sequence[Prediction]) -> Table:

@@ -41,6 +41,7 @@ ObservedMean = Literal["geometric", "rms"]
 """Which mean of a row's norm over time a law predicts: ``exp(E log R)`` or ``sqrt(E R²)``."""
 
 _NEARBY = 1.05
+_ROUNDING = 1e-6
 _FINEST = 0.1
 """Substep of a numerical path, as a share of the time in which anything changes."""
 
@@ -138,6 +139,8 @@ class Law(Protocol):
         self, end: Tensor, settings: Settings, noise: Noise, sampling: Sampling, segments: list[RateSegment]
     ) -> NormErrors | None:
         """The same of the norm at the end of segments of effective rates, given the norm at their start.
+
+        With what the law is right to at best, which is less the less the norm has moved.
 
         Args:
             end: what :meth:`evolve` gives, ``[n]``.
@@ -249,7 +252,10 @@ class SgdLaw(_DecayApart):
     def path_errors(
         self, end: Tensor, settings: Settings, noise: Noise, sampling: Sampling, segments: list[RateSegment]
     ) -> NormErrors | None:
-        """``R⁴`` at the end is ``A·R⁴(0) + sum of w·s²``; the prediction has ``V²`` for each ``s²``."""
+        """``R⁴`` at the end is ``A·R⁴(0) + sum of w·s²``; the prediction has ``V²`` for each ``s²``.
+
+        What the law is right to at best counts for the share of ``R⁴`` that the path has made.
+        """
         if noise.kurtosis is None:
             return None
         total, total_square = 0.0, 0.0
@@ -260,9 +266,10 @@ class SgdLaw(_DecayApart):
             total = span_retention * total + weight * _repeats(retention, span_retention, steps)
             squared = weight**2 * _repeats(retention**2, span_retention**2, steps)
             total_square = span_retention**2 * total_square + squared
-        scale = (noise.second_moment / end.pow(4)).square() / 16
+        share = noise.second_moment / end.pow(4)
+        scale, inaccuracy = share.square() / 16, (self.accuracy * share * total).square() + _ROUNDING**2
         shared, apart = _shot_noise(noise), overlap_noise(settings.first_beta, noise.dim)
-        observed = scale * (shared + apart) * total_square
+        observed = scale * (shared + apart) * total_square + inaccuracy
         predicted = scale * shared * total**2 / sampling.readings
         return NormErrors(
             observed.sqrt(), observed, predicted, scale * shared * total**2 / sampling.steps, 2 * predicted
