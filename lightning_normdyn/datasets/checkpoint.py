@@ -163,9 +163,10 @@ def _of_safetensors(file: Path) -> Iterator[SavedTable]:
                 tensor = tensors.get_slice(name)
                 shape = tensor.get_shape()
                 if len(shape) == 2 and all(shape):
+                    rows, dim = shape
                     dtype = tensor[:1].dtype
                     if dtype.is_floating_point:
-                        yield SavedTable(name, _kind(name), *shape, dtype, file)
+                        yield SavedTable(name, _kind(name), rows, dim, dtype, file)
     except SafetensorError as error:
         raise MalformedFileError(
             file, None, "a whole .safetensors file", f"one that cannot be read ({error})"
@@ -184,7 +185,8 @@ def _of_pickle(file: Path) -> Iterator[SavedTable]:
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     for name, tensor in state.items() if isinstance(state, Mapping) else ():
         if isinstance(tensor, Tensor) and tensor.dim() == 2 and tensor.is_floating_point() and tensor.numel():
-            yield SavedTable(str(name), _kind(str(name)), *tensor.shape, tensor.dtype, tensor)
+            rows, dim = tensor.shape
+            yield SavedTable(str(name), _kind(str(name)), rows, dim, tensor.dtype, tensor)
 
 
 def _kind(name: str) -> Literal["input", "output"]:

@@ -95,7 +95,8 @@ def _numbers(rows: Tensor, count: int) -> Tensor:
             f"rows: expected numbers from 0 to {count - 1} or a mask of {count}, got {rows.dtype} {tuple(rows.shape)}; "
             "rows that are not in the table cannot be repaired"
         )
-    return rows.long().unique()
+    numbers: Tensor = rows.long().unique()
+    return numbers
 
 
 def _healthy(table: Tensor, near_dead: Tensor) -> Tensor:

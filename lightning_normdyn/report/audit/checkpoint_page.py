@@ -54,7 +54,9 @@ def write_checkpoint_numbers(folder: Path, audit: CheckpointAudit) -> Path:
         OSError: if it cannot be written.
     """
     content = {"name": audit.name, "finding": audit.finding, "advice": audit.advice, "notes": list(audit.notes)}
-    return write_json(folder / NUMBERS, content | {"tables": as_plain(audit.tables)}, indent=1)
+    file = folder / NUMBERS
+    write_json(file, content | {"tables": as_plain(audit.tables)}, indent=1)
+    return file
 
 
 def write_checkpoint_page(folder: Path, audit: CheckpointAudit) -> Path:
