@@ -57,7 +57,7 @@ def draw_report(run: str, out: str | None = None) -> ReportRecord:
         _refuse_folder_of_runs(folder)
     check_output_file(Path(out) if out is not None else folder / PAGE, "out")
     page = write_report(
-        folder, out=out, labels=read_words(folder), summary=_read_summary(folder), command=running_command()
+        folder, out=out, row_names=read_words(folder), summary=_read_summary(folder), command=running_command()
     )
     return ReportRecord(page)
 

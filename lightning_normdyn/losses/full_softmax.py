@@ -55,7 +55,7 @@ class FullSoftmax(ContrastiveLoss):
                 "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
                 "joint and queue_size as they are by default"
             )
-        softmax = cls(chunk_size=contrast.chunk_size, gather=contrast.gather, check_finite=contrast.check_finite)
+        softmax = cls(**contrast.shared_options)
         softmax.similarity, softmax.scaling = contrast.similarity, contrast.scaling
         softmax.queries, softmax.documents = contrast.queries, contrast.documents
         softmax.training = contrast.training

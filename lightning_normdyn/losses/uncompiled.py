@@ -1,4 +1,4 @@
-"""Methods that ``torch.compile`` leaves alone: it breaks its graph there and goes on behind them."""
+"""The decorator ``uncompiled``: keeps a method out of ``torch.compile``, without loading the compiler on import."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def _write_report(folder: Path, words: list[str], summary: dict[str, Any]) -> tu
     """Draws the report; returns notes about it, and what went wrong with the drawing itself."""
     try:
         require("matplotlib", extra="cli,report")
-        page = write_report(folder, labels=words, summary=summary, command=running_command())
+        page = write_report(folder, row_names=words, summary=summary, command=running_command())
     except (MissingExtraError, OSError) as error:
         return (f"No report.html: {one_sentence(error)}",), None
     except DrawingError as error:

@@ -23,7 +23,7 @@ def write_report(
     log_dir: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
-    labels: Labels | None = None,
+    row_names: Labels | None = None,
     summary: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> Path:
@@ -32,7 +32,7 @@ def write_report(
     Args:
         log_dir: the run's folder, which holds ``normdyn/``.
         out: where the page goes; ``<log_dir>/report.html`` if left out.
-        labels: names of a table's rows (vocabulary words), one per row; they name the longest and shortest rows. A
+        row_names: names of a table's rows (vocabulary words), one per row; they name the longest and shortest rows. A
             sequence names the rows of every table of that many rows, a mapping those of each target by its name.
         summary: headline numbers of a demo: slope, pearson_r, median_relative_error (transient-corrected prediction),
             equilibrium_slope, transient_skill, forecast_skill and so on. Without it each target shows its last logged
@@ -44,14 +44,14 @@ def write_report(
 
     Raises:
         FileNotFoundError: if ``log_dir`` holds no history.
-        ValueError: if an argument is of another kind, no table has as many rows as there are labels, or a mapping
+        ValueError: if an argument is of another kind, no table has as many rows as there are names, or a mapping
             names what the run does not hold.
         DrawingError: if a figure cannot be drawn.
         OSError: if the page cannot be written.
     """
-    _check_arguments(log_dir, out, labels, summary)
+    _check_arguments(log_dir, out, row_names, summary)
     run = read_run(log_dir)
-    labels_of_target = _labels_by_target(labels, run)
+    labels_of_target = _labels_by_target(row_names, run)
     records = [
         read_record(name, history, anchor=f"target-{number}", labels=labels_of_target.get(name))
         for number, (name, history) in enumerate(run.items(), start=1)
@@ -67,16 +67,16 @@ def write_report(
         ) from error
 
 
-def _check_arguments(log_dir: object, out: object, labels: object, summary: object) -> None:
+def _check_arguments(log_dir: object, out: object, row_names: object, summary: object) -> None:
     """Refuses what is of another kind than the signature says, before anything is read."""
     for name, place in {"log_dir": log_dir, "out": out}.items():
         if (place is not None or name == "log_dir") and not (isinstance(place, str | os.PathLike) and os.fspath(place)):
             raise ValueError(f"{name}: expected the path of a {_KINDS[name]}, got {place!r}")
     if summary is not None and not isinstance(summary, Mapping):
         raise ValueError(f"summary: expected numbers by their names, got {summary!r}")
-    for names in labels.values() if isinstance(labels, Mapping) else [] if labels is None else [labels]:
+    for names in row_names.values() if isinstance(row_names, Mapping) else [] if row_names is None else [row_names]:
         if not isinstance(names, Sequence) or isinstance(names, str | bytes):
-            raise ValueError(f"labels: expected a list of names, one a row, or such lists by target, got {names!r}")
+            raise ValueError(f"row_names: expected a list of names, one a row, or such lists by target, got {names!r}")
 
 
 _KINDS = {"log_dir": "run's folder", "out": "file"}
@@ -96,7 +96,7 @@ def _labels_by_target(labels: Labels | None, run: Mapping[str, TargetHistory]) -
         unknown_names = set(labels) - {_name(name, descriptions) for name in run}
         if unknown_names:
             targets = ", ".join(_name(name, descriptions) for name in run)
-            raise ValueError(f"labels: expected names for targets among {targets}, got {sorted(unknown_names)[0]!r}")
+            raise ValueError(f"row_names: expected names for targets among {targets}, got {sorted(unknown_names)[0]!r}")
     else:
         by_target = dict.fromkeys(run, labels)
     fitting = {name: names for name, names in by_target.items() if fits_labels(descriptions[name], names)}
@@ -113,7 +113,7 @@ def _name(target: str, descriptions: Mapping[str, Mapping[str, Any]]) -> str:
 def _refuse_labels(labels: Sequence[str], descriptions: Mapping[str, Mapping[str, Any]]) -> None:
     tables = ", ".join(f"{name}: {table.get('rows')}" for name, table in descriptions.items() if table.get("rows"))
     raise ValueError(
-        f"labels: expected one name per row of a table, got {len(labels)} names "
+        f"row_names: expected one name per row of a table, got {len(labels)} names "
         f"(rows per table: {tables or 'none'}); pass the vocabulary in the order of the table's rows"
     )
 
