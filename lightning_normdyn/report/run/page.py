@@ -139,9 +139,9 @@ def _refuse_labels(labels: Sequence[str], descriptions: Mapping[str, Mapping[str
 
 _SOURCE = Markup(
     f"""<p>[1] Su, Ren, Veitch 2026, <a href="{NORM_LAW_PAPER}">arXiv 2606.30625</a>, Fig. 3a: log-log
-slope {PUBLISHED_FIT.slope}, r {PUBLISHED_FIT.pearson_r} over a vocabulary, from the full balance equation.
-Every fit here is of log observed on log predicted norm,
-over the points drawn; errors are |predicted − observed| / observed.</p>"""
+slope {PUBLISHED_FIT.slope}, r {PUBLISHED_FIT.pearson_r} over the vocabulary of a language model, from the full balance
+equation: what was reached there, no target for other models. Every fit here is of log observed on log predicted norm,
+over all rows of its panel; errors are |predicted − observed| / observed.</p>"""
 )
 
 
@@ -202,11 +202,12 @@ def _recorded_by(records: Sequence[TargetRecord]) -> str:
     return f"a run recorded by lightning_normdyn {', '.join(versions)}" if versions else ""
 
 
+_DEFAULT_NAMES = ("lightning_logs", "tb_logs", "logs", "runs")
 _VERSION = re.compile(r"version_\d+")
 
 
 def run_name(folder: Path) -> str:
-    """The folder's name, with its parent's where it is but a version's number.
+    """The folder's name, with its parents' as long as it is but a version's number or Lightning's own default.
 
     Args:
         folder: the run's folder, absolute.
@@ -214,5 +215,11 @@ def run_name(folder: Path) -> str:
     Example:
         >>> run_name(Path("/logs/words/version_0")), run_name(Path("/logs/words"))
         ('words/version_0', 'words')
+        >>> run_name(Path("/home/me/towers/lightning_logs/version_0"))
+        'towers/lightning_logs/version_0'
     """
-    return "/".join(folder.parts[-2:]) if _VERSION.fullmatch(folder.name) and folder.parent.name else folder.name
+    names = folder.relative_to(folder.anchor).parts
+    first = len(names) - 1
+    while first > 0 and (_VERSION.fullmatch(names[first]) or names[first] in _DEFAULT_NAMES):
+        first -= 1
+    return "/".join(names[max(first, 0) :])
