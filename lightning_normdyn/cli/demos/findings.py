@@ -89,9 +89,8 @@ class Findings:
         ):
             skill = self.quantity(f"{kind}_skill")
             rows[kind] = rows[kind]._replace(persistence_error=self.quantity(persistence), skill=skill)
-        names = ("slope", "pearson_r")
-        least_squares = [self.quantity(f"equilibrium_least_squares_{name}") for name in names]
-        plain = Prediction("  by least squares", *least_squares, median_error=None)
+        slope, r = (self.quantity(f"equilibrium_least_squares_{name}") for name in ("slope", "pearson_r"))
+        plain = Prediction("  by least squares", slope, r, median_error=None)
         return [rows["equilibrium"], plain, rows["transient"], rows["forecast"]]
 
     def summary(self) -> dict[str, Any]:
