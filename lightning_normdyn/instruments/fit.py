@@ -121,11 +121,12 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         """Adds a step to the window, and closes the window where it ends."""
         assert self._window is not None
         if table_step.wants_touched:
-            moments, reading = self._window.moments, (table_step.embedding, table_step.gradient, table_step.slots)
-            if step % self._read_every == 0:
-                moments.add(*reading)
+            moments = self._window.moments
+            if table_step.holds_only_scarce:
+                assert table_step.slots is not None
+                moments.add_scarce(table_step.embedding, table_step.gradient, table_step.slots)
             else:
-                moments.add_scarce(*reading, selected=table_step.holds_only_scarce)
+                moments.add(table_step.embedding, table_step.gradient, table_step.slots)
         if table_step.wants_tracked and step % self._sample_every == 0:
             self._window.sample(table_step.before, table_step.after)
         self._conclude(step, lambda: table_step.norms)
