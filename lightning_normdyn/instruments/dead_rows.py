@@ -12,6 +12,7 @@ from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.trainable_norm import decay_steps, smallest_trainable_norm
 from lightning_normdyn.instruments.base import Need, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.decay_alone import decays_apart
 from lightning_normdyn.instruments.met_rows import MetRows
 
 
@@ -42,7 +43,7 @@ class DeadRows(TableInstrument):
         if not is_due(step, self.every_n_steps):
             return
         rule = self._rule()
-        rate = table_step.lr * rule.lr_gain * rule.radial_decay if rule.decay_is_separable else 0.0
+        rate = table_step.lr * rule.lr_gain * rule.radial_decay if decays_apart(rule) else 0.0
         dtype = table_step.target.parameter.dtype
         update, norm = _typical_update(table_step, rate)
         limit = smallest_trainable_norm(dtype, table_step.target.dim, update=update, norm=norm, power=rule.power)

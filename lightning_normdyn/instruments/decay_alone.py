@@ -36,7 +36,7 @@ class DecayAlone:
         self._set(rule)
 
     def _set(self, rule: EquilibriumRule) -> None:
-        self.is_known = rule.decay_is_separable
+        self.is_known = decays_apart(rule)
         self._through_velocity = rule.family == "sgd" and rule.first_beta > 0 and rule.decay_gain == 1
         self._rate = rule.radial_decay if self._through_velocity else rule.lr_gain * rule.radial_decay
         self._momentum, self._nesterov = rule.first_beta, rule.nesterov
@@ -95,3 +95,16 @@ class DecayAlone:
         """Takes back what :meth:`state_dict` gave."""
         self.factor, self.steps = state["factor"], int(state["steps"])
         self._velocity, self._rate, self._swings = state["velocity"], state["rate"], bool(state["swings"])
+
+
+_SPARING = ("sgd", "adamw", "lion")
+"""Families under which a step moves a row without gradients by its decay and by nothing else."""
+
+
+def decays_apart(rule: EquilibriumRule) -> bool:
+    """Whether a row without gradients loses ``lr·lambda`` of itself in every step, and does nothing else.
+
+    Not under Muon, which turns all rows of a matrix together, nor where decay spares such rows (row-wise Adagrad),
+    falls with the rate in a way of its own (AdamC), or cannot be told from the gradient.
+    """
+    return rule.family in _SPARING and rule.decay_is_separable and rule.correction is None

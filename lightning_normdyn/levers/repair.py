@@ -122,7 +122,8 @@ def _directions(matrix: Tensor, rows: Tensor) -> Tensor:
     """Rows of length one, or of zeros, ``[m, d]``; scaled before they are squared, since squares may underflow."""
     vectors = at_least_float32(matrix[rows])
     largest = vectors.abs().amax(1, keepdim=True)
-    return normalize(vectors / largest.where(largest > 0, 1), dim=1)
+    directions: Tensor = normalize(vectors / largest.where(largest > 0, 1), dim=1)
+    return directions
 
 
 def _set_rows(

@@ -118,6 +118,7 @@ def test_a_lightning_checkpoint():
     torch.save({"state_dict": state, "epoch": 1, "pytorch-lightning_version": "2.5.0"}, "last.ckpt")
     record = audit_command(checkpoint="last.ckpt")
     (found,) = record.audit.tables
+    assert (record.numbers, record.page) == (Path("audit/audit.json"), Path("audit/audit.html"))
     assert (found.name, found.near_dead_rows, found.zeros) == ("net.items.weight", tuple(DEAD), 3)
     assert found.listed[0].meaning.startswith("zero")
 
