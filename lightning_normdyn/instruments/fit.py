@@ -200,7 +200,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._announced_plain_fit = True
 
     def _has_law(self, rule: EquilibriumRule) -> bool:
-        return rule.family is not None
+        return rule.path_is_known()
 
     def _evolve(self, moments: RowNoise, norms: Tensor, rates: RateTrace, rule: EquilibriumRule) -> Tensor:
         v2, p, dim = moments.second_moment, moments.update_probability, self.target.dim

@@ -492,7 +492,6 @@ def namesake(params):
 UNPREDICTABLE = {
     "Adam with amsgrad=True": lambda params: Adam(params, amsgrad=True),
     "AdamW with amsgrad=True": lambda params: AdamW(params, amsgrad=True),
-    "Adagrad": torch.optim.Adagrad,
     "Adamax": torch.optim.Adamax,
     "Lion with a cautious mask": lambda params: Lion(params, cautious_factor=0.0),
     "Lion with corrected_weight_decay=True": lambda params: Lion(params, corrected_weight_decay=True),
@@ -501,7 +500,7 @@ UNPREDICTABLE = {
     "SGDW with a cautious mask": lambda params: SGDW(params, caution=True),
     "RAdamW": type("RAdamW", (RAdam,), {}),
     "LBFGS": torch.optim.LBFGS,
-    "SparseAdam": torch.optim.SparseAdam,
+    "Adadelta": torch.optim.Adadelta,
     "RenamedSGD": RenamedSGD,
     "Lion": namesake,
     "WithoutRate": WithoutRate,
