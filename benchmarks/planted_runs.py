@@ -73,6 +73,18 @@ class Pairs(nn.Module):
         return loss
 
 
+class Outcome(NamedTuple):
+    """What was said of a run.
+
+    Attributes:
+        alerts: every verdict that was passed on.
+        verdicts: those that stood at the end.
+    """
+
+    alerts: list[Verdict]
+    verdicts: list[Verdict]
+
+
 @dataclass
 class Training:
     """How one run trains.
@@ -113,8 +125,8 @@ class Training:
     after_step: Callable[[Pairs, Any, int], None] | None = None
     observer: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, seed: int = 0) -> list[Verdict]:
-        """Trains; every verdict that was passed on."""
+    def run(self, seed: int = 0) -> Outcome:
+        """Trains, and what was said of it."""
         torch.manual_seed(seed)
         model = self.model()
         optimizers = self.optimizer(model)
@@ -137,7 +149,7 @@ class Training:
         with observer:
             for step, batches in enumerate(self._batches(seed), start=1):
                 self._step(model, optimizers, scheduler, scaler, observer, batches, step)
-        return verdicts
+        return Outcome(verdicts, observer.verdicts)
 
     def _step(
         self,
@@ -329,7 +341,7 @@ def _plain(scale: float = 1.0, loss: Loss | None = None) -> Callable[[], Pairs]:
 
 FAULTS = (
     PlantedRun("no weight decay, SGD", Training(cosine_table(), sgd(weight_decay=0.0)), ("no_decay",)),
-    PlantedRun("no weight decay, AdamW", Training(cosine_table(), adamw(weight_decay=0.0)), ("no_decay",)),
+    PlantedRun("no weight decay, AdamW", Training(cosine_table(), adamw(lr=0.03, weight_decay=0.0)), ("no_decay",)),
     PlantedRun("decay on a learnt temperature", Training(lambda: Pairs(LearntScale()), adamw()), ("decayed_scalar",)),
     PlantedRun(
         "lr·λ far too small, SGD", Training(cosine_table(14.0), sgd(lr=0.1, weight_decay=1e-5)), ("slow_relaxation",)

@@ -215,6 +215,11 @@ class Evidence(NamedTuple):
         return self.facts.kind == "table"
 
     @property
+    def awaits_fit(self) -> bool:
+        """Whether a window may still close that gives levers their values."""
+        return self.facts.typical_row is None and not self.facts.has_ended
+
+    @property
     def peak_lr(self) -> float:
         """The highest nominal learning rate so far."""
         return self.courses[LR].highest if LR in self.courses else self.facts.lr

@@ -18,7 +18,7 @@ def _no_decay(evidence: Evidence) -> Finding | None:
     facts, first, last = evidence.facts, evidence.first("norm_p50"), evidence.last("norm_p50")
     if not evidence.is_table or facts.rule.family is None or facts.rule.radial_decay > 0 or facts.step < _FEWEST_STEPS:
         return None
-    if not first > 0 or not evidence.last("gradient_norm") > 0:
+    if not first > 0 or not evidence.last("gradient_norm") > 0 or evidence.awaits_fit:
         return None
     decay = evidence.decay_for_norm(first)
     lever = f"weight_decay={amount(decay)}" if decay else "a weight_decay above 0 (`weight_decay_for` gives its value)"
@@ -162,7 +162,7 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
         return None
     weight_decay = evidence.decay_for_norm(norms.last)
     lever = (
-        f"drop the reset and set weight_decay={amount(weight_decay)}, under which rows settle at that norm by themselves"
+        f"drop the reset and set weight_decay={amount(weight_decay)}, under which rows settle at that norm anyway"
         if weight_decay
         else "drop the reset, or leave weight decay out, which has no effect under it"
     )
@@ -175,7 +175,7 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
 
 def _coupled_decay(evidence: Evidence) -> Finding | None:
     facts = evidence.facts
-    if not evidence.is_table or facts.rule.family != "adam" or not facts.weight_decay > 0:
+    if not evidence.is_table or facts.rule.family != "adam" or not facts.weight_decay > 0 or evidence.awaits_fit:
         return None
     norm = evidence.first("norm_p50")
     # The law of AdamW, whose numbers are those of this optimizer.
