@@ -469,14 +469,14 @@ def _normalized(normalization: Any, **options: Any) -> Callable[[], Pairs]:
 
 
 HEALTHY = (
-    PlantedRun("SGD with momentum", Training(cosine_table(2.0), sgd())),
-    PlantedRun("SGD without momentum", Training(cosine_table(2.0), sgd(lr=10.0, momentum=0.0))),
-    PlantedRun("SGD with Nesterov's momentum", Training(cosine_table(2.0), sgd(nesterov=True))),
+    PlantedRun("SGD with momentum", Training(cosine_table(1.0), sgd())),
+    PlantedRun("SGD without momentum", Training(cosine_table(1.0), sgd(lr=10.0, momentum=0.0))),
+    PlantedRun("SGD with Nesterov's momentum", Training(cosine_table(1.0), sgd(nesterov=True))),
     PlantedRun("SGD from its equilibrium", Training(cosine_table(), sgd(), prepare=_settled)),
     PlantedRun(
         "SGD, cosine schedule",
         Training(
-            cosine_table(2.0),
+            cosine_table(1.0),
             sgd(),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS),
         ),
@@ -484,7 +484,7 @@ HEALTHY = (
     PlantedRun(
         "SGD, steps of the rate",
         Training(
-            cosine_table(2.0),
+            cosine_table(1.0),
             sgd(),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [300, 450]),
         ),
@@ -492,7 +492,7 @@ HEALTHY = (
     PlantedRun(
         "SGD, one cycle",
         Training(
-            cosine_table(2.0),
+            cosine_table(1.0),
             sgd(),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, 1.0, STEPS, cycle_momentum=False
@@ -500,8 +500,8 @@ HEALTHY = (
         ),
     ),
     PlantedRun("SGD, frequencies by Zipf", Training(cosine_table(1.0), sgd(), 1000, zipf=1.0)),
-    PlantedRun("SGD, four batches a step", Training(cosine_table(2.0), sgd(), accumulation=4)),
-    PlantedRun("SGD, clipped now and then", Training(cosine_table(2.0), sgd(), clip=0.5)),
+    PlantedRun("SGD, four batches a step", Training(cosine_table(1.0), sgd(), accumulation=4)),
+    PlantedRun("SGD, clipped now and then", Training(cosine_table(1.0), sgd(), clip=0.5)),
     PlantedRun("AdamW", Training(cosine_table(), adamw())),
     PlantedRun("AdamW from its equilibrium", Training(cosine_table(), adamw(), prepare=_settled)),
     PlantedRun(
@@ -541,11 +541,11 @@ HEALTHY = (
         Training(cosine_table(), lambda model: torch.optim.RMSprop(model.parameters(), lr=1e-2, weight_decay=1e-4)),
     ),
     PlantedRun("Lion", Training(cosine_table(), lambda model: Lion(model.parameters(), lr=3e-3, weight_decay=0.5))),
-    PlantedRun("bfloat16 autocast", Training(cosine_table(2.0), sgd(), autocast=torch.bfloat16)),
-    PlantedRun("bfloat16 weights", Training(cosine_table(2.0), sgd(), prepare=_in_bfloat16)),
+    PlantedRun("bfloat16 autocast", Training(cosine_table(1.0), sgd(), autocast=torch.bfloat16)),
+    PlantedRun("bfloat16 weights", Training(cosine_table(1.0), sgd(), prepare=_in_bfloat16)),
     PlantedRun(
         "a loss scaler that settles",
-        Training(cosine_table(2.0), sgd(), scaler=lambda: torch.amp.GradScaler("cpu", init_scale=2.0**16)),
+        Training(cosine_table(1.0), sgd(), scaler=lambda: torch.amp.GradScaler("cpu", init_scale=2.0**16)),
     ),
     PlantedRun("dot product", Training(_normalized("dot"), adamw())),
     PlantedRun("dot product, SGD", Training(_normalized("dot"), sgd(lr=0.3, weight_decay=1e-3))),

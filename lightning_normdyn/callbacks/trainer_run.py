@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_normdyn.callbacks.lightning import LightningModule, Trainer, overrides, rank_zero_info, rank_zero_only
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.rates import RateTrace
-from lightning_normdyn.instruments.schedule import Drive, PlannedRates
+from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
 from lightning_normdyn.instruments.training_run import Ranks, Run
 
 
@@ -103,10 +103,12 @@ def future_lrs(
     Returns:
         Nominal learning rates of the next ``steps`` optimizer steps; ``None`` if they are too many.
     """
-    drives = [Drive(config.scheduler, partial(_is_due, config)) for config in _configs(trainer, pl_module, optimizer)]
+    schedules = [
+        LRSchedule(config.scheduler, partial(_is_due, config)) for config in _configs(trainer, pl_module, optimizer)
+    ]
     batches = itertools.islice(_stepping_batches(trainer), steps)
     surroundings = [trainer, getattr(trainer, "datamodule", None), *pl_module.modules(), *pl_module.parameters()]
-    return rates.trace(optimizer, group, drives, batches, steps, keep=surroundings)
+    return rates.trace(optimizer, group, schedules, batches, steps, keep=surroundings)
 
 
 class _Batch(NamedTuple):

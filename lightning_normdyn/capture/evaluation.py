@@ -1,4 +1,4 @@
-"""Evaluating a module in the midst of training so that nothing tells afterwards that it was called."""
+"""Runs a module in evaluation mode during training, and restores its modes and all random states afterwards."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Probe:
         """The rate at which weight decay shortens each vector, ``lambda_rad = <x, J(lambda∘θ)>/R²``.
 
         ``J(lambda∘θ)`` is a central difference in the scale of the decayed parameters, which works with any kernel
-        (theory: the exact budget; a bias-free ReLU network of ``L`` layers gives ``L·lambda``).
+        (docs/theory.md, "Encoders"; a bias-free ReLU network of ``L`` layers gives ``L·lambda``).
 
         Args:
             decays: decayed parameters of the encoder, each with its rate.

@@ -25,20 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.commands.embeddings import audit, export
-    from lightning_normdyn.cli.commands.runs import configs, demo, report, reproduce
+    from lightning_normdyn.cli.commands.runs import configs, demo, report, reproduce, watch
     from lightning_normdyn.cli.commands.tasks import advise, grid, predict
 
-__all__ = ["advise", "audit", "configs", "demo", "export", "grid", "predict", "report", "reproduce"]
+__all__ = ["advise", "audit", "configs", "demo", "export", "grid", "predict", "report", "reproduce", "watch"]
 
-_MODULES = {
-    "embeddings": ("audit", "export"),
-    "runs": ("configs", "demo", "report", "reproduce"),
-    "tasks": ("advise", "grid", "predict"),
-}
+_MODULES = ("embeddings", "runs", "tasks")
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"lightning_normdyn.cli.commands.{module}"), name)
+    if name in __all__:
+        modules = (import_module(f"lightning_normdyn.cli.commands.{module}") for module in _MODULES)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"module 'lightning_normdyn.cli' has no attribute {name!r}")

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lightning_normdyn._version import __version__
 from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_raises
 from lightning_normdyn.cli.user_errors import is_of_drawing, is_the_users, one_sentence, require, users_traceback
 from lightning_normdyn.nearest_word import nearest
+
+if TYPE_CHECKING:
+    from lightning_normdyn.cli.commands.command import CommandRecord
 
 ERROR, USAGE = 1, 2
 COMMANDS = {
@@ -20,9 +23,10 @@ COMMANDS = {
     "fit": "train a model through LightningCLI, e.g. --config sts.yaml",
     "validate": "run a model's validation through LightningCLI",
     "test": "run a model's test through LightningCLI",
-    "predict": "write the embeddings of both sides of a trained task, for audit and export",
-    "configs": "list the configs that come with the package, or copy one",
+    "predict": "write the embeddings of both sides of a trained task, with their ids, for audit and export",
+    "configs": "list the configs that come with the package, or copy one to change it",
     "report": "draw the report of a run that trained with NormDynamics",
+    "watch": "keep the report of a run up to date while it trains",
     "grid": "train a task with every normalization and say which to take",
     "advise": "say how to score with a trained model, and what to train next",
     "audit": "say what the norms of a model's or of ready embeddings carry, and whether to use them",
@@ -95,14 +99,14 @@ def _run(words: list[str]) -> int:
     return _ended(record)
 
 
-def _ended(record: Any) -> int:
+def _ended(record: CommandRecord) -> int:
     """The exit code; a page that could not be drawn is said when all else was printed."""
-    drawing_error = getattr(record, "drawing_error", None)  # of commands that draw
+    drawing_error: Exception | None = getattr(record, "drawing_error", None)  # of commands that draw
     if drawing_error is not None:
         if record.exit_code == ERROR:
             raise drawing_error
         print(_undrawn(drawing_error), file=sys.stderr)  # a signal decides the exit code
-    return int(record.exit_code)
+    return record.exit_code
 
 
 def _undrawn(error: Exception) -> str:

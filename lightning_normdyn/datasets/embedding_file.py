@@ -20,6 +20,9 @@ from lightning_normdyn.datasets.embedding_matrix import Array, ArrayMatrix, Matr
 
 _ID_COLUMNS = ("id", "_id", "ids", "doc_id", "key")
 
+ENDINGS = (".npy", ".npz", ".parquet", ".safetensors")
+"""Endings of files that hold embeddings."""
+
 _OF_OBJECTS = ("pickle", "Python objects")  # numpy's words for a file of another kind, and for an array of objects
 _WRITTEN = "write it with numpy, from an array of float32 [n, d]"
 
@@ -34,7 +37,7 @@ class EmbeddingFile:
     Args:
         file: its path.
         column: the column, array or tensor; needed where the file holds several that could be meant.
-        preferred: the one to take where the file has it and no ``column`` is named.
+        preferred_column: the one to take where the file has it and no ``column`` is named.
 
     Raises:
         ValueError: if the file is of another kind, or does not hold one matrix that can be told.
@@ -58,16 +61,12 @@ class EmbeddingFile:
             if self.file.is_dir():
                 raise IsADirectoryError(f"{self.file}: expected a file of embeddings, got a folder; name a file in it")
             raise FileNotFoundError(f"{self.file}: no such file; expected a file of embeddings, got none")
-        readers: dict[str, Callable[[str | None], Matrix]] = {
-            ".npy": self._npy,
-            ".npz": self._npz,
-            ".parquet": self._parquet,
-            ".safetensors": self._safetensors,
-        }
-        if self.file.suffix not in readers:
-            raise ValueError(f"{self.file}: expected {', '.join(readers)}, got '{self.file.suffix}'")
+        if self.file.suffix not in ENDINGS:
+            raise ValueError(f"{self.file}: expected {', '.join(ENDINGS)}, got '{self.file.suffix}'")
+        readers: tuple[Callable[[str | None], Matrix], ...]  # in the order of ENDINGS
+        readers = (self._npy, self._npz, self._parquet, self._safetensors)
         try:
-            self._matrix = readers[self.file.suffix](column)
+            self._matrix = dict(zip(ENDINGS, readers, strict=True))[self.file.suffix](column)
         except (OSError, EOFError, ValueError, BadZipFile, pa.ArrowException) as error:
             if str(self.file) in str(error):
                 raise

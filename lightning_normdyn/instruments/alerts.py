@@ -77,7 +77,7 @@ class Alerts:
     def record(self) -> None:
         """Puts what stands on disk, if it is another than before."""
         standing = self.verdicts()
-        rules = {(verdict.target, verdict.rule, verdict.severity) for verdict in standing}
+        rules: set[tuple[str, str, str]] = {(verdict.target, verdict.rule, verdict.severity) for verdict in standing}
         if self._log is not None and rules != self._recorded_rules:
             self._recorded_rules = rules
             self._log.stand([verdict._asdict() for verdict in standing])
@@ -108,7 +108,7 @@ class Alerts:
     def _pass_on(self, verdict: Verdict) -> None:
         key = f"{verdict.target}/{verdict.rule}"
         earlier = self._passed_on.get(key)
-        if earlier is not None and SEVERITIES.index(verdict.severity) <= SEVERITIES.index(earlier):  # type: ignore[arg-type]
+        if earlier is not None and SEVERITIES.index(verdict.severity) <= SEVERITIES.index(earlier):
             return
         self._passed_on[key] = verdict.severity
         if not self._speaks:

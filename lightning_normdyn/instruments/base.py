@@ -18,12 +18,16 @@ Columns = dict[str, Tensor]
 
 
 class Need(Flag):
-    """What an instrument wants to see of a step. Nothing means that the step costs nothing."""
+    """What an instrument wants to see of a step. Nothing means that the step costs nothing.
+
+    ``SCARCE`` are the touched rows among those that an instrument's own mask names.
+    """
 
     NOTHING = 0
     NORMS = auto()
     TOUCHED = auto()
     TRACKED = auto()
+    SCARCE = auto()
 
 
 class Measurement:
@@ -54,7 +58,14 @@ class Measurement:
 
 
 class TableInstrument(Measurement):
-    """Measures one table on the steps that it asks for."""
+    """Measures one table on the steps that it asks for.
+
+    Attributes:
+        scarce: slots of rows that are touched so seldom that each time counts, a mask ``[tracked_rows + 1]``; ``None``
+            for none.
+    """
+
+    scarce: Tensor | None = None
 
     def begin(self, step: int) -> None:
         """Called once before the first step it sees, after weights and state were restored; ``step`` came before."""
@@ -73,6 +84,9 @@ class TableInstrument(Measurement):
     def observe(self, step: int, table_step: TableStep) -> None:
         """Looks at a step it asked for."""
         raise NotImplementedError
+
+    def overhear(self, table_step: TableStep) -> None:
+        """May look at a step that others asked for, before they do; must cost next to nothing."""
 
 
 def check_every(name: str, value: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, NamedTuple
 
@@ -10,14 +11,16 @@ from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.caution import caution
-from lightning_normdyn.core.dynamics.fit import fit_log_log
+from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_log
 from lightning_normdyn.core.dynamics.geometry import safe_norm
+from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.core.dynamics.window import FitWindow, WindowFit
-from lightning_normdyn.instruments.base import Need, Readings, check_every, next_multiple
+from lightning_normdyn.instruments.base import Columns, Need, Readings, check_every, next_multiple
 from lightning_normdyn.instruments.extent import Extent
-from lightning_normdyn.instruments.forecast import Forecast, fit_readings
+from lightning_normdyn.instruments.fit_readings import fit_readings
+from lightning_normdyn.instruments.forecast import Forecast
 from lightning_normdyn.instruments.verdicts.evidence import TypicalRow
 from lightning_normdyn.instruments.windowed_fit import ClosedWindow, TrainingPlan, WindowedFit
 
@@ -30,10 +33,16 @@ class RowNoise(NamedTuple):
     Attributes:
         second_moment: ``V²``.
         update_probability: share of steps in which the row got a gradient.
+        kurtosis: ``E[s⁴]/E[s²]²`` over those.
+        readings: steps in which the row was read.
+        judged: 1 for rows whose errors are known, by what steps before the window said; 0 for others.
     """
 
     second_moment: Tensor
     update_probability: Tensor
+    kurtosis: Tensor
+    readings: Tensor
+    judged: Tensor
 
 
 class EquilibriumFit(WindowedFit[RowNoise]):
@@ -43,7 +52,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         target: the table.
         plan: the optimizer's law and its schedule.
         every_n_steps: cadence of the quiet terms (norm and growth of all tracked rows).
-        fit_every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows.
+        fit_every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows, but for rows that
+            would then be read fewer than 50 times: those are read whenever they are touched.
         window: see :class:`WindowedFit`.
         forecast_at: see :class:`WindowedFit`.
 
@@ -72,6 +82,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._window: FitWindow | None = None
         self._set_window(0, 0)
         self._nonfinite_before = 0.0
+        self._touch_share: Tensor | None = None
+        self._counted_steps = 0
+        self._announced_plain_fit = False
 
     def begin(self, step: int) -> None:
         """Opens the first window, unless a checkpoint brought one."""
@@ -80,16 +93,19 @@ class EquilibriumFit(WindowedFit[RowNoise]):
 
     def next_due(self, step: int) -> int:
         """The next step of either cadence, the end of the window or that of the run."""
-        due = [next_multiple(step, self._read_every), next_multiple(step, self._sample_every), self._window_end]
+        read_due = step if self.scarce is not None else next_multiple(step, self._read_every)
+        due = [read_due, next_multiple(step, self._sample_every), self._window_end]
         if self._end_forecast.forecast is not None:
             due.append(self._end_forecast.forecast.due - self.plan.skipped_steps())
         return max(step, min(due))
 
     def need(self, step: int) -> Need:
-        """Touched rows on the cadence, all tracked rows for the quiet terms, norms at the end of a window."""
+        """Touched rows on the cadence, scarce ones in between, all for the quiet terms, norms at a window's end."""
         need = Need.NOTHING
         if step % self._read_every == 0:
             need |= Need.TOUCHED
+        elif self.scarce is not None:
+            need |= Need.SCARCE
         if step % self._sample_every == 0:
             need |= Need.TRACKED
         if self._ends_with(step):
@@ -104,8 +120,12 @@ class EquilibriumFit(WindowedFit[RowNoise]):
     def observe(self, step: int, table_step: TableStep) -> None:
         """Adds a step to the window, and closes the window where it ends."""
         assert self._window is not None
-        if table_step.wants_touched and step % self._read_every == 0:
-            self._window.moments.add(table_step.embedding, table_step.gradient, table_step.slots)
+        if table_step.wants_touched:
+            moments, reading = self._window.moments, (table_step.embedding, table_step.gradient, table_step.slots)
+            if step % self._read_every == 0:
+                moments.add(*reading)
+            else:
+                moments.add_scarce(*reading, selected=table_step.holds_only_scarce)
         if table_step.wants_tracked and step % self._sample_every == 0:
             self._window.sample(table_step.before, table_step.after)
         self._conclude(step, lambda: table_step.norms)
@@ -122,7 +142,21 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._sample_every = min(self.every_n_steps, max(1, (end - start) // 20))
 
     def _start_window(self, norms: Tensor) -> None:
-        self._window = FitWindow(norms, self.plan.rule().power)
+        self._use(FitWindow(norms, self.plan.rule().observed_mean, self._scarce_rows(norms)))
+
+    def _use(self, window: FitWindow) -> None:
+        self._window = window
+        has_scarce_rows = self._read_every > 1 and bool(window.moments.scarce.any())
+        self.scarce = window.moments.scarce if has_scarce_rows else None
+
+    def _scarce_rows(self, norms: Tensor) -> Tensor | None:
+        """The rows that a thinned window would read too seldom, going by all steps before it; a mask ``[rows]``."""
+        if self.fit_every_n_steps is not None or self._read_every == 1:
+            return None
+        if self._touch_share is None:
+            return torch.ones_like(norms, dtype=torch.bool)
+        readings = (self._window_end - self._window_start) / self._read_every
+        return self._touch_share * readings < _ENOUGH_READINGS
 
     def _window_course(self) -> tuple[Tensor, RateTrace]:
         assert self._window is not None
@@ -133,18 +167,45 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         assert window is not None
         fit = window.close(norms, rule, self.target.dim)
         nonfinite = self._report_nonfinite(float(window.moments.nonfinite))
-        columns = {
-            "norm": fit.norm,
-            "second_moment": fit.second_moment,
-            "update_probability": fit.update_probability,
-            "mean_norm": fit.mean_norm,
-            "equilibrium_norm": fit.equilibrium_norm,
-            "transient_norm": fit.transient_norm,
-        }
-        noise = RowNoise(fit.second_moment, fit.update_probability)
+        judged = self._judged_rows(fit, window, rule)
+        noise = RowNoise(
+            fit.second_moment, fit.update_probability, fit.kurtosis, window.moments.readings, judged.to(norms.dtype)
+        )
+        self._count_touches(fit.update_probability, window.rates.steps)
+        if rule.family is not None and rule.radial_decay > 0 and fit.equilibrium_errors is None:
+            self._announce_plain_fit(rule)
         self._note_typical_row(noise, fit.norm)
-        readings = nonfinite | _fit_readings(fit, window, rule) | self._read_directions(noise.update_probability > 0)
-        return ClosedWindow(readings, columns, noise, fit.norm)
+        readings = (
+            nonfinite | _fit_readings(fit, window, rule, judged) | self._read_directions(noise.update_probability > 0)
+        )
+        return ClosedWindow(readings, _columns(fit, judged, rule), noise, fit.norm)
+
+    def _judged_rows(self, fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> Tensor:
+        """Rows that the window was to say enough about, by the steps before it or, if there are none, by its own."""
+        if rule.family is None:
+            return torch.zeros_like(fit.norm, dtype=torch.bool)
+        share = fit.update_probability if self._touch_share is None else self._touch_share
+        rule, readings = rule.at(nominal_lr=window.rates.noise_rate), window.moments.readings
+        steps = window.rates.steps
+        return rule.judges(fit.second_moment, self.target.dim, share, fit.kurtosis, steps=steps, readings=readings)
+
+    def _count_touches(self, share: Tensor, steps: int) -> None:
+        total = self._counted_steps + steps
+        if self._touch_share is None:
+            self._touch_share = share.clone()
+        elif total:
+            self._touch_share = (self._touch_share * self._counted_steps + share * steps) / total
+        self._counted_steps = total
+
+    def _announce_plain_fit(self, rule: EquilibriumRule) -> None:
+        if not self._announced_plain_fit:
+            _LOG.info(
+                "normdyn: the fit of '%s' is plain least squares: how far chance takes norms from the law of %s is not "
+                "known",
+                self.target.name,
+                rule.optimizer,
+            )
+        self._announced_plain_fit = True
 
     def _note_typical_row(self, noise: RowNoise, norm: Tensor) -> None:
         """What rules and levers need to know of the gradients, as plain numbers."""
@@ -152,8 +213,10 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._met_rows = has_gradient if self._met_rows is None else self._met_rows | has_gradient
         if bool(has_gradient.any()):
             unmet_rows = int((~self._met_rows & (norm > 0)).sum())  # a row of zeros is padding
-            middle = (float(values[has_gradient].median()) for values in noise)
-            self.typical_row = TypicalRow(*middle, unmet_rows)
+            second_moment, probability = (
+                float(values[has_gradient].median()) for values in (noise.second_moment, noise.update_probability)
+            )
+            self.typical_row = TypicalRow(second_moment, probability, unmet_rows)
 
     def _read_directions(self, has_gradient: Tensor) -> Readings:
         """How far the rows that got a gradient point one way."""
@@ -162,10 +225,26 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         return {"common_direction": directions.nanmean(0).norm()}
 
     def _has_law(self, rule: EquilibriumRule) -> bool:
-        return rule.family is not None
+        return rule.path_is_known()
 
     def _evolve(self, moments: RowNoise, norms: Tensor, rates: RateTrace, rule: EquilibriumRule) -> Tensor:
-        return rule.evolve(norms, moments.second_moment, self.target.dim, moments.update_probability, lrs=rates)
+        v2, p, dim = moments.second_moment, moments.update_probability, self.target.dim
+        return rule.evolve(norms, v2, dim, p, lrs=rates, kurtosis=moments.kurtosis)
+
+    def _forecast_errors(
+        self, moments: RowNoise, norms: Tensor, rates: RateTrace, rule: EquilibriumRule
+    ) -> NormErrors | None:
+        errors = rule.path_errors(
+            norms,
+            moments.second_moment,
+            self.target.dim,
+            moments.update_probability,
+            moments.kurtosis,
+            lrs=rates,
+            steps=max(rates.steps, 1),
+            readings=moments.readings,
+        )
+        return None if errors is None else errors.ahead().among(moments.judged > 0)
 
     def _known(self, moments: RowNoise, norms: Tensor) -> Tensor:
         return norms.where(moments.update_probability > 0, torch.nan)
@@ -186,6 +265,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             "window": None if self._window is None else self._window.state_dict(),
             "previous": None if self._last_moments is None else torch.stack(self._last_moments),
             "nonfinite_before": self._nonfinite_before,
+            "touch_share": self._touch_share,
+            "counted_steps": self._counted_steps,
             "met_rows": self._met_rows,
             "typical_row": None if self.typical_row is None else list(self.typical_row),
         }
@@ -195,8 +276,11 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         norms = self._norms_now()
         self._load_window_state(state, norms)
         if state["window"] is not None:
-            self._window = FitWindow(norms, state["window"]["power"])
-            self._window.load_state_dict(state["window"])
+            window = FitWindow(norms, state["window"]["observed_mean"])
+            window.load_state_dict(state["window"])
+            self._use(window)
+        self._counted_steps, share = state["counted_steps"], state["touch_share"]
+        self._touch_share = None if share is None else share.to(norms.device)
         if state["previous"] is not None:
             self._last_moments = RowNoise(*state["previous"].to(norms.device).unbind())
         self._nonfinite_before = state["nonfinite_before"]
@@ -205,18 +289,49 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self.typical_row = None if typical_row is None else TypicalRow(*typical_row)
 
 
-def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> Readings:
+def _columns(fit: WindowFit, judged: Tensor, rule: EquilibriumRule) -> Columns:
+    """One value a row for the history."""
+    columns = {
+        "norm": fit.norm,
+        "second_moment": fit.second_moment,
+        "second_moment_stderr": fit.second_moment_stderr,
+        "update_probability": fit.update_probability,
+        "kurtosis": fit.kurtosis,
+        "mean_norm": fit.mean_norm,
+        "equilibrium_norm": fit.equilibrium_norm,
+        "transient_norm": fit.transient_norm,
+    }
+    errors = fit.equilibrium_errors
+    if errors is not None:
+        gap_stderr = (errors.difference + rule.accuracy**2).sqrt()
+        columns |= {
+            "norm_width": errors.width,
+            "equilibrium_norm_stderr": errors.predicted.sqrt(),
+            "equilibrium_gap_stderr": gap_stderr.where(judged, torch.nan),
+        }
+    return columns
+
+
+def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule, judged: Tensor) -> Readings:
     """The fits of a window over the rows that got a gradient in it."""
     has_gradient = fit.update_probability > 0
     mean_norm = fit.mean_norm[has_gradient]
     equilibrium, transient = fit.equilibrium_norm[has_gradient], fit.transient_norm[has_gradient]
-    judgement = Forecast(0, transient, window.start[has_gradient]).judge(fit.norm[has_gradient])
+    errors, path_errors = fit.equilibrium_errors, fit.transient_errors
+    weighted = None
+    if errors is not None:
+        weighted = weighted_fit_log_log(
+            fit.equilibrium_norm, fit.mean_norm, errors, accuracy=rule.accuracy, judged=judged & has_gradient
+        )
+    if path_errors is not None:
+        path_errors = NormErrors(*(values[has_gradient] for values in path_errors.among(judged)))
+    judgement = Forecast(0, transient, window.start[has_gradient], path_errors).judge(fit.norm[has_gradient])
     return {
-        **fit_readings("equilibrium", fit_log_log(equilibrium, mean_norm), equilibrium),
-        **fit_readings("transient", judgement.fit, transient),
+        **fit_readings("equilibrium", fit_log_log(equilibrium, mean_norm), equilibrium, weighted),
+        **fit_readings("transient", judgement.fit, transient, judgement.weighted),
         "transient_persistence_error": judgement.persistence_error,
-        "transient_skill": judgement.skill,
-        "balance_median_error": _median_error(fit.balance_norm[has_gradient], mean_norm)
+        **judgement.skill_readings("transient_skill"),
+        "balance_median_error": _median_error(fit.balance_norm[has_gradient], fit.rms_norm[has_gradient])
         if rule.radial_decay > 0
         else math.nan,
         "equilibrium_norm_p50": equilibrium.median() if bool(has_gradient.any()) else math.nan,
@@ -229,6 +344,8 @@ def _median_error(predicted: Tensor, observed: Tensor) -> float:
     return fit_log_log(predicted, observed).median_relative_error
 
 
+_LOG = logging.getLogger(__name__)
+_ENOUGH_READINGS = 50
 _ENOUGH_STEPS = 500
 _SPARSEST = 5
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.fit import LogLogFit, fit_log_log
+from lightning_normdyn.core.dynamics.fit import LogLogFit, WeightedFit, fit_log_log, weighted_fit_log_log
 from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.dynamics.norm_errors import NormErrors
+from lightning_normdyn.core.statistics.skill import Skill, forecast_skill
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.extent import Extent, extent_steps
+from lightning_normdyn.instruments.fit_readings import fit_readings
 
 _DUE_TOLERANCE = 0.02
 _SHARE_TOLERANCE = 0.01
@@ -23,14 +25,20 @@ class Judgement(NamedTuple):
     """How a forecast came out.
 
     Attributes:
-        fit: observed on forecast norms.
+        fit: observed on forecast norms, by least squares.
+        weighted: the same, each row weighted by its errors; ``None`` where those are not known.
         persistence_error: median relative error of 'stays as it is'.
-        skill: ``1 - error / persistence_error``; NaN where nothing moved.
+        skill: ``1 - error / persistence_error`` and its interval; NaN where nothing moved.
     """
 
     fit: LogLogFit
+    weighted: WeightedFit | None
     persistence_error: float
-    skill: float
+    skill: Skill
+
+    def skill_readings(self, name: str) -> Readings:
+        """The skill under this name, and the ends of its interval."""
+        return {name: self.skill.value, f"{name}_low": self.skill.low, f"{name}_high": self.skill.high}
 
 
 class Forecast(NamedTuple):
@@ -40,11 +48,13 @@ class Forecast(NamedTuple):
         due: the step they were predicted for, skipped ones counted.
         norms: the prediction, ``[rows]``; NaN for rows of which nothing was known.
         stays: the norms when it was made, which is what 'stays as it is' predicts, ``[rows]``.
+        errors: what chance does to them, NaN for rows that are not judged; ``None`` where that is not known.
     """
 
     due: int
     norms: Tensor
     stays: Tensor
+    errors: NormErrors | None = None
 
     def has_come_due(self, step: int) -> bool:
         """Whether a run that ended at this step ended where it was forecast to, give or take 2%."""
@@ -52,20 +62,28 @@ class Forecast(NamedTuple):
 
     def judge(self, observed: Tensor) -> Judgement:
         """Fit, errors and skill against the norms that came, ``[rows]``, over the rows that were forecast."""
-        fit = fit_log_log(self.norms, most_precise(observed))
+        observed = most_precise(observed)
+        fit = fit_log_log(self.norms, observed)
+        weighted = None if self.errors is None else weighted_fit_log_log(self.norms, observed, self.errors)
         stays = self.stays.where(self.norms.isfinite(), torch.nan)
-        persistence = fit_log_log(stays, most_precise(observed)).median_relative_error
-        skill = 1 - fit.median_relative_error / persistence if persistence > 0 else math.nan
-        return Judgement(fit, persistence, skill)
+        persistence = fit_log_log(stays, observed).median_relative_error
+        return Judgement(fit, weighted, persistence, forecast_skill(self.norms, stays, observed))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, for a checkpoint."""
-        return self._asdict()
+        errors = None if self.errors is None else torch.stack(self.errors)
+        return {"due": self.due, "norms": self.norms, "stays": self.stays, "errors": errors}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> Forecast:
         """Takes back what :meth:`state_dict` gave."""
-        return cls(state["due"], state["norms"].to(device), state["stays"].to(device))
+        errors = state.get("errors")
+        return cls(
+            state["due"],
+            state["norms"].to(device),
+            state["stays"].to(device),
+            None if errors is None else NormErrors(*errors.to(device).unbind()),
+        )
 
 
 class EndForecast:
@@ -84,19 +102,20 @@ class EndForecast:
         self.forecast: Forecast | None = None
         self._has_judgement = False
 
-    def keep(self, step: int, norms: Tensor, stays: Tensor) -> None:
+    def keep(self, step: int, norms: Tensor, stays: Tensor, errors: NormErrors | None = None) -> None:
         """Keeps a forecast that was made after this step, if it is the first of the second part of the run.
 
         Args:
             step: steps made so far.
             norms: the forecast, ``[rows]``.
             stays: norms now, ``[rows]``.
+            errors: of the forecast, where they are known.
         """
         total = self._total_steps()
         self._drop_unless_for(total)
         earliest = extent_steps(self._forecast_at, total, share_tolerance=_SHARE_TOLERANCE)
         if self.forecast is None and total is not None and earliest is not None and earliest <= step < total:
-            self.forecast = Forecast(total, norms, stays.clone())
+            self.forecast = Forecast(total, norms, stays.clone(), errors)
 
     def is_last(self, step: int) -> bool:
         """Whether the run ends with this step, as it was forecast to."""
@@ -110,10 +129,11 @@ class EndForecast:
     def judge(self, norms: Tensor) -> Readings:
         """Judges the forecast, at the last step: afterwards a callback may put averaged weights in."""
         assert self.forecast is not None
-        fit, persistence_error, skill = self.forecast.judge(norms)
+        judgement = self.forecast.judge(norms)
         self._has_judgement = True
-        readings: Readings = {"persistence_median_error": persistence_error, "forecast_skill": skill}
-        return fit_readings("forecast", fit, self.forecast.norms) | readings
+        readings: Readings = {"persistence_median_error": judgement.persistence_error}
+        readings |= judgement.skill_readings("forecast_skill")
+        return fit_readings("forecast", judgement.fit, self.forecast.norms, judgement.weighted) | readings
 
     def _steps_tried(self, step: int) -> int:
         """Steps that the run has tried: those made and those that a loss scaler skipped."""
@@ -133,21 +153,3 @@ class EndForecast:
         """Drops a forecast for another end: the run was prolonged or cut short, and the next window makes a new one."""
         if self.forecast is not None and self.forecast.due != total:
             self.forecast, self._has_judgement = None, False
-
-
-_LEAST_SPREAD = 0.02
-
-
-def fit_readings(prefix: str, fit: LogLogFit, predicted: Tensor) -> Readings:
-    """The logged fields of a fit, by name; a line through predictions that hardly differ would be noise.
-
-    Args:
-        prefix: what the names start with.
-        fit: of observed on predicted norms.
-        predicted: predicted norms, ``[n]``.
-    """
-    readings: Readings = {f"{prefix}_median_error": fit.median_relative_error}
-    logs = predicted[(predicted > 0) & predicted.isfinite()].log()
-    if len(logs) > 1 and float(logs.std()) > _LEAST_SPREAD:
-        readings |= {f"{prefix}_slope": fit.slope, f"{prefix}_pearson_r": fit.pearson_r, f"{prefix}_r2": fit.r2}
-    return readings

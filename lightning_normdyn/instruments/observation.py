@@ -20,6 +20,7 @@ from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.log import Outage
+from lightning_normdyn.history.run_mark import mark_end
 from lightning_normdyn.history.target_history import TargetHistory, folder_name
 from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.closing_line import closing_line
@@ -75,6 +76,7 @@ class Observation:
     ) -> None:
         self._module, self._run, self._measures, self._options = module, run, measures, options
         self._name, self._root, self._name_holders = name, root, name_holders
+        self._has_stopped = False
         self._target_names: list[str] = []
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
@@ -174,9 +176,12 @@ class Observation:
             )
 
     def stop(self) -> None:
-        """Puts the history on disk and removes every hook."""
+        """Puts the history on disk, where it is marked as complete, and removes every hook."""
         self.recorder.flush()
         self.recorder.detach()
+        if self._root is not None and not self._has_stopped:
+            mark_end(self._root)
+        self._has_stopped = True  # when it is called again, the folder may be another run's
 
     def _build(self) -> Recorder:
         options = self._options
@@ -214,7 +219,7 @@ class Observation:
             target.ids_tell = False  # this rank does not see the ids of the others
         if self._run.hears_backward:
             target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
-        instruments = self._measures.of_table(target, plan, self._options) | self._adapters(target)
+        instruments = self._measures.of_table(target, trainer.optimizer, plan, self._options) | self._adapters(target)
         watch = TableWatch(target, *trainer, instruments, history)
         return watch
 

@@ -23,7 +23,7 @@ from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
-from lightning_normdyn.instruments.schedule import Drive, PlannedRates
+from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
 from lightning_normdyn.instruments.training_run import Ranks, Run, present_ranks
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
@@ -236,14 +236,14 @@ class NormObserver:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
 
     def _future_lrs(self, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace | None:
-        drives = [
-            Drive(scheduler, lambda step: step % self._scheduler_every == 0)
+        schedules = [
+            LRSchedule(scheduler, lambda step: step % self._scheduler_every == 0)
             for scheduler in self._schedulers
             if inner_optimizer(getattr(scheduler, "optimizer", None)) is optimizer
         ]
         first = self._steps_tried(optimizer)
         model = [*self._model.modules(), *self._model.parameters()]
-        return self._rates.trace(optimizer, group, drives, range(first, first + steps), steps, keep=model)
+        return self._rates.trace(optimizer, group, schedules, range(first, first + steps), steps, keep=model)
 
     def _steps_tried(self, optimizer: torch.optim.Optimizer) -> int:
         assert self._observation is not None

@@ -41,10 +41,41 @@ class Quantity(NamedTuple):
 _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ...] = (
     (
         {"norm_mean": "mean", "norm_p05": "5%", "norm_p50": "median", "norm_p95": "95%"},
-        "mean and quantiles of the norms",
+        "mean and quantiles of the norms; of a table, of the rows that were met",
         "as the weights",
         "levels off",
         "rising without end: no weight decay, or too little; to zero: too much",
+    ),
+    (
+        {"norm_min": "shortest"},
+        "smallest norm of a table's rows that were met",
+        "as the weights",
+        "above a hundredth of `norm_p50`",
+        "far below: rare rows die under weight decay; raise β₂, lower λ, or repair them (`repair_rows`)",
+    ),
+    (
+        {"untouched_rows": "rows never met"},
+        "tracked rows of a table without a gradient since the run began, `padding_idx` left out; they follow decay "
+        "alone, R(t)/R(0) = Π(1 − lr·λ)",
+        "rows",
+        "0, or rows that nothing will ever look up",
+        "they shrink towards zero and spoil the first step that meets them: no decay for them, or `repair_rows`",
+    ),
+    (
+        {"dead_rows": "dead rows"},
+        "tracked rows so short that one typical update u erases them (R < eps·u, under SGD R² < eps·u·R of the "
+        "others), or that their numbers leave the range of the table's dtype",
+        "rows",
+        "0",
+        "their gradient, 1/R as large, fills the clipped norm: `repair_rows`, and less decay",
+    ),
+    (
+        {"dead_at_step": "first death at step"},
+        "the step at which the shortest row that was never met will be dead, at the present lr·λ; left out where decay "
+        "is too small for the dtype to act, or nothing is left to die",
+        "steps",
+        "far beyond the end of the run",
+        "within the run: lower λ, keep the table in float32, or leave such rows out of the table",
     ),
     (
         {"norm_cv": "spread of the norms"},
@@ -66,6 +97,26 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
         "1",
         "1, or rarely less",
         "always far below 1: clipping sets the step size, and with it the norms",
+    ),
+    (
+        {
+            "clip_share": (
+                "share of the largest rows",
+                "share of the model's squared gradient norm that a table's largest rows own",
+            )
+        },
+        "share of the squared gradient norm of all that the optimizer trains that the table's largest rows own: a "
+        "hundredth of those with a gradient, one at least",
+        "0 to 1",
+        "below a half",
+        "near 1: under clipping by norm a few rows set the step of the whole model; read `clip_row` and `dead_rows`",
+    ),
+    (
+        {"clip_row": "row with the largest gradient"},
+        "number of the row that owns most of it",
+        "row",
+        "changes from look to look",
+        "one row again and again: repair it (`repair_rows`), or look at what it stands for",
     ),
     (
         {"radial_fraction": "gradient"},
@@ -186,10 +237,46 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
     ),
     (
         {"equilibrium_slope": "slope", "equilibrium_pearson_r": "r", "equilibrium_r2": "R²"},
-        "log observed on log predicted",
+        "log observed on log predicted, each judged row weighted by what chance does to it; where that is not known "
+        "(encoders), by least squares",
         "1",
-        f"1, above 0.97, above 0.94 (published: {PUBLISHED_FIT.slope}, {PUBLISHED_FIT.pearson_r})",
+        "1, above 0.97, above 0.94",
         "not settled; under AdamW the law gives all frequent rows one norm, so there read the median error",
+    ),
+    (
+        {"equilibrium_slope_stderr": "±"},
+        "standard error of that slope",
+        "1",
+        "below 0.05",
+        "longer windows (`window`), more rows",
+    ),
+    (
+        {"equilibrium_judged_rows": "rows judged"},
+        "rows that enter the weighted fit: met often enough, by what steps before the window said, for the law and its "
+        "errors to hold",
+        "count",
+        "most of the table",
+        "few: rows are too rare for the window (lengthen `window`) or for this decay (a row should be met often within "
+        "`relaxation_steps`)",
+    ),
+    (
+        {
+            "equilibrium_coverage": "inside their 90% interval",
+            "equilibrium_excess": "scatter over what chance explains",
+        },
+        "share of judged rows inside their own 90% interval; RMS of log observed − log predicted over what chance "
+        "explains",
+        "1",
+        "0.85 to 0.97; 0.8 to 1.2",
+        "coverage far below, excess above: the law misses something that chance does not explain: not settled, "
+        "gradients that are no white noise, a loss that sees lengths",
+    ),
+    (
+        {"equilibrium_least_squares_slope": "slope", "equilibrium_least_squares_pearson_r": "r"},
+        "the same by plain least squares over all rows that were met, as the published fit was made",
+        "1",
+        f"published: {PUBLISHED_FIT.slope}, {PUBLISHED_FIT.pearson_r}",
+        "lower than the weighted ones: rare rows, whose predictions are noisy, flatten the line",
     ),
     (
         {
@@ -198,17 +285,40 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
             "transient_r2": "R²",
             "transient_median_error": "median error",
         },
-        "norms at the window's end against the recursion from those at its start, through its own learning rates",
+        "norms at the window's end against the recursion from those at its start, through its own learning rates; "
+        "weighted as for equilibrium under SGD, else by least squares",
         "1",
         "1, 0.99, 0.98, below 0.03",
         "rows too rare for the window: lengthen `window`",
     ),
     (
         {
+            "transient_slope_stderr": "±",
+            "transient_judged_rows": "rows judged",
+            "transient_coverage": "inside their 90% interval",
+            "transient_excess": "scatter over what chance explains",
+        },
+        "of the weighted fit, as for equilibrium",
+        "1; rows: count",
+        "as for equilibrium",
+        "as for equilibrium",
+    ),
+    (
+        {"transient_least_squares_slope": "slope", "transient_least_squares_pearson_r": "r"},
+        "the same by plain least squares over all rows that were met",
+        "1",
+        "as for transient",
+        "as for equilibrium",
+    ),
+    (
+        {
             "transient_persistence_error": ("‘stays as it is’", "the error of the norms at the window's start"),
             "transient_skill": ("skill", "1 − transient error / error of ‘stays as it is’"),
+            "transient_skill_low": "skill, at least",
+            "transient_skill_high": "skill, at most",
         },
-        "the error of 'stays as it was at the start', and 1 − transient error / that",
+        "the error of 'stays as it was at the start', and 1 − transient error / that, with the ends of its 90% "
+        "interval over rows drawn anew",
         "1",
         "skill above 0.5",
         "near 0: nothing moved, and slope and r say nothing",
@@ -244,8 +354,12 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
                 "in the median, the latest of them",
             ),
             "window_forecast_skill": "skill",
+            "window_forecast_skill_low": "skill, at least",
+            "window_forecast_skill_high": "skill, at most",
+            "window_forecast_coverage": "inside their 90% interval",
         },
-        "norms at the window's end, forecast a window ahead from the moments of the window before",
+        "norms at the window's end, forecast a window ahead from the moments of the window before; skill with its "
+        "interval; under SGD the share of judged rows inside their own 90% interval",
         "1",
         "skill above 0.5 while norms move",
         "the gradients' size changes from window to window",
@@ -264,10 +378,31 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
     ),
     (
         {
+            "forecast_slope_stderr": "±",
+            "forecast_judged_rows": "rows judged",
+            "forecast_coverage": "inside their 90% interval",
+            "forecast_excess": "scatter over what chance explains",
+        },
+        "of that forecast's weighted fit, as for equilibrium",
+        "1; rows: count",
+        "as for equilibrium",
+        "the gradients' size changed since",
+    ),
+    (
+        {"forecast_least_squares_slope": "slope", "forecast_least_squares_pearson_r": "r"},
+        "the same by plain least squares",
+        "1",
+        "as for transient",
+        "as for equilibrium",
+    ),
+    (
+        {
             "persistence_median_error": ("‘stays as it is’", "the error of the norms when the forecast was made"),
             "forecast_skill": ("skill", "1 − forecast error / error of ‘stays as it is’"),
+            "forecast_skill_low": "skill, at least",
+            "forecast_skill_high": "skill, at most",
         },
-        "the error of 'stays as it is' over that stretch, and 1 − forecast error / that",
+        "the error of 'stays as it is' over that stretch, and 1 − forecast error / that, with the ends of its interval",
         "1",
         "skill above 0.5",
         "below 0: norms stood still, or noise outgrew the forecast",

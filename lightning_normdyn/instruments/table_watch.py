@@ -75,11 +75,13 @@ class TableWatch(Watch):
 
     def _look_before(self, clipping: Clipping) -> None:
         if self._need:
+            tracked = Need.TRACKED in self._need
             self._table_step = TableStep(
                 self.target,
-                touched=Need.TOUCHED in self._need,
-                tracked=Need.TRACKED in self._need,
+                touched=Need.TOUCHED in self._need or (tracked and Need.SCARCE in self._need),
+                tracked=tracked,
                 clipping=clipping,
+                scarce=self._scarce() if Need.SCARCE in self._need else None,
             )
 
     def _look_after(self) -> None:
@@ -88,6 +90,8 @@ class TableWatch(Watch):
             instrument.note_lr(lr)
         if self._table_step is not None:
             self._table_step.complete(lr)
+            for instrument in self._instruments:
+                instrument.overhear(self._table_step)
             for instrument in self._due:
                 instrument.observe(self.steps, self._table_step)
 
@@ -109,10 +113,14 @@ class TableWatch(Watch):
             if need:
                 self._need |= need
                 self._due.append(instrument)
-        self.target.arm(Need.TOUCHED in self._need)
+        self.target.arm(bool(self._need & (Need.TOUCHED | Need.SCARCE)))
         if self.target.backward_norm is not None:
             self.target.backward_norm.arm(Need.TRACKED in self._need)
         self._next_due = min(instrument.next_due(step) for instrument in self._instruments)
+
+    def _scarce(self) -> Tensor | None:
+        masks = (instrument.scarce for instrument in self._due)
+        return next((mask for mask in masks if mask is not None), None)
 
     def _skip(self) -> None:
         self._next_due = 0  # the last step comes one earlier

@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.instruments.base import Columns, Readings, TableInstrument
@@ -136,9 +137,12 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         if self._last_moments is None or not self._has_law(rule):
             return
         path = self._evolve(self._last_moments, start, rates, rule)
-        judgement = Forecast(0, self._known(self._last_moments, path), start).judge(norm)
+        errors = self._forecast_errors(self._last_moments, path, rates, rule)
+        judgement = Forecast(0, self._known(self._last_moments, path), start, errors).judge(norm)
         self._readings["window_forecast_median_error"] = judgement.fit.median_relative_error
-        self._readings["window_forecast_skill"] = judgement.skill
+        self._readings |= judgement.skill_readings("window_forecast_skill")
+        if judgement.weighted is not None and judgement.weighted.n:
+            self._readings["window_forecast_coverage"] = judgement.weighted.coverage
 
     def _norms_at_end(self, step: int, conclusion: ClosedWindow[Moments], rule: EquilibriumRule) -> Tensor:
         """The norms at the end of the run under its schedule, NaN where it has no set end; kept if it is time."""
@@ -148,7 +152,8 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         if future is None:
             return conclusion.norm.new_full(conclusion.norm.shape, float("nan"))
         norms = self._evolve(conclusion.moments, conclusion.norm, future, rule)
-        self._end_forecast.keep(step, self._known(conclusion.moments, norms), conclusion.norm)
+        errors = self._forecast_errors(conclusion.moments, norms, future, rule)
+        self._end_forecast.keep(step, self._known(conclusion.moments, norms), conclusion.norm, errors)
         return norms
 
     @abstractmethod
@@ -182,6 +187,12 @@ class WindowedFit(TableInstrument, Generic[Moments]):
     def _known(self, moments: Moments, norms: Tensor) -> Tensor:
         """The forecast of rows that the moments know anything about, NaN for others, ``[rows]``."""
         return norms
+
+    def _forecast_errors(
+        self, moments: Moments, norms: Tensor, rates: RateTrace, rule: EquilibriumRule
+    ) -> NormErrors | None:
+        """What chance does to norms that were forecast along these rates; ``None`` where nobody knows."""
+        return None
 
     def _window_state(self) -> dict[str, Any]:
         """Where the window lies, and the forecast, for a checkpoint."""

@@ -1,4 +1,4 @@
-"""Norm dynamics in the Trainer of transformers, and in that of sentence-transformers, which is one."""
+"""A callback that records norm dynamics in the Trainer of transformers and its subclass in sentence-transformers."""
 
 from __future__ import annotations
 

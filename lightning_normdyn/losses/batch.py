@@ -1,4 +1,4 @@
-"""What a contrastive loss is given, checked once and brought into one form."""
+"""Checks the inputs of a contrastive loss (embeddings, ids, positives, labels) and puts them into one record."""
 
 from __future__ import annotations
 

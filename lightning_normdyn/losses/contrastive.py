@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.losses.options import SharedOptions
 from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity, Temperature
 
 
@@ -50,6 +51,17 @@ class ContrastiveLoss(nn.Module):
         self.chunk_size = chunk_size
         self.gather = gather
         self.check_finite = check_finite
+
+    @property
+    def shared_options(self) -> SharedOptions:
+        """What every loss takes, as it was given to this one."""
+        return {
+            "max_scale": self.scaling.max_scale,
+            "shared_gamma": self.similarity.shared_gamma,
+            "chunk_size": self.chunk_size,
+            "gather": self.gather,
+            "check_finite": self.check_finite,
+        }
 
     @property
     def temperature(self) -> Tensor:

@@ -12,6 +12,8 @@ from lightning_normdyn.losses.batch import check_finite
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import find_ranks
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
+from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.uncompiled import uncompiled
 
 
@@ -37,6 +39,10 @@ class FullSoftmax(ContrastiveLoss):
         tensor(0.2395)
     """
 
+    def __init__(self, *, normalization: Normalization = "cosine", **options: Unpack[SoftmaxOptions]) -> None:
+        # Written out: jsonargparse up to 4.49 shows no help for the options of a constructor that is inherited.
+        super().__init__(normalization=normalization, **options)
+
     @classmethod
     def sharing(cls, contrast: InfoNCE) -> FullSoftmax:
         """A softmax with the parts of another loss, so that what the other learns is learnt by both.
@@ -55,7 +61,7 @@ class FullSoftmax(ContrastiveLoss):
                 "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
                 "joint and queue_size as they are by default"
             )
-        softmax = cls(chunk_size=contrast.chunk_size, gather=contrast.gather, check_finite=contrast.check_finite)
+        softmax = cls(**contrast.shared_options)
         softmax.similarity, softmax.scaling = contrast.similarity, contrast.scaling
         softmax.queries, softmax.documents = contrast.queries, contrast.documents
         softmax.training = contrast.training

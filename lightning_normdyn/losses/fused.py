@@ -1,4 +1,4 @@
-"""The Triton kernels of the losses, where they are wanted and can run."""
+"""Chooses the Triton kernels for a loss where ``fused=True`` and the tensors allow it."""
 
 from __future__ import annotations
 

@@ -25,9 +25,10 @@ class InfoNCE(InBatchLoss):
     """The contrastive loss with in-batch negatives, for any cell of the 2x2 grid of normalizations.
 
     ``L = mean_i [log sum_j exp(s(q_i, d_j)/tau) - s(q_i, d_i)/tau]`` with the score ``s`` of
-    :class:`NormalizedSimilarity` (arXiv 2602.09229, eq. 1; theory, section 5). The scores are made and thrown away a
-    tile at a time, so that memory grows with ``batch x chunk_size`` and not with the square of the batch. On several
-    ranks, queries of each meet the documents of all, and every gradient is that of the whole batch on a single rank.
+    :class:`NormalizedSimilarity` (arXiv 2602.09229, eq. 1; docs/theory.md, "Scores with an exponent of the norm").
+    The scores are made and thrown away a tile at a time, so that memory grows with ``batch x chunk_size`` and not with
+    the square of the batch. On several ranks, queries of each meet the documents of all, and every gradient is that of
+    the whole batch on a single rank.
 
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.options import InfoNCEOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.nearest_word import nearest
 
 _LOSS_OPTIONS = InfoNCEOptions.__optional_keys__
 
@@ -148,11 +148,8 @@ def _unexpected(module: str, options: Iterable[str], error: TypeError) -> TypeEr
     """The error of a base class that was handed a keyword it does not know, in terms of who wrote the keyword."""
     for name in options:
         if f"'{name}'" in str(error):
-            nearest = get_close_matches(name, _LOSS_OPTIONS, n=1)
-            advice = (
-                f"did you mean {nearest[0]!r}?" if nearest else f"the loss takes {', '.join(sorted(_LOSS_OPTIONS))}"
-            )
-            return TypeError(f"{module}: got an unexpected keyword argument {name!r}; {advice}")
+            advice = nearest(name, _LOSS_OPTIONS) or f"; the loss takes {', '.join(sorted(_LOSS_OPTIONS))}"
+            return TypeError(f"{module}: got an unexpected keyword argument {name!r}{advice}")
     return error
 
 

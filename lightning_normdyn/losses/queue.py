@@ -1,4 +1,4 @@
-"""A memory of past documents, which serve as negatives after their batch is gone."""
+"""A queue of embeddings of past batches' documents, which serve as further negatives."""
 
 from __future__ import annotations
 

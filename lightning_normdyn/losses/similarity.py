@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,34 @@ from lightning_normdyn.nearest_word import nearest
 
 _COLDEST = 1e-30  # float32 still holds its inverse
 Normalization = Literal["cosine", "dot", "qnorm", "dnorm", "learnable"]
+"""The names of :data:`NORMALIZATIONS`, for type checkers, and the one whose exponents train."""
+NORMALIZATION_NAMES: tuple[str, ...] = get_args(Normalization)
+
+
+def check_normalization(normalization: str) -> None:
+    """Refuses a name that no normalization has.
+
+    Args:
+        normalization: the name.
+
+    Raises:
+        ValueError: if it is none of ``NORMALIZATION_NAMES``.
+
+    Example:
+        >>> check_normalization("qnrom")
+        Traceback (most recent call last):
+            ...
+        ValueError: normalization: expected one of cosine, dot, ..., got 'qnrom'; did you mean 'qnorm'?
+    """
+    if normalization not in NORMALIZATION_NAMES:
+        names, hint = ", ".join(NORMALIZATION_NAMES), nearest(str(normalization), NORMALIZATION_NAMES)
+        raise ValueError(f"normalization: expected one of {names}, got {normalization!r}{hint}")
 
 
 class NormalizedSimilarity(nn.Module):
-    """``<q, d> / (|q|^gamma_query · |d|^gamma_document)`` (arXiv 2602.09229, eq. 3; theory, section 5).
+    """``<q, d> / (|q|^gamma_query · |d|^gamma_document)`` (arXiv 2602.09229, eq. 3).
+
+    Source: docs/theory.md, "Scores with an exponent of the norm".
 
     | normalization | gamma_query | gamma_document | keeps the length of |
     | --- | --- | --- | --- |
@@ -48,10 +72,7 @@ class NormalizedSimilarity(nn.Module):
 
     def __init__(self, normalization: Normalization = "cosine", *, shared_gamma: bool = False) -> None:
         super().__init__()
-        names = [*NORMALIZATIONS, "learnable"]
-        if normalization not in names:
-            hint = nearest(str(normalization), names)
-            raise ValueError(f"normalization: expected one of {', '.join(names)}, got {normalization!r}{hint}")
+        check_normalization(normalization)
         check_flag(shared_gamma=shared_gamma)
         self.normalization = normalization
         self.shared_gamma = shared_gamma
@@ -132,7 +153,7 @@ class Temperature(nn.Module):
             )
         self.learnable = learnable
         self._fixed = 1 / temperature  # a number, which no module.half() rounds
-        self._log_bound = math.log(max_scale)
+        self.max_scale = max_scale
         if learnable:
             self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
@@ -150,4 +171,4 @@ class Temperature(nn.Module):
         """Sets a learnt scale back to its bound."""
         if self.learnable:
             with torch.no_grad():
-                self.log_scale.clamp_(max=self._log_bound)
+                self.log_scale.clamp_(max=math.log(self.max_scale))

@@ -130,7 +130,7 @@ class AlikePairs:
 
     Args:
         pairs: pairs with their grades.
-        above: the threshold.
+        threshold: of the grade, which a pair must exceed.
     """
 
     def __init__(self, pairs: GradedPairs, threshold: float) -> None:

@@ -12,7 +12,7 @@ from small_models import Lit, PairTable, pair_batches, seeded
 from torch.optim import lr_scheduler
 
 from lightning_normdyn.callbacks.trainer_run import future_lrs
-from lightning_normdyn.instruments.schedule import PlannedRates
+from lightning_normdyn.instruments.planned_rates import PlannedRates
 
 
 class Foreseen(Callback):

@@ -114,8 +114,8 @@ def test_a_table_too_large_to_track_is_sampled_at_a_stride(fit, tmp_path):
     rows = slice(0, 100, 7)  # the smallest stride that leaves at most 16
     assert_table(trainer, tmp_path, steps, "net.table.weight", lr=LR, decay=DECAY, rows=rows)
     for number, step in enumerate(steps, 1):
-        step.after = step.after[rows]
-        expected = expected_norms(step)
+        step.after, step.gradient = step.after[rows], step.gradient[rows]
+        expected = expected_norms(steps[:number])
         logged = trainer.logger.of("net.table.weight")[number]
         assert {key: logged[key] for key in expected} == pytest.approx(expected, rel=1e-5)
 
@@ -189,7 +189,8 @@ def test_dense_and_sparse_gradients_log_the_same(fit, loss):
         logged.append(trainer.logger.of("net.table.weight"))
     dense, sparse = logged
     for step, quantities in dense.items():
-        for ill_posed in ("balance_median_error", "stationarity"):  # of a norm that nothing moves
+        # The first two are of a norm that nothing moves, the others rounding over rounding.
+        for ill_posed in ("balance_median_error", "stationarity", "equilibrium_excess", "transient_excess"):
             quantities.pop(ill_posed, None), sparse[step].pop(ill_posed, None)
         assert sparse[step] == pytest.approx(quantities, rel=1e-4, abs=1e-5)
 

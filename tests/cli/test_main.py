@@ -1,5 +1,7 @@
 """The entry point: light where it can be, one sentence for the user's errors, a traceback for ours."""
 
+import ast
+import inspect
 import re
 import shlex
 import subprocess
@@ -11,7 +13,7 @@ from typing import Annotated
 import pytest
 
 from lightning_normdyn import __version__, cli
-from lightning_normdyn.cli import audit, configs, demo, main as main_module
+from lightning_normdyn.cli import audit, commands, configs, demo, main as main_module
 from lightning_normdyn.cli.commands.command import Shell, command, running_command
 from lightning_normdyn.cli.main import COMMANDS, LIGHTNING_COMMANDS, main
 from lightning_normdyn.cli.parser import build_parser, parse
@@ -65,7 +67,23 @@ def test_every_option_has_help_and_every_command_its_line(name, capsys):
         "help", *(option.name for option in command.options if option.name != "overrides")
     }  # fmt: skip
     assert all(action.help for action in actions)
-    assert command.__doc__.lower().startswith(COMMANDS[name][:20])
+    sentence = command.__doc__.partition("\n")[0]
+    assert sentence == f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}."
+
+
+def test_every_command_of_the_terminal_can_be_called_from_python():
+    assert sorted(cli.__all__) == sorted(TYPED_COMMANDS)
+    assert [getattr(cli, name).function.__name__ for name in cli.__all__] == cli.__all__
+    (for_type_checkers,) = (node for node in ast.parse(inspect.getsource(cli)).body if isinstance(node, ast.If))
+    assert sorted(alias.name for imports in for_type_checkers.body for alias in imports.names) == sorted(cli.__all__)
+
+
+def test_the_list_of_bodies_names_every_command_and_the_file_that_it_imports():
+    listed = dict(re.findall(r"^``(\w+)``\s+``([\w/.]+)``$", commands.__doc__, re.M))
+    assert sorted(listed) == sorted(TYPED_COMMANDS)
+    for name, file in listed.items():
+        module = f"lightning_normdyn.{file.removesuffix('.py').replace('/', '.')}"
+        assert f"from {module} import" in inspect.getsource(getattr(cli, name).function)
 
 
 def test_a_command_is_a_function_that_returns_what_it_prints():

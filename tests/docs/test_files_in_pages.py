@@ -67,6 +67,15 @@ def test_every_folder_of_the_package_stands_in_the_map() -> None:
     assert [str(f.relative_to(PACKAGE)) for f in folders if not re.search(rf"\b{f.name}\b", text)] == []
 
 
+def test_headings_of_the_theory_that_docstrings_cite_exist() -> None:
+    headings = re.findall(r"^## (.+)$", text_of("docs/theory.md"), re.M)
+    sources = [" ".join(path.read_text(encoding="utf-8").split()) for path in PACKAGE.rglob("*.py")]
+    cited = {heading for source in sources for heading in re.findall(r'docs/theory\.md, "([^"]+)"', source)}
+    assert len(cited) > 1
+    assert sorted(cited - set(headings)) == []
+    assert [number for source in sources for number in re.findall(r"theory, section \d", source)] == []
+
+
 @pytest.mark.parametrize(
     ("name", "there"),
     [("lightning_normdyn.losses.InfoNCE", True), ("lightning_normdyn.losses.Nowhere", False)],

@@ -69,8 +69,9 @@ def test_the_forecast_made_at_forty_percent(fit, tmp_path, optimizer):
 def assert_forecast(logged, forecast, stays, observed, rel):
     expected = log_log(forecast, observed)
     persistence = np.median(np.abs(stays - observed) / observed)
-    for name in ("slope", "pearson_r", "median_error"):
-        assert logged[f"forecast_{name}"] == pytest.approx(expected[name], rel=10 * rel, abs=rel)
+    line = "forecast_least_squares" if "forecast_judged_rows" in logged else "forecast"
+    for name, prefix in (("slope", line), ("pearson_r", line), ("median_error", "forecast")):
+        assert logged[f"{prefix}_{name}"] == pytest.approx(expected[name], rel=10 * rel, abs=rel)
     assert logged["persistence_median_error"] == pytest.approx(persistence, rel=1e-4)
     skill = 1 - expected["median_error"] / persistence
     assert logged["forecast_skill"] == pytest.approx(skill, abs=10 * rel)
@@ -143,7 +144,7 @@ def test_each_monitor_alone_logs_what_all_together_do(fit, tmp_path):
     fits = rows["EquilibriumFitMonitor"].to_pylist()
     by_place = {(line["step"], line["row"]): line for line in rows["whole"].to_pylist()}
     assert {(line["step"], line["row"]) for line in snapshots + fits} == by_place.keys()
-    assert all(by_place[line["step"], line["row"]] == line for line in fits)
+    assert all(str(by_place[line["step"], line["row"]]) == str(line) for line in fits)  # a NaN is no equal of itself
     assert all(by_place[line["step"], line["row"]]["norm"] == line["norm"] for line in snapshots)
 
 

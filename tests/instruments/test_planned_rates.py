@@ -10,7 +10,7 @@ import torch
 
 from lightning_normdyn.core import RateTrace
 from lightning_normdyn.instruments import NormObserver
-from lightning_normdyn.instruments.schedule import MOST_STEPS_AHEAD, Drive, PlannedRates, run_ahead
+from lightning_normdyn.instruments.planned_rates import MOST_STEPS_AHEAD, LRSchedule, PlannedRates, run_ahead
 
 
 def traced_one_by_one(lrs):
@@ -79,23 +79,23 @@ def test_a_schedule_is_run_ahead_once_for_all_windows():
 def test_a_later_look_gives_what_running_ahead_from_there_gives(skip):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
-    drives, rates = [Drive(scheduler, lambda step: step % 2 == 0)], PlannedRates(pytest.fail)
-    rates.trace(optimizer, 0, drives, range(1, 31), 30)
+    schedules, rates = [LRSchedule(scheduler, lambda step: step % 2 == 0)], PlannedRates(pytest.fail)
+    rates.trace(optimizer, 0, schedules, range(1, 31), 30)
     for step in range(1, 1 + skip):
         optimizer.step()
         if step % 2 == 0:
             scheduler.step()
-    later = rates.trace(optimizer, 0, drives, iter(()), 30 - skip)  # reads nothing: all is known
-    assert later.segments == run_ahead(optimizer, 0, drives, range(1 + skip, 31)).segments
+    later = rates.trace(optimizer, 0, schedules, iter(()), 30 - skip)  # reads nothing: all is known
+    assert later.segments == run_ahead(optimizer, 0, schedules, range(1 + skip, 31)).segments
 
 
 def test_a_rate_that_was_not_foreseen_is_run_ahead_anew():
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     scheduler = torch.optim.lr_scheduler.MultiplicativeLR(optimizer, lambda _: 0.5)
-    drives, rates = [Drive(scheduler, lambda _: True)], PlannedRates(pytest.fail)
-    assert rates.trace(optimizer, 0, drives, range(3), 3).mean == pytest.approx((0.5 + 0.25 + 0.125) / 3)
+    schedules, rates = [LRSchedule(scheduler, lambda _: True)], PlannedRates(pytest.fail)
+    assert rates.trace(optimizer, 0, schedules, range(3), 3).mean == pytest.approx((0.5 + 0.25 + 0.125) / 3)
     optimizer.param_groups[0]["lr"] = 8.0
-    assert rates.trace(optimizer, 0, drives, range(2), 2).mean == pytest.approx((4 + 2) / 2)
+    assert rates.trace(optimizer, 0, schedules, range(2), 2).mean == pytest.approx((4 + 2) / 2)
 
 
 def test_a_plan_that_is_too_long_for_its_schedule_is_said_once_and_nothing_is_forecast():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.losses import ContrastiveMixin, FullSoftmax, InfoNCE
+from lightning_normdyn.losses.options import SharedOptions
 
 N, M, D = 7, 23, 6
 
@@ -108,6 +109,24 @@ def test_the_mixin_uses_its_own_similarity_and_shows_both_sides():
         model.full_softmax_loss(queries, documents, targets), F.cross_entropy(logits, targets), rtol=1e-4, atol=1e-5
     )
     assert seen == [("queries", N), ("documents", M)]
+
+
+def test_a_shared_softmax_takes_every_option_that_losses_share():
+    """As its constructor receives them, each unlike its default: one that is new is missed here, not left behind."""
+    options = {"max_scale": 50.0, "shared_gamma": True, "chunk_size": 3, "gather": False, "check_finite": False}
+    assert options.keys() == SharedOptions.__optional_keys__
+    received = {}
+
+    class Witness(FullSoftmax):
+        def __init__(self, **options):
+            received.update(options)
+            super().__init__(**options)
+
+    contrast = InfoNCE(normalization="learnable", temperature=0.3, **options)
+    softmax = Witness.sharing(contrast)
+    assert received == options
+    assert softmax.similarity is contrast.similarity
+    assert float(softmax.temperature) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(

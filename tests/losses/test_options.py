@@ -10,9 +10,14 @@ import yaml
 from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningModule
 
+from lightning_normdyn.cli import export
+from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.losses import ContrastiveMixin, CosineMixin, FullSoftmax, InfoNCE, SigmoidContrastive
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.options import InfoNCEOptions, SharedOptions, SoftmaxOptions
+from lightning_normdyn.losses.similarity import NORMALIZATION_NAMES
+from lightning_normdyn.report.grid.figures import COLOURS
+from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 
 SHARED = {"max_scale": 100.0, "shared_gamma": False, "chunk_size": None, "gather": True, "check_finite": True}
 SOFTMAX = {**SHARED, "temperature": 0.05, "learnable_temperature": False}
@@ -80,6 +85,13 @@ def test_what_type_checkers_see_is_what_constructors_take(options, defaults, con
     expected = get_type_hints(options)
     assert {name: parameters[name].annotation for name in expected} == expected
     assert {name: parameters[name].default for name in expected} == defaults
+
+
+def test_names_of_normalizations_are_those_that_have_exponents_and_the_learnt_one():
+    assert (*NORMALIZATIONS, "learnable") == NORMALIZATION_NAMES == ContrastiveTask.variants
+    (option,) = (option for option in export.options if option.name == "normalization")
+    assert option.choices == NORMALIZATION_NAMES
+    assert set(NORMALIZATION_NAMES) <= set(COLOURS)
 
 
 @pytest.mark.parametrize("cls", EVERYTHING, ids=lambda cls: cls.__name__)

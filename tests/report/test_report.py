@@ -88,7 +88,7 @@ def page(run: Path) -> Page:
     order = np.argsort(columns_at(run, SMALL.steps)["norm"])
     for label, row in zip(HOSTILE, [*order[:4], *order[-4:]], strict=True):
         labels[row] = label
-    return Page(write_report(run, labels=labels))
+    return Page(write_report(run, row_names=labels))
 
 
 def columns_at(run: Path, step: int) -> dict[str, np.ndarray]:
@@ -221,7 +221,8 @@ def test_summary_makes_the_headline(run: Path, tmp_path: Path) -> None:
     head = Page(write_report(run, out=tmp_path / "deep" / "page.html", summary=summary)).text.partition("[1] Su")[0]
     lead = head.replace("\n", "")
     equilibrium = (
-        "The equilibrium law predicts the norms with slope 0.71, r 0.931 (published: 0.88 and 0.97), 11.4% off"
+        "The equilibrium law predicts the norms with slope 0.71, r 0.931 (published for a language model [1]: 0.88 and "
+        "0.97), 11.4% off"
     )
     transient = "the last window’s start, they are predicted to within 2.1%, against 13.1% for ‘stays as it is’."
     forecast = "The forecast for the end missed the final norms by 2.5%, against 42% for ‘stays as it is’."
@@ -273,7 +274,7 @@ def test_values_that_are_not_finite_are_passed_over(tmp_path: Path) -> None:
             step, {"budget_growth": float("nan"), "radial_fraction": float("inf"), "norm_cv": 0.0}
         )
     history.flush()
-    text = Page(write_report(tmp_path, labels=["a", "b", "c", "d"])).text
+    text = Page(write_report(tmp_path, row_names=["a", "b", "c", "d"])).text
     assert "1 of" in text
     assert "The budget of the squared norm" not in text
 
@@ -281,8 +282,10 @@ def test_values_that_are_not_finite_are_passed_over(tmp_path: Path) -> None:
 def test_missing_history_and_wrong_labels_are_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="log_dir: no norm history under"):
         write_report(tmp_path)
-    with pytest.raises(ValueError, match=r"labels: expected one name per row .* got 2 names .*embedding\.weight: 80"):
-        write_report(run, labels=["a", "b"])
+    with pytest.raises(
+        ValueError, match=r"row_names: expected one name per row .* got 2 names .*embedding\.weight: 80"
+    ):
+        write_report(run, row_names=["a", "b"])
 
 
 def test_of_what_was_written_twice_the_later_counts(tmp_path: Path) -> None:
@@ -330,7 +333,7 @@ def test_labels_name_the_rows_of_the_table_not_the_places_among_the_tracked(tmp_
     fit = {"update_probability": [0.9, 0.5, 0.1], "mean_norm": [3.0, 2.0, 1.0]}
     history.trajectory_log.append({"step": [1] * 3, "row": [0, 2, 4], "norm": [3.0, 2.0, 1.0], **fit})
     history.flush()
-    text = Page(write_report(tmp_path, labels=list("abcdef"))).text
+    text = Page(write_report(tmp_path, row_names=list("abcdef"))).text
     assert re.search(r"Longest\s+row\s+norm\s+share\s+a\s+3\.00\s+90%\s+c\s+2\.00\s+50%\s+e\s+1\.00\s+10%", text)
 
 
@@ -346,19 +349,19 @@ def two_tables(folder: Path) -> None:
 def test_each_table_may_have_names_of_its_own(tmp_path: Path) -> None:
     two_tables(tmp_path)
     labels = {"users.weight": ["Ann", "Bob"], "items.weight": ["Alien", "Heat"]}
-    _, items, users = Page(write_report(tmp_path, labels=labels)).source.split("<section")
+    _, items, users = Page(write_report(tmp_path, row_names=labels)).source.split("<section")
     assert ("Alien" in items, "Ann" in items) == (True, False)
     assert ("Alien" in users, "Ann" in users) == (False, True)
-    one_named = Page(write_report(tmp_path, labels={"users.weight": ["Ann", "Bob"]})).text
+    one_named = Page(write_report(tmp_path, row_names={"users.weight": ["Ann", "Bob"]})).text
     assert ("Ann" in one_named, "row 1" in one_named) == (True, True)
     with pytest.raises(
-        ValueError, match=r"labels: expected names for targets among items\.weight, users\.weight, got 'x'"
+        ValueError, match=r"row_names: expected names for targets among items\.weight, users\.weight, got 'x'"
     ):
-        write_report(tmp_path, labels={"x": ["Ann", "Bob"]})
+        write_report(tmp_path, row_names={"x": ["Ann", "Bob"]})
     with pytest.raises(
-        ValueError, match=r"labels: expected one name per row of a table, got 1 names .*users\.weight: 2"
+        ValueError, match=r"row_names: expected one name per row of a table, got 1 names .*users\.weight: 2"
     ):
-        write_report(tmp_path, labels={"users.weight": ["Ann"]})
+        write_report(tmp_path, row_names={"users.weight": ["Ann"]})
 
 
 def test_names_recorded_with_a_run_are_shown_unless_others_are_passed(tmp_path: Path, monkeypatch) -> None:
@@ -367,7 +370,7 @@ def test_names_recorded_with_a_run_are_shown_unless_others_are_passed(tmp_path: 
     text = Page(write_report(tmp_path)).text
     assert "<i>stored" in text
     assert "row 0" in text
-    text = Page(write_report(tmp_path, labels={"users.weight": ["Ann", "Bob"]})).text
+    text = Page(write_report(tmp_path, row_names={"users.weight": ["Ann", "Bob"]})).text
     assert all(name in text for name in ("<i>stored", "row 0", "Ann", "Bob"))
 
 
@@ -605,14 +608,21 @@ def test_lists_align_and_cut_long_words_at_the_end(page: Page) -> None:
     assert "of steps</th>" not in page.source
 
 
-@pytest.mark.parametrize(("folder", "title"), [("words/version_3", "words/version_3"), ("words/best", "best")])
+@pytest.mark.parametrize(
+    ("folder", "title"),
+    [
+        ("words/version_3", "words/version_3"),
+        ("words/best", "best"),
+        ("towers/lightning_logs/version_0", "towers/lightning_logs/version_0"),
+    ],
+)
 def test_title_names_the_experiment_of_a_version(tmp_path: Path, folder: str, title: str) -> None:
     TargetHistory(tmp_path / folder / "normdyn" / "t").describe({"target": "t", "kind": "table"})
     assert f"<title>Norm report: {title}</title>" in Page(write_report(tmp_path / folder)).source
 
 
 ODD = {
-    "labels": [3, "abc", b"x", iter(["a"]), {"table.weight": 3}, {"table.weight": None}, {"table.weight": "abc"}],
+    "row_names": [3, "abc", b"x", iter(["a"]), {"table.weight": 3}, {"table.weight": None}, {"table.weight": "abc"}],
     "summary": [[], 3, "x"],
     "out": ["", 3],
     "log_dir": [None, 3, ""],
@@ -627,7 +637,7 @@ def test_an_odd_argument_is_named(run: Path, tmp_path: Path, name: str, value: o
 
 
 def test_no_labels_at_all_name_nothing(run: Path, tmp_path: Path) -> None:
-    pages = [write_report(run, out=tmp_path / f"{n}.html", labels=labels) for n, labels in enumerate(({}, None))]
+    pages = [write_report(run, out=tmp_path / f"{n}.html", row_names=labels) for n, labels in enumerate(({}, None))]
     assert len({page.read_text(encoding="utf-8").count("<svg") for page in pages}) == 1
 
 

@@ -7,11 +7,13 @@ import math
 import numpy as np
 
 
-def expected_norms(step):
-    """Summary of the norms after a step."""
-    norms = np.array([math.hypot(*row) for row in step.after.tolist()])
+def expected_norms(steps):
+    """Summary of the norms after the last of some steps, over the rows that got a gradient in any of them."""
+    met = np.any([step.gradient.numpy().any(1) for step in steps], axis=0)
+    norms = np.array([math.hypot(*row) for row in steps[-1].after[met].tolist()])
     return {
         "norm_mean": norms.mean(),
+        "norm_min": norms.min(),
         "norm_cv": norms.std() / norms.mean(),
         **{f"norm_p{q:02d}": np.quantile(norms, q / 100) for q in (5, 50, 95)},
     }
@@ -60,15 +62,39 @@ def budget_total(step, rows=slice(None)):
 
 def expected_moments(steps, rows=slice(None)):
     """``V² = E|R·g_tan|²`` and the share of steps with a gradient, per row."""
-    second, touched = 0.0, 0.0
+    squares, touched = _sources(steps, rows)
+    return squares.mean(0), touched.mean(0)
+
+
+def expected_kurtosis(steps, rows=slice(None)):
+    """``E[s⁴]/E[s²]²`` over the steps with a gradient, per row; NaN without one."""
+    squares, touched = _sources(steps, rows)
+    count = np.where(touched.any(0), touched.sum(0), np.nan)
+    return (squares**2).sum(0) / count / (squares.sum(0) / count) ** 2
+
+
+def _sources(steps, rows):
+    """``|R·g_tan|²`` of each step and whether there is a gradient, ``[steps, rows]``."""
+    squares, touched = [], []
     for step in steps:
         before, gradient = step.before.numpy()[rows], step.gradient.numpy()[rows]
         radius = np.linalg.norm(before, axis=1, keepdims=True)
         direction = np.divide(before, radius, out=np.zeros_like(before), where=radius > 0)
         tangential = gradient - (gradient * direction).sum(1, keepdims=True) * direction
-        second = second + ((radius * tangential) ** 2).sum(1)
-        touched = touched + gradient.any(1)
-    return second / len(steps), touched / len(steps)
+        squares.append(((radius * tangential) ** 2).sum(1))
+        touched.append(gradient.any(1))
+    return np.array(squares), np.array(touched)
+
+
+def adamw_amendment(probability, kurtosis, beta1, beta2, dim):
+    """What chance in the second moment and a momentum that outlasts it make of the growth of a row under AdamW.
+
+    ``alpha·(alpha + h)/(alpha² + (h + 1.5·k)·alpha + h)·(1 + (t - 1)/(1 + alpha))`` over ``alpha/(1 + alpha)``.
+    """
+    alpha, k = probability / (1 - beta2), np.fmax(kurtosis / (1 + 2 / dim), 0.8)
+    h = (1.5 * k - 1) / (math.log(4) - 1 + 0.267 * np.log(k))
+    t = ((1 - beta1) / (1 - beta1 / math.sqrt(beta2))) ** 2
+    return (alpha + h) / (alpha**2 + (h + 1.5 * k) * alpha + h) * (alpha + t)
 
 
 def sgd_path(norm, second_moment, effective_lrs, decay):
@@ -80,12 +106,15 @@ def sgd_path(norm, second_moment, effective_lrs, decay):
     return fourth**0.25
 
 
-def adamw_path(norm, probability, lrs, decay, dim, beta2):
-    """``R²(t+1) = (1 - a)²·R²(t) + lr²·d·p/(1 - beta2 + p·R²·w)``, ``w`` the mean of 1/R² that beta2 remembers."""
+def adamw_path(norm, probability, lrs, decay, dim, beta2, amendment=1.0):
+    """``R²(t+1) = (1 - a)²·R²(t) + lr²·d·p/(1 - beta2 + p·R²·w)``, ``w`` the mean of 1/R² that beta2 remembers.
+
+    The last term times the amendment.
+    """
     square = norm**2
     remembered = 1 / square
     for lr in lrs:
-        source = dim * probability / (1 - beta2 + probability * square * remembered)
+        source = amendment * dim * probability / (1 - beta2 + probability * square * remembered)
         remembered = beta2 * remembered + (1 - beta2) / square
         square = (1 - lr * decay) ** 2 * square + lr**2 * source
     return square**0.5

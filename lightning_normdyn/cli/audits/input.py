@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lightning_normdyn.cli.audits.encoding import EncoderRequest, Encoding
 from lightning_normdyn.cli.audits.items import AuditedItems, items_of
-from lightning_normdyn.cli.audits.queries import EMBEDDED, GatheredQueries, QueryRequest, gather_queries
+from lightning_normdyn.cli.audits.queries import GatheredQueries, QueryRequest, gather_queries
 from lightning_normdyn.datasets import JudgedTexts, Problems
-from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.embedding_file import ENDINGS, EmbeddingFile
 from lightning_normdyn.datasets.formats.beir import read_beir
 from lightning_normdyn.datasets.formats.covariates import Covariates, read_covariates
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
@@ -115,7 +115,7 @@ class AuditRequest:
             )
         if self.judgements is not None and self.queries is None and self.beir is None:
             raise ValueError("queries: expected --queries with --judgements, got none")
-        if self.beir is not None and self.queries is not None and not self.queries.endswith(EMBEDDED):
+        if self.beir is not None and self.queries is not None and not self.queries.endswith(ENDINGS):
             raise ValueError(
                 f"queries: expected a file of embeddings beside --beir, which has the texts, got {self.queries}"
             )

@@ -13,14 +13,46 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
 from types import SimpleNamespace, UnionType
-from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from lightning_normdyn.cli.values import Value
 from lightning_normdyn.nearest_word import nearest
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class CommandRecord(Protocol):
+    """What a command returns: all that it found, for a call from Python, and how a terminal shows it.
+
+    A command that draws has a ``drawing_error`` besides, the error that kept it from its page or ``None``: the rest of
+    the record is printed before it is said.
+    """
+
+    @property
+    def exit_code(self) -> int:
+        """Of the process, see :mod:`lightning_normdyn.cli`."""
+
+    def print_to(self, console: Console) -> None:
+        """Prints what was not printed on the way."""
+
+
 _NAME = Value("NAME")
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", bound=CommandRecord)
 
 
 @dataclass(frozen=True)

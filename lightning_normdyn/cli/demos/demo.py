@@ -184,7 +184,7 @@ def _write_report(folder: Path, words: list[str], summary: dict[str, Any]) -> tu
     """Draws the report; returns notes about it, and what went wrong with the drawing itself."""
     try:
         require("matplotlib", extra="cli,report")
-        page = write_report(folder, labels=words, summary=summary, command=running_command())
+        page = write_report(folder, row_names=words, summary=summary, command=running_command())
     except (MissingExtraError, OSError) as error:
         return (f"No report.html: {one_sentence(error)}",), None
     except DrawingError as error:
@@ -196,7 +196,11 @@ def _write_report(folder: Path, words: list[str], summary: dict[str, Any]) -> tu
     return (f"Report: {page}",), None
 
 
-CAPTION = "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a."
+CAPTION = (
+    "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a. They are of least squares, "
+    "which counts rare rows, whose norms and predictions chance moves most, like all others; the other lines weigh "
+    "each row by that."
+)
 
 
 def prediction_table(predictions: Sequence[Prediction]) -> Table:

@@ -24,8 +24,9 @@ Exponent = float | Tensor
 def similarity_scores(queries: Tensor, documents: Tensor, gamma_query: Exponent, gamma_document: Exponent) -> Tensor:
     """Scores every query against every document: ``<q, d> / (|q|^gamma_query · |d|^gamma_document)``.
 
-    Exponent 1 on a side throws that side's norm away, 0 keeps it (theory: the 2x2 normalisation grid; arXiv
-    2602.09229). Computed in float32 at least, whatever the precision of the embeddings and of a surrounding autocast.
+    Exponent 1 on a side throws that side's norm away, 0 keeps it (arXiv 2602.09229;
+    docs/theory.md, "Scores with an exponent of the norm"). Computed in float32 at
+    least, whatever the precision of the embeddings and of a surrounding autocast.
 
     Args:
         queries: ``[n, d]``.

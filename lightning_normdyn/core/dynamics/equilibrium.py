@@ -48,6 +48,42 @@ def equilibrium_norm(
     return squared.sqrt()
 
 
+def equilibrium_norm_stderr(
+    second_moment: Tensor | float,
+    radial_decay: Tensor | float,
+    lr: Tensor | float,
+    drift: Tensor | float = 0.0,
+    *,
+    second_moment_stderr: Tensor | float,
+    drift_stderr: Tensor | float = 0.0,
+) -> Tensor:
+    """The standard error of :func:`equilibrium_norm`, relative to it, from those of the two moments.
+
+    To first order, with ``Q = sqrt(D² + 2·lr·lambda_rad·V²)``: ``d log R = (lr·dV²/(2·R²) + dD)/(2·Q)``, the two errors
+    independent. Without drift it is a quarter of the relative error of V².
+
+    Args:
+        second_moment: as for :func:`equilibrium_norm`, with the next three.
+        radial_decay: see there.
+        lr: see there.
+        drift: see there.
+        second_moment_stderr: of ``V²``; ``[...]``.
+        drift_stderr: of ``D``; ``[...]``.
+
+    Returns:
+        The relative standard error, broadcast over the arguments; NaN where there is no equilibrium.
+
+    Example:
+        >>> equilibrium_norm_stderr(8.0, 0.25, lr=1.0, second_moment_stderr=0.8)  # 10% of V², R like V^(1/2)
+        tensor(0.0250, dtype=torch.float64)
+    """
+    v2, lam, eta, d = (_as_real(value) for value in (second_moment, radial_decay, lr, drift))
+    norm, root = equilibrium_norm(v2, lam, eta, d), (d.square() + 2 * eta * lam * v2).sqrt()
+    by_moment = eta * _as_real(second_moment_stderr) / (2 * norm.square())
+    stderr = torch.hypot(*torch.broadcast_tensors(by_moment, _as_real(drift_stderr).to(by_moment))) / (2 * root)
+    return stderr.where(norm.isfinite(), torch.nan)
+
+
 def forecast_norm(
     norm: Tensor,
     second_moment: Tensor,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
 
-_TOUCHES, _SECOND_MOMENT, _NONFINITE = range(3)
+_TOUCHES, _SECOND_MOMENT, _FOURTH_MOMENT, _NONFINITE = range(4)
 _MOST_WAITING = 8_192
 _MOST_VIEWS = 64
 
@@ -17,7 +17,7 @@ _MOST_VIEWS = 64
 class RowMoments:
     """Streaming sums of the scale-free gradient ``s = R·g_tan`` of every tracked row.
 
-    Holds 24 bytes a row, whatever the number of steps. The readings of the last few steps wait to be added up together:
+    Holds 41 bytes a row, whatever the number of steps. The readings of the last few steps wait to be added up together:
     a step by itself is too small to be worth a dozen operations. Two sets of steps merge by addition, in any order.
     Rows are named by their slot, 0 to ``rows - 1``; slot ``rows`` swallows what belongs to no tracked row, so that no
     step has to select (and, on a GPU, wait).
@@ -25,6 +25,11 @@ class RowMoments:
     Args:
         rows: tracked rows.
         device: where the sums live; that of the table.
+        scarce: rows that are touched too seldom to be read on some steps alone, a mask ``[rows]``;
+            :meth:`add_scarce` reads them, and no others, on the steps between. ``None`` for none.
+
+    Attributes:
+        steps: steps in which every row was read.
 
     Example:
         >>> moments = RowMoments(2)
@@ -35,11 +40,21 @@ class RowMoments:
         ([0.0, 18.0], [0.0, 0.5])
     """
 
-    def __init__(self, rows: int, device: torch.device | str | None = None) -> None:
+    def __init__(self, rows: int, device: torch.device | str | None = None, *, scarce: Tensor | None = None) -> None:
         self.rows = rows
         self.steps = 0
-        self._sums = most_precise(torch.zeros(rows + 1, 3, device=device))
+        self._sums = most_precise(torch.zeros(rows + 1, 4, device=device))
+        self._scarce = torch.zeros(rows + 1, dtype=torch.bool, device=device)
+        if scarce is not None:
+            self._scarce[:rows] = scarce
+        self._scarce_steps = 0
+        self._scarce_readings = torch.zeros_like(self._sums[:rows, 0])
         self._waiting = _Readings()
+
+    @property
+    def scarce(self) -> Tensor:
+        """The mask, with an entry for the slot that belongs to no row, ``[rows + 1]``."""
+        return self._scarce
 
     def add(self, embedding: Tensor, gradient: Tensor, slots: Tensor | None = None) -> None:
         """Adds one step. A row with a NaN or infinite gradient adds nothing but a count.
@@ -51,9 +66,25 @@ class RowMoments:
                 rows in order, ``k = rows``.
         """
         self.steps += 1
+        self._push(embedding, gradient, slots)
+
+    def add_scarce(
+        self, embedding: Tensor, gradient: Tensor, slots: Tensor | None = None, *, selected: bool = False
+    ) -> None:
+        """Adds one step of the scarce rows; other rows among those given are not read.
+
+        Arguments as for :meth:`add`; ``selected`` promises that there are no other rows.
+        """
+        self._scarce_steps += 1
+        if not selected:
+            slots = self._all_slots(gradient.device) if slots is None else slots
+            slots = slots.where(self._scarce[slots], self.rows)
+        self._push(embedding, gradient, slots)
+
+    def _push(self, embedding: Tensor, gradient: Tensor, slots: Tensor | None) -> None:
         if not len(gradient):
             return
-        slots = torch.arange(self.rows, device=gradient.device) if slots is None else slots
+        slots = self._all_slots(gradient.device) if slots is None else slots
         if not self._waiting.has_room_for(len(slots)):
             self._settle()
         self._waiting.push(embedding, gradient, slots)
@@ -71,23 +102,47 @@ class RowMoments:
         self._settle()
         other._settle()
         self.steps += other.steps
+        self._scarce_readings += other._scarce_readings.to(self._sums.device)
         self._sums += other._sums.to(self._sums.device)
 
     def reset(self) -> None:
         """Forgets every step."""
-        self.steps = 0
+        self.steps = self._scarce_steps = 0
         self._waiting.pop()
         self._sums.zero_()
+        self._scarce_readings.zero_()
+
+    @property
+    def readings(self) -> Tensor:
+        """Steps in which each row was read, with a gradient or without, ``[rows]``."""
+        self._settle()
+        return self.steps + self._scarce_readings
 
     @property
     def second_moment(self) -> Tensor:
         """``V² = E|s|²``, absent steps counted as zero, ``[rows]``."""
-        return self._settled()[:, _SECOND_MOMENT] / max(self.steps, 1)
+        return self._settled()[:, _SECOND_MOMENT] / self.readings.clamp(min=1)
 
     @property
     def update_probability(self) -> Tensor:
         """Share of steps in which the row got a gradient, ``[rows]``."""
-        return self._settled()[:, _TOUCHES] / max(self.steps, 1)
+        return self._settled()[:, _TOUCHES] / self.readings.clamp(min=1)
+
+    @property
+    def kurtosis(self) -> Tensor:
+        """``kappa = E[s⁴]/E[s²]²`` over the steps in which a row got a gradient, ``[rows]``; NaN where it got none.
+
+        1 where all its gradients are alike; a row then knows ``V²`` as well as ``touches/kappa`` of those would tell.
+        """
+        sums = self._settled()
+        return sums[:, _TOUCHES] * sums[:, _FOURTH_MOMENT] / sums[:, _SECOND_MOMENT].square()
+
+    @property
+    def second_moment_stderr(self) -> Tensor:
+        """Standard error of ``V²``, as of a mean of independent steps, ``[rows]``: ``V²·sqrt((kappa/p - 1)/n)``."""
+        readings = self.readings.clamp(min=1)
+        fourth_moment = self._settled()[:, _FOURTH_MOMENT] / readings
+        return ((fourth_moment - self.second_moment.square()).clamp(min=0) / readings).sqrt()
 
     @property
     def nonfinite(self) -> Tensor:
@@ -97,13 +152,23 @@ class RowMoments:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, for a checkpoint."""
         self._settle()
-        return {"steps": self.steps, "sums": self._sums.clone()}
+        return {
+            "steps": self.steps,
+            "sums": self._sums.clone(),
+            "scarce": self._scarce.clone(),
+            "scarce_readings": self._scarce_readings.clone(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
         self.reset()
         self.steps = state["steps"]
         self._sums.copy_(state["sums"])
+        self._scarce.copy_(state["scarce"])
+        self._scarce_readings.copy_(state["scarce_readings"])
+
+    def _all_slots(self, device: torch.device) -> Tensor:
+        return torch.arange(self.rows, device=device)
 
     def _settled(self) -> Tensor:
         self._settle()
@@ -111,10 +176,14 @@ class RowMoments:
 
     def _settle(self) -> None:
         """Adds up the readings that wait."""
+        if self._scarce_steps:
+            self._scarce_readings.add_(self._scarce[:-1], alpha=self._scarce_steps)
+            self._scarce_steps = 0
         sizes, slots, norms, lengths, alongs = self._waiting.pop()
         second = _scale_free_square(norms, lengths, alongs)
         finite = second < torch.inf
-        news = torch.stack(((lengths > 0) & finite, second.where(finite, 0), ~finite), dim=1)
+        second = second.where(finite, 0)
+        news = torch.stack(((lengths > 0) & finite, second, second.square(), ~finite), dim=1)
         for rows, step in zip(slots.split(sizes), news.split(sizes), strict=True):
             # Copying, not adding: a row named twice in a step then counts once, with no need to find duplicates.
             self._sums.index_copy_(0, rows, self._sums.index_select(0, rows).add_(step))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -10,9 +10,16 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.balance import Flow
 from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
+from lightning_normdyn.core.dynamics.laws import ObservedMean
 from lightning_normdyn.core.dynamics.moments import RowMoments
+from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import RateTrace
+
+
+class _Span(TypedDict):
+    steps: float
+    readings: Tensor
 
 
 class WindowFit(NamedTuple):
@@ -20,42 +27,53 @@ class WindowFit(NamedTuple):
 
     Attributes:
         norm: observed at the end of the window.
-        mean_norm: observed on average over it, as the power mean that the closed form predicts.
+        mean_norm: observed on average over it, by the mean that the law predicts.
+        rms_norm: the same as root mean square, which is what the balance equation is about.
         second_moment: ``V²`` from the gradients.
+        second_moment_stderr: its standard error.
         update_probability: share of steps in which the row got a gradient.
+        kurtosis: ``E[s⁴]/E[s²]²`` over those.
         equilibrium_norm: the closed form, from gradients and hyper-parameters alone; compare with ``mean_norm``.
         transient_norm: the recursion from the norm at the window's start through the window's own learning rates;
             compare with ``norm``.
         balance_norm: the balance equation fed with the measured growth and drift: bookkeeping, not a prediction.
         stationarity: 1 - |net change of R²| / gross flow, over all rows: 1 has settled, 0 moves one way; no dimension.
+        equilibrium_errors: what chance does to ``mean_norm`` and ``equilibrium_norm``; ``None`` where nobody knows.
+        transient_errors: the same of ``norm`` and ``transient_norm``.
     """
 
     norm: Tensor
     mean_norm: Tensor
+    rms_norm: Tensor
     second_moment: Tensor
+    second_moment_stderr: Tensor
     update_probability: Tensor
+    kurtosis: Tensor
     equilibrium_norm: Tensor
     transient_norm: Tensor
     balance_norm: Tensor
     stationarity: Tensor
+    equilibrium_errors: NormErrors | None
+    transient_errors: NormErrors | None
 
 
 class FitWindow:
-    """Running sums from which a window is judged when it closes: 56 bytes a row.
+    """Running sums from which a window is judged when it closes: 73 bytes a row.
 
     Args:
         norms: norms at the start, ``[rows]``.
-        power: the power of R to average, :attr:`EquilibriumRule.power`.
+        observed_mean: how to average norms over time, :attr:`EquilibriumRule.observed_mean`.
+        scarce: rows that are to be read whenever they are touched, see :class:`RowMoments`.
     """
 
-    def __init__(self, norms: Tensor, power: int) -> None:
-        self.power = power
+    def __init__(self, norms: Tensor, observed_mean: ObservedMean, scarce: Tensor | None = None) -> None:
+        self.observed_mean = observed_mean
         self.start = most_precise(norms)
-        self.moments = RowMoments(len(norms), norms.device)
+        self.moments = RowMoments(len(norms), norms.device, scarce=scarce)
         self.rates = RateTrace()
         self.samples = 0
         self._squares = torch.zeros_like(self.start)
-        self._powers = torch.zeros_like(self.start)
+        self._logs = torch.zeros_like(self.start)
         self._growth = torch.zeros_like(self.start)
 
     def sample(self, before: Tensor, after: Tensor) -> None:
@@ -68,7 +86,8 @@ class FitWindow:
         norm = most_precise(safe_norm(after))
         self.samples += 1
         self._squares += norm.square()
-        self._powers += norm.pow(self.power)
+        if self.observed_mean == "geometric":
+            self._logs += norm.log()
         self._growth += most_precise(safe_norm(after.float() - before.float())).square()
 
     def close(self, norms: Tensor, rule: EquilibriumRule, dim: int) -> WindowFit:
@@ -82,23 +101,43 @@ class FitWindow:
         Returns:
             Observed and predicted norms. Predictions are NaN where the optimizer has no known law.
         """
-        end = most_precise(norms)
-        v2, p = self.moments.second_moment, self.moments.update_probability
-        samples = max(self.samples, 1)
-        mean_norm = (self._powers / samples).pow(1 / self.power) if self.samples else end
-        no_norms = torch.full_like(end, torch.nan)
+        end, moments = most_precise(norms), self.moments
+        v2, p, kurtosis = moments.second_moment, moments.update_probability, moments.kurtosis
         has_law = rule.family is not None
+        settled_rule = rule.at(nominal_lr=self.rates.noise_rate)
+        no_norms = torch.full_like(end, torch.nan)
+        at_start = rule.steps_earlier(self.rates.steps)
+        transient = (
+            at_start.evolve(self.start, v2, dim, p, lrs=self.rates, kurtosis=kurtosis)
+            if at_start.path_is_known()
+            else no_norms
+        )
+        span: _Span = {"steps": self.rates.steps, "readings": moments.readings}
         balance, stationarity = self._balance(end, rule)
         return WindowFit(
             norm=end,
-            mean_norm=mean_norm,
+            mean_norm=self._mean_norm(end),
+            rms_norm=(self._squares / self.samples).sqrt() if self.samples else end,
             second_moment=v2,
+            second_moment_stderr=moments.second_moment_stderr,
             update_probability=p,
-            equilibrium_norm=rule.at(nominal_lr=self.rates.noise_rate).predict(v2, dim, p) if has_law else no_norms,
-            transient_norm=rule.evolve(self.start, v2, dim, p, lrs=self.rates) if has_law else no_norms,
+            kurtosis=kurtosis,
+            equilibrium_norm=settled_rule.predict(v2, dim, p, kurtosis=kurtosis) if has_law else no_norms,
+            transient_norm=transient,
             balance_norm=balance if rule.decay_is_separable else no_norms,
             stationarity=stationarity,
+            equilibrium_errors=settled_rule.errors(v2, dim, p, kurtosis, **span) if has_law else None,
+            transient_errors=rule.path_errors(transient, v2, dim, p, kurtosis, lrs=self.rates, **span)
+            if has_law
+            else None,
         )
+
+    def _mean_norm(self, end: Tensor) -> Tensor:
+        if not self.samples:
+            return end
+        if self.observed_mean == "geometric":
+            return (self._logs / self.samples).exp()
+        return (self._squares / self.samples).sqrt()
 
     def _balance(self, end: Tensor, rule: EquilibriumRule) -> tuple[Tensor, Tensor]:
         """The root of the balance equation with telescoped drift, and the stationarity."""
@@ -112,19 +151,19 @@ class FitWindow:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, for a checkpoint."""
         return {
-            "power": self.power,
+            "observed_mean": self.observed_mean,
             "start": self.start.clone(),
             "samples": self.samples,
-            "sums": torch.stack((self._squares, self._powers, self._growth)),
+            "sums": torch.stack((self._squares, self._logs, self._growth)),
             "moments": self.moments.state_dict(),
             "rates": self.rates.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
-        self.power, self.samples = state["power"], state["samples"]
+        self.observed_mean, self.samples = state["observed_mean"], state["samples"]
         self.start.copy_(state["start"])
-        for total, state_total in zip((self._squares, self._powers, self._growth), state["sums"], strict=True):
+        for total, state_total in zip((self._squares, self._logs, self._growth), state["sums"], strict=True):
             total.copy_(state_total)
         self.moments.load_state_dict(state["moments"])
         self.rates.load_state_dict(state["rates"])

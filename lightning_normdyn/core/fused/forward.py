@@ -1,4 +1,4 @@
-"""Forward: the log-sum-exps of rows and columns of scores that nobody keeps."""
+"""Forward kernels: log-sum-exps over rows and columns of a score matrix that is never stored."""
 
 from __future__ import annotations
 

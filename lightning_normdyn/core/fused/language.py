@@ -1,4 +1,4 @@
-"""Triton, where it is installed, and whether it can run."""
+"""Imports Triton where it is installed, and tells whether its kernels can run on a tensor's device and type."""
 
 from __future__ import annotations
 

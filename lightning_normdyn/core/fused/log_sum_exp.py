@@ -1,4 +1,4 @@
-"""The fused log-sum-exps as autograd knows them."""
+"""The fused log-sum-exp as a differentiable function: Triton kernels forward and backward in one autograd function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The product of weights, which may be a sum of terms, and vectors."""
+"""A Triton kernel that multiplies a matrix of weights, given whole or as a sum of terms, by vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The smooth curve through a few points, as a linear map of their heights."""
+"""Natural cubic spline interpolation as a matrix: weights that turn values at knots into values at other points."""
 
 from __future__ import annotations
 

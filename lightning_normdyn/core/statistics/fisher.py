@@ -48,7 +48,7 @@ def fisher_condition_number(
     ``log p(d_i | q_i) = s_ii/tau - log sum_j exp(s_ij/tau)``, ``s_ij = <q_i, d_j> / (|q_i|^gq·|d_j|^gd)``, with
     ``gq`` for ``gamma_query`` and ``gd`` for ``gamma_document``.
     The source does not say which derivatives it takes, so every reading is returned under its own name (Feng, Watanabe
-    2026, arXiv 2602.09229; theory: the 2x2 normalisation grid).
+    2026, arXiv 2602.09229; docs/theory.md, "Scores with an exponent of the norm").
 
     Args:
         queries: ``[n, d]``, as the encoder gives them, before any normalisation.

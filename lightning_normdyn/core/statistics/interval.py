@@ -1,4 +1,4 @@
-"""A number with its interval, by resampling the items it was computed from."""
+"""Bootstrap intervals: a statistic with its interval, by resampling the items that it was computed from."""
 
 from __future__ import annotations
 

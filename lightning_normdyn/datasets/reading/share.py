@@ -1,4 +1,4 @@
-"""Shards a stream between ranks and the workers of their data loaders."""
+"""``Share``: which items of a stream a process reads, so that ranks and data-loader workers divide it among them."""
 
 from __future__ import annotations
 

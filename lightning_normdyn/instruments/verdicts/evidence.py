@@ -63,9 +63,9 @@ class Course:
         return median(self.latest)
 
     @property
-    def recent_steps(self) -> float:
-        """Steps from the first of the latest values to the last, at an even cadence."""
-        return (self.last_step - self.first_step) * (len(self.latest) - 1) / max(1, self.count - 1)
+    def later_mean(self) -> float:
+        """Mean of all values but the first, which an optimizer's first step may make unlike the rest; NaN of one."""
+        return (self.total - self.first) / (self.count - 1) if self.count > 1 else math.nan
 
 
 class Courses:
@@ -264,6 +264,6 @@ class Evidence(NamedTuple):
         row, rule = self.facts.typical_row, self.facts.rule
         if row is None or rule.family is None or not self.facts.weight_decay > 0 or self.facts.dim is None:
             return math.nan
-        factor = (weight_decay / self.facts.weight_decay) ** (-1 / rule.power)
+        factor: float = (weight_decay / self.facts.weight_decay) ** (-1 / rule.power)
         norm = rule.at(nominal_lr=self.mean_lr).predict(row.second_moment, self.facts.dim, row.update_probability)
         return float(norm) * factor

@@ -153,11 +153,11 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
     names = ("budget_decay", "budget_drift", "budget_growth")
     if not evidence.is_table or not all(name in evidence.courses for name in (*names, "norm_mean")):
         return None
-    norms, (decay, drift, growth) = evidence.courses["norm_mean"], (evidence.recent(name) for name in names)
-    if norms.count < 5 or not norms.latest[0] > 0 or not norms.last > 0:
+    norms, (decay, drift, growth) = evidence.courses["norm_mean"], (evidence.courses[name].later_mean for name in names)
+    if norms.count < 6 or not norms.first > 0 or not norms.last > 0:
         return None
-    net, change = decay + drift + growth, 2 * math.log(norms.last / norms.latest[0])
-    promise = net * norms.recent_steps
+    net, steps = decay + drift + growth, norms.last_step - norms.first_step
+    change, promise = 2 * math.log(norms.last / norms.first), net * steps
     if abs(promise) < 0.2 or abs(net) < 0.5 * (abs(decay) + growth) or abs(change) > 0.1 * min(abs(promise), 3.0):
         return None
     weight_decay = evidence.decay_for_norm(norms.last)
@@ -167,8 +167,7 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
         else "drop the reset, or leave weight decay out, which has no effect under it"
     )
     return Finding(
-        f"steps changed R² by {promise:+.2g} of it in the last {norms.recent_steps:,.0f} steps, and yet norms stand "
-        f"still at {amount(norms.last)}: something sets them back after each step",
+        f"steps should have changed R² by {promise:+.2g} of it in {steps:,} steps, and yet norms stand still at {amount(norms.last)}: something sets them back after each step",
         lever,
     )
 

@@ -11,9 +11,9 @@ from typing import Any
 from markupsafe import Markup
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
-from lightning_normdyn.history import TargetHistory, read_run
+from lightning_normdyn.history import TargetHistory, read_parts, read_run
 from lightning_normdyn.history.alert_log import read_verdicts
-from lightning_normdyn.history.target_history import FOLDER
+from lightning_normdyn.history.target_history import FOLDER, ReadParts
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
 from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, read_record
 
@@ -25,7 +25,7 @@ def write_report(
     log_dir: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
-    labels: Labels | None = None,
+    row_names: Labels | None = None,
     summary: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> Path:
@@ -34,7 +34,7 @@ def write_report(
     Args:
         log_dir: the run's folder, which holds ``normdyn/``.
         out: where the page goes; ``<log_dir>/report.html`` if left out.
-        labels: names of a table's rows (vocabulary words), one per row; they name the longest and shortest rows. A
+        row_names: names of a table's rows (vocabulary words), one per row; they name the longest and shortest rows. A
             sequence names the rows of every table of that many rows, a mapping those of each target by its name.
         summary: headline numbers of a demo: slope, pearson_r, median_relative_error (transient-corrected prediction),
             equilibrium_slope, transient_skill, forecast_skill and so on. Without it each target shows its last logged
@@ -46,21 +46,15 @@ def write_report(
 
     Raises:
         FileNotFoundError: if ``log_dir`` holds no history.
-        ValueError: if an argument is of another kind, no table has as many rows as there are labels, or a mapping
+        ValueError: if an argument is of another kind, no table has as many rows as there are names, or a mapping
             names what the run does not hold.
         DrawingError: if a figure cannot be drawn.
         OSError: if the page cannot be written.
     """
-    _check_arguments(log_dir, out, labels, summary)
-    run = read_run(log_dir)
-    labels_of_target = _labels_by_target(labels, run)
-    records = [
-        read_record(name, history, anchor=f"target-{number}", labels=labels_of_target.get(name))
-        for number, (name, history) in enumerate(run.items(), start=1)
-    ]
-    origin = Origin(data=_recorded_by(records), command=command)
+    _check_arguments(log_dir, out, row_names, summary)
+    records = read_records(log_dir, row_names)
     verdicts = read_verdicts(Path(log_dir) / FOLDER)
-    page = report_page(run_name(Path(log_dir).resolve()), records, summary, origin=origin, verdicts=verdicts)
+    page = report_page(run_name(Path(log_dir).resolve()), records, summary, command=command, verdicts=verdicts)
     path = Path(out) if out is not None else Path(log_dir) / "report.html"
     try:
         return write_page(path, page)
@@ -70,16 +64,38 @@ def write_report(
         ) from error
 
 
-def _check_arguments(log_dir: object, out: object, labels: object, summary: object) -> None:
+def read_records(
+    log_dir: str | os.PathLike[str], row_names: Labels | None = None, *, read: ReadParts = read_parts
+) -> list[TargetRecord]:
+    """Reads all targets of a run.
+
+    Args:
+        log_dir: the run's folder, which holds ``normdyn/``.
+        row_names: names of rows, as :func:`write_report` takes them.
+        read: reads the parts of a log, called with its folder and schema.
+
+    Raises:
+        FileNotFoundError: if ``log_dir`` holds no history.
+        ValueError: if a file of it is damaged, or names fit no table.
+    """
+    run = read_run(log_dir, read=read)
+    labels_of_target = _labels_by_target(row_names, run)
+    return [
+        read_record(name, history, anchor=f"target-{number}", labels=labels_of_target.get(name))
+        for number, (name, history) in enumerate(run.items(), start=1)
+    ]
+
+
+def _check_arguments(log_dir: object, out: object, row_names: object, summary: object) -> None:
     """Refuses what is of another kind than the signature says, before anything is read."""
     for name, place in {"log_dir": log_dir, "out": out}.items():
         if (place is not None or name == "log_dir") and not (isinstance(place, str | os.PathLike) and os.fspath(place)):
             raise ValueError(f"{name}: expected the path of a {_KINDS[name]}, got {place!r}")
     if summary is not None and not isinstance(summary, Mapping):
         raise ValueError(f"summary: expected numbers by their names, got {summary!r}")
-    for names in labels.values() if isinstance(labels, Mapping) else [] if labels is None else [labels]:
+    for names in row_names.values() if isinstance(row_names, Mapping) else [] if row_names is None else [row_names]:
         if not isinstance(names, Sequence) or isinstance(names, str | bytes):
-            raise ValueError(f"labels: expected a list of names, one a row, or such lists by target, got {names!r}")
+            raise ValueError(f"row_names: expected a list of names, one a row, or such lists by target, got {names!r}")
 
 
 _KINDS = {"log_dir": "run's folder", "out": "file"}
@@ -99,7 +115,7 @@ def _labels_by_target(labels: Labels | None, run: Mapping[str, TargetHistory]) -
         unknown_names = set(labels) - {_name(name, descriptions) for name in run}
         if unknown_names:
             targets = ", ".join(_name(name, descriptions) for name in run)
-            raise ValueError(f"labels: expected names for targets among {targets}, got {sorted(unknown_names)[0]!r}")
+            raise ValueError(f"row_names: expected names for targets among {targets}, got {sorted(unknown_names)[0]!r}")
     else:
         by_target = dict.fromkeys(run, labels)
     fitting = {name: names for name, names in by_target.items() if fits_labels(descriptions[name], names)}
@@ -116,16 +132,16 @@ def _name(target: str, descriptions: Mapping[str, Mapping[str, Any]]) -> str:
 def _refuse_labels(labels: Sequence[str], descriptions: Mapping[str, Mapping[str, Any]]) -> None:
     tables = ", ".join(f"{name}: {table.get('rows')}" for name, table in descriptions.items() if table.get("rows"))
     raise ValueError(
-        f"labels: expected one name per row of a table, got {len(labels)} names "
+        f"row_names: expected one name per row of a table, got {len(labels)} names "
         f"(rows per table: {tables or 'none'}); pass the vocabulary in the order of the table's rows"
     )
 
 
 _SOURCE = Markup(
     f"""<p>[1] Su, Ren, Veitch 2026, <a href="{NORM_LAW_PAPER}">arXiv 2606.30625</a>, Fig. 3a: log-log
-slope {PUBLISHED_FIT.slope}, r {PUBLISHED_FIT.pearson_r} over a vocabulary, from the full balance equation.
-Every fit here is of log observed on log predicted norm,
-over the points drawn; errors are |predicted − observed| / observed.</p>"""
+slope {PUBLISHED_FIT.slope}, r {PUBLISHED_FIT.pearson_r} over the vocabulary of a language model, from the full balance
+equation: what was reached there, no target for other models. Every fit here is of log observed on log predicted norm,
+over all rows of its panel; errors are |predicted − observed| / observed.</p>"""
 )
 
 
@@ -134,7 +150,7 @@ def report_page(
     records: Sequence[TargetRecord],
     summary: Mapping[str, Any] | None,
     *,
-    origin: Origin,
+    command: str = "",
     verdicts: Sequence[Mapping[str, Any]] | None = None,
 ) -> Page:
     """The whole report.
@@ -143,7 +159,7 @@ def report_page(
         run: the run's name.
         records: its targets.
         summary: headline numbers of a demo, or None to show each target's own.
-        origin: where the page comes from.
+        command: that makes the page, for its last line.
         verdicts: what the rules say of the run; ``None`` if it was not judged.
 
     Raises:
@@ -165,7 +181,7 @@ def report_page(
         contents=[Link(record.anchor, record.name) for record in records],
         contents_name="Targets",
         sources=_SOURCE,
-        origin=origin,
+        origin=Origin(data=_recorded_by(records), command=command),
     )
 
 
@@ -186,11 +202,12 @@ def _recorded_by(records: Sequence[TargetRecord]) -> str:
     return f"a run recorded by lightning_normdyn {', '.join(versions)}" if versions else ""
 
 
+_DEFAULT_NAMES = ("lightning_logs", "tb_logs", "logs", "runs")
 _VERSION = re.compile(r"version_\d+")
 
 
 def run_name(folder: Path) -> str:
-    """The folder's name, with its parent's where it is but a version's number.
+    """The folder's name, with its parents' as long as it is but a version's number or Lightning's own default.
 
     Args:
         folder: the run's folder, absolute.
@@ -198,5 +215,11 @@ def run_name(folder: Path) -> str:
     Example:
         >>> run_name(Path("/logs/words/version_0")), run_name(Path("/logs/words"))
         ('words/version_0', 'words')
+        >>> run_name(Path("/home/me/towers/lightning_logs/version_0"))
+        'towers/lightning_logs/version_0'
     """
-    return "/".join(folder.parts[-2:]) if _VERSION.fullmatch(folder.name) and folder.parent.name else folder.name
+    names = folder.relative_to(folder.anchor).parts
+    first = len(names) - 1
+    while first > 0 and (_VERSION.fullmatch(names[first]) or names[first] in _DEFAULT_NAMES):
+        first -= 1
+    return "/".join(names[max(first, 0) :])

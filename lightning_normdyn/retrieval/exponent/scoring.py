@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.losses.similarity import Normalization, check_normalization
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.tiles import tile_width
 from lightning_normdyn.retrieval.search.top_k import Backend, TopK, exact_top_k, rounded_chunk_size
@@ -23,8 +23,9 @@ from lightning_normdyn.retrieval.search.top_k import Backend, TopK, exact_top_k,
 class NormAwareScore:
     """``<q, d> / (|q|^gamma_query · |d|^gamma_document) · |q|^alpha_query · |d|^alpha``.
 
-    On top of the cosine that is arXiv 2606.30625, eq. 4.20 (theory, section 6). A document's norm counts with exponent
-    ``1 - gamma_document + alpha`` in all. A zero vector scores 0 with everything, whatever the exponents.
+    On top of the cosine that is arXiv 2606.30625, eq. 4.20 (docs/theory.md, "Scores with an exponent of the norm"). A
+    document's norm counts with exponent ``1 - gamma_document + alpha`` in all. A zero vector scores 0 with
+    everything, whatever the exponents.
 
     Args:
         normalization: what the embeddings were trained with: ``cosine``, ``dot``, ``qnorm``, ``dnorm``, ``learnable``.
@@ -51,9 +52,7 @@ class NormAwareScore:
     gamma_document: float | None = None
 
     def __post_init__(self) -> None:
-        normalizations = [*NORMALIZATIONS, "learnable"]
-        if self.normalization not in normalizations:
-            raise ValueError(f"normalization: expected one of {', '.join(normalizations)}, got {self.normalization!r}")
+        check_normalization(self.normalization)
         if self.normalization == "learnable" and self.gamma_document is None:
             raise ValueError("gamma_document: expected the learnt exponent for 'learnable', got None")
         for name in ("gamma_query", "gamma_document"):

@@ -54,9 +54,10 @@ def sweep_alpha(
 ) -> AlphaSweep:
     """Measures the ranking of every query at every exponent of the document norm.
 
-    Scores are ``<q, d> · |d|^(alpha - gamma_document)`` (theory, section 6). Every inner product is computed once and
-    compared once: documents go by norm, and a document enters no ranking if its product is below the lowest that
-    would do at any exponent for the shortest or longest norm of those beside it. The rest is scored at each exponent.
+    Scores are ``<q, d> · |d|^(alpha - gamma_document)`` (docs/theory.md, "Scores with an exponent of the norm"). Every
+    inner product is computed once and compared once: documents go by norm, and a document enters no ranking if its
+    product is below the lowest that would do at any exponent for the shortest or longest norm of those beside it. The
+    rest is scored at each exponent.
 
     Args:
         queries: ``[n, d]``; those that nothing is relevant to are not searched for.

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_normdyn.core.number_checks import check_positive
 from lightning_normdyn.losses import ContrastiveMixin
-from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.losses.similarity import NORMALIZATION_NAMES, Normalization
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split
 from lightning_normdyn.tasks.contrast.embedding_table import EmbeddingTable
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
@@ -51,7 +51,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     symmetry: ClassVar[FunctionalSymmetry]
     headline: ClassVar[str]
     """The measure that variants are compared by; larger is better."""
-    variants: ClassVar[tuple[str, ...]] = ("cosine", "dot", "qnorm", "dnorm", "learnable")
+    variants: ClassVar[tuple[str, ...]] = NORMALIZATION_NAMES
     """The words that ``normalization`` may be, in the order of tables."""
     caveat: ClassVar[str] = ""
     """What intervals over the items of a test leave out, in a sentence."""

@@ -17,7 +17,7 @@ class TextTowers(nn.Module):
 
     Args:
         encoder: of documents; a :class:`SmallTextEncoder` if left out.
-        shared: whether it encodes queries too; if not, queries get a copy of their own.
+        shared_encoder: whether it encodes queries too; if not, queries get a copy of their own.
 
     Example:
         >>> towers = TextTowers(SmallTextEncoder(dim=8, buckets=100))

@@ -13,7 +13,7 @@ import torch
 from lightning_normdyn.core.dynamics.rates import RateTrace
 
 
-class Drive(NamedTuple):
+class LRSchedule(NamedTuple):
     """A scheduler, and what says whether it is stepped after an optimizer step."""
 
     scheduler: Any
@@ -23,7 +23,7 @@ class Drive(NamedTuple):
 def run_ahead(
     optimizer: torch.optim.Optimizer,
     group: int,
-    drives: Sequence[Drive],
+    schedules: Sequence[LRSchedule],
     steps: Iterable[Any],
     *,
     keep: Iterable[Any] = (),
@@ -36,8 +36,8 @@ def run_ahead(
     Args:
         optimizer: whose rates.
         group: which parameter group.
-        drives: its schedulers.
-        steps: the optimizer steps, in whatever form the drives know them: the one being made and those to come.
+        schedules: that set the rate of this optimizer.
+        steps: the optimizer steps, in whatever form the schedules know them: the one being made and those to come.
         keep: what schedules may hold and must never be copied, such as the model.
 
     Returns:
@@ -46,27 +46,27 @@ def run_ahead(
     Example:
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         >>> halving = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-        >>> trace = run_ahead(optimizer, 0, [Drive(halving, lambda step: step % 2 == 0)], range(1, 4))
+        >>> trace = run_ahead(optimizer, 0, [LRSchedule(halving, lambda step: step % 2 == 0)], range(1, 4))
         >>> [segment.mean for segment in trace.segments], optimizer.param_groups[0]["lr"]
         ([1.0, 0.5, 0.5], 1.0)
     """
-    return RateTrace.of(rates_ahead(optimizer, group, drives, steps, keep=keep))
+    return RateTrace.of(rates_ahead(optimizer, group, schedules, steps, keep=keep))
 
 
 def rates_ahead(
     optimizer: torch.optim.Optimizer,
     group: int,
-    drives: Sequence[Drive],
+    schedules: Sequence[LRSchedule],
     steps: Iterable[Any],
     *,
     keep: Iterable[Any] = (),
 ) -> array[float]:
     """The rates themselves, see :func:`run_ahead`."""
     stand_in = _stand_in(optimizer)
-    optimizers = [optimizer, *(getattr(drive.scheduler, "optimizer", optimizer) for drive in drives)]
+    optimizers = [optimizer, *(getattr(schedule.scheduler, "optimizer", optimizer) for schedule in schedules)]
     memo = {id(item): stand_in for item in optimizers} | {id(item): item for item in keep}
     try:
-        copies = [drive._replace(scheduler=copy.deepcopy(drive.scheduler, memo)) for drive in drives]
+        copies = [schedule._replace(scheduler=copy.deepcopy(schedule.scheduler, memo)) for schedule in schedules]
     except Exception:  # a schedule may hold anything, and observing must never end a run
         copies = []
     lrs = array("d")
@@ -74,9 +74,9 @@ def rates_ahead(
         warnings.simplefilter("ignore")  # of stepping past a schedule's end, or ahead of an optimizer that stands still
         for step in steps:
             try:
-                for drive in copies:
-                    if drive.is_due(step):
-                        drive.scheduler.step()
+                for schedule in copies:
+                    if schedule.is_due(step):
+                        schedule.scheduler.step()
             except Exception:  # asked to go past its end, it keeps its last rate
                 copies = []
             lrs.append(float(stand_in.param_groups[group]["lr"]))
@@ -87,8 +87,8 @@ MOST_STEPS_AHEAD = 2_000_000
 """A scheduler takes one to six microseconds a step, so that a plan of this length is run ahead in a few seconds."""
 
 
-class _Course(NamedTuple):
-    """The rates to the end of a run, and that of the step during which they were run ahead."""
+class _RatePlan(NamedTuple):
+    """Rates to the end of a run, and that of the step during which they were run ahead."""
 
     present_lr: float
     lrs: array[float]
@@ -114,7 +114,7 @@ class PlannedRates:
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         >>> halving = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
         >>> rates = PlannedRates(print)
-        >>> rates.trace(optimizer, 0, [Drive(halving, lambda step: True)], range(3), 3).mean
+        >>> rates.trace(optimizer, 0, [LRSchedule(halving, lambda step: True)], range(3), 3).mean
         0.2916...
         >>> rates.trace(optimizer, 0, [], range(10**9), 10**9).mean
         1.0
@@ -123,13 +123,13 @@ class PlannedRates:
     def __init__(self, warn: Callable[[str], object]) -> None:
         self._warn = warn
         self._has_warned = False
-        self._courses: dict[tuple[int, int], _Course] = {}
+        self._plans: dict[tuple[int, int], _RatePlan] = {}
 
     def trace(
         self,
         optimizer: torch.optim.Optimizer,
         group: int,
-        drives: Sequence[Drive],
+        schedules: Sequence[LRSchedule],
         steps: Iterable[Any],
         remaining: int,
         *,
@@ -140,29 +140,29 @@ class PlannedRates:
         Args:
             optimizer: whose rates.
             group: which parameter group.
-            drives: its schedulers.
+            schedules: that set the rate of this optimizer.
             steps: the steps that remain, the one being made first; read only where they are run ahead.
             remaining: how many there are.
             keep: what schedules may hold and must never be copied.
         """
         present_lr = float(optimizer.param_groups[group]["lr"])
-        if not drives:
+        if not schedules:
             return RateTrace.constant(present_lr, remaining)
         if remaining > MOST_STEPS_AHEAD:
             self._say_too_long(remaining)
             return None
-        schedulers = tuple(id(drive.scheduler) for drive in drives)
+        schedulers = tuple(id(schedule.scheduler) for schedule in schedules)
         key = (id(optimizer), group)
-        course = self._courses.get(key)
+        plan = self._plans.get(key)
         if (
-            course is None
-            or course.schedulers != schedulers
-            or remaining > len(course.lrs)
-            or course.before(remaining) != present_lr
+            plan is None
+            or plan.schedulers != schedulers
+            or remaining > len(plan.lrs)
+            or plan.before(remaining) != present_lr
         ):
-            lrs = rates_ahead(optimizer, group, drives, steps, keep=keep)
-            course = self._courses[key] = _Course(present_lr, lrs, schedulers)
-        return RateTrace.of(course.lrs[len(course.lrs) - remaining :])
+            lrs = rates_ahead(optimizer, group, schedules, steps, keep=keep)
+            plan = self._plans[key] = _RatePlan(present_lr, lrs, schedulers)
+        return RateTrace.of(plan.lrs[len(plan.lrs) - remaining :])
 
     def _say_too_long(self, remaining: int) -> None:
         if not self._has_warned:
