@@ -73,6 +73,18 @@ class Pairs(nn.Module):
         return loss
 
 
+class Outcome(NamedTuple):
+    """What was said of a run.
+
+    Attributes:
+        alerts: every verdict that was passed on.
+        verdicts: those that stood at the end.
+    """
+
+    alerts: list[Verdict]
+    verdicts: list[Verdict]
+
+
 @dataclass
 class Training:
     """How one run trains.
@@ -113,8 +125,8 @@ class Training:
     after_step: Callable[[Pairs, Any, int], None] | None = None
     observer: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, seed: int = 0) -> list[Verdict]:
-        """Trains; every verdict that was passed on."""
+    def run(self, seed: int = 0) -> Outcome:
+        """Trains, and what was said of it."""
         torch.manual_seed(seed)
         model = self.model()
         optimizers = self.optimizer(model)
@@ -137,7 +149,7 @@ class Training:
         with observer:
             for step, batches in enumerate(self._batches(seed), start=1):
                 self._step(model, optimizers, scheduler, scaler, observer, batches, step)
-        return verdicts
+        return Outcome(verdicts, observer.verdicts)
 
     def _step(
         self,
@@ -329,7 +341,7 @@ def _plain(scale: float = 1.0, loss: Loss | None = None) -> Callable[[], Pairs]:
 
 FAULTS = (
     PlantedRun("no weight decay, SGD", Training(cosine_table(), sgd(weight_decay=0.0)), ("no_decay",)),
-    PlantedRun("no weight decay, AdamW", Training(cosine_table(), adamw(weight_decay=0.0)), ("no_decay",)),
+    PlantedRun("no weight decay, AdamW", Training(cosine_table(), adamw(lr=0.03, weight_decay=0.0)), ("no_decay",)),
     PlantedRun("decay on a learnt temperature", Training(lambda: Pairs(LearntScale()), adamw()), ("decayed_scalar",)),
     PlantedRun(
         "lr·λ far too small, SGD", Training(cosine_table(14.0), sgd(lr=0.1, weight_decay=1e-5)), ("slow_relaxation",)
@@ -457,14 +469,14 @@ def _normalized(normalization: Any, **options: Any) -> Callable[[], Pairs]:
 
 
 HEALTHY = (
-    PlantedRun("SGD with momentum", Training(cosine_table(2.0), sgd())),
-    PlantedRun("SGD without momentum", Training(cosine_table(2.0), sgd(lr=10.0, momentum=0.0))),
-    PlantedRun("SGD with Nesterov's momentum", Training(cosine_table(2.0), sgd(nesterov=True))),
+    PlantedRun("SGD with momentum", Training(cosine_table(1.0), sgd())),
+    PlantedRun("SGD without momentum", Training(cosine_table(1.0), sgd(lr=10.0, momentum=0.0))),
+    PlantedRun("SGD with Nesterov's momentum", Training(cosine_table(1.0), sgd(nesterov=True))),
     PlantedRun("SGD from its equilibrium", Training(cosine_table(), sgd(), prepare=_settled)),
     PlantedRun(
         "SGD, cosine schedule",
         Training(
-            cosine_table(2.0),
+            cosine_table(1.0),
             sgd(),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS),
         ),
@@ -472,7 +484,7 @@ HEALTHY = (
     PlantedRun(
         "SGD, steps of the rate",
         Training(
-            cosine_table(2.0),
+            cosine_table(1.0),
             sgd(),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [300, 450]),
         ),
@@ -480,7 +492,7 @@ HEALTHY = (
     PlantedRun(
         "SGD, one cycle",
         Training(
-            cosine_table(2.0),
+            cosine_table(1.0),
             sgd(),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, 1.0, STEPS, cycle_momentum=False
@@ -488,8 +500,8 @@ HEALTHY = (
         ),
     ),
     PlantedRun("SGD, frequencies by Zipf", Training(cosine_table(1.0), sgd(), 1000, zipf=1.0)),
-    PlantedRun("SGD, four batches a step", Training(cosine_table(2.0), sgd(), accumulation=4)),
-    PlantedRun("SGD, clipped now and then", Training(cosine_table(2.0), sgd(), clip=0.5)),
+    PlantedRun("SGD, four batches a step", Training(cosine_table(1.0), sgd(), accumulation=4)),
+    PlantedRun("SGD, clipped now and then", Training(cosine_table(1.0), sgd(), clip=0.5)),
     PlantedRun("AdamW", Training(cosine_table(), adamw())),
     PlantedRun("AdamW from its equilibrium", Training(cosine_table(), adamw(), prepare=_settled)),
     PlantedRun(
@@ -529,11 +541,11 @@ HEALTHY = (
         Training(cosine_table(), lambda model: torch.optim.RMSprop(model.parameters(), lr=1e-2, weight_decay=1e-4)),
     ),
     PlantedRun("Lion", Training(cosine_table(), lambda model: Lion(model.parameters(), lr=3e-3, weight_decay=0.5))),
-    PlantedRun("bfloat16 autocast", Training(cosine_table(2.0), sgd(), autocast=torch.bfloat16)),
-    PlantedRun("bfloat16 weights", Training(cosine_table(2.0), sgd(), prepare=_in_bfloat16)),
+    PlantedRun("bfloat16 autocast", Training(cosine_table(1.0), sgd(), autocast=torch.bfloat16)),
+    PlantedRun("bfloat16 weights", Training(cosine_table(1.0), sgd(), prepare=_in_bfloat16)),
     PlantedRun(
         "a loss scaler that settles",
-        Training(cosine_table(2.0), sgd(), scaler=lambda: torch.amp.GradScaler("cpu", init_scale=2.0**16)),
+        Training(cosine_table(1.0), sgd(), scaler=lambda: torch.amp.GradScaler("cpu", init_scale=2.0**16)),
     ),
     PlantedRun("dot product", Training(_normalized("dot"), adamw())),
     PlantedRun("dot product, SGD", Training(_normalized("dot"), sgd(lr=0.3, weight_decay=1e-3))),

@@ -28,7 +28,7 @@ from lightning_normdyn.instruments import Verdict
 def outcome(run: PlantedRun, seed: int) -> dict[str, Any]:
     """Trains one run, and what was said of it."""
     started = time.perf_counter()
-    verdicts = run.training.run(seed)
+    verdicts = run.training.run(seed).alerts
     alarms = [verdict for verdict in verdicts if verdict.severity != "note"]
     right = [verdict for verdict in alarms if verdict.rule in run.rules]
     return {

@@ -47,7 +47,7 @@ UPCOMING = {
 
 def is_judged_right(run, training):
     """Whether a fault is found by one of its rules, or nothing above a note is said of a healthy run."""
-    alarms = {verdict.rule for verdict in training.run() if verdict.severity != "note"}
+    alarms = {verdict.rule for verdict in training.run().alerts if verdict.severity != "note"}
     return bool(alarms & set(run.rules)) if run.rules else not alarms
 
 
@@ -136,40 +136,47 @@ def test_nothing_is_said_of_a_run_of_a_few_steps():
     assert rules_that_speak({"common_direction": 1.0}, steps=100)
 
 
-def norms_under(optimizer, steps, *, scale=None, rule=None, seed=1):
-    """Median norm of the planted table before and after training, by its own weights."""
+def noise(queries, documents):
+    """A loss of cosines whose gradient is white noise, as the laws take it to be."""
+    cosines = torch.nn.functional.cosine_similarity(queries, documents)
+    return (cosines * torch.randn(len(cosines))).mean()
+
+
+def norms_under(optimizer, steps, *, scale=None, seed=1):
+    """Median norm of a table before and after training on noise, by its own weights, and what was said."""
     torch.manual_seed(seed)
-    model = planted.Pairs(planted.cosine_loss(), scale=scale or 1.0)
+    model = planted.Pairs(noise, scale=scale or 1.0)
     optimizer = optimizer(model)
     if scale is None:
         equilibrium_init(model.table.weight, equilibrium_rule(optimizer))
     start = float(model.table.weight.detach().norm(dim=1).median())
     training = planted.Training(lambda: model, lambda _: optimizer, steps)
-    verdicts = training.run(seed)
+    verdicts = training.run(seed).verdicts
     return start, float(model.table.weight.detach().norm(dim=1).median()), verdicts
 
 
 def lever_value(verdicts, rule, word):
-    """The number behind a word of the latest lever of a rule."""
-    lever = [verdict for verdict in verdicts if verdict.rule == rule][-1].lever
+    """The number behind a word of a rule's lever."""
+    (lever,) = [verdict.lever for verdict in verdicts if verdict.rule == rule]
     return float(lever.partition(word)[2].split()[0].rstrip(":,)").replace(",", ""))
 
 
 def test_the_decay_for_a_run_without_any_keeps_the_norm_of_the_start():
-    start, grown, verdicts = norms_under(planted.adamw(weight_decay=0.0), 600, scale=1.0)
+    start, grown, verdicts = norms_under(planted.adamw(lr=0.03, weight_decay=0.0), 600, scale=1.0)
     decay = lever_value(verdicts, "no_decay", "weight_decay=")
-    _, norm, _ = norms_under(planted.adamw(weight_decay=decay), 600, scale=1.0)
-    assert grown > 1.5 * start
-    assert norm == pytest.approx(start, rel=0.25)
+    _, norm, _ = norms_under(planted.adamw(lr=0.03, weight_decay=decay), 600, scale=1.0)
+    assert grown > 1.3 * start
+    assert norm == pytest.approx(start, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_raised_decay_settles_norms_where_it_says():
     optimizer = planted.adamw(lr=1e-2, weight_decay=0.05)
     _, _, verdicts = norms_under(optimizer, 600, scale=4.0)
     decay = lever_value(verdicts, "slow_relaxation", "to ")
     target = lever_value(verdicts, "slow_relaxation", "settle at ")
     _, norm, verdicts = norms_under(planted.adamw(lr=1e-2, weight_decay=decay), 2400, scale=4.0)
-    assert norm == pytest.approx(target, rel=0.15)
+    assert norm == pytest.approx(target, rel=0.1)
     assert "slow_relaxation" not in {verdict.rule for verdict in verdicts}
 
 
@@ -181,17 +188,21 @@ def test_rows_that_start_at_their_equilibrium_need_no_verdict():
 
 def test_the_clipping_value_leaves_usual_steps_alone():
     clip = replace(RUNS["clipping that sets the step"].training, steps=300)
-    factor = lever_value(clip.run(), "clipping_sets_steps", "to ")
+    factor = lever_value(clip.run().verdicts, "clipping_sets_steps", "to ")
     assert not [
-        verdict for verdict in replace(clip, clip=clip.clip * factor).run() if verdict.rule == "clipping_sets_steps"
+        verdict
+        for verdict in replace(clip, clip=clip.clip * factor).run().alerts
+        if verdict.rule == "clipping_sets_steps"
     ]
 
 
 def test_the_decay_of_adamw_in_place_of_adams_keeps_the_norm():
-    verdicts = RUNS["Adam's decay taken for AdamW's"].training.run()
+    _, _, verdicts = norms_under(
+        lambda model: torch.optim.Adam(model.parameters(), 1e-2, weight_decay=0.1), 400, scale=1.0
+    )
     decay = lever_value(verdicts, "coupled_decay", "weight_decay=")
     start, norm, _ = norms_under(planted.adamw(weight_decay=decay), 800, scale=1.0)
-    assert norm == pytest.approx(start, rel=0.25)
+    assert norm == pytest.approx(start, rel=0.1)
 
 
 def test_the_decay_that_leaves_rows_alone_does():

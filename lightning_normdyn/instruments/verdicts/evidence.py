@@ -63,9 +63,9 @@ class Course:
         return median(self.latest)
 
     @property
-    def recent_steps(self) -> float:
-        """Steps from the first of the latest values to the last, at an even cadence."""
-        return (self.last_step - self.first_step) * (len(self.latest) - 1) / max(1, self.count - 1)
+    def later_mean(self) -> float:
+        """Mean of all values but the first, which an optimizer's first step may make unlike the rest; NaN of one."""
+        return (self.total - self.first) / (self.count - 1) if self.count > 1 else math.nan
 
 
 class Courses:
@@ -213,6 +213,11 @@ class Evidence(NamedTuple):
     def is_table(self) -> bool:
         """Whether rows of a table are followed."""
         return self.facts.kind == "table"
+
+    @property
+    def awaits_fit(self) -> bool:
+        """Whether a window may still close that gives levers their values."""
+        return self.facts.typical_row is None and not self.facts.has_ended
 
     @property
     def peak_lr(self) -> float:

@@ -18,7 +18,7 @@ def _no_decay(evidence: Evidence) -> Finding | None:
     facts, first, last = evidence.facts, evidence.first("norm_p50"), evidence.last("norm_p50")
     if not evidence.is_table or facts.rule.family is None or facts.rule.radial_decay > 0 or facts.step < _FEWEST_STEPS:
         return None
-    if not first > 0 or not evidence.last("gradient_norm") > 0:
+    if not first > 0 or not evidence.last("gradient_norm") > 0 or evidence.awaits_fit:
         return None
     decay = evidence.decay_for_norm(first)
     lever = f"weight_decay={amount(decay)}" if decay else "a weight_decay above 0 (`weight_decay_for` gives its value)"
@@ -153,29 +153,28 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
     names = ("budget_decay", "budget_drift", "budget_growth")
     if not evidence.is_table or not all(name in evidence.courses for name in (*names, "norm_mean")):
         return None
-    norms, (decay, drift, growth) = evidence.courses["norm_mean"], (evidence.recent(name) for name in names)
-    if norms.count < 5 or not norms.latest[0] > 0 or not norms.last > 0:
+    norms, (decay, drift, growth) = evidence.courses["norm_mean"], (evidence.courses[name].later_mean for name in names)
+    if norms.count < 6 or not norms.first > 0 or not norms.last > 0:
         return None
-    net, change = decay + drift + growth, 2 * math.log(norms.last / norms.latest[0])
-    promise = net * norms.recent_steps
+    net, steps = decay + drift + growth, norms.last_step - norms.first_step
+    change, promise = 2 * math.log(norms.last / norms.first), net * steps
     if abs(promise) < 0.2 or abs(net) < 0.5 * (abs(decay) + growth) or abs(change) > 0.1 * min(abs(promise), 3.0):
         return None
     weight_decay = evidence.decay_for_norm(norms.last)
     lever = (
-        f"drop the reset and set weight_decay={amount(weight_decay)}, under which rows settle at that norm of their own"
+        f"drop the reset and set weight_decay={amount(weight_decay)}, under which rows settle at that norm anyway"
         if weight_decay
         else "drop the reset, or leave weight decay out, which has no effect under it"
     )
     return Finding(
-        f"steps changed R² by {promise:+.2g} of it in the last {norms.recent_steps:,.0f} steps, and yet norms stand "
-        f"still at {amount(norms.last)}: something sets them back after each step",
+        f"steps should have changed R² by {promise:+.2g} of it in {steps:,} steps, and yet norms stand still at {amount(norms.last)}: something sets them back after each step",
         lever,
     )
 
 
 def _coupled_decay(evidence: Evidence) -> Finding | None:
     facts = evidence.facts
-    if not evidence.is_table or facts.rule.family != "adam" or not facts.weight_decay > 0:
+    if not evidence.is_table or facts.rule.family != "adam" or not facts.weight_decay > 0 or evidence.awaits_fit:
         return None
     norm = evidence.first("norm_p50")
     # The law of AdamW, whose numbers are those of this optimizer.
