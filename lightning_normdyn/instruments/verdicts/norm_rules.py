@@ -167,7 +167,8 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
         else "drop the reset, or leave weight decay out, which has no effect under it"
     )
     return Finding(
-        f"steps should have changed R² by {promise:+.2g} of it in {steps:,} steps, and yet norms stand still at {amount(norms.last)}: something sets them back after each step",
+        f"steps should have changed R² by {promise:+.2g} of it in {steps:,} steps, and yet norms stand still at "
+        f"{amount(norms.last)}: something sets them back after each step",
         lever,
     )
 
