@@ -19,6 +19,7 @@ from lightning_normdyn.core.number_checks import check_count
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
 
 
+_FEW = 1_024  # rows that are read in less time than it takes to select among them
 _MOST_CALLS = 256  # of a layer between two steps, before their ids are boiled down
 
 
@@ -167,7 +168,7 @@ class TableTarget:
             rows: rows of the table.
             scarce: the slots to which the choice is confined, a mask ``[tracked_rows + 1]``.
         """
-        if (self.stride == 1 and scarce is None) or rows.device.type != "cpu":
+        if rows.device.type != "cpu" or (self.stride == 1 and (scarce is None or len(rows) < _FEW)):
             return None
         chosen = rows % self.stride == 0 if scarce is None else scarce[self.slots(rows)]
         return chosen.nonzero().squeeze(1)
@@ -229,8 +230,8 @@ class TableStep:
         tracked: whether all tracked rows, before and after, are wanted.
         clipping: whether the gradient may still be clipped before the optimizer gets it, so that its norm must be
             taken now, or may have been already, so that backward alone knows it.
-        scarce: where not all touched rows are wanted, the slots of those that are, a mask ``[tracked_rows + 1]``. Rows
-            may come besides where to select would wait for a device.
+        scarce: where not all touched rows are wanted, the slots of those that are, a mask ``[tracked_rows + 1]``. All
+            come where to select takes longer than to read them, or would wait for a device.
 
     Attributes:
         holds_only_scarce: whether the touched rows are those of ``scarce`` and no others.

@@ -20,7 +20,7 @@ Columns = dict[str, Tensor]
 class Need(Flag):
     """What an instrument wants to see of a step. Nothing means that the step costs nothing.
 
-    ``SCARCE`` are the touched rows among those that an instrument's own mask names.
+    ``SCARCE`` are the touched rows among those that an instrument's own mask names; others may come with them.
     """
 
     NOTHING = 0

@@ -21,6 +21,7 @@ from lightning_normdyn.instruments.base import Columns, Need, Readings, check_ev
 from lightning_normdyn.instruments.extent import Extent
 from lightning_normdyn.instruments.fit_readings import fit_readings
 from lightning_normdyn.instruments.forecast import Forecast
+from lightning_normdyn.instruments.verdicts.evidence import TypicalRow
 from lightning_normdyn.instruments.windowed_fit import ClosedWindow, TrainingPlan, WindowedFit
 
 __all__ = ["EquilibriumFit", "TrainingPlan"]
@@ -55,6 +56,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             would then be read fewer than 50 times: those are read whenever they are touched.
         window: see :class:`WindowedFit`.
         forecast_at: see :class:`WindowedFit`.
+
+    Attributes:
+        typical_row: the gradients of the middle row of the latest window; ``None`` before one closed.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if fit_every_n_steps is not None:
             check_every("fit_every_n_steps", fit_every_n_steps)
         self.fit_every_n_steps = fit_every_n_steps
+        self.typical_row: TypicalRow | None = None
+        self._met_rows: Tensor | None = None
         self._window: FitWindow | None = None
         self._set_window(0, 0)
         self._nonfinite_before = 0.0
@@ -115,11 +121,12 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         """Adds a step to the window, and closes the window where it ends."""
         assert self._window is not None
         if table_step.wants_touched:
-            moments, reading = self._window.moments, (table_step.embedding, table_step.gradient, table_step.slots)
-            if step % self._read_every == 0:
-                moments.add(*reading)
+            moments = self._window.moments
+            if table_step.holds_only_scarce:
+                assert table_step.slots is not None
+                moments.add_scarce(table_step.embedding, table_step.gradient, table_step.slots)
             else:
-                moments.add_scarce(*reading, selected=table_step.holds_only_scarce)
+                moments.add(table_step.embedding, table_step.gradient, table_step.slots)
         if table_step.wants_tracked and step % self._sample_every == 0:
             self._window.sample(table_step.before, table_step.after)
         self._conclude(step, lambda: table_step.norms)
@@ -168,7 +175,10 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._count_touches(fit.update_probability, window.rates.steps)
         if rule.family is not None and rule.radial_decay > 0 and fit.equilibrium_errors is None:
             self._announce_plain_fit(rule)
-        readings = nonfinite | _fit_readings(fit, window, rule, judged)
+        self._note_typical_row(noise, fit.norm)
+        readings = (
+            nonfinite | _fit_readings(fit, window, rule, judged) | self._read_directions(noise.update_probability > 0)
+        )
         return ClosedWindow(readings, _columns(fit, judged, rule), noise, fit.norm)
 
     def _judged_rows(self, fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> Tensor:
@@ -197,6 +207,23 @@ class EquilibriumFit(WindowedFit[RowNoise]):
                 rule.optimizer,
             )
         self._announced_plain_fit = True
+
+    def _note_typical_row(self, noise: RowNoise, norm: Tensor) -> None:
+        """What rules and levers need to know of the gradients, as plain numbers."""
+        has_gradient = noise.update_probability > 0
+        self._met_rows = has_gradient if self._met_rows is None else self._met_rows | has_gradient
+        if bool(has_gradient.any()):
+            unmet_rows = int((~self._met_rows & (norm > 0)).sum())  # a row of zeros is padding
+            second_moment, probability = (
+                float(values[has_gradient].median()) for values in (noise.second_moment, noise.update_probability)
+            )
+            self.typical_row = TypicalRow(second_moment, probability, unmet_rows)
+
+    def _read_directions(self, has_gradient: Tensor) -> Readings:
+        """How far the rows that got a gradient point one way."""
+        rows = self.target.tracked()[has_gradient].float()
+        directions = rows / safe_norm(rows, keepdim=True)
+        return {"common_direction": directions.nanmean(0).norm()}
 
     def _has_law(self, rule: EquilibriumRule) -> bool:
         return rule.path_is_known()
@@ -241,6 +268,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             "nonfinite_before": self._nonfinite_before,
             "touch_share": self._touch_share,
             "counted_steps": self._counted_steps,
+            "met_rows": self._met_rows,
+            "typical_row": None if self.typical_row is None else list(self.typical_row),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -256,6 +285,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if state["previous"] is not None:
             self._last_moments = RowNoise(*state["previous"].to(norms.device).unbind())
         self._nonfinite_before = state["nonfinite_before"]
+        met_rows, typical_row = state.get("met_rows"), state.get("typical_row")
+        self._met_rows = None if met_rows is None else met_rows.to(norms.device)
+        self.typical_row = None if typical_row is None else TypicalRow(*typical_row)
 
 
 def _columns(fit: WindowFit, judged: Tensor, rule: EquilibriumRule) -> Columns:
@@ -303,6 +335,7 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule, judg
         "balance_median_error": _median_error(fit.balance_norm[has_gradient], fit.rms_norm[has_gradient])
         if rule.radial_decay > 0
         else math.nan,
+        "equilibrium_norm_p50": equilibrium.median() if bool(has_gradient.any()) else math.nan,
         "stationarity": fit.stationarity,
         "relaxation_steps": rule.at(nominal_lr=window.rates.mean).relaxation_steps(),
     }

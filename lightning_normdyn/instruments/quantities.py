@@ -214,6 +214,20 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
         "longer than the run: norms at the end are those of the start",
     ),
     (
+        {"equilibrium_norm_p50": "Where norms would settle"},
+        "median over the rows of the norm at which the equilibrium law has them settle, at the window's mean lr",
+        "as the weights",
+        "near `norm_p50`, or reached within the run",
+        "far from it: see `relaxation_steps`; `equilibrium_init` starts rows there",
+    ),
+    (
+        {"common_direction": "Common direction"},
+        "length of the mean of the rows' directions, at a window's end",
+        "0 to 1",
+        "below 0.5",
+        "near 1: all rows point one way; add negatives, lower the temperature",
+    ),
+    (
         {"equilibrium_median_error": "median error"},
         "median of |predicted − observed| / observed for the equilibrium law at the window's learning rates, "
         "observed as the mean over the window",

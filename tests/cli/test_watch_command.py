@@ -6,7 +6,6 @@ import base64
 import hashlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -254,10 +253,13 @@ def test_a_run_that_can_never_be_drawn_leaves_no_page(undrawable, capsys):
 
 def test_a_removed_run_is_not_made_again():
     add_part("run", 1)
-    RunMark.here(1).write(Path("run/normdyn"))
-    threading.Timer(2.0, lambda: shutil.rmtree("run")).start()
-    record = watch(run="run", interval=0.2)
+
+    def remove():
+        Path("run").rename("elsewhere")
+
+    record = watch_meanwhile(remove)
     assert record.exit_code == 1
+    assert record.trouble.startswith("the folder of the page, 'run', was removed")
     assert not Path("run").exists()
 
 

@@ -69,8 +69,10 @@ def test_adamw_with_frequencies_across_its_memory():
     assert logged["equilibrium_judged_rows"] > 200
 
 
-def test_rows_short_of_readings_are_read_whenever_they_are_touched(tmp_path):
+@pytest.mark.parametrize("selects", [True, False], ids=["rows selected", "steps too small to select"])
+def test_rows_short_of_readings_are_read_whenever_they_are_touched(tmp_path, monkeypatch, selects):
     """The second window of 1,500 steps is thinned to every third; a row met in 2% of them is read in all."""
+    monkeypatch.setattr("lightning_normdyn.capture.table._FEW", 0 if selects else 1_024)
     probability = torch.tensor([1.0] * 5 + [0.02] * 45, dtype=torch.float64)
     model = PlantedTable(probability, 8, seed=15)
     observe_planted(model, sgd(model), 3_000, window=1_500, log_dir=tmp_path)

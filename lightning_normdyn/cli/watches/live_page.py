@@ -10,7 +10,9 @@ from pathlib import Path
 from lightning_normdyn.cli.reports import read_summary
 from lightning_normdyn.cli.run_folder import read_words
 from lightning_normdyn.cli.user_errors import one_sentence
+from lightning_normdyn.history.alert_log import read_verdicts
 from lightning_normdyn.history.part_cache import PartCache
+from lightning_normdyn.history.target_history import FOLDER
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.kit.page import Page, write_page
 from lightning_normdyn.report.run.page import read_records, report_page, run_name
@@ -63,7 +65,9 @@ class LivePage:
         try:
             records = read_records(self.run, read_words(self.run), read=self._parts.read)
             title = run_name(self.run.resolve())
-            self._report = report_page(title, records, read_summary(self.run), command=self._command)
+            verdicts = read_verdicts(self.run / FOLDER)
+            summary = read_summary(self.run)
+            self._report = report_page(title, records, summary, command=self._command, verdicts=verdicts)
         except (DrawingError, ValueError, OSError) as error:
             self.trouble = one_sentence(error)
             return

@@ -94,9 +94,8 @@ def _equilibrium(numbers: Mapping[str, float]) -> Markup:
     line, error = "", ""
     if {"equilibrium_slope", "equilibrium_pearson_r"} <= numbers.keys():
         slope, r = fixed(numbers["equilibrium_slope"], 2), fixed(numbers["equilibrium_pearson_r"], 3)
-        line = (
-            f"with slope <b>{slope}</b>, r <b>{r}</b> (published: {PUBLISHED_FIT.slope} and {PUBLISHED_FIT.pearson_r})"
-        )
+        published = f"published for a language model [1]: {PUBLISHED_FIT.slope} and {PUBLISHED_FIT.pearson_r}"
+        line = f"with slope <b>{slope}</b>, r <b>{r}</b> ({published})"
     if "equilibrium_median_error" in numbers:
         error = f"<b>{percent(numbers['equilibrium_median_error'])}</b> off in the median"
     statement = ", ".join(phrase for phrase in (line, error) if phrase)

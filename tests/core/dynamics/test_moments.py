@@ -279,7 +279,11 @@ def scarcely(steps, scarce, every=3):
     """All rows every third step, scarce ones on the others too."""
     moments = RowMoments(ROWS, scarce=scarce)
     for number, step in enumerate(steps):
-        (moments.add if number % every == 0 else moments.add_scarce)(*step)
+        if number % every == 0:
+            moments.add(*step)
+        else:
+            chosen = moments.scarce[step[2]]
+            moments.add_scarce(*(part[chosen] for part in step))
     return moments
 
 
@@ -301,6 +305,6 @@ def test_scarce_rows_merge_and_are_restored():
     restored = RowMoments(ROWS)
     restored.load_state_dict(whole.state_dict())
     for moments in (restored, whole):
-        moments.add_scarce(*steps[3])
+        moments.add_scarce(*(part[:0] for part in steps[3]))
     assert_same(restored, whole)
     assert restored.readings.tolist() == whole.readings.tolist()

@@ -47,12 +47,10 @@ def test_a_row_wise_accumulator_alone_gives_the_norm(presence):
     assert off_by(end, adagrad_norm(start, before, after, 0.1, dim=DIM // 2)) > 0.02
 
 
-@pytest.mark.parametrize(
-    ("presence", "weight_decay", "tolerance"), [(1.0, 0.0, 0.01), (0.1, 0.0, 0.01), (1.0, 0.3, 0.01), (0.1, 0.05, 0.02)]
-)
-def test_adagrad_s_path_is_predicted_from_the_gradients(presence, weight_decay, tolerance):
+@pytest.mark.parametrize(("presence", "weight_decay"), [(1.0, 0.0), (0.1, 0.0), (1.0, 0.3), (0.1, 0.1)])
+def test_adagrad_s_path_is_predicted_from_the_gradients(presence, weight_decay):
     rows = table(ones())
-    optimizer = Adagrad([rows], lr=0.1, weight_decay=weight_decay)
+    optimizer = Adagrad([rows], lr=0.1, weight_decay=weight_decay, initial_accumulator_value=1.0)
     start = train(optimizer, [0.1] * 600, presence)
     accumulated = accumulated_squares(optimizer, rows)
     rule, v2 = equilibrium_rule(optimizer), second_moments(ROWS, presence)
@@ -62,9 +60,9 @@ def test_adagrad_s_path_is_predicted_from_the_gradients(presence, weight_decay, 
         arguments = {"second_moment": v2, "accumulated": accumulated, "lrs": HALF_RATES} | changes
         return rule.evolve(start, dim=DIM, update_probability=presence, **arguments)
 
-    assert off_by(end, predicted()) < tolerance
-    assert off_by(end, start) > 4 * tolerance, "it stays as it is"
-    assert off_by(end, predicted(accumulated=3 * accumulated)) > 2 * tolerance
+    assert off_by(end, predicted()) < 0.01
+    assert off_by(end, start) > 0.05, "it stays as it is"
+    assert off_by(end, predicted(accumulated=3 * accumulated)) > 0.025
 
 
 def test_adagrad_is_followed_from_its_first_step_on():
