@@ -407,7 +407,7 @@ FAULTS = (
     PlantedRun("a reset to the unit sphere", Training(_plain(), sgd(), after_step=_reset), ("reset_norms",)),
     PlantedRun(
         "a reset to the unit sphere, no decay",
-        Training(_plain(), adamw(weight_decay=0.0), after_step=_reset),
+        Training(_plain(), adamw(lr=0.03, weight_decay=0.0), after_step=_reset),
         ("reset_norms",),
     ),
     PlantedRun(
