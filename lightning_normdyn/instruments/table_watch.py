@@ -90,6 +90,8 @@ class TableWatch(Watch):
             instrument.note_lr(lr)
         if self._table_step is not None:
             self._table_step.complete(lr)
+            for instrument in self._instruments:
+                instrument.overhear(self._table_step)
             for instrument in self._due:
                 instrument.observe(self.steps, self._table_step)
 

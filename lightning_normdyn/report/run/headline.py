@@ -99,7 +99,25 @@ def _equilibrium(numbers: Mapping[str, float]) -> Markup:
     if "equilibrium_median_error" in numbers:
         error = f"<b>{percent(numbers['equilibrium_median_error'])}</b> off in the median"
     statement = ", ".join(phrase for phrase in (line, error) if phrase)
-    return Markup(f"The equilibrium law predicts the norms {statement}.") if statement else Markup()
+    if not statement:
+        return Markup()
+    return Markup(f"The equilibrium law predicts the norms {statement}.{_weighting(numbers)}")
+
+
+def _weighting(numbers: Mapping[str, float]) -> str:
+    """What least squares says besides, why that differs, and how many rows keep to their own errors."""
+    plain = [numbers.get(f"equilibrium_least_squares_{name}") for name in ("slope", "pearson_r")]
+    sentence = ""
+    if plain[0] is not None and plain[1] is not None and "equilibrium_slope" in numbers:
+        sentence = (
+            f" Plain least squares, as published, finds slope {fixed(plain[0], 2)}, r {fixed(plain[1], 3)}: it counts "
+            "rare rows, whose norms and predictions chance moves most, like all others, where the fit above weighs "
+            "each row by that."
+        )
+    if "equilibrium_coverage" in numbers and "equilibrium_judged_rows" in numbers:
+        inside, rows = percent(numbers["equilibrium_coverage"]), f"{numbers['equilibrium_judged_rows']:,.0f}"
+        sentence += f" Of the {rows} rows met often enough to judge, {inside} lie inside their own 90% interval."
+    return sentence
 
 
 def _transient(numbers: Mapping[str, float]) -> Markup:
