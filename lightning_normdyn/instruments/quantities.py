@@ -166,7 +166,7 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
         {
             "stationarity": (
                 "Stationarity",
-                "1: the norms have settled; 0: they all still move one way; over all rows together, so the longest decide",
+                "1: the norms have settled; 0: they still move one way; over all rows together, so the longest decide",
             )
         },
         "1 − net change of R² / gross flow, over the window and all rows together, so that the longest rows decide",
