@@ -11,7 +11,7 @@ from lightning_normdyn.cli.reports import read_summary
 from lightning_normdyn.cli.run_folder import read_words
 from lightning_normdyn.cli.user_errors import one_sentence
 from lightning_normdyn.history.alert_log import read_verdicts
-from lightning_normdyn.history.part_cache import PartCache
+from lightning_normdyn.history.log import PartCache
 from lightning_normdyn.history.target_history import FOLDER
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.kit.page import Page, write_page
