@@ -8,10 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.fit import LogLogFit, WeightedFit, fit_log_log, weighted_fit_log_log
+from lightning_normdyn.core.dynamics.fit import (
+    LogLogFit,
+    Skill,
+    WeightedFit,
+    fit_log_log,
+    forecast_skill,
+    weighted_fit_log_log,
+)
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
-from lightning_normdyn.core.statistics.skill import Skill, forecast_skill
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.extent import Extent, extent_steps
 
