@@ -10,8 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from lightning_normdyn.report.kit.axes import axis_note, log_scale, positive_frame
-from lightning_normdyn.report.kit.bulk import bulk_frame, outside_sentence
+from lightning_normdyn.report.kit.axes import axis_note, bulk_frame, log_scale, outside_sentence, positive_frame
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import spread_apart
