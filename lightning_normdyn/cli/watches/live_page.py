@@ -102,5 +102,5 @@ class LivePage:
     def _notes(self) -> list[str]:
         notes = [f"Not redrawn since: {self.trouble}."] if self.trouble else []
         notes += [f"Left out: {damage}." for damage in self.damaged[:_MOST_DAMAGED]]
-        more = len(self.damaged) - _MOST_DAMAGED
-        return [*notes, f"Left out: {more} damaged parts more."] if more > 0 else notes
+        further_count = len(self.damaged) - _MOST_DAMAGED
+        return [*notes, f"Left out: {further_count} damaged parts more."] if further_count > 0 else notes

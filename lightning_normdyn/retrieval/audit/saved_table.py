@@ -113,11 +113,11 @@ def audit_saved_table(
     norms, numbers = scan.norms, torch.arange(rows)
     if padding_row is not None and padding_row < rows and not norms[padding_row]:
         numbers = numbers[numbers != padding_row]
-    found = near_dead_rows(norms[numbers], scan.dim)
-    near_dead = numbers[found.rows]
+    near_dead_finding = near_dead_rows(norms[numbers], scan.dim)
+    near_dead = numbers[near_dead_finding.rows]
     lengths = norms[near_dead]
     range_end = float(smallest_trainable_norm(dtype, scan.dim))
-    shortest = float(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else found.median
+    shortest = float(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else near_dead_finding.median
     return TableAudit(
         name=name,
         kind=kind,
