@@ -78,6 +78,7 @@ class Observation:
         self._module, self._run, self._measures, self._options = module, run, measures, options
         self._name, self._root, self._name_holders = name, root, name_holders
         self._has_stopped = False
+        self._outage = Outage()
         self._target_names: list[str] = []
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
@@ -219,17 +220,20 @@ class Observation:
         self._target_names = [target.name for target in targets]
         name_holders = self._name_holders if self._root is not None else []
         self._row_names = find_row_names(options["names"], targets, name_holders)
-        outage = Outage()
-        watches = (self._watch(target, self._history(target.name, outage)) for target in targets)
+        watches = (self._watch(target, self._history(target.name)) for target in targets)
         return Recorder([watch for watch in watches if watch is not None])
 
     def _new_alerts(self) -> Alerts:
         is_first = self._run.ranks.rank == 0
-        log = AlertLog(self._root, writer=self._name) if self._root is not None and is_first else None
+        log = (
+            AlertLog(self._root, writer=self._name, outage=self._outage)
+            if self._root is not None and is_first
+            else None
+        )
         return Alerts(self._warn, on_alert=self._options["on_alert"], log=log, speaks=is_first)
 
-    def _history(self, name: str, outage: Outage) -> TargetHistory | None:
-        return TargetHistory(self._root / folder_name(name), outage=outage) if self._root is not None else None
+    def _history(self, name: str) -> TargetHistory | None:
+        return TargetHistory(self._root / folder_name(name), outage=self._outage) if self._root is not None else None
 
     def _watch(self, target: TableTarget | OutputTarget, history: TargetHistory | None) -> Watch | None:
         trainer = find_parameter_group(target, self._run.followed())
