@@ -74,10 +74,10 @@ def _draw(record: TargetRecord, order: NDArray[np.intp]) -> Markup:
     if _optimizer(record) == "SGD":
         _fourth_root(axes, frequency[order], norm[order])
     if record.labels is not None:
-        within_axes = _drawn(record, order)
-        names = _names(record, within_axes)
-        _mark(axes, frequency[within_axes[-_MARKED:]], norm[within_axes[-_MARKED:]], names[-_MARKED:], side=-1)
-        _mark(axes, frequency[within_axes[:_MARKED]], norm[within_axes[:_MARKED]], names[:_MARKED], side=1)
+        visible_rows = _drawn(record, order)
+        names = _names(record, visible_rows)
+        _mark(axes, frequency[visible_rows[-_MARKED:]], norm[visible_rows[-_MARKED:]], names[-_MARKED:], side=-1)
+        _mark(axes, frequency[visible_rows[:_MARKED]], norm[visible_rows[:_MARKED]], names[:_MARKED], side=1)
     shortest, longest = (f"{plain(float(norm[place]))} ({name})" for place, name in _ends(record, order))
     description = (
         f"Norm against {_OFTEN}, of {len(order):,} rows, log-log, r {fixed(correlation, 3)}. "
