@@ -170,8 +170,8 @@ class TableTarget:
         """
         if rows.device.type != "cpu" or (self.stride == 1 and (scarce is None or len(rows) < _FEW)):
             return None
-        chosen = rows % self.stride == 0 if scarce is None else scarce[self.slots(rows)]
-        return chosen.nonzero().squeeze(1)
+        choice_mask = rows % self.stride == 0 if scarce is None else scarce[self.slots(rows)]
+        return choice_mask.nonzero().squeeze(1)
 
     def scarce_rows(self, scarce: Tensor) -> Tensor | None:
         """The rows of the masked slots ``[tracked_rows + 1]``; ``None`` where selecting would wait for a device."""

@@ -182,8 +182,8 @@ def _wrong_value(text: str) -> str | None:
     choices = [word.strip("' ") for options in _LITERAL.findall(block) for word in options.split(",")]
     if choices:
         choices = list(dict.fromkeys(choices))
-        others = "".join(f", or {name}" for name in types)
-        return f"{key}: expected one of {', '.join(choices)}{others}, got '{word}'{nearest(word, choices)}"
+        alternatives = "".join(f", or {name}" for name in types)
+        return f"{key}: expected one of {', '.join(choices)}{alternatives}, got '{word}'{nearest(word, choices)}"
     return f"{key}: expected {' or '.join(types)}, got '{word}'" if types else None
 
 

@@ -144,12 +144,12 @@ def _matrices(place: Path) -> Iterator[SavedTable]:
 def _weights(folder: Path) -> Path:
     """The file of a folder that leads to its weights."""
     single = [folder / name for name in (_INDEX, _SINGLE, _PICKLED) if (folder / name).is_file()]
-    others = [file for suffix in ("safetensors", "ckpt") for file in sorted(folder.glob(f"*.{suffix}"))]
-    if not single and len(others) != 1:
-        listing = ", ".join(file.name for file in others) or "neither"
+    weight_files = [file for suffix in ("safetensors", "ckpt") for file in sorted(folder.glob(f"*.{suffix}"))]
+    if not single and len(weight_files) != 1:
+        listing = ", ".join(file.name for file in weight_files) or "neither"
         expected = f"{_SINGLE}, {_INDEX} or {_PICKLED}"
         raise MalformedFileError(folder, None, expected, listing, "name the file itself")
-    return (single or others)[0]
+    return (single or weight_files)[0]
 
 
 def _of_safetensors(file: Path) -> Iterator[SavedTable]:

@@ -1,11 +1,11 @@
-"""An append-only Parquet table that survives a kill at any moment."""
+"""An append-only Parquet table that survives a kill at any moment, and how it is read, once or while it grows."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -141,6 +141,66 @@ def read_part(part: Path, schema: pa.Schema) -> pa.Table:
         except (pa.ArrowException, OSError) as error:  # pages that cannot be unpacked are an OSError
             cause = " ".join(str(error).split())
             raise ValueError(f"history: '{part}' is damaged ({cause}); remove it to read the rest") from error
+
+
+class PartCache:
+    """Stands in for :func:`read_parts` where a log is read many times.
+
+    Example:
+        >>> import tempfile
+        >>> log = ParquetLog(tempfile.mkdtemp(), pa.schema([("step", pa.int64())]))
+        >>> for step in (1, 2):
+        ...     log.append({"step": [step]})
+        ...     log.flush()
+        >>> _ = (log.folder / "part-00000001.parquet").write_bytes(b"torn")
+        >>> cache = PartCache()
+        >>> cache.read(log.folder, log.schema).to_pydict(), [part.name for part in cache.damaged]
+        ({'step': [2]}, ['part-00000001.parquet'])
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[Path, dict[Path, _Part]] = {}
+
+    @property
+    def damaged(self) -> dict[Path, str]:
+        """What is wrong with the parts that were left out when their folder was last read."""
+        return {
+            file: part.damage for folder in self._parts.values() for file, part in folder.items() if part.table is None
+        }
+
+    def read(self, folder: Path, schema: pa.Schema) -> pa.Table:
+        """Reads every sound part of a log, oldest first, from the disk those alone that were not read before.
+
+        Args:
+            folder: the folder that a :class:`ParquetLog` wrote.
+            schema: the columns to read.
+
+        Raises:
+            OSError: if a part cannot be opened.
+        """
+        earlier = self._parts.get(folder, {})
+        parts = {file: _read_once(file, schema, earlier.get(file)) for file in part_files(folder)}
+        self._parts[folder] = parts
+        return pa.concat_tables([schema.empty_table(), *(part.table for part in parts.values() if part.table)])
+
+
+class _Part(NamedTuple):
+    """A part as it was read; without a table if it is damaged."""
+
+    identity: tuple[int, int, int]
+    table: pa.Table | None
+    damage: str = ""
+
+
+def _read_once(file: Path, schema: pa.Schema, earlier: _Part | None) -> _Part:
+    status = file.stat()
+    identity = (status.st_ino, status.st_size, status.st_mtime_ns)
+    if earlier is not None and earlier.identity == identity:
+        return earlier
+    try:
+        return _Part(identity, read_part(file, schema))
+    except ValueError as error:
+        return _Part(identity, None, str(error))
 
 
 def _next_number(folder: Path) -> int:

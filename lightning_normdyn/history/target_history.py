@@ -58,7 +58,7 @@ QUANTITY_SCHEMA = pa.schema([("step", pa.int64()), ("quantity", pa.string()), ("
 
 
 ReadParts = Callable[[Path, pa.Schema], pa.Table]
-"""How the parts of a log are read: at once, or by a :class:`~lightning_normdyn.history.part_cache.PartCache`."""
+"""How the parts of a log are read: at once, or by a :class:`~lightning_normdyn.history.log.PartCache`."""
 
 
 class TargetHistory:

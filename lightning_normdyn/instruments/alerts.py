@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning_normdyn.history.alert_log import AlertLog
-from lightning_normdyn.instruments.alert_services import alert_services
 from lightning_normdyn.instruments.verdicts.evidence import LR, Courses, Evidence, Facts
 from lightning_normdyn.instruments.verdicts.rules import judge
-from lightning_normdyn.instruments.verdicts.verdict import SEVERITIES, Verdict, by_severity
+from lightning_normdyn.instruments.verdicts.verdict import SEVERITIES, Severity, Verdict, by_severity
 
 OnAlert = Callable[[Verdict], object]
 """Is called with each verdict, notes included, as soon as it is found."""
 
 _MOST_LINES = 5
 _SECONDS = 60.0
+_LEVELS: dict[Severity, str] = {"note": "INFO", "warning": "WARN", "critical": "ERROR"}
 
 
 class Alerts:
@@ -137,3 +138,33 @@ class Alerts:
             return
         self._line_times.append(now)
         self._warn(f"{verdict.severity} ({verdict.rule}) at step {verdict.step:,}: '{verdict.target}': {verdict.text}")
+
+
+def alert_services(verdict: Verdict) -> list[str]:
+    """Sends a verdict to each service that this process logs a run to.
+
+    Nothing is imported: a service that nobody imported has no run. One that refuses or fails is passed over, since a
+    training must not end with it.
+
+    Args:
+        verdict: what to send.
+
+    Returns:
+        The names of the services that took it.
+    """
+    return [name for name in ("wandb", "trackio") if _send(sys.modules.get(name), name, verdict)]
+
+
+def _send(module: Any, name: str, verdict: Verdict) -> bool:
+    alert = getattr(module, "alert", None)
+    has_run = module is not None and (name != "wandb" or getattr(module, "run", None) is not None)
+    if alert is None or not has_run:
+        return False
+    level = _LEVELS[verdict.severity]
+    levels = getattr(module, "AlertLevel", None)
+    title = f"{verdict.target}: {verdict.rule.replace('_', ' ')}"
+    try:
+        alert(title=title, text=verdict.text, level=level if levels is None else levels[level])
+    except Exception:  # no run (trackio raises then), no network, another signature
+        return False
+    return True

@@ -11,7 +11,7 @@ from lightning_normdyn.core.dynamics.balance import BalanceFit
 from lightning_normdyn.core.dynamics.fit import fit_log_log
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import Columns, Readings
-from lightning_normdyn.instruments.fit_readings import fit_readings
+from lightning_normdyn.instruments.forecast import fit_readings
 
 
 def balance_readings(fit: BalanceFit, rule: EquilibriumRule) -> Readings:

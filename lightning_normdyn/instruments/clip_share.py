@@ -45,13 +45,13 @@ class ClipShare(TableInstrument):
         if not is_due(step, self.every_n_steps):
             return
         rows, squares = _squares_by_row(table_step)
-        whole = _squared_norm(self._gradients(), squares)
-        if not len(rows) or whole is None:
+        squared_norm = _squared_norm(self._gradients(), squares)
+        if not len(rows) or squared_norm is None:
             return
         largest, places = squares.topk(math.ceil(_LARGEST * len(rows)))
-        has_norm = (whole > 0) & whole.isfinite()
+        has_norm = (squared_norm > 0) & squared_norm.isfinite()
         self._readings = {
-            "clip_share": (largest.sum() / whole).where(has_norm, torch.nan),
+            "clip_share": (largest.sum() / squared_norm).where(has_norm, torch.nan),
             "clip_row": rows[places[0]].to(squares.dtype).where(has_norm, torch.nan),
         }
 

@@ -30,8 +30,8 @@ def _advice(verdicts: Sequence[Verdict]) -> str:
     """The worst verdicts on a target from a warning on, in a line; empty if there is none."""
     grave = [verdict for verdict in verdicts if verdict.severity != "note"]
     texts = [f"{verdict.severity.capitalize()} ({verdict.rule}): {verdict.text}" for verdict in grave[:_MOST_VERDICTS]]
-    rest = len(grave) - _MOST_VERDICTS
-    return " ".join([*texts, f"{rest} more in the report."] if rest > 0 else texts)
+    further_count = len(grave) - _MOST_VERDICTS
+    return " ".join([*texts, f"{further_count} more in the report."] if further_count > 0 else texts)
 
 
 def conclusion(metrics: Mapping[str, Any], prefix: str, *, steps: int | None = None) -> str:

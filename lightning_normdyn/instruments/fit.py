@@ -19,8 +19,7 @@ from lightning_normdyn.core.dynamics.rates import RateTrace
 from lightning_normdyn.core.dynamics.window import FitWindow, WindowFit
 from lightning_normdyn.instruments.base import Columns, Need, Readings, check_every, next_multiple
 from lightning_normdyn.instruments.extent import Extent
-from lightning_normdyn.instruments.fit_readings import fit_readings
-from lightning_normdyn.instruments.forecast import Forecast
+from lightning_normdyn.instruments.forecast import Forecast, fit_readings
 from lightning_normdyn.instruments.verdicts.evidence import TypicalRow
 from lightning_normdyn.instruments.windowed_fit import ClosedWindow, TrainingPlan, WindowedFit
 

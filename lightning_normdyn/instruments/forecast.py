@@ -1,4 +1,4 @@
-"""Forecasts of norms, and how they are judged beside 'stays as it is'."""
+"""Forecasts of norms, how they are judged beside 'stays as it is', and what is logged of a fit."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.fit import LogLogFit, WeightedFit, fit_log_log, weighted_fit_log_log
+from lightning_normdyn.core.dynamics.fit import (
+    LogLogFit,
+    Skill,
+    WeightedFit,
+    fit_log_log,
+    forecast_skill,
+    weighted_fit_log_log,
+)
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
-from lightning_normdyn.core.statistics.skill import Skill, forecast_skill
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.extent import Extent, extent_steps
-from lightning_normdyn.instruments.fit_readings import fit_readings
 
 _DUE_TOLERANCE = 0.02
 _SHARE_TOLERANCE = 0.01
 """Of the share at which a forecast is made: a window ends where the share of the run falls only up to rounding."""
+_LEAST_SPREAD = 0.02
+"""Of the logs of predictions: a line through ones that differ less would be noise."""
 
 
 class Judgement(NamedTuple):
@@ -153,3 +160,37 @@ class EndForecast:
         """Drops a forecast for another end: the run was prolonged or cut short, and the next window makes a new one."""
         if self.forecast is not None and self.forecast.due != total:
             self.forecast, self._has_judgement = None, False
+
+
+def fit_readings(prefix: str, fit: LogLogFit, predicted: Tensor, weighted: WeightedFit | None = None) -> Readings:
+    """The logged fields of a fit, by name; a line through predictions that hardly differ would be noise.
+
+    Args:
+        prefix: what the names start with.
+        fit: least squares of observed on predicted norms. Without ``weighted`` its slope is the one that is logged.
+        predicted: predicted norms, ``[n]``.
+        weighted: the fit weighted by each row's errors, where those are known.
+    """
+    readings: Readings = {f"{prefix}_median_error": fit.median_relative_error}
+    has_line = _differ(predicted)
+    if weighted is None:
+        return readings | (_line(prefix, fit) if has_line else {})
+    if has_line:
+        least_squares = _line(f"{prefix}_least_squares", fit)
+        readings |= {name: value for name, value in least_squares.items() if not name.endswith("_r2")}
+    readings[f"{prefix}_judged_rows"] = float(weighted.n)
+    if weighted.n:
+        readings |= {f"{prefix}_coverage": weighted.coverage, f"{prefix}_excess": weighted.excess}
+    if has_line and weighted.slope == weighted.slope:
+        readings |= _line(prefix, weighted) | {f"{prefix}_slope_stderr": weighted.slope_stderr}
+    return readings
+
+
+def _differ(predicted: Tensor) -> bool:
+    logs = predicted[(predicted > 0) & predicted.isfinite()].log()
+    return len(logs) > 1 and float(logs.std()) > _LEAST_SPREAD
+
+
+def _line(prefix: str, fit: LogLogFit | WeightedFit) -> Readings:
+    r = fit.pearson_r
+    return {f"{prefix}_slope": fit.slope, f"{prefix}_pearson_r": r, f"{prefix}_r2": r * r}

@@ -194,8 +194,8 @@ class Observation:
     def point_to_report(self) -> None:
         """One line on how to look at the history, if there is one."""
         if self._root is not None and self._root.name == FOLDER and any(self._root.glob("*/target.json")):
-            folder, here = self._root.parent.resolve(), Path.cwd()
-            run = folder.relative_to(here) if folder.is_relative_to(here) else folder
+            folder, working_folder = self._root.parent.resolve(), Path.cwd()
+            run = folder.relative_to(working_folder) if folder.is_relative_to(working_folder) else folder
             self._inform(f"to see the norms: normdyn report {shlex.quote(str(run))}")
 
     def _caution_of_short_window(self) -> None:

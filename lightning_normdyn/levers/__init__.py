@@ -2,9 +2,8 @@
 
 from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
 from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
-from lightning_normdyn.levers.cut import cut_init
 from lightning_normdyn.levers.decay import CorrectedDecay, decay_by_frequency
-from lightning_normdyn.levers.equilibrium import equilibrium_init
+from lightning_normdyn.levers.initialisation import cut_init, equilibrium_init
 from lightning_normdyn.levers.norm_variance import NormVariance
 from lightning_normdyn.levers.repair import repair_rows
 

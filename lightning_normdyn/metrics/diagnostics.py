@@ -5,10 +5,9 @@ from __future__ import annotations
 from torchmetrics import MetricCollection
 
 from lightning_normdyn.core.statistics.fisher import FisherForm
-from lightning_normdyn.metrics.effect_size import CohensD
 from lightning_normdyn.metrics.fisher import FisherConditionNumber
+from lightning_normdyn.metrics.moments import CoefficientOfVariation, CohensD
 from lightning_normdyn.metrics.norm_correlations import NormCorrelations
-from lightning_normdyn.metrics.variation import CoefficientOfVariation
 
 
 def norm_diagnostics(

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from lightning_normdyn.history import ParquetLog, TargetHistory, read_parts, read_run
-from lightning_normdyn.history.part_cache import PartCache
+from lightning_normdyn.history.log import PartCache
 
 SCHEMA = pa.schema([("step", pa.int64()), ("norm", pa.float32())])
 
@@ -37,7 +37,7 @@ def test_it_reads_what_read_parts_reads(tmp_path: Path) -> None:
 
 
 def test_a_part_is_read_once_and_again_if_it_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lightning_normdyn.history.part_cache as module
+    import lightning_normdyn.history.log as module
 
     opened: list[str] = []
     read_part = module.read_part

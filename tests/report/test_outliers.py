@@ -11,8 +11,7 @@ import pytest
 
 from lightning_normdyn.history import TargetHistory
 from lightning_normdyn.report import write_report
-from lightning_normdyn.report.kit.axes import positive_frame
-from lightning_normdyn.report.kit.bulk import bulk_frame
+from lightning_normdyn.report.kit.axes import bulk_frame, positive_frame
 
 ROWS, FAR = 1_000, 20
 

@@ -7,7 +7,7 @@ import re
 from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.target_history import FOLDER, TargetHistory
 from lightning_normdyn.report import write_report
-from lightning_normdyn.report.run.verdict_card import verdict_card
+from lightning_normdyn.report.run.headline import verdict_card
 
 
 def verdict(severity, rule="slow_relaxation", target="table.weight"):

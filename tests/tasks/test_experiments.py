@@ -10,9 +10,13 @@ from hypothesis import given, settings, strategies as st
 from lightning_normdyn.tasks.experiments import EXPERIMENTS
 from lightning_normdyn.tasks.experiments.class_imbalance import _as_queries, _Classes, _order, class_imbalance
 from lightning_normdyn.tasks.experiments.encoder_terms import encoder_terms, halve_texts
-from lightning_normdyn.tasks.experiments.frequency_law import fit_crossover, frequency_law
+from lightning_normdyn.tasks.experiments.frequency_law import (
+    fit_crossover,
+    frequency_law,
+    settled_norms,
+    tangential_noise,
+)
 from lightning_normdyn.tasks.experiments.vocabulary_norms import unit_rows, vocabulary_norms
-from lightning_normdyn.tasks.experiments.walks import settled_norms, tangential_noise
 from lightning_normdyn.tasks.experiments.weight_decay_sweep import weight_decay_sweep
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")

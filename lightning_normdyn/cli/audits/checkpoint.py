@@ -60,10 +60,10 @@ class CheckpointAuditRecord(NamedTuple):
 
 
 def _shortest(table: TableAudit) -> Table:
-    shown = Table("row", "number", "norm", "of the median", "what it means")
+    lines = Table("row", "number", "norm", "of the median", "what it means")
     for row in table.listed[:_PRINTED]:
-        shown.add_row(repr(row.token), f"{row.row}", f"{row.norm:.3g}", f"{row.ratio:.1e}", row.meaning)
-    return shown
+        lines.add_row(repr(row.token), f"{row.row}", f"{row.norm:.3g}", f"{row.ratio:.1e}", row.meaning)
+    return lines
 
 
 def run_checkpoint_audit(

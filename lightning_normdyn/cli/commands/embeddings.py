@@ -92,10 +92,10 @@ def audit(
         from lightning_normdyn.cli.audits.checkpoint import run_checkpoint_audit
 
         sources = {"model": model, "embeddings": embeddings, "texts": texts, "images": images, "beir": beir}
-        others = [f"--{name}" for name, source in sources.items() if source is not None]
-        if others:
+        options = [f"--{name}" for name, source in sources.items() if source is not None]
+        if options:
             raise ValueError(
-                f"audit: expected --checkpoint alone, got {' and '.join(others)} beside it; leave them out"
+                f"audit: expected --checkpoint alone, got {' and '.join(options)} beside it; leave them out"
             )
         return run_checkpoint_audit(checkpoint, out, column=column, overwrite=overwrite)
     encoder = EncoderRequest(

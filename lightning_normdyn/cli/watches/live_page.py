@@ -11,7 +11,7 @@ from lightning_normdyn.cli.reports import read_summary
 from lightning_normdyn.cli.run_folder import read_words
 from lightning_normdyn.cli.user_errors import one_sentence
 from lightning_normdyn.history.alert_log import read_verdicts
-from lightning_normdyn.history.part_cache import PartCache
+from lightning_normdyn.history.log import PartCache
 from lightning_normdyn.history.target_history import FOLDER
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.kit.page import Page, write_page
@@ -102,5 +102,5 @@ class LivePage:
     def _notes(self) -> list[str]:
         notes = [f"Not redrawn since: {self.trouble}."] if self.trouble else []
         notes += [f"Left out: {damage}." for damage in self.damaged[:_MOST_DAMAGED]]
-        more = len(self.damaged) - _MOST_DAMAGED
-        return [*notes, f"Left out: {more} damaged parts more."] if more > 0 else notes
+        further_count = len(self.damaged) - _MOST_DAMAGED
+        return [*notes, f"Left out: {further_count} damaged parts more."] if further_count > 0 else notes

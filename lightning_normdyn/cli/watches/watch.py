@@ -146,7 +146,7 @@ def _page_of(run: Path, settings: WatchSettings) -> LivePage:
 
 def _follow(page: LivePage, interval: float) -> RunState:
     """Draws whenever something was added, at most once an interval, until the run is over."""
-    drawn: Contents | None = None
+    page_contents: Contents | None = None
     contents: Contents = frozenset()
     change_time = draw_time = -interval
     while True:
@@ -156,8 +156,8 @@ def _follow(page: LivePage, interval: float) -> RunState:
         if contents != before:
             change_time = now
         is_over = state.is_over(is_quiet=now - change_time >= interval)
-        if contents != drawn and (is_over or now - draw_time >= interval):
-            drawn, draw_time = contents, now
+        if contents != page_contents and (is_over or now - draw_time >= interval):
+            page_contents, draw_time = contents, now
             _redraw(page, interval)
         if is_over:
             return state

@@ -37,8 +37,8 @@ def spline_weights(knots: Tensor, points: Tensor) -> Tensor:
     along = (points - knots[left]).unsqueeze(1) / step
     heights, bends = torch.eye(len(knots), dtype=torch.float64), _second_derivatives(knots)
     linear = (1 - along) * heights[left] + along * heights[left + 1]
-    bent = ((1 - along) ** 3 - (1 - along)) * bends[left] + (along**3 - along) * bends[left + 1]
-    return linear + step**2 / 6 * bent
+    bending = ((1 - along) ** 3 - (1 - along)) * bends[left] + (along**3 - along) * bends[left + 1]
+    return linear + step**2 / 6 * bending
 
 
 def _second_derivatives(knots: Tensor) -> Tensor:

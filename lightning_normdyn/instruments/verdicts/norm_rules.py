@@ -40,7 +40,7 @@ def _slow_relaxation(evidence: Evidence) -> Finding | None:
         return None
     factor = _ENOUGH_RELAXATIONS / relaxations
     decay = evidence.facts.weight_decay * factor
-    other = (
+    alternative = (
         f"raise weight_decay from {amount(evidence.facts.weight_decay)} to {amount(decay)}: rows then settle at "
         f"{amount(evidence.norm_at_decay(decay))} within the run"
         if factor < _GREATEST_FACTOR
@@ -51,7 +51,7 @@ def _slow_relaxation(evidence: Evidence) -> Finding | None:
     return Finding(
         f"relaxation takes {amount(horizon / relaxations)} steps and the run has {horizon:,}: norms at the end will "
         f"{fate} (the median is {amount(last)} now and would settle at {amount(target)})",
-        f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or {other}",
+        f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or {alternative}",
         "warning" if gap > 1 else "note",
     )
 

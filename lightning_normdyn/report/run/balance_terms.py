@@ -6,8 +6,15 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from lightning_normdyn.report.kit.axes import axis_note, level_grid, log_scale
-from lightning_normdyn.report.kit.bulk import bulk_frame, bulk_linear_frame, outside, outside_sentence
+from lightning_normdyn.report.kit.axes import (
+    axis_note,
+    bulk_frame,
+    bulk_linear_frame,
+    level_grid,
+    log_scale,
+    outside,
+    outside_sentence,
+)
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.numbers import Floats, fixed, plain

@@ -10,8 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from lightning_normdyn.report.kit.axes import axis_note, log_scale, positive_frame
-from lightning_normdyn.report.kit.bulk import bulk_frame, outside_sentence
+from lightning_normdyn.report.kit.axes import axis_note, bulk_frame, log_scale, outside_sentence, positive_frame
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import spread_apart
@@ -75,10 +74,10 @@ def _draw(record: TargetRecord, order: NDArray[np.intp]) -> Markup:
     if _optimizer(record) == "SGD":
         _fourth_root(axes, frequency[order], norm[order])
     if record.labels is not None:
-        drawn = _drawn(record, order)
-        names = _names(record, drawn)
-        _mark(axes, frequency[drawn[-_MARKED:]], norm[drawn[-_MARKED:]], names[-_MARKED:], side=-1)
-        _mark(axes, frequency[drawn[:_MARKED]], norm[drawn[:_MARKED]], names[:_MARKED], side=1)
+        visible_rows = _drawn(record, order)
+        names = _names(record, visible_rows)
+        _mark(axes, frequency[visible_rows[-_MARKED:]], norm[visible_rows[-_MARKED:]], names[-_MARKED:], side=-1)
+        _mark(axes, frequency[visible_rows[:_MARKED]], norm[visible_rows[:_MARKED]], names[:_MARKED], side=1)
     shortest, longest = (f"{plain(float(norm[place]))} ({name})" for place, name in _ends(record, order))
     description = (
         f"Norm against {_OFTEN}, of {len(order):,} rows, log-log, r {fixed(correlation, 3)}. "

@@ -9,8 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from lightning_normdyn.instruments import QUANTITIES
-from lightning_normdyn.report.kit.axes import axis_note, level_grid, step_axis
-from lightning_normdyn.report.kit.bulk import bulk_linear_frame
+from lightning_normdyn.report.kit.axes import axis_note, bulk_linear_frame, level_grid, step_axis
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends

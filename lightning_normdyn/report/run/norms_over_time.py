@@ -9,8 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from lightning_normdyn.instruments import QUANTITIES
-from lightning_normdyn.report.kit.axes import norm_scale, square_axes, step_axis
-from lightning_normdyn.report.kit.bulk import bulk_frame, outside, outside_sentence
+from lightning_normdyn.report.kit.axes import bulk_frame, norm_scale, outside, outside_sentence, square_axes, step_axis
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends

@@ -167,9 +167,8 @@ def report_page(
     """
     # Imported where it is drawn: whoever reads records alone needs no matplotlib.
     from lightning_normdyn.report.kit.figure import drawing_style
-    from lightning_normdyn.report.run.headline import from_summary, headline
+    from lightning_normdyn.report.run.headline import from_summary, headline, verdict_card
     from lightning_normdyn.report.run.target_section import section
-    from lightning_normdyn.report.run.verdict_card import verdict_card
 
     head = headline(from_summary(summary)) if summary else Markup()
     with drawing_style():

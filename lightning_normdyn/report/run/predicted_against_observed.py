@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lightning_normdyn.core import LogLogFit, fit_log_log
-from lightning_normdyn.report.kit.axes import square_axes
-from lightning_normdyn.report.kit.bulk import bulk_frame, outside, outside_sentence
+from lightning_normdyn.report.kit.axes import bulk_frame, outside, outside_sentence, square_axes
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import to_svg
 from lightning_normdyn.report.kit.numbers import Floats, fixed, percent

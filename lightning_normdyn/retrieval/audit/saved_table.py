@@ -113,25 +113,25 @@ def audit_saved_table(
     norms, numbers = scan.norms, torch.arange(rows)
     if padding_row is not None and padding_row < rows and not norms[padding_row]:
         numbers = numbers[numbers != padding_row]
-    found = near_dead_rows(norms[numbers], scan.dim)
-    near_dead = numbers[found.rows]
+    census = near_dead_rows(norms[numbers], scan.dim)
+    near_dead = numbers[census.rows]
     lengths = norms[near_dead]
     range_end = float(smallest_trainable_norm(dtype, scan.dim))
-    shortest = float(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else found.median
+    shortest = float(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else census.median
     return TableAudit(
         name=name,
         kind=kind,
         rows=len(numbers),
         dim=scan.dim,
         dtype=str(dtype).removeprefix("torch."),
-        median=found.median,
-        limit=found.limit,
+        median=census.median,
+        limit=census.limit,
         near_dead=len(near_dead),
-        zeros=found.zeros,
+        zeros=census.zeros,
         share=len(near_dead) / max(1, len(numbers)),
-        spike=(found.median / shortest) ** 2 if shortest else 1.0,
+        spike=(census.median / shortest) ** 2 if shortest else 1.0,
         listed=tuple(
-            SavedRow(row, f"row {row}", norm, norm / found.median if found.median else 0.0, _meaning(norm, range_end))
+            SavedRow(row, f"row {row}", norm, norm / census.median if census.median else 0.0, _meaning(norm, range_end))
             for row, norm in zip(near_dead[:LISTED].tolist(), lengths[:LISTED].tolist(), strict=True)
         ),
         near_dead_rows=tuple(near_dead.tolist()),
