@@ -10,7 +10,7 @@ from lightning_normdyn.core.dynamics.laws import relaxation_steps
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateTrace
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.dynamics.votes import KernelVotes, kernel_votes
 from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
@@ -32,6 +32,7 @@ from lightning_normdyn.core.statistics.ranking import (
 __all__ = [
     "NORMALIZATIONS",
     "Correlation",
+    "EffectiveTrace",
     "EquilibriumRule",
     "FisherCondition",
     "KernelVotes",

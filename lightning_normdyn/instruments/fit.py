@@ -15,7 +15,7 @@ from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_lo
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.dynamics.window import FitWindow, WindowFit
 from lightning_normdyn.instruments.base import Columns, Need, Readings, check_every, next_multiple
 from lightning_normdyn.instruments.extent import Extent
@@ -106,10 +106,10 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             need |= Need.NORMS
         return need
 
-    def note_lr(self, lr: float) -> None:
-        """Notes the learning rate of a step."""
+    def note_rate(self, lr: float, radial_decay: float) -> None:
+        """Notes the rate and the decay of a step."""
         assert self._window is not None
-        self._window.rates.append(lr)
+        self._window.rates.append(lr, radial_decay)
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Adds a step to the window, and closes the window where it ends."""
@@ -150,7 +150,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         readings = (self._window_end - self._window_start) / self._read_every
         return self._touch_share * readings < _ENOUGH_READINGS
 
-    def _window_course(self) -> tuple[Tensor, RateTrace]:
+    def _window_course(self) -> tuple[Tensor, EffectiveTrace]:
         assert self._window is not None
         return self._window.start, self._window.rates
 
@@ -174,7 +174,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if rule.family is None:
             return torch.zeros_like(fit.norm, dtype=torch.bool)
         share = fit.update_probability if self._touch_share is None else self._touch_share
-        rule, readings = rule.at(nominal_lr=window.rates.noise_rate), window.moments.readings
+        rule, readings = rule.averaged(window.rates), window.moments.readings
         steps = window.rates.steps
         return rule.judges(fit.second_moment, self.target.dim, share, fit.kurtosis, steps=steps, readings=readings)
 
@@ -199,12 +199,12 @@ class EquilibriumFit(WindowedFit[RowNoise]):
     def _has_law(self, rule: EquilibriumRule) -> bool:
         return rule.family is not None
 
-    def _evolve(self, moments: RowNoise, norms: Tensor, rates: RateTrace, rule: EquilibriumRule) -> Tensor:
+    def _evolve(self, moments: RowNoise, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule) -> Tensor:
         v2, p, dim = moments.second_moment, moments.update_probability, self.target.dim
         return rule.evolve(norms, v2, dim, p, lrs=rates, kurtosis=moments.kurtosis)
 
     def _forecast_errors(
-        self, moments: RowNoise, norms: Tensor, rates: RateTrace, rule: EquilibriumRule
+        self, moments: RowNoise, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule
     ) -> NormErrors | None:
         errors = rule.path_errors(
             norms,
@@ -247,7 +247,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._load_window_state(state, norms)
         if state["window"] is not None:
             window = FitWindow(norms, state["window"]["observed_mean"])
-            window.load_state_dict(state["window"])
+            window.load_state_dict(state["window"], self.plan.rule())
             self._use(window)
         self._counted_steps, share = state["counted_steps"], state["touch_share"]
         self._touch_share = None if share is None else share.to(norms.device)
@@ -302,7 +302,7 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule, judg
         if rule.radial_decay > 0
         else math.nan,
         "stationarity": fit.stationarity,
-        "relaxation_steps": rule.at(nominal_lr=window.rates.mean).relaxation_steps(),
+        "relaxation_steps": rule.averaged(window.rates).at(window.rates.mean).relaxation_steps(),
     }
 
 

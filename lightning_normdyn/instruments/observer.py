@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import caution
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.history.target_history import fresh_root
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
@@ -95,7 +95,7 @@ class NormObserver:
         # A wrong pattern fails here.
         find_targets(model, self._options["targets"], max_tracked_rows=self._options["max_tracked_rows"])
         self._ranks = Ranks()
-        self._rates = PlannedRates(_warn)
+        self._rates = PlannedRates(_warn, self._options["lrs"])
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
         self._announced_ids: set[int] = set()
@@ -186,7 +186,7 @@ class NormObserver:
         return Run(
             optimizers=lambda: self._optimizers,
             total_steps=lambda: self._total_steps,
-            future_lrs=self._future_lrs,
+            future_rates=self._future_rates,
             loss_scale=self._loss_scale,
             ranks=self._ranks,
             hears_backward=self._ranks.size == 1,
@@ -229,7 +229,9 @@ class NormObserver:
     def _loss_scale(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
 
-    def _future_lrs(self, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace | None:
+    def _future_rates(
+        self, optimizer: torch.optim.Optimizer, group: int, steps: int, past: EffectiveTrace
+    ) -> EffectiveTrace | None:
         schedules = [
             LRSchedule(scheduler, lambda step: step % self._scheduler_every == 0)
             for scheduler in self._schedulers
@@ -237,7 +239,11 @@ class NormObserver:
         ]
         first = self._steps_tried(optimizer)
         model = [*self._model.modules(), *self._model.parameters()]
-        return self._rates.trace(optimizer, group, schedules, range(first, first + steps), steps, keep=model)
+        if len(self._optimizers) == 1 and len(schedules) < len(self._schedulers) and self._options["lrs"] is None:
+            self._rates.say_unforeseeable(optimizer)  # a function, or a scheduler that hides what it drives
+        return self._rates.trace(
+            optimizer, group, schedules, range(first, first + steps), steps, first=first, past=past, keep=model
+        )
 
     def _steps_tried(self, optimizer: torch.optim.Optimizer) -> int:
         assert self._observation is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
-from lightning_normdyn.core.dynamics.optimizers import nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import StepRates, nominal_lr
 from lightning_normdyn.history.target_history import TargetHistory
 from lightning_normdyn.instruments.base import Need, TableInstrument
 from lightning_normdyn.instruments.watch import Watch
@@ -38,6 +38,7 @@ class TableWatch(Watch):
     ) -> None:
         super().__init__(target, optimizer, instruments, history)
         self._last_group = optimizer.param_groups[group]
+        self._rates = StepRates(optimizer)
         self._instruments = list(instruments.values())
         self._need = Need.NOTHING
         self._due: list[TableInstrument] = []
@@ -85,11 +86,12 @@ class TableWatch(Watch):
             )
 
     def _look_after(self) -> None:
-        lr = nominal_lr(self._group())
+        group = self._group()
+        rate, radial_decay = self._rates.read(group)
         for instrument in self._instruments:
-            instrument.note_lr(lr)
+            instrument.note_rate(rate, radial_decay)
         if self._table_step is not None:
-            self._table_step.complete(lr)
+            self._table_step.complete(nominal_lr(group))
             for instrument in self._due:
                 instrument.observe(self.steps, self._table_step)
 
