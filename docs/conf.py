@@ -20,8 +20,9 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "api_pages",
     "quantity_table",
+    "rule_table",
 ]
-exclude_patterns = ["_build", "examples", "package.md", "reference/quantity_table.md"]
+exclude_patterns = ["_build", "examples", "package.md", "reference/quantity_table.md", "reference/rule_table.md"]
 nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]

@@ -33,9 +33,12 @@ from .core import (
 from .history import read_run as read_run
 from .instruments import Instrument as Instrument, NormObserver as NormObserver
 from .levers import (
+    CorrectedDecay as CorrectedDecay,
     NormVariance as NormVariance,
     cut_init as cut_init,
+    decay_by_frequency as decay_by_frequency,
     equilibrium_init as equilibrium_init,
+    repair_rows as repair_rows,
     scale_gradient as scale_gradient,
     weight_decay_for as weight_decay_for,
 )

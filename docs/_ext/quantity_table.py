@@ -5,18 +5,20 @@ The table is in the repository, so that its page can be read unbuilt; ``python d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_normdyn.instruments import QUANTITIES
+from lightning_normdyn.instruments.verdicts.rules import rules_of
 
 if TYPE_CHECKING:  # a table is made without Sphinx too
     from sphinx.application import Sphinx
 
 PAGE = "reference/quantity_table.md"
-HEADER = "| quantity | meaning | unit | healthy | if it is not |\n| --- | --- | --- | --- | --- |\n"
+HEADER = "| quantity | meaning | unit | healthy | if it is not | rules |\n| --- | --- | --- | --- | --- | --- |\n"
 
 
 def table() -> str:
@@ -44,8 +46,13 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def _row(names: list[str], words: tuple[str, ...]) -> str:
-    cells = [", ".join(f"`{name}`" for name in names), *(word.replace("|", "\\|") for word in words)]
+    rules = dict.fromkeys(rule for name in names for rule in rules_of(name))
+    cells = [_codes(names), *(word.replace("|", "\\|") for word in words), _codes(rules)]
     return f"| {' | '.join(cells)} |\n"
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Names of Lightning: of pytorch_lightning, or of lightning.pytorch where that alone is in use or installed."""
+"""Names of Lightning: of pytorch_lightning, or of lightning.pytorch where that alone is installed."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,9 +9,6 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
 else:
     try:
-        # Trainers of `lightning` 2.4 and 2.5 refuse callbacks of the other package, and both may be installed.
-        if "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
-            raise ImportError
         from pytorch_lightning import Callback, LightningModule, Trainer
         from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
     except ImportError:

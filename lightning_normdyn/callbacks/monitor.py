@@ -17,6 +17,7 @@ from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import DEFAULTS, LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
+from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 
 class NormMonitor(Callback):
@@ -120,7 +121,12 @@ class NormMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; loads with ``weights_only=True``."""
-        return self._recorder.state_dict() if self._recorder is not None else {}
+        return self._observation.state_dict() if self._observation is not None else {}
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What the rules say of the run now, or said at its end, the worst first."""
+        return self._observation.verdicts if self._observation is not None else []
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the settings, not the run under way."""
@@ -147,7 +153,7 @@ class NormMonitor(Callback):
             self._observation.stop()
 
     def _log(self, trainer: Trainer) -> None:
-        metrics = {} if self._recorder is None else self._recorder.drain()
+        metrics = {} if self._observation is None else self._observation.drain()
         if not metrics:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped

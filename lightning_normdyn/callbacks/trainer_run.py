@@ -37,6 +37,7 @@ def run_of(trainer: Trainer, pl_module: LightningModule, lrs: LearningRates | No
         hears_backward=False,  # Lightning announces a step before it clips
         warn=_caution,
         inform=rank_zero_info,
+        clip_value=lambda: _clip_value(trainer),
     )
 
 
@@ -65,6 +66,12 @@ def _total_steps(trainer: Trainer, pl_module: LightningModule) -> int | None:
     if not pl_module.automatic_optimization and trainer.max_steps > 0:
         total = min(total, trainer.max_steps // len(trainer.optimizers))  # which counts the steps of all of them
     return max(1, int(total))
+
+
+def _clip_value(trainer: Trainer) -> float | None:
+    """The norm to which the trainer clips all gradients; ``None`` if it does not, or clips each number."""
+    by_norm = str(trainer.gradient_clip_algorithm or "norm") in ("norm", "GradClipAlgorithmType.NORM")
+    return float(trainer.gradient_clip_val) if trainer.gradient_clip_val and by_norm else None
 
 
 def _loss_scale(trainer: Trainer) -> float:

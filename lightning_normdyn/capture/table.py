@@ -19,6 +19,7 @@ from lightning_normdyn.core.number_checks import check_count
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
 
 
+_FEW = 1_024  # rows that are read in less time than it takes to select among them
 _MOST_CALLS = 256  # of a layer between two steps, before their ids are boiled down
 
 
@@ -69,7 +70,7 @@ class TableTarget:
         self.stride = -(-self.rows // max_tracked_rows)
         self.tracked_rows = -(-self.rows // self.stride)
         owners = [layer for layer in module.modules() if any(p is self.parameter for p in layer._parameters.values())]
-        self._layers = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
+        self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
         self.ids_tell = len(self._layers) == len(owners)
         self._ids_confirmed = False
         self._may_listen = self._keeps_ids = False
@@ -110,6 +111,13 @@ class TableTarget:
     def row_numbers(self) -> Tensor:
         """The row of the table that each slot stands for, ``[tracked_rows]``."""
         return torch.arange(0, self.rows, self.stride)
+
+    def padding(self) -> Tensor:
+        """Which slots hold a ``padding_idx`` of an embedding layer, ``[tracked_rows]``: rows that are never trained."""
+        is_padding = torch.zeros(self.tracked_rows, dtype=torch.bool)
+        rows = [layer.padding_idx for layer in self._layers if layer.padding_idx is not None]
+        is_padding[[row // self.stride for row in rows if row % self.stride == 0]] = True
+        return is_padding
 
     def touched(self, *, verify: bool = False) -> Tensor | None:
         """Rows that have a gradient now, possibly named more than once, ``[k]``; ``None`` if that cannot be told.
@@ -160,7 +168,7 @@ class TableTarget:
             rows: rows of the table.
             scarce: the slots to which the choice is confined, a mask ``[tracked_rows + 1]``.
         """
-        if (self.stride == 1 and scarce is None) or rows.device.type != "cpu":
+        if rows.device.type != "cpu" or (self.stride == 1 and (scarce is None or len(rows) < _FEW)):
             return None
         chosen = rows % self.stride == 0 if scarce is None else scarce[self.slots(rows)]
         return chosen.nonzero().squeeze(1)
@@ -222,10 +230,11 @@ class TableStep:
         tracked: whether all tracked rows, before and after, are wanted.
         clipping: whether the gradient may still be clipped before the optimizer gets it, so that its norm must be
             taken now, or may have been already, so that backward alone knows it.
-        scarce: where not all touched rows are wanted, the slots of those that are, a mask ``[tracked_rows + 1]``. Rows
-            may come besides where to select would wait for a device.
+        scarce: where not all touched rows are wanted, the slots of those that are, a mask ``[tracked_rows + 1]``. All
+            come where to select takes longer than to read them, or would wait for a device.
 
     Attributes:
+        holds_only_scarce: whether the touched rows are those of ``scarce`` and no others.
         slots: slot of each touched row, ``[k]``, possibly repeated; ``None`` if they are all the tracked rows in order.
         embedding: touched rows before the step, ``[k, d]``.
         gradient: their gradients, ``[k, d]``.
@@ -256,6 +265,7 @@ class TableStep:
     ) -> None:
         self.target = target
         self.wants_touched, self.wants_tracked = touched or scarce is not None, tracked
+        self.holds_only_scarce = False
         self.slots: Tensor | None = None
         self._rows: Tensor | None = None
         self._tracked_places: Tensor | None = None
@@ -264,9 +274,11 @@ class TableStep:
             self._rows = target.touched(verify=tracked)
             if self._rows is not None and not tracked:
                 self._tracked_places = target.tracked_among(self._rows, None if touched else scarce)
+                self.holds_only_scarce = not touched and self._tracked_places is not None
                 self._rows = self._rows if self._tracked_places is None else self._rows[self._tracked_places]
             elif scarce is not None and not touched:
                 self._rows = target.scarce_rows(scarce)
+                self.holds_only_scarce = self._rows is not None
             self.slots = None if self._rows is None else target.slots(self._rows)
             self.embedding = (
                 target.tracked().clone() if self._rows is None else target.embedding_buffer.gather(weight, self._rows)
@@ -289,6 +301,11 @@ class TableStep:
                 self.raw_gradient_norm = self.gradient_norm
             elif self._clipping is Clipping.PAST:
                 self.raw_gradient_norm = self._heard_gradient_norm()
+
+    @property
+    def rows(self) -> Tensor | None:
+        """Row of the table that each touched row is, ``[k]``; ``None`` if they are all the tracked rows in order."""
+        return self._rows
 
     @cached_property
     def norms(self) -> Tensor:

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.commands.embeddings import audit, export
-    from lightning_normdyn.cli.commands.runs import configs, demo, report, reproduce
+    from lightning_normdyn.cli.commands.runs import configs, demo, report, reproduce, watch
     from lightning_normdyn.cli.commands.tasks import advise, grid, predict
 
-__all__ = ["advise", "audit", "configs", "demo", "export", "grid", "predict", "report", "reproduce"]
+__all__ = ["advise", "audit", "configs", "demo", "export", "grid", "predict", "report", "reproduce", "watch"]
 
 _MODULES = ("embeddings", "runs", "tasks")
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": "write the embeddings of both sides of a trained task, with their ids, for audit and export",
     "configs": "list the configs that come with the package, or copy one to change it",
     "report": "draw the report of a run that trained with NormDynamics",
+    "watch": "keep the report of a run up to date while it trains",
     "grid": "train a task with every normalization and say which to take",
     "advise": "say how to score with a trained model, and what to train next",
     "audit": "say what the norms of a model's or of ready embeddings carry, and whether to use them",

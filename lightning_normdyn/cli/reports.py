@@ -57,7 +57,7 @@ def draw_report(run: str, out: str | None = None) -> ReportRecord:
         _refuse_folder_of_runs(folder)
     check_output_file(Path(out) if out is not None else folder / PAGE, "out")
     page = write_report(
-        folder, out=out, row_names=read_words(folder), summary=_read_summary(folder), command=running_command()
+        folder, out=out, row_names=read_words(folder), summary=read_summary(folder), command=running_command()
     )
     return ReportRecord(page)
 
@@ -89,7 +89,12 @@ def _date(run: Path) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime((run / FOLDER).stat().st_mtime))
 
 
-def _read_summary(run: Path) -> dict[str, Any] | None:
+def read_summary(run: Path) -> dict[str, Any] | None:
+    """Reads ``summary.json``; ``None`` if the run has none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     file = run / SUMMARY_FILE
     if not file.exists():
         return None

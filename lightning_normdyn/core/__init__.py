@@ -3,20 +3,22 @@
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, similarity_scores
 from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
 from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm, equilibrium_norm_stderr, forecast_norm
+from lightning_normdyn.core.dynamics.families import relaxation_steps
 from lightning_normdyn.core.dynamics.fit import LogLogFit, WeightedFit, fit_log_log, weighted_fit_log_log
 from lightning_normdyn.core.dynamics.geometry import RadialTangential, safe_norm, split_radial_tangential
 from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
-from lightning_normdyn.core.dynamics.laws import relaxation_steps
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
-from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
+from lightning_normdyn.core.dynamics.optimizers import accumulated_squares, equilibrium_rule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateTrace
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
+from lightning_normdyn.core.dynamics.table_laws import adagrad_norm
 from lightning_normdyn.core.dynamics.votes import KernelVotes, kernel_votes
 from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate, norm_correlations
 from lightning_normdyn.core.statistics.effect_size import coefficient_of_variation, cohens_d
 from lightning_normdyn.core.statistics.fisher import FisherCondition, fisher_condition_number
+from lightning_normdyn.core.statistics.near_dead import NearDead, near_dead_rows
 from lightning_normdyn.core.statistics.normalization_advice import NormalizationAdvice, recommend_normalization
 from lightning_normdyn.core.statistics.ranking import (
     RankedGrades,
@@ -37,6 +39,7 @@ __all__ = [
     "FisherCondition",
     "KernelVotes",
     "LogLogFit",
+    "NearDead",
     "NormBudget",
     "NormErrors",
     "NormalizationAdvice",
@@ -45,6 +48,8 @@ __all__ = [
     "RateTrace",
     "RowMoments",
     "WeightedFit",
+    "accumulated_squares",
+    "adagrad_norm",
     "coefficient_of_variation",
     "cohens_d",
     "correlate",
@@ -57,6 +62,7 @@ __all__ = [
     "grade_ranking",
     "kernel_votes",
     "measure_named",
+    "near_dead_rows",
     "norm_budget",
     "norm_correlations",
     "ranking_hit_rate",

@@ -116,20 +116,33 @@ def read_parts(folder: str | os.PathLike[str], schema: pa.Schema) -> pa.Table:
         folder: the folder that a :class:`ParquetLog` wrote.
         schema: the columns to read.
     """
-    part_files = sorted(Path(folder).glob("part-*.parquet"))
-    if not part_files:
-        return schema.empty_table()
-    return pa.concat_tables([_read_part(part, schema) for part in part_files])
+    return pa.concat_tables([schema.empty_table(), *(read_part(part, schema) for part in part_files(folder))])
 
 
-def _read_part(part: Path, schema: pa.Schema) -> pa.Table:
-    try:
-        with part.open("rb") as file:
+def part_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The finished parts of a log, oldest first."""
+    return sorted(Path(folder).glob("part-*.parquet"))
+
+
+def read_part(part: Path, schema: pa.Schema) -> pa.Table:
+    """Reads one part.
+
+    Args:
+        part: its file.
+        schema: the columns to read.
+
+    Raises:
+        ValueError: if it is damaged; the message names it.
+        OSError: if it cannot be opened.
+    """
+    with part.open("rb") as file:
+        try:
             return pq.read_table(file, columns=schema.names).cast(schema)
-    except pa.ArrowException as error:
-        raise ValueError(f"history: '{part}' is damaged ({error}); remove it to read the rest") from error
+        except (pa.ArrowException, OSError) as error:  # pages that cannot be unpacked are an OSError
+            cause = " ".join(str(error).split())
+            raise ValueError(f"history: '{part}' is damaged ({cause}); remove it to read the rest") from error
 
 
 def _next_number(folder: Path) -> int:
-    numbers = [part.stem.removeprefix("part-") for part in folder.glob("part-*.parquet")]
+    numbers = [part.stem.removeprefix("part-") for part in part_files(folder)]
     return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from lightning_normdyn.atomic_file import write_atomically
 from lightning_normdyn.history.log import Outage, ParquetLog, read_parts
+from lightning_normdyn.history.run_mark import RunMark
 
 FOLDER = "normdyn"
-_MARK = "run"
 _LONGEST_NAME = 150
 
 TRAJECTORY = pa.schema(
@@ -57,16 +57,24 @@ QUANTITY_SCHEMA = pa.schema([("step", pa.int64()), ("quantity", pa.string()), ("
 """One line per logged scalar: the same values that went to the loggers."""
 
 
+ReadParts = Callable[[Path, pa.Schema], pa.Table]
+"""How the parts of a log are read: at once, or by a :class:`~lightning_normdyn.history.part_cache.PartCache`."""
+
+
 class TargetHistory:
     """The history of one target: ``trajectory/``, ``quantities/``, ``target.json`` and, if known, ``row_names.json``.
 
     Args:
         folder: ``<log_dir>/normdyn/<target>``.
         outage: shared by the histories of a run, so that trouble is reported once.
+        read: reads the parts of a log, called with its folder and schema.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, outage: Outage | None = None) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, outage: Outage | None = None, read: ReadParts = read_parts
+    ) -> None:
         self.folder = Path(folder)
+        self._read_parts = read
         self._description: dict[str, Any] = {}
         self._row_names: dict[int, str] = {}
         outage = outage if outage is not None else Outage()
@@ -140,11 +148,11 @@ class TargetHistory:
 
     def trajectory(self) -> pa.Table:
         """Reads the trajectory by step and row (columns of :data:`TRAJECTORY`)."""
-        return _latest(read_parts(self.folder / "trajectory", TRAJECTORY), ["step", "row"])
+        return _latest(self._read_parts(self.folder / "trajectory", TRAJECTORY), ["step", "row"])
 
     def quantities(self) -> pa.Table:
         """Reads the logged scalars by step (columns of :data:`QUANTITY_SCHEMA`)."""
-        return _latest(read_parts(self.folder / "quantities", QUANTITY_SCHEMA), ["step", "quantity"])
+        return _latest(self._read_parts(self.folder / "quantities", QUANTITY_SCHEMA), ["step", "quantity"])
 
 
 def _all_are(kind: type, values: Any) -> bool:
@@ -177,49 +185,31 @@ def fresh_root(log_dir: str | os.PathLike[str], trainer_id: int, *, resumes: boo
         resumes: whether the run goes on from a checkpoint.
     """
     root = Path(log_dir) / FOLDER
-    run = f"{os.getpid()}-{trainer_id}"
+    run = RunMark.here(trainer_id)
     try:
-        if root.exists() and _read_mark(root) != run:
-            writer = _read_mark(root).partition("-")[0]
-            if not writer or (writer != str(os.getpid()) and _is_alive(int(writer))):
+        earlier = RunMark.read(root)
+        if root.exists() and earlier != run:
+            if earlier is None or (earlier.process != run.process and earlier.is_alive):
                 root = _next_free(root)
             elif not resumes:
                 root.rename(_next_free(root))
         root.mkdir(parents=True, exist_ok=True)
-        write_atomically(root / _MARK, run.encode("utf-8"))
+        run.write(root)
     except OSError:
         return root  # the logs that cannot write there will say so
     return root
-
-
-def _read_mark(root: Path) -> str:
-    """Process and trainer that wrote a history last; empty if the folder is none."""
-    mark = root / _MARK
-    text = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else ""
-    return text if re.fullmatch(r"\d+-\d+", text) else ""
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":
-        return False  # there the question itself would end the process
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _next_free(root: Path) -> Path:
     return next(free for n in itertools.count(1) if not os.path.lexists(free := root.with_name(f"{root.name}-{n}")))
 
 
-def read_run(log_dir: str | os.PathLike[str]) -> dict[str, TargetHistory]:
+def read_run(log_dir: str | os.PathLike[str], *, read: ReadParts = read_parts) -> dict[str, TargetHistory]:
     """Finds every target that a run recorded.
 
     Args:
         log_dir: the run's folder, which holds ``normdyn/``.
+        read: reads the parts of a log, called with its folder and schema.
 
     Returns:
         Target name to its history, in alphabetical order.
@@ -228,7 +218,7 @@ def read_run(log_dir: str | os.PathLike[str]) -> dict[str, TargetHistory]:
         FileNotFoundError: if no target was recorded there.
     """
     root = Path(log_dir) / FOLDER
-    histories = [TargetHistory(file.parent) for file in sorted(root.glob("*/target.json"))]
+    histories = [TargetHistory(file.parent, read=read) for file in sorted(root.glob("*/target.json"))]
     by_target = {str(history.description().get("target", history.folder.name)): history for history in histories}
     if not by_target:
         raise FileNotFoundError(

@@ -10,10 +10,13 @@ from lightning_normdyn.instruments.quantities import QUANTITIES, Quantity
 from lightning_normdyn.instruments.recorder import Recorder
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.trajectory import NormTrajectory
+from lightning_normdyn.instruments.verdicts.rules import RULES
+from lightning_normdyn.instruments.verdicts.verdict import Rule, Verdict
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan
 
 __all__ = [
     "QUANTITIES",
+    "RULES",
     "EquilibriumFit",
     "GradientSplit",
     "Instrument",
@@ -24,6 +27,8 @@ __all__ = [
     "OutputWatch",
     "Quantity",
     "Recorder",
+    "Rule",
     "TableWatch",
     "TrainingPlan",
+    "Verdict",
 ]

@@ -20,7 +20,7 @@ Columns = dict[str, Tensor]
 class Need(Flag):
     """What an instrument wants to see of a step. Nothing means that the step costs nothing.
 
-    ``SCARCE`` are the touched rows among those that an instrument's own mask names.
+    ``SCARCE`` are the touched rows among those that an instrument's own mask names; others may come with them.
     """
 
     NOTHING = 0
@@ -78,12 +78,18 @@ class TableInstrument(Measurement):
         """What step number ``step`` (from 1) should show."""
         raise NotImplementedError
 
+    def note_lr(self, lr: float) -> None:
+        """Called after every step of the table, measured or not, with its nominal learning rate."""
+
     def note_rate(self, lr: float, radial_decay: float) -> None:
         """Called after every step of the table, measured or not, with its effective rate and its ``lambda_rad``."""
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Looks at a step it asked for."""
         raise NotImplementedError
+
+    def overhear(self, table_step: TableStep) -> None:
+        """May look at a step that others asked for, before they do; must cost next to nothing."""
 
 
 def check_every(name: str, value: int) -> int:

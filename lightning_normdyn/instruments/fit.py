@@ -21,6 +21,7 @@ from lightning_normdyn.instruments.base import Columns, Need, Readings, check_ev
 from lightning_normdyn.instruments.extent import Extent
 from lightning_normdyn.instruments.fit_readings import fit_readings
 from lightning_normdyn.instruments.forecast import Forecast
+from lightning_normdyn.instruments.verdicts.evidence import TypicalRow
 from lightning_normdyn.instruments.windowed_fit import ClosedWindow, TrainingPlan, WindowedFit
 
 __all__ = ["EquilibriumFit", "TrainingPlan"]
@@ -55,6 +56,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             would then be read fewer than 50 times: those are read whenever they are touched.
         window: see :class:`WindowedFit`.
         forecast_at: see :class:`WindowedFit`.
+
+    Attributes:
+        typical_row: the gradients of the middle row of the latest window; ``None`` before one closed.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if fit_every_n_steps is not None:
             check_every("fit_every_n_steps", fit_every_n_steps)
         self.fit_every_n_steps = fit_every_n_steps
+        self.typical_row: TypicalRow | None = None
+        self._met_rows: Tensor | None = None
         self._window: FitWindow | None = None
         self._set_window(0, 0)
         self._nonfinite_before = 0.0
@@ -116,8 +122,11 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         assert self._window is not None
         if table_step.wants_touched:
             moments = self._window.moments
-            add = moments.add if step % self._read_every == 0 else moments.add_scarce
-            add(table_step.embedding, table_step.gradient, table_step.slots)
+            if table_step.holds_only_scarce:
+                assert table_step.slots is not None
+                moments.add_scarce(table_step.embedding, table_step.gradient, table_step.slots)
+            else:
+                moments.add(table_step.embedding, table_step.gradient, table_step.slots)
         if table_step.wants_tracked and step % self._sample_every == 0:
             self._window.sample(table_step.before, table_step.after)
         self._conclude(step, lambda: table_step.norms)
@@ -166,7 +175,10 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._count_touches(fit.update_probability, window.rates.steps)
         if rule.family is not None and rule.radial_decay > 0 and fit.equilibrium_errors is None:
             self._announce_plain_fit(rule)
-        readings = nonfinite | _fit_readings(fit, window, rule, judged)
+        self._note_typical_row(noise, fit.norm)
+        readings = (
+            nonfinite | _fit_readings(fit, window, rule, judged) | self._read_directions(noise.update_probability > 0)
+        )
         return ClosedWindow(readings, _columns(fit, judged, rule), noise, fit.norm)
 
     def _judged_rows(self, fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> Tensor:
@@ -196,8 +208,25 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             )
         self._announced_plain_fit = True
 
+    def _note_typical_row(self, noise: RowNoise, norm: Tensor) -> None:
+        """What rules and levers need to know of the gradients, as plain numbers."""
+        has_gradient = noise.update_probability > 0
+        self._met_rows = has_gradient if self._met_rows is None else self._met_rows | has_gradient
+        if bool(has_gradient.any()):
+            unmet_rows = int((~self._met_rows & (norm > 0)).sum())  # a row of zeros is padding
+            second_moment, probability = (
+                float(values[has_gradient].median()) for values in (noise.second_moment, noise.update_probability)
+            )
+            self.typical_row = TypicalRow(second_moment, probability, unmet_rows)
+
+    def _read_directions(self, has_gradient: Tensor) -> Readings:
+        """How far the rows that got a gradient point one way."""
+        rows = self.target.tracked()[has_gradient].float()
+        directions = rows / safe_norm(rows, keepdim=True)
+        return {"common_direction": directions.nanmean(0).norm()}
+
     def _has_law(self, rule: EquilibriumRule) -> bool:
-        return rule.family is not None
+        return rule.path_is_known()
 
     def _evolve(self, moments: RowNoise, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule) -> Tensor:
         v2, p, dim = moments.second_moment, moments.update_probability, self.target.dim
@@ -216,7 +245,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             steps=max(rates.steps, 1),
             readings=moments.readings,
         )
-        return None if errors is None else errors.ahead().among(moments.judged > 0, rule.accuracy)
+        return None if errors is None else errors.ahead().among(moments.judged > 0)
 
     def _known(self, moments: RowNoise, norms: Tensor) -> Tensor:
         return norms.where(moments.update_probability > 0, torch.nan)
@@ -239,6 +268,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             "nonfinite_before": self._nonfinite_before,
             "touch_share": self._touch_share,
             "counted_steps": self._counted_steps,
+            "met_rows": self._met_rows,
+            "typical_row": None if self.typical_row is None else list(self.typical_row),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -254,6 +285,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if state["previous"] is not None:
             self._last_moments = RowNoise(*state["previous"].to(norms.device).unbind())
         self._nonfinite_before = state["nonfinite_before"]
+        met_rows, typical_row = state.get("met_rows"), state.get("typical_row")
+        self._met_rows = None if met_rows is None else met_rows.to(norms.device)
+        self.typical_row = None if typical_row is None else TypicalRow(*typical_row)
 
 
 def _columns(fit: WindowFit, judged: Tensor, rule: EquilibriumRule) -> Columns:
@@ -291,7 +325,7 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule, judg
             fit.equilibrium_norm, fit.mean_norm, errors, accuracy=rule.accuracy, judged=judged & has_gradient
         )
     if path_errors is not None:
-        path_errors = NormErrors(*(values[has_gradient] for values in path_errors.among(judged, rule.accuracy)))
+        path_errors = NormErrors(*(values[has_gradient] for values in path_errors.among(judged)))
     judgement = Forecast(0, transient, window.start[has_gradient], path_errors).judge(fit.norm[has_gradient])
     return {
         **fit_readings("equilibrium", fit_log_log(equilibrium, mean_norm), equilibrium, weighted),
@@ -301,6 +335,7 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule, judg
         "balance_median_error": _median_error(fit.balance_norm[has_gradient], fit.rms_norm[has_gradient])
         if rule.radial_decay > 0
         else math.nan,
+        "equilibrium_norm_p50": equilibrium.median() if bool(has_gradient.any()) else math.nan,
         "stationarity": fit.stationarity,
         "relaxation_steps": rule.averaged(window.rates).at(window.rates.mean).relaxation_steps(),
     }

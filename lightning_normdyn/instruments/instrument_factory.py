@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.instruments.base import TableInstrument
+from lightning_normdyn.instruments.clip_share import ClipShare
+from lightning_normdyn.instruments.dead_rows import DeadRows
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.fit import EquilibriumFit
 from lightning_normdyn.instruments.gradient_split import GradientSplit
+from lightning_normdyn.instruments.met_rows import MetRows
 from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.output_watch import OutputCadence
 from lightning_normdyn.instruments.trajectory import NormTrajectory
@@ -28,18 +33,25 @@ class Measures(NamedTuple):
     split: bool = False
     fit: bool = False
 
-    def of_table(self, target: TableTarget, plan: TrainingPlan, options: NormOptions) -> dict[str, TableInstrument]:
+    def of_table(
+        self, target: TableTarget, optimizer: torch.optim.Optimizer, plan: TrainingPlan, options: NormOptions
+    ) -> dict[str, TableInstrument]:
         """What measures a table, by name."""
         instruments: dict[str, TableInstrument] = {}
+        every_n_steps = options["every_n_steps"]
         if self.trajectory:
-            instruments["trajectory"] = NormTrajectory(options["every_n_steps"])
+            met_rows = MetRows(target, every_n_steps, plan.rule)
+            instruments["met"] = met_rows
+            instruments["trajectory"] = NormTrajectory(every_n_steps, met_rows)
+            instruments["dead"] = DeadRows(every_n_steps, met_rows, plan.rule)
         if self.split:
-            instruments["split"] = GradientSplit(options["every_n_steps"], plan.rule)
+            instruments["split"] = GradientSplit(every_n_steps, plan.rule)
+            instruments["clip"] = ClipShare(every_n_steps, optimizer)
         if self.fit:
             instruments["fit"] = EquilibriumFit(
                 target,
                 plan,
-                every_n_steps=options["every_n_steps"],
+                every_n_steps=every_n_steps,
                 fit_every_n_steps=options["fit_every_n_steps"],
                 window=options["window"],
                 forecast_at=options["forecast_at"],

@@ -18,8 +18,12 @@ from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.log import Outage
+from lightning_normdyn.history.run_mark import mark_end
 from lightning_normdyn.history.target_history import TargetHistory, folder_name
+from lightning_normdyn.instruments.alerts import Alerts
+from lightning_normdyn.instruments.closing_line import closing_line
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
 from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of, copyable
@@ -33,11 +37,12 @@ from lightning_normdyn.instruments.parameter_groups import (
     group_number,
 )
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
-from lightning_normdyn.instruments.quantities import LITTLE_MOVE
 from lightning_normdyn.instruments.recorder import PREFIX, Recorder
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
+from lightning_normdyn.instruments.run_facts import RunFacts
 from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.training_run import Run
+from lightning_normdyn.instruments.verdicts.verdict import Verdict
 from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
 
@@ -71,9 +76,12 @@ class Observation:
     ) -> None:
         self._module, self._run, self._measures, self._options = module, run, measures, options
         self._name, self._root, self._name_holders = name, root, name_holders
+        self._has_stopped = False
         self._target_names: list[str] = []
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
+        self._facts: RunFacts | None = None
+        self._alerts = self._new_alerts()
         for target in unknown_targets(options["names"], self._target_names):
             self._warn(
                 f"names: there is no target '{target}', so its names are not used; the targets are "
@@ -91,18 +99,57 @@ class Observation:
         if state is not None:
             try:
                 self.recorder.load_state_dict(state)
+                self._alerts.load_state_dict(state.get("alerts") or {"courses": {}, "passed_on": {}})
             except Exception as error:  # whatever is wrong with it, the training resumes
                 self._warn(
                     f"the checkpoint's norm statistics cannot be used ({error}); they start afresh, the training "
                     "itself resumes as usual"
                 )
-                self.recorder = self._build()
+                self.recorder, self._alerts = self._build(), self._new_alerts()
         for watch in self.recorder.watches:
             self._describe(watch)
         self.recorder.begin(steps_made)
+        self._facts = RunFacts(self._module, self._run)
+        for watch in self.recorder.watches:
+            self._alerts.courses(watch.target.name, watch.steps)
+
+    def drain(self) -> dict[str, float]:
+        """What :meth:`Recorder.drain` gives, after it was judged."""
+        metrics = self.recorder.drain()
+        if metrics:
+            self._judge(metrics)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, in tensors and plain values."""
+        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict()}
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What the rules say now, the worst first."""
+        return self._alerts.verdicts()
+
+    def _judge(self, metrics: Mapping[str, float], *, has_ended: bool = False) -> None:
+        """Judges the targets that have news; at the end of the run, all."""
+        if self._facts is None:
+            return
+        values: dict[str, dict[str, float]] = {}
+        for key, value in metrics.items():
+            target, _, name = key.removeprefix(f"{PREFIX}/").rpartition("/")
+            values.setdefault(target, {})[name] = value
+        for watch in self.recorder.watches:
+            if watch.target.name in values or has_ended:
+                facts = self._facts.of_watch(watch, has_ended=has_ended)
+                if facts is not None:
+                    self._alerts.hear(facts, values.get(watch.target.name, {}))
+        steps = max((watch.steps for watch in self.recorder.watches), default=0)
+        for facts in self._facts.of_numbers(steps, has_ended=has_ended):
+            self._alerts.hear(facts, {})
+        self._alerts.record()
 
     def conclude(self) -> None:
-        """One line a target: what the fit came to, or that no step was seen."""
+        """One line a target: where its norms are and will be, and what to do; or that no step was seen."""
+        self._judge({}, has_ended=True)
         for watch in self.recorder.watches:
             target = watch.target
             if not watch.steps and (isinstance(target, OutputTarget) or target.parameter.requires_grad):
@@ -110,10 +157,12 @@ class Observation:
                     f"no optimizer step of '{target.name}' was seen: no gradient reached it, or its optimizer was "
                     "replaced or stepped out of sight (in Lightning: use_pl_optimizer=False)"
                 )
-            sentence = conclusion(self.recorder.latest, f"{PREFIX}/{target.name}/")
-            if sentence:
-                self._inform(f"'{target.name}': {sentence}")
+            verdicts = self._alerts.standing.get(target.name, [])
+            line = closing_line(self.recorder.latest, f"{PREFIX}/{target.name}/", watch.steps, verdicts)
+            if line:
+                self._inform(f"'{target.name}': {line}")
         self._report_unclosed_windows()
+        self._alerts.conclude()
 
     def _report_unclosed_windows(self) -> None:
         """One line for all targets of which nothing is predicted, since the run was shorter than a window."""
@@ -127,9 +176,12 @@ class Observation:
             )
 
     def stop(self) -> None:
-        """Puts the history on disk and removes every hook."""
+        """Puts the history on disk, where it is marked as complete, and removes every hook."""
         self.recorder.flush()
         self.recorder.detach()
+        if self._root is not None and not self._has_stopped:
+            mark_end(self._root)
+        self._has_stopped = True  # when it is called again, the folder may be another run's
 
     def _build(self) -> Recorder:
         options = self._options
@@ -140,6 +192,11 @@ class Observation:
         outage = Outage()
         watches = (self._watch(target, self._history(target.name, outage)) for target in targets)
         return Recorder([watch for watch in watches if watch is not None])
+
+    def _new_alerts(self) -> Alerts:
+        is_first = self._run.ranks.rank == 0
+        log = AlertLog(self._root, writer=self._name) if self._root is not None and is_first else None
+        return Alerts(self._warn, on_alert=self._options["on_alert"], log=log, speaks=is_first)
 
     def _history(self, name: str, outage: Outage) -> TargetHistory | None:
         return TargetHistory(self._root / folder_name(name), outage=outage) if self._root is not None else None
@@ -162,7 +219,7 @@ class Observation:
             target.ids_tell = False  # this rank does not see the ids of the others
         if self._run.hears_backward:
             target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
-        instruments = self._measures.of_table(target, plan, self._options) | self._adapters(target)
+        instruments = self._measures.of_table(target, trainer.optimizer, plan, self._options) | self._adapters(target)
         watch = TableWatch(target, *trainer, instruments, history)
         return watch
 
@@ -306,46 +363,3 @@ def _unclosed_steps(watch: Watch) -> int | None:
     if not watch.steps or any(isinstance(fit, EncoderBalance) and fit.gave_up for fit in fits):
         return None
     return next((fit.unclosed_steps for fit in fits), None)
-
-
-_SETTLING = 0.5
-
-
-def conclusion(metrics: Mapping[str, Any], prefix: str) -> str:
-    """Puts the fit of one target into words; empty if there was none.
-
-    Args:
-        metrics: the trainer's metrics.
-        prefix: what the target's keys start with.
-
-    Example:
-        >>> conclusion({"a/transient_slope": 1.0, "a/transient_median_error": 0.012, "a/forecast_skill": 0.9}, "a/")
-        'norms predicted with slope 1.00, 1.2% off (median); forecast for the end: skill 0.90'
-    """
-    values = {key.removeprefix(prefix): float(value) for key, value in metrics.items() if key.startswith(prefix)}
-    clauses = []
-    if "transient_median_error" in values:
-        fit = [f"slope {values['transient_slope']:.2f}"] if "transient_slope" in values else []
-        fit += [f"r {values['transient_pearson_r']:.3f}"] if "transient_pearson_r" in values else []
-        error = f"{values['transient_median_error']:.1%} off (median)"
-        clauses.append("norms predicted with " + ", ".join([*fit, error]))
-    if "equilibrium_median_error" in values:
-        clauses.append(f"{values['equilibrium_median_error']:.1%} away from equilibrium")
-    if values.get("stationarity", 1.0) < _SETTLING:
-        clauses.append(_unsettled(values.get("transient_persistence_error")))
-    if "forecast_skill" in values:
-        clauses.append(f"forecast for the end: skill {values['forecast_skill']:.2f}")
-    return "; ".join(clauses)
-
-
-def _unsettled(move: float | None) -> str:
-    """What to make of norms that still move one way.
-
-    Args:
-        move: their relative change since the last window's start, the median; ``None`` where it was not measured.
-    """
-    if move is None:
-        return "not settled: the norms still move one way"
-    if move < LITTLE_MOVE:
-        return f"not settled: the norms moved by {move:.1%} (median) and mostly repeat where they started"
-    return f"not settled: the norms moved by {move:.1%} (median) in the last window, still one way"

@@ -25,6 +25,7 @@ from lightning_normdyn.instruments.options import NormOptions, complete_options,
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
 from lightning_normdyn.instruments.training_run import Ranks, Run, present_ranks
+from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 Log = Callable[[dict[str, float], int], object]
 """Takes ``normdyn/<target>/<quantity>`` to scalars, and the number of optimizer steps made."""
@@ -155,7 +156,12 @@ class NormObserver:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; loads with ``weights_only=True``."""
-        return {} if self._observation is None else self._observation.recorder.state_dict()
+        return {} if self._observation is None else self._observation.state_dict()
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What the rules say of the run now, or said at its end, the worst first."""
+        return self._observation.verdicts if self._observation is not None else []
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave, before it begins to listen.
@@ -213,7 +219,7 @@ class NormObserver:
 
     def _report(self) -> None:
         assert self._observation is not None
-        metrics = self._observation.recorder.drain()
+        metrics = self._observation.drain()
         if metrics and self._log is not None and self._ranks.rank == 0:
             self._log(metrics, max(watch.steps for watch in self._observation.recorder.watches))
 

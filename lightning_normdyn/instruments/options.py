@@ -12,6 +12,7 @@ from typing import Any, TypedDict, TypeVar, get_type_hints
 
 from lightning_normdyn.capture.table import check_rows
 from lightning_normdyn.capture.targets import Targets, check_targets
+from lightning_normdyn.instruments.alerts import OnAlert
 from lightning_normdyn.instruments.base import check_every
 from lightning_normdyn.instruments.extent import Extent, check_extent
 from lightning_normdyn.instruments.instrument import Instrument, check_instruments
@@ -59,6 +60,8 @@ class NormOptions(LookOptions, total=False):
             tuple positional ones), a loader of such batches, the path of one that ``torch.save`` wrote, or a mapping of
             target names to any of these; ``False`` for no probe.
         probe_items: most items that are kept of each call.
+        on_alert: is called with a :class:`lightning_normdyn.instruments.Verdict` each time that a rule finds
+            something, notes included, on the first rank alone.
     """
 
     fit_every_n_steps: int | None
@@ -67,6 +70,7 @@ class NormOptions(LookOptions, total=False):
     lrs: LearningRates | None
     probe: ProbeSource
     probe_items: int
+    on_alert: OnAlert | None
 
 
 DEFAULTS: NormOptions = {
@@ -79,6 +83,7 @@ DEFAULTS: NormOptions = {
     "max_tracked_rows": 16_384,
     "probe": None,
     "probe_items": 64,
+    "on_alert": None,
     "instruments": (),
     "names": None,
 }
@@ -126,6 +131,10 @@ def complete_options(options: NormOptions | LookOptions, *, arguments: Sequence[
     check_probe_items(settings["probe_items"])
     check_instruments(settings["instruments"])
     check_row_names(settings["names"])
+    if settings["on_alert"] is not None and not callable(settings["on_alert"]):
+        raise ValueError(
+            f"on_alert: expected a function of a verdict, got {settings['on_alert']!r}; pass one, such as print"
+        )
     return settings
 
 

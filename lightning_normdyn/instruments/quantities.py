@@ -41,10 +41,41 @@ class Quantity(NamedTuple):
 _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ...] = (
     (
         {"norm_mean": "mean", "norm_p05": "5%", "norm_p50": "median", "norm_p95": "95%"},
-        "mean and quantiles of the norms",
+        "mean and quantiles of the norms; of a table, of the rows that were met",
         "as the weights",
         "levels off",
         "rising without end: no weight decay, or too little; to zero: too much",
+    ),
+    (
+        {"norm_min": "shortest"},
+        "smallest norm of a table's rows that were met",
+        "as the weights",
+        "above a hundredth of `norm_p50`",
+        "far below: rare rows die under weight decay; raise β₂, lower λ, or repair them (`repair_rows`)",
+    ),
+    (
+        {"untouched_rows": "rows never met"},
+        "tracked rows of a table without a gradient since the run began, `padding_idx` left out; they follow decay "
+        "alone, R(t)/R(0) = Π(1 − lr·λ)",
+        "rows",
+        "0, or rows that nothing will ever look up",
+        "they shrink towards zero and spoil the first step that meets them: no decay for them, or `repair_rows`",
+    ),
+    (
+        {"dead_rows": "dead rows"},
+        "tracked rows so short that one typical update u erases them (R < eps·u, under SGD R² < eps·u·R of the "
+        "others), or that their numbers leave the range of the table's dtype",
+        "rows",
+        "0",
+        "their gradient, 1/R as large, fills the clipped norm: `repair_rows`, and less decay",
+    ),
+    (
+        {"dead_at_step": "first death at step"},
+        "the step at which the shortest row that was never met will be dead, at the present lr·λ; left out where decay "
+        "is too small for the dtype to act, or nothing is left to die",
+        "steps",
+        "far beyond the end of the run",
+        "within the run: lower λ, keep the table in float32, or leave such rows out of the table",
     ),
     (
         {"norm_cv": "spread of the norms"},
@@ -66,6 +97,26 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
         "1",
         "1, or rarely less",
         "always far below 1: clipping sets the step size, and with it the norms",
+    ),
+    (
+        {
+            "clip_share": (
+                "share of the largest rows",
+                "share of the model's squared gradient norm that a table's largest rows own",
+            )
+        },
+        "share of the squared gradient norm of all that the optimizer trains that the table's largest rows own: a "
+        "hundredth of those with a gradient, one at least",
+        "0 to 1",
+        "below a half",
+        "near 1: under clipping by norm a few rows set the step of the whole model; read `clip_row` and `dead_rows`",
+    ),
+    (
+        {"clip_row": "row with the largest gradient"},
+        "number of the row that owns most of it",
+        "row",
+        "changes from look to look",
+        "one row again and again: repair it (`repair_rows`), or look at what it stands for",
     ),
     (
         {"radial_fraction": "gradient"},
@@ -161,6 +212,20 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
         "steps",
         "well below the run's length",
         "longer than the run: norms at the end are those of the start",
+    ),
+    (
+        {"equilibrium_norm_p50": "Where norms would settle"},
+        "median over the rows of the norm at which the equilibrium law has them settle, at the window's mean lr",
+        "as the weights",
+        "near `norm_p50`, or reached within the run",
+        "far from it: see `relaxation_steps`; `equilibrium_init` starts rows there",
+    ),
+    (
+        {"common_direction": "Common direction"},
+        "length of the mean of the rows' directions, at a window's end",
+        "0 to 1",
+        "below 0.5",
+        "near 1: all rows point one way; add negatives, lower the temperature",
     ),
     (
         {"equilibrium_median_error": "median error"},

@@ -87,11 +87,14 @@ class TableWatch(Watch):
 
     def _look_after(self) -> None:
         group = self._group()
-        rate, radial_decay = self._rates.read(group)
+        lr, (rate, radial_decay) = nominal_lr(group), self._rates.read(group)
         for instrument in self._instruments:
+            instrument.note_lr(lr)
             instrument.note_rate(rate, radial_decay)
         if self._table_step is not None:
-            self._table_step.complete(nominal_lr(group))
+            self._table_step.complete(lr)
+            for instrument in self._instruments:
+                instrument.overhear(self._table_step)
             for instrument in self._due:
                 instrument.observe(self.steps, self._table_step)
 

@@ -30,6 +30,7 @@ class Run(NamedTuple):
             as backward leaves them; right only where that is the whole gradient, on a single rank.
         warn: says to the user, once for all ranks, that something is wrong.
         inform: says something else.
+        clip_value: gives the norm to which gradients are clipped; ``None`` where they are not, or nobody knows.
     """
 
     optimizers: Callable[[], Sequence[torch.optim.Optimizer]]
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     hears_backward: bool
     warn: Callable[[str], object]
     inform: Callable[[str], object]
+    clip_value: Callable[[], float | None] = lambda: None
 
     def followed(self) -> list[torch.optim.Optimizer]:
         """The optimizers that say when they have made a step; a look-alike of torch's may not."""

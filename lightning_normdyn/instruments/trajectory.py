@@ -9,20 +9,23 @@ from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.instruments.base import Need, Readings, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.met_rows import MetRows
 
 _QUANTILES = {"norm_p05": 0.05, "norm_p50": 0.50, "norm_p95": 0.95}
 _MOST_SORTED = 2**20
 
 
 class NormTrajectory(TableInstrument):
-    """Summarises the norms of the tracked rows, and keeps snapshots of all of them for the history.
+    """Summarises the norms of the tracked rows that were met, and keeps snapshots of all rows for the history.
 
     Args:
         every_n_steps: cadence, in optimizer steps.
+        met_rows: knows which rows were met; observes before this does.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
+    def __init__(self, every_n_steps: int, met_rows: MetRows) -> None:
         super().__init__()
+        self._met_rows = met_rows
         self.every_n_steps = check_every("every_n_steps", every_n_steps)
         self._snapshots = Snapshots(self.every_n_steps)
 
@@ -38,7 +41,8 @@ class NormTrajectory(TableInstrument):
         """Summarises the norms after the step."""
         if not is_due(step, self.every_n_steps):
             return
-        self._readings = summarise_norms(table_step.norms)
+        norms = table_step.norms.where(self._met_rows.met, torch.nan)
+        self._readings = summarise_norms(norms) | {"norm_min": _smallest(norms)}
         if self._snapshots.take(step):
             self._columns = {"norm": table_step.norms}
 
@@ -49,6 +53,11 @@ class NormTrajectory(TableInstrument):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
         self._snapshots.last = state["last_snapshot"]
+
+
+def _smallest(norms: Tensor) -> Tensor:
+    smallest = norms.nan_to_num(torch.inf, torch.inf).amin()
+    return smallest.where(smallest.isfinite(), torch.nan)
 
 
 def summarise_norms(norms: Tensor) -> Readings:

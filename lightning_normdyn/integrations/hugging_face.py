@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 from lightning_normdyn.caution import caution
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
+from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 STATE_FILE = "normdyn.pt"
 
@@ -105,6 +106,11 @@ class NormDynamicsTrainerCallback(TrainerCallback):
     ) -> None:
         """Concludes, if the last epoch did not, and removes every hook."""
         self._finish(state, control)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What the rules say of the run now, or said at its end, the worst first."""
+        return self._observer.verdicts if self._observer is not None else []
 
     def close(self) -> None:
         """Removes every hook, for a training that failed."""

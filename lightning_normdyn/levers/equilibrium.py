@@ -64,6 +64,8 @@ def _settled_norms(
     table: Tensor, rule: EquilibriumRule, second_moment: Tensor | float | None, update_probability: Tensor | float
 ) -> Tensor:
     """The equilibrium norm of each row, ``[rows]``."""
+    if rule.family is not None and not rule.settles:
+        raise ValueError(f"rule: expected an optimizer under which norms settle, got {rule.optimizer}: {rule.law}")
     if rule.family is not None and not (rule.radial_decay > 0 and rule.lr > 0):
         raise ValueError(
             f"rule: expected weight decay and a learning rate above 0, got {rule.radial_decay} and {rule.lr}; "

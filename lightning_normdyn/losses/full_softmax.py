@@ -12,6 +12,8 @@ from lightning_normdyn.losses.batch import check_finite
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import find_ranks
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
+from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.uncompiled import uncompiled
 
 
@@ -36,6 +38,10 @@ class FullSoftmax(ContrastiveLoss):
         >>> loss(queries, documents, torch.tensor([1]))
         tensor(0.2395)
     """
+
+    def __init__(self, *, normalization: Normalization = "cosine", **options: Unpack[SoftmaxOptions]) -> None:
+        # Written out: jsonargparse up to 4.49 shows no help for the options of a constructor that is inherited.
+        super().__init__(normalization=normalization, **options)
 
     @classmethod
     def sharing(cls, contrast: InfoNCE) -> FullSoftmax:

@@ -29,7 +29,8 @@ def uncompiled(method: MethodT) -> MethodT:
         if not torch.compiler.is_compiling():
             return method(*args, **kwargs)
         if not eager_methods:
-            eager_methods.append(torch.compiler.disable(method))
+            eager_method = torch.compiler.disable(method)  # its own line: the graph breaks here, not inside `append`
+            eager_methods.append(eager_method)
         return eager_methods[0](*args, **kwargs)
 
     return forward  # type: ignore[return-value]

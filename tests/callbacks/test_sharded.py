@@ -9,15 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sharded_worker import OPTIMIZERS, SHARDED, STEPS, Whole, batches, dynamics
 
 from lightning_normdyn.callbacks.trainer_run import shares_batches
 
-fsdp = pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
-if not hasattr(fsdp, "fully_shard"):
-    pytest.skip("torch before 2.6 has no public fully_shard", allow_module_level=True)
-
-from sharded_worker import OPTIMIZERS, SHARDED, STEPS, Whole, batches, dynamics  # noqa: E402
-
+pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("sharded_worker.py")
 ILL_POSED = (

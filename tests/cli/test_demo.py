@@ -26,7 +26,13 @@ KEYS = {
     "pearson_r",
     "median_relative_error",
     "equilibrium_slope",
+    "equilibrium_slope_stderr",
     "equilibrium_pearson_r",
+    "equilibrium_coverage",
+    "equilibrium_excess",
+    "equilibrium_judged_rows",
+    "equilibrium_least_squares_slope",
+    "equilibrium_least_squares_pearson_r",
     "equilibrium_median_error",
     "transient_persistence_error",
     "transient_skill",
@@ -69,7 +75,15 @@ def on_step(monkeypatch, number, action):
 def test_a_run_prints_and_saves_what_it_found(text, capsys):
     assert main(["demo", "--text", text, "--steps", "60", "--seed", "3", "--out", "run"]) == 0
     printed = capsys.readouterr()
-    for word in ("equilibrium law", "transient-corrected", "forecast from 40%", "(0.88)", "(0.97)", "frequency: r ="):
+    for word in (
+        "equilibrium law",
+        "by least squares",
+        "transient-corrected",
+        "forecast from 40%",
+        "(0.88)",
+        "(0.97)",
+        "frequency: r =",
+    ):
         assert word in printed.out
     assert "GPU available" not in printed.out + printed.err
     summary = read_summary("run")
@@ -102,7 +116,7 @@ def test_runs_too_short_to_fit_show_a_dash_and_null(text, capsys, options):
 def test_a_seed_decides_the_run(text):
     for name, seed in {"a": "0", "b": "0", "c": "1"}.items():
         main(["demo", "--text", text, "--steps", "20", "--seed", seed, "--out", name])
-    slopes = [read_summary(name)["equilibrium_slope"] for name in "abc"]
+    slopes = [read_summary(name)["equilibrium_least_squares_slope"] for name in "abc"]
     assert slopes[0] == slopes[1] != slopes[2]
 
 

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from lightning_normdyn.cli.grids import run as run_module
+from lightning_normdyn.cli.grids import grid as grid_module
 from lightning_normdyn.cli.grids.plan import Plan, read_task
 from lightning_normdyn.cli.grids.processes import run_jobs
 from lightning_normdyn.cli.main import main
@@ -146,7 +146,7 @@ def test_another_configuration_is_not_mixed_in(grid: Path, monkeypatch, capsys) 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_grid_that_is_stopped_says_how_to_go_on(workplace: Path, monkeypatch, capsys, number, code) -> None:
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr(run_module, "run_jobs", Mock(side_effect=lambda *_, **__: signal.raise_signal(number)))
+    monkeypatch.setattr(grid_module, "run_jobs", Mock(side_effect=lambda *_, **__: signal.raise_signal(number)))
     assert main(["grid", "--config", "grid.yaml", "--seeds", "1", "--out", f"stopped-{code}"]) == code
     assert f"Go on with --out stopped-{code}" in capsys.readouterr().out
 

@@ -13,11 +13,16 @@ def zipf(rows=300, rarest=0.011):
 
 
 class PlantedTable(nn.Module):
-    """Rows x whose gradients are of length s/|x|, s² of mean 1 and with E[s⁴]/E[s²]² = 1 or 2."""
+    """Rows x whose gradients are of length s/|x|, s² of mean ``sizes`` and with E[s⁴]/E[s²]² = 1 or 2.
+
+    ``touched`` holds the rows of each step so far.
+    """
 
     def __init__(self, probability, dim, seed, kurtosis=1, start=1.0):
         super().__init__()
         self.probability, self.dim, self.kurtosis = probability, dim, kurtosis
+        self.touched = []
+        self.sizes = torch.ones(len(probability))
         self.generator = torch.Generator().manual_seed(seed)
         self.table = nn.Embedding(len(probability), dim)
         rows = torch.randn(len(probability), dim, generator=self.generator)
@@ -26,12 +31,14 @@ class PlantedTable(nn.Module):
     def forward(self):
         """A loss whose gradient is the planted one, through the embedding layer."""
         chance = torch.rand(len(self.probability), generator=self.generator, dtype=torch.float64)
-        x = self.table((chance < self.probability).nonzero().squeeze(1))
+        rows = (chance < self.probability).nonzero().squeeze(1)
+        self.touched.append(rows)
+        x = self.table(rows)
         with torch.no_grad():
             squared = x.square().sum(1, keepdim=True)
-            size = torch.ones(len(x), 1)
+            size = self.sizes[rows].unsqueeze(1)
             if self.kurtosis == 2:
-                size.exponential_(generator=self.generator)
+                size = size * torch.empty_like(size).exponential_(generator=self.generator)
             direction = torch.randn(len(x), self.dim, generator=self.generator)
             direction -= x * (x * direction).sum(1, keepdim=True) / squared
             direction *= (size / squared).sqrt() / direction.norm(dim=1, keepdim=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_normdyn.instruments import NormObserver
-from lightning_normdyn.instruments.observation import conclusion
+from lightning_normdyn.instruments.closing_line import conclusion
 
 
 def closing_lines(caplog, steps, **options):

@@ -157,7 +157,9 @@ def assert_scalars(logged, steps, law, rel=2e-5):
     """Norms, split and budget at every step."""
     for number, step in enumerate(steps, 1):
         decay_rate = law.effective_lr * law.decay if law.separable else None
-        expected = expected_norms(step) | expected_split(step, effective_lr=law.effective_lr, decay_rate=decay_rate)
+        expected = expected_norms(steps[:number]) | expected_split(
+            step, effective_lr=law.effective_lr, decay_rate=decay_rate
+        )
         found = {key: logged[number][key] for key in expected}
         assert found == pytest.approx(expected, rel=rel, abs=rel * 0.05)
         parts = [logged[number][f"budget_{part}"] for part in ("decay", "drift", "growth")]

@@ -130,5 +130,11 @@ def test_what_is_wrong_is_named(table, options, arguments, message):
 
 def test_an_optimizer_without_a_law_is_named():
     table = table_of(torch.ones(ROWS))
-    with pytest.raises(ValueError, match="Adagrad has no known law of the norm"):
+    with pytest.raises(ValueError, match="Adamax has no known law of the norm"):
+        equilibrium_init(table, equilibrium_rule(torch.optim.Adamax([table], weight_decay=0.1)))
+
+
+def test_an_optimizer_without_an_equilibrium_is_named():
+    table = table_of(torch.ones(ROWS))
+    with pytest.raises(ValueError, match="expected an optimizer under which norms settle, got Adagrad: no norm is an"):
         equilibrium_init(table, equilibrium_rule(torch.optim.Adagrad([table], weight_decay=0.1)))

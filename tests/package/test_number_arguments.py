@@ -16,7 +16,14 @@ from lightning_normdyn import equilibrium_rule
 from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMonitor, NormDynamics, NormTrajectoryMonitor
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.instruments import NormObserver
-from lightning_normdyn.levers import NormVariance, cut_init, equilibrium_init, scale_gradient, weight_decay_for
+from lightning_normdyn.levers import (
+    CorrectedDecay,
+    NormVariance,
+    cut_init,
+    equilibrium_init,
+    scale_gradient,
+    weight_decay_for,
+)
 from lightning_normdyn.losses import (
     FullSoftmax,
     InfoNCE,
@@ -89,6 +96,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "callbacks.NormDynamics": NormDynamics,
     "callbacks.NormTrajectoryMonitor": NormTrajectoryMonitor,
     "instruments.NormObserver": observer,
+    "levers.CorrectedDecay": lambda **options: CorrectedDecay(torch.optim.AdamW([torch.ones(3, 4)]), **options),
     "levers.NormVariance": NormVariance,
     "levers.cut_init": lambda **options: cut_init(torch.nn.Linear(2, 2), **options),
     "levers.equilibrium_init": lambda **options: equilibrium_init(torch.ones(3, 4), RULE, **options),

@@ -221,7 +221,8 @@ def test_summary_makes_the_headline(run: Path, tmp_path: Path) -> None:
     head = Page(write_report(run, out=tmp_path / "deep" / "page.html", summary=summary)).text.partition("[1] Su")[0]
     lead = head.replace("\n", "")
     equilibrium = (
-        "The equilibrium law predicts the norms with slope 0.71, r 0.931 (published: 0.88 and 0.97), 11.4% off"
+        "The equilibrium law predicts the norms with slope 0.71, r 0.931 (published for a language model [1]: 0.88 and "
+        "0.97), 11.4% off"
     )
     transient = "the last window’s start, they are predicted to within 2.1%, against 13.1% for ‘stays as it is’."
     forecast = "The forecast for the end missed the final norms by 2.5%, against 42% for ‘stays as it is’."
@@ -607,7 +608,14 @@ def test_lists_align_and_cut_long_words_at_the_end(page: Page) -> None:
     assert "of steps</th>" not in page.source
 
 
-@pytest.mark.parametrize(("folder", "title"), [("words/version_3", "words/version_3"), ("words/best", "best")])
+@pytest.mark.parametrize(
+    ("folder", "title"),
+    [
+        ("words/version_3", "words/version_3"),
+        ("words/best", "best"),
+        ("towers/lightning_logs/version_0", "towers/lightning_logs/version_0"),
+    ],
+)
 def test_title_names_the_experiment_of_a_version(tmp_path: Path, folder: str, title: str) -> None:
     TargetHistory(tmp_path / folder / "normdyn" / "t").describe({"target": "t", "kind": "table"})
     assert f"<title>Norm report: {title}</title>" in Page(write_report(tmp_path / folder)).source

@@ -7,11 +7,13 @@ import math
 import numpy as np
 
 
-def expected_norms(step):
-    """Summary of the norms after a step."""
-    norms = np.array([math.hypot(*row) for row in step.after.tolist()])
+def expected_norms(steps):
+    """Summary of the norms after the last of some steps, over the rows that got a gradient in any of them."""
+    met = np.any([step.gradient.numpy().any(1) for step in steps], axis=0)
+    norms = np.array([math.hypot(*row) for row in steps[-1].after[met].tolist()])
     return {
         "norm_mean": norms.mean(),
+        "norm_min": norms.min(),
         "norm_cv": norms.std() / norms.mean(),
         **{f"norm_p{q:02d}": np.quantile(norms, q / 100) for q in (5, 50, 95)},
     }

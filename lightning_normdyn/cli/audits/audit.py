@@ -70,7 +70,7 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
         OSError: if a file cannot be read or written.
     """
     request.check()
-    _check_place(Path(out), overwrite=overwrite)
+    check_place(Path(out), overwrite=overwrite)
     if request.encoder.save is not None:
         check_output_file(Path(request.encoder.save), "save")
     with tempfile.TemporaryDirectory(prefix="normdyn-audit-") as folder, _progress(terminal()) as bar:
@@ -87,7 +87,7 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
     return AuditRecord(first_line(audit), page.path, audit, Path(out) / NUMBERS, page.error)
 
 
-def _check_place(folder: Path, *, overwrite: bool) -> None:
+def check_place(folder: Path, *, overwrite: bool) -> None:
     """Refuses a place that cannot be written, or that holds an audit, before anything is computed."""
     existing = next((folder / name for name in _FILES if (folder / name).exists()), None)
     if existing is not None and not overwrite:

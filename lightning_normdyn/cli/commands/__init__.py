@@ -5,6 +5,7 @@ command        body
 =============  ============================================================
 ``demo``       ``cli/demos/demo.py``
 ``report``     ``cli/reports.py``
+``watch``      ``cli/watches/watch.py``
 ``reproduce``  ``cli/reproductions/reproduction.py``
 ``configs``    ``cli/shipped_configs.py``
 ``grid``       ``cli/grids/grid.py``

@@ -9,6 +9,7 @@ from lightning_normdyn.cli.values import Count, Exponent, File, Folder, Name, Ta
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.audits.audit import AuditRecord
+    from lightning_normdyn.cli.audits.checkpoint import CheckpointAuditRecord
     from lightning_normdyn.cli.exports import ExportRecord
 
 ModelFolder = Annotated[str, Value("FOLDER")]
@@ -31,6 +32,7 @@ LearntExponent = Annotated[float, Value("G", exponent)]
 def audit(
     *,
     model: ModelFolder | None = None,
+    checkpoint: ModelFolder | None = None,
     pretrained: Tag | None = None,
     embeddings: File | None = None,
     column: Name | None = None,
@@ -48,16 +50,18 @@ def audit(
     save: ArrayFile | None = None,
     out: Folder = "audit",
     overwrite: bool = False,
-) -> AuditRecord:
+) -> AuditRecord | CheckpointAuditRecord:
     """Say what the norms of a model's or of ready embeddings carry, and whether to use them.
 
-    From a model with texts or images, or from a file of embeddings; nothing is trained.
+    From a model with texts or images, from a file of embeddings, or from a checkpoint, whose near-dead rows are found;
+    nothing is trained.
 
     Args:
         model: of transformers, sentence-transformers or open_clip
+        checkpoint: a model's folder or file (.safetensors, .bin, .ckpt): are rows of its tables near dead?
         pretrained: weights for a plain name of open_clip
         embeddings: ready ones: .npy, .npz, .parquet or .safetensors
-        column: of the embeddings, where files hold several; queries' too
+        column: of the embeddings, where files hold several; queries' too; or the table of the checkpoint
         texts: one a line, or .tsv or .jsonl with ids; plain or .gz
         images: of images, at any depth
         beir: documents, queries and judgements as BEIR has them
@@ -84,6 +88,16 @@ def audit(
     from lightning_normdyn.cli.audits.encoding import EncoderRequest
     from lightning_normdyn.cli.audits.input import AuditRequest
 
+    if checkpoint is not None:
+        from lightning_normdyn.cli.audits.checkpoint import run_checkpoint_audit
+
+        sources = {"model": model, "embeddings": embeddings, "texts": texts, "images": images, "beir": beir}
+        others = [f"--{name}" for name, source in sources.items() if source is not None]
+        if others:
+            raise ValueError(
+                f"audit: expected --checkpoint alone, got {' and '.join(others)} beside it; leave them out"
+            )
+        return run_checkpoint_audit(checkpoint, out, column=column, overwrite=overwrite)
     encoder = EncoderRequest(
         model=model,
         pretrained=pretrained,

@@ -1,4 +1,4 @@
-"""Commands about runs: a demo, the report of a run, the published figures, the configs."""
+"""Commands about runs: a demo, the report of a run, also while it trains, the published figures, the configs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
-from lightning_normdyn.cli.values import Count, File, Folder, Name, Seed
+from lightning_normdyn.cli.values import Count, File, Folder, Name, Seconds, Seed
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.demos.demo import DemoRecord
     from lightning_normdyn.cli.reports import ReportRecord
     from lightning_normdyn.cli.reproductions.reproduction import ReproductionRecord
     from lightning_normdyn.cli.shipped_configs import ConfigsRecord
+    from lightning_normdyn.cli.watches.watch import WatchRecord
 
 
 @command(Shell(extra=("cli", ("rich", "tensorboard"))))
@@ -67,6 +68,43 @@ def report(*, run: Folder, out: File | None = None) -> ReportRecord:
     from lightning_normdyn.cli.reports import draw_report
 
     return draw_report(run, out)
+
+
+@command(Shell(extra=("cli,report", ("matplotlib",)), positional=("run",)))
+def watch(
+    *,
+    run: Folder,
+    out: File | None = None,
+    interval: Seconds = 10.0,
+    timeout: Seconds | None = None,
+    once: bool = False,
+) -> WatchRecord:
+    """Keep the report of a run up to date while it trains.
+
+    It reads the run's history on disk alone, so that the run pays nothing for it.
+
+    Args:
+        run: the run's folder, there already or to come; of a folder of runs, the one that goes on or else the newest
+        out: where the page goes (default: watch.html in the run's folder)
+        interval: least time between two drawings; an open page loads itself again as often
+        timeout: how long to wait for the run to begin (default: for ever)
+        once: draw what is there now and end
+
+    Returns:
+        How the run ended, where the page is, and what of the history was damaged and left out.
+
+    Raises:
+        FileNotFoundError: if no run began in time, or with ``once`` there is none.
+        ValueError: if ``out`` is a folder.
+        OSError: if the page cannot be written.
+        KeyboardInterrupt: where it comes in; the page stays, and no longer loads itself.
+    """
+    from pathlib import Path
+
+    from lightning_normdyn.cli.watches.watch import WatchSettings, draw_once, watch_run
+
+    settings = WatchSettings(Path(run), None if out is None else Path(out), interval, timeout)
+    return draw_once(settings) if once else watch_run(settings)
 
 
 @command(Shell(extra=("cli,report", ("rich", "matplotlib"))))

@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Trainer, seed_everything
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.demos.findings import Findings, Prediction, versions
 from lightning_normdyn.cli.demos.training import train
@@ -112,6 +113,7 @@ def run_demo(settings: DemoSettings, out: str | None) -> DemoRecord:
     findings = Findings(trainer.callback_metrics, module.table.weight, data.vocabulary.counts)
     summary = {
         **findings.summary(),
+        "verdicts": _verdicts(trainer),
         "seconds": round(time.perf_counter() - start_time, 2),
         "steps": trainer.global_step,
         **_settings(settings, data),
@@ -121,6 +123,12 @@ def run_demo(settings: DemoSettings, out: str | None) -> DemoRecord:
     return DemoRecord(
         opening, findings.predictions(), summary, folder, [*notes, *report_notes], stop_signal, drawing_error
     )
+
+
+def _verdicts(trainer: Trainer) -> list[dict[str, Any]]:
+    """What the rules say of the run at its end."""
+    monitors = [callback for callback in trainer.callbacks if isinstance(callback, NormDynamics)]  # type: ignore[attr-defined]
+    return [verdict._asdict() for monitor in monitors for verdict in monitor.verdicts]
 
 
 def _load_data(settings: DemoSettings, folder: Path) -> TokenPairs:
@@ -188,7 +196,11 @@ def _write_report(folder: Path, words: list[str], summary: dict[str, Any]) -> tu
     return (f"Report: {page}",), None
 
 
-CAPTION = "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a."
+CAPTION = (
+    "In brackets: the published values, Su, Ren, Veitch 2026 (arXiv 2606.30625), Fig. 3a. They are of least squares, "
+    "which counts rare rows, whose norms and predictions chance moves most, like all others; the other lines weigh "
+    "each row by that."
+)
 
 
 def prediction_table(predictions: Sequence[Prediction]) -> Table:

@@ -21,7 +21,13 @@ _SUMMARISED = {
     "pearson_r": "transient_pearson_r",
     "median_relative_error": "transient_median_error",
     "equilibrium_slope": "equilibrium_slope",
+    "equilibrium_slope_stderr": "equilibrium_slope_stderr",
     "equilibrium_pearson_r": "equilibrium_pearson_r",
+    "equilibrium_coverage": "equilibrium_coverage",
+    "equilibrium_excess": "equilibrium_excess",
+    "equilibrium_judged_rows": "equilibrium_judged_rows",
+    "equilibrium_least_squares_slope": "equilibrium_least_squares_slope",
+    "equilibrium_least_squares_pearson_r": "equilibrium_least_squares_pearson_r",
     "equilibrium_median_error": "equilibrium_median_error",
     "transient_persistence_error": "transient_persistence_error",
     "transient_skill": "transient_skill",
@@ -83,7 +89,9 @@ class Findings:
         ):
             skill = self.quantity(f"{kind}_skill")
             rows[kind] = rows[kind]._replace(persistence_error=self.quantity(persistence), skill=skill)
-        return list(rows.values())
+        slope, pearson_r = (self.quantity(f"equilibrium_least_squares_{name}") for name in ("slope", "pearson_r"))
+        plain = Prediction("  by least squares", slope, pearson_r, median_error=None)
+        return [rows["equilibrium"], plain, rows["transient"], rows["forecast"]]
 
     def summary(self) -> dict[str, Any]:
         """The measured part of ``summary.json``."""

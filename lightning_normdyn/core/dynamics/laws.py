@@ -4,12 +4,15 @@ At equilibrium every law reads ``R^power = e·source/(2·lambda_rad)``, so a law
 the decay that gives a norm follow from it.
 
 A law sees :class:`Settings` (learning rate, decay, betas, nesterov) and :class:`Noise` (the gradients of the rows). It
-does not see what an optimizer has accumulated (momentum buffers, second moments) nor how many steps it has made, so it
-knows no bias correction and takes these averages as settled.
+does not see what an optimizer has averaged (momentum buffers, second moments), so it knows no bias correction and takes
+these averages as settled. What it must be told of the past, sums that never settle and the steps made so far, stands
+in the same two records.
 
 To add a law: a class here, which states its formulas and which mean of the norm they are of (one whose scatter around
 them is not known derives from :class:`WithoutErrors`), with its names in :data:`Family` and :data:`LAWS`, and in
-:mod:`lightning_normdyn.core.dynamics.optimizers` a rule factory for the optimizers that obey it.
+:mod:`lightning_normdyn.core.dynamics.optimizers` a rule factory for the optimizers that obey it. Here are the laws of
+rows by themselves; those of optimizers for embedding tables, of optimizers that look at a whole matrix, and of those
+that average their weights have modules of their own, each with its ``LAWS``.
 """
 
 from __future__ import annotations
@@ -33,16 +36,59 @@ from lightning_normdyn.core.dynamics.norm_errors import (
 )
 from lightning_normdyn.core.dynamics.rates import RateSegment
 
-Family = Literal["sgd", "adamw", "adam", "lion"]
+Family = Literal[
+    "sgd",
+    "adamw",
+    "adam",
+    "lion",
+    "adagrad",
+    "rowwise_adagrad",
+    "rowwise_adagradw",
+    "sparse_adam",
+    "muon",
+    "adafactor",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+]
 """How an optimizer sizes its steps: by the gradient (sgd), by its sign-like normalised value with decay apart (adamw),
-normalised together with the decay (adam), or by the sign alone (lion). A law's entry in :data:`LAWS`."""
+normalised together with the decay (adam), by the sign alone (lion), and so on. A law's entry in the ``LAWS`` of its
+module; :mod:`lightning_normdyn.core.dynamics.families` has them all."""
 
 ObservedMean = Literal["geometric", "rms"]
 """Which mean of a row's norm over time a law predicts: ``exp(E log R)`` or ``sqrt(E R²)``."""
 
 _NEARBY = 1.05
+_ROUNDING = 1e-6
 _FINEST = 0.1
 """Substep of a numerical path, as a share of the time in which anything changes."""
+
+
+class DecayCorrection(NamedTuple):
+    """Decay that falls with the learning rate, as in AdamC: ``lambda_rad = full_decay·lr/peak_lr``.
+
+    Attributes:
+        full_decay: ``lambda_rad`` at the peak.
+        peak_lr: effective learning rate there.
+    """
+
+    full_decay: float
+    peak_lr: float
+
+    def radial_decay(self, lr: float) -> float:
+        """``lambda_rad`` at an effective learning rate."""
+        return self.full_decay * lr / self.peak_lr
+
+
+class StepMemory(NamedTuple):
+    """Steps of a set size that stay alike for a while.
+
+    Attributes:
+        mean_square: of the numbers of a step, per unit of lr².
+        persistence: sum over all lags of the autocorrelation of steps: by how much a walk outgrows independent ones.
+    """
+
+    mean_square: float
+    persistence: float
 
 
 class Settings(NamedTuple):
@@ -54,6 +100,9 @@ class Settings(NamedTuple):
         first_beta: decay of the average of gradients that makes the step, beta1 or momentum; 0 where there is none.
         second_beta: decay of the second-moment average; 0 where there is none.
         nesterov: whether a step looks ahead along that average.
+        correction: how decay follows the learning rate; ``None`` where it does not.
+        step_memory: size and persistence of steps, where the optimizer's shape and options alone set them.
+        steps_made: optimizer steps before those that a law is asked about.
     """
 
     lr: float
@@ -61,6 +110,20 @@ class Settings(NamedTuple):
     first_beta: float
     second_beta: float
     nesterov: bool
+    correction: DecayCorrection | None = None
+    step_memory: StepMemory | None = None
+    steps_made: int = 0
+
+    def decay_share(self, lr: float, lr_squared: float) -> float:
+        """The share of a norm that decay takes in a step, ``e·lambda_rad``, averaged over a segment of rates.
+
+        Args:
+            lr: mean effective rate of the segment.
+            lr_squared: mean square of it, which counts where decay follows the rate.
+        """
+        if self.correction is None:
+            return lr * self.radial_decay
+        return self.correction.full_decay * lr_squared / self.correction.peak_lr
 
     @property
     def step_share(self) -> float:
@@ -84,12 +147,15 @@ class Noise(NamedTuple):
         update_probability: ``p``, share of steps in which a row gets a gradient, ``[n]``.
         kurtosis: ``kappa = E[s⁴]/E[s²]²`` over the steps in which a row gets a gradient, ``[n]``: 1 where all of them
             are alike. ``None`` where nobody knows: a law then says nothing of errors.
+        accumulated: ``A``, sum of the squared gradients of a row that an optimizer which never forgets has in store,
+            ``[n]``; for laws that name it in ``path_needs`` alone.
     """
 
     second_moment: Tensor
     dim: int
     update_probability: Tensor
     kurtosis: Tensor | None = None
+    accumulated: Tensor | None = None
 
 
 class Law(Protocol):
@@ -107,6 +173,9 @@ class Law(Protocol):
         decay_is_separable: whether the update that weight decay makes can be told from the task's.
         norm_needs: what a prediction of the norm takes, as arguments of ``EquilibriumRule.predict``.
         turn_needs: the same for the rate of turning.
+        path_needs: what :meth:`evolve` takes beyond what all laws are given: ``"accumulated"``, or ``"first_step"`` if
+            it can only start there.
+        settles: whether there is a norm at which rows stay under weight decay.
     """
 
     formula: str
@@ -118,6 +187,8 @@ class Law(Protocol):
     decay_is_separable: bool
     norm_needs: tuple[str, ...]
     turn_needs: tuple[str, ...]
+    path_needs: tuple[str, ...]
+    settles: bool
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
         """What decay is up against: ``R^power = e·source/(2·lambda_rad)`` at equilibrium, ``[n]``."""
@@ -138,6 +209,8 @@ class Law(Protocol):
         self, end: Tensor, settings: Settings, noise: Noise, sampling: Sampling, segments: list[RateSegment]
     ) -> NormErrors | None:
         """The same of the norm at the end of segments of effective rates, given the norm at their start.
+
+        With what the law is right to at best, which is less the less the norm has moved.
 
         Args:
             end: what :meth:`evolve` gives, ``[n]``.
@@ -179,7 +252,7 @@ class WithoutErrors:
         return noise.update_probability > 0
 
 
-class _DecayApart(WithoutErrors):
+class DecayApart(WithoutErrors):
     """Decay that takes the same share of every row, so that all rows turn alike (Kosson et al. 2023, arXiv 2305.17212).
 
     At equilibrium growth makes up for decay, ``2·e·lambda_rad·R²`` a step, and a step is ``sqrt(q)`` of it.
@@ -187,6 +260,8 @@ class _DecayApart(WithoutErrors):
 
     decay_is_separable = True
     turn_needs: tuple[str, ...] = ()
+    path_needs: tuple[str, ...] = ()
+    settles = True
 
     def turn(self, settings: Settings, noise: Noise) -> Tensor:
         """``sqrt(2·e·lambda_rad·q)``, whatever the gradients are."""
@@ -201,7 +276,7 @@ class _DecayApart(WithoutErrors):
         return torch.full_like(noise.update_probability, settings.step_share)
 
 
-class SgdLaw(_DecayApart):
+class SgdLaw(DecayApart):
     """Steps as long as the gradient: ``R⁴`` relaxes linearly.
 
     Directions turn by ``sqrt(2·lr·lambda/(1 + mu))`` a step in the nominal lr of SGD with momentum mu.
@@ -223,9 +298,9 @@ class SgdLaw(_DecayApart):
         """``R⁴ <- (1 - a)⁴·R⁴ + 2·(1 - a)²·e²·V²`` with ``a = e·lambda_rad``, summed up over each segment."""
         retention, gain = 1.0, 0.0
         for steps, lr, lr_squared in segments:
-            shrink = max(0.0, 1 - lr * settings.radial_decay)
+            shrink = max(0.0, 1 - settings.decay_share(lr, lr_squared))
             segment_retention = shrink ** (4 * steps)
-            segment_gain = 2 * shrink**2 * lr_squared * _repeats(shrink**4, segment_retention, steps)
+            segment_gain = 2 * shrink**2 * lr_squared * repeats(shrink**4, segment_retention, steps)
             retention, gain = segment_retention * retention, segment_retention * gain + segment_gain
         return (retention * norm.pow(4) + gain * noise.second_moment).pow(1 / 4)
 
@@ -249,20 +324,24 @@ class SgdLaw(_DecayApart):
     def path_errors(
         self, end: Tensor, settings: Settings, noise: Noise, sampling: Sampling, segments: list[RateSegment]
     ) -> NormErrors | None:
-        """``R⁴`` at the end is ``A·R⁴(0) + sum of w·s²``; the prediction has ``V²`` for each ``s²``."""
+        """``R⁴`` at the end is ``A·R⁴(0) + sum of w·s²``; the prediction has ``V²`` for each ``s²``.
+
+        What the law is right to at best counts for the share of ``R⁴`` that the path has made.
+        """
         if noise.kurtosis is None:
             return None
         total, total_square = 0.0, 0.0
         for steps, lr, lr_squared in segments:
-            shrink = max(0.0, 1 - lr * settings.radial_decay)
+            shrink = max(0.0, 1 - settings.decay_share(lr, lr_squared))
             weight, retention = 2 * shrink**2 * lr_squared, shrink**4
             span_retention = retention**steps
-            total = span_retention * total + weight * _repeats(retention, span_retention, steps)
-            squared = weight**2 * _repeats(retention**2, span_retention**2, steps)
+            total = span_retention * total + weight * repeats(retention, span_retention, steps)
+            squared = weight**2 * repeats(retention**2, span_retention**2, steps)
             total_square = span_retention**2 * total_square + squared
-        scale = (noise.second_moment / end.pow(4)).square() / 16
+        share = noise.second_moment / end.pow(4)
+        scale, inaccuracy = share.square() / 16, (self.accuracy * share * total).square() + _ROUNDING**2
         shared, apart = _shot_noise(noise), overlap_noise(settings.first_beta, noise.dim)
-        observed = scale * (shared + apart) * total_square
+        observed = scale * (shared + apart) * total_square + inaccuracy
         predicted = scale * shared * total**2 / sampling.readings
         return NormErrors(
             observed.sqrt(), observed, predicted, scale * shared * total**2 / sampling.steps, 2 * predicted
@@ -275,7 +354,7 @@ class SgdLaw(_DecayApart):
         return (relative * sampling.readings >= 8) & (rate <= 0.2 * relative)
 
 
-class AdamWLaw(_DecayApart):
+class AdamWLaw(DecayApart):
     """Steps of a size of their own, decay apart: ``R²`` relaxes linearly once the second moment has settled.
 
     Directions turn by ``sqrt(2·lr·lambda·(1 - beta1)/(1 + beta1))`` a step.
@@ -329,9 +408,9 @@ class AdamWLaw(_DecayApart):
         for steps, lr, lr_squared in segments:
             substeps = math.ceil(max(1.0, min(steps, steps * forgets / _FINEST)))
             span = steps / substeps
-            step_retention = max(0.0, 1 - lr * settings.radial_decay) ** 2
+            step_retention = max(0.0, 1 - settings.decay_share(lr, lr_squared)) ** 2
             retention, memory = step_retention**span, settings.second_beta**span
-            gain = lr_squared * noise.dim * amendment * _repeats(step_retention, retention, span)
+            gain = lr_squared * noise.dim * amendment * repeats(step_retention, retention, span)
             for _ in range(substeps):
                 source = p / (forgets + p * (squared * memory_mean).nan_to_num(1, 1, 1))
                 memory_mean = memory * memory_mean + (1 - memory) / squared
@@ -381,6 +460,8 @@ class CoupledAdamLaw(WithoutErrors):
     decay_is_separable = False
     norm_needs: tuple[str, ...] = ("second_moment", "dim")
     turn_needs: tuple[str, ...] = norm_needs
+    path_needs: tuple[str, ...] = ()
+    settles = True
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
         """``sqrt(d)·V``, for rows updated more often than once in 1/(1 - beta2) steps."""
@@ -412,7 +493,7 @@ class CoupledAdamLaw(WithoutErrors):
                 scale = (
                     (noise.second_moment + (settings.radial_decay * radius.square()).square()).sqrt().clamp(min=tiny)
                 )
-                exponent = -3 * lr * settings.radial_decay * root * radius / scale * span
+                exponent = -3 * settings.decay_share(lr, lr_squared) * root * radius / scale * span
                 # expm1(x)/x tends to 1 without decay
                 mean_retention = torch.where(exponent < 0, torch.expm1(exponent) / exponent, 1.0)
                 cube = cube * exponent.exp() + 1.5 * lr_squared * noise.dim * radius * span * mean_retention
@@ -448,7 +529,7 @@ class CoupledAdamLaw(WithoutErrors):
         return settings.lr**2 * noise.dim / (2 * norm.square())
 
 
-class LionLaw(_DecayApart):
+class LionLaw(DecayApart):
     """Every number of a row moves by lr in every step: ``R²`` relaxes linearly, and rare rows walk the longest.
 
     Directions turn by ``sqrt(2·lr·lambda/F)`` a step, F the persistence of the sign.
@@ -474,9 +555,9 @@ class LionLaw(_DecayApart):
         """``R² <- (1 - a)²·R² + e²·d·F``, summed up over each segment."""
         squared, source = norm.square(), self.source(settings, noise)
         for steps, lr, lr_squared in segments:
-            step_retention = max(0.0, 1 - lr * settings.radial_decay) ** 2
+            step_retention = max(0.0, 1 - settings.decay_share(lr, lr_squared)) ** 2
             retention = step_retention**steps
-            squared = retention * squared + lr_squared * source * _repeats(step_retention, retention, steps)
+            squared = retention * squared + lr_squared * source * repeats(step_retention, retention, steps)
         return squared.sqrt()
 
     def errors(self, settings: Settings, noise: Noise, sampling: Sampling) -> NormErrors | None:
@@ -513,34 +594,7 @@ class LionLaw(_DecayApart):
 LAWS: dict[Family, Law] = {"sgd": SgdLaw(), "adamw": AdamWLaw(), "adam": CoupledAdamLaw(), "lion": LionLaw()}
 
 
-def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
-    """Steps in which the distance of a norm from its equilibrium falls by a factor of e.
-
-    ``1/(power·lr·lambda_rad)``, with the power of R that the law's class states (theory: relaxation, transients,
-    forecast).
-
-    Args:
-        lr: effective learning rate.
-        radial_decay: relative shrinkage per unit of lr.
-        family: how the optimizer sizes its steps.
-
-    Returns:
-        Steps; infinity if there is no decay.
-
-    Raises:
-        ValueError: if the family is unknown.
-
-    Example:
-        >>> relaxation_steps(lr=1.0, radial_decay=1e-3, family="sgd")
-        250.0
-    """
-    if family not in LAWS:
-        raise ValueError(f"family: expected one of {sorted(LAWS)}, got {family!r}")
-    rate = LAWS[family].power * lr * radial_decay
-    return 1 / rate if rate > 0 else math.inf
-
-
-def _repeats(step_retention: float, retention: float, steps: float) -> float:
+def repeats(step_retention: float, retention: float, steps: float) -> float:
     """``1 + k + k² + ...`` over so many steps, of which each keeps ``k``."""
     return (1 - retention) / (1 - step_retention) if step_retention < 1 else float(steps)
 

@@ -68,11 +68,10 @@ class RowMoments:
         self.steps += 1
         self._push(embedding, gradient, slots)
 
-    def add_scarce(self, embedding: Tensor, gradient: Tensor, slots: Tensor | None = None) -> None:
-        """Adds one step of the scarce rows; other rows among those given are not read. Arguments as for :meth:`add`."""
+    def add_scarce(self, embedding: Tensor, gradient: Tensor, slots: Tensor) -> None:
+        """Adds one step of the scarce rows; arguments as for :meth:`add`, with scarce rows alone among them."""
         self._scarce_steps += 1
-        slots = self._all_slots(gradient.device) if slots is None else slots
-        self._push(embedding, gradient, slots.where(self._scarce[slots], self.rows))
+        self._push(embedding, gradient, slots)
 
     def _push(self, embedding: Tensor, gradient: Tensor, slots: Tensor | None) -> None:
         if not len(gradient):

@@ -56,9 +56,9 @@ class NormErrors(NamedTuple):
         """Variance of observed minus predicted ``log R``."""
         return (self.observed + self.predicted - 2 * self.covariance).clamp(min=0)
 
-    def among(self, judged: Tensor, accuracy: float) -> NormErrors:
-        """The same for the rows of a mask ``[n]``, NaN for others, with what the law is right to at best added."""
-        return self._replace(observed=(self.observed + accuracy**2).where(judged, torch.nan))
+    def among(self, judged: Tensor) -> NormErrors:
+        """The same for the rows of a mask ``[n]``, NaN for others."""
+        return self._replace(observed=self.observed.where(judged, torch.nan))
 
     def ahead(self) -> NormErrors:
         """The same of a forecast, whose moments are from steps before those that it foresees."""

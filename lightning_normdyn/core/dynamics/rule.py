@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.dynamics.families import LAWS, relaxation_steps
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.dynamics.laws import (
-    LAWS,
+    DecayCorrection,
     Family,
     Law,
     Noise,
     ObservedMean,
     Settings,
-    relaxation_steps,
+    StepMemory,
 )
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors, Sampling
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateSegment, RateTrace
@@ -45,6 +46,10 @@ class EquilibriumRule:
             through the momentum.
         family_with_decay: which closed form holds once there is weight decay, if that is another: Adam without it
             cannot be told from AdamW.
+        correction: how decay falls with the learning rate, as in AdamC; ``None`` where it does not.
+        step_memory: size and persistence of steps that an optimizer's options and the shape alone set, as Muon's.
+        steps_made: steps that the optimizer had made when it was read, where its law goes by them (Adafactor and
+            schedule-free optimizers).
 
     Example:
         >>> from lightning_normdyn import equilibrium_rule
@@ -67,6 +72,9 @@ class EquilibriumRule:
     nesterov: bool = False
     decay_gain: float = 1.0
     family_with_decay: Family | None = None
+    correction: DecayCorrection | None = None
+    step_memory: StepMemory | None = None
+    steps_made: int = 0
 
     @property
     def law(self) -> str:
@@ -96,6 +104,19 @@ class EquilibriumRule:
         """Whether the update that weight decay makes can be told from the task's."""
         return self.family is not None and LAWS[self.family].decay_is_separable
 
+    @property
+    def settles(self) -> bool:
+        """Whether there is a norm at which rows stay under weight decay."""
+        return self.family is not None and LAWS[self.family].settles
+
+    def path_is_known(self, *, accumulated: Tensor | None = None) -> bool:
+        """Whether :meth:`evolve` has what its law needs: the accumulator, or to start at the first step."""
+        if self.family is None:
+            return False
+        needs = LAWS[self.family].path_needs
+        is_begun = "first_step" in needs and self.steps_made > 0
+        return not is_begun and (accumulated is not None or "accumulated" not in needs)
+
     def at(self, lr: float | None = None, *, nominal_lr: float | None = None) -> EquilibriumRule:
         """The same rule at another learning rate.
 
@@ -117,11 +138,23 @@ class EquilibriumRule:
             >>> rule.at(nominal_lr=peak) == rule.at(rule.lr_gain * peak)
             True
         """
-        if lr is not None and nominal_lr is None:
-            return replace(self, lr=lr)
-        if nominal_lr is not None and lr is None:
-            return replace(self, lr=self.lr_gain * nominal_lr)
-        raise ValueError(f"lr, nominal_lr: expected one of the two, got {lr} and {nominal_lr}")
+        if (lr is None) == (nominal_lr is None):
+            raise ValueError(f"lr, nominal_lr: expected one of the two, got {lr} and {nominal_lr}")
+        effective_lr = self.lr_gain * nominal_lr if nominal_lr is not None else lr
+        assert effective_lr is not None
+        if self.correction is None:
+            return replace(self, lr=effective_lr)
+        full_gain = self.decay_gain * self.correction.peak_lr / self.lr if self.lr else 1.0
+        return replace(
+            self,
+            lr=effective_lr,
+            radial_decay=self.correction.radial_decay(effective_lr),
+            decay_gain=full_gain * effective_lr / self.correction.peak_lr,
+        )
+
+    def steps_earlier(self, steps: int) -> EquilibriumRule:
+        """The rule as it was so many steps ago, for a law that goes by the steps made."""
+        return replace(self, steps_made=max(0, self.steps_made - steps))
 
     def under_decay(self) -> EquilibriumRule:
         """The rule that would hold with weight decay, whether or not there is any now."""
@@ -130,9 +163,9 @@ class EquilibriumRule:
     def relaxation_steps(self) -> float:
         """Steps in which the distance of a norm from its equilibrium falls by a factor of e.
 
-        NaN where no law is known, and under Adam's coupled decay, whose rate depends on the gradient.
+        NaN where no law is known or none settles, and under Adam's coupled decay, whose rate depends on the gradient.
         """
-        if self.family is None or not LAWS[self.family].decay_is_separable:
+        if self.family is None or not (self.settles and self.decay_is_separable):
             return math.nan
         return relaxation_steps(self.lr, self.radial_decay, self.family)
 
@@ -170,7 +203,8 @@ class EquilibriumRule:
                 too, as its class in ``core/dynamics/laws.py`` states.
 
         Returns:
-            Norms in float64, ``[n]``; infinity where there is no weight decay.
+            Norms in float64, ``[n]``; infinity where there is no weight decay. Under Adagrad and Adafactor, which have
+            no equilibrium, what norms tend to with the years: 0 or infinity.
 
         Raises:
             ValueError: if no closed form is known for this optimizer, or what it needs is missing.
@@ -291,7 +325,7 @@ class EquilibriumRule:
             >>> rule.angular_rate()
             tensor(0.0100, dtype=torch.float64)
         """
-        law = self._known_law()
+        law = self._settling_law()
         noise = self._known_noise(law.turn_needs, second_moment, dim, update_probability)
         if self.radial_decay <= 0:
             return torch.zeros_like(noise.second_moment)
@@ -309,10 +343,11 @@ class EquilibriumRule:
         The inverse of :meth:`predict`, with the same arguments; a rule without decay takes that of its optimizer with.
 
         Raises:
-            ValueError: if no closed form is known for this optimizer, or what it needs is missing.
+            ValueError: if no closed form is known for this optimizer, it has no equilibrium, or what it needs is
+                missing.
         """
         rule = self.under_decay()
-        law = rule._known_law()
+        law = rule._settling_law()
         noise = rule._known_noise(law.norm_needs, second_moment, dim, update_probability)
         return rule.lr * law.source(rule._settings(), noise) / (2 * norm**law.power)
 
@@ -329,7 +364,7 @@ class EquilibriumRule:
             ValueError: if no closed form is known for this optimizer, or what it needs is missing.
         """
         rule = self.under_decay()
-        law = rule._known_law()
+        law = rule._settling_law()
         noise = rule._known_noise(law.turn_needs, second_moment, dim, update_probability)
         return law.decay_for_turn(angle, rule._settings(), noise)
 
@@ -342,6 +377,7 @@ class EquilibriumRule:
         *,
         lrs: RateTrace | EffectiveTrace | Iterable[float],
         kurtosis: Tensor | float | None = None,
+        accumulated: Tensor | None = None,
     ) -> Tensor:
         """The norm after a sequence of learning rates, from where it stands now.
 
@@ -357,14 +393,24 @@ class EquilibriumRule:
             lrs: nominal learning rates, as in the optimizer's parameter group; or the effective ones of an
                 :class:`~lightning_normdyn.core.EffectiveTrace`, where momentum or weight decay moved too.
             kurtosis: as for :meth:`predict`.
+            accumulated: for Adagrad alone, the sum over each row of what the optimizer has in its accumulator at the
+                start, ``[n]``; see :func:`lightning_normdyn.core.accumulated_squares`.
 
         Returns:
-            Norms at the end in float64, ``[n]``.
+            Norms at the end in float64, ``[n]``. NaN under a schedule-free optimizer that has made steps before: what
+            it averages cannot be seen.
 
         Raises:
-            ValueError: if no closed form is known for this optimizer.
+            ValueError: if no closed form is known for this optimizer, or the accumulator is missing.
         """
         law, noise = self._known_law(), self._noise(second_moment, dim, update_probability, kurtosis)
+        if accumulated is None and "accumulated" in law.path_needs:
+            raise ValueError(
+                f"accumulated: expected the sum of squared gradients of each row, got None; {self.optimizer} steps by "
+                "all gradients so far: pass accumulated_squares(optimizer, table)"
+            )
+        if accumulated is not None:
+            noise = noise._replace(accumulated=most_precise(accumulated).expand_as(noise.second_moment))
         rule, segments = self._along(lrs)
         return law.evolve(most_precise(norm), rule._settings(), noise, segments)
 
@@ -391,18 +437,27 @@ class EquilibriumRule:
             return replace(self, lr=0.0)
         decay = trace.radial_decay
         rule = self.under_decay() if decay > 0 else self  # now there may be none any more
-        return replace(rule, lr=trace.noise_rate, radial_decay=decay)
+        return replace(rule, lr=trace.noise_rate, radial_decay=decay, correction=None)  # which is in that average
 
     def _along(self, lrs: RateTrace | EffectiveTrace | Iterable[float]) -> tuple[EquilibriumRule, list[RateSegment]]:
         """The rule at the mean decay of steps, and their effective rates, which make up for where decay departs."""
         if isinstance(lrs, EffectiveTrace):
-            rule = self.averaged(lrs)
+            rule = replace(self.averaged(lrs), lr=self.lr)
             return rule, lrs.segments_at(rule.radial_decay)
         trace = lrs if isinstance(lrs, RateTrace) else RateTrace.of(lrs)
         return self, trace.scaled(self.lr_gain)
 
     def _settings(self) -> Settings:
-        return Settings(self.lr, self.radial_decay, self.first_beta, self.second_beta, self.nesterov)
+        return Settings(
+            self.lr,
+            self.radial_decay,
+            self.first_beta,
+            self.second_beta,
+            self.nesterov,
+            self.correction,
+            self.step_memory,
+            self.steps_made,
+        )
 
     def _known_noise(
         self,
@@ -446,6 +501,14 @@ class EquilibriumRule:
         v2 = noise.second_moment
         count = torch.as_tensor(steps if readings is None else readings, dtype=v2.dtype, device=v2.device)
         return Sampling(steps, count.expand_as(v2))
+
+    def _settling_law(self) -> Law:
+        law = self._known_law()
+        if not law.settles:
+            raise ValueError(
+                f"rule: expected an optimizer under which norms settle, got {self.optimizer}: {law.formula}"
+            )
+        return law
 
     def _known_law(self) -> Law:
         if self.family is None:

@@ -106,7 +106,12 @@ class FitWindow:
         has_law = rule.family is not None
         settled_rule = rule.averaged(self.rates)
         no_norms = torch.full_like(end, torch.nan)
-        transient = rule.evolve(self.start, v2, dim, p, lrs=self.rates, kurtosis=kurtosis) if has_law else no_norms
+        at_start = rule.steps_earlier(self.rates.steps)
+        transient = (
+            at_start.evolve(self.start, v2, dim, p, lrs=self.rates, kurtosis=kurtosis)
+            if at_start.path_is_known()
+            else no_norms
+        )
         span: _Span = {"steps": self.rates.steps, "readings": moments.readings}
         balance, stationarity = self._balance(end, settled_rule)
         return WindowFit(

@@ -1,11 +1,14 @@
 """A page: the templates that it is made of, the HTML document around it, and its way to disk.
 
-A page loads nothing and runs nothing, and what is put into it is escaped unless it is markup already.
+A page loads nothing, and what is put into it is escaped unless it is markup already. It runs nothing either, but for a
+page about a run that goes on: that may run one script, known to the browser by its hash, which loads the page again.
 """
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -72,6 +75,7 @@ class Page:
         contents_name: what these parts are.
         sources: markup at the end.
         origin: what it was made of.
+        reload_seconds: after which an open page loads itself again; ``None`` for a page that runs nothing.
     """
 
     title: str
@@ -83,11 +87,31 @@ class Page:
     contents_name: str = "Contents"
     sources: Markup | str = ""
     origin: Origin = field(default_factory=Origin)
+    reload_seconds: float | None = None
 
     def __html__(self) -> Markup:
         """The whole document."""
         rules = Markup("\n").join(Markup(sheet) for sheet in (page_rules(), colour_rules(self.main)) if sheet)
-        return render("page.html.j2", page=self, colours=rules)
+        script = None if self.reload_seconds is None else _reload_script(self.reload_seconds)
+        return render("page.html.j2", page=self, colours=rules, script=script)
+
+
+class _Script(NamedTuple):
+    """A script of a page.
+
+    Attributes:
+        text: of it.
+        hash: by which the page's security policy knows it, so that no other may run.
+    """
+
+    text: Markup
+    hash: str
+
+
+def _reload_script(seconds: float) -> _Script:
+    text = render("reload.js.j2", milliseconds=round(1000 * seconds))
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return _Script(text, f"sha256-{base64.b64encode(digest).decode('ascii')}")
 
 
 def write_page(path: Path, page: Page) -> Path:

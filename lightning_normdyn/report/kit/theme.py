@@ -23,6 +23,8 @@ PAGE_COLOURS = {
     "card": (LIGHT_PAPER, DARK_PAPER),
     "sheet": (LIGHT_PAPER, LIGHT_PAPER),
     "link": ("#0b5c8e", "#7cc0f5"),
+    "warning": ("#9a5b00", "#e8b04a"),
+    "critical": ("#b3261e", "#ff8a7a"),
     "shade": (f"{INK}47", "#a3b9cd6b"),
 }
 """Colours of the style sheet ``page.css``, by the names of its variables, on light and on dark paper."""

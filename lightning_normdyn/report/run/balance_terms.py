@@ -6,7 +6,8 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from lightning_normdyn.report.kit.axes import axis_note, level_grid, linear_frame, log_scale, positive_frame
+from lightning_normdyn.report.kit.axes import axis_note, level_grid, log_scale
+from lightning_normdyn.report.kit.bulk import bulk_frame, bulk_linear_frame, outside, outside_sentence
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.numbers import Floats, fixed, plain
@@ -31,12 +32,17 @@ def balance_terms_card(record: TargetRecord) -> Card | None:
         (f"Heat, window that closed at step {fit.step:,}", _heat(record, fit)),
         (f"Drift; {decay}", _drift(record, fit)),
     )
-    return Card("The terms of the balance", _CAPTION, panels)
+    across = bulk_frame(fit.mean_norm)
+    counts = {
+        "heat": int(outside(fit.mean_norm, fit.second_moment, across, bulk_frame(fit.second_moment)).sum()),
+        "drift": int(outside(fit.mean_norm, fit.drift, across, bulk_linear_frame(fit.drift)).sum()),
+    }
+    return Card("The terms of the balance", _CAPTION + outside_sentence(counts, record.members), panels)
 
 
 def _heat(record: TargetRecord, fit: Fit) -> Markup:
     axes = _axes(fit)
-    log_scale(axes, "y", *positive_frame(fit.second_moment))
+    log_scale(axes, "y", *bulk_frame(fit.second_moment))
     axis_note(axes, "heat V²")
     axes.scatter(fit.mean_norm, fit.second_moment, s=12, color=VERMILION, alpha=0.6, linewidths=0, rasterized=True)
     return to_svg(axes, name=f"{record.anchor}-heat", description=_describe("Heat V²", fit, fit.second_moment))
@@ -44,7 +50,7 @@ def _heat(record: TargetRecord, fit: Fit) -> Markup:
 
 def _drift(record: TargetRecord, fit: Fit) -> Markup:
     axes = _axes(fit)
-    axes.set_ylim(*linear_frame(_finite(fit.drift)))
+    axes.set_ylim(*bulk_linear_frame(fit.drift))
     axis_note(axes, "drift D")
     axes.axhline(0.0, color=FAINT, lw=0.8)
     colours = [GREEN if drift > 0 else BLUE for drift in fit.drift]
@@ -54,14 +60,10 @@ def _drift(record: TargetRecord, fit: Fit) -> Markup:
 
 def _axes(fit: Fit) -> Axes:
     axes = new_axes(left=0.16, top=0.90)
-    log_scale(axes, "x", *positive_frame(fit.mean_norm))
+    log_scale(axes, "x", *bulk_frame(fit.mean_norm))
     level_grid(axes)
     axes.set_xlabel("norm")
     return axes
-
-
-def _finite(values: Floats) -> Floats:
-    return values[np.isfinite(values)]
 
 
 def _describe(term: str, fit: Fit, values: Floats) -> str:

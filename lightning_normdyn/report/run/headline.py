@@ -94,13 +94,30 @@ def _equilibrium(numbers: Mapping[str, float]) -> Markup:
     line, error = "", ""
     if {"equilibrium_slope", "equilibrium_pearson_r"} <= numbers.keys():
         slope, r = fixed(numbers["equilibrium_slope"], 2), fixed(numbers["equilibrium_pearson_r"], 3)
-        line = (
-            f"with slope <b>{slope}</b>, r <b>{r}</b> (published: {PUBLISHED_FIT.slope} and {PUBLISHED_FIT.pearson_r})"
-        )
+        published = f"published for a language model [1]: {PUBLISHED_FIT.slope} and {PUBLISHED_FIT.pearson_r}"
+        line = f"with slope <b>{slope}</b>, r <b>{r}</b> ({published})"
     if "equilibrium_median_error" in numbers:
         error = f"<b>{percent(numbers['equilibrium_median_error'])}</b> off in the median"
     statement = ", ".join(phrase for phrase in (line, error) if phrase)
-    return Markup(f"The equilibrium law predicts the norms {statement}.") if statement else Markup()
+    if not statement:
+        return Markup()
+    return Markup(f"The equilibrium law predicts the norms {statement}.{_weighting(numbers)}")
+
+
+def _weighting(numbers: Mapping[str, float]) -> str:
+    """What least squares says besides, why that differs, and how many rows keep to their own errors."""
+    plain = [numbers.get(f"equilibrium_least_squares_{name}") for name in ("slope", "pearson_r")]
+    sentence = ""
+    if plain[0] is not None and plain[1] is not None and "equilibrium_slope" in numbers:
+        sentence = (
+            f" Plain least squares, as published, finds slope {fixed(plain[0], 2)}, r {fixed(plain[1], 3)}: it counts "
+            "rare rows, whose norms and predictions chance moves most, like all others, where the fit above weighs "
+            "each row by that."
+        )
+    if "equilibrium_coverage" in numbers and "equilibrium_judged_rows" in numbers:
+        inside, rows = percent(numbers["equilibrium_coverage"]), f"{numbers['equilibrium_judged_rows']:,.0f}"
+        sentence += f" Of the {rows} rows met often enough to judge, {inside} lie inside their own 90% interval."
+    return sentence
 
 
 def _transient(numbers: Mapping[str, float]) -> Markup:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lightning_normdyn.report.kit.axes import axis_note, log_scale, positive_frame
+from lightning_normdyn.report.kit.bulk import bulk_frame, outside_sentence
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import spread_apart
@@ -21,6 +22,7 @@ from lightning_normdyn.report.kit.theme import BLUE, FAINT
 from lightning_normdyn.report.run.target_record import TargetRecord
 
 _MARKED, _LISTED, _LETTERS = 4, 8, 24
+_DECADES_OF_FREQUENCY = 9.0
 _BACKING = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 _CAPTION = "Norm at the last snapshot against how often a row got a gradient"
 _HEALTHY = {
@@ -41,7 +43,8 @@ def frequency_card(record: TargetRecord) -> Card | None:
     tables = (_list(record, "Longest", longest), _list(record, "Shortest", shortest))
     panels = (("", _draw(record, order)), ("", render("frequency_lists.html.j2", tables=tables)))
     healthy = _HEALTHY.get(_optimizer(record))
-    return Card("Norm against frequency", f"{_CAPTION}: {healthy}." if healthy else f"{_CAPTION}.", panels)
+    far = outside_sentence({"": len(order) - len(_drawn(record, order))}, record.members)
+    return Card("Norm against frequency", (f"{_CAPTION}: {healthy}." if healthy else f"{_CAPTION}.") + far, panels)
 
 
 def readable(label: str) -> str:
@@ -63,10 +66,8 @@ def _optimizer(record: TargetRecord) -> str:
 def _draw(record: TargetRecord, order: NDArray[np.intp]) -> Markup:
     norm, frequency = record.trajectory.final_norm, record.trajectory.frequency
     axes = new_axes(left=0.085, top=0.90)
-    log_scale(axes, "x", *positive_frame(frequency[order]), unit="share")
-    low, high = positive_frame(norm[order])
-    room = (high / low) ** (0.25 if record.labels is not None else 0.0)
-    log_scale(axes, "y", low / room, high * room)
+    log_scale(axes, "x", *positive_frame(frequency[order], decades=_DECADES_OF_FREQUENCY), unit="share")
+    log_scale(axes, "y", *_norm_frame(record, order))
     axes.set_xlabel("steps with a gradient")
     axes.scatter(frequency[order], norm[order], s=5, color=BLUE, alpha=0.45, linewidths=0, rasterized=True)
     correlation = float(np.corrcoef(np.log(frequency[order]), np.log(norm[order]))[0, 1])
@@ -74,15 +75,30 @@ def _draw(record: TargetRecord, order: NDArray[np.intp]) -> Markup:
     if _optimizer(record) == "SGD":
         _fourth_root(axes, frequency[order], norm[order])
     if record.labels is not None:
-        names = _names(record, order)
-        _mark(axes, frequency[order[-_MARKED:]], norm[order[-_MARKED:]], names[-_MARKED:], side=-1)
-        _mark(axes, frequency[order[:_MARKED]], norm[order[:_MARKED]], names[:_MARKED], side=1)
+        drawn = _drawn(record, order)
+        names = _names(record, drawn)
+        _mark(axes, frequency[drawn[-_MARKED:]], norm[drawn[-_MARKED:]], names[-_MARKED:], side=-1)
+        _mark(axes, frequency[drawn[:_MARKED]], norm[drawn[:_MARKED]], names[:_MARKED], side=1)
     shortest, longest = (f"{plain(float(norm[place]))} ({name})" for place, name in _ends(record, order))
     description = (
         f"Norm against {_OFTEN}, of {len(order):,} rows, log-log, r {fixed(correlation, 3)}. "
         f"The shortest: {shortest}; the longest: {longest}."
     )
     return to_svg(axes, name=f"{record.anchor}-words", description=description)
+
+
+def _norm_frame(record: TargetRecord, order: NDArray[np.intp]) -> tuple[float, float]:
+    """Limits around the bulk of the norms, with room for names."""
+    low, high = bulk_frame(record.trajectory.final_norm[order])
+    room = (high / low) ** (0.25 if record.labels is not None else 0.0)
+    return low / room, high * room
+
+
+def _drawn(record: TargetRecord, order: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The rows within the axes, in the same order."""
+    norm = record.trajectory.final_norm[order]
+    low, high = _norm_frame(record, order)
+    return order[(norm >= low) & (norm <= high)]
 
 
 def _ends(record: TargetRecord, order: NDArray[np.intp]) -> list[tuple[int, str]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from markupsafe import Markup
 
 from lightning_normdyn.instruments import QUANTITIES
-from lightning_normdyn.report.kit.axes import axis_note, level_grid, linear_frame, step_axis
+from lightning_normdyn.report.kit.axes import axis_note, level_grid, step_axis
+from lightning_normdyn.report.kit.bulk import bulk_linear_frame
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
@@ -33,7 +35,10 @@ def budget_card(record: TargetRecord) -> Card | None:
     # The total is drawn first and widest, so that a term that makes up all of it still shows on top.
     curves = {"total": (total(list(terms.values())), INK, 3.0)} if len(terms) > 1 else {}
     curves |= {QUANTITIES[key].label: (series, _COLOURS[key], 1.5) for key, series in terms.items()}
-    return Card("The budget of the squared norm", _CAPTION, (("", _draw(record, curves)),))
+    smooth = {name: series.thinned(_POINTS).smoothed() for name, (series, _, _) in curves.items()}
+    limits = bulk_linear_frame(*(series.values for series in smooth.values()))
+    caption = _CAPTION + spikes({name: series for name, (series, *_) in curves.items()}, limits)
+    return Card("The budget of the squared norm", caption, (("", _draw(record, curves, smooth, limits)),))
 
 
 def total(terms: list[Series]) -> Series:
@@ -44,10 +49,39 @@ def total(terms: list[Series]) -> Series:
     return Series(steps, sum((term.values[np.isin(term.steps, steps)] for term in terms), np.zeros(len(steps))))
 
 
-def _draw(record: TargetRecord, curves: dict[str, tuple[Series, str, float]]) -> Markup:
+def spikes(curves: Mapping[str, Series], limits: tuple[float, float]) -> str:
+    """Says which readings lie far outside of the axis, with a blank before it; empty where none does.
+
+    Args:
+        curves: all readings, by name; those beyond the bulk of all of them are far.
+        limits: of the vertical side.
+
+    Example:
+        >>> growth = Series(np.arange(40), np.append(np.full(39, 0.1), 250.0))
+        >>> spikes({"growth": growth}, (0.0, 1.0))
+        ' The axis shows the bulk: outside of it lies growth in 1 of 40 readings, as far as 250 at step 39.'
+    """
+    bulk = bulk_linear_frame(*(series.values for series in curves.values()))
+    low, high = min(limits[0], bulk[0]), max(limits[1], bulk[1])
+    clauses = []
+    for name, (steps, values) in curves.items():
+        is_outside = (values < low) | (values > high)
+        if is_outside.any():
+            farthest = int(np.argmax(np.abs(values) * is_outside))
+            share = f"{is_outside.sum():,} of {len(values):,} readings"
+            clauses.append(f"{name} in {share}, as far as {plain(values[farthest])} at step {steps[farthest]:,}")
+    verb = "lies" if len(clauses) == 1 else "lie"
+    return f" The axis shows the bulk: outside of it {verb} {'; '.join(clauses)}." if clauses else ""
+
+
+def _draw(
+    record: TargetRecord,
+    curves: dict[str, tuple[Series, str, float]],
+    smooth: dict[str, Series],
+    limits: tuple[float, float],
+) -> Markup:
     axes = new_axes(left=0.085, right=0.83, top=0.90)
-    smooth = {name: series.thinned(_POINTS).smoothed() for name, (series, _, _) in curves.items()}
-    low, high = linear_frame(*(series.values for series in smooth.values()))
+    low, high = limits
     exponent = math.floor(math.log10(max(abs(low), abs(high))))
     axes.yaxis.set_major_formatter(lambda value, _: plain(value / 10.0**exponent, 2))
     step_axis(axes, record.end_step)

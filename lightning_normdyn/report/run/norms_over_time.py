@@ -9,7 +9,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from lightning_normdyn.instruments import QUANTITIES
-from lightning_normdyn.report.kit.axes import norm_scale, positive_frame, square_axes, step_axis
+from lightning_normdyn.report.kit.axes import norm_scale, square_axes, step_axis
+from lightning_normdyn.report.kit.bulk import bulk_frame, outside, outside_sentence
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
@@ -56,7 +57,9 @@ def _caption(record: TargetRecord, fit: Fit | None) -> str:
     )
     if not record.finished:
         return f"{lines}, {dashes}; in a healthy run the lines keep to the dashes."
-    return f"{lines}, {dashes}; in a healthy run dashes meet lines at the end and the blue points lie on the diagonal."
+    far = outside_sentence({"": _members_outside(record, fit)}, record.members)
+    healthy = "in a healthy run dashes meet lines at the end and the blue points lie on the diagonal"
+    return f"{lines}, {dashes}; {healthy}.{far}"
 
 
 _SNAPSHOTS = 300
@@ -191,12 +194,10 @@ def outcome_panel(record: TargetRecord, fit: Fit) -> Markup:
 
     Both go over the rows that the logged errors go over: those with a gradient in the window of ``fit``.
     """
-    final = record.trajectory.final_norm
-    forecast = np.where(fit.updated, fit.forecast_norm, np.nan)
-    stays = np.where(np.isfinite(forecast), fit.norm, np.nan)
+    final, stays, forecast = _outcome(record, fit)
     # Grey lies underneath, and larger: a norm that did stay as it was keeps a grey rim.
     ways = (("‘stays as it is’", stays, GREY, 17), ("forecast", forecast, BLUE, 5))
-    axes = square_axes(*positive_frame(final, stays, forecast, pad=0.04))
+    axes = square_axes(*_outcome_frame(record, fit))
     errors = {name: median_error(predicted, final) for name, predicted, *_ in ways}
     for index, (name, predicted, colour, size) in enumerate(ways):
         text_colour = FAINT if colour == GREY else colour
@@ -212,6 +213,22 @@ def outcome_panel(record: TargetRecord, fit: Fit) -> Markup:
         name=f"{record.anchor}-outcome",
         description=f"Norm at the end against what was predicted: median error {differences}.",
     )
+
+
+def _outcome(record: TargetRecord, fit: Fit) -> tuple[Floats, Floats, Floats]:
+    """Norms at the end, at the fit and as forecast there, each ``[rows]``; NaN in the latter two without a forecast."""
+    forecast = np.where(fit.updated, fit.forecast_norm, np.nan)
+    return record.trajectory.final_norm, np.where(np.isfinite(forecast), fit.norm, np.nan), forecast
+
+
+def _outcome_frame(record: TargetRecord, fit: Fit) -> tuple[float, float]:
+    return bulk_frame(*_outcome(record, fit), pad=0.04)
+
+
+def _members_outside(record: TargetRecord, fit: Fit) -> int:
+    final, stays, forecast = _outcome(record, fit)
+    limits = _outcome_frame(record, fit)
+    return int((outside(stays, final, limits, limits) | outside(forecast, final, limits, limits)).sum())
 
 
 def median_error(predicted: Floats, observed: Floats) -> float:

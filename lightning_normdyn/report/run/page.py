@@ -11,7 +11,9 @@ from typing import Any
 from markupsafe import Markup
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
-from lightning_normdyn.history import TargetHistory, read_run
+from lightning_normdyn.history import TargetHistory, read_parts, read_run
+from lightning_normdyn.history.alert_log import read_verdicts
+from lightning_normdyn.history.target_history import FOLDER, ReadParts
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
 from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, read_record
 
@@ -50,14 +52,9 @@ def write_report(
         OSError: if the page cannot be written.
     """
     _check_arguments(log_dir, out, row_names, summary)
-    run = read_run(log_dir)
-    labels_of_target = _labels_by_target(row_names, run)
-    records = [
-        read_record(name, history, anchor=f"target-{number}", labels=labels_of_target.get(name))
-        for number, (name, history) in enumerate(run.items(), start=1)
-    ]
-    origin = Origin(data=_recorded_by(records), command=command)
-    page = report_page(run_name(Path(log_dir).resolve()), records, summary, origin=origin)
+    records = read_records(log_dir, row_names)
+    verdicts = read_verdicts(Path(log_dir) / FOLDER)
+    page = report_page(run_name(Path(log_dir).resolve()), records, summary, command=command, verdicts=verdicts)
     path = Path(out) if out is not None else Path(log_dir) / "report.html"
     try:
         return write_page(path, page)
@@ -65,6 +62,28 @@ def write_report(
         raise OSError(
             f"out: cannot write the page to '{path}' ({error.strerror}); name a file in a folder of yours"
         ) from error
+
+
+def read_records(
+    log_dir: str | os.PathLike[str], row_names: Labels | None = None, *, read: ReadParts = read_parts
+) -> list[TargetRecord]:
+    """Reads all targets of a run.
+
+    Args:
+        log_dir: the run's folder, which holds ``normdyn/``.
+        row_names: names of rows, as :func:`write_report` takes them.
+        read: reads the parts of a log, called with its folder and schema.
+
+    Raises:
+        FileNotFoundError: if ``log_dir`` holds no history.
+        ValueError: if a file of it is damaged, or names fit no table.
+    """
+    run = read_run(log_dir, read=read)
+    labels_of_target = _labels_by_target(row_names, run)
+    return [
+        read_record(name, history, anchor=f"target-{number}", labels=labels_of_target.get(name))
+        for number, (name, history) in enumerate(run.items(), start=1)
+    ]
 
 
 def _check_arguments(log_dir: object, out: object, row_names: object, summary: object) -> None:
@@ -120,14 +139,19 @@ def _refuse_labels(labels: Sequence[str], descriptions: Mapping[str, Mapping[str
 
 _SOURCE = Markup(
     f"""<p>[1] Su, Ren, Veitch 2026, <a href="{NORM_LAW_PAPER}">arXiv 2606.30625</a>, Fig. 3a: log-log
-slope {PUBLISHED_FIT.slope}, r {PUBLISHED_FIT.pearson_r} over a vocabulary, from the full balance equation.
-Every fit here is of log observed on log predicted norm,
-over the points drawn; errors are |predicted − observed| / observed.</p>"""
+slope {PUBLISHED_FIT.slope}, r {PUBLISHED_FIT.pearson_r} over the vocabulary of a language model, from the full balance
+equation: what was reached there, no target for other models. Every fit here is of log observed on log predicted norm,
+over all rows of its panel; errors are |predicted − observed| / observed.</p>"""
 )
 
 
 def report_page(
-    run: str, records: Sequence[TargetRecord], summary: Mapping[str, Any] | None, *, origin: Origin
+    run: str,
+    records: Sequence[TargetRecord],
+    summary: Mapping[str, Any] | None,
+    *,
+    command: str = "",
+    verdicts: Sequence[Mapping[str, Any]] | None = None,
 ) -> Page:
     """The whole report.
 
@@ -135,7 +159,8 @@ def report_page(
         run: the run's name.
         records: its targets.
         summary: headline numbers of a demo, or None to show each target's own.
-        origin: where the page comes from.
+        command: that makes the page, for its last line.
+        verdicts: what the rules say of the run; ``None`` if it was not judged.
 
     Raises:
         DrawingError: if a figure cannot be drawn.
@@ -144,18 +169,19 @@ def report_page(
     from lightning_normdyn.report.kit.figure import drawing_style
     from lightning_normdyn.report.run.headline import from_summary, headline
     from lightning_normdyn.report.run.target_section import section
+    from lightning_normdyn.report.run.verdict_card import verdict_card
 
     head = headline(from_summary(summary)) if summary else Markup()
     with drawing_style():
         sections = [section(record, with_headline=not summary) for record in records]
     return Page(
         title=f"Norm report: {run}",
-        main=head + Markup("\n").join(sections),
+        main=verdict_card(verdicts) + head + Markup("\n").join(sections),
         facts=_run_facts(summary or {}),
         contents=[Link(record.anchor, record.name) for record in records],
         contents_name="Targets",
         sources=_SOURCE,
-        origin=origin,
+        origin=Origin(data=_recorded_by(records), command=command),
     )
 
 
@@ -176,11 +202,12 @@ def _recorded_by(records: Sequence[TargetRecord]) -> str:
     return f"a run recorded by lightning_normdyn {', '.join(versions)}" if versions else ""
 
 
+_DEFAULT_NAMES = ("lightning_logs", "tb_logs", "logs", "runs")
 _VERSION = re.compile(r"version_\d+")
 
 
 def run_name(folder: Path) -> str:
-    """The folder's name, with its parent's where it is but a version's number.
+    """The folder's name, with its parents' as long as it is but a version's number or Lightning's own default.
 
     Args:
         folder: the run's folder, absolute.
@@ -188,5 +215,11 @@ def run_name(folder: Path) -> str:
     Example:
         >>> run_name(Path("/logs/words/version_0")), run_name(Path("/logs/words"))
         ('words/version_0', 'words')
+        >>> run_name(Path("/home/me/towers/lightning_logs/version_0"))
+        'towers/lightning_logs/version_0'
     """
-    return "/".join(folder.parts[-2:]) if _VERSION.fullmatch(folder.name) and folder.parent.name else folder.name
+    names = folder.relative_to(folder.anchor).parts
+    first = len(names) - 1
+    while first > 0 and (_VERSION.fullmatch(names[first]) or names[first] in _DEFAULT_NAMES):
+        first -= 1
+    return "/".join(names[max(first, 0) :])

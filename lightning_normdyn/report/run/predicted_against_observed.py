@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lightning_normdyn.core import LogLogFit, fit_log_log
-from lightning_normdyn.report.kit.axes import positive_frame, square_axes
+from lightning_normdyn.report.kit.axes import square_axes
+from lightning_normdyn.report.kit.bulk import bulk_frame, outside, outside_sentence
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import to_svg
 from lightning_normdyn.report.kit.numbers import Floats, fixed, percent
@@ -65,6 +66,7 @@ def predictions_card(record: TargetRecord) -> Card | None:
     clouds = [cloud for law in _LAWS if (cloud := _cloud(record, *law)) is not None]
     if not clouds:
         return None
+    limits_of_panels = frames(clouds)
     panels = [
         (
             f"{cloud.law}, fit at step {cloud.step:,}",
@@ -75,10 +77,14 @@ def predictions_card(record: TargetRecord) -> Card | None:
                 members=record.members,
             ),
         )
-        for cloud, limits in zip(clouds, frames(clouds), strict=True)
+        for cloud, limits in zip(clouds, limits_of_panels, strict=True)
     ]
     caption = _CAPTION if record.is_table else _CAPTION_OF_ITEMS
-    return Card("Predicted against observed norm", caption, tuple(panels))
+    counts = {
+        cloud.law[:1].lower() + cloud.law[1:]: int(outside(cloud.predicted, cloud.observed, limits, limits).sum())
+        for cloud, limits in zip(clouds, limits_of_panels, strict=True)
+    }
+    return Card("Predicted against observed norm", caption + outside_sentence(counts, record.members), tuple(panels))
 
 
 def fit_points(predicted: Floats, observed: Floats) -> LogLogFit:
@@ -101,12 +107,12 @@ def has_slope(predicted: Floats) -> bool:
 
 
 def frames(clouds: list[Cloud]) -> list[tuple[float, float]]:
-    """Limits of each panel: one frame for both, so that their clouds can be compared by eye.
+    """Limits of each panel around the bulk of its rows: one frame for both, so that clouds can be compared by eye.
 
     Where that would squeeze a cloud into less than a third of it, each cloud gets a frame of its own.
     """
-    limits = [positive_frame(cloud.predicted, cloud.observed, pad=0.04) for cloud in clouds]
-    common = positive_frame(*(side for cloud in clouds for side in (cloud.predicted, cloud.observed)), pad=0.04)
+    limits = [bulk_frame(cloud.predicted, cloud.observed, pad=0.04) for cloud in clouds]
+    common = bulk_frame(*(side for cloud in clouds for side in (cloud.predicted, cloud.observed)), pad=0.04)
     is_too_wide = any(_decades(frame) < _LEAST_SHARE * _decades(common) for frame in limits)
     return limits if is_too_wide else [common] * len(clouds)
 

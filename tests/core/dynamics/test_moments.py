@@ -254,3 +254,57 @@ def test_a_purely_radial_gradient_is_a_touch_without_a_source():
     moments.add(x, 2 * x)
     assert moments.update_probability.tolist() == [1.0]
     assert 0 <= float(moments.second_moment) < 1e-6 * 25 * 100
+
+
+@PROPERTY
+@given(st.lists(st.integers(0, 2**32), min_size=2, max_size=12))
+def test_kurtosis_and_standard_error_equal_a_float64_loop(seeds):
+    """The standard error is that of a mean of as many independent steps."""
+    steps = [random_step(seed) for seed in seeds]
+    squares = torch.zeros(len(steps), ROWS, dtype=torch.float64)
+    for place, (embedding, gradient, slots) in enumerate(steps):
+        for x, g, slot in zip(embedding.double(), gradient.double(), slots.tolist(), strict=True):
+            if slot != OUTSIDE:
+                squares[place, slot] = (x @ x) * (g @ g) - (x @ g) ** 2
+    moments = moments_of(steps)
+    stderr = squares.std(0, unbiased=False) / len(steps) ** 0.5
+    torch.testing.assert_close(moments.second_moment_stderr, stderr, rtol=1e-4, atol=1e-4)
+    for slot in range(ROWS):
+        touched = squares[:, slot][torch.tensor([bool(g[s == slot].any()) for _, g, s in steps])]
+        expected = float(touched.square().mean() / touched.mean() ** 2)
+        assert float(moments.kurtosis[slot]) == pytest.approx(expected, rel=1e-4, nan_ok=True)
+
+
+def scarcely(steps, scarce, every=3):
+    """All rows every third step, scarce ones on the others too."""
+    moments = RowMoments(ROWS, scarce=scarce)
+    for number, step in enumerate(steps):
+        if number % every == 0:
+            moments.add(*step)
+        else:
+            chosen = moments.scarce[step[2]]
+            moments.add_scarce(*(part[chosen] for part in step))
+    return moments
+
+
+def test_scarce_rows_are_read_in_every_step_and_others_on_the_cadence():
+    steps, scarce = [random_step(seed) for seed in range(30)], torch.arange(ROWS) % 2 == 0
+    moments, whole, thinned = scarcely(steps, scarce), moments_of(steps), moments_of(steps[::3])
+    assert moments.readings.tolist() == [30 if slot else 10 for slot in scarce.tolist()]
+    for name in ("second_moment", "update_probability", "kurtosis", "second_moment_stderr"):
+        expected = getattr(whole, name).where(scarce, getattr(thinned, name))
+        torch.testing.assert_close(getattr(moments, name), expected, rtol=1e-12, atol=0, equal_nan=True)
+
+
+def test_scarce_rows_merge_and_are_restored():
+    steps, scarce = [random_step(seed) for seed in range(24)], torch.arange(ROWS) < 2
+    first, second, whole = scarcely(steps[:12], scarce), scarcely(steps[12:], scarce), scarcely(steps, scarce)
+    first.merge(second)
+    assert first.readings.tolist() == whole.readings.tolist()
+    torch.testing.assert_close(first.second_moment, whole.second_moment, rtol=1e-12, atol=0)
+    restored = RowMoments(ROWS)
+    restored.load_state_dict(whole.state_dict())
+    for moments in (restored, whole):
+        moments.add_scarce(*(part[:0] for part in steps[3]))
+    assert_same(restored, whole)
+    assert restored.readings.tolist() == whole.readings.tolist()

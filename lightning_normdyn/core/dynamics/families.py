@@ -1,0 +1,39 @@
+"""All laws of the norm by name, and how fast each relaxes."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_normdyn.core.dynamics import averaged_laws, laws, matrix_laws, table_laws
+from lightning_normdyn.core.dynamics.laws import Family, Law
+
+LAWS: dict[Family, Law] = {**laws.LAWS, **table_laws.LAWS, **matrix_laws.LAWS, **averaged_laws.LAWS}
+
+
+def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
+    """Steps in which the distance of a norm from its equilibrium falls by a factor of e.
+
+    ``1/(power·lr·lambda_rad)``, with the power of R that the law's class states (theory: relaxation, transients,
+    forecast).
+
+    Args:
+        lr: effective learning rate.
+        radial_decay: relative shrinkage per unit of lr.
+        family: how the optimizer sizes its steps.
+
+    Returns:
+        Steps; infinity if there is no decay, NaN where norms settle nowhere.
+
+    Raises:
+        ValueError: if the family is unknown.
+
+    Example:
+        >>> relaxation_steps(lr=1.0, radial_decay=1e-3, family="sgd")
+        250.0
+    """
+    if family not in LAWS:
+        raise ValueError(f"family: expected one of {sorted(LAWS)}, got {family!r}")
+    if not LAWS[family].settles:
+        return math.nan
+    rate = LAWS[family].power * lr * radial_decay
+    return 1 / rate if rate > 0 else math.inf

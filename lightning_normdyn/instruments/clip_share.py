@@ -1,0 +1,84 @@
+"""Which rows of a table own the gradient norm of the whole model, by which it is clipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.capture.sharded import is_sharded
+from lightning_normdyn.capture.table import TableStep
+from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.instruments.base import Need, TableInstrument, check_every, is_due, next_multiple
+
+_LARGEST = 0.01
+
+
+class ClipShare(TableInstrument):
+    """The share of the squared gradient norm of all that an optimizer trains that the largest rows of a table own.
+
+    The largest are a hundredth of the rows that got a gradient in the step, one at least. As long as gradients are
+    clipped by one norm, all by the same factor, the share is that before clipping too.
+
+    Args:
+        every_n_steps: cadence, in optimizer steps.
+        optimizer: what trains the table.
+    """
+
+    def __init__(self, every_n_steps: int, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__()
+        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        self._optimizer = optimizer
+
+    def next_due(self, step: int) -> int:
+        """The first step, and each of the cadence."""
+        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
+
+    def need(self, step: int) -> Need:
+        """The gradients of all rows, on the cadence."""
+        return Need.TOUCHED | Need.TRACKED if is_due(step, self.every_n_steps) else Need.NOTHING
+
+    def observe(self, step: int, table_step: TableStep) -> None:
+        """Compares the rows of one step with the whole gradient."""
+        if not is_due(step, self.every_n_steps):
+            return
+        rows, squares = _squares_by_row(table_step)
+        whole = _squared_norm(self._gradients(), squares)
+        if not len(rows) or whole is None:
+            return
+        largest, places = squares.topk(math.ceil(_LARGEST * len(rows)))
+        has_norm = (whole > 0) & whole.isfinite()
+        self._readings = {
+            "clip_share": (largest.sum() / whole).where(has_norm, torch.nan),
+            "clip_row": rows[places[0]].to(squares.dtype).where(has_norm, torch.nan),
+        }
+
+    def _gradients(self) -> Iterator[Tensor]:
+        for group in self._optimizer.param_groups:
+            yield from (parameter.grad for parameter in group["params"] if parameter.grad is not None)
+
+
+def _squares_by_row(table_step: TableStep) -> tuple[Tensor, Tensor]:
+    """Rows with a gradient, each once, and its squared length, ``[m]``."""
+    squares = most_precise(table_step.gradient).square().sum(1)
+    if table_step.rows is None:
+        rows = table_step.target.row_numbers().to(squares.device)
+    else:
+        rows, order = table_step.rows.unique(return_inverse=True)
+        squares = squares.new_empty(len(rows)).index_copy_(0, order, squares)
+    has_gradient = squares > 0
+    return rows[has_gradient], squares[has_gradient]
+
+
+def _squared_norm(gradients: Iterator[Tensor], like: Tensor) -> Tensor | None:
+    """Sum of squares, of the type of another tensor; ``None`` if there are none, or if ranks hold parts of them."""
+    norms = []
+    for gradient in gradients:
+        if is_sharded(gradient):
+            return None
+        entries = gradient.detach().coalesce().values() if gradient.is_sparse else gradient.detach()
+        dtype = torch.promote_types(entries.dtype, torch.float32)
+        norms.append(torch.linalg.vector_norm(entries, dtype=dtype).to(like))
+    return torch.stack(norms).square().sum() if norms else None

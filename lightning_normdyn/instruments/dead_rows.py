@@ -1,0 +1,65 @@
+"""Rows of a table that are too short to be trained, and when those that nothing trains will be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.capture.table import TableStep
+from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
+from lightning_normdyn.core.dynamics.trainable_norm import decay_steps, smallest_trainable_norm
+from lightning_normdyn.instruments.base import Need, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.decay_alone import decays_apart
+from lightning_normdyn.instruments.met_rows import MetRows
+
+
+class DeadRows(TableInstrument):
+    """Counts the rows below :func:`smallest_trainable_norm`, and foresees the first of those that were never met.
+
+    Args:
+        every_n_steps: cadence, in optimizer steps.
+        met_rows: knows which rows were met; observes before this does.
+        rule: gives the law of the table's parameter group at its present hyper-parameters.
+    """
+
+    def __init__(self, every_n_steps: int, met_rows: MetRows, rule: Callable[[], EquilibriumRule]) -> None:
+        super().__init__()
+        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        self._met_rows, self._rule = met_rows, rule
+
+    def next_due(self, step: int) -> int:
+        """The first step, and each of the cadence."""
+        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
+
+    def need(self, step: int) -> Need:
+        """Norms, and what the step did to the rows that it touched, on the cadence."""
+        return Need.NORMS | Need.TOUCHED if is_due(step, self.every_n_steps) else Need.NOTHING
+
+    def observe(self, step: int, table_step: TableStep) -> None:
+        """Counts after the step."""
+        if not is_due(step, self.every_n_steps):
+            return
+        rule = self._rule()
+        rate = table_step.lr * rule.lr_gain * rule.radial_decay if decays_apart(rule) else 0.0
+        dtype = table_step.target.parameter.dtype
+        update, norm = _typical_update(table_step, rate)
+        limit = smallest_trainable_norm(dtype, table_step.target.dim, update=update, norm=norm, power=rule.power)
+        norms = most_precise(table_step.norms)
+        self._readings = {"dead_rows": ((norms < limit) & self._met_rows.fadeable).sum()}
+        waiting = self._met_rows.untouched & (norms >= limit)
+        shortest = norms.where(waiting, torch.nan).nan_to_num(torch.inf).amin()
+        self._readings["dead_at_step"] = step + decay_steps(limit / shortest, rate, dtype).where(
+            waiting.any(), torch.inf
+        )
+
+
+def _typical_update(table_step: TableStep, decay_rate: float) -> tuple[Tensor, Tensor]:
+    """Length of what a step adds to a row with a gradient beyond decay, and the row's norm, medians over such rows."""
+    before, weight = table_step.embedding, table_step.target.parameter.detach()
+    after = table_step.target.tracked() if table_step.rows is None else weight.index_select(0, table_step.rows)
+    has_gradient = (table_step.gradient != 0).any(1)
+    lengths = safe_norm(after - (1 - decay_rate) * before).where(has_gradient, torch.nan)
+    return lengths.nanmedian(), safe_norm(before).where(has_gradient, torch.nan).nanmedian()

@@ -1,0 +1,161 @@
+"""Which rows of a table were ever trained, and how many were not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.capture.table import TableStep, TableTarget
+from lightning_normdyn.core.dynamics.geometry import at_least_float32
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
+from lightning_normdyn.instruments.base import Need, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.decay_alone import DecayAlone
+
+_FINE = 1e-5
+_EXACT_NORM = 1e-12
+
+
+class MetRows(TableInstrument):
+    """Remembers which tracked rows got a gradient since it began to look.
+
+    A row without gradients follows decay alone, ``R(t)/R(0) = Π (1 - lr·lambda)``, and so does its product with any
+    fixed vector. On the cadence the product is compared with that, which tells every row that was met since the last
+    look and moved by more than rounding, and costs nothing between. Besides, rows are met whose gradient was not zero
+    in a step of which somebody wanted it; that is all where rounding is too coarse (half precision) or decay cannot be
+    told from the gradient (Adam's coupled one).
+
+    Args:
+        target: the table.
+        every_n_steps: cadence, in optimizer steps.
+        rule: gives the law of the table's parameter group at its present hyper-parameters.
+    """
+
+    def __init__(self, target: TableTarget, every_n_steps: int, rule: Callable[[], EquilibriumRule]) -> None:
+        super().__init__()
+        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        self._target, self._rule = target, rule
+        self._decay = DecayAlone(rule())
+        self._is_steady = True
+        self._met = self._was_zero = self._padding = self._products = torch.empty(0)
+        self._has_state = self._is_complete = False
+
+    @property
+    def met(self) -> Tensor:
+        """Whether each tracked row was met; never one of padding, ``[tracked_rows]``."""
+        return self._met & ~self._padding
+
+    @property
+    def untouched(self) -> Tensor:
+        """Whether each tracked row was not; never one of padding, ``[tracked_rows]``."""
+        return ~(self._met | self._padding)
+
+    @property
+    def fadeable(self) -> Tensor:
+        """Rows that may die: neither padding, nor zero from the start and never met, ``[tracked_rows]``."""
+        return ~self._padding & (self._met | ~self._was_zero)
+
+    def begin(self, step: int) -> None:
+        """Takes the rows as they are for those that nobody has met, unless a checkpoint knows better."""
+        rows = self._target.tracked()
+        self._padding = self._target.padding().to(rows.device)
+        if not self._has_state:
+            self._met = torch.zeros_like(self._padding)
+            self._was_zero = (rows == 0).all(1)
+            self._products = self._multiply(rows)
+
+    def next_due(self, step: int) -> int:
+        """The first step, and each of the cadence."""
+        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
+
+    def need(self, step: int) -> Need:
+        """Norms on the cadence, and the gradients of touched rows where rows cannot tell themselves."""
+        if not is_due(step, self.every_n_steps):
+            return Need.NOTHING
+        return Need.NORMS if self._rows_tell else Need.NORMS | Need.TOUCHED
+
+    def note_lr(self, lr: float) -> None:
+        """Follows a row without gradients."""
+        self._decay.step(lr)
+
+    def overhear(self, table_step: TableStep) -> None:
+        """Meets the rows of which somebody else wanted the gradients anyway."""
+        if self._is_complete or not table_step.wants_touched:
+            return
+        gradient, slots = table_step.gradient, table_step.slots
+        if slots is None:
+            self._met |= (gradient != 0).any(1)
+            return
+        met = torch.cat((self._met, self._met.new_ones(1)))  # the last slot is that of rows that are not tracked
+        if slots.device.type == "cpu":  # elsewhere, selecting would wait for the device
+            new = (~met[slots]).nonzero().squeeze(1)
+            gradient, slots = gradient[new], slots[new]
+        met[slots] |= (gradient != 0).any(1)
+        self._met = met[:-1]
+
+    def observe(self, step: int, table_step: TableStep) -> None:
+        """Meets the rows that did not follow decay alone, and counts the others."""
+        if not is_due(step, self.every_n_steps):
+            return
+        rows = self._target.tracked()
+        products, factor = self._multiply(rows), self._decay.factor
+        steps = self._decay.steps + 2 * self._decay.memory
+        self._is_steady = self._decay.restart(self._rule())
+        if self._rows_tell:
+            expected = factor * self._products
+            self._met |= ~((products - expected).abs() <= _rounding(table_step.norms, expected, rows, steps))
+        self._products = products
+        untouched_rows = self.untouched.sum()
+        self._is_complete = not int(untouched_rows)
+        self._readings = {"untouched_rows": untouched_rows}
+
+    @property
+    def _rows_tell(self) -> bool:
+        """Whether decay alone can be told from anything else, as far as the last look shows."""
+        return self._is_steady and self._decay.is_known and torch.finfo(self._target.parameter.dtype).eps < _FINE
+
+    def _multiply(self, rows: Tensor) -> Tensor:
+        """Product of each row with one vector of length one, ``[tracked_rows]``.
+
+        A Gaussian one: Adam's first steps are signs, of which a vector of signs is orthogonal to many.
+        """
+        direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        rows = at_least_float32(rows)
+        direction = (direction / direction.norm()).to(rows)
+        products: Tensor = rows @ direction if rows.device.type == "cpu" else (rows * direction).sum(1)
+        return products
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which rows were met, and where the others are expected."""
+        return {
+            "met": self._met,
+            "was_zero": self._was_zero,
+            "products": self._products,
+            "is_steady": self._is_steady,
+            "decay": self._decay.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        device = self._target.parameter.device
+        self._met, self._was_zero = state["met"].to(device), state["was_zero"].to(device)
+        self._products = state["products"].to(device)
+        self._is_steady = state["is_steady"]
+        self._decay.load_state_dict(state["decay"])
+        self._has_state = True
+
+
+def _rounding(norms: Tensor, products: Tensor, rows: Tensor, steps: float) -> Tensor:
+    """How far rounding may move the product of a row that decays alone, ``[n]``.
+
+    Each step rounds off ``eps/5`` of a number in the mean, often the same way as the step before, and each number of a
+    row in a way of its own: seven times their sum over the row is allowed. The factor itself is rounded too, for all
+    numbers alike. What is shorter than ``_EXACT_NORM`` loses bits in its squares.
+    """
+    eps, dim = torch.finfo(rows.dtype).eps, rows.shape[1]
+    allowance: Tensor = eps * (
+        (2 + 1.5 * steps / dim**0.5) * norms.clamp(min=_EXACT_NORM) + 0.25 * steps * products.abs()
+    )
+    return allowance

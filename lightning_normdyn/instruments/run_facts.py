@@ -1,0 +1,96 @@
+"""Reads the facts by which rules judge off a model, its optimizers and its watches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, nominal_lr
+from lightning_normdyn.instruments.fit import EquilibriumFit
+from lightning_normdyn.instruments.parameter_groups import ParameterGroup, find_parameter_group, group_number
+from lightning_normdyn.instruments.training_run import Run
+from lightning_normdyn.instruments.verdicts.evidence import Facts
+from lightning_normdyn.instruments.watch import Watch
+from lightning_normdyn.losses.similarity import NormalizedSimilarity
+
+
+class RunFacts:
+    """Gives the facts of each target of a run as they are now.
+
+    Args:
+        module: the model.
+        run: what the training loop tells.
+    """
+
+    def __init__(self, module: nn.Module, run: Run) -> None:
+        self._run = run
+        parameters = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        similarities = (part for part in module.modules() if isinstance(part, NormalizedSimilarity))
+        self._normalizations = tuple(sorted({similarity.normalization for similarity in similarities}))
+        self._numbers = {name: parameter for name, parameter in parameters if parameter.numel() == 1}
+        layers = (part for part in module.modules() if isinstance(part, nn.Embedding))
+        table_ids = {id(layer.weight) for layer in layers}
+        self._has_tables_alone = all(id(p) in table_ids for _, p in parameters if p.dim() > 1)
+
+    def of_watch(self, watch: Watch, *, has_ended: bool = False) -> Facts | None:
+        """The facts of a target; ``None`` where no optimizer trains it any more.
+
+        Args:
+            watch: follows the target.
+            has_ended: whether no step will follow.
+        """
+        target, group = watch.target, find_parameter_group(watch.target, self._run.followed())
+        if group is None:
+            return None
+        facts = replace(self._facts(target.name, group, watch.steps, has_ended), skipped_steps=watch.skipped_steps)
+        if not isinstance(target, TableTarget):
+            return facts
+        fits = (fit for fit in watch.measurements.values() if isinstance(fit, EquilibriumFit))
+        return replace(
+            facts,
+            kind="table",
+            tracked_rows=target.tracked_rows,
+            dim=target.dim,
+            dtype=target.parameter.dtype,
+            owners=self._owners(target.parameter),
+            typical_row=next((fit.typical_row for fit in fits), None),
+        )
+
+    def of_numbers(self, step: int, *, has_ended: bool = False) -> list[Facts]:
+        """The facts of each parameter that is a single number, such as a temperature.
+
+        Args:
+            step: steps made.
+            has_ended: whether no step will follow.
+        """
+        groups = {
+            name: ParameterGroup(optimizer, number)
+            for name, parameter in self._numbers.items()
+            for optimizer in self._run.followed()
+            if (number := group_number(optimizer, parameter)) is not None
+        }
+        return [replace(self._facts(name, group, step, has_ended), kind="scalar") for name, group in groups.items()]
+
+    def _facts(self, name: str, group: ParameterGroup, step: int, has_ended: bool) -> Facts:
+        settings = group.optimizer.param_groups[group.number]
+        return Facts(
+            target=name,
+            kind="output",
+            rule=equilibrium_rule(*group),
+            lr=nominal_lr(settings),
+            weight_decay=float(settings.get("weight_decay") or 0.0),
+            step=step,
+            total_steps=self._run.total_steps(),
+            has_ended=has_ended,
+            loss_scale=self._run.loss_scale(),
+            clip_value=self._run.clip_value(),
+            loss_normalizations=self._normalizations,
+            has_tables_alone=self._has_tables_alone,
+        )
+
+    def _owners(self, parameter: nn.Parameter) -> int:
+        """Parameter groups that hold a parameter, of all optimizers."""
+        groups = (group for optimizer in self._run.optimizers() for group in optimizer.param_groups)
+        return sum(member is parameter for group in groups for member in group["params"])

@@ -1,0 +1,342 @@
+"""Rules on where a table's norms go: whether they settle, when, and whether anything else holds them."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_normdyn.instruments.verdicts.evidence import Evidence
+from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
+
+_FEWEST_STEPS = 100
+_ENOUGH_RELAXATIONS = 3
+"""Relaxation times after which 5% of the way to equilibrium is left."""
+_GREATEST_FACTOR = 30
+"""By which a decay may be raised; norms that settle in so short a run would be far too short."""
+
+
+def _no_decay(evidence: Evidence) -> Finding | None:
+    facts, first, last = evidence.facts, evidence.first("norm_p50"), evidence.last("norm_p50")
+    if not evidence.is_table or facts.rule.family is None or facts.rule.radial_decay > 0 or facts.step < _FEWEST_STEPS:
+        return None
+    if not first > 0 or not evidence.last("gradient_norm") > 0 or evidence.awaits_fit:
+        return None
+    decay = evidence.decay_for_norm(first)
+    lever = f"weight_decay={amount(decay)}" if decay else "a weight_decay above 0 (`weight_decay_for` gives its value)"
+    return Finding(
+        f"without weight decay norms settle nowhere: they went from {amount(first)} to {amount(last)} (median) in "
+        f"{facts.step:,} steps, and directions turn ever more slowly",
+        f"set {lever}: rows then settle at {amount(first)}, the norm they started from",
+        "warning" if last > 1.15 * first else "note",
+    )
+
+
+def _slow_relaxation(evidence: Evidence) -> Finding | None:
+    relaxations, horizon = evidence.expected_relaxations, evidence.facts.horizon
+    if not evidence.is_table or not relaxations < 1 or horizon is None or not _is_seen(evidence, horizon):
+        return None
+    gap, target = _gap(evidence), evidence.last("equilibrium_norm_p50")
+    if not gap > 0.25 or _could_relax(evidence, horizon) >= _ENOUGH_RELAXATIONS:
+        return None
+    factor = _ENOUGH_RELAXATIONS / relaxations
+    decay = evidence.facts.weight_decay * factor
+    other = (
+        f"raise weight_decay from {amount(evidence.facts.weight_decay)} to {amount(decay)}: rows then settle at "
+        f"{amount(evidence.norm_at_decay(decay))} within the run"
+        if factor < _GREATEST_FACTOR
+        else f"train {amount(factor * horizon)} steps"
+    )
+    first, last = evidence.first("norm_p50"), evidence.last("norm_p50")
+    fate = "be those of the start" if abs(last / first - 1) < 0.25 else "not have settled"
+    return Finding(
+        f"relaxation takes {amount(horizon / relaxations)} steps and the run has {horizon:,}: norms at the end will "
+        f"{fate} (the median is {amount(last)} now and would settle at {amount(target)})",
+        f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or {other}",
+        "warning" if gap > 1 else "note",
+    )
+
+
+def _freezing_schedule(evidence: Evidence) -> Finding | None:
+    relaxations, horizon = evidence.expected_relaxations, evidence.facts.horizon
+    if not evidence.is_table or not relaxations < 1 or horizon is None or not _is_seen(evidence, horizon):
+        return None
+    possible = _could_relax(evidence, horizon)
+    if possible < _ENOUGH_RELAXATIONS or not _gap(evidence) > 0.25:
+        return None
+    mean_rate = relaxations / possible * evidence.peak_lr
+    return Finding(
+        f"the schedule freezes the norms: they relax {amount(relaxations)} times in the run, and would "
+        f"{amount(possible)} times at its highest rate {amount(evidence.peak_lr)}; they stay near "
+        f"{amount(evidence.last('norm_p50'))}",
+        f"let the learning rate fall later, to a mean of {amount(mean_rate * _ENOUGH_RELAXATIONS / relaxations)} "
+        f"(it is {amount(mean_rate)}), or start rows at their equilibrium with "
+        f"`equilibrium_init(table, rule.at(nominal_lr={amount(evidence.peak_lr)}))`",
+    )
+
+
+def _fast_decay(evidence: Evidence) -> Finding | None:
+    rule = evidence.facts.rule.at(nominal_lr=evidence.peak_lr)
+    relaxation, horizon = rule.relaxation_steps(), evidence.facts.horizon or evidence.facts.step
+    if not evidence.is_table or not relaxation < 10:
+        return None
+    wanted = max(100.0, horizon / 20)
+    decay = evidence.facts.weight_decay * relaxation / wanted
+    turn = amount(float(rule.angular_rate()))
+    return Finding(
+        f"lr·λ is so large that norms forget where they were within {amount(relaxation)} steps: decay takes "
+        f"{rule.lr * rule.radial_decay:.0%} of each row in a step, and rows turn by {turn} radians in one",
+        f"lower weight_decay from {amount(evidence.facts.weight_decay)} to {amount(decay)} (a relaxation of "
+        f"{amount(wanted)} steps), or the learning rate likewise",
+        "critical" if relaxation < 3 else None,
+    )
+
+
+def _far_start(evidence: Evidence) -> Finding | None:
+    horizon, first = evidence.facts.horizon, evidence.first("norm_p50")
+    if not evidence.is_table or horizon is None or "equilibrium_norm_p50" not in evidence.courses:
+        return None
+    if not evidence.expected_relaxations >= 1 or not _is_seen(evidence, horizon):
+        return None
+    course, power = evidence.courses["equilibrium_norm_p50"], evidence.facts.rule.power
+    target = course.highest if first > course.highest else course.lowest
+    ratio = first / target if target > 0 else math.nan
+    distance = abs(ratio**power - 1) / (1.1**power - 1 if ratio > 1 else 1 - 0.9**power)
+    steps = evidence.courses["relaxation_steps"].lowest * math.log(max(1.0, distance))
+    if not (ratio > 4 or ratio < 0.25) or steps < 0.2 * horizon:
+        return None
+    return Finding(
+        f"rows started at {amount(first)} (median), {amount(ratio)} times the norm at which they settle, "
+        f"{amount(target)}: to come within 10% of it takes {amount(steps)} steps, and the run has {horizon:,}",
+        f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or multiply the initial table by "
+        f"{amount(1 / ratio)}",
+    )
+
+
+def _exploding_norms(evidence: Evidence) -> Finding | None:
+    if not evidence.is_table or "norm_p50" not in evidence.courses or evidence.courses["norm_p50"].count < 3:
+        return None
+    course, facts = evidence.courses["norm_p50"], evidence.facts
+    ratio = course.last / course.first if course.first > 0 else math.nan
+    target = evidence.courses["equilibrium_norm_p50"].highest if "equilibrium_norm_p50" in evidence.courses else 0.0
+    if not ratio > 10 or course.last < 2 * target or course.last < 0.7 * course.highest:
+        return None
+    drift, rate = evidence.recent("budget_drift"), facts.rule.lr_gain * evidence.mean_lr
+    lever = f"lower the learning rate from {amount(facts.lr)} to {amount(facts.lr / 10)}"
+    if drift > 0 and rate > 0 and facts.rule.family is not None:
+        decay = (facts.weight_decay + drift / (2 * rate)) / facts.rule.decay_gain
+        lever = f'normalise what is scored (normalization="cosine"), or set weight_decay={amount(decay)}, which takes '
+        lever += f"{drift:.2g} of R² in a step, as much as the loss adds now"
+    return Finding(
+        f"norms grew {amount(ratio)}-fold, from {amount(course.first)} to {amount(course.last)} (median) in "
+        f"{facts.step:,} steps",
+        lever,
+    )
+
+
+def _collapsing_norms(evidence: Evidence) -> Finding | None:
+    if not evidence.is_table or "norm_p50" not in evidence.courses or evidence.courses["norm_p50"].count < 3:
+        return None
+    course, facts = evidence.courses["norm_p50"], evidence.facts
+    targets = evidence.courses["equilibrium_norm_p50"].lowest if "equilibrium_norm_p50" in evidence.courses else 0.0
+    is_expected = targets > 0 and course.last > 0.5 * targets
+    if not course.last < 0.02 * course.first or is_expected or not course.first > 0:
+        return None
+    decay = evidence.decay_for_norm(course.first)
+    return Finding(
+        f"norms fell to {course.last / course.first:.1g} of their start, from {amount(course.first)} to "
+        f"{amount(course.last)} (median) in {facts.step:,} steps",
+        f"lower weight_decay from {amount(facts.weight_decay)} to {amount(decay or 0.0)}"
+        + (f", at which rows settle at {amount(course.first)}" if decay else ""),
+    )
+
+
+def _reset_norms(evidence: Evidence) -> Finding | None:
+    names = ("budget_decay", "budget_drift", "budget_growth")
+    if not evidence.is_table or not all(name in evidence.courses for name in (*names, "norm_mean")):
+        return None
+    norms, (decay, drift, growth) = evidence.courses["norm_mean"], (evidence.courses[name].later_mean for name in names)
+    if norms.count < 6 or not norms.first > 0 or not norms.last > 0:
+        return None
+    net, steps = decay + drift + growth, norms.last_step - norms.first_step
+    change, promise = 2 * math.log(norms.last / norms.first), net * steps
+    if abs(promise) < 0.2 or abs(net) < 0.5 * (abs(decay) + growth) or abs(change) > 0.1 * min(abs(promise), 3.0):
+        return None
+    weight_decay = evidence.decay_for_norm(norms.last)
+    lever = (
+        f"drop the reset and set weight_decay={amount(weight_decay)}, under which rows settle at that norm anyway"
+        if weight_decay
+        else "drop the reset, or leave weight decay out, which has no effect under it"
+    )
+    return Finding(
+        f"steps should have changed R² by {promise:+.2g} of it in {steps:,} steps, and yet norms stand still at "
+        f"{amount(norms.last)}: something sets them back after each step",
+        lever,
+    )
+
+
+def _coupled_decay(evidence: Evidence) -> Finding | None:
+    facts = evidence.facts
+    if not evidence.is_table or facts.rule.family != "adam" or not facts.weight_decay > 0 or evidence.awaits_fit:
+        return None
+    norm = evidence.first("norm_p50")
+    # The law of AdamW, whose numbers are those of this optimizer.
+    apart = facts.rule.__class__(**{**facts.rule.__dict__, "family": "adamw", "family_with_decay": "adamw"})
+    decay = evidence.decay_for_norm(norm, apart) if norm > 0 else None
+    target = evidence.last("equilibrium_norm_p50")
+    settles = f": rows settle at {amount(target)} (median)" if target > 0 else ""
+    return Finding(
+        f"{facts.rule.optimizer} divides its weight_decay={amount(facts.weight_decay)} by the gradient's size, so that "
+        f"rows of small gradients shrink most{settles}",
+        "take torch.optim.AdamW"
+        + (f" with weight_decay={amount(decay)}, under which rows keep the norm {amount(norm)}" if decay else ""),
+        "warning" if facts.weight_decay >= 0.003 else "note",
+    )
+
+
+def _equal_norms(evidence: Evidence) -> Finding | None:
+    spread, row = evidence.recent("norm_cv", readings=3), evidence.facts.typical_row
+    if not evidence.is_table or not spread < 0.01 or row is None or not evidence.courses.relaxations > 1:
+        return None
+    return Finding(
+        f"all norms are alike: their spread is {spread:.1%} of their mean, so lengths carry nothing",
+        "to let frequency and certainty show in lengths, train the table under SGD (R⁴ follows V²); else leave it: "
+        "nothing is lost for a cosine",
+    )
+
+
+def _off_the_law(evidence: Evidence) -> Finding | None:
+    error, settled = evidence.last("equilibrium_median_error"), evidence.last("stationarity")
+    if not evidence.is_table or not (error > 0.3 and settled > 0.9) or evidence.courses.relaxations < 3:
+        return None
+    return Finding(
+        f"norms have settled at {amount(evidence.last('norm_p50'))} (median), {error:.0%} from where the law has them",
+        "read budget_drift: if it is not small beside budget_growth, the loss sees lengths, or gradients are far from "
+        "white noise",
+    )
+
+
+def _is_seen(evidence: Evidence, horizon: int) -> bool:
+    """Whether enough of the run has passed to judge how it will end: a warm-up is over by then."""
+    return evidence.facts.step >= max(_FEWEST_STEPS, 0.3 * horizon)
+
+
+def _gap(evidence: Evidence) -> float:
+    """By which factor norms are from where they would settle, less 1; NaN if unknown."""
+    norm, target = evidence.last("norm_p50"), evidence.last("equilibrium_norm_p50")
+    return max(norm / target, target / norm) - 1 if norm > 0 and target > 0 else math.nan
+
+
+def _could_relax(evidence: Evidence, horizon: int) -> float:
+    """Relaxation times that the run would have at its highest rate."""
+    relaxation = evidence.facts.rule.at(nominal_lr=evidence.peak_lr).relaxation_steps()
+    return horizon / relaxation if relaxation > 0 else 0.0
+
+
+def _equilibrium_init(evidence: Evidence) -> str:
+    """The call that starts rows where they settle."""
+    row, needs_moment = evidence.facts.typical_row, evidence.facts.rule.family in ("sgd", "adam")
+    moment = f", second_moment={amount(row.second_moment)}" if row is not None and needs_moment else ""
+    return f"equilibrium_init(table, rule{moment})"
+
+
+NORM_RULES = (
+    Rule(
+        "no_decay",
+        "warning",
+        ("norm_mean", "norm_p05", "norm_p50", "norm_p95"),
+        "weight decay is 0 and norms have grown by more than 15% (else a note)",
+        "the table's parameter group has no weight decay",
+        "the weight decay at which rows keep the norm of their start",
+        _no_decay,
+    ),
+    Rule(
+        "slow_relaxation",
+        "warning",
+        ("relaxation_steps", "stationarity", "equilibrium_norm_p50"),
+        "less than one relaxation time in the whole run, and norms at least twice off (else a note)",
+        "lr·λ is too small for so few steps",
+        "`equilibrium_init`, or the weight decay that makes three relaxation times of the run",
+        _slow_relaxation,
+    ),
+    Rule(
+        "freezing_schedule",
+        "warning",
+        ("relaxation_steps", "stationarity", "equilibrium_norm_p50"),
+        "less than one relaxation time in the run, where its highest learning rate would give three",
+        "the learning rate falls before the norms have settled",
+        "the mean learning rate that gives three relaxation times, or `equilibrium_init`",
+        _freezing_schedule,
+    ),
+    Rule(
+        "fast_decay",
+        "warning",
+        ("angular_update", "relaxation_steps"),
+        "a relaxation time below 10 steps (below 3: critical)",
+        "weight decay, or the learning rate, is too large",
+        "the weight decay that gives a relaxation of a twentieth of the run",
+        _fast_decay,
+    ),
+    Rule(
+        "far_start",
+        "warning",
+        ("norm_p50", "equilibrium_norm_p50", "relaxation_steps"),
+        "rows start more than 4 times off their equilibrium, and a fifth of the run goes into the way there",
+        "the initial scale was not made for this learning rate and decay",
+        "`equilibrium_init`, or the factor for the initial table",
+        _far_start,
+    ),
+    Rule(
+        "exploding_norms",
+        "critical",
+        ("norm_mean", "norm_p50", "budget_drift", "effective_lr"),
+        "norms grew more than 10-fold, beyond twice where they would settle",
+        "the loss rewards length (an unnormalised score), or steps are far too long",
+        "normalise, or the weight decay that takes what the loss adds",
+        _exploding_norms,
+    ),
+    Rule(
+        "collapsing_norms",
+        "critical",
+        ("norm_mean", "norm_p50", "effective_lr"),
+        "norms fell below 2% of their start, and below half of where they would settle",
+        "decay meets little or no gradient",
+        "the weight decay at which rows settle where they started",
+        _collapsing_norms,
+    ),
+    Rule(
+        "reset_norms",
+        "warning",
+        ("budget_decay", "budget_drift", "budget_growth", "norm_mean"),
+        "what steps do to R² should have moved the norms, which stand still",
+        "the training code normalises rows after each step, as TransE does",
+        "the weight decay that holds rows at that norm by itself",
+        _reset_norms,
+    ),
+    Rule(
+        "coupled_decay",
+        "warning",
+        ("equilibrium_norm_p50", "budget_drift"),
+        "Adam, NAdam, RAdam or RMSprop with a weight decay of 0.003 or more added to the gradient (less: a note)",
+        "`weight_decay` of Adam is no decoupled one: AdamW was meant",
+        "AdamW with the weight decay at which rows keep the norm of their start",
+        _coupled_decay,
+    ),
+    Rule(
+        "equal_norms",
+        "note",
+        ("norm_cv",),
+        "after a relaxation time norms differ by less than 1%",
+        "an optimizer that gives all rows steps of one size, or a reset",
+        "SGD, if lengths are to carry something",
+        _equal_norms,
+    ),
+    Rule(
+        "off_the_law",
+        "note",
+        ("equilibrium_median_error", "equilibrium_slope", "equilibrium_pearson_r", "equilibrium_r2", "stationarity"),
+        "norms have settled more than 30% from the law",
+        "the loss sees lengths, or the noise is not white",
+        "what to read",
+        _off_the_law,
+    ),
+)
+"""Rules on where norms go."""

@@ -1,0 +1,151 @@
+"""Rules on the rows of a table: which are in danger, and whether they still tell items apart."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_normdyn.instruments.verdicts.evidence import Evidence
+from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
+
+_GONE = 0.5
+
+
+def _untouched_rows(evidence: Evidence) -> Finding | None:
+    facts, row = evidence.facts, evidence.facts.typical_row
+    logged = evidence.last("untouched_rows")
+    rows = logged if math.isfinite(logged) else float(row.unmet_rows) if row is not None else 0.0
+    horizon = facts.horizon or facts.step
+    if not evidence.is_table or not rows > 0 or facts.step < 0.3 * horizon or not facts.rule.decay_is_separable:
+        return None
+    rate = facts.rule.lr_gain * evidence.mean_lr * facts.rule.radial_decay
+    share = math.exp(-rate * horizon)
+    if not share < 1:
+        return None
+    mildest_decay = -math.log(0.9) / (rate * horizon) * facts.weight_decay
+    lowest = evidence.last("norm_min")
+    shortest = f"; the shortest is at {amount(lowest)}" if lowest >= 0 else ""
+    return Finding(
+        f"{amount(rows)} of {facts.tracked_rows:,} rows got no gradient in any step that was read, so decay alone "
+        f"moves them: at the end {share:.1%} of their norm is left{shortest}",
+        "leave rows that a step does not touch out of decay (a sparse optimizer, or weight_decay=0 for this table and "
+        f"`equilibrium_init` instead), or at most weight_decay={amount(mildest_decay)}, which leaves 90%",
+        "warning" if share < _GONE else "note",
+    )
+
+
+def _dead_rows(evidence: Evidence) -> Finding | None:
+    rows, facts = evidence.last("dead_rows"), evidence.facts
+    if not evidence.is_table or not rows > 0:
+        return None
+    norm = evidence.last("norm_p50")
+    return Finding(
+        f"{amount(rows)} of {facts.tracked_rows:,} rows are shorter than {facts.dtype} can still train",
+        f"set them to the median norm {amount(norm)} before the next run, and decay only what a step touches",
+    )
+
+
+def _clip_share(evidence: Evidence) -> Finding | None:
+    share, ratio = evidence.recent("clip_share"), evidence.recent("clip_ratio")
+    if not share > 0.9 or not ratio < 1:
+        return None
+    return Finding(
+        f"{share:.0%} of the gradient's norm, by which all is clipped, comes from this target alone",
+        "give it a learning rate of its own, or scale its gradient by the norm (`scale_gradient`)",
+    )
+
+
+def _collapsed_directions(evidence: Evidence) -> Finding | None:
+    common = evidence.last("common_direction")
+    if not common > 0.9:
+        return None
+    temperature = evidence.last("temperature")
+    present = f" (it is {amount(temperature)})" if temperature > 0 else ""
+    return Finding(
+        f"all rows point one way: the mean of their directions has length {common:.3f}, where 0 is spread out and 1 is "
+        "one direction for all",
+        f"give the loss negatives that push rows apart, InfoNCE(temperature=0.05){present}, and start anew: collapsed "
+        "rows get the same gradient for ever",
+        "critical" if common > 0.99 else None,
+    )
+
+
+def _unexplained_scatter(evidence: Evidence) -> Finding | None:
+    excess, coverage = evidence.last("equilibrium_excess"), evidence.last("equilibrium_coverage")
+    if not evidence.last("stationarity") > 0.9 or not (excess > 3 or coverage < 0.5):
+        return None
+    rows = evidence.last("equilibrium_judged_rows")
+    number = f" of {amount(rows)} judged rows" if rows > 0 else ""
+    return Finding(
+        f"the norms{number} scatter {amount(excess)} times beyond what noise explains; {coverage:.0%} are inside their "
+        "own 90% interval",
+        "read budget_drift and radial_fraction: lengths in the loss and noise that is not white are not in the law",
+    )
+
+
+def _uncertain_slope(evidence: Evidence) -> Finding | None:
+    error = evidence.last("equilibrium_slope_stderr")
+    if not error > 0.1:
+        return None
+    return Finding(
+        f"the slope {amount(evidence.last('equilibrium_slope'))} is known to ± {amount(error)} only and says little",
+        f"read more steps: fit_every_n_steps=1, or a window {amount((error / 0.05) ** 2)} times as long",
+    )
+
+
+ROW_RULES = (
+    Rule(
+        "untouched_rows",
+        "warning",
+        ("untouched_rows", "norm_min"),
+        "rows got no gradient so far and lose half of their norm to decay by the end (less: a note)",
+        "ids that the data never uses, or so seldom that decay wins",
+        "the weight decay that leaves 90% of them",
+        _untouched_rows,
+    ),
+    Rule(
+        "dead_rows",
+        "critical",
+        ("dead_rows", "norm_min"),
+        "rows are below what the weights' number format can train",
+        "decay without gradient, in a format of few digits",
+        "the norm to set them to",
+        _dead_rows,
+    ),
+    Rule(
+        "clip_share",
+        "note",
+        ("clip_share", "clip_ratio"),
+        "one target makes 90% of the norm by which all gradients are clipped",
+        "short rows, whose gradients go as 1/R",
+        "what to scale",
+        _clip_share,
+    ),
+    Rule(
+        "collapsed_directions",
+        "warning",
+        ("common_direction",),
+        "the mean of the rows' directions is longer than 0.9 (0.99: critical)",
+        "a loss without negatives, or a temperature so high that it has none in effect",
+        "the temperature",
+        _collapsed_directions,
+    ),
+    Rule(
+        "unexplained_scatter",
+        "note",
+        ("equilibrium_excess", "equilibrium_coverage", "equilibrium_judged_rows"),
+        "settled norms scatter more than 3 times beyond noise, or fewer than half are inside their 90% interval",
+        "something outside the law: lengths in the loss, correlated gradients",
+        "what to read",
+        _unexplained_scatter,
+    ),
+    Rule(
+        "uncertain_slope",
+        "note",
+        ("equilibrium_slope_stderr", "equilibrium_slope"),
+        "the standard error of the slope is above 0.1",
+        "few rows, rows of nearly one norm, or few readings",
+        "the window",
+        _uncertain_slope,
+    ),
+)
+"""Rules on rows."""

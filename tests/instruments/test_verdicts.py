@@ -1,0 +1,218 @@
+"""Rules find planted faults and leave healthy runs alone, and their advice does what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
+from lightning_normdyn.instruments import QUANTITIES, RULES
+from lightning_normdyn.instruments.verdicts.evidence import Courses, Evidence, Facts, TypicalRow
+from lightning_normdyn.instruments.verdicts.rules import judge
+from lightning_normdyn.levers import equilibrium_init
+
+_SOURCE = Path(__file__).parents[2] / "benchmarks" / "planted_runs.py"
+_SPEC = importlib.util.spec_from_file_location("planted_runs", _SOURCE)
+planted = sys.modules.setdefault("planted_runs", importlib.util.module_from_spec(_SPEC))
+_SPEC.loader.exec_module(planted)
+
+RUNS = {run.name: run for run in (*planted.FAULTS, *planted.HEALTHY)}
+QUICK = (
+    "no weight decay, AdamW",
+    "decay on a learnt temperature",
+    "clipping that sets the step",
+    "a dead loss",
+    "a table with two optimizers",
+    "SGD with momentum",
+    "AdamW",
+)
+UPCOMING = {
+    "equilibrium_slope_stderr",
+    "equilibrium_coverage",
+    "equilibrium_excess",
+    "equilibrium_judged_rows",
+    "norm_min",
+    "untouched_rows",
+    "dead_rows",
+    "clip_share",
+}
+"""Quantities that rules read once they are logged."""
+
+
+def is_judged_right(run, training):
+    """Whether a fault is found by one of its rules, or nothing above a note is said of a healthy run."""
+    alarms = {verdict.rule for verdict in training.run().alerts if verdict.severity != "note"}
+    return bool(alarms & set(run.rules)) if run.rules else not alarms
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_runs_are_judged_right(name):
+    assert is_judged_right(RUNS[name], replace(RUNS[name].training, steps=300))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in QUICK])
+def test_runs_are_judged_right(name):
+    assert is_judged_right(RUNS[name], RUNS[name].training)
+
+
+def test_the_library_is_large_enough():
+    assert len(planted.FAULTS) >= 20
+    assert len(planted.HEALTHY) >= 20
+    assert len(RUNS) == len(planted.FAULTS) + len(planted.HEALTHY)
+    assert {rule for run in planted.FAULTS for rule in run.rules} <= RULES.keys()
+
+
+def evidence_of(values, *, steps=1000, optimizer=None, **facts):
+    """What rules see of a table with these values, each of them read three times."""
+    optimizer = optimizer or torch.optim.AdamW([torch.ones(1)], lr=1e-2, weight_decay=0.1)
+    rule = equilibrium_rule(optimizer)
+    group = optimizer.param_groups[0]
+    courses = Courses()
+    for step in (steps - 2, steps - 1, steps):
+        courses.note(step, {**values, "lr": group["lr"]})
+    common = {
+        "target": "table",
+        "kind": "table",
+        "rule": rule,
+        "lr": group["lr"],
+        "weight_decay": group["weight_decay"],
+    }
+    typical = TypicalRow(0.02, 0.5)
+    settings = {"step": steps, "total_steps": steps, "dim": 16, "tracked_rows": 100, "typical_row": typical} | facts
+    return Evidence(Facts(**common, **settings), courses)
+
+
+def rules_that_speak(values, **options):
+    """Rule to verdict."""
+    return {verdict.rule: verdict for verdict in judge(evidence_of(values, **options))}
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"dead_rows": 3.0, "norm_p50": 1.0}, "dead_rows"),
+        ({"untouched_rows": 3.0, "norm_min": 1e-12}, "untouched_rows"),
+        ({"clip_share": 0.95, "clip_ratio": 0.8}, "clip_share"),
+        ({"equilibrium_excess": 5.0, "equilibrium_coverage": 0.4, "stationarity": 0.99}, "unexplained_scatter"),
+        ({"equilibrium_slope_stderr": 0.2, "equilibrium_slope": 1.1}, "uncertain_slope"),
+        ({"common_direction": 0.95}, "collapsed_directions"),
+        ({"temperature": 0.01}, "temperature_at_bound"),
+        ({"gamma_query": 0.999, "gamma_document": 0.001}, "undecided_exponent"),
+        ({"budget_residual": 0.1}, "open_budget"),
+        ({"balance_median_error": 0.3, "stationarity": 0.99}, "open_balance"),
+        ({"radial_decay_ratio": 0.01}, "undecayed_output"),
+        ({"growth_share": 1.4, "drift_share": 0.3, "relaxation_steps": 500.0}, "moving_output"),
+        ({"growth_share": 1.0, "growth_share_stderr": 0.5}, "few_samples"),
+        (
+            {"transient_median_error": 0.2, "transient_skill": 0.1, "transient_persistence_error": 0.3},
+            "missed_transient",
+        ),
+        ({"forecast_skill": -0.5, "persistence_median_error": 0.2, "forecast_median_error": 0.3}, "missed_forecast"),
+        (
+            {"window_forecast_skill": -0.5, "window_forecast_median_error": 0.3, "transient_persistence_error": 0.2},
+            "missed_window",
+        ),
+    ],
+)
+def test_rules_of_single_quantities(values, rule):
+    assert rule in rules_that_speak(values)
+    assert rule not in rules_that_speak({})
+
+
+def test_every_quantity_that_is_judged_is_logged():
+    quantities = {quantity for rule in RULES.values() for quantity in rule.quantities}
+    assert quantities - UPCOMING <= QUANTITIES.keys()
+
+
+def test_nothing_is_said_of_a_run_of_a_few_steps():
+    assert not rules_that_speak({"common_direction": 1.0}, steps=60)
+    assert rules_that_speak({"common_direction": 1.0}, steps=100)
+
+
+def noise(queries, documents):
+    """A loss of cosines whose gradient is white noise, as the laws take it to be."""
+    cosines = torch.nn.functional.cosine_similarity(queries, documents)
+    return (cosines * torch.randn(len(cosines))).mean()
+
+
+def norms_under(optimizer, steps, *, scale=None, seed=1):
+    """Median norm of a table before and after training on noise, by its own weights, and what was said."""
+    torch.manual_seed(seed)
+    model = planted.Pairs(noise, scale=scale or 1.0)
+    optimizer = optimizer(model)
+    if scale is None:
+        equilibrium_init(model.table.weight, equilibrium_rule(optimizer))
+    start = float(model.table.weight.detach().norm(dim=1).median())
+    training = planted.Training(lambda: model, lambda _: optimizer, steps)
+    verdicts = training.run(seed).verdicts
+    return start, float(model.table.weight.detach().norm(dim=1).median()), verdicts
+
+
+def lever_value(verdicts, rule, word):
+    """The number behind a word of a rule's lever."""
+    (lever,) = [verdict.lever for verdict in verdicts if verdict.rule == rule]
+    return float(lever.partition(word)[2].split()[0].rstrip(":,)").replace(",", ""))
+
+
+def test_the_decay_for_a_run_without_any_keeps_the_norm_of_the_start():
+    start, grown, verdicts = norms_under(planted.adamw(lr=0.03, weight_decay=0.0), 600, scale=1.0)
+    decay = lever_value(verdicts, "no_decay", "weight_decay=")
+    _, norm, _ = norms_under(planted.adamw(lr=0.03, weight_decay=decay), 600, scale=1.0)
+    assert grown > 1.3 * start
+    assert norm == pytest.approx(start, rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_raised_decay_settles_norms_where_it_says():
+    optimizer = planted.adamw(lr=1e-2, weight_decay=0.05)
+    _, _, verdicts = norms_under(optimizer, 600, scale=4.0)
+    decay = lever_value(verdicts, "slow_relaxation", "to ")
+    target = lever_value(verdicts, "slow_relaxation", "settle at ")
+    _, norm, verdicts = norms_under(planted.adamw(lr=1e-2, weight_decay=decay), 2400, scale=4.0)
+    assert norm == pytest.approx(target, rel=0.1)
+    assert "slow_relaxation" not in {verdict.rule for verdict in verdicts}
+
+
+def test_rows_that_start_at_their_equilibrium_need_no_verdict():
+    start, norm, verdicts = norms_under(planted.adamw(lr=1e-3, weight_decay=0.2), 400)
+    assert norm == pytest.approx(start, rel=0.1)
+    assert not [verdict for verdict in verdicts if verdict.severity != "note"]
+
+
+def test_the_clipping_value_leaves_usual_steps_alone():
+    clip = replace(RUNS["clipping that sets the step"].training, steps=300)
+    factor = lever_value(clip.run().verdicts, "clipping_sets_steps", "to ")
+    assert not [
+        verdict
+        for verdict in replace(clip, clip=clip.clip * factor).run().alerts
+        if verdict.rule == "clipping_sets_steps"
+    ]
+
+
+def test_the_decay_of_adamw_in_place_of_adams_keeps_the_norm():
+    _, _, verdicts = norms_under(
+        lambda model: torch.optim.Adam(model.parameters(), 1e-2, weight_decay=0.1), 400, scale=1.0
+    )
+    decay = lever_value(verdicts, "coupled_decay", "weight_decay=")
+    start, norm, _ = norms_under(planted.adamw(weight_decay=decay), 800, scale=1.0)
+    assert norm == pytest.approx(start, rel=0.1)
+
+
+def test_the_decay_that_leaves_rows_alone_does():
+    facts = {"optimizer": torch.optim.AdamW([torch.ones(1)], lr=1e-2, weight_decay=0.5)}
+    verdict = rules_that_speak({"untouched_rows": 3.0}, **facts)["untouched_rows"]
+    decay = float(verdict.lever.partition("at most weight_decay=")[2].split(",")[0])
+    row = torch.ones(1)
+    optimizer = torch.optim.AdamW([row.requires_grad_()], lr=1e-2, weight_decay=decay)
+    for _ in range(1000):
+        row.grad = torch.zeros(1)
+        optimizer.step()
+    assert float(row.detach()) == pytest.approx(0.9, abs=0.005)
+    assert f"{math.exp(-5):.1%}" in verdict.sentence
