@@ -124,13 +124,14 @@ class NormObserver:
             root=root,
             name_holders=self.name_holders,
         )
+        for optimizer in self._run().followed():  # first: a step is announced before its gradient is read
+            self._handles.append(optimizer.register_step_pre_hook(self._hear_step))
         try:
             self._observation.begin(steps_made, state)  # first: what was read of a step is reported after it was read
         except BaseException:
             self.close()
             raise
         for optimizer in self._run().followed():
-            self._handles.append(optimizer.register_step_pre_hook(self._hear_step))
             self._handles.append(optimizer.register_step_post_hook(self._end_step))
 
     def before_step(self, optimizer: torch.optim.Optimizer | None = None, *, clipped: bool = False) -> None:

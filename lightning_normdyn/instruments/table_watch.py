@@ -85,6 +85,16 @@ class TableWatch(Watch):
                 scarce=self._scarce() if Need.SCARCE in self._need else None,
             )
 
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether any instrument looks at the step."""
+        return bool(self._need)
+
+    def read_gradient(self) -> None:
+        """Reads it, and copies what an optimizer that is not torch's may overwrite."""
+        if self._awaits_step and self._table_step is not None and self.target.parameter.grad is not None:
+            self._table_step.read_gradient(copy=not type(self.optimizer).__module__.startswith("torch.optim"))
+
     def _look_after(self) -> None:
         group = self._group()
         lr, (rate, radial_decay) = nominal_lr(group), self._rates.read(group)
