@@ -112,6 +112,11 @@ class TableTarget:
         """The row of the table that each slot stands for, ``[tracked_rows]``."""
         return torch.arange(0, self.rows, self.stride)
 
+    @property
+    def max_norm(self) -> float | None:
+        """The length to which an embedding layer cuts rows that it looks up; ``None`` where none does."""
+        return min((layer.max_norm for layer in self._layers if layer.max_norm is not None), default=None)
+
     def padding(self) -> Tensor:
         """Which slots hold a ``padding_idx`` of an embedding layer, ``[tracked_rows]``: rows that are never trained."""
         is_padding = torch.zeros(self.tracked_rows, dtype=torch.bool)

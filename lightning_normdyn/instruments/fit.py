@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -84,7 +85,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._nonfinite_before = 0.0
         self._touch_share: Tensor | None = None
         self._counted_steps = 0
-        self._announced_plain_fit = False
+        self._announced_plain_fit = self._announced_resets = False
 
     def begin(self, step: int) -> None:
         """Opens the first window, unless a checkpoint brought one."""
@@ -130,6 +131,29 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if table_step.wants_tracked and step % self._sample_every == 0:
             self._window.sample(table_step.before, table_step.after)
         self._conclude(step, lambda: table_step.norms)
+
+    def _rule(self) -> EquilibriumRule:
+        rule, reason = super()._rule(), self._reset_reason()
+        if not reason:
+            return rule
+        if not self._announced_resets:
+            caution(
+                f"normdyn: norms of '{self.target.name}' are {reason}, so no law of the norm holds: no equilibrium is "
+                "predicted and nothing is forecast",
+                stacklevel=2,
+            )
+        self._announced_resets = True
+        return replace(rule, family=None, family_with_decay=None, reason=f"norms are {reason}")
+
+    def _reset_reason(self) -> str:
+        """What is done to norms besides optimizer steps; empty for nothing."""
+        assert self._window is not None
+        limit = self.target.max_norm
+        if limit is not None and bool((self._norms_now() >= _AT_LIMIT * limit).any()):
+            return f"cut to max_norm={limit} by the embedding layer"
+        if self._window.resets.are_certain():
+            return "set back between optimizer steps (rows on a sphere, or that training code renormalises)"
+        return ""
 
     def _is_open(self) -> bool:
         return self._window is not None
@@ -348,6 +372,7 @@ def _median_error(predicted: Tensor, observed: Tensor) -> float:
 _LOG = logging.getLogger(__name__)
 _ENOUGH_READINGS = 50
 _ENOUGH_STEPS = 500
+_AT_LIMIT = 0.99
 _SPARSEST = 5
 
 

@@ -120,7 +120,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         self._window_start, self._window_end = start, end
 
     def _close(self, step: int, norms: Tensor) -> None:
-        rule, (start, rates) = self.plan.rule(), self._window_course()
+        rule, (start, rates) = self._rule(), self._window_course()
         self._has_closed = True
         conclusion = self._judge_window(norms, rule)
         if conclusion is None:
@@ -158,6 +158,10 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         errors = self._forecast_errors(conclusion.moments, norms, future, rule)
         self._end_forecast.keep(step, self._known(conclusion.moments, norms), conclusion.norm, errors)
         return norms
+
+    def _rule(self) -> EquilibriumRule:
+        """The law at the present settings, or none where norms do not follow it."""
+        return self.plan.rule()
 
     @abstractmethod
     def _is_open(self) -> bool:

@@ -74,8 +74,8 @@ MONITORS = [NormDynamics, EquilibriumFitMonitor, GradientSplitMonitor, NormTraje
 def test_hooks_live_while_training_does(fit, monitor):
     module, counting = Lit(seeded(NoisyModel), sgd), Counting()
     fit(module, pair_batches(5), monitor(targets=TARGETS), counting)
-    # Encoder and optimizer; the table before a step alone whose touched rows are read.
-    assert set(counting.seen) == {2 + (monitor in (NormDynamics, EquilibriumFitMonitor))}
+    # Encoder and optimizer, before and after its step; the table before a step alone whose touched rows are read.
+    assert set(counting.seen) == {3 + (monitor in (NormDynamics, EquilibriumFitMonitor))}
     assert hooks(module) == 0
 
 

@@ -13,6 +13,7 @@ from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
 from lightning_normdyn.core.dynamics.laws import ObservedMean
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
+from lightning_normdyn.core.dynamics.norm_resets import NormResets
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 
@@ -58,7 +59,7 @@ class WindowFit(NamedTuple):
 
 
 class FitWindow:
-    """Running sums from which a window is judged when it closes: 73 bytes a row.
+    """Running sums from which a window is judged when it closes: 89 bytes a row.
 
     Args:
         norms: norms at the start, ``[rows]``.
@@ -75,6 +76,7 @@ class FitWindow:
         self._squares = torch.zeros_like(self.start)
         self._logs = torch.zeros_like(self.start)
         self._growth = torch.zeros_like(self.start)
+        self.resets = NormResets()
 
     def sample(self, before: Tensor, after: Tensor) -> None:
         """Takes the quiet terms, norm and growth, from one step of all rows.
@@ -84,6 +86,7 @@ class FitWindow:
             after: rows after it, ``[rows, d]``.
         """
         norm = most_precise(safe_norm(after))
+        self.resets.sample(most_precise(safe_norm(before)), norm)
         self.samples += 1
         self._squares += norm.square()
         if self.observed_mean == "geometric":
@@ -157,6 +160,7 @@ class FitWindow:
             "sums": torch.stack((self._squares, self._logs, self._growth)),
             "moments": self.moments.state_dict(),
             "rates": self.rates.state_dict(),
+            "resets": self.resets.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], rule: EquilibriumRule) -> None:
@@ -166,4 +170,6 @@ class FitWindow:
         for total, state_total in zip((self._squares, self._logs, self._growth), state["sums"], strict=True):
             total.copy_(state_total)
         self.moments.load_state_dict(state["moments"])
+        if "resets" in state:  # no earlier release looked for them
+            self.resets.load_state_dict(state["resets"], self.start.device)
         self.rates.load_state_dict(state["rates"], lr_gain=rule.lr_gain, radial_decay=rule.radial_decay)
