@@ -12,6 +12,7 @@ from small_models import Lit, PairTable, pair_batches, seeded
 from torch.optim import lr_scheduler
 
 from lightning_normdyn.callbacks.trainer_run import future_rates
+from lightning_normdyn.core import EffectiveTrace
 from lightning_normdyn.instruments.planned_rates import PlannedRates
 
 
@@ -241,3 +242,16 @@ def test_a_scheduler_that_fails_beyond_its_end_keeps_its_last_rate(fit):
     fit(Lit(seeded(PairTable), scheduled(Delicate)), pair_batches(12), witness)
     assert len(witness.real) == 12
     assert witness.foreseen[0] == pytest.approx([0.2 * 0.9 ** min(step, 12) for step in range(1, 20)])
+
+
+@pytest.mark.parametrize("configure", [scheduled(HomeMade)])
+def test_what_cannot_be_run_ahead_is_said_once_and_lrs_stand_in(fit, configure):
+    blind, told = Foreseen(10), Foreseen(10)
+    told.rates = PlannedRates(told.sentences.append, lambda step: 0.1 * 0.9**step)
+    for witness in (blind, told):
+        fit(OwnStep(seeded(PairTable), configure), pair_batches(10), witness)
+    assert len(blind.sentences) == 1
+    assert "lrs=" in blind.sentences[0]
+    assert not told.sentences
+    for made, foreseen in enumerate(told.foreseen, 1):
+        assert foreseen == pytest.approx(told.real[made:], rel=1e-12)
