@@ -407,7 +407,7 @@ FAULTS = (
     PlantedRun("a reset to the unit sphere", Training(_plain(), sgd(), after_step=_reset), ("reset_norms",)),
     PlantedRun(
         "a reset to the unit sphere, no decay",
-        Training(_plain(), adamw(weight_decay=0.0), after_step=_reset),
+        Training(_plain(), adamw(lr=0.03, weight_decay=0.0), after_step=_reset),
         ("reset_norms",),
     ),
     PlantedRun(
@@ -470,7 +470,7 @@ def _normalized(normalization: Any, **options: Any) -> Callable[[], Pairs]:
 
 HEALTHY = (
     PlantedRun("SGD with momentum", Training(cosine_table(1.0), sgd())),
-    PlantedRun("SGD without momentum", Training(cosine_table(1.0), sgd(lr=10.0, momentum=0.0))),
+    PlantedRun("SGD without momentum", Training(cosine_table(1.5), sgd(lr=10.0, momentum=0.0))),
     PlantedRun("SGD with Nesterov's momentum", Training(cosine_table(1.0), sgd(nesterov=True))),
     PlantedRun("SGD from its equilibrium", Training(cosine_table(), sgd(), prepare=_settled)),
     PlantedRun(

@@ -105,6 +105,8 @@ class NormMonitor(Callback):
             self._log(trainer)
             self._observation.recorder.flush()
             self._observation.conclude()
+            if self is _last_historian(trainer):
+                self._observation.point_to_report()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes every hook."""
@@ -161,6 +163,12 @@ class NormMonitor(Callback):
         for logger in trainer.loggers:
             scalars = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
             logger.log_metrics(scalars, step=step)
+
+
+def _last_historian(trainer: Trainer) -> NormMonitor | None:
+    """The last of the trainer's monitors that keep a history, which is one for all of them."""
+    monitors = [callback for callback in trainer.callbacks if isinstance(callback, NormMonitor)]  # type: ignore[attr-defined]
+    return next((monitor for monitor in reversed(monitors) if monitor.save_history), None)
 
 
 def _observed(options: NormOptions) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -25,9 +25,10 @@ def find_targets(
     """Resolves target patterns against a module.
 
     A pattern that matches 2-D parameters names *tables*, whose rows are embeddings; one that matches submodules alone
-    names *outputs*, the vectors those return. ``*`` and ``?`` match as in file names. The wrappers of ``torch.compile``
-    and activation checkpointing have no part in a name. A submodule's method that returns vectors, as CLIP's
-    ``encode_text``, is named in full; it can be followed on a probe, but its calls in training are not heard.
+    names *outputs*, the vectors those return, and where the submodule is an embedding layer its table. ``*`` and ``?``
+    match as in file names. The wrappers of ``torch.compile`` and activation checkpointing have no part in a name. A
+    submodule's method that returns vectors, as CLIP's ``encode_text``, is named in full; it can be followed on a probe,
+    but its calls in training are not heard.
 
     Args:
         module: the model.
@@ -47,6 +48,8 @@ def find_targets(
         ['0.weight']
         >>> [target.name for target in find_targets(model, ["1.weight", "1"])]
         ['1.weight', '1']
+        >>> [target.name for target in find_targets(model, "0")]  # an embedding layer
+        ['0.weight']
     """
     targets = check_targets(targets)
     if isinstance(targets, str):
@@ -91,9 +94,20 @@ def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[Table
     outputs = outputs or [(name, child) for name, child in _published(module).items() if fnmatchcase(name, pattern)]
     outputs = outputs or _method(children, pattern)
     if outputs:
-        return [OutputTarget(name, child) for name, child in outputs]
+        names_by_id = {id(parameter): name for name, parameter in plain_parameters(module).items()}
+        return [_of_submodule(name, child, module, names_by_id, max_tracked_rows) for name, child in outputs]
     hint = nearest(pattern, [*children, *plain_parameters(module), *_published(module)])
     raise ValueError(f"targets: {pattern!r} matches no parameter or submodule{hint or ';'} {_candidates(module)}")
+
+
+def _of_submodule(
+    name: str, child: nn.Module, module: nn.Module, names_by_id: Mapping[int, str], max_tracked_rows: int
+) -> TableTarget | OutputTarget:
+    """The output of a submodule; of an embedding layer its table, whose rows are what it returns."""
+    table_name = names_by_id.get(id(child.weight)) if isinstance(child, EMBEDDING_TYPES) else None
+    if table_name is None:
+        return OutputTarget(name, child)
+    return TableTarget(table_name, module, max_tracked_rows=max_tracked_rows)
 
 
 def _embedding_tables(module: nn.Module) -> list[str]:

@@ -63,7 +63,7 @@ class NormdynCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser that raises its errors instead of printing its usage, which has some sixty lines."""
-        return super().init_parser(**kwargs | {"exit_on_error": False})
+        return super().init_parser(**kwargs | {"exit_on_error": False, "allow_abbrev": False})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; errors are one sentence that names the key, the value and the nearest right word."""
@@ -114,16 +114,11 @@ class NormdynCLI(LightningCLI):
             ) from error
 
     def after_fit(self) -> None:
-        """Says where the run is, and how to look at its norms if they were recorded."""
+        """Says where the run is; how to look at its norms, the callbacks say."""
         logger = self.trainer.logger
         if logger is None or isinstance(logger, DummyLogger) or not self.trainer.is_global_zero:
             return
-        from lightning_normdyn.cli.reports import has_history
-
-        folder = self.trainer.log_dir
-        print(f"Run folder: {folder}")
-        if folder is not None and has_history(Path(folder)):
-            print(f"Norms: normdyn report {folder}")
+        print(f"Run folder: {self.trainer.log_dir}")
 
     @staticmethod
     def configure_optimizers(

@@ -32,6 +32,7 @@ def build_parser(command: Command[..., Any]) -> ArgumentParser:
         description=f"{documentation.short_description} {_paragraph(documentation.long_description)}".strip(),
         formatter_class=argparse.HelpFormatter,
         exit_on_error=False,
+        allow_abbrev=False,
         default_env=False,
     )
     groups = {title: parser.add_argument_group(title) for title in command.shell.groups}

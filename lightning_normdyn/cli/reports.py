@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 _MOST_RUNS = 20
+_EXPECTED = (
+    "name the folder of a run that trained with NormDynamics, e.g. lightning_logs/version_0, or one above such folders"
+)
 
 
 class ReportRecord(NamedTuple):
@@ -54,7 +57,7 @@ def draw_report(run: str, out: str | None = None) -> ReportRecord:
 
     folder = Path(run)
     if not has_history(folder):
-        _refuse_folder_of_runs(folder)
+        _refuse_other_folder(folder)
     check_output_file(Path(out) if out is not None else folder / PAGE, "out")
     page = write_report(
         folder, out=out, row_names=read_words(folder), summary=read_summary(folder), command=running_command()
@@ -73,10 +76,13 @@ def runs_below(folder: Path) -> list[Path]:
     return sorted(runs, key=lambda run: (run / FOLDER).stat().st_mtime, reverse=True)
 
 
-def _refuse_folder_of_runs(folder: Path) -> None:
-    runs = runs_below(folder) if folder.is_dir() else []
+def _refuse_other_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"run: '{folder}' {problem}; {_EXPECTED}")
+    runs = runs_below(folder)
     if not runs:
-        return  # reading says what is expected
+        raise FileNotFoundError(f"run: '{folder}' holds no norm history, nor does any folder below it; {_EXPECTED}")
     lines = "\n".join(f"  {_date(run)}  {run}" for run in runs[:_MOST_RUNS])
     remainder = f"\n  and {len(runs) - _MOST_RUNS} older ones" if len(runs) > _MOST_RUNS else ""
     raise FileNotFoundError(

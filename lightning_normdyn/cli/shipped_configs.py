@@ -77,7 +77,7 @@ def copy_config(name: str, out: str, *, overwrite: bool = False) -> ConfigsRecor
     files = {config.name: config.file for config in record.configs}
     file_name = name if name.endswith(".yaml") else f"{name}.yaml"
     if file_name not in files:
-        raise ValueError(f"name: expected one of {', '.join(files)}, got '{name}'{nearest(file_name, tuple(files))}")
+        raise ValueError(f"name: expected one of {', '.join(files)}, got '{name}'{_nearest(file_name, tuple(files))}")
     copy = Path(out) / file_name
     if os.path.lexists(copy) and not overwrite:  # a link that leads nowhere is in the way too
         raise ValueError(f"out: '{copy}' exists already; pass --overwrite to replace it, or choose another folder")
@@ -107,8 +107,13 @@ def config_file(name: str) -> str:
     if Path(name).name == name and shipped_file.is_file():
         return str(shipped_file)
     names = tuple(config.name for config in list_configs().configs)
-    hint = f"; did you mean the shipped '{Path(name).name}'?" if Path(name).name in names else nearest(name, names)
+    hint = f"; did you mean the shipped '{Path(name).name}'?" if Path(name).name in names else _nearest(name, names)
     raise FileNotFoundError(f"config: expected a file or one of {', '.join(names)}, got '{name}'{hint}")
+
+
+def _nearest(name: str, names: tuple[str, ...]) -> str:
+    """Compares without the ending, which makes all of them similar."""
+    return nearest(Path(name).stem, [Path(shipped).stem for shipped in names]).replace("'?", ".yaml'?")
 
 
 def _config(file: Path) -> ShippedConfig:

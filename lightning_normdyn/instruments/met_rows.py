@@ -39,8 +39,18 @@ class MetRows(TableInstrument):
         self._target, self._rule = target, rule
         self._decay = DecayAlone(rule())
         self._is_steady = True
-        self._met = self._was_zero = self._padding = self._products = torch.empty(0)
+        self._was_zero = self._padding = self._products = torch.empty(0)
+        self._met_slots = torch.empty(1)
         self._has_state = self._is_complete = False
+
+    @property
+    def _met(self) -> Tensor:
+        """A view: the slot after the last is that of rows that are not tracked, and counts as met."""
+        return self._met_slots[:-1]
+
+    @_met.setter
+    def _met(self, met: Tensor) -> None:
+        self._met_slots = torch.cat((met, met.new_ones(1)))
 
     @property
     def met(self) -> Tensor:
@@ -88,12 +98,13 @@ class MetRows(TableInstrument):
         if slots is None:
             self._met |= (gradient != 0).any(1)
             return
-        met = torch.cat((self._met, self._met.new_ones(1)))  # the last slot is that of rows that are not tracked
         if slots.device.type == "cpu":  # elsewhere, selecting would wait for the device
-            new = (~met[slots]).nonzero().squeeze(1)
+            is_met = self._met_slots.index_select(0, slots)
+            if bool(is_met.all()):
+                return
+            new = is_met.logical_not_().nonzero().squeeze(1)
             gradient, slots = gradient[new], slots[new]
-        met[slots] |= (gradient != 0).any(1)
-        self._met = met[:-1]
+        self._met_slots[slots] |= (gradient != 0).any(1)
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Meets the rows that did not follow decay alone, and counts the others."""
@@ -130,7 +141,7 @@ class MetRows(TableInstrument):
     def state_dict(self) -> dict[str, Any]:
         """Which rows were met, and where the others are expected."""
         return {
-            "met": self._met,
+            "met": self._met.clone(),
             "was_zero": self._was_zero,
             "products": self._products,
             "is_steady": self._is_steady,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibr
 from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.log import Outage
 from lightning_normdyn.history.run_mark import mark_end
-from lightning_normdyn.history.target_history import TargetHistory, folder_name
+from lightning_normdyn.history.target_history import FOLDER, TargetHistory, folder_name
 from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.closing_line import closing_line
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
@@ -77,6 +78,7 @@ class Observation:
         self._module, self._run, self._measures, self._options = module, run, measures, options
         self._name, self._root, self._name_holders = name, root, name_holders
         self._has_stopped = False
+        self._outage = Outage()
         self._target_names: list[str] = []
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
@@ -108,6 +110,7 @@ class Observation:
                 self.recorder, self._alerts = self._build(), self._new_alerts()
         for watch in self.recorder.watches:
             self._describe(watch)
+        self._caution_of_short_window()
         self.recorder.begin(steps_made)
         self._facts = RunFacts(self._module, self._run)
         for watch in self.recorder.watches:
@@ -162,6 +165,7 @@ class Observation:
             if line:
                 self._inform(f"'{target.name}': {line}")
         self._report_unclosed_windows()
+        self._report_empty_windows()
         self._alerts.conclude()
 
     def _report_unclosed_windows(self) -> None:
@@ -173,6 +177,33 @@ class Observation:
             self._inform(
                 f"{names}: no window of {length} steps closed in the run's {watch.steps} steps, so no norm is "
                 f"predicted; train longer, or pass a shorter one: window={max(1, watch.steps // 2)}"
+            )
+
+    def _report_empty_windows(self) -> None:
+        """One line for all targets whose windows closed with nothing measured in them."""
+        watches = [watch for watch in self.recorder.watches if _has_empty_windows(watch)]
+        if watches:
+            names = ", ".join(f"'{watch.target.name}'" for watch in watches)
+            steps = watches[0].steps
+            self._inform(
+                f"{names}: no window of the run's {steps} steps held a whole measurement, which spans the steps that "
+                f"the optimizer's momentum remembers or, if fewer, every_n_steps={self._options['every_n_steps']}; "
+                f"train longer, or pass a longer window: window={max(1, steps // 2)}"
+            )
+
+    def point_to_report(self) -> None:
+        """One line on how to look at the history, if there is one."""
+        if self._root is not None and self._root.name == FOLDER and any(self._root.glob("*/target.json")):
+            folder, here = self._root.parent.resolve(), Path.cwd()
+            run = folder.relative_to(here) if folder.is_relative_to(here) else folder
+            self._inform(f"to see the norms: normdyn report {shlex.quote(str(run))}")
+
+    def _caution_of_short_window(self) -> None:
+        window = self._options["window"]
+        if isinstance(window, int) and window < _SHORT_WINDOW and self._measures.fit:
+            self._inform(
+                f"window={window}: norms hardly move in so few steps, so that any prediction looks right; take "
+                f"{_SHORT_WINDOW} or more"
             )
 
     def stop(self) -> None:
@@ -189,17 +220,20 @@ class Observation:
         self._target_names = [target.name for target in targets]
         name_holders = self._name_holders if self._root is not None else []
         self._row_names = find_row_names(options["names"], targets, name_holders)
-        outage = Outage()
-        watches = (self._watch(target, self._history(target.name, outage)) for target in targets)
+        watches = (self._watch(target, self._history(target.name)) for target in targets)
         return Recorder([watch for watch in watches if watch is not None])
 
     def _new_alerts(self) -> Alerts:
         is_first = self._run.ranks.rank == 0
-        log = AlertLog(self._root, writer=self._name) if self._root is not None and is_first else None
+        log = (
+            AlertLog(self._root, writer=self._name, outage=self._outage)
+            if self._root is not None and is_first
+            else None
+        )
         return Alerts(self._warn, on_alert=self._options["on_alert"], log=log, speaks=is_first)
 
-    def _history(self, name: str, outage: Outage) -> TargetHistory | None:
-        return TargetHistory(self._root / folder_name(name), outage=outage) if self._root is not None else None
+    def _history(self, name: str) -> TargetHistory | None:
+        return TargetHistory(self._root / folder_name(name), outage=self._outage) if self._root is not None else None
 
     def _watch(self, target: TableTarget | OutputTarget, history: TargetHistory | None) -> Watch | None:
         trainer = find_parameter_group(target, self._run.followed())
@@ -355,6 +389,17 @@ def _description(
         "total_steps": total_steps,
         "version": __version__,
     }
+
+
+_SHORT_WINDOW = 50
+
+
+def _has_empty_windows(watch: Watch) -> bool:
+    """Whether windows closed, none of which said anything."""
+    fits = [fit for fit in watch.measurements.values() if isinstance(fit, WindowedFit)]
+    if not watch.steps or any(isinstance(fit, EncoderBalance) and fit.gave_up for fit in fits):
+        return False
+    return any(fit.has_closed and not fit.has_judged for fit in fits)
 
 
 def _unclosed_steps(watch: Watch) -> int | None:

@@ -57,7 +57,7 @@ class NormObserver:
         name_holders: objects whose ``vocabulary``, ``tokenizer`` or ``row_names`` may name the rows of a table.
 
     Raises:
-        ValueError: if a pattern matches nothing, or a setting is out of range.
+        ValueError: if a pattern matches nothing, a setting is out of range, or no optimizer trains any target.
 
     Example:
         >>> table = nn.Embedding(10, 4)
@@ -124,6 +124,12 @@ class NormObserver:
             root=root,
             name_holders=self.name_holders,
         )
+        if not self._observation.recorder.watches:
+            self._observation = None
+            raise ValueError(
+                "optimizer: expected one that trains a target of the model, got none that does; is it the optimizer of "
+                "another model?"
+            )
         for optimizer in self._run().followed():  # first: a step is announced before its gradient is read
             self._handles.append(optimizer.register_step_pre_hook(self._hear_step))
         try:
@@ -153,6 +159,7 @@ class NormObserver:
             self._observation.recorder.finish()
             self._report()
             self._observation.conclude()
+            self._observation.point_to_report()
         self.close()
 
     def state_dict(self) -> dict[str, Any]:

@@ -163,10 +163,16 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
         "an identity, in float64: if not, report it",
     ),
     (
-        {"stationarity": ("Stationarity", "1: the norms have settled; 0: they all still move one way")},
-        "1 − net change of R² / gross flow, over the window and all rows",
+        {
+            "stationarity": (
+                "Stationarity",
+                "1: the norms have settled; 0: they still move one way; over all rows together, so the longest decide",
+            )
+        },
+        "1 − net change of R² / gross flow, over the window and all rows together, so that the longest rows decide",
         "0 to 1",
-        "above 0.9: settled; of an encoder read `equilibrium_median_error` and `growth_share + drift_share` "
+        "above 0.9: settled, as far as long rows tell: `equilibrium_median_error` is about the typical row; "
+        "of an encoder read `equilibrium_median_error` and `growth_share + drift_share` "
         "besides, since large flows that nearly cancel hide a slow change",
         "below 0.5: norms mostly repeat where they started; raise lr·λ, train longer, or start nearer; an "
         "annealed lr freezes norms before they settle",

@@ -75,7 +75,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         self.forecast_at = check_extent("forecast_at", forecast_at, whole_run=False)
         self._window_start = self._window_end = 0
         self._last_moments: Moments | None = None
-        self._has_closed = False
+        self.has_closed = self.has_judged = False
         self._end_forecast = EndForecast(self.forecast_at, plan.total_steps, plan.skipped_steps)
 
     def finish(self, step: int) -> None:
@@ -94,7 +94,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
     @property
     def unclosed_steps(self) -> int | None:
         """Length of the first window while none has closed; ``None`` once one has, or where none was opened."""
-        return self._window_end - self._window_start if self._is_open() and not self._has_closed else None
+        return self._window_end - self._window_start if self._is_open() and not self.has_closed else None
 
     def _ends_with(self, step: int) -> bool:
         """Whether norms are wanted after this step: a window closes, or the run ends as it was forecast to."""
@@ -121,8 +121,9 @@ class WindowedFit(TableInstrument, Generic[Moments]):
 
     def _close(self, step: int, norms: Tensor) -> None:
         rule, (start, rates) = self._rule(), self._window_course()
-        self._has_closed = True
+        self.has_closed = True
         conclusion = self._judge_window(norms, rule)
+        self.has_judged |= conclusion is not None
         if conclusion is None:
             self._columns = {"norm": norms}
         else:
@@ -212,7 +213,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
     def _load_window_state(self, state: dict[str, Any], norms: Tensor) -> None:
         """Takes back what :meth:`_window_state` gave."""
         self._set_window(state["window_start"], state["window_end"])
-        self._has_closed = state["window_start"] > 0
+        self.has_closed = self.has_judged = state["window_start"] > 0
         self._end_forecast.load_state_dict(state["forecast"], norms.device)
 
 

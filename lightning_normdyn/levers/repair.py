@@ -45,7 +45,7 @@ def repair_rows(
         generator: of the random directions.
 
     Returns:
-        The repaired rows, ``[m]``.
+        The repaired rows, ``[m]``; those that it found itself, shortest first.
 
     Raises:
         ValueError: if a table is no matrix, the two have other numbers of rows, ``rows`` names one that is not there,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+
 from torch import Tensor, nn
+from typing_extensions import Never
 
 from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.options import SharedOptions
 from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity, Temperature
+from lightning_normdyn.nearest_word import nearest
 
 
 class ContrastiveLoss(nn.Module):
@@ -26,6 +30,7 @@ class ContrastiveLoss(nn.Module):
         check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
 
     Raises:
+        TypeError: if there is no such argument.
         ValueError: if an argument is out of its range.
     """
 
@@ -40,8 +45,15 @@ class ContrastiveLoss(nn.Module):
         chunk_size: int | None = None,
         gather: bool = True,
         check_finite: bool = True,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        if unknown:
+            names = _option_names(type(self))
+            raise TypeError(
+                f"{type(self).__name__}: got an unexpected keyword argument {min(unknown)!r}; it takes "
+                f"{', '.join(names)}{nearest(min(unknown), names)}"
+            )
         if chunk_size is not None:
             check_count(chunk_size=chunk_size)
         check_flag(learnable_temperature=learnable_temperature, gather=gather, check_finite=check_finite)
@@ -82,3 +94,14 @@ class ContrastiveLoss(nn.Module):
             query, document = self.exponents
             values |= {"gamma_query": query.detach(), "gamma_document": document.detach()}
         return values
+
+
+def _option_names(loss: type[ContrastiveLoss]) -> list[str]:
+    """The keywords that the constructors of a loss and of its bases take, in alphabetical order."""
+    parameters = [
+        parameter
+        for base in loss.__mro__
+        if issubclass(base, ContrastiveLoss)
+        for parameter in inspect.signature(base.__init__).parameters.values()
+    ]
+    return sorted({parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY})

@@ -148,7 +148,8 @@ def _unexpected(module: str, options: Iterable[str], error: TypeError) -> TypeEr
     """The error of a base class that was handed a keyword it does not know, in terms of who wrote the keyword."""
     for name in options:
         if f"'{name}'" in str(error):
-            advice = nearest(name, _LOSS_OPTIONS) or f"; the loss takes {', '.join(sorted(_LOSS_OPTIONS))}"
+            names = sorted([*_LOSS_OPTIONS, "normalization"])
+            advice = nearest(name, names) or f"; the loss takes {', '.join(names)}"
             return TypeError(f"{module}: got an unexpected keyword argument {name!r}{advice}")
     return error
 

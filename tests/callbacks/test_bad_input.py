@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_written_costs_one_warning(fit, tmp_path):
     assert len(ours(caught)) == 1
     assert trainer.global_step == 6
     for target in ("net.queries.weight", "net.documents.weight"):
-        assert "transient_slope" in trainer.logger.of(target)[6]
+        assert "transient_least_squares_slope" in trainer.logger.of(target)[6]
     assert (tmp_path / "file").read_text() == "in the way"
 
 

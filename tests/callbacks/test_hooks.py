@@ -122,3 +122,14 @@ def test_the_count_can_fail(fit):
     module = Lit(seeded(NoisyModel), sgd)
     fit(module, pair_batches(2), Forgetful())
     assert hooks(module) == 1
+
+
+def test_the_command_that_draws_the_run_is_said_once_however_many_monitors_keep_it(fit, caplog, tmp_path):
+    monitors = [NormTrajectoryMonitor(), EquilibriumFitMonitor(window=4), GradientSplitMonitor(save_history=False)]
+    with caplog.at_level("INFO"):
+        fit(Lit(seeded(NoisyModel), sgd), pair_batches(4), *monitors)
+    assert sum("normdyn report" in message for message in caplog.messages) == 1
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        fit(Lit(seeded(NoisyModel), sgd), pair_batches(4), NormDynamics(save_history=False))
+    assert not any("normdyn report" in message for message in caplog.messages)

@@ -12,7 +12,6 @@ from small_models import Lit, PairTable, pair_batches, seeded
 from torch.optim import lr_scheduler
 
 from lightning_normdyn.callbacks.trainer_run import future_rates
-from lightning_normdyn.core import EffectiveTrace
 from lightning_normdyn.instruments.planned_rates import PlannedRates
 
 

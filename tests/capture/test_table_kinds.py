@@ -26,6 +26,7 @@ from small_models import (
 )
 
 from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.history import read_run
 
 STEPS = 12
@@ -299,3 +300,17 @@ def test_a_sparse_table_under_a_loss_scaler(fit, tmp_path):
     )
     trainer = fit(Lit(net, plain_sgd), batches, callback, plugins=plugins, accumulate_grad_batches=2)
     assert_table(trainer, tmp_path, steps, "net.table.weight", lr=LR, decay=0.0)
+
+
+@pytest.mark.parametrize("pattern", ["users", "use*"])
+def test_an_embedding_layer_named_as_a_target_is_its_table(pattern):
+    model = torch.nn.ModuleDict({"users": torch.nn.Embedding(6, 4), "head": torch.nn.Linear(4, 3)})
+    (target,) = find_targets(model, [pattern])
+    assert (target.name, target.kind, target.rows) == ("users.weight", "table", 6)
+    assert [target.kind for target in find_targets(model, ["head"])] == ["output"]
+
+
+def test_a_tied_embedding_layer_is_the_table_that_it_shares():
+    model = torch.nn.ModuleDict({"users": torch.nn.Embedding(6, 4), "friends": torch.nn.Embedding(6, 4)})
+    model["friends"].weight = model["users"].weight
+    assert [target.name for target in find_targets(model, ["users", "friends"])] == ["users.weight"]

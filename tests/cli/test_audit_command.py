@@ -178,6 +178,16 @@ def test_zero_queries_are_noted(files):
     assert numbers()["ranking"]["judged"] == ASKED - 3
 
 
+def test_graded_pairs_are_cautioned_against(files):
+    """Every query with one document, in grades from 0 to 5, as STS has them."""
+    asked = ["--embeddings", "documents.npz", "--column", "vectors", "--queries", "queries.npz", "--judgements"]
+    Path("pairs.tsv").write_text("\n".join(f"q{row}\td{row}\t{row % 6}" for row in range(ASKED)))
+    Path("answers.tsv").write_text("\n".join(f"q{row}\td{row}\t1" for row in range(ASKED)))
+    assert audit(*asked, "pairs.tsv", "--out", "pairs") == audit(*asked, "answers.tsv", "--out", "answers") == 0
+    cautions = [[note for note in numbers(folder)["notes"] if "similarity" in note] for folder in ("pairs", "answers")]
+    assert [len(notes) for notes in cautions] == [1, 0]
+
+
 def broken(files, change):
     """The files with one thing wrong, and the words to audit them with."""
     vectors = np.load(files / "documents.npz")["vectors"].astype(np.float32)

@@ -142,6 +142,9 @@ def test_the_running_command_is_known_inside_alone():
         (["demo", "--stepz", "3"], "did you mean '--steps'?; see normdyn demo --help"),
         (["export", "--to", "npyy", "--embeddings", "a", "--out", "b"], "did you mean 'npy'?"),
         (["configs", "sst"], "did you mean 'sts.yaml'?"),
+        (["fit", "--config", "retreival.yaml"], "did you mean 'retrieval.yaml'?"),
+        (["demo", "--step", "3"], "unrecognized arguments: --step 3; did you mean '--steps'?"),
+        (["fit", "--conf", "sts.yaml"], "did you mean 'config'?"),
         (["reproduce", "--only", "frequency_laws"], "did you mean 'frequency_law'?"),
     ],
 )
@@ -150,6 +153,11 @@ def test_the_nearest_right_word_is_named(capsys, words, hint):
     printed = capsys.readouterr().err
     assert hint in printed
     assert printed.count("\n") == 1
+
+
+def test_a_far_word_is_not_suggested(capsys):
+    assert main(["fit", "--config", "nope.yaml"]) == 2
+    assert capsys.readouterr().err.endswith("tokens.yaml, got 'nope.yaml'\n")
 
 
 def test_python_dash_m_is_the_console_script():
@@ -170,7 +178,8 @@ def test_python_dash_m_is_the_console_script():
         (["demo", "--optimizer", "lion"], "argument --optimizer: invalid choice"),
         (["nothing"], "invalid choice: 'nothing'"),
         ([], "required: COMMAND"),
-        (["report", "absent"], "normdyn: log_dir: no norm history under 'absent"),
+        (["report", "absent"], "normdyn: run: 'absent' does not exist; name the folder of a run"),
+        (["report", "/dev/null"], "normdyn: run: '/dev/null' is a file; name the folder of a run"),
     ],
 )
 def test_wrong_words_end_with_2_and_a_sentence(capsys, words, sentence):

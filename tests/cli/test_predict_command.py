@@ -33,12 +33,13 @@ def beir(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_text_task_goes_on_to_audit_advise_and_export(beir, capsys):
+def test_a_text_task_goes_on_to_audit_advise_and_export(beir, capsys, caplog):
     words = ["--config", "retrieval.yaml", *beir, *SMALL]
     assert main(["fit", *words, "--data.batch_size=8", "--trainer.max_epochs=1"]) == 0
     printed = capsys.readouterr().out
     run = Path("runs/retrieval/version_0")
-    assert f"Norms: normdyn report {run}" in printed
+    assert f"Run folder: {run}" in printed
+    assert (printed + caplog.text).count(f"normdyn report {run}") == 1
     (checkpoint,) = run.glob("checkpoints/*.ckpt")
     saved = ["predict", "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint), "--out", "vectors"]
     assert main(saved) == 0

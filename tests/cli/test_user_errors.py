@@ -88,7 +88,7 @@ WORDS = {
     "path, got 'SmallTextEncodr'; did you mean 'SmallTextEncoder'?",
     "--trainer.callbacks.init_args.window=true": "trainer.callbacks.window: expected int or float, got 'true'",
     "--trainer.callbacks.init_args.every_n_steps=bad": "trainer.callbacks.every_n_steps: expected int, got 'bad'",
-    "--trainer.callbacks.init_args.targets=3": "trainer.callbacks.targets: expected one of auto, or a list, got '3'",
+    "--trainer.callbacks.init_args.forecast_at=x": "trainer.callbacks.forecast_at: expected int or float, got 'x'",
     "--trainer.callbacks.init_args=3": "trainer.callbacks.init_args: expected options of "
     "lightning_normdyn.callbacks.NormDynamics by name, got '3'",
     "--trainer.callbacks=NormDynamic": "or a dotted path, got 'NormDynamic'; did you mean 'NormDynamics'?",

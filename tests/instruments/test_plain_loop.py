@@ -266,3 +266,10 @@ def test_a_wrapped_optimizer_is_not_copied_to_look_ahead():
     course = run_ahead(optimizer, 0, [LRSchedule(scheduler, lambda _: True)], range(3))
     assert list(course.lrs) == [0.5, 0.25, 0.125]
     assert optimizer.param_groups[0]["lr"] == 1.0
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    models = [torch.nn.Embedding(6, 4) for _ in range(2)]
+    observer = NormObserver(models[0], torch.optim.SGD(models[1].parameters(), lr=0.1))
+    with pytest.warns(UserWarning, match="no optimizer trains"), pytest.raises(ValueError, match=r"^optimizer: .*none"):
+        observer.begin()

@@ -204,7 +204,7 @@ def test_what_is_out_of_range_fails_before_training():
     with pytest.raises(ValueError, match="every_n_steps: expected"):
         NormDynamicsTrainerCallback(every_n_steps=0)
     with pytest.raises(ValueError, match="targets: expected"):
-        NormDynamicsTrainerCallback(targets="encoder")
+        NormDynamicsTrainerCallback(targets=3)
 
 
 class Tokenizer:

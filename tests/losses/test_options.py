@@ -33,6 +33,10 @@ INFONCE = {
 SIGMOID = {**SHARED, "temperature": 0.1, "learnable_temperature": True, "bias": -10.0, "learnable_bias": True}
 
 
+class CosineMixinAlone(CosineMixin, LightningModule):
+    pass
+
+
 class Plain(ContrastiveMixin, LightningModule):
     def __init__(self, width: int = 8, **contrastive: Any) -> None:
         super().__init__(**contrastive)
@@ -146,3 +150,26 @@ def test_keywords_of_the_next_class_arrive_there_from_python_and_from_a_configur
     module = build(parsed).loss
     assert (module.depth, module.contrast.from_documents) == (5, True)
     assert float(module.contrast.temperature) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("cls", "word", "option"),
+    [
+        (InfoNCE, "normalisation", "normalization"),
+        (InfoNCE, "symetric", "symmetric"),
+        (SigmoidContrastive, "bais", "bias"),
+        (FullSoftmax, "temprature", "temperature"),
+        (Plain, "normalisation", "normalization"),
+        (CosineMixinAlone, "temprature", "temperature"),
+    ],
+)
+def test_a_misspelt_option_is_named_with_the_class_and_the_right_word(cls, word, option):
+    with pytest.raises(TypeError, match=rf"^{cls.__name__}: .*'{word}'.*; did you mean '{option}'\?$"):
+        cls(**{word: 1})
+
+
+@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax])
+def test_the_error_lists_every_option(cls):
+    with pytest.raises(TypeError) as caught:
+        cls(zzz=1)
+    assert set(str(caught.value).partition("it takes ")[2].split(", ")) == {"normalization", *EVERYTHING[cls]}

@@ -54,6 +54,13 @@ def test_the_import_check_can_fail() -> None:
     assert "pytorch_lightning" in loaded_after("import lightning_normdyn.callbacks")
 
 
+@pytest.mark.parametrize(("name", "hint"), [("NormDynamic", "; did you mean 'NormDynamics'?"), ("zzz", "")])
+def test_a_misspelt_name_of_the_package_is_answered_with_the_right_one(name: str, hint: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(nd, name)
+    assert str(caught.value) == f"lightning_normdyn has no name '{name}'{hint}"
+
+
 def test_the_package_gives_every_name_of_its_list() -> None:
     assert {"NormDynamics", "InfoNCE", "export_vectors", "weight_decay_for", "audit", "callbacks"} <= set(dir(nd))
     assert nd.NormDynamics is nd.callbacks.NormDynamics

@@ -101,7 +101,18 @@ def gather_queries(
         notes.append(
             f"{zeros:,} of {len(ids):,} queries are zero vectors, score all documents alike and are in no ranking."
         )
+    if _grades_pairs(judgements):
+        notes.append(
+            "Each query is judged with a single document and grades differ, as judgements of similarity do: rankings "
+            "count what was not judged as irrelevant, and any grade above 0 as relevant, so they say little here."
+        )
     return GatheredQueries(queries, judgements, notes)
+
+
+def _grades_pairs(judgements: Judgements) -> bool:
+    """Whether judgements look like graded pairs of texts, as those of STS, and not like answers to queries."""
+    has_single_documents = len(judgements.queries.unique()) == len(judgements.queries)
+    return has_single_documents and len(judgements.grades.unique()) > 2
 
 
 def _split_name(beir: JudgedTexts, chosen_split: str | None) -> str:

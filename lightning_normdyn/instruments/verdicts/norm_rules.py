@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from lightning_normdyn.instruments.verdicts.evidence import Evidence
 from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
@@ -158,7 +159,7 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
         return None
     net, steps = decay + drift + growth, norms.last_step - norms.first_step
     change, promise = 2 * math.log(norms.last / norms.first), net * steps
-    if abs(promise) < 0.2 or abs(net) < 0.5 * (abs(decay) + growth) or abs(change) > 0.1 * min(abs(promise), 3.0):
+    if abs(promise) < 0.7 or abs(net) < 0.5 * (abs(decay) + growth) or abs(change) > 0.1 * min(abs(promise), 3.0):
         return None
     weight_decay = evidence.decay_for_norm(norms.last)
     lever = (
@@ -167,7 +168,7 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
         else "drop the reset, or leave weight decay out, which has no effect under it"
     )
     return Finding(
-        f"steps should have changed R² by {promise:+.2g} of it in {steps:,} steps, and yet norms stand still at "
+        f"{steps:,} steps should have changed R² by {promise:+.2g} of it, and yet norms stand still at "
         f"{amount(norms.last)}: something sets them back after each step",
         lever,
     )
@@ -179,7 +180,7 @@ def _coupled_decay(evidence: Evidence) -> Finding | None:
         return None
     norm = evidence.first("norm_p50")
     # The law of AdamW, whose numbers are those of this optimizer.
-    apart = facts.rule.__class__(**{**facts.rule.__dict__, "family": "adamw", "family_with_decay": "adamw"})
+    apart = replace(facts.rule, family="adamw", family_with_decay="adamw")
     decay = evidence.decay_for_norm(norm, apart) if norm > 0 else None
     target = evidence.last("equilibrium_norm_p50")
     settles = f": rows settle at {amount(target)} (median)" if target > 0 else ""

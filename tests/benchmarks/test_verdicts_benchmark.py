@@ -1,0 +1,37 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.slow
+def test_the_command_prints_and_saves_what_is_said_of_a_fault_and_of_a_healthy_run(tmp_path):
+    command = [
+        sys.executable,
+        BENCHMARKS / "verdicts.py",
+        "--only",
+        "a dead loss",
+        "bfloat16 weights",
+        "--out",
+        tmp_path,
+    ]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "Faults found: 2 of 2. Healthy runs left alone: 1 of 1." in finished.stdout
+    runs = json.loads((tmp_path / "verdicts.json").read_text())["runs"]
+    assert [run["is_right"] for run in runs] == [True, True, True]
+    assert "| a dead loss | no_gradient |" in (tmp_path / "verdicts.md").read_text()
+
+
+def test_the_saved_table_keeps_what_was_promised():
+    runs = json.loads((BENCHMARKS / "results" / "verdicts.json").read_text(encoding="utf-8"))["runs"]
+    faults = [run for run in runs if run["expected"]]
+    healthy = [run for run in runs if not run["expected"]]
+    assert len(faults) >= 20
+    assert sum(run["is_right"] for run in faults) >= 0.95 * len(faults)
+    assert len(healthy) >= 20
+    assert all(run["is_right"] for run in healthy)
