@@ -62,7 +62,7 @@ class NormMonitor(Callback):
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
         self._observation = Observation(
             pl_module,
-            run_of(trainer, pl_module),
+            run_of(trainer, pl_module, self.options["lrs"]),
             self.measures,
             self.options,
             name=type(self).__name__,

@@ -12,18 +12,26 @@ from torch import Tensor
 
 from lightning_normdyn.callbacks.lightning import LightningModule, Trainer, overrides, rank_zero_info, rank_zero_only
 from lightning_normdyn.caution import caution
-from lightning_normdyn.core.dynamics.rates import RateTrace
-from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
+from lightning_normdyn.instruments.planned_rates import LearningRates, LRSchedule, PlannedRates
 from lightning_normdyn.instruments.training_run import Ranks, Run
 
 
-def run_of(trainer: Trainer, pl_module: LightningModule) -> Run:
-    """The run of a trainer, in words that hold for any training loop."""
-    rates = PlannedRates(_caution)
+def run_of(trainer: Trainer, pl_module: LightningModule, lrs: LearningRates | None = None) -> Run:
+    """The run of a trainer, in words that hold for any training loop.
+
+    Args:
+        trainer: the trainer.
+        pl_module: what it trains.
+        lrs: gives the nominal rate of a step, for schedules that cannot be run ahead.
+    """
+    rates = PlannedRates(_caution, lrs)
     return Run(
         optimizers=lambda: trainer.optimizers,
         total_steps=lambda: _total_steps(trainer, pl_module),
-        future_lrs=lambda optimizer, group, steps: future_lrs(trainer, pl_module, optimizer, group, steps, rates),
+        future_rates=lambda optimizer, group, steps, past: future_rates(
+            trainer, pl_module, optimizer, group, steps, rates, past
+        ),
         loss_scale=lambda: _loss_scale(trainer),
         ranks=_ranks(trainer),
         hears_backward=False,  # Lightning announces a step before it clips
@@ -84,13 +92,19 @@ def _ranks(trainer: Trainer) -> Ranks:
     return Ranks(trainer.global_rank, trainer.world_size, device, all_gather, broadcast, shares_batches(trainer))
 
 
-def future_lrs(
-    trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer, group: int, steps: int, rates: PlannedRates
-) -> RateTrace | None:
+def future_rates(
+    trainer: Any,
+    pl_module: Any,
+    optimizer: torch.optim.Optimizer,
+    group: int,
+    steps: int,
+    rates: PlannedRates,
+    past: EffectiveTrace | None = None,
+) -> EffectiveTrace | None:
     """Runs copies of an optimizer's schedulers ahead.
 
     A schedule that depends on a metric, on manual optimisation or on the user's own code is taken to stay at the
-    present rate.
+    present rate, which is said once.
 
     Args:
         trainer: the trainer, in the middle of an optimizer step, with its scheduler configurations.
@@ -99,16 +113,18 @@ def future_lrs(
         group: which parameter group.
         steps: how many steps ahead, to the end of the run.
         rates: what was run ahead before.
+        past: rates and decays of the steps before.
 
     Returns:
-        Nominal learning rates of the next ``steps`` optimizer steps; ``None`` if they are too many.
+        Effective rates and decays of the next ``steps`` optimizer steps; ``None`` if they are too many.
     """
     schedules = [
         LRSchedule(config.scheduler, partial(_is_due, config)) for config in _configs(trainer, pl_module, optimizer)
     ]
     batches = itertools.islice(_stepping_batches(trainer), steps)
     surroundings = [trainer, getattr(trainer, "datamodule", None), *pl_module.modules(), *pl_module.parameters()]
-    return rates.trace(optimizer, group, schedules, batches, steps, keep=surroundings)
+    first = (_total_steps(trainer, pl_module) or steps) - steps
+    return rates.trace(optimizer, group, schedules, batches, steps, first=first, past=past, keep=surroundings)
 
 
 class _Batch(NamedTuple):

@@ -112,6 +112,11 @@ class TableTarget:
         """The row of the table that each slot stands for, ``[tracked_rows]``."""
         return torch.arange(0, self.rows, self.stride)
 
+    @property
+    def max_norm(self) -> float | None:
+        """The length to which an embedding layer cuts rows that it looks up; ``None`` where none does."""
+        return min((layer.max_norm for layer in self._layers if layer.max_norm is not None), default=None)
+
     def padding(self) -> Tensor:
         """Which slots hold a ``padding_idx`` of an embedding layer, ``[tracked_rows]``: rows that are never trained."""
         is_padding = torch.zeros(self.tracked_rows, dtype=torch.bool)
@@ -221,8 +226,8 @@ def _forward(layer: nn.Module) -> Any:
 class TableStep:
     """One optimizer step as one table lived through it.
 
-    Made before the step with the rows as they were, completed after it with the gradient that the optimizer was given
-    (unscaled and clipped) and the rows as they became.
+    Made before the step with the rows as they were. The gradient that the optimizer was given (unscaled and clipped) is
+    read right before the update, or else after it; the rows as they became, after it.
 
     Args:
         target: the table; its gradient is there.
@@ -285,18 +290,31 @@ class TableStep:
             )
         if tracked:
             self.before = target.tracked().clone()
-        self._clipping = clipping
+        self._clipping, self._has_gradient = clipping, False
         if tracked and clipping is Clipping.AHEAD:
             self.raw_gradient_norm = self._whole_gradient_norm()
 
-    def complete(self, lr: float) -> None:
-        """Reads gradient and rows after the update."""
-        self.lr = lr
+    def read_gradient(self, *, copy: bool = False) -> None:
+        """Reads the gradient as it is now; the last time before :meth:`complete` counts.
+
+        Args:
+            copy: whether the optimizer may overwrite it, so that views of it will not do.
+        """
         if self.wants_touched:
             self.gradient = self._touched_gradient()
+            if copy and (self._rows is None or self.target.gradient().is_sparse):
+                self.gradient = self.gradient.clone()
+        if self.wants_tracked:
+            self.gradient_norm = self._whole_gradient_norm()
+        self._has_gradient = True
+
+    def complete(self, lr: float) -> None:
+        """Reads the rows after the update, and the gradient if nobody could read it before."""
+        self.lr = lr
+        if not self._has_gradient:
+            self.read_gradient()
         if self.wants_tracked:
             self.after = self.target.tracked()
-            self.gradient_norm = self._whole_gradient_norm()
             if self._clipping is Clipping.NONE:
                 self.raw_gradient_norm = self.gradient_norm
             elif self._clipping is Clipping.PAST:

@@ -10,7 +10,7 @@ from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import accumulated_squares, equilibrium_rule
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateTrace
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.dynamics.table_laws import adagrad_norm
 from lightning_normdyn.core.dynamics.votes import KernelVotes, kernel_votes
@@ -34,6 +34,7 @@ from lightning_normdyn.core.statistics.ranking import (
 __all__ = [
     "NORMALIZATIONS",
     "Correlation",
+    "EffectiveTrace",
     "EquilibriumRule",
     "FisherCondition",
     "KernelVotes",

@@ -81,6 +81,9 @@ class TableInstrument(Measurement):
     def note_lr(self, lr: float) -> None:
         """Called after every step of the table, measured or not, with its nominal learning rate."""
 
+    def note_rate(self, lr: float, radial_decay: float) -> None:
+        """Called after every step of the table, measured or not, with its effective rate and its ``lambda_rad``."""
+
     def observe(self, step: int, table_step: TableStep) -> None:
         """Looks at a step it asked for."""
         raise NotImplementedError

@@ -15,7 +15,7 @@ from lightning_normdyn.core.dynamics.balance import BalanceTerms
 from lightning_normdyn.core.dynamics.balance_window import BalanceSample, BalanceWindow
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, turning_angle
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, memory_steps
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.instruments.balance_readings import balance_columns, balance_readings
 from lightning_normdyn.instruments.base import check_every, is_due
 from lightning_normdyn.instruments.extent import Extent
@@ -112,12 +112,13 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
             self._open(step - 1, safe_norm(self._vectors_before))
         self._measure_decay(self._vectors_before)
 
-    def look_after(self, step: int, lr: float, *, wants_vectors: bool = False) -> Tensor | None:
+    def look_after(self, step: int, lr: float, group_decay: float, *, wants_vectors: bool = False) -> Tensor | None:
         """Looks after step number ``step`` was made.
 
         Args:
             step: its number, from 1.
-            lr: nominal learning rate that it was made with.
+            lr: effective learning rate that it was made with.
+            group_decay: ``lambda_rad`` of the parameter group that counts.
             wants_vectors: whether somebody else wants to see the probe's vectors.
 
         Returns:
@@ -125,7 +126,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         """
         if self._window is None:
             return None
-        self._window.rates.append(lr)
+        self._window.rates.append(lr, group_decay)
         is_wanted = wants_vectors or self._lag_ends(step) or self._ends_with(step)
         if self._vectors_before is None and not is_wanted:
             return None
@@ -150,10 +151,9 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
             self._window.add_radial_decay(self._decay)
         self._measurements += 1
 
-    def _read_step(self, step: int, vectors_before: Tensor, vectors: Tensor, lr: float) -> None:
+    def _read_step(self, step: int, vectors_before: Tensor, vectors: Tensor, rate: float) -> None:
         """Reads a measured step, and begins the lag that starts with it."""
         rule = self.plan.rule()
-        rate = lr * rule.lr_gain
         assert self._decay is not None
         decay_rate = rate * self._decay if rule.decay_is_separable else None
         self._readings |= split_update(vectors_before, vectors, decay_rate)
@@ -189,7 +189,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         self._lag, self._gradient_squares = None, [0.0, 0.0]
         self._lag_steps = min(memory_steps(self.encoder_plan.group()), self.every_n_steps)
 
-    def _window_course(self) -> tuple[Tensor, RateTrace]:
+    def _window_course(self) -> tuple[Tensor, EffectiveTrace]:
         assert self._window is not None
         return self._window.start, self._window.rates
 
@@ -197,7 +197,6 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         assert self._window is not None
         fit = self._window.close(
             norms,
-            lr_gain=rule.lr_gain,
             growth_power=rule.growth_power(self._window.radial_decay()),
             drift_follows_lr=self._sees_no_lengths(),
         )
@@ -205,8 +204,8 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
             return None
         return ClosedWindow(balance_readings(fit, rule), balance_columns(fit), fit.terms, fit.norm)
 
-    def _evolve(self, moments: BalanceTerms, norms: Tensor, rates: RateTrace, rule: EquilibriumRule) -> Tensor:
-        return moments.evolve(norms, rates.scaled(rule.lr_gain))
+    def _evolve(self, moments: BalanceTerms, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule) -> Tensor:
+        return moments.evolve(norms, rates.segments, rates.decays())
 
     def _sees_no_lengths(self) -> bool:
         radial_sum, gradient_sum = (float(square) for square in self._gradient_squares)
@@ -243,7 +242,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         if self.probe is None:
             return
         device = self.probe.device
-        self._window = BalanceWindow.from_state_dict(state["window"], device)
+        self._window = BalanceWindow.from_state_dict(state["window"], device, self.plan.rule())
         self._load_window_state(state, self._window.start)
         self._lag_steps, self._measurements = state["lag"], state["measured"]
         self._snapshots.last = state["last_snapshot"]

@@ -7,7 +7,7 @@ from typing import Any
 from lightning_normdyn.capture.call import FirstCalls
 from lightning_normdyn.capture.output import OutputStep
 from lightning_normdyn.capture.table import Clipping
-from lightning_normdyn.core.dynamics.optimizers import nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import StepRates
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance
 from lightning_normdyn.instruments.output_watch import OutputWatch
 
@@ -24,6 +24,7 @@ class EncoderWatch(OutputWatch):
     def __init__(self, *args: Any, balance: EncoderBalance, probe_items: int, **options: Any) -> None:
         super().__init__(*args, **options)
         self.balance = self.measurements["balance"] = balance
+        self._rates = StepRates(self.optimizer)
         self._first_calls = FirstCalls(self.target.name, self.target.module, probe_items)
 
     def detach(self) -> None:
@@ -44,8 +45,8 @@ class EncoderWatch(OutputWatch):
     def _look_after(self) -> None:
         super()._look_after()
         due = [] if self.balance.gave_up else self._adapters_due(self.steps)
-        lr = nominal_lr(self.balance.encoder_plan.group())
-        vectors = self.balance.look_after(self.steps, lr, wants_vectors=bool(due))
+        rate, group_decay = self._rates.read(self.balance.encoder_plan.group())
+        vectors = self.balance.look_after(self.steps, rate, group_decay, wants_vectors=bool(due))
         if vectors is not None:
             for adapter in due:
                 adapter.show(self.steps, vectors, "probe")

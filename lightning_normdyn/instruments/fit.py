@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_lo
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.dynamics.window import FitWindow, WindowFit
 from lightning_normdyn.instruments.base import Columns, Need, Readings, check_every, next_multiple
 from lightning_normdyn.instruments.extent import Extent
@@ -83,7 +84,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._nonfinite_before = 0.0
         self._touch_share: Tensor | None = None
         self._counted_steps = 0
-        self._announced_plain_fit = False
+        self._announced_plain_fit = self._announced_resets = False
 
     def begin(self, step: int) -> None:
         """Opens the first window, unless a checkpoint brought one."""
@@ -111,10 +112,10 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             need |= Need.NORMS
         return need
 
-    def note_lr(self, lr: float) -> None:
-        """Notes the learning rate of a step."""
+    def note_rate(self, lr: float, radial_decay: float) -> None:
+        """Notes the rate and the decay of a step."""
         assert self._window is not None
-        self._window.rates.append(lr)
+        self._window.rates.append(lr, radial_decay)
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Adds a step to the window, and closes the window where it ends."""
@@ -129,6 +130,29 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if table_step.wants_tracked and step % self._sample_every == 0:
             self._window.sample(table_step.before, table_step.after)
         self._conclude(step, lambda: table_step.norms)
+
+    def _rule(self) -> EquilibriumRule:
+        rule, reason = super()._rule(), self._reset_reason()
+        if not reason:
+            return rule
+        if not self._announced_resets:
+            caution(
+                f"normdyn: norms of '{self.target.name}' are {reason}, so no law of the norm holds: no equilibrium is "
+                "predicted and nothing is forecast",
+                stacklevel=2,
+            )
+        self._announced_resets = True
+        return replace(rule, family=None, family_with_decay=None, reason=f"norms are {reason}")
+
+    def _reset_reason(self) -> str:
+        """What is done to norms besides optimizer steps; empty for nothing."""
+        assert self._window is not None
+        limit = self.target.max_norm
+        if limit is not None and bool((self._norms_now() >= _AT_LIMIT * limit).any()):
+            return f"cut to max_norm={limit} by the embedding layer"
+        if self._window.resets.are_certain():
+            return "set back between optimizer steps (rows on a sphere, or that training code renormalises)"
+        return ""
 
     def _is_open(self) -> bool:
         return self._window is not None
@@ -158,7 +182,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         readings = (self._window_end - self._window_start) / self._read_every
         return self._touch_share * readings < _ENOUGH_READINGS
 
-    def _window_course(self) -> tuple[Tensor, RateTrace]:
+    def _window_course(self) -> tuple[Tensor, EffectiveTrace]:
         assert self._window is not None
         return self._window.start, self._window.rates
 
@@ -185,7 +209,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if rule.family is None:
             return torch.zeros_like(fit.norm, dtype=torch.bool)
         share = fit.update_probability if self._touch_share is None else self._touch_share
-        rule, readings = rule.at(nominal_lr=window.rates.noise_rate), window.moments.readings
+        rule, readings = rule.averaged(window.rates), window.moments.readings
         steps = window.rates.steps
         return rule.judges(fit.second_moment, self.target.dim, share, fit.kurtosis, steps=steps, readings=readings)
 
@@ -227,12 +251,12 @@ class EquilibriumFit(WindowedFit[RowNoise]):
     def _has_law(self, rule: EquilibriumRule) -> bool:
         return rule.path_is_known()
 
-    def _evolve(self, moments: RowNoise, norms: Tensor, rates: RateTrace, rule: EquilibriumRule) -> Tensor:
+    def _evolve(self, moments: RowNoise, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule) -> Tensor:
         v2, p, dim = moments.second_moment, moments.update_probability, self.target.dim
         return rule.evolve(norms, v2, dim, p, lrs=rates, kurtosis=moments.kurtosis)
 
     def _forecast_errors(
-        self, moments: RowNoise, norms: Tensor, rates: RateTrace, rule: EquilibriumRule
+        self, moments: RowNoise, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule
     ) -> NormErrors | None:
         errors = rule.path_errors(
             norms,
@@ -277,7 +301,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._load_window_state(state, norms)
         if state["window"] is not None:
             window = FitWindow(norms, state["window"]["observed_mean"])
-            window.load_state_dict(state["window"])
+            window.load_state_dict(state["window"], self.plan.rule())
             self._use(window)
         self._counted_steps, share = state["counted_steps"], state["touch_share"]
         self._touch_share = None if share is None else share.to(norms.device)
@@ -336,7 +360,7 @@ def _fit_readings(fit: WindowFit, window: FitWindow, rule: EquilibriumRule, judg
         else math.nan,
         "equilibrium_norm_p50": equilibrium.median() if bool(has_gradient.any()) else math.nan,
         "stationarity": fit.stationarity,
-        "relaxation_steps": rule.at(nominal_lr=window.rates.mean).relaxation_steps(),
+        "relaxation_steps": rule.averaged(window.rates).at(window.rates.mean).relaxation_steps(),
     }
 
 
@@ -347,6 +371,7 @@ def _median_error(predicted: Tensor, observed: Tensor) -> float:
 _LOG = logging.getLogger(__name__)
 _ENOUGH_READINGS = 50
 _ENOUGH_STEPS = 500
+_AT_LIMIT = 0.99
 _SPARSEST = 5
 
 

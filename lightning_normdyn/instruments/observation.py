@@ -306,7 +306,7 @@ class Observation:
             rule=lambda: equilibrium_rule(optimizer, group()),
             total_steps=self._run.total_steps,
             skipped_steps=skipped_steps,
-            future_lrs=lambda steps: self._run.future_lrs(optimizer, group(), steps),
+            future_rates=lambda steps, rates: self._run.future_rates(optimizer, group(), steps, rates),
         )
 
     def _make_probe(

@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import caution
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.history.target_history import fresh_root
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
@@ -96,7 +96,7 @@ class NormObserver:
         # A wrong pattern fails here.
         find_targets(model, self._options["targets"], max_tracked_rows=self._options["max_tracked_rows"])
         self._ranks = Ranks()
-        self._rates = PlannedRates(_warn)
+        self._rates = PlannedRates(_warn, self._options["lrs"])
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
         self._announced_ids: set[int] = set()
@@ -130,13 +130,14 @@ class NormObserver:
                 "optimizer: expected one that trains a target of the model, got none that does; is it the optimizer of "
                 "another model?"
             )
+        for optimizer in self._run().followed():  # first: a step is announced before its gradient is read
+            self._handles.append(optimizer.register_step_pre_hook(self._hear_step))
         try:
             self._observation.begin(steps_made, state)  # first: what was read of a step is reported after it was read
         except BaseException:
             self.close()
             raise
         for optimizer in self._run().followed():
-            self._handles.append(optimizer.register_step_pre_hook(self._hear_step))
             self._handles.append(optimizer.register_step_post_hook(self._end_step))
 
     def before_step(self, optimizer: torch.optim.Optimizer | None = None, *, clipped: bool = False) -> None:
@@ -199,7 +200,7 @@ class NormObserver:
         return Run(
             optimizers=lambda: self._optimizers,
             total_steps=lambda: self._total_steps,
-            future_lrs=self._future_lrs,
+            future_rates=self._future_rates,
             loss_scale=self._loss_scale,
             ranks=self._ranks,
             hears_backward=self._ranks.size == 1,
@@ -242,7 +243,9 @@ class NormObserver:
     def _loss_scale(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
 
-    def _future_lrs(self, optimizer: torch.optim.Optimizer, group: int, steps: int) -> RateTrace | None:
+    def _future_rates(
+        self, optimizer: torch.optim.Optimizer, group: int, steps: int, past: EffectiveTrace
+    ) -> EffectiveTrace | None:
         schedules = [
             LRSchedule(scheduler, lambda step: step % self._scheduler_every == 0)
             for scheduler in self._schedulers
@@ -250,7 +253,11 @@ class NormObserver:
         ]
         first = self._steps_tried(optimizer)
         model = [*self._model.modules(), *self._model.parameters()]
-        return self._rates.trace(optimizer, group, schedules, range(first, first + steps), steps, keep=model)
+        if len(self._optimizers) == 1 and len(schedules) < len(self._schedulers) and self._options["lrs"] is None:
+            self._rates.say_unforeseeable(optimizer)  # a function, or a scheduler that hides what it drives
+        return self._rates.trace(
+            optimizer, group, schedules, range(first, first + steps), steps, first=first, past=past, keep=model
+        )
 
     def _steps_tried(self, optimizer: torch.optim.Optimizer) -> int:
         assert self._observation is not None

@@ -16,6 +16,7 @@ from lightning_normdyn.instruments.alerts import OnAlert
 from lightning_normdyn.instruments.base import check_every
 from lightning_normdyn.instruments.extent import Extent, check_extent
 from lightning_normdyn.instruments.instrument import Instrument, check_instruments
+from lightning_normdyn.instruments.planned_rates import LearningRates
 from lightning_normdyn.instruments.probe_source import ProbeSource, check_probe, check_probe_items
 from lightning_normdyn.instruments.row_names import RowNames, check_row_names
 from lightning_normdyn.nearest_word import nearest
@@ -51,6 +52,9 @@ class NormOptions(LookOptions, total=False):
         window: length of a fit window, as Lightning reads such numbers: a float up to 1.0 is a share of the run, an int
             a number of steps.
         forecast_at: when the norms at the end of the run are forecast: a float is a share of it, an int a step.
+        lrs: the nominal learning rate of each step to come, as a function of its number from 0, for forecasts under a
+            schedule that cannot be run ahead: a function that sets the rate, a scheduler that is stepped by hand or is
+            given the step. ``None`` where schedulers of the run tell.
         probe: what an encoder (a target that is a submodule) encodes again around measured steps. ``None``: what it was
             called with in the first training step; or a batch of its inputs (a mapping is keyword arguments, a list or
             tuple positional ones), a loader of such batches, the path of one that ``torch.save`` wrote, or a mapping of
@@ -63,6 +67,7 @@ class NormOptions(LookOptions, total=False):
     fit_every_n_steps: int | None
     window: Extent
     forecast_at: Extent
+    lrs: LearningRates | None
     probe: ProbeSource
     probe_items: int
     on_alert: OnAlert | None
@@ -74,6 +79,7 @@ DEFAULTS: NormOptions = {
     "fit_every_n_steps": None,
     "window": 0.2,
     "forecast_at": 0.4,
+    "lrs": None,
     "max_tracked_rows": 16_384,
     "probe": None,
     "probe_items": 64,
@@ -117,6 +123,10 @@ def complete_options(options: NormOptions | LookOptions, *, arguments: Sequence[
     check_extent("forecast_at", settings["forecast_at"], whole_run=False)
     settings["targets"] = check_targets(settings["targets"])
     check_rows(settings["max_tracked_rows"])
+    if settings["lrs"] is not None and not callable(settings["lrs"]):
+        raise ValueError(
+            f"lrs: expected a function from the number of a step to its learning rate, got {settings['lrs']!r}"
+        )
     check_probe(settings["probe"])
     check_probe_items(settings["probe_items"])
     check_instruments(settings["instruments"])

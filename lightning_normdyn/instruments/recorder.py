@@ -49,6 +49,7 @@ class Recorder:
         self.detach()
         optimizers = {id(watch.optimizer): watch.optimizer for watch in self.watches}
         for optimizer in optimizers.values():
+            self._handles.append(optimizer.register_step_pre_hook(self._before_update))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
         for watch in self.watches:
             watch.begin(steps_made)
@@ -63,6 +64,32 @@ class Recorder:
         """
         for watch in self._by_optimizer.get(id(optimizer), ()):
             watch.before_step(clipping=clipping, has_scaler=has_scaler)
+
+    def _before_update(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Reads gradients before the optimizer can use them as scratch space: now, or as soon as its closure returns.
+
+        Under a fused optimizer that unscales them itself they are read after the step.
+        """
+        watches = [watch for watch in self._by_optimizer.get(id(optimizer), ()) if watch.wants_gradient]
+        if not watches or getattr(optimizer, "grad_scale", None) is not None:
+            return None
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            for watch in watches:
+                watch.read_gradient()
+            return None
+
+        def closure_and_look() -> Any:
+            loss = closure()
+            for watch in watches:
+                watch.read_gradient()
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": closure_and_look}
+        return (args[0], closure_and_look, *args[2:]), kwargs
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         del args, kwargs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
-from lightning_normdyn.core.dynamics.optimizers import nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import StepRates, nominal_lr
 from lightning_normdyn.history.target_history import TargetHistory
 from lightning_normdyn.instruments.base import Need, TableInstrument
 from lightning_normdyn.instruments.watch import Watch
@@ -38,6 +38,7 @@ class TableWatch(Watch):
     ) -> None:
         super().__init__(target, optimizer, instruments, history)
         self._last_group = optimizer.param_groups[group]
+        self._rates = StepRates(optimizer)
         self._instruments = list(instruments.values())
         self._need = Need.NOTHING
         self._due: list[TableInstrument] = []
@@ -84,10 +85,22 @@ class TableWatch(Watch):
                 scarce=self._scarce() if Need.SCARCE in self._need else None,
             )
 
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether any instrument looks at the step."""
+        return bool(self._need)
+
+    def read_gradient(self) -> None:
+        """Reads it, and copies what an optimizer that is not torch's may overwrite."""
+        if self._awaits_step and self._table_step is not None and self.target.parameter.grad is not None:
+            self._table_step.read_gradient(copy=not type(self.optimizer).__module__.startswith("torch.optim"))
+
     def _look_after(self) -> None:
-        lr = nominal_lr(self._group())
+        group = self._group()
+        lr, (rate, radial_decay) = nominal_lr(group), self._rates.read(group)
         for instrument in self._instruments:
             instrument.note_lr(lr)
+            instrument.note_rate(rate, radial_decay)
         if self._table_step is not None:
             self._table_step.complete(lr)
             for instrument in self._instruments:

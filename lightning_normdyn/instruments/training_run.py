@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputStep
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.instruments.output_watch import merge_ranks, quantile_grid
 
 
@@ -21,8 +21,9 @@ class Run(NamedTuple):
     Attributes:
         optimizers: gives those that train the model now.
         total_steps: gives the number of steps that each of them will try; ``None`` if the run has no set end.
-        future_lrs: gives the nominal learning rates of the next so many steps of a group, from inside a step; called
-            with the optimizer, the number of the group and the number of steps; ``None`` if those are too many.
+        future_rates: gives the effective learning rates and the decays of the next so many steps of a group, from
+            inside a step; called with the optimizer, the number of the group, the number of steps and the rates of the
+            steps before; ``None`` if those to come are too many.
         loss_scale: gives the factor by which the loss is scaled up now.
         ranks: the processes that take part.
         hears_backward: whether gradients may be clipped before a step is announced, so that their norm must be taken
@@ -34,7 +35,7 @@ class Run(NamedTuple):
 
     optimizers: Callable[[], Sequence[torch.optim.Optimizer]]
     total_steps: Callable[[], int | None]
-    future_lrs: Callable[[torch.optim.Optimizer, int, int], RateTrace | None]
+    future_rates: Callable[[torch.optim.Optimizer, int, int, EffectiveTrace], EffectiveTrace | None]
     loss_scale: Callable[[], float]
     ranks: Ranks
     hears_backward: bool

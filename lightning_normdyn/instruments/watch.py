@@ -71,6 +71,14 @@ class Watch(ABC):
         if self._awaits_step:
             self._look_before(clipping)
 
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether the gradient of the step to come is wanted as the optimizer gets it."""
+        return False
+
+    def read_gradient(self) -> None:
+        """Looks at the gradient right before the update, where it is final; may be called several times a step."""
+
     def after_step(self) -> None:
         """Completes the step that was announced: the optimizer has moved the weights."""
         if not self._awaits_step:

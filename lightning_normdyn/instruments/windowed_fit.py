@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.instruments.base import Columns, Readings, TableInstrument
 from lightning_normdyn.instruments.extent import Extent, check_extent, extent_steps
 from lightning_normdyn.instruments.forecast import EndForecast, Forecast
@@ -24,13 +24,14 @@ class TrainingPlan(NamedTuple):
         rule: gives the law at the present hyper-parameters.
         total_steps: gives the number of optimizer steps that the run will try; ``None`` if it has no set end.
         skipped_steps: gives the number of those that a loss scaler has skipped so far.
-        future_lrs: gives the nominal learning rates of the next so many steps; ``None`` if those are too many.
+        future_rates: gives the effective learning rates and decays of the next so many steps, given those of the steps
+            before; ``None`` if they are too many.
     """
 
     rule: Callable[[], EquilibriumRule]
     total_steps: Callable[[], int | None]
     skipped_steps: Callable[[], int]
-    future_lrs: Callable[[int], RateTrace | None]
+    future_rates: Callable[[int, EffectiveTrace], EffectiveTrace | None]
 
 
 Moments = TypeVar("Moments")
@@ -119,7 +120,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         self._window_start, self._window_end = start, end
 
     def _close(self, step: int, norms: Tensor) -> None:
-        rule, (start, rates) = self.plan.rule(), self._window_course()
+        rule, (start, rates) = self._rule(), self._window_course()
         self.has_closed = True
         conclusion = self._judge_window(norms, rule)
         self.has_judged |= conclusion is not None
@@ -128,12 +129,12 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         else:
             self._readings |= conclusion.readings
             self._judge_last_moments(start, rates, conclusion.norm, rule)
-            norms_at_end = self._norms_at_end(step, conclusion, rule)
+            norms_at_end = self._norms_at_end(step, conclusion, rates, rule)
             self._columns = conclusion.columns | {"forecast_norm": norms_at_end}
             self._last_moments = conclusion.moments
         self._open(step, norms)
 
-    def _judge_last_moments(self, start: Tensor, rates: RateTrace, norm: Tensor, rule: EquilibriumRule) -> None:
+    def _judge_last_moments(self, start: Tensor, rates: EffectiveTrace, norm: Tensor, rule: EquilibriumRule) -> None:
         """How well the moments of the window before forecast the end of this one."""
         if self._last_moments is None or not self._has_law(rule):
             return
@@ -145,17 +146,23 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         if judgement.weighted is not None and judgement.weighted.n:
             self._readings["window_forecast_coverage"] = judgement.weighted.coverage
 
-    def _norms_at_end(self, step: int, conclusion: ClosedWindow[Moments], rule: EquilibriumRule) -> Tensor:
+    def _norms_at_end(
+        self, step: int, conclusion: ClosedWindow[Moments], rates: EffectiveTrace, rule: EquilibriumRule
+    ) -> Tensor:
         """The norms at the end of the run under its schedule, NaN where it has no set end; kept if it is time."""
         total, future = self.plan.total_steps(), None
         if total is not None and self._has_law(rule):
-            future = self.plan.future_lrs(max(0, total - self.plan.skipped_steps() - step))
+            future = self.plan.future_rates(max(0, total - self.plan.skipped_steps() - step), rates)
         if future is None:
             return conclusion.norm.new_full(conclusion.norm.shape, float("nan"))
         norms = self._evolve(conclusion.moments, conclusion.norm, future, rule)
         errors = self._forecast_errors(conclusion.moments, norms, future, rule)
         self._end_forecast.keep(step, self._known(conclusion.moments, norms), conclusion.norm, errors)
         return norms
+
+    def _rule(self) -> EquilibriumRule:
+        """The law at the present settings, or none where norms do not follow it."""
+        return self.plan.rule()
 
     @abstractmethod
     def _is_open(self) -> bool:
@@ -170,16 +177,16 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         """Begins to gather, from these norms ``[rows]`` on."""
 
     @abstractmethod
-    def _window_course(self) -> tuple[Tensor, RateTrace]:
-        """The norms ``[rows]`` at the start of the window, and the nominal learning rates since."""
+    def _window_course(self) -> tuple[Tensor, EffectiveTrace]:
+        """The norms ``[rows]`` at the start of the window, and the effective rates and decays since."""
 
     @abstractmethod
     def _judge_window(self, norms: Tensor, rule: EquilibriumRule) -> ClosedWindow[Moments] | None:
         """What the window says, given the norms ``[rows]`` at its end; ``None`` if it saw nothing."""
 
     @abstractmethod
-    def _evolve(self, moments: Moments, norms: Tensor, rates: RateTrace, rule: EquilibriumRule) -> Tensor:
-        """Norms ``[rows]`` after these nominal learning rates."""
+    def _evolve(self, moments: Moments, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule) -> Tensor:
+        """Norms ``[rows]`` after steps with these rates and decays."""
 
     def _has_law(self, rule: EquilibriumRule) -> bool:
         """Whether norms can be evolved under this rule."""
@@ -190,7 +197,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         return norms
 
     def _forecast_errors(
-        self, moments: Moments, norms: Tensor, rates: RateTrace, rule: EquilibriumRule
+        self, moments: Moments, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule
     ) -> NormErrors | None:
         """What chance does to norms that were forecast along these rates; ``None`` where nobody knows."""
         return None

@@ -1,4 +1,4 @@
-"""The rates foreseen for a run's own schedulers against those that the run then had."""
+"""The effective rates foreseen for a run's own schedulers against those that the run then had."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytorch_lightning import Callback
 from small_models import Lit, PairTable, pair_batches, seeded
 from torch.optim import lr_scheduler
 
-from lightning_normdyn.callbacks.trainer_run import future_lrs
+from lightning_normdyn.callbacks.trainer_run import future_rates
 from lightning_normdyn.instruments.planned_rates import PlannedRates
 
 
@@ -20,7 +20,8 @@ class Foreseen(Callback):
 
     def __init__(self, total, group=0):
         self.total, self.group = total, group
-        self.rates = PlannedRates(pytest.fail)
+        self.sentences = []
+        self.rates = PlannedRates(self.sentences.append)
         self.real, self.foreseen = [], []
 
     def on_train_start(self, trainer, pl_module):
@@ -31,9 +32,10 @@ class Foreseen(Callback):
         self.handle.remove()
 
     def _look(self, trainer, pl_module, optimizer, args, kwargs):
-        self.real.append(optimizer.param_groups[self.group]["lr"])
+        group = optimizer.param_groups[self.group]
+        self.real.append(group["lr"] / (1 - group["momentum"]))
         before = self._states(trainer)
-        trace = future_lrs(trainer, pl_module, optimizer, self.group, self.total - len(self.real), self.rates)
+        trace = future_rates(trainer, pl_module, optimizer, self.group, self.total - len(self.real), self.rates)
         assert self._states(trainer) == before
         self.foreseen.append([segment.mean for segment in trace.segments for _ in range(segment.steps)])
 
@@ -103,6 +105,7 @@ def test_what_was_foreseen_came_to_pass(fit, case):
     fit(module, pair_batches(batches), witness, max_epochs=epochs, accumulate_grad_batches=accumulate)
     assert len(witness.real) == total
     assert len(set(witness.real)) > 2  # else this foresees nothing
+    assert not witness.sentences
     for made, foreseen in enumerate(witness.foreseen, 1):
         assert foreseen == pytest.approx(witness.real[made:], rel=1e-12), f"after {made} steps"
 
@@ -228,7 +231,7 @@ class OwnStep(Lit):
 def test_a_scheduler_of_a_stranger_is_taken_to_stay(fit):
     witness = Foreseen(10)
     fit(OwnStep(seeded(PairTable), scheduled(HomeMade)), pair_batches(10), witness)
-    assert witness.real[-1] == pytest.approx(0.1 * 0.9**9)
+    assert witness.real[-1] == pytest.approx(0.2 * 0.9**9)
     stays(witness)
 
 
@@ -237,4 +240,17 @@ def test_a_scheduler_that_fails_beyond_its_end_keeps_its_last_rate(fit):
     witness = Foreseen(20)
     fit(Lit(seeded(PairTable), scheduled(Delicate)), pair_batches(12), witness)
     assert len(witness.real) == 12
-    assert witness.foreseen[0] == pytest.approx([0.1 * 0.9 ** min(step, 12) for step in range(1, 20)])
+    assert witness.foreseen[0] == pytest.approx([0.2 * 0.9 ** min(step, 12) for step in range(1, 20)])
+
+
+@pytest.mark.parametrize("configure", [scheduled(HomeMade)])
+def test_what_cannot_be_run_ahead_is_said_once_and_lrs_stand_in(fit, configure):
+    blind, told = Foreseen(10), Foreseen(10)
+    told.rates = PlannedRates(told.sentences.append, lambda step: 0.1 * 0.9**step)
+    for witness in (blind, told):
+        fit(OwnStep(seeded(PairTable), configure), pair_batches(10), witness)
+    assert len(blind.sentences) == 1
+    assert "lrs=" in blind.sentences[0]
+    assert not told.sentences
+    for made, foreseen in enumerate(told.foreseen, 1):
+        assert foreseen == pytest.approx(told.real[made:], rel=1e-12)

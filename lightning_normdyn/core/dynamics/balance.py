@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,6 +68,8 @@ class BalanceTerms(NamedTuple):
         lr: effective learning rate at which they were measured.
         growth_power: ``q``.
         drift_follows_lr: whether ``D`` is proportional to the learning rate.
+        group_decay: ``lambda_rad`` of the parameter group that counts as they were measured: ``radial_decay`` of the
+            vectors goes with it; 0 where that is not known, or 0.
     """
 
     second_moment: Tensor
@@ -76,22 +79,26 @@ class BalanceTerms(NamedTuple):
     lr: float
     growth_power: Tensor
     drift_follows_lr: bool
+    group_decay: float = 0.0
 
-    def evolve(self, norm: Tensor, segments: list[RateSegment]) -> Tensor:
+    def evolve(self, norm: Tensor, segments: list[RateSegment], group_decays: Sequence[float] | None = None) -> Tensor:
         """The norm after stretches of effective learning rates, from where it stands now.
 
         Args:
             norm: norms at the start, ``[n]``.
             segments: effective learning rates.
+            group_decays: ``lambda_rad`` of the parameter group in each segment; ``None`` where it stays as it was.
 
         Returns:
             ``[n]``, float64; zero where an inward push would carry a norm through zero.
         """
         squared = norm.square().to(self.drift)
-        for steps, lr, lr_squared in segments:
-            substeps = self._substeps(squared, steps, lr, lr_squared)
+        decays = [self.group_decay] * len(segments) if group_decays is None else group_decays
+        for (steps, lr, lr_squared), group_decay in zip(segments, decays, strict=True):
+            decay_rate = lr * self.radial_decay * (group_decay / self.group_decay if self.group_decay else 1.0)
+            substeps = self._substeps(squared, steps, lr, lr_squared, decay_rate)
             span = steps / substeps
-            step_retention = (1 - lr * self.radial_decay).clamp(min=0).square()
+            step_retention = (1 - decay_rate).clamp(min=0).square()
             retention = step_retention.pow(span)
             repeats = ((1 - retention) / (1 - step_retention)).where(step_retention < 1, span)
             for _ in range(substeps):
@@ -106,8 +113,8 @@ class BalanceTerms(NamedTuple):
             return (2 * lr_squared / (self.lr or math.nan) * self.drift + growth) * ratio.pow(push_power)
         return 2 * lr * self.drift * ratio.pow(push_power) + growth * ratio.pow(self.growth_power)
 
-    def _substeps(self, squared: Tensor, steps: int, lr: float, lr_squared: float) -> int:
-        rates = self._gain(squared, lr, lr_squared).abs() / squared + 2 * lr * self.radial_decay
+    def _substeps(self, squared: Tensor, steps: int, lr: float, lr_squared: float, decay_rate: Tensor) -> int:
+        rates = self._gain(squared, lr, lr_squared).abs() / squared + 2 * decay_rate
         fastest = float(rates.nan_to_num(0, 0, 0).max()) if rates.numel() else 0.0
         return max(1, min(steps, math.ceil(steps * fastest / _FINEST)))
 

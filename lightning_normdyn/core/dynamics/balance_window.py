@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.balance import BalanceFit, BalanceTerms, Flow, equilibria
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 
 
 class BalanceSample(NamedTuple):
@@ -49,7 +50,7 @@ class BalanceWindow:
 
     def __init__(self, norms: Tensor) -> None:
         self.start = most_precise(norms)
-        self.rates = RateTrace()
+        self.rates = EffectiveTrace()
         self.samples = self.decay_samples = 0
         self._lr, self._lr_square = 0.0, 0.0
         self._sums = _Sums(*(torch.zeros_like(self.start) for _ in _Sums._fields))
@@ -73,20 +74,17 @@ class BalanceWindow:
         """Mean of the measured ``lambda_rad``, ``[n]``; NaN before the first measurement."""
         return _mean(*self._decays, self.decay_samples)[0]
 
-    def close(
-        self, norms: Tensor, *, lr_gain: float, growth_power: Tensor | float, drift_follows_lr: bool
-    ) -> BalanceFit | None:
+    def close(self, norms: Tensor, *, growth_power: Tensor | float, drift_follows_lr: bool) -> BalanceFit | None:
         """Judges the window; ``None`` if it holds no sample.
 
         Args:
             norms: norms at its end, ``[n]``.
-            lr_gain: effective learning rate per nominal one.
             growth_power: see :class:`BalanceTerms`, ``[n]`` or one number.
             drift_follows_lr: see :class:`BalanceTerms`.
         """
         if not self.samples:
             return None
-        end, lr = most_precise(norms), lr_gain * self.rates.mean
+        end, lr = most_precise(norms), self.rates.mean
         mean = _Sums(*(total / self.samples for total in self._sums))
         decay, decay_stderr = _mean(*self._decays, self.decay_samples)
         growth_stderr = _mean(self._sums.growth, self._sums.growth_square, self.samples)[1]
@@ -103,6 +101,7 @@ class BalanceWindow:
             lr=lr,
             growth_power=torch.as_tensor(growth_power).to(end),
             drift_follows_lr=drift_follows_lr,
+            group_decay=self.rates.radial_decay,
         )
         return BalanceFit(
             norm=end,
@@ -112,7 +111,7 @@ class BalanceWindow:
             growth_stderr=growth_stderr,
             radial_decay_stderr=decay_stderr,
             drift_stderr=torch.hypot(growth_stderr, per_lr * rate_stderr) / (2 * lr or math.nan),
-            equilibria=equilibria(flow, terms, lr_gain * self.rates.noise_rate),
+            equilibria=equilibria(flow, terms, self.rates.noise_rate),
             angular_update=mean.turn.sqrt(),
         )
 
@@ -128,10 +127,10 @@ class BalanceWindow:
         }
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> BalanceWindow:
-        """Takes back what :meth:`state_dict` gave."""
+    def from_state_dict(cls, state: dict[str, Any], device: torch.device, rule: EquilibriumRule) -> BalanceWindow:
+        """Takes back what :meth:`state_dict` gave; nominal rates of an earlier release are taken as under this rule."""
         window = cls(state["start"].to(device))
-        window.rates.load_state_dict(state["rates"])
+        window.rates.load_state_dict(state["rates"], lr_gain=rule.lr_gain, radial_decay=rule.radial_decay)
         window.samples, window.decay_samples = state["samples"]
         window._lr, window._lr_square = state["lr"]
         window._sums = _Sums(*state["sums"].to(device).unbind())

@@ -20,7 +20,7 @@ from lightning_normdyn.core.dynamics.laws import DecayCorrection, Family
 from lightning_normdyn.core.dynamics.matrix_laws import muon_memory
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 
-__all__ = ["EquilibriumRule", "accumulated_squares", "equilibrium_rule", "nominal_lr"]
+__all__ = ["EquilibriumRule", "StepRates", "accumulated_squares", "equilibrium_rule", "group_rule", "nominal_lr"]
 
 
 def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> EquilibriumRule:
@@ -52,8 +52,12 @@ def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> Equili
             f"group: expected 0 to {len(optimizer.param_groups) - 1}, got {group}; "
             f"this {type(optimizer).__name__} has {len(optimizer.param_groups)} parameter group(s)"
         )
+    return group_rule(optimizer, optimizer.param_groups[group])
+
+
+def group_rule(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> EquilibriumRule:
+    """The rule under the settings of a parameter group, whether the optimizer has such a group or will have."""
     name = type(optimizer).__name__
-    settings = optimizer.param_groups[group]
     if type(optimizer) in _RULE_FACTORIES:
         rule = _RULE_FACTORIES[type(optimizer)](name, settings)
         return replace(rule, steps_made=_steps_made(optimizer, settings)) if rule.family == "adafactor" else rule
@@ -95,6 +99,43 @@ def nominal_lr(group: Mapping[str, Any]) -> float:
     """The learning rate of a parameter group; NaN where an optimizer chooses its own and has no entry, or None."""
     lr = group.get("lr")
     return math.nan if lr is None else float(lr)
+
+
+class StepRates:
+    """Reads the effective rate and the decay of step after step off a parameter group, as it stands at each.
+
+    Args:
+        optimizer: whose law holds.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.ones(1)], lr=0.1, momentum=0.9, weight_decay=1e-3)
+        >>> rates = StepRates(optimizer)
+        >>> rates.read(optimizer.param_groups[0])
+        (1.0..., 0.001)
+        >>> optimizer.param_groups[0]["momentum"] = 0.5
+        >>> rates.read(optimizer.param_groups[0])
+        (0.2, 0.001)
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._settings: list[Any] | None = None
+        self._lr_gain = self._radial_decay = 0.0
+        self._correction: DecayCorrection | None = None
+
+    def read(self, group: dict[str, Any]) -> tuple[float, float]:
+        """The effective learning rate and ``lambda_rad`` of a step under these settings."""
+        settings = [group.get(name) for name in _RATE_SETTINGS]
+        if settings != self._settings:  # reading a rule takes longer than all else
+            rule = group_rule(self._optimizer, group)
+            self._settings, self._correction = settings, rule.correction
+            self._lr_gain, self._radial_decay = rule.lr_gain, rule.radial_decay
+        rate = nominal_lr(group) * self._lr_gain
+        return rate, self._radial_decay if self._correction is None else self._correction.radial_decay(rate)
+
+
+_RATE_SETTINGS = ("momentum", "dampening", "weight_decay", "betas", "max_lr_snapshot")
+"""Entries of a parameter group, besides lr, that effective rate and decay depend on."""
 
 
 def memory_steps(group: Mapping[str, Any]) -> int:

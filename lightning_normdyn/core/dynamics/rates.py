@@ -1,13 +1,14 @@
-"""Learning rates over many steps in bounded memory."""
+"""Learning rates, and the decay that goes with them, over many steps in bounded memory."""
 
 from __future__ import annotations
 
 import operator
 from array import array
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _CAPACITY = 256
+_ROUNDING = 1e-9
 
 
 class RateSegment(NamedTuple):
@@ -15,8 +16,9 @@ class RateSegment(NamedTuple):
 
     Attributes:
         steps: how many.
-        mean: mean learning rate.
-        mean_square: mean squared learning rate.
+        mean: mean learning rate; where decay moves apart from it, each rate weighted by the decay at its step over that
+            which the segment was asked for, see :meth:`EffectiveTrace.segments_at`: what shrinks norms.
+        mean_square: mean squared learning rate: what noise enters with.
     """
 
     steps: int
@@ -28,7 +30,86 @@ class RateSegment(NamedTuple):
         return RateSegment(self.steps, self.mean * gain, self.mean_square * gain**2)
 
 
-class RateTrace:
+class _Sums:
+    """Sums over consecutive steps, coarsened so that there are never more than 256 of them.
+
+    When they run out, neighbours are merged and each later one spans twice as many steps. Each is a list of a count of
+    steps and sums over those.
+    """
+
+    _width: int
+
+    def __init__(self) -> None:
+        self._span = 1
+        self._closed: list[list[float]] = []
+        self._open = self._nothing()
+
+    def _nothing(self) -> list[float]:
+        return [0, *[0.0] * (self._width - 1)]
+
+    @property
+    def _room(self) -> int:
+        """Steps until the open sums are full."""
+        return int(self._span - self._open[0])
+
+    def _add(self, *sums: float) -> None:
+        """Adds a count of steps, no more than there is room for, and the sums over them."""
+        self._open = list(map(operator.add, self._open, sums))
+        if self._open[0] == self._span:
+            self._closed.append(self._open)
+            self._open = self._nothing()
+            if len(self._closed) == _CAPACITY:
+                pairs = zip(self._closed[::2], self._closed[1::2], strict=True)
+                self._closed = [list(map(operator.add, *pair)) for pair in pairs]
+                self._span *= 2
+
+    def _all(self) -> list[list[float]]:
+        """The sums in order, the unfinished last ones included."""
+        return [*self._closed, self._open] if self._open[0] else self._closed
+
+    def _mean(self, place: int) -> float:
+        """Mean over all steps of what is summed up at a place; 0 of no steps."""
+        steps = self.steps
+        return sum(sums[place] for sums in self._all()) / steps if steps else 0.0
+
+    @property
+    def segments(self) -> list[RateSegment]:
+        """The segments in order, the unfinished last one included."""
+        return [RateSegment(int(sums[0]), sums[1] / sums[0], sums[2] / sums[0]) for sums in self._all()]
+
+    @property
+    def steps(self) -> int:
+        """How many steps were added."""
+        return int(sum(sums[0] for sums in self._all()))
+
+    @property
+    def mean(self) -> float:
+        """Mean rate; 0 for an empty trace."""
+        return self._mean(1)
+
+    @property
+    def mean_square(self) -> float:
+        """Mean squared rate; 0 for an empty trace."""
+        return self._mean(2)
+
+    @property
+    def noise_rate(self) -> float:
+        """``E(lr²)/E(lr)``, since noise enters with lr² and decay with lr; 0 for an empty trace or one of zeros."""
+        mean = self.mean
+        return self.mean_square / mean if mean else 0.0
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain lists and numbers, for a checkpoint."""
+        return {"span": self._span, "closed": [list(sums) for sums in self._closed], "open": list(self._open)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        self._span = state["span"]
+        self._closed = [list(sums) for sums in state["closed"]]
+        self._open = list(state["open"])
+
+
+class RateTrace(_Sums):
     """A sequence of learning rates, coarsened so that it never holds more than 256 segments.
 
     When the segments run out, neighbours are merged and each later segment spans twice as many steps. Means and mean
@@ -40,10 +121,7 @@ class RateTrace:
         (1500, True, 0.083333)
     """
 
-    def __init__(self) -> None:
-        self._span = 1
-        self._sums: list[tuple[int, float, float]] = []
-        self._open_sum = (0, 0.0, 0.0)
+    _width = 3
 
     @classmethod
     def of(cls, lrs: Iterable[float]) -> RateTrace:
@@ -79,61 +157,97 @@ class RateTrace:
             self._add(len(part), sum(part), sum(map(operator.mul, part, part)))
             start += len(part)
 
-    @property
-    def _room(self) -> int:
-        """Steps until the open segment is full."""
-        return self._span - self._open_sum[0]
-
-    def _add(self, count: int, lr_sum: float, square_sum: float) -> None:
-        steps, total, squares = self._open_sum
-        self._open_sum = (steps + count, total + lr_sum, squares + square_sum)
-        if steps + count == self._span:
-            self._sums.append(self._open_sum)
-            self._open_sum = (0, 0.0, 0.0)
-            if len(self._sums) == _CAPACITY:
-                pairs = zip(self._sums[::2], self._sums[1::2], strict=True)
-                self._sums = [(a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in pairs]
-                self._span *= 2
-
-    @property
-    def segments(self) -> list[RateSegment]:
-        """The segments in order, the unfinished last one included."""
-        sums = [*self._sums, self._open_sum] if self._open_sum[0] else self._sums
-        return [RateSegment(steps, total / steps, squares / steps) for steps, total, squares in sums]
-
-    @property
-    def steps(self) -> int:
-        """How many rates were added."""
-        return sum(segment.steps for segment in self.segments)
-
-    @property
-    def mean(self) -> float:
-        """Mean rate; 0 for an empty trace."""
-        steps = self.steps
-        return sum(segment.steps * segment.mean for segment in self.segments) / steps if steps else 0.0
-
-    @property
-    def mean_square(self) -> float:
-        """Mean squared rate; 0 for an empty trace."""
-        steps = self.steps
-        return sum(segment.steps * segment.mean_square for segment in self.segments) / steps if steps else 0.0
-
-    @property
-    def noise_rate(self) -> float:
-        """``E(lr²)/E(lr)``, since noise enters with lr² and decay with lr; 0 for an empty trace or one of zeros."""
-        mean = self.mean
-        return self.mean_square / mean if mean else 0.0
-
     def scaled(self, gain: float) -> list[RateSegment]:
         """The segments at ``gain`` times the rates."""
         return [segment.scaled(gain) for segment in self.segments]
 
-    def state_dict(self) -> dict[str, object]:
-        """Plain lists and numbers, for a checkpoint."""
-        return {"span": self._span, "closed": [list(sums) for sums in self._sums], "open": list(self._open_sum)}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Takes back what :meth:`state_dict` gave."""
-        self._span = int(state["span"])  # type: ignore[call-overload]
-        self._sums = [tuple(sums) for sums in state["closed"]]  # type: ignore[attr-defined]
-        self._open_sum = tuple(state["open"])  # type: ignore[arg-type,assignment]
+class EffectiveTrace(_Sums):
+    """Effective learning rates of many steps, each at its own momentum, with the decay of each.
+
+    Noise enters a norm with the square of a step's rate e and decay with ``e·lambda_rad``, so that sums of these are
+    all that a law asks of the steps, however rate, momentum and weight decay moved. The sums stay exact over the whole
+    trace, whatever was merged. Momentum is followed as if each step had always been made at its own: right where it
+    moves little within the ``1/(1 - momentum)`` steps that it remembers.
+
+    Example:
+        Momentum falls from 0.9 to 0.5 and decay rises from 0.001 to 0.01:
+
+        >>> trace = EffectiveTrace()
+        >>> for momentum, decay in [(0.9, 0.001)] * 100 + [(0.5, 0.01)] * 300:
+        ...     trace.append(0.1 / (1 - momentum), decay)
+        >>> round(trace.mean, 6), round(trace.radial_decay, 6), round(trace.noise_rate, 6)
+        (0.4, 0.004375, 0.7)
+    """
+
+    _width = 4
+
+    @classmethod
+    def constant(cls, lr: float, radial_decay: float, steps: int) -> EffectiveTrace:
+        """A trace of so many steps with one rate and decay, however many, in no time."""
+        trace = cls()
+        while steps:
+            count = min(steps, trace._room)
+            trace._add(count, count * lr, count * lr * lr, count * lr * radial_decay)
+            steps -= count
+        return trace
+
+    def append(self, lr: float, radial_decay: float = 0.0) -> None:
+        """Adds one step.
+
+        Args:
+            lr: its effective learning rate.
+            radial_decay: its ``lambda_rad``, shrinkage per unit of that.
+        """
+        self._add(1, lr, lr * lr, lr * radial_decay)
+
+    def extend(self, lrs: array[float], radial_decays: array[float]) -> None:
+        """Adds a step with each of these, as :meth:`append` does one by one, and faster."""
+        start = 0
+        while start < len(lrs):
+            end = start + self._room
+            part, decays = lrs[start:end], radial_decays[start:end]
+            self._add(len(part), sum(part), sum(map(operator.mul, part, part)), sum(map(operator.mul, part, decays)))
+            start += len(part)
+
+    @property
+    def radial_decay(self) -> float:
+        """``E(e·lambda_rad)/E(e)``: the decay that shrinks a norm as much as those of all steps; 0 at rates of zero."""
+        mean = self.mean
+        return self._mean(3) / mean if mean else 0.0
+
+    def segments_at(self, radial_decay: float) -> list[RateSegment]:
+        """The segments for a law that takes decay for constant: ``mean`` is ``E(e·lambda_rad)/radial_decay`` in each.
+
+        Args:
+            radial_decay: what the law takes decay for.
+        """
+        if not radial_decay:
+            return self.segments
+        return [RateSegment(int(sums[0]), sums[3] / sums[0] / radial_decay, sums[2] / sums[0]) for sums in self._all()]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all steps had one rate and one decay, but for rounding."""
+        lr, decay, mean_square = self.mean, self.radial_decay, self.mean_square
+        return abs(mean_square - lr * lr) <= _ROUNDING * mean_square and all(
+            abs(segment_decay - decay) <= _ROUNDING * decay for segment_decay in self.decays()
+        )
+
+    def decays(self) -> list[float]:
+        """``E(e·lambda_rad)/E(e)`` of each segment; 0 at rates of zero."""
+        return [sums[3] / sums[1] if sums[1] else 0.0 for sums in self._all()]
+
+    def load_state_dict(self, state: dict[str, Any], *, lr_gain: float = 1.0, radial_decay: float = 0.0) -> None:
+        """Takes back what :meth:`state_dict` gave, or what a trace of nominal rates did.
+
+        Args:
+            state: the state.
+            lr_gain: effective rate per nominal one, for nominal rates.
+            radial_decay: likewise.
+        """
+        super().load_state_dict(state)
+        if len(self._open) == RateTrace._width:
+            gains = (1.0, lr_gain, lr_gain**2)
+            for sums in (*self._closed, self._open):
+                sums[:] = [*map(operator.mul, sums, gains), sums[1] * lr_gain * radial_decay]

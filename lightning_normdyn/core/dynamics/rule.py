@@ -21,7 +21,7 @@ from lightning_normdyn.core.dynamics.laws import (
     StepMemory,
 )
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors, Sampling
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateSegment, RateTrace
 from lightning_normdyn.core.number_checks import check_count, check_finite_number
 
 _USUAL_DEGREE = 2.0
@@ -264,7 +264,7 @@ class EquilibriumRule:
         update_probability: Tensor | float,
         kurtosis: Tensor | float,
         *,
-        lrs: RateTrace | Iterable[float],
+        lrs: RateTrace | EffectiveTrace | Iterable[float],
         steps: float,
         readings: Tensor | float | None = None,
     ) -> NormErrors | None:
@@ -274,9 +274,9 @@ class EquilibriumRule:
         in that window, its covariance counts; a forecast from earlier moments has none.
         """
         law, noise = self._known_law(), self._noise(second_moment, dim, update_probability, kurtosis)
-        trace = lrs if isinstance(lrs, RateTrace) else RateTrace.of(lrs)
+        rule, segments = self._along(lrs)
         sampling = self._sampling(noise, steps, readings)
-        return law.path_errors(most_precise(end), self._settings(), noise, sampling, trace.scaled(self.lr_gain))
+        return law.path_errors(most_precise(end), rule._settings(), noise, sampling, segments)
 
     def judges(
         self,
@@ -375,7 +375,7 @@ class EquilibriumRule:
         dim: int,
         update_probability: Tensor | float = 1.0,
         *,
-        lrs: RateTrace | Iterable[float],
+        lrs: RateTrace | EffectiveTrace | Iterable[float],
         kurtosis: Tensor | float | None = None,
         accumulated: Tensor | None = None,
     ) -> Tensor:
@@ -390,7 +390,8 @@ class EquilibriumRule:
             second_moment: ``V²``, ``[n]``.
             dim: ``d``.
             update_probability: ``p``, ``[n]``.
-            lrs: nominal learning rates, as in the optimizer's parameter group.
+            lrs: nominal learning rates, as in the optimizer's parameter group; or the effective ones of an
+                :class:`~lightning_normdyn.core.EffectiveTrace`, where momentum or weight decay moved too.
             kurtosis: as for :meth:`predict`.
             accumulated: for Adagrad alone, the sum over each row of what the optimizer has in its accumulator at the
                 start, ``[n]``; see :func:`lightning_normdyn.core.accumulated_squares`.
@@ -410,8 +411,41 @@ class EquilibriumRule:
             )
         if accumulated is not None:
             noise = noise._replace(accumulated=most_precise(accumulated).expand_as(noise.second_moment))
+        rule, segments = self._along(lrs)
+        return law.evolve(most_precise(norm), rule._settings(), noise, segments)
+
+    def averaged(self, trace: EffectiveTrace) -> EquilibriumRule:
+        """The rule at the averages of steps whose settings moved.
+
+        A norm that hardly changes meanwhile loses ``R²·2·E(e·lambda_rad)`` a step and gains in proportion to
+        ``E(e²)``, so it stays where the rule has ``lr = E(e²)/E(e)`` and ``lambda_rad = E(e·lambda_rad)/E(e)``.
+
+        Args:
+            trace: the steps; where all their rates are 0, decay stays as it is.
+
+        Example:
+            >>> from lightning_normdyn import equilibrium_rule
+            >>> rule = equilibrium_rule(torch.optim.SGD([torch.ones(1)], lr=0.1, momentum=0.9, weight_decay=1e-3))
+            >>> trace = EffectiveTrace()
+            >>> for lr, decay in [(1.0, 0.001), (1.0, 0.003), (2.0, 0.003)]:
+            ...     trace.append(lr, decay)
+            >>> average = rule.averaged(trace)
+            >>> round(average.lr, 6), round(average.radial_decay, 6)
+            (1.5, 0.0025)
+        """
+        if not trace.mean:
+            return replace(self, lr=0.0)
+        decay = trace.radial_decay
+        rule = self.under_decay() if decay > 0 else self  # now there may be none any more
+        return replace(rule, lr=trace.noise_rate, radial_decay=decay, correction=None)  # which is in that average
+
+    def _along(self, lrs: RateTrace | EffectiveTrace | Iterable[float]) -> tuple[EquilibriumRule, list[RateSegment]]:
+        """The rule at the mean decay of steps, and their effective rates, which make up for where decay departs."""
+        if isinstance(lrs, EffectiveTrace):
+            rule = replace(self.averaged(lrs), lr=self.lr)
+            return rule, lrs.segments_at(rule.radial_decay)
         trace = lrs if isinstance(lrs, RateTrace) else RateTrace.of(lrs)
-        return law.evolve(most_precise(norm), self._settings(), noise, trace.scaled(self.lr_gain))
+        return self, trace.scaled(self.lr_gain)
 
     def _settings(self) -> Settings:
         return Settings(

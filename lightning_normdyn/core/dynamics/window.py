@@ -13,8 +13,9 @@ from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
 from lightning_normdyn.core.dynamics.laws import ObservedMean
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
+from lightning_normdyn.core.dynamics.norm_resets import NormResets
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
-from lightning_normdyn.core.dynamics.rates import RateTrace
+from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 
 
 class _Span(TypedDict):
@@ -58,7 +59,7 @@ class WindowFit(NamedTuple):
 
 
 class FitWindow:
-    """Running sums from which a window is judged when it closes: 73 bytes a row.
+    """Running sums from which a window is judged when it closes: 89 bytes a row.
 
     Args:
         norms: norms at the start, ``[rows]``.
@@ -70,11 +71,12 @@ class FitWindow:
         self.observed_mean = observed_mean
         self.start = most_precise(norms)
         self.moments = RowMoments(len(norms), norms.device, scarce=scarce)
-        self.rates = RateTrace()
+        self.rates = EffectiveTrace()
         self.samples = 0
         self._squares = torch.zeros_like(self.start)
         self._logs = torch.zeros_like(self.start)
         self._growth = torch.zeros_like(self.start)
+        self.resets = NormResets()
 
     def sample(self, before: Tensor, after: Tensor) -> None:
         """Takes the quiet terms, norm and growth, from one step of all rows.
@@ -84,6 +86,7 @@ class FitWindow:
             after: rows after it, ``[rows, d]``.
         """
         norm = most_precise(safe_norm(after))
+        self.resets.sample(most_precise(safe_norm(before)), norm)
         self.samples += 1
         self._squares += norm.square()
         if self.observed_mean == "geometric":
@@ -95,7 +98,7 @@ class FitWindow:
 
         Args:
             norms: norms at its end, ``[rows]``.
-            rule: the optimizer's law; its own learning rate is replaced by the window's.
+            rule: the optimizer's law; its own learning rate and decay are replaced by the window's.
             dim: length of an embedding.
 
         Returns:
@@ -104,7 +107,7 @@ class FitWindow:
         end, moments = most_precise(norms), self.moments
         v2, p, kurtosis = moments.second_moment, moments.update_probability, moments.kurtosis
         has_law = rule.family is not None
-        settled_rule = rule.at(nominal_lr=self.rates.noise_rate)
+        settled_rule = rule.averaged(self.rates)
         no_norms = torch.full_like(end, torch.nan)
         at_start = rule.steps_earlier(self.rates.steps)
         transient = (
@@ -113,7 +116,7 @@ class FitWindow:
             else no_norms
         )
         span: _Span = {"steps": self.rates.steps, "readings": moments.readings}
-        balance, stationarity = self._balance(end, rule)
+        balance, stationarity = self._balance(end, settled_rule)
         return WindowFit(
             norm=end,
             mean_norm=self._mean_norm(end),
@@ -141,7 +144,7 @@ class FitWindow:
 
     def _balance(self, end: Tensor, rule: EquilibriumRule) -> tuple[Tensor, Tensor]:
         """The root of the balance equation with telescoped drift, and the stationarity."""
-        lr, samples = rule.lr_gain * self.rates.mean, max(self.samples, 1)
+        lr, samples = self.rates.mean, max(self.samples, 1)
         squared, growth = self._squares / samples, self._growth / samples
         change = (end.square() - self.start.square()) / max(self.rates.steps, 1)
         flow = Flow(change, 2 * lr * rule.radial_decay * squared, growth, lr)
@@ -157,13 +160,16 @@ class FitWindow:
             "sums": torch.stack((self._squares, self._logs, self._growth)),
             "moments": self.moments.state_dict(),
             "rates": self.rates.state_dict(),
+            "resets": self.resets.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`state_dict` gave."""
+    def load_state_dict(self, state: dict[str, Any], rule: EquilibriumRule) -> None:
+        """Takes back what :meth:`state_dict` gave; nominal rates of an earlier release are taken as under this rule."""
         self.observed_mean, self.samples = state["observed_mean"], state["samples"]
         self.start.copy_(state["start"])
         for total, state_total in zip((self._squares, self._logs, self._growth), state["sums"], strict=True):
             total.copy_(state_total)
         self.moments.load_state_dict(state["moments"])
-        self.rates.load_state_dict(state["rates"])
+        if "resets" in state:  # no earlier release looked for them
+            self.resets.load_state_dict(state["resets"], self.start.device)
+        self.rates.load_state_dict(state["rates"], lr_gain=rule.lr_gain, radial_decay=rule.radial_decay)

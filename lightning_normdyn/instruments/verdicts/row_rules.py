@@ -22,11 +22,9 @@ def _untouched_rows(evidence: Evidence) -> Finding | None:
     if not share < 1:
         return None
     mildest_decay = -math.log(0.9) / (rate * horizon) * facts.weight_decay
-    lowest = evidence.last("norm_min")
-    shortest = f"; the shortest is at {amount(lowest)}" if lowest >= 0 else ""
     return Finding(
         f"{amount(rows)} of {facts.tracked_rows:,} rows got no gradient in any step that was read, so decay alone "
-        f"moves them: at the end {share:.1%} of their norm is left{shortest}",
+        f"moves them: at the end {share:.1%} of their norm is left",
         "leave rows that a step does not touch out of decay (a sparse optimizer, or weight_decay=0 for this table and "
         f"`equilibrium_init` instead), or at most weight_decay={amount(mildest_decay)}, which leaves 90%",
         "warning" if share < _GONE else "note",
@@ -40,7 +38,18 @@ def _dead_rows(evidence: Evidence) -> Finding | None:
     norm = evidence.last("norm_p50")
     return Finding(
         f"{amount(rows)} of {facts.tracked_rows:,} rows are shorter than {facts.dtype} can still train",
-        f"set them to the median norm {amount(norm)} before the next run, and decay only what a step touches",
+        f"set them to the median norm {amount(norm)} with `repair_rows`, and decay only what a step touches",
+    )
+
+
+def _dying_rows(evidence: Evidence) -> Finding | None:
+    facts, step = evidence.facts, evidence.last("dead_at_step")
+    if not evidence.is_table or facts.horizon is None or not step < facts.horizon:
+        return None
+    decay = facts.weight_decay * step / (2 * facts.horizon)
+    return Finding(
+        f"the shortest row that was never met will be beyond {facts.dtype} at step {amount(step)} of {facts.horizon:,}",
+        f"lower weight_decay from {amount(facts.weight_decay)} to {amount(decay)}, or keep the table in float32",
     )
 
 
@@ -49,8 +58,9 @@ def _clip_share(evidence: Evidence) -> Finding | None:
     if not share > 0.9 or not ratio < 1:
         return None
     return Finding(
-        f"{share:.0%} of the gradient's norm, by which all is clipped, comes from this target alone",
-        "give it a learning rate of its own, or scale its gradient by the norm (`scale_gradient`)",
+        f"a hundredth of the rows makes {share:.0%} of the squared norm by which all gradients are clipped",
+        "scale their gradient by the norm (`scale_gradient`), or lengthen them to the others' "
+        f"{amount(evidence.last('norm_p50'))} (`repair_rows`)",
     )
 
 
@@ -96,7 +106,7 @@ ROW_RULES = (
     Rule(
         "untouched_rows",
         "warning",
-        ("untouched_rows", "norm_min"),
+        ("untouched_rows",),
         "rows got no gradient so far and lose half of their norm to decay by the end (less: a note)",
         "ids that the data never uses, or so seldom that decay wins",
         "the weight decay that leaves 90% of them",
@@ -112,10 +122,19 @@ ROW_RULES = (
         _dead_rows,
     ),
     Rule(
+        "dying_rows",
+        "warning",
+        ("dead_at_step",),
+        "rows that were never met will be dead before the run ends",
+        "decay without gradient, in a format of few digits",
+        "the weight decay at which they outlive the run",
+        _dying_rows,
+    ),
+    Rule(
         "clip_share",
         "note",
         ("clip_share", "clip_ratio"),
-        "one target makes 90% of the norm by which all gradients are clipped",
+        "a hundredth of the rows makes 90% of the squared norm by which all gradients are clipped",
         "short rows, whose gradients go as 1/R",
         "what to scale",
         _clip_share,

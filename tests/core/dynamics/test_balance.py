@@ -9,10 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from lightning_normdyn.core import equilibrium_rule
 from lightning_normdyn.core.dynamics.balance import BalanceTerms, Flow, equilibria
 from lightning_normdyn.core.dynamics.balance_window import BalanceSample, BalanceWindow
 from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm, forecast_norm
 from lightning_normdyn.core.dynamics.rates import RateTrace
+
+RULE = equilibrium_rule(torch.optim.SGD([torch.ones(1)], lr=0.1))
 
 
 def terms(*, v2=0.5, decay=0.02, drift=0.01, squared=1.5, lr=0.1, power=0.0, follows=True, n=3):
@@ -106,7 +109,7 @@ def walk(steps=400, n=5, d=8, lr=0.1, decay=0.05, seed=0):
 def window_of(path, every, lr=0.1, decay=0.05):
     window = BalanceWindow(path[0].norm(dim=1))
     for step in range(len(path) - 1):
-        window.rates.append(lr / 2)
+        window.rates.append(lr)
         if step % every == 0:
             before, after = path[step], path[step + 1]
             growth = (after - before).square().sum(1)
@@ -116,7 +119,7 @@ def window_of(path, every, lr=0.1, decay=0.05):
 
 
 def close(window, path, **options):
-    return window.close(path[-1].norm(dim=1), lr_gain=2.0, **{"growth_power": 0.0, "drift_follows_lr": True} | options)
+    return window.close(path[-1].norm(dim=1), **{"growth_power": 0.0, "drift_follows_lr": True} | options)
 
 
 def test_a_window_that_saw_every_step_books_all_of_it():
@@ -173,7 +176,7 @@ def test_state_survives():
     path = walk()
     window, half = window_of(path, 10), window_of(path[:200], 10)
     del window
-    restored = BalanceWindow.from_state_dict(half.state_dict(), torch.device("cpu"))
+    restored = BalanceWindow.from_state_dict(half.state_dict(), torch.device("cpu"), RULE)
     for one, other in zip(close(restored, path), close(half, path), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
