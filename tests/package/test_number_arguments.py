@@ -21,6 +21,7 @@ from lightning_normdyn.levers import (
     NormVariance,
     cut_init,
     equilibrium_init,
+    repair_rows,
     scale_gradient,
     weight_decay_for,
 )
@@ -100,6 +101,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "levers.NormVariance": NormVariance,
     "levers.cut_init": lambda **options: cut_init(torch.nn.Linear(2, 2), **options),
     "levers.equilibrium_init": lambda **options: equilibrium_init(torch.ones(3, 4), RULE, **options),
+    "levers.repair_rows": lambda **options: repair_rows(torch.eye(8, 4), torch.tensor([0]), **options),
     "levers.scale_gradient": lambda **options: scale_gradient(QUERIES, **options),
     "levers.weight_decay_for": lambda **options: weight_decay_for(
         RULE, **({"dim": 4} | ({} if "target_angular_rate" in options else {"target_norm": 1.0}) | options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_a_mark_of_a_run_replaces_a_link(tmp_path: Path) -> None:
     (tmp_path / "normdyn" / "run").symlink_to(victim)
     fresh_root(tmp_path, 1, resumes=True)
     assert victim.read_text() == mark
-    assert (tmp_path / "normdyn" / "run").read_text() == f"{os.getpid()}-1"
+    assert (tmp_path / "normdyn" / "run").read_text() == f"{os.getpid()}-1@{platform.node()}"
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), KeyboardInterrupt()], ids=["full disk", "Ctrl-C"])
