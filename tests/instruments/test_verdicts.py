@@ -46,8 +46,8 @@ def test_quick_runs_are_judged_right(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in RUNS if name not in QUICK])
-def test_runs_are_judged_right(name):
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in QUICK][::8])  # benchmarks/verdicts.py has all
+def test_some_runs_are_judged_right(name):
     assert is_judged_right(RUNS[name], RUNS[name].training)
 
 
