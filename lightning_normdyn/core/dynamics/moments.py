@@ -17,7 +17,7 @@ _MOST_VIEWS = 64
 class RowMoments:
     """Streaming sums of the scale-free gradient ``s = R·g_tan`` of every tracked row.
 
-    Holds 41 bytes a row, whatever the number of steps. The readings of the last few steps wait to be added up together:
+    Holds 37 bytes a row, whatever the number of steps. The readings of the last few steps wait to be added up together:
     a step by itself is too small to be worth a dozen operations. Two sets of steps merge by addition, in any order.
     Rows are named by their slot, 0 to ``rows - 1``; slot ``rows`` swallows what belongs to no tracked row, so that no
     step has to select (and, on a GPU, wait).
@@ -48,7 +48,7 @@ class RowMoments:
         if scarce is not None:
             self._scarce[:rows] = scarce
         self._scarce_steps = 0
-        self._scarce_readings = torch.zeros_like(self._sums[:rows, 0])
+        self._scarce_readings = torch.zeros(rows, dtype=torch.int32, device=device)
         self._waiting = _Readings()
 
     @property
@@ -109,7 +109,7 @@ class RowMoments:
     def readings(self) -> Tensor:
         """Steps in which each row was read, with a gradient or without, ``[rows]``."""
         self._settle()
-        return self.steps + self._scarce_readings
+        return (self.steps + self._scarce_readings).to(self._sums.dtype)
 
     @property
     def second_moment(self) -> Tensor:

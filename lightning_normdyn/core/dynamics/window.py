@@ -58,7 +58,7 @@ class WindowFit(NamedTuple):
 
 
 class FitWindow:
-    """Running sums from which a window is judged when it closes: 73 bytes a row.
+    """Running sums from which a window is judged when it closes: 69 bytes a row.
 
     Args:
         norms: norms at the start, ``[rows]``.
