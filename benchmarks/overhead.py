@@ -29,7 +29,7 @@ from lightning_normdyn.capture.probe import Probe
 
 LATE = 9_600
 NEVER = {"every_n_steps": 10**9, "fit_every_n_steps": 10**9, "window": 10**9}
-MOST_BYTES = 128
+MOST_BYTES = 160
 LAG = 20
 """Most steps after a measured one in which an encoder's measurement is still under way."""
 

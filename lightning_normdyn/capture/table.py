@@ -173,7 +173,9 @@ class TableTarget:
             rows: rows of the table.
             scarce: the slots to which the choice is confined, a mask ``[tracked_rows + 1]``.
         """
-        if rows.device.type != "cpu" or (self.stride == 1 and (scarce is None or len(rows) < _FEW)):
+        if self.stride == 1 and (scarce is None or rows.numel() < _FEW):
+            return None
+        if rows.device.type != "cpu":
             return None
         choice_mask = rows % self.stride == 0 if scarce is None else scarce[self.slots(rows)]
         return choice_mask.nonzero().squeeze(1)
@@ -193,7 +195,7 @@ class TableTarget:
     def _heard(self) -> Tensor | None:
         """All ids since the table was armed, ``[k]``; ``None`` where they cannot be laid out in a row."""
         try:
-            return torch.cat([ids.reshape(-1) for ids in self._ids]).long()
+            return torch.cat([ids if ids.dim() == 1 else ids.reshape(-1) for ids in self._ids]).long()
         except RuntimeError:  # nested tensors, ids inside a vmap
             self.ids_tell = self._keeps_ids = False
             return None
@@ -379,6 +381,7 @@ class RowBuffer:
 
     def __init__(self) -> None:
         self._memory: Tensor | None = None
+        self._room: Tensor | None = None
 
     def gather(self, table: Tensor, rows: Tensor) -> Tensor:
         """``table[rows]``, valid until the next call.
@@ -387,8 +390,13 @@ class RowBuffer:
             table: ``[n, d]``, without a history of gradients.
             rows: ``[k]``.
         """
-        memory = self._memory
-        if memory is None or len(memory) < len(rows) or memory.dtype != table.dtype or memory.device != table.device:
-            self._memory = memory = table.new_empty(len(rows), table.shape[1])
-        room = memory if len(memory) == len(rows) else memory[: len(rows)]
+        room, count = self._room, rows.numel()
+        if room is None or room.shape[0] != count or room.dtype != table.dtype or room.device != table.device:
+            room = self._room = self._make_room(table, count)
         return torch.index_select(table, 0, rows, out=room)
+
+    def _make_room(self, table: Tensor, rows: int) -> Tensor:
+        memory = self._memory
+        if memory is None or len(memory) < rows or memory.dtype != table.dtype or memory.device != table.device:
+            self._memory = memory = table.new_empty(rows, table.shape[1])
+        return memory[:rows]

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_log
-from lightning_normdyn.core.dynamics.geometry import safe_norm
+from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
@@ -34,8 +34,8 @@ class RowNoise(NamedTuple):
         second_moment: ``V²``.
         update_probability: share of steps in which the row got a gradient.
         kurtosis: ``E[s⁴]/E[s²]²`` over those.
-        readings: steps in which the row was read.
-        judged: 1 for rows whose errors are known, by what steps before the window said; 0 for others.
+        readings: steps in which the row was read, int32.
+        judged: rows whose errors are known, by what steps before the window said; a mask.
     """
 
     second_moment: Tensor
@@ -78,7 +78,6 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             check_every("fit_every_n_steps", fit_every_n_steps)
         self.fit_every_n_steps = fit_every_n_steps
         self.typical_row: TypicalRow | None = None
-        self._met_rows: Tensor | None = None
         self._window: FitWindow | None = None
         self._set_window(0, 0)
         self._nonfinite_before = 0.0
@@ -192,9 +191,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         fit = window.close(norms, rule, self.target.dim)
         nonfinite = self._report_nonfinite(float(window.moments.nonfinite))
         judged = self._judged_rows(fit, window, rule)
-        noise = RowNoise(
-            fit.second_moment, fit.update_probability, fit.kurtosis, window.moments.readings, judged.to(norms.dtype)
-        )
+        noise = RowNoise(fit.second_moment, fit.update_probability, fit.kurtosis, window.moments.readings.int(), judged)
         self._count_touches(fit.update_probability, window.rates.steps)
         if rule.family is not None and rule.radial_decay > 0 and fit.equilibrium_errors is None:
             self._announce_plain_fit(rule)
@@ -234,9 +231,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
     def _note_typical_row(self, noise: RowNoise, norm: Tensor) -> None:
         """What rules and levers need to know of the gradients, as plain numbers."""
         has_gradient = noise.update_probability > 0
-        self._met_rows = has_gradient if self._met_rows is None else self._met_rows | has_gradient
         if bool(has_gradient.any()):
-            unmet_rows = int((~self._met_rows & (norm > 0)).sum())  # a row of zeros is padding
+            assert self._touch_share is not None
+            unmet_rows = int(((self._touch_share == 0) & (norm > 0)).sum())  # a row of zeros is padding
             second_moment, probability = (
                 float(values[has_gradient].median()) for values in (noise.second_moment, noise.update_probability)
             )
@@ -266,9 +263,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             moments.kurtosis,
             lrs=rates,
             steps=max(rates.steps, 1),
-            readings=moments.readings,
+            readings=most_precise(moments.readings),
         )
-        return None if errors is None else errors.ahead().among(moments.judged > 0)
+        return None if errors is None else errors.ahead().among(moments.judged)
 
     def _known(self, moments: RowNoise, norms: Tensor) -> Tensor:
         return norms.where(moments.update_probability > 0, torch.nan)
@@ -287,11 +284,10 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         """The open window, the moments of the one before and the forecast."""
         return self._window_state() | {
             "window": None if self._window is None else self._window.state_dict(),
-            "previous": None if self._last_moments is None else torch.stack(self._last_moments),
+            **_noise_state(self._last_moments),
             "nonfinite_before": self._nonfinite_before,
             "touch_share": self._touch_share,
             "counted_steps": self._counted_steps,
-            "met_rows": self._met_rows,
             "typical_row": None if self.typical_row is None else list(self.typical_row),
         }
 
@@ -306,11 +302,23 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._counted_steps, share = state["counted_steps"], state["touch_share"]
         self._touch_share = None if share is None else share.to(norms.device)
         if state["previous"] is not None:
-            self._last_moments = RowNoise(*state["previous"].to(norms.device).unbind())
+            self._last_moments = _noise_of(state, norms.device)
         self._nonfinite_before = state["nonfinite_before"]
-        met_rows, typical_row = state.get("met_rows"), state.get("typical_row")
-        self._met_rows = None if met_rows is None else met_rows.to(norms.device)
+        typical_row = state.get("typical_row")
         self.typical_row = None if typical_row is None else TypicalRow(*typical_row)
+
+
+def _noise_state(noise: RowNoise | None) -> dict[str, Any]:
+    if noise is None:
+        return {"previous": None}
+    return {"previous": torch.stack(noise[:3]), "previous_readings": [noise.readings, noise.judged]}
+
+
+def _noise_of(state: dict[str, Any], device: torch.device) -> RowNoise:
+    """Takes back what :func:`_noise_state` gave, or an earlier release, which held everything in ``previous``."""
+    rows = [*state["previous"].unbind(), *state.get("previous_readings", ())]
+    second_moment, probability, kurtosis, readings, judged = (values.to(device) for values in rows)
+    return RowNoise(second_moment, probability, kurtosis, readings.int(), judged > 0)
 
 
 def _columns(fit: WindowFit, judged: Tensor, rule: EquilibriumRule) -> Columns:

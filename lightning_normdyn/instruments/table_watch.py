@@ -40,6 +40,9 @@ class TableWatch(Watch):
         self._last_group = optimizer.param_groups[group]
         self._rates = StepRates(optimizer)
         self._instruments = list(instruments.values())
+        self._due_steps = [0] * len(self._instruments)
+        self._rate_followers = [instrument for instrument in self._instruments if _follows_rates(type(instrument))]
+        self._bystanders = [i for i in self._instruments if type(i).overhear is not TableInstrument.overhear]
         self._need = Need.NOTHING
         self._due: list[TableInstrument] = []
         self._table_step: TableStep | None = None
@@ -67,7 +70,7 @@ class TableWatch(Watch):
         return self.target.row_numbers()
 
     def _start(self) -> None:
-        self._next_due = 0
+        self._forget_due_steps()
         for instrument in self._instruments:
             instrument.begin(self.steps)
 
@@ -98,12 +101,12 @@ class TableWatch(Watch):
     def _look_after(self) -> None:
         group = self._group()
         lr, (rate, radial_decay) = nominal_lr(group), self._rates.read(group)
-        for instrument in self._instruments:
+        for instrument in self._rate_followers:
             instrument.note_lr(lr)
             instrument.note_rate(rate, radial_decay)
         if self._table_step is not None:
             self._table_step.complete(lr)
-            for instrument in self._instruments:
+            for instrument in self._bystanders:
                 instrument.overhear(self._table_step)
             for instrument in self._due:
                 instrument.observe(self.steps, self._table_step)
@@ -111,9 +114,11 @@ class TableWatch(Watch):
     def _group(self) -> dict[str, Any]:
         """The table's parameter group: a restored optimizer has new ones, and callbacks add and remove some."""
         groups = self.optimizer.param_groups
-        if not any(group is self._last_group for group in groups):
-            owners = (group for group in groups if any(p is self.target.parameter for p in group["params"]))
-            self._last_group = next(owners, self._last_group)
+        for group in groups:
+            if group is self._last_group:
+                return group
+        owners = (group for group in groups if any(p is self.target.parameter for p in group["params"]))
+        self._last_group = next(owners, self._last_group)
         return self._last_group
 
     def _prepare(self) -> None:
@@ -121,20 +126,33 @@ class TableWatch(Watch):
         if step < self._next_due and not self._due:
             return
         self._table_step, self._need, self._due = None, Need.NOTHING, []
-        for instrument in self._instruments:
-            need = instrument.need(step)
-            if need:
-                self._need |= need
+        for place, instrument in enumerate(self._instruments):
+            if self._due_steps[place] < step:  # it had its step, after which it may have changed its mind
+                self._due_steps[place] = instrument.next_due(step)
+            if self._due_steps[place] <= step and (need := instrument.need(step)):
+                self._need = self._need | need if self._need else need
                 self._due.append(instrument)
-        self.target.arm(bool(self._need & (Need.TOUCHED | Need.SCARCE)))
+        self.target.arm(bool(self._need & _TOUCHED_OR_SCARCE))
         if self.target.backward_norm is not None:
             self.target.backward_norm.arm(Need.TRACKED in self._need)
-        self._next_due = min(instrument.next_due(step) for instrument in self._instruments)
+        self._next_due = min(self._due_steps)
 
     def _scarce(self) -> Tensor | None:
         masks = (instrument.scarce for instrument in self._due)
         return next((mask for mask in masks if mask is not None), None)
 
     def _skip(self) -> None:
-        self._next_due = 0  # the last step comes one earlier
+        self._forget_due_steps()  # the last one comes one earlier
         super()._skip()
+
+    def _forget_due_steps(self) -> None:
+        self._due_steps = [0] * len(self._instruments)
+        self._next_due = 0
+
+
+_TOUCHED_OR_SCARCE = Need.TOUCHED | Need.SCARCE
+
+
+def _follows_rates(kind: type[TableInstrument]) -> bool:
+    """Whether an instrument of this class wants the rates of every step."""
+    return kind.note_lr is not TableInstrument.note_lr or kind.note_rate is not TableInstrument.note_rate

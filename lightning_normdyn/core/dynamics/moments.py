@@ -17,7 +17,7 @@ _MOST_VIEWS = 64
 class RowMoments:
     """Streaming sums of the scale-free gradient ``s = R·g_tan`` of every tracked row.
 
-    Holds 41 bytes a row, whatever the number of steps. The readings of the last few steps wait to be added up together:
+    Holds 37 bytes a row, whatever the number of steps. The readings of the last few steps wait to be added up together:
     a step by itself is too small to be worth a dozen operations. Two sets of steps merge by addition, in any order.
     Rows are named by their slot, 0 to ``rows - 1``; slot ``rows`` swallows what belongs to no tracked row, so that no
     step has to select (and, on a GPU, wait).
@@ -48,7 +48,7 @@ class RowMoments:
         if scarce is not None:
             self._scarce[:rows] = scarce
         self._scarce_steps = 0
-        self._scarce_readings = torch.zeros_like(self._sums[:rows, 0])
+        self._scarce_readings = torch.zeros(rows, dtype=torch.int32, device=device)
         self._waiting = _Readings()
 
     @property
@@ -74,10 +74,11 @@ class RowMoments:
         self._push(embedding, gradient, slots)
 
     def _push(self, embedding: Tensor, gradient: Tensor, slots: Tensor | None) -> None:
-        if not len(gradient):
-            return
         slots = self._all_slots(gradient.device) if slots is None else slots
-        if not self._waiting.has_room_for(len(slots)):
+        rows = slots.numel()
+        if not rows:
+            return
+        if not self._waiting.has_room_for(rows):
             self._settle()
         self._waiting.push(embedding, gradient, slots)
 
@@ -108,7 +109,7 @@ class RowMoments:
     def readings(self) -> Tensor:
         """Steps in which each row was read, with a gradient or without, ``[rows]``."""
         self._settle()
-        return self.steps + self._scarce_readings
+        return (self.steps + self._scarce_readings).to(self._sums.dtype)
 
     @property
     def second_moment(self) -> Tensor:
@@ -190,7 +191,7 @@ class _Readings:
 
     def __init__(self) -> None:
         self._sizes: list[int] = []
-        self._length = 0
+        self._length = self._room = 0
         self._slots = torch.empty(0, dtype=torch.long)
         self._values = torch.empty(3, 0)
         self._products = torch.empty(0, 0)
@@ -198,19 +199,19 @@ class _Readings:
 
     def has_room_for(self, rows: int) -> bool:
         """Whether so many rows go in; as many as never before always do once it is empty."""
-        return not self._sizes or self._length + rows <= len(self._slots)
+        return not self._sizes or self._length + rows <= self._room
 
     def push(self, embedding: Tensor, gradient: Tensor, slots: Tensor) -> None:
         """Reads ``|x|``, ``|g|`` and ``<x, g>`` of the rows of one step, ``[k]``."""
-        embedding, gradient = at_least_float32(embedding), at_least_float32(gradient)
-        self._reserve(len(slots), embedding)
-        place, norm, length, along, product = self._views(len(slots))
+        embedding, gradient, rows = at_least_float32(embedding), at_least_float32(gradient), slots.numel()
+        self._reserve(rows, embedding)
+        place, norm, length, along, product = self._views(rows)
         place.copy_(slots)
         torch.linalg.vector_norm(embedding, dim=-1, out=norm)
         torch.linalg.vector_norm(gradient, dim=-1, out=length)
         torch.sum(torch.mul(embedding, gradient, out=product), -1, out=along)
-        self._length += len(slots)
-        self._sizes.append(len(slots))
+        self._length += rows
+        self._sizes.append(rows)
 
     def pop(self) -> tuple[list[int], Tensor, Tensor, Tensor, Tensor]:
         """All that was pushed and forgets it: rows of each step, slots, ``|x|``, ``|g|``, ``<x, g>``."""
@@ -220,11 +221,12 @@ class _Readings:
         return sizes, self._slots[:length], norms, lengths, alongs
 
     def _reserve(self, rows: int, like: Tensor) -> None:
-        if not self._sizes and (len(self._slots) < rows or self._values.dtype != like.dtype):
-            self._slots = torch.empty(max(rows, _MOST_WAITING), dtype=torch.long, device=like.device)
-            self._values = like.new_empty(3, len(self._slots))
+        if not self._sizes and (self._room < rows or self._values.dtype != like.dtype):
+            self._room = max(rows, _MOST_WAITING)
+            self._slots = torch.empty(self._room, dtype=torch.long, device=like.device)
+            self._values = like.new_empty(3, self._room)
             self._known_views.clear()
-        if len(self._products) < rows or self._products.dtype != like.dtype:
+        if self._products.shape[0] < rows or self._products.dtype != like.dtype:
             self._products = like.new_empty(rows, like.shape[1])
             self._known_views.clear()
 

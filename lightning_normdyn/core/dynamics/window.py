@@ -59,7 +59,7 @@ class WindowFit(NamedTuple):
 
 
 class FitWindow:
-    """Running sums from which a window is judged when it closes: 89 bytes a row.
+    """Running sums from which a window is judged when it closes: 85 bytes a row.
 
     Args:
         norms: norms at the start, ``[rows]``.
