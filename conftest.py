@@ -20,7 +20,7 @@ def _interruptible():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_ALERT = re.compile(r": (warning|critical) \(\w+\) at step ")
+_ALERT = re.compile(r": (warning|critical) \(\w+\) at step |further alerts came too fast")
 
 
 @pytest.fixture(autouse=True)
