@@ -332,11 +332,18 @@ class TableStep:
         """Norms of all tracked rows after the step, ``[tracked_rows]``."""
         return safe_norm(self.target.tracked())
 
+    @cached_property
+    def distinct_rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Touched rows in order, each once ``[m]``; the place of each touched row there ``[k]``; counts."""
+        assert self._rows is not None, "all tracked rows are distinct"
+        rows, places, counts = self._rows.unique(return_inverse=True, return_counts=True)
+        return rows, places, counts
+
     def multiplicity(self) -> Tensor:
         """How often each touched row is named, ``[k]``."""
         if self._rows is None:
             return self.embedding.new_ones(len(self.embedding), dtype=torch.float32)
-        _, position, counts = self._rows.unique(return_inverse=True, return_counts=True)
+        _, position, counts = self.distinct_rows
         multiplicity: Tensor = counts[position].float()
         return multiplicity
 
@@ -361,7 +368,7 @@ class TableStep:
         elif self._rows is None:
             entries = gradient
         else:
-            entries = gradient.index_select(0, self._rows.unique())
+            entries = gradient.index_select(0, self.distinct_rows[0])
         norm: Tensor = torch.linalg.vector_norm(entries, dtype=torch.promote_types(entries.dtype, torch.float32))
         return norm
 

@@ -66,7 +66,7 @@ def _squares_by_row(table_step: TableStep) -> tuple[Tensor, Tensor]:
     if table_step.rows is None:
         rows = table_step.target.row_numbers().to(squares.device)
     else:
-        rows, order = table_step.rows.unique(return_inverse=True)
+        rows, order, _ = table_step.distinct_rows
         squares = squares.new_empty(len(rows)).index_copy_(0, order, squares)
     has_gradient = squares > 0
     return rows[has_gradient], squares[has_gradient]

@@ -41,6 +41,7 @@ class MetRows(TableInstrument):
         self._is_steady = True
         self._was_zero = self._padding = self._products = torch.empty(0)
         self._met_slots = torch.empty(1)
+        self._direction: Tensor | None = None
         self._has_state = self._is_complete = False
 
     @property
@@ -132,10 +133,11 @@ class MetRows(TableInstrument):
 
         A Gaussian one: Adam's first steps are signs, of which a vector of signs is orthogonal to many.
         """
-        direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         rows = at_least_float32(rows)
-        direction = (direction / direction.norm()).to(rows)
-        products: Tensor = rows @ direction if rows.device.type == "cpu" else (rows * direction).sum(1)
+        if self._direction is None or self._direction.dtype != rows.dtype or self._direction.device != rows.device:
+            direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            self._direction = (direction / direction.norm()).to(rows)
+        products: Tensor = rows @ self._direction if rows.device.type == "cpu" else (rows * self._direction).sum(1)
         return products
 
     def state_dict(self) -> dict[str, Any]:
