@@ -104,8 +104,8 @@ course.legend()
 # root.
 #
 # The observer logs the same line as ``equilibrium_least_squares_slope``, and that the norms had settled
-# (``stationarity`` above 0.9). ``equilibrium_slope`` weighs each word by what chance does to it, so that rare words, whose
-# predictions are noisy, do not flatten the line: it is 1 within 0.05.
+# (``stationarity`` above 0.9). ``equilibrium_slope`` weighs each word by what chance does to it, so that rare words,
+# whose predictions are noisy, do not flatten the line: it is 1 within 0.05.
 
 assert scalars["normdyn/weight/stationarity"] > 0.9
 assert abs(scalars["normdyn/weight/equilibrium_least_squares_slope"] - fit.slope) < 1e-3
