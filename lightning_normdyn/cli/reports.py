@@ -56,9 +56,12 @@ def draw_report(run: str, out: str | None = None) -> ReportRecord:
     from lightning_normdyn.report import write_report
 
     folder = Path(run)
+    if out is not None:
+        check_output_file(Path(out), "out")
     if not has_history(folder):
         _refuse_other_folder(folder)
-    check_output_file(Path(out) if out is not None else folder / PAGE, "out")
+    if out is None:
+        check_output_file(folder / PAGE, "out")
     page = write_report(
         folder, out=out, row_names=read_words(folder), summary=read_summary(folder), command=running_command()
     )

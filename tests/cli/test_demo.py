@@ -50,6 +50,7 @@ KEYS = {
     "schedule",
     "seed",
     "corpus",
+    "verdicts",
     "versions",
 }
 
@@ -141,6 +142,7 @@ def test_two_times_ctrl_c_stop_at_once_and_keep_what_is_known(text, monkeypatch,
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.filterwarnings("ignore:NormDynamics. (warning|critical) ")  # what is said of so short a run
 def test_a_folder_that_vanishes_costs_the_files_and_not_the_run(text, monkeypatch, capsys):
     def vanish():
         shutil.rmtree("run")

@@ -199,5 +199,5 @@ def test_nothing_relaxes_without_decay_or_rate(lr, radial_decay):
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(ValueError, match=r"family: expected one of \['adam', 'adamw', 'lion', 'sgd'\], got 'lamb'"):
+    with pytest.raises(ValueError, match=r"family: expected one of \['adafactor', .*'sparse_adam'\], got 'lamb'"):
         relaxation_steps(0.1, 0.1, "lamb")
