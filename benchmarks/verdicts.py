@@ -93,7 +93,8 @@ def _save(folder: Path, outcomes: list[dict[str, Any]], seed: int) -> None:
     content = {"date": day, "seed": seed, "runs": outcomes}
     (folder / "verdicts.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "verdicts.md").write_text(
-        f"# Verdicts on planted faults and on healthy runs, {day}\n\nSeed {seed}, on one CPU thread.\n\n{table(outcomes)}",
+        f"# Verdicts on planted faults and on healthy runs, {day}\n\n"
+        f"Seed {seed}, on one CPU thread.\n\n{table(outcomes)}",
         encoding="utf-8",
     )
 
