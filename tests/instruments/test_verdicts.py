@@ -88,7 +88,7 @@ def rules_that_speak(values, **options):
     [
         ({"dead_rows": 3.0, "norm_p50": 1.0}, "dead_rows"),
         ({"untouched_rows": 3.0}, "untouched_rows"),
-        ({"dead_at_step": 900.0}, "dying_rows"),
+        ({"dead_at_step": 900.0, "untouched_rows": 1.0}, "dying_rows"),
         ({"clip_share": 0.95, "clip_ratio": 0.8}, "clip_share"),
         ({"equilibrium_excess": 5.0, "equilibrium_coverage": 0.4, "stationarity": 0.99}, "unexplained_scatter"),
         ({"equilibrium_slope_stderr": 0.2, "equilibrium_slope": 1.1}, "uncertain_slope"),
@@ -114,6 +114,13 @@ def rules_that_speak(values, **options):
 def test_rules_of_single_quantities(values, rule):
     assert rule in rules_that_speak(values)
     assert rule not in rules_that_speak({})
+
+
+def test_rows_that_may_still_be_met_are_not_said_to_die():
+    foreseen = {"dead_at_step": 900.0, "untouched_rows": 1.0}
+    assert "dying_rows" in rules_that_speak(foreseen, steps=300, total_steps=1000)
+    assert "dying_rows" not in rules_that_speak(foreseen, steps=200, total_steps=1000)
+    assert "dying_rows" not in rules_that_speak(foreseen | {"untouched_rows": 0.0})  # all were met since
 
 
 def test_every_quantity_that_is_judged_is_logged():

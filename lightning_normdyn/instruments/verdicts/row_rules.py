@@ -8,6 +8,8 @@ from lightning_normdyn.instruments.verdicts.evidence import Evidence
 from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
 
 _GONE = 0.5
+_EARLY = 0.3
+"""Of a run, in which rare rows may still be met."""
 
 
 def _untouched_rows(evidence: Evidence) -> Finding | None:
@@ -15,7 +17,7 @@ def _untouched_rows(evidence: Evidence) -> Finding | None:
     logged = evidence.last("untouched_rows")
     rows = logged if math.isfinite(logged) else float(row.unmet_rows) if row is not None else 0.0
     horizon = facts.horizon or facts.step
-    if not evidence.is_table or not rows > 0 or facts.step < 0.3 * horizon or not facts.rule.decay_is_separable:
+    if not evidence.is_table or not rows > 0 or facts.step < _EARLY * horizon or not facts.rule.decay_is_separable:
         return None
     rate = facts.rule.lr_gain * evidence.mean_lr * facts.rule.radial_decay
     share = math.exp(-rate * horizon)
@@ -46,10 +48,14 @@ def _dying_rows(evidence: Evidence) -> Finding | None:
     facts, step = evidence.facts, evidence.last("dead_at_step")
     if not evidence.is_table or facts.horizon is None or not step < facts.horizon:
         return None
+    # Rare rows are met in time, and the step is logged no more once all were.
+    if facts.step < _EARLY * facts.horizon or not evidence.last("untouched_rows") > 0:
+        return None
+    other_format = "" if "float32" in str(facts.dtype) else ", or keep the table in float32"
     decay = facts.weight_decay * step / (2 * facts.horizon)
     return Finding(
         f"the shortest row that was never met will be beyond {facts.dtype} at step {amount(step)} of {facts.horizon:,}",
-        f"lower weight_decay from {amount(facts.weight_decay)} to {amount(decay)}, or keep the table in float32",
+        f"lower weight_decay from {amount(facts.weight_decay)} to {amount(decay)}{other_format}",
     )
 
 
