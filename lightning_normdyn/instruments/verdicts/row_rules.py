@@ -130,7 +130,7 @@ ROW_RULES = (
     Rule(
         "dying_rows",
         "warning",
-        ("dead_at_step",),
+        ("dead_at_step", "untouched_rows"),
         "rows that were never met will be dead before the run ends",
         "decay without gradient, in a format of few digits",
         "the weight decay at which they outlive the run",
