@@ -62,4 +62,9 @@ def _typical_update(table_step: TableStep, decay_rate: float) -> tuple[Tensor, T
     after = table_step.target.tracked() if table_step.rows is None else weight.index_select(0, table_step.rows)
     has_gradient = (table_step.gradient != 0).any(1)
     lengths = safe_norm(after - (1 - decay_rate) * before).where(has_gradient, torch.nan)
-    return lengths.nanmedian(), safe_norm(before).where(has_gradient, torch.nan).nanmedian()
+    norms = safe_norm(before).where(has_gradient, torch.nan)
+    if table_step.rows is not None:  # a row that a step names twice counts once, as where all rows are read
+        rows, places, _ = table_step.distinct_rows
+        one_place = torch.empty_like(rows).scatter_(0, places, torch.arange(len(places), device=places.device))
+        lengths, norms = lengths[one_place], norms[one_place]
+    return lengths.nanmedian(), norms.nanmedian()
