@@ -339,6 +339,13 @@ class TableStep:
         rows, places, counts = self._rows.unique(return_inverse=True, return_counts=True)
         return rows, places, counts
 
+    def once_a_row(self, values: Tensor) -> Tensor:
+        """Values of the touched rows ``[k]``, those of a row that is named more than once taken once, ``[m]``."""
+        if self._rows is None:
+            return values
+        rows, places, _ = self.distinct_rows
+        return values.new_empty(len(rows)).index_copy_(0, places, values)
+
     def multiplicity(self) -> Tensor:
         """How often each touched row is named, ``[k]``."""
         if self._rows is None:

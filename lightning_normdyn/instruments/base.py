@@ -92,6 +92,26 @@ class TableInstrument(Measurement):
         """May look at a step that others asked for, before they do; must cost next to nothing."""
 
 
+class CadencedInstrument(TableInstrument):
+    """Measures one table on the first step and then every so many.
+
+    Args:
+        every_n_steps: cadence, in optimizer steps.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        super().__init__()
+        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+
+    def is_due(self, step: int) -> bool:
+        """Whether step number ``step`` is measured."""
+        return is_due(step, self.every_n_steps)
+
+    def next_due(self, step: int) -> int:
+        """The first step, and each of the cadence."""
+        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
+
+
 def check_every(name: str, value: int) -> int:
     """Refuses a cadence that is not a positive whole number."""
     cadence: dict[str, Any] = {name: value}

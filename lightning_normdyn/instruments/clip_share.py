@@ -11,12 +11,12 @@ from torch import Tensor
 from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.instruments.base import Need, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.base import CadencedInstrument, Need
 
 _LARGEST = 0.01
 
 
-class ClipShare(TableInstrument):
+class ClipShare(CadencedInstrument):
     """The share of the squared gradient norm of all that an optimizer trains that the largest rows of a table own.
 
     The largest are a hundredth of the rows that got a gradient in the step, one at least. As long as gradients are
@@ -28,22 +28,15 @@ class ClipShare(TableInstrument):
     """
 
     def __init__(self, every_n_steps: int, optimizer: torch.optim.Optimizer) -> None:
-        super().__init__()
-        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        super().__init__(every_n_steps)
         self._optimizer = optimizer
-
-    def next_due(self, step: int) -> int:
-        """The first step, and each of the cadence."""
-        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
 
     def need(self, step: int) -> Need:
         """The gradients of all rows, on the cadence."""
-        return Need.TOUCHED | Need.TRACKED if is_due(step, self.every_n_steps) else Need.NOTHING
+        return Need.TOUCHED | Need.TRACKED if self.is_due(step) else Need.NOTHING
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Compares the rows of one step with the whole gradient."""
-        if not is_due(step, self.every_n_steps):
-            return
         rows, squares = _squares_by_row(table_step)
         squared_norm = _squared_norm(self._gradients(), squares)
         if not len(rows) or squared_norm is None:
@@ -62,12 +55,11 @@ class ClipShare(TableInstrument):
 
 def _squares_by_row(table_step: TableStep) -> tuple[Tensor, Tensor]:
     """Rows with a gradient, each once, and its squared length, ``[m]``."""
-    squares = most_precise(table_step.gradient).square().sum(1)
+    squares = table_step.once_a_row(most_precise(table_step.gradient).square().sum(1))
     if table_step.rows is None:
         rows = table_step.target.row_numbers().to(squares.device)
     else:
-        rows, order, _ = table_step.distinct_rows
-        squares = squares.new_empty(len(rows)).index_copy_(0, order, squares)
+        rows, _, _ = table_step.distinct_rows
     has_gradient = squares > 0
     return rows[has_gradient], squares[has_gradient]
 

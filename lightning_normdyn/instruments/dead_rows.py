@@ -11,12 +11,12 @@ from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.trainable_norm import decay_steps, smallest_trainable_norm
-from lightning_normdyn.instruments.base import Need, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.base import CadencedInstrument, Need
 from lightning_normdyn.instruments.decay_alone import decays_apart
 from lightning_normdyn.instruments.met_rows import MetRows
 
 
-class DeadRows(TableInstrument):
+class DeadRows(CadencedInstrument):
     """Counts the rows below :func:`smallest_trainable_norm`, and foresees the first of those that were never met.
 
     Args:
@@ -26,22 +26,15 @@ class DeadRows(TableInstrument):
     """
 
     def __init__(self, every_n_steps: int, met_rows: MetRows, rule: Callable[[], EquilibriumRule]) -> None:
-        super().__init__()
-        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        super().__init__(every_n_steps)
         self._met_rows, self._rule = met_rows, rule
-
-    def next_due(self, step: int) -> int:
-        """The first step, and each of the cadence."""
-        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
 
     def need(self, step: int) -> Need:
         """Norms, and what the step did to the rows that it touched, on the cadence."""
-        return Need.NORMS | Need.TOUCHED if is_due(step, self.every_n_steps) else Need.NOTHING
+        return Need.NORMS | Need.TOUCHED if self.is_due(step) else Need.NOTHING
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Counts after the step."""
-        if not is_due(step, self.every_n_steps):
-            return
         rule = self._rule()
         rate = table_step.lr * rule.lr_gain * rule.radial_decay if decays_apart(rule) else 0.0
         dtype = table_step.target.parameter.dtype
@@ -63,8 +56,4 @@ def _typical_update(table_step: TableStep, decay_rate: float) -> tuple[Tensor, T
     has_gradient = (table_step.gradient != 0).any(1)
     lengths = safe_norm(after - (1 - decay_rate) * before).where(has_gradient, torch.nan)
     norms = safe_norm(before).where(has_gradient, torch.nan)
-    if table_step.rows is not None:  # a row that a step names twice counts once, as where all rows are read
-        rows, places, _ = table_step.distinct_rows
-        one_place = torch.empty_like(rows).scatter_(0, places, torch.arange(len(places), device=places.device))
-        lengths, norms = lengths[one_place], norms[one_place]
-    return lengths.nanmedian(), norms.nanmedian()
+    return table_step.once_a_row(lengths).nanmedian(), table_step.once_a_row(norms).nanmedian()

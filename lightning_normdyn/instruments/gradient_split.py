@@ -11,13 +11,13 @@ from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, split_radial_tangential
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
-from lightning_normdyn.instruments.base import Need, Readings, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings
 
 _BLOCK = 2**15
 _ZERO = 1e-12
 
 
-class GradientSplit(TableInstrument):
+class GradientSplit(CadencedInstrument):
     """Splits the gradient of the touched rows and the update of the tracked ones.
 
     Args:
@@ -26,22 +26,15 @@ class GradientSplit(TableInstrument):
     """
 
     def __init__(self, every_n_steps: int, rule: Callable[[], EquilibriumRule]) -> None:
-        super().__init__()
-        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        super().__init__(every_n_steps)
         self._rule = rule
-
-    def next_due(self, step: int) -> int:
-        """The first step, and each of the cadence."""
-        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
 
     def need(self, step: int) -> Need:
         """The step in full, on the cadence."""
-        return Need.TOUCHED | Need.TRACKED if is_due(step, self.every_n_steps) else Need.NOTHING
+        return Need.TOUCHED | Need.TRACKED if self.is_due(step) else Need.NOTHING
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Measures one step."""
-        if not is_due(step, self.every_n_steps):
-            return
         rule = self._rule()
         rate = table_step.lr * rule.lr_gain
         decay_rate = rate * rule.radial_decay if rule.decay_is_separable else None

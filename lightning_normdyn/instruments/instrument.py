@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_normdyn.capture.evaluation import same_random_state
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.caution import caution
-from lightning_normdyn.instruments.base import Need, Readings, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings, check_every
 from lightning_normdyn.instruments.quantities import QUANTITIES
 
 VectorKind = Literal["table", "output", "probe"]
@@ -142,7 +142,7 @@ def _is_quantity_name(name: object) -> bool:
     return isinstance(name, str) and bool(name) and "/" not in name
 
 
-class InstrumentAdapter(TableInstrument):
+class InstrumentAdapter(CadencedInstrument):
     """Shows one target's vectors to a user's instrument.
 
     Args:
@@ -155,21 +155,12 @@ class InstrumentAdapter(TableInstrument):
     def __init__(
         self, instrument: Instrument, target: str, every_n_steps: int, warn: Callable[[str], object] = caution
     ) -> None:
-        super().__init__()
+        super().__init__(instrument.every_n_steps or every_n_steps)
         self._template = instrument
         self.instrument = copy.deepcopy(instrument)
         self.target = target
         self._warn = warn
         self._is_off = self._has_measured = self._has_bad_state = False
-        self.every_n_steps = instrument.every_n_steps or every_n_steps
-
-    def is_due(self, step: int) -> bool:
-        """Whether step number ``step`` is measured."""
-        return is_due(step, self.every_n_steps)
-
-    def next_due(self, step: int) -> int:
-        """The first step, and each of the cadence."""
-        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
 
     def need(self, step: int) -> Need:
         """A look at the rows after the step, on the cadence."""
@@ -177,8 +168,7 @@ class InstrumentAdapter(TableInstrument):
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Shows the tracked rows of a table."""
-        if self.is_due(step):
-            self.show(step, table_step.target.tracked(), "table")
+        self.show(step, table_step.target.tracked(), "table")
 
     def show(self, step: int, vectors: Tensor, kind: VectorKind) -> None:
         """Shows vectors ``[n, d]`` after a step; nothing where there are none, as of an expert without tokens.

@@ -11,14 +11,14 @@ from torch import Tensor
 from lightning_normdyn.capture.table import TableStep, TableTarget
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
-from lightning_normdyn.instruments.base import Need, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.base import CadencedInstrument, Need
 from lightning_normdyn.instruments.decay_alone import DecayAlone
 
 _FINE = 1e-5
 _EXACT_NORM = 1e-12
 
 
-class MetRows(TableInstrument):
+class MetRows(CadencedInstrument):
     """Remembers which tracked rows got a gradient since it began to look.
 
     A row without gradients follows decay alone, ``R(t)/R(0) = Π (1 - lr·lambda)``, and so does its product with any
@@ -34,8 +34,7 @@ class MetRows(TableInstrument):
     """
 
     def __init__(self, target: TableTarget, every_n_steps: int, rule: Callable[[], EquilibriumRule]) -> None:
-        super().__init__()
-        self.every_n_steps = check_every("every_n_steps", every_n_steps)
+        super().__init__(every_n_steps)
         self._target, self._rule = target, rule
         self._decay = DecayAlone(rule())
         self._is_steady = True
@@ -77,13 +76,9 @@ class MetRows(TableInstrument):
             self._was_zero = (rows == 0).all(1)
             self._products = self._multiply(rows)
 
-    def next_due(self, step: int) -> int:
-        """The first step, and each of the cadence."""
-        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
-
     def need(self, step: int) -> Need:
         """Norms on the cadence, and the gradients of touched rows where rows cannot tell themselves."""
-        if not is_due(step, self.every_n_steps):
+        if not self.is_due(step):
             return Need.NOTHING
         return Need.NORMS if self._rows_tell else Need.NORMS | Need.TOUCHED
 
@@ -109,8 +104,6 @@ class MetRows(TableInstrument):
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Meets the rows that did not follow decay alone, and counts the others."""
-        if not is_due(step, self.every_n_steps):
-            return
         rows = self._target.tracked()
         products, factor = self._multiply(rows), self._decay.factor
         steps = self._decay.steps + 2 * self._decay.memory

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.instruments.base import Need, Readings, TableInstrument, check_every, is_due, next_multiple
+from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings
 from lightning_normdyn.instruments.met_rows import MetRows
 
 _QUANTILES = {"norm_p05": 0.05, "norm_p50": 0.50, "norm_p95": 0.95}
 _MOST_SORTED = 2**20
 
 
-class NormTrajectory(TableInstrument):
+class NormTrajectory(CadencedInstrument):
     """Summarises the norms of the tracked rows that were met, and keeps snapshots of all rows for the history.
 
     Args:
@@ -24,23 +24,16 @@ class NormTrajectory(TableInstrument):
     """
 
     def __init__(self, every_n_steps: int, met_rows: MetRows) -> None:
-        super().__init__()
+        super().__init__(every_n_steps)
         self._met_rows = met_rows
-        self.every_n_steps = check_every("every_n_steps", every_n_steps)
         self._snapshots = Snapshots(self.every_n_steps)
-
-    def next_due(self, step: int) -> int:
-        """The first step, and each of the cadence."""
-        return 1 if step == 1 else next_multiple(step, self.every_n_steps)
 
     def need(self, step: int) -> Need:
         """Norms, on the cadence."""
-        return Need.NORMS if is_due(step, self.every_n_steps) else Need.NOTHING
+        return Need.NORMS if self.is_due(step) else Need.NOTHING
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Summarises the norms after the step."""
-        if not is_due(step, self.every_n_steps):
-            return
         norms = table_step.norms.where(self._met_rows.met, torch.nan)
         self._readings = summarise_norms(norms) | {"norm_min": _smallest(norms)}
         if self._snapshots.take(step):
