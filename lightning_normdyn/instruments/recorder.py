@@ -122,12 +122,6 @@ class Recorder:
         for watch in self.watches:
             watch.finish()
 
-    def flush(self) -> None:
-        """Puts all history on disk."""
-        for watch in self.watches:
-            if watch.history is not None:
-                watch.history.flush()
-
     def detach(self) -> None:
         """Removes every hook."""
         for handle in self._handles:

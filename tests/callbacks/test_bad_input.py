@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 
@@ -290,7 +289,7 @@ def test_a_stream_without_length(fit, tmp_path):
 
     callback = NormDynamics(every_n_steps=1)
     fit(Streaming(seeded(PairTable), sgd), None, callback)
-    assert json.loads((tmp_path / "normdyn/net.table.weight/target.json").read_text())["total_steps"] is None
+    assert read_run(tmp_path)["net.table.weight"].description()["total_steps"] is None
     state = callback.state_dict()["targets"]["net.table.weight"]
     assert state["steps"] == 7
     assert state["instruments"]["fit"]["window_end"] == 100

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from lightning_normdyn.history.target_history import fresh_root
 
 from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.cli.predictions import _write_embeddings
 from lightning_normdyn.datasets.reading.arrow_column import ArrowColumn, write_columns
 from lightning_normdyn.history import ParquetLog, read_parts
-from lightning_normdyn.history.target_history import fresh_root
 from lightning_normdyn.tasks.audited_model import encode_to_file
 
 SCHEMA = pa.schema([("step", pa.int64())])

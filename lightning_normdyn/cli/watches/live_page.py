@@ -11,11 +11,11 @@ from lightning_normdyn.cli.reports import read_summary
 from lightning_normdyn.cli.run_folder import read_words
 from lightning_normdyn.cli.user_errors import one_sentence
 from lightning_normdyn.history.alert_log import read_verdicts
-from lightning_normdyn.history.log import PartCache
-from lightning_normdyn.history.target_history import FOLDER
+from lightning_normdyn.history.run_reader import RunReader
+from lightning_normdyn.history.run_record import RunRecord
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.kit.page import Page, write_page
-from lightning_normdyn.report.run.page import read_records, report_page, run_name
+from lightning_normdyn.report.run.page import other_runs, read_records, report_page, run_name
 from lightning_normdyn.report.run.target_record import TargetRecord
 
 _MOST_DAMAGED = 5
@@ -26,6 +26,7 @@ class LivePage:
 
     Args:
         run: the run's folder.
+        history: the history in it that is shown.
         path: of the page.
         command: that makes it, for its last line.
 
@@ -37,16 +38,24 @@ class LivePage:
         redraws: how often figures were drawn.
     """
 
-    def __init__(self, run: Path, path: Path, *, command: str = "") -> None:
-        self.run, self.path = run, path
+    def __init__(self, run: Path, history: Path, path: Path, *, command: str = "") -> None:
+        self.run, self.history, self.path = run, history, path
         self.trouble = ""
         self.damaged: list[str] = []
         self.last_step = self.end_step = self.redraws = 0
         self._command = command
-        self._parts = PartCache()
+        self._reader: RunReader | None = None
         self._report: Page | None = None
         self._time = ""
         self._is_on_disk = False
+
+    @property
+    def neighbours(self) -> list[str]:
+        """A sentence that names the other runs in the folder; none where this one is alone."""
+        try:
+            return other_runs(RunRecord.read(self.history))
+        except (OSError, ValueError):
+            return []
 
     @property
     def is_on_disk(self) -> bool:
@@ -63,16 +72,17 @@ class LivePage:
     def draw(self) -> None:
         """Draws the figures of what is on disk now; the page is written by :meth:`write`."""
         try:
-            records = read_records(self.run, read_words(self.run), read=self._parts.read)
+            reader = self._open_reader()
+            records = read_records(reader, read_words(self.run))
             title = run_name(self.run.resolve())
-            verdicts = read_verdicts(self.run / FOLDER)
+            verdicts = reader.checked(read_verdicts)
             summary = read_summary(self.run)
             self._report = report_page(title, records, summary, command=self._command, verdicts=verdicts)
         except (DrawingError, ValueError, OSError) as error:
             self.trouble = one_sentence(error)
             return
         self.trouble, self._time = "", time.strftime("%Y-%m-%d %H:%M:%S")
-        self.damaged = list(self._parts.damaged.values())
+        self.damaged = list(reader.damaged)
         self.redraws += 1
         self._note_steps(records)
 
@@ -94,6 +104,13 @@ class LivePage:
             self._is_on_disk = True
         except OSError as error:
             self.trouble = one_sentence(error)
+
+    def _open_reader(self) -> RunReader:
+        if self._reader is None:
+            self._reader = RunReader(RunRecord.read(self.history))
+        else:
+            self._reader.refresh()
+        return self._reader
 
     def _note_steps(self, records: Iterable[TargetRecord]) -> None:
         self.last_step = max((record.last_step for record in records), default=0)

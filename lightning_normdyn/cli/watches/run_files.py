@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from lightning_normdyn.cli.reports import has_history, runs_below
 from lightning_normdyn.cli.run_folder import SUMMARY_FILE, VOCABULARY_FILE
-from lightning_normdyn.history.run_mark import RunMark, has_ended
-from lightning_normdyn.history.target_history import FOLDER
+from lightning_normdyn.history.run_record import RunRecord, list_runs
 
 Contents = frozenset[tuple[Path, int]]
 """Paths of a run's files, each with the time at which it was put there in nanoseconds; 0 for parts, which stay."""
@@ -21,7 +20,7 @@ class RunState(NamedTuple):
 
     Attributes:
         has_ended: whether it said that its history is complete.
-        is_gone: whether its process is known to have ended.
+        is_gone: whether no process is known to write to it any more.
     """
 
     has_ended: bool
@@ -33,7 +32,7 @@ class RunState(NamedTuple):
         Args:
             is_quiet: whether nothing was added of late: a process that ended its training may still write a summary.
         """
-        return (self.has_ended and self.is_gone) or (is_quiet and (self.has_ended or self.is_gone))
+        return is_quiet and (self.has_ended or self.is_gone)
 
 
 def find_run(folder: Path) -> Path | None:
@@ -41,23 +40,34 @@ def find_run(folder: Path) -> Path | None:
     if has_history(folder):
         return folder
     runs = runs_below(folder) if folder.is_dir() else []
-    return next((run for run in runs if not any(run_state(run))), runs[0] if runs else None)
+    return next((run for run in runs if not any(run_state(find_history(run)))), runs[0] if runs else None)
 
 
-def run_state(run: Path) -> RunState:
-    """Whether a run goes on; one that left no mark of its process does not."""
-    root = run / FOLDER
-    mark = RunMark.read(root)
-    return RunState(has_ended(root), mark is None or mark.is_gone)
+def find_history(run: Path) -> Path:
+    """The history in a run's folder that goes on, or else the newest."""
+    records = list_runs(run)
+    if not records:
+        raise FileNotFoundError(f"run: the norm history of '{run}' was removed")
+    return next((record.folder for record in records if record.has_writer), records[0].folder)
 
 
-def run_contents(run: Path) -> Contents:
+def run_state(history: Path) -> RunState:
+    """Whether a history goes on; one whose lock nobody holds does not, on this machine."""
+    try:
+        record = RunRecord.read(history)
+    except (OSError, ValueError):
+        return RunState(has_ended=False, is_gone=not RunRecord(history, "").has_writer)
+    return RunState(record.end is not None, record.has_writer is False)
+
+
+def run_contents(history: Path) -> Contents:
     """Everything of a run that its report is drawn of, as it lies on disk; files being written are left out."""
-    return frozenset(_files(run))
+    return frozenset(_files(history))
 
 
-def _files(run: Path) -> Iterator[tuple[Path, int]]:
-    for name, _, file_names in os.walk(run / FOLDER):
+def _files(history: Path) -> Iterator[tuple[Path, int]]:
+    run = history.parent
+    for name, _, file_names in os.walk(history):
         folder = Path(name)
         for file_name in file_names:
             if file_name.startswith("part-"):

@@ -10,7 +10,7 @@ from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.run_folder import check_output_file
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.watches.live_page import LivePage
-from lightning_normdyn.cli.watches.run_files import Contents, RunState, find_run, run_contents, run_state
+from lightning_normdyn.cli.watches.run_files import Contents, RunState, find_history, find_run, run_contents, run_state
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,7 +86,7 @@ def draw_once(settings: WatchSettings) -> WatchRecord:
         raise _absent(settings.run)
     page = _page_of(run, settings)
     page.draw()
-    status = _last_words(run_state(run))
+    status = _last_words(run_state(page.history))
     page.write(status)
     return _record(page, status)
 
@@ -141,7 +141,10 @@ def _page_of(run: Path, settings: WatchSettings) -> LivePage:
     check_output_file(path, "out")
     if run != settings.run:
         terminal().print(f"{settings.run} holds several runs or is none itself; this is {run}.")
-    return LivePage(run, path, command=running_command())
+    page = LivePage(run, find_history(run), path, command=running_command())
+    for sentence in page.neighbours:
+        terminal().print(sentence)
+    return page
 
 
 def _follow(page: LivePage, interval: float) -> RunState:
@@ -150,8 +153,8 @@ def _follow(page: LivePage, interval: float) -> RunState:
     contents: Contents = frozenset()
     change_time = draw_time = -interval
     while True:
-        state = run_state(page.run)  # before the files, so that those which a run wrote before its end are seen
-        before, contents = contents, run_contents(page.run)
+        state = run_state(page.history)  # before the files, so that those which a run wrote before its end are seen
+        before, contents = contents, run_contents(page.history)
         now = time.monotonic()
         if contents != before:
             change_time = now
