@@ -67,7 +67,7 @@ class AlertLog:
             except (FileNotFoundError, ValueError):
                 standing = {}
             write_checked(self._run.root / VERDICTS_FILE, standing | {self._writer: list(verdicts)})
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             self._run.outage.report(self._run.root, error)
 
 

@@ -17,13 +17,13 @@ def write_checked(file: Path, content: dict[str, Any]) -> None:
 
     Args:
         file: where it goes.
-        content: of what JSON knows.
+        content: of what JSON knows, and NaN and infinity, which Python's own reads too.
 
     Raises:
-        ValueError: if something in it is none of that.
+        TypeError: if something in it is none of that.
         OSError: if the file cannot be written.
     """
-    text = json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=1, allow_nan=False)
+    text = json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=1)
     write_atomically(file, f"{text}\n".encode("ascii"))
 
 

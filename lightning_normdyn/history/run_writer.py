@@ -189,7 +189,7 @@ class RunWriter:
     def _take_back_files(self, folder: Path) -> None:
         """What was said of targets that are not watched any more stays."""
         with suppress(OSError, ValueError):
-            targets = read_checked(folder / TARGETS_FILE)["targets"]
+            targets = read_checked(folder / TARGETS_FILE).get("targets", [])
             self._descriptions = {target["target"]: target for target in targets} | self._descriptions
         with suppress(OSError, ValueError):
             self._row_names = read_checked(folder / ROW_NAMES_FILE) | self._row_names
@@ -264,7 +264,7 @@ class RunWriter:
                 if contents[name]:
                     write_checked(self.root / name, contents[name])
                 self._unwritten_files.discard(name)
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             self.outage.report(self.root, error)
 
 

@@ -188,10 +188,8 @@ def test_hostile_labels_stay_text(page: Page) -> None:
 
 
 def test_names_descriptions_and_summary_are_escaped(tmp_path: Path) -> None:
-    history = history_of(tmp_path, "table")
-    history.describe(
-        {"target": "<b>t", "kind": "table", "optimizer": "<i>", "law": "a<b", "lr": "<u>", "version": "<s>"}
-    )
+    history = history_of(tmp_path, "<b>t")
+    history.describe({"kind": "table", "optimizer": "<i>", "law": "a<b", "lr": "<u>", "version": "<s>"})
     history.append_quantities(3, {"<img src=x>": 1.0})
     history.flush()
     page = Page(write_report(tmp_path, summary={"optimizer": "<em>", "versions": {"<tt>": "<q>"}, "slope": "<h6>"}))
@@ -342,8 +340,8 @@ def test_labels_name_the_rows_of_the_table_not_the_places_among_the_tracked(tmp_
 def two_tables(folder: Path) -> None:
     fit = {"update_probability": [0.9, 0.5], "mean_norm": [3.0, 2.0]}
     for name in ("users", "items"):
-        history = history_of(folder, name)
-        history.describe({"target": f"{name}.weight", "kind": "table", "rows": 2})
+        history = history_of(folder, f"{name}.weight")
+        history.describe({"kind": "table", "rows": 2})
         history.append_rows({"step": [1] * 2, "row": [0, 1], "norm": [3.0, 2.0], **fit})
         history.flush()
 
