@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
+from lightning_normdyn.instruments.clip_share import shared_gradient_norm
 from lightning_normdyn.instruments.watch import Watch
 
 PREFIX = "normdyn"
@@ -93,8 +94,9 @@ class Recorder:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         del args, kwargs
-        for watch in self._by_optimizer.get(id(optimizer), ()):
-            watch.after_step()
+        with shared_gradient_norm(optimizer):
+            for watch in self._by_optimizer.get(id(optimizer), ()):
+                watch.after_step()
 
     def end_batch(self) -> None:
         """Says that no announced step is still to be made: one that was not has been skipped."""
