@@ -43,11 +43,8 @@ def write_atomically(file: Path, content: bytes) -> None:
     Raises:
         OSError: if the file cannot be written; it names ``file``.
     """
-    try:
-        with atomic_file(file) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from error
+    with atomic_file(file) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager
@@ -66,7 +63,7 @@ def atomic_file(file: Path) -> Iterator[Path]:
         The path to write to.
 
     Raises:
-        OSError: if the file cannot be made or put in place.
+        OSError: if the file cannot be made, written or put in place; it names ``file``.
 
     Example:
         >>> import tempfile
@@ -78,22 +75,25 @@ def atomic_file(file: Path) -> Iterator[Path]:
         >>> file.read_text(), [file.name for file in file.parent.iterdir()]
         ('1 2 3', ['numbers.txt'])
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists() and not (file.is_file() or file.is_dir()):
-        yield file
-        return
-    remove_leftovers(file.parent, file.name)
-    lock = make_temporary(file)
-    temporary = lock.path
+    temporary = file
     try:
-        with lock:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            yield file
+            return
+        remove_leftovers(file.parent, file.name)
+        with make_temporary(file) as lock:
+            temporary = lock.path
             yield temporary
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
             temporary.replace(file)
         sync_folder(file.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary != file:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(file)) from error
         raise
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from lightning_normdyn._version import __version__
 from lightning_normdyn.file_lock import is_locked
 from lightning_normdyn.history.checked_json import read_checked, write_checked
+from lightning_normdyn.passwords import without_passwords
 
 FOLDER = "normdyn"
 RUN_FILE, LOCK_FILE, TARGETS_FILE, ROW_NAMES_FILE = "run.json", "lock", "targets.json", "row_names.json"
@@ -173,13 +174,13 @@ def _record_of(folder: Path) -> RunRecord:
         return RunRecord(folder, id="", damage=str(error))
 
 
-_SECRET = re.compile(r"(?i)(\S*(?:key|token|passw|secret|credential)\S*?[= ])\S+|(?<=://)[^/\s@]+(?=@)")
+_SECRET_OPTION = re.compile(r"(?i)(-\S*(?:key|token|passw|secret|credential)\S*?[= ])\S+")
 
 
 def _command() -> str:
     """What was typed, passwords left out."""
     words = [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv and sys.argv[0] else []
-    return _SECRET.sub(lambda match: f"{match[1] or ''}***", shlex.join(words))[:1000]
+    return _SECRET_OPTION.sub(r"\g<1>***", without_passwords(shlex.join(words)))[:1000]
 
 
 def _boot() -> str:
