@@ -74,7 +74,6 @@ class QdrantCollection:
         """Makes the collection."""
         with self._in_one_sentence():
             self._connect()
-            self._remove_leftovers()
             if self._client.collection_exists(self.name):
                 self._check_existing(contents)
             models = self._qdrant.models
@@ -117,6 +116,7 @@ class QdrantCollection:
             self._client.update_collection_aliases(operations)
             if self._old_collection is not None and self._old_collection != self.name:
                 self._client.delete_collection(self._old_collection)
+            self._remove_leftovers()  # not before: one may be all that there is of what the name stood for
             self._disconnect()
 
     def discard(self) -> None:
