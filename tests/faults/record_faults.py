@@ -118,7 +118,7 @@ def forked(work: Callable[[], None]) -> int:
     if child:
         return child
     try:
-        with open(os.devnull, "w") as nowhere:
+        with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
             warnings.simplefilter("ignore")
@@ -165,7 +165,8 @@ def kills_of_trainings(folder: Path, kills: int, seed: int = 0) -> Tally:
             done += 1
             if (place / "last.ckpt").exists():
                 step = torch.load(place / "last.ckpt", weights_only=True)["global_step"]
-                lost += sum(key[0] <= step and key not in lines_of(place)[0] for key in rows)
+                present = lines_of(place)[0]
+                lost += sum(key[0] <= step and key not in present for key in rows)
         found_rows, found_scalars = lines_of(place)
         lost += len(rows.keys() - found_rows.keys()) + len(scalars.keys() - found_scalars.keys())
         wrong += sum(repr(rows.get(key)) != repr(row) for key, row in found_rows.items())
@@ -182,7 +183,7 @@ def kills_of_exports(folder: Path, kills: int, target: str, seed: int = 0) -> Ta
     """Each export replaces the one before and is killed on its way: old or new is there, whole, and nothing else."""
     from export_cases import embeddings, export, source_of
 
-    documents, _ = embeddings(m=20_000)
+    documents, _ = embeddings(m=60 if target == "qdrant" else 20_000)
     ids = [f"d{row}" for row in range(len(documents))]
     sources = []
     for number in range(2):

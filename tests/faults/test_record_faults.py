@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import record_faults
@@ -45,8 +46,7 @@ def test_two_containers(tmp_path):
 def test_killed_exports(tmp_path, target, monkeypatch):
     if target == "qdrant":
         pytest.importorskip("qdrant_client")
-    folder = os.path.join(os.path.dirname(__file__), "..", "retrieval", "export")
-    monkeypatch.syspath_prepend(folder)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "retrieval" / "export")
     assert_clean(kills_of_exports(tmp_path, 50, target))
 
 
