@@ -86,11 +86,10 @@ class MetRows(CadencedInstrument):
         """Follows a row without gradients."""
         self._decay.step(lr)
 
-    def overhear(self, table_step: TableStep) -> None:
+    def overhear(self, gradient: Tensor, slots: Tensor | None) -> None:
         """Meets the rows of which somebody else wanted the gradients anyway."""
-        if self._is_complete or not table_step.wants_touched:
+        if self._is_complete:
             return
-        gradient, slots = table_step.gradient, table_step.slots
         if slots is None:
             self._met |= (gradient != 0).any(1)
             return
