@@ -47,7 +47,7 @@ class RowMoments:
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         self._cadences = None if cadences is None else cadences.to(torch.int8)
         self._scarce_steps: dict[int, int] = {}
-        self._waiting = RowReadings()
+        self._waiting = RowReadings(rows + 1)
 
     def scarce(self, every: int) -> Tensor:
         """The rows that are read every ``every`` steps or more often, a mask of slots ``[rows + 1]``."""
@@ -187,7 +187,7 @@ class RowMoments:
         steps = self._waiting.take()
         if steps is None:
             return
-        is_first = self._waiting.are_first(steps, self.rows + 1)
+        is_first = self._waiting.are_first(steps)
         second = _scale_free_square(steps.norms, steps.lengths, steps.products)
         is_finite = second < torch.inf
         self._nonfinite += (is_first & ~is_finite & (steps.slots < self.rows)).sum()

@@ -11,6 +11,8 @@ from lightning_normdyn.core.dynamics.geometry import at_least_float32
 
 _MOST_ROWS = 8_192
 _MOST_STEPS = 64
+_FEWEST_STEPS = 8
+_MOST_PLACES = 2**18
 _MOST_NUMBERS = 2**16  # of the rows that wait unread, and of their gradients
 _MOST_VIEWS = 64
 
@@ -39,9 +41,14 @@ class RowReadings:
     A step that touches many rows is read at once, into memory that is kept: on a CPU the allocator may hand memory of
     this size back to the system after each step, and to get it again takes longer than the arithmetic. Rows of a step
     that touches few wait as they are, since an operation on them takes longer to start than to run.
+
+    Args:
+        slots: how many there are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int) -> None:
+        self._slot_count = slots
+        self._most_steps = max(_FEWEST_STEPS, min(_MOST_STEPS, _MOST_PLACES // slots))
         self._sizes: list[int] = []
         self._slots: list[Tensor] = []
         self._unread: list[tuple[Tensor, Tensor] | None] = []
@@ -54,7 +61,7 @@ class RowReadings:
     @property
     def is_full(self) -> bool:
         """Whether it is time to take what was gathered."""
-        return len(self._sizes) >= _MOST_STEPS or self._unread_numbers >= _MOST_NUMBERS
+        return len(self._sizes) >= self._most_steps or self._unread_numbers >= _MOST_NUMBERS
 
     def has_room_for(self, rows: int) -> bool:
         """Whether so many can be read; as many as never before always can once it is empty."""
@@ -94,22 +101,18 @@ class RowReadings:
         self._unread_numbers = self._length = 0
         return GatheredSteps(sizes, slots, *values.unbind())
 
-    def are_first(self, steps: GatheredSteps, slots: int) -> Tensor:
-        """Which rows stand for their slot in their step, a mask ``[n]``: all but repetitions.
-
-        Args:
-            steps: what was taken.
-            slots: how many there are.
-        """
-        rows, keys, device = steps.slots.numel(), slots * len(steps.sizes), steps.slots.device
-        if len(self._places) < keys or self._places.device != device:
-            self._places = torch.empty(keys, dtype=torch.int32, device=device)
-        offsets = torch.arange(0, keys, slots, device=device)
+    def are_first(self, steps: GatheredSteps) -> Tensor:
+        """Which rows stand for their slot in their step, a mask ``[n]``: all but repetitions."""
+        rows, device = steps.slots.numel(), steps.slots.device
+        most_keys = self._slot_count * self._most_steps
+        if len(self._places) < most_keys or self._places.device != device:
+            self._places = torch.empty(most_keys, dtype=torch.int32, device=device)
+        first_keys = torch.arange(len(steps.sizes), device=device).mul_(self._slot_count)
         sizes = torch.tensor(steps.sizes, device=device)
-        key = offsets.repeat_interleave(sizes, output_size=rows).add_(steps.slots)
-        place = torch.arange(rows, dtype=torch.int32, device=device)
+        keys = first_keys.repeat_interleave(sizes, output_size=rows).add_(steps.slots)
+        order = torch.arange(rows, dtype=torch.int32, device=device)
         # Of several that write to one place, one is read back.
-        return self._places.index_copy_(0, key, place).index_select(0, key) == place
+        return self._places.index_copy_(0, keys, order).index_select(0, keys) == order
 
     def _append(self, slots: Tensor, unread: tuple[Tensor, Tensor] | None) -> None:
         self._sizes.append(slots.numel())
