@@ -103,7 +103,8 @@ class NormAwareScore:
             norm = float(most_precise(documents[int(rows[0])]).norm())
             raise ValueError(
                 f"documents: expected norms whose power {self.document_power - 1:g} is within {vectors.dtype}, got "
-                f"{norm:g} in row {int(rows[0])} of a chunk; scale all embeddings by one factor"
+                f"{norm:g} in row {int(rows[0])} of a chunk; take an alpha nearer 0, or scale all embeddings by one "
+                "factor"
             )
 
 
