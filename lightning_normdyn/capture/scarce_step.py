@@ -27,26 +27,27 @@ class ScarceStep:
 
     def __init__(self, target: TableTarget, scarce: Tensor) -> None:
         self._target, self._has_gradient = target, False
+        self._places: Tensor | None = None
         rows = target.touched()
         if rows is None:
-            self._places = None
             self.slots = scarce[:-1].nonzero().squeeze(1)
-            self._rows = self.slots if target.stride == 1 else self.slots * target.stride
-        else:
+        elif target.gradient().is_sparse:
             slots = target.slots(rows)
             self._places = scarce.index_select(0, slots).nonzero().squeeze(1)
             self.slots = slots.index_select(0, self._places)
-            self._rows = self.slots if slots is rows else rows.index_select(0, self._places)
+        else:
+            slots = target.slots(rows)
+            self.slots = slots.masked_select(scarce.index_select(0, slots))
+        self._rows = self.slots if target.stride == 1 else self.slots * target.stride
         self.embedding = target.parameter.detach().index_select(0, self._rows)
 
     def read_gradient(self) -> None:
         """Reads the gradient as it is now; the last time before :meth:`complete` counts."""
         gradient = self._target.gradient()
-        if gradient.is_sparse:
-            assert self._places is not None, "a sparse gradient tells its rows"
-            self.gradient = gradient.values().index_select(0, self._places)
-        else:
+        if self._places is None:
             self.gradient = gradient.index_select(0, self._rows)
+        else:
+            self.gradient = gradient.values().index_select(0, self._places)
         self._has_gradient = True
 
     def complete(self) -> None:

@@ -63,6 +63,11 @@ class MetRows(CadencedInstrument):
         return ~(self._met | self._padding)
 
     @property
+    def has_met_all(self) -> bool:
+        """Whether the last look left no row untouched; then none will ever be."""
+        return self._is_complete
+
+    @property
     def fadeable(self) -> Tensor:
         """Rows that may die: neither padding, nor zero from the start and never met, ``[tracked_rows]``."""
         return ~self._padding & (self._met | ~self._was_zero)
