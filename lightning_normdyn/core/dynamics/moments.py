@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.dynamics.row_readings import RowReadings
+from lightning_normdyn.core.number_checks import check_count
 
 _TOUCHES, _SECOND_MOMENT, _FOURTH_MOMENT = range(3)
 
@@ -41,6 +42,7 @@ class RowMoments:
     """
 
     def __init__(self, rows: int, device: torch.device | str | None = None, *, cadences: Tensor | None = None) -> None:
+        check_count(0, rows=rows)
         self.rows = rows
         self.steps = 0
         self._sums = most_precise(torch.zeros(rows + 1, 3, device=device))

@@ -518,3 +518,15 @@ class EquilibriumRule:
 
 def _precise(value: Tensor | float) -> Tensor:
     return most_precise(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def check_rule(rule: object) -> None:
+    """Refuses what is no rule of an optimizer.
+
+    Raises:
+        ValueError: naming the argument and what makes one.
+    """
+    if not isinstance(rule, EquilibriumRule):
+        raise ValueError(
+            f"rule: expected an EquilibriumRule, got {type(rule).__name__}; equilibrium_rule(optimizer) makes one"
+        )
