@@ -53,7 +53,9 @@ def equilibrium_init(
         tensor([0.7996, 0.7996], dtype=torch.float64)
     """
     if not isinstance(table, Tensor) or table.dim() != 2 or not table.is_floating_point():
-        description = f"{table.dtype} {tuple(table.shape)}" if isinstance(table, Tensor) else type(table).__name__
+        description = (
+            f"shape {tuple(table.shape)} of {table.dtype}" if isinstance(table, Tensor) else type(table).__name__
+        )
         raise ValueError(
             f"table: expected a matrix of rows, got {description}; pass the .weight of an embedding or a head"
         )

@@ -74,8 +74,8 @@ class RankingMetric(Metric):
         check_tensors(preds=preds, target=target, indexes=indexes)
         if not preds.shape == target.shape == indexes.shape:
             raise ValueError(
-                f"target, indexes: expected a grade and a query's number for each of {tuple(preds.shape)} scores, "
-                f"preds, got {tuple(target.shape)} and {tuple(indexes.shape)}"
+                f"target: expected a grade and, in indexes, a query's number for each of {tuple(preds.shape)} scores, "
+                f"got {tuple(target.shape)} and {tuple(indexes.shape)}; preds has the scores"
             )
         if preds.isnan().any():
             raise ValueError("preds: expected scores that can be ranked, got NaN; look for what made them")

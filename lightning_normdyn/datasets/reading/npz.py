@@ -41,4 +41,4 @@ def read_npy(file: File) -> Any:
 
 def _came(error: Exception) -> str:
     """What came, in numpy's words but for its hint to load pickled objects, which run code."""
-    return "Python objects or something else" if "pickle" in str(error) else f"'{error}'"
+    return "'Object arrays', or a file of another kind" if "pickle" in str(error) else f"'{error}'"

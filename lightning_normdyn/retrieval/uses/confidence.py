@@ -82,7 +82,7 @@ def confidence_table(
     for name, confidence in confidences.items():
         if confidence.shape != loss.shape:
             raise ValueError(
-                f"confidences: expected one number of {name!r} for each of the {len(loss)} items of loss, got "
+                f"confidences, {name}: expected one number for each of the {len(loss)} items of loss, got "
                 f"{tuple(confidence.shape)}"
             )
     loss = most_precise(loss)

@@ -55,7 +55,7 @@ def specificity_table(
         raise ValueError("values: expected names other than 'length', got 'length'; pass it as the argument length")
     for name, column in {**values, "length": length}.items():
         if norms.ndim != 1 or column.shape != norms.shape:
-            argument = name if name == "length" else f"values[{name!r}]"
+            argument = name if name == "length" else f"values, {name}"
             raise ValueError(
                 f"{argument}: expected one number for each of {len(norms)} norms, got {tuple(column.shape)}"
             )
