@@ -152,15 +152,15 @@ class SkipGrams(nn.Module):
         return -(positives + negatives).mean()
 
 
-def text(unseen: int = 0) -> Draw:
-    """Words by Zipf's law beside their neighbours and three others; the last ``unseen`` never occur."""
+def text(unseen: int = 0, reach: int = 5) -> Draw:
+    """Words by Zipf's law beside one of ``reach`` neighbours and three others; the last ``unseen`` never occur."""
     frequency = torch.arange(1, WORDS - unseen + 1).double().pow(-0.8)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         words = torch.multinomial(frequency, 96, replacement=True, generator=generator)
-        shifts = torch.randint(5, (96,), generator=generator)
+        shifts = torch.randint(reach, (96,), generator=generator)
         noise = torch.multinomial(frequency, 288, replacement=True, generator=generator).view(96, 3)
-        return words, (words // 5 * 5 + shifts) % len(frequency), noise
+        return words, (words // reach * reach + shifts) % len(frequency), noise
 
     return draw
 
@@ -370,9 +370,14 @@ def _tied(optimizer: Optimizers, steps: int = 500, *, model: dict[str, Any] | No
 
 
 def _cosines(
-    optimizer: Optimizers, steps: int = 500, *, unseen: int = 0, model: dict[str, Any] | None = None, **options: Any
+    optimizer: Optimizers,
+    steps: int = 500,
+    *,
+    draw: Draw | None = None,
+    model: dict[str, Any] | None = None,
+    **options: Any,
 ) -> World:
-    return World(lambda: Cosines(**model or {}), optimizer, steps, draw=text(unseen), observer=TABLE, **options)
+    return World(lambda: Cosines(**model or {}), optimizer, steps, draw=draw or text(), observer=TABLE, **options)
 
 
 def _cosine_infonce(**options: Any) -> Callable[[], nn.Module]:
@@ -464,7 +469,7 @@ HELD_OUT_FAULTS = (
     PlantedRun(
         "norms that overflow in float16",
         _prototypes(_of(adamw, lr=1e-2, weight_decay=0.0), 300, model={"norm": 400.0, "dtype": torch.float16}),
-        ("half_precision", "nonfinite_gradients"),
+        ("half_precision", "nonfinite_gradients", "no_gradient"),
     ),
     PlantedRun(
         "prototypes normalised in bfloat16, a large scale",
@@ -523,7 +528,12 @@ HELD_OUT_FAULTS = (
     ),
     PlantedRun(
         "a table that collapses, Adagrad",
-        _cosines(_of(torch.optim.Adagrad, lr=0.1, weight_decay=1e-3), 400, model={"norm": 1.0, "loss": alignment}),
+        _cosines(
+            _of(torch.optim.Adagrad, lr=0.1, weight_decay=1e-3),
+            400,
+            draw=text(reach=WORDS),
+            model={"norm": 1.0, "loss": alignment},
+        ),
         ("collapsed_directions",),
     ),
     PlantedRun(
@@ -538,7 +548,7 @@ HELD_OUT_FAULTS = (
     ),
     PlantedRun(
         "a reset to the unit sphere after every epoch",
-        _triples(_of(sgd, lr=0.5), after_step=_unit_epochs),
+        _triples(_of(sgd, lr=20.0), after_step=_unit_epochs),
         ("reset_norms",),
     ),
     PlantedRun(
@@ -596,12 +606,12 @@ HELD_OUT_FAULTS = (
     PlantedRun("items with two optimizers", _factors(_two_owners), ("two_owners",)),
     PlantedRun(
         "a row that owns the clipping",
-        _skip_grams(_of(sgd, lr=1.0, weight_decay=1e-4), clip=1.0, after_backward=_loud_row),
+        _skip_grams(_of(sgd, lr=1.0, weight_decay=1e-4), clip=0.05, after_backward=_loud_row),
         ("clip_share", "clipping_sets_steps"),
     ),
     PlantedRun(
         "rare words die in bfloat16",
-        _cosines(_of(adamw, lr=2e-2, weight_decay=4.0), 800, unseen=20, model={"norm": 1.0}, prepare=_in_bfloat16),
+        _cosines(_of(adamw, lr=2e-2, weight_decay=4.0), 800, draw=text(20), model={"norm": 1.0}, prepare=_in_bfloat16),
         ("dying_rows", "dead_rows", "untouched_rows"),
     ),
     PlantedRun(

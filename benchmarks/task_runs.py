@@ -65,7 +65,7 @@ class TaskTraining:
             cli = UnloggedCLI(["--config", str(CONFIGS / f"{self.family}.yaml"), *self._settings(seed)], run=False)
             data = _DATA.setdefault(self.family, cli.datamodule)
             (monitor,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, NormDynamics))
-            monitor.options["on_alert"] = verdicts.append
+            monitor.options["on_alert"], monitor.save_history = verdicts.append, False
             if self.optimizers is not None:
                 model, optimizers = cli.model, self.optimizers
                 model.configure_optimizers = lambda: optimizers(model, self.steps)
@@ -199,7 +199,7 @@ TASK_HEALTHY = (
     ),
     PlantedRun(
         "retrieval, SGD, one cycle",
-        TaskTraining("retrieval", (), 60, _optimizer(SGD, _one_cycle, lr=1.0, momentum=0.9, weight_decay=1e-4)),
+        TaskTraining("retrieval", (), 60, _optimizer(SGD, _one_cycle, lr=0.05, momentum=0.9, weight_decay=1e-4)),
     ),
     PlantedRun("retrieval, qnorm, bfloat16", TaskTraining("retrieval", (*_normalization("qnorm"), *BFLOAT16), 60)),
     PlantedRun(
@@ -211,7 +211,7 @@ TASK_HEALTHY = (
     PlantedRun("clip, dnorm, bfloat16", TaskTraining("clip", (*_normalization("dnorm"), *BFLOAT16), 80)),
     PlantedRun(
         "fewshot, SGD, cosine",
-        TaskTraining("fewshot", (), 150, _optimizer(SGD, _cosine, lr=0.1, momentum=0.9, weight_decay=5e-4)),
+        TaskTraining("fewshot", (), 150, _optimizer(SGD, _cosine, lr=3e-3, momentum=0.9, weight_decay=5e-4)),
     ),
     PlantedRun(
         "kg, AdamW with decay enough",

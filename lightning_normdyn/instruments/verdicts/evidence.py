@@ -140,7 +140,7 @@ class Facts:
 
     Attributes:
         target: its name.
-        kind: a table, the output of a submodule, or a single learnt number.
+        kind: a table, the output of a submodule, a single learnt number, or a loss with all that it learns.
         rule: the law of its parameter group now.
         lr: nominal learning rate now.
         weight_decay: as the optimizer calls it.
@@ -157,10 +157,12 @@ class Facts:
         loss_normalizations: what the model's losses normalise, such as ``("cosine",)``.
         has_tables_alone: whether the model learns tables and nothing between them and the loss.
         typical_row: of the latest window; ``None`` before one closed.
+        resets_norms: whether something was seen to set norms back between steps.
+        least_temperature: below which a loss does not let its learnt temperature fall.
     """
 
     target: str
-    kind: Literal["table", "output", "scalar"]
+    kind: Literal["table", "output", "scalar", "loss"]
     rule: EquilibriumRule
     lr: float
     weight_decay: float
@@ -177,6 +179,8 @@ class Facts:
     loss_normalizations: tuple[str, ...] = ()
     has_tables_alone: bool = False
     typical_row: TypicalRow | None = None
+    resets_norms: bool = False
+    least_temperature: float = 0.01
 
     @property
     def horizon(self) -> int | None:
@@ -215,6 +219,20 @@ class Evidence(NamedTuple):
         return self.facts.kind == "table"
 
     @property
+    def chance_radial_fraction(self) -> float:
+        """The radial share of a gradient that points anywhere: ``1/sqrt(d)``."""
+        return 1 / math.sqrt(self.facts.dim or 1)
+
+    @property
+    def sees_lengths(self) -> bool:
+        """Whether the gradient points along the rows about as much as anywhere else.
+
+        So it is where scores are products of lengths. The loss then holds norms too, and where decay alone would have
+        them settle is no place that they must reach.
+        """
+        return self.recent("radial_fraction", readings=3) >= 0.1 * self.chance_radial_fraction
+
+    @property
     def awaits_fit(self) -> bool:
         """Whether a window may still close that gives levers their values."""
         return self.facts.typical_row is None and not self.facts.has_ended
@@ -248,7 +266,7 @@ class Evidence(NamedTuple):
             rule: the law, if it is another than the present one.
         """
         row, rule = self.facts.typical_row, rule or self.facts.rule
-        if row is None or rule.family is None or not norm > 0 or not self.mean_lr > 0:
+        if row is None or not rule.settles or not norm > 0 or not self.mean_lr > 0:
             return None
         decay = weight_decay_for(
             rule.at(nominal_lr=self.mean_lr),
@@ -262,7 +280,7 @@ class Evidence(NamedTuple):
     def norm_at_decay(self, weight_decay: float) -> float:
         """The norm at which the middle row settles under another ``weight_decay``, at the mean rate; NaN if unknown."""
         row, rule = self.facts.typical_row, self.facts.rule
-        if row is None or rule.family is None or not self.facts.weight_decay > 0 or self.facts.dim is None:
+        if row is None or not rule.settles or not self.facts.weight_decay > 0 or self.facts.dim is None:
             return math.nan
         factor: float = (weight_decay / self.facts.weight_decay) ** (-1 / rule.power)
         norm = rule.at(nominal_lr=self.mean_lr).predict(row.second_moment, self.facts.dim, row.update_probability)
