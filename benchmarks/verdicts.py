@@ -51,8 +51,8 @@ GROUPS = {
     ),
     "held_out": Group(
         "Held-out runs",
-        "Written before anybody had seen how the rules judge them. At first try 36 of 50 faults were found and 27 of 38 "
-        "healthy runs left alone ([that table](verdicts_first_try.md)). Rules were then mended, by kind and not by "
+        "Written before anybody had seen how the rules judge them. At first try 36 of 50 faults were found and 27 of "
+        "38 healthy runs left alone ([that table](verdicts_first_try.md)). Rules were then mended, by kind and not by "
         "number, and five ill-planted runs too; since 2026-11-30 these runs have been seen.",
         (*HELD_OUT_FAULTS, *TASK_FAULTS, *HELD_OUT_HEALTHY, *TASK_HEALTHY),
     ),
