@@ -28,7 +28,7 @@ def _no_decay(evidence: Evidence) -> Finding | None:
     return Finding(
         f"without weight decay norms settle nowhere: they went from {amount(first)} to {amount(last)} (median) in "
         f"{facts.step:,} steps, and directions turn ever more slowly",
-        f"set {lever}: rows then settle at {amount(first)}, the norm they started from",
+        f"set {lever}: rows then settle {evidence.place(first)}, the norm they started from",
         _severity(evidence, is_grave=last > 1.15 * first),
     )
 
@@ -40,13 +40,13 @@ def _slow_relaxation(evidence: Evidence) -> Finding | None:
     gap, target = _gap(evidence), evidence.last("equilibrium_norm_p50")
     if not gap > 0.25 or _could_relax(evidence, horizon) >= _ENOUGH_RELAXATIONS:
         return None
-    factor = _ENOUGH_RELAXATIONS / relaxations
+    factor = _decay_factor(evidence, relaxations)
     decay = evidence.facts.weight_decay * factor
     alternative = (
-        f"raise weight_decay from {amount(evidence.facts.weight_decay)} to {amount(decay)}: rows then settle at "
-        f"{amount(evidence.norm_at_decay(decay))} within the run"
+        f"raise weight_decay from {amount(evidence.facts.weight_decay)} to {amount(decay)}: rows then settle "
+        f"{evidence.place(evidence.norm_at_decay(decay))} within the run"
         if factor < _GREATEST_FACTOR
-        else f"train {amount(factor * horizon)} steps"
+        else f"train {amount(_ENOUGH_RELAXATIONS / relaxations * horizon)} steps"
     )
     first, last = evidence.first("norm_p50"), evidence.last("norm_p50")
     fate = "be those of the start" if abs(last / first - 1) < 0.25 else "not have settled"
@@ -103,8 +103,7 @@ def _far_start(evidence: Evidence) -> Finding | None:
     course, power = evidence.courses["equilibrium_norm_p50"], evidence.facts.rule.power
     target = course.highest if first > course.highest else course.lowest
     ratio = first / target if target > 0 else math.nan
-    distance = abs(ratio**power - 1) / (1.1**power - 1 if ratio > 1 else 1 - 0.9**power)
-    steps = evidence.courses["relaxation_steps"].lowest * math.log(max(1.0, distance))
+    steps = evidence.courses["relaxation_steps"].lowest * _relaxations_from(ratio, power)
     if not (ratio > 4 or ratio < 0.25) or steps < 0.2 * horizon:
         return None
     return Finding(
@@ -131,8 +130,8 @@ def _exploding_norms(evidence: Evidence) -> Finding | None:
     lever = f"lower the learning rate from {amount(facts.lr)} to {amount(facts.lr / 10)}"
     if evidence.is_table and drift > 0 and rate > 0 and facts.rule.settles:
         decay = (facts.weight_decay + drift / (2 * rate)) / facts.rule.decay_gain
-        lever = f'normalise what is scored (normalization="cosine"), or set weight_decay={amount(decay)}, which takes '
-        lever += f"{drift:.2g} of R² in a step, as much as the loss adds now"
+        lever = 'normalise what is scored (normalization="cosine"), or give it a weight_decay above '
+        lever += f"{amount(decay)}, which takes {drift:.2g} of R² in a step, as much as the loss adds now"
     return Finding(
         f"norms grew {amount(ratio)}-fold, from {amount(course.first)} to {amount(course.last)} (median) in "
         f"{facts.step:,} steps",
@@ -200,13 +199,16 @@ def _coupled_decay(evidence: Evidence) -> Finding | None:
     # The law of AdamW, whose numbers are those of this optimizer.
     apart = replace(facts.rule, family="adamw", family_with_decay="adamw")
     decay = evidence.decay_for_norm(norm, apart) if norm > 0 else None
+    apart_evidence = evidence._replace(facts=replace(facts, rule=apart))
     target = evidence.last("equilibrium_norm_p50")
     settles = f": rows settle at {amount(target)} (median)" if target > 0 else ""
     return Finding(
         f"{facts.rule.optimizer} divides its weight_decay={amount(facts.weight_decay)} by the gradient's size, so that "
         f"rows of small gradients shrink most{settles}",
         "take torch.optim.AdamW"
-        + (f" with weight_decay={amount(decay)}, under which rows keep the norm {amount(norm)}" if decay else ""),
+        + (
+            f" with weight_decay={amount(decay)}, under which rows settle {apart_evidence.place(norm)}" if decay else ""
+        ),
         "warning" if facts.weight_decay >= 0.003 else "note",
     )
 
@@ -231,6 +233,32 @@ def _off_the_law(evidence: Evidence) -> Finding | None:
         "read budget_drift: if it is not small beside budget_growth, the loss sees lengths, or gradients are far from "
         "white noise",
     )
+
+
+def _relaxations_from(ratio: float, power: int) -> float:
+    """Relaxation times in which ``R^power`` comes so near its equilibrium that R is within 10% of it.
+
+    Args:
+        ratio: R over its equilibrium at the start.
+        power: of R that relaxes linearly.
+    """
+    nearness = 1.1**power - 1 if ratio > 1 else 1 - 0.9**power
+    return math.log(max(1.0, abs(ratio**power - 1) / nearness))
+
+
+def _decay_factor(evidence: Evidence, relaxations: float) -> float:
+    """By how much to raise weight decay for norms to settle within the run from where they start.
+
+    A stronger decay lets them relax more often, and has them settle lower, which is further from the start.
+    """
+    start, power = evidence.first("norm_p50"), evidence.facts.rule.power
+    factor = _ENOUGH_RELAXATIONS / relaxations
+    while factor < _GREATEST_FACTOR:
+        ratio = start / evidence.norm_at_decay(factor * evidence.facts.weight_decay)
+        if not factor * relaxations < _relaxations_from(ratio, power):
+            break
+        factor *= 1.1
+    return factor
 
 
 def _severity(evidence: Evidence, *, is_grave: bool) -> Severity:

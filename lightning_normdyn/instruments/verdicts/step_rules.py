@@ -167,7 +167,8 @@ def _radial_leak(evidence: Evidence) -> Finding | None:
     return Finding(
         f"{share:.1%} of the gradient points along the rows although the losses are cosines: something else pushes "
         f"norms {turn}, by {amount(abs(drift))} of R² a step{effect}",
-        f"take the term of the loss that sees lengths out, or weigh it {amount(share / 1e-3)} times less",
+        "take the term of the loss that sees lengths out, or weigh it "
+        f"{amount(2 * share / _rounding(evidence))} times less",
         None if facts.has_tables_alone else "note",
     )
 
