@@ -60,6 +60,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
 
     Attributes:
         typical_row: the gradients of the middle row of the latest window; ``None`` before one closed.
+        resets_norms: whether something was seen to set norms back between steps.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._touch_share: Tensor | None = None
         self._counted_steps = 0
         self._announced_plain_fit = self._announced_resets = False
+        self.resets_norms = False
 
     def begin(self, step: int) -> None:
         """Opens the first window, unless a checkpoint brought one."""
@@ -157,6 +159,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if limit is not None and bool((self._norms_now() >= _AT_LIMIT * limit).any()):
             return f"cut to max_norm={limit} by the embedding layer"
         if self._window.resets.are_certain():
+            self.resets_norms = True
             return "set back between optimizer steps (rows on a sphere, or that training code renormalises)"
         return ""
 

@@ -148,6 +148,8 @@ class Observation:
         steps = max((watch.steps for watch in self.recorder.watches), default=0)
         for facts in self._facts.of_numbers(steps, has_ended=has_ended):
             self._alerts.hear(facts, {})
+        for facts, learnt in self._facts.of_losses(steps, has_ended=has_ended):
+            self._alerts.hear(facts, learnt)
         self._alerts.record()
 
     def conclude(self) -> None:

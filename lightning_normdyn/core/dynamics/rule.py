@@ -109,6 +109,11 @@ class EquilibriumRule:
         """Whether there is a norm at which rows stay under weight decay."""
         return self.family is not None and LAWS[self.family].settles
 
+    @property
+    def ignores_gradient_scale(self) -> bool:
+        """Whether steps stay as long as they are when all gradients are scaled alike, as by clipping at a low norm."""
+        return self.family is not None and "second_moment" not in LAWS[self.family].norm_needs
+
     def path_is_known(self, *, accumulated: Tensor | None = None) -> bool:
         """Whether :meth:`evolve` has what its law needs: the accumulator, or to start at the first step."""
         if self.family is None:
