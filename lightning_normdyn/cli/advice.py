@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lightning_normdyn.atomic_file import write_json
-from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint
+from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint, loading_options
 from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.core.statistics.ranking import ranking_ndcg
@@ -226,7 +226,8 @@ def advise_on_checkpoint(
 
 def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:
     with fitting_checkpoint(checkpoint, cli.trainer):
-        cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
+        options = loading_options(checkpoint)
+        cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False, **options)
 
 
 def saved(record: AdviceRecord, file: str | None) -> AdviceRecord:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.run_folder import SUMMARY_FILE, check_output_file, read_words
-from lightning_normdyn.history.run_record import FOLDER, RUN_FILE, RunRecord, has_old_history, list_runs
+from lightning_normdyn.history.run_record import FOLDER, TARGETS_FILE, RunRecord, has_old_history, list_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,12 +85,12 @@ def draw_report(run: str, out: str | None = None) -> ReportRecord:
 
 def has_history(folder: Path) -> bool:
     """Whether the folder is that of a run that recorded norms, or such a history itself."""
-    return bool(list_runs(folder))
+    return any((record.folder / TARGETS_FILE).exists() for record in list_runs(folder))
 
 
 def runs_below(folder: Path) -> list[Path]:
     """The folders of all runs with a history, the newest first."""
-    histories = {file.parent for file in folder.rglob(f"{FOLDER}*/{RUN_FILE}")}
+    histories = {file.parent for file in folder.rglob(f"{FOLDER}*/{TARGETS_FILE}")}
     runs = {history.parent for history in histories}
     return sorted(runs, key=lambda run: latest_record(run).start, reverse=True)
 

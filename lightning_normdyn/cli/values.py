@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 _MOST = 10**12
-_SEEDS = 2**32
+SEEDS = 2**32
 _LONGEST_NAME = 255
 
 
@@ -56,8 +56,8 @@ def count(value: int | str) -> int:
 def seed(value: int | str) -> int:
     """A number that random generators start from."""
     number = _whole(value)
-    if number is None or not 0 <= number < _SEEDS:
-        raise ValueError(f"expected a whole number from 0 to {_SEEDS - 1}, got {value!r}")
+    if number is None or not 0 <= number < SEEDS:
+        raise ValueError(f"expected a whole number from 0 to {SEEDS - 1}, got {value!r}")
     return number
 
 

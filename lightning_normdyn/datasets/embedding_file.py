@@ -55,6 +55,8 @@ class EmbeddingFile:
     def __init__(
         self, file: str | os.PathLike[str], *, column: str | None = None, preferred_column: str | None = None
     ) -> None:
+        if not isinstance(file, str | os.PathLike):
+            raise ValueError(f"file: expected a path, got {file!r}; name a file of embeddings")
         self.file = Path(file)
         self._preferred_column = preferred_column
         if not self.file.is_file():

@@ -37,6 +37,8 @@ class ExperimentRecord:
         arrays: what the figure draws, finite numbers by name.
         settings: what it was run with.
         seconds: how long it took.
+        verdicts: what the rules said of its trainings at their ends, as :class:`lightning_normdyn.instruments.Verdict`
+            names it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ExperimentRecord:
     arrays: Mapping[str, Sequence[float]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    verdicts: Sequence[Mapping[str, Any]] = ()
 
     def finding(self, quantity: str) -> Finding:
         """The finding of a quantity.
@@ -85,6 +88,7 @@ def read_experiment(file: Path) -> ExperimentRecord:
     content_bytes = file.read_bytes()
     try:
         content = json.loads(content_bytes)
-        return ExperimentRecord(**content | {"findings": tuple(Finding(**finding) for finding in content["findings"])})
+        findings = tuple(Finding(**finding) for finding in content["findings"])
+        return ExperimentRecord(**content | {"findings": findings, "verdicts": tuple(content.get("verdicts", ()))})
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"out: '{file}' is damaged ({error}); remove it to run that experiment again") from error

@@ -25,6 +25,7 @@ from lightning_normdyn.history.run_record import (
     RunRecord,
     has_old_history,
     list_runs,
+    record_in,
 )
 
 TRAJECTORY = pa.schema(
@@ -123,8 +124,7 @@ class RunReader:
         self._lines: dict[str, _Lines] = {}
         self._descriptions: dict[str, dict[str, Any]] | None = None
         self._row_names: dict[str, dict[int, str]] | None = None
-        if record.damage:
-            self._note(f"{record.damage}; what an earlier branch has beyond a resume is told by its steps alone")
+        self._note_record()
 
     def targets(self) -> dict[str, TargetHistory]:
         """Target name to its history, in alphabetical order."""
@@ -138,11 +138,8 @@ class RunReader:
         """Looks at the disk again the next time that something is read."""
         self.damaged = []
         self._lines, self._descriptions, self._row_names = {}, None, None
-        try:
-            self.record = RunRecord.read(self.record.folder)
-        except (OSError, TypeError, ValueError, KeyError) as error:
-            if not self.record.stretches:
-                self._note(str(error))
+        self.record = record_in(self.record.folder)
+        self._note_record()
 
     def descriptions(self) -> dict[str, dict[str, Any]]:
         """What was watched, by the name of the target."""
@@ -202,6 +199,10 @@ class RunReader:
         except (OSError, ValueError) as error:
             self._note(str(error))
             return {}
+
+    def _note_record(self) -> None:
+        if self.record.damage:
+            self._note(f"{self.record.damage}; what an earlier branch has beyond a resume is told by its steps alone")
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.damaged:

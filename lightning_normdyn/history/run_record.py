@@ -117,7 +117,10 @@ class RunRecord:
         """When it was begun or resumed last, in seconds since 1970."""
         if self.stretches:
             return self.stretches[-1].start
-        return self.folder.stat().st_mtime
+        try:
+            return self.folder.stat().st_mtime
+        except OSError:
+            return 0.0
 
     @property
     def has_writer(self) -> bool | None:
@@ -149,11 +152,11 @@ def list_runs(log_dir: str | os.PathLike[str]) -> list[RunRecord]:
     """
     place = Path(log_dir)
     if (place / RUN_FILE).is_file():
-        return [_record_of(place)]
+        return [record_in(place)]
     if not place.is_dir():
         return []
     folders = [folder for folder in place.iterdir() if _FOLDER_NAME.fullmatch(folder.name) and _is_history(folder)]
-    return sorted(map(_record_of, folders), key=lambda record: record.start, reverse=True)
+    return sorted(map(record_in, folders), key=lambda record: record.start, reverse=True)
 
 
 def has_old_history(log_dir: str | os.PathLike[str]) -> bool:
@@ -167,7 +170,12 @@ def _is_history(folder: Path) -> bool:
     )
 
 
-def _record_of(folder: Path) -> RunRecord:
+def record_in(folder: Path) -> RunRecord:
+    """The record of a history; one that says no more than where it is and why, if it cannot be read.
+
+    Args:
+        folder: of the history.
+    """
     try:
         return RunRecord.read(folder)
     except (OSError, TypeError, ValueError, KeyError) as error:

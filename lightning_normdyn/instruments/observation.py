@@ -45,8 +45,18 @@ from lightning_normdyn.instruments.verdicts.verdict import Verdict
 from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
 
-RUN_ID = "run"
-"""The entry of a state that tells which run it is of."""
+_RUN_ID = "run"
+
+
+def run_id_of(state: object) -> str | None:
+    """Which run a state is of, as far as it says so.
+
+    Example:
+        >>> run_id_of({"run": "3f2a"}), run_id_of({}), run_id_of(None)
+        ('3f2a', None, None)
+    """
+    run_id = state.get(_RUN_ID) if isinstance(state, Mapping) else None
+    return run_id if isinstance(run_id, str) and run_id else None
 
 
 class Observation:
@@ -102,20 +112,22 @@ class Observation:
         reshard(self._module)
         if state is not None:
             try:
-                self.recorder.load_state_dict(state)
+                omissions = self.recorder.load_state_dict(state)
                 self._alerts.load_state_dict(state.get("alerts") or {"courses": {}, "passed_on": {}})
             except Exception as error:  # whatever is wrong with it, the training resumes
                 self._warn(
                     f"the checkpoint's norm statistics cannot be used ({error}); they start afresh, the training "
                     "itself resumes as usual"
                 )
-                self.recorder, self._alerts = self._build(), self._new_alerts()
+                self.recorder, self._alerts, omissions = self._build(), self._new_alerts(), []
+            for omission in omissions:
+                self._warn(omission)
         self._caution_of_short_window()
         self.recorder.begin(steps_made)
         self._begin_history(run_id)
         for watch in self.recorder.watches:
             self._describe(watch)
-        self._flush()
+        self.flush()
         self._facts = RunFacts(self._module, self._run)
         for watch in self.recorder.watches:
             self._alerts.courses(watch.target.name, watch.steps)
@@ -138,9 +150,9 @@ class Observation:
         """
         if self._has_begun:
             self._waiting_metrics |= self._judged()
-            self._flush()
+            self.flush()
         run_id = None if self._history is None else self._history.run_id
-        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict(), RUN_ID: run_id}
+        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict(), _RUN_ID: run_id}
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -163,6 +175,8 @@ class Observation:
         steps = max((watch.steps for watch in self.recorder.watches), default=0)
         for facts in self._facts.of_numbers(steps, has_ended=has_ended):
             self._alerts.hear(facts, {})
+        for facts, learnt in self._facts.of_losses(steps, has_ended=has_ended):
+            self._alerts.hear(facts, learnt)
         self._alerts.record()
 
     def conclude(self) -> None:
@@ -182,7 +196,7 @@ class Observation:
         self._report_unclosed_windows()
         self._report_empty_windows()
         self._alerts.conclude()
-        self._flush()
+        self.flush()
 
     def _report_unclosed_windows(self) -> None:
         """One line for all targets of which nothing is predicted, since the run was shorter than a window."""
@@ -234,7 +248,8 @@ class Observation:
             self._history.begin({watch.target.name: watch.steps for watch in self.recorder.watches}, run_id)
         self._has_begun = True
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Puts all history on disk."""
         if self._history is not None:
             self._history.flush()
 

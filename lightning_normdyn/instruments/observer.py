@@ -20,7 +20,7 @@ from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
-from lightning_normdyn.instruments.observation import RUN_ID, Observation
+from lightning_normdyn.instruments.observation import Observation, run_id_of
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
@@ -84,12 +84,23 @@ class NormObserver:
         name: str = "NormObserver",
         **options: Unpack[NormOptions],
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model: expected a module of torch, got {type(model).__name__}; pass the model itself")
         self._model, self._optimizers = model, _as_list(optimizer)
+        if not self._optimizers or not all(hasattr(each, "param_groups") for each in self._optimizers):
+            raise ValueError(
+                f"optimizer: expected an optimizer of torch, or several, got {optimizer!r}; pass what is stepped"
+            )
+        if log is not None and not callable(log):
+            raise ValueError(f"log: expected a function of metrics and the step, got {log!r}; pass one, such as print")
         if total_steps is not None:
             check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
         check_count(scheduler_every_n_steps=scheduler_every_n_steps)
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
+        for each in self._schedulers:
+            if not hasattr(each, "state_dict"):
+                raise ValueError(f"scheduler: expected a scheduler of torch, got {each!r}; pass the object itself")
         self._log, self._log_dir, self._name = log, log_dir, name
         self.name_holders: list[object] = [model]
         self._options = complete_options(options, arguments=_ARGUMENTS)
@@ -134,7 +145,7 @@ class NormObserver:
             self._handles.append(optimizer.register_step_pre_hook(self._hear_step))
         try:
             # First: what was read of a step is reported after it was read.
-            self._observation.begin(steps_made, state, run_id=(state or {}).get(RUN_ID))
+            self._observation.begin(steps_made, state, run_id=run_id_of(state))
         except BaseException:
             self.close()
             raise
@@ -168,6 +179,11 @@ class NormObserver:
         if self._saved_state is not None:
             return self._saved_state  # it has not begun: what it was given is all there is
         return {} if self._observation is None else self._observation.state_dict()
+
+    def flush(self) -> None:
+        """Puts the history on disk, ahead of a checkpoint that :meth:`state_dict` goes into later."""
+        if self._observation is not None:
+            self._observation.flush()
 
     @property
     def verdicts(self) -> list[Verdict]:

@@ -52,7 +52,7 @@ def each(
                 kind,
                 f"{called}({name}={shown})",
                 lambda name=name, value=value: function(**good | {name: value}),
-                argument or rf"\b{name}\b",
+                argument or rf"\b{name.removesuffix('s')}s?\b",
             )
 
 
@@ -183,7 +183,7 @@ def _metrics() -> Iterator[BadCall]:
         kind,
         metrics.FisherConditionNumber().update,
         {"queries": Q, "documents": D[:4]},
-        queries=[Q[0], QN, Q[:, :2], None, Q.long()],
+        queries=[Q[0], Q[:, :2], None, Q.long()],
         documents=[D[0], D[:3], None],
     )
     ranking = {
@@ -208,8 +208,8 @@ def _core() -> Iterator[BadCall]:
         kind,
         core.correlate,
         {"x": x, "y": y},
-        x=[x[:5], None, x.view(4, 5)],
-        y=[[1.0]],
+        x=[None, x.view(4, 5)],
+        y=[[1.0], y[:5]],
         kind=["kendall"],
         resamples=[-1, 1.5],
         level=[0, 1.5, 95, NAN],
@@ -222,7 +222,7 @@ def _core() -> Iterator[BadCall]:
         kind,
         core.fisher_condition_number,
         {"queries": Q, "documents": D[:4], "gamma_query": 1.0, "gamma_document": 1.0},
-        queries=[Q[0], QN, Q[:, :2], None, Q.long()],
+        queries=[Q[0], Q[:, :2], None, Q.long()],
         documents=[D[0], D[:3]],
         temperature=NOT_POSITIVE,
         pairs=[0, 1.5],
@@ -300,10 +300,10 @@ def _core() -> Iterator[BadCall]:
         kind,
         core.equilibrium_norm,
         {"second_moment": 1.0, "radial_decay": 0.1, "lr": 0.1},
-        second_moment=[-1.0, NAN, "1", None],
-        radial_decay=[-0.1, NAN, "1"],
-        lr=[-0.1, NAN, 0.0, None],
-        drift=[NAN, "0"],
+        second_moment=[-1.0, "1", None],
+        radial_decay=["1", None, True],
+        lr=[-0.1, "1", None],
+        drift=["0", None],
     )
     yield from each(
         kind,
@@ -311,15 +311,15 @@ def _core() -> Iterator[BadCall]:
         {"norm": torch.ones(2), "second_moment": torch.ones(2), "radial_decay": 0.1, "lrs": [0.1]},
         norm=[torch.ones(3), None, -torch.ones(2)],
         second_moment=[None],
-        lrs=[[], "0.1", [NAN], [-0.1], None],
-        radial_decay=[-1.0, NAN, torch.ones(3)],
+        lrs=["0.1", [NAN], [-0.1], None, 0.1],
+        radial_decay=[torch.ones(3), "1", None],
     )
     yield from each(
         kind,
         core.relaxation_steps,
         {"lr": 0.1, "radial_decay": 0.1, "family": "sgd"},
-        lr=[0.0, -1.0, NAN, "1"],
-        radial_decay=[-1.0, NAN],
+        lr=[-1.0, "1", None],
+        radial_decay=["1", None],
         family=["lion9", None, 3],
     )
     yield from each(
@@ -330,7 +330,7 @@ def _core() -> Iterator[BadCall]:
         group=[5, -9, "0", 1.5],
     )
     yield from each(kind, core.safe_norm, {"x": Q}, x=[None, [1.0], Q.long()], dim=[5, "0"])
-    yield from each(kind, core.RowMoments, {"rows": 3}, rows=[0, -1, 1.5])
+    yield from each(kind, core.RowMoments, {"rows": 3}, rows=[-1, 1.5, "3"])
     yield from each(kind, core.scale_gradient, {"embedding": Q}, embedding=[None, Q.long()], power=[NAN, INF, "1"])
 
 
@@ -346,7 +346,7 @@ def _levers() -> Iterator[BadCall]:
         target_norm=NOT_POSITIVE[:5],
         second_moment=[-1.0, NAN, 0.0, "1"],
         dim=[0, 1.5, -1],
-        update_probability=[0.0, -0.1, 1.5, NAN],
+        update_probability=[-0.1, 1.5, NAN, "1"],
     )
     yield from each(
         kind,
@@ -363,7 +363,7 @@ def _levers() -> Iterator[BadCall]:
         table=[None, table[0], table.long()],
         rule=[None],
         second_moment=[-1.0, NAN, None, torch.ones(2)],
-        update_probability=[0.0, 2.0, NAN, torch.ones(2)],
+        update_probability=[-1.0, 2.0, NAN, torch.ones(2)],
     )
     yield from each(
         kind, levers.cut_init, {"module": nn.Linear(2, 2)}, module=[None, nn.ReLU(), torch.ones(2)], factor=NOT_POSITIVE
@@ -411,7 +411,7 @@ def _retrieval() -> Iterator[BadCall]:
     )
     search = {"queries": Q, "documents": D, "k": 2}
     bad = {
-        "queries": [Q[0], Q[:, :2], None, QN, Q.long()],
+        "queries": [Q[0], Q[:, :2], None, QN],
         "documents": [D[0], None, torch.full_like(D, NAN)],
         "k": NOT_COUNT,
         "chunk_size": NOT_COUNT,
@@ -480,7 +480,7 @@ def _retrieval() -> Iterator[BadCall]:
         {"cosines": torch.rand(4, 5), "norms": torch.rand(5), "relevance": torch.eye(4, 5)},
         cosines=[torch.rand(5), None],
         norms=[torch.rand(3), -torch.rand(5), None],
-        relevance=[torch.eye(3), torch.zeros(4, 5)],
+        relevance=[torch.eye(3), -torch.ones(4, 5)],
         level=[0, 95],
     )
     yield from each(
@@ -494,7 +494,7 @@ def _retrieval() -> Iterator[BadCall]:
         kind,
         retrieval.quantile_bands,
         {"values": torch.rand(9)},
-        values=[None, torch.rand(3, 3), torch.full((9,), NAN)],
+        values=[None, torch.rand(3, 3)],
         bands=[0, -1, 1.5],
     )
     kind = "retrieval: uses"
@@ -504,7 +504,7 @@ def _retrieval() -> Iterator[BadCall]:
         retrieval.confidence_table,
         {"confidences": confidences, "loss": torch.rand(9)},
         confidences=[{}, {"a": torch.rand(9)}, {"max_similarity": torch.rand(3)}, None],
-        loss=[torch.rand(3), None, torch.full((9,), NAN)],
+        loss=[torch.rand(3), None, torch.full((9,), INF)],
         baseline=["nope", 3],
         resamples=[-1, 1.5],
         level=[0, 95],
@@ -525,7 +525,7 @@ def _retrieval() -> Iterator[BadCall]:
         {"logits": logits, "labels": labels, "norms": torch.rand(20) + 0.1},
         logits=[logits[0], None],
         labels=[labels[:3], labels + 9, torch.rand(20)],
-        norms=[torch.rand(3), torch.zeros(20)],
+        norms=[torch.rand(3), -torch.ones(20)],
         bins=NOT_COUNT,
         resamples=[-1],
         level=[95],
@@ -535,7 +535,7 @@ def _retrieval() -> Iterator[BadCall]:
         retrieval.filter_table,
         {**sweep},
         shares=[[], [0.0], [1.5], "0.5"],
-        measures=[[], ["nope"]],
+        measures=[[], ["nope"], "ndcg@10"],
         candidates=[0, -1, 1.5],
         judgements=[None],
     )
@@ -543,14 +543,14 @@ def _retrieval() -> Iterator[BadCall]:
         kind,
         retrieval.label_entropy,
         {"soft_labels": torch.full((4, 2), 0.5)},
-        soft_labels=[torch.rand(4), -torch.rand(4, 2), None, torch.ones(4, 2)],
+        soft_labels=[torch.rand(4), -torch.rand(4, 2), None, torch.full((4, 2), NAN)],
     )
     yield from each(
         kind,
         retrieval.specificity_table,
         {"norms": torch.rand(9), "values": {"a": torch.rand(9)}, "length": torch.rand(9)},
-        norms=[torch.rand(3)],
-        values=[{}, {"a": torch.rand(3)}, None],
+        norms=[torch.rand(3), None],
+        values=[{"a": torch.rand(3)}, None, {"a": None}],
         length=[torch.rand(3)],
         level=[95],
     )
@@ -584,7 +584,7 @@ def _callbacks() -> Iterator[BadCall]:
         kind,
         NormObserver,
         good,
-        model=[None, "model", nn.Linear(2, 2)],
+        model=[None, "model"],
         optimizer=[None, "sgd", []],
         total_steps=[0, -1, 1.5, "9"],
         targets=["nope", [], 3],

@@ -221,7 +221,7 @@ FIT_VALUES = {
         "model.max_scale": ("0", "nan"),
     },
     "fewshot.yaml": {
-        "data.ways": ("0", "1", "-1", "100000"),
+        "data.ways": ("0", "1", "-1"),
         "data.shots": ("0", "-1", "100000"),
         "data.queries": ("0", "-1"),
         "data.evaluation_ways": ("0", "1"),
@@ -230,9 +230,9 @@ FIT_VALUES = {
     },
     "recsys.yaml": {
         "data.history_length": ("0", "-1"),
-        "data.batch_size": ("0", "1"),
+        "data.batch_size": ("0", "-1"),
         "data.cut": ("never",),
-        "model.uniform_negatives": ("0", "-1"),
+        "model.uniform_negatives": ("-1", "1.5"),
         "model.dim": ("0",),
     },
     "kg.yaml": {

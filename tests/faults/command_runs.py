@@ -22,8 +22,8 @@ class Accepted(BaseException):
     """A command went on to what takes minutes: it took what it was given."""
 
 
-def write_inputs(folder: Path) -> None:
-    """All files that bad command lines name."""
+def write_inputs(folder: Path, *, model: bool = True) -> None:
+    """All files that bad command lines name; ``model``: whether a small BERT is among them."""
     folder.mkdir()
     write_files(folder)
     (folder / "yaml").mkdir()
@@ -31,7 +31,8 @@ def write_inputs(folder: Path) -> None:
         content = change(CONFIG.read_text())
         content = content.encode() if isinstance(content, str) else content
         (folder / "yaml" / f"{name}.yaml").write_bytes(content)
-    _write_model(folder / "bert")
+    if model:
+        _write_model(folder / "bert")
 
 
 def _write_model(folder: Path) -> None:

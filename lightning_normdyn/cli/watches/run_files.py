@@ -44,7 +44,11 @@ def find_run(folder: Path) -> Path | None:
 
 
 def find_history(run: Path) -> Path:
-    """The history in a run's folder that goes on, or else the newest."""
+    """The history in a run's folder that goes on, or else the newest.
+
+    Raises:
+        FileNotFoundError: if there is none any more.
+    """
     records = list_runs(run)
     if not records:
         raise FileNotFoundError(f"run: the norm history of '{run}' was removed")
@@ -53,11 +57,30 @@ def find_history(run: Path) -> Path:
 
 def run_state(history: Path) -> RunState:
     """Whether a history goes on; one whose lock nobody holds does not, on this machine."""
-    try:
-        record = RunRecord.read(history)
-    except (OSError, ValueError):
+    record = _record_of(history)
+    if record is None:
         return RunState(has_ended=False, is_gone=not RunRecord(history, "").has_writer)
     return RunState(record.end is not None, record.has_writer is False)
+
+
+def distant_host(history: Path) -> str:
+    """The machine that writes a history, if it is another than this one, whose locks may not be seen; else empty."""
+    record = _record_of(history)
+    is_distant = record is not None and record.stretches and record.has_writer is None
+    return record.stretches[-1].host if record is not None and is_distant else ""
+
+
+def _record_of(history: Path) -> RunRecord | None:
+    try:
+        return RunRecord.read(history)
+    except (OSError, TypeError, ValueError, KeyError):
+        return None
+
+
+def last_writing(history: Path) -> float:
+    """When something was last added to a history, in seconds since the epoch; 0 where it holds nothing."""
+    times = (path.stat().st_mtime for path in history.rglob("*") if path.is_file())
+    return max(times, default=0.0)
 
 
 def run_contents(history: Path) -> Contents:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.losses.similarity import Normalization, check_normalization
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.tiles import tile_width
@@ -162,6 +163,7 @@ def norm_aware_top_k(
     check_count(k=k)
     if chunk_size is not None:
         check_count(chunk_size=chunk_size)
+    check_tensors(queries=queries)
     if queries.ndim != 2:
         raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
     n, d = queries.shape

@@ -12,6 +12,8 @@ from lightning_normdyn.atomic_file import make_temporary, remove_leftovers, sync
 from lightning_normdyn.caution import caution
 from lightning_normdyn.file_lock import is_locked
 
+_LONGEST_NAME = 230  # that of the folder for the time being, which has some letters more, must fit too
+
 
 class StagedPath:
     """A temporary path on the disk of the final one, so that moving it into place is one step.
@@ -93,11 +95,18 @@ def check_staged_place(place: Path, *, overwrite: bool, folder: bool = False) ->
         folder: whether it is a folder.
 
     Raises:
+        ValueError: if no disk can hold such a name.
         FileExistsError: if there is one and it may not.
         IsADirectoryError: if there is a folder where a file is to be.
         NotADirectoryError: if what should hold it is a file.
         OSError: if nothing can be written there.
     """
+    longest_part = max(place.parts, key=len, default="")
+    if "\0" in str(place) or len(os.fsencode(longest_part)) > _LONGEST_NAME:
+        raise ValueError(
+            f"out: expected names of at most {_LONGEST_NAME} bytes without zero bytes, got {longest_part[:40]!r}; "
+            "choose a plain word"
+        )
     if place.is_dir() and not folder:
         raise IsADirectoryError(f"out: expected a file, got the folder '{place}'; name a file, such as one in it")
     if place.exists() and not overwrite:
