@@ -201,8 +201,9 @@ def kills_of_exports(folder: Path, kills: int, target: str, seed: int = 0) -> Ta
     while done < kills:
         source = sources[done % 2]
         child = forked(lambda source=source: export(source, target, place, overwrite=True))
-        if not killed_after(child, draw.uniform(0, 1.2 * duration)):
+        if not killed_after(child, draw.uniform(0, duration)):
             finished += 1
+            continue
         done += 1
         try:
             wrong += _content(place, target) not in expected
@@ -213,7 +214,7 @@ def kills_of_exports(folder: Path, kills: int, target: str, seed: int = 0) -> Ta
         export(sources[0], target, place, overwrite=True)
     said = sum("was killed" in str(warning.message) for warning in record)
     remains = _leftovers(place, target)
-    notes = f"{finished} had ended before; {remains} leftovers after the next export"
+    notes = f"{finished} more had ended before; {remains} leftovers after the next export"
     return Tally(f"export to {target} killed", done, 0, 0, wrong + remains, unread, said, notes)
 
 
