@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.backward_norm import BackwardNorm
-from lightning_normdyn.capture.names import plain_parameters
+from lightning_normdyn.capture.names import ParameterIndex
 from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.number_checks import check_count
@@ -42,7 +42,7 @@ class TableTarget:
 
     Args:
         name: qualified name of the parameter.
-        module: the model that holds it.
+        module: the model that holds it, or what was read of it.
         max_tracked_rows: most rows that keep statistics of their own; larger tables are sampled at an even stride.
 
     Attributes:
@@ -53,10 +53,11 @@ class TableTarget:
 
     kind = "table"
 
-    def __init__(self, name: str, module: nn.Module, *, max_tracked_rows: int = 16_384) -> None:
+    def __init__(self, name: str, module: nn.Module | ParameterIndex, *, max_tracked_rows: int = 16_384) -> None:
         check_rows(max_tracked_rows)
+        index = module if isinstance(module, ParameterIndex) else ParameterIndex(module)
         self.name = name
-        self.parameter = plain_parameters(module)[name]
+        self.parameter = index.parameters[name]
         if is_sharded(self.parameter):
             raise ValueError(
                 f"targets: expected tables that every rank holds whole, got '{name}', which is sharded over ranks; "
@@ -68,7 +69,7 @@ class TableTarget:
             raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")
         self.stride = -(-self.rows // max_tracked_rows)
         self.tracked_rows = -(-self.rows // self.stride)
-        owners = [layer for layer in module.modules() if any(p is self.parameter for p in layer._parameters.values())]
+        owners = index.owners(self.parameter)
         self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
         self.ids_tell = len(self._layers) == len(owners)
         self._ids_confirmed = False
