@@ -18,7 +18,7 @@ from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr, optimizer_memory
 from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.run_writer import RunWriter, TargetWriter
 from lightning_normdyn.instruments.alerts import Alerts
@@ -342,6 +342,7 @@ class Observation:
             total_steps=self._run.total_steps,
             skipped_steps=skipped_steps,
             future_rates=lambda steps, rates: self._run.future_rates(optimizer, group(), steps, rates),
+            memory=partial(optimizer_memory, optimizer),
         )
 
     def _make_probe(
