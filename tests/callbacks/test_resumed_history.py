@@ -1,4 +1,4 @@
-"""One line of time: a checkpoint comes after its history, and what a resume takes back is kept aside; all else stays."""
+"""One line of time: a checkpoint comes after its history, what a resume takes back is kept aside, all else stays."""
 
 from __future__ import annotations
 
