@@ -10,6 +10,7 @@ import torch
 from lightning_normdyn.callbacks.lightning import Callback, LightningModule, Trainer, overrides, rank_zero_warn
 from lightning_normdyn.callbacks.trainer_run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.history.target_history import fresh_root
 from lightning_normdyn.instruments.instrument import adapter_name
@@ -17,6 +18,7 @@ from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import DEFAULTS, LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
+from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 
@@ -81,6 +83,7 @@ class NormMonitor(Callback):
         # Manual optimisation counts the steps of all optimizers as one number: of no use to any one of them.
         self._observation.begin(trainer.global_step if pl_module.automatic_optimization else 0, state)
 
+    @safeguarded
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
@@ -90,6 +93,7 @@ class NormMonitor(Callback):
             clipping = Clipping.NONE if _unscales_itself(trainer, optimizer) else self._clipping
             self._recorder.before_step(optimizer, clipping=clipping, has_scaler=has_scaler(trainer))
 
+    @safeguarded
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -98,6 +102,7 @@ class NormMonitor(Callback):
             self._recorder.end_batch()
             self._log(trainer)
 
+    @safeguarded
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Concludes, logs the last findings and puts the history on disk."""
         if self._observation is not None:
@@ -108,26 +113,37 @@ class NormMonitor(Callback):
             if self is _last_historian(trainer):
                 self._observation.point_to_report()
 
+    @safeguarded
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes every hook."""
         self._stop()
 
+    @safeguarded
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves what is known and removes every hook."""
         self._log(trainer)
         self._stop()
 
+    @safeguarded
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Removes every hook, whatever happened."""
         self._stop()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; loads with ``weights_only=True``."""
+        return self._state() or {}
+
+    @safeguarded
+    def _state(self) -> dict[str, Any]:
         return self._observation.state_dict() if self._observation is not None else {}
 
     @property
     def verdicts(self) -> list[Verdict]:
         """What the rules say of the run now, or said at its end, the worst first."""
+        return self._verdicts() or []
+
+    @safeguarded
+    def _verdicts(self) -> list[Verdict]:
         return self._observation.verdicts if self._observation is not None else []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,8 +152,9 @@ class NormMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state until the targets are known."""
-        self._saved_state = state_dict or None
+        self._saved_state = None if isinstance(state_dict, dict) and not state_dict else state_dict
 
+    @safeguarded
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes the state of the one monitor of this class and these targets that a checkpoint has by a longer key."""
         states: dict[str, Any] = checkpoint.get("callbacks") or {}
@@ -150,12 +167,22 @@ class NormMonitor(Callback):
     def _recorder(self) -> Recorder | None:
         return None if self._observation is None else self._observation.recorder
 
+    def _switch_off(self, error: Exception) -> None:
+        if self._observation is None:
+            caution(f"{type(self).__name__}: it failed ({in_a_line(error)}); please report it {report_address()}")
+        else:
+            self._observation.switch_off(error)
+
     def _stop(self) -> None:
         if self._observation is not None:
             self._observation.stop()
 
     def _log(self, trainer: Trainer) -> None:
-        metrics = {} if self._observation is None else self._observation.drain()
+        if self._observation is None:
+            return
+        metrics = self._observation.drain()
+        for key in self._observation.recorder.ended_keys():
+            trainer.callback_metrics.pop(key, None)
         if not metrics:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from lightning_normdyn.capture.output import ForwardListener, find_vectors
+from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 
 
@@ -124,7 +125,7 @@ class FirstCalls(ForwardListener):
         if vectors is None:
             return  # the target itself says what is wrong
         if call.requires_grad():
-            raise ValueError(
+            raise SettingsError(
                 f"targets: the inputs of '{self.name}' require grad, so it is a later part of an encoder; name the "
                 "module that takes the batch, give its inputs as probe=, or switch the probe off with probe=False"
             )

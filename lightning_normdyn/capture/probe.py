@@ -13,6 +13,7 @@ from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.evaluation import evaluating, stretched, widened
 from lightning_normdyn.capture.output import describe_output, find_vectors, unpadded_rows
 from lightning_normdyn.capture.sharded import computing_dtype, gathered
+from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _STRETCH = 5e-3
@@ -22,11 +23,11 @@ _REPEAT_TOLERANCE = 1e-4
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
-class UnusableInputsError(ValueError):
+class UnusableInputsError(SettingsError):
     """The inputs of a probe are none that its encoder can be called with."""
 
 
-class ProbeTooLargeError(RuntimeError):
+class ProbeTooLargeError(SettingsError, RuntimeError):
     """Its items do not fit into memory."""
 
 
@@ -135,7 +136,7 @@ class Probe:
         output = call.run(self.module)
         vectors = find_vectors(output)
         if vectors is None:
-            raise ValueError(
+            raise SettingsError(
                 f"probe: in evaluation '{self.name}' returned no tensor of embeddings [..., d] "
                 f"(came: {describe_output(output)}); name the submodule that returns the vectors"
             )
@@ -144,7 +145,7 @@ class Probe:
 
     def _refuse_half(self, dtype: torch.dtype | None) -> None:
         if dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(
+            raise SettingsError(
                 f"probe: '{self.name}' computes in {dtype} though it was asked in float32, and what a step changes is "
                 "lost in its rounding; train it under precision='bf16-mixed' instead, or switch the probe off with "
                 "probe=False"
@@ -167,13 +168,13 @@ class Probe:
         largest = float(vectors.abs().nan_to_num(0, 0, 0).max())
         tolerance = _REPEAT_TOLERANCE * largest
         if not torch.allclose(vectors, repetition, rtol=_REPEAT_TOLERANCE, atol=tolerance, equal_nan=True):
-            raise ValueError(
+            raise SettingsError(
                 f"probe: '{self.name}' gives other vectors each time in evaluation mode; its norms cannot be followed "
                 "before what is random in it stops under module.eval(), or switch the probe off with probe=False"
             )
         tensor_name = _first_change(state_before, _state_of(self.module))
         if tensor_name:
-            raise ValueError(
+            raise SettingsError(
                 f"probe: encoding with '{self.name}' in evaluation mode writes to its '{tensor_name}', as an embedding "
                 "with max_norm does, and would change the training; switch the probe off with probe=False"
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_normdyn.capture.names import plain_name, plain_parameters
+from lightning_normdyn.capture.names import ModulePath, plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.core.embedding_tap import Published
@@ -59,7 +59,7 @@ def find_targets(
                 f"targets: 'auto' found no trainable embedding table and no contrastive loss; {_candidates(module)}"
             )
         tables = [TableTarget(name, module, max_tracked_rows=max_tracked_rows) for name in names]
-        return [*tables, *(OutputTarget(name, child) for name, child in outputs.items())]
+        return [*tables, *(_output(name, child, module) for name, child in outputs.items())]
     if not targets:
         raise ValueError(f"targets: expected 'auto' or at least one pattern, got an empty list; {_candidates(module)}")
     by_name: dict[str, TableTarget | OutputTarget] = {}
@@ -104,14 +104,26 @@ def _of_submodule(
     name: str, child: nn.Module, module: nn.Module, names_by_id: Mapping[int, str], max_tracked_rows: int
 ) -> TableTarget | OutputTarget:
     """The output of a submodule; of an embedding layer its table, whose rows are what it returns."""
-    table_name = names_by_id.get(id(child.weight)) if isinstance(child, EMBEDDING_TYPES) else None
+    table_name = names_by_id.get(id(_weight(child))) if isinstance(child, EMBEDDING_TYPES) else None
     if table_name is None:
-        return OutputTarget(name, child)
+        return _output(name, child, module)
     return TableTarget(table_name, module, max_tracked_rows=max_tracked_rows)
 
 
+def _output(name: str, child: nn.Module, module: nn.Module) -> OutputTarget:
+    called = child.owner if isinstance(child, Method) else child
+    full_name = next(path for path, member in module.named_modules() if member is called)
+    return OutputTarget(name, child, ModulePath(module, full_name))
+
+
+def _weight(layer: nn.Module) -> nn.Parameter | None:
+    """The parameter of an embedding layer; ``None`` where it is computed, which to ask for might change a state."""
+    parameters = layer._parameters
+    return parameters["weight"] if "weight" in parameters else None  # noqa: SIM401 - a scripted one has no get
+
+
 def _embedding_tables(module: nn.Module) -> list[str]:
-    weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
+    weights = {id(_weight(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
     return [name for name, p in plain_parameters(module).items() if id(p) in weights and p.requires_grad and p.numel()]
 
 

@@ -34,7 +34,7 @@ class EncoderWatch(OutputWatch):
 
     def _start(self) -> None:
         if self.balance.probe is None and self._first_calls.most_items:
-            self._first_calls.attach()
+            self._first_calls.attach(self._on_error)
 
     def _look_before(self, clipping: Clipping) -> None:
         del clipping  # a probe has no gradient

@@ -18,6 +18,7 @@ from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
+from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.log import Outage
@@ -38,10 +39,12 @@ from lightning_normdyn.instruments.parameter_groups import (
     group_number,
 )
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
-from lightning_normdyn.instruments.recorder import PREFIX, Recorder
+from lightning_normdyn.instruments.recorder import PREFIX, Contingencies, Recorder
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.run_facts import RunFacts
+from lightning_normdyn.instruments.safeguard import FailureLog, TargetEndedError, TargetGoneError, in_a_line
 from lightning_normdyn.instruments.table_watch import TableWatch
+from lightning_normdyn.instruments.target_changes import Target, absence, difference, present_targets, same_name
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 from lightning_normdyn.instruments.watch import Watch
@@ -77,9 +80,12 @@ class Observation:
     ) -> None:
         self._module, self._run, self._measures, self._options = module, run, measures, options
         self._name, self._root, self._name_holders = name, root, name_holders
-        self._has_stopped = False
+        self._has_stopped = self._is_off = False
+        self._failures = FailureLog(root)
         self._outage = Outage()
         self._target_names: list[str] = []
+        self._closed_targets: set[str] = set()
+        self._ended_steps: dict[str, int] = {}
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
         self._facts: RunFacts | None = None
@@ -90,7 +96,7 @@ class Observation:
                 f"{', '.join(self._target_names)}"
             )
 
-    def begin(self, steps_made: int, state: dict[str, Any] | None = None) -> None:
+    def begin(self, steps_made: int, state: Any = None) -> None:
         """Starts to listen, after the weights were restored.
 
         Args:
@@ -111,14 +117,16 @@ class Observation:
         for watch in self.recorder.watches:
             self._describe(watch)
         self._caution_of_short_window()
-        self.recorder.begin(steps_made)
+        for watch in self.recorder.watches:
+            watch.is_paused = _is_frozen(watch.target)
+        self.recorder.begin(steps_made, self._run.followed())
         self._facts = RunFacts(self._module, self._run)
         for watch in self.recorder.watches:
             self._alerts.courses(watch.target.name, watch.steps)
 
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""
-        metrics = self.recorder.drain()
+        metrics = self.recorder.drain() if not self._is_off else {}
         if metrics:
             self._judge(metrics)
         return metrics
@@ -152,6 +160,8 @@ class Observation:
 
     def conclude(self) -> None:
         """One line a target: where its norms are and will be, and what to do; or that no step was seen."""
+        if self._is_off:
+            return
         self._judge({}, has_ended=True)
         for watch in self.recorder.watches:
             target = watch.target
@@ -214,6 +224,145 @@ class Observation:
             mark_end(self._root)
         self._has_stopped = True  # when it is called again, the folder may be another run's
 
+    def switch_off(self, error: Exception) -> None:
+        """Ends all observation because of an error that concerns no single target; what is on disk stays."""
+        if self._is_off:
+            return
+        self._is_off = True
+        steps = max((watch.steps for watch in self.recorder.watches), default=0)
+        self._warn(
+            f"it failed after step {steps} ({in_a_line(error)}) and is off from now on; the training goes on, and what "
+            f"is on disk stays; {self._failures.record(error, f'{self._name}, after step {steps}')}"
+        )
+        for watch in tuple(self.recorder.watches):
+            self._remove(watch)
+
+    def _on_error(self, watch: Watch | None, error: Exception) -> None:
+        """Ends the observation of the target in which something failed, or all of it.
+
+        Raises:
+            SettingsError: what the user has to set otherwise, in the first step.
+        """
+        if watch is None:
+            if isinstance(error, SettingsError):
+                raise error
+            self.switch_off(error)
+            return
+        if isinstance(error, SettingsError) and watch.is_in_first_step:
+            raise error
+        if watch in self.recorder.watches:
+            self._end(watch, error)
+
+    def _end(self, watch: Watch, error: Exception) -> None:
+        subject = f"'{watch.target.name}' is not measured any more after step {watch.steps}"
+        self._remove(watch)
+        self._ended_steps[watch.target.name] = watch.steps
+        if isinstance(error, TargetGoneError):
+            self._warn(f"{subject}: {error}")
+            return
+        self._closed_targets.add(watch.target.name)
+        if isinstance(error, (TargetEndedError, SettingsError)):
+            self._warn(f"{subject}: {error}")
+            return
+        self._warn(
+            f"{subject}: measuring it failed ({in_a_line(error)}); the training goes on, and what is on disk stays; "
+            f"{self._failures.record(error, f'{self._name}, {subject}')}"
+        )
+
+    def _remove(self, watch: Watch) -> None:
+        try:
+            self.recorder.remove(watch)
+        except Exception as error:  # what failed once may fail again when it is taken down
+            self._failures.record(error, f"{self._name}, taking down '{watch.target.name}'")
+
+    def is_trained_by(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer trains a table that is followed, or that is called like one, or a submodule."""
+        most_rows = self._options["max_tracked_rows"]
+        targets = [watch.target for watch in self.recorder.watches]
+        tables = (same_name(self._module, target, max_tracked_rows=most_rows) or target for target in targets)
+        ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return any(
+            id(target.parameter) in ids
+            if isinstance(target, TableTarget)
+            else any(id(parameter) in ids for parameter in target.module.parameters())
+            for target in tables
+        )
+
+    def _follow_changes(self) -> None:
+        """Goes on with the parameters, modules and optimizers that the model has now."""
+        most_rows = self._options["max_tracked_rows"]
+        present = present_targets(self._module, self._options["targets"], max_tracked_rows=most_rows)
+        for watch in tuple(self.recorder.watches):
+            self._follow_or_end(watch, present.get(watch.target.name))
+        watched = {watch.target.name for watch in self.recorder.watches}
+        for name in present.keys() - watched - self._closed_targets:
+            self._take_up(present[name])
+        self._facts = RunFacts(self._module, self._run)
+
+    def _follow_or_end(self, watch: Watch, target: Target | None) -> None:
+        most_rows = self._options["max_tracked_rows"]
+        try:
+            self._follow(watch, target or same_name(self._module, watch.target, max_tracked_rows=most_rows))
+        except Exception as error:  # as everywhere: it concerns this target alone
+            self._on_error(watch, error)
+
+    def _follow(self, watch: Watch, target: Target | None) -> None:
+        if target is None:
+            raise TargetGoneError(absence(self._module, watch.target))
+        group, words = find_parameter_group(target, self._run.followed()), difference(watch.target, target)
+        if group is None:
+            raise TargetGoneError(
+                f"it {words}, which no optimizer trains" if words else "no optimizer trains it any more"
+            )
+        if not words and group.optimizer is not watch.optimizer:
+            optimizers = [type(optimizer).__name__ for optimizer in (group.optimizer, watch.optimizer)]
+            words = f"is trained by another optimizer, {optimizers[0]} (before: {optimizers[1]})"
+        if words:
+            self._replace(watch, target, words)
+        elif isinstance(target, TableTarget) and isinstance(watch.target, TableTarget):
+            watch.target.go_by(target)
+            self._note_freezing(watch, is_frozen=_is_frozen(target))
+        elif isinstance(target, OutputTarget) and isinstance(watch.target, OutputTarget):
+            watch.target.go_by(target)
+
+    def _replace(self, watch: Watch, target: Target, words: str) -> None:
+        """Goes on with what a target is now."""
+        name, steps = target.name, watch.steps
+        self._remove(watch)
+        self._warn(f"'{name}' {words} from step {steps + 1} on; it is followed, and its statistics start afresh there")
+        self._begin_in_mid_run(target, watch.history, steps, watch.skipped_steps)
+
+    def _take_up(self, target: Target) -> None:
+        """Begins to follow a target that is trained from now on."""
+        name = target.name
+        is_known = name in self._ended_steps or isinstance(target, TableTarget)
+        if is_known and find_parameter_group(target, self._run.followed()) is not None:
+            steps = [watch.steps for watch in self.recorder.watches] + list(self._ended_steps.values())
+            self._inform(f"'{name}' is trained from step {max(steps, default=0) + 1} on, and followed")
+            self._begin_in_mid_run(target, self._history(name), max(steps, default=0), 0)
+
+    def _begin_in_mid_run(self, target: Target, history: TargetHistory | None, steps: int, skipped_steps: int) -> None:
+        watch = self._watch(target, history)
+        assert watch is not None
+        watch.skipped_steps = skipped_steps
+        self._alerts.restart(target.name, steps)
+        try:
+            self.recorder.add(watch, steps)
+            self._describe(watch)
+            self._note_freezing(watch, is_frozen=_is_frozen(target))
+        except Exception as error:  # as everywhere
+            self._on_error(watch, error)
+
+    def _note_freezing(self, watch: Watch, *, is_frozen: bool) -> None:
+        if is_frozen and not watch.is_paused:
+            self.recorder.end_keys(watch)
+            self._warn(
+                f"'{watch.target.name}' is frozen after step {watch.steps}; it is measured again once it is trained"
+            )
+        elif watch.is_paused and not is_frozen:
+            self._inform(f"'{watch.target.name}' is trained again from step {watch.steps + 1} on, and measured")
+        watch.is_paused = is_frozen
+
     def _build(self) -> Recorder:
         options = self._options
         targets = find_targets(self._module, options["targets"], max_tracked_rows=options["max_tracked_rows"])
@@ -221,7 +370,9 @@ class Observation:
         name_holders = self._name_holders if self._root is not None else []
         self._row_names = find_row_names(options["names"], targets, name_holders)
         watches = (self._watch(target, self._history(target.name)) for target in targets)
-        return Recorder([watch for watch in watches if watch is not None])
+        return Recorder(
+            [watch for watch in watches if watch is not None], Contingencies(self._on_error, self._follow_changes)
+        )
 
     def _new_alerts(self) -> Alerts:
         is_first = self._run.ranks.rank == 0
@@ -392,6 +543,10 @@ def _description(
 
 
 _SHORT_WINDOW = 50
+
+
+def _is_frozen(target: Target) -> bool:
+    return isinstance(target, TableTarget) and not target.parameter.requires_grad
 
 
 def _has_empty_windows(watch: Watch) -> bool:

@@ -88,6 +88,17 @@ class OutputWatch(Watch):
         super().__init__(target, optimizer, {"summary": self._summary, **(adapters or {})}, history)
         self._merge_ranks, self._merge_vectors = merge_ranks, merge_vectors
 
+    @property
+    def _hears_calls(self) -> bool:
+        return True
+
+    def has_changed(self) -> bool:
+        """Whether the submodule is another now, in steps that are measured."""
+        return self._looks_at(self.steps + 1) and not self.target.is_current()
+
+    def _looks_at(self, step: int) -> bool:
+        return self._listens(step) or bool(self._adapters_due(step))
+
     def _look_after(self) -> None:
         due = self._adapters_due(self.steps) if self._shows_outputs() else []
         if due:

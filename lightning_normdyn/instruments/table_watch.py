@@ -74,6 +74,13 @@ class TableWatch(Watch):
         for instrument in self._instruments:
             instrument.begin(self.steps)
 
+    def has_changed(self) -> bool:
+        """Whether the parameter is another now, or another in form, or was frozen or unfrozen."""
+        parameter = self.target.parameter
+        if not self._need and parameter.grad is not None and not self.is_paused:
+            return False  # nothing looks at it in this step
+        return parameter.requires_grad is self.is_paused or not self.target.is_current()
+
     def _takes_part(self) -> bool:
         return self.target.parameter.grad is not None
 

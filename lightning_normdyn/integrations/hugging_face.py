@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 from lightning_normdyn.caution import caution
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
+from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 STATE_FILE = "normdyn.pt"
@@ -75,6 +76,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
             self._restore(self._observer, args, state)
         self._observer.begin(steps_made=state.global_step)
 
+    @safeguarded
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
@@ -82,18 +84,21 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         if self._observer is not None and self._has_scaler:
             self._observer.before_step(clipped=True)
 
+    @safeguarded
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
         """Logs what the step showed, under its number."""
         self._send(state, control)
 
+    @safeguarded
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any) -> None:
         """Adds the state to the checkpoint that was just written."""
         folder = _checkpoint(args, state)
         if self._observer is not None and state.is_world_process_zero and folder.is_dir():
             torch.save(self._observer.state_dict(), folder / STATE_FILE)
 
+    @safeguarded
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
@@ -101,6 +106,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         if control.should_training_stop:
             self._finish(state, control)
 
+    @safeguarded
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
@@ -111,6 +117,10 @@ class NormDynamicsTrainerCallback(TrainerCallback):
     def verdicts(self) -> list[Verdict]:
         """What the rules say of the run now, or said at its end, the worst first."""
         return self._observer.verdicts if self._observer is not None else []
+
+    def _switch_off(self, error: Exception) -> None:
+        if self._observer is not None:
+            self._observer.switch_off(error)
 
     def close(self) -> None:
         """Removes every hook, for a training that failed."""
@@ -144,13 +154,21 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         folders = [*([Path(checkpoint)] if checkpoint else []), _checkpoint(args, state)]
         file = next((folder / STATE_FILE for folder in folders if (folder / STATE_FILE).is_file()), None)
         if file is not None:
-            observer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            observer.load_state_dict(_state_in(file))
         elif state.is_world_process_zero:
             caution(
                 f"{type(self).__name__}: no '{STATE_FILE}' in '{folders[0]}', so norm statistics start afresh; name "
                 "the folder of the checkpoint in TrainingArguments(resume_from_checkpoint=...)",
                 stacklevel=2,
             )
+
+
+def _state_in(file: Path) -> Any:
+    """What a file of a checkpoint holds; what cannot be read is left to the observer to refuse."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+        return f"'{file}' cannot be read, {in_a_line(error)}"
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

@@ -1,0 +1,125 @@
+"""Keeps errors of the observer out of the training that it observes: what fails is off, with one warning."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import logging
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from lightning_normdyn._version import __version__
+from lightning_normdyn.atomic_file import write_atomically
+from lightning_normdyn.caution import SettingsError
+
+FAILURES = "failures.txt"
+"""The file beside a history that holds the tracebacks of what failed."""
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class TargetEndedError(Exception):
+    """A target cannot be measured any more, for a reason that is no fault of ours; the text says which."""
+
+
+class TargetGoneError(TargetEndedError):
+    """The same, until the model has it again and an optimizer trains it."""
+
+
+def safeguarded(method: Callable[Arguments, Result]) -> Callable[Arguments, Result | None]:
+    """Makes a method that a training calls end the observation, not the training, when it fails.
+
+    Its object has ``_switch_off(error)``, which may be called any number of times. Only a :class:`SettingsError` goes
+    through, which comes up in the first step alone. A method that failed gives ``None``.
+
+    Example:
+        >>> class Observer:
+        ...     def _switch_off(self, error):
+        ...         print("off:", error)
+        ...
+        ...     @safeguarded
+        ...     def on_step(self):
+        ...         return 1 / 0
+        >>> Observer().on_step()
+        off: division by zero
+    """
+
+    @functools.wraps(method)
+    def safeguarded_method(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result | None:
+        try:
+            return method(*args, **kwargs)
+        except SettingsError:
+            raise
+        except Exception as error:  # whatever it is, the training is worth more
+            observer: Any = args[0]
+            observer._switch_off(error)
+            return None
+
+    return safeguarded_method
+
+
+class FailureLog:
+    """Keeps the tracebacks of what failed in a run.
+
+    Args:
+        root: folder of the histories; ``None`` to leave tracebacks to the log of the process, at level debug.
+    """
+
+    def __init__(self, root: Path | None) -> None:
+        self._root, self._text = root, ""
+
+    def record(self, error: Exception, subject: str) -> str:
+        """Keeps a traceback.
+
+        Args:
+            error: what was raised.
+            subject: what failed, and when.
+
+        Returns:
+            A sentence on where to report it, and with what.
+        """
+        logging.getLogger(__name__).debug("%s failed", subject, exc_info=error)
+        self._text += f"{subject}\n{''.join(traceback.format_exception(error))}\n"
+        place = (
+            f"the traceback in '{self._root / FAILURES}'" if self._is_written() else "the traceback in the debug log"
+        )
+        return f"please report it {report_address()}, with {place}"
+
+    def _is_written(self) -> bool:
+        if self._root is None:
+            return False
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._root / FAILURES, self._text.encode("utf-8", "replace"))
+        except OSError:
+            return False
+        return True
+
+
+def in_a_line(error: Exception) -> str:
+    r"""The kind of an error and the first line of what it says.
+
+    Example:
+        >>> in_a_line(ValueError("too long\nby far"))
+        'ValueError: too long'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def report_address() -> str:
+    """Where to report an error: the address that the installed package names, or else who made it."""
+    try:
+        metadata: Any = importlib.metadata.metadata("lightning-normdyn")
+    except importlib.metadata.PackageNotFoundError:
+        metadata = None
+    entries = [] if metadata is None else metadata.get_all("Project-URL") or []
+    addresses = dict(entry.split(", ", 1) for entry in entries if ", " in entry)
+    labels = [label for label in addresses if any(word in label.lower() for word in ("issue", "bug", "tracker"))]
+    labels = labels or list(addresses)
+    if labels:
+        return f"at {addresses[labels[0]]}"
+    return f"to the developers of lightning_normdyn {__version__}"
