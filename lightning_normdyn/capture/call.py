@@ -73,9 +73,14 @@ class Call(NamedTuple):
             return self
         return self._each(lambda x: x[rank::ranks] if x.ndim and len(x) == size else x)
 
-    def to(self, device: torch.device) -> Call:
-        """A copy on a device, half precision widened to float32; an encoder may overwrite it."""
-        return self._each(lambda x: at_least_float32(x.to(device, copy=True)))
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Call:
+        """A copy on a device, numbers of lower precision widened to that of ``dtype``; an encoder may overwrite it."""
+
+        def convert(x: Tensor) -> Tensor:
+            x = at_least_float32(x.to(device, copy=True))
+            return x.to(torch.promote_types(x.dtype, dtype)) if x.is_floating_point() else x
+
+        return self._each(convert)
 
     def run(self, module: nn.Module) -> Any:
         """Makes the call."""

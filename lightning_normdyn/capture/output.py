@@ -100,7 +100,7 @@ class OutputTarget(ForwardListener):
         """Whether the model still holds this module by this name."""
         return self._path is None or self._path.module() is self.called_module
 
-    def go_by(self, target: OutputTarget) -> None:
+    def go_by(self, target: Any) -> None:
         """Takes over the way by which the same module is found now."""
         self._path = target._path
 

@@ -78,6 +78,12 @@ class Probe:
         """Where the encoder is."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """In what the encoder computes, at least float32."""
+        is_double = any(p.dtype == torch.float64 for p in self.module.parameters())
+        return torch.float64 if is_double else torch.float32
+
     def plain_inputs(self) -> list[list[Any]] | None:
         """The inputs for a checkpoint; ``None`` if they hold more than tensors, numbers and text."""
         plain = (Tensor, int, float, str, type(None))
@@ -122,7 +128,7 @@ class Probe:
     def _encode_share(self, *, seed: int = 0) -> Tensor:
         try:
             with evaluating(self.module, self.device, seed), widened(self.module), gathered(self.module, self._root):
-                vectors = torch.cat([self._encode_call(call.to(self.device)) for call in self._share])
+                vectors = torch.cat([self._encode_call(call.to(self.device, self._dtype)) for call in self._share])
         except RuntimeError as error:
             if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
                 raise

@@ -120,7 +120,7 @@ class TableTarget:
         """Whether the model still holds this parameter by this name, in the form that it had."""
         return self._path.parameter() is self.parameter and self.form == TableForm.of(self.parameter)
 
-    def go_by(self, target: TableTarget) -> None:
+    def go_by(self, target: Any) -> None:
         """Takes over the way by which the same parameter is found now, as through a wrapper."""
         self._path = target._path
 

@@ -104,7 +104,7 @@ def _of_submodule(
     name: str, child: nn.Module, module: nn.Module, names_by_id: Mapping[int, str], max_tracked_rows: int
 ) -> TableTarget | OutputTarget:
     """The output of a submodule; of an embedding layer its table, whose rows are what it returns."""
-    table_name = names_by_id.get(id(_weight(child))) if isinstance(child, EMBEDDING_TYPES) else None
+    table_name = names_by_id.get(id(table_parameter(child))) if isinstance(child, EMBEDDING_TYPES) else None
     if table_name is None:
         return _output(name, child, module)
     return TableTarget(table_name, module, max_tracked_rows=max_tracked_rows)
@@ -116,14 +116,17 @@ def _output(name: str, child: nn.Module, module: nn.Module) -> OutputTarget:
     return OutputTarget(name, child, ModulePath(module, full_name))
 
 
-def _weight(layer: nn.Module) -> nn.Parameter | None:
-    """The parameter of an embedding layer; ``None`` where it is computed, which to ask for might change a state."""
+def table_parameter(layer: nn.Module) -> nn.Parameter | None:
+    """The table of an embedding layer; ``None`` where it is computed.
+
+    To ask a layer that is parametrized for its weight may change a state, as under ``spectral_norm``.
+    """
     parameters = layer._parameters
     return parameters["weight"] if "weight" in parameters else None  # noqa: SIM401 - a scripted one has no get
 
 
 def _embedding_tables(module: nn.Module) -> list[str]:
-    weights = {id(_weight(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
+    weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
     return [name for name, p in plain_parameters(module).items() if id(p) in weights and p.requires_grad and p.numel()]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.probe import Probe
+from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.balance import BalanceTerms
 from lightning_normdyn.core.dynamics.balance_window import BalanceSample, BalanceWindow
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, turning_angle
@@ -20,6 +21,7 @@ from lightning_normdyn.instruments.balance_readings import balance_columns, bala
 from lightning_normdyn.instruments.base import check_every, is_due
 from lightning_normdyn.instruments.extent import Extent
 from lightning_normdyn.instruments.gradient_split import finite_mean, split_update
+from lightning_normdyn.instruments.safeguard import TargetEndedError, in_a_line
 from lightning_normdyn.instruments.trajectory import Snapshots
 from lightning_normdyn.instruments.windowed_fit import ClosedWindow, TrainingPlan, WindowedFit
 
@@ -107,7 +109,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         if self.probe is None:
             self.gave_up = True
             return
-        self._vectors_before = self.probe.encode()
+        self._vectors_before = self._encode()
         if self._window is None:
             self._open(step - 1, safe_norm(self._vectors_before))
         self._measure_decay(self._vectors_before)
@@ -130,8 +132,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         is_wanted = wants_vectors or self._lag_ends(step) or self._ends_with(step)
         if self._vectors_before is None and not is_wanted:
             return None
-        assert self.probe is not None
-        vectors = self.probe.encode()
+        vectors = self._encode()
         if self._vectors_before is not None:
             self._read_step(step, self._vectors_before, vectors, lr)
         self._end_lag(step, vectors)
@@ -142,6 +143,20 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         """Notes the radial part of the gradients that reached the vectors: it tells whether the loss sees lengths."""
         radial_sum, gradient_sum = self._gradient_squares
         self._gradient_squares = [radial_sum + radial_square, gradient_sum + gradient_square]
+
+    def _encode(self) -> Tensor:
+        """The probe's vectors as they are now, ``[n, d]``.
+
+        Raises:
+            TargetEndedError: if the encoder, which could once be called with them, cannot any more.
+        """
+        assert self.probe is not None
+        try:
+            return self.probe.encode()
+        except SettingsError:
+            raise
+        except Exception as error:  # of the user's module
+            raise TargetEndedError(f"it cannot be called with its probe any more ({in_a_line(error)})") from error
 
     def _measure_decay(self, vectors: Tensor) -> None:
         assert self.probe is not None
@@ -181,8 +196,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         return self._window is not None and self.probe is not None
 
     def _norms_now(self) -> Tensor:
-        assert self.probe is not None
-        return safe_norm(self.probe.encode())
+        return safe_norm(self._encode())
 
     def _start_window(self, norms: Tensor) -> None:
         self._window = BalanceWindow(norms)

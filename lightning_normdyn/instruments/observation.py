@@ -256,10 +256,6 @@ class Observation:
     def _end(self, watch: Watch, error: Exception) -> None:
         subject = f"'{watch.target.name}' is not measured any more after step {watch.steps}"
         self._remove(watch)
-        self._ended_steps[watch.target.name] = watch.steps
-        if isinstance(error, TargetGoneError):
-            self._warn(f"{subject}: {error}")
-            return
         self._closed_targets.add(watch.target.name)
         if isinstance(error, (TargetEndedError, SettingsError)):
             self._warn(f"{subject}: {error}")
@@ -276,70 +272,95 @@ class Observation:
             self._failures.record(error, f"{self._name}, taking down '{watch.target.name}'")
 
     def is_trained_by(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether an optimizer trains a table that is followed, or that is called like one, or a submodule."""
-        most_rows = self._options["max_tracked_rows"]
-        targets = [watch.target for watch in self.recorder.watches]
-        tables = (same_name(self._module, target, max_tracked_rows=most_rows) or target for target in targets)
+        """Whether an optimizer trains a target that the model has now."""
         ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return any(
-            id(target.parameter) in ids
-            if isinstance(target, TableTarget)
-            else any(id(parameter) in ids for parameter in target.module.parameters())
-            for target in tables
+            id(parameter) in ids
+            for target in self._present_targets().values()
+            for parameter in ([target.parameter] if isinstance(target, TableTarget) else target.module.parameters())
         )
+
+    def _present_targets(self) -> dict[str, Target]:
+        most_rows = self._options["max_tracked_rows"]
+        return present_targets(self._module, self._options["targets"], max_tracked_rows=most_rows)
 
     def _follow_changes(self) -> None:
         """Goes on with the parameters, modules and optimizers that the model has now."""
-        most_rows = self._options["max_tracked_rows"]
-        present = present_targets(self._module, self._options["targets"], max_tracked_rows=most_rows)
+        present = self._present_targets()
+        notices: dict[str, list[str]] = {}
         for watch in tuple(self.recorder.watches):
-            self._follow_or_end(watch, present.get(watch.target.name))
+            notice = self._follow(watch, present.get(watch.target.name))
+            if notice:
+                notices.setdefault(notice, []).append(f"'{watch.target.name}'")
         watched = {watch.target.name for watch in self.recorder.watches}
         for name in present.keys() - watched - self._closed_targets:
             self._take_up(present[name])
         self._facts = RunFacts(self._module, self._run)
+        for notice, names in notices.items():
+            self._warn(f"{', '.join(names)}: {notice}")
 
-    def _follow_or_end(self, watch: Watch, target: Target | None) -> None:
-        most_rows = self._options["max_tracked_rows"]
+    def _follow(self, watch: Watch, target: Target | None) -> str:
+        """Goes on with what a target is now.
+
+        Returns:
+            What is to be said of it; empty for nothing.
+        """
         try:
-            self._follow(watch, target or same_name(self._module, watch.target, max_tracked_rows=most_rows))
+            most_rows = self._options["max_tracked_rows"]
+            target = target or same_name(self._module, watch.target, max_tracked_rows=most_rows)
+            change = self._change(watch, target)
+            if change and target is not None:
+                return self._replace(watch, target, change)
+        except TargetGoneError as error:
+            self._remove(watch)
+            self._ended_steps[watch.target.name] = watch.steps
+            return f"{error}; not measured any more after step {watch.steps}"
         except Exception as error:  # as everywhere: it concerns this target alone
             self._on_error(watch, error)
+            return ""
+        return self._pause_or_go_on(watch)
 
-    def _follow(self, watch: Watch, target: Target | None) -> None:
+    def _change(self, watch: Watch, target: Target | None) -> str:
+        """What sets a target apart from what is watched, in words; empty for nothing.
+
+        Raises:
+            TargetGoneError: if there is no such target any more, or no optimizer trains it.
+        """
         if target is None:
             raise TargetGoneError(absence(self._module, watch.target))
-        group, words = find_parameter_group(target, self._run.followed()), difference(watch.target, target)
+        group, change = find_parameter_group(target, self._run.followed()), difference(watch.target, target)
         if group is None:
             raise TargetGoneError(
-                f"it {words}, which no optimizer trains" if words else "no optimizer trains it any more"
+                f"{change}, which no optimizer trains" if change else "no optimizer trains it any more"
             )
-        if not words and group.optimizer is not watch.optimizer:
-            optimizers = [type(optimizer).__name__ for optimizer in (group.optimizer, watch.optimizer)]
-            words = f"is trained by another optimizer, {optimizers[0]} (before: {optimizers[1]})"
-        if words:
-            self._replace(watch, target, words)
-        elif isinstance(target, TableTarget) and isinstance(watch.target, TableTarget):
-            watch.target.go_by(target)
-            self._note_freezing(watch, is_frozen=_is_frozen(target))
-        elif isinstance(target, OutputTarget) and isinstance(watch.target, OutputTarget):
-            watch.target.go_by(target)
+        if change or group.optimizer is not watch.optimizer:
+            kinds = [type(optimizer).__name__ for optimizer in (group.optimizer, watch.optimizer)]
+            return change or f"trained by another optimizer, {kinds[0]} (before: {kinds[1]})"
+        watch.target.go_by(target)
+        return ""
 
-    def _replace(self, watch: Watch, target: Target, words: str) -> None:
-        """Goes on with what a target is now."""
-        name, steps = target.name, watch.steps
+    def _replace(self, watch: Watch, target: Target, change: str) -> str:
         self._remove(watch)
-        self._warn(f"'{name}' {words} from step {steps + 1} on; it is followed, and its statistics start afresh there")
-        self._begin_in_mid_run(target, watch.history, steps, watch.skipped_steps)
+        self._begin_in_mid_run(target, watch.history, watch.steps, watch.skipped_steps)
+        return f"{change} from step {watch.steps + 1} on; followed, with statistics that start afresh there"
+
+    def _pause_or_go_on(self, watch: Watch) -> str:
+        was_paused, watch.is_paused = watch.is_paused, _is_frozen(watch.target)
+        if watch.is_paused and not was_paused:
+            self.recorder.end_keys(watch)
+            return f"frozen after step {watch.steps}; measured again once it is trained"
+        if was_paused and not watch.is_paused:
+            self._inform(f"'{watch.target.name}': trained again from step {watch.steps + 1} on, and measured")
+        return ""
 
     def _take_up(self, target: Target) -> None:
         """Begins to follow a target that is trained from now on."""
-        name = target.name
-        is_known = name in self._ended_steps or isinstance(target, TableTarget)
+        is_known = target.name in self._ended_steps or isinstance(target, TableTarget)
         if is_known and find_parameter_group(target, self._run.followed()) is not None:
-            steps = [watch.steps for watch in self.recorder.watches] + list(self._ended_steps.values())
-            self._inform(f"'{name}' is trained from step {max(steps, default=0) + 1} on, and followed")
-            self._begin_in_mid_run(target, self._history(name), max(steps, default=0), 0)
+            counts = [watch.steps for watch in self.recorder.watches] + list(self._ended_steps.values())
+            steps = max(counts, default=0)
+            self._inform(f"'{target.name}': trained from step {steps + 1} on, and followed")
+            self._begin_in_mid_run(target, self._history(target.name), steps, 0)
 
     def _begin_in_mid_run(self, target: Target, history: TargetHistory | None, steps: int, skipped_steps: int) -> None:
         watch = self._watch(target, history)
@@ -349,19 +370,9 @@ class Observation:
         try:
             self.recorder.add(watch, steps)
             self._describe(watch)
-            self._note_freezing(watch, is_frozen=_is_frozen(target))
+            watch.is_paused = _is_frozen(target)
         except Exception as error:  # as everywhere
             self._on_error(watch, error)
-
-    def _note_freezing(self, watch: Watch, *, is_frozen: bool) -> None:
-        if is_frozen and not watch.is_paused:
-            self.recorder.end_keys(watch)
-            self._warn(
-                f"'{watch.target.name}' is frozen after step {watch.steps}; it is measured again once it is trained"
-            )
-        elif watch.is_paused and not is_frozen:
-            self._inform(f"'{watch.target.name}' is trained again from step {watch.steps + 1} on, and measured")
-        watch.is_paused = is_frozen
 
     def _build(self) -> Recorder:
         options = self._options

@@ -205,8 +205,8 @@ class Recorder:
         return metrics
 
     def finish(self) -> None:
-        """Lets every instrument conclude."""
-        self._for_each(self.watches, lambda watch: watch.finish())
+        """Lets every instrument conclude, but for those of targets that nothing trains for now."""
+        self._for_each([watch for watch in self.watches if not watch.is_paused], lambda watch: watch.finish())
 
     def flush(self) -> None:
         """Puts all history on disk."""

@@ -90,13 +90,13 @@ class FailureLog:
 
     def _is_written(self) -> bool:
         if self._root is None:
-            return False
+            return "the debug log"
+        file = self._root / FAILURES
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._root / FAILURES, self._text.encode("utf-8", "replace"))
+            write_atomically(file, self._text.encode("utf-8", "replace"))
         except OSError:
-            return False
-        return True
+            return "the debug log"
+        return f"'{file}'"
 
 
 def in_a_line(error: Exception) -> str:

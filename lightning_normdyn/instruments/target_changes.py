@@ -67,16 +67,16 @@ def difference(old: Target, new: Target) -> str:
         >>> old = TableTarget("0.weight", model)
         >>> model[0] = nn.Embedding(12, 4)
         >>> difference(old, TableTarget("0.weight", model))
-        'is another parameter, of shape (12, 4) (before: (10, 4))'
+        'another parameter, of shape (12, 4) (before: (10, 4))'
     """
     if isinstance(old, TableTarget) and isinstance(new, TableTarget):
         forms = _forms(old, new)
         if old.parameter is new.parameter:
-            return f"has {forms}" if forms else ""
-        return f"is another parameter, of {forms}" if forms else "is another parameter of the same shape"
+            return forms
+        return f"another parameter, of {forms}" if forms else "another parameter of the same shape"
     if isinstance(old, OutputTarget) and isinstance(new, OutputTarget):
-        return "" if old.called_module is new.called_module else "is another module"
-    return "is another kind of target"
+        return "" if old.called_module is new.called_module else "another module"
+    return "another kind of target"
 
 
 def _forms(old: TableTarget, new: TableTarget) -> str:
