@@ -129,27 +129,22 @@ class NormMonitor(Callback):
         """Removes every hook, whatever happened."""
         self._stop()
 
+    @safeguarded(dict)
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; loads with ``weights_only=True``."""
-        return self._state() or {}
-
-    @safeguarded
-    def _state(self) -> dict[str, Any]:
         return self._observation.state_dict() if self._observation is not None else {}
 
     @property
+    @safeguarded(list)
     def verdicts(self) -> list[Verdict]:
         """What the rules say of the run now, or said at its end, the worst first."""
-        return self._verdicts() or []
-
-    @safeguarded
-    def _verdicts(self) -> list[Verdict]:
         return self._observation.verdicts if self._observation is not None else []
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the settings, not the run under way."""
         return self.__dict__ | {"_observation": None}
 
+    @safeguarded
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state until the targets are known."""
         self._saved_state = None if isinstance(state_dict, dict) and not state_dict else state_dict

@@ -236,6 +236,7 @@ class Observation:
         )
         for watch in tuple(self.recorder.watches):
             self._remove(watch)
+        self.recorder.detach()
 
     def _on_error(self, watch: Watch | None, error: Exception) -> None:
         """Ends the observation of the target in which something failed, or all of it.

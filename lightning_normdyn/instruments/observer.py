@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
-from lightning_normdyn.caution import caution
+from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.history.target_history import fresh_root
@@ -145,6 +145,7 @@ class NormObserver:
         self._handles.append(register_optimizer_step_pre_hook(self._hear_step))
         self._handles.append(register_optimizer_step_post_hook(self._end_step))
 
+    @safeguarded
     def before_step(self, optimizer: torch.optim.Optimizer | None = None, *, clipped: bool = False) -> None:
         """Announces a step: gradients are there and unscaled.
 
@@ -152,44 +153,34 @@ class NormObserver:
             optimizer: the one about to step; ``None`` for all.
             clipped: whether gradients may have been clipped already.
         """
-        check_flag(clipped=clipped)
-        self._announce_all(optimizer, clipped)
-
-    @safeguarded
-    def _announce_all(self, optimizer: torch.optim.Optimizer | None, clipped: bool) -> None:
+        try:
+            check_flag(clipped=clipped)
+        except ValueError as error:
+            raise SettingsError(*error.args) from None
         for stepping in self._optimizers if optimizer is None else [optimizer]:
             self._announce(stepping, Clipping.PAST if clipped else Clipping.AHEAD)
             self._announced_ids.add(id(stepping))
 
+    @safeguarded
     def finish(self) -> None:
         """Concludes after the last step: logs the last findings, puts the history on disk and removes every hook."""
-        self._conclude()
-        self.close()
-
-    @safeguarded
-    def _conclude(self) -> None:
         if self._observation is not None and self._handles:
             self._observation.recorder.end_batch()
             self._observation.recorder.finish()
             self._report()
             self._observation.conclude()
             self._observation.point_to_report()
+        self.close()
 
+    @safeguarded(dict)
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; loads with ``weights_only=True``."""
-        return self._state() or {}
-
-    @safeguarded
-    def _state(self) -> dict[str, Any]:
         return {} if self._observation is None else self._observation.state_dict()
 
     @property
+    @safeguarded(list)
     def verdicts(self) -> list[Verdict]:
         """What the rules say of the run now, or said at its end, the worst first."""
-        return self._verdicts() or []
-
-    @safeguarded
-    def _verdicts(self) -> list[Verdict]:
         return self._observation.verdicts if self._observation is not None else []
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -207,6 +198,7 @@ class NormObserver:
             self.begin()
         return self
 
+    @safeguarded
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -282,24 +274,25 @@ class NormObserver:
         self._switch_off(error)
 
     def _switch_off(self, error: Exception) -> None:
+        self._detach()
         if self._observation is None:
             _warn(f"{self._name}: it failed ({in_a_line(error)}); please report it {report_address()}")
         else:
             self._observation.switch_off(error)
 
+    @safeguarded
     def close(self) -> None:
         """Puts the history on disk and removes every hook, concluding nothing."""
-        self._stop()
+        self._detach()
+        if self._observation is not None:
+            self._observation.stop()
+
+    def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._announced_ids.clear()
         self._stepping = None
-
-    @safeguarded
-    def _stop(self) -> None:
-        if self._observation is not None:
-            self._observation.stop()
 
     def _loss_scale(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0

@@ -8,7 +8,7 @@ import logging
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from lightning_normdyn._version import __version__
 from lightning_normdyn.atomic_file import write_atomically
@@ -29,11 +29,22 @@ class TargetGoneError(TargetEndedError):
     """The same, until the model has it again and an optimizer trains it."""
 
 
-def safeguarded(method: Callable[Arguments, Result]) -> Callable[Arguments, Result | None]:
+@overload
+def safeguarded(method: Callable[Arguments, None]) -> Callable[Arguments, None]: ...
+
+
+@overload
+def safeguarded(
+    method: type[Result],
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]: ...
+
+
+def safeguarded(method: Any) -> Any:
     """Makes a method that a training calls end the observation, not the training, when it fails.
 
     Its object has ``_switch_off(error)``, which may be called any number of times. Only a :class:`SettingsError` goes
-    through, which comes up in the first step alone. A method that failed gives ``None``.
+    through, which comes up in the first step alone. A method that failed gives ``None``, or an empty object of the
+    type that the decorator is given.
 
     Example:
         >>> class Observer:
@@ -42,21 +53,32 @@ def safeguarded(method: Callable[Arguments, Result]) -> Callable[Arguments, Resu
         ...
         ...     @safeguarded
         ...     def on_step(self):
-        ...         return 1 / 0
+        ...         1 / 0
+        ...
+        ...     @safeguarded(dict)
+        ...     def state_dict(self):
+        ...         return {"step": 1 / 0}
         >>> Observer().on_step()
         off: division by zero
+        >>> Observer().state_dict()
+        off: division by zero
+        {}
     """
+    if isinstance(method, type):
+        return functools.partial(_safeguarded, make_default=method)
+    return _safeguarded(method, make_default=lambda: None)
 
+
+def _safeguarded(method: Callable[..., Any], *, make_default: Callable[[], Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def safeguarded_method(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result | None:
+    def safeguarded_method(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return method(*args, **kwargs)
+            return method(self, *args, **kwargs)
         except SettingsError:
             raise
         except Exception as error:  # whatever it is, the training is worth more
-            observer: Any = args[0]
-            observer._switch_off(error)
-            return None
+            self._switch_off(error)
+            return make_default()
 
     return safeguarded_method
 

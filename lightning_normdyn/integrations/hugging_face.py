@@ -114,6 +114,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         self._finish(state, control)
 
     @property
+    @safeguarded(list)
     def verdicts(self) -> list[Verdict]:
         """What the rules say of the run now, or said at its end, the worst first."""
         return self._observer.verdicts if self._observer is not None else []
@@ -122,6 +123,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         if self._observer is not None:
             self._observer.switch_off(error)
 
+    @safeguarded
     def close(self) -> None:
         """Removes every hook, for a training that failed."""
         if self._observer is not None:
