@@ -44,6 +44,9 @@ class Probe:
         most_rows: most vectors of a rank that are followed; more are thinned at an even stride.
         root: the model that holds the encoder, if its parameters are sharded over ranks.
 
+    Attributes:
+        shape: of this rank's vectors, ``[n, d]``.
+
     Raises:
         ValueError: if the encoder gives no vectors, others each time or coarse ones, or if there are fewer items than
             ranks.
@@ -170,6 +173,7 @@ class Probe:
                 "give what the encoder's forward takes (a mapping is keyword arguments, or targets by name), or switch "
                 "the probe off with probe=False"
             ) from error
+        self.shape = vectors.shape
         repetition = self._encode_share(seed=1)
         largest = float(vectors.abs().nan_to_num(0, 0, 0).max())
         tolerance = _REPEAT_TOLERANCE * largest

@@ -255,6 +255,16 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         self.probe = self._probe_of_state(state)
         if self.probe is None:
             return
+        window = state["window"]
+        if self.probe.ranks == 1 and len(window["start"]) != self.probe.shape[0]:
+            raise ValueError(
+                f"the probe of '{self.probe.name}' has {self.probe.shape[0]} vectors and had {len(window['start'])}"
+            )
+        lagging = state["lagging"]
+        if lagging is not None and lagging[1].shape[1] != self.probe.shape[1]:
+            raise ValueError(
+                f"the vectors of '{self.probe.name}' have {self.probe.shape[1]} numbers and had {lagging[1].shape[1]}"
+            )
         device = self.probe.device
         self._window = BalanceWindow.from_state_dict(state["window"], device, self.plan.rule())
         self._load_window_state(state, self._window.start)

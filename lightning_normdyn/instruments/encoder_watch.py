@@ -10,6 +10,8 @@ from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.core.dynamics.optimizers import StepRates
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance
 from lightning_normdyn.instruments.output_watch import OutputWatch
+from lightning_normdyn.instruments.state_check import Check
+from lightning_normdyn.instruments.state_forms import balance_form
 
 
 class EncoderWatch(OutputWatch):
@@ -31,6 +33,9 @@ class EncoderWatch(OutputWatch):
         """Removes every hook."""
         super().detach()
         self._first_calls.detach()
+
+    def _state_forms(self) -> dict[str, Check]:
+        return {"balance": balance_form()}
 
     def _start(self) -> None:
         if self.balance.probe is None and self._first_calls.most_items:

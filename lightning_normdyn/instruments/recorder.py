@@ -14,6 +14,8 @@ from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.caution import contained
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
+from lightning_normdyn.instruments.state_check import fields, mapped
+from lightning_normdyn.instruments.state_forms import alerts_form
 from lightning_normdyn.instruments.watch import Watch
 
 PREFIX = "normdyn"
@@ -230,13 +232,28 @@ class Recorder:
         """Takes back what :meth:`state_dict` gave; a target that it does not know starts afresh.
 
         Raises:
-            ValueError: if it was written by another version, or for a table of another shape.
+            ValueError: if it was written by another version, for a table of another shape, or is spoilt.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(f"its state has version {state.get('version')}, this release reads {STATE_VERSION}")
+        self.check_state(state)
         for watch in self.watches:
             if watch.target.name in state["targets"]:
                 watch.load_state_dict(state["targets"][watch.target.name])
+
+    def check_state(self, state: Any) -> None:
+        """Looks at all of a state before any of it is believed.
+
+        Raises:
+            ValueError: if it was written by another version, for a table of another shape, or is spoilt.
+        """
+        if not isinstance(state, dict):
+            raise ValueError(state if isinstance(state, str) else f"expected a dict, got a {type(state).__name__}")
+        version = state.get("version")
+        if type(version) is not int or version != STATE_VERSION:
+            raise ValueError(f"its state has version {version!r:.50}, this release reads {STATE_VERSION}")
+        fields({"targets": mapped(lambda *_: None)}, later={"alerts": alerts_form()})(state, "its state")
+        for watch in self.watches:
+            if watch.target.name in state["targets"]:
+                watch.check_state(state["targets"][watch.target.name])
 
 
 class _Groups(NamedTuple):

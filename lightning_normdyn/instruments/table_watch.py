@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
+from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.dynamics.optimizers import StepRates, nominal_lr
 from lightning_normdyn.history.target_history import TargetHistory
 from lightning_normdyn.instruments.base import Need, TableInstrument
+from lightning_normdyn.instruments.state_check import Check, fields, listed, whole
+from lightning_normdyn.instruments.state_forms import table_forms
 from lightning_normdyn.instruments.watch import Watch
 
 
@@ -52,16 +55,21 @@ class TableWatch(Watch):
         """Counts, shape and the state of the instruments, for a checkpoint."""
         return super().state_dict() | {"shape": self._shape()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`state_dict` gave.
+    def check_state(self, state: Any) -> None:
+        """Looks whether a state is one that :meth:`state_dict` gave for this table.
 
         Raises:
-            ValueError: if it is of a table of another shape, or sampled at another stride.
+            ValueError: with the entry that is not as it must be, or if it is of a table of another shape, or sampled at
+                another stride.
         """
-        shape = self._shape()
-        if state["shape"] != shape:
-            raise ValueError(f"'{self.target.name}' had [rows, dim, stride] = {state['shape']} and has {shape} now")
-        super().load_state_dict(state)
+        place, shape = f"'{self.target.name}'", self._shape()
+        fields({"shape": listed(whole(1), whole(1), whole(1))})(state, place)
+        if list(state["shape"]) != shape:
+            raise ValueError(f"{place} had [rows, dim, stride] = {state['shape']} and has {shape} now")
+        super().check_state(state)
+
+    def _state_forms(self) -> dict[str, Check]:
+        return table_forms(self.target.tracked_rows, lost=~safe_norm(self.target.tracked()).isfinite())
 
     def _shape(self) -> list[int]:
         return [self.target.rows, self.target.dim, self.target.stride]

@@ -13,6 +13,8 @@ from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import Clipping, TableTarget
 from lightning_normdyn.history.target_history import TargetHistory
 from lightning_normdyn.instruments.base import Columns, Measurement, Readings
+from lightning_normdyn.instruments.state_check import Check, fields, whole
+from lightning_normdyn.instruments.state_forms import steps_of
 
 
 class Watch(ABC):
@@ -158,6 +160,23 @@ class Watch(ABC):
         states = {name: measurement.state_dict() for name, measurement in self.measurements.items()}
         return {"steps": self.steps, "skipped": self.skipped_steps, "instruments": states}
 
+    def check_state(self, state: Any) -> None:
+        """Looks whether a state is one that :meth:`state_dict` gave for this target, before any of it is believed.
+
+        Raises:
+            ValueError: with the entry that is not as it must be.
+        """
+        place = f"'{self.target.name}'"
+        forms = self._state_forms()
+        states = {name: forms[name] for name in self.measurements if name in forms}
+        fields({"steps": whole(), "skipped": whole(), "instruments": fields(states)})(state, place)
+        for name in states:
+            _check_window(state["instruments"][name], state["steps"], f"{place}.instruments.{name}")
+
+    def _state_forms(self) -> dict[str, Check]:
+        """The forms of the states of the built-in measurements that keep one, by name."""
+        return {}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
         self.steps, self.skipped_steps, self._has_state = state["steps"], state["skipped"], True
@@ -204,3 +223,13 @@ class Watch(ABC):
     @abstractmethod
     def _prepare(self) -> None:
         """Forgets the step before, and works out what the next must show."""
+
+
+def _check_window(state: dict[str, Any], steps: int, place: str) -> None:
+    """Whether an open window holds the rates of all steps since it began."""
+    window = state.get("window")
+    if window is not None and steps_of(window["rates"]) != steps - state["window_start"]:
+        raise ValueError(
+            f"{place}: expected the rates of the {steps - state['window_start']} steps since step "
+            f"{state['window_start']}, got those of {steps_of(window['rates'])}"
+        )

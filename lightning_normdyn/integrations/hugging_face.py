@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from lightning_normdyn.caution import caution
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
-from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded
+from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 STATE_FILE = "normdyn.pt"
@@ -120,7 +120,9 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         return self._observer.verdicts if self._observer is not None else []
 
     def _switch_off(self, error: Exception) -> None:
-        if self._observer is not None:
+        if self._observer is None:
+            caution(f"{type(self).__name__}: it failed ({in_a_line(error)}); please report it {report_address()}")
+        else:
             self._observer.switch_off(error)
 
     @safeguarded
