@@ -210,13 +210,23 @@ def _settings(options: NormOptions) -> dict[str, Any]:
 
 
 def _history_root(trainer: Trainer) -> Path | None:
-    log_dir = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is broadcast
     if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
         return None
+    log_dir = _log_dir(trainer)
     if "://" in str(log_dir):
         rank_zero_warn(f"normdyn history: '{log_dir}' is no folder of this machine, so no norm history is saved there")
         return None
     return fresh_root(log_dir, id(trainer), resumes=trainer.ckpt_path is not None)
+
+
+def _log_dir(trainer: Trainer) -> str:
+    """What ``trainer.log_dir`` is on the first rank: it is broadcast, and other ranks may not ask for it."""
+    if not trainer.loggers:
+        return str(trainer.default_root_dir)
+    logger: Any = trainer.loggers[0]
+    kinds = {kind.__name__ for kind in type(logger).__mro__}
+    folder = logger.log_dir if kinds & {"TensorBoardLogger", "CSVLogger"} else logger.save_dir
+    return str(folder or trainer.default_root_dir)
 
 
 def _unscales_itself(trainer: Trainer, optimizer: torch.optim.Optimizer) -> bool:

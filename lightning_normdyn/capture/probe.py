@@ -31,6 +31,14 @@ class ProbeTooLargeError(SettingsError, RuntimeError):
     """Its items do not fit into memory."""
 
 
+Gather = Callable[[Tensor | None], Tensor]
+
+
+def _as_they_are(rows: Tensor | None) -> Tensor:
+    assert rows is not None
+    return rows
+
+
 class Probe:
     """Encodes the same items at any moment of training, without leaving a trace.
 
@@ -40,7 +48,8 @@ class Probe:
         calls: its inputs, the same on every rank.
         rank: number of this rank, which encodes every ``ranks``-th item from this one on.
         ranks: how many ranks there are.
-        gather: puts the rows ``[n, d]`` of all ranks one below the other.
+        gather: puts the rows ``[n, d]`` of all ranks one below the other; called with ``None`` where this rank has
+            none, for the others to learn it.
         most_rows: most vectors of a rank that are followed; more are thinned at an even stride.
         root: the model that holds the encoder, if its parameters are sharded over ranks.
 
@@ -60,7 +69,7 @@ class Probe:
         *,
         rank: int = 0,
         ranks: int = 1,
-        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+        gather: Gather = _as_they_are,
         most_rows: int = 16_384,
         root: nn.Module | None = None,
     ) -> None:
@@ -101,7 +110,13 @@ class Probe:
 
     def encode(self) -> Tensor:
         """The vectors of all items as they are now, ``[n, d]``, from evaluation mode in float32."""
-        return self._gather(self._encode_share())
+        try:
+            rows = self._encode_share()
+        except Exception:
+            if self.ranks > 1:
+                self._gather(None)
+            raise
+        return self._gather(rows)
 
     def radial_decay(self, decays: Sequence[tuple[nn.Parameter, float]], vectors: Tensor) -> Tensor:
         """The rate at which weight decay shortens each vector, ``lambda_rad = <x, J(lambda∘θ)>/R²``.

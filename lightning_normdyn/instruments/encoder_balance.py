@@ -114,6 +114,11 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
             self._open(step - 1, safe_norm(self._vectors_before))
         self._measure_decay(self._vectors_before)
 
+    def encodes_after(self, step: int, *, wants_vectors: bool) -> bool:
+        """Whether the probe is encoded after step number ``step``."""
+        is_due = self._vectors_before is not None or self._lag_ends(step) or self._ends_with(step)
+        return self._window is not None and (wants_vectors or is_due)
+
     def look_after(self, step: int, lr: float, group_decay: float, *, wants_vectors: bool = False) -> Tensor | None:
         """Looks after step number ``step`` was made.
 
@@ -129,8 +134,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         if self._window is None:
             return None
         self._window.rates.append(lr, group_decay)
-        is_wanted = wants_vectors or self._lag_ends(step) or self._ends_with(step)
-        if self._vectors_before is None and not is_wanted:
+        if not self.encodes_after(step, wants_vectors=wants_vectors):
             return None
         vectors = self._encode()
         if self._vectors_before is not None:

@@ -10,8 +10,6 @@ from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.core.dynamics.optimizers import StepRates
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance
 from lightning_normdyn.instruments.output_watch import OutputWatch
-from lightning_normdyn.instruments.state_check import Check
-from lightning_normdyn.instruments.state_forms import balance_form
 
 
 class EncoderWatch(OutputWatch):
@@ -34,18 +32,27 @@ class EncoderWatch(OutputWatch):
         super().detach()
         self._first_calls.detach()
 
-    def _state_forms(self) -> dict[str, Check]:
-        return {"balance": balance_form()}
-
     def _start(self) -> None:
         if self.balance.probe is None and self._first_calls.most_items:
             self._first_calls.attach(self._on_error)
 
     def _look_before(self, clipping: Clipping) -> None:
         del clipping  # a probe has no gradient
+        if self.balance.is_due(self.steps + 1):
+            self._meet(f"before step {self.steps + 1}")
         self.balance.look_before(self.steps + 1, self._first_calls.calls)
         if self.balance.probe is not None:
             self._first_calls.detach()
+
+    def finish(self) -> None:
+        """Lets every measurement conclude, after the last step."""
+        if self.balance.probe is not None:
+            self._meet(f"its end after step {self.steps}")
+        super().finish()
+
+    def _computes_together(self) -> bool:
+        is_shown = not self.balance.gave_up and bool(self._adapters_due(self.steps))
+        return super()._computes_together() or self.balance.encodes_after(self.steps, wants_vectors=is_shown)
 
     def _look_after(self) -> None:
         super()._look_after()

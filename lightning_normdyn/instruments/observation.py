@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
-from lightning_normdyn.caution import SettingsError
+from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.log import Outage
@@ -82,6 +83,8 @@ class Observation:
         self._name, self._root, self._name_holders = name, root, name_holders
         self._has_stopped = self._is_off = False
         self._failures = FailureLog(root)
+        self._has_other_ranks = run.ranks.size > 1
+        self._number, self._meetings = next(_OBSERVATIONS), itertools.count()
         self._outage = Outage()
         self._target_names: list[str] = []
         self._closed_targets: set[str] = set()
@@ -113,7 +116,8 @@ class Observation:
                     f"the checkpoint's norm statistics cannot be used ({error}); they start afresh, the training "
                     "itself resumes as usual"
                 )
-                self.recorder, self._alerts = self._build(), self._new_alerts()
+                self.recorder, self._alerts, state = self._build(), self._new_alerts(), None
+        self._agree_on_outputs("resumed" if state is not None else "afresh")
         for watch in self.recorder.watches:
             self._describe(watch)
         self._caution_of_short_window()
@@ -124,6 +128,19 @@ class Observation:
         for watch in self.recorder.watches:
             self._alerts.courses(watch.target.name, watch.steps)
 
+    def _agree_on_outputs(self, statistics: str) -> None:
+        """Settles with the other ranks what is computed together; without them, this one goes on alone."""
+        outputs = [watch.target.name for watch in self.recorder.watches if isinstance(watch.target, OutputTarget)]
+        if not outputs or self._run.ranks.size == 1:
+            return
+        plan = f"measures {', '.join(outputs)} every {self._options['every_n_steps']} steps, {statistics}"
+        problem = self._run.ranks.meeting(f"{self._number}").settle(plan)
+        if problem:
+            names = ", ".join(f"'{name}'" for name in outputs)
+            caution(f"{self._name}: {names}: measured on this rank alone, since {problem}", stacklevel=2)
+            self._run = self._run._replace(ranks=self._run.ranks.alone())
+            self.recorder = self._build()
+
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""
         metrics = self.recorder.drain() if not self._is_off else {}
@@ -132,7 +149,9 @@ class Observation:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, in tensors and plain values."""
+        """Everything a resumed run needs, in tensors and plain values; nothing before it began."""
+        if self._facts is None:
+            return {}
         return self.recorder.state_dict() | {"alerts": self._alerts.state_dict()}
 
     @property
@@ -412,7 +431,7 @@ class Observation:
             return group_number(trainer.optimizer, target.parameter) or 0
 
         plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
-        if self._run.ranks.size > 1:
+        if self._has_other_ranks:
             target.ids_tell = False  # this rank does not see the ids of the others
         if self._run.hears_backward:
             target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
@@ -428,6 +447,7 @@ class Observation:
         ranks = self._run.ranks
         options: dict[str, Any] = {
             "loss_scale": self._run.loss_scale,
+            "meeting": ranks.meeting(f"{self._number}/{next(self._meetings)}"),
             "merge_ranks": ranks.merge_steps,
             "merge_vectors": partial(ranks.merge_vectors, most_rows=self._options["max_tracked_rows"]),
             "ranks": ranks.size,
@@ -457,7 +477,7 @@ class Observation:
             return None
         decays = WeightDecays(target.module, self._run.followed(), optimizer)
         training = self._plan(optimizer, lambda: decays.group_number, skipped_steps)
-        make_probe = partial(self._make_probe, target, source)
+        make_probe = partial(self._make_probe_together, target, source)
         encoder_plan = EncoderPlan(training, decays.rates, lambda: decays.group, make_probe)
         return self._measures.of_probe(encoder_plan, self._options)
 
@@ -471,6 +491,18 @@ class Observation:
             skipped_steps=skipped_steps,
             future_rates=lambda steps, rates: self._run.future_rates(optimizer, group(), steps, rates),
         )
+
+    def _make_probe_together(
+        self, target: OutputTarget, source: ProbeSource, training_calls: list[Call], of_all_ranks: bool
+    ) -> Probe | None:
+        """The probe of an encoder; none where a rank could not make its own."""
+        ranks, probe = self._run.ranks, None
+        try:
+            probe = self._make_probe(target, source, training_calls, of_all_ranks)
+        finally:
+            if ranks.size > 1 and not of_all_ranks:
+                have_probes = ranks.all_gather(torch.tensor(float(probe is not None), device=ranks.device))
+        return probe if ranks.size == 1 or of_all_ranks or bool(have_probes.all()) else None
 
     def _make_probe(
         self, target: OutputTarget, source: ProbeSource, training_calls: list[Call], of_all_ranks: bool
@@ -554,6 +586,8 @@ def _description(
     }
 
 
+_OBSERVATIONS = itertools.count()
+"""Numbers those of this process, so that ranks which make the same ones meet over the same."""
 _SHORT_WINDOW = 50
 
 

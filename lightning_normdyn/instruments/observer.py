@@ -26,8 +26,9 @@ from lightning_normdyn.instruments.observation import Observation
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
+from lightning_normdyn.instruments.ranks import Ranks, present_ranks
 from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
-from lightning_normdyn.instruments.training_run import Ranks, Run, present_ranks
+from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 Log = Callable[[dict[str, float], int], object]

@@ -12,6 +12,10 @@ from lightning_normdyn.capture.output import OutputStep, OutputTarget
 from lightning_normdyn.history.target_history import TargetHistory
 from lightning_normdyn.instruments.base import Measurement, Readings, is_due
 from lightning_normdyn.instruments.instrument import InstrumentAdapter
+from lightning_normdyn.instruments.meeting import Meeting
+from lightning_normdyn.instruments.safeguard import TargetEndedError
+from lightning_normdyn.instruments.state_check import Check
+from lightning_normdyn.instruments.state_forms import output_forms
 from lightning_normdyn.instruments.trajectory import summarise_norms
 from lightning_normdyn.instruments.watch import Watch
 
@@ -63,6 +67,7 @@ class OutputWatch(Watch):
         loss_scale: gives the factor by which the loss is scaled up now.
         merge_ranks: makes one step of the steps of all ranks; called on every rank.
         merge_vectors: puts the vectors ``[n, d]`` of all ranks below each other; called on every rank.
+        meeting: where the ranks settle that all of them are about to call these.
         ranks: over how many ranks the loss is averaged.
         adapters: instruments of the user's own, by name.
         history: where scalars are recorded; ``None`` to keep nothing.
@@ -79,6 +84,7 @@ class OutputWatch(Watch):
         loss_scale: Callable[[], float] = lambda: 1.0,
         merge_ranks: Callable[[OutputStep | None], OutputStep | None] = lambda output_step: output_step,
         merge_vectors: Callable[[Tensor | None], Tensor | None] = lambda vectors: vectors,
+        meeting: Meeting | None = None,
         ranks: int = 1,
         adapters: Mapping[str, InstrumentAdapter] | None = None,
         history: TargetHistory | None = None,
@@ -87,6 +93,7 @@ class OutputWatch(Watch):
         self._adapters = list((adapters or {}).values())
         super().__init__(target, optimizer, {"summary": self._summary, **(adapters or {})}, history)
         self._merge_ranks, self._merge_vectors = merge_ranks, merge_vectors
+        self._meeting = meeting
 
     @property
     def _hears_calls(self) -> bool:
@@ -96,10 +103,35 @@ class OutputWatch(Watch):
         """Whether the submodule is another now, in steps that are measured."""
         return self._looks_at(self.steps + 1) and not self.target.is_current()
 
+    def _state_forms(self) -> dict[str, Check]:
+        return output_forms()
+
     def _looks_at(self, step: int) -> bool:
         return self._listens(step) or bool(self._adapters_due(step))
 
+    def detach(self) -> None:
+        """Removes every hook, and tells the other ranks."""
+        super().detach()
+        if self._meeting is not None:
+            self._meeting.leave()
+
+    def _meet(self, act: str) -> None:
+        """Waits for the other ranks.
+
+        Raises:
+            TargetEndedError: if they are not about to do the same.
+        """
+        problem = "" if self._meeting is None else self._meeting.settle(act)
+        if problem:
+            raise TargetEndedError(f"what is measured over all ranks ends, since {problem}")
+
+    def _computes_together(self) -> bool:
+        """Whether something of the step just made is computed by all ranks together."""
+        return self._listens(self.steps) or (self._shows_outputs() and bool(self._adapters_due(self.steps)))
+
     def _look_after(self) -> None:
+        if self._computes_together():
+            self._meet(f"step {self.steps}")
         due = self._adapters_due(self.steps) if self._shows_outputs() else []
         if due:
             vectors = self._merge_vectors(self.target.vectors())

@@ -17,6 +17,9 @@ Raises:
 """
 
 
+_LARGEST = torch.finfo(torch.float64).max
+
+
 def whole(least: int = 0) -> Check:
     """A whole number, ``least`` or more.
 
@@ -82,8 +85,8 @@ def tensor(
     *shape: int | str,
     sizes: Sizes | None = None,
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64),
-    least: float = -math.inf,
-    most: float = math.inf,
+    least: float = -_LARGEST,
+    most: float = _LARGEST,
     unless: Tensor | None = None,
     may_be_nan: bool = False,
 ) -> Check:
@@ -93,10 +96,10 @@ def tensor(
         shape: lengths, or names of them.
         sizes: what the names stand for.
         dtypes: those that may come.
-        least: smallest number.
-        most: largest number.
+        least: smallest number; without one, all must be finite.
+        most: largest number; likewise.
         unless: places along the last dimension where numbers may be anything, a mask.
-        may_be_nan: whether NaN may stand anywhere.
+        may_be_nan: whether NaN and infinity may stand anywhere.
 
     Example:
         >>> tensor(3, least=0)(torch.tensor([1.0, -1.0, 0.0]), "norms")
@@ -117,12 +120,12 @@ def tensor(
         numbers = value.detach().cpu()
         outside = ~((numbers >= least) & (numbers <= most))
         if may_be_nan:
-            outside &= ~numbers.isnan()
+            outside &= numbers.isfinite()
         if unless is not None:
             outside &= ~unless.cpu()
         if bool(outside.any()):
-            limits = f"numbers of {least:g} or more" if most == math.inf else f"numbers of {least:g} to {most:g}"
-            limits = "numbers, not NaN" if least == -math.inf else limits
+            limits = f"numbers of {least:g} or more" if most >= _LARGEST else f"numbers of {least:g} to {most:g}"
+            limits = "finite numbers" if least <= -_LARGEST else limits
             raise ValueError(f"{place}: expected {limits}, got {numbers[outside][0].item()}")
 
     return check

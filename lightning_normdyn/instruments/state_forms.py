@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, get_args
 
 import torch
@@ -57,12 +58,15 @@ def table_forms(rows: int, *, lost: Tensor) -> dict[str, Check]:
             }
         ),
         "trajectory": fields({"last_snapshot": whole()}),
+        "dead": fields({}),
+        "split": fields({}),
+        "clip": fields({}),
         "fit": fields(
             {
                 "window_start": whole(),
                 "window_end": whole(),
                 "forecast": optional(forecast),
-                "window": optional(_fit_window(rows, lost)),
+                "window": _fit_window(rows, lost),
                 "previous": optional(_noise(rows, lost)),
                 "nonfinite_before": number(0),
                 "touch_share": optional(of_rows(least=0, most=1 + 1e-9)),
@@ -101,7 +105,7 @@ def _fit_window(rows: int, lost: Tensor) -> Check:
             "observed_mean": word(*get_args(ObservedMean)),
             "start": tensor(rows, least=0, unless=lost),
             "samples": whole(),
-            "sums": tensor(3, rows, unless=lost),
+            "sums": tensor(3, rows, least=-math.inf, unless=lost),  # the log of a norm of zero
             "moments": fields(moments),
             "rates": _RATES,
         },
@@ -129,7 +133,12 @@ def _any_of(first: Check, second: Check) -> Check:
     return check
 
 
-def balance_form() -> Check:
+def output_forms() -> dict[str, Check]:
+    """The states of the instruments of an output, by name."""
+    return {"summary": fields({}), "balance": _balance()}
+
+
+def _balance() -> Check:
     """The state of an encoder's balance, which is empty where there is no probe; items are counted by their norms."""
     sizes = Sizes()
 
