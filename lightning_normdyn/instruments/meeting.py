@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from typing import Any
 
@@ -53,6 +54,10 @@ class Meeting:
             self._problem = "this rank has left"
             self._store.set(self._key(self._round + 1, self._rank), "gone")
 
+    def is_over(self) -> bool:
+        """Whether the others have settled a first round without this rank."""
+        return self._store is not None and bool(self._store.check([self._key(1)]))
+
     def _settle(self, act: str) -> str:
         self._round += 1
         self._forget(self._round - 2)
@@ -87,3 +92,28 @@ class Meeting:
 
     def _key(self, number: int, rank: int | None = None) -> str:
         return f"normdyn/{self._topic}/{number}/{'outcome' if rank is None else rank}"
+
+
+_BEGINNINGS = itertools.count()
+
+
+def settle_beginning(store: Any, act: str, rank: int, size: int) -> tuple[str, str]:
+    """Settles whether all ranks are about to begin the same.
+
+    Beginnings are counted. One that others settled without this rank, as that of an observer which they alone have, is
+    passed over, so that ranks come together again.
+
+    Args:
+        store: see :class:`Meeting`.
+        act: what this rank is about to begin.
+        rank: number of this one.
+        size: how many there are.
+
+    Returns:
+        A topic for what they do together then, the same on all ranks; and why they are not together, or nothing.
+    """
+    while True:
+        topic = str(next(_BEGINNINGS))
+        meeting = Meeting(store, topic, rank, size)
+        if not meeting.is_over():
+            return topic, meeting.settle(act)

@@ -84,7 +84,7 @@ class Observation:
         self._has_stopped = self._is_off = False
         self._failures = FailureLog(root)
         self._has_other_ranks = run.ranks.size > 1
-        self._number, self._meetings = next(_OBSERVATIONS), itertools.count()
+        self._topic, self._meetings = "", itertools.count()
         self._outage = Outage()
         self._target_names: list[str] = []
         self._closed_targets: set[str] = set()
@@ -134,12 +134,18 @@ class Observation:
         if not outputs or self._run.ranks.size == 1:
             return
         plan = f"measures {', '.join(outputs)} every {self._options['every_n_steps']} steps, {statistics}"
-        problem = self._run.ranks.meeting(f"{self._number}").settle(plan)
+        self._topic, problem = self._run.ranks.settle_beginning(plan)
         if problem:
             names = ", ".join(f"'{name}'" for name in outputs)
-            caution(f"{self._name}: {names}: measured on this rank alone, since {problem}", stacklevel=2)
+            self._say_here(f"{names}: measured on this rank alone, since {problem}")
             self._run = self._run._replace(ranks=self._run.ranks.alone())
             self.recorder = self._build()
+        for watch in self.recorder.watches:
+            self._open_meeting(watch)
+
+    def _open_meeting(self, watch: Watch) -> None:
+        if isinstance(watch, OutputWatch):
+            watch.meeting = self._run.ranks.meeting(f"{self._topic}/{next(self._meetings)}")
 
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""
@@ -249,7 +255,7 @@ class Observation:
             return
         self._is_off = True
         steps = max((watch.steps for watch in self.recorder.watches), default=0)
-        self._warn(
+        self._say_here(
             f"it failed after step {steps} ({in_a_line(error)}) and is off from now on; the training goes on, and what "
             f"is on disk stays; {self._failures.record(error, f'{self._name}, after step {steps}')}"
         )
@@ -278,9 +284,9 @@ class Observation:
         self._remove(watch)
         self._closed_targets.add(watch.target.name)
         if isinstance(error, (TargetEndedError, SettingsError)):
-            self._warn(f"{subject}: {error}")
+            self._say_here(f"{subject}: {error}")
             return
-        self._warn(
+        self._say_here(
             f"{subject}: measuring it failed ({in_a_line(error)}); the training goes on, and what is on disk stays; "
             f"{self._failures.record(error, f'{self._name}, {subject}')}"
         )
@@ -386,6 +392,7 @@ class Observation:
         watch = self._watch(target, history)
         assert watch is not None
         watch.skipped_steps = skipped_steps
+        self._open_meeting(watch)
         self._alerts.restart(target.name, steps)
         try:
             self.recorder.add(watch, steps)
@@ -447,7 +454,6 @@ class Observation:
         ranks = self._run.ranks
         options: dict[str, Any] = {
             "loss_scale": self._run.loss_scale,
-            "meeting": ranks.meeting(f"{self._number}/{next(self._meetings)}"),
             "merge_ranks": ranks.merge_steps,
             "merge_vectors": partial(ranks.merge_vectors, most_rows=self._options["max_tracked_rows"]),
             "ranks": ranks.size,
@@ -558,6 +564,10 @@ class Observation:
     def _warn(self, message: str) -> None:
         self._run.warn(f"{self._name}: {message}")
 
+    def _say_here(self, message: str) -> None:
+        """Warns on any rank of what may have come up on this one alone."""
+        caution(f"{self._name}: {message}", stacklevel=2)
+
     def _inform(self, message: str) -> None:
         self._run.inform(f"{self._name}: {message}")
 
@@ -586,8 +596,6 @@ def _description(
     }
 
 
-_OBSERVATIONS = itertools.count()
-"""Numbers those of this process, so that ranks which make the same ones meet over the same."""
 _SHORT_WINDOW = 50
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,10 +67,12 @@ class OutputWatch(Watch):
         loss_scale: gives the factor by which the loss is scaled up now.
         merge_ranks: makes one step of the steps of all ranks; called on every rank.
         merge_vectors: puts the vectors ``[n, d]`` of all ranks below each other; called on every rank.
-        meeting: where the ranks settle that all of them are about to call these.
         ranks: over how many ranks the loss is averaged.
         adapters: instruments of the user's own, by name.
         history: where scalars are recorded; ``None`` to keep nothing.
+
+    Attributes:
+        meeting: where the ranks settle that all of them are about to compute something together; ``None`` for one rank.
     """
 
     target: OutputTarget
@@ -84,7 +86,6 @@ class OutputWatch(Watch):
         loss_scale: Callable[[], float] = lambda: 1.0,
         merge_ranks: Callable[[OutputStep | None], OutputStep | None] = lambda output_step: output_step,
         merge_vectors: Callable[[Tensor | None], Tensor | None] = lambda vectors: vectors,
-        meeting: Meeting | None = None,
         ranks: int = 1,
         adapters: Mapping[str, InstrumentAdapter] | None = None,
         history: TargetHistory | None = None,
@@ -93,7 +94,7 @@ class OutputWatch(Watch):
         self._adapters = list((adapters or {}).values())
         super().__init__(target, optimizer, {"summary": self._summary, **(adapters or {})}, history)
         self._merge_ranks, self._merge_vectors = merge_ranks, merge_vectors
-        self._meeting = meeting
+        self.meeting: Meeting | None = None
 
     @property
     def _hears_calls(self) -> bool:
@@ -112,8 +113,8 @@ class OutputWatch(Watch):
     def detach(self) -> None:
         """Removes every hook, and tells the other ranks."""
         super().detach()
-        if self._meeting is not None:
-            self._meeting.leave()
+        if self.meeting is not None:
+            self.meeting.leave()
 
     def _meet(self, act: str) -> None:
         """Waits for the other ranks.
@@ -121,7 +122,7 @@ class OutputWatch(Watch):
         Raises:
             TargetEndedError: if they are not about to do the same.
         """
-        problem = "" if self._meeting is None else self._meeting.settle(act)
+        problem = "" if self.meeting is None else self.meeting.settle(act)
         if problem:
             raise TargetEndedError(f"what is measured over all ranks ends, since {problem}")
 
@@ -130,19 +131,25 @@ class OutputWatch(Watch):
         return self._listens(self.steps) or (self._shows_outputs() and bool(self._adapters_due(self.steps)))
 
     def _look_after(self) -> None:
+        # What this rank has heard comes first: an error in it must not leave the others waiting for its share.
+        due = self._adapters_due(self.steps) if self._shows_outputs() else []
+        listens = self._listens(self.steps)
+        vectors = self.target.vectors() if due else None
+        output_step = self.target.step() if listens else None
         if self._computes_together():
             self._meet(f"step {self.steps}")
-        due = self._adapters_due(self.steps) if self._shows_outputs() else []
         if due:
-            vectors = self._merge_vectors(self.target.vectors())
-            for adapter in due if vectors is not None else []:
-                assert vectors is not None
-                adapter.show(self.steps, vectors, "output")
-        if not self._listens(self.steps):
-            return
-        output_step = self._merge_ranks(self.target.step())
+            self._show(due, self._merge_vectors(vectors))
+        if listens:
+            output_step = self._merge_ranks(output_step)
         if output_step is not None:
             self._hear(output_step)
+
+    def _show(self, adapters: Sequence[InstrumentAdapter], vectors: Tensor | None) -> None:
+        """Shows vectors ``[n, d]`` to the user's instruments."""
+        for adapter in adapters if vectors is not None else []:
+            assert vectors is not None
+            adapter.show(self.steps, vectors, "output")
 
     def _hear(self, output_step: OutputStep) -> None:
         """Reads a step that was heard."""

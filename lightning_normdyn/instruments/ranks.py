@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputStep
-from lightning_normdyn.instruments.meeting import Meeting
+from lightning_normdyn.instruments.meeting import Meeting, settle_beginning
 from lightning_normdyn.instruments.output_watch import merge_ranks, quantile_grid
 from lightning_normdyn.instruments.safeguard import TargetEndedError
 
@@ -77,6 +77,10 @@ class Ranks(NamedTuple):
     def alone(self) -> Ranks:
         """This rank without the others."""
         return Ranks(self.rank, device=self.device)
+
+    def settle_beginning(self, act: str) -> tuple[str, str]:
+        """A topic for what the ranks do together from now on, and why they do not, see :func:`settle_beginning`."""
+        return settle_beginning(self.store if self.size > 1 else None, act, self.rank, self.size)
 
     def meeting(self, topic: str) -> Meeting:
         """Where all ranks say what they are about to compute together.

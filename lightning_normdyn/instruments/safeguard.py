@@ -105,12 +105,10 @@ class FailureLog:
         """
         logging.getLogger(__name__).debug("%s failed", subject, exc_info=error)
         self._text += f"{subject}\n{''.join(traceback.format_exception(error))}\n"
-        place = (
-            f"the traceback in '{self._root / FAILURES}'" if self._is_written() else "the traceback in the debug log"
-        )
-        return f"please report it {report_address()}, with {place}"
+        return f"please report it {report_address()}, with the traceback in {self._place()}"
 
-    def _is_written(self) -> bool:
+    def _place(self) -> str:
+        """Where the tracebacks are, after they were written there if that can be."""
         if self._root is None:
             return "the debug log"
         file = self._root / FAILURES

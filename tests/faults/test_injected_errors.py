@@ -216,3 +216,18 @@ def test_an_error_in_any_function_that_a_training_calls_costs_no_bit_of_it(tmp_p
         assert len(said(record)) <= 1
         silent += [code.co_qualname if hasattr(code, "co_qualname") else code.co_name] * (not said(record))
     print(f"{len(codes)} functions, {len(silent)} whose failure nobody was told of: {silent}")
+
+
+def test_without_a_history_the_traceback_is_in_the_debug_log(caplog):
+    from lightning_normdyn.instruments.trajectory import NormTrajectory
+
+    with (
+        caplog.at_level("DEBUG", logger="lightning_normdyn.instruments.safeguard"),
+        warnings.catch_warnings(record=True) as record,
+    ):
+        warnings.simplefilter("always")
+        with tracing(Injection(code_of(NormTrajectory.observe), active=False)) as injection:
+            plain_scenario(None, injection)
+    (message,) = said(record)
+    assert message.endswith(", with the traceback in the debug log")
+    assert "InjectedError: observe" in caplog.text
