@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -114,7 +115,8 @@ class Probe:
             rows = self._encode_share()
         except Exception:
             if self.ranks > 1:
-                self._gather(None)
+                with contextlib.suppress(Exception):  # it says so to the others
+                    self._gather(None)
             raise
         return self._gather(rows)
 

@@ -157,7 +157,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         assert self.probe is not None
         try:
             return self.probe.encode()
-        except SettingsError:
+        except (SettingsError, TargetEndedError):
             raise
         except Exception as error:  # of the user's module
             raise TargetEndedError(f"it cannot be called with its probe any more ({in_a_line(error)})") from error

@@ -31,7 +31,7 @@ SENTENCES = {
         [f"{ENDED}4: measuring it failed (ZeroDivisionError: nothing to divide by)"],
     ),
     "an encoder that fails on the second rank": (
-        [f"{ENDED}1: it cannot be called with its probe any more (TargetEndedError: rank 1 could not"],
+        [f"{ENDED}1: rank 1 could not compute its share"],
         [f"{ENDED}1: it cannot be called with its probe any more (ZeroDivisionError: nothing to divide by)"],
     ),
 }
