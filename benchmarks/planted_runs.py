@@ -35,6 +35,9 @@ class Lion(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Moves every number by lr, along the sign of the interpolated momentum."""
+        if closure is not None:
+            with torch.enable_grad():
+                closure()
         for group in self.param_groups:
             first_beta, second_beta = group["betas"]
             for parameter in group["params"]:

@@ -37,11 +37,8 @@ def write_atomically(file: Path, content: bytes) -> None:
     Raises:
         OSError: if the file cannot be written; it names ``file``.
     """
-    try:
-        with atomic_file(file) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from error
+    with atomic_file(file) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager
@@ -59,7 +56,7 @@ def atomic_file(file: Path) -> Iterator[Path]:
         The path to write to.
 
     Raises:
-        OSError: if the file cannot be made or put in place.
+        OSError: if the file cannot be made, written or put in place; it names ``file``.
 
     Example:
         >>> import tempfile
@@ -71,17 +68,19 @@ def atomic_file(file: Path) -> Iterator[Path]:
         >>> file.read_text(), [file.name for file in file.parent.iterdir()]
         ('1 2 3', ['numbers.txt'])
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists() and not (file.is_file() or file.is_dir()):
-        yield file
-        return
     temporary = file.with_name(f".{file.name[:100]}.{secrets.token_hex(8)}.tmp")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            yield file
+            return
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(file)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(file)) from error
         raise

@@ -42,8 +42,9 @@ class NormMonitor(Callback):
         self.save_history = save_history
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
-        self._clipping = Clipping.NONE
+        self._clipping, self._has_scaler = Clipping.NONE, False
         self._has_siblings = True  # until a trainer tells: it compares state keys first of all
+        self._state_key: str | None = None
 
     @property
     def state_key(self) -> str:
@@ -51,14 +52,16 @@ class NormMonitor(Callback):
 
         One that is alone with its targets goes by them alone, so that a run may be resumed with other settings.
         """
-        settings = _settings(self.options) if self._has_siblings else {}
-        return self._generate_state_key(**_observed(self.options), **settings)
+        if self._state_key is None:  # Lightning asks for it several times a step
+            settings = _settings(self.options) if self._has_siblings else {}
+            self._state_key = self._generate_state_key(**_observed(self.options), **settings)
+        return self._state_key
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Looks whether the trainer has another monitor of this class and these targets."""
         monitors = [callback for callback in trainer.callbacks if type(callback) is type(self)]  # type: ignore[attr-defined]
         observed = [_observed(monitor.options) for monitor in monitors]
-        self._has_siblings = observed.count(_observed(self.options)) > 1
+        self._has_siblings, self._state_key = observed.count(_observed(self.options)) > 1, None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
@@ -73,6 +76,7 @@ class NormMonitor(Callback):
         )
         clips = bool(trainer.gradient_clip_val) or overrides(pl_module, "configure_gradient_clipping")
         self._clipping = Clipping.AHEAD if clips else Clipping.NONE
+        self._has_scaler = has_scaler(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes back the state of a checkpoint and starts to listen."""
@@ -88,18 +92,18 @@ class NormMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Announces a step: gradients are there, not yet clipped, and unscaled if that is not left to the optimizer."""
-        if self._recorder is not None:
+        if self._observation is not None:
             optimizer = getattr(optimizer, "_optimizer", optimizer)
-            clipping = Clipping.NONE if _unscales_itself(trainer, optimizer) else self._clipping
-            self._recorder.before_step(optimizer, clipping=clipping, has_scaler=has_scaler(trainer))
+            clipping = Clipping.NONE if self._has_scaler and _unscales_itself(optimizer) else self._clipping
+            self._observation.recorder.before_step(optimizer, clipping=clipping, has_scaler=self._has_scaler)
 
     @safeguarded
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs what the step showed."""
-        if self._recorder is not None:
-            self._recorder.end_batch()
+        if self._observation is not None:
+            self._observation.recorder.end_batch()
             self._log(trainer)
 
     @safeguarded
@@ -181,7 +185,7 @@ class NormMonitor(Callback):
         if not metrics:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+        trainer.callback_metrics.update(zip(metrics, torch.tensor(list(metrics.values())), strict=True))
         for logger in trainer.loggers:
             scalars = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
             logger.log_metrics(scalars, step=step)
@@ -229,6 +233,6 @@ def _log_dir(trainer: Trainer) -> str:
     return str(folder or trainer.default_root_dir)
 
 
-def _unscales_itself(trainer: Trainer, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether gradients stay scaled up to the update: a fused optimizer under a loss scaler."""
-    return has_scaler(trainer) and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+def _unscales_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether gradients stay scaled up to the update under a loss scaler: a fused optimizer."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

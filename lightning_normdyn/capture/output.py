@@ -24,12 +24,14 @@ class OutputStep(NamedTuple):
         radial_square: sum of ``g_rad²`` over the vectors, in the scale of the loss as it was differentiated.
         gradient_square: sum of ``|g|²``.
         nonfinite: vectors whose gradient was NaN or infinite; they are left out of the sums.
+        common_direction: length of the mean of the vectors' directions, 1 if all point one way.
     """
 
     norms: Tensor
     radial_square: Tensor
     gradient_square: Tensor
     nonfinite: Tensor
+    common_direction: Tensor
 
 
 OnError = Callable[[Exception], object]
@@ -94,6 +96,7 @@ class OutputTarget(ForwardListener):
         self._gave_vectors = False
         self._vectors: list[Tensor] = []
         self._norms: list[Tensor] = []
+        self._directions: list[Tensor] = []
         self._gradients: list[Tensor] = []
 
     def is_current(self) -> bool:
@@ -117,7 +120,7 @@ class OutputTarget(ForwardListener):
             keeps_vectors: whether the vectors themselves are kept too.
         """
         self._listens, self._keeps_vectors = listens, keeps_vectors
-        self._vectors, self._norms, self._gradients = [], [], []
+        self._vectors, self._norms, self._directions, self._gradients = [], [], [], []
         self._is_repetition = Recomputed()
 
     def step(self) -> OutputStep | None:
@@ -126,7 +129,8 @@ class OutputTarget(ForwardListener):
             return None
         norms = torch.cat(self._norms)
         sums = torch.stack(self._gradients).sum(0) if self._gradients else norms.new_full((3,), torch.nan)
-        return OutputStep(norms, *sums.unbind())
+        mean_direction = torch.stack(self._directions).sum(0) / norms.numel()
+        return OutputStep(norms, *sums.unbind(), common_direction=mean_direction.norm())
 
     def vectors(self) -> Tensor | None:
         """The vectors ``[n, d]`` that were returned since :meth:`arm`, if they were to be kept; ``None`` for none."""
@@ -144,7 +148,9 @@ class OutputTarget(ForwardListener):
         self._gave_vectors = True
         embedding = vectors.detach()
         rows = unpadded_rows(embedding, module, args, kwargs)
-        self._norms.append(safe_norm(rows))
+        norms = safe_norm(rows)
+        self._norms.append(norms)
+        self._directions.append((rows / norms[:, None]).nan_to_num(0).sum(0))
         if self._keeps_vectors:
             self._vectors.append(rows.clone())  # they may be overwritten in place
         if vectors.requires_grad:

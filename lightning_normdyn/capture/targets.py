@@ -71,9 +71,10 @@ def find_targets(
 
 def check_targets(targets: Targets) -> Targets:
     """``"auto"`` or a list of patterns, which a single pattern is made; anything else is refused."""
-    if isinstance(targets, str):
+    if isinstance(targets, str) and targets.strip():
         return targets if targets == "auto" else [targets]
-    if isinstance(targets, Sequence) and all(isinstance(pattern, str) for pattern in targets):
+    is_list = isinstance(targets, Sequence) and not isinstance(targets, str)
+    if is_list and all(isinstance(pattern, str) and pattern.strip() for pattern in targets) and len(targets):
         return targets
     raise ValueError(f"targets: expected 'auto' or a list of patterns, got {targets!r}")
 

@@ -37,6 +37,8 @@ class ExperimentRecord:
         arrays: what the figure draws, finite numbers by name.
         settings: what it was run with.
         seconds: how long it took.
+        verdicts: what the rules said of its trainings at their ends, as :class:`lightning_normdyn.instruments.Verdict`
+            names it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ExperimentRecord:
     arrays: Mapping[str, Sequence[float]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    verdicts: Sequence[Mapping[str, Any]] = ()
 
     def finding(self, quantity: str) -> Finding:
         """The finding of a quantity.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +86,7 @@ class ParquetLog:
             return
         rows = len(next(iter(columns.values())))
         arrays = [
-            pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(rows, field.type)
+            pa.array(columns[field.name], field.type) if field.name in columns else _nulls(rows, field.type)
             for field in self.schema
         ]
         if not self._waiting:
@@ -201,6 +202,12 @@ def _read_once(file: Path, schema: pa.Schema, earlier: _Part | None) -> _Part:
         return _Part(identity, read_part(file, schema))
     except ValueError as error:
         return _Part(identity, None, str(error))
+
+
+@lru_cache(maxsize=16)
+def _nulls(rows: int, kind: pa.DataType) -> pa.Array:
+    """An empty column; of most columns of most snapshots there is no value, and arrays are never written to."""
+    return pa.nulls(rows, kind)
 
 
 def _next_number(folder: Path) -> int:

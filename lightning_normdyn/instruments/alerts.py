@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning_normdyn.history.alert_log import AlertLog
-from lightning_normdyn.instruments.verdicts.evidence import LR, Courses, Evidence, Facts
+from lightning_normdyn.instruments.verdicts.evidence import LR, SECOND_MOMENT, Courses, Evidence, Facts
 from lightning_normdyn.instruments.verdicts.rules import judge
 from lightning_normdyn.instruments.verdicts.verdict import SEVERITIES, Severity, Verdict, by_severity
 
@@ -79,7 +80,8 @@ class Alerts:
             values: scalars by the name of the quantity.
         """
         courses = self.courses(facts.target)
-        courses.note(facts.step, {**values, LR: facts.lr})
+        moment = math.nan if facts.typical_row is None else facts.typical_row.second_moment
+        courses.note(facts.step, {**values, LR: facts.lr, SECOND_MOMENT: moment})
         verdicts = judge(Evidence(facts, courses))
         self.standing[facts.target] = verdicts
         for verdict in verdicts:

@@ -181,6 +181,8 @@ class Observation:
         steps = max((watch.steps for watch in self.recorder.watches), default=0)
         for facts in self._facts.of_numbers(steps, has_ended=has_ended):
             self._alerts.hear(facts, {})
+        for facts, learnt in self._facts.of_losses(steps, has_ended=has_ended):
+            self._alerts.hear(facts, learnt)
         self._alerts.record()
 
     def conclude(self) -> None:
@@ -526,6 +528,8 @@ class Observation:
         if calls is None:
             calls = training_calls if of_all_ranks else ranks.all_calls(training_calls)
             calls = [call for call in calls if call.tensors() and call.rows() >= ranks.size]
+        if not calls and of_all_ranks:
+            raise ValueError(f"the probe of '{target.name}' was saved without inputs")
         if not calls:
             self._warn(
                 f"'{target.name}' was not called with anything that could be encoded again, so its norms have no "
@@ -544,7 +548,7 @@ class Observation:
                 root=self._module,
             )
         except UnusableInputsError as error:
-            if is_users:
+            if is_users or of_all_ranks:
                 raise
             self._warn(f"{error}; meanwhile its norms have no balance")
             return None

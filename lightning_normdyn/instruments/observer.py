@@ -88,12 +88,23 @@ class NormObserver:
         name: str = "NormObserver",
         **options: Unpack[NormOptions],
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model: expected a module of torch, got {type(model).__name__}; pass the model itself")
         self._model, self._optimizers = model, _as_list(optimizer)
+        if not self._optimizers or not all(hasattr(each, "param_groups") for each in self._optimizers):
+            raise ValueError(
+                f"optimizer: expected an optimizer of torch, or several, got {optimizer!r}; pass what is stepped"
+            )
+        if log is not None and not callable(log):
+            raise ValueError(f"log: expected a function of metrics and the step, got {log!r}; pass one, such as print")
         if total_steps is not None:
             check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
         check_count(scheduler_every_n_steps=scheduler_every_n_steps)
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
+        for each in self._schedulers:
+            if not hasattr(each, "state_dict"):
+                raise ValueError(f"scheduler: expected a scheduler of torch, got {each!r}; pass the object itself")
         self._log, self._log_dir, self._name = log, log_dir, name
         self.name_holders: list[object] = [model]
         self._options = complete_options(options, arguments=_ARGUMENTS)

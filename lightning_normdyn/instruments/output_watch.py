@@ -185,10 +185,10 @@ def summarise_output(
         ranks: over how many ranks the loss is averaged.
 
     Returns:
-        Norm quantities, and ``gradient_norm`` (square root of the summed squares over all vectors of the step) with
-        ``radial_fraction``.
+        Norm quantities and ``common_direction``, and ``gradient_norm`` (square root of the summed squares over all
+        vectors of the step) with ``radial_fraction``.
     """
-    readings = summarise_norms(output_step.norms) if norms else {}
+    readings = summarise_norms(output_step.norms) | {"common_direction": output_step.common_direction} if norms else {}
     if gradient:
         length = output_step.gradient_square.sqrt()
         readings["gradient_norm"] = length / loss_scale / ranks
@@ -205,10 +205,14 @@ def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | N
 
     Args:
         gathered_norms: :func:`quantile_grid` of every rank, ``[ranks, 512]``.
-        gathered_sums: the three sums of every rank, ``[ranks, 3]``.
+        gathered_sums: the other fields of every rank, ``[ranks, 4]``; zeros of one that heard nothing.
+
+    The common direction is the mean of those of the ranks, whose batches are alike.
     """
     norms = gathered_norms.flatten()
-    return None if bool(norms.isnan().all()) else OutputStep(norms, *gathered_sums.sum(0).unbind())
+    has_heard = ~gathered_norms.isnan().all(1)
+    *sums, direction = gathered_sums.sum(0).unbind()
+    return OutputStep(norms, *sums, common_direction=direction / has_heard.sum()) if bool(has_heard.any()) else None
 
 
 def quantile_grid(norms: Tensor) -> Tensor:

@@ -228,7 +228,7 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
     ),
     (
         {"common_direction": "Common direction"},
-        "length of the mean of the rows' directions, at a window's end",
+        "length of the mean of directions: of a table's rows at a window's end, of an output's vectors in a step",
         "0 to 1",
         "below 0.5",
         "near 1: all rows point one way; add negatives, lower the temperature",
@@ -423,8 +423,8 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
         "of target `contrast`: what a loss learns itself, at the trainer's `log_every_n_steps`",
         "1",
         "level off inside their bounds",
-        "temperature at 0.01 (`max_scale`): the loss wants sharper scores than are good for it; a gamma at 0 "
-        "or 1: choose that cell",
+        "temperature at its bound 1/`max_scale` (0.01): the loss wants sharper scores than are good for it; a gamma at "
+        "0 or 1: choose that cell",
     ),
     (
         {"nonfinite_gradients": "gradients left out"},

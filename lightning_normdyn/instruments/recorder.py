@@ -275,9 +275,12 @@ def _sizes(optimizer: torch.optim.Optimizer) -> list[int]:
 
 
 def _to_numbers(readings: Sequence[Readings]) -> list[dict[str, float]]:
-    """All tensors become numbers in one transfer; values that are not finite are left out."""
-    tensors = [value for scalars in readings for value in scalars.values() if isinstance(value, Tensor)]
-    numbers = iter(torch.stack([most_precise(tensor.detach()) for tensor in tensors]).tolist() if tensors else [])
+    """All tensors become numbers, from a device in one transfer; values that are not finite are left out."""
+    tensors = [value.detach() for scalars in readings for value in scalars.values() if isinstance(value, Tensor)]
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        numbers = iter([float(tensor) for tensor in tensors])
+    else:
+        numbers = iter(torch.stack([most_precise(tensor) for tensor in tensors]).tolist())
     values = [
         {name: next(numbers) if isinstance(value, Tensor) else value for name, value in scalars.items()}
         for scalars in readings

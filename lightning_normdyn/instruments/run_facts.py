@@ -14,6 +14,7 @@ from lightning_normdyn.instruments.parameter_groups import ParameterGroup, find_
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.evidence import Facts
 from lightning_normdyn.instruments.watch import Watch
+from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.similarity import NormalizedSimilarity
 
 
@@ -30,7 +31,9 @@ class RunFacts:
         parameters = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
         similarities = (part for part in module.modules() if isinstance(part, NormalizedSimilarity))
         self._normalizations = tuple(sorted({similarity.normalization for similarity in similarities}))
-        self._numbers = {name: parameter for name, parameter in parameters if parameter.numel() == 1}
+        self._losses = {name: part for name, part in module.named_modules() if isinstance(part, ContrastiveLoss)}
+        loss_ids = {id(parameter) for loss in self._losses.values() for parameter in loss.parameters()}
+        self._numbers = {name: p for name, p in parameters if p.numel() == 1 or id(p) in loss_ids}
         layers = (part for part in module.modules() if isinstance(part, nn.Embedding))
         table_ids = {id(table_parameter(layer)) for layer in layers}
         self._has_tables_alone = all(id(p) in table_ids for _, p in parameters if p.dim() > 1)
@@ -48,7 +51,7 @@ class RunFacts:
         facts = replace(self._facts(target.name, group, watch.steps, has_ended), skipped_steps=watch.skipped_steps)
         if not isinstance(target, TableTarget):
             return facts
-        fits = (fit for fit in watch.measurements.values() if isinstance(fit, EquilibriumFit))
+        fits = [fit for fit in watch.measurements.values() if isinstance(fit, EquilibriumFit)]
         return replace(
             facts,
             kind="table",
@@ -57,22 +60,47 @@ class RunFacts:
             dtype=target.parameter.dtype,
             owners=self._owners(target.parameter),
             typical_row=next((fit.typical_row for fit in fits), None),
+            resets_norms=any(fit.resets_norms for fit in fits),
         )
 
     def of_numbers(self, step: int, *, has_ended: bool = False) -> list[Facts]:
-        """The facts of each parameter that is a single number, such as a temperature.
+        """The facts of each parameter that is a single number, such as a temperature, or that a loss learns.
 
         Args:
             step: steps made.
             has_ended: whether no step will follow.
         """
-        groups = {
-            name: ParameterGroup(optimizer, number)
-            for name, parameter in self._numbers.items()
-            for optimizer in self._run.followed()
+        groups = {name: self._group(parameter) for name, parameter in self._numbers.items()}
+        return [
+            replace(self._facts(name, group, step, has_ended), kind="scalar")
+            for name, group in groups.items()
+            if group is not None
+        ]
+
+    def of_losses(self, step: int, *, has_ended: bool = False) -> list[tuple[Facts, dict[str, float]]]:
+        """The facts of each loss that learns something itself, and what it has learnt.
+
+        Args:
+            step: steps made.
+            has_ended: whether no step will follow.
+        """
+        readings = []
+        for name, loss in self._losses.items():
+            values = {key: float(value) for key, value in loss.learnt().items() if value.numel() == 1}
+            group = next(filter(None, map(self._group, loss.parameters())), None)
+            if values and group is not None:
+                facts = self._facts(name or "loss", group, step, has_ended)
+                readings.append((replace(facts, kind="loss", least_temperature=1 / loss.scaling.max_scale), values))
+        return readings
+
+    def _group(self, parameter: nn.Parameter) -> ParameterGroup | None:
+        """The group that trains a parameter; the last optimizer's, if several do."""
+        groups = (
+            ParameterGroup(optimizer, number)
+            for optimizer in reversed(self._run.followed())
             if (number := group_number(optimizer, parameter)) is not None
-        }
-        return [replace(self._facts(name, group, step, has_ended), kind="scalar") for name, group in groups.items()]
+        )
+        return next(groups, None)
 
     def _facts(self, name: str, group: ParameterGroup, step: int, has_ended: bool) -> Facts:
         settings = group.optimizer.param_groups[group.number]

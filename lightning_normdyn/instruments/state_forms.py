@@ -90,9 +90,10 @@ def _errors(rows: int) -> Check:
 def _fit_window(rows: int, lost: Tensor) -> Check:
     moments = {
         "steps": whole(),
-        "sums": tensor(rows + 1, 4, least=0),
-        "scarce": tensor(rows + 1, dtypes=_BOOL),
-        "scarce_readings": tensor(rows, dtypes=_INT, least=0),
+        "scarce_steps": _check_scarce_steps,
+        "sums": tensor(rows + 1, 3, least=0),
+        "nonfinite": tensor(dtypes=(torch.int64,), least=0),
+        "cadences": optional(tensor(rows, dtypes=(torch.int8,), least=0)),
     }
     resets = {
         "before": optional(tensor(rows, least=0, unless=lost)),
@@ -191,6 +192,15 @@ def alerts_form() -> Check:
     )
     courses = fields({"relaxations": number(0), "relaxed_until": whole(), "courses": mapped(course)})
     return fields({"courses": mapped(courses), "passed_on": mapped(word(*SEVERITIES))})
+
+
+def _check_scarce_steps(value: Any, place: str) -> None:
+    """How many steps were read on each cadence."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: expected a dict, got a {type(value).__name__}")
+    for cadence, steps in value.items():
+        whole(1)(cadence, place)
+        whole()(steps, f"{place}.{cadence}")
 
 
 def _check_rates(value: Any, place: str) -> None:

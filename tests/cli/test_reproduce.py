@@ -1,6 +1,7 @@
 """``normdyn reproduce``: what it prints and saves, how it goes on, and how it ends when something is in the way."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,26 @@ def test_chosen_experiments_are_printed_and_saved(calls, capsys):
     page = Path("run/reproduce.html").read_text(encoding="utf-8")
     assert page.count("<section") == 2
     assert "seed 2" in page
+
+
+def test_what_rules_say_of_the_trainings_is_printed_and_saved(calls, monkeypatch, capsys):
+    """Of the trainings of an experiment that are watched, as fit says it of its own."""
+    fields = {"target": "table", "step": 9, "cause": "that", "sentence": "norms grow", "lever": "set weight_decay=3"}
+    verdicts = [
+        {**fields, "rule": "no_decay", "severity": "warning"},
+        {**fields, "rule": "equal_norms", "severity": "note"},
+    ]
+    experiment = EXPERIMENTS["frequency_law"]
+    judged = experiment._replace(run=lambda **options: replace(experiment.run(**options), verdicts=verdicts))
+    monkeypatch.setitem(EXPERIMENTS, "frequency_law", judged)
+    assert main(["reproduce", "--quick", "--only", "frequency_law", "--out", "run"]) == 0
+    printed = capsys.readouterr().out.replace("\n", " ")
+    line = "Warning (no_decay): 'table': norms grow. Likely cause: that. Lever: set weight_decay=3."
+    assert f"frequency_law: {line}" in printed
+    assert "equal_norms" not in printed
+    assert summary()["experiments"]["frequency_law"]["verdicts"] == verdicts
+    assert main(["reproduce", "--quick", "--only", "frequency_law", "--out", "run"]) == 0  # read off the disk
+    assert line in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_the_page_names_its_command(calls):

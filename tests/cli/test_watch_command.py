@@ -19,6 +19,7 @@ from lightning_normdyn.cli import report, watch
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.cli.watches.run_files import find_run, run_contents, run_state
 from lightning_normdyn.history import TargetHistory
+from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.run_mark import RunMark, mark_end
 from lightning_normdyn.history.target_history import folder_name
 
@@ -309,6 +310,68 @@ def test_when_a_run_is_over():
     assert (state.is_over(is_quiet=False), state.is_over(is_quiet=True)) == (False, True)
     RunMark.here(2).write(root)  # resumed
     assert not run_state(Path("run")).is_over(is_quiet=True)
+
+
+def minutes_passed(folder, minutes):
+    """Makes everything in a folder so many minutes old."""
+    moment = time.time() - 60 * minutes - 1
+    for path in Path(folder).rglob("*"):
+        os.utime(path, (moment, moment))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "age"), [(0, "within the last minute"), (1, "1 minute ago"), (90, "90 minutes ago")]
+)
+def test_of_a_run_on_another_machine_its_last_writing_is_said(minutes, age):
+    add_part("run", 1)
+    RunMark(ANYBODY, 1, "elsewhere").write(Path("run/normdyn"))
+    minutes_passed("run", minutes)
+    record = watch(run="run", once=True)
+    assert record.status == f"Last written {age} on 'elsewhere', whose processes cannot be seen from here."
+    assert f"Last written {age}" in text_of(record.page)
+    mark_end(Path("run/normdyn"))
+    assert watch(run="run", once=True).status == "The run has ended."
+
+
+def test_the_terminal_shows_verdicts_and_norms_and_writes_nothing(capsys):
+    history = add_part("run", 1)
+    for step, norm in ((1, 1.0), (2, 2.0), (3, 3.0), (4, 8.0)):
+        history.append_quantities(step, {"norm_p50": norm, "equilibrium_norm_p50": 0.25})
+    history.flush()
+    fields = {"step": 4, "target": "table.weight", "cause": "that"}
+    verdicts = [
+        {**fields, "rule": "no_decay", "severity": "warning", "sentence": "norms grow", "lever": "set weight_decay=3"},
+        {**fields, "rule": "equal_norms", "severity": "note", "sentence": "all alike", "lever": "leave it"},
+    ]
+    AlertLog(Path("run/normdyn")).stand(verdicts)
+    files = files_of("run")
+    assert main(["watch", "run", "--once", "--terminal"]) == 0
+    text = capsys.readouterr().out
+    assert "warning (no_decay) table.weight: norms grow. Lever: set weight_decay=3." in text
+    assert "all alike" not in text
+    assert "1 verdict more, in the report." in text
+    (row,) = (line for line in text.splitlines() if line.startswith("table.weight"))
+    assert row.split() == ["table.weight", "8", "0.25", "–", "–", "–", "▁▂▃█"]
+    assert "at step 4 of 100" in text
+    assert files_of("run") == files
+
+
+def test_the_terminal_takes_no_page(capsys):
+    assert main(["watch", "run", "--terminal", "--out", "page.html"]) == 2
+    assert "normdyn: out: expected none with terminal" in capsys.readouterr().err
+
+
+def test_the_terminal_follows_a_run_to_its_end(capsys):
+    add_part("run", 1)
+    RunMark.here(1).write(Path("run/normdyn"))
+    thread = threading.Timer(0.5, lambda: (add_part("run", 7), mark_end(Path("run/normdyn"))))
+    thread.start()
+    assert main(["watch", "run", "--terminal", "--interval", "0.2"]) == 0
+    text = capsys.readouterr().out
+    assert "Live, until Ctrl-C." in text
+    assert text.index("at step 1 of 100") < text.index("at step 7 of 100")
+    assert "The run has ended." in text
+    assert not Path("run/watch.html").exists()
 
 
 def test_the_page_may_go_elsewhere_but_not_everywhere(capsys):

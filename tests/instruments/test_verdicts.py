@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
-from lightning_normdyn.instruments import QUANTITIES, RULES
+from lightning_normdyn.instruments import QUANTITIES, RULES, NormObserver
 from lightning_normdyn.instruments.verdicts.evidence import Courses, Evidence, Facts, TypicalRow
 from lightning_normdyn.instruments.verdicts.rules import judge
 from lightning_normdyn.levers import equilibrium_init
+from lightning_normdyn.losses import InfoNCE
 
 _SOURCE = Path(__file__).parents[2] / "benchmarks" / "planted_runs.py"
 _SPEC = importlib.util.spec_from_file_location("planted_runs", _SOURCE)
@@ -121,6 +122,128 @@ def test_rows_that_may_still_be_met_are_not_said_to_die():
     assert "dying_rows" in rules_that_speak(foreseen, steps=300, total_steps=1000)
     assert "dying_rows" not in rules_that_speak(foreseen, steps=200, total_steps=1000)
     assert "dying_rows" not in rules_that_speak(foreseen | {"untouched_rows": 0.0})  # all were met since
+
+
+MANY_VALUES = {
+    "norm_p50": 3.0,
+    "norm_mean": 3.0,
+    "gradient_norm": 0.1,
+    "relaxation_steps": 400.0,
+    "equilibrium_norm_p50": 0.1,
+    "untouched_rows": 2.0,
+    "clip_ratio": 0.1,
+    "budget_growth": 2.0,
+    "budget_drift": 0.1,
+    "budget_decay": -0.1,
+}
+OPTIMIZERS = {
+    "SGD": lambda row, decay: torch.optim.SGD([row], lr=0.1, weight_decay=decay),
+    "AdamW": lambda row, decay: torch.optim.AdamW([row], weight_decay=decay),
+    "Adam": lambda row, decay: torch.optim.Adam([row], weight_decay=decay),
+    "Adagrad": lambda row, decay: torch.optim.Adagrad([row], weight_decay=decay),
+    "Adafactor": lambda row, decay: torch.optim.Adafactor([row], weight_decay=decay),
+    "Adadelta": lambda row, decay: torch.optim.Adadelta([row], weight_decay=decay),
+    "Lion": lambda row, decay: planted.Lion([row], lr=1e-3, weight_decay=decay),
+}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_optimizer_ends_a_run_by_what_is_said_of_it(name, decay):
+    optimizer = OPTIMIZERS[name](torch.ones(4, 16, requires_grad=True), decay)
+    verdicts = rules_that_speak(MANY_VALUES, optimizer=optimizer)
+    assert not [verdict.text for verdict in verdicts.values() if "nan" in verdict.text]
+
+
+def severities(values, **facts):
+    return {rule: verdict.severity for rule, verdict in rules_that_speak(values, **facts).items()}
+
+
+def grown(radial_fraction):
+    """Evidence of a table without decay whose norms doubled."""
+    evidence = evidence_of(
+        {"gradient_norm": 0.1, "radial_fraction": radial_fraction},
+        optimizer=torch.optim.AdamW([torch.ones(1)], weight_decay=0.0),
+    )
+    for step, norm in ((100, 1.0), (1000, 2.0)):
+        evidence.courses.note(step, {"norm_p50": norm})
+    return {verdict.rule: verdict.severity for verdict in judge(evidence)}
+
+
+def test_growth_without_decay_is_no_fault_where_the_loss_holds_lengths():
+    assert grown(1e-7)["no_decay"] == "warning"
+    assert grown(0.6)["no_decay"] == "note"
+
+
+@pytest.mark.parametrize(("norm", "severity"), [(8.0, "warning"), (0.125, "note")])
+def test_rows_that_start_too_short_grow_by_themselves(norm, severity):
+    values = {"norm_p50": norm, "equilibrium_norm_p50": 1.0, "relaxation_steps": 300.0}
+    assert severities(values)["far_start"] == severity
+    slow = severities(values | {"relaxation_steps": 5000.0}, optimizer=torch.optim.AdamW([torch.ones(1)], lr=1e-4))
+    assert slow["slow_relaxation"] == severity
+
+
+def test_clipping_leaves_the_size_of_adams_steps_alone():
+    values = {"clip_ratio": 0.2}
+    courses = {"optimizer": torch.optim.SGD([torch.ones(1)], lr=0.1, weight_decay=1e-3)}
+    pair = evidence_of(values, **courses), evidence_of(values)
+    for evidence in pair:
+        for step in range(10):
+            evidence.courses.note(step, values)
+    under_sgd, under_adamw = ({verdict.rule: verdict.severity for verdict in judge(evidence)} for evidence in pair)
+    assert (under_sgd["clipping_sets_steps"], under_adamw["clipping_sets_steps"]) == ("warning", "note")
+
+
+def test_a_reset_to_where_rows_settle_anyway_is_seen():
+    evidence = evidence_of({"norm_mean": 1.0, "budget_decay": -2e-3, "budget_drift": 1e-3, "budget_growth": 1e-3})
+    for step in range(6):
+        evidence.courses.note(step, {"norm_mean": 1.0})
+    named = evidence._replace(facts=replace(evidence.facts, resets_norms=True))
+    assert "reset_norms" not in {verdict.rule for verdict in judge(evidence)}
+    assert "reset_norms" in {verdict.rule for verdict in judge(named)}
+
+
+def verdicts_of(model, batch, optimizer, *, steps=120, **options):
+    """What stands after a plain loop."""
+    with NormObserver(model, optimizer, total_steps=steps, every_n_steps=10, **options) as observer:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(batch).backward()
+            optimizer.step()
+    return {verdict.rule: verdict for verdict in observer.verdicts}
+
+
+@pytest.mark.parametrize("max_scale", [12.5, 100.0])
+def test_a_temperature_is_judged_by_the_bound_of_its_own_loss(max_scale):
+    model = planted.Pairs(InfoNCE(temperature=1 / max_scale, learnable_temperature=True, max_scale=max_scale))
+    groups = [{"params": [model.table.weight]}, {"params": list(model.loss.parameters()), "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1)
+    pairs = torch.arange(40).repeat(2, 1).T
+    verdict = verdicts_of(model, pairs, optimizer, targets=["table.weight"])["temperature_at_bound"]
+    assert verdict.target == "loss"
+    assert f"temperature={max(0.05, 2 / max_scale):.3g}" in verdict.lever
+
+
+class Constant(torch.nn.Module):
+    """An encoder whose output does not depend on its input."""
+
+    def __init__(self, *, collapses):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 8)
+        self.collapses = collapses
+
+    def forward(self, inputs):
+        return self.layer(0 * inputs if self.collapses else inputs).sum()
+
+
+@pytest.mark.parametrize("collapses", [True, False])
+def test_an_encoder_whose_vectors_point_one_way_has_collapsed(collapses):
+    model = Constant(collapses=collapses)
+    with torch.no_grad():
+        model.layer.weight.mul_(10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    rules = verdicts_of(model, torch.randn(30, 4), optimizer, targets=["layer"])
+    assert ("collapsed_directions" in rules) == collapses
 
 
 def test_every_quantity_that_is_judged_is_logged():

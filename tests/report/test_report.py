@@ -103,7 +103,7 @@ def fit_by_numpy(predicted: np.ndarray, observed: np.ndarray) -> list[str]:
     x, y = np.log(predicted[usable]), np.log(observed[usable])
     error = np.median(np.abs(predicted[usable] - observed[usable]) / observed[usable])
     slope, r = np.polyfit(x, y, 1)[0], np.corrcoef(x, y)[0, 1]
-    return [f"slope {slope:.3f}", f"r {r:.3f}", f"median error {as_percent(error)}"]
+    return [f"least squares: slope {slope:.3f}", f"r {r:.3f}", f"median error {as_percent(error)}"]
 
 
 def as_percent(share: float) -> str:
@@ -221,8 +221,8 @@ def test_summary_makes_the_headline(run: Path, tmp_path: Path) -> None:
     head = Page(write_report(run, out=tmp_path / "deep" / "page.html", summary=summary)).text.partition("[1] Su")[0]
     lead = head.replace("\n", "")
     equilibrium = (
-        "The equilibrium law predicts the norms with slope 0.71, r 0.931 (published for a language model [1]: 0.88 and "
-        "0.97), 11.4% off"
+        "The equilibrium law predicts the norms with least-squares slope 0.71, r 0.931 (published for a language model "
+        "[1]: 0.88 and 0.97), 11.4% off"
     )
     transient = "the last window’s start, they are predicted to within 2.1%, against 13.1% for ‘stays as it is’."
     forecast = "The forecast for the end missed the final norms by 2.5%, against 42% for ‘stays as it is’."
@@ -236,7 +236,9 @@ def test_summary_makes_the_headline(run: Path, tmp_path: Path) -> None:
 def test_without_a_summary_the_last_logged_values_stand_there(run: Path, page: Page) -> None:
     quantities = read_run(run)["embedding.weight"].quantities().to_pylist()
     last = {line["quantity"]: line["value"] for line in quantities}
-    assert f"predicts the norms with slope {last['equilibrium_slope']:.2f}, " in page.text.replace("\n", "")
+    assert f"predicts the norms with least-squares slope {last['equilibrium_slope']:.2f}, " in page.text.replace(
+        "\n", ""
+    )
     assert f"{last['transient_slope']:.3f}" in page.text.partition("Further numbers")[0]
 
 
@@ -380,7 +382,7 @@ def test_slope_and_r_of_the_forecast_are_those_of_the_summary(run: Path, tmp_pat
     assert re.search(row % ("–", "–"), Page(write_report(run, out=tmp_path / "a.html", summary=summary)).text)
     summary |= {"forecast_slope": 0.8767, "forecast_pearson_r": 0.4321}
     page = Page(write_report(run, out=tmp_path / "b.html", summary=summary))
-    assert re.search(row % ("0\\.877", "0\\.432"), page.text)
+    assert re.search(row % (r"least-squares fit\s+0\.877", r"0\.432"), page.text)
 
 
 def test_labels_are_kept_for_the_table_they_fit(run: Path) -> None:
@@ -504,9 +506,15 @@ def test_table_holds_each_way_to_predict_against_stays_as_it_is() -> None:
     }
     rows = re.findall(r"<tr><th scope.*?</tr>", headline(numbers))
     cells = [[cell.split() for cell in re.sub(r"<[^>]*>", " ", row.replace("</td>", "|")).split("|")] for row in rows]
-    assert cells[0][:-1] == [["Equilibrium", "law", "0.711", "0.88"], ["0.912", "0.97"], ["21%"], ["–"], ["–"]]
+    assert cells[0][:-1] == [
+        ["Equilibrium", "law", "least-squares", "fit", "0.711", "0.88"],
+        ["0.912", "0.97"],
+        ["21%"],
+        ["–"],
+        ["–"],
+    ]
     assert cells[1][:-1] == [
-        ["Transient-corrected", "0.987", "0.88"],
+        ["Transient-corrected", "least-squares", "fit", "0.987", "0.88"],
         ["0.991", "0.97"],
         ["2.1%"],
         ["13.1%"],
@@ -662,3 +670,31 @@ def test_threads_that_draw_at_once_leave_matplotlib_as_it_was(run: Path, tmp_pat
     assert dict(matplotlib.rcParams) == before
     assert np.random.get_state()[1].tolist() == state
     assert warnings.filters == filters
+
+
+def test_a_slope_says_which_fit_it_is_of() -> None:
+    numbers = {"equilibrium_slope": 0.99, "equilibrium_pearson_r": 0.99, "equilibrium_median_error": 0.1}
+    plain = {"equilibrium_least_squares_slope": 0.8, "equilibrium_least_squares_pearson_r": 0.9}
+    assert "with least-squares slope <b>0.99</b>" in headline(numbers)
+    both = headline(numbers | plain)
+    assert "with weighted slope <b>0.99</b>" in both
+    assert "Plain least squares, as published, finds slope 0.80" in both
+    assert "weighted fit" in both
+
+
+@pytest.mark.parametrize(
+    ("coverage", "sentence"),
+    [
+        (0.91, "91% lie inside their own 90% interval (90% are expected)."),
+        (0.12, "with nothing wrong; followed through them, 88% do)."),
+    ],
+)
+def test_what_coverage_is_expected_is_said_beside_it(coverage: float, sentence: str) -> None:
+    numbers = {
+        "equilibrium_slope": 0.99,
+        "equilibrium_pearson_r": 0.99,
+        "equilibrium_coverage": coverage,
+        "equilibrium_judged_rows": 300.0,
+        "transient_coverage": 0.88,
+    }
+    assert sentence in headline(numbers)

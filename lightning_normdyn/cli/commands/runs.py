@@ -78,6 +78,7 @@ def watch(
     interval: Seconds = 10.0,
     timeout: Seconds | None = None,
     once: bool = False,
+    terminal: bool = False,
 ) -> WatchRecord:
     """Keep the report of a run up to date while it trains.
 
@@ -89,13 +90,14 @@ def watch(
         interval: least time between two drawings; an open page loads itself again as often
         timeout: how long to wait for the run to begin (default: for ever)
         once: draw what is there now and end
+        terminal: show it as text here, over ssh for instance, and write no page
 
     Returns:
         How the run ended, where the page is, and what of the history was damaged and left out.
 
     Raises:
         FileNotFoundError: if no run began in time, or with ``once`` there is none.
-        ValueError: if ``out`` is a folder.
+        ValueError: if ``out`` is a folder, or given with ``terminal``.
         OSError: if the page cannot be written.
         KeyboardInterrupt: where it comes in; the page stays, and no longer loads itself.
     """
@@ -103,7 +105,9 @@ def watch(
 
     from lightning_normdyn.cli.watches.watch import WatchSettings, draw_once, watch_run
 
-    settings = WatchSettings(Path(run), None if out is None else Path(out), interval, timeout)
+    if terminal and out is not None:
+        raise ValueError(f"out: expected none with terminal, which writes no page, got '{out}'; leave one of them out")
+    settings = WatchSettings(Path(run), None if out is None else Path(out), interval, timeout, terminal)
     return draw_once(settings) if once else watch_run(settings)
 
 
@@ -133,7 +137,7 @@ def reproduce(
 
 
 @command(Shell(positional=("name",)))
-def configs(*, name: Name | None = None, out: Folder = ".", overwrite: bool = False) -> ConfigsRecord:
+def configs(*, name: Name | None = None, out: Folder | None = None, overwrite: bool = False) -> ConfigsRecord:
     """List the configs that come with the package, or copy one to change it.
 
     Args:
@@ -145,9 +149,11 @@ def configs(*, name: Name | None = None, out: Folder = ".", overwrite: bool = Fa
         All configs with what they are for, and the copy if one was made.
 
     Raises:
-        ValueError: if there is no such config, or the file is there already.
+        ValueError: if there is no such config, none is named for a copy, or the file is there already.
         OSError: if the folder cannot be written.
     """
     from lightning_normdyn.cli.shipped_configs import copy_config, list_configs
 
-    return list_configs() if name is None else copy_config(name, out, overwrite=overwrite)
+    if name is None and (out is not None or overwrite):
+        raise ValueError("name: expected the config that is to be copied, got none with --out or --overwrite")
+    return list_configs() if name is None else copy_config(name, out or ".", overwrite=overwrite)

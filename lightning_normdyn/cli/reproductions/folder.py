@@ -50,6 +50,7 @@ class Reproduction:
                 "findings": [finding._asdict() for finding in record.findings],
                 "settings": dict(record.settings),
                 "seconds": round(record.seconds, 2),
+                "verdicts": [dict(verdict) for verdict in record.verdicts],
             }
             for name, record in self.records.items()
         }

@@ -21,6 +21,7 @@ from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.history.experiment import ExperimentRecord
 from lightning_normdyn.history.number import show_number
+from lightning_normdyn.instruments import Verdict
 from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.experiments import write_reproduction
@@ -66,6 +67,9 @@ class ReproductionRecord(NamedTuple):
         if not self.records:
             return
         console.print(_table(self.records), soft_wrap=False)
+        for name, record in self.records.items():
+            for line in _verdict_lines(record):
+                console.print(f"{name}: {line}")
         if self.settings["quick"]:
             console.print(_QUICK)
         seconds = sum(record.seconds for record in self.records.values())
@@ -156,6 +160,15 @@ def _draw_page(reproduction: Reproduction, records: list[ExperimentRecord]) -> D
         facts["note:"] = _QUICK
     command = running_command()
     return draw_page(lambda: write_reproduction(reproduction.folder / PAGE, records, facts=facts, command=command))
+
+
+def _verdict_lines(record: ExperimentRecord) -> list[str]:
+    """What the rules say of an experiment's trainings from a warning on."""
+    return [
+        f"{verdict['severity'].capitalize()} ({verdict['rule']}): '{verdict['target']}': {Verdict(**verdict).text}"
+        for verdict in record.verdicts
+        if verdict["severity"] != "note"
+    ]
 
 
 def _table(records: Mapping[str, ExperimentRecord]) -> Table:

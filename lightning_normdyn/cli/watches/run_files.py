@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,18 @@ def run_state(run: Path) -> RunState:
     root = run / FOLDER
     mark = RunMark.read(root)
     return RunState(has_ended(root), mark is None or mark.is_gone)
+
+
+def distant_host(run: Path) -> str:
+    """The machine that writes a run, if it is another than this one, whose processes alone can be seen; else empty."""
+    mark = RunMark.read(run / FOLDER)
+    return "" if mark is None or mark.host in ("", platform.node()) else mark.host
+
+
+def last_writing(run: Path) -> float:
+    """When something was last added to a run, in seconds since the epoch; 0 where it holds nothing."""
+    times = (path.stat().st_mtime for path in (run / FOLDER).rglob("*") if path.is_file())
+    return max(times, default=0.0)
 
 
 def run_contents(run: Path) -> Contents:

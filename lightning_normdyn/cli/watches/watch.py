@@ -10,13 +10,24 @@ from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.run_folder import check_output_file
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.watches.live_page import LivePage
-from lightning_normdyn.cli.watches.run_files import Contents, RunState, find_run, run_contents, run_state
+from lightning_normdyn.cli.watches.run_files import (
+    Contents,
+    RunState,
+    distant_host,
+    find_run,
+    last_writing,
+    run_contents,
+    run_state,
+)
+from lightning_normdyn.cli.watches.run_view import RunView
+from lightning_normdyn.cli.watches.text_view import TextView
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PAGE = "watch.html"
 _POLL_SECONDS = 1.0
+_MINUTE = 60.0
 
 
 class WatchSettings(NamedTuple):
@@ -27,12 +38,14 @@ class WatchSettings(NamedTuple):
         out: where the page goes.
         interval: seconds between two drawings at least, and between two loads of an open page.
         timeout: seconds to wait for a run to begin; ``None`` for ever.
+        in_terminal: whether it is shown as text in the terminal, and no page is written.
     """
 
     run: Path
     out: Path | None = None
     interval: float = 10.0
     timeout: float | None = None
+    in_terminal: bool = False
 
 
 class WatchRecord(NamedTuple):
@@ -40,12 +53,13 @@ class WatchRecord(NamedTuple):
 
     Attributes:
         run: the folder of the run that was watched.
-        page: where its report is; ``None`` if none could be drawn.
+        page: where its report is; ``None`` if none could be drawn, or none was to be.
         status: how the run ended, as a sentence.
         step: the latest step in the report.
         redraws: how often it was drawn.
         damaged: what is wrong with parts of the history that were left out, a sentence each.
         trouble: why the last drawing failed; empty if it did not.
+        in_terminal: whether it was shown as text in the terminal.
     """
 
     run: Path
@@ -55,6 +69,7 @@ class WatchRecord(NamedTuple):
     redraws: int
     damaged: tuple[str, ...] = ()
     trouble: str = ""
+    in_terminal: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -62,7 +77,9 @@ class WatchRecord(NamedTuple):
         return int(bool(self.trouble))
 
     def print_to(self, console: Console) -> None:
-        """Prints how the run ended and where the report is."""
+        """Prints how the run ended and where the report is; what the terminal shows already is not said again."""
+        if self.in_terminal:
+            return
         console.print(self.status)
         for damage in self.damaged:
             console.print(f"Left out: {damage}")
@@ -84,11 +101,11 @@ def draw_once(settings: WatchSettings) -> WatchRecord:
     run = find_run(settings.run)
     if run is None:
         raise _absent(settings.run)
-    page = _page_of(run, settings)
-    page.draw()
-    status = _last_words(run_state(run))
-    page.write(status)
-    return _record(page, status)
+    view = _view_of(run, settings)
+    view.draw()
+    status = _last_words(run, run_state(run))
+    view.show(status)
+    return _record(view, status)
 
 
 def watch_run(settings: WatchSettings) -> WatchRecord:
@@ -104,15 +121,15 @@ def watch_run(settings: WatchSettings) -> WatchRecord:
     """
     if settings.out is not None:
         check_output_file(settings.out, "out")
-    page = _page_of(_await_run(settings), settings)
+    view = _view_of(_await_run(settings), settings)
     try:
-        state = _follow(page, settings.interval)
+        state = _follow(view, settings.interval)
     except KeyboardInterrupt:
-        page.write("No longer watched.")
+        view.show("No longer watched.")
         raise
-    status = _last_words(state)
-    page.write(status)
-    return _record(page, status)
+    status = _last_words(view.run, state)
+    view.show(status)
+    return _record(view, status)
 
 
 def _await_run(settings: WatchSettings) -> Path:
@@ -136,57 +153,94 @@ def _absent(folder: Path, when: str = "") -> FileNotFoundError:
     )
 
 
-def _page_of(run: Path, settings: WatchSettings) -> LivePage:
-    path = settings.out if settings.out is not None else run / PAGE
-    check_output_file(path, "out")
+def _view_of(run: Path, settings: WatchSettings) -> RunView:
     if run != settings.run:
         terminal().print(f"{settings.run} holds several runs or is none itself; this is {run}.")
+    if settings.in_terminal:
+        return TextView(run)
+    path = settings.out if settings.out is not None else run / PAGE
+    check_output_file(path, "out")
     return LivePage(run, path, command=running_command())
 
 
-def _follow(page: LivePage, interval: float) -> RunState:
+def _follow(view: RunView, interval: float) -> RunState:
     """Draws whenever something was added, at most once an interval, until the run is over."""
-    page_contents: Contents | None = None
+    drawn_contents: Contents | None = None
     contents: Contents = frozenset()
-    change_time = draw_time = -interval
+    change_time = draw_time = show_time = -max(interval, _MINUTE)
+    host = distant_host(view.run)
     while True:
-        state = run_state(page.run)  # before the files, so that those which a run wrote before its end are seen
-        before, contents = contents, run_contents(page.run)
+        state = run_state(view.run)  # before the files, so that those which a run wrote before its end are seen
+        before, contents = contents, run_contents(view.run)
         now = time.monotonic()
         if contents != before:
             change_time = now
         is_over = state.is_over(is_quiet=now - change_time >= interval)
-        if contents != page_contents and (is_over or now - draw_time >= interval):
-            page_contents, draw_time = contents, now
-            _redraw(page, interval)
+        if contents != drawn_contents and (is_over or now - draw_time >= interval):
+            drawn_contents, draw_time, show_time = contents, now, now
+            host = distant_host(view.run)  # it may have been resumed elsewhere
+            _redraw(view, interval)
+        elif host and now - show_time >= max(interval, _MINUTE):
+            show_time = now
+            view.show(_live_words(view, interval), reload_seconds=interval)
         if is_over:
             return state
         time.sleep(min(_POLL_SECONDS, interval))
 
 
-def _redraw(page: LivePage, interval: float) -> None:
+def _redraw(view: RunView, interval: float) -> None:
     console, start = terminal(), time.monotonic()
-    earlier_trouble, is_first = page.trouble, not page.is_on_disk
-    page.draw()
-    page.write(f"Live: this page loads itself again every {interval:g} s.", reload_seconds=interval)
-    if is_first and page.is_on_disk:
-        console.print(f"Live report: {page.path.resolve().as_uri()}")
-    if page.trouble and page.trouble != earlier_trouble:
-        console.print(f"{time.strftime('%H:%M:%S')}  not drawn: {page.trouble}")
-    elif not page.trouble and console.is_terminal:
-        damage = f", {len(page.damaged)} damaged parts left out" if page.damaged else ""
+    earlier_trouble, is_first = view.trouble, view.page is None
+    view.draw()
+    view.show(_live_words(view, interval), reload_seconds=interval)
+    if isinstance(view, TextView):
+        return
+    if is_first and view.page is not None:
+        console.print(f"Live report: {view.page.resolve().as_uri()}")
+    if view.trouble and view.trouble != earlier_trouble:
+        console.print(f"{time.strftime('%H:%M:%S')}  not drawn: {view.trouble}")
+    elif not view.trouble and console.is_terminal:
+        damage = f", {len(view.damaged)} damaged parts left out" if view.damaged else ""
         seconds = time.monotonic() - start
-        console.print(f"{time.strftime('%H:%M:%S')}  {page.progress}, drawn in {seconds:.1f} s{damage}")
+        console.print(f"{time.strftime('%H:%M:%S')}  {view.progress}, drawn in {seconds:.1f} s{damage}")
 
 
-def _last_words(state: RunState) -> str:
+def _live_words(view: RunView, interval: float) -> str:
+    """What is said of a run that is followed."""
+    live = (
+        "Live, until Ctrl-C."
+        if isinstance(view, TextView)
+        else f"Live: this page loads itself again every {interval:g} s."
+    )
+    return " ".join(filter(None, (live, _distance(view.run))))
+
+
+def _last_words(run: Path, state: RunState) -> str:
     if state.has_ended:
         return "The run has ended."
     if state.is_gone:
         return "No process writes to this history any more, and none has said that it is complete."
-    return "The run goes on."
+    return _distance(run) or "The run goes on."
 
 
-def _record(page: LivePage, status: str) -> WatchRecord:
-    path = page.path if page.is_on_disk else None
-    return WatchRecord(page.run, path, status, page.last_step, page.redraws, tuple(page.damaged), page.trouble)
+def _distance(run: Path) -> str:
+    """What can be said of a run of another machine, whose processes cannot be seen; empty for one of this machine."""
+    host = distant_host(run)
+    if not host:
+        return ""
+    minutes = max(0, int((time.time() - last_writing(run)) / _MINUTE))
+    age = "within the last minute" if not minutes else f"{minutes:,} minute{'s' * (minutes > 1)} ago"
+    return f"Last written {age} on '{host}', whose processes cannot be seen from here."
+
+
+def _record(view: RunView, status: str) -> WatchRecord:
+    return WatchRecord(
+        view.run,
+        view.page,
+        status,
+        view.last_step,
+        view.redraws,
+        tuple(view.damaged),
+        view.trouble,
+        in_terminal=isinstance(view, TextView),
+    )

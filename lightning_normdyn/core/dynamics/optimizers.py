@@ -37,7 +37,7 @@ def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> Equili
         The rule at the group's present learning rate.
 
     Raises:
-        ValueError: if there is no such group.
+        ValueError: if there is no such group, or no optimizer.
 
     Example:
         >>> table = torch.nn.Parameter(torch.ones(10, 64))
@@ -46,13 +46,29 @@ def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> Equili
         >>> equilibrium_rule(torch.optim.Adamax([table])).reason
         'Adamax has no known law of the norm'
     """
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning and Accelerate wrap the real one
-    if not 0 <= group < len(optimizer.param_groups):
+    optimizer = unwrapped_optimizer(optimizer)
+    check_whole = isinstance(group, int) and not isinstance(group, bool)
+    if not check_whole or not 0 <= group < len(optimizer.param_groups):
         raise ValueError(
             f"group: expected 0 to {len(optimizer.param_groups) - 1}, got {group}; "
             f"this {type(optimizer).__name__} has {len(optimizer.param_groups)} parameter group(s)"
         )
     return group_rule(optimizer, optimizer.param_groups[group])
+
+
+def unwrapped_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer itself, which Lightning and Accelerate wrap.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    if not hasattr(inner, "param_groups"):
+        raise ValueError(
+            f"optimizer: expected an optimizer of torch, got {type(optimizer).__name__}; pass what is stepped"
+        )
+    unwrapped: torch.optim.Optimizer = inner
+    return unwrapped
 
 
 def group_rule(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> EquilibriumRule:

@@ -109,6 +109,11 @@ class EquilibriumRule:
         """Whether there is a norm at which rows stay under weight decay."""
         return self.family is not None and LAWS[self.family].settles
 
+    @property
+    def ignores_gradient_scale(self) -> bool:
+        """Whether steps stay as long as they are when all gradients are scaled alike, as by clipping at a low norm."""
+        return self.family is not None and "second_moment" not in LAWS[self.family].norm_needs
+
     def path_is_known(self, *, accumulated: Tensor | None = None) -> bool:
         """Whether :meth:`evolve` has what its law needs: the accumulator, or to start at the first step."""
         if self.family is None:
@@ -518,3 +523,15 @@ class EquilibriumRule:
 
 def _precise(value: Tensor | float) -> Tensor:
     return most_precise(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def check_rule(rule: object) -> None:
+    """Refuses what is no rule of an optimizer.
+
+    Raises:
+        ValueError: naming the argument and what makes one.
+    """
+    if not isinstance(rule, EquilibriumRule):
+        raise ValueError(
+            f"rule: expected an EquilibriumRule, got {type(rule).__name__}; equilibrium_rule(optimizer) makes one"
+        )

@@ -59,18 +59,18 @@ class WindowFit(NamedTuple):
 
 
 class FitWindow:
-    """Running sums from which a window is judged when it closes: 85 bytes a row.
+    """Running sums from which a window is judged when it closes: 65 bytes a row of a float32 table.
 
     Args:
         norms: norms at the start, ``[rows]``.
         observed_mean: how to average norms over time, :attr:`EquilibriumRule.observed_mean`.
-        scarce: rows that are to be read whenever they are touched, see :class:`RowMoments`.
+        cadences: every how many steps each row is read, see :class:`RowMoments`.
     """
 
-    def __init__(self, norms: Tensor, observed_mean: ObservedMean, scarce: Tensor | None = None) -> None:
+    def __init__(self, norms: Tensor, observed_mean: ObservedMean, cadences: Tensor | None = None) -> None:
         self.observed_mean = observed_mean
         self.start = most_precise(norms)
-        self.moments = RowMoments(len(norms), norms.device, scarce=scarce)
+        self.moments = RowMoments(len(norms), norms.device, cadences=cadences)
         self.rates = EffectiveTrace()
         self.samples = 0
         self._squares = torch.zeros_like(self.start)
@@ -85,8 +85,9 @@ class FitWindow:
             before: rows before the step, ``[rows, d]``.
             after: rows after it, ``[rows, d]``.
         """
-        norm = most_precise(safe_norm(after))
-        self.resets.sample(most_precise(safe_norm(before)), norm)
+        norm = safe_norm(after)
+        self.resets.sample(safe_norm(before), norm)
+        norm = most_precise(norm)
         self.samples += 1
         self._squares += norm.square()
         if self.observed_mean == "geometric":

@@ -16,6 +16,12 @@ from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
 _LATEST = 16
 LR = "lr"
 """The course of the nominal learning rate, which is no logged quantity."""
+SECOND_MOMENT = "second_moment"
+"""The course of the middle row's ``V²`` from window to window, which is none either."""
+_WIDE_SPAN = 1.1
+_FAR = 1.5
+_UNSEEN = 1.3
+"""How far norms came to lie from a law whose ``V²`` was measured at norms that were ``_FAR`` off (tests of levers)."""
 
 
 @dataclass
@@ -140,7 +146,7 @@ class Facts:
 
     Attributes:
         target: its name.
-        kind: a table, the output of a submodule, or a single learnt number.
+        kind: a table, the output of a submodule, a single learnt number, or a loss with all that it learns.
         rule: the law of its parameter group now.
         lr: nominal learning rate now.
         weight_decay: as the optimizer calls it.
@@ -157,10 +163,12 @@ class Facts:
         loss_normalizations: what the model's losses normalise, such as ``("cosine",)``.
         has_tables_alone: whether the model learns tables and nothing between them and the loss.
         typical_row: of the latest window; ``None`` before one closed.
+        resets_norms: whether something was seen to set norms back between steps.
+        least_temperature: below which a loss does not let its learnt temperature fall.
     """
 
     target: str
-    kind: Literal["table", "output", "scalar"]
+    kind: Literal["table", "output", "scalar", "loss"]
     rule: EquilibriumRule
     lr: float
     weight_decay: float
@@ -177,6 +185,8 @@ class Facts:
     loss_normalizations: tuple[str, ...] = ()
     has_tables_alone: bool = False
     typical_row: TypicalRow | None = None
+    resets_norms: bool = False
+    least_temperature: float = 0.01
 
     @property
     def horizon(self) -> int | None:
@@ -215,6 +225,20 @@ class Evidence(NamedTuple):
         return self.facts.kind == "table"
 
     @property
+    def chance_radial_fraction(self) -> float:
+        """The radial share of a gradient that points anywhere: ``1/sqrt(d)``."""
+        return 1 / math.sqrt(self.facts.dim or 1)
+
+    @property
+    def sees_lengths(self) -> bool:
+        """Whether the gradient points along the rows about as much as anywhere else.
+
+        So it is where scores are products of lengths. The loss then holds norms too, and where decay alone would have
+        them settle is no place that they must reach.
+        """
+        return self.recent("radial_fraction", readings=3) >= 0.1 * self.chance_radial_fraction
+
+    @property
     def awaits_fit(self) -> bool:
         """Whether a window may still close that gives levers their values."""
         return self.facts.typical_row is None and not self.facts.has_ended
@@ -248,7 +272,7 @@ class Evidence(NamedTuple):
             rule: the law, if it is another than the present one.
         """
         row, rule = self.facts.typical_row, rule or self.facts.rule
-        if row is None or rule.family is None or not norm > 0 or not self.mean_lr > 0:
+        if row is None or not rule.settles or not norm > 0 or not self.mean_lr > 0:
             return None
         decay = weight_decay_for(
             rule.at(nominal_lr=self.mean_lr),
@@ -259,11 +283,56 @@ class Evidence(NamedTuple):
         )
         return decay if math.isfinite(decay) else None
 
+    def place(self, norm: float) -> str:
+        """Where rows settle that a law has at a norm, in words: how far they may be off it if gradients change again.
+
+        The law takes the gradients for as large as they are now. Where steps go by the gradient, the norm goes by
+        ``V²`` to one over the law's power, and ``V²`` may be anywhere that it was so far. Where the optimizer divides
+        by the gradient's size, it divides by that of the past: gradients that have shrunk leave steps, and norms,
+        short by ``sqrt(V² now/V² on the average)`` until its second-moment average has forgotten them. Gradients that
+        are alike from step to step make them longer, by the root of what the budget grows by over what the law has.
+
+        Args:
+            norm: the law's.
+        """
+        if SECOND_MOMENT not in self.courses or not self.courses[SECOND_MOMENT].lowest > 0:
+            return f"at {amount(norm)}"
+        course, rule = self.courses[SECOND_MOMENT], self.facts.rule
+        if rule.ignores_gradient_scale:
+            factors = [1.0, (course.last / course.mean) ** 0.5, self._growth_over_law() ** 0.5]
+        else:
+            factors = [1.0, *((bound / course.last) ** (1 / rule.power) for bound in (course.lowest, course.highest))]
+        low, high = norm * min(factors), norm * max(factors)
+        if not 1 / _FAR < norm / self.last("norm_p50") < _FAR:  # nobody has seen the gradients there
+            low, high = low / _UNSEEN, high * _UNSEEN
+        if high < _WIDE_SPAN * low:
+            return f"at {amount(norm)}"
+        return f"at {amount(norm)} ({amount(low)} to {amount(high)} as far as gradients may change)"
+
+    def _growth_over_law(self) -> float:
+        """What steps add to ``R²`` in a step by the measured budget, over what the law has them add; 1 if unknown."""
+        growth = self.recent("budget_growth", readings=5) + self.recent("budget_drift", readings=5)
+        decay = self.decay_for_norm(self.last("norm_p50"))
+        if decay is None or not growth > 0:
+            return 1.0
+        rule = self.facts.rule
+        return growth / (2 * rule.lr_gain * self.mean_lr * rule.decay_gain * decay)
+
     def norm_at_decay(self, weight_decay: float) -> float:
         """The norm at which the middle row settles under another ``weight_decay``, at the mean rate; NaN if unknown."""
         row, rule = self.facts.typical_row, self.facts.rule
-        if row is None or rule.family is None or not self.facts.weight_decay > 0 or self.facts.dim is None:
+        if row is None or not rule.settles or not self.facts.weight_decay > 0 or self.facts.dim is None:
             return math.nan
         factor: float = (weight_decay / self.facts.weight_decay) ** (-1 / rule.power)
         norm = rule.at(nominal_lr=self.mean_lr).predict(row.second_moment, self.facts.dim, row.update_probability)
         return float(norm) * factor
+
+
+def amount(value: float) -> str:
+    """A number of a sentence: three digits that matter, thousands set apart.
+
+    Example:
+        >>> amount(31000.4), amount(0.0340128), amount(6.17)
+        ('31,000', '0.034', '6.17')
+    """
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"

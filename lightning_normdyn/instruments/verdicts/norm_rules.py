@@ -6,18 +6,20 @@ import math
 from dataclasses import replace
 
 from lightning_normdyn.instruments.verdicts.evidence import Evidence
-from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
+from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, Severity, amount
 
 _FEWEST_STEPS = 100
 _ENOUGH_RELAXATIONS = 3
 """Relaxation times after which 5% of the way to equilibrium is left."""
+_STILL_LONG = 0.5
+"""Of the longest median so far; those of single batches scatter."""
 _GREATEST_FACTOR = 30
 """By which a decay may be raised; norms that settle in so short a run would be far too short."""
 
 
 def _no_decay(evidence: Evidence) -> Finding | None:
     facts, first, last = evidence.facts, evidence.first("norm_p50"), evidence.last("norm_p50")
-    if not evidence.is_table or facts.rule.family is None or facts.rule.radial_decay > 0 or facts.step < _FEWEST_STEPS:
+    if not evidence.is_table or not facts.rule.settles or facts.rule.radial_decay > 0 or facts.step < _FEWEST_STEPS:
         return None
     if not first > 0 or not evidence.last("gradient_norm") > 0 or evidence.awaits_fit:
         return None
@@ -26,8 +28,8 @@ def _no_decay(evidence: Evidence) -> Finding | None:
     return Finding(
         f"without weight decay norms settle nowhere: they went from {amount(first)} to {amount(last)} (median) in "
         f"{facts.step:,} steps, and directions turn ever more slowly",
-        f"set {lever}: rows then settle at {amount(first)}, the norm they started from",
-        "warning" if last > 1.15 * first else "note",
+        f"set {lever}: rows then settle {evidence.place(first)}, the norm they started from",
+        _severity(evidence, is_grave=last > 1.15 * first),
     )
 
 
@@ -38,13 +40,13 @@ def _slow_relaxation(evidence: Evidence) -> Finding | None:
     gap, target = _gap(evidence), evidence.last("equilibrium_norm_p50")
     if not gap > 0.25 or _could_relax(evidence, horizon) >= _ENOUGH_RELAXATIONS:
         return None
-    factor = _ENOUGH_RELAXATIONS / relaxations
+    factor = _decay_factor(evidence, relaxations)
     decay = evidence.facts.weight_decay * factor
     alternative = (
-        f"raise weight_decay from {amount(evidence.facts.weight_decay)} to {amount(decay)}: rows then settle at "
-        f"{amount(evidence.norm_at_decay(decay))} within the run"
+        f"raise weight_decay from {amount(evidence.facts.weight_decay)} to {amount(decay)}: rows then settle "
+        f"{evidence.place(evidence.norm_at_decay(decay))} within the run"
         if factor < _GREATEST_FACTOR
-        else f"train {amount(factor * horizon)} steps"
+        else f"train {amount(_ENOUGH_RELAXATIONS / relaxations * horizon)} steps"
     )
     first, last = evidence.first("norm_p50"), evidence.last("norm_p50")
     fate = "be those of the start" if abs(last / first - 1) < 0.25 else "not have settled"
@@ -52,7 +54,7 @@ def _slow_relaxation(evidence: Evidence) -> Finding | None:
         f"relaxation takes {amount(horizon / relaxations)} steps and the run has {horizon:,}: norms at the end will "
         f"{fate} (the median is {amount(last)} now and would settle at {amount(target)})",
         f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or {alternative}",
-        "warning" if gap > 1 else "note",
+        _severity(evidence, is_grave=gap > 1 and last > target),
     )
 
 
@@ -71,6 +73,7 @@ def _freezing_schedule(evidence: Evidence) -> Finding | None:
         f"let the learning rate fall later, to a mean of {amount(mean_rate * _ENOUGH_RELAXATIONS / relaxations)} "
         f"(it is {amount(mean_rate)}), or start rows at their equilibrium with "
         f"`equilibrium_init(table, rule.at(nominal_lr={amount(evidence.peak_lr)}))`",
+        _severity(evidence, is_grave=evidence.last("norm_p50") > evidence.last("equilibrium_norm_p50")),
     )
 
 
@@ -100,8 +103,7 @@ def _far_start(evidence: Evidence) -> Finding | None:
     course, power = evidence.courses["equilibrium_norm_p50"], evidence.facts.rule.power
     target = course.highest if first > course.highest else course.lowest
     ratio = first / target if target > 0 else math.nan
-    distance = abs(ratio**power - 1) / (1.1**power - 1 if ratio > 1 else 1 - 0.9**power)
-    steps = evidence.courses["relaxation_steps"].lowest * math.log(max(1.0, distance))
+    steps = evidence.courses["relaxation_steps"].lowest * _relaxations_from(ratio, power)
     if not (ratio > 4 or ratio < 0.25) or steps < 0.2 * horizon:
         return None
     return Finding(
@@ -109,23 +111,27 @@ def _far_start(evidence: Evidence) -> Finding | None:
         f"{amount(target)}: to come within 10% of it takes {amount(steps)} steps, and the run has {horizon:,}",
         f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or multiply the initial table by "
         f"{amount(1 / ratio)}",
+        _severity(evidence, is_grave=ratio > 1),
     )
 
 
 def _exploding_norms(evidence: Evidence) -> Finding | None:
-    if not evidence.is_table or "norm_p50" not in evidence.courses or evidence.courses["norm_p50"].count < 3:
+    if evidence.facts.kind == "scalar" or "norm_p50" not in evidence.courses:
         return None
     course, facts = evidence.courses["norm_p50"], evidence.facts
-    ratio = course.last / course.first if course.first > 0 else math.nan
+    ratio = course.last / course.first if course.first > 0 and course.count >= 3 else math.nan
     target = evidence.courses["equilibrium_norm_p50"].highest if "equilibrium_norm_p50" in evidence.courses else 0.0
-    if not ratio > 10 or course.last < 2 * target or course.last < 0.7 * course.highest:
+    if not ratio > 10 or course.last < 2 * target or course.last < _STILL_LONG * course.highest:
+        return None
+    # What an encoder returns may start as short as its last layer was made: it explodes if it goes on and on.
+    if not evidence.is_table and not (ratio > 100 or course.last > 2 * course.latest[len(course.latest) // 2]):
         return None
     drift, rate = evidence.recent("budget_drift"), facts.rule.lr_gain * evidence.mean_lr
     lever = f"lower the learning rate from {amount(facts.lr)} to {amount(facts.lr / 10)}"
-    if drift > 0 and rate > 0 and facts.rule.family is not None:
+    if evidence.is_table and drift > 0 and rate > 0 and facts.rule.settles:
         decay = (facts.weight_decay + drift / (2 * rate)) / facts.rule.decay_gain
-        lever = f'normalise what is scored (normalization="cosine"), or set weight_decay={amount(decay)}, which takes '
-        lever += f"{drift:.2g} of R² in a step, as much as the loss adds now"
+        lever = 'normalise what is scored (normalization="cosine"), or give it a weight_decay above '
+        lever += f"{amount(decay)}, which takes {drift:.2g} of R² in a step, as much as the loss adds now"
     return Finding(
         f"norms grew {amount(ratio)}-fold, from {amount(course.first)} to {amount(course.last)} (median) in "
         f"{facts.step:,} steps",
@@ -151,15 +157,16 @@ def _collapsing_norms(evidence: Evidence) -> Finding | None:
 
 
 def _reset_norms(evidence: Evidence) -> Finding | None:
-    names = ("budget_decay", "budget_drift", "budget_growth")
-    if not evidence.is_table or not all(name in evidence.courses for name in (*names, "norm_mean")):
+    names = ("budget_decay", "budget_drift", "budget_growth", "norm_mean")
+    if not evidence.is_table or not all(name in evidence.courses for name in names):
         return None
-    norms, (decay, drift, growth) = evidence.courses["norm_mean"], (evidence.courses[name].later_mean for name in names)
+    norms = evidence.courses["norm_mean"]
     if norms.count < 6 or not norms.first > 0 or not norms.last > 0:
         return None
-    net, steps = decay + drift + growth, norms.last_step - norms.first_step
-    change, promise = 2 * math.log(norms.last / norms.first), net * steps
-    if abs(promise) < 0.7 or abs(net) < 0.5 * (abs(decay) + growth) or abs(change) > 0.1 * min(abs(promise), 3.0):
+    reason = _standstill(evidence)
+    if evidence.facts.resets_norms:
+        reason = f"nearly every norm was back at {amount(norms.last)} when the next step came"
+    if not reason:
         return None
     weight_decay = evidence.decay_for_norm(norms.last)
     lever = (
@@ -167,10 +174,20 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
         if weight_decay
         else "drop the reset, or leave weight decay out, which has no effect under it"
     )
-    return Finding(
+    return Finding(f"{reason}: something sets them back after each step", lever)
+
+
+def _standstill(evidence: Evidence) -> str:
+    """Says so if norms stand still although the budget of the steps says otherwise."""
+    decay, drift, growth = (evidence.courses[f"budget_{name}"].later_mean for name in ("decay", "drift", "growth"))
+    norms = evidence.courses["norm_mean"]
+    net, steps = decay + drift + growth, norms.last_step - norms.first_step
+    change, promise = 2 * math.log(norms.last / norms.first), net * steps
+    if abs(promise) < 0.7 or abs(net) < 0.5 * (abs(decay) + growth) or abs(change) > 0.1 * min(abs(promise), 3.0):
+        return ""
+    return (
         f"{steps:,} steps should have changed R² by {promise:+.2g} of it, and yet norms stand still at "
-        f"{amount(norms.last)}: something sets them back after each step",
-        lever,
+        f"{amount(norms.last)}"
     )
 
 
@@ -182,13 +199,16 @@ def _coupled_decay(evidence: Evidence) -> Finding | None:
     # The law of AdamW, whose numbers are those of this optimizer.
     apart = replace(facts.rule, family="adamw", family_with_decay="adamw")
     decay = evidence.decay_for_norm(norm, apart) if norm > 0 else None
+    apart_evidence = evidence._replace(facts=replace(facts, rule=apart))
     target = evidence.last("equilibrium_norm_p50")
     settles = f": rows settle at {amount(target)} (median)" if target > 0 else ""
     return Finding(
         f"{facts.rule.optimizer} divides its weight_decay={amount(facts.weight_decay)} by the gradient's size, so that "
         f"rows of small gradients shrink most{settles}",
         "take torch.optim.AdamW"
-        + (f" with weight_decay={amount(decay)}, under which rows keep the norm {amount(norm)}" if decay else ""),
+        + (
+            f" with weight_decay={amount(decay)}, under which rows settle {apart_evidence.place(norm)}" if decay else ""
+        ),
         "warning" if facts.weight_decay >= 0.003 else "note",
     )
 
@@ -213,6 +233,41 @@ def _off_the_law(evidence: Evidence) -> Finding | None:
         "read budget_drift: if it is not small beside budget_growth, the loss sees lengths, or gradients are far from "
         "white noise",
     )
+
+
+def _relaxations_from(ratio: float, power: int) -> float:
+    """Relaxation times in which ``R^power`` comes so near its equilibrium that R is within 10% of it.
+
+    Args:
+        ratio: R over its equilibrium at the start.
+        power: of R that relaxes linearly.
+    """
+    nearness = 1.1**power - 1 if ratio > 1 else 1 - 0.9**power
+    return math.log(max(1.0, abs(ratio**power - 1) / nearness))
+
+
+def _decay_factor(evidence: Evidence, relaxations: float) -> float:
+    """By how much to raise weight decay for norms to settle within the run from where they start.
+
+    A stronger decay lets them relax more often, and has them settle lower, which is further from the start.
+    """
+    start, power = evidence.first("norm_p50"), evidence.facts.rule.power
+    factor = _ENOUGH_RELAXATIONS / relaxations
+    while factor < _GREATEST_FACTOR:
+        ratio = start / evidence.norm_at_decay(factor * evidence.facts.weight_decay)
+        if not factor * relaxations < _relaxations_from(ratio, power):
+            break
+        factor *= 1.1
+    return factor
+
+
+def _severity(evidence: Evidence, *, is_grave: bool) -> Severity:
+    """A warning, or a note where the loss holds norms besides: they need not go where decay alone would have them.
+
+    Rows that are too long turn too slowly, which is grave. Those that are too short turn fast and grow; what their
+    first steps spoil is the matter of overshooting_steps.
+    """
+    return "warning" if is_grave and not evidence.sees_lengths else "note"
 
 
 def _is_seen(evidence: Evidence, horizon: int) -> bool:
@@ -244,7 +299,7 @@ NORM_RULES = (
         "no_decay",
         "warning",
         ("norm_mean", "norm_p05", "norm_p50", "norm_p95"),
-        "weight decay is 0 and norms have grown by more than 15% (else a note)",
+        "weight decay is 0 and norms have grown by more than 15% (else, or if the loss sees lengths, a note)",
         "the table's parameter group has no weight decay",
         "the weight decay at which rows keep the norm of their start",
         _no_decay,
@@ -253,7 +308,8 @@ NORM_RULES = (
         "slow_relaxation",
         "warning",
         ("relaxation_steps", "stationarity", "equilibrium_norm_p50"),
-        "less than one relaxation time in the whole run, and norms at least twice off (else a note)",
+        "less than one relaxation time in the whole run, and norms at least twice too long (else, or if the loss "
+        "sees lengths, a note)",
         "lr·λ is too small for so few steps",
         "`equilibrium_init`, or the weight decay that makes three relaxation times of the run",
         _slow_relaxation,
@@ -262,7 +318,8 @@ NORM_RULES = (
         "freezing_schedule",
         "warning",
         ("relaxation_steps", "stationarity", "equilibrium_norm_p50"),
-        "less than one relaxation time in the run, where its highest learning rate would give three",
+        "less than one relaxation time in the run, where its highest learning rate would give three (a note if rows "
+        "are too short, or the loss sees lengths)",
         "the learning rate falls before the norms have settled",
         "the mean learning rate that gives three relaxation times, or `equilibrium_init`",
         _freezing_schedule,
@@ -280,7 +337,8 @@ NORM_RULES = (
         "far_start",
         "warning",
         ("norm_p50", "equilibrium_norm_p50", "relaxation_steps"),
-        "rows start more than 4 times off their equilibrium, and a fifth of the run goes into the way there",
+        "rows start more than 4 times too long, and a fifth of the run goes into their way to equilibrium (a note if "
+        "they start too short, or the loss sees lengths)",
         "the initial scale was not made for this learning rate and decay",
         "`equilibrium_init`, or the factor for the initial table",
         _far_start,
@@ -289,7 +347,7 @@ NORM_RULES = (
         "exploding_norms",
         "critical",
         ("norm_mean", "norm_p50", "budget_drift", "effective_lr"),
-        "norms grew more than 10-fold, beyond twice where they would settle",
+        "norms grew more than 10-fold, beyond twice where they would settle (of an encoder: 100-fold, or at a run)",
         "the loss rewards length (an unnormalised score), or steps are far too long",
         "normalise, or the weight decay that takes what the loss adds",
         _exploding_norms,
@@ -307,7 +365,8 @@ NORM_RULES = (
         "reset_norms",
         "warning",
         ("budget_decay", "budget_drift", "budget_growth", "norm_mean"),
-        "what steps do to R² should have moved the norms, which stand still",
+        "norms are back where they were whenever a step has moved them, or what steps do to R² should have moved the "
+        "norms, which stand still",
         "the training code normalises rows after each step, as TransE does",
         "the weight decay that holds rows at that norm by itself",
         _reset_norms,

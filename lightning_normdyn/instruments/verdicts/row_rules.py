@@ -8,6 +8,8 @@ from lightning_normdyn.instruments.verdicts.evidence import Evidence
 from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
 
 _GONE = 0.5
+_CONE = 0.98
+"""Length of the mean direction of vectors of which only a fiftieth tells them apart."""
 _EARLY = 0.3
 """Of a run, in which rare rows may still be met."""
 
@@ -17,7 +19,16 @@ def _untouched_rows(evidence: Evidence) -> Finding | None:
     logged = evidence.last("untouched_rows")
     rows = logged if math.isfinite(logged) else float(row.unmet_rows) if row is not None else 0.0
     horizon = facts.horizon or facts.step
-    if not evidence.is_table or not rows > 0 or facts.step < _EARLY * horizon or not facts.rule.decay_is_separable:
+    if not evidence.is_table or not rows > 0 or facts.step < _EARLY * horizon:
+        return None
+    if facts.rule.family is not None and facts.rule.radial_decay == 0:
+        return Finding(
+            f"{amount(rows)} of {facts.tracked_rows:,} rows got no gradient in any step that was read: they are what "
+            "they were at the start, and are looked up like all others",
+            "leave their ids out of what is searched, or give them neighbours' directions with `repair_rows`",
+            "note",
+        )
+    if not facts.rule.decay_is_separable:
         return None
     rate = facts.rule.lr_gain * evidence.mean_lr * facts.rule.radial_decay
     share = math.exp(-rate * horizon)
@@ -71,17 +82,18 @@ def _clip_share(evidence: Evidence) -> Finding | None:
 
 
 def _collapsed_directions(evidence: Evidence) -> Finding | None:
-    common = evidence.last("common_direction")
-    if not common > 0.9:
+    name = "common_direction"
+    common, bound = (evidence.last(name), 0.9) if evidence.is_table else (evidence.recent(name, readings=3), _CONE)
+    if not common > bound:
         return None
     temperature = evidence.last("temperature")
     present = f" (it is {amount(temperature)})" if temperature > 0 else ""
     return Finding(
-        f"all rows point one way: the mean of their directions has length {common:.3f}, where 0 is spread out and 1 is "
-        "one direction for all",
+        f"all {'rows' if evidence.is_table else 'vectors'} point one way: the mean of their directions has length "
+        f"{common:.3f}, where 0 is spread out and 1 is one direction for all",
         f"give the loss negatives that push rows apart, InfoNCE(temperature=0.05){present}, and start anew: collapsed "
         "rows get the same gradient for ever",
-        "critical" if common > 0.99 else None,
+        "critical" if common > 1 - (1 - bound) / 10 else None,
     )
 
 
@@ -113,7 +125,7 @@ ROW_RULES = (
         "untouched_rows",
         "warning",
         ("untouched_rows",),
-        "rows got no gradient so far and lose half of their norm to decay by the end (less: a note)",
+        "rows got no gradient so far and lose half of their norm to decay by the end (less, or without decay: a note)",
         "ids that the data never uses, or so seldom that decay wins",
         "the weight decay that leaves 90% of them",
         _untouched_rows,
@@ -149,7 +161,8 @@ ROW_RULES = (
         "collapsed_directions",
         "warning",
         ("common_direction",),
-        "the mean of the rows' directions is longer than 0.9 (0.99: critical)",
+        "the mean of the rows' directions is longer than 0.9 (0.99: critical), of an encoder's longer than 0.98 "
+        "(0.998: critical), since encoders that do well may start in a narrow cone",
         "a loss without negatives, or a temperature so high that it has none in effect",
         "the temperature",
         _collapsed_directions,

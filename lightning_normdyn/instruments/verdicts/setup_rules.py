@@ -8,6 +8,9 @@ from lightning_normdyn.instruments.quantities import LITTLE_MOVE
 from lightning_normdyn.instruments.verdicts.evidence import Evidence
 from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
 
+_FEWEST_READINGS = 8
+_STILL_MOVING = 0.1
+
 
 def _two_owners(evidence: Evidence) -> Finding | None:
     facts = evidence.facts
@@ -35,12 +38,28 @@ def _decayed_scalar(evidence: Evidence) -> Finding | None:
 
 
 def _temperature_at_bound(evidence: Evidence) -> Finding | None:
-    temperature = evidence.last("temperature")
-    if not 0 < temperature <= 0.0101:
+    temperature, bound = evidence.last("temperature"), evidence.facts.least_temperature
+    if not 0 < temperature <= 1.01 * bound:
         return None
+    held = max(0.05, 2 * bound)
     return Finding(
         f"the learnt temperature is {amount(temperature)}, at its bound: the loss wants sharper scores than are good",
-        "hold it: temperature=0.05, learnable_temperature=False",
+        f"hold it: temperature={amount(held)}, learnable_temperature=False",
+    )
+
+
+def _moving_temperature(evidence: Evidence) -> Finding | None:
+    if not evidence.facts.has_ended or "temperature" not in evidence.courses:
+        return None
+    course = evidence.courses["temperature"]
+    earlier = course.latest[len(course.latest) // 2]
+    if course.count < _FEWEST_READINGS or not abs(math.log(course.last / earlier)) > _STILL_MOVING:
+        return None
+    return Finding(
+        f"the learnt temperature went from {amount(earlier)} to {amount(course.last)} in the latest readings and has "
+        "not levelled off",
+        f"start it at temperature={amount(course.last)}, or train it at a higher rate than "
+        f"lr={amount(evidence.peak_lr)}",
     )
 
 
@@ -174,10 +193,19 @@ SETUP_RULES = (
         "temperature_at_bound",
         "note",
         ("temperature",),
-        "the learnt temperature is at 0.01",
+        "the learnt temperature is at its bound, 1/max_scale",
         "noisy positives, or too few negatives",
         "the temperature to hold",
         _temperature_at_bound,
+    ),
+    Rule(
+        "moving_temperature",
+        "note",
+        ("temperature",),
+        "at the end the learnt temperature has moved by more than a tenth within its latest eight readings",
+        "it was started far from where it goes, or its learning rate is that of weights",
+        "the temperature to start at",
+        _moving_temperature,
     ),
     Rule(
         "undecided_exponent",

@@ -11,16 +11,20 @@ from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
 
 _ZERO_READINGS = 4
 _CLEAR_READINGS = 5
+_FLOAT16 = 65_504.0
+"""Its largest number."""
 
 
 def _no_gradient(evidence: Evidence) -> Finding | None:
     if not _has_no_gradient(evidence) or _shrinks_alone(evidence):
         return None
+    norm = evidence.last("norm_p50")
+    overflow = f"; R² of {amount(norm)} is beyond float16: normalise in float32" if norm**2 > _FLOAT16 else ""
     return Finding(
         f"the gradient is zero in the latest {len(evidence.courses['gradient_norm'].latest)} readings, to step "
         f"{evidence.facts.step:,}: nothing is learnt",
         "look where the loss is cut off from this target (`.detach()`, `no_grad`, a constant, a saturated function); "
-        "`loss.backward()` should leave a `.grad` that is not zero",
+        "`loss.backward()` should leave a `.grad` that is not zero" + overflow,
     )
 
 
@@ -100,6 +104,7 @@ def _clipping_sets_steps(evidence: Evidence) -> Finding | None:
     ratio, facts = evidence.recent("clip_ratio", readings=_CLEAR_READINGS), evidence.facts
     if not 0 < ratio < 0.5:  # 0 is no clipping: somebody set the gradient to zero
         return None
+    is_scale_free = facts.rule.ignores_gradient_scale
     lowest = min(evidence.courses["clip_ratio"].latest)
     factor = 1.1 / max(lowest, 1e-9)
     value = (
@@ -108,9 +113,11 @@ def _clipping_sets_steps(evidence: Evidence) -> Finding | None:
         else f"to {amount(factor)} times what it is"
     )
     return Finding(
-        f"clipping leaves {ratio:.1%} of the gradient in a usual step, so it sets the size of steps, and with it the "
-        "norms",
-        f"raise the clipping value {value}, or lower the learning rate instead",
+        f"clipping leaves {ratio:.1%} of the gradient in a usual step, so it sets "
+        + ("how much each step weighs" if is_scale_free else "the size of steps, and with it the norms"),
+        f"raise the clipping value {value}"
+        + ("; the size of steps is left to the optimizer" if is_scale_free else ", or lower the learning rate instead"),
+        "note" if is_scale_free else None,
     )
 
 
@@ -131,7 +138,7 @@ def _unsettled_scaler(evidence: Evidence) -> Finding | None:
 
 
 def _half_precision(evidence: Evidence) -> Finding | None:
-    share, chance = evidence.recent("radial_fraction", readings=3), _chance(evidence)
+    share, chance = evidence.recent("radial_fraction", readings=3), evidence.chance_radial_fraction
     if not evidence.is_table or "gradient_norm" not in evidence.courses:
         return None
     if not _rounding(evidence) < share < 0.1 * chance:
@@ -149,7 +156,7 @@ def _half_precision(evidence: Evidence) -> Finding | None:
 
 def _radial_leak(evidence: Evidence) -> Finding | None:
     share, facts = evidence.recent("radial_fraction", readings=3), evidence.facts
-    if not evidence.is_table or not share >= max(_rounding(evidence), 0.1 * _chance(evidence)):
+    if not evidence.is_table or not evidence.sees_lengths or share < _rounding(evidence):
         return None
     is_cosine = bool(facts.loss_normalizations) and set(facts.loss_normalizations) == {"cosine"}
     error, drift = evidence.last("equilibrium_median_error"), evidence.recent("budget_drift")
@@ -160,7 +167,8 @@ def _radial_leak(evidence: Evidence) -> Finding | None:
     return Finding(
         f"{share:.1%} of the gradient points along the rows although the losses are cosines: something else pushes "
         f"norms {turn}, by {amount(abs(drift))} of R² a step{effect}",
-        f"take the term of the loss that sees lengths out, or weigh it {amount(share / 1e-3)} times less",
+        "take the term of the loss that sees lengths out, or weigh it "
+        f"{amount(2 * share / _rounding(evidence))} times less",
         None if facts.has_tables_alone else "note",
     )
 
@@ -168,11 +176,6 @@ def _radial_leak(evidence: Evidence) -> Finding | None:
 def _rounding(evidence: Evidence) -> float:
     """The radial share below which rounding explains it."""
     return max(1e-4, 2 * torch.finfo(evidence.facts.dtype).eps)
-
-
-def _chance(evidence: Evidence) -> float:
-    """The radial share of a gradient that points anywhere: ``1/sqrt(d)``."""
-    return 1 / math.sqrt(evidence.facts.dim or 1)
 
 
 STEP_RULES = (
@@ -225,7 +228,8 @@ STEP_RULES = (
         "clipping_sets_steps",
         "warning",
         ("clip_ratio",),
-        f"clipping leaves less than half of the gradient in the median of {_CLEAR_READINGS} readings or more",
+        f"clipping leaves less than half of the gradient in the median of {_CLEAR_READINGS} readings or more (a note "
+        "where the optimizer divides by the gradient's size)",
         "a clipping value below the usual gradient",
         "the clipping value that touches rare steps alone",
         _clipping_sets_steps,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from lightning_normdyn.instruments.verdicts.evidence import Evidence
+from lightning_normdyn.instruments.verdicts.evidence import Evidence, amount
+
+__all__ = ["SEVERITIES", "Finding", "Rule", "Severity", "Verdict", "amount", "by_severity"]
 
 Severity = Literal["note", "warning", "critical"]
 """How bad it is: worth knowing, costs quality, or ruins the run."""
@@ -94,13 +96,3 @@ class Rule(NamedTuple):
 def by_severity(verdicts: list[Verdict]) -> list[Verdict]:
     """The worst first; of one severity, in their order."""
     return sorted(verdicts, key=lambda verdict: -SEVERITIES.index(verdict.severity))
-
-
-def amount(value: float) -> str:
-    """A number of a sentence: three digits that matter, thousands set apart.
-
-    Example:
-        >>> amount(31000.4), amount(0.0340128), amount(6.17)
-        ('31,000', '0.034', '6.17')
-    """
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"

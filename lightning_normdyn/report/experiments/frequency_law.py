@@ -38,7 +38,10 @@ def _sgd(arrays: dict[str, Floats], record: ExperimentRecord) -> Markup:
     axes.scatter(frequency[has_settled], norm[has_settled], color=BLUE, s=34, lw=0, zorder=3)
     axes.scatter(frequency[~has_settled], norm[~has_settled], color=GREY, s=34, lw=0, zorder=3)
     slope = record.findings[0].measured
-    lines = [f"slope {fixed(slope, 4)}" if slope is not None else "too few steps for a slope", "law: 0.25"]
+    lines = [
+        f"least squares: slope {fixed(slope, 4)}" if slope is not None else "too few steps for a slope",
+        "law: 0.25",
+    ]
     write_lines(axes, lines)
     description = f"Norm against frequency under SGD, log-log, with the law; {', '.join(lines)}."
     return to_svg(axes, name="frequency-sgd", description=description)

@@ -38,7 +38,7 @@ def _predicted(arrays: dict[str, Floats]) -> Markup:
     axes = square_axes(*positive_frame(predicted, observed, pad=0.04))
     scatter_rows(axes, predicted, observed, arrays["update_probability"])
     fit = fit_points(predicted, observed)
-    lines = [f"slope {fixed(fit.slope, 3)}", f"r {fixed(fit.pearson_r, 4)}", f"{fit.n:,} words"]
+    lines = [f"least squares: slope {fixed(fit.slope, 3)}", f"r {fixed(fit.pearson_r, 4)}", f"{fit.n:,} words"]
     write_lines(axes, lines)
     axes.set(xlabel="predicted norm", ylabel="observed norm")
     return to_svg(
@@ -54,7 +54,7 @@ def _frequency(arrays: dict[str, Floats]) -> Markup:
     power_line(axes, 0.25, through=(middle(share), middle(observed)))
     axes.scatter(share, observed, color=BLUE, s=6, lw=0, alpha=0.5, rasterized=True)
     fit = fit_points(share, observed)
-    slope = f"slope {fixed(fit.slope if np.isfinite(fit.slope) else np.nan, 3)}"
+    slope = f"least squares: slope {fixed(fit.slope if np.isfinite(fit.slope) else np.nan, 3)}"
     write_lines(axes, [slope])
     return to_svg(
         axes, name="vocabulary-frequency", description=f"Norm against the word's share of the corpus, log-log; {slope}."

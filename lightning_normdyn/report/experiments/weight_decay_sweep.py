@@ -53,7 +53,7 @@ def _against_heat(arrays: dict[str, Floats], record: ExperimentRecord) -> Markup
     axes.scatter(heat, fourth, c=-shade, cmap=FREQUENCY_COLOURS.reversed(), s=9, lw=0, alpha=0.6, rasterized=True)
     axes.scatter(arrays["predictor"], arrays["norm"] ** 4, color="white", edgecolors=INK, s=42, lw=1.2, zorder=3)
     slope, r = record.findings[1].measured, record.findings[2].measured
-    lines = [f"slope {fixed(slope or np.nan, 3)}", f"r {plain(r or np.nan, 4)}"]
+    lines = [f"least squares: slope {fixed(slope or np.nan, 3)}", f"r {plain(r or np.nan, 4)}"]
     write_lines(axes, lines)
     return to_svg(
         axes,

@@ -19,6 +19,7 @@ from lightning_normdyn.report.run.target_record import Series
 
 _PUBLISHED = {"slope": str(PUBLISHED_FIT.slope), "pearson_r": str(PUBLISHED_FIT.pearson_r)}
 _SETTLED = 0.5
+_FAIR_COVERAGE = 0.8
 _RANK = {"critical": 0, "warning": 1}
 _CODE = re.compile(r"`([^`]+)`")
 _FROM_SUMMARY = {
@@ -98,7 +99,7 @@ def _equilibrium(numbers: Mapping[str, float]) -> Markup:
     if {"equilibrium_slope", "equilibrium_pearson_r"} <= numbers.keys():
         slope, r = fixed(numbers["equilibrium_slope"], 2), fixed(numbers["equilibrium_pearson_r"], 3)
         published = f"published for a language model [1]: {PUBLISHED_FIT.slope} and {PUBLISHED_FIT.pearson_r}"
-        line = f"with slope <b>{slope}</b>, r <b>{r}</b> ({published})"
+        line = f"with {_fit_name(numbers)}slope <b>{slope}</b>, r <b>{r}</b> ({published})"
     if "equilibrium_median_error" in numbers:
         error = f"<b>{percent(numbers['equilibrium_median_error'])}</b> off in the median"
     statement = ", ".join(phrase for phrase in (line, error) if phrase)
@@ -119,8 +120,26 @@ def _weighting(numbers: Mapping[str, float]) -> str:
         )
     if "equilibrium_coverage" in numbers and "equilibrium_judged_rows" in numbers:
         inside, rows = percent(numbers["equilibrium_coverage"]), f"{numbers['equilibrium_judged_rows']:,.0f}"
-        sentence += f" Of the {rows} rows met often enough to judge, {inside} lie inside their own 90% interval."
+        sentence += f" Of the {rows} rows met often enough to judge, {inside} lie inside their own 90% interval"
+        sentence += f"{_expected_coverage(numbers)}."
     return sentence
+
+
+def _expected_coverage(numbers: Mapping[str, float]) -> str:
+    """What coverage is to be expected: norms that trail a falling rate are where it was, not where it is."""
+    if numbers["equilibrium_coverage"] >= _FAIR_COVERAGE:
+        return " (90% are expected)"
+    transient = numbers.get("transient_coverage")
+    followed = f"; followed through them, {percent(transient)} do" if transient is not None else ""
+    return (
+        " (90% are expected of norms that have settled at a constant rate; under rates that fall, or on their way, "
+        f"norms trail where the law has them and far fewer are inside, with nothing wrong{followed})"
+    )
+
+
+def _fit_name(numbers: Mapping[str, float], kind: str = "equilibrium") -> str:
+    """Which fit a slope is of: weighted where plain least squares stands beside it."""
+    return "weighted " if f"{kind}_least_squares_slope" in numbers else "least-squares "
 
 
 def _transient(numbers: Mapping[str, float]) -> Markup:
@@ -183,7 +202,8 @@ def _row(numbers: Mapping[str, float], kind: str, name: str, references: Mapping
         return []
     slope, r, error, persistence, skill = (numbers.get(key, float("nan")) for key in keys)
     line_fit = [Cell(_three(value), references.get(key, "")) for key, value in (("slope", slope), ("pearson_r", r))]
-    return [name, *line_fit, percent(error), percent(persistence), _three(skill)]
+    label = Cell(name, f"{_fit_name(numbers, kind)}fit") if f"{kind}_slope" in numbers else name
+    return [label, *line_fit, percent(error), percent(persistence), _three(skill)]
 
 
 def _further(numbers: Mapping[str, float], name: str) -> Table:

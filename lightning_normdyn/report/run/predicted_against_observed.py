@@ -147,7 +147,9 @@ def _panel(cloud: Cloud, *, limits: tuple[float, float], name: str, members: str
 
 
 def _statements(fit: LogLogFit, *, with_slope: bool) -> list[str]:
-    line = [f"slope {fixed(fit.slope, 3)}", f"r {fixed(fit.pearson_r, 3)}"] if with_slope else [_NO_SLOPE]
+    line = (
+        [f"least squares: slope {fixed(fit.slope, 3)}", f"r {fixed(fit.pearson_r, 3)}"] if with_slope else [_NO_SLOPE]
+    )
     return [*line, f"median error {percent(fit.median_relative_error)}"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
@@ -25,6 +27,8 @@ from lightning_normdyn.retrieval.indexes.writer import (
 
 _BATCH = 1024
 _PAGE = 4096
+_LONGEST_NAME = 240
+_NOT_IN_NAMES = '<>:"/\\|?*\0'
 _DISTANCES: dict[Metric, str] = {"inner_product": "Dot", "euclidean": "Euclid", "cosine": "Cosine"}
 
 
@@ -43,6 +47,7 @@ class QdrantCollection:
         self._qdrant = optional("qdrant_client", extra="qdrant")
         self._failure = optional("qdrant_client.http.exceptions", extra="qdrant").ApiException
         check_index(destination.index, ["flat", "hnsw"], target="qdrant")
+        _check_name(destination.name)
         self.destination, self.name = destination, destination.name
         self._fresh = f"{self.name}-{uuid.uuid4().hex[:8]}"
         self._client: Any = None
@@ -112,7 +117,7 @@ class QdrantCollection:
         if self._client is None:
             return
         # Once the old collection or alias may be gone, the new one is all that there is.
-        with suppress(self._failure):  # a server that is out of reach is what the error was about
+        with suppress(self._failure, sqlite3.Error):  # a server or a disk that fails is what the error was about
             if not self._moving and self._client.collection_exists(self._fresh):
                 self._client.delete_collection(self._fresh)
         self._disconnect()
@@ -137,10 +142,18 @@ class QdrantCollection:
     def _connect(self) -> None:
         out = self.destination.out
         if self._remote:
-            self._client = self._qdrant.QdrantClient(
-                url=out, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False
-            )
+            try:
+                self._client = self._qdrant.QdrantClient(
+                    url=out, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f"out: expected a URL such as http://localhost:6333, got '{without_passwords(out)}' "
+                    f"({without_passwords(str(error), out)})"
+                ) from None  # whose text may hold the password
             return
+        if Path(out).exists() and not Path(out).is_dir():
+            raise NotADirectoryError(f"out: expected a folder or the URL of a server, got the file '{out}'")
         try:
             self._client = self._qdrant.QdrantClient(path=out)
         except RuntimeError as error:  # its folder is locked
@@ -154,11 +167,16 @@ class QdrantCollection:
     def _in_one_sentence(self) -> Iterator[None]:
         try:
             yield
-        except self._failure as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"out: Qdrant at '{self.destination.out}' refuses ({reason}); check URL and key"
+        except sqlite3.Error as error:
+            raise OSError(
+                f"out: Qdrant cannot write '{self.destination.out}' ({error}); free some space, or choose another place"
             ) from error
+        except self._failure as error:
+            out, message = self.destination.out, " ".join(str(error).split())
+            reason = without_passwords(message, out)
+            raise ValueError(f"out: Qdrant at '{without_passwords(out)}' refuses ({reason}); check URL and key") from (
+                error if reason == message else None
+            )
 
     def _check_existing(self, contents: Contents) -> None:
         place = f"Qdrant's collection '{self.name}'"
@@ -200,6 +218,19 @@ class QdrantCollection:
                 yield str(payload.get("id", point.id))
             if page is None:
                 return
+
+
+def _check_name(name: str) -> None:
+    """Refuses names that Qdrant or its folder cannot hold; a collection's own name has nine letters more.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if not name.strip() or any(sign in name for sign in _NOT_IN_NAMES) or len(name.encode()) > _LONGEST_NAME:
+        raise ValueError(
+            f"name: expected 1 to {_LONGEST_NAME} bytes without any of {' '.join(_NOT_IN_NAMES[:-1])}, got "
+            f"{name[:40]!r}; choose a plain word"
+        )
 
 
 TARGETS = {

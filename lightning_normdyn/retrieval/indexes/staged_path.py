@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
+
+_LONGEST_NAME = 230  # that of the folder for the time being, which has some letters more, must fit too
 
 
 class StagedPath:
@@ -78,11 +81,18 @@ def check_staged_place(place: Path, *, overwrite: bool, folder: bool = False) ->
         folder: whether it is a folder.
 
     Raises:
+        ValueError: if no disk can hold such a name.
         FileExistsError: if there is one and it may not.
         IsADirectoryError: if there is a folder where a file is to be.
         NotADirectoryError: if what should hold it is a file.
         OSError: if nothing can be written there.
     """
+    longest_part = max(place.parts, key=len, default="")
+    if "\0" in str(place) or len(os.fsencode(longest_part)) > _LONGEST_NAME:
+        raise ValueError(
+            f"out: expected names of at most {_LONGEST_NAME} bytes without zero bytes, got {longest_part[:40]!r}; "
+            "choose a plain word"
+        )
     if place.is_dir() and not folder:
         raise IsADirectoryError(f"out: expected a file, got the folder '{place}'; name a file, such as one in it")
     if place.exists() and not overwrite:

@@ -119,7 +119,7 @@ def encoder_terms(*, steps: int = 3000, seed: int = 0, text: list[str] | None = 
     documents = data.vocabulary.encode(data.corpus.documents)
     texts = halve_texts(documents, data.table_rows, dim=_DIM, seed=seed)
     stride = max(1, len(texts.first) // _PROBE_ITEMS)
-    previous, last = watch(
+    run = watch(
         HalvesContrast(),
         DataLoader(_Batches(texts, steps, seed), batch_size=None),
         steps=steps,
@@ -128,13 +128,15 @@ def encoder_terms(*, steps: int = 3000, seed: int = 0, text: list[str] | None = 
         probe_items=_PROBE_ITEMS,
         every_n_steps=max(1, min(10, steps // 100)),
         window=max(1, steps // 4),
-    )[-2:]
+    )
+    previous, last = run.windows[-2:]
     return ExperimentRecord(
         name=NAME,
         findings=_findings(previous, last),
         arrays=_sorted_by_norm(last),
         settings={"optimizer": "sgd", "steps": steps, "documents": len(texts.first), "corpus": data.corpus.name},
         seconds=time.perf_counter() - start_time,
+        verdicts=run.verdicts,
     )
 
 

@@ -36,8 +36,8 @@ def vocabulary_norms(*, steps: int = 4000, seed: int = 0, text: list[str] | None
     data = words(text, seed)
     module = TokenContrast(data.table_rows, schedule="constant")
     unit_rows(module.table.weight)
-    windows = watch(module, data, steps=steps, target="table.weight", fit_every_n_steps=1, window=max(1, steps // 4))
-    previous, last = windows[-2], windows[-1]
+    run = watch(module, data, steps=steps, target="table.weight", fit_every_n_steps=1, window=max(1, steps // 4))
+    previous, last = run.windows[-2:]
     law = fit_log_log(last["equilibrium_norm"], last["mean_norm"])
     forecast = fit_log_log(_from_the_window_before(module, previous), last["mean_norm"])
     counts = torch.tensor(data.vocabulary.counts, dtype=torch.float64)
@@ -64,6 +64,7 @@ def vocabulary_norms(*, steps: int = 4000, seed: int = 0, text: list[str] | None
         ),
         settings={"optimizer": "sgd", "steps": steps, "words": data.table_rows, "corpus": data.corpus.name},
         seconds=time.perf_counter() - start_time,
+        verdicts=run.verdicts,
     )
 
 

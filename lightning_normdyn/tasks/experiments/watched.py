@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.history import read_run
+from lightning_normdyn.history.alert_log import read_verdicts
+from lightning_normdyn.history.target_history import FOLDER
 from lightning_normdyn.tasks.quiet import one_thread, quiet_lightning
 
 _NO_WORKERS = r".*does not have many workers"
@@ -36,6 +39,19 @@ class Window:
         return self.columns[name]
 
 
+class WatchedRun(NamedTuple):
+    """What the callback saw of a run.
+
+    Attributes:
+        windows: the fit windows, oldest first.
+        verdicts: what the rules said at its end, the worst first, as :class:`lightning_normdyn.instruments.Verdict`
+            names it.
+    """
+
+    windows: list[Window]
+    verdicts: list[Mapping[str, Any]]
+
+
 def watch(
     module: LightningModule,
     data: LightningDataModule | Iterable[Any],
@@ -43,7 +59,7 @@ def watch(
     steps: int,
     target: str,
     **dynamics: Any,
-) -> list[Window]:
+) -> WatchedRun:
     """Trains on one thread of the CPU and reads what the callback saw of one target.
 
     Args:
@@ -54,7 +70,7 @@ def watch(
         dynamics: options of :class:`lightning_normdyn.callbacks.NormDynamics`.
 
     Returns:
-        The fit windows, oldest first.
+        The fit windows, and what the rules said.
     """
     source = {"datamodule" if isinstance(data, LightningDataModule) else "train_dataloaders": data}
     with tempfile.TemporaryDirectory() as folder, quiet_lightning(_NO_WORKERS), one_thread():
@@ -71,7 +87,7 @@ def watch(
             enable_progress_bar=False,
         )
         trainer.fit(module, **source)  # type: ignore[arg-type]
-        return _windows(folder, target)
+        return WatchedRun(_windows(folder, target), read_verdicts(Path(folder) / FOLDER) or [])
 
 
 def _windows(folder: str, target: str) -> list[Window]:

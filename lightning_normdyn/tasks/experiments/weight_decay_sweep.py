@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import seed_everything
@@ -64,7 +64,8 @@ def weight_decay_sweep(
     seed_everything(seed, verbose=False)
     data = words(text, seed)
     lr = 1.0
-    runs = _frequent(_sweep(data, weight_decays, steps), relaxation=1 / (4 * lr * max(weight_decays)))
+    all_runs, verdicts = _sweep(data, weight_decays, steps)
+    runs = _frequent(all_runs, relaxation=1 / (4 * lr * max(weight_decays)))
     pooled = fit_log_log(torch.cat([run.predictor for run in runs]), torch.cat([run.norm.pow(4) for run in runs]))
     decays = torch.tensor([run.weight_decay for run in runs], dtype=torch.float64)
     typical = torch.stack([_typical(run.norm) for run in runs])
@@ -98,11 +99,16 @@ def weight_decay_sweep(
         },
         settings={"optimizer": "sgd", "lr": lr, "steps": steps, "words": len(runs[0].norm), "corpus": data.corpus.name},
         seconds=time.perf_counter() - start_time,
+        verdicts=verdicts,
     )
 
 
-def _sweep(data: TokenPairs, weight_decays: Sequence[float], steps: int) -> list[_WindowMeans]:
+def _sweep(
+    data: TokenPairs, weight_decays: Sequence[float], steps: int
+) -> tuple[list[_WindowMeans], list[dict[str, Any]]]:
+    """The last windows of the runs, and what the rules said of each."""
     runs: list[_WindowMeans] = []
+    verdicts: list[dict[str, Any]] = []
     table: Tensor | None = None
     for weight_decay in weight_decays:
         module = TokenContrast(data.table_rows, schedule="constant", weight_decay=weight_decay)
@@ -110,12 +116,14 @@ def _sweep(data: TokenPairs, weight_decays: Sequence[float], steps: int) -> list
             unit_rows(module.table.weight)
         else:
             module.table.weight.data.copy_(table)
-        last = watch(module, data, steps=steps, target="table.weight", fit_every_n_steps=1, window=max(1, steps // 2))[
-            -1
+        run = watch(module, data, steps=steps, target="table.weight", fit_every_n_steps=1, window=max(1, steps // 2))
+        last = run.windows[-1]
+        verdicts += [
+            {**verdict, "target": f"{verdict['target']} under λ = {weight_decay:g}"} for verdict in run.verdicts
         ]
         table = module.table.weight.detach()
         runs.append(_WindowMeans(weight_decay, last["mean_norm"], last["second_moment"], last["update_probability"]))
-    return runs
+    return runs, verdicts
 
 
 def _frequent(runs: list[_WindowMeans], *, relaxation: float) -> list[_WindowMeans]:
