@@ -188,7 +188,7 @@ class NormObserver:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; loads with ``weights_only=True``. The history is on disk before."""
         if self._saved_state is not None:
-            return self._saved_state  # it has not begun: what it was given is all there is
+            return dict(self._saved_state)  # it has not begun: what it was given is all there is
         return {} if self._observation is None else self._observation.state_dict()
 
     def flush(self) -> None:

@@ -260,9 +260,7 @@ class Recorder:
         if type(version) is not int or version != STATE_VERSION:
             raise ValueError(f"its state has version {version!r:.50}, this release reads {STATE_VERSION}")
         allowed = {"alerts": alerts_form(), RUN_ID: optional(word())}
-        fields({"targets": mapped(lambda *_: None)}, later={"alerts": alerts_form(), RUN_ID: optional(word())})(
-            state, "its state"
-        )
+        fields({"targets": mapped(lambda *_: None)}, later=allowed)(state, "its state")
         for watch in self.watches:
             if watch.target.name in state["targets"]:
                 watch.check_state(state["targets"][watch.target.name])
