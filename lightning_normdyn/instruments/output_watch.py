@@ -161,8 +161,10 @@ def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | N
     """
     norms = gathered_norms.flatten()
     has_heard = ~gathered_norms.isnan().all(1)
-    *sums, direction = gathered_sums.sum(0).unbind()
-    return OutputStep(norms, *sums, common_direction=direction / has_heard.sum()) if bool(has_heard.any()) else None
+    if not bool(has_heard.any()):
+        return None
+    radial, total, nonfinite, direction = gathered_sums.sum(0).unbind()
+    return OutputStep(norms, radial, total, nonfinite, direction / has_heard.sum())
 
 
 def quantile_grid(norms: Tensor) -> Tensor:
