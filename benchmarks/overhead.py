@@ -1,6 +1,6 @@
 """What NormDynamics costs: training with and without it, turn by turn on the same machine.
 
-    python benchmarks/overhead.py [--quick] [--only encoder] [--out benchmarks/results]
+    python benchmarks/overhead.py [--quick] [--only demo] [--out benchmarks/results]
 
 Writes ``overhead.json`` and a dated table, ``overhead.md``; with ``--only``, one part of them anew. All sides of a
 comparison live at the same time and take turns, so what else the machine does disturbs them alike: read the ratios, not
@@ -130,11 +130,14 @@ def measure_ratio(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, A
         name: Workload(case.kind, case.first, str(folder / name), observed, case.options)
         for name, observed in (("without", None), ("with", {}))
     }
+    load_before = load()
     finished = take_turns(sides, steps_per_turn=case.turn, turns=case.turns)
     compared = compare(finished["with"], finished["without"], cadence=CADENCE, skip=case.skip, steps=case.round)
     facts = finished["with"].facts
     report = {
         "title": case.title,
+        "date": datetime.date.today().isoformat(),
+        "load": {"start": load_before, "end": load()},
         "steps": case.turns * case.turn,
         "at_most": case.at_most,
         "met": compared["ratio"]["median"] <= case.at_most,
@@ -267,20 +270,30 @@ def measure_dated(scale: Scale, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few short runs, to see that it works")
-    parser.add_argument("--only", choices=["encoder"], help="measure this part anew and keep the rest of the results")
+    parts = [*FULL.ratios, "encoder"]
+    parser.add_argument("--only", choices=parts, help="measure this part anew and keep the rest of the results")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     arguments = parser.parse_args()
     scale = QUICK if arguments.quick else FULL
     with tempfile.TemporaryDirectory() as folder:
         if arguments.only:
             kept = json.loads((arguments.out / "overhead.json").read_text(encoding="utf-8"))
-            report = kept | measure_dated(scale, Path(folder))
+            report = kept | _measure_anew(arguments.only, kept, scale, Path(folder))
         else:
             report = _measure_all(scale, Path(folder), quick=arguments.quick)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "overhead.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (arguments.out / "overhead.md").write_text(tabulate(report), encoding="utf-8")
     print(tabulate(report))
+
+
+def _measure_anew(part: str, kept: dict[str, Any], scale: Scale, folder: Path) -> dict[str, Any]:
+    if part == "encoder":
+        return measure_dated(scale, folder)
+    ratio, held = measure_ratio(scale.ratios[part], folder)
+    others = [case for case in kept["memory"] if case["title"] != held["title"]]
+    place = list(scale.ratios).index(part)
+    return {"ratios": kept["ratios"] | {part: ratio}, "memory": [*others[:place], held, *others[place:]]}
 
 
 def _measure_all(scale: Scale, folder: Path, *, quick: bool) -> dict[str, Any]:

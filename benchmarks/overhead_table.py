@@ -47,7 +47,9 @@ def tabulate(report: dict[str, Any]) -> str:
         "",
         *_RATIO_HEAD,
     ]
-    lines += [_ratio_row(case) for case in report["ratios"].values()]
+    lines += [
+        _ratio_row({"date": report["date"], "load": report["load"], **case}) for case in report["ratios"].values()
+    ]
     lines += [
         "",
         "Added to an ordinary step, to one of the measured ones (every 50th), and on average, in microseconds:",
@@ -89,8 +91,9 @@ def tabulate(report: dict[str, Any]) -> str:
 
 
 _RATIO_HEAD = (
-    "| case | step without (ms) | wall ratio | CPU ratio | whole run, wall / CPU | at most | weights identical |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
+    "| case | date, load | step without (ms) | wall ratio | CPU ratio | whole run, wall / CPU | at most "
+    "| weights identical |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
 )
 
 
@@ -107,7 +110,7 @@ def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
         f"{encoder['load']['end']}: other work ran beside it if that is above 1.",
         "",
         *_RATIO_HEAD,
-        _ratio_row(ratio),
+        _ratio_row({"date": encoder["date"], "load": encoder["load"], **ratio}),
         "",
         f"At the height of a measurement, 64 sentences: {memory['encode_bytes'] / 1e6:.1f} MB to encode, "
         f"{memory['radial_decay_bytes'] / 1e6:.1f} MB while radial decay is measured, which is the first and "
@@ -124,7 +127,8 @@ def _between(values: dict[str, float], digits: int) -> str:
 def _ratio_row(case: dict[str, Any]) -> str:
     most = "" if case["at_most"] is None else f"{case['at_most']:.2f}"
     return (
-        f"| {case['title']} | {_between(case['step_ms_without'], 2)} | **{_between(case['ratio'], 3)}** "
+        f"| {case['title']} | {case['date']}, {case['load']['start']} to {case['load']['end']} "
+        f"| {_between(case['step_ms_without'], 2)} | **{_between(case['ratio'], 3)}** "
         f"| {_between(case['ratio_cpu'], 3)} | {case['ratio_whole_run']:.3f} / {case['ratio_cpu_whole_run']:.3f} "
         f"| {most} | {'yes' if case['weights_bit_identical'] else 'NO'} |"
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.capture.table import TableTarget
 
-_SCRATCH = ("RowBuffer", "_Readings")
+_SCRATCH = ("RowBuffer", "RowReadings")
 
 
 class TimedDynamics(NormDynamics):

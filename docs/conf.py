@@ -19,8 +19,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "api_pages",
-    "quantity_table",
-    "rule_table",
+    "registry_tables",
 ]
 exclude_patterns = ["_build", "examples", "package.md", "reference/quantity_table.md", "reference/rule_table.md"]
 nitpicky = False

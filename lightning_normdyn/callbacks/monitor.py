@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_normdyn.callbacks.lightning import Callback, LightningModule, Trainer, overrides, rank_zero_warn
+from lightning_normdyn.callbacks.lightning import (
+    Callback,
+    LightningModule,
+    Trainer,
+    overrides,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from lightning_normdyn.callbacks.trainer_run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.core.number_checks import check_flag
-from lightning_normdyn.history.target_history import fresh_root
+from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument import adapter_name
 from lightning_normdyn.instruments.instrument_factory import Measures
-from lightning_normdyn.instruments.observation import Observation
+from lightning_normdyn.instruments.observation import Observation, run_id_of
 from lightning_normdyn.instruments.options import DEFAULTS, LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
@@ -40,8 +48,9 @@ class NormMonitor(Callback):
         self.save_history = save_history
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
-        self._clipping = Clipping.NONE
+        self._clipping, self._has_scaler = Clipping.NONE, False
         self._has_siblings = True  # until a trainer tells: it compares state keys first of all
+        self._state_key: str | None = None
 
     @property
     def state_key(self) -> str:
@@ -49,14 +58,16 @@ class NormMonitor(Callback):
 
         One that is alone with its targets goes by them alone, so that a run may be resumed with other settings.
         """
-        settings = _settings(self.options) if self._has_siblings else {}
-        return self._generate_state_key(**_observed(self.options), **settings)
+        if self._state_key is None:  # Lightning asks for it several times a step
+            settings = _settings(self.options) if self._has_siblings else {}
+            self._state_key = self._generate_state_key(**_observed(self.options), **settings)
+        return self._state_key
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Looks whether the trainer has another monitor of this class and these targets."""
         monitors = [callback for callback in trainer.callbacks if type(callback) is type(self)]  # type: ignore[attr-defined]
         observed = [_observed(monitor.options) for monitor in monitors]
-        self._has_siblings = observed.count(_observed(self.options)) > 1
+        self._has_siblings, self._state_key = observed.count(_observed(self.options)) > 1, None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
@@ -66,36 +77,39 @@ class NormMonitor(Callback):
             self.measures,
             self.options,
             name=type(self).__name__,
-            root=_history_root(trainer) if self.save_history else None,
+            history=_history_of(trainer) if self.save_history else None,
             name_holders=[getattr(trainer, "datamodule", None), pl_module],
         )
         clips = bool(trainer.gradient_clip_val) or overrides(pl_module, "configure_gradient_clipping")
         self._clipping = Clipping.AHEAD if clips else Clipping.NONE
+        self._has_scaler = has_scaler(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes back the state of a checkpoint and starts to listen."""
         if self._observation is None:  # added by another callback when training had begun
             self.on_fit_start(trainer, pl_module)
         assert self._observation is not None
+        run_id = _resumed_run(trainer)
         state, self._saved_state = self._saved_state, None
         # Manual optimisation counts the steps of all optimizers as one number: of no use to any one of them.
-        self._observation.begin(trainer.global_step if pl_module.automatic_optimization else 0, state)
+        steps_made = trainer.global_step if pl_module.automatic_optimization else 0
+        self._observation.begin(steps_made, state, run_id=run_id)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Announces a step: gradients are there, not yet clipped, and unscaled if that is not left to the optimizer."""
-        if self._recorder is not None:
+        if self._observation is not None:
             optimizer = getattr(optimizer, "_optimizer", optimizer)
-            clipping = Clipping.NONE if _unscales_itself(trainer, optimizer) else self._clipping
-            self._recorder.before_step(optimizer, clipping=clipping, has_scaler=has_scaler(trainer))
+            clipping = Clipping.NONE if self._has_scaler and _unscales_itself(optimizer) else self._clipping
+            self._observation.recorder.before_step(optimizer, clipping=clipping, has_scaler=self._has_scaler)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs what the step showed."""
-        if self._recorder is not None:
-            self._recorder.end_batch()
+        if self._observation is not None:
+            self._observation.recorder.end_batch()
             self._log(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -103,7 +117,6 @@ class NormMonitor(Callback):
         if self._observation is not None:
             self._observation.recorder.finish()
             self._log(trainer)
-            self._observation.recorder.flush()
             self._observation.conclude()
             if self is _last_historian(trainer):
                 self._observation.point_to_report()
@@ -122,7 +135,9 @@ class NormMonitor(Callback):
         self._stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs; loads with ``weights_only=True``."""
+        """Everything that a resumed run needs; loads with ``weights_only=True``. The history is on disk before."""
+        if self._saved_state is not None:
+            return self._saved_state  # training has not begun, nor may it where the run was complete
         return self._observation.state_dict() if self._observation is not None else {}
 
     @property
@@ -159,7 +174,7 @@ class NormMonitor(Callback):
         if not metrics:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+        trainer.callback_metrics.update(zip(metrics, torch.tensor(list(metrics.values())), strict=True))
         for logger in trainer.loggers:
             scalars = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
             logger.log_metrics(scalars, step=step)
@@ -187,16 +202,34 @@ def _settings(options: NormOptions) -> dict[str, Any]:
     return changes | ({"instruments": instruments} if instruments else {})
 
 
-def _history_root(trainer: Trainer) -> Path | None:
+_HISTORIES: weakref.WeakKeyDictionary[Trainer, RunWriter] = weakref.WeakKeyDictionary()
+
+
+def _history_of(trainer: Trainer) -> RunWriter | None:
+    """The history of a trainer's run, one for all monitors; ``None`` where none is kept."""
     log_dir = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is broadcast
     if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
         return None
     if "://" in str(log_dir):
         rank_zero_warn(f"normdyn history: '{log_dir}' is no folder of this machine, so no norm history is saved there")
         return None
-    return fresh_root(log_dir, id(trainer), resumes=trainer.ckpt_path is not None)
+    history = _HISTORIES.get(trainer)
+    if history is None or history.log_dir != Path(log_dir):
+        history = _HISTORIES[trainer] = RunWriter(log_dir, inform=rank_zero_info)
+    return history
 
 
-def _unscales_itself(trainer: Trainer, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether gradients stay scaled up to the update: a fused optimizer under a loss scaler."""
-    return has_scaler(trainer) and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+def _resumed_run(trainer: Trainer) -> str | None:
+    """Id of the run that goes on: of the checkpoint, or where there is none of the trainer's last fit."""
+    monitors = [callback for callback in trainer.callbacks if isinstance(callback, NormMonitor)]  # type: ignore[attr-defined]
+    run_ids = [run_id for monitor in monitors if (run_id := run_id_of(monitor._saved_state)) is not None]
+    if run_ids:
+        return run_ids[0]
+    history = _HISTORIES.get(trainer)
+    goes_on = history is not None and not trainer.ckpt_path and trainer.global_step > 0
+    return history.run_id if history is not None and goes_on else None
+
+
+def _unscales_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether gradients stay scaled up to the update under a loss scaler: a fused optimizer."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.backward_norm import BackwardNorm
-from lightning_normdyn.capture.names import plain_parameters
+from lightning_normdyn.capture.names import ParameterIndex
 from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.number_checks import check_count
@@ -19,7 +19,6 @@ from lightning_normdyn.core.number_checks import check_count
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
 
 
-_FEW = 1_024  # rows that are read in less time than it takes to select among them
 _MOST_CALLS = 256  # of a layer between two steps, before their ids are boiled down
 
 
@@ -43,7 +42,7 @@ class TableTarget:
 
     Args:
         name: qualified name of the parameter.
-        module: the model that holds it.
+        module: the model that holds it, or what was read of it.
         max_tracked_rows: most rows that keep statistics of their own; larger tables are sampled at an even stride.
 
     Attributes:
@@ -54,10 +53,11 @@ class TableTarget:
 
     kind = "table"
 
-    def __init__(self, name: str, module: nn.Module, *, max_tracked_rows: int = 16_384) -> None:
+    def __init__(self, name: str, module: nn.Module | ParameterIndex, *, max_tracked_rows: int = 16_384) -> None:
         check_rows(max_tracked_rows)
+        index = module if isinstance(module, ParameterIndex) else ParameterIndex(module)
         self.name = name
-        self.parameter = plain_parameters(module)[name]
+        self.parameter = index.parameters[name]
         if is_sharded(self.parameter):
             raise ValueError(
                 f"targets: expected tables that every rank holds whole, got '{name}', which is sharded over ranks; "
@@ -69,7 +69,7 @@ class TableTarget:
             raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")
         self.stride = -(-self.rows // max_tracked_rows)
         self.tracked_rows = -(-self.rows // self.stride)
-        owners = [layer for layer in module.modules() if any(p is self.parameter for p in layer._parameters.values())]
+        owners = index.owners(self.parameter)
         self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
         self.ids_tell = len(self._layers) == len(owners)
         self._ids_confirmed = False
@@ -166,23 +166,16 @@ class TableTarget:
             return rows
         return torch.where(rows % self.stride == 0, rows // self.stride, self.tracked_rows)
 
-    def tracked_among(self, rows: Tensor, scarce: Tensor | None = None) -> Tensor | None:
-        """Places of the tracked rows in ``rows [k]``; ``None`` for all, or where selecting would wait for a device.
+    @property
+    def selects(self) -> bool:
+        """Whether to choose among rows costs nothing but its time; elsewhere it waits for the device."""
+        return self.parameter.device.type == "cpu"
 
-        Args:
-            rows: rows of the table.
-            scarce: the slots to which the choice is confined, a mask ``[tracked_rows + 1]``.
-        """
-        if self.stride == 1 and (scarce is None or rows.numel() < _FEW):
+    def tracked_among(self, rows: Tensor) -> Tensor | None:
+        """Places of the tracked rows in ``rows [k]``; ``None`` for all, or where they cannot be selected."""
+        if self.stride == 1 or not self.selects:
             return None
-        if rows.device.type != "cpu":
-            return None
-        choice_mask = rows % self.stride == 0 if scarce is None else scarce[self.slots(rows)]
-        return choice_mask.nonzero().squeeze(1)
-
-    def scarce_rows(self, scarce: Tensor) -> Tensor | None:
-        """The rows of the masked slots ``[tracked_rows + 1]``; ``None`` where selecting would wait for a device."""
-        return None if scarce.device.type != "cpu" else scarce[:-1].nonzero().squeeze(1) * self.stride
+        return (rows % self.stride == 0).nonzero().squeeze(1)
 
     def _hear(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._keeps_ids and torch.is_grad_enabled():
@@ -237,11 +230,8 @@ class TableStep:
         tracked: whether all tracked rows, before and after, are wanted.
         clipping: whether the gradient may still be clipped before the optimizer gets it, so that its norm must be
             taken now, or may have been already, so that backward alone knows it.
-        scarce: where not all touched rows are wanted, the slots of those that are, a mask ``[tracked_rows + 1]``. All
-            come where to select takes longer than to read them, or would wait for a device.
 
     Attributes:
-        holds_only_scarce: whether the touched rows are those of ``scarce`` and no others.
         slots: slot of each touched row, ``[k]``, possibly repeated; ``None`` if they are all the tracked rows in order.
         embedding: touched rows before the step, ``[k, d]``.
         gradient: their gradients, ``[k, d]``.
@@ -261,31 +251,18 @@ class TableStep:
     gradient_norm: Tensor
     lr: float
 
-    def __init__(
-        self,
-        target: TableTarget,
-        *,
-        touched: bool,
-        tracked: bool,
-        clipping: Clipping,
-        scarce: Tensor | None = None,
-    ) -> None:
+    def __init__(self, target: TableTarget, *, touched: bool, tracked: bool, clipping: Clipping) -> None:
         self.target = target
-        self.wants_touched, self.wants_tracked = touched or scarce is not None, tracked
-        self.holds_only_scarce = False
+        self.wants_touched, self.wants_tracked = touched, tracked
         self.slots: Tensor | None = None
         self._rows: Tensor | None = None
         self._tracked_places: Tensor | None = None
         weight = target.parameter.detach()
-        if self.wants_touched:
+        if touched:
             self._rows = target.touched(verify=tracked)
             if self._rows is not None and not tracked:
-                self._tracked_places = target.tracked_among(self._rows, None if touched else scarce)
-                self.holds_only_scarce = not touched and self._tracked_places is not None
+                self._tracked_places = target.tracked_among(self._rows)
                 self._rows = self._rows if self._tracked_places is None else self._rows[self._tracked_places]
-            elif scarce is not None and not touched:
-                self._rows = target.scarce_rows(scarce)
-                self.holds_only_scarce = self._rows is not None
             self.slots = None if self._rows is None else target.slots(self._rows)
             self.embedding = (
                 target.tracked().clone() if self._rows is None else target.embedding_buffer.gather(weight, self._rows)

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lightning_normdyn.atomic_file import write_json
-from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint
+from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint, loading_options
 from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words
 from lightning_normdyn.core import NORMALIZATIONS
 from lightning_normdyn.core.statistics.ranking import ranking_ndcg
@@ -98,6 +98,25 @@ def check_sources(
     return of_files
 
 
+def check_idle(of_files: bool, **options: str | None) -> None:
+    """Refuses options of the other source, which nothing would heed.
+
+    Args:
+        of_files: whether advice is on files of embeddings.
+        options: name to value of those that only one of the two knows.
+
+    Raises:
+        ValueError: if one was passed.
+
+    Example:
+        >>> check_idle(True, column="a", ckpt_path=None)
+    """
+    for name, value in options.items():
+        if value is not None and of_files == (name == "ckpt_path"):
+            source = "--config, whose model it is of" if of_files else "--queries and --documents, which it is about"
+            raise ValueError(f"{name}: expected {source}, got '{value}' without; leave it out")
+
+
 def advise_on_files(files: EmbeddingFiles, temperature: float) -> AdviceRecord:
     """Advice from embeddings before any normalisation.
 
@@ -123,6 +142,11 @@ def advise_on_files(files: EmbeddingFiles, temperature: float) -> AdviceRecord:
         )
     judgements = _judgements(files.judgements, queries, documents)
     encoded = Encoded(queries.read_finite(), documents.read_finite(), judgements)
+    if not len(judgements.relevant().grades):
+        raise ValueError(
+            f"judgements: expected a grade above 0 for one pair at least, got none in {files.judgements}; grades say "
+            "how relevant a document is"
+        )
     advice = advise_on(
         encoded,
         cosine=_ndcg(encoded, "cosine"),
@@ -202,7 +226,8 @@ def advise_on_checkpoint(
 
 def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:
     with fitting_checkpoint(checkpoint, cli.trainer):
-        cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
+        options = loading_options(checkpoint)
+        cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False, **options)
 
 
 def saved(record: AdviceRecord, file: str | None) -> AdviceRecord:

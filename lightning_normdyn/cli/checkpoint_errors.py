@@ -54,6 +54,21 @@ def fitting_checkpoint(checkpoint: str | None, trainer: Any = None) -> Iterator[
         raise CheckpointError(sentence) from error
 
 
+def loading_options(checkpoint: object) -> dict[str, Any]:
+    """How Lightning is to load a checkpoint, so that none runs code.
+
+    torch loads a file with ``weights_only=True`` by itself; of a URL Lightning makes it ``False``.
+
+    Args:
+        checkpoint: path or URL, or ``None``.
+
+    Example:
+        >>> loading_options("last.ckpt"), loading_options("https://host/last.ckpt")
+        ({}, {'weights_only': True})
+    """
+    return {"weights_only": True} if "://" in str(checkpoint) else {}
+
+
 def _sentence(error: Exception, file: object) -> str | None:
     """What is wrong with the file; ``None`` if the error is not of restoring it."""
     if isinstance(error, _NOT_OF_THE_FILE):
@@ -64,6 +79,8 @@ def _sentence(error: Exception, file: object) -> str | None:
             "and options of its training, or the config.yaml that fit saved"
         )
     step = _step(error)
+    if isinstance(error, FileNotFoundError) and error.filename is None and str(file) in str(error):
+        return f"ckpt_path: expected a checkpoint, got no file '{file}'; check the path"
     if step is None or isinstance(error, FileNotFoundError | PermissionError):  # which name the file themselves
         return None
     complaint = _complaint(error)

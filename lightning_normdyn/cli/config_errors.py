@@ -6,6 +6,7 @@ line that tells what is wrong.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import traceback
@@ -58,6 +59,7 @@ def config_error(error: Exception, command: str, keys: Iterable[str]) -> ConfigE
         or _malformed(text)
         or _unknown_option(text)
         or _no_mapping(text)
+        or _beside_class_path(text)
         or _unknown_class(text)
         or _wrong_value(text)
         or f"{_path(text) or 'config'}: {_shortened(text)}"
@@ -169,6 +171,24 @@ def _unknown_class(text: str) -> str | None:
     if value is not None and ("Subclass types expect one of" in block or "is not iterable" in block):
         return f"{key}: expected the path of a class, or its class_path and init_args, got {value.group(1)[:80]}"
     return None
+
+
+def _beside_class_path(text: str) -> str | None:
+    """Keys that stand beside ``class_path`` where they are indented too far, or not far enough."""
+    value = _VALUE.search(of_innermost_key(text))
+    try:
+        settings = ast.literal_eval(value.group(1)) if value is not None else None
+    except (ValueError, SyntaxError):  # more than plain values, or cut short
+        return None
+    if not isinstance(settings, dict) or "class_path" not in settings:
+        return None
+    strange = [key for key in settings if key not in ("class_path", "init_args", "dict_kwargs")]
+    if not strange:
+        return None
+    return (
+        f"{_path(text)}.{strange[0]}: expected class_path and init_args alone there, got '{strange[0]}' beside them; "
+        "check its indentation"
+    )
 
 
 def _wrong_value(text: str) -> str | None:

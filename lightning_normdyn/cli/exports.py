@@ -98,7 +98,7 @@ def run_export(
     with _bar(console, "reading", documents.rows) as advance:
         survey = survey_source(source, folding, half=half, tell=advance)
     description = describe(survey, folding)
-    with _bar(console, "writing", documents.rows) as advance:
+    with _bar(console, "writing", documents.rows) as advance, disk_errors_of(TARGETS[to].place_of(destination)):
         write_index(source, folding, survey, writer, tell=advance, opened=lambda: _print_lines(console, description))
     console.print(f"Written: {TARGETS[to].place_of(destination)}")
     search = describe_search(to, folding)
@@ -225,6 +225,25 @@ def _queries(name: str | None, dim: int) -> Tensor | None:
 
 def _some(queries: Tensor, limit: int) -> Tensor:
     return queries[torch.randperm(len(queries), generator=torch.Generator().manual_seed(0))[:limit]]
+
+
+@contextmanager
+def disk_errors_of(place: str) -> Iterator[None]:
+    """Names the place where an error of the disk names no file, or one that is there for the time being alone.
+
+    Args:
+        place: where is written, in words.
+
+    Raises:
+        OSError: in the place of one that only has a number.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = os.strerror(error.errno)
+        raise OSError(f"out: cannot write {place} ({reason}); free some space, or choose another place") from error
 
 
 @contextmanager

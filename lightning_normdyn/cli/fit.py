@@ -13,14 +13,16 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer, see
 from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
 from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint
+from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint, loading_options
 from lightning_normdyn.cli.config_errors import ConfigError, config_error, constructor_complaint, is_of_lightning
 from lightning_normdyn.cli.config_text import check_config_text
 from lightning_normdyn.cli.shipped_configs import config_file
 from lightning_normdyn.cli.signals import sigterm_waits
+from lightning_normdyn.cli.values import SEEDS
 
 
 class NormdynCLI(LightningCLI):
@@ -77,6 +79,8 @@ class NormdynCLI(LightningCLI):
         seed: int | bool | None = self._get(self.config, "seed_everything")
         if seed is False:
             return
+        if seed is not None and seed is not True and not 0 <= seed < SEEDS:
+            raise ConfigError(f"seed_everything: expected a whole number from 0 to {SEEDS - 1}, got {seed}")
         settings = self.config[self.subcommand] if self.subcommand else self.config
         settings["seed_everything"] = seed_everything(
             None if seed is True else seed, workers=True, verbose=self.command == "fit"
@@ -96,9 +100,26 @@ class NormdynCLI(LightningCLI):
                 raise
             raise ValueError(constructor_complaint(error)) from error
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer; what Lightning finds no use for among its options says where to look."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:
+            complaint = str(error).strip().rstrip(".!")
+            option = "trainer.accelerator" if "backend" in complaint else "trainer"
+            place = "" if "`" in complaint else f"{option}: "  # Lightning quotes the option, if it names one
+            raise ConfigError(f"{place}{complaint}; check the options of the trainer") from error
+
     def _run_subcommand(self, subcommand: str) -> None:
         with sigterm_waits(), fitting_checkpoint(self.config[subcommand].get("ckpt_path"), self.trainer):
             super()._run_subcommand(subcommand)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """What the Trainer's method is called with; a checkpoint of a URL runs no code unless that was asked for."""
+        arguments: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        if arguments.get("weights_only") is None:
+            arguments |= loading_options(arguments.get("ckpt_path"))
+        return arguments
 
     def _parse_ckpt_path(self) -> None:
         """Takes the hyperparameters that a checkpoint has, as Lightning does."""

@@ -13,6 +13,7 @@ from lightning_normdyn._version import __version__
 from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_raises
 from lightning_normdyn.cli.user_errors import is_of_drawing, is_the_users, one_sentence, require, users_traceback
 from lightning_normdyn.nearest_word import nearest
+from lightning_normdyn.passwords import without_passwords
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.commands.command import CommandRecord
@@ -59,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
             print(_undrawn(error), file=sys.stderr)
             return ERROR
         text = users_traceback(error)
-        print(f"normdyn: {one_sentence(error)}" if text is None else text, file=sys.stderr)
+        print(without_passwords(f"normdyn: {one_sentence(error)}" if text is None else text), file=sys.stderr)
         return USAGE if text is None else ERROR
 
 

@@ -120,6 +120,13 @@ def _split(words: Sequence[str], options: set[str]) -> tuple[list[str], list[str
 
 def _sentence(error: argparse.ArgumentError, parser: ArgumentParser, command: Command[..., Any]) -> str:
     text = " ".join(str(error).split())
+    for place in (option for option in command.options if option.name in command.shell.positional):
+        text = text.replace(f"argument {place.value.metavar}:", f"argument {place.name}:")
+    required = text.partition("arguments are required: ")[2]
+    if required:
+        spelled = {option.name: command.shell.spelled(option.name) for option in command.options}
+        names = [name if name in command.shell.positional else spelled[name] for name in required.split(", ")]
+        text = text.replace(required, ", ".join(names))
     if text.startswith("unrecognized arguments: "):
         word = text.removeprefix("unrecognized arguments: ").split(" ")[0].split("=")[0]
         text = f"{text}{nearest(word, tuple(parser._option_string_actions))}"

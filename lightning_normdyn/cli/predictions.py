@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lightning_normdyn.atomic_file import atomic_file, write_atomically
-from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint
+from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint, loading_options
 from lightning_normdyn.cli.fit import WITHOUT_RUN, NormdynCLI, UnloggedCLI, config_words
 from lightning_normdyn.cli.run_folder import check_writable, make_writable
 from lightning_normdyn.datasets import Judgements
@@ -175,7 +175,8 @@ def _of_task(cli: EncodingCLI, checkpoint: str | None, split: Literal["validatio
     model.measures_floors = False
     evaluate = cli.trainer.test if split == "test" else cli.trainer.validate
     with fitting_checkpoint(checkpoint, cli.trainer):
-        evaluate(model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)
+        options = loading_options(checkpoint)
+        evaluate(model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False, **options)
     encoded: Encoded | None = model.encoded
     if encoded is None:
         raise ValueError(f"data: expected a {split} split, got none")
@@ -197,7 +198,7 @@ def _of_table(cli: EncodingCLI, checkpoint: str | None) -> Sides:
     data: Any = cli.datamodule
     if checkpoint is not None:
         with fitting_checkpoint(checkpoint):
-            model = TokenContrast.load_from_checkpoint(checkpoint, map_location="cpu")
+            model = TokenContrast.load_from_checkpoint(checkpoint, map_location="cpu", **loading_options(checkpoint))
     if not isinstance(data, TokenPairs):
         return Sides(model.table.weight.detach().cpu(), _ids(None, model.table.num_embeddings))
     data.setup("predict")

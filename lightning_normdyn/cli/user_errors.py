@@ -13,6 +13,16 @@ from types import FrameType
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 
+_MORE_SPACE = "free some space on its disk, or choose another"
+_OF_THE_DISK = {
+    errno.ENOSPC: _MORE_SPACE,
+    errno.EDQUOT: _MORE_SPACE,
+    errno.EFBIG: _MORE_SPACE,
+    errno.EIO: "the disk may be failing: choose another",
+    errno.EROFS: "the disk is read-only: choose another",
+}
+_ADVICE = {errno.ENOENT: "check the path", **_OF_THE_DISK}
+
 
 class MissingExtraError(ImportError):
     """A command needs a package that a plain installation leaves out."""
@@ -53,9 +63,10 @@ def is_of_drawing(error: Exception) -> bool:
 
 def one_sentence(error: Exception) -> str:
     """The message on one line, but for a list that it ends with."""
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        advice = "check the path" if error.errno == errno.ENOENT else "choose a file or a folder of your own"
-        return f"cannot use '{error.filename}' ({error.strerror}); {advice}"
+    if isinstance(error, OSError) and error.errno is not None and (error.filename or error.errno in _OF_THE_DISK):
+        advice = _ADVICE.get(error.errno, "choose a file or a folder of your own")
+        place = f"use '{error.filename}'" if error.filename else "write"
+        return f"cannot {place} ({error.strerror}); {advice}"
     first, *listing = str(error).split("\n  ")
     return "\n  ".join([" ".join(first.split()) or type(error).__name__, *listing]).rstrip()
 

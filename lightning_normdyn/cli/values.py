@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 _MOST = 10**12
-_SEEDS = 2**32
+SEEDS = 2**32
+_LONGEST_NAME = 255
 
 
 def text(value: object) -> str:
@@ -55,8 +56,8 @@ def count(value: int | str) -> int:
 def seed(value: int | str) -> int:
     """A number that random generators start from."""
     number = _whole(value)
-    if number is None or not 0 <= number < _SEEDS:
-        raise ValueError(f"expected a whole number from 0 to {_SEEDS - 1}, got {value!r}")
+    if number is None or not 0 <= number < SEEDS:
+        raise ValueError(f"expected a whole number from 0 to {SEEDS - 1}, got {value!r}")
     return number
 
 
@@ -76,11 +77,38 @@ def factor(value: float | str) -> float:
     return number
 
 
+def file(value: object) -> str:
+    """The name of a file.
+
+    Example:
+        >>> file("runs/a.npy")
+        'runs/a.npy'
+        >>> file(" ")
+        Traceback (most recent call last):
+            ...
+        ValueError: expected the name of a file, got nothing
+    """
+    return _path(value, "file")
+
+
 def folder(value: object) -> str:
     """The name of a folder."""
+    return _path(value, "folder")
+
+
+def _path(value: object, kind: str) -> str:
+    """A name that a disk can hold."""
     name = text(value)
     if not name.strip():
-        raise ValueError("expected the name of a folder, got nothing")
+        raise ValueError(f"expected the name of a {kind}, got nothing")
+    if "\0" in name:
+        raise ValueError(f"expected the name of a {kind} without zero bytes, got {name!r}")
+    part = max(name.split("/"), key=len)
+    if len(os.fsencode(part)) > _LONGEST_NAME:
+        raise ValueError(
+            f"expected the name of a {kind} of at most {_LONGEST_NAME} bytes, got {len(os.fsencode(part))}, "
+            f"'{part[:20]}...'"
+        )
     return name
 
 
@@ -104,7 +132,7 @@ Exponent = Annotated[float, Value("A", exponent)]
 Factor = Annotated[float, Value("F", factor)]
 Seconds = Annotated[float, Value("SECONDS", factor)]
 Folder = Annotated[str, Value("DIR", folder)]
-File = Annotated[str, Value("FILE")]
+File = Annotated[str, Value("FILE", file)]
 Name = Annotated[str, Value("NAME")]
-Table = Annotated[str, Value("TSV")]
+Table = Annotated[str, Value("TSV", file)]
 ConfigFile = Annotated[str, Value("FILE", one_word=True)]

@@ -51,6 +51,29 @@ def check_positive(*, hint: str = "", **numbers: object) -> None:
             raise ValueError(f"{name}: expected a positive number, got {number!r}{_ending(hint)}")
 
 
+def check_not_negative(*, unknown: bool = False, hint: str = "", **numbers: object) -> None:
+    """Refuses a number that is negative or not finite, and what is no number.
+
+    Args:
+        unknown: whether NaN and infinity pass, which stand for what is not known or has no end.
+        hint: the likely fix, to end the sentence with.
+        numbers: name of an argument to what came.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> check_not_negative(weight_decay=-0.1)
+        Traceback (most recent call last):
+            ...
+        ValueError: weight_decay: expected a number, 0 or more, got -0.1
+    """
+    for name, number in numbers.items():
+        is_unknown = unknown and isinstance(number, float) and not (math.isfinite(number) or number < 0)
+        if not is_unknown and not 0 <= _real(number) < math.inf:
+            raise ValueError(f"{name}: expected a number, 0 or more, got {number!r}{_ending(hint)}")
+
+
 def check_finite_number(*, hint: str = "", **numbers: object) -> None:
     """Refuses a number that is not finite, and what is no number.
 

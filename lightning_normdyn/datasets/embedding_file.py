@@ -55,6 +55,8 @@ class EmbeddingFile:
     def __init__(
         self, file: str | os.PathLike[str], *, column: str | None = None, preferred_column: str | None = None
     ) -> None:
+        if not isinstance(file, str | os.PathLike):
+            raise ValueError(f"file: expected a path, got {file!r}; name a file of embeddings")
         self.file = Path(file)
         self._preferred_column = preferred_column
         if not self.file.is_file():
@@ -72,7 +74,7 @@ class EmbeddingFile:
                 raise
             if any(word in str(error) for word in _OF_OBJECTS):
                 raise ValueError(f"{self.file}: is no {self.file.suffix} file of numbers; {_WRITTEN}") from error
-            raise ValueError(f"{self.file}: cannot be read as {self.file.suffix} ({error})") from error
+            raise self._unreadable(error) from error
         self.rows, self.dim = self._matrix.rows, self._matrix.dim
         if self.rows and not self.dim:
             raise ValueError(f"{self.file}: expected vectors of one number or more, got [{self.rows}, 0]; is it whole?")
@@ -133,8 +135,16 @@ class EmbeddingFile:
                 "the largest; scale all rows by one factor"
             )
 
+    def _unreadable(self, error: Exception) -> ValueError:
+        complaint = str(error).strip().rstrip(".")
+        return ValueError(
+            f"{self.file}: cannot be read as {self.file.suffix} ({complaint}); it may be cut short or of another kind: "
+            "write it again"
+        )
+
     def _npy(self, column: str | None) -> Matrix:
-        del column
+        if column is not None:
+            raise ValueError(f"{self.file}: expected no column for .npy, which holds one matrix, got '{column}'")
         return ArrayMatrix(self._two_dimensional(np.load(self.file, mmap_mode="r", allow_pickle=False)))
 
     def _npz(self, column: str | None) -> Matrix:
@@ -175,7 +185,7 @@ class EmbeddingFile:
                 names = list(tensors.keys())
                 shapes = {name: tensors.get_slice(name).get_shape() for name in names}
         except SafetensorError as error:
-            raise ValueError(f"{self.file}: cannot be read as .safetensors ({error})") from error
+            raise self._unreadable(error) from error
         matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
         name = self._select_name(column, list(matrices), kind="two-dimensional tensors")
         return SafetensorsMatrix(self.file, name, *matrices[name])

@@ -46,13 +46,16 @@ class Judgements(NamedTuple):
             documents: how many there are, if known.
 
         Raises:
-            ValueError: if a position is outside of them, or a grade is NaN or infinite.
+            ValueError: if columns differ in length, a position is outside of them, or a grade is NaN or infinite.
 
         Example:
             >>> Judgements.of([(0, 7, 1.0)]).check(queries=1, documents=5)
             Traceback (most recent call last):
             ValueError: judgements: expected documents by position, 0 to 4, ...
         """
+        if not self.queries.shape == self.documents.shape == self.grades.shape or self.queries.ndim != 1:
+            shapes = ", ".join(str(list(column.shape)) for column in self)
+            raise ValueError(f"judgements: expected query, document and grade of each pair, each [p], got {shapes}")
         for name, column, rows in (("queries", self.queries, queries), ("documents", self.documents, documents)):
             if not column.numel():
                 continue
@@ -65,6 +68,19 @@ class Judgements(NamedTuple):
                 )
         if not self.grades.isfinite().all():
             raise ValueError("judgements: expected finite grades, got NaN or infinite ones; leave such pairs out")
+
+    @staticmethod
+    def require(judgements: object) -> Judgements:
+        """What came, if it is judgements.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        if not isinstance(judgements, Judgements):
+            raise ValueError(
+                f"judgements: expected Judgements, got {type(judgements).__name__}; Judgements.of makes them of triples"
+            )
+        return judgements
 
     def relevant(self) -> Judgements:
         """The pairs with a positive grade."""

@@ -26,6 +26,9 @@ class Texts:
     ids: Sequence[str]
     texts: Sequence[str]
 
+    def __post_init__(self) -> None:
+        _check_lengths(ids=self.ids, texts=self.texts)
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -65,6 +68,9 @@ class CaptionedImages:
     captions: Sequence[str]
     groups: Sequence[str]
 
+    def __post_init__(self) -> None:
+        _check_lengths(images=self.images, captions=self.captions, groups=self.groups)
+
     def __len__(self) -> int:
         return len(self.captions)
 
@@ -82,6 +88,11 @@ class GradedPairs:
     first: Sequence[str]
     second: Sequence[str]
     grades: Tensor
+
+    def __post_init__(self) -> None:
+        _check_lengths(first=self.first, second=self.second, grades=self.grades)
+        if not self.grades.isfinite().all():
+            raise ValueError("grades: expected finite numbers, got NaN or infinite ones; leave such pairs out")
 
     def __len__(self) -> int:
         return len(self.first)
@@ -109,6 +120,11 @@ class Interactions:
     times: Tensor
     item_texts: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        _check_lengths(users=self.users, items=self.items, ratings=self.ratings, times=self.times)
+        _check_places("users", self.users, len(self.user_ids), "user_ids")
+        _check_places("items", self.items, len(self.item_ids), "item_ids")
+
 
 @dataclass(frozen=True)
 class KnowledgeGraph:
@@ -123,6 +139,17 @@ class KnowledgeGraph:
     entities: Sequence[str]
     relations: Sequence[str]
     triples: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if not self.triples:
+            raise ValueError("triples: expected the facts of a split at least, got none; name it train")
+        for split, facts in self.triples.items():
+            if facts.ndim != 2 or facts.shape[1] != 3:
+                raise ValueError(
+                    f"triples: expected head, relation, tail of each, [n, 3], got {list(facts.shape)} for '{split}'"
+                )
+            _check_places("triples", facts[:, (0, 2)], len(self.entities), "entities")
+            _check_places("triples", facts[:, 1], len(self.relations), "relations")
 
 
 @dataclass(frozen=True)
@@ -143,6 +170,11 @@ class LabelledImages:
     groups: Sequence[str]
     soft_labels: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        _check_lengths(images=self.images, labels=self.labels)
+        _check_lengths(classes=self.classes, groups=self.groups)
+        _check_places("labels", self.labels, len(self.classes), "classes")
+
 
 @dataclass(frozen=True)
 class LabelledTexts:
@@ -158,5 +190,38 @@ class LabelledTexts:
     labels: Tensor
     classes: Sequence[str]
 
+    def __post_init__(self) -> None:
+        _check_lengths(texts=self.texts, labels=self.labels)
+        _check_places("labels", self.labels, len(self.classes), "classes")
+
     def __len__(self) -> int:
         return len(self.texts)
+
+
+def _check_lengths(**columns: Sequence[object] | Tensor) -> None:
+    """Refuses columns of one record that have not one entry for each item.
+
+    Raises:
+        ValueError: naming the column.
+    """
+    (first, *_), length = columns, len(next(iter(columns.values())))
+    for name, column in columns.items():
+        if isinstance(column, str):
+            raise ValueError(f"{name}: expected a list of texts, got one text; put it into a list")
+        if len(column) != length:
+            raise ValueError(f"{name}: expected one for each of the {length} {first}, got {len(column)}")
+
+
+def _check_places(name: str, places: Tensor, count: int, names: str) -> None:
+    """Refuses numbers that are no places in a list of names.
+
+    Raises:
+        ValueError: naming the column and the list.
+    """
+    if places.is_floating_point():
+        raise ValueError(f"{name}: expected whole numbers, places in {names}, got {places.dtype}; pass {name}.long()")
+    if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < count:
+        raise ValueError(
+            f"{name}: expected places in the {count} {names}, got {int(places.min())} to {int(places.max())}; number "
+            "them in that order"
+        )

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.number_checks import check_count
 
@@ -18,16 +19,12 @@ Columns = dict[str, Tensor]
 
 
 class Need(Flag):
-    """What an instrument wants to see of a step. Nothing means that the step costs nothing.
-
-    ``SCARCE`` are the touched rows among those that an instrument's own mask names; others may come with them.
-    """
+    """What an instrument wants to see of a step. Nothing means that the step costs nothing."""
 
     NOTHING = 0
     NORMS = auto()
     TOUCHED = auto()
     TRACKED = auto()
-    SCARCE = auto()
 
 
 class Measurement:
@@ -58,14 +55,7 @@ class Measurement:
 
 
 class TableInstrument(Measurement):
-    """Measures one table on the steps that it asks for.
-
-    Attributes:
-        scarce: slots of rows that are touched so seldom that each time counts, a mask ``[tracked_rows + 1]``; ``None``
-            for none.
-    """
-
-    scarce: Tensor | None = None
+    """Measures one table on the steps that it asks for."""
 
     def begin(self, step: int) -> None:
         """Called once before the first step it sees, after weights and state were restored; ``step`` came before."""
@@ -88,8 +78,25 @@ class TableInstrument(Measurement):
         """Looks at a step it asked for."""
         raise NotImplementedError
 
-    def overhear(self, table_step: TableStep) -> None:
-        """May look at a step that others asked for, before they do; must cost next to nothing."""
+    def scarce(self, step: int) -> Tensor | None:
+        """The slots of rows that step number ``step`` is to show besides, each time that it touches them.
+
+        Returns:
+            A mask ``[tracked_rows + 1]``; ``None`` for none.
+        """
+        return None
+
+    def observe_scarce(self, step: int, scarce_step: ScarceStep) -> None:
+        """Looks at the rows that :meth:`scarce` asked for, before :meth:`observe`; keeps what it likes."""
+        raise NotImplementedError
+
+    def overhear(self, gradient: Tensor, slots: Tensor | None) -> None:
+        """May look at gradients that others asked for, before they do; must cost next to nothing.
+
+        Args:
+            gradient: of touched rows, ``[k, d]``.
+            slots: of these, ``[k]``; ``None`` if they are all the tracked rows in order.
+        """
 
 
 class CadencedInstrument(TableInstrument):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -41,7 +42,9 @@ class DeadRows(CadencedInstrument):
         update, norm = _typical_update(table_step, rate)
         limit = smallest_trainable_norm(dtype, table_step.target.dim, update=update, norm=norm, power=rule.power)
         norms = most_precise(table_step.norms)
-        self._readings = {"dead_rows": ((norms < limit) & self._met_rows.fadeable).sum()}
+        self._readings = {"dead_rows": ((norms < limit) & self._met_rows.fadeable).sum(), "dead_at_step": math.inf}
+        if self._met_rows.has_met_all:
+            return
         waiting = self._met_rows.untouched & (norms >= limit)
         shortest = norms.where(waiting, torch.nan).nan_to_num(torch.inf).amin()
         self._readings["dead_at_step"] = step + decay_steps(limit / shortest, rate, dtype).where(

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_log
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
+from lightning_normdyn.core.dynamics.laws import OptimizerMemory
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
@@ -36,6 +38,7 @@ class RowNoise(NamedTuple):
         kurtosis: ``E[s⁴]/E[s²]²`` over those.
         readings: steps in which the row was read, int32.
         judged: rows whose errors are known, by what steps before the window said; a mask.
+        memory: what the optimizer had in store of them when the window closed.
     """
 
     second_moment: Tensor
@@ -43,6 +46,7 @@ class RowNoise(NamedTuple):
     kurtosis: Tensor
     readings: Tensor
     judged: Tensor
+    memory: OptimizerMemory = OptimizerMemory()
 
 
 class EquilibriumFit(WindowedFit[RowNoise]):
@@ -52,8 +56,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         target: the table.
         plan: the optimizer's law and its schedule.
         every_n_steps: cadence of the quiet terms (norm and growth of all tracked rows).
-        fit_every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows, but for rows that
-            would then be read fewer than 50 times: those are read whenever they are touched.
+        fit_every_n_steps: cadence of the gradient moments; ``None`` to thin them out in long windows, each row as far
+            as leaves it 50 readings: one that is touched fewer times than that is read whenever it is touched.
         window: see :class:`WindowedFit`.
         forecast_at: see :class:`WindowedFit`.
 
@@ -82,6 +86,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._window: FitWindow | None = None
         self._set_window(0, 0)
         self._nonfinite_before = 0.0
+        self._masks: list[Tensor | None] = [None]
+        self._reads_all_for_scarce = False
         self._touch_share: Tensor | None = None
         self._counted_steps = 0
         self._announced_plain_fit = self._announced_resets = False
@@ -94,24 +100,33 @@ class EquilibriumFit(WindowedFit[RowNoise]):
 
     def next_due(self, step: int) -> int:
         """The next step of either cadence, the end of the window or that of the run."""
-        read_due = step if self.scarce is not None else next_multiple(step, self._read_every)
+        read_due = step if self._reads_all_for_scarce else next_multiple(step, self._read_every)
         due = [read_due, next_multiple(step, self._sample_every), self._window_end]
         if self._end_forecast.forecast is not None:
             due.append(self._end_forecast.forecast.due - self.plan.skipped_steps())
         return max(step, min(due))
 
     def need(self, step: int) -> Need:
-        """Touched rows on the cadence, scarce ones in between, all for the quiet terms, norms at a window's end."""
+        """Touched rows on the cadence, all rows for the quiet terms, norms at a window's end."""
         need = Need.NOTHING
-        if step % self._read_every == 0:
+        if self._reads_touched(step):
             need |= Need.TOUCHED
-        elif self.scarce is not None:
-            need |= Need.SCARCE
         if step % self._sample_every == 0:
             need |= Need.TRACKED
         if self._ends_with(step):
             need |= Need.NORMS
         return need
+
+    def scarce(self, step: int) -> Tensor | None:
+        """The rows whose cadence the step belongs to, where it does not show all of them."""
+        return self._masks[step % self._read_every] if step % self._sample_every else None
+
+    def observe_scarce(self, step: int, scarce_step: ScarceStep) -> None:
+        """Adds their readings to the window."""
+        assert self._window is not None
+        self._window.moments.add_scarce(
+            scarce_step.embedding, scarce_step.gradient, scarce_step.slots, shared_cadence(step)
+        )
 
     def note_rate(self, lr: float, radial_decay: float) -> None:
         """Notes the rate and the decay of a step."""
@@ -122,12 +137,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         """Adds a step to the window, and closes the window where it ends."""
         assert self._window is not None
         if table_step.wants_touched:
-            moments = self._window.moments
-            if table_step.holds_only_scarce:
-                assert table_step.slots is not None
-                moments.add_scarce(table_step.embedding, table_step.gradient, table_step.slots)
-            else:
-                moments.add(table_step.embedding, table_step.gradient, table_step.slots)
+            self._window.moments.add(table_step.embedding, table_step.gradient, table_step.slots)
         if table_step.wants_tracked and step % self._sample_every == 0:
             self._window.sample(table_step.before, table_step.after)
         self._conclude(step, lambda: table_step.norms)
@@ -168,21 +178,43 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._sample_every = min(self.every_n_steps, max(1, (end - start) // 20))
 
     def _start_window(self, norms: Tensor) -> None:
-        self._use(FitWindow(norms, self.plan.rule().observed_mean, self._scarce_rows(norms)))
+        self._use(FitWindow(norms, self.plan.rule().observed_mean, self._cadences(norms), self._memory()))
+
+    def _memory(self) -> OptimizerMemory:
+        return self.plan.memory(self.target.parameter, self.target.stride)
 
     def _use(self, window: FitWindow) -> None:
         self._window = window
-        has_scarce_rows = self._read_every > 1 and bool(window.moments.scarce.any())
-        self.scarce = window.moments.scarce if has_scarce_rows else None
+        masks = {every: window.moments.scarce(every) for every in _CADENCES if every < self._read_every}
+        has_scarce = any(bool(mask.any()) for mask in masks.values())
+        self._reads_all_for_scarce = has_scarce and not self.target.selects
+        self._masks = [None] * self._read_every
+        if has_scarce and self.target.selects:
+            for step in range(1, self._read_every):
+                mask = masks[shared_cadence(step)]
+                self._masks[step] = mask if bool(mask.any()) else None
 
-    def _scarce_rows(self, norms: Tensor) -> Tensor | None:
-        """The rows that a thinned window would read too seldom, going by all steps before it; a mask ``[rows]``."""
+    def _cadences(self, norms: Tensor) -> Tensor | None:
+        """Every how many steps each row is to be read, the most that leave it enough readings, ``[rows]``.
+
+        Goes by all steps before the window; ``None`` where all rows are read in the same steps.
+        """
         if self.fit_every_n_steps is not None or self._read_every == 1:
             return None
         if self._touch_share is None:
-            return torch.ones_like(norms, dtype=torch.bool)
-        readings = (self._window_end - self._window_start) / self._read_every
-        return self._touch_share * readings < _ENOUGH_READINGS
+            return torch.ones_like(norms, dtype=torch.int8)
+        touches = self._touch_share * (self._window_end - self._window_start)
+        cadences = torch.ones_like(norms, dtype=torch.int8)
+        for every in _CADENCES:
+            if every <= self._read_every:
+                cadences[touches / every >= _ENOUGH_READINGS] = every
+        return cadences
+
+    def _reads_touched(self, step: int) -> bool:
+        """Whether a step is to show all rows that it touches; with all tracked ones, scarce ones come among them."""
+        if self._reads_all_for_scarce or step % self._read_every == 0:
+            return True
+        return step % self._sample_every == 0 and self._masks[step % self._read_every] is not None
 
     def _window_course(self) -> tuple[Tensor, EffectiveTrace]:
         assert self._window is not None
@@ -194,7 +226,14 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         fit = window.close(norms, rule, self.target.dim)
         nonfinite = self._report_nonfinite(float(window.moments.nonfinite))
         judged = self._judged_rows(fit, window, rule)
-        noise = RowNoise(fit.second_moment, fit.update_probability, fit.kurtosis, window.moments.readings.int(), judged)
+        noise = RowNoise(
+            fit.second_moment,
+            fit.update_probability,
+            fit.kurtosis,
+            window.moments.readings.int(),
+            judged,
+            self._memory(),
+        )
         self._count_touches(fit.update_probability, window.rates.steps)
         if rule.family is not None and rule.radial_decay > 0 and fit.equilibrium_errors is None:
             self._announce_plain_fit(rule)
@@ -248,17 +287,18 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         directions = rows / safe_norm(rows, keepdim=True)
         return {"common_direction": directions.nanmean(0).norm()}
 
-    def _has_law(self, rule: EquilibriumRule) -> bool:
-        return rule.path_is_known()
+    def _has_law(self, moments: RowNoise, rule: EquilibriumRule) -> bool:
+        return rule.path_is_known(**moments.memory._asdict())
 
     def _evolve(self, moments: RowNoise, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule) -> Tensor:
         v2, p, dim = moments.second_moment, moments.update_probability, self.target.dim
-        return rule.evolve(norms, v2, dim, p, lrs=rates, kurtosis=moments.kurtosis)
+        return rule.evolve(norms, v2, dim, p, lrs=rates, kurtosis=moments.kurtosis, **moments.memory._asdict())
 
     def _forecast_errors(
-        self, moments: RowNoise, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule
+        self, moments: RowNoise, start: Tensor, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule
     ) -> NormErrors | None:
         errors = rule.path_errors(
+            start,
             norms,
             moments.second_moment,
             self.target.dim,
@@ -314,14 +354,19 @@ class EquilibriumFit(WindowedFit[RowNoise]):
 def _noise_state(noise: RowNoise | None) -> dict[str, Any]:
     if noise is None:
         return {"previous": None}
-    return {"previous": torch.stack(noise[:3]), "previous_readings": [noise.readings, noise.judged]}
+    return {
+        "previous": torch.stack(noise[:3]),
+        "previous_readings": [noise.readings, noise.judged],
+        "previous_memory": list(noise.memory),
+    }
 
 
 def _noise_of(state: dict[str, Any], device: torch.device) -> RowNoise:
     """Takes back what :func:`_noise_state` gave, or an earlier release, which held everything in ``previous``."""
     rows = [*state["previous"].unbind(), *state.get("previous_readings", ())]
     second_moment, probability, kurtosis, readings, judged = (values.to(device) for values in rows)
-    return RowNoise(second_moment, probability, kurtosis, readings.int(), judged > 0)
+    memory = OptimizerMemory.from_state(state.get("previous_memory", ()), device)
+    return RowNoise(second_moment, probability, kurtosis, readings.int(), judged > 0, memory)
 
 
 def _columns(fit: WindowFit, judged: Tensor, rule: EquilibriumRule) -> Columns:
@@ -383,7 +428,7 @@ _LOG = logging.getLogger(__name__)
 _ENOUGH_READINGS = 50
 _ENOUGH_STEPS = 500
 _AT_LIMIT = 0.99
-_SPARSEST = 5
+_CADENCES = (1, 2, 4)
 
 
 def thinning(window_steps: int) -> int:
@@ -391,6 +436,16 @@ def thinning(window_steps: int) -> int:
 
     Example:
         >>> thinning(100), thinning(1_600), thinning(100_000)
-        (1, 3, 5)
+        (1, 2, 4)
     """
-    return min(max(1, window_steps // _ENOUGH_STEPS), _SPARSEST)
+    return max(every for every in _CADENCES if every == 1 or every * _ENOUGH_STEPS <= window_steps)
+
+
+def shared_cadence(step: int) -> int:
+    """The longest cadence that a step belongs to.
+
+    Example:
+        >>> [shared_cadence(step) for step in range(1, 9)]
+        [1, 2, 1, 4, 1, 2, 1, 4]
+    """
+    return min(step & -step, _CADENCES[-1])

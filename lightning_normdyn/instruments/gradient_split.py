@@ -13,7 +13,7 @@ from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, sp
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings
 
-_BLOCK = 2**15
+_BLOCK = 2**16
 _ZERO = 1e-12
 
 
@@ -100,11 +100,11 @@ def _turn(squared: Tensor, budget: NormBudget) -> Readings:
 
 def _relative(squared: Tensor, budget: NormBudget) -> Readings:
     """Mean over rows of each term of the budget, relative to R², and the largest residual."""
+    terms = torch.stack((budget.decay, budget.drift, budget.growth, budget.residual)) / squared
+    means = terms.where(terms.isfinite(), torch.nan).nanmean(1)
     return {
-        "budget_decay": finite_mean(budget.decay / squared),
-        "budget_drift": finite_mean(budget.drift / squared),
-        "budget_growth": finite_mean(budget.growth / squared),
-        "budget_residual": (budget.residual / squared).abs().nan_to_num(0, 0, 0).max(),
+        **dict(zip(("budget_decay", "budget_drift", "budget_growth"), means, strict=False)),
+        "budget_residual": terms[3].abs().nan_to_num(0, 0, 0).max(),
     }
 
 

@@ -63,6 +63,11 @@ class MetRows(CadencedInstrument):
         return ~(self._met | self._padding)
 
     @property
+    def has_met_all(self) -> bool:
+        """Whether the last look left no row untouched; then none will ever be."""
+        return self._is_complete
+
+    @property
     def fadeable(self) -> Tensor:
         """Rows that may die: neither padding, nor zero from the start and never met, ``[tracked_rows]``."""
         return ~self._padding & (self._met | ~self._was_zero)
@@ -86,11 +91,10 @@ class MetRows(CadencedInstrument):
         """Follows a row without gradients."""
         self._decay.step(lr)
 
-    def overhear(self, table_step: TableStep) -> None:
+    def overhear(self, gradient: Tensor, slots: Tensor | None) -> None:
         """Meets the rows of which somebody else wanted the gradients anyway."""
-        if self._is_complete or not table_step.wants_touched:
+        if self._is_complete:
             return
-        gradient, slots = table_step.gradient, table_step.slots
         if slots is None:
             self._met |= (gradient != 0).any(1)
             return

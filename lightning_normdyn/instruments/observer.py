@@ -18,9 +18,9 @@ from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
-from lightning_normdyn.history.target_history import fresh_root
+from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
-from lightning_normdyn.instruments.observation import Observation
+from lightning_normdyn.instruments.observation import Observation, run_id_of
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
@@ -84,12 +84,23 @@ class NormObserver:
         name: str = "NormObserver",
         **options: Unpack[NormOptions],
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model: expected a module of torch, got {type(model).__name__}; pass the model itself")
         self._model, self._optimizers = model, _as_list(optimizer)
+        if not self._optimizers or not all(hasattr(each, "param_groups") for each in self._optimizers):
+            raise ValueError(
+                f"optimizer: expected an optimizer of torch, or several, got {optimizer!r}; pass what is stepped"
+            )
+        if log is not None and not callable(log):
+            raise ValueError(f"log: expected a function of metrics and the step, got {log!r}; pass one, such as print")
         if total_steps is not None:
             check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
         check_count(scheduler_every_n_steps=scheduler_every_n_steps)
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
+        for each in self._schedulers:
+            if not hasattr(each, "state_dict"):
+                raise ValueError(f"scheduler: expected a scheduler of torch, got {each!r}; pass the object itself")
         self._log, self._log_dir, self._name = log, log_dir, name
         self.name_holders: list[object] = [model]
         self._options = complete_options(options, arguments=_ARGUMENTS)
@@ -112,16 +123,16 @@ class NormObserver:
         self.close()
         self._ranks = present_ranks(next((p.device for p in self._model.parameters()), torch.device("cpu")))
         state, self._saved_state = self._saved_state, None
-        root = None
+        history = None
         if self._log_dir is not None and self._ranks.rank == 0:
-            root = fresh_root(self._log_dir, id(self), resumes=state is not None or steps_made > 0)
+            history = RunWriter(self._log_dir, inform=logging.getLogger(__name__).info)
         self._observation = Observation(
             self._model,
             self._run(),
             ALL_MEASURES,
             self._options,
             name=self._name,
-            root=root,
+            history=history,
             name_holders=self.name_holders,
         )
         if not self._observation.recorder.watches:
@@ -133,7 +144,8 @@ class NormObserver:
         for optimizer in self._run().followed():  # first: a step is announced before its gradient is read
             self._handles.append(optimizer.register_step_pre_hook(self._hear_step))
         try:
-            self._observation.begin(steps_made, state)  # first: what was read of a step is reported after it was read
+            # First: what was read of a step is reported after it was read.
+            self._observation.begin(steps_made, state, run_id=run_id_of(state))
         except BaseException:
             self.close()
             raise
@@ -163,8 +175,15 @@ class NormObserver:
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs; loads with ``weights_only=True``."""
+        """Everything that a resumed run needs; loads with ``weights_only=True``. The history is on disk before."""
+        if self._saved_state is not None:
+            return self._saved_state  # it has not begun: what it was given is all there is
         return {} if self._observation is None else self._observation.state_dict()
+
+    def flush(self) -> None:
+        """Puts the history on disk, ahead of a checkpoint that :meth:`state_dict` goes into later."""
+        if self._observation is not None:
+            self._observation.flush()
 
     @property
     def verdicts(self) -> list[Verdict]:

@@ -48,7 +48,8 @@ class NormOptions(LookOptions, total=False):
 
     Attributes:
         fit_every_n_steps: cadence of the gradient moments of the touched rows. ``None`` reads every step of a window of
-            less than 1,000, then fewer, down to every fifth: enough are left, but very rare rows want every step.
+            less than 1,000, every other up to 2,000, then every fourth; rows that this would read fewer than 50 times
+            more often, up to whenever they are touched.
         window: length of a fit window, as Lightning reads such numbers: a float up to 1.0 is a share of the run, an int
             a number of steps.
         forecast_at: when the norms at the end of the run are forecast: a float is a share of it, an int a step.

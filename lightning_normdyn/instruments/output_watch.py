@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputStep, OutputTarget
-from lightning_normdyn.history.target_history import TargetHistory
+from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Measurement, Readings, is_due
 from lightning_normdyn.instruments.instrument import InstrumentAdapter
 from lightning_normdyn.instruments.trajectory import summarise_norms
@@ -81,7 +81,7 @@ class OutputWatch(Watch):
         merge_vectors: Callable[[Tensor | None], Tensor | None] = lambda vectors: vectors,
         ranks: int = 1,
         adapters: Mapping[str, InstrumentAdapter] | None = None,
-        history: TargetHistory | None = None,
+        history: TargetWriter | None = None,
     ) -> None:
         self._summary = OutputSummary(cadence, loss_scale=loss_scale, ranks=ranks)
         self._adapters = list((adapters or {}).values())

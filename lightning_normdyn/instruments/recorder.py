@@ -13,6 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
+from lightning_normdyn.instruments.clip_share import shared_gradient_norm
+from lightning_normdyn.instruments.encoder_balance import OtherRanksError
 from lightning_normdyn.instruments.watch import Watch
 
 PREFIX = "normdyn"
@@ -93,8 +95,9 @@ class Recorder:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         del args, kwargs
-        for watch in self._by_optimizer.get(id(optimizer), ()):
-            watch.after_step()
+        with shared_gradient_norm(optimizer):
+            for watch in self._by_optimizer.get(id(optimizer), ()):
+                watch.after_step()
 
     def end_batch(self) -> None:
         """Says that no announced step is still to be made: one that was not has been skipped."""
@@ -122,12 +125,6 @@ class Recorder:
         for watch in self.watches:
             watch.finish()
 
-    def flush(self) -> None:
-        """Puts all history on disk."""
-        for watch in self.watches:
-            if watch.history is not None:
-                watch.history.flush()
-
     def detach(self) -> None:
         """Removes every hook."""
         for handle in self._handles:
@@ -143,23 +140,34 @@ class Recorder:
             "targets": {watch.target.name: watch.state_dict() for watch in self.watches},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Takes back what :meth:`state_dict` gave; a target that it does not know starts afresh.
+
+        Returns:
+            What was left out, since it is of another number of ranks, a sentence each.
 
         Raises:
             ValueError: if it was written by another version, or for a table of another shape.
         """
         if state.get("version") != STATE_VERSION:
             raise ValueError(f"its state has version {state.get('version')}, this release reads {STATE_VERSION}")
+        omissions = []
         for watch in self.watches:
             if watch.target.name in state["targets"]:
-                watch.load_state_dict(state["targets"][watch.target.name])
+                try:
+                    watch.load_state_dict(state["targets"][watch.target.name])
+                except OtherRanksError as error:
+                    omissions.append(str(error))
+        return omissions
 
 
 def _to_numbers(readings: Sequence[Readings]) -> list[dict[str, float]]:
-    """All tensors become numbers in one transfer; values that are not finite are left out."""
-    tensors = [value for scalars in readings for value in scalars.values() if isinstance(value, Tensor)]
-    numbers = iter(torch.stack([most_precise(tensor.detach()) for tensor in tensors]).tolist() if tensors else [])
+    """All tensors become numbers, from a device in one transfer; values that are not finite are left out."""
+    tensors = [value.detach() for scalars in readings for value in scalars.values() if isinstance(value, Tensor)]
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        numbers = iter([float(tensor) for tensor in tensors])
+    else:
+        numbers = iter(torch.stack([most_precise(tensor) for tensor in tensors]).tolist())
     values = [
         {name: next(numbers) if isinstance(value, Tensor) else value for name, value in scalars.items()}
         for scalars in readings

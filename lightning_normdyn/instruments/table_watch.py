@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
 from lightning_normdyn.core.dynamics.optimizers import StepRates, nominal_lr
-from lightning_normdyn.history.target_history import TargetHistory
-from lightning_normdyn.instruments.base import Need, TableInstrument
+from lightning_normdyn.history.run_writer import TargetWriter
+from lightning_normdyn.instruments.base import Need, Readings, TableInstrument
 from lightning_normdyn.instruments.watch import Watch
 
 
@@ -22,7 +23,7 @@ class TableWatch(Watch):
         target: the table.
         optimizer: the optimizer that owns it.
         group: the parameter group it is in.
-        instruments: name to instrument.
+        instruments: name to instrument; the scarce rows of the first that names any are read.
         history: where rows and scalars are recorded; ``None`` to keep nothing.
     """
 
@@ -34,19 +35,24 @@ class TableWatch(Watch):
         optimizer: torch.optim.Optimizer,
         group: int,
         instruments: Mapping[str, TableInstrument],
-        history: TargetHistory | None = None,
+        history: TargetWriter | None = None,
     ) -> None:
         super().__init__(target, optimizer, instruments, history)
         self._last_group = optimizer.param_groups[group]
         self._rates = StepRates(optimizer)
         self._instruments = list(instruments.values())
         self._due_steps = [0] * len(self._instruments)
-        self._rate_followers = [instrument for instrument in self._instruments if _follows_rates(type(instrument))]
+        self._lr_followers = [i for i in self._instruments if type(i).note_lr is not TableInstrument.note_lr]
+        self._rate_followers = [i for i in self._instruments if type(i).note_rate is not TableInstrument.note_rate]
         self._bystanders = [i for i in self._instruments if type(i).overhear is not TableInstrument.overhear]
+        self._scarce_reader = next((i for i in self._instruments if type(i).scarce is not TableInstrument.scarce), None)
         self._need = Need.NOTHING
         self._due: list[TableInstrument] = []
         self._table_step: TableStep | None = None
+        self._scarce: Tensor | None = None
+        self._scarce_step: ScarceStep | None = None
         self._next_due = 0
+        self._may_have_news = True
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, shape and the state of the instruments, for a checkpoint."""
@@ -63,6 +69,18 @@ class TableWatch(Watch):
             raise ValueError(f"'{self.target.name}' had [rows, dim, stride] = {state['shape']} and has {shape} now")
         super().load_state_dict(state)
 
+    def finish(self) -> None:
+        """Lets every instrument conclude, after the last step."""
+        self._may_have_news = True
+        super().finish()
+
+    def drain(self) -> Readings:
+        """Scalars read since the last call, which are none where no step was shown to any instrument."""
+        if not self._may_have_news:
+            return {}
+        self._may_have_news = False
+        return super().drain()
+
     def _shape(self) -> list[int]:
         return [self.target.rows, self.target.dim, self.target.stride]
 
@@ -78,38 +96,57 @@ class TableWatch(Watch):
         return self.target.parameter.grad is not None
 
     def _look_before(self, clipping: Clipping) -> None:
+        if self._scarce is not None:
+            self._scarce_step = ScarceStep(self.target, self._scarce)
         if self._need:
-            tracked = Need.TRACKED in self._need
             self._table_step = TableStep(
                 self.target,
-                touched=Need.TOUCHED in self._need or (tracked and Need.SCARCE in self._need),
-                tracked=tracked,
+                touched=Need.TOUCHED in self._need,
+                tracked=Need.TRACKED in self._need,
                 clipping=clipping,
-                scarce=self._scarce() if Need.SCARCE in self._need else None,
             )
 
     @property
     def wants_gradient(self) -> bool:
         """Whether any instrument looks at the step."""
-        return bool(self._need)
+        return self._scarce is not None or bool(self._need)
 
     def read_gradient(self) -> None:
         """Reads it, and copies what an optimizer that is not torch's may overwrite."""
-        if self._awaits_step and self._table_step is not None and self.target.parameter.grad is not None:
+        if not self._awaits_step or self.target.parameter.grad is None:
+            return
+        if self._scarce_step is not None:
+            self._scarce_step.read_gradient()
+        if self._table_step is not None:
             self._table_step.read_gradient(copy=not type(self.optimizer).__module__.startswith("torch.optim"))
 
     def _look_after(self) -> None:
         group = self._group()
         lr, (rate, radial_decay) = nominal_lr(group), self._rates.read(group)
-        for instrument in self._rate_followers:
+        for instrument in self._lr_followers:
             instrument.note_lr(lr)
+        for instrument in self._rate_followers:
             instrument.note_rate(rate, radial_decay)
+        if self._scarce_step is not None:
+            self._show_scarce(self._scarce_step)
         if self._table_step is not None:
-            self._table_step.complete(lr)
+            self._show(self._table_step, lr)
+
+    def _show_scarce(self, scarce_step: ScarceStep) -> None:
+        scarce_step.complete()
+        for instrument in self._bystanders:
+            instrument.overhear(scarce_step.gradient, scarce_step.slots)
+        assert self._scarce_reader is not None
+        self._scarce_reader.observe_scarce(self.steps, scarce_step)
+
+    def _show(self, table_step: TableStep, lr: float) -> None:
+        self._may_have_news = True
+        table_step.complete(lr)
+        if table_step.wants_touched:
             for instrument in self._bystanders:
-                instrument.overhear(self._table_step)
-            for instrument in self._due:
-                instrument.observe(self.steps, self._table_step)
+                instrument.overhear(table_step.gradient, table_step.slots)
+        for instrument in self._due:
+            instrument.observe(self.steps, table_step)
 
     def _group(self) -> dict[str, Any]:
         """The table's parameter group: a restored optimizer has new ones, and callbacks add and remove some."""
@@ -123,8 +160,17 @@ class TableWatch(Watch):
 
     def _prepare(self) -> None:
         step = self.steps + 1
-        if step < self._next_due and not self._due:
-            return
+        was_armed = self._scarce is not None or bool(self._need)
+        self._scarce_step = self._scarce = None
+        if step >= self._next_due or self._due:
+            self._ask(step)
+        if self._scarce_reader is not None:
+            self._scarce = self._scarce_reader.scarce(step)
+        if was_armed or self._scarce is not None or self._need:
+            self.target.arm(self._scarce is not None or Need.TOUCHED in self._need)
+
+    def _ask(self, step: int) -> None:
+        """Asks the instruments whose step it is what they need to see of it."""
         self._table_step, self._need, self._due = None, Need.NOTHING, []
         for place, instrument in enumerate(self._instruments):
             if self._due_steps[place] < step:  # it had its step, after which it may have changed its mind
@@ -132,14 +178,9 @@ class TableWatch(Watch):
             if self._due_steps[place] <= step and (need := instrument.need(step)):
                 self._need = self._need | need if self._need else need
                 self._due.append(instrument)
-        self.target.arm(bool(self._need & _TOUCHED_OR_SCARCE))
         if self.target.backward_norm is not None:
             self.target.backward_norm.arm(Need.TRACKED in self._need)
         self._next_due = min(self._due_steps)
-
-    def _scarce(self) -> Tensor | None:
-        masks = (instrument.scarce for instrument in self._due)
-        return next((mask for mask in masks if mask is not None), None)
 
     def _skip(self) -> None:
         self._forget_due_steps()  # the last one comes one earlier
@@ -148,11 +189,3 @@ class TableWatch(Watch):
     def _forget_due_steps(self) -> None:
         self._due_steps = [0] * len(self._instruments)
         self._next_due = 0
-
-
-_TOUCHED_OR_SCARCE = Need.TOUCHED | Need.SCARCE
-
-
-def _follows_rates(kind: type[TableInstrument]) -> bool:
-    """Whether an instrument of this class wants the rates of every step."""
-    return kind.note_lr is not TableInstrument.note_lr or kind.note_rate is not TableInstrument.note_rate

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, nominal_lr, unwrapped_optimizer
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.number_checks import check_positive
+from lightning_normdyn.core.tensor_checks import check_probabilities, check_tensors
 
 _FULL_DECAY, _PEAK_PACE = "full_weight_decay", "peak_pace"
 
@@ -49,7 +50,7 @@ class CorrectedDecay:
     def __init__(self, optimizer: torch.optim.Optimizer, *, peak_lr: float | None = None) -> None:
         if peak_lr is not None:
             check_positive(peak_lr=peak_lr)
-        self.optimizer: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+        self.optimizer: torch.optim.Optimizer = unwrapped_optimizer(optimizer)
         self.peak_lr = peak_lr
         for number in range(len(self.optimizer.param_groups)):
             self._note(number)
@@ -136,7 +137,7 @@ def decay_by_frequency(
         tensor([1.0000, 0.5000, 0.0000])
         >>> handle.remove()
     """
-    optimizer = getattr(optimizer, "optimizer", optimizer)
+    optimizer = unwrapped_optimizer(optimizer)
     number = _group_of(optimizer, table)
     relative = _relative_decay(equilibrium_rule(optimizer, number), table, update_probability, second_moment)
 
@@ -167,8 +168,11 @@ def _relative_decay(
         raise ValueError(f"optimizer: expected decay apart from the gradient, got {rule.optimizer}: {reason}")
     rows, dim = table.shape
     for name, values in (("update_probability", update_probability), ("second_moment", second_moment)):
+        if values is not None or name == "update_probability":
+            check_tensors(**{name: values})
         if values is not None and tuple(values.shape) != (rows,):
             raise ValueError(f"{name}: expected one number for each of {rows} rows, got shape {tuple(values.shape)}")
+    check_probabilities("update_probability", update_probability)
     sources = rule.at(1.0).decay_for_norm(1.0, second_moment, dim, update_probability)
     present = update_probability.to(sources.device) > 0
     most_frequent = int(torch.where(present, update_probability.to(sources), -1.0).argmax())

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.rule import EquilibriumRule
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule, check_rule
 from lightning_normdyn.core.number_checks import check_positive
+from lightning_normdyn.core.tensor_checks import check_probabilities
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -51,11 +52,15 @@ def equilibrium_init(
         >>> equilibrium_init(table.weight, equilibrium_rule(optimizer))[:2]
         tensor([0.7996, 0.7996], dtype=torch.float64)
     """
-    if not isinstance(table, Tensor) or table.dim() != 2:
-        description = f"shape {tuple(table.shape)}" if isinstance(table, Tensor) else type(table).__name__
+    if not isinstance(table, Tensor) or table.dim() != 2 or not table.is_floating_point():
+        description = (
+            f"shape {tuple(table.shape)} of {table.dtype}" if isinstance(table, Tensor) else type(table).__name__
+        )
         raise ValueError(
             f"table: expected a matrix of rows, got {description}; pass the .weight of an embedding or a head"
         )
+    check_rule(rule)
+    check_probabilities("update_probability", update_probability)
     target = _settled_norms(table, rule, second_moment, update_probability)
     rows = most_precise(table)
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
@@ -95,6 +100,10 @@ def cut_init(module: ModuleT, factor: float = 3.0) -> ModuleT:
         True
     """
     check_positive(factor=factor, hint="3 is common for contrastive losses")
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"module: expected a module of torch, got {type(module).__name__}; pass what holds the weights"
+        )
     weights = [weight for weight in module.parameters() if weight.requires_grad and weight.dim() > 1]
     if not weights:
         raise ValueError(

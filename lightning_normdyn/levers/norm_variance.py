@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.number_checks import check_finite_number
+from lightning_normdyn.core.tensor_checks import check_real_tensors
 
 
 class NormVariance(nn.Module):
@@ -57,8 +58,13 @@ class NormVariance(nn.Module):
             A scalar, in float32 at least.
 
         Raises:
-            ValueError: if there is no vector.
+            ValueError: if there is no vector, or something else than vectors of floating-point numbers.
         """
+        check_real_tensors(**{f"embeddings[{place}]": vectors for place, vectors in enumerate(embeddings)})
+        if any(not vectors.ndim for vectors in embeddings):
+            raise ValueError(
+                "embeddings: expected vectors [..., d], got a single number; pass the embeddings themselves"
+            )
         if not sum(vectors.numel() for vectors in embeddings):
             raise ValueError(
                 "embeddings: expected at least one vector, got none; leave the penalty out of empty batches"

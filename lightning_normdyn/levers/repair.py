@@ -86,7 +86,10 @@ def _check_matrix(name: str, matrix: Tensor) -> None:
 
 def _numbers(rows: Tensor, count: int) -> Tensor:
     """Row numbers, each once."""
-    rows = torch.as_tensor(rows)
+    try:
+        rows = torch.as_tensor(rows)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"rows: expected numbers or a mask, got {type(rows).__name__}; pass a tensor") from error
     if rows.dtype == torch.bool and rows.shape == (count,):
         return rows.nonzero().squeeze(1)
     is_whole = rows.dim() == 1 and not rows.is_floating_point() and rows.dtype != torch.bool

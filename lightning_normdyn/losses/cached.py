@@ -53,6 +53,7 @@ def cached_loss(
             embeddings than it was given inputs; on the way back, if a side trains none of the module's parameters.
     """
     check_count(chunk_size=chunk_size)
+    _check_kinds(loss, module, encode_query=encode_query, encode_document=encode_document)
     queries = _Side("encode_query", encode_query, _cut("query_inputs", query_inputs, chunk_size))
     documents = _Side("encode_document", encode_document, _cut("document_inputs", document_inputs, chunk_size))
     if not torch.is_grad_enabled():
@@ -67,6 +68,18 @@ def cached_loss(
     cache = _Cache(module, loss, (queries, documents), leaves, gradients[:2], gradients[2:], parameters)
     replayed_loss: Tensor = _Replay.apply(value.detach(), cache, *parameters)
     return replayed_loss
+
+
+def _check_kinds(loss: object, module: object, **encoders: object) -> None:
+    if not isinstance(loss, InBatchLoss):
+        raise ValueError(f"loss: expected one of lightning_normdyn.losses, got {type(loss).__name__}; InfoNCE() is one")
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"module: expected a module of torch, got {type(module).__name__}; pass what holds the encoders"
+        )
+    for name, encoder in encoders.items():
+        if not callable(encoder):
+            raise ValueError(f"{name}: expected a function of inputs to embeddings, got {type(encoder).__name__}")
 
 
 class _Side:

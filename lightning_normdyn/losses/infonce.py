@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import torch
 from torch import Tensor
@@ -115,6 +116,8 @@ class InfoNCE(InBatchLoss):
         vectors = candidates.vectors
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
+        if len(vectors) == 1 and self.queue is None:
+            _warn_of_one_candidate()
         if self._is_one_direction(has_several):
             total = self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion)
         else:
@@ -296,3 +299,12 @@ class InfoNCE(InBatchLoss):
 def _log_sum(vectors: list[Tensor]) -> Tensor:
     """Elementwise log-sum-exp of a few vectors."""
     return functools.reduce(torch.logaddexp, vectors)
+
+
+def _warn_of_one_candidate() -> None:
+    """Says so; no error, since a last batch of one pair does no harm."""
+    warnings.warn(
+        "documents: expected two candidates or more, got one, so the loss is 0 whatever the embeddings; take larger "
+        "batches, hard negatives or a queue_size, or leave a last batch of one pair out",
+        stacklevel=2,
+    )

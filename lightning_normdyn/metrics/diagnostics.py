@@ -29,6 +29,9 @@ def norm_diagnostics(
         temperature: as in training.
         prefix: of every key.
 
+    Raises:
+        ValueError: if an argument is out of its range.
+
     Example:
         >>> import torch
         >>> diagnostics = norm_diagnostics("frequency")
@@ -42,6 +45,8 @@ def norm_diagnostics(
          'normdyn/validation/correlation_length', 'normdyn/validation/partial_length',
          'normdyn/validation/query_norm_cv']
     """
+    if not isinstance(prefix, str):
+        raise ValueError(f"prefix: expected a text that keys begin with, got {prefix!r}; pass '' for none")
     return MetricCollection(
         {
             "cohens_d": CohensD(),

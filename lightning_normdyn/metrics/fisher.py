@@ -14,6 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_normdyn.core import NORMALIZATIONS, fisher_condition_number, recommend_normalization
 from lightning_normdyn.core.number_checks import check_count, check_flag, check_positive
 from lightning_normdyn.core.statistics.fisher import FisherForm
+from lightning_normdyn.core.tensor_checks import check_real_tensors
 
 _SHARE = "fisher_qnorm_share"
 
@@ -85,6 +86,7 @@ class FisherConditionNumber(Metric):
         Raises:
             ValueError: if they do not fit together.
         """
+        check_real_tensors(queries=queries, documents=documents)
         if queries.ndim != 2 or documents.shape[1:] != queries.shape[1:] or len(documents) < len(queries):
             raise ValueError(
                 f"documents: expected [m >= n, d] for queries [n, d], {tuple(queries.shape)}, got "

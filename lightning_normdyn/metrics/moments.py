@@ -16,6 +16,7 @@ from lightning_normdyn.core.statistics.effect_size import (
     sample_moments,
     standardised_difference,
 )
+from lightning_normdyn.core.tensor_checks import check_real_tensors
 
 
 class CohensD(Metric):
@@ -50,7 +51,11 @@ class CohensD(Metric):
         Args:
             documents: embeddings of relevant documents before any normalisation, ``[..., d]``.
             irrelevant: those of irrelevant ones, such as hard negatives, ``[..., d]``.
+
+        Raises:
+            ValueError: if one of them is no tensor of floating-point numbers.
         """
+        check_real_tensors(documents=documents, irrelevant=irrelevant)
         self.moments = add_values(self.moments, safe_norm(documents), safe_norm(irrelevant))
 
     def compute(self) -> Tensor:
@@ -91,6 +96,7 @@ class CoefficientOfVariation(Metric):
 
     def update(self, queries: Tensor) -> None:
         """Adds a batch of embeddings before any normalisation, ``[..., d]``."""
+        check_real_tensors(queries=queries)
         self.moments = add_values(self.moments, safe_norm(queries))
 
     def compute(self) -> Tensor:

@@ -15,6 +15,7 @@ from lightning_normdyn.core import Correlation, norm_correlations
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.number_checks import check_count, check_share
 from lightning_normdyn.core.statistics.correlation import LENGTH, Kind
+from lightning_normdyn.core.tensor_checks import check_real_tensors
 
 
 class NormCorrelations(Metric):
@@ -85,6 +86,7 @@ class NormCorrelations(Metric):
         Raises:
             ValueError: if something is missing or has not one number an item.
         """
+        check_real_tensors(documents=documents)
         norms = safe_norm(documents.detach())
         values = {LENGTH: length, **covariates}
         columns = [norms, *(_column(name, values.get(name), norms) for name in (LENGTH, *self.covariates))]

@@ -19,6 +19,7 @@ from lightning_normdyn.core.statistics.ranking import (
     ranking_ndcg,
     ranking_recall,
 )
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 _MOST_EXACT = 2**53
 
@@ -70,10 +71,11 @@ class RankingMetric(Metric):
         Raises:
             ValueError: if the shapes differ, a score is NaN, a grade not finite or a query's number no such integer.
         """
+        check_tensors(preds=preds, target=target, indexes=indexes)
         if not preds.shape == target.shape == indexes.shape:
             raise ValueError(
-                f"target: expected a grade and a query's number for each of {tuple(preds.shape)} scores, got "
-                f"{tuple(target.shape)} and {tuple(indexes.shape)}"
+                f"target: expected a grade and, in indexes, a query's number for each of {tuple(preds.shape)} scores, "
+                f"got {tuple(target.shape)} and {tuple(indexes.shape)}; preds has the scores"
             )
         if preds.isnan().any():
             raise ValueError("preds: expected scores that can be ranked, got NaN; look for what made them")

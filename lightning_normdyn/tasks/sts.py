@@ -93,7 +93,11 @@ class StsData(ContrastData):
 
     @cached_property
     def _training(self) -> AlikePairs:
-        return AlikePairs(self._graded("train"), self.alike_above)
+        pairs = self._graded("train")
+        alike_pairs = AlikePairs(pairs, self.alike_above)
+        if len(pairs) and not len(alike_pairs):
+            raise self._none_alike("train", pairs)
+        return alike_pairs
 
     def training_pairs(self) -> AlikePairs:
         """The pairs of the training split that are alike."""
@@ -106,12 +110,15 @@ class StsData(ContrastData):
             places = torch.arange(len(pairs))
             judgements = Judgements(places, places, pairs.grades - self.alike_above)
             if not len(judgements.relevant().grades):
-                raise ValueError(
-                    f"alike_above: expected a threshold below some grade of the {split} split, got {self.alike_above} "
-                    f"where grades end at {float(pairs.grades.max())}"
-                )
+                raise self._none_alike(split, pairs)
             self._splits[split] = EvaluationSplit(pairs.first, pairs.second, judgements)
         return self._splits[split]
+
+    def _none_alike(self, split: str, pairs: GradedPairs) -> ValueError:
+        return ValueError(
+            f"alike_above: expected a threshold below some grade of the {split} split, got {self.alike_above} where "
+            f"grades end at {float(pairs.grades.max())}"
+        )
 
     def floors(self, split: Split) -> dict[str, float]:
         """Spearman's correlation of grades with the share of words that two texts have in common (Jaccard)."""

@@ -7,11 +7,14 @@ import pytest
 import torch
 from small_models import Lit, NoisyModel, pair_batches, seeded
 from torch import nn
-from two_process_worker import adamw
 
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.capture import OutputTarget, TableTarget
 from lightning_normdyn.instruments import NormObserver
+
+
+def adamw(net):
+    return torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
 
 
 def test_ids_of_a_table_that_never_steps_are_boiled_down():

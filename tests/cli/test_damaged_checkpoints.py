@@ -118,6 +118,21 @@ def test_so_is_one_that_advice_is_asked_for(trained, capsys):
     assert "'{odd}/damaged.ckpt'" in said(words, capsys)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_one_from_the_network_runs_no_code(trained, monkeypatch):
+    """Of a URL, Lightning itself would unpickle anything."""
+    loads = []
+
+    def load(url, **options):
+        loads.append((url, options["weights_only"]))
+        raise OSError("no network here")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", load)
+    url = "https://localhost/last.ckpt"
+    main(["predict", "--config", "tokens.yaml", f"--data.text=[{trained[0]}]", "--ckpt_path", url, *QUIET])
+    assert loads == [(url, True)]
+
+
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     transformers = pytest.importorskip("transformers")

@@ -232,6 +232,14 @@ def test_no_training_outlives_its_grid_and_no_two_grids_share_a_folder(workplace
     until(lambda: not trainings_in(log.parent), seconds=60)
 
 
+def test_a_training_ends_with_its_grid_while_it_still_loads(tmp_path):
+    """A grid that is killed closes its end of the pipe; once all is loaded, the job is found to be missing."""
+    command = [sys.executable, "-m", "lightning_normdyn.cli.grids.worker", str(tmp_path / "job.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
+        _, complaint = worker.communicate(timeout=60)
+    assert (worker.returncode, complaint) == (1, b"")
+
+
 def until(condition, *, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():

@@ -69,12 +69,14 @@ def test_adamw_with_frequencies_across_its_memory():
     assert logged["equilibrium_judged_rows"] > 200
 
 
-@pytest.mark.parametrize("selects", [True, False], ids=["rows selected", "steps too small to select"])
-def test_rows_short_of_readings_are_read_whenever_they_are_touched(tmp_path, monkeypatch, selects):
-    """The second window of 1,500 steps is thinned to every third; a row met in 2% of them is read in all."""
-    monkeypatch.setattr("lightning_normdyn.capture.table._FEW", 0 if selects else 1_024)
+@pytest.mark.parametrize("ids_tell", [True, False], ids=["ids tell the rows", "ids do not"])
+def test_rows_short_of_readings_are_read_whenever_they_are_touched(tmp_path, ids_tell):
+    """The second window of 1,500 steps is thinned to every other; a row met in 2% of them is read in all."""
     probability = torch.tensor([1.0] * 5 + [0.02] * 45, dtype=torch.float64)
     model = PlantedTable(probability, 8, seed=15)
+    if not ids_tell:
+        model.tied = torch.nn.Linear(8, 50, bias=False)
+        model.tied.weight = model.table.weight
     observe_planted(model, sgd(model), 3_000, window=1_500, log_dir=tmp_path)
     touches = np.bincount(torch.cat(model.touched[1_500:]).numpy(), minlength=50)
     trajectory = read_run(tmp_path)["table.weight"].trajectory()

@@ -229,6 +229,7 @@ def test_gradients_by_finite_differences(kind):
     symmetric=st.booleans(),
     normalization=st.sampled_from(["cosine", "qnorm", "learnable"]),
 )
+@pytest.mark.filterwarnings("ignore:documents. expected two candidates or more")
 def test_properties(n, more, d, seed, temperature, chunk_size, symmetric, normalization):
     """Not negative; log of the candidates where all are alike; blind to lengths and to order where it says so."""
     queries, documents, _, _ = batch({}, n=n, m=n + more, d=d, seed=seed)
@@ -306,3 +307,15 @@ def test_a_second_derivative_is_refused(symmetric):
     value = InfoNCE(symmetric=symmetric)(queries, documents)
     with pytest.raises(RuntimeError, match="the streamed losses have no second derivative"):
         torch.autograd.grad(value, queries, create_graph=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"symmetric": True}, {"direction": "document_to_query"}])
+def test_one_candidate_says_that_nothing_is_learnt(options):
+    queries = torch.randn(1, 3, requires_grad=True)
+    with pytest.warns(UserWarning, match="documents: expected two candidates or more, got one"):
+        loss = InfoNCE(**options)(queries, torch.randn(1, 3))
+    loss.backward()
+    assert abs(loss.item()) < 1e-6
+    assert queries.grad.abs().max() < 1e-5
+    InfoNCE(queue_size=3, **{k: v for k, v in options.items() if k != "direction"})(queries, torch.randn(1, 3))
+    InfoNCE()(queries, torch.randn(2, 3))

@@ -63,7 +63,7 @@ class Encoding:
             pretrained=request.pretrained,
             max_length=request.max_length,
             images=images,
-            device=request.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=_device(request.device),
         )
 
     @property
@@ -106,3 +106,21 @@ class Encoding:
 
     def _images(self, files: Sequence[Path]) -> torch.Tensor:
         return self.model.encode_images([open_image(file, name=file) for file in files])
+
+
+def _device(name: str | None) -> str:
+    """Where the model runs.
+
+    Raises:
+        ValueError: if it cannot run there.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for such a device
+        complaint = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"device: expected one that this torch can use, got '{name}' ({complaint}); take cpu"
+        ) from error
+    return name

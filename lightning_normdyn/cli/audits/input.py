@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_normdyn.cli.audits.encoding import EncoderRequest, Encoding
 from lightning_normdyn.cli.audits.items import AuditedItems, items_of
 from lightning_normdyn.cli.audits.queries import GatheredQueries, QueryRequest, gather_queries
+from lightning_normdyn.core.statistics.ranking import measure_named
 from lightning_normdyn.datasets import JudgedTexts, Problems
 from lightning_normdyn.datasets.embedding_file import ENDINGS, EmbeddingFile
 from lightning_normdyn.datasets.formats.beir import read_beir
@@ -106,7 +107,9 @@ class AuditRequest:
                 f"{' and '.join(f'--{name}' for name in sources) or 'none'}"
             )
         self._check_queries()
+        self._check_idle()
         self._check_save()
+        measure_named(self.measure)
 
     def _check_queries(self) -> None:
         if self.queries is not None and self.judgements is None and self.beir is None:
@@ -119,6 +122,15 @@ class AuditRequest:
             raise ValueError(
                 f"queries: expected a file of embeddings beside --beir, which has the texts, got {self.queries}"
             )
+
+    def _check_idle(self) -> None:
+        """Refuses options that nothing would heed."""
+        if self.split is not None and self.beir is None:
+            raise ValueError(f"split: expected --beir, whose judgements have splits, got none with '{self.split}'")
+        for name in ("pretrained", "device"):
+            value = getattr(self.encoder, name)
+            if value is not None and self.encoder.model is None:
+                raise ValueError(f"{name}: expected --model with it, got ready embeddings; leave it out")
 
     def _check_save(self) -> None:
         save = self.encoder.save

@@ -30,6 +30,7 @@ from typing import (
 
 from lightning_normdyn.cli.values import Value
 from lightning_normdyn.nearest_word import nearest
+from lightning_normdyn.passwords import without_passwords
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -236,8 +237,8 @@ _running_command: ContextVar[str] = ContextVar("running_command", default="")
 
 
 def running_command() -> str:
-    """The command that runs, as one would type it in a shell; empty outside of a command."""
-    return _running_command.get()
+    """The command that runs, as one would type it in a shell, without passwords; empty outside of a command."""
+    return without_passwords(_running_command.get())
 
 
 def command(shell: Shell) -> Callable[[Callable[P, R]], Command[P, R]]:

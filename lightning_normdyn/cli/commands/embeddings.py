@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
-from lightning_normdyn.cli.values import Count, Exponent, File, Folder, Name, Table, Value, exponent
+from lightning_normdyn.cli.values import Count, Exponent, File, Folder, Name, Table, Value, exponent, file, folder
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.audits.audit import AuditRecord
     from lightning_normdyn.cli.audits.checkpoint import CheckpointAuditRecord
     from lightning_normdyn.cli.exports import ExportRecord
 
-ModelFolder = Annotated[str, Value("FOLDER")]
+ModelFolder = Annotated[str, Value("FOLDER", folder)]
 Tag = Annotated[str, Value("TAG")]
-ArrayFile = Annotated[str, Value("NPY")]
+ArrayFile = Annotated[str, Value("NPY", file)]
 _GROUPS = {
     "embeddings and what is folded into them": (
         "embeddings", "column", "ids", "normalization", "alpha", "gamma_document",
@@ -22,7 +22,7 @@ _GROUPS = {
     "what is written": ("to", "out", "name", "index", "dtype", "augment", "metric", "overwrite"),
     "how the index is measured, and memory": ("queries", "sample", "chunk_size"),
 }  # fmt: skip
-Place = Annotated[str, Value("PLACE")]
+Place = Annotated[str, Value("PLACE")]  # a file, a folder, a URL or a connection string: each target checks it
 Kind = Annotated[str, Value("KIND")]
 TargetName = Annotated[str, Value("TARGET")]
 LearntExponent = Annotated[float, Value("G", exponent)]

@@ -137,7 +137,7 @@ def reproduce(
 
 
 @command(Shell(positional=("name",)))
-def configs(*, name: Name | None = None, out: Folder = ".", overwrite: bool = False) -> ConfigsRecord:
+def configs(*, name: Name | None = None, out: Folder | None = None, overwrite: bool = False) -> ConfigsRecord:
     """List the configs that come with the package, or copy one to change it.
 
     Args:
@@ -149,9 +149,11 @@ def configs(*, name: Name | None = None, out: Folder = ".", overwrite: bool = Fa
         All configs with what they are for, and the copy if one was made.
 
     Raises:
-        ValueError: if there is no such config, or the file is there already.
+        ValueError: if there is no such config, none is named for a copy, or the file is there already.
         OSError: if the folder cannot be written.
     """
     from lightning_normdyn.cli.shipped_configs import copy_config, list_configs
 
-    return list_configs() if name is None else copy_config(name, out, overwrite=overwrite)
+    if name is None and (out is not None or overwrite):
+        raise ValueError("name: expected the config that is to be copied, got none with --out or --overwrite")
+    return list_configs() if name is None else copy_config(name, out or ".", overwrite=overwrite)

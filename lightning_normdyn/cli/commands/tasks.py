@@ -93,10 +93,18 @@ def advise(
         ValueError: if neither or both were given, or they do not fit together.
         OSError: if a file cannot be read or written.
     """
-    from lightning_normdyn.cli.advice import EmbeddingFiles, advise_on_checkpoint, advise_on_files, check_sources, saved
+    from lightning_normdyn.cli.advice import (
+        EmbeddingFiles,
+        advise_on_checkpoint,
+        advise_on_files,
+        check_idle,
+        check_sources,
+        saved,
+    )
     from lightning_normdyn.cli.run_folder import check_output_file
 
     of_files = check_sources(config, queries, documents, overrides)
+    check_idle(of_files, ckpt_path=ckpt_path, column=column, judgements=judgements)
     if json is not None:
         check_output_file(Path(json), "json")
     if of_files:

@@ -158,6 +158,9 @@ def _variants(task: type[ContrastiveTask], names: Sequence[str] | None) -> tuple
             f"variants: expected some of {', '.join(task.variants)}, got {unknown_names[0]!r}"
             f"{nearest(unknown_names[0], task.variants)}"
         )
+    repeated_names = [name for place, name in enumerate(names or ()) if name in list(names or ())[:place]]
+    if repeated_names:
+        raise ValueError(f"variants: expected each once, got {repeated_names[0]!r} again; leave it out")
     if names and "cosine" not in names:
         raise ValueError(f"variants: expected cosine among them, which others are compared with, got {names}")
     return tuple(name for name in task.variants if names is None or name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,7 @@ def exact_products(device: torch.device) -> Iterator[None]:
         tensor([[2.]])
     """
     try:
-        previous_precision = torch.get_float32_matmul_precision()
+        previous_precision = _float32_matmul_precision()
     except RuntimeError:  # torch's newer settings are in use, and the two do not mix
         with _exact_by_backend(device):
             yield
@@ -38,6 +39,12 @@ def exact_products(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(previous_precision)
+
+
+def _float32_matmul_precision() -> str:
+    with warnings.catch_warnings():  # torch 2.9 calls this setting deprecated, although a user never touched it
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.get_float32_matmul_precision()
 
 
 @contextmanager

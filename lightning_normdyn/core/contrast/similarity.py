@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise_dtype
+from lightning_normdyn.core.number_checks import check_finite_number
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 NORMALIZATIONS: dict[str, tuple[float, float]] = {
     "cosine": (1.0, 1.0),
@@ -38,7 +40,7 @@ def similarity_scores(queries: Tensor, documents: Tensor, gamma_query: Exponent,
         Scores ``[n, m]``, before any temperature. A zero vector scores 0 with everything.
 
     Raises:
-        ValueError: if the embeddings do not fit together.
+        ValueError: if the embeddings do not fit together, or an exponent is no finite number.
 
     Example:
         >>> queries, documents = torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0], [4.0, -3.0]])
@@ -47,6 +49,10 @@ def similarity_scores(queries: Tensor, documents: Tensor, gamma_query: Exponent,
         >>> similarity_scores(queries, documents, *NORMALIZATIONS["qnorm"])
         tensor([[10.,  0.]])
     """
+    check_tensors(queries=queries, documents=documents)
+    for name, exponent in (("gamma_query", gamma_query), ("gamma_document", gamma_document)):
+        if not isinstance(exponent, Tensor):
+            check_finite_number(**{name: exponent})
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
         raise ValueError(
             f"documents: expected [m, d] with the d of queries, {tuple(queries.shape)}, got {tuple(documents.shape)}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 
 class NormBudget(NamedTuple):
@@ -58,6 +59,7 @@ def norm_budget(before: Tensor, after: Tensor, decay_update: Tensor | None = Non
         [-0.4, -0.0, 0.26, -0.14]
     """
     for name, rows in (("after", after), ("decay_update", decay_update)):
+        check_tensors(before=before, **({} if rows is None and name == "decay_update" else {name: rows}))
         if rows is not None and rows.shape != before.shape:
             raise ValueError(
                 f"{name}: expected the shape of before, {tuple(before.shape)}, got {tuple(rows.shape)}; "

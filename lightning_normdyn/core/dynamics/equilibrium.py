@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
+
+from lightning_normdyn.core.number_checks import check_not_negative
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 
 def equilibrium_norm(
@@ -29,7 +33,10 @@ def equilibrium_norm(
         drift: ``D``, mean radial push ``<x, Δ_task>/lr``; ``[...]``, negative is inward.
 
     Returns:
-        ``R`` (not its square), broadcast over the arguments; float64 if all are plain numbers.
+        ``R`` (not its square), broadcast over the arguments; float64 if all are plain numbers. NaN where one is NaN.
+
+    Raises:
+        ValueError: if an argument is neither a tensor nor a number, or ``second_moment`` or ``lr`` a negative number.
 
     Example:
         >>> equilibrium_norm(second_moment=8.0, radial_decay=0.25, lr=1.0)  # (1·8 / (2·0.25)) ** (1/4)
@@ -37,7 +44,18 @@ def equilibrium_norm(
         >>> equilibrium_norm(second_moment=8.0, radial_decay=0.0, lr=1.0)
         tensor(inf, dtype=torch.float64)
     """
-    v2, lam, eta, d = (_as_real(value) for value in (second_moment, radial_decay, lr, drift))
+    for name, value in (("second_moment", second_moment), ("lr", lr)):
+        if not isinstance(value, Tensor):
+            check_not_negative(unknown=True, **{name: value})
+    v2, lam, eta, d = (
+        _as_real(value, name)
+        for name, value in (
+            ("second_moment", second_moment),
+            ("radial_decay", radial_decay),
+            ("lr", lr),
+            ("drift", drift),
+        )
+    )
     discriminant = d.square() + 2 * eta * lam * v2
     root = discriminant.clamp(min=0).sqrt()
     infinity = torch.full((), math.inf, dtype=root.dtype, device=root.device)
@@ -110,21 +128,30 @@ def forecast_norm(
         ``[t, n]``: the norm after each of the learning rates, in float64.
 
     Raises:
-        ValueError: if ``norm`` and ``second_moment`` differ in shape.
+        ValueError: if the shapes do not fit, or a norm or a learning rate is negative.
 
     Example:
         >>> path = forecast_norm(torch.tensor([1.0]), torch.tensor([8.0]), 0.25, [0.01] * 4000)
         >>> path.shape, round(path[-1].item(), 3), round(equilibrium_norm(8.0, 0.25, 0.01).item(), 3)
         (torch.Size([4000, 1]), 0.632, 0.632)
     """
+    check_tensors(norm=norm, second_moment=second_moment)
     if norm.shape != second_moment.shape:
         raise ValueError(
             f"second_moment: expected the shape of norm, {tuple(norm.shape)}, got {tuple(second_moment.shape)}; "
             "pass one moment for each norm"
         )
+    if bool((norm < 0).any()):
+        raise ValueError(f"norm: expected lengths from 0 up, got {float(norm.min()):g}; pass norms, not their changes")
     squared = norm.double().square()
-    v2, lam, d = second_moment.double(), _as_real(radial_decay).double(), _as_real(drift).double()
-    rates = torch.as_tensor(lrs, dtype=torch.float64).tolist()
+    lam, d = _as_real(radial_decay, "radial_decay").double(), _as_real(drift, "drift").double()
+    v2 = second_moment.double()
+    for name, numbers in (("radial_decay", lam), ("drift", d)):
+        if numbers.shape not in ((), (1,), norm.shape):
+            raise ValueError(
+                f"{name}: expected one number, or one for each of {tuple(norm.shape)} norms, got {tuple(numbers.shape)}"
+            )
+    rates = _rates(lrs)
     path = squared.new_empty(len(rates), *squared.shape)
     for step, lr in enumerate(rates):
         retention = (1 - lr * lam).square()
@@ -134,8 +161,21 @@ def forecast_norm(
     return path.sqrt_()
 
 
-def _as_real(value: Tensor | float) -> Tensor:
+def _rates(lrs: Tensor | Sequence[float]) -> list[float]:
+    """The learning rate of each step as a number."""
+    is_listed = isinstance(lrs, Tensor) or (isinstance(lrs, Sequence) and not isinstance(lrs, str))
+    rates: list[float] = torch.as_tensor(lrs, dtype=torch.float64).tolist() if is_listed else []
+    if not is_listed or any(not rate >= 0 for rate in rates):
+        raise ValueError(
+            f"lrs: expected the learning rate of each step, numbers from 0 up, got {min(rates, default=lrs)!r}"
+        )
+    return rates
+
+
+def _as_real(value: Tensor | float, name: str = "value") -> Tensor:
     """A plain number becomes float64 of no dimension, which leaves the precision of the tensors beside it alone."""
     if isinstance(value, Tensor):
         return value if value.dtype in (torch.float32, torch.float64) else value.float()
-    return torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{name}: expected a number or a tensor, got {value!r}")
+    return torch.tensor(float(value), dtype=torch.float64)

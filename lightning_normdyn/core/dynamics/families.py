@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
-from lightning_normdyn.core.dynamics import averaged_laws, laws, matrix_laws, table_laws
+from lightning_normdyn.core.dynamics import adam_laws, averaged_laws, laws, matrix_laws, table_laws
 from lightning_normdyn.core.dynamics.laws import Family, Law
+from lightning_normdyn.core.number_checks import check_not_negative
 
-LAWS: dict[Family, Law] = {**laws.LAWS, **table_laws.LAWS, **matrix_laws.LAWS, **averaged_laws.LAWS}
+LAWS: dict[Family, Law] = {**laws.LAWS, **adam_laws.LAWS, **table_laws.LAWS, **matrix_laws.LAWS, **averaged_laws.LAWS}
 
 
 def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
@@ -25,12 +27,15 @@ def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
         Steps; infinity if there is no decay, NaN where norms settle nowhere.
 
     Raises:
-        ValueError: if the family is unknown.
+        ValueError: if the family is unknown, an argument is no number, or the learning rate a negative one.
 
     Example:
         >>> relaxation_steps(lr=1.0, radial_decay=1e-3, family="sgd")
         250.0
     """
+    check_not_negative(unknown=True, lr=lr)
+    if isinstance(radial_decay, bool) or not isinstance(radial_decay, Real):
+        raise ValueError(f"radial_decay: expected a number, got {radial_decay!r}")
     if family not in LAWS:
         raise ValueError(f"family: expected one of {sorted(LAWS)}, got {family!r}")
     if not LAWS[family].settles:

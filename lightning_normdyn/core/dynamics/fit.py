@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 Z90 = 1.6448536269514722
 """Half the width of a 90% interval, in standard errors."""
@@ -59,6 +60,7 @@ def fit_log_log(predicted: Tensor, observed: Tensor) -> LogLogFit:
         >>> round(fit.slope, 6), round(fit.pearson_r, 6), fit.median_relative_error
         (1.0, 1.0, 0.5)
     """
+    check_tensors(predicted=predicted, observed=observed)
     if predicted.shape != observed.shape:
         raise ValueError(
             f"observed: expected the shape of predicted, {tuple(predicted.shape)}, got {tuple(observed.shape)}; "

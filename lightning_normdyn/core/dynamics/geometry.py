@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.tensor_checks import check_real_tensors, check_tensors
+
 
 class RadialTangential(NamedTuple):
     """A gradient split along and across the embedding it belongs to.
@@ -50,12 +52,17 @@ def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     Returns:
         Norms in the precision of ``x``, float32 at least.
 
+    Raises:
+        ValueError: if ``x`` is no tensor of floating-point numbers.
+
     Example:
         >>> safe_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([5., 0.])
         >>> safe_norm(torch.full((4,), 3e4, dtype=torch.float16))
         tensor(60000.)
     """
+    if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
+        check_real_tensors(x=x)
     norm: Tensor = torch.linalg.vector_norm(at_least_float32(x), dim=dim, keepdim=keepdim)
     return norm
 
@@ -120,6 +127,7 @@ def split_radial_tangential(gradient: Tensor, embedding: Tensor) -> RadialTangen
         >>> split_radial_tangential(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0]))
         RadialTangential(radial=tensor(2.), tangential=tensor([1., 0.]))
     """
+    check_tensors(gradient=gradient, embedding=embedding)
     if gradient.shape != embedding.shape:
         raise ValueError(
             f"gradient: expected the shape of embedding, {tuple(embedding.shape)}, got {tuple(gradient.shape)}; "

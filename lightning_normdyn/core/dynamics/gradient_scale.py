@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm
 from lightning_normdyn.core.number_checks import check_finite_number
+from lightning_normdyn.core.tensor_checks import check_real_tensors
 
 
 def scale_gradient(embedding: Tensor, power: float = 1.0) -> Tensor:
@@ -36,7 +37,7 @@ def scale_gradient(embedding: Tensor, power: float = 1.0) -> Tensor:
         The scaled gradient is the gradient of no loss, so it cannot be derived again.
 
     Raises:
-        ValueError: if the power is not a finite number.
+        ValueError: if the power is not a finite number, or the embedding no tensor of floating-point numbers.
 
     Example:
         >>> x = torch.tensor([[3.0, 4.0], [0.0, 0.5]], requires_grad=True)
@@ -45,6 +46,7 @@ def scale_gradient(embedding: Tensor, power: float = 1.0) -> Tensor:
         tensor([[25.0000, 25.0000],
                 [ 0.2500,  0.2500]])
     """
+    check_real_tensors(embedding=embedding)
     check_finite_number(power=power, hint="1 undoes the 1/norm of a cosine loss")
     copy: Tensor = _ScaledGradient.apply(embedding, float(power))
     return copy

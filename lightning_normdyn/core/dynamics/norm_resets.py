@@ -20,7 +20,8 @@ class NormResets:
 
     Norms that are left alone keep what a step did to them, and come back to within a twentieth of it by chance in some
     5% of looks. Those of rows that are put back on a sphere, all or as they are looked up, come back every time. Rows
-    that two looks in a row both saw change are counted: others may not have been looked up since.
+    that two looks in a row both saw change are counted: others may not have been looked up since. Norms are kept in the
+    precision in which they come: the difference of two that are near each other is exact in it.
 
     Example:
         >>> resets = NormResets()

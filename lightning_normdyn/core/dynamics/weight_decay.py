@@ -6,8 +6,9 @@ import math
 
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.rule import EquilibriumRule
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule, check_rule
 from lightning_normdyn.core.number_checks import check_positive
+from lightning_normdyn.core.tensor_checks import check_probabilities
 
 
 def weight_decay_for(
@@ -54,6 +55,8 @@ def weight_decay_for(
         >>> equilibrium_rule(optimizer).predict(1.0, dim=64)
         tensor(0.8000, dtype=torch.float64)
     """
+    check_rule(rule)
+    check_probabilities("update_probability", update_probability)
     if target_norm is not None and target_angular_rate is None:
         check_positive(target_norm=target_norm)
         decays = rule.decay_for_norm(float(target_norm), second_moment, dim, update_probability)

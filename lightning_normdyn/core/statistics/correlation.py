@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.interval import Interval, check_level, percentile_ends, resample_counts
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 Kind = Literal["spearman", "pearson"]
 LENGTH = "length"
@@ -94,6 +95,7 @@ def norm_correlations(
     """
     check_level(level)
     check_count(0, resamples=resamples)
+    check_tensors(norms=norms, length=length)
     covariates = dict(covariates or {})
     if LENGTH in covariates:
         raise ValueError("covariates: expected names other than 'length', got 'length'; pass it as the argument length")
@@ -148,6 +150,7 @@ def correlate(
         raise ValueError(f"kind: expected 'spearman' or 'pearson', got {kind!r}")
     check_level(level)
     check_count(0, resamples=resamples)
+    check_tensors(x=x)
     columns = [_column("x", x, x), _column("y", y, x)]
     if controls is not None:
         if controls.ndim != 2:
@@ -170,6 +173,7 @@ def correlate(
 
 
 def _column(name: str, x: Tensor, like: Tensor) -> Tensor:
+    check_tensors(**{name: x})
     if x.ndim != 1 or x.shape != like.shape:
         raise ValueError(f"{name}: expected one number for each of {tuple(like.shape)} items, got {tuple(x.shape)}")
     return x.detach().cpu().double()

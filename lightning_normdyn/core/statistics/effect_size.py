@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 
 def cohens_d(relevant: Tensor, irrelevant: Tensor) -> Tensor:
@@ -33,6 +34,7 @@ def cohens_d(relevant: Tensor, irrelevant: Tensor) -> Tensor:
         tensor(0.7071, dtype=torch.float64)
     """
     for name, norms in (("relevant", relevant), ("irrelevant", irrelevant)):
+        check_tensors(**{name: norms})
         if norms.ndim > 1:
             raise ValueError(
                 f"{name}: expected norms [n], got shape {tuple(norms.shape)}; take embeddings.norm(dim=-1) first"
@@ -65,6 +67,7 @@ def coefficient_of_variation(norms: Tensor) -> Tensor:
         >>> coefficient_of_variation(torch.tensor([1.0, 3.0]))
         tensor(0.5000, dtype=torch.float64)
     """
+    check_tensors(norms=norms)
     return relative_spread(sample_moments(norms))
 
 

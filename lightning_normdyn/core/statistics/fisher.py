@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_count, check_finite_number, check_flag, check_positive
+from lightning_normdyn.core.tensor_checks import check_real_tensors
 
 FisherForm = Literal["eigenvalues", "diagonal", "polar"]
 
@@ -162,6 +163,7 @@ def pair_gradients(
 
 
 def _check(queries: Tensor, documents: Tensor, temperature: float) -> None:
+    check_real_tensors(queries=queries, documents=documents)
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
         raise ValueError(
             f"documents: expected [m, d] with the d of queries, {tuple(queries.shape)}, got {tuple(documents.shape)}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 _FACTOR = 10.0
 _GAP = 30.0
@@ -60,6 +61,8 @@ def near_dead_rows(norms: Tensor, dim: int) -> NearDead:
         tensor([5, 4])
     """
     check_count(dim=dim)
+    check_tensors(norms=norms)
+    check_tensors(norms=norms)
     if norms.dim() != 1 or not bool((norms.isfinite() & (norms >= 0)).all()):
         raise ValueError(f"norms: expected finite norms [n], got shape {tuple(norms.shape)} with others among them")
     positive = norms[norms > 0].double().log().sort().values

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 Gain = Literal["linear", "exponential"]
 
@@ -58,11 +59,12 @@ def grade_ranking(
         >>> ranked.grades.tolist(), ranked.ideal.tolist(), ranked.relevant.tolist()
         ([[1.0, 0.0], [0.0, 0.0]], [[2.0, 1.0], [0.0, 0.0]], [2, 0])
     """
+    check_tensors(indices=indices)
     if indices.ndim != 2 or indices.is_floating_point():
         raise ValueError(f"indices: expected integers [n, k], got {indices.dtype} {tuple(indices.shape)}")
     n = len(indices) if n_queries is None else n_queries
     if len(indices) != n:
-        raise ValueError(f"indices: expected a row for each of {n} queries, got {len(indices)}")
+        raise ValueError(f"indices: expected a row for each of {n} queries, got {len(indices)}; look at n_queries")
     if depth is not None:
         check_count(depth=depth)
     queries, documents, grades = _checked(judgements, n, indices.device)
@@ -161,13 +163,19 @@ def measure_named(name: str) -> Measure:
         >>> measure_named("recall@100").depth
         100
     """
-    kind, _, rank = name.partition("@")
+    kind, _, rank = name.partition("@") if isinstance(name, str) else ("", "", "")
     if kind not in MEASURES or not rank.isdecimal() or int(rank) < 1:
         raise ValueError(f"measure: expected one of {', '.join(MEASURES)} with a rank, as in 'ndcg@10', got {name!r}")
     return Measure(partial(MEASURES[kind], top_k=int(rank)), int(rank))
 
 
 def _checked(judgements: tuple[Tensor, Tensor, Tensor], n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    if not isinstance(judgements, tuple) or len(judgements) != 3:
+        raise ValueError(
+            f"judgements: expected query, document and grade of each pair, got {type(judgements).__name__}; a tuple of "
+            "three tensors has them"
+        )
+    check_tensors(**{f"judgements[{place}]": column for place, column in enumerate(judgements)})
     queries, documents, grades = (column.to(device) for column in judgements)
     if not queries.shape == documents.shape == grades.shape or queries.ndim != 1:
         shapes = ", ".join(str(tuple(column.shape)) for column in (queries, documents, grades))

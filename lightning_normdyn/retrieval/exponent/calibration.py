@@ -219,6 +219,10 @@ def _sweeps_by_stratum(sweep: AlphaSweep, labels: Sequence[object]) -> dict[str,
 
 def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object]] | None) -> None:
     check_level(level)
+    if not isinstance(sweep, AlphaSweep):
+        raise ValueError(f"sweep: expected an AlphaSweep, got {type(sweep).__name__}; sweep_alpha makes one")
+    if strata is not None and not isinstance(strata, Mapping):
+        raise ValueError(f"strata: expected columns by name, got {type(strata).__name__}; pass a dictionary of lists")
     alphas, values = sweep.alphas, sweep.values
     if alphas.ndim != 1 or values.ndim != 2 or len(alphas) != len(values):
         raise ValueError(

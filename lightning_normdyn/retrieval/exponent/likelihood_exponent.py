@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.statistics.interval import Interval, check_level
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 _STEPS = 100
 _CONVERGED = 1e-10
@@ -155,6 +156,7 @@ def _standard_errors(likelihoods: _Likelihoods, parameters: Tensor) -> Tensor:
 
 
 def _check(cosines: Tensor, norms: Tensor, relevance: Tensor) -> None:
+    check_tensors(cosines=cosines, norms=norms, relevance=relevance)
     if cosines.ndim != 2 or relevance.shape != cosines.shape or norms.shape not in (cosines.shape, cosines.shape[1:]):
         raise ValueError(
             f"cosines, norms, relevance: expected [n, m], [m] or [n, m], and [n, m], got {tuple(cosines.shape)},"

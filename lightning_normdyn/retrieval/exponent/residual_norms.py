@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.statistics.cubic_spline import spline_weights
 from lightning_normdyn.core.statistics.interval import sorted_quantile
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 # Harrell's places for five knots: regular where the data are, away from the outermost lengths.
 _KNOTS = (0.05, 0.275, 0.5, 0.725, 0.95)
@@ -68,6 +69,7 @@ def rescaled(vectors: Tensor, norms: Tensor) -> Tensor:
         tensor([[6., 8.],
                 [0., 0.]])
     """
+    check_tensors(vectors=vectors, norms=norms)
     if vectors.ndim != 2 or norms.shape != vectors.shape[:1]:
         raise ValueError(f"norms: expected one for each of {len(vectors)} vectors, got {tuple(norms.shape)}")
     wide = torch.promote_types(vectors.dtype, torch.float32)
@@ -114,7 +116,8 @@ def _linear_beyond(knots: Tensor, x: Tensor) -> Tensor:
 
 
 def _check(name: str, x: Tensor, like: Tensor) -> None:
+    check_tensors(**{name: x, "norms": like})
     if x.ndim != 1 or x.shape != like.shape:
-        raise ValueError(f"{name}: expected one number for each of {len(like)} documents, got {tuple(x.shape)}")
+        raise ValueError(f"{name}: expected one number for each of {len(like)} norms, got {tuple(x.shape)}")
     if not x.isfinite().all() or (x < 0).any():
         raise ValueError(f"{name}: expected finite numbers from 0 up, got others; leave those documents out")

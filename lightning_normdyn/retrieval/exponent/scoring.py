@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.losses.similarity import Normalization, check_normalization
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.tiles import tile_width
@@ -103,7 +104,8 @@ class NormAwareScore:
             norm = float(most_precise(documents[int(rows[0])]).norm())
             raise ValueError(
                 f"documents: expected norms whose power {self.document_power - 1:g} is within {vectors.dtype}, got "
-                f"{norm:g} in row {int(rows[0])} of a chunk; scale all embeddings by one factor"
+                f"{norm:g} in row {int(rows[0])} of a chunk; take an alpha nearer 0, or scale all embeddings by one "
+                "factor"
             )
 
 
@@ -161,6 +163,7 @@ def norm_aware_top_k(
     check_count(k=k)
     if chunk_size is not None:
         check_count(chunk_size=chunk_size)
+    check_tensors(queries=queries)
     if queries.ndim != 2:
         raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
     n, d = queries.shape

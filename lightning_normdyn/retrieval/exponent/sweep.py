@@ -88,7 +88,7 @@ def sweep_alpha(
     score = NormAwareScore(normalization, gamma_query=gamma_query, gamma_document=gamma_document)
     queries = checked_queries(queries, documents, chunk_size)
     steps = _checked(alphas)
-    judgements.check(len(queries), row_count(documents))
+    Judgements.require(judgements).check(len(queries), row_count(documents))
     all_judgements, judgements = (
         judgements,
         Judgements(*(column.to(queries.device) for column in judgements)).relevant(),
@@ -118,6 +118,8 @@ def sweep_alpha(
 
 
 def _checked(alphas: Sequence[float] | Tensor) -> Tensor:
+    if isinstance(alphas, str):
+        raise ValueError(f"alphas: expected exponents, 0 among them, got {alphas!r}; pass a list of numbers")
     steps = torch.as_tensor(alphas, dtype=torch.float64).cpu()
     if steps.ndim != 1 or not steps.isfinite().all() or not (steps == 0).any() or len(steps.unique()) < len(steps):
         raise ValueError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.indexes import Metric
@@ -55,6 +56,9 @@ def export_vectors(
         >>> export_vectors(torch.tensor([[3.0, 4.0]]), normalization="qnorm")
         tensor([[3., 4.]])
     """
+    check_tensors(documents=documents)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype: expected a type of torch, such as torch.float16, got {dtype!r}")
     if documents.ndim != 2:
         raise ValueError(f"documents: expected [n, d], got {tuple(documents.shape)}; a single one is documents[None]")
     if not documents.is_floating_point():

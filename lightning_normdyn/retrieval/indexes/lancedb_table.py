@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
 
 _DISTANCES: dict[Metric, str] = {"inner_product": "dot", "euclidean": "l2", "cosine": "cosine"}
 _INDEXES = {"hnsw": "HnswSq", "ivfpq": "IvfPq"}
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _MIN_TRAINING_VECTORS = 256  # a product quantizer learns 256 centroids
 
 
@@ -41,6 +44,11 @@ class LanceTable:
         check_index(destination.index, ["flat", *_INDEXES], target="lancedb")
         if "://" in destination.out:
             raise ValueError("out: expected a folder for lancedb, got a URL; export to a folder and copy it there")
+        if not _NAME.fullmatch(destination.name):
+            raise ValueError(
+                f"name: expected letters, digits, dots, dashes and underscores, got {destination.name[:40]!r}; choose "
+                "a plain word"
+            )
         self.destination = destination
         self.place = Path(destination.out) / f"{destination.name}.lance"
         self._output: StagedPath | None = None
@@ -65,20 +73,24 @@ class LanceTable:
         self._output = StagedPath(self.place, overwrite=self.destination.overwrite, folder=True)
         number = pa.float32() if self.destination.dtype == "float32" else pa.float16()
         schema = pa.schema([("id", pa.string()), ("embedding", pa.list_(number, contents.dim))])
-        self._table = self._lancedb.connect(self._output.path.parent).create_table(self.destination.name, schema=schema)
+        with self._in_one_sentence():
+            database = self._lancedb.connect(self._output.path.parent)
+            self._table = database.create_table(self.destination.name, schema=schema)
 
     def add(self, ids: Sequence[str], vectors: Tensor) -> None:
         """Adds them, a fragment a call."""
         numbers = vectors.to(stored_dtype(self.destination.dtype)).numpy().reshape(-1)
         column = pa.FixedSizeListArray.from_arrays(pa.array(numbers), vectors.shape[1])
-        self._table.add(pa.table([pa.array(ids, pa.string()), column], schema=self._table.schema))
+        with self._in_one_sentence():
+            self._table.add(pa.table([pa.array(ids, pa.string()), column], schema=self._table.schema))
 
     def close(self) -> None:
         """Builds the index and moves the table into place."""
         assert self._output is not None
         if self.approximate:
             kind = getattr(optional("lancedb.index", extra="lancedb"), _INDEXES[self.destination.index])
-            self._table.create_index("embedding", config=kind(distance_type=_DISTANCES[self._metric]))
+            with self._in_one_sentence():
+                self._table.create_index("embedding", config=kind(distance_type=_DISTANCES[self._metric]))
         self._table = None
         self._output.publish()
 
@@ -101,6 +113,17 @@ class LanceTable:
             [[row["id"] for row in rows] for rows in answers],
             [[shift - row["_distance"] for row in rows] for rows in answers],
         )
+
+    @contextmanager
+    def _in_one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # of all kinds, with a place in LanceDB's source at its end
+            reason = str(error).partition(", /")[0]
+            raise OSError(
+                f"out: LanceDB cannot write '{self.destination.out}' ({reason}); free some space, or "
+                "choose another place"
+            ) from error
 
     def _check_existing(self, contents: Contents) -> None:
         place = f"LanceDB's table '{self.destination.name}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
@@ -24,7 +26,8 @@ from lightning_normdyn.retrieval.indexes.writer import (
 
 _OPERATORS: dict[Metric, str] = {"inner_product": "<#>", "euclidean": "<->", "cosine": "<=>"}
 _OPCLASSES: dict[Metric, str] = {"inner_product": "ip_ops", "euclidean": "l2_ops", "cosine": "cosine_ops"}
-_NEW = "normdyn_new"
+_LONGEST_NAME = 63  # PostgreSQL cuts longer ones off without an error
+_SCHEMAS_OF_ITS_OWN = "pg_"
 _SEARCHED_NODES = 64
 
 
@@ -43,7 +46,8 @@ class PgvectorTable:
         self._sql = optional("psycopg.sql", extra="pgvector")
         check_index(destination.index, ["flat", "hnsw"], target="pgvector")
         self.destination = destination
-        self._table = self._sql.Identifier(*destination.name.split(".", 1))
+        self._table = self._sql.Identifier(*_name_parts(destination.name))
+        self._new = self._sql.Identifier("pg_temp", f"normdyn_{secrets.token_hex(8)}")  # hides no table of the user's
         self._type = "vector" if destination.dtype == "float32" else "halfvec"
         self._place = f"PostgreSQL's table '{destination.name}'"
         self._connection: Any = None
@@ -59,12 +63,12 @@ class PgvectorTable:
         """Begins the transaction and makes the table, or one for the time being if it is there."""
         self._metric = contents.metric
         with self._in_one_sentence():
-            self._connection = self._psycopg.connect(self.destination.out)
+            self._connection = self._connect()
             self._need_extension()
             self._exists = self._value("SELECT to_regclass(%s)", self._table.as_string(self._connection)) is not None
             if self._exists:
                 self._check_existing(contents)
-            command = "CREATE TEMP TABLE {} (id text PRIMARY KEY, embedding {}) ON COMMIT DROP"
+            command = "CREATE TABLE {} (id text PRIMARY KEY, embedding {}) ON COMMIT DROP"
             if not self._exists:
                 command = "CREATE TABLE {} (id text PRIMARY KEY, embedding {})"
             self._do(command, self._written, self._sql.SQL(f"{self._type}({contents.dim})"))
@@ -99,7 +103,7 @@ class PgvectorTable:
         command = self._sql.SQL(
             "SELECT id::text, embedding {0} %s::{1} FROM {2} ORDER BY embedding {0} %s::{1} LIMIT %s"
         ).format(operator, self._sql.SQL(self._type), self._table)
-        with self._in_one_sentence(), self._psycopg.connect(self.destination.out) as connection:
+        with self._in_one_sentence(), self._connect() as connection:
             if self.approximate:
                 connection.execute(f"SET hnsw.ef_search = {max(k, _SEARCHED_NODES)}")
             vectors = [str(query) for query in queries.float().tolist()]
@@ -111,7 +115,22 @@ class PgvectorTable:
 
     @property
     def _written(self) -> Any:
-        return self._sql.Identifier(_NEW) if self._exists else self._table
+        return self._new if self._exists else self._table
+
+    def _connect(self) -> Any:
+        """A connection.
+
+        Raises:
+            ValueError: if the connection string is none; the library would quote from it, and so from the password.
+        """
+        try:
+            self._psycopg.conninfo.conninfo_to_dict(self.destination.out)
+        except self._psycopg.ProgrammingError:
+            raise ValueError(
+                "out: expected a connection string such as 'host=localhost dbname=x' or 'postgresql://me@localhost/x', "
+                "got one that PostgreSQL cannot read; escape or quote what has blanks or signs in it"
+            ) from None
+        return self._psycopg.connect(self.destination.out)
 
     def _need_extension(self) -> None:
         if self._value("SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
@@ -155,18 +174,17 @@ class PgvectorTable:
             self._do("CREATE INDEX ON {} USING hnsw (embedding {})", self._table, self._sql.SQL(operators))
 
     def _move_in(self) -> None:
-        new = self._sql.Identifier(_NEW)
         self._do(
             "UPDATE {} AS old SET embedding = new.embedding FROM {} AS new WHERE old.id::text = new.id",
             self._table,
-            new,
+            self._new,
         )
         kind = self._column_type("id")
         self._do(
             "INSERT INTO {0} (id, embedding) SELECT new.id::{2}, new.embedding FROM {1} AS new "
             "WHERE NOT EXISTS (SELECT 1 FROM {0} AS old WHERE old.id::text = new.id)",
             self._table,
-            new,
+            self._new,
             self._sql.SQL(kind or "text"),
         )
 
@@ -195,10 +213,29 @@ class PgvectorTable:
         try:
             yield
         except self._psycopg.Error as error:
-            reason = " ".join(str(error).split())
+            message = " ".join(str(error).split())
+            reason = without_passwords(message, self.destination.out)
+            raise ValueError(f"out: PostgreSQL refuses ({reason}); check the connection string and the table") from (
+                error if reason == message else None
+            )
+
+
+def _name_parts(name: str) -> list[str]:
+    """The schema, if there is one, and the name of a table.
+
+    Raises:
+        ValueError: if PostgreSQL would take it for another name, or the table would not last.
+    """
+    parts = name.split(".", 1)
+    for part in parts:
+        if not part.strip() or "\0" in part or len(part.encode()) > _LONGEST_NAME:
             raise ValueError(
-                f"out: PostgreSQL refuses ({reason}); check the connection string and the table"
-            ) from error
+                f"name: expected a table, or a schema, a dot and a table, of 1 to {_LONGEST_NAME} bytes each, got "
+                f"{name!r}; choose a plain word"
+            )
+    if len(parts) > 1 and parts[0].startswith(_SCHEMAS_OF_ITS_OWN):
+        raise ValueError(f"name: expected a schema of your own, got '{parts[0]}', which is PostgreSQL's; leave it out")
+    return parts
 
 
 HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack("!ii", 0, 0)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sqlite3
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_normdyn.caution import caution
+from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
@@ -25,14 +30,19 @@ from lightning_normdyn.retrieval.indexes.writer import (
 
 _BATCH = 1024
 _PAGE = 4096
+_LONGEST_EXPORT_SECONDS = 24 * 3600
+_LONGEST_NAME = 220  # of the 255 bytes of a file's name; an export adds 26
+_NOT_IN_NAMES = '<>:"/\\|?*\0'
 _DISTANCES: dict[Metric, str] = {"inner_product": "Dot", "euclidean": "Euclid", "cosine": "Cosine"}
 
 
 class QdrantCollection:
     """A collection of Qdrant under dot product.
 
-    Vectors go into a collection of their own, ``<name>-<eight letters>``, to which the alias ``<name>`` is moved in
-    one step at the end. Qdrant's ids are UUIDs: a point's is the UUID5 of the id, which its payload ``id`` holds.
+    Vectors go into a collection of their own, ``<name>-normdyn-<seconds>-<eight letters>``, to which the alias
+    ``<name>`` is moved in one step at the end. One that no alias leads to is what a killed export left, and is removed
+    by the next: in a folder, which one process opens at a time, at once; on a server, where another export may be
+    filling it, after a day. Qdrant's ids are UUIDs: a point's is the UUID5 of the id, which its payload ``id`` holds.
 
     Args:
         destination: ``out`` is a folder, or the URL of a server, whose key is read from ``QDRANT_API_KEY``; ``index``
@@ -43,8 +53,9 @@ class QdrantCollection:
         self._qdrant = optional("qdrant_client", extra="qdrant")
         self._failure = optional("qdrant_client.http.exceptions", extra="qdrant").ApiException
         check_index(destination.index, ["flat", "hnsw"], target="qdrant")
+        _check_name(destination.name)
         self.destination, self.name = destination, destination.name
-        self._fresh = f"{self.name}-{uuid.uuid4().hex[:8]}"
+        self._fresh = f"{self.name}-normdyn-{int(time.time()):x}-{uuid.uuid4().hex[:8]}"
         self._client: Any = None
         self._old_collection: str | None = None
         self._moving = False
@@ -105,6 +116,7 @@ class QdrantCollection:
             self._client.update_collection_aliases(operations)
             if self._old_collection is not None and self._old_collection != self.name:
                 self._client.delete_collection(self._old_collection)
+            self._remove_leftovers()  # not before: one may be all that there is of what the name stood for
             self._disconnect()
 
     def discard(self) -> None:
@@ -112,7 +124,7 @@ class QdrantCollection:
         if self._client is None:
             return
         # Once the old collection or alias may be gone, the new one is all that there is.
-        with suppress(self._failure):  # a server that is out of reach is what the error was about
+        with suppress(self._failure, sqlite3.Error):  # a server or a disk that fails is what the error was about
             if not self._moving and self._client.collection_exists(self._fresh):
                 self._client.delete_collection(self._fresh)
         self._disconnect()
@@ -137,10 +149,18 @@ class QdrantCollection:
     def _connect(self) -> None:
         out = self.destination.out
         if self._remote:
-            self._client = self._qdrant.QdrantClient(
-                url=out, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False
-            )
+            try:
+                self._client = self._qdrant.QdrantClient(
+                    url=out, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f"out: expected a URL such as http://localhost:6333, got '{without_passwords(out)}' "
+                    f"({without_passwords(str(error), out)})"
+                ) from None  # whose text may hold the password
             return
+        if Path(out).exists() and not Path(out).is_dir():
+            raise NotADirectoryError(f"out: expected a folder or the URL of a server, got the file '{out}'")
         try:
             self._client = self._qdrant.QdrantClient(path=out)
         except RuntimeError as error:  # its folder is locked
@@ -150,15 +170,39 @@ class QdrantCollection:
         self._client.close()
         self._client = None
 
+    def _remove_leftovers(self) -> None:
+        pattern = re.compile(rf"{re.escape(self.name)}-normdyn-([0-9a-f]+)-[0-9a-f]{{8}}")
+        in_use = {alias.collection_name for alias in self._client.get_aliases().aliases}
+        latest = time.time() - (_LONGEST_EXPORT_SECONDS if self._remote else 0)
+        names = [collection.name for collection in self._client.get_collections().collections]
+        leftovers = [
+            name
+            for name in names
+            if name not in in_use and (match := pattern.fullmatch(name)) and int(match[1], 16) <= latest
+        ]
+        for name in leftovers:
+            self._client.delete_collection(name)
+        if leftovers:
+            caution(
+                f"out: an export to Qdrant's collection '{self.name}' was killed; {', '.join(leftovers)}, which it "
+                "left half-written, was removed",
+                stacklevel=3,
+            )
+
     @contextmanager
     def _in_one_sentence(self) -> Iterator[None]:
         try:
             yield
-        except self._failure as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"out: Qdrant at '{self.destination.out}' refuses ({reason}); check URL and key"
+        except sqlite3.Error as error:
+            raise OSError(
+                f"out: Qdrant cannot write '{self.destination.out}' ({error}); free some space, or choose another place"
             ) from error
+        except self._failure as error:
+            out, message = self.destination.out, " ".join(str(error).split())
+            reason = without_passwords(message, out)
+            raise ValueError(f"out: Qdrant at '{without_passwords(out)}' refuses ({reason}); check URL and key") from (
+                error if reason == message else None
+            )
 
     def _check_existing(self, contents: Contents) -> None:
         place = f"Qdrant's collection '{self.name}'"
@@ -200,6 +244,19 @@ class QdrantCollection:
                 yield str(payload.get("id", point.id))
             if page is None:
                 return
+
+
+def _check_name(name: str) -> None:
+    """Refuses names that Qdrant or its folder cannot hold; a collection's own name has nine letters more.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if not name.strip() or any(sign in name for sign in _NOT_IN_NAMES) or len(name.encode()) > _LONGEST_NAME:
+        raise ValueError(
+            f"name: expected 1 to {_LONGEST_NAME} bytes without any of {' '.join(_NOT_IN_NAMES[:-1])}, got "
+            f"{name[:40]!r}; choose a plain word"
+        )
 
 
 TARGETS = {

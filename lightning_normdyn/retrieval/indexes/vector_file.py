@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.id_file import are_rows, check_lines, check_place, id_file, read_ids, write_ids
 from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place
 from lightning_normdyn.retrieval.indexes.writer import (
@@ -48,7 +50,9 @@ class _VectorFile:
         check_index(destination.index, ["flat"], target=self.suffix[1:])
         self.file, self.destination = Path(destination.out), destination
         if self.file.suffix != self.suffix:
-            raise ValueError(f"out: expected a file that ends in {self.suffix}, got '{self.file}'")
+            raise ValueError(
+                f"out: expected a file that ends in {self.suffix}, got '{without_passwords(str(self.file))}'"
+            )
         check_staged_place(self.file, overwrite=destination.overwrite)
         self._output: StagedPath | None = None
         self._metric: Metric = "inner_product"
@@ -73,7 +77,8 @@ class _VectorFile:
     def discard(self) -> None:
         """Removes the unfinished file."""
         if self._output is not None:
-            self._end()
+            with suppress(OSError):  # a disk that is full is what the error was about
+                self._end()
             self._output.discard()
 
     def search(self, queries: Tensor, k: int) -> SearchResult:

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lightning_normdyn.passwords import without_passwords
+
 Metric = Literal["inner_product", "euclidean", "cosine"]
 Storage = Literal["float32", "float16"]
 
@@ -133,7 +135,7 @@ class IndexTarget(NamedTuple):
             >>> IndexTarget(print, "", place="{name} in {out}").place_of(Destination("folder", "docs"))
             'docs in folder'
         """
-        return self.place.format(out=destination.out, name=destination.name)
+        return self.place.format(out=without_passwords(destination.out), name=destination.name)
 
 
 def optional(module: str, *, extra: str) -> Any:

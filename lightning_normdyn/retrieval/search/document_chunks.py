@@ -44,6 +44,11 @@ def document_chunks(documents: Documents, chunk_size: int, d: int) -> Iterator[T
         >>> [len(chunk) for chunk in document_chunks(iter([torch.zeros(2, 4), torch.zeros(3, 4)]), 4, 4)]
         [4, 1]
     """
+    if not isinstance(documents, Tensor | Iterable) and not hasattr(documents, "shape"):
+        raise ValueError(
+            f"documents: expected [m, {d}], or chunks of it, got {type(documents).__name__}; pass a tensor, an array "
+            "or an iterable of either"
+        )
     if isinstance(documents, Tensor) or hasattr(documents, "shape"):
         array = cast("Tensor | Array", documents)
         _check(array, d)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.tensor_checks import check_tensors
+
 
 class ExcludedPairs:
     """Pairs sorted by document and then by query, so that those of a tile lie together.
@@ -24,6 +26,12 @@ class ExcludedPairs:
     """
 
     def __init__(self, pairs: tuple[Tensor, Tensor], n: int, device: torch.device) -> None:
+        if not isinstance(pairs, tuple | list) or len(pairs) != 2:
+            raise ValueError(
+                f"excluded_pairs: expected the queries and the documents of all pairs, got {type(pairs).__name__}; a "
+                "tuple of two tensors has them"
+            )
+        check_tensors(**{f"excluded_pairs[{place}]": column for place, column in enumerate(pairs)})
         queries, documents = (column.to(device) for column in pairs)
         if queries.ndim != 1 or queries.shape != documents.shape:
             raise ValueError(

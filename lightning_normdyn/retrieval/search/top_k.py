@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.running_top_k import NO_DOCUMENT, RunningTopK
@@ -140,6 +141,7 @@ def checked_queries(queries: Tensor, documents: Documents, chunk_size: int | Non
     Raises:
         ValueError: if they are no ``[n, d]`` or not finite, or there is no such chunk.
     """
+    check_tensors(queries=queries)
     if queries.ndim != 2:
         raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
     bad = (~queries.isfinite().all(1)).nonzero()

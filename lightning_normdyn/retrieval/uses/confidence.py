@@ -17,6 +17,7 @@ from lightning_normdyn.core.statistics.risk_coverage import (
     risk_coverage,
     roc_areas,
 )
+from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
 BASELINE = "max_similarity"
@@ -71,12 +72,18 @@ def confidence_table(
         >>> table["norm"].excess.value, round(table["norm"].over_baseline.value, 4)
         (0.0, 0.2917)
     """
+    if not isinstance(confidences, Mapping) or not confidences:
+        raise ValueError(f"confidences: expected one column by name at least, got {confidences!r}; pass a dictionary")
+    check_tensors(loss=loss, **{f"confidences[{name!r}]": column for name, column in confidences.items()})
     if baseline not in confidences:
-        raise ValueError(f"baseline: expected one of {', '.join(confidences)}, got {baseline!r}")
+        raise ValueError(
+            f"baseline: expected one of the confidences, {', '.join(confidences)}, got {baseline!r}; name one of them"
+        )
     for name, confidence in confidences.items():
         if confidence.shape != loss.shape:
             raise ValueError(
-                f"{name}: expected one number for each of {len(loss)} items, got {tuple(confidence.shape)}"
+                f"confidences, {name}: expected one number for each of the {len(loss)} items of loss, got "
+                f"{tuple(confidence.shape)}"
             )
     loss = most_precise(loss)
     if loss.isinf().any():
@@ -210,9 +217,12 @@ def detection_table(
         >>> {name: detection.auroc.value for name, detection in detection_table(inside, outside).items()}
         {'max_similarity': 0.75, 'norm': 1.0}
     """
+    for side, columns in {"in_distribution": in_distribution, "out_of_distribution": out_of_distribution}.items():
+        if not isinstance(columns, Mapping):
+            raise ValueError(f"{side}: expected columns by name, got {type(columns).__name__}; pass a dictionary")
     if set(in_distribution) != set(out_of_distribution) or baseline not in in_distribution:
         raise ValueError(
-            f"in_distribution, out_of_distribution: expected the same scores, {baseline!r} among them, got"
+            f"in_distribution, out_of_distribution: expected the same scores, the baseline {baseline!r} among them, got"
             f" {sorted(in_distribution)} and {sorted(out_of_distribution)}"
         )
     names = [baseline, *(name for name in in_distribution if name != baseline)]

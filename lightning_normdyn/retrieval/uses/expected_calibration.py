@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
 from lightning_normdyn.core.statistics.risk_coverage import expected_calibration_error
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 _WAYS = 3
 
@@ -176,7 +177,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, norms: Tensor, *, norm_depen
 
 def check_items(logits: Tensor, labels: Tensor, norms: Tensor) -> None:
     """Raises ValueError unless there is a row of logits, a label and a norm for each item."""
-    n = len(logits)
+    check_tensors(logits=logits, labels=labels, norms=norms)
+    n = len(logits) if logits.ndim else 0
     if logits.ndim != 2 or not n or labels.shape != (n,) or norms.shape != (n,):
         raise ValueError(
             f"logits, labels, norms: expected [n, classes], [n] and [n], got {tuple(logits.shape)},"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 
 def label_entropy(soft_labels: Tensor) -> Tensor:
@@ -26,6 +27,7 @@ def label_entropy(soft_labels: Tensor) -> Tensor:
         >>> label_entropy(torch.tensor([[2.0, 2.0], [4.0, 0.0]]))
         tensor([0.6931, 0.0000], dtype=torch.float64)
     """
+    check_tensors(soft_labels=soft_labels)
     if soft_labels.ndim != 2 or not soft_labels.isfinite().all() or (soft_labels < 0).any():
         raise ValueError(
             f"soft_labels: expected votes or shares [n, classes] from 0 up, got {tuple(soft_labels.shape)}"

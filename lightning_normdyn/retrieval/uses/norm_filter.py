@@ -13,6 +13,7 @@ from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.number_checks import check_count, check_finite_number
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
 from lightning_normdyn.core.statistics.ranking import Measure, grade_ranking, measure_named
+from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
@@ -88,6 +89,9 @@ def filter_table(
         [('before', 'longest', 1.0, 0.5), ('before', 'shortest', 0.0, 0.5),
          ('after', 'longest', 1.0, 0.5), ('after', 'shortest', 0.0, 0.5)]
     """
+    for name, values in {"measures": measures, "shares": shares}.items():
+        if isinstance(values, str) or not len(values):
+            raise ValueError(f"{name}: expected a list of one at least, got {values!r}")
     measures_by_name = {name: measure_named(name) for name in measures}
     for share in shares:
         check_finite_number(shares=share)
@@ -96,7 +100,8 @@ def filter_table(
     check_count(candidates=candidates, hint="100 is usual")
     check_count(0, resamples=resamples)
     check_level(level)
-    judgements.check(len(queries), len(documents))
+    check_tensors(queries=queries, documents=documents)
+    Judgements.require(judgements).check(len(queries), len(documents))
     depth = max([candidates, *(measure.depth for measure in measures_by_name.values())])
     directions = rescale(documents.detach(), 1.0)
     by_norm = precise_norm(documents.detach()).argsort(stable=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 
 def specificity_table(
@@ -47,11 +48,17 @@ def specificity_table(
         >>> {name: (correlation.n, round(correlation.r, 2)) for name, correlation in table.items()}
         {'depth': (4, 1.0), 'length': (5, -0.16)}
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"values: expected columns by name, got {type(values).__name__}; pass a dictionary of tensors")
+    check_tensors(norms=norms, length=length, **{f"values[{name!r}]": column for name, column in values.items()})
     if "length" in values:
         raise ValueError("values: expected names other than 'length', got 'length'; pass it as the argument length")
     for name, column in {**values, "length": length}.items():
         if norms.ndim != 1 or column.shape != norms.shape:
-            raise ValueError(f"{name}: expected one number for each of {len(norms)} texts, got {tuple(column.shape)}")
+            argument = name if name == "length" else f"values, {name}"
+            raise ValueError(
+                f"{argument}: expected one number for each of {len(norms)} norms, got {tuple(column.shape)}"
+            )
     length_control = length.detach().cpu().double().unsqueeze(1)
 
     def with_norms(column: Tensor, controls: Tensor | None) -> Correlation:
@@ -80,6 +87,7 @@ def quantile_bands(values: Tensor, bands: int = 4) -> list[str]:
         ['1 to 3', '1 to 3', '1 to 3', '4 to 9', '4 to 9', 'unknown']
     """
     check_count(bands=bands)
+    check_tensors(values=values)
     if values.ndim != 1:
         raise ValueError(f"values: expected numbers [n], got {tuple(values.shape)}")
     values = values.detach().cpu().double()

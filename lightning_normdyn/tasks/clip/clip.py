@@ -126,6 +126,7 @@ class ImageTextData(ContrastData):
         check_count(image_size=image_size)
         if not 0 <= shift < image_size:
             raise ValueError(f"shift: expected 0 to less than image_size={image_size} pixels, got {shift}")
+        check_count(0, seed=seed)
         self.source = StandardLibraryGlyphCaptions() if source is None else source
         self.image_size = image_size
         self.shift = shift

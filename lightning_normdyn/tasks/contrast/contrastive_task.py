@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_normdyn.core.number_checks import check_positive
+from lightning_normdyn.core.number_checks import check_not_negative, check_positive
 from lightning_normdyn.losses import ContrastiveMixin
 from lightning_normdyn.losses.similarity import NORMALIZATION_NAMES, Normalization
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split
@@ -71,6 +71,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     ) -> None:
         super().__init__(normalization=normalization, temperature=temperature, **contrastive)
         check_positive(lr=lr)
+        check_not_negative(weight_decay=weight_decay)
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup: expected a share of the steps from 0 to below 1, got {warmup}")
         if schedule not in ("cosine", "constant"):
@@ -130,6 +131,8 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         if "hard_negatives" in batch:
             negatives = self.encode_documents(batch["hard_negatives"])
             options["hard_negatives"] = rearrange(negatives, "(query k) d -> query k d", query=len(queries))
+        else:
+            refuse_single_pair(self, len(queries))
         return self.contrastive_loss(queries, documents, **options)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -229,6 +232,25 @@ def refuse_diverged(split: Split, **sides: Tensor) -> None:
                 f"training diverged: {side} of the {split} split have embeddings that are NaN or infinite; lower lr, "
                 "or train in higher precision"
             )
+
+
+def refuse_single_pair(task: Any, pairs: int) -> None:
+    """Refuses to train on a pair that has no negative anywhere, and so a loss of 0 whatever the embeddings.
+
+    Args:
+        task: a module with a :class:`ContrastiveMixin`, and a trainer if it trains in one.
+        pairs: of a batch of this rank, without hard negatives.
+
+    Raises:
+        ValueError: if there is no other pair on any rank, and no queue of past documents.
+    """
+    trainer = getattr(task, "_trainer", None)  # the property raises where there is none
+    ranks = 1 if trainer is None else trainer.world_size
+    if pairs * ranks == 1 and getattr(task.contrast, "queue", None) is None:
+        raise ValueError(
+            "batch_size: expected 2 pairs a step or more, which are negatives of each other, got 1, whose loss is 0 "
+            "whatever the embeddings; take larger batches, hard negatives or a queue_size"
+        )
 
 
 def cosine_decay(optimizer: Optimizer, steps: float, *, warmup: float = 0.0, floor: float = 0.0) -> LambdaLR:

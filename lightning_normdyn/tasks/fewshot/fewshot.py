@@ -235,10 +235,12 @@ class FewShotData(ContrastData):
         evaluation_batch_size: int = 512,
         workers: int = 0,
     ) -> None:
+        training_shape = EpisodeShape(ways, shots, queries).check()
         super().__init__(batch_size=ways, evaluation_batch_size=evaluation_batch_size, workers=workers)
         check_count(episodes=episodes)
+        check_count(0, seed=seed)
         self.source = StandardLibraryGlyphClasses() if source is None else source
-        self.training_shape = EpisodeShape(ways, shots, queries).check()
+        self.training_shape = training_shape
         self.evaluation_shape = EpisodeShape(evaluation_ways, evaluation_shots, evaluation_queries).check("evaluation_")
         self.episodes = episodes
         self.rotations = rotations
@@ -271,7 +273,14 @@ class FewShotData(ContrastData):
     def _training(self) -> ClassDraws:
         items, labels = self._items("train")
         turns = 4 if self.rotations and isinstance(items, Tensor) else 1
-        return ClassDraws(items, labels, self.training_shape, turns=turns)
+        draws = ClassDraws(items, labels, self.training_shape, turns=turns)
+        if not len(draws):
+            shots, queries = self.training_shape.shots, self.training_shape.queries
+            raise ValueError(
+                f"shots, queries: expected classes of the train split with {shots} + {queries} items or more, got "
+                "none; ask for fewer of either"
+            )
+        return draws
 
     def training_pairs(self) -> ClassDraws:
         """The classes of the training split."""

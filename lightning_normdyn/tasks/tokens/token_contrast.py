@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, check_not_negative, check_positive
 from lightning_normdyn.losses import ContrastiveMixin
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.tasks.contrast.contrastive_task import refuse_single_pair
 
 FLOOR = 0.1
 """Where the cosine schedule ends, as a share of the peak."""
@@ -82,6 +83,10 @@ class TokenContrast(ContrastiveMixin, LightningModule):
             raise ValueError(f"optimizer: expected one of {sorted(_RECIPES)}, got {optimizer!r}")
         if schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule: expected 'cosine' or 'constant', got {schedule!r}")
+        if lr is not None:
+            check_positive(lr=lr)
+        if weight_decay is not None:
+            check_not_negative(weight_decay=weight_decay)
         self.save_hyperparameters()
         self.optimizer = optimizer
         self.schedule = schedule
@@ -95,6 +100,7 @@ class TokenContrast(ContrastiveMixin, LightningModule):
         Args:
             batch: ``{"queries": ids[n], "documents": ids[n]}``, document i being the positive of query i.
         """
+        refuse_single_pair(self, len(batch["queries"]))
         loss = self.contrastive_loss(self.table(batch["queries"]), self.table(batch["documents"]))
         self.log("train_loss", loss, prog_bar=True)
         return loss

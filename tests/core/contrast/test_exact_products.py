@@ -7,14 +7,15 @@ from lightning_normdyn.core.contrast.exact_products import exact_products
 
 NEW = hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
+pytestmark = pytest.mark.filterwarnings("ignore:Please use the new API settings")  # torch 2.9, of what the tests set
+
 
 @pytest.fixture(autouse=True)
 def as_it_was():
-    before = torch.get_float32_matmul_precision()
     yield
     if NEW:
         torch.backends.fp32_precision = "none"
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("asked", ["medium", "high", "highest"])

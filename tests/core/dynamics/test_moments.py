@@ -190,7 +190,7 @@ def bytes_kept_after(steps):
 def test_memory_does_not_grow_with_the_steps(rows):
     step = (torch.ones(rows, DIM), torch.ones(rows, DIM), torch.full((rows,), 1))
     assert bytes_kept_after([step] * 3000) < 100_000
-    assert moments_of([step] * 10).state_dict()["sums"].shape == (ROWS + 1, 4)
+    assert moments_of([step] * 10).state_dict()["sums"].shape == (ROWS + 1, 3)
     assert moments_of([step] * 10).steps == 10
 
 
@@ -275,36 +275,64 @@ def test_kurtosis_and_standard_error_equal_a_float64_loop(seeds):
         assert float(moments.kurtosis[slot]) == pytest.approx(expected, rel=1e-4, nan_ok=True)
 
 
-def scarcely(steps, scarce, every=3):
-    """All rows every third step, scarce ones on the others too."""
-    moments = RowMoments(ROWS, scarce=scarce)
+CADENCES = torch.tensor([1, 2, 4, 1, 2, 4], dtype=torch.int8)
+
+
+def scarcely(steps, looks=False):
+    """All rows every fourth step, on the steps between those of a lower cadence."""
+    moments = RowMoments(ROWS, cadences=CADENCES)
     for number, step in enumerate(steps):
-        if number % every == 0:
+        every = next(every for every in (4, 2, 1) if number % every == 0)
+        if every == 4:
             moments.add(*step)
         else:
-            chosen = moments.scarce[step[2]]
-            moments.add_scarce(*(part[chosen] for part in step))
+            chosen = moments.scarce(every)[step[2]]
+            moments.add_scarce(*(part[chosen] for part in step), every)
+        if looks:
+            assert moments.nonfinite == 0
     return moments
 
 
-def test_scarce_rows_are_read_in_every_step_and_others_on_the_cadence():
-    steps, scarce = [random_step(seed) for seed in range(30)], torch.arange(ROWS) % 2 == 0
-    moments, whole, thinned = scarcely(steps, scarce), moments_of(steps), moments_of(steps[::3])
-    assert moments.readings.tolist() == [30 if slot else 10 for slot in scarce.tolist()]
+def test_each_row_is_read_at_its_cadence():
+    steps = [random_step(seed) for seed in range(32)]
+    moments = scarcely(steps)
+    assert moments.readings.tolist() == [32, 16, 8, 32, 16, 8]
     for name in ("second_moment", "update_probability", "kurtosis", "second_moment_stderr"):
-        expected = getattr(whole, name).where(scarce, getattr(thinned, name))
+        by_cadence = {every: getattr(moments_of(steps[::every]), name) for every in (1, 2, 4)}
+        expected = torch.stack([by_cadence[every][slot] for slot, every in enumerate(CADENCES.tolist())])
         torch.testing.assert_close(getattr(moments, name), expected, rtol=1e-12, atol=0, equal_nan=True)
 
 
+def test_rows_that_wait_are_added_up_in_the_order_of_the_steps():
+    """To look at the moments adds up all that waits: looked at after each step or at the end, they are bit for bit."""
+    steps = [random_step(seed) for seed in range(200)]
+    assert torch.equal(scarcely(steps, looks=True).state_dict()["sums"], scarcely(steps).state_dict()["sums"])
+
+
+def test_a_scarce_row_named_twice_in_a_step_counts_once():
+    x, g = torch.tensor([[2.0, 0.0]]), torch.tensor([[5.0, 3.0]])
+    once, twice = (RowMoments(3, cadences=torch.ones(3)) for _ in range(2))
+    for _ in range(3):
+        once.add_scarce(x, g, torch.tensor([1]))
+        twice.add_scarce(x.expand(3, 2), g.expand(3, 2), torch.tensor([1, 1, 1]))
+    assert_same(twice, once)
+    assert twice.second_moment.tolist() == pytest.approx([0.0, 36.0, 0.0])
+
+
 def test_scarce_rows_merge_and_are_restored():
-    steps, scarce = [random_step(seed) for seed in range(24)], torch.arange(ROWS) < 2
-    first, second, whole = scarcely(steps[:12], scarce), scarcely(steps[12:], scarce), scarcely(steps, scarce)
+    steps = [random_step(seed) for seed in range(24)]
+    first, second, whole = scarcely(steps[:12]), scarcely(steps[12:]), scarcely(steps)
     first.merge(second)
     assert first.readings.tolist() == whole.readings.tolist()
     torch.testing.assert_close(first.second_moment, whole.second_moment, rtol=1e-12, atol=0)
     restored = RowMoments(ROWS)
     restored.load_state_dict(whole.state_dict())
     for moments in (restored, whole):
-        moments.add_scarce(*(part[:0] for part in steps[3]))
+        moments.add_scarce(*(part[:0] for part in steps[3]), 2)
     assert_same(restored, whole)
     assert restored.readings.tolist() == whole.readings.tolist()
+
+
+def test_rows_of_other_cadences_are_not_merged():
+    with pytest.raises(ValueError, match="other: expected rows that are read at the same cadences"):
+        RowMoments(3).merge(RowMoments(3, cadences=torch.ones(3)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import tempfile
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,44 @@ def test_an_interrupted_export_leaves_no_table(dsn, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export(source_of(embeddings()[0], tmp_path), "pgvector", dsn, name="docs")
     assert do(dsn, "SELECT to_regclass('docs')") == [(None,)]
+
+
+def test_a_table_of_any_name_gets_its_new_vectors(dsn, tmp_path):
+    """Not those of the table for the time being, whatever that is called."""
+    do(dsn, "DROP TABLE IF EXISTS normdyn_new")
+    old, queries = embeddings()
+    rows = [str(row) for row in range(len(old))]
+    for documents in (old, old.flip(0)):
+        source = source_of(documents, tmp_path, ids=rows)
+        writer = export(source, "pgvector", dsn, Folding("dot"), name="normdyn_new", overwrite=True)
+    assert writer.search(queries, 10).ids == ranked(queries, old.flip(0), 1, rows)
+
+
+@pytest.mark.parametrize("name", ["", " ", ".docs", "docs.", "d" * 64, "pg_temp.docs", "a\0b"])
+def test_a_name_that_no_lasting_table_has_is_refused(tmp_path, name):
+    pytest.importorskip("psycopg")
+    with pytest.raises(ValueError, match=r"^name: expected a "):
+        export(source_of(embeddings()[0], tmp_path), "pgvector", "host=nowhere", name=name)
+
+
+PASSWORDS = {
+    "a URL": "postgresql://me:hush-hush@127.0.0.1:9/x?connect_timeout=2",
+    "with a sign": "postgresql://me:hush@hush@127.0.0.1:9/x?connect_timeout=2",
+    "with a slash": "postgresql://me:hush/hush@127.0.0.1:9/x?connect_timeout=2",
+    "in the query": "postgresql://127.0.0.1:9/x?password=hush&connect_timeout=2",
+    "quoted": "host=127.0.0.1 port=9 password='hush hush' connect_timeout=2",
+    "unquoted": "host=127.0.0.1 port=9 password=my hush connect_timeout=2",
+    "half a URL": "postgresql://me:hush@[",
+    "of another sign": "postgresql://me:%hush@127.0.0.1/x",
+}
+
+
+@pytest.mark.parametrize("place", PASSWORDS)
+def test_no_error_has_a_password_in_it(tmp_path, place):
+    pytest.importorskip("psycopg")
+    with pytest.raises(ValueError, match=r"^out: ") as caught:
+        export(source_of(embeddings()[0], tmp_path), "pgvector", PASSWORDS[place])
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
