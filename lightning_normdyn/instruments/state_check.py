@@ -117,7 +117,7 @@ def tensor(
                 str(sizes.get(size, size) if sizes and isinstance(size, str) else size) for size in shape
             )
             _refuse(place, f"{names} [{lengths}]", value)
-        numbers = value.detach().cpu()
+        numbers = value.detach().cpu().double()  # float32 would round the limits to infinity
         outside = ~((numbers >= least) & (numbers <= most))
         if may_be_nan:
             outside &= numbers.isfinite()
@@ -172,7 +172,7 @@ def fields(checks: Mapping[str, Check], *, later: Mapping[str, Check] | None = N
 
     Args:
         checks: entries that must be there.
-        later: entries that an earlier release did not write.
+        later: entries that need not be there.
 
     Example:
         >>> fields({"steps": whole()})({"step": 3}, "state")

@@ -42,8 +42,13 @@ def table_forms(rows: int, *, lost: Tensor) -> dict[str, Check]:
         return tensor(rows, unless=lost, **limits)
 
     forecast = fields(
-        {"due": whole(), "norms": tensor(rows, may_be_nan=True), "stays": of_rows(least=0), "judged": flag},
-        later={"errors": optional(_errors(rows))},
+        {
+            "due": whole(),
+            "norms": tensor(rows, may_be_nan=True),
+            "stays": of_rows(least=0),
+            "errors": optional(_errors(rows)),
+            "judged": flag,
+        }
     )
     return {
         "met": fields(
@@ -71,13 +76,9 @@ def table_forms(rows: int, *, lost: Tensor) -> dict[str, Check]:
                 "nonfinite_before": number(0),
                 "touch_share": optional(of_rows(least=0, most=1 + 1e-9)),
                 "counted_steps": whole(),
-            },
-            later={
-                "previous_readings": listed(
-                    tensor(rows, dtypes=_INT, least=0), tensor(rows, dtypes=(torch.bool, torch.float32, torch.float64))
-                ),
                 "typical_row": optional(listed(number(0), number(0), whole())),
             },
+            later={"previous_readings": listed(tensor(rows, dtypes=_INT, least=0), tensor(rows, dtypes=_BOOL))},
         ),
     }
 
@@ -109,16 +110,16 @@ def _fit_window(rows: int, lost: Tensor) -> Check:
             "sums": tensor(3, rows, least=-math.inf, unless=lost),  # the log of a norm of zero
             "moments": fields(moments),
             "rates": _RATES,
-        },
-        later={"resets": fields(resets)},
+            "resets": fields(resets),
+        }
     )
 
 
 def _noise(rows: int, lost: Tensor) -> Check:
-    """``V²``, probability and kurtosis of a window; an earlier release kept readings and judged rows there too."""
+    """``V²``, probability and kurtosis of a window."""
 
     def check(value: Any, place: str) -> None:
-        _any_of(tensor(3, rows, may_be_nan=True), tensor(5, rows, may_be_nan=True))(value, place)
+        tensor(3, rows, may_be_nan=True)(value, place)
         tensor(2, rows, least=0, unless=lost)(value[:2], place)
 
     return check
@@ -156,7 +157,8 @@ def _balance() -> Check:
             "decays": of_items(2),
         }
     )
-    forecast = {"due": whole(), "norms": of_items(), "stays": of_items(least=0), "judged": flag}
+    errors = optional(of_items("errors"))
+    forecast = {"due": whole(), "norms": of_items(), "stays": of_items(least=0), "errors": errors, "judged": flag}
     terms = listed(
         of_items(), of_items(), of_items(), of_items(), number(), _any_of(of_items(), tensor()), flag, number()
     )
@@ -165,7 +167,7 @@ def _balance() -> Check:
             "window": window,  # first: it says how many items there are
             "window_start": whole(),
             "window_end": whole(),
-            "forecast": optional(fields(forecast, later={"errors": optional(of_items("errors"))})),
+            "forecast": optional(fields(forecast)),
             "inputs": each(listed(each(_anything), mapped(_anything), whole())),
             "ranks": whole(1),
             "lag": whole(1),
@@ -205,7 +207,7 @@ def _check_scarce_steps(value: Any, place: str) -> None:
 
 def _check_rates(value: Any, place: str) -> None:
     """Sums over steps, of rates and decays or, by an earlier release, of rates alone."""
-    fields({"span": whole(1), "closed": each(each(number())), "open": each(number())})(value, place)
+    fields({"span": whole(1), "closed": each(each(number(0))), "open": each(number(0))})(value, place)
     sums = [*value["closed"], value["open"]]
     if len({len(members) for members in sums}) > 1 or len(value["open"]) not in (3, 4):
         raise ValueError(f"{place}: expected sums of 4 numbers each, got {sorted({len(members) for members in sums})}")

@@ -34,7 +34,7 @@ def _whole(state):
     yield "a number", 7
 
 
-_FEW = 3
+_FEW = 2
 
 
 def _places(value, path=()):
