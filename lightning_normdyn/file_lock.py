@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-try:
-    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
-except ImportError:  # on Windows, where no lock is taken and nobody is known to hold one
+if sys.platform == "win32":  # no lock is taken there, and nobody is known to hold one
     LOCK_EX = LOCK_NB = LOCK_SH = 0
 
-    def flock(fd: Any, operation: int, /) -> None:
+    def flock(fd: int, operation: int, /) -> None:
         """Says that there are no such locks."""
         del fd, operation
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+else:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 
 
 _HELD_BY_ANOTHER = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}

@@ -18,6 +18,7 @@ from lightning_normdyn.callbacks.lightning import (
 )
 from lightning_normdyn.callbacks.trainer_run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument import adapter_name
@@ -25,6 +26,7 @@ from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.observation import Observation, run_id_of
 from lightning_normdyn.instruments.options import DEFAULTS, LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
+from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 
@@ -95,6 +97,7 @@ class NormMonitor(Callback):
         steps_made = trainer.global_step if pl_module.automatic_optimization else 0
         self._observation.begin(steps_made, state, run_id=run_id)
 
+    @safeguarded
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
@@ -104,6 +107,7 @@ class NormMonitor(Callback):
             clipping = Clipping.NONE if self._has_scaler and _unscales_itself(optimizer) else self._clipping
             self._observation.recorder.before_step(optimizer, clipping=clipping, has_scaler=self._has_scaler)
 
+    @safeguarded
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -112,6 +116,7 @@ class NormMonitor(Callback):
             self._observation.recorder.end_batch()
             self._log(trainer)
 
+    @safeguarded
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Concludes, logs the last findings and puts the history on disk."""
         if self._observation is not None:
@@ -121,19 +126,23 @@ class NormMonitor(Callback):
             if self is _last_historian(trainer):
                 self._observation.point_to_report()
 
+    @safeguarded
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes every hook."""
         self._stop()
 
+    @safeguarded
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves what is known and removes every hook."""
         self._log(trainer)
         self._stop()
 
+    @safeguarded
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Removes every hook, whatever happened."""
         self._stop()
 
+    @safeguarded(dict)
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; loads with ``weights_only=True``. The history is on disk before."""
         if self._saved_state is not None:
@@ -141,6 +150,7 @@ class NormMonitor(Callback):
         return self._observation.state_dict() if self._observation is not None else {}
 
     @property
+    @safeguarded(list)
     def verdicts(self) -> list[Verdict]:
         """What the rules say of the run now, or said at its end, the worst first."""
         return self._observation.verdicts if self._observation is not None else []
@@ -149,10 +159,12 @@ class NormMonitor(Callback):
         """What a copy takes along: the settings, not the run under way."""
         return self.__dict__ | {"_observation": None}
 
+    @safeguarded
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state until the targets are known."""
-        self._saved_state = state_dict or None
+        self._saved_state = None if isinstance(state_dict, dict) and not state_dict else state_dict
 
+    @safeguarded
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes the state of the one monitor of this class and these targets that a checkpoint has by a longer key."""
         states: dict[str, Any] = checkpoint.get("callbacks") or {}
@@ -165,12 +177,22 @@ class NormMonitor(Callback):
     def _recorder(self) -> Recorder | None:
         return None if self._observation is None else self._observation.recorder
 
+    def _switch_off(self, error: Exception) -> None:
+        if self._observation is None:
+            caution(f"{type(self).__name__}: it failed ({in_a_line(error)}); please report it {report_address()}")
+        else:
+            self._observation.switch_off(error)
+
     def _stop(self) -> None:
         if self._observation is not None:
             self._observation.stop()
 
     def _log(self, trainer: Trainer) -> None:
-        metrics = {} if self._observation is None else self._observation.drain()
+        if self._observation is None:
+            return
+        metrics = self._observation.drain()
+        for key in self._observation.recorder.ended_keys():
+            trainer.callback_metrics.pop(key, None)
         if not metrics:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -207,9 +229,9 @@ _HISTORIES: weakref.WeakKeyDictionary[Trainer, RunWriter] = weakref.WeakKeyDicti
 
 def _history_of(trainer: Trainer) -> RunWriter | None:
     """The history of a trainer's run, one for all monitors; ``None`` where none is kept."""
-    log_dir = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is broadcast
     if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
         return None
+    log_dir = _log_dir(trainer)
     if "://" in str(log_dir):
         rank_zero_warn(f"normdyn history: '{log_dir}' is no folder of this machine, so no norm history is saved there")
         return None
@@ -228,6 +250,16 @@ def _resumed_run(trainer: Trainer) -> str | None:
     history = _HISTORIES.get(trainer)
     goes_on = history is not None and not trainer.ckpt_path and trainer.global_step > 0
     return history.run_id if history is not None and goes_on else None
+
+
+def _log_dir(trainer: Trainer) -> str:
+    """What ``trainer.log_dir`` is on the first rank: it is broadcast, and other ranks may not ask for it."""
+    if not trainer.loggers:
+        return str(trainer.default_root_dir)
+    logger: Any = trainer.loggers[0]
+    kinds = {kind.__name__ for kind in type(logger).__mro__}
+    folder = logger.log_dir if kinds & {"TensorBoardLogger", "CSVLogger"} else logger.save_dir
+    return str(folder or trainer.default_root_dir)
 
 
 def _unscales_itself(optimizer: torch.optim.Optimizer) -> bool:

@@ -14,7 +14,8 @@ from lightning_normdyn.callbacks.lightning import LightningModule, Trainer, over
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.instruments.planned_rates import LearningRates, LRSchedule, PlannedRates
-from lightning_normdyn.instruments.training_run import Ranks, Run
+from lightning_normdyn.instruments.ranks import Ranks, process_group_store
+from lightning_normdyn.instruments.training_run import Run
 
 
 def run_of(trainer: Trainer, pl_module: LightningModule, lrs: LearningRates | None = None) -> Run:
@@ -89,7 +90,8 @@ def _ranks(trainer: Trainer) -> Ranks:
         return trainer.strategy.broadcast(item, src=rank)
 
     device: torch.device = trainer.strategy.root_device
-    return Ranks(trainer.global_rank, trainer.world_size, device, all_gather, broadcast, shares_batches(trainer))
+    shares, store = shares_batches(trainer), process_group_store()
+    return Ranks(trainer.global_rank, trainer.world_size, device, all_gather, broadcast, shares, store)
 
 
 def future_rates(

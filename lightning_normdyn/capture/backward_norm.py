@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.caution import contained
+
 
 class BackwardNorm:
     """Takes the norm of a parameter's gradient whenever backward has added to it, before anybody can clip it.
@@ -15,6 +17,9 @@ class BackwardNorm:
     Args:
         parameter: whose gradient.
         loss_scale: gives the factor by which the loss is scaled up now.
+
+    Attributes:
+        on_error: takes what goes wrong while it listens; ``None`` lets it through to the training.
 
     Example:
         >>> weight = nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -29,13 +34,15 @@ class BackwardNorm:
     def __init__(self, parameter: nn.Parameter, loss_scale: Callable[[], float] = lambda: 1.0) -> None:
         self._parameter, self._loss_scale = parameter, loss_scale
         self._handle: RemovableHandle | None = None
+        self.on_error: Callable[[Exception], object] | None = None
         self.last: Tensor | None = None
 
     def arm(self, listens: bool) -> None:
         """Sets whether it listens from now on; forgets what it heard."""
         self.last = None
-        if listens and self._handle is None:
-            self._handle = self._parameter.register_post_accumulate_grad_hook(self._hear)
+        if listens and self._handle is None and self._parameter.requires_grad:  # torch refuses hooks of a frozen one
+            hear = contained(self._hear, self.on_error)
+            self._handle = self._parameter.register_post_accumulate_grad_hook(hear)
         elif not listens and self._handle is not None:
             self._handle.remove()
             self._handle = None

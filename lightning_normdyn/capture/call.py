@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from lightning_normdyn.capture.output import ForwardListener, find_vectors
+from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 
 
@@ -72,9 +73,14 @@ class Call(NamedTuple):
             return self
         return self._each(lambda x: x[rank::ranks] if x.ndim and len(x) == size else x)
 
-    def to(self, device: torch.device) -> Call:
-        """A copy on a device, half precision widened to float32; an encoder may overwrite it."""
-        return self._each(lambda x: at_least_float32(x.to(device, copy=True)))
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Call:
+        """A copy on a device, numbers of lower precision widened to that of ``dtype``; an encoder may overwrite it."""
+
+        def convert(x: Tensor) -> Tensor:
+            x = at_least_float32(x.to(device, copy=True))
+            return x.to(torch.promote_types(x.dtype, dtype)) if x.is_floating_point() else x
+
+        return self._each(convert)
 
     def run(self, module: nn.Module) -> Any:
         """Makes the call."""
@@ -124,7 +130,7 @@ class FirstCalls(ForwardListener):
         if vectors is None:
             return  # the target itself says what is wrong
         if call.requires_grad():
-            raise ValueError(
+            raise SettingsError(
                 f"targets: the inputs of '{self.name}' require grad, so it is a later part of an encoder; name the "
                 "module that takes the batch, give its inputs as probe=, or switch the probe off with probe=False"
             )

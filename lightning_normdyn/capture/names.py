@@ -1,4 +1,4 @@
-"""Qualified names of parameters without the wrappers of torch.compile, checkpointing and FSDP."""
+"""Qualified names of parameters and modules without the wrappers of torch.compile, checkpointing and FSDP."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class ParameterIndex:
     """
 
     def __init__(self, module: nn.Module) -> None:
+        self._root = module
+        self._full_names = {plain_name(name): name for name, _ in module.named_parameters()}
         self.parameters = plain_parameters(module)
         self._owners: dict[int, list[nn.Module]] = {}
         for layer in module.modules():
@@ -44,7 +46,67 @@ class ParameterIndex:
         """The layers that hold a parameter, in the order of the model."""
         return self._owners.get(id(parameter), [])
 
+    def path(self, name: str) -> ParameterPath:
+        """The way to a parameter, by its plain name."""
+        return ParameterPath(self._root, self._full_names[name])
+
 
 def plain_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters by plain name."""
     return {plain_name(name): parameter for name, parameter in module.named_parameters()}
+
+
+class ModulePath:
+    """The way from a model to one of its modules, which may be another one later on.
+
+    Args:
+        root: the model.
+        name: qualified name as torch gives it, wrappers included.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
+        >>> path = ModulePath(model, "1")
+        >>> model[1] = nn.ReLU()
+        >>> path.module()
+        ReLU()
+    """
+
+    def __init__(self, root: nn.Module, name: str) -> None:
+        self._root = root
+        self._parts = [part for part in name.split(".") if part]
+
+    def module(self) -> nn.Module | None:
+        """What is there now; ``None`` if there is nothing."""
+        module: nn.Module | None = self._root
+        for part in self._parts:
+            if module is None:
+                return None
+            children = module._modules
+            module = children[part] if part in children else None  # noqa: SIM401 - a scripted one has no get
+        return module
+
+
+class ParameterPath:
+    """The way from a model to one of its parameters, which may be another one later on.
+
+    Args:
+        root: the model.
+        name: qualified name as torch gives it, wrappers included.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(3, 2))
+        >>> path = ParameterPath(model, "0.weight")
+        >>> model[0].weight = nn.Parameter(torch.zeros(4, 3))
+        >>> path.parameter().shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(self, root: nn.Module, name: str) -> None:
+        owner, _, self._name = name.rpartition(".")
+        self._owner = ModulePath(root, owner)
+
+    def parameter(self) -> nn.Parameter | None:
+        """What is there now; ``None`` if there is no parameter, though perhaps something computed by that name."""
+        owner = self._owner.module()
+        return None if owner is None or self._name not in owner._parameters else owner._parameters[self._name]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_normdyn.caution import caution
+from lightning_normdyn.capture.names import ModulePath
+from lightning_normdyn.caution import SettingsError, caution, contained
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm, split_radial_tangential
 
 
@@ -33,6 +34,8 @@ class OutputStep(NamedTuple):
     common_direction: Tensor
 
 
+OnError = Callable[[Exception], object]
+"""Takes an error of a hook, and raises it only where it may end the training."""
 _MOST_CALLS = 1_024  # measured between two steps
 
 
@@ -47,12 +50,18 @@ class ForwardListener(ABC):
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module = name, module
         self._handle: RemovableHandle | None = None
+        self._on_error: OnError | None = None
         self._is_repetition = Recomputed()
 
-    def attach(self) -> None:
-        """Starts to listen."""
+    def attach(self, on_error: OnError | None = None) -> None:
+        """Starts to listen.
+
+        Args:
+            on_error: takes what goes wrong while it listens; ``None`` lets it through to the training.
+        """
         self.detach()
-        self._handle = self.module.register_forward_hook(self._hear, with_kwargs=True)
+        self._on_error = on_error
+        self._handle = self.module.register_forward_hook(contained(self._hear, on_error), with_kwargs=True)
 
     def detach(self) -> None:
         """Stops listening."""
@@ -71,18 +80,32 @@ class OutputTarget(ForwardListener):
     Args:
         name: qualified name of the submodule.
         module: the submodule itself.
+        path: the way to the module that is called, which may be replaced; ``None`` where nobody looks whether it is.
+
+    Attributes:
+        called_module: the module that is called, which has the method where a method is the target.
     """
 
     kind = "output"
 
-    def __init__(self, name: str, module: nn.Module) -> None:
+    def __init__(self, name: str, module: nn.Module, path: ModulePath | None = None) -> None:
         super().__init__(name, module)
+        self._path = path
+        self.called_module = None if path is None else path.module()
         self._listens = self._keeps_vectors = False
         self._gave_vectors = False
         self._vectors: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._directions: list[Tensor] = []
         self._gradients: list[Tensor] = []
+
+    def is_current(self) -> bool:
+        """Whether the model still holds this module by this name."""
+        return self._path is None or self._path.module() is self.called_module
+
+    def go_by(self, target: Any) -> None:
+        """Takes over the way by which the same module is found now."""
+        self._path = target._path
 
     def detach(self) -> None:
         """Stops listening and forgets what was heard."""
@@ -107,7 +130,8 @@ class OutputTarget(ForwardListener):
         norms = torch.cat(self._norms)
         sums = torch.stack(self._gradients).sum(0) if self._gradients else norms.new_full((3,), torch.nan)
         mean_direction = torch.stack(self._directions).sum(0) / norms.numel()
-        return OutputStep(norms, *sums.unbind(), common_direction=mean_direction.norm())
+        radial_square, gradient_square, nonfinite = sums.unbind()
+        return OutputStep(norms, radial_square, gradient_square, nonfinite, mean_direction.norm())
 
     def vectors(self) -> Tensor | None:
         """The vectors ``[n, d]`` that were returned since :meth:`arm`, if they were to be kept; ``None`` for none."""
@@ -132,14 +156,15 @@ class OutputTarget(ForwardListener):
             self._vectors.append(rows.clone())  # they may be overwritten in place
         if vectors.requires_grad:
             version = embedding._version
-            vectors.register_hook(lambda gradient: self._hear_gradient(gradient, embedding, version))
+            hear_gradient = contained(self._hear_gradient, self._on_error)
+            vectors.register_hook(lambda gradient: hear_gradient(gradient, embedding, version))
 
     def _refuse(self, output: Any) -> None:
         """Ends a run whose target is wrong from the start; later, when there is something to lose, warns instead."""
         description = describe_output(output)
         sentence = f"targets: the output of '{self.name}' is no tensor of embeddings [..., d] (came: {description})"
         if not self._gave_vectors:
-            raise ValueError(f"{sentence}; name the submodule that returns the vectors")
+            raise SettingsError(f"{sentence}; name the submodule that returns the vectors")
         caution(f"{sentence} any more; such calls are left out", stacklevel=2)
 
     def _hear_gradient(self, gradient: Tensor, embedding: Tensor, version: int) -> None:

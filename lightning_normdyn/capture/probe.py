@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.evaluation import evaluating, stretched, widened
 from lightning_normdyn.capture.output import describe_output, find_vectors, unpadded_rows
 from lightning_normdyn.capture.sharded import computing_dtype, gathered
+from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _STRETCH = 5e-3
@@ -22,12 +24,20 @@ _REPEAT_TOLERANCE = 1e-4
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
-class UnusableInputsError(ValueError):
+class UnusableInputsError(SettingsError):
     """The inputs of a probe are none that its encoder can be called with."""
 
 
-class ProbeTooLargeError(RuntimeError):
+class ProbeTooLargeError(SettingsError, RuntimeError):
     """Its items do not fit into memory."""
+
+
+Gather = Callable[[Tensor | None], Tensor]
+
+
+def _as_they_are(rows: Tensor | None) -> Tensor:
+    assert rows is not None
+    return rows
 
 
 class Probe:
@@ -39,9 +49,13 @@ class Probe:
         calls: its inputs, the same on every rank.
         rank: number of this rank, which encodes every ``ranks``-th item from this one on.
         ranks: how many ranks there are.
-        gather: puts the rows ``[n, d]`` of all ranks one below the other.
+        gather: puts the rows ``[n, d]`` of all ranks one below the other; called with ``None`` where this rank has
+            none, for the others to learn it.
         most_rows: most vectors of a rank that are followed; more are thinned at an even stride.
         root: the model that holds the encoder, if its parameters are sharded over ranks.
+
+    Attributes:
+        shape: of this rank's vectors, ``[n, d]``.
 
     Raises:
         ValueError: if the encoder gives no vectors, others each time or coarse ones, or if there are fewer items than
@@ -56,7 +70,7 @@ class Probe:
         *,
         rank: int = 0,
         ranks: int = 1,
-        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+        gather: Gather = _as_they_are,
         most_rows: int = 16_384,
         root: nn.Module | None = None,
     ) -> None:
@@ -77,6 +91,12 @@ class Probe:
         """Where the encoder is."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """In what the encoder computes, at least float32."""
+        is_double = any(p.dtype == torch.float64 for p in self.module.parameters())
+        return torch.float64 if is_double else torch.float32
+
     def plain_inputs(self) -> list[list[Any]] | None:
         """The inputs for a checkpoint; ``None`` if they hold more than tensors, numbers and text."""
         plain = (Tensor, int, float, str, type(None))
@@ -91,7 +111,14 @@ class Probe:
 
     def encode(self) -> Tensor:
         """The vectors of all items as they are now, ``[n, d]``, from evaluation mode in float32."""
-        return self._gather(self._encode_share())
+        try:
+            rows = self._encode_share()
+        except Exception:
+            if self.ranks > 1:
+                with contextlib.suppress(Exception):  # it says so to the others
+                    self._gather(None)
+            raise
+        return self._gather(rows)
 
     def radial_decay(self, decays: Sequence[tuple[nn.Parameter, float]], vectors: Tensor) -> Tensor:
         """The rate at which weight decay shortens each vector, ``lambda_rad = <x, J(lambda∘θ)>/R²``.
@@ -121,7 +148,7 @@ class Probe:
     def _encode_share(self, *, seed: int = 0) -> Tensor:
         try:
             with evaluating(self.module, self.device, seed), widened(self.module), gathered(self.module, self._root):
-                vectors = torch.cat([self._encode_call(call.to(self.device)) for call in self._share])
+                vectors = torch.cat([self._encode_call(call.to(self.device, self._dtype)) for call in self._share])
         except RuntimeError as error:
             if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
                 raise
@@ -135,7 +162,7 @@ class Probe:
         output = call.run(self.module)
         vectors = find_vectors(output)
         if vectors is None:
-            raise ValueError(
+            raise SettingsError(
                 f"probe: in evaluation '{self.name}' returned no tensor of embeddings [..., d] "
                 f"(came: {describe_output(output)}); name the submodule that returns the vectors"
             )
@@ -144,7 +171,7 @@ class Probe:
 
     def _refuse_half(self, dtype: torch.dtype | None) -> None:
         if dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(
+            raise SettingsError(
                 f"probe: '{self.name}' computes in {dtype} though it was asked in float32, and what a step changes is "
                 "lost in its rounding; train it under precision='bf16-mixed' instead, or switch the probe off with "
                 "probe=False"
@@ -163,17 +190,18 @@ class Probe:
                 "give what the encoder's forward takes (a mapping is keyword arguments, or targets by name), or switch "
                 "the probe off with probe=False"
             ) from error
+        self.shape = vectors.shape
         repetition = self._encode_share(seed=1)
         largest = float(vectors.abs().nan_to_num(0, 0, 0).max())
         tolerance = _REPEAT_TOLERANCE * largest
         if not torch.allclose(vectors, repetition, rtol=_REPEAT_TOLERANCE, atol=tolerance, equal_nan=True):
-            raise ValueError(
+            raise SettingsError(
                 f"probe: '{self.name}' gives other vectors each time in evaluation mode; its norms cannot be followed "
                 "before what is random in it stops under module.eval(), or switch the probe off with probe=False"
             )
         tensor_name = _first_change(state_before, _state_of(self.module))
         if tensor_name:
-            raise ValueError(
+            raise SettingsError(
                 f"probe: encoding with '{self.name}' in evaluation mode writes to its '{tensor_name}', as an embedding "
                 "with max_norm does, and would change the training; switch the probe off with probe=False"
             )

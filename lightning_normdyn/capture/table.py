@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.names import ParameterIndex
 from lightning_normdyn.capture.sharded import is_sharded
+from lightning_normdyn.caution import contained
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.number_checks import check_count
 
@@ -31,6 +33,25 @@ class Clipping(Enum):
     NONE = auto()
     AHEAD = auto()
     PAST = auto()
+
+
+class TableForm(NamedTuple):
+    """What statistics of a table depend on besides its numbers.
+
+    Attributes:
+        shape: ``[rows, d]``.
+        dtype: of its numbers.
+        device: where they are.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, parameter: Tensor) -> TableForm:
+        """The form of a parameter as it is now."""
+        return cls(parameter.shape, parameter.dtype, parameter.device)
 
 
 class TableTarget:
@@ -57,12 +78,13 @@ class TableTarget:
         check_rows(max_tracked_rows)
         index = module if isinstance(module, ParameterIndex) else ParameterIndex(module)
         self.name = name
+        self._path = index.path(name)
         self.parameter = index.parameters[name]
+        self.form = TableForm.of(self.parameter)
         if is_sharded(self.parameter):
             raise ValueError(
                 f"targets: expected tables that every rank holds whole, got '{name}', which is sharded over ranks; "
-                "name the submodules whose output is to be watched, or keep the table out of fully_shard "
-                "(ignored_params=)"
+                "name a submodule whose output is to be watched instead"
             )
         self.rows, self.dim = self.parameter.shape
         if not self.parameter.numel():
@@ -79,11 +101,26 @@ class TableTarget:
         self.embedding_buffer, self.gradient_buffer = RowBuffer(), RowBuffer()
         self.backward_norm: BackwardNorm | None = None
         self._handles: list[RemovableHandle] = []
+        self._listener: Callable[..., Any] = self._hear
 
-    def attach(self) -> None:
-        """Allows it to listen to the embedding layers, which it does while it is armed."""
+    def attach(self, on_error: Callable[[Exception], object] | None = None) -> None:
+        """Allows it to listen to the embedding layers, which it does while it is armed.
+
+        Args:
+            on_error: takes what goes wrong while it listens; ``None`` lets it through to the training.
+        """
         self.detach()
-        self._may_listen = True
+        self._may_listen, self._listener = True, contained(self._hear, on_error)
+        if self.backward_norm is not None:
+            self.backward_norm.on_error = on_error
+
+    def is_current(self) -> bool:
+        """Whether the model still holds this parameter by this name, in the form that it had."""
+        return self._path.parameter() is self.parameter and self.form == TableForm.of(self.parameter)
+
+    def go_by(self, target: Any) -> None:
+        """Takes over the way by which the same parameter is found now, as through a wrapper."""
+        self._path = target._path
 
     def detach(self) -> None:
         """Stops listening and forgets what was heard."""
@@ -98,7 +135,9 @@ class TableTarget:
         self._ids.clear()
         self._sparse_gradient = None
         if self._keeps_ids and not self._handles:
-            self._handles = [layer.register_forward_pre_hook(self._hear, with_kwargs=True) for layer in self._layers]
+            self._handles = [
+                layer.register_forward_pre_hook(self._listener, with_kwargs=True) for layer in self._layers
+            ]
         elif self._handles and not self._keeps_ids:  # a hook that does nothing still slows the layer down
             for handle in self._handles:
                 handle.remove()

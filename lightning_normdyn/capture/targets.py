@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_normdyn.capture.names import ParameterIndex, plain_name, plain_parameters
+from lightning_normdyn.capture.names import ModulePath, ParameterIndex, plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.core.embedding_tap import Published
@@ -52,19 +52,18 @@ def find_targets(
         ['0.weight']
     """
     targets = check_targets(targets)
+    index = ParameterIndex(module)
     if isinstance(targets, str):
         names, outputs = _embedding_tables(module), _published(module)
         if not names and not outputs:
             raise ValueError(
                 f"targets: 'auto' found no trainable embedding table and no contrastive loss; {_candidates(module)}"
             )
-        index = ParameterIndex(module)
         tables = [TableTarget(name, index, max_tracked_rows=max_tracked_rows) for name in names]
-        return [*tables, *(OutputTarget(name, child) for name, child in outputs.items())]
+        return [*tables, *(_output(name, child, module) for name, child in outputs.items())]
     if not targets:
         raise ValueError(f"targets: expected 'auto' or at least one pattern, got an empty list; {_candidates(module)}")
     by_name: dict[str, TableTarget | OutputTarget] = {}
-    index = ParameterIndex(module)
     for pattern in targets:
         for target in _match(module, index, pattern, max_tracked_rows):
             by_name.setdefault(target.name, target)
@@ -100,23 +99,43 @@ def _match(
     outputs = outputs or _method(children, pattern)
     if outputs:
         names_by_id = {id(parameter): name for name, parameter in index.parameters.items()}
-        return [_of_submodule(name, child, index, names_by_id, max_tracked_rows) for name, child in outputs]
+        return [_of_submodule(name, child, module, index, names_by_id, max_tracked_rows) for name, child in outputs]
     hint = nearest(pattern, [*children, *index.parameters, *_published(module)])
     raise ValueError(f"targets: {pattern!r} matches no parameter or submodule{hint or ';'} {_candidates(module)}")
 
 
 def _of_submodule(
-    name: str, child: nn.Module, index: ParameterIndex, names_by_id: Mapping[int, str], max_tracked_rows: int
+    name: str,
+    child: nn.Module,
+    module: nn.Module,
+    index: ParameterIndex,
+    names_by_id: Mapping[int, str],
+    max_tracked_rows: int,
 ) -> TableTarget | OutputTarget:
     """The output of a submodule; of an embedding layer its table, whose rows are what it returns."""
-    table_name = names_by_id.get(id(child.weight)) if isinstance(child, EMBEDDING_TYPES) else None
+    table_name = names_by_id.get(id(table_parameter(child))) if isinstance(child, EMBEDDING_TYPES) else None
     if table_name is None:
-        return OutputTarget(name, child)
+        return _output(name, child, module)
     return TableTarget(table_name, index, max_tracked_rows=max_tracked_rows)
 
 
+def _output(name: str, child: nn.Module, module: nn.Module) -> OutputTarget:
+    called = child.owner if isinstance(child, Method) else child
+    full_name = next(path for path, member in module.named_modules() if member is called)
+    return OutputTarget(name, child, ModulePath(module, full_name))
+
+
+def table_parameter(layer: nn.Module) -> nn.Parameter | None:
+    """The table of an embedding layer; ``None`` where it is computed.
+
+    To ask a layer that is parametrized for its weight may change a state, as under ``spectral_norm``.
+    """
+    parameters = layer._parameters
+    return parameters["weight"] if "weight" in parameters else None  # noqa: SIM401 - a scripted one has no get
+
+
 def _embedding_tables(module: nn.Module) -> list[str]:
-    weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
+    weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
     return [name for name, p in plain_parameters(module).items() if id(p) in weights and p.requires_grad and p.numel()]
 
 

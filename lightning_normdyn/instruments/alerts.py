@@ -62,6 +62,16 @@ class Alerts:
         """
         return self._courses.setdefault(target, Courses(step))
 
+    def restart(self, target: str, step: int) -> None:
+        """Forgets how the quantities of a target went, which is another from now on.
+
+        Args:
+            target: its name.
+            step: steps made before its first value.
+        """
+        self._courses[target] = Courses(step)
+        self.standing.pop(target, None)
+
     def hear(self, facts: Facts, values: Mapping[str, float]) -> None:
         """Takes the values of a step, and judges their target.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.probe import Probe
+from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.balance import BalanceTerms
 from lightning_normdyn.core.dynamics.balance_window import BalanceSample, BalanceWindow
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, turning_angle
@@ -20,6 +21,7 @@ from lightning_normdyn.instruments.balance_readings import balance_columns, bala
 from lightning_normdyn.instruments.base import check_every, is_due
 from lightning_normdyn.instruments.extent import Extent
 from lightning_normdyn.instruments.gradient_split import finite_mean, split_update
+from lightning_normdyn.instruments.safeguard import TargetEndedError, in_a_line
 from lightning_normdyn.instruments.trajectory import Snapshots
 from lightning_normdyn.instruments.windowed_fit import ClosedWindow, TrainingPlan, WindowedFit
 
@@ -111,10 +113,15 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         if self.probe is None:
             self.gave_up = True
             return
-        self._vectors_before = self.probe.encode()
+        self._vectors_before = self._encode()
         if self._window is None:
             self._open(step - 1, safe_norm(self._vectors_before))
         self._measure_decay(self._vectors_before)
+
+    def encodes_after(self, step: int, *, wants_vectors: bool) -> bool:
+        """Whether the probe is encoded after step number ``step``."""
+        is_due = self._vectors_before is not None or self._lag_ends(step) or self._ends_with(step)
+        return self._window is not None and (wants_vectors or is_due)
 
     def look_after(self, step: int, lr: float, group_decay: float, *, wants_vectors: bool = False) -> Tensor | None:
         """Looks after step number ``step`` was made.
@@ -131,11 +138,9 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         if self._window is None:
             return None
         self._window.rates.append(lr, group_decay)
-        is_wanted = wants_vectors or self._lag_ends(step) or self._ends_with(step)
-        if self._vectors_before is None and not is_wanted:
+        if not self.encodes_after(step, wants_vectors=wants_vectors):
             return None
-        assert self.probe is not None
-        vectors = self.probe.encode()
+        vectors = self._encode()
         if self._vectors_before is not None:
             self._read_step(step, self._vectors_before, vectors, lr)
         self._end_lag(step, vectors)
@@ -146,6 +151,20 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         """Notes the radial part of the gradients that reached the vectors: it tells whether the loss sees lengths."""
         radial_sum, gradient_sum = self._gradient_squares
         self._gradient_squares = [radial_sum + radial_square, gradient_sum + gradient_square]
+
+    def _encode(self) -> Tensor:
+        """The probe's vectors as they are now, ``[n, d]``.
+
+        Raises:
+            TargetEndedError: if the encoder, which could once be called with them, cannot any more.
+        """
+        assert self.probe is not None
+        try:
+            return self.probe.encode()
+        except (SettingsError, TargetEndedError):
+            raise
+        except Exception as error:  # of the user's module
+            raise TargetEndedError(f"it cannot be called with its probe any more ({in_a_line(error)})") from error
 
     def _measure_decay(self, vectors: Tensor) -> None:
         assert self.probe is not None
@@ -185,8 +204,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         return self._window is not None and self.probe is not None
 
     def _norms_now(self) -> Tensor:
-        assert self.probe is not None
-        return safe_norm(self.probe.encode())
+        return safe_norm(self._encode())
 
     def _start_window(self, norms: Tensor) -> None:
         self._window = BalanceWindow(norms)
@@ -245,6 +263,16 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         self.probe = self._probe_of_state(state)
         if self.probe is None:
             return
+        window = state["window"]
+        if self.probe.ranks == 1 and len(window["start"]) != self.probe.shape[0]:
+            raise ValueError(
+                f"the probe of '{self.probe.name}' has {self.probe.shape[0]} vectors and had {len(window['start'])}"
+            )
+        lagging = state["lagging"]
+        if lagging is not None and lagging[1].shape[1] != self.probe.shape[1]:
+            raise ValueError(
+                f"the vectors of '{self.probe.name}' have {self.probe.shape[1]} numbers and had {lagging[1].shape[1]}"
+            )
         device = self.probe.device
         self._window = BalanceWindow.from_state_dict(state["window"], device, self.plan.rule())
         self._load_window_state(state, self._window.start)

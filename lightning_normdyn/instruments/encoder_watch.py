@@ -34,13 +34,25 @@ class EncoderWatch(OutputWatch):
 
     def _start(self) -> None:
         if self.balance.probe is None and self._first_calls.most_items:
-            self._first_calls.attach()
+            self._first_calls.attach(self._on_error)
 
     def _look_before(self, clipping: Clipping) -> None:
         del clipping  # a probe has no gradient
+        if self.balance.is_due(self.steps + 1):
+            self._meet(f"before step {self.steps + 1}")
         self.balance.look_before(self.steps + 1, self._first_calls.calls)
         if self.balance.probe is not None:
             self._first_calls.detach()
+
+    def finish(self) -> None:
+        """Lets every measurement conclude, after the last step."""
+        if self.balance.probe is not None:
+            self._meet(f"its end after step {self.steps}")
+        super().finish()
+
+    def _computes_together(self) -> bool:
+        is_shown = not self.balance.gave_up and bool(self._adapters_due(self.steps))
+        return super()._computes_together() or self.balance.encodes_after(self.steps, wants_vectors=is_shown)
 
     def _look_after(self) -> None:
         super()._look_after()

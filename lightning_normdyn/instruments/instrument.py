@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.evaluation import same_random_state
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.caution import caution
+from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings, check_every
 from lightning_normdyn.instruments.quantities import QUANTITIES
 
@@ -73,7 +73,7 @@ class Instrument:
         Args:
             look: the vectors and where they come from.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how it measures: write measure(self, look)")
+        raise UnwrittenMeasureError(f"{type(self).__name__} does not say how it measures: write measure(self, look)")
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, in tensors, numbers, strings, lists and dicts; nothing by default.
@@ -184,7 +184,7 @@ class InstrumentAdapter(CadencedInstrument):
                 values = self.instrument.measure(look)
             self._readings = self._numbers(values, vectors.device)
         except Exception as error:  # a user wrote it, and observing must never end a run
-            if not self._has_measured and isinstance(error, (UnusableReadingError, NotImplementedError)):
+            if not self._has_measured and isinstance(error, SettingsError):
                 raise
             self._is_off = True
             self._warn(
@@ -262,8 +262,12 @@ class InstrumentAdapter(CadencedInstrument):
             )
 
 
-class UnusableReadingError(ValueError):
+class UnusableReadingError(SettingsError):
     """An instrument measured what is no number, or by a name that it did not give."""
+
+
+class UnwrittenMeasureError(SettingsError, NotImplementedError):
+    """An instrument does not say how it measures."""
 
 
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), Tensor, torch.nn.Parameter, torch.Size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
+from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr, optimizer_memory
 from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.run_writer import RunWriter, TargetWriter
@@ -36,16 +38,16 @@ from lightning_normdyn.instruments.parameter_groups import (
     group_number,
 )
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
-from lightning_normdyn.instruments.recorder import PREFIX, Recorder
+from lightning_normdyn.instruments.recorder import PREFIX, RUN_ID, Contingencies, Recorder
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.run_facts import RunFacts
+from lightning_normdyn.instruments.safeguard import FailureLog, TargetEndedError, TargetGoneError, in_a_line
 from lightning_normdyn.instruments.table_watch import TableWatch
+from lightning_normdyn.instruments.target_changes import Target, absence, difference, present_targets, same_name
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
-
-_RUN_ID = "run"
 
 
 def run_id_of(state: object) -> str | None:
@@ -55,7 +57,7 @@ def run_id_of(state: object) -> str | None:
         >>> run_id_of({"run": "3f2a"}), run_id_of({}), run_id_of(None)
         ('3f2a', None, None)
     """
-    run_id = state.get(_RUN_ID) if isinstance(state, Mapping) else None
+    run_id = state.get(RUN_ID) if isinstance(state, Mapping) else None
     return run_id if isinstance(run_id, str) and run_id else None
 
 
@@ -88,9 +90,14 @@ class Observation:
     ) -> None:
         self._module, self._run, self._measures, self._options = module, run, measures, options
         self._name, self._history, self._name_holders = name, history, name_holders
-        self._has_begun = False
+        self._has_begun = self._is_off = False
+        self._failures = FailureLog(self._history_folder)
+        self._has_other_ranks = run.ranks.size > 1
+        self._topic, self._meetings = "", itertools.count()
         self._waiting_metrics: dict[str, float] = {}
         self._target_names: list[str] = []
+        self._closed_targets: set[str] = set()
+        self._ended_steps: dict[str, int] = {}
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
         self._facts: RunFacts | None = None
@@ -101,7 +108,7 @@ class Observation:
                 f"{', '.join(self._target_names)}"
             )
 
-    def begin(self, steps_made: int, state: dict[str, Any] | None = None, *, run_id: str | None = None) -> None:
+    def begin(self, steps_made: int, state: Any = None, *, run_id: str | None = None) -> None:
         """Starts to listen, after the weights were restored.
 
         Args:
@@ -119,11 +126,14 @@ class Observation:
                     f"the checkpoint's norm statistics cannot be used ({error}); they start afresh, the training "
                     "itself resumes as usual"
                 )
-                self.recorder, self._alerts, omissions = self._build(), self._new_alerts(), []
+                self.recorder, self._alerts, state, omissions = self._build(), self._new_alerts(), None, []
             for omission in omissions:
                 self._warn(omission)
+        self._agree_on_outputs("resumed" if state is not None else "afresh")
         self._caution_of_short_window()
-        self.recorder.begin(steps_made)
+        for watch in self.recorder.watches:
+            watch.is_paused = _is_frozen(watch.target)
+        self.recorder.begin(steps_made, self._run.followed())
         self._begin_history(run_id)
         for watch in self.recorder.watches:
             self._describe(watch)
@@ -132,27 +142,48 @@ class Observation:
         for watch in self.recorder.watches:
             self._alerts.courses(watch.target.name, watch.steps)
 
+    def _agree_on_outputs(self, statistics: str) -> None:
+        """Settles with the other ranks what is computed together; without them, this one goes on alone."""
+        outputs = [watch.target.name for watch in self.recorder.watches if isinstance(watch.target, OutputTarget)]
+        if not outputs or self._run.ranks.size == 1:
+            return
+        plan = f"measures {', '.join(outputs)} every {self._options['every_n_steps']} steps, {statistics}"
+        self._topic, problem = self._run.ranks.settle_beginning(plan)
+        if problem:
+            names = ", ".join(f"'{name}'" for name in outputs)
+            self._say_here(f"{names}: measured on this rank alone, since {problem}")
+            self._run = self._run._replace(ranks=self._run.ranks.alone())
+            self.recorder = self._build()
+        for watch in self.recorder.watches:
+            self._open_meeting(watch)
+
+    def _open_meeting(self, watch: Watch) -> None:
+        if isinstance(watch, OutputWatch):
+            watch.meeting = self._run.ranks.meeting(f"{self._topic}/{next(self._meetings)}")
+
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""
         metrics, self._waiting_metrics = self._waiting_metrics | self._judged(), {}
         return metrics
 
     def _judged(self) -> dict[str, float]:
-        metrics = self.recorder.drain()
+        metrics = self.recorder.drain() if not self._is_off else {}
         if metrics:
             self._judge(metrics)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, in tensors and plain values.
+        """Everything a resumed run needs, in tensors and plain values; nothing before it began.
 
         What it was read from is on disk before: a run that is resumed from it has lost nothing.
         """
+        if self._facts is None:
+            return {}
         if self._has_begun:
             self._waiting_metrics |= self._judged()
             self.flush()
         run_id = None if self._history is None else self._history.run_id
-        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict(), _RUN_ID: run_id}
+        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict(), RUN_ID: run_id}
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -181,6 +212,8 @@ class Observation:
 
     def conclude(self) -> None:
         """One line a target: where its norms are and will be, and what to do; or that no step was seen."""
+        if self._is_off:
+            return
         self._judge({}, has_ended=True)
         for watch in self.recorder.watches:
             target = watch.target
@@ -253,6 +286,158 @@ class Observation:
         if self._history is not None:
             self._history.flush()
 
+    def switch_off(self, error: Exception) -> None:
+        """Ends all observation because of an error that concerns no single target; what is on disk stays."""
+        if self._is_off:
+            return
+        self._is_off = True
+        steps = max((watch.steps for watch in self.recorder.watches), default=0)
+        self._say_here(
+            f"it failed after step {steps} ({in_a_line(error)}) and is off from now on; the training goes on, and what "
+            f"is on disk stays; {self._failures.record(error, f'{self._name}, after step {steps}')}"
+        )
+        for watch in tuple(self.recorder.watches):
+            self._remove(watch)
+        self.recorder.detach()
+
+    def _on_error(self, watch: Watch | None, error: Exception) -> None:
+        """Ends the observation of the target in which something failed, or all of it.
+
+        Raises:
+            SettingsError: what the user has to set otherwise, in the first step.
+        """
+        if watch is None:
+            if isinstance(error, SettingsError):
+                raise error
+            self.switch_off(error)
+            return
+        if isinstance(error, SettingsError) and watch.is_in_first_step:
+            raise error
+        if watch in self.recorder.watches:
+            self._end(watch, error)
+
+    def _end(self, watch: Watch, error: Exception) -> None:
+        subject = f"'{watch.target.name}' is not measured any more after step {watch.steps}"
+        self._remove(watch)
+        self._closed_targets.add(watch.target.name)
+        if isinstance(error, (TargetEndedError, SettingsError)):
+            self._say_here(f"{subject}: {error}")
+            return
+        self._say_here(
+            f"{subject}: measuring it failed ({in_a_line(error)}); the training goes on, and what is on disk stays; "
+            f"{self._failures.record(error, f'{self._name}, {subject}')}"
+        )
+
+    def _remove(self, watch: Watch) -> None:
+        try:
+            self.recorder.remove(watch)
+        except Exception as error:  # what failed once may fail again when it is taken down
+            self._failures.record(error, f"{self._name}, taking down '{watch.target.name}'")
+
+    def is_trained_by(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer trains a target that the model has now."""
+        ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return any(
+            id(parameter) in ids
+            for target in self._present_targets().values()
+            for parameter in ([target.parameter] if isinstance(target, TableTarget) else target.module.parameters())
+        )
+
+    def _present_targets(self) -> dict[str, Target]:
+        most_rows = self._options["max_tracked_rows"]
+        return present_targets(self._module, self._options["targets"], max_tracked_rows=most_rows)
+
+    def _follow_changes(self) -> None:
+        """Goes on with the parameters, modules and optimizers that the model has now."""
+        present = self._present_targets()
+        notices: dict[str, list[str]] = {}
+        for watch in tuple(self.recorder.watches):
+            notice = self._follow(watch, present.get(watch.target.name))
+            if notice:
+                notices.setdefault(notice, []).append(f"'{watch.target.name}'")
+        watched = {watch.target.name for watch in self.recorder.watches}
+        for name in present.keys() - watched - self._closed_targets:
+            self._take_up(present[name])
+        self._facts = RunFacts(self._module, self._run)
+        for notice, names in notices.items():
+            self._warn(f"{', '.join(names)}: {notice}")
+
+    def _follow(self, watch: Watch, target: Target | None) -> str:
+        """Goes on with what a target is now.
+
+        Returns:
+            What is to be said of it; empty for nothing.
+        """
+        try:
+            most_rows = self._options["max_tracked_rows"]
+            target = target or same_name(self._module, watch.target, max_tracked_rows=most_rows)
+            change = self._change(watch, target)
+            if change and target is not None:
+                return self._replace(watch, target, change)
+        except TargetGoneError as error:
+            self._remove(watch)
+            self._ended_steps[watch.target.name] = watch.steps
+            return f"{error}; not measured any more after step {watch.steps}"
+        except Exception as error:  # as everywhere: it concerns this target alone
+            self._on_error(watch, error)
+            return ""
+        return self._pause_or_go_on(watch)
+
+    def _change(self, watch: Watch, target: Target | None) -> str:
+        """What sets a target apart from what is watched, in words; empty for nothing.
+
+        Raises:
+            TargetGoneError: if there is no such target any more, or no optimizer trains it.
+        """
+        if target is None:
+            raise TargetGoneError(absence(self._module, watch.target))
+        group, change = find_parameter_group(target, self._run.followed()), difference(watch.target, target)
+        if group is None:
+            raise TargetGoneError(
+                f"{change}, which no optimizer trains" if change else "no optimizer trains it any more"
+            )
+        if change or group.optimizer is not watch.optimizer:
+            kinds = [type(optimizer).__name__ for optimizer in (group.optimizer, watch.optimizer)]
+            return change or f"trained by another optimizer, {kinds[0]} (before: {kinds[1]})"
+        watch.target.go_by(target)
+        return ""
+
+    def _replace(self, watch: Watch, target: Target, change: str) -> str:
+        self._remove(watch)
+        self._begin_in_mid_run(target, watch.history, watch.steps, watch.skipped_steps)
+        return f"{change} from step {watch.steps + 1} on; followed, with statistics that start afresh there"
+
+    def _pause_or_go_on(self, watch: Watch) -> str:
+        was_paused, watch.is_paused = watch.is_paused, _is_frozen(watch.target)
+        if watch.is_paused and not was_paused:
+            self.recorder.end_keys(watch)
+            return f"frozen after step {watch.steps}; measured again once it is trained"
+        if was_paused and not watch.is_paused:
+            self._inform(f"'{watch.target.name}': trained again from step {watch.steps + 1} on, and measured")
+        return ""
+
+    def _take_up(self, target: Target) -> None:
+        """Begins to follow a target that is trained from now on."""
+        is_known = target.name in self._ended_steps or isinstance(target, TableTarget)
+        if is_known and find_parameter_group(target, self._run.followed()) is not None:
+            counts = [watch.steps for watch in self.recorder.watches] + list(self._ended_steps.values())
+            steps = max(counts, default=0)
+            self._inform(f"'{target.name}': trained from step {steps + 1} on, and followed")
+            self._begin_in_mid_run(target, self._target_history(target.name), steps, 0)
+
+    def _begin_in_mid_run(self, target: Target, history: TargetWriter | None, steps: int, skipped_steps: int) -> None:
+        watch = self._watch(target, history)
+        assert watch is not None
+        watch.skipped_steps = skipped_steps
+        self._open_meeting(watch)
+        self._alerts.restart(target.name, steps)
+        try:
+            self.recorder.add(watch, steps)
+            self._describe(watch)
+            watch.is_paused = _is_frozen(target)
+        except Exception as error:  # as everywhere
+            self._on_error(watch, error)
+
     def _build(self) -> Recorder:
         options = self._options
         targets = find_targets(self._module, options["targets"], max_tracked_rows=options["max_tracked_rows"])
@@ -260,12 +445,17 @@ class Observation:
         name_holders = self._name_holders if self._history is not None else []
         self._row_names = find_row_names(options["names"], targets, name_holders)
         watches = (self._watch(target, self._target_history(target.name)) for target in targets)
-        return Recorder([watch for watch in watches if watch is not None])
+        return Recorder(
+            [watch for watch in watches if watch is not None], Contingencies(self._on_error, self._follow_changes)
+        )
 
     def _new_alerts(self) -> Alerts:
         is_first = self._run.ranks.rank == 0
         log = AlertLog(self._history, writer=self._name) if self._history is not None and is_first else None
         return Alerts(self._warn, on_alert=self._options["on_alert"], log=log, speaks=is_first)
+
+    def _history_folder(self) -> Path | None:
+        return self._history.root if self._history is not None and self._has_begun else None
 
     def _target_history(self, name: str) -> TargetWriter | None:
         return self._history.target(name) if self._history is not None else None
@@ -284,7 +474,7 @@ class Observation:
             return group_number(trainer.optimizer, target.parameter) or 0
 
         plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
-        if self._run.ranks.size > 1:
+        if self._has_other_ranks:
             target.ids_tell = False  # this rank does not see the ids of the others
         if self._run.hears_backward:
             target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
@@ -329,7 +519,7 @@ class Observation:
             return None
         decays = WeightDecays(target.module, self._run.followed(), optimizer)
         training = self._plan(optimizer, lambda: decays.group_number, skipped_steps)
-        make_probe = partial(self._make_probe, target, source)
+        make_probe = partial(self._make_probe_together, target, source)
         encoder_plan = EncoderPlan(training, decays.rates, lambda: decays.group, make_probe)
         return self._measures.of_probe(encoder_plan, self._options)
 
@@ -344,6 +534,18 @@ class Observation:
             future_rates=lambda steps, rates: self._run.future_rates(optimizer, group(), steps, rates),
             memory=partial(optimizer_memory, optimizer),
         )
+
+    def _make_probe_together(
+        self, target: OutputTarget, source: ProbeSource, training_calls: list[Call], of_all_ranks: bool
+    ) -> Probe | None:
+        """The probe of an encoder; none where a rank could not make its own."""
+        ranks, probe = self._run.ranks, None
+        try:
+            probe = self._make_probe(target, source, training_calls, of_all_ranks)
+        finally:
+            if ranks.size > 1 and not of_all_ranks:
+                have_probes = ranks.all_gather(torch.tensor(float(probe is not None), device=ranks.device))
+        return probe if ranks.size == 1 or of_all_ranks or bool(have_probes.all()) else None
 
     def _make_probe(
         self, target: OutputTarget, source: ProbeSource, training_calls: list[Call], of_all_ranks: bool
@@ -361,6 +563,8 @@ class Observation:
         if calls is None:
             calls = training_calls if of_all_ranks else ranks.all_calls(training_calls)
             calls = [call for call in calls if call.tensors() and call.rows() >= ranks.size]
+        if not calls and of_all_ranks:
+            raise ValueError(f"the probe of '{target.name}' was saved without inputs")
         if not calls:
             self._warn(
                 f"'{target.name}' was not called with anything that could be encoded again, so its norms have no "
@@ -379,7 +583,7 @@ class Observation:
                 root=self._module,
             )
         except UnusableInputsError as error:
-            if is_users:
+            if is_users or of_all_ranks:
                 raise
             self._warn(f"{error}; meanwhile its norms have no balance")
             return None
@@ -398,6 +602,10 @@ class Observation:
 
     def _warn(self, message: str) -> None:
         self._run.warn(f"{self._name}: {message}")
+
+    def _say_here(self, message: str) -> None:
+        """Warns on any rank of what may have come up on this one alone."""
+        caution(f"{self._name}: {message}", stacklevel=2)
 
     def _inform(self, message: str) -> None:
         self._run.inform(f"{self._name}: {message}")
@@ -428,6 +636,10 @@ def _description(
 
 
 _SHORT_WINDOW = 50
+
+
+def _is_frozen(target: Target) -> bool:
+    return isinstance(target, TableTarget) and not target.parameter.requires_grad
 
 
 def _has_empty_windows(watch: Watch) -> bool:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Unpack
 
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
-from lightning_normdyn.caution import caution
+from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.history.run_writer import RunWriter
@@ -24,7 +26,9 @@ from lightning_normdyn.instruments.observation import Observation, run_id_of
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
-from lightning_normdyn.instruments.training_run import Ranks, Run, present_ranks
+from lightning_normdyn.instruments.ranks import Ranks, present_ranks
+from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
+from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 Log = Callable[[dict[str, float], int], object]
@@ -109,8 +113,10 @@ class NormObserver:
         self._ranks = Ranks()
         self._rates = PlannedRates(_warn, self._options["lrs"])
         self._observation: Observation | None = None
-        self._saved_state: dict[str, Any] | None = None
+        self._saved_state: Mapping[str, Any] | None = None
         self._announced_ids: set[int] = set()
+        self._stepping: torch.optim.Optimizer | None = None
+        self._strangers: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
         self._handles: list[RemovableHandle] = []
 
     def begin(self, steps_made: int = 0) -> None:
@@ -141,17 +147,17 @@ class NormObserver:
                 "optimizer: expected one that trains a target of the model, got none that does; is it the optimizer of "
                 "another model?"
             )
-        for optimizer in self._run().followed():  # first: a step is announced before its gradient is read
-            self._handles.append(optimizer.register_step_pre_hook(self._hear_step))
         try:
-            # First: what was read of a step is reported after it was read.
             self._observation.begin(steps_made, state, run_id=run_id_of(state))
         except BaseException:
             self.close()
             raise
-        for optimizer in self._run().followed():
-            self._handles.append(optimizer.register_step_post_hook(self._end_step))
+        # Of all optimizers, one that takes the place of another included. Torch calls these hooks before an optimizer's
+        # own and after them: a step is announced before its gradient is read, and reported after it was looked at.
+        self._handles.append(register_optimizer_step_pre_hook(self._hear_step))
+        self._handles.append(register_optimizer_step_post_hook(self._end_step))
 
+    @safeguarded
     def before_step(self, optimizer: torch.optim.Optimizer | None = None, *, clipped: bool = False) -> None:
         """Announces a step: gradients are there and unscaled.
 
@@ -159,11 +165,15 @@ class NormObserver:
             optimizer: the one about to step; ``None`` for all.
             clipped: whether gradients may have been clipped already.
         """
-        check_flag(clipped=clipped)
+        try:
+            check_flag(clipped=clipped)
+        except ValueError as error:
+            raise SettingsError(*error.args) from None
         for stepping in self._optimizers if optimizer is None else [optimizer]:
             self._announce(stepping, Clipping.PAST if clipped else Clipping.AHEAD)
             self._announced_ids.add(id(stepping))
 
+    @safeguarded
     def finish(self) -> None:
         """Concludes after the last step: logs the last findings, puts the history on disk and removes every hook."""
         if self._observation is not None and self._handles:
@@ -174,10 +184,11 @@ class NormObserver:
             self._observation.point_to_report()
         self.close()
 
+    @safeguarded(dict)
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; loads with ``weights_only=True``. The history is on disk before."""
         if self._saved_state is not None:
-            return self._saved_state  # it has not begun: what it was given is all there is
+            return dict(self._saved_state)  # it has not begun: what it was given is all there is
         return {} if self._observation is None else self._observation.state_dict()
 
     def flush(self) -> None:
@@ -186,6 +197,7 @@ class NormObserver:
             self._observation.flush()
 
     @property
+    @safeguarded(list)
     def verdicts(self) -> list[Verdict]:
         """What the rules say of the run now, or said at its end, the worst first."""
         return self._observation.verdicts if self._observation is not None else []
@@ -198,13 +210,14 @@ class NormObserver:
         """
         if self._handles:
             raise RuntimeError("state: expected before the observer begins to listen; load it ahead of the with block")
-        self._saved_state = dict(state) or None
+        self._saved_state = None if isinstance(state, Mapping) and not state else state
 
     def __enter__(self) -> NormObserver:
         if not self._handles:
             self.begin()
         return self
 
+    @safeguarded
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -227,37 +240,78 @@ class NormObserver:
             inform=logging.getLogger(__name__).info if first else _say_nothing,
         )
 
+    @safeguarded
     def _hear_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """The optimizer is about to step: announces it, unless the loop has or is about to, from inside a closure."""
+        if not self._is_followed(optimizer):
+            return
+        self._stepping = optimizer
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if id(optimizer) not in self._announced_ids and closure is None:
             self._announce(optimizer, Clipping.PAST)
+
+    def _is_followed(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer trains the model; one that takes the place of another is followed from now on."""
+        if any(optimizer is known for known in self._optimizers):
+            return True
+        size = sum(len(group["params"]) for group in optimizer.param_groups)
+        # One that steps inside of another's step is a part of that, as in ZeroRedundancyOptimizer.
+        if self._stepping is not None or self._strangers.get(optimizer) == size or self._observation is None:
+            return False
+        self._strangers[optimizer] = size
+        is_successor = self._observation.is_trained_by(optimizer)
+        if is_successor:
+            self._optimizers.insert(0, optimizer)
+        return is_successor
 
     def _announce(self, optimizer: torch.optim.Optimizer, clipping: Clipping) -> None:
         if self._observation is not None:
             has_scaler = self._scaler is not None and self._scaler.is_enabled()
             self._observation.recorder.before_step(optimizer, clipping=clipping, has_scaler=has_scaler)
 
+    @safeguarded
     def _end_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """The step was made, and the recorder has looked at it."""
         del args, kwargs
-        self._announced_ids.discard(id(optimizer))
-        self._report()
+        if optimizer is self._stepping:
+            self._stepping = None
+            self._announced_ids.discard(id(optimizer))
+            self._report()
 
     def _report(self) -> None:
         assert self._observation is not None
         metrics = self._observation.drain()
         if metrics and self._log is not None and self._ranks.rank == 0:
-            self._log(metrics, max(watch.steps for watch in self._observation.recorder.watches))
+            try:
+                self._log(metrics, max(watch.steps for watch in self._observation.recorder.watches))
+            except Exception as error:  # the user's: whatever it does, the training goes on
+                self._log = None
+                _warn(f"{self._name}: log: it failed ({in_a_line(error)}) and is not called again")
 
+    def switch_off(self, error: Exception) -> None:
+        """Ends all observation because of an error of the loop's own callback; the training goes on."""
+        self._switch_off(error)
+
+    def _switch_off(self, error: Exception) -> None:
+        self._detach()
+        if self._observation is None:
+            _warn(f"{self._name}: it failed ({in_a_line(error)}); please report it {report_address()}")
+        else:
+            self._observation.switch_off(error)
+
+    @safeguarded
     def close(self) -> None:
         """Puts the history on disk and removes every hook, concluding nothing."""
+        self._detach()
         if self._observation is not None:
             self._observation.stop()
+
+    def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._announced_ids.clear()
+        self._stepping = None
 
     def _loss_scale(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,10 @@ from lightning_normdyn.capture.output import OutputStep, OutputTarget
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Measurement, Readings, is_due
 from lightning_normdyn.instruments.instrument import InstrumentAdapter
+from lightning_normdyn.instruments.meeting import Meeting
+from lightning_normdyn.instruments.safeguard import TargetEndedError
+from lightning_normdyn.instruments.state_check import Check
+from lightning_normdyn.instruments.state_forms import output_forms
 from lightning_normdyn.instruments.trajectory import summarise_norms
 from lightning_normdyn.instruments.watch import Watch
 
@@ -66,6 +70,9 @@ class OutputWatch(Watch):
         ranks: over how many ranks the loss is averaged.
         adapters: instruments of the user's own, by name.
         history: where scalars are recorded; ``None`` to keep nothing.
+
+    Attributes:
+        meeting: where the ranks settle that all of them are about to compute something together; ``None`` for one rank.
     """
 
     target: OutputTarget
@@ -87,19 +94,62 @@ class OutputWatch(Watch):
         self._adapters = list((adapters or {}).values())
         super().__init__(target, optimizer, {"summary": self._summary, **(adapters or {})}, history)
         self._merge_ranks, self._merge_vectors = merge_ranks, merge_vectors
+        self.meeting: Meeting | None = None
+
+    @property
+    def _hears_calls(self) -> bool:
+        return True
+
+    def has_changed(self) -> bool:
+        """Whether the submodule is another now, in steps that are measured."""
+        return self._looks_at(self.steps + 1) and not self.target.is_current()
+
+    def _state_forms(self) -> dict[str, Check]:
+        return output_forms()
+
+    def _looks_at(self, step: int) -> bool:
+        return self._listens(step) or bool(self._adapters_due(step))
+
+    def detach(self) -> None:
+        """Removes every hook, and tells the other ranks."""
+        super().detach()
+        if self.meeting is not None:
+            self.meeting.leave()
+
+    def _meet(self, act: str) -> None:
+        """Waits for the other ranks.
+
+        Raises:
+            TargetEndedError: if they are not about to do the same.
+        """
+        problem = "" if self.meeting is None else self.meeting.settle(act)
+        if problem:
+            raise TargetEndedError(f"what is measured over all ranks ends, since {problem}")
+
+    def _computes_together(self) -> bool:
+        """Whether something of the step just made is computed by all ranks together."""
+        return self._listens(self.steps) or (self._shows_outputs() and bool(self._adapters_due(self.steps)))
 
     def _look_after(self) -> None:
+        # What this rank has heard comes first: an error in it must not leave the others waiting for its share.
         due = self._adapters_due(self.steps) if self._shows_outputs() else []
+        listens = self._listens(self.steps)
+        vectors = self.target.vectors() if due else None
+        output_step = self.target.step() if listens else None
+        if self._computes_together():
+            self._meet(f"step {self.steps}")
         if due:
-            vectors = self._merge_vectors(self.target.vectors())
-            for adapter in due if vectors is not None else []:
-                assert vectors is not None
-                adapter.show(self.steps, vectors, "output")
-        if not self._listens(self.steps):
-            return
-        output_step = self._merge_ranks(self.target.step())
+            self._show(due, self._merge_vectors(vectors))
+        if listens:
+            output_step = self._merge_ranks(output_step)
         if output_step is not None:
             self._hear(output_step)
+
+    def _show(self, adapters: Sequence[InstrumentAdapter], vectors: Tensor | None) -> None:
+        """Shows vectors ``[n, d]`` to the user's instruments."""
+        for adapter in adapters if vectors is not None else []:
+            assert vectors is not None
+            adapter.show(self.steps, vectors, "output")
 
     def _hear(self, output_step: OutputStep) -> None:
         """Reads a step that was heard."""
@@ -161,8 +211,10 @@ def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | N
     """
     norms = gathered_norms.flatten()
     has_heard = ~gathered_norms.isnan().all(1)
-    *sums, direction = gathered_sums.sum(0).unbind()
-    return OutputStep(norms, *sums, common_direction=direction / has_heard.sum()) if bool(has_heard.any()) else None
+    if not bool(has_heard.any()):
+        return None
+    radial_square, gradient_square, nonfinite, direction = gathered_sums.sum(0).unbind()
+    return OutputStep(norms, radial_square, gradient_square, nonfinite, direction / has_heard.sum())
 
 
 def quantile_grid(norms: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.call import Call
+from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.number_checks import check_count
 
 ProbeSource = Any
@@ -70,9 +71,9 @@ def user_calls(probe: ProbeSource, name: str, most_items: int) -> list[Call] | N
         call = Call.of(batch)
         rows = call.rows()
         if not rows:
-            raise ValueError(f"probe: expected tensors that '{name}' is called with, got {type(batch).__name__}")
+            raise SettingsError(f"probe: expected tensors that '{name}' is called with, got {type(batch).__name__}")
         if call.requires_grad():
-            raise ValueError(
+            raise SettingsError(
                 f"probe: the inputs for '{name}' require grad; give the encoder's inputs, detached from any model"
             )
         calls.append(call.first_rows(rows, items_left))
@@ -86,7 +87,7 @@ def _read(path: str | os.PathLike[str]) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes torch raise
-        raise ValueError(
+        raise SettingsError(
             f"probe: '{os.fspath(path)}' is no batch of tensors that torch.save wrote ({type(error).__name__})"
         ) from error
 
@@ -97,6 +98,6 @@ def _batches(probe: Any) -> Iterable[Any]:
         return [probe]
     if isinstance(probe, Iterable):
         return probe
-    raise ValueError(
+    raise SettingsError(
         f"probe: expected a batch of the encoder's inputs, a loader of them or a path, got {type(probe).__name__}"
     )

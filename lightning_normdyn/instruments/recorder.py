@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.table import Clipping
+from lightning_normdyn.caution import contained
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.clip_share import shared_gradient_norm
 from lightning_normdyn.instruments.encoder_balance import OtherRanksError
+from lightning_normdyn.instruments.state_check import fields, mapped, optional, word
+from lightning_normdyn.instruments.state_forms import alerts_form
 from lightning_normdyn.instruments.watch import Watch
 
 PREFIX = "normdyn"
 STATE_VERSION = 2
+RUN_ID = "run"
+"""Where a state says which run it is of."""
+
+
+def _raise(watch: Watch | None, error: Exception) -> None:
+    del watch
+    raise error
+
+
+class Contingencies(NamedTuple):
+    """What is done where a run does not go as usual.
+
+    Attributes:
+        on_error: takes the watch in which an error came up, or ``None`` for one that concerns all of them, and the
+            error; raises it only where it may end the training.
+        on_change: is called where parameters, modules or optimizers are not what they were.
+    """
+
+    on_error: Callable[[Watch | None, Exception], None] = _raise
+    on_change: Callable[[], None] = lambda: None
 
 
 class Recorder:
@@ -29,32 +52,94 @@ class Recorder:
 
     Args:
         watches: the targets under observation.
+        contingencies: what is done where something fails or changes; by default errors are raised.
 
     Attributes:
         latest: the last finite value of every scalar, by key.
     """
 
-    def __init__(self, watches: Sequence[Watch]) -> None:
+    def __init__(self, watches: Sequence[Watch], contingencies: Contingencies | None = None) -> None:
         self.watches = list(watches)
         self.latest: dict[str, float] = {}
+        self._contingencies = contingencies or Contingencies()
         self._by_optimizer: dict[int, list[Watch]] = {}
         for watch in self.watches:
             self._by_optimizer.setdefault(id(watch.optimizer), []).append(watch)
+        self._groups: dict[int, _Groups] = {}
+        self._heard_ids: set[int] = set()
+        self._ended_keys: list[str] = []
         self._handles: list[RemovableHandle] = []
 
-    def begin(self, steps_made: int = 0) -> None:
+    def begin(self, steps_made: int = 0, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
         """Registers all hooks, after weights and state were restored.
 
         Args:
             steps_made: optimizer steps that the run made before, for targets whose state does not tell.
+            optimizers: all that train the model, those that train no target included.
         """
         self.detach()
-        optimizers = {id(watch.optimizer): watch.optimizer for watch in self.watches}
-        for optimizer in optimizers.values():
-            self._handles.append(optimizer.register_step_pre_hook(self._before_update))
-            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        self._groups = {id(optimizer): _Groups.of(optimizer) for optimizer in optimizers}
         for watch in self.watches:
-            watch.begin(steps_made)
+            self._listen_to(watch.optimizer)
+        for watch in self.watches:
+            watch.begin(steps_made, on_error=self._handler(watch))
+
+    def _listen_to(self, optimizer: torch.optim.Optimizer) -> None:
+        """Registers hooks on an optimizer, once."""
+        self._groups.setdefault(id(optimizer), _Groups.of(optimizer))
+        if id(optimizer) not in self._heard_ids:
+            self._heard_ids.add(id(optimizer))
+            on_error = self._handler(None)
+            self._handles.append(optimizer.register_step_pre_hook(contained(self._before_update, on_error)))
+            self._handles.append(optimizer.register_step_post_hook(contained(self._after_step, on_error)))
+
+    def _handler(self, watch: Watch | None) -> Callable[[Exception], None]:
+        return lambda error: self._contingencies.on_error(watch, error)
+
+    def _for_each(self, watches: Iterable[Watch], action: Callable[[Watch], object]) -> None:
+        """Does something with each watch; what fails concerns that one alone."""
+        for watch in tuple(watches):
+            self._attempt(watch, action)
+
+    def _attempt(self, watch: Watch, action: Callable[[Watch], object]) -> None:
+        try:
+            action(watch)
+        except Exception as error:  # whatever it is, the training must not end with it
+            self._contingencies.on_error(watch, error)
+
+    def add(self, watch: Watch, steps_made: int) -> None:
+        """Begins to follow a target in mid-run, between the announcement of a step and the next.
+
+        Args:
+            watch: follows it.
+            steps_made: optimizer steps that were made before.
+        """
+        self.watches.append(watch)
+        self._by_optimizer.setdefault(id(watch.optimizer), []).append(watch)
+        self._listen_to(watch.optimizer)
+        watch.begin(steps_made, on_error=self._handler(watch), in_mid_step=True)
+
+    def remove(self, watch: Watch) -> None:
+        """Follows a target no longer: its hooks go, its keys end, what it has recorded goes on disk."""
+        self.watches.remove(watch)
+        self._by_optimizer[id(watch.optimizer)].remove(watch)
+        self.end_keys(watch)
+        watch.detach()
+        if watch.history is not None:
+            watch.history.flush()
+
+    def end_keys(self, watch: Watch) -> None:
+        """Makes the scalars of a target stale."""
+        prefix = f"{PREFIX}/{watch.target.name}"
+        keys = [key for key in self.latest if key.rpartition("/")[0] == prefix]
+        self._ended_keys += keys
+        for key in keys:
+            del self.latest[key]
+
+    def ended_keys(self) -> list[str]:
+        """The keys that ended since the last call."""
+        keys, self._ended_keys = self._ended_keys, []
+        return keys
 
     def before_step(self, optimizer: torch.optim.Optimizer, *, clipping: Clipping, has_scaler: bool) -> None:
         """Announces a step of an optimizer.
@@ -64,8 +149,16 @@ class Recorder:
             clipping: whether its gradients may still be clipped, or may have been.
             has_scaler: whether a loss scaler decides if the step is made.
         """
-        for watch in self._by_optimizer.get(id(optimizer), ()):
-            watch.before_step(clipping=clipping, has_scaler=has_scaler)
+        self._notice_changes(optimizer)
+        watches = self._by_optimizer.get(id(optimizer), ())
+        self._for_each(watches, lambda watch: watch.before_step(clipping=clipping, has_scaler=has_scaler))
+
+    def _notice_changes(self, optimizer: torch.optim.Optimizer) -> None:
+        groups = self._groups.get(id(optimizer))
+        watches = self._by_optimizer.get(id(optimizer), ())
+        if groups is None or not groups.are_same(optimizer) or any(watch.has_changed() for watch in watches):
+            self._contingencies.on_change()
+            self._groups[id(optimizer)] = _Groups.of(optimizer)
 
     def _before_update(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -79,37 +172,35 @@ class Recorder:
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
-            for watch in watches:
-                watch.read_gradient()
+            self._for_each(watches, lambda watch: watch.read_gradient())
             return None
 
         def closure_and_look() -> Any:
             loss = closure()
-            for watch in watches:
-                watch.read_gradient()
+            self._for_each(watches, lambda watch: watch.read_gradient())
             return loss
 
         if "closure" in kwargs:
             return args, {**kwargs, "closure": closure_and_look}
         return (args[0], closure_and_look, *args[2:]), kwargs
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _after_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
         with shared_gradient_norm(optimizer):
-            for watch in self._by_optimizer.get(id(optimizer), ()):
-                watch.after_step()
+            self._for_each(self._by_optimizer.get(id(optimizer), ()), lambda watch: watch.after_step())
 
     def end_batch(self) -> None:
         """Says that no announced step is still to be made: one that was not has been skipped."""
-        for watch in self.watches:
-            watch.end_batch()
+        self._for_each(self.watches, lambda watch: watch.end_batch())
 
     def drain(self) -> dict[str, float]:
         """``normdyn/<target>/<quantity>`` to the finite scalars read since the last call, which are recorded too.
 
         Waits for the device once.
         """
-        news = [(watch, readings) for watch in self.watches if (readings := watch.drain())]
+        news: list[tuple[Watch, Readings]] = []
+        self._for_each(self.watches, lambda watch: news.append((watch, watch.drain())))
+        news = [(watch, readings) for watch, readings in news if readings]
         if not news:
             return {}
         metrics: dict[str, float] = {}
@@ -121,24 +212,22 @@ class Recorder:
         return metrics
 
     def finish(self) -> None:
-        """Lets every instrument conclude."""
-        for watch in self.watches:
-            watch.finish()
+        """Lets every instrument conclude, but for those of targets that nothing trains for now."""
+        self._for_each([watch for watch in self.watches if not watch.is_paused], lambda watch: watch.finish())
 
     def detach(self) -> None:
         """Removes every hook."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for watch in self.watches:
-            watch.detach()
+        self._heard_ids.clear()
+        self._for_each(self.watches, lambda watch: watch.detach())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, in tensors and plain values."""
-        return {
-            "version": STATE_VERSION,
-            "targets": {watch.target.name: watch.state_dict() for watch in self.watches},
-        }
+        states: dict[str, Any] = {}
+        self._for_each(self.watches, lambda watch: states.update({watch.target.name: watch.state_dict()}))
+        return {"version": STATE_VERSION, "targets": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Takes back what :meth:`state_dict` gave; a target that it does not know starts afresh.
@@ -147,10 +236,9 @@ class Recorder:
             What was left out, since it is of another number of ranks, a sentence each.
 
         Raises:
-            ValueError: if it was written by another version, or for a table of another shape.
+            ValueError: if it was written by another version, for a table of another shape, or is spoilt.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(f"its state has version {state.get('version')}, this release reads {STATE_VERSION}")
+        self.check_state(state)
         omissions = []
         for watch in self.watches:
             if watch.target.name in state["targets"]:
@@ -159,6 +247,41 @@ class Recorder:
                 except OtherRanksError as error:
                     omissions.append(str(error))
         return omissions
+
+    def check_state(self, state: Any) -> None:
+        """Looks at all of a state before any of it is believed.
+
+        Raises:
+            ValueError: if it was written by another version, for a table of another shape, or is spoilt.
+        """
+        if not isinstance(state, dict):
+            raise ValueError(state if isinstance(state, str) else f"expected a dict, got a {type(state).__name__}")
+        version = state.get("version")
+        if type(version) is not int or version != STATE_VERSION:
+            raise ValueError(f"its state has version {version!r:.50}, this release reads {STATE_VERSION}")
+        allowed = {"alerts": alerts_form(), RUN_ID: optional(word())}
+        fields({"targets": mapped(lambda *_: None)}, later=allowed)(state, "its state")
+        for watch in self.watches:
+            if watch.target.name in state["targets"]:
+                watch.check_state(state["targets"][watch.target.name])
+
+
+class _Groups(NamedTuple):
+    """An optimizer, which is kept alive here, and how many parameters each of its groups had."""
+
+    optimizer: torch.optim.Optimizer
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer) -> _Groups:
+        return cls(optimizer, _sizes(optimizer))
+
+    def are_same(self, optimizer: torch.optim.Optimizer) -> bool:
+        return self.sizes == _sizes(optimizer)
+
+
+def _sizes(optimizer: torch.optim.Optimizer) -> list[int]:
+    return [len(group["params"]) for group in optimizer.param_groups]
 
 
 def _to_numbers(readings: Sequence[Readings]) -> list[dict[str, float]]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.capture.targets import table_parameter
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, nominal_lr
 from lightning_normdyn.instruments.fit import EquilibriumFit
 from lightning_normdyn.instruments.parameter_groups import ParameterGroup, find_parameter_group, group_number
@@ -34,7 +35,7 @@ class RunFacts:
         loss_ids = {id(parameter) for loss in self._losses.values() for parameter in loss.parameters()}
         self._numbers = {name: p for name, p in parameters if p.numel() == 1 or id(p) in loss_ids}
         layers = (part for part in module.modules() if isinstance(part, nn.Embedding))
-        table_ids = {id(layer.weight) for layer in layers}
+        table_ids = {id(table_parameter(layer)) for layer in layers}
         self._has_tables_alone = all(id(p) in table_ids for _, p in parameters if p.dim() > 1)
 
     def of_watch(self, watch: Watch, *, has_ended: bool = False) -> Facts | None:

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
+from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.dynamics.optimizers import StepRates, nominal_lr
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Need, Readings, TableInstrument
+from lightning_normdyn.instruments.state_check import Check, fields, listed, whole
+from lightning_normdyn.instruments.state_forms import table_forms
 from lightning_normdyn.instruments.watch import Watch
 
 
@@ -58,16 +61,21 @@ class TableWatch(Watch):
         """Counts, shape and the state of the instruments, for a checkpoint."""
         return super().state_dict() | {"shape": self._shape()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`state_dict` gave.
+    def check_state(self, state: Any) -> None:
+        """Looks whether a state is one that :meth:`state_dict` gave for this table.
 
         Raises:
-            ValueError: if it is of a table of another shape, or sampled at another stride.
+            ValueError: with the entry that is not as it must be, or if it is of a table of another shape, or sampled at
+                another stride.
         """
-        shape = self._shape()
-        if state["shape"] != shape:
-            raise ValueError(f"'{self.target.name}' had [rows, dim, stride] = {state['shape']} and has {shape} now")
-        super().load_state_dict(state)
+        place, shape = f"'{self.target.name}'", self._shape()
+        fields({"shape": listed(whole(1), whole(1), whole(1))})(state, place)
+        if list(state["shape"]) != shape:
+            raise ValueError(f"{place} had [rows, dim, stride] = {state['shape']} and has {shape} now")
+        super().check_state(state)
+
+    def _state_forms(self) -> dict[str, Check]:
+        return table_forms(self.target.tracked_rows, lost=~safe_norm(self.target.tracked()).isfinite())
 
     def finish(self) -> None:
         """Lets every instrument conclude, after the last step."""
@@ -91,6 +99,13 @@ class TableWatch(Watch):
         self._forget_due_steps()
         for instrument in self._instruments:
             instrument.begin(self.steps)
+
+    def has_changed(self) -> bool:
+        """Whether the parameter is another now, or another in form, or was frozen or unfrozen."""
+        parameter = self.target.parameter
+        if not self.wants_gradient and parameter.grad is not None and not self.is_paused:
+            return False  # nothing looks at it in this step
+        return parameter.requires_grad is self.is_paused or not self.target.is_current()
 
     def _takes_part(self) -> bool:
         return self.target.parameter.grad is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import Clipping, TableTarget
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Columns, Measurement, Readings
+from lightning_normdyn.instruments.state_check import Check, fields, whole
+from lightning_normdyn.instruments.state_forms import steps_of
 
 
 class Watch(ABC):
@@ -26,6 +28,12 @@ class Watch(ABC):
         optimizer: the optimizer whose steps count.
         measurements: what measures it, by name.
         history: where readings are recorded; ``None`` to keep nothing.
+
+    Attributes:
+        steps: steps of the target that were made.
+        skipped_steps: steps that a loss scaler skipped.
+        is_paused: whether nothing trains the target for now.
+        first_step: steps that were made before it began to listen.
     """
 
     def __init__(
@@ -39,20 +47,28 @@ class Watch(ABC):
         self.optimizer = optimizer
         self.measurements = dict(measurements)
         self.history = history
-        self.steps = 0
+        self.steps = self.first_step = 0
+        self._on_error: Callable[[Exception], object] | None = None
         self.skipped_steps = 0
+        self.is_paused = False
         self._has_state = False
-        self._awaits_step = False
+        self._awaits_step = self._sits_out = False
 
-    def begin(self, steps_made: int) -> None:
+    def begin(
+        self, steps_made: int, *, on_error: Callable[[Exception], object] | None = None, in_mid_step: bool = False
+    ) -> None:
         """Starts to listen, after weights and state were restored.
 
         Args:
             steps_made: steps that were made before, in case no state tells.
+            on_error: takes what goes wrong while it listens; ``None`` lets it through to the training.
+            in_mid_step: whether the model was called for the next step already.
         """
         if not self._has_state:
             self.steps = steps_made
-        self.target.attach()
+        self.first_step = self.steps
+        self._on_error, self._sits_out = on_error, in_mid_step and self._hears_calls
+        self.target.attach(on_error)
         self._start()
         self._prepare()
 
@@ -63,6 +79,11 @@ class Watch(ABC):
             clipping: whether the gradient may still be clipped, or may have been.
             has_scaler: whether a loss scaler decides if the step is made.
         """
+        if self._sits_out:
+            self._sits_out = False
+            self.steps += 1
+            self._prepare()
+            return
         if self._awaits_step:
             if not has_scaler:
                 return  # it evaluates several times a step; the first look shows the weights that the step started from
@@ -70,6 +91,20 @@ class Watch(ABC):
         self._awaits_step = self._takes_part()
         if self._awaits_step:
             self._look_before(clipping)
+
+    @property
+    def _hears_calls(self) -> bool:
+        """Whether it measures what the model is called with, so that it cannot join a step that is under way."""
+        return False
+
+    def has_changed(self) -> bool:
+        """Whether the model holds something else by the target's name, as far as the next step needs to know."""
+        return False
+
+    @property
+    def is_in_first_step(self) -> bool:
+        """Whether nothing was measured yet but, at most, a first step."""
+        return self.steps - self.first_step <= 1
 
     @property
     def wants_gradient(self) -> bool:
@@ -125,6 +160,23 @@ class Watch(ABC):
         states = {name: measurement.state_dict() for name, measurement in self.measurements.items()}
         return {"steps": self.steps, "skipped": self.skipped_steps, "instruments": states}
 
+    def check_state(self, state: Any) -> None:
+        """Looks whether a state is one that :meth:`state_dict` gave for this target, before any of it is believed.
+
+        Raises:
+            ValueError: with the entry that is not as it must be.
+        """
+        place = f"'{self.target.name}'"
+        forms = self._state_forms()
+        states = {name: forms[name] for name in self.measurements if name in forms}
+        fields({"steps": whole(), "skipped": whole(), "instruments": fields(states)})(state, place)
+        for name in states:
+            _check_window(state["instruments"][name], state["steps"], f"{place}.instruments.{name}")
+
+    def _state_forms(self) -> dict[str, Check]:
+        """The forms of the states of the built-in measurements that keep one, by name."""
+        return {}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
         self.steps, self.skipped_steps, self._has_state = state["steps"], state["skipped"], True
@@ -171,3 +223,13 @@ class Watch(ABC):
     @abstractmethod
     def _prepare(self) -> None:
         """Forgets the step before, and works out what the next must show."""
+
+
+def _check_window(state: dict[str, Any], steps: int, place: str) -> None:
+    """Whether an open window holds the rates of all steps since it began."""
+    window = state.get("window")
+    if window is not None and steps_of(window["rates"]) != steps - state["window_start"]:
+        raise ValueError(
+            f"{place}: expected the rates of the {steps - state['window_start']} steps since step "
+            f"{state['window_start']}, got those of {steps_of(window['rates'])}"
+        )

@@ -15,6 +15,7 @@ from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.caution import caution
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
+from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 STATE_FILE = "normdyn.pt"
@@ -76,6 +77,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
             self._restore(self._observer, args, state)
         self._observer.begin(steps_made=state.global_step)
 
+    @safeguarded
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
@@ -83,6 +85,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         if self._observer is not None and self._has_scaler:
             self._observer.before_step(clipped=True)
 
+    @safeguarded
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
@@ -91,6 +94,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         if self._observer is not None and control.should_save:
             self._observer.flush()  # what led to a checkpoint is on disk before it
 
+    @safeguarded
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any) -> None:
         """Adds the state to the checkpoint that was just written."""
         folder = _checkpoint(args, state)
@@ -98,6 +102,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
             with atomic_file(folder / STATE_FILE) as temporary:
                 torch.save(self._observer.state_dict(), temporary)
 
+    @safeguarded
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
@@ -105,6 +110,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         if control.should_training_stop:
             self._finish(state, control)
 
+    @safeguarded
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
@@ -112,10 +118,18 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         self._finish(state, control)
 
     @property
+    @safeguarded(list)
     def verdicts(self) -> list[Verdict]:
         """What the rules say of the run now, or said at its end, the worst first."""
         return self._observer.verdicts if self._observer is not None else []
 
+    def _switch_off(self, error: Exception) -> None:
+        if self._observer is None:
+            caution(f"{type(self).__name__}: it failed ({in_a_line(error)}); please report it {report_address()}")
+        else:
+            self._observer.switch_off(error)
+
+    @safeguarded
     def close(self) -> None:
         """Removes every hook, for a training that failed."""
         if self._observer is not None:
@@ -148,13 +162,21 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         folders = [*([Path(checkpoint)] if checkpoint else []), _checkpoint(args, state)]
         file = next((folder / STATE_FILE for folder in folders if (folder / STATE_FILE).is_file()), None)
         if file is not None:
-            observer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            observer.load_state_dict(_state_in(file))
         elif state.is_world_process_zero:
             caution(
                 f"{type(self).__name__}: no '{STATE_FILE}' in '{folders[0]}', so norm statistics start afresh; name "
                 "the folder of the checkpoint in TrainingArguments(resume_from_checkpoint=...)",
                 stacklevel=2,
             )
+
+
+def _state_in(file: Path) -> Any:
+    """What a file of a checkpoint holds; what cannot be read is left to the observer to refuse."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+        return f"'{file}' cannot be read, {in_a_line(error)}"
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

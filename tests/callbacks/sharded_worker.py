@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from memory_logger import MemoryLogger
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -156,6 +157,48 @@ def resumed(folder):
     ]
 
 
+class WithTable(Sharded):
+    """An encoder in a unit behind a table that is in none."""
+
+    def __init__(self, *, is_averaged):
+        super().__init__(OPTIMIZERS["sgd"], lambda net: [net.encoder])
+        self.table = seeded(lambda: nn.Embedding(ROWS, INPUT))
+        if is_averaged:
+            self.table.weight.register_post_accumulate_grad_hook(average)
+
+    def training_step(self, batch, batch_idx):
+        return self.net(self.table(ids_of(batch)))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01, weight_decay=1e-2)
+
+
+ROWS = 12
+
+
+def ids_of(batch):
+    """Rows of the table that a batch stands for, ``[n, 2]``."""
+    return (batch[..., 0].abs() * 1e3).long() % ROWS
+
+
+def average(weight):
+    """What docs/howto/fsdp.md advises for a table that FSDP does not hold."""
+    if dist.is_initialized():
+        dist.all_reduce(weight.grad)
+        weight.grad /= dist.get_world_size()
+
+
+def whole_tables(folder):
+    """The table outside of all units, on this rank, and what was logged of it: left alone, and averaged by hand."""
+    results = {}
+    for is_averaged in (False, True):
+        module = WithTable(is_averaged=is_averaged)
+        callback = NormDynamics(targets=["table.weight"], every_n_steps=5, window=20)
+        _, logger = train(folder / f"table {is_averaged}", module, callback)
+        results[is_averaged] = {"table": module.table.weight.detach(), "logged": logger.of("table.weight")}
+    return results
+
+
 def refusals(folder):
     """The sentences that wrong targets and policies get."""
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
@@ -185,6 +228,7 @@ def main(folder):
         "law one": {name: law_one(folder, units) for name, units in SHARDED.items()},
         "resumed": resumed(folder),
         "refusals": refusals(folder),
+        "whole tables": whole_tables(folder),
     }
     torch.save(results, folder / f"rank-{torch.distributed.get_rank()}.pt")
 

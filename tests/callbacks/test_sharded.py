@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sharded_worker import OPTIMIZERS, SHARDED, STEPS, Whole, batches, dynamics
+from sharded_worker import OPTIMIZERS, SHARDED, STEPS, Whole, WithTable, batches, dynamics
 
+from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.callbacks.trainer_run import shares_batches
 
 pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
@@ -82,6 +83,26 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(ranks):
 def test_what_cannot_be_followed_gets_a_clear_sentence(ranks, case, sentence):
     for rank in ranks:
         assert sentence in rank["refusals"][case]
+
+
+def test_no_advice_leaves_gradients_apart(ranks):
+    """Parameters that FSDP2 does not hold are not reduced: nothing that is printed says to leave a table out."""
+    assert "ignored_params" not in ranks[0]["refusals"]["table"]
+    first, second = (rank["whole tables"][False]["table"] for rank in ranks)
+    assert not torch.allclose(first, second, atol=0.01)
+
+
+def test_a_table_whose_gradients_are_averaged_as_advised_is_one(fit, ranks):
+    first, second = (rank["whole tables"][True]["table"] for rank in ranks)
+    assert torch.equal(first, second)
+    module = WithTable(is_averaged=False)
+    module.configure_model = lambda: None
+    alone = fit(module, batches(), NormDynamics(targets=["table.weight"], every_n_steps=5, window=20))
+    torch.testing.assert_close(first, module.table.weight.detach(), rtol=1e-4, atol=1e-6)
+    logged = ranks[0]["whole tables"][True]["logged"][STEPS]
+    expected = alone.logger.of("table.weight")[STEPS]
+    for name in ("norm_mean", "norm_cv", "gradient_norm", "angular_update", "stationarity"):
+        assert logged[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
 @pytest.mark.parametrize(("replicas", "shared"), [(4, False), (2, True)])

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_normdyn.cli.process_group import ended_process_group
-from lightning_normdyn.instruments.training_run import present_ranks
+from lightning_normdyn.instruments.ranks import present_ranks
 
 
 def vectors_of(rank, rows, width=3):

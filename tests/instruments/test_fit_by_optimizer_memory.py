@@ -5,6 +5,10 @@ import torch
 from planted_table import PlantedTable, observe_planted
 from third_party import AdamWScheduleFree, SGDScheduleFree
 
+from lightning_normdyn.core import equilibrium_rule
+from lightning_normdyn.core.dynamics.laws import OptimizerMemory
+from lightning_normdyn.core.dynamics.window import FitWindow
+
 STEPS = 600
 OPTIMIZERS = {
     "adagrad": lambda rows: torch.optim.Adagrad(rows, lr=0.03, initial_accumulator_value=1e-3),
@@ -29,3 +33,11 @@ def test_mid_run_norms_are_followed_and_forecast(build):
         assert logged[f"{kind}_median_error"] < 0.03
     assert logged["persistence_median_error"] > 2.5 * logged["forecast_median_error"]
     assert "transient_coverage" not in logged, "no error of these laws is known"
+
+
+def test_what_was_in_store_at_a_window_s_start_survives_a_checkpoint():
+    rule = equilibrium_rule(torch.optim.Adagrad([torch.ones(1)]))
+    window = FitWindow(torch.ones(3), "rms", None, OptimizerMemory(torch.arange(3.0)))
+    resumed = FitWindow(torch.ones(3), "rms")
+    resumed.load_state_dict(window.state_dict(), rule)
+    assert torch.equal(resumed.memory.accumulated, torch.arange(3.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from merge_vectors_worker import CASES, MOST_ROWS, merge, vectors_of
 
-from lightning_normdyn.instruments.training_run import Ranks
+from lightning_normdyn.instruments.ranks import Ranks
 
 
 def test_two_processes_see_the_vectors_of_both(tmp_path):

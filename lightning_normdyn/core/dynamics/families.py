@@ -34,7 +34,8 @@ def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
         250.0
     """
     check_not_negative(unknown=True, lr=lr)
-    if isinstance(radial_decay, bool) or not isinstance(radial_decay, Real):
+    decay: object = radial_decay
+    if isinstance(decay, bool) or not isinstance(decay, Real):
         raise ValueError(f"radial_decay: expected a number, got {radial_decay!r}")
     if family not in LAWS:
         raise ValueError(f"family: expected one of {sorted(LAWS)}, got {family!r}")

@@ -1,0 +1,119 @@
+"""Where ranks settle that all of them are about to compute something together, lest one wait for those that are not."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import timedelta
+from typing import Any
+
+PATIENCE = 60.0
+"""Seconds that a rank waits for the others to come to the same point."""
+_ALL = "all"
+
+
+class Meeting:
+    """Settles, ahead of collective calls, whether all ranks are about to make them.
+
+    Each rank leaves a word in the store of the process group on what it is about to do, and waits for the words of the
+    others. They go on together if all say the same in time. Whether all came in time is settled by the rank that says
+    so first, so that all are of one mind; once they are not together, they never are again.
+
+    Args:
+        store: that of the process group; ``None`` where a rank is alone, or nothing can be settled: all is well then.
+        topic: what it is about, the same on all ranks and another for each thing.
+        rank: number of this one.
+        size: how many there are.
+
+    Example:
+        >>> meeting = Meeting(None, "the encoder", rank=0, size=1)
+        >>> meeting.settle("step 50")
+        ''
+    """
+
+    def __init__(self, store: Any, topic: str, rank: int, size: int) -> None:
+        self._store, self._topic, self._rank, self._size = store, topic, rank, size
+        self._round = 0
+        self._problem = ""
+
+    def settle(self, act: str) -> str:
+        """Waits until all ranks are about to do the same.
+
+        Args:
+            act: what this one is about to do.
+
+        Returns:
+            Why they are not; empty if they are.
+        """
+        if self._store is not None and not self._problem:
+            self._problem = self._settle(act)
+        return self._problem
+
+    def leave(self) -> None:
+        """Says that this rank takes part no longer, if it ever did."""
+        if self._store is not None and not self._problem and self._round:
+            self._problem = "this rank has left"
+            self._store.set(self._key(self._round + 1, self._rank), "gone")
+
+    def is_over(self) -> bool:
+        """Whether the others have settled a first round without this rank."""
+        return self._store is not None and bool(self._store.check([self._key(1)]))
+
+    def _settle(self, act: str) -> str:
+        self._round += 1
+        self._forget(self._round - 2)
+        self._store.set(self._key(self._round, self._rank), act)
+        keys = [self._key(self._round, rank) for rank in range(self._size)]
+        absence = self._absence(keys)
+        # The first to say whether all came is right for everybody.
+        outcome = self._store.compare_set(self._key(self._round), "", absence or _ALL).decode()
+        if outcome != _ALL:
+            return str(outcome)
+        acts = [self._store.get(key).decode() for key in keys]
+        if len(set(acts)) == 1:
+            return ""
+        other = next(rank for rank, other_act in enumerate(acts) if other_act != acts[self._rank])
+        return f"the ranks do not do the same (rank {self._rank}: {acts[self._rank]}; rank {other}: {acts[other]})"
+
+    def _absence(self, keys: list[str]) -> str:
+        """Who did not come in time; empty if all did."""
+        try:
+            self._store.wait(keys, timedelta(seconds=PATIENCE))
+        except RuntimeError:  # torch's DistStoreError, at the end of the time
+            absent = [str(rank) for rank, key in enumerate(keys) if not self._store.check([key])]
+            return f"rank {', '.join(absent)} did not take part within {PATIENCE:g} s" if absent else ""
+        return ""
+
+    def _forget(self, number: int) -> None:
+        """Clears a round that all ranks have left behind, lest the store grow with the run."""
+        if number > 0:
+            self._store.delete_key(self._key(number, self._rank))
+            if self._rank == 0:
+                self._store.delete_key(self._key(number))
+
+    def _key(self, number: int, rank: int | None = None) -> str:
+        return f"normdyn/{self._topic}/{number}/{'outcome' if rank is None else rank}"
+
+
+_BEGINNINGS = itertools.count()
+
+
+def settle_beginning(store: Any, act: str, rank: int, size: int) -> tuple[str, str]:
+    """Settles whether all ranks are about to begin the same.
+
+    Beginnings are counted. One that others settled without this rank, as that of an observer which they alone have, is
+    passed over, so that ranks come together again.
+
+    Args:
+        store: see :class:`Meeting`.
+        act: what this rank is about to begin.
+        rank: number of this one.
+        size: how many there are.
+
+    Returns:
+        A topic for what they do together then, the same on all ranks; and why they are not together, or nothing.
+    """
+    while True:
+        topic = str(next(_BEGINNINGS))
+        meeting = Meeting(store, topic, rank, size)
+        if not meeting.is_over():
+            return topic, meeting.settle(act)

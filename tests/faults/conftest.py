@@ -1,0 +1,13 @@
+"""Tests of this folder train small models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training_fixtures import fit, one_thread, separate_random_state, shared_modules_in_workers, silence_third_parties
+
+__all__ = ["fit", "one_thread", "separate_random_state", "shared_modules_in_workers"]
+
+
+def pytest_collection_modifyitems(items):
+    silence_third_parties(items, Path(__file__).parent)
