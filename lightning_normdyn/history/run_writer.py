@@ -79,11 +79,6 @@ class RunWriter:
         """What a checkpoint is to carry; ``None`` before the run has begun."""
         return None if self._record is None else self._record.id
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the run has begun and not ended."""
-        return self._users > 0
-
     def begin(self, steps: Mapping[str, int], run_id: str | None = None) -> None:
         """Takes the folder for a monitor.
 
