@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import record_faults
-from record_faults import TROUBLES, Tally, bit_flips, errors_all_along, kills_of_exports, kills_of_trainings
+from record_faults import TROUBLES, bit_flips, errors_all_along
 
-pytestmark = [
-    pytest.mark.skipif(os.name == "nt", reason="processes are forked and killed"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*LeafSpec.*:FutureWarning"),
-]
-
-
-def assert_clean(tally: Tally) -> None:
-    assert tally.is_clean, tally
-    print(tally)
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", TROUBLES)
 def test_trouble_with_the_disk(tmp_path, name):
-    assert_clean(record_faults._trouble(tmp_path / "run", name, *TROUBLES[name]))
+    tally = record_faults.trouble_of(tmp_path / "run", name)
+    assert tally.is_clean, tally
 
 
 def test_errors_all_along(tmp_path):
-    assert_clean(errors_all_along(tmp_path, 15))
+    tally = errors_all_along(tmp_path, 15)
+    assert tally.is_clean, tally
 
 
-@pytest.mark.parametrize("flips", [20, pytest.param(200, marks=pytest.mark.slow)])
-def test_wrong_bits(tmp_path, flips):
-    tally = bit_flips(tmp_path, flips)
-    assert_clean(tally)
-    assert tally.said >= 0.9 * flips
-
-
-@pytest.mark.slow
-def test_two_containers(tmp_path):
-    assert_clean(record_faults.two_containers(tmp_path))
+def test_wrong_bits(tmp_path):
+    tally = bit_flips(tmp_path, 20)
+    assert tally.is_clean, tally
+    assert tally.said >= 18  # the others changed white space
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["npy", "qdrant"])
-def test_killed_exports(tmp_path, target, monkeypatch):
-    if target == "qdrant":
-        pytest.importorskip("qdrant_client")
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "retrieval" / "export")
-    assert_clean(kills_of_exports(tmp_path, 50, target))
-
-
-@pytest.mark.slow
-def test_killed_trainings(tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
-    assert_clean(kills_of_trainings(tmp_path, 100))
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked and killed")
+def test_some_kills(monkeypatch):
+    """In a process of its own, which may be forked: a few of what is done a hundred times by hand."""
+    path = [TESTS / "training_loops", TESTS / "retrieval" / "export", *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, path)))
+    command = [sys.executable, record_faults.__file__, "6", "5"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "training killed and resumed" in run.stdout
