@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_normdyn.callbacks.lightning import Callback, LightningModule, Trainer, overrides, rank_zero_warn
+from lightning_normdyn.callbacks.lightning import (
+    Callback,
+    LightningModule,
+    Trainer,
+    overrides,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from lightning_normdyn.callbacks.trainer_run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.number_checks import check_flag
-from lightning_normdyn.history.target_history import fresh_root
+from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument import adapter_name
 from lightning_normdyn.instruments.instrument_factory import Measures
-from lightning_normdyn.instruments.observation import Observation
+from lightning_normdyn.instruments.observation import Observation, run_id_of
 from lightning_normdyn.instruments.options import DEFAULTS, LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
 from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
@@ -71,7 +79,7 @@ class NormMonitor(Callback):
             self.measures,
             self.options,
             name=type(self).__name__,
-            root=_history_root(trainer) if self.save_history else None,
+            history=_history_of(trainer) if self.save_history else None,
             name_holders=[getattr(trainer, "datamodule", None), pl_module],
         )
         clips = bool(trainer.gradient_clip_val) or overrides(pl_module, "configure_gradient_clipping")
@@ -83,9 +91,11 @@ class NormMonitor(Callback):
         if self._observation is None:  # added by another callback when training had begun
             self.on_fit_start(trainer, pl_module)
         assert self._observation is not None
+        run_id = _resumed_run(trainer)
         state, self._saved_state = self._saved_state, None
         # Manual optimisation counts the steps of all optimizers as one number: of no use to any one of them.
-        self._observation.begin(trainer.global_step if pl_module.automatic_optimization else 0, state)
+        steps_made = trainer.global_step if pl_module.automatic_optimization else 0
+        self._observation.begin(steps_made, state, run_id=run_id)
 
     @safeguarded
     def on_before_optimizer_step(
@@ -112,7 +122,6 @@ class NormMonitor(Callback):
         if self._observation is not None:
             self._observation.recorder.finish()
             self._log(trainer)
-            self._observation.recorder.flush()
             self._observation.conclude()
             if self is _last_historian(trainer):
                 self._observation.point_to_report()
@@ -135,7 +144,9 @@ class NormMonitor(Callback):
 
     @safeguarded(dict)
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs; loads with ``weights_only=True``."""
+        """Everything that a resumed run needs; loads with ``weights_only=True``. The history is on disk before."""
+        if self._saved_state is not None:
+            return self._saved_state  # training has not begun, nor may it where the run was complete
         return self._observation.state_dict() if self._observation is not None else {}
 
     @property
@@ -213,14 +224,32 @@ def _settings(options: NormOptions) -> dict[str, Any]:
     return changes | ({"instruments": instruments} if instruments else {})
 
 
-def _history_root(trainer: Trainer) -> Path | None:
+_HISTORIES: weakref.WeakKeyDictionary[Trainer, RunWriter] = weakref.WeakKeyDictionary()
+
+
+def _history_of(trainer: Trainer) -> RunWriter | None:
+    """The history of a trainer's run, one for all monitors; ``None`` where none is kept."""
     if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
         return None
     log_dir = _log_dir(trainer)
     if "://" in str(log_dir):
         rank_zero_warn(f"normdyn history: '{log_dir}' is no folder of this machine, so no norm history is saved there")
         return None
-    return fresh_root(log_dir, id(trainer), resumes=trainer.ckpt_path is not None)
+    history = _HISTORIES.get(trainer)
+    if history is None or history.log_dir != Path(log_dir):
+        history = _HISTORIES[trainer] = RunWriter(log_dir, inform=rank_zero_info)
+    return history
+
+
+def _resumed_run(trainer: Trainer) -> str | None:
+    """Id of the run that goes on: of the checkpoint, or where there is none of the trainer's last fit."""
+    monitors = [callback for callback in trainer.callbacks if isinstance(callback, NormMonitor)]  # type: ignore[attr-defined]
+    run_ids = [run_id for monitor in monitors if (run_id := run_id_of(monitor._saved_state)) is not None]
+    if run_ids:
+        return run_ids[0]
+    history = _HISTORIES.get(trainer)
+    goes_on = history is not None and not trainer.ckpt_path and trainer.global_step > 0
+    return history.run_id if history is not None and goes_on else None
 
 
 def _log_dir(trainer: Trainer) -> str:

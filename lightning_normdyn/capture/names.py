@@ -17,6 +17,40 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
+class ParameterIndex:
+    """The parameters of a model by plain name, and the layers that hold each: one walk for all of its targets.
+
+    Args:
+        module: the model.
+
+    Attributes:
+        parameters: by plain name.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
+        >>> index = ParameterIndex(model)
+        >>> [type(layer).__name__ for layer in index.owners(index.parameters["0.weight"])]
+        ['Embedding']
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._root = module
+        self._full_names = {plain_name(name): name for name, _ in module.named_parameters()}
+        self.parameters = plain_parameters(module)
+        self._owners: dict[int, list[nn.Module]] = {}
+        for layer in module.modules():
+            for number in {id(parameter) for parameter in layer._parameters.values() if parameter is not None}:
+                self._owners.setdefault(number, []).append(layer)
+
+    def owners(self, parameter: nn.Parameter) -> list[nn.Module]:
+        """The layers that hold a parameter, in the order of the model."""
+        return self._owners.get(id(parameter), [])
+
+    def path(self, name: str) -> ParameterPath:
+        """The way to a parameter, by its plain name."""
+        return ParameterPath(self._root, self._full_names[name])
+
+
 def plain_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters by plain name."""
     return {plain_name(name): parameter for name, parameter in module.named_parameters()}
@@ -57,10 +91,7 @@ class ParameterPath:
 
     Args:
         root: the model.
-        name: plain name.
-
-    Raises:
-        KeyError: if it has no parameter of that name.
+        name: qualified name as torch gives it, wrappers included.
 
     Example:
         >>> import torch
@@ -72,8 +103,7 @@ class ParameterPath:
     """
 
     def __init__(self, root: nn.Module, name: str) -> None:
-        names = {plain_name(full_name): full_name for full_name, _ in root.named_parameters()}
-        owner, _, self._name = names[name].rpartition(".")
+        owner, _, self._name = name.rpartition(".")
         self._owner = ModulePath(root, owner)
 
     def parameter(self) -> nn.Parameter | None:

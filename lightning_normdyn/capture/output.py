@@ -130,7 +130,8 @@ class OutputTarget(ForwardListener):
         norms = torch.cat(self._norms)
         sums = torch.stack(self._gradients).sum(0) if self._gradients else norms.new_full((3,), torch.nan)
         mean_direction = torch.stack(self._directions).sum(0) / norms.numel()
-        return OutputStep(norms, *sums.unbind(), common_direction=mean_direction.norm())
+        radial_square, gradient_square, nonfinite = sums.unbind()
+        return OutputStep(norms, radial_square, gradient_square, nonfinite, mean_direction.norm())
 
     def vectors(self) -> Tensor | None:
         """The vectors ``[n, d]`` that were returned since :meth:`arm`, if they were to be kept; ``None`` for none."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.backward_norm import BackwardNorm
-from lightning_normdyn.capture.names import ParameterPath
+from lightning_normdyn.capture.names import ParameterIndex
 from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.caution import contained
 from lightning_normdyn.core.dynamics.geometry import safe_norm
@@ -63,7 +63,7 @@ class TableTarget:
 
     Args:
         name: qualified name of the parameter.
-        module: the model that holds it.
+        module: the model that holds it, or what was read of it.
         max_tracked_rows: most rows that keep statistics of their own; larger tables are sampled at an even stride.
 
     Attributes:
@@ -74,13 +74,12 @@ class TableTarget:
 
     kind = "table"
 
-    def __init__(self, name: str, module: nn.Module, *, max_tracked_rows: int = 16_384) -> None:
+    def __init__(self, name: str, module: nn.Module | ParameterIndex, *, max_tracked_rows: int = 16_384) -> None:
         check_rows(max_tracked_rows)
+        index = module if isinstance(module, ParameterIndex) else ParameterIndex(module)
         self.name = name
-        self._path = ParameterPath(module, name)
-        parameter = self._path.parameter()
-        assert parameter is not None
-        self.parameter = parameter
+        self._path = index.path(name)
+        self.parameter = index.parameters[name]
         self.form = TableForm.of(self.parameter)
         if is_sharded(self.parameter):
             raise ValueError(
@@ -92,7 +91,7 @@ class TableTarget:
             raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")
         self.stride = -(-self.rows // max_tracked_rows)
         self.tracked_rows = -(-self.rows // self.stride)
-        owners = [layer for layer in module.modules() if any(p is self.parameter for p in layer._parameters.values())]
+        owners = index.owners(self.parameter)
         self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
         self.ids_tell = len(self._layers) == len(owners)
         self._ids_confirmed = False

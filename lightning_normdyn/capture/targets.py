@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_normdyn.capture.names import ModulePath, plain_name, plain_parameters
+from lightning_normdyn.capture.names import ModulePath, ParameterIndex, plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.core.embedding_tap import Published
@@ -52,19 +52,20 @@ def find_targets(
         ['0.weight']
     """
     targets = check_targets(targets)
+    index = ParameterIndex(module)
     if isinstance(targets, str):
         names, outputs = _embedding_tables(module), _published(module)
         if not names and not outputs:
             raise ValueError(
                 f"targets: 'auto' found no trainable embedding table and no contrastive loss; {_candidates(module)}"
             )
-        tables = [TableTarget(name, module, max_tracked_rows=max_tracked_rows) for name in names]
+        tables = [TableTarget(name, index, max_tracked_rows=max_tracked_rows) for name in names]
         return [*tables, *(_output(name, child, module) for name, child in outputs.items())]
     if not targets:
         raise ValueError(f"targets: expected 'auto' or at least one pattern, got an empty list; {_candidates(module)}")
     by_name: dict[str, TableTarget | OutputTarget] = {}
     for pattern in targets:
-        for target in _match(module, pattern, max_tracked_rows):
+        for target in _match(module, index, pattern, max_tracked_rows):
             by_name.setdefault(target.name, target)
     return list(by_name.values())
 
@@ -79,11 +80,13 @@ def check_targets(targets: Targets) -> Targets:
     raise ValueError(f"targets: expected 'auto' or a list of patterns, got {targets!r}")
 
 
-def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[TableTarget | OutputTarget]:
-    parameters = {name: p for name, p in plain_parameters(module).items() if fnmatchcase(name, pattern)}
+def _match(
+    module: nn.Module, index: ParameterIndex, pattern: str, max_tracked_rows: int
+) -> list[TableTarget | OutputTarget]:
+    parameters = {name: p for name, p in index.parameters.items() if fnmatchcase(name, pattern)}
     tables = [name for name, p in parameters.items() if p.ndim == 2]
     if tables:
-        return [TableTarget(name, module, max_tracked_rows=max_tracked_rows) for name in tables]
+        return [TableTarget(name, index, max_tracked_rows=max_tracked_rows) for name in tables]
     if parameters:
         name, parameter = next(iter(parameters.items()))
         raise ValueError(
@@ -95,20 +98,25 @@ def _match(module: nn.Module, pattern: str, max_tracked_rows: int) -> list[Table
     outputs = outputs or [(name, child) for name, child in _published(module).items() if fnmatchcase(name, pattern)]
     outputs = outputs or _method(children, pattern)
     if outputs:
-        names_by_id = {id(parameter): name for name, parameter in plain_parameters(module).items()}
-        return [_of_submodule(name, child, module, names_by_id, max_tracked_rows) for name, child in outputs]
-    hint = nearest(pattern, [*children, *plain_parameters(module), *_published(module)])
+        names_by_id = {id(parameter): name for name, parameter in index.parameters.items()}
+        return [_of_submodule(name, child, module, index, names_by_id, max_tracked_rows) for name, child in outputs]
+    hint = nearest(pattern, [*children, *index.parameters, *_published(module)])
     raise ValueError(f"targets: {pattern!r} matches no parameter or submodule{hint or ';'} {_candidates(module)}")
 
 
 def _of_submodule(
-    name: str, child: nn.Module, module: nn.Module, names_by_id: Mapping[int, str], max_tracked_rows: int
+    name: str,
+    child: nn.Module,
+    module: nn.Module,
+    index: ParameterIndex,
+    names_by_id: Mapping[int, str],
+    max_tracked_rows: int,
 ) -> TableTarget | OutputTarget:
     """The output of a submodule; of an embedding layer its table, whose rows are what it returns."""
     table_name = names_by_id.get(id(table_parameter(child))) if isinstance(child, EMBEDDING_TYPES) else None
     if table_name is None:
         return _output(name, child, module)
-    return TableTarget(table_name, module, max_tracked_rows=max_tracked_rows)
+    return TableTarget(table_name, index, max_tracked_rows=max_tracked_rows)
 
 
 def _output(name: str, child: nn.Module, module: nn.Module) -> OutputTarget:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.run_folder import SUMMARY_FILE, check_output_file, read_words
-from lightning_normdyn.history.target_history import FOLDER
+from lightning_normdyn.history.run_record import FOLDER, TARGETS_FILE, RunRecord, has_old_history, list_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,9 +26,13 @@ class ReportRecord(NamedTuple):
 
     Attributes:
         page: where the report is.
+        runs: of the folder, the one that was drawn first.
+        damaged: what is wrong with files that were left out, a sentence each.
     """
 
     page: Path
+    runs: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -37,6 +41,11 @@ class ReportRecord(NamedTuple):
 
     def print_to(self, console: Console) -> None:
         """Prints where the report is."""
+        for damage in self.damaged:
+            console.print(f"Left out: {damage}")
+        if len(self.runs) > 1:
+            console.print(f"Of {len(self.runs)} runs in that folder this is {self.runs[0]}; the others:")
+            console.print("\n".join(f"  {run}" for run in self.runs[1:]))
         console.print(f"Report: {self.page}")
 
 
@@ -62,21 +71,39 @@ def draw_report(run: str, out: str | None = None) -> ReportRecord:
         _refuse_other_folder(folder)
     if out is None:
         check_output_file(folder / PAGE, "out")
+    damaged: list[str] = []
     page = write_report(
-        folder, out=out, row_names=read_words(folder), summary=read_summary(folder), command=running_command()
+        folder,
+        out=out,
+        row_names=read_words(folder),
+        summary=read_summary(folder),
+        command=running_command(),
+        warn=damaged.append,
     )
-    return ReportRecord(page)
+    return ReportRecord(page, tuple(map(str, list_runs(folder))), tuple(damaged))
 
 
 def has_history(folder: Path) -> bool:
-    """Whether the folder is that of a run that recorded norms."""
-    return any((folder / FOLDER).glob("*/target.json"))
+    """Whether the folder is that of a run that recorded norms, or such a history itself."""
+    return any((record.folder / TARGETS_FILE).exists() for record in list_runs(folder))
 
 
 def runs_below(folder: Path) -> list[Path]:
     """The folders of all runs with a history, the newest first."""
-    runs = {file.parents[2] for file in folder.rglob(f"{FOLDER}/*/target.json")}
-    return sorted(runs, key=lambda run: (run / FOLDER).stat().st_mtime, reverse=True)
+    histories = {file.parent for file in folder.rglob(f"{FOLDER}*/{TARGETS_FILE}")}
+    runs = {history.parent for history in histories}
+    return sorted(runs, key=lambda run: latest_record(run).start, reverse=True)
+
+
+def latest_record(folder: Path) -> RunRecord:
+    """The run of a folder that was begun or resumed last.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    from lightning_normdyn.history.run_reader import find_record
+
+    return find_record(folder)
 
 
 def _refuse_other_folder(folder: Path) -> None:
@@ -84,6 +111,11 @@ def _refuse_other_folder(folder: Path) -> None:
         problem = "is a file" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"run: '{folder}' {problem}; {_EXPECTED}")
     runs = runs_below(folder)
+    if not runs and has_old_history(folder):
+        raise FileNotFoundError(
+            f"run: the norm history in '{folder}' was written by an earlier development version, whose files this one "
+            "does not read; read it with that version, or train again"
+        )
     if not runs:
         raise FileNotFoundError(f"run: '{folder}' holds no norm history, nor does any folder below it; {_EXPECTED}")
     lines = "\n".join(f"  {_date(run)}  {run}" for run in runs[:_MOST_RUNS])
@@ -95,7 +127,7 @@ def _refuse_other_folder(folder: Path) -> None:
 
 
 def _date(run: Path) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime((run / FOLDER).stat().st_mtime))
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(latest_record(run).start))
 
 
 def read_summary(run: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from lightning_normdyn.core.dynamics.geometry import RadialTangential, safe_norm
 from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
-from lightning_normdyn.core.dynamics.optimizers import accumulated_squares, equilibrium_rule
+from lightning_normdyn.core.dynamics.optimizers import accumulated_squares, equilibrium_rule, optimizer_memory
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateTrace
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.dynamics.table_laws import adagrad_norm
@@ -65,6 +65,7 @@ __all__ = [
     "near_dead_rows",
     "norm_budget",
     "norm_correlations",
+    "optimizer_memory",
     "ranking_hit_rate",
     "ranking_map",
     "ranking_mrr",

@@ -88,6 +88,7 @@ def read_experiment(file: Path) -> ExperimentRecord:
     content_bytes = file.read_bytes()
     try:
         content = json.loads(content_bytes)
-        return ExperimentRecord(**content | {"findings": tuple(Finding(**finding) for finding in content["findings"])})
+        findings = tuple(Finding(**finding) for finding in content["findings"])
+        return ExperimentRecord(**content | {"findings": findings, "verdicts": tuple(content.get("verdicts", ()))})
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"out: '{file}' is damaged ({error}); remove it to run that experiment again") from error

@@ -104,7 +104,7 @@ class Alerts:
         self._recorded_rules = None
         self.record()
         if self._withheld_lines:
-            self._warn(f"{self._withheld_lines} further alerts came too fast to be written here; see alerts.parquet")
+            self._warn(f"{self._withheld_lines} further alerts came too fast to be written here; the history has them")
             self._withheld_lines = 0
 
     def state_dict(self) -> dict[str, Any]:

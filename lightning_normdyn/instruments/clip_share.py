@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ class ClipShare(CadencedInstrument):
     def observe(self, step: int, table_step: TableStep) -> None:
         """Compares the rows of one step with the whole gradient."""
         rows, squares = _squares_by_row(table_step)
-        squared_norm = _squared_norm(self._gradients(), squares)
+        squared_norm = self._whole_squared_norm(squares)
         if not len(rows) or squared_norm is None:
             return
         largest, places = squares.topk(math.ceil(_LARGEST * len(rows)))
@@ -48,9 +50,36 @@ class ClipShare(CadencedInstrument):
             "clip_row": rows[places[0]].to(squares.dtype).where(has_norm, torch.nan),
         }
 
+    def _whole_squared_norm(self, like: Tensor) -> Tensor | None:
+        norms = _STEP_NORMS.get(self._optimizer)
+        if norms is None:
+            return _squared_norm(self._gradients(), like)
+        kind = (like.dtype, like.device)
+        if kind not in norms:
+            norms[kind] = _squared_norm(self._gradients(), like)
+        return norms[kind]
+
     def _gradients(self) -> Iterator[Tensor]:
         for group in self._optimizer.param_groups:
             yield from (parameter.grad for parameter in group["params"] if parameter.grad is not None)
+
+
+_Norms = dict[tuple[torch.dtype, torch.device], Tensor | None]
+_STEP_NORMS: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Norms] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def shared_gradient_norm(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Lets all tables that are looked at within, after one step of an optimizer, read its whole gradient once.
+
+    Args:
+        optimizer: which has made the step.
+    """
+    _STEP_NORMS[optimizer] = {}
+    try:
+        yield
+    finally:
+        del _STEP_NORMS[optimizer]
 
 
 def _squares_by_row(table_step: TableStep) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,10 @@ class _Lag(NamedTuple):
     lr: float
 
 
+class OtherRanksError(ValueError):
+    """A part of a state is of another number of ranks, on which the rest does not depend."""
+
+
 class EncoderBalance(WindowedFit[BalanceTerms]):
     """Encodes a probe around measured steps and judges windows of them.
 
@@ -282,8 +286,13 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
     def _probe_of_state(self, state: dict[str, Any]) -> Probe | None:
         calls = [Call.from_state(call) for call in state["inputs"]]
         probe = self.encoder_plan.make_probe(calls, True)
-        if probe is not None and not (probe.has_inputs(calls) and probe.ranks == state["ranks"]):
-            raise ValueError(f"the probe of '{probe.name}' has other items, or other ranks, than when it was saved")
+        if probe is not None and probe.ranks != state["ranks"]:
+            raise OtherRanksError(
+                f"the probe of '{probe.name}' was encoded on {state['ranks']} ranks and is on {probe.ranks} now, so "
+                "its balance starts afresh; all else goes on"
+            )
+        if probe is not None and not probe.has_inputs(calls):
+            raise ValueError(f"the probe of '{probe.name}' has other items than when it was saved")
         return probe
 
 

@@ -15,6 +15,7 @@ from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_log
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
+from lightning_normdyn.core.dynamics.laws import OptimizerMemory
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
@@ -37,6 +38,7 @@ class RowNoise(NamedTuple):
         kurtosis: ``E[s⁴]/E[s²]²`` over those.
         readings: steps in which the row was read, int32.
         judged: rows whose errors are known, by what steps before the window said; a mask.
+        memory: what the optimizer had in store of them when the window closed.
     """
 
     second_moment: Tensor
@@ -44,6 +46,7 @@ class RowNoise(NamedTuple):
     kurtosis: Tensor
     readings: Tensor
     judged: Tensor
+    memory: OptimizerMemory = OptimizerMemory()
 
 
 class EquilibriumFit(WindowedFit[RowNoise]):
@@ -175,7 +178,10 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._sample_every = min(self.every_n_steps, max(1, (end - start) // 20))
 
     def _start_window(self, norms: Tensor) -> None:
-        self._use(FitWindow(norms, self.plan.rule().observed_mean, self._cadences(norms)))
+        self._use(FitWindow(norms, self.plan.rule().observed_mean, self._cadences(norms), self._memory()))
+
+    def _memory(self) -> OptimizerMemory:
+        return self.plan.memory(self.target.parameter, self.target.stride)
 
     def _use(self, window: FitWindow) -> None:
         self._window = window
@@ -220,7 +226,14 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         fit = window.close(norms, rule, self.target.dim)
         nonfinite = self._report_nonfinite(float(window.moments.nonfinite))
         judged = self._judged_rows(fit, window, rule)
-        noise = RowNoise(fit.second_moment, fit.update_probability, fit.kurtosis, window.moments.readings.int(), judged)
+        noise = RowNoise(
+            fit.second_moment,
+            fit.update_probability,
+            fit.kurtosis,
+            window.moments.readings.int(),
+            judged,
+            self._memory(),
+        )
         self._count_touches(fit.update_probability, window.rates.steps)
         if rule.family is not None and rule.radial_decay > 0 and fit.equilibrium_errors is None:
             self._announce_plain_fit(rule)
@@ -274,17 +287,18 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         directions = rows / safe_norm(rows, keepdim=True)
         return {"common_direction": directions.nanmean(0).norm()}
 
-    def _has_law(self, rule: EquilibriumRule) -> bool:
-        return rule.path_is_known()
+    def _has_law(self, moments: RowNoise, rule: EquilibriumRule) -> bool:
+        return rule.path_is_known(**moments.memory._asdict())
 
     def _evolve(self, moments: RowNoise, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule) -> Tensor:
         v2, p, dim = moments.second_moment, moments.update_probability, self.target.dim
-        return rule.evolve(norms, v2, dim, p, lrs=rates, kurtosis=moments.kurtosis)
+        return rule.evolve(norms, v2, dim, p, lrs=rates, kurtosis=moments.kurtosis, **moments.memory._asdict())
 
     def _forecast_errors(
-        self, moments: RowNoise, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule
+        self, moments: RowNoise, start: Tensor, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule
     ) -> NormErrors | None:
         errors = rule.path_errors(
+            start,
             norms,
             moments.second_moment,
             self.target.dim,
@@ -340,14 +354,19 @@ class EquilibriumFit(WindowedFit[RowNoise]):
 def _noise_state(noise: RowNoise | None) -> dict[str, Any]:
     if noise is None:
         return {"previous": None}
-    return {"previous": torch.stack(noise[:3]), "previous_readings": [noise.readings, noise.judged]}
+    return {
+        "previous": torch.stack(noise[:3]),
+        "previous_readings": [noise.readings, noise.judged],
+        "previous_memory": list(noise.memory),
+    }
 
 
 def _noise_of(state: dict[str, Any], device: torch.device) -> RowNoise:
     """Takes back what :func:`_noise_state` gave, or an earlier release, which held everything in ``previous``."""
     rows = [*state["previous"].unbind(), *state.get("previous_readings", ())]
     second_moment, probability, kurtosis, readings, judged = (values.to(device) for values in rows)
-    return RowNoise(second_moment, probability, kurtosis, readings.int(), judged > 0)
+    memory = OptimizerMemory.from_state(state.get("previous_memory", ()), device)
+    return RowNoise(second_moment, probability, kurtosis, readings.int(), judged > 0, memory)
 
 
 def _columns(fit: WindowFit, judged: Tensor, rule: EquilibriumRule) -> Columns:

@@ -20,11 +20,9 @@ from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import SettingsError, caution
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr, optimizer_memory
 from lightning_normdyn.history.alert_log import AlertLog
-from lightning_normdyn.history.log import Outage
-from lightning_normdyn.history.run_mark import mark_end
-from lightning_normdyn.history.target_history import FOLDER, TargetHistory, folder_name
+from lightning_normdyn.history.run_writer import RunWriter, TargetWriter
 from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.closing_line import closing_line
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
@@ -40,7 +38,7 @@ from lightning_normdyn.instruments.parameter_groups import (
     group_number,
 )
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
-from lightning_normdyn.instruments.recorder import PREFIX, Contingencies, Recorder
+from lightning_normdyn.instruments.recorder import PREFIX, RUN_ID, Contingencies, Recorder
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.run_facts import RunFacts
 from lightning_normdyn.instruments.safeguard import FailureLog, TargetEndedError, TargetGoneError, in_a_line
@@ -52,6 +50,17 @@ from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
 
 
+def run_id_of(state: object) -> str | None:
+    """Which run a state is of, as far as it says so.
+
+    Example:
+        >>> run_id_of({"run": "3f2a"}), run_id_of({}), run_id_of(None)
+        ('3f2a', None, None)
+    """
+    run_id = state.get(RUN_ID) if isinstance(state, Mapping) else None
+    return run_id if isinstance(run_id, str) and run_id else None
+
+
 class Observation:
     """Builds all that follows the targets of a model through a run.
 
@@ -61,7 +70,7 @@ class Observation:
         measures: what is measured.
         options: what :func:`complete_options` gives.
         name: who observes, for messages.
-        root: folder of the histories; ``None`` to keep none.
+        history: of the run; ``None`` to keep none.
         name_holders: objects that may hold names of a table's rows, such as a datamodule.
 
     Raises:
@@ -76,16 +85,16 @@ class Observation:
         options: NormOptions,
         *,
         name: str,
-        root: Path | None,
+        history: RunWriter | None,
         name_holders: Sequence[object] = (),
     ) -> None:
         self._module, self._run, self._measures, self._options = module, run, measures, options
-        self._name, self._root, self._name_holders = name, root, name_holders
-        self._has_stopped = self._is_off = False
-        self._failures = FailureLog(root)
+        self._name, self._history, self._name_holders = name, history, name_holders
+        self._has_begun = self._is_off = False
+        self._failures = FailureLog(self._history_folder)
         self._has_other_ranks = run.ranks.size > 1
         self._topic, self._meetings = "", itertools.count()
-        self._outage = Outage()
+        self._waiting_metrics: dict[str, float] = {}
         self._target_names: list[str] = []
         self._closed_targets: set[str] = set()
         self._ended_steps: dict[str, int] = {}
@@ -99,31 +108,36 @@ class Observation:
                 f"{', '.join(self._target_names)}"
             )
 
-    def begin(self, steps_made: int, state: Any = None) -> None:
+    def begin(self, steps_made: int, state: Any = None, *, run_id: str | None = None) -> None:
         """Starts to listen, after the weights were restored.
 
         Args:
             steps_made: optimizer steps that the run made before, for targets whose state does not tell.
             state: what the recorder of an earlier run gave; if it cannot be used, the statistics start afresh.
+            run_id: of the run that is resumed, whose history goes on; ``None`` for a new one.
         """
         reshard(self._module)
         if state is not None:
             try:
-                self.recorder.load_state_dict(state)
+                omissions = self.recorder.load_state_dict(state)
                 self._alerts.load_state_dict(state.get("alerts") or {"courses": {}, "passed_on": {}})
             except Exception as error:  # whatever is wrong with it, the training resumes
                 self._warn(
                     f"the checkpoint's norm statistics cannot be used ({error}); they start afresh, the training "
                     "itself resumes as usual"
                 )
-                self.recorder, self._alerts, state = self._build(), self._new_alerts(), None
+                self.recorder, self._alerts, state, omissions = self._build(), self._new_alerts(), None, []
+            for omission in omissions:
+                self._warn(omission)
         self._agree_on_outputs("resumed" if state is not None else "afresh")
-        for watch in self.recorder.watches:
-            self._describe(watch)
         self._caution_of_short_window()
         for watch in self.recorder.watches:
             watch.is_paused = _is_frozen(watch.target)
         self.recorder.begin(steps_made, self._run.followed())
+        self._begin_history(run_id)
+        for watch in self.recorder.watches:
+            self._describe(watch)
+        self.flush()
         self._facts = RunFacts(self._module, self._run)
         for watch in self.recorder.watches:
             self._alerts.courses(watch.target.name, watch.steps)
@@ -149,16 +163,27 @@ class Observation:
 
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""
+        metrics, self._waiting_metrics = self._waiting_metrics | self._judged(), {}
+        return metrics
+
+    def _judged(self) -> dict[str, float]:
         metrics = self.recorder.drain() if not self._is_off else {}
         if metrics:
             self._judge(metrics)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, in tensors and plain values; nothing before it began."""
+        """Everything a resumed run needs, in tensors and plain values; nothing before it began.
+
+        What it was read from is on disk before: a run that is resumed from it has lost nothing.
+        """
         if self._facts is None:
             return {}
-        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict()}
+        if self._has_begun:
+            self._waiting_metrics |= self._judged()
+            self.flush()
+        run_id = None if self._history is None else self._history.run_id
+        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict(), RUN_ID: run_id}
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -204,6 +229,7 @@ class Observation:
         self._report_unclosed_windows()
         self._report_empty_windows()
         self._alerts.conclude()
+        self.flush()
 
     def _report_unclosed_windows(self) -> None:
         """One line for all targets of which nothing is predicted, since the run was shorter than a window."""
@@ -230,8 +256,8 @@ class Observation:
 
     def point_to_report(self) -> None:
         """One line on how to look at the history, if there is one."""
-        if self._root is not None and self._root.name == FOLDER and any(self._root.glob("*/target.json")):
-            folder, working_folder = self._root.parent.resolve(), Path.cwd()
+        if self._history is not None and self._history.root.is_dir():
+            folder, working_folder = self._history.log_dir.resolve(), Path.cwd()
             run = folder.relative_to(working_folder) if folder.is_relative_to(working_folder) else folder
             self._inform(f"to see the norms: normdyn report {shlex.quote(str(run))}")
 
@@ -245,11 +271,20 @@ class Observation:
 
     def stop(self) -> None:
         """Puts the history on disk, where it is marked as complete, and removes every hook."""
-        self.recorder.flush()
         self.recorder.detach()
-        if self._root is not None and not self._has_stopped:
-            mark_end(self._root)
-        self._has_stopped = True  # when it is called again, the folder may be another run's
+        if self._history is not None and self._has_begun:
+            self._history.end()
+        self._has_begun = False  # when it is called again, the folder may be another run's
+
+    def _begin_history(self, run_id: str | None) -> None:
+        if self._history is not None:
+            self._history.begin({watch.target.name: watch.steps for watch in self.recorder.watches}, run_id)
+        self._has_begun = True
+
+    def flush(self) -> None:
+        """Puts all history on disk."""
+        if self._history is not None:
+            self._history.flush()
 
     def switch_off(self, error: Exception) -> None:
         """Ends all observation because of an error that concerns no single target; what is on disk stays."""
@@ -388,9 +423,9 @@ class Observation:
             counts = [watch.steps for watch in self.recorder.watches] + list(self._ended_steps.values())
             steps = max(counts, default=0)
             self._inform(f"'{target.name}': trained from step {steps + 1} on, and followed")
-            self._begin_in_mid_run(target, self._history(target.name), steps, 0)
+            self._begin_in_mid_run(target, self._target_history(target.name), steps, 0)
 
-    def _begin_in_mid_run(self, target: Target, history: TargetHistory | None, steps: int, skipped_steps: int) -> None:
+    def _begin_in_mid_run(self, target: Target, history: TargetWriter | None, steps: int, skipped_steps: int) -> None:
         watch = self._watch(target, history)
         assert watch is not None
         watch.skipped_steps = skipped_steps
@@ -407,26 +442,25 @@ class Observation:
         options = self._options
         targets = find_targets(self._module, options["targets"], max_tracked_rows=options["max_tracked_rows"])
         self._target_names = [target.name for target in targets]
-        name_holders = self._name_holders if self._root is not None else []
+        name_holders = self._name_holders if self._history is not None else []
         self._row_names = find_row_names(options["names"], targets, name_holders)
-        watches = (self._watch(target, self._history(target.name)) for target in targets)
+        watches = (self._watch(target, self._target_history(target.name)) for target in targets)
         return Recorder(
             [watch for watch in watches if watch is not None], Contingencies(self._on_error, self._follow_changes)
         )
 
     def _new_alerts(self) -> Alerts:
         is_first = self._run.ranks.rank == 0
-        log = (
-            AlertLog(self._root, writer=self._name, outage=self._outage)
-            if self._root is not None and is_first
-            else None
-        )
+        log = AlertLog(self._history, writer=self._name) if self._history is not None and is_first else None
         return Alerts(self._warn, on_alert=self._options["on_alert"], log=log, speaks=is_first)
 
-    def _history(self, name: str) -> TargetHistory | None:
-        return TargetHistory(self._root / folder_name(name), outage=self._outage) if self._root is not None else None
+    def _history_folder(self) -> Path | None:
+        return self._history.root if self._history is not None and self._has_begun else None
 
-    def _watch(self, target: TableTarget | OutputTarget, history: TargetHistory | None) -> Watch | None:
+    def _target_history(self, name: str) -> TargetWriter | None:
+        return self._history.target(name) if self._history is not None else None
+
+    def _watch(self, target: TableTarget | OutputTarget, history: TargetWriter | None) -> Watch | None:
         trainer = find_parameter_group(target, self._run.followed())
         if trainer is None:
             self._warn(f"no optimizer trains '{target.name}', so it is not watched")
@@ -435,7 +469,7 @@ class Observation:
             return self._watch_output(target, trainer.optimizer, history)
         return self._watch_table(target, trainer, history)
 
-    def _watch_table(self, target: TableTarget, trainer: ParameterGroup, history: TargetHistory | None) -> TableWatch:
+    def _watch_table(self, target: TableTarget, trainer: ParameterGroup, history: TargetWriter | None) -> TableWatch:
         def group_now() -> int:
             return group_number(trainer.optimizer, target.parameter) or 0
 
@@ -449,7 +483,7 @@ class Observation:
         return watch
 
     def _watch_output(
-        self, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetHistory | None
+        self, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetWriter | None
     ) -> OutputWatch:
         source = probe_of(self._options["probe"], target.name, self._target_names)
         balance = self._balance(target, optimizer, source, lambda: watch.skipped_steps)
@@ -498,6 +532,7 @@ class Observation:
             total_steps=self._run.total_steps,
             skipped_steps=skipped_steps,
             future_rates=lambda steps, rates: self._run.future_rates(optimizer, group(), steps, rates),
+            memory=partial(optimizer_memory, optimizer),
         )
 
     def _make_probe_together(

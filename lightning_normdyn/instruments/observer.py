@@ -20,9 +20,9 @@ from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
-from lightning_normdyn.history.target_history import fresh_root
+from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
-from lightning_normdyn.instruments.observation import Observation
+from lightning_normdyn.instruments.observation import Observation, run_id_of
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
@@ -129,16 +129,16 @@ class NormObserver:
         self.close()
         self._ranks = present_ranks(next((p.device for p in self._model.parameters()), torch.device("cpu")))
         state, self._saved_state = self._saved_state, None
-        root = None
+        history = None
         if self._log_dir is not None and self._ranks.rank == 0:
-            root = fresh_root(self._log_dir, id(self), resumes=state is not None or steps_made > 0)
+            history = RunWriter(self._log_dir, inform=logging.getLogger(__name__).info)
         self._observation = Observation(
             self._model,
             self._run(),
             ALL_MEASURES,
             self._options,
             name=self._name,
-            root=root,
+            history=history,
             name_holders=self.name_holders,
         )
         if not self._observation.recorder.watches:
@@ -148,7 +148,7 @@ class NormObserver:
                 "another model?"
             )
         try:
-            self._observation.begin(steps_made, state)
+            self._observation.begin(steps_made, state, run_id=run_id_of(state))
         except BaseException:
             self.close()
             raise
@@ -186,8 +186,15 @@ class NormObserver:
 
     @safeguarded(dict)
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs; loads with ``weights_only=True``."""
+        """Everything that a resumed run needs; loads with ``weights_only=True``. The history is on disk before."""
+        if self._saved_state is not None:
+            return dict(self._saved_state)  # it has not begun: what it was given is all there is
         return {} if self._observation is None else self._observation.state_dict()
+
+    def flush(self) -> None:
+        """Puts the history on disk, ahead of a checkpoint that :meth:`state_dict` goes into later."""
+        if self._observation is not None:
+            self._observation.flush()
 
     @property
     @safeguarded(list)

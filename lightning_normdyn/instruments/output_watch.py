@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputStep, OutputTarget
-from lightning_normdyn.history.target_history import TargetHistory
+from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Measurement, Readings, is_due
 from lightning_normdyn.instruments.instrument import InstrumentAdapter
 from lightning_normdyn.instruments.meeting import Meeting
@@ -88,7 +88,7 @@ class OutputWatch(Watch):
         merge_vectors: Callable[[Tensor | None], Tensor | None] = lambda vectors: vectors,
         ranks: int = 1,
         adapters: Mapping[str, InstrumentAdapter] | None = None,
-        history: TargetHistory | None = None,
+        history: TargetWriter | None = None,
     ) -> None:
         self._summary = OutputSummary(cadence, loss_scale=loss_scale, ranks=ranks)
         self._adapters = list((adapters or {}).values())
@@ -211,8 +211,10 @@ def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | N
     """
     norms = gathered_norms.flatten()
     has_heard = ~gathered_norms.isnan().all(1)
-    *sums, direction = gathered_sums.sum(0).unbind()
-    return OutputStep(norms, *sums, common_direction=direction / has_heard.sum()) if bool(has_heard.any()) else None
+    if not bool(has_heard.any()):
+        return None
+    radial_square, gradient_square, nonfinite, direction = gathered_sums.sum(0).unbind()
+    return OutputStep(norms, radial_square, gradient_square, nonfinite, direction / has_heard.sum())
 
 
 def quantile_grid(norms: Tensor) -> Tensor:

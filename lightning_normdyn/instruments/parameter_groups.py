@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,8 +45,25 @@ def find_parameter_group(
 
 def group_number(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int | None:
     """Which parameter group holds a parameter now."""
-    groups = enumerate(optimizer.param_groups)
-    return next((number for number, group in groups if any(p is parameter for p in group["params"])), None)
+    places = _PLACES.setdefault(optimizer, {})
+    if not _is_at(optimizer, places.get(id(parameter)), parameter):  # never looked up, or moved since
+        places.clear()
+        for number, group in enumerate(optimizer.param_groups):
+            for place, member in enumerate(group["params"]):
+                places.setdefault(id(member), (number, place))
+    place_now = places.get(id(parameter))
+    return None if place_now is None else place_now[0]
+
+
+_PLACES: weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, tuple[int, int]]] = weakref.WeakKeyDictionary()
+
+
+def _is_at(optimizer: torch.optim.Optimizer, place: tuple[int, int] | None, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is still where it was found: a search for each of many tables would take its square."""
+    if place is None or place[0] >= len(optimizer.param_groups):
+        return False
+    parameters = optimizer.param_groups[place[0]]["params"]
+    return place[1] < len(parameters) and parameters[place[1]] is parameter
 
 
 def inner_optimizer(optimizer: Any) -> Any:

@@ -14,12 +14,16 @@ from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.caution import contained
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
-from lightning_normdyn.instruments.state_check import fields, mapped
+from lightning_normdyn.instruments.clip_share import shared_gradient_norm
+from lightning_normdyn.instruments.encoder_balance import OtherRanksError
+from lightning_normdyn.instruments.state_check import fields, mapped, optional, word
 from lightning_normdyn.instruments.state_forms import alerts_form
 from lightning_normdyn.instruments.watch import Watch
 
 PREFIX = "normdyn"
 STATE_VERSION = 2
+RUN_ID = "run"
+"""Where a state says which run it is of."""
 
 
 def _raise(watch: Watch | None, error: Exception) -> None:
@@ -182,7 +186,8 @@ class Recorder:
 
     def _after_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
-        self._for_each(self._by_optimizer.get(id(optimizer), ()), lambda watch: watch.after_step())
+        with shared_gradient_norm(optimizer):
+            self._for_each(self._by_optimizer.get(id(optimizer), ()), lambda watch: watch.after_step())
 
     def end_batch(self) -> None:
         """Says that no announced step is still to be made: one that was not has been skipped."""
@@ -210,10 +215,6 @@ class Recorder:
         """Lets every instrument conclude, but for those of targets that nothing trains for now."""
         self._for_each([watch for watch in self.watches if not watch.is_paused], lambda watch: watch.finish())
 
-    def flush(self) -> None:
-        """Puts all history on disk."""
-        self._for_each(self.watches, lambda watch: watch.history.flush() if watch.history is not None else None)
-
     def detach(self) -> None:
         """Removes every hook."""
         for handle in self._handles:
@@ -228,16 +229,24 @@ class Recorder:
         self._for_each(self.watches, lambda watch: states.update({watch.target.name: watch.state_dict()}))
         return {"version": STATE_VERSION, "targets": states}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Takes back what :meth:`state_dict` gave; a target that it does not know starts afresh.
+
+        Returns:
+            What was left out, since it is of another number of ranks, a sentence each.
 
         Raises:
             ValueError: if it was written by another version, for a table of another shape, or is spoilt.
         """
         self.check_state(state)
+        omissions = []
         for watch in self.watches:
             if watch.target.name in state["targets"]:
-                watch.load_state_dict(state["targets"][watch.target.name])
+                try:
+                    watch.load_state_dict(state["targets"][watch.target.name])
+                except OtherRanksError as error:
+                    omissions.append(str(error))
+        return omissions
 
     def check_state(self, state: Any) -> None:
         """Looks at all of a state before any of it is believed.
@@ -250,7 +259,8 @@ class Recorder:
         version = state.get("version")
         if type(version) is not int or version != STATE_VERSION:
             raise ValueError(f"its state has version {version!r:.50}, this release reads {STATE_VERSION}")
-        fields({"targets": mapped(lambda *_: None)}, later={"alerts": alerts_form()})(state, "its state")
+        allowed = {"alerts": alerts_form(), RUN_ID: optional(word())}
+        fields({"targets": mapped(lambda *_: None)}, later=allowed)(state, "its state")
         for watch in self.watches:
             if watch.target.name in state["targets"]:
                 watch.check_state(state["targets"][watch.target.name])

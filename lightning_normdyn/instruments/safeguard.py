@@ -87,11 +87,12 @@ class FailureLog:
     """Keeps the tracebacks of what failed in a run.
 
     Args:
-        root: folder of the histories; ``None`` to leave tracebacks to the log of the process, at level debug.
+        folder: gives that of the history; it gives ``None`` to leave tracebacks to the log of the process, at level
+            debug.
     """
 
-    def __init__(self, root: Path | None) -> None:
-        self._root, self._text = root, ""
+    def __init__(self, folder: Callable[[], Path | None]) -> None:
+        self._folder, self._text = folder, ""
 
     def record(self, error: Exception, subject: str) -> str:
         """Keeps a traceback.
@@ -109,9 +110,10 @@ class FailureLog:
 
     def _place(self) -> str:
         """Where the tracebacks are, after they were written there if that can be."""
-        if self._root is None:
+        folder = self._folder()
+        if folder is None:
             return "the debug log"
-        file = self._root / FAILURES
+        file = folder / FAILURES
         try:
             write_atomically(file, self._text.encode("utf-8", "replace"))
         except OSError:

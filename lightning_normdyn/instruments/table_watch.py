@@ -12,7 +12,7 @@ from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.dynamics.optimizers import StepRates, nominal_lr
-from lightning_normdyn.history.target_history import TargetHistory
+from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Need, Readings, TableInstrument
 from lightning_normdyn.instruments.state_check import Check, fields, listed, whole
 from lightning_normdyn.instruments.state_forms import table_forms
@@ -38,7 +38,7 @@ class TableWatch(Watch):
         optimizer: torch.optim.Optimizer,
         group: int,
         instruments: Mapping[str, TableInstrument],
-        history: TargetHistory | None = None,
+        history: TargetWriter | None = None,
     ) -> None:
         super().__init__(target, optimizer, instruments, history)
         self._last_group = optimizer.param_groups[group]

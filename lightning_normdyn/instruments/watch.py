@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import Clipping, TableTarget
-from lightning_normdyn.history.target_history import TargetHistory
+from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Columns, Measurement, Readings
 from lightning_normdyn.instruments.state_check import Check, fields, whole
 from lightning_normdyn.instruments.state_forms import steps_of
@@ -41,7 +41,7 @@ class Watch(ABC):
         target: TableTarget | OutputTarget,
         optimizer: torch.optim.Optimizer,
         measurements: Mapping[str, Measurement],
-        history: TargetHistory | None,
+        history: TargetWriter | None,
     ) -> None:
         self.target = target
         self.optimizer = optimizer
@@ -190,7 +190,7 @@ class Watch(ABC):
             row_numbers = self._row_numbers(len(next(iter(columns.values()))))
             arrays = {name: column.detach().float().cpu().numpy() for name, column in columns.items()}
             steps = torch.full_like(row_numbers, self.steps)
-            self.history.trajectory_log.append({"step": steps.numpy(), "row": row_numbers.numpy(), **arrays})
+            self.history.append_rows({"step": steps.numpy(), "row": row_numbers.numpy(), **arrays})
 
     def _row_numbers(self, rows: int) -> Tensor:
         """The numbers by which the history knows the rows, ``[rows]``."""

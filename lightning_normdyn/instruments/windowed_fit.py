@@ -9,12 +9,17 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from lightning_normdyn.core.dynamics.laws import OptimizerMemory
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.instruments.base import Columns, Readings, TableInstrument
 from lightning_normdyn.instruments.extent import Extent, check_extent, extent_steps
 from lightning_normdyn.instruments.forecast import EndForecast, Forecast
+
+
+def _nothing_in_store(_table: Tensor, _stride: int) -> OptimizerMemory:
+    return OptimizerMemory()
 
 
 class TrainingPlan(NamedTuple):
@@ -26,12 +31,14 @@ class TrainingPlan(NamedTuple):
         skipped_steps: gives the number of those that a loss scaler has skipped so far.
         future_rates: gives the effective learning rates and decays of the next so many steps, given those of the steps
             before; ``None`` if they are too many.
+        memory: gives what the optimizer has in store of every so manyth row of a table.
     """
 
     rule: Callable[[], EquilibriumRule]
     total_steps: Callable[[], int | None]
     skipped_steps: Callable[[], int]
     future_rates: Callable[[int, EffectiveTrace], EffectiveTrace | None]
+    memory: Callable[[Tensor, int], OptimizerMemory] = _nothing_in_store
 
 
 Moments = TypeVar("Moments")
@@ -136,10 +143,11 @@ class WindowedFit(TableInstrument, Generic[Moments]):
 
     def _judge_last_moments(self, start: Tensor, rates: EffectiveTrace, norm: Tensor, rule: EquilibriumRule) -> None:
         """How well the moments of the window before forecast the end of this one."""
-        if self._last_moments is None or not self._has_law(rule):
+        rule = rule.steps_earlier(rates.steps)
+        if self._last_moments is None or not self._has_law(self._last_moments, rule):
             return
         path = self._evolve(self._last_moments, start, rates, rule)
-        errors = self._forecast_errors(self._last_moments, path, rates, rule)
+        errors = self._forecast_errors(self._last_moments, start, path, rates, rule)
         judgement = Forecast(0, self._known(self._last_moments, path), start, errors).judge(norm)
         self._readings["window_forecast_median_error"] = judgement.fit.median_relative_error
         self._readings |= judgement.skill_readings("window_forecast_skill")
@@ -151,12 +159,12 @@ class WindowedFit(TableInstrument, Generic[Moments]):
     ) -> Tensor:
         """The norms at the end of the run under its schedule, NaN where it has no set end; kept if it is time."""
         total, future = self.plan.total_steps(), None
-        if total is not None and self._has_law(rule):
+        if total is not None and self._has_law(conclusion.moments, rule):
             future = self.plan.future_rates(max(0, total - self.plan.skipped_steps() - step), rates)
         if future is None:
             return conclusion.norm.new_full(conclusion.norm.shape, float("nan"))
         norms = self._evolve(conclusion.moments, conclusion.norm, future, rule)
-        errors = self._forecast_errors(conclusion.moments, norms, future, rule)
+        errors = self._forecast_errors(conclusion.moments, conclusion.norm, norms, future, rule)
         self._end_forecast.keep(step, self._known(conclusion.moments, norms), conclusion.norm, errors)
         return norms
 
@@ -188,7 +196,7 @@ class WindowedFit(TableInstrument, Generic[Moments]):
     def _evolve(self, moments: Moments, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule) -> Tensor:
         """Norms ``[rows]`` after steps with these rates and decays."""
 
-    def _has_law(self, rule: EquilibriumRule) -> bool:
+    def _has_law(self, moments: Moments, rule: EquilibriumRule) -> bool:
         """Whether norms can be evolved under this rule."""
         return True
 
@@ -197,9 +205,9 @@ class WindowedFit(TableInstrument, Generic[Moments]):
         return norms
 
     def _forecast_errors(
-        self, moments: Moments, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule
+        self, moments: Moments, start: Tensor, norms: Tensor, rates: EffectiveTrace, rule: EquilibriumRule
     ) -> NormErrors | None:
-        """What chance does to norms that were forecast along these rates; ``None`` where nobody knows."""
+        """What chance does to norms that were forecast from a start along these rates; ``None`` if nobody knows."""
         return None
 
     def _window_state(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import Unpack
 
+from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.caution import caution
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
@@ -90,13 +91,16 @@ class NormDynamicsTrainerCallback(TrainerCallback):
     ) -> None:
         """Logs what the step showed, under its number."""
         self._send(state, control)
+        if self._observer is not None and control.should_save:
+            self._observer.flush()  # what led to a checkpoint is on disk before it
 
     @safeguarded
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any) -> None:
         """Adds the state to the checkpoint that was just written."""
         folder = _checkpoint(args, state)
         if self._observer is not None and state.is_world_process_zero and folder.is_dir():
-            torch.save(self._observer.state_dict(), folder / STATE_FILE)
+            with atomic_file(folder / STATE_FILE) as temporary:
+                torch.save(self._observer.state_dict(), temporary)
 
     @safeguarded
     def on_epoch_end(

@@ -39,3 +39,10 @@ def test_the_saved_table_keeps_what_was_promised():
     assert sum(run["is_right"] for run in faults) >= 0.95 * len(faults)
     assert len(healthy) >= 20
     assert all(run["is_right"] for run in healthy)
+
+
+def test_the_saved_table_holds_what_was_said_of_held_out_runs():
+    faults, healthy = saved_runs("held_out")
+    assert len(faults) >= 20
+    assert len(healthy) >= 20
+    assert "At first try 36 of 50" in (BENCHMARKS / "results" / "verdicts.md").read_text(encoding="utf-8")

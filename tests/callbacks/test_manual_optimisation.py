@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 
 import numpy as np
@@ -126,7 +125,7 @@ def test_a_scaler_under_manual_optimisation(fit):
 )
 def test_the_number_of_steps_to_come(fit, tmp_path, options, total):
     fit(TwoPlayers(seeded(TwoTables)), pair_batches(BATCHES), NormDynamics(every_n_steps=1), **options)
-    described = json.loads((tmp_path / "normdyn" / "net.documents.weight" / "target.json").read_text())
+    described = read_run(tmp_path)["net.documents.weight"].description()
     assert described["total_steps"] == total
     assert described["lr"] == SETTINGS["documents"][0]
 

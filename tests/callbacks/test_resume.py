@@ -75,6 +75,11 @@ def assert_same(found, expected, path="state"):
         assert found == expected, path
 
 
+def statistics(callback):
+    """A state but for the id of its run: that of a run without a break is another's."""
+    return {name: entry for name, entry in callback.state_dict().items() if name != "run"}
+
+
 def run(fit, make, configure, callbacks, **options):
     module = Lit(seeded(make), configure)
     return fit(module, pair_batches(BATCHES), *callbacks, max_epochs=EPOCHS, **options)
@@ -112,7 +117,7 @@ def test_a_resumed_run_knows_and_logs_the_same(fit, tmp_path, configure, options
     for before, restored in zip(killed, first, strict=True):
         assert_same(restored.state, before.state_dict())
     for end, expected in zip(resumed, straight, strict=True):
-        assert_same(end.state_dict(), expected.state_dict())
+        assert_same(statistics(end), statistics(expected))
     for target in ("net.table.weight", "net.encoder"):
         later = {step: found for step, found in whole.logger.of(target).items() if step > at}
         assert len(later) >= 5
@@ -207,7 +212,7 @@ def test_two_tables_survive_together(fit, tmp_path):
         run(fit, TwoTables, adamw, [NormDynamics(window=25), KilledAt(30, checkpoint)])
     resumed = NormDynamics(window=25)
     run(fit, TwoTables, adamw, [resumed], ckpt_path=checkpoint)
-    assert_same(resumed.state_dict(), whole.state_dict())
+    assert_same(statistics(resumed), statistics(whole))
 
 
 def test_the_comparison_can_fail(fit, tmp_path):

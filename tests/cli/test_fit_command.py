@@ -124,6 +124,6 @@ def test_the_report_of_fit_names_rows_by_their_words(text):
     assert words_drawn
     assert set(words_drawn) <= set(vocabulary)
     assert not re.search(r"\brow \d+", (run / "report.html").read_text(encoding="utf-8"))
-    (run / "normdyn" / "table.weight" / "row_names.json").unlink()
+    (run / "normdyn" / "row_names.json").unlink()
     assert main(["report", str(run)]) == 0
     assert re.search(r"\brow \d+", (run / "report.html").read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Annotated
 
 import pytest
+from written_history import history_of
 
 from lightning_normdyn import __version__, cli
 from lightning_normdyn.cli import audit, commands, configs, demo, main as main_module
@@ -229,8 +230,7 @@ def test_ctrl_c_outside_training_ends_with_130(monkeypatch, capsys):
 
 @pytest.mark.parametrize("content", ["[1]", "null", '{"slope": '])
 def test_a_damaged_summary_is_named(tmp_path, capsys, content):
-    (tmp_path / "normdyn" / "table").mkdir(parents=True)
-    (tmp_path / "normdyn" / "table" / "target.json").write_text('{"target": "table"}')
+    history_of(tmp_path, "table").describe({})
     (tmp_path / "summary.json").write_text(content)
     assert main(["report", str(tmp_path)]) == 2
     printed = capsys.readouterr()
@@ -260,9 +260,7 @@ def test_configs_are_listed_and_copied_and_never_overwritten_in_silence(capsys, 
 
 def test_a_folder_of_runs_lists_those_with_a_history(capsys, tmp_path):
     for number in range(2):
-        target = tmp_path / "logs" / f"version_{number}" / "normdyn" / "table"
-        target.mkdir(parents=True)
-        (target / "target.json").write_text('{"target": "table"}')
+        history_of(tmp_path / "logs" / f"version_{number}", "table").describe({})
     assert main(["report", "logs"]) == 2
     printed = capsys.readouterr().err
     assert "run: 'logs' is no run but holds 2 below it" in printed

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from written_history import history_of
 
 from lightning_normdyn.cli.main import main
 
@@ -216,9 +217,7 @@ UNUSABLE = {
 @pytest.mark.filterwarnings("ignore")
 def test_a_folder_that_cannot_be_written_is_one_sentence(command, text, capsys):
     np.save("vectors.npy", np.random.default_rng(0).normal(size=(50, 4)))
-    target = Path("run/normdyn/table")
-    target.mkdir(parents=True)
-    (target / "target.json").write_text('{"target": "table", "kind": "table", "rows": 3}')
+    history_of("run", "table").describe({"kind": "table", "rows": 3})
     for name in ("file", "runs"):
         Path(name).write_text("in the way")
     assert main([command, *UNUSABLE[command]]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import os
 import re
@@ -14,18 +15,17 @@ import time
 from pathlib import Path
 
 import pytest
+from written_history import end_run, history_of, writer_of
 
 from lightning_normdyn.cli import report, watch
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.cli.watches.run_files import find_run, run_contents, run_state
-from lightning_normdyn.history import TargetHistory
+from lightning_normdyn.history import RunWriter
 from lightning_normdyn.history.alert_log import AlertLog
-from lightning_normdyn.history.run_mark import RunMark, mark_end
-from lightning_normdyn.history.target_history import folder_name
+from lightning_normdyn.history.run_record import RunRecord
 
 WORKER = Path(__file__).with_name("watched_training.py")
 LOOPS = Path(__file__).parents[1] / "training_loops"
-ANYBODY = 1_000_000_000  # no process has so high a number
 
 
 def started(*words):
@@ -84,10 +84,10 @@ def files_of(folder):
 
 def add_part(folder, step, *, target="table.weight"):
     """One more part of a history, of one target with three rows."""
-    history = TargetHistory(Path(folder) / "normdyn" / folder_name(target))
-    if not (history.folder / "target.json").exists():
+    history = history_of(Path(folder), target)
+    if not (history.run.root / "targets.json").exists():
         history.describe({"target": target, "rows": 3, "dim": 4, "total_steps": 100, "lr": 0.1})
-    history.trajectory_log.append({"step": [step] * 3, "row": [0, 1, 2], "norm": [1.0, 2.0, 1.0 + step]})
+    history.append_rows({"step": [step] * 3, "row": [0, 1, 2], "norm": [1.0, 2.0, 1.0 + step]})
     history.flush()
     return history
 
@@ -142,7 +142,6 @@ def test_a_killed_run_ends_the_watching(training):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_watching_and_leaves_a_page_that_stays_as_it_is(number):
     add_part("run", 1)
-    RunMark.here(1).write(Path("run/normdyn"))
     page = Path("run/watch.html")
     watching = watcher("run", "--interval", "0.5")
     wait_for(lambda: text_of(page), watching)
@@ -159,12 +158,11 @@ def test_a_signal_ends_the_watching_and_leaves_a_page_that_stays_as_it_is(number
 
 def watch_meanwhile(*actions, interval=0.2):
     """Watches a run of this process; every action is made once the page says what the last part has added."""
-    RunMark.here(1).write(Path("run/normdyn"))
     page, records = Path("run/watch.html"), []
     thread = threading.Thread(target=lambda: records.append(watch(run="run", interval=interval)), daemon=True)
     thread.start()
     wait_for(lambda: "Live: " in text_of(page))
-    for action in (*actions, lambda: mark_end(Path("run/normdyn"))):
+    for action in (*actions, lambda: end_run("run")):
         step = action()
         wait_for(lambda step=step: step is None or f"at step {step} of" in text_of(page))
     thread.join(100)
@@ -203,10 +201,10 @@ def test_many_additions_within_an_interval_are_drawn_together():
 
 def test_damaged_parts_are_named_and_left_out(capsys):
     for step in (1, 2, 3):
-        history = add_part("run", step)
-    folder = history.folder / "trajectory"
+        add_part("run", step)
+    folder = Path("run/normdyn/trajectory")
     whole = body_of(watch(run="run", once=True).page)
-    torn = folder / "part-00000002.parquet"
+    torn = sorted(folder.iterdir())[1]
     torn.write_bytes(torn.read_bytes()[:-20])
     assert main(["watch", "run", "--once"]) == 0
     assert f"Left out: history: '{torn}' is damaged" in capsys.readouterr().out
@@ -218,10 +216,10 @@ def test_damaged_parts_are_named_and_left_out(capsys):
 
 
 def test_a_part_that_is_being_written_is_neither_drawn_nor_damage():
-    folder = add_part("run", 1).folder / "trajectory"
-    contents = run_contents(Path("run"))
+    folder = add_part("run", 1).run.root / "trajectory"
+    contents = run_contents(Path("run/normdyn"))
     (folder / ".part-00000002.parquet.0123456789abcdef.tmp").write_bytes(b"PAR1")
-    assert run_contents(Path("run")) == contents
+    assert run_contents(Path("run/normdyn")) == contents
     assert watch(run="run", once=True).damaged == ()
 
 
@@ -265,7 +263,7 @@ def test_a_removed_run_is_not_made_again():
 
 
 def test_a_history_without_a_part_is_a_page(capsys):
-    TargetHistory("run/normdyn/t").describe({"target": "t", "kind": "table", "rows": 3})
+    history_of("run", "t").describe({"target": "t", "kind": "table", "rows": 3})
     assert main(["watch", "run", "--once"]) == 0
     assert "at no step yet" in text_of(Path("run/watch.html"))
     assert "Nothing was recorded for it yet." in text_of(Path("run/watch.html"))
@@ -285,31 +283,37 @@ def test_of_a_folder_of_runs_the_one_that_goes_on_is_watched(capsys):
     for name in ("runs/first", "runs/second"):
         add_part(name, 1)
     assert find_run(Path("none")) is None
-    RunMark.here(1).write(Path("runs/first/normdyn"))
-    RunMark(ANYBODY, 1).write(Path("runs/second/normdyn"))
+    writer_of("runs/second")._lock.release()  # as if its process had been killed
     assert find_run(Path("runs")) == Path("runs/first")
-    mark_end(Path("runs/first/normdyn"))
-    time.sleep(0.01)
-    RunMark(ANYBODY, 1).write(Path("runs/second/normdyn"))
+    end_run("runs/first")
     assert find_run(Path("runs")) == Path("runs/second")  # the newest, where none goes on
     assert main(["watch", "runs", "--once"]) == 0
     assert "this is runs/second." in capsys.readouterr().out
     assert Path("runs/second/watch.html").exists()
 
 
+def as_if_elsewhere(writer):
+    """As if another machine wrote it, whose locks are not seen here."""
+    writer._lock.release()
+    record = RunRecord.read(writer.root)
+    stretch = dataclasses.replace(record.stretches[0], host="elsewhere", boot="of another machine")
+    dataclasses.replace(record, stretches=[stretch]).write()
+
+
 def test_when_a_run_is_over():
     root = Path("run/normdyn")
-    add_part("run", 1)
-    assert run_state(Path("run")).is_gone  # nobody left a mark
-    RunMark.here(1).write(root)
-    assert not any(run_state(Path("run")))
-    RunMark(ANYBODY, 1, "elsewhere").write(root)
-    assert not any(run_state(Path("run")))  # nothing is known of another machine's processes
-    mark_end(root)
-    state = run_state(Path("run"))
+    writer = add_part("run", 1).run
+    assert not any(run_state(root))
+    writer._lock.release()
+    assert run_state(root) == (False, True)
+    as_if_elsewhere(writer)
+    assert not any(run_state(root))  # nothing is known of another machine's locks
+    writer.end()
+    state = run_state(root)
     assert (state.is_over(is_quiet=False), state.is_over(is_quiet=True)) == (False, True)
-    RunMark.here(2).write(root)  # resumed
-    assert not run_state(Path("run")).is_over(is_quiet=True)
+    resumed = RunWriter("run")
+    resumed.begin({"table.weight": 1}, writer.run_id)
+    assert not run_state(root).is_over(is_quiet=True)
 
 
 def minutes_passed(folder, minutes):
@@ -324,12 +328,12 @@ def minutes_passed(folder, minutes):
 )
 def test_of_a_run_on_another_machine_its_last_writing_is_said(minutes, age):
     add_part("run", 1)
-    RunMark(ANYBODY, 1, "elsewhere").write(Path("run/normdyn"))
+    as_if_elsewhere(writer_of("run"))
     minutes_passed("run", minutes)
     record = watch(run="run", once=True)
     assert record.status == f"Last written {age} on 'elsewhere', whose processes cannot be seen from here."
     assert f"Last written {age}" in text_of(record.page)
-    mark_end(Path("run/normdyn"))
+    end_run("run")
     assert watch(run="run", once=True).status == "The run has ended."
 
 
@@ -343,7 +347,7 @@ def test_the_terminal_shows_verdicts_and_norms_and_writes_nothing(capsys):
         {**fields, "rule": "no_decay", "severity": "warning", "sentence": "norms grow", "lever": "set weight_decay=3"},
         {**fields, "rule": "equal_norms", "severity": "note", "sentence": "all alike", "lever": "leave it"},
     ]
-    AlertLog(Path("run/normdyn")).stand(verdicts)
+    AlertLog(writer_of("run")).stand(verdicts)
     files = files_of("run")
     assert main(["watch", "run", "--once", "--terminal"]) == 0
     text = capsys.readouterr().out
@@ -363,8 +367,7 @@ def test_the_terminal_takes_no_page(capsys):
 
 def test_the_terminal_follows_a_run_to_its_end(capsys):
     add_part("run", 1)
-    RunMark.here(1).write(Path("run/normdyn"))
-    thread = threading.Timer(0.5, lambda: (add_part("run", 7), mark_end(Path("run/normdyn"))))
+    thread = threading.Timer(0.5, lambda: (add_part("run", 7), end_run("run")))
     thread.start()
     assert main(["watch", "run", "--terminal", "--interval", "0.2"]) == 0
     text = capsys.readouterr().out

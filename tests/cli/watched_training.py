@@ -12,7 +12,7 @@ from pytorch_lightning import Callback
 from small_models import Batches, Lit, TwoTables, pair_batches, seeded
 
 from lightning_normdyn.callbacks import NormDynamics
-from lightning_normdyn.history import ParquetLog
+from lightning_normdyn.history.part_log import PartLog
 
 
 class Pause(Callback):
@@ -25,7 +25,7 @@ class Pause(Callback):
 
 def main(folder, steps):
     torch.set_num_threads(1)
-    ParquetLog.__init__.__kwdefaults__["flush_seconds"] = 0.5  # a part each half second rather than each half minute
+    PartLog.__init__.__kwdefaults__["flush_seconds"] = 0.5  # a part each half second rather than each half minute
     module = Lit(seeded(TwoTables), lambda net: torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.05))
     trainer = pl.Trainer(
         accelerator="cpu",

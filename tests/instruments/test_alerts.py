@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
+from lightning_normdyn.history import RunWriter
 from lightning_normdyn.history.alert_log import AlertLog, read_alerts, read_verdicts
+from lightning_normdyn.history.run_reader import RunReader, find_record
 from lightning_normdyn.instruments import NormObserver
 from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.options import complete_options
@@ -82,31 +84,40 @@ def test_a_resumed_run_does_not_repeat_itself(lines):
 
 def test_only_the_first_rank_speaks(lines, tmp_path):
     heard = []
-    alerts = Alerts(lines.append, on_alert=heard.append, log=AlertLog(tmp_path), speaks=False)
+    alerts = Alerts(lines.append, on_alert=heard.append, log=AlertLog(run := begun_run(tmp_path)), speaks=False)
     alerts.hear(facts(), COLLAPSE)
     assert not lines
     assert not heard
-    assert not read_alerts(tmp_path)
+    run.end()
+    assert not read_alerts(reader(tmp_path))
     assert alerts.verdicts()[0].rule == "collapsed_directions"
 
 
-def test_alerts_of_several_monitors_and_of_a_resumed_run_lie_in_one_file(tmp_path):
+def begun_run(folder):
+    run = RunWriter(folder)
+    run.begin({"table": 0})
+    return run
+
+
+def reader(folder):
+    return RunReader(find_record(folder))
+
+
+def test_alerts_of_several_monitors_lie_together(tmp_path):
+    run = begun_run(tmp_path)
     for writer in ("one", "other"):
-        log = AlertLog(tmp_path, writer=writer)
+        log = AlertLog(run, writer=writer)
         log.append({"step": 100, "target": writer, "rule": "no_decay", "severity": "note"})
         log.stand([dict.fromkeys(("step", "target", "rule", "severity", "sentence", "cause", "lever"), writer)])
-    AlertLog(tmp_path, writer="one").stand([])
-    assert [alert["target"] for alert in read_alerts(tmp_path)] == ["one", "other"]
-    assert [verdict["target"] for verdict in read_verdicts(tmp_path)] == ["other"]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["alerts.parquet", "verdicts.json"]
+    AlertLog(run, writer="one").stand([])
+    run.end()
+    assert [alert["target"] for alert in read_alerts(reader(tmp_path))] == ["one", "other"]
+    assert [verdict["target"] for verdict in read_verdicts(run.root)] == ["other"]
     assert read_verdicts(tmp_path / "elsewhere") is None
 
 
-def test_damaged_files_are_named(tmp_path):
-    (tmp_path / "alerts.parquet").write_bytes(b"no parquet")
+def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "verdicts.json").write_text('{"one": [{"step": 1}]}')
-    with pytest.raises(ValueError, match=r"alerts\.parquet' is damaged"):
-        read_alerts(tmp_path)
     with pytest.raises(ValueError, match=r"verdicts\.json' is damaged"):
         read_verdicts(tmp_path)
 
@@ -166,7 +177,7 @@ def test_a_loop_leaves_alerts_verdicts_and_the_lever_in_its_last_line(caplog, tm
     with caplog.at_level(logging.INFO):
         observer = train(200, on_alert=heard.append, log_dir=tmp_path)
     assert [verdict.rule for verdict in observer.verdicts] == ["slow_relaxation"]
-    assert [alert["rule"] for alert in read_alerts(tmp_path / "normdyn")] == [verdict.rule for verdict in heard]
+    assert [alert["rule"] for alert in read_alerts(reader(tmp_path))] == [verdict.rule for verdict in heard]
     (standing,) = read_verdicts(tmp_path / "normdyn")
     assert standing["step"] == 200
     (line,) = [message for message in caplog.messages if "would settle at" in message and "at step" not in message]

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from lightning_normdyn.history import TargetHistory
+from written_history import history_of
 
 
 class Setting(NamedTuple):
@@ -78,21 +77,21 @@ class Table:
 
 def write_run(log_dir: Path, setting: Setting, *, until: int | None = None, target: str = "embedding.weight") -> Table:
     """Trains the synthetic table (up to ``until``) and leaves its history under ``log_dir``."""
-    table, history = Table(setting), TargetHistory(log_dir / "normdyn" / target)
+    table, history = Table(setting), history_of(log_dir, target)
     history.describe(description(setting, target))
     rows = np.arange(setting.rows)
     for step in range(until or setting.steps):
         if step % setting.snapshot_every == 0 and step % setting.window:
-            history.trajectory_log.append({"step": np.full(setting.rows, step), "row": rows, "norm": table.norm})
+            history.append_rows({"step": np.full(setting.rows, step), "row": rows, "norm": table.norm})
         if step == 0:
-            history.trajectory_log.append({"step": np.zeros(setting.rows), "row": rows, "norm": table.norm})
+            history.append_rows({"step": np.zeros(setting.rows), "row": rows, "norm": table.norm})
         budget = table.advance(step)
         done = step + 1
         if step % setting.snapshot_every == 0:
             history.append_quantities(step, quantities(table, budget))
         if done % setting.window == 0:
             fit = table.fit_columns(done, setting.window)
-            history.trajectory_log.append({"step": np.full(setting.rows, done), "row": rows, "norm": table.norm, **fit})
+            history.append_rows({"step": np.full(setting.rows, done), "row": rows, "norm": table.norm, **fit})
             history.append_quantities(done, fit_quantities(fit, table.norm, table.start))
             table.open_window()
     history.flush()
@@ -101,7 +100,7 @@ def write_run(log_dir: Path, setting: Setting, *, until: int | None = None, targ
 
 def write_output(log_dir: Path, setting: Setting, target: str = "encoder") -> None:
     """Leaves the history of a module's output: quantities alone, some of them not finite."""
-    history, rng = TargetHistory(log_dir / "normdyn" / target), np.random.default_rng(1)
+    history, rng = history_of(log_dir, target), np.random.default_rng(1)
     history.describe(
         {"target": target, "kind": "output", "dim": 64, "optimizer": "AdamW", "total_steps": setting.steps}
     )

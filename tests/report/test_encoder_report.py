@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from written_history import history_of
 
-from lightning_normdyn.history import TargetHistory
 from lightning_normdyn.report import write_report
 
 ITEMS = 40
@@ -14,7 +14,7 @@ ITEMS = 40
 @pytest.fixture
 def page(tmp_path):
     """The page of a run whose items settle from a norm of 2 at one of 1 to 1.5."""
-    history = TargetHistory(tmp_path / "normdyn" / "encoder")
+    history = history_of(tmp_path, "encoder")
     history.describe({"target": "encoder", "kind": "output", "optimizer": "SGD", "lr": 0.1, "total_steps": 1000})
     end = np.linspace(1, 1.5, ITEMS)
     for step in range(100, 1001, 100):
@@ -31,7 +31,7 @@ def page(tmp_path):
                 "forecast_norm": end,
             }
         rows = {"step": np.full(ITEMS, step), "row": np.arange(ITEMS)}
-        history.trajectory_log.append(rows | {name: values.astype(np.float32) for name, values in columns.items()})
+        history.append_rows(rows | {name: values.astype(np.float32) for name, values in columns.items()})
     found = {"stationarity": 0.9, "radial_decay_ratio": 2.0, "growth_share": 0.4, "drift_share": 0.6}
     history.append_quantities(1000, found | {"balance_slope": 1.0, "balance_median_error": 0.001})
     history.flush()

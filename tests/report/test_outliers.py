@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from written_history import history_of
 
-from lightning_normdyn.history import TargetHistory
 from lightning_normdyn.report import write_report
 from lightning_normdyn.report.kit.axes import bulk_frame, positive_frame
 
@@ -18,7 +18,7 @@ ROWS, FAR = 1_000, 20
 
 def write_table(folder: Path, norms: np.ndarray, *, spike: float = 1.0) -> str:
     """The page of a table whose rows are predicted as they are, and whose growth has one spike."""
-    history = TargetHistory(folder / "normdyn" / "table")
+    history = history_of(folder, "table")
     history.describe({"target": "table", "kind": "table", "rows": len(norms), "dim": 8, "total_steps": 400})
     columns = {
         "norm": norms,
@@ -29,7 +29,7 @@ def write_table(folder: Path, norms: np.ndarray, *, spike: float = 1.0) -> str:
         "update_probability": np.geomspace(1e-3, 1.0, len(norms)),
     }
     for step in (160, 400):
-        history.trajectory_log.append({"step": [step] * len(norms), "row": np.arange(len(norms)), **columns})
+        history.append_rows({"step": [step] * len(norms), "row": np.arange(len(norms)), **columns})
     for step in range(10, 401, 10):
         growth = spike * 1e-3 if step == 200 else 1e-3
         history.append_quantities(step, {"budget_growth": growth, "budget_decay": -1e-3, "budget_drift": 1e-4})

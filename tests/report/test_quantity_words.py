@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from synthetic_run import Setting, write_run
+from written_history import history_of
 
 from lightning_normdyn.history import read_run
 from lightning_normdyn.instruments import QUANTITIES
@@ -96,8 +97,8 @@ def test_words_come_from_the_registry(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_quantity_of_the_users_own_is_shown_without_words(tmp_path: Path) -> None:
     write_run(tmp_path, SMALL)
-    history = read_run(tmp_path)["embedding.weight"]
-    history.quantities_log.append({"step": [600], "quantity": ["effective_rank"], "value": [7.0]})
+    history = history_of(tmp_path, "embedding.weight")
+    history.append_quantities(600, {"effective_rank": 7.0})
     history.flush()
     last_values = write_report(tmp_path).read_text(encoding="utf-8").partition("Last values</span>")[2]
     assert ">effective_rank</th><td>7" in last_values

@@ -19,6 +19,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from synthetic_run import Setting, write_output, write_run
+from written_history import history_of
 
 from lightning_normdyn.history import TargetHistory, read_run
 from lightning_normdyn.report import write_report
@@ -187,10 +188,8 @@ def test_hostile_labels_stay_text(page: Page) -> None:
 
 
 def test_names_descriptions_and_summary_are_escaped(tmp_path: Path) -> None:
-    history = TargetHistory(tmp_path / "normdyn" / "table")
-    history.describe(
-        {"target": "<b>t", "kind": "table", "optimizer": "<i>", "law": "a<b", "lr": "<u>", "version": "<s>"}
-    )
+    history = history_of(tmp_path, "<b>t")
+    history.describe({"kind": "table", "optimizer": "<i>", "law": "a<b", "lr": "<u>", "version": "<s>"})
     history.append_quantities(3, {"<img src=x>": 1.0})
     history.flush()
     page = Page(write_report(tmp_path, summary={"optimizer": "<em>", "versions": {"<tt>": "<q>"}, "slope": "<h6>"}))
@@ -259,19 +258,19 @@ def test_an_unfinished_run_shows_its_forecast_and_no_outcome(tmp_path: Path) -> 
 
 
 def test_nothing_but_a_description_makes_a_page(tmp_path: Path) -> None:
-    TargetHistory(tmp_path / "normdyn" / "encoder").describe({"target": "encoder", "kind": "output"})
+    history_of(tmp_path, "encoder").describe({"target": "encoder", "kind": "output"})
     assert "Nothing was recorded for it yet." in Page(write_report(tmp_path)).text
 
 
 def test_values_that_are_not_finite_are_passed_over(tmp_path: Path) -> None:
-    history, rows = TargetHistory(tmp_path / "normdyn" / "table"), np.arange(4)
+    history, rows = history_of(tmp_path, "table"), np.arange(4)
     history.describe({"target": "table", "kind": "table", "rows": 4, "dim": 2, "total_steps": -1, "lr": float("nan")})
     odd = np.array([np.nan, np.inf, 0.0, 1.0], np.float32)
     nothing = np.full(4, np.nan, np.float32)
     names = ("second_moment", "update_probability", "mean_norm", "equilibrium_norm", "forecast_norm")
     for step in (0, 5):
         fit = {**dict.fromkeys(names, odd), "transient_norm": nothing}
-        history.trajectory_log.append({"step": [step] * 4, "row": rows, "norm": odd, **fit})
+        history.append_rows({"step": [step] * 4, "row": rows, "norm": odd, **fit})
         history.append_quantities(
             step, {"budget_growth": float("nan"), "radial_fraction": float("inf"), "norm_cv": 0.0}
         )
@@ -291,14 +290,15 @@ def test_missing_history_and_wrong_labels_are_named(run: Path, tmp_path: Path) -
 
 
 def test_of_what_was_written_twice_the_later_counts(tmp_path: Path) -> None:
-    history = TargetHistory(tmp_path)
+    history = history_of(tmp_path, "table")
     for norm in (1.0, 2.0):
-        history.trajectory_log.append({"step": [7, 7], "row": [4, 9], "norm": [norm, norm + 5]})
+        history.append_rows({"step": [7, 7], "row": [4, 9], "norm": [norm, norm + 5]})
         history.append_quantities(7, {"norm_mean": norm})
     history.append_quantities(3, {"norm_mean": 9.0})
     history.flush()
-    assert read_trajectory(history.trajectory()).norms.tolist() == [[2.0, 7.0]]
-    series = read_series(history.quantities())["norm_mean"]
+    written = read_run(tmp_path)["table"]
+    assert read_trajectory(written.trajectory()).norms.tolist() == [[2.0, 7.0]]
+    series = read_series(written.quantities())["norm_mean"]
     assert (series.steps.tolist(), series.values.tolist()) == ([3, 7], [9.0, 2.0])
 
 
@@ -330,10 +330,10 @@ def test_labels_keep_their_order_and_distance() -> None:
 
 
 def test_labels_name_the_rows_of_the_table_not_the_places_among_the_tracked(tmp_path: Path) -> None:
-    history = TargetHistory(tmp_path / "normdyn" / "table")
+    history = history_of(tmp_path, "table")
     history.describe({"target": "table", "kind": "table", "rows": 6, "tracked_rows": 3, "row_stride": 2})
     fit = {"update_probability": [0.9, 0.5, 0.1], "mean_norm": [3.0, 2.0, 1.0]}
-    history.trajectory_log.append({"step": [1] * 3, "row": [0, 2, 4], "norm": [3.0, 2.0, 1.0], **fit})
+    history.append_rows({"step": [1] * 3, "row": [0, 2, 4], "norm": [3.0, 2.0, 1.0], **fit})
     history.flush()
     text = Page(write_report(tmp_path, row_names=list("abcdef"))).text
     assert re.search(r"Longest\s+row\s+norm\s+share\s+a\s+3\.00\s+90%\s+c\s+2\.00\s+50%\s+e\s+1\.00\s+10%", text)
@@ -342,9 +342,9 @@ def test_labels_name_the_rows_of_the_table_not_the_places_among_the_tracked(tmp_
 def two_tables(folder: Path) -> None:
     fit = {"update_probability": [0.9, 0.5], "mean_norm": [3.0, 2.0]}
     for name in ("users", "items"):
-        history = TargetHistory(folder / "normdyn" / name)
-        history.describe({"target": f"{name}.weight", "kind": "table", "rows": 2})
-        history.trajectory_log.append({"step": [1] * 2, "row": [0, 1], "norm": [3.0, 2.0], **fit})
+        history = history_of(folder, f"{name}.weight")
+        history.describe({"kind": "table", "rows": 2})
+        history.append_rows({"step": [1] * 2, "row": [0, 1], "norm": [3.0, 2.0], **fit})
         history.flush()
 
 
@@ -409,9 +409,9 @@ def test_report_needs_neither_lightning_nor_pyplot() -> None:
 
 def write_table(folder: Path, columns: dict[str, np.ndarray], *, step: int = 10, **described: object) -> None:
     """A table's history with one fit."""
-    history, rows = TargetHistory(folder / "normdyn" / "table"), len(columns["norm"])
+    history, rows = history_of(folder, "table"), len(columns["norm"])
     history.describe({"target": "table", "kind": "table", "rows": rows, "dim": 4, **described})
-    history.trajectory_log.append({"step": np.full(rows, step), "row": np.arange(rows), **columns})
+    history.append_rows({"step": np.full(rows, step), "row": np.arange(rows), **columns})
     history.flush()
 
 
@@ -445,8 +445,8 @@ def test_outcome_goes_over_the_rows_that_were_forecast(tmp_path: Path) -> None:
     columns["forecast_norm"] = 1.3 * columns["norm"]
     write_table(tmp_path, columns, total_steps=25)
     end = columns["norm"] * np.r_[np.linspace(1.0, 1.2, 40), np.full(20, 9.0)]
-    history = TargetHistory(tmp_path / "normdyn" / "table")
-    history.trajectory_log.append({"step": np.full(60, 25), "row": np.arange(60), "norm": end})
+    history = history_of(tmp_path, "table")
+    history.append_rows({"step": np.full(60, 25), "row": np.arange(60), "norm": end})
     history.flush()
     text = Page(write_report(tmp_path)).text
     forecast, stays = (np.median(np.abs(told[:40] / end[:40] - 1)) for told in (1.3 * columns["norm"], columns["norm"]))
@@ -566,7 +566,7 @@ def test_facts_name_the_first_rate_and_set_the_law_in_greek(tmp_path: Path) -> N
     law = "R² = lr·d / (2·lambda_rad) · p / (p + 1 - beta2)"
     for name, kind in (("table", "table"), ("encoder", "output")):
         described = {"target": name, "kind": kind, "lr": 0.5, "law": law, "optimizer": "AdamW"}
-        TargetHistory(tmp_path / "normdyn" / name).describe(described)
+        history_of(tmp_path, name).describe(described)
     page = Page(write_report(tmp_path))
     assert page.text.count("lr 0.5 at the start") == 2
     assert page.text.count("R² = e·d / (2·λ) · p / (p + 1 − β₂), e the lr after momentum") == 1
@@ -597,8 +597,8 @@ def test_norms_that_stayed_show_grey_beneath_an_equal_forecast(tmp_path: Path) -
     columns = fitted_columns()
     columns["forecast_norm"] = columns["norm"]
     write_table(tmp_path, columns, total_steps=25)
-    history = TargetHistory(tmp_path / "normdyn" / "table")
-    history.trajectory_log.append({"step": np.full(60, 25), "row": np.arange(60), "norm": columns["norm"]})
+    history = history_of(tmp_path, "table")
+    history.append_rows({"step": np.full(60, 25), "row": np.arange(60), "norm": columns["norm"]})
     history.flush()
     source = write_report(tmp_path).read_text(encoding="utf-8").partition("against the norm at the end</h4>")[2]
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", source.partition("</svg>")[0])
@@ -625,7 +625,7 @@ def test_lists_align_and_cut_long_words_at_the_end(page: Page) -> None:
     ],
 )
 def test_title_names_the_experiment_of_a_version(tmp_path: Path, folder: str, title: str) -> None:
-    TargetHistory(tmp_path / folder / "normdyn" / "t").describe({"target": "t", "kind": "table"})
+    history_of(tmp_path / folder, "t").describe({"target": "t", "kind": "table"})
     assert f"<title>Norm report: {title}</title>" in Page(write_report(tmp_path / folder)).source
 
 

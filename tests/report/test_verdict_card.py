@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from written_history import history_of, writer_of
+
 from lightning_normdyn.history.alert_log import AlertLog
-from lightning_normdyn.history.target_history import FOLDER, TargetHistory
 from lightning_normdyn.report import write_report
 from lightning_normdyn.report.run.headline import verdict_card
 
@@ -41,11 +42,11 @@ def test_names_are_escaped():
 
 
 def test_the_report_of_a_run_opens_with_it(tmp_path):
-    history = TargetHistory(tmp_path / FOLDER / "table.weight")
+    history = history_of(tmp_path, "table.weight")
     history.describe({"target": "table.weight", "kind": "table", "rows": 2, "dim": 2})
     history.append_quantities(1, {"norm_mean": 1.0})
     history.flush()
-    AlertLog(tmp_path / FOLDER).stand([verdict("warning")])
+    AlertLog(writer_of(tmp_path)).stand([verdict("warning")])
     page = write_report(tmp_path).read_text(encoding="utf-8")
     main = page[page.index("<main>") :]
     assert re.match(r"<main>\s*<section class=\"verdicts card\"", main)

@@ -10,7 +10,6 @@ from lightning_normdyn.cli.reports import read_summary
 from lightning_normdyn.cli.user_errors import one_sentence
 from lightning_normdyn.cli.watches.run_view import RunView
 from lightning_normdyn.history.alert_log import read_verdicts
-from lightning_normdyn.history.target_history import FOLDER
 from lightning_normdyn.report.kit.page import Page, write_page
 from lightning_normdyn.report.run.page import report_page, run_name
 from lightning_normdyn.report.run.target_record import TargetRecord
@@ -21,12 +20,13 @@ class LivePage(RunView):
 
     Args:
         run: the run's folder.
+        history: the history in it that is shown.
         path: of the page.
         command: that makes it, for its last line.
     """
 
-    def __init__(self, run: Path, path: Path, *, command: str = "") -> None:
-        super().__init__(run)
+    def __init__(self, run: Path, history: Path, path: Path, *, command: str = "") -> None:
+        super().__init__(run, history)
         self.path = path
         self._command = command
         self._report: Page | None = None
@@ -57,6 +57,6 @@ class LivePage(RunView):
             self.trouble = one_sentence(error)
 
     def _draw(self, records: Sequence[TargetRecord]) -> None:
-        verdicts = read_verdicts(self.run / FOLDER)
+        verdicts = self._reader.checked(read_verdicts)
         title, summary = run_name(self.run.resolve()), read_summary(self.run)
         self._report = report_page(title, list(records), summary, command=self._command, verdicts=verdicts)

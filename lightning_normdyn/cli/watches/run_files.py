@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning_normdyn.cli.reports import has_history, runs_below
 from lightning_normdyn.cli.run_folder import SUMMARY_FILE, VOCABULARY_FILE
-from lightning_normdyn.history.run_mark import RunMark, has_ended
-from lightning_normdyn.history.target_history import FOLDER
+from lightning_normdyn.history.run_record import RunRecord, list_runs
 
 Contents = frozenset[tuple[Path, int]]
 """Paths of a run's files, each with the time at which it was put there in nanoseconds; 0 for parts, which stay."""
@@ -22,7 +20,7 @@ class RunState(NamedTuple):
 
     Attributes:
         has_ended: whether it said that its history is complete.
-        is_gone: whether its process is known to have ended.
+        is_gone: whether no process is known to write to it any more.
     """
 
     has_ended: bool
@@ -34,7 +32,7 @@ class RunState(NamedTuple):
         Args:
             is_quiet: whether nothing was added of late: a process that ended its training may still write a summary.
         """
-        return (self.has_ended and self.is_gone) or (is_quiet and (self.has_ended or self.is_gone))
+        return is_quiet and (self.has_ended or self.is_gone)
 
 
 def find_run(folder: Path) -> Path | None:
@@ -42,35 +40,57 @@ def find_run(folder: Path) -> Path | None:
     if has_history(folder):
         return folder
     runs = runs_below(folder) if folder.is_dir() else []
-    return next((run for run in runs if not any(run_state(run))), runs[0] if runs else None)
+    return next((run for run in runs if not any(run_state(find_history(run)))), runs[0] if runs else None)
 
 
-def run_state(run: Path) -> RunState:
-    """Whether a run goes on; one that left no mark of its process does not."""
-    root = run / FOLDER
-    mark = RunMark.read(root)
-    return RunState(has_ended(root), mark is None or mark.is_gone)
+def find_history(run: Path) -> Path:
+    """The history in a run's folder that goes on, or else the newest.
+
+    Raises:
+        FileNotFoundError: if there is none any more.
+    """
+    records = list_runs(run)
+    if not records:
+        raise FileNotFoundError(f"run: the norm history of '{run}' was removed")
+    return next((record.folder for record in records if record.has_writer), records[0].folder)
 
 
-def distant_host(run: Path) -> str:
-    """The machine that writes a run, if it is another than this one, whose processes alone can be seen; else empty."""
-    mark = RunMark.read(run / FOLDER)
-    return "" if mark is None or mark.host in ("", platform.node()) else mark.host
+def run_state(history: Path) -> RunState:
+    """Whether a history goes on; one whose lock nobody holds does not, on this machine."""
+    record = _record_of(history)
+    if record is None:
+        return RunState(has_ended=False, is_gone=not RunRecord(history, "").has_writer)
+    return RunState(record.end is not None, record.has_writer is False)
 
 
-def last_writing(run: Path) -> float:
-    """When something was last added to a run, in seconds since the epoch; 0 where it holds nothing."""
-    times = (path.stat().st_mtime for path in (run / FOLDER).rglob("*") if path.is_file())
+def distant_host(history: Path) -> str:
+    """The machine that writes a history, if it is another than this one, whose locks may not be seen; else empty."""
+    record = _record_of(history)
+    is_distant = record is not None and record.stretches and record.has_writer is None
+    return record.stretches[-1].host if record is not None and is_distant else ""
+
+
+def _record_of(history: Path) -> RunRecord | None:
+    try:
+        return RunRecord.read(history)
+    except (OSError, TypeError, ValueError, KeyError):
+        return None
+
+
+def last_writing(history: Path) -> float:
+    """When something was last added to a history, in seconds since the epoch; 0 where it holds nothing."""
+    times = (path.stat().st_mtime for path in history.rglob("*") if path.is_file())
     return max(times, default=0.0)
 
 
-def run_contents(run: Path) -> Contents:
+def run_contents(history: Path) -> Contents:
     """Everything of a run that its report is drawn of, as it lies on disk; files being written are left out."""
-    return frozenset(_files(run))
+    return frozenset(_files(history))
 
 
-def _files(run: Path) -> Iterator[tuple[Path, int]]:
-    for name, _, file_names in os.walk(run / FOLDER):
+def _files(history: Path) -> Iterator[tuple[Path, int]]:
+    run = history.parent
+    for name, _, file_names in os.walk(history):
         folder = Path(name)
         for file_name in file_names:
             if file_name.startswith("part-"):

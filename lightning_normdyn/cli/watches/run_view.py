@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lightning_normdyn.cli.run_folder import read_words
 from lightning_normdyn.cli.user_errors import one_sentence
-from lightning_normdyn.history.log import PartCache
+from lightning_normdyn.history.run_reader import RunReader
+from lightning_normdyn.history.run_record import RunRecord
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.run.page import read_records
 from lightning_normdyn.report.run.target_record import TargetRecord
@@ -22,6 +23,7 @@ class RunView(ABC):
 
     Args:
         run: the run's folder.
+        history: the history in it that is shown.
 
     Attributes:
         trouble: why the last attempt to draw or to show failed, in one sentence; empty if it did not.
@@ -32,13 +34,13 @@ class RunView(ABC):
         draw_time: when it last was, in words.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: Path, history: Path) -> None:
+        self.run, self.history = run, history
         self.trouble = ""
         self.damaged: list[str] = []
         self.last_step = self.end_step = self.redraws = 0
         self.draw_time = ""
-        self._parts = PartCache()
+        self._reader = RunReader(RunRecord(history, ""))
 
     @property
     def page(self) -> Path | None:
@@ -55,13 +57,16 @@ class RunView(ABC):
     def draw(self) -> None:
         """Draws what is on disk now; it is shown by :meth:`show`."""
         try:
-            records = read_records(self.run, read_words(self.run), read=self._parts.read)
+            self._reader.refresh()
+            records = read_records(self._reader, read_words(self.run))
+            if not records:
+                raise FileNotFoundError(f"run: '{self.history}' holds no target; was it removed?")
             self._draw(records)
         except (DrawingError, ValueError, OSError) as error:
             self.trouble = one_sentence(error)
             return
         self.trouble, self.draw_time = "", time.strftime("%Y-%m-%d %H:%M:%S")
-        self.damaged = list(self._parts.damaged.values())
+        self.damaged = list(self._reader.damaged)
         self.redraws += 1
         self.last_step = max((record.last_step for record in records), default=0)
         self.end_step = max((record.end_step for record in records), default=0)

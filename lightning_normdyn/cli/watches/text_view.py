@@ -12,7 +12,6 @@ from rich.text import Text
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.watches.run_view import RunView
 from lightning_normdyn.history.alert_log import read_verdicts
-from lightning_normdyn.history.target_history import FOLDER
 from lightning_normdyn.instruments.verdicts.verdict import amount
 from lightning_normdyn.report.run.page import run_name
 from lightning_normdyn.report.run.target_record import Series, TargetRecord
@@ -57,7 +56,7 @@ class TextView(RunView):
         console.print(self._content)
 
     def _draw(self, records: Sequence[TargetRecord]) -> None:
-        verdicts = read_verdicts(self.run / FOLDER) or []
+        verdicts = self._reader.checked(read_verdicts) or []
         self._content = Group(
             Text(run_name(self.run.resolve()), style="bold"), *_verdict_lines(verdicts), _target_table(records)
         )

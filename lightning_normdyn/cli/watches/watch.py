@@ -14,6 +14,7 @@ from lightning_normdyn.cli.watches.run_files import (
     Contents,
     RunState,
     distant_host,
+    find_history,
     find_run,
     last_writing,
     run_contents,
@@ -21,6 +22,8 @@ from lightning_normdyn.cli.watches.run_files import (
 )
 from lightning_normdyn.cli.watches.run_view import RunView
 from lightning_normdyn.cli.watches.text_view import TextView
+from lightning_normdyn.history.run_record import RunRecord
+from lightning_normdyn.report.run.page import other_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,7 +106,7 @@ def draw_once(settings: WatchSettings) -> WatchRecord:
         raise _absent(settings.run)
     view = _view_of(run, settings)
     view.draw()
-    status = _last_words(run, run_state(run))
+    status = _last_words(view.history, run_state(view.history))
     view.show(status)
     return _record(view, status)
 
@@ -127,7 +130,7 @@ def watch_run(settings: WatchSettings) -> WatchRecord:
     except KeyboardInterrupt:
         view.show("No longer watched.")
         raise
-    status = _last_words(view.run, state)
+    status = _last_words(view.history, state)
     view.show(status)
     return _record(view, status)
 
@@ -156,11 +159,22 @@ def _absent(folder: Path, when: str = "") -> FileNotFoundError:
 def _view_of(run: Path, settings: WatchSettings) -> RunView:
     if run != settings.run:
         terminal().print(f"{settings.run} holds several runs or is none itself; this is {run}.")
+    history = find_history(run)
+    for sentence in _neighbours(history):
+        terminal().print(sentence)
     if settings.in_terminal:
-        return TextView(run)
+        return TextView(run, history)
     path = settings.out if settings.out is not None else run / PAGE
     check_output_file(path, "out")
-    return LivePage(run, path, command=running_command())
+    return LivePage(run, history, path, command=running_command())
+
+
+def _neighbours(history: Path) -> list[str]:
+    """A sentence that names the other runs in the folder; none where this one is alone."""
+    try:
+        return other_runs(RunRecord.read(history))
+    except (OSError, TypeError, ValueError, KeyError):
+        return []
 
 
 def _follow(view: RunView, interval: float) -> RunState:
@@ -168,17 +182,17 @@ def _follow(view: RunView, interval: float) -> RunState:
     drawn_contents: Contents | None = None
     contents: Contents = frozenset()
     change_time = draw_time = show_time = -max(interval, _MINUTE)
-    host = distant_host(view.run)
+    host = distant_host(view.history)
     while True:
-        state = run_state(view.run)  # before the files, so that those which a run wrote before its end are seen
-        before, contents = contents, run_contents(view.run)
+        state = run_state(view.history)  # before the files, so that those which a run wrote before its end are seen
+        before, contents = contents, run_contents(view.history)
         now = time.monotonic()
         if contents != before:
             change_time = now
         is_over = state.is_over(is_quiet=now - change_time >= interval)
         if contents != drawn_contents and (is_over or now - draw_time >= interval):
             drawn_contents, draw_time, show_time = contents, now, now
-            host = distant_host(view.run)  # it may have been resumed elsewhere
+            host = distant_host(view.history)  # it may have been resumed elsewhere
             _redraw(view, interval)
         elif host and now - show_time >= max(interval, _MINUTE):
             show_time = now
@@ -212,23 +226,23 @@ def _live_words(view: RunView, interval: float) -> str:
         if isinstance(view, TextView)
         else f"Live: this page loads itself again every {interval:g} s."
     )
-    return " ".join(filter(None, (live, _distance(view.run))))
+    return " ".join(filter(None, (live, _distance(view.history))))
 
 
-def _last_words(run: Path, state: RunState) -> str:
+def _last_words(history: Path, state: RunState) -> str:
     if state.has_ended:
         return "The run has ended."
     if state.is_gone:
         return "No process writes to this history any more, and none has said that it is complete."
-    return _distance(run) or "The run goes on."
+    return _distance(history) or "The run goes on."
 
 
-def _distance(run: Path) -> str:
+def _distance(history: Path) -> str:
     """What can be said of a run of another machine, whose processes cannot be seen; empty for one of this machine."""
-    host = distant_host(run)
+    host = distant_host(history)
     if not host:
         return ""
-    minutes = max(0, int((time.time() - last_writing(run)) / _MINUTE))
+    minutes = max(0, int((time.time() - last_writing(history)) / _MINUTE))
     age = "within the last minute" if not minutes else f"{minutes:,} minute{'s' * (minutes > 1)} ago"
     return f"Last written {age} on '{host}', whose processes cannot be seen from here."
 

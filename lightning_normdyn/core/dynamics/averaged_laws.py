@@ -42,7 +42,7 @@ class ScheduleFreeAdamWLaw(DecayApart):
     growth_power = 0
     observed_mean: ObservedMean = "rms"
     norm_needs: tuple[str, ...] = ("dim",)
-    path_needs: tuple[str, ...] = ("first_step",)
+    path_needs: tuple[str, ...] = ("averages",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
         """``d·p/(p + 1 - beta2)``, as under AdamW."""
@@ -55,9 +55,9 @@ class ScheduleFreeAdamWLaw(DecayApart):
         return torch.ones_like(noise.update_probability)
 
     def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
-        """The recursion of second moments, from the first step on; NaN in mid-run, where z and x cannot be seen."""
+        """The recursion of second moments, from the first step on, or from z as it is; NaN where that is not known."""
         beta2, p = settings.second_beta, noise.update_probability
-        memory_mean, made = norm.square().reciprocal(), 0.0
+        memory_mean, made = norm.square().reciprocal(), float(settings.steps_made)
 
         def step_square(squared: Tensor, steps: float) -> Tensor:
             """``d·p/(f + (1 - f)·p·R²·w)``, f the weight of the present in the average since the first step."""
@@ -68,7 +68,7 @@ class ScheduleFreeAdamWLaw(DecayApart):
             made += steps
             return square
 
-        return _averaged_path(norm, settings, segments, step_square)
+        return _averaged_path(norm, settings, noise.averages, segments, step_square)
 
 
 class ScheduleFreeSgdLaw(DecayApart):
@@ -80,7 +80,7 @@ class ScheduleFreeSgdLaw(DecayApart):
     growth_power = -1
     observed_mean: ObservedMean = "geometric"
     norm_needs: tuple[str, ...] = ("second_moment",)
-    path_needs: tuple[str, ...] = ("first_step",)
+    path_needs: tuple[str, ...] = ("averages",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
         """``V²``, as under SGD."""
@@ -92,20 +92,26 @@ class ScheduleFreeSgdLaw(DecayApart):
         return torch.ones_like(noise.update_probability)
 
     def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
-        """The recursion of second moments, from the first step on; NaN in mid-run, where z and x cannot be seen."""
-        return _averaged_path(norm, settings, segments, lambda squared, _: noise.second_moment / squared)
+        """The recursion of second moments, from the first step on, or from z as it is; NaN where that is not known."""
+        return _averaged_path(
+            norm, settings, noise.averages, segments, lambda squared, _: noise.second_moment / squared
+        )
 
 
-def _averaged_path(norm: Tensor, settings: Settings, segments: list[RateSegment], step_square: StepSquare) -> Tensor:
-    """``|y|`` after the segments, ``z`` and ``x`` being one at the first step.
+def _averaged_path(
+    norm: Tensor, settings: Settings, averages: Tensor | None, segments: list[RateSegment], step_square: StepSquare
+) -> Tensor:
+    """``|y|`` after the segments, from z as it is; at the first step ``z`` and ``x`` are one.
 
     Over m steps in which y changes little, ``z`` loses ``m·lr·lambda·y`` and gains m independent steps, of which the
     mean of the m points holds the share ``(m + 1)/(2m)``, and ``(m + 1)·(2m + 1)/(6m²)`` of their square.
     """
-    if settings.steps_made and segments:
-        return torch.full_like(norm, torch.nan)
-    beta, made = settings.first_beta, 0.0
+    beta, made = settings.first_beta, float(settings.steps_made)
     zz = zx = xx = norm.square()
+    if made and segments:
+        if averages is None:
+            return torch.full_like(norm, torch.nan)
+        zz, zx, xx = _products(norm, averages, beta)
     for steps, effective_lr, effective_square in segments:
         lr_squared = effective_square / (1 - beta) ** 2
         decay = settings.decay_share(effective_lr, effective_square) / (1 - beta)
@@ -125,6 +131,16 @@ def _averaged_path(norm: Tensor, settings: Settings, segments: list[RateSegment]
             made, left = made + m, left - m
     norm_squared: Tensor = (1 - beta) ** 2 * zz + 2 * beta * (1 - beta) * zx + beta**2 * xx
     return norm_squared.sqrt()
+
+
+def _products(norm: Tensor, averages: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+    """``<z, z>``, ``<z, x>`` and ``<x, x>``, x being ``(y - (1 - beta)·z)/beta``."""
+    zz, zy = averages.to(norm).unbind(1)
+    if not beta:
+        return zz, zz, zz  # y is z, and x moves nothing
+    zx = (zy - (1 - beta) * zz) / beta
+    xx = (norm.square() - (1 - beta) * (2 * zy - (1 - beta) * zz)) / beta**2
+    return zz, zx, xx
 
 
 LAWS: dict[Family, Law] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def equilibrium_norm(
     """
     for name, value in (("second_moment", second_moment), ("lr", lr)):
         if not isinstance(value, Tensor):
-            check_not_negative(unknown=True, **{name: value})
+            check_not_negative(unknown=True, **dict[str, Any]({name: value}))
     v2, lam, eta, d = (
         _as_real(value, name)
         for name, value in (
@@ -172,7 +173,7 @@ def _rates(lrs: Tensor | Sequence[float]) -> list[float]:
     return rates
 
 
-def _as_real(value: Tensor | float, name: str = "value") -> Tensor:
+def _as_real(value: object, name: str = "value") -> Tensor:
     """A plain number becomes float64 of no dimension, which leaves the precision of the tensors beside it alone."""
     if isinstance(value, Tensor):
         return value if value.dtype in (torch.float32, torch.float64) else value.float()

@@ -174,10 +174,19 @@ def overlap_noise(first_beta: float, dim: int) -> float:
     return 4 * first_beta**2 / ((1 - first_beta**2) * max(dim - 1, 1))
 
 
-def radial_share(update_probability: Tensor, second_beta: float, dim: int) -> Tensor:
-    """Share of an Adam step that dividing by sqrt(v) turns away from the gradient, so that its radial part is random.
+def radial_variance(
+    update_probability: Tensor, second_beta: float, dim: int, kurtosis: Tensor | float, rate: Tensor | float
+) -> Tensor:
+    """What ``log R`` gains in a step of Adam by what dividing by sqrt(v) turns away from the gradient: ``2·r·share/d``.
 
-    With few gradients in memory that of a sign, ``(1 - 2/pi)·(1 - p/3)/(1 + alpha)``; with many, ``1.5/d²``.
+    ``r`` is the growth by the share ``rate`` of ``2·R²`` a step. What numbers of a row do alike, when they get
+    gradients and how large these are, turns nothing. The rest is, with few gradients in memory, that of a sign, ``1 -
+    2/pi``; with many, ``kappa/(4·alpha)``, a quarter of the variance of ``ln v`` between numbers; and ``1.5/d²``, since
+    v knows the direction of the row, as far as that lasts as long as the memory.
     """
-    alpha = update_probability / (1 - second_beta)
-    return (SIGN_RADIAL_SHARE * (1 - update_probability / 3) + 1.5 * alpha / dim**2) / (1 + alpha)
+    forgets = 1 - second_beta
+    alpha = update_probability / forgets
+    share = SIGN_RADIAL_SHARE / (1 + 4 * SIGN_RADIAL_SHARE * alpha / kurtosis)
+    known_direction = 1.5 / dim**2 * alpha / (1 + alpha) * forgets / (forgets + 2 * rate)
+    variance: Tensor = 2 * rate * (share + known_direction) / dim
+    return variance

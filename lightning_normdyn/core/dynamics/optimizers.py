@@ -16,11 +16,19 @@ from typing import Any
 import torch
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.laws import DecayCorrection, Family
+from lightning_normdyn.core.dynamics.laws import DecayCorrection, Family, OptimizerMemory
 from lightning_normdyn.core.dynamics.matrix_laws import muon_memory
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 
-__all__ = ["EquilibriumRule", "StepRates", "accumulated_squares", "equilibrium_rule", "group_rule", "nominal_lr"]
+__all__ = [
+    "EquilibriumRule",
+    "StepRates",
+    "accumulated_squares",
+    "equilibrium_rule",
+    "group_rule",
+    "nominal_lr",
+    "optimizer_memory",
+]
 
 
 def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> EquilibriumRule:
@@ -109,6 +117,33 @@ def accumulated_squares(optimizer: torch.optim.Optimizer, table: torch.Tensor) -
     if type(optimizer) is not torch.optim.Adagrad or table not in optimizer.state:
         return None
     return most_precise(optimizer.state[table]["sum"]).sum(-1)
+
+
+def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stride: int = 1) -> OptimizerMemory:
+    """What an optimizer has in store of each row of a table, as far as a law asks for it.
+
+    Args:
+        optimizer: Adagrad and schedule-free ones have something; of a schedule-free one in training mode without a
+            warm-up, or weights by time, alone it is enough.
+        table: ``[n, d]``, a parameter that it trains.
+        stride: of every how many rows.
+
+    Example:
+        >>> table = torch.nn.Parameter(torch.ones(4, 64))
+        >>> optimizer = torch.optim.Adagrad([table], initial_accumulator_value=0.5)
+        >>> optimizer_memory(optimizer, table, stride=2).accumulated
+        tensor([32., 32.], dtype=torch.float64)
+    """
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    accumulated = accumulated_squares(optimizer, table)
+    memory = OptimizerMemory(None if accumulated is None else accumulated[::stride].clone())
+    state = optimizer.state.get(table, {})
+    group = next((group for group in optimizer.param_groups if any(x is table for x in group["params"])), {})
+    is_averaged = type(optimizer).__name__ in ("AdamWScheduleFree", "SGDScheduleFree") and "z" in state
+    if not is_averaged or group.get("warmup_steps") or group.get("r") or not group.get("train_mode", True):
+        return memory
+    z, y = (most_precise(rows.detach()[::stride]) for rows in (state["z"], table))
+    return memory._replace(averages=torch.stack(((z * z).sum(-1), (z * y).sum(-1)), 1))
 
 
 def nominal_lr(group: Mapping[str, Any]) -> float:

@@ -114,12 +114,12 @@ class EquilibriumRule:
         """Whether steps stay as long as they are when all gradients are scaled alike, as by clipping at a low norm."""
         return self.family is not None and "second_moment" not in LAWS[self.family].norm_needs
 
-    def path_is_known(self, *, accumulated: Tensor | None = None) -> bool:
-        """Whether :meth:`evolve` has what its law needs: the accumulator, or to start at the first step."""
+    def path_is_known(self, *, accumulated: Tensor | None = None, averages: Tensor | None = None) -> bool:
+        """Whether :meth:`evolve` has what its law needs: the accumulator, or averages unless it is the first step."""
         if self.family is None:
             return False
         needs = LAWS[self.family].path_needs
-        is_begun = "first_step" in needs and self.steps_made > 0
+        is_begun = "averages" in needs and averages is None and self.steps_made > 0
         return not is_begun and (accumulated is not None or "accumulated" not in needs)
 
     def at(self, lr: float | None = None, *, nominal_lr: float | None = None) -> EquilibriumRule:
@@ -204,8 +204,8 @@ class EquilibriumRule:
                 for a law without V.
             dim: ``d``, length of an embedding.
             update_probability: ``p``, share of steps in which the row gets a gradient; ``[n]``.
-            kurtosis: ``E[s⁴]/E[s²]²`` over those steps, ``[n]``. With it AdamW's law is right for rows that are rare
-                too, as its class in ``core/dynamics/laws.py`` states.
+            kurtosis: ``E[s⁴]/E[s²]²`` over those steps, ``[n]``. With it the laws of AdamW, Adam and Lion are right for
+                rows that are rare or whose gradients differ in size, as their classes state.
 
         Returns:
             Norms in float64, ``[n]``; infinity where there is no weight decay. Under Adagrad and Adafactor, which have
@@ -263,6 +263,7 @@ class EquilibriumRule:
 
     def path_errors(
         self,
+        start: Tensor,
         end: Tensor,
         second_moment: Tensor,
         dim: int,
@@ -273,7 +274,7 @@ class EquilibriumRule:
         steps: float,
         readings: Tensor | float | None = None,
     ) -> NormErrors | None:
-        """The same of the norm at the end of a path, ``end`` being what :meth:`evolve` gives along these rates.
+        """The same of the norm at the end of a path, ``end`` being what :meth:`evolve` makes of ``start``.
 
         ``steps`` and ``readings`` are of the window that the moments are from, as for :meth:`errors`. If the path lies
         in that window, its covariance counts; a forecast from earlier moments has none.
@@ -281,7 +282,7 @@ class EquilibriumRule:
         law, noise = self._known_law(), self._noise(second_moment, dim, update_probability, kurtosis)
         rule, segments = self._along(lrs)
         sampling = self._sampling(noise, steps, readings)
-        return law.path_errors(most_precise(end), rule._settings(), noise, sampling, segments)
+        return law.path_errors(most_precise(start), most_precise(end), rule._settings(), noise, sampling, segments)
 
     def judges(
         self,
@@ -354,7 +355,7 @@ class EquilibriumRule:
         rule = self.under_decay()
         law = rule._settling_law()
         noise = rule._known_noise(law.norm_needs, second_moment, dim, update_probability)
-        return rule.lr * law.source(rule._settings(), noise) / (2 * norm**law.power)
+        return law.decay_for_norm(norm, rule._settings(), noise)
 
     def decay_for_turn(
         self,
@@ -383,6 +384,7 @@ class EquilibriumRule:
         lrs: RateTrace | EffectiveTrace | Iterable[float],
         kurtosis: Tensor | float | None = None,
         accumulated: Tensor | None = None,
+        averages: Tensor | None = None,
     ) -> Tensor:
         """The norm after a sequence of learning rates, from where it stands now.
 
@@ -400,10 +402,11 @@ class EquilibriumRule:
             kurtosis: as for :meth:`predict`.
             accumulated: for Adagrad alone, the sum over each row of what the optimizer has in its accumulator at the
                 start, ``[n]``; see :func:`lightning_normdyn.core.accumulated_squares`.
+            averages: for a schedule-free optimizer that has made steps before, ``<z, z>`` and ``<z, y>`` of each row,
+                ``[n, 2]``; see :func:`lightning_normdyn.core.optimizer_memory`.
 
         Returns:
-            Norms at the end in float64, ``[n]``. NaN under a schedule-free optimizer that has made steps before: what
-            it averages cannot be seen.
+            Norms at the end in float64, ``[n]``. NaN under a schedule-free optimizer in mid-run without its averages.
 
         Raises:
             ValueError: if no closed form is known for this optimizer, or the accumulator is missing.
@@ -416,6 +419,7 @@ class EquilibriumRule:
             )
         if accumulated is not None:
             noise = noise._replace(accumulated=most_precise(accumulated).expand_as(noise.second_moment))
+        noise = noise._replace(averages=averages)
         rule, segments = self._along(lrs)
         return law.evolve(most_precise(norm), rule._settings(), noise, segments)
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.dynamics.laws import (
+    CommonLaw,
     DecayApart,
     Family,
     Law,
     Noise,
     ObservedMean,
     Settings,
-    WithoutErrors,
     repeats,
 )
 from lightning_normdyn.core.dynamics.rates import RateSegment
@@ -70,7 +70,7 @@ def adagrad_norm(norm: Tensor, before: Tensor, after: Tensor, lr: float, *, dim:
     return (most_precise(norm).square() + lr**2 * growth.sum(1)).sqrt()
 
 
-class AdagradLaw(WithoutErrors):
+class AdagradLaw(CommonLaw):
     """Steps divided by the root of all squared gradients so far; rows have no equilibrium.
 
     With ``A`` the sum of a row's accumulator, to which a touch adds ``s = |g|² = V²/(p·R²)``, a touch makes ``R²`` grow

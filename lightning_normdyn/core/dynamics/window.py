@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.balance import Flow
 from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
-from lightning_normdyn.core.dynamics.laws import ObservedMean
+from lightning_normdyn.core.dynamics.laws import ObservedMean, OptimizerMemory
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.norm_resets import NormResets
@@ -65,9 +65,17 @@ class FitWindow:
         norms: norms at the start, ``[rows]``.
         observed_mean: how to average norms over time, :attr:`EquilibriumRule.observed_mean`.
         cadences: every how many steps each row is read, see :class:`RowMoments`.
+        memory: what the optimizer has in store of the rows at the start.
     """
 
-    def __init__(self, norms: Tensor, observed_mean: ObservedMean, cadences: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        norms: Tensor,
+        observed_mean: ObservedMean,
+        cadences: Tensor | None = None,
+        memory: OptimizerMemory | None = None,
+    ) -> None:
+        self.memory = memory or OptimizerMemory()
         self.observed_mean = observed_mean
         self.start = most_precise(norms)
         self.moments = RowMoments(len(norms), norms.device, cadences=cadences)
@@ -112,8 +120,8 @@ class FitWindow:
         no_norms = torch.full_like(end, torch.nan)
         at_start = rule.steps_earlier(self.rates.steps)
         transient = (
-            at_start.evolve(self.start, v2, dim, p, lrs=self.rates, kurtosis=kurtosis)
-            if at_start.path_is_known()
+            at_start.evolve(self.start, v2, dim, p, lrs=self.rates, kurtosis=kurtosis, **self.memory._asdict())
+            if at_start.path_is_known(**self.memory._asdict())
             else no_norms
         )
         span: _Span = {"steps": self.rates.steps, "readings": moments.readings}
@@ -131,7 +139,7 @@ class FitWindow:
             balance_norm=balance if rule.decay_is_separable else no_norms,
             stationarity=stationarity,
             equilibrium_errors=settled_rule.errors(v2, dim, p, kurtosis, **span) if has_law else None,
-            transient_errors=rule.path_errors(transient, v2, dim, p, kurtosis, lrs=self.rates, **span)
+            transient_errors=at_start.path_errors(self.start, transient, v2, dim, p, kurtosis, lrs=self.rates, **span)
             if has_law
             else None,
         )
@@ -162,6 +170,7 @@ class FitWindow:
             "moments": self.moments.state_dict(),
             "rates": self.rates.state_dict(),
             "resets": self.resets.state_dict(),
+            "memory": list(self.memory),
         }
 
     def load_state_dict(self, state: dict[str, Any], rule: EquilibriumRule) -> None:
@@ -171,6 +180,7 @@ class FitWindow:
         for total, state_total in zip((self._squares, self._logs, self._growth), state["sums"], strict=True):
             total.copy_(state_total)
         self.moments.load_state_dict(state["moments"])
+        self.memory = OptimizerMemory.from_state(state.get("memory", ()), self.start.device)
         if "resets" in state:  # no earlier release looked for them
             self.resets.load_state_dict(state["resets"], self.start.device)
         self.rates.load_state_dict(state["rates"], lr_gain=rule.lr_gain, radial_decay=rule.radial_decay)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
-from lightning_normdyn.history import TargetHistory, read_parts, read_run
+from lightning_normdyn.history import TargetHistory
 from lightning_normdyn.history.alert_log import read_verdicts
-from lightning_normdyn.history.target_history import FOLDER, ReadParts
+from lightning_normdyn.history.run_reader import RunReader, find_record
+from lightning_normdyn.history.run_record import RunRecord, list_runs
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, Link, Origin, Page, write_page
 from lightning_normdyn.report.run.target_record import TargetRecord, fits_labels, read_record
 
@@ -28,11 +31,13 @@ def write_report(
     row_names: Labels | None = None,
     summary: Mapping[str, Any] | None = None,
     command: str = "",
+    run: str | None = None,
+    warn: Callable[[str], object] = lambda message: warnings.warn(message, stacklevel=3),
 ) -> Path:
     """Writes one self-contained HTML page about a run, finished or still going, from the history on disk.
 
     Args:
-        log_dir: the run's folder, which holds ``normdyn/``.
+        log_dir: the run's folder, which holds ``normdyn/``, or such a history itself.
         out: where the page goes; ``<log_dir>/report.html`` if left out.
         row_names: names of a table's rows (vocabulary words), one per row; they name the longest and shortest rows. A
             sequence names the rows of every table of that many rows, a mapping those of each target by its name.
@@ -40,6 +45,8 @@ def write_report(
             equilibrium_slope, transient_skill, forecast_skill and so on. Without it each target shows its last logged
             values.
         command: that made the page, for its last line.
+        run: which run, where several lie in the folder, as :func:`~lightning_normdyn.history.read_run` takes it.
+        warn: hears of damaged files, which are left out, a sentence each; the page says so too.
 
     Returns:
         The page's path.
@@ -52,9 +59,14 @@ def write_report(
         OSError: if the page cannot be written.
     """
     _check_arguments(log_dir, out, row_names, summary)
-    records = read_records(log_dir, row_names)
-    verdicts = read_verdicts(Path(log_dir) / FOLDER)
+    reader = RunReader(find_record(log_dir, run), warn=warn)
+    records = read_records(reader, row_names)
+    if not records:
+        raise FileNotFoundError(f"log_dir: '{reader.record.folder}' has no target yet; wait until training has begun")
+    verdicts = reader.checked(read_verdicts)
     page = report_page(run_name(Path(log_dir).resolve()), records, summary, command=command, verdicts=verdicts)
+    notes = [*other_runs(reader.record), *(f"Left out: {damage}." for damage in reader.damaged)]
+    page = dataclasses.replace(page, notes=[*page.notes, *notes])
     path = Path(out) if out is not None else Path(log_dir) / "report.html"
     try:
         return write_page(path, page)
@@ -64,21 +76,27 @@ def write_report(
         ) from error
 
 
-def read_records(
-    log_dir: str | os.PathLike[str], row_names: Labels | None = None, *, read: ReadParts = read_parts
-) -> list[TargetRecord]:
+def other_runs(record: RunRecord) -> list[str]:
+    """A sentence that names the other runs beside one; none where it is alone.
+
+    Args:
+        record: of the run.
+    """
+    others = [str(other) for other in list_runs(record.folder.parent) if other.folder.name != record.folder.name]
+    return [f"This is {record}; beside it lie {'; '.join(others)}."] if others else []
+
+
+def read_records(reader: RunReader, row_names: Labels | None = None) -> list[TargetRecord]:
     """Reads all targets of a run.
 
     Args:
-        log_dir: the run's folder, which holds ``normdyn/``.
+        reader: of its history.
         row_names: names of rows, as :func:`write_report` takes them.
-        read: reads the parts of a log, called with its folder and schema.
 
     Raises:
-        FileNotFoundError: if ``log_dir`` holds no history.
-        ValueError: if a file of it is damaged, or names fit no table.
+        ValueError: if names fit no table.
     """
-    run = read_run(log_dir, read=read)
+    run = reader.targets()
     labels_of_target = _labels_by_target(row_names, run)
     return [
         read_record(name, history, anchor=f"target-{number}", labels=labels_of_target.get(name))

@@ -22,7 +22,7 @@ class TargetRecord:
     Attributes:
         name: the target, as the run named it.
         anchor: an HTML id that no other target of the page has.
-        description: what ``target.json`` holds.
+        description: what ``targets.json`` holds of it.
         trajectory: norms and predictions per row, or per item of a probe; empty for an output without one.
         series: logged quantities by name.
         labels: names of the table's rows, all of them in order or some by row; None where none are known.

@@ -117,7 +117,7 @@ def sweep_alpha(
     return AlphaSweep(steps, values, measure)
 
 
-def _checked(alphas: Sequence[float] | Tensor) -> Tensor:
+def _checked(alphas: object) -> Tensor:
     if isinstance(alphas, str):
         raise ValueError(f"alphas: expected exponents, 0 among them, got {alphas!r}; pass a list of numbers")
     steps = torch.as_tensor(alphas, dtype=torch.float64).cpu()

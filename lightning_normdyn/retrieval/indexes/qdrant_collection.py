@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
@@ -27,7 +30,8 @@ from lightning_normdyn.retrieval.indexes.writer import (
 
 _BATCH = 1024
 _PAGE = 4096
-_LONGEST_NAME = 240
+_LONGEST_EXPORT_SECONDS = 24 * 3600
+_LONGEST_NAME = 220  # of the 255 bytes of a file's name; an export adds 26
 _NOT_IN_NAMES = '<>:"/\\|?*\0'
 _DISTANCES: dict[Metric, str] = {"inner_product": "Dot", "euclidean": "Euclid", "cosine": "Cosine"}
 
@@ -35,8 +39,10 @@ _DISTANCES: dict[Metric, str] = {"inner_product": "Dot", "euclidean": "Euclid", 
 class QdrantCollection:
     """A collection of Qdrant under dot product.
 
-    Vectors go into a collection of their own, ``<name>-<eight letters>``, to which the alias ``<name>`` is moved in
-    one step at the end. Qdrant's ids are UUIDs: a point's is the UUID5 of the id, which its payload ``id`` holds.
+    Vectors go into a collection of their own, ``<name>-normdyn-<seconds>-<eight letters>``, to which the alias
+    ``<name>`` is moved in one step at the end. One that no alias leads to is what a killed export left, and is removed
+    by the next: in a folder, which one process opens at a time, at once; on a server, where another export may be
+    filling it, after a day. Qdrant's ids are UUIDs: a point's is the UUID5 of the id, which its payload ``id`` holds.
 
     Args:
         destination: ``out`` is a folder, or the URL of a server, whose key is read from ``QDRANT_API_KEY``; ``index``
@@ -49,7 +55,7 @@ class QdrantCollection:
         check_index(destination.index, ["flat", "hnsw"], target="qdrant")
         _check_name(destination.name)
         self.destination, self.name = destination, destination.name
-        self._fresh = f"{self.name}-{uuid.uuid4().hex[:8]}"
+        self._fresh = f"{self.name}-normdyn-{int(time.time()):x}-{uuid.uuid4().hex[:8]}"
         self._client: Any = None
         self._old_collection: str | None = None
         self._moving = False
@@ -110,6 +116,7 @@ class QdrantCollection:
             self._client.update_collection_aliases(operations)
             if self._old_collection is not None and self._old_collection != self.name:
                 self._client.delete_collection(self._old_collection)
+            self._remove_leftovers()  # not before: one may be all that there is of what the name stood for
             self._disconnect()
 
     def discard(self) -> None:
@@ -162,6 +169,25 @@ class QdrantCollection:
     def _disconnect(self) -> None:
         self._client.close()
         self._client = None
+
+    def _remove_leftovers(self) -> None:
+        pattern = re.compile(rf"{re.escape(self.name)}-normdyn-([0-9a-f]+)-[0-9a-f]{{8}}")
+        in_use = {alias.collection_name for alias in self._client.get_aliases().aliases}
+        latest = time.time() - (_LONGEST_EXPORT_SECONDS if self._remote else 0)
+        names = [collection.name for collection in self._client.get_collections().collections]
+        leftovers = [
+            name
+            for name in names
+            if name not in in_use and (match := pattern.fullmatch(name)) and int(match[1], 16) <= latest
+        ]
+        for name in leftovers:
+            self._client.delete_collection(name)
+        if leftovers:
+            caution(
+                f"out: an export to Qdrant's collection '{self.name}' was killed; {', '.join(leftovers)}, which it "
+                "left half-written, was removed",
+                stacklevel=3,
+            )
 
     @contextmanager
     def _in_one_sentence(self) -> Iterator[None]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
 from pathlib import Path
+
+from lightning_normdyn.atomic_file import make_temporary, remove_leftovers, sync_folder
+from lightning_normdyn.caution import caution
+from lightning_normdyn.file_lock import is_locked
 
 _LONGEST_NAME = 230  # that of the folder for the time being, which has some letters more, must fit too
 
@@ -40,19 +45,25 @@ class StagedPath:
         check_staged_place(place, overwrite=overwrite, folder=folder)
         self.place, self._overwrite = place, overwrite
         self._new_folders = _make_folders(place.parent)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        _clear_leftovers(place)
+        self._lock = make_temporary(place, folder=True)
+        self._folder = self._lock.path
         self.path = self._folder / place.name
 
     def publish(self) -> None:
-        """Moves what was written, and whatever lies beside it, into place.
+        """Moves what was written, and whatever lies beside it, into place, once it is on the disk.
 
         Raises:
             FileExistsError: if somebody else has written there meanwhile, and may not be overwritten.
         """
         if self.place.exists() and not self._overwrite:
             raise FileExistsError(f"out: '{self.place}' has been written by somebody else meanwhile; choose another")
-        for new in sorted(self._folder.iterdir(), key=lambda file: file.name, reverse=True):
-            place, old = self.place.with_name(new.name), self._folder / f"{new.name}.old"
+        _sync_all(self._folder)
+        products = sorted(self._folder.iterdir(), key=lambda file: file.name, reverse=True)
+        if len(products) > 1 and self.place.is_file():
+            self.place.unlink()  # a kill between two moves must not leave new ids beside old vectors
+        for new in products:
+            place, old = self.place.with_name(new.name), self._folder / f"{new.name}{_OLD}"
             if not place.is_dir():
                 new.replace(place)
                 continue
@@ -62,11 +73,14 @@ class StagedPath:
             except BaseException:
                 old.rename(place)
                 raise
+        sync_folder(self.place.parent)
         shutil.rmtree(self._folder)
+        self._lock.release()
 
     def discard(self) -> None:
         """Removes what was written, and folders that were made for it."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.release()
         for folder in self._new_folders:
             if not any(folder.iterdir()):
                 folder.rmdir()
@@ -105,6 +119,29 @@ def check_staged_place(place: Path, *, overwrite: bool, folder: bool = False) ->
             pass
     except OSError as error:
         raise OSError(f"out: cannot write '{place}' ({error.strerror}); choose a folder of your own") from error
+
+
+_OLD = ".old"
+
+
+def _sync_all(folder: Path) -> None:
+    for name, _, file_names in os.walk(folder):
+        for file_name in file_names:
+            with (Path(name) / file_name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(name))
+
+
+def _clear_leftovers(place: Path) -> None:
+    for old in place.parent.glob(f".*/{glob.escape(place.name)}{_OLD}"):
+        if not place.exists() and is_locked(old.parent) is False:
+            old.rename(place)  # that export was killed between moving the old folder away and the new one in
+    leftovers = remove_leftovers(place.parent, place.name)
+    if leftovers:
+        names = ", ".join(f"'{path.name}'" for path in leftovers)
+        caution(
+            f"out: an export to '{place}' was killed; {names}, which it left half-written, was removed", stacklevel=3
+        )
 
 
 def _make_folders(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.history import read_run
 from lightning_normdyn.history.alert_log import read_verdicts
-from lightning_normdyn.history.target_history import FOLDER
+from lightning_normdyn.history.run_record import FOLDER
 from lightning_normdyn.tasks.quiet import one_thread, quiet_lightning
 
 _NO_WORKERS = r".*does not have many workers"

@@ -81,7 +81,7 @@ def test_the_real_optimizer_settles_at_the_target(name, lr):
 def test_the_real_optimizer_turns_at_the_target(name, lr):
     """Started where it settles, whatever the gradients: Kosson et al. 2023."""
     dim, target, spread = 64, 0.01, 1.0
-    decay = weight_decay_for(rule_of(name, lr), target_angular_rate=target)
+    decay = weight_decay_for(rule_of(name, lr), target_angular_rate=target, dim=dim)
     norm = rule_of(name, lr, decay).predict(spread**2 * (dim - 1), dim).item()
     _, turns = squared_norms_and_turns(name, lr, decay, norm=norm, dim=dim, spread=spread, steps=4000)
     assert turns.square().mean().sqrt().item() == pytest.approx(target, rel=0.012)

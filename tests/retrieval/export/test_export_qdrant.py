@@ -135,5 +135,7 @@ def test_after_the_alias_was_touched_nothing_is_removed(folder, tmp_path, monkey
         patch.setattr(client, "delete_collection", fails)
         with pytest.raises(OSError, match="the disk is gone"):
             export(source, "qdrant", folder, Folding("dot"), name="docs", overwrite=True)
-    writer = export(source, "qdrant", folder, Folding("dot"), name="docs", overwrite=True)
+    with pytest.warns(UserWarning, match="an export to Qdrant's collection 'docs' was killed; docs-normdyn-"):
+        writer = export(source, "qdrant", folder, Folding("dot"), name="docs", overwrite=True)
     assert writer.search(queries, 10).ids == ranked(queries, documents, 1, source.ids)
+    assert len(collections(folder)) == 1

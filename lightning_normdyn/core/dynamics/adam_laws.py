@@ -1,0 +1,347 @@
+"""Laws of steps divided by the root of remembered squares: AdamW, with decay apart, and Adam with coupled decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lightning_normdyn.core.dynamics.laws import (
+    ROUNDING,
+    CommonLaw,
+    DecayApart,
+    Family,
+    Law,
+    Noise,
+    ObservedMean,
+    Settings,
+    Stretch,
+    known_kurtosis,
+    often_met,
+    repeats,
+)
+from lightning_normdyn.core.dynamics.norm_errors import (
+    LinearResponse,
+    NormErrors,
+    Sampling,
+    overlap_noise,
+    radial_variance,
+)
+from lightning_normdyn.core.dynamics.path_response import Coupling, PathResponse, SharedNoise
+from lightning_normdyn.core.dynamics.rates import RateSegment
+from lightning_normdyn.core.dynamics.shot_noise import ShotNoise, shot_noise
+
+_FINEST = 0.1
+"""Substep of a numerical path, as a share of the time in which anything changes."""
+
+
+class AdamWLaw(DecayApart):
+    """Steps of a size of their own, decay apart: ``R²`` relaxes linearly once the second moment has settled.
+
+    Directions turn by ``sqrt(2·lr·lambda·(1 - beta1)/(1 + beta1))`` a step.
+    """
+
+    formula = "R² = lr·d / (2·lambda_rad) · p / (p + 1 - beta2)"
+    growth = "R² grows by lr²·d·p / (p + 1 - beta2) a step"
+    power = 2
+    growth_power = 0
+    observed_mean: ObservedMean = "rms"
+    accuracy = 0.005
+    norm_needs: tuple[str, ...] = ("dim",)
+
+    def source(self, settings: Settings, noise: Noise) -> Tensor:
+        """``d·p/(p + 1 - beta2)``: a rare row divides by a second moment that has partly decayed.
+
+        Where the kurtosis of gradients is known, ``d·S·(1 + (t - 1)/(1 + alpha))`` with what is left out of that: the
+        chance in the second moment, ``S`` of :func:`~lightning_normdyn.core.dynamics.shot_noise.shot_noise`, and
+        momentum that goes on while the second moment falls already::
+
+            alpha = p/(1 - beta2),    t = [(1 - beta1)/(1 - beta1/sqrt(beta2))]²
+        """
+        p = noise.update_probability
+        plain = noise.dim * p / (p + 1 - settings.second_beta)
+        return plain * _amendment(settings, noise)
+
+    def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
+        """``R² <- (1 - a)²·R² + e²·d·p/(1 - beta2 + p·R²·w)``, with ``w`` the remembered mean of ``1/R²``.
+
+        Gradients shrink as 1/R, so while R grows Adam still divides by the larger ones of a shorter row. The average
+        ``w`` forgets over 1/(1 - beta2) steps and is taken to have settled at the start; at rest ``w = 1/R²``.
+        """
+        squared = norm.square()
+        for stretch in self._course(norm, settings, noise, segments):
+            squared = stretch.after
+        return squared.sqrt()
+
+    @staticmethod
+    def _course(norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Iterator[Stretch]:
+        forgets = 1 - settings.second_beta
+        p, squared, amendment = noise.update_probability, norm.square(), _amendment(settings, noise)
+        memory_mean = squared.reciprocal()
+        for steps, lr, lr_squared in segments:
+            substeps = math.ceil(max(1.0, min(steps, steps * forgets / _FINEST)))
+            span = steps / substeps
+            step_retention = max(0.0, 1 - settings.decay_share(lr, lr_squared)) ** 2
+            retention, memory = step_retention**span, settings.second_beta**span
+            gain = repeats(step_retention, retention, span)
+            for _ in range(substeps):
+                source = p / (forgets + p * (squared * memory_mean).nan_to_num(1, 1, 1))
+                growth = lr_squared * noise.dim * amendment * source
+                memory_mean = memory * memory_mean + (1 - memory) / squared
+                before, squared = squared, retention * squared + gain * growth
+                yield Stretch(span, before, squared, growth, retention)
+
+    def errors(self, settings: Settings, noise: Noise, sampling: Sampling) -> NormErrors | None:
+        """Norm and second moment together: touches move both at once, and so cancel in frequent rows.
+
+        With ``r = lr·lambda``, ``f = 1 - beta2`` and ``1 - A = d ln S/d ln p``, near ``1/(1 + alpha)``::
+
+            d log R = -2r·(1 + A)·log R - r·A·u + r·(touches + A·sizes + apart)
+            du      = -2f·log R - f·u + f·(touches + sizes)
+        """
+        if noise.kurtosis is None or settings.radial_decay <= 0 or not 0 < settings.second_beta < 1:
+            return None
+        rate, forgets = settings.lr * settings.radial_decay, 1 - settings.second_beta
+        touches, sizes = _touches_and_sizes(noise)
+        memory = 1 - _shot_noise_of(settings, noise).elasticity
+        response = LinearResponse.of(
+            matrix=((-2 * rate * (1 + memory), -rate * memory), (-2 * forgets, -forgets)),
+            inputs=((rate, rate * memory, rate), (forgets, forgets, 0.0)),
+            noise=(touches, sizes, _apart_variance(settings, noise, rate) / rate**2),
+            gain=((1 - memory) / 2, 0.0, 0.0),
+        )
+        errors = response.errors(sampling.steps, touches / sampling.readings * (1 - memory.square()) / 4)
+        unread = touches * (1 - memory).square() / 4 * (1 / sampling.readings - 1 / sampling.steps)
+        # the law is of the mean of R², and the logarithm of a mean that varies is low by half its variance
+        return errors._replace(predicted=errors.predicted + unread, log_bias=errors.log_bias - errors.observed)
+
+    def path_errors(
+        self,
+        start: Tensor,
+        end: Tensor,
+        settings: Settings,
+        noise: Noise,
+        sampling: Sampling,
+        segments: list[RateSegment],
+    ) -> NormErrors | None:
+        """The same system along the path, where growth is the share ``r`` of ``2·R²`` that each step adds.
+
+        The second moment at the start is the one thing that is not known there.
+        """
+        if noise.kurtosis is None or not 0 < settings.second_beta < 1:
+            return None
+        forgets = 1 - settings.second_beta
+        touches, sizes = _touches_and_sizes(noise)
+        memory = 1 - _shot_noise_of(settings, noise).elasticity
+        response = PathResponse(touches, 2, forgets / 2 * (touches + sizes))
+        remainder = torch.ones_like(touches)
+        for stretch in self._course(start, settings, noise, segments):
+            rate = stretch.rate
+            response.advance(
+                stretch.steps,
+                Coupling(-2 * rate * (1 + memory), -rate * memory, -2 * forgets, -forgets),
+                (SharedNoise(rate, forgets, touches), SharedNoise(rate * memory, forgets, sizes)),
+                _apart_variance(settings, noise, rate),
+            )
+            remainder = remainder * stretch.retention * stretch.before / stretch.after
+        gain = response.gains()[0]
+        bias = touches / sampling.readings * gain * (memory + gain)
+        inaccuracy = self.accuracy * (1 - remainder) + ROUNDING
+        errors = response.errors(sampling, inaccuracy, bias, (gain, 0.0))
+        return errors._replace(log_bias=bias - errors.observed)
+
+    def judges(self, settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
+        """Rows with 20 gradients, that decay shortens by less than 10% between two of them."""
+        return often_met(settings, noise, sampling)
+
+
+class CoupledAdamLaw(CommonLaw):
+    """Gradient and decay normalised together, as in Adam and RMSprop with coupled decay: ``R³`` settles.
+
+    It relaxes at a rate that depends on the gradient.
+    """
+
+    formula = "R³ = lr·sqrt(d)·V / (2·lambda_rad)"
+    growth = "R² grows by lr²·d a step"
+    power = 3
+    growth_power = 0
+    observed_mean: ObservedMean = "geometric"
+    accuracy = 0.005
+    decay_is_separable = False
+    norm_needs: tuple[str, ...] = ("second_moment", "dim")
+    turn_needs: tuple[str, ...] = norm_needs
+    path_needs: tuple[str, ...] = ()
+    settles = True
+
+    def source(self, settings: Settings, noise: Noise) -> Tensor:
+        """``sqrt(d)·V``, for rows updated more often than once in 1/(1 - beta2) steps.
+
+        Where the kurtosis of gradients is known, ``sqrt(d)·V·S'/D``: growth is less by ``S'``, that of AdamW's law, and
+        decay more by ``D = sqrt(E v)·E[v^(-1/2)]``, see
+        :func:`~lightning_normdyn.core.dynamics.shot_noise.shot_noise`. For rows with less than half a gradient in
+        memory ``D`` is infinite: nothing then holds them against decay.
+        """
+        growth, decay = _growth_and_decay(settings, noise)
+        return math.sqrt(noise.dim) * noise.second_moment.sqrt() * growth / decay
+
+    def turn(self, settings: Settings, noise: Noise) -> Tensor:
+        """``e·sqrt(d·q)/R``: short rows, with little noise, turn faster."""
+        norm = (settings.lr / (2 * settings.radial_decay) * self.source(settings, noise)).pow(1 / 3)
+        return settings.lr * math.sqrt(noise.dim * settings.step_share) / norm
+
+    def decay_for_turn(self, angle: float, settings: Settings, noise: Noise) -> Tensor:
+        """``e·source/(2·R³)`` for the norm ``R = e·sqrt(d·q)/angle``."""
+        norm = settings.lr * math.sqrt(noise.dim * settings.step_share) / angle
+        return settings.lr * self.source(settings, noise) / (2 * norm**3)
+
+    def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
+        """Integrates ``dR³/dt = -3·e·lambda·sqrt(d)·R⁴·D/V + 1.5·e²·d·R·S'``, exactly for R frozen within a substep.
+
+        Adam normalises noise and decay together, so ``V`` is ``sqrt(V² + lambda²·R⁴)`` here: a row without gradients
+        then shrinks by ``e·sqrt(d)`` a step instead of vanishing at once.
+        """
+        squared = norm.square()
+        for stretch in self._course(norm, settings, noise, segments):
+            squared = stretch.after
+        return squared.sqrt()
+
+    @staticmethod
+    def _course(
+        norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment], substeps: int = 8
+    ) -> Iterator[Stretch]:
+        cube, root = norm.pow(3), math.sqrt(noise.dim)
+        growth_share, decay_share = _growth_and_decay(settings, noise)
+        tiny = torch.finfo(norm.dtype).tiny
+        for steps, lr, lr_squared in segments:
+            count = min(steps, substeps)
+            span = steps / count
+            for _ in range(count):
+                radius = cube.pow(1 / 3)
+                scale = (
+                    (noise.second_moment + (settings.radial_decay * radius.square()).square()).sqrt().clamp(min=tiny)
+                )
+                share = settings.decay_share(lr, lr_squared) * root * radius * decay_share / scale
+                exponent = -3 * share * span
+                # expm1(x)/x tends to 1 without decay
+                mean_retention = torch.where(exponent < 0, torch.expm1(exponent) / exponent, 1.0)
+                growth = lr_squared * noise.dim * growth_share
+                cube = cube * exponent.exp() + 1.5 * growth * radius * span * mean_retention
+                yield Stretch(span, radius.square(), cube.pow(2 / 3), growth, (exponent * (2 / 3)).exp())
+
+    def errors(self, settings: Settings, noise: Noise, sampling: Sampling) -> NormErrors | None:
+        """Norm and second moment together, with ``a = lr²·d·S'/(2·R²)``, ``f = 1 - beta2`` and A as under AdamW.
+
+        Decay falls as ``v^(-1/2)``::
+
+            d log R = a·(-2·(1 + A)·log R - (A - 1/2)·u + touches + A·sizes + apart)
+            du      = f·(touches + sizes - 2·log R - u)
+        """
+        if noise.kurtosis is None or settings.radial_decay <= 0 or not 0 < settings.second_beta < 1:
+            return None
+        rate, forgets = self._relative_decay(settings, noise), 1 - settings.second_beta
+        touches, sizes = _touches_and_sizes(noise)
+        memory = 1 - _shot_noise_of(settings, noise).elasticity
+        gains = ((1.5 - memory) / 3, torch.full_like(memory, 1 / 6))
+        response = LinearResponse.of(
+            matrix=((-2 * rate * (1 + memory), -rate * (memory - 0.5)), (-2 * forgets, -forgets)),
+            inputs=((rate, rate * memory, rate), (forgets, forgets, 0.0)),
+            noise=(touches, sizes, _apart_variance(settings, noise, rate) / rate.square()),
+            gain=(*gains, 0.0),
+        )
+        errors = response.errors(sampling.steps, (touches + sizes) / sampling.readings / 12)
+        unread = touches * gains[0].square() + sizes * gains[1].square()
+        return errors._replace(predicted=errors.predicted + unread * (1 / sampling.readings - 1 / sampling.steps))
+
+    def path_errors(
+        self,
+        start: Tensor,
+        end: Tensor,
+        settings: Settings,
+        noise: Noise,
+        sampling: Sampling,
+        segments: list[RateSegment],
+    ) -> NormErrors | None:
+        """The same system along the path, growth and decay being what they are there."""
+        if noise.kurtosis is None or not 0 < settings.second_beta < 1:
+            return None
+        forgets = 1 - settings.second_beta
+        touches, sizes = _touches_and_sizes(noise)
+        memory = 1 - _shot_noise_of(settings, noise).elasticity
+        response = PathResponse(touches, 2, forgets / 2 * (touches + sizes))
+        remainder = torch.ones_like(touches)
+        for stretch in self._course(start, settings, noise, segments, substeps=16):
+            rate, decay = stretch.rate, -torch.as_tensor(stretch.retention).log() / (2 * stretch.steps)
+            response.advance(
+                stretch.steps,
+                Coupling(-2 * rate * (1 + memory), -rate * memory + decay / 2, -2 * forgets, -forgets),
+                (SharedNoise(rate, forgets, touches), SharedNoise(rate * memory, forgets, sizes)),
+                _apart_variance(settings, noise, rate),
+            )
+            remainder = remainder * stretch.retention * stretch.before / stretch.after
+        gains = response.gains()
+        bias = (touches * gains[0] + sizes * gains[1]) / sampling.readings / 2
+        return response.errors(sampling, self.accuracy * (1 - remainder) + ROUNDING, bias, gains)
+
+    def judges(self, settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
+        """Rows of 20 gradients' worth of information and 3 in the second moment, that decay does not outrun."""
+        p, rate, kurtosis = noise.update_probability, self._relative_decay(settings, noise), known_kurtosis(noise)
+        is_read = p / kurtosis * sampling.readings >= 20
+        return is_read & (p >= 3 * (1 - settings.second_beta)) & (rate <= 0.005 * p)
+
+    def _relative_decay(self, settings: Settings, noise: Noise) -> Tensor:
+        """``a = lr²·d·S'/(2·R²)``: the share of a settled norm that decay takes in a step."""
+        norm = (settings.lr / (2 * settings.radial_decay) * self.source(settings, noise)).pow(1 / 3)
+        return settings.lr**2 * noise.dim * _growth_and_decay(settings, noise)[0] / (2 * norm.square())
+
+
+def _shot_noise_of(settings: Settings, noise: Noise) -> ShotNoise:
+    assert noise.kurtosis is not None
+    return shot_noise(noise.update_probability, settings.second_beta, noise.kurtosis, noise.dim)
+
+
+def _amendment(settings: Settings, noise: Noise) -> Tensor:
+    """``S`` and the tail of the momentum over ``alpha/(1 + alpha)``; 1 where nobody knows the kurtosis."""
+    p, forgets = noise.update_probability, 1 - settings.second_beta
+    if noise.kurtosis is None or not 0 < forgets < 1:
+        return torch.ones_like(p)
+    tail = ((1 - settings.first_beta) / (1 - settings.first_beta / math.sqrt(settings.second_beta))) ** 2
+    chance = _shot_noise_of(settings, noise).gain * (p + forgets) / p
+    return (chance * (1 + (tail - 1) * forgets / (p + forgets))).nan_to_num(1)
+
+
+def _growth_and_decay(settings: Settings, noise: Noise) -> tuple[Tensor, Tensor]:
+    """``S'`` and ``D`` under coupled decay; 1 where nobody knows the kurtosis.
+
+    Besides chance, v knows the direction z of the row, since ``E g_i²`` goes as ``1 - z_i²``: where a row is long,
+    decay is divided by less. That adds ``k·(d - 1)/(d·(d + 2))``, with ``k = f/(f + 2·a)`` for the part of the memory
+    over which directions last.
+    """
+    p, forgets, dim = noise.update_probability, 1 - settings.second_beta, noise.dim
+    if noise.kurtosis is None or not 0 < forgets < 1:
+        return torch.ones_like(p), torch.ones_like(p)
+    growth = _amendment(settings, noise) * p / (p + forgets)
+    plain_cube = settings.lr / (2 * settings.radial_decay or math.inf) * (dim * noise.second_moment).sqrt()
+    turning = settings.lr**2 * dim / plain_cube.pow(2 / 3)
+    knowledge = (forgets / (forgets + turning)).nan_to_num(0) * (dim - 1) / (dim * (dim + 2))
+    return growth, _shot_noise_of(settings, noise).decay * (1 + knowledge)
+
+
+def _touches_and_sizes(noise: Noise) -> tuple[Tensor, Tensor]:
+    """Variances a step of when a row gets a gradient, and of how large that is; ``[n]``."""
+    p = noise.update_probability
+    return (1 - p) / p, (known_kurtosis(noise) - 1) / p
+
+
+def _apart_variance(settings: Settings, noise: Noise, rate: Tensor | float) -> Tensor:
+    """What ``log R`` gains in a step from the overlap in the momentum and the radial part of steps.
+
+    At a growth by the share ``rate`` of ``2·R²`` a step.
+    """
+    p, kurtosis = noise.update_probability, known_kurtosis(noise)
+    radial = radial_variance(p, settings.second_beta, noise.dim, kurtosis, rate)
+    return rate**2 * overlap_noise(settings.first_beta, noise.dim) + radial
+
+
+LAWS: dict[Family, Law] = {"adamw": AdamWLaw(), "adam": CoupledAdamLaw()}

@@ -1,0 +1,124 @@
+"""Steps divided by the root of a few remembered squares: what chance in these takes off, and adds to decay.
+
+An optimizer that divides by ``sqrt(v)`` remembers squared gradients ``q`` of each number of a row with the weights
+``beta2^k``. A row with a gradient in a share p of the steps has some ``alpha = p/(1 - beta2)`` of them in memory, so v
+is shot noise: at a touch, ``v = q + N``, N what is left of the touches before. Its Laplace transform is known, for
+gradients with Gaussian coordinates whose squared lengths are gamma distributed with ``kappa = E[s⁴]/E[s²]²``::
+
+    E exp(-theta·N) = exp(-alpha·Psi(theta)),    Psi(theta) = E_s[2·ln((1 + sqrt(1 + 2·s²·theta))/2)]
+
+from which follow, as integrals over theta, both averages that a law of the norm needs.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_LOG_ALPHAS = (math.log(1e-3), math.log(1e4), 162)
+_KURTOSES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0)
+_LOG_THETAS = (-40.0, 40.0, 1601)
+_SIZES = 24
+_LEAST_ALPHA = 0.55
+"""Where ``E[v^(-1/2)]`` is taken at the least; it is infinite below a half."""
+
+
+class ShotNoise(NamedTuple):
+    """What chance in the second moment does to rows. Tensors are ``[n]``.
+
+    Attributes:
+        gain: ``S = alpha·E[q/(q + N)]``, mean square of a step's numbers over that with a settled second moment; below
+            ``alpha/(1 + alpha)``, what the means alone would give.
+        elasticity: ``d ln S/d ln p``: 1 for rows that are alone with each gradient, 0 for frequent ones.
+        decay: ``sqrt(E v)·E[v^(-1/2)]``, by which a decay that is divided by ``sqrt(v)`` too is larger.
+    """
+
+    gain: Tensor
+    elasticity: Tensor
+    decay: Tensor
+
+
+def shot_noise(update_probability: Tensor, second_beta: float, kurtosis: Tensor, dim: int) -> ShotNoise:
+    """The averages for rows, interpolated in a table of the integrals (right to 0.1%).
+
+    Args:
+        update_probability: ``p``, ``[n]``.
+        second_beta: decay of the second moment, above 0 and below 1.
+        kurtosis: ``kappa`` of the rows' gradients, ``[n]``; among Gaussian numbers it would be ``1 + 2/d``.
+        dim: ``d``.
+
+    Example:
+        >>> frequent, rare = torch.tensor([1.0, 0.001], dtype=torch.float64)
+        >>> noise = shot_noise(torch.stack((frequent, rare)), 0.99, torch.ones(2, dtype=torch.float64), 1_000)
+        >>> [round(value, 2) for value in noise.gain.tolist()]  # 1 - 1.5/alpha, and alpha·(1 - alpha·(2·ln 2 - 1))
+        [0.99, 0.09]
+    """
+    gains, elasticities, decays = (grid.to(update_probability) for grid in _grids())
+    alpha = update_probability / (1 - second_beta)
+    place = _place(alpha.clamp(min=math.exp(_LOG_ALPHAS[0])).log(), _LOG_ALPHAS)
+    column = _column(kurtosis / (1 + 2 / dim))
+    plain = alpha / (1 + alpha)
+    least_place = _place(alpha.clamp(min=_LEAST_ALPHA).log(), _LOG_ALPHAS)
+    return ShotNoise(
+        plain * _interpolated(gains, place, column).exp(),
+        _interpolated(elasticities, place, column).clamp(0, 1),
+        _interpolated(decays, least_place, column).exp(),
+    )
+
+
+@lru_cache(maxsize=1)
+def _grids() -> tuple[Tensor, Tensor, Tensor]:
+    """``ln(S·(1 + alpha)/alpha)``, ``d ln S/d ln alpha`` and the logarithm of the decay's, by ln alpha and kappa."""
+    alphas = torch.linspace(*_LOG_ALPHAS, dtype=torch.float64).exp()
+    thetas = torch.linspace(*_LOG_THETAS, dtype=torch.float64).exp()
+    measure = (_LOG_THETAS[1] - _LOG_THETAS[0]) / (_LOG_THETAS[2] - 1) * thetas
+    gains, elasticities, decays = [], [], []
+    for kurtosis in _KURTOSES:
+        sizes, weights = _gamma_nodes(kurtosis)
+        root = (1 + 2 * thetas[:, None] * sizes).sqrt()
+        psi = 2 * ((1 + root) / 2).log() @ weights
+        own = (sizes / root**3) @ weights  # E[q·exp(-theta·q)]
+        transform = (-alphas[:, None] * psi).exp()
+        share = transform @ (own * measure)
+        gains.append((share * (1 + alphas)).log())
+        elasticities.append(1 - alphas * (transform @ (own * measure * psi)) / share)
+        inverse_root = transform @ (measure / (math.pi * thetas).sqrt())
+        decays.append((alphas.sqrt() * inverse_root).log())
+    return torch.stack(gains, 1), torch.stack(elasticities, 1), torch.stack(decays, 1)
+
+
+def _gamma_nodes(kurtosis: float) -> tuple[Tensor, Tensor]:
+    """Gauss-Laguerre nodes and weights of a gamma distribution with mean 1 and ``E[q²] = kappa``."""
+    if kurtosis <= 1:
+        return torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    shape = 1 / (kurtosis - 1)
+    order = torch.arange(_SIZES, dtype=torch.float64)
+    beside = (order[1:] * (order[1:] + shape - 1)).sqrt()
+    nodes, vectors = torch.linalg.eigh(torch.diag(2 * order + shape) + torch.diag(beside, 1) + torch.diag(beside, -1))
+    return nodes / shape, vectors[0].square()
+
+
+def _place(value: Tensor, grid: tuple[float, float, int]) -> Tensor:
+    first, last, count = grid
+    return ((value - first) / (last - first) * (count - 1)).clamp(0, count - 1)
+
+
+def _column(kurtosis: Tensor) -> Tensor:
+    """Where a kurtosis lies among those of the grid; below 1 the first interval is prolonged."""
+    bounds = torch.tensor(_KURTOSES, dtype=kurtosis.dtype, device=kurtosis.device)
+    kurtosis = kurtosis.clamp(0.5, _KURTOSES[-1])
+    below = (torch.searchsorted(bounds, kurtosis.contiguous(), right=True) - 1).clamp(0, len(bounds) - 2)
+    return below + (kurtosis - bounds[below]) / (bounds[below + 1] - bounds[below])
+
+
+def _interpolated(grid: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Bilinear in the grid's rows and columns."""
+    top = row.floor().long().clamp(0, grid.shape[0] - 2)
+    left = column.floor().long().clamp(0, grid.shape[1] - 2)
+    down, along = row - top, column - left
+    upper = grid[top, left].lerp(grid[top, left + 1], along)
+    return upper.lerp(grid[top + 1, left].lerp(grid[top + 1, left + 1], along), down)
