@@ -10,6 +10,7 @@ _OF_KEYWORD = re.compile(
     r"((?:password|passwd|pwd|api[_-]?key|access[_-]?token|secret)\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&,;'\"]+)",
     re.IGNORECASE,
 )
+_OF_OPTION = re.compile(r"(--?[\w.-]*(?:key|token|passw|secret|credential)[\w.-]*[= ])\s*[^\s&,;'\"]+", re.IGNORECASE)
 _PIECES = re.compile(r"[@:/?#]")
 
 
@@ -28,8 +29,11 @@ def without_passwords(text: str, *sources: str) -> str:
         'host=a password=*** port=1'
         >>> without_passwords("cannot resolve 'ss@localhost'", "postgresql://me:p@ss@localhost/x")
         "cannot resolve '***@localhost'"
+        >>> without_passwords("train.py --api-key abc --steps 3")
+        'train.py --api-key *** --steps 3'
     """
     text = _OF_KEYWORD.sub(rf"\g<1>{_MASK}", _OF_URL.sub(rf"\g<1>:{_MASK}@", text))
+    text = _OF_OPTION.sub(rf"\g<1>{_MASK}", text)
     for word in sorted((word for source in sources for word in _secrets(source)), key=len, reverse=True):
         text = text.replace(word, _MASK)
     return text

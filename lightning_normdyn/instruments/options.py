@@ -166,7 +166,7 @@ def spelled_out(options: type[Any]) -> Callable[[type[Class]], type[Class]]:
         sources = (LookOptions,) if options is LookOptions else (LookOptions, options)  # a TypedDict hides its bases
         words = "".join(_attribute_lines(source) for source in sources)
         if cls.__doc__:  # gone under python -OO
-            cls.__doc__ = cls.__doc__.replace("    Args:\n", f"    Args:\n{words}", 1)
+            cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("Args:\n", f"Args:\n{words}", 1)
         return cls
 
     return spell_out
@@ -174,5 +174,5 @@ def spelled_out(options: type[Any]) -> Callable[[type[Class]], type[Class]]:
 
 def _attribute_lines(options: type[Any]) -> str:
     """The lines below ``Attributes:`` in a docstring."""
-    _, _, lines = (options.__doc__ or "").partition("    Attributes:\n")
+    _, _, lines = inspect.cleandoc(options.__doc__ or "").partition("Attributes:\n")  # as Python 3.13 does by itself
     return lines.rstrip() + "\n" if lines else ""

@@ -31,7 +31,7 @@ def test_every_class_takes_the_same_options_with_the_same_defaults(classes, opti
         assert {name: parameters[name].default for name in expected} == expected
         assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
         for name in expected:
-            assert f"        {name}: " in cls.__doc__, (cls, name)
+            assert f"\n    {name}: " in inspect.getdoc(cls), (cls, name)
         own = set(parameters) - set(expected)
         assert own.isdisjoint(DEFAULTS)
 
