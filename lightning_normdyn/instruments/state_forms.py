@@ -78,7 +78,10 @@ def table_forms(rows: int, *, lost: Tensor) -> dict[str, Check]:
                 "counted_steps": whole(),
                 "typical_row": optional(listed(number(0), number(0), whole())),
             },
-            later={"previous_readings": listed(tensor(rows, dtypes=_INT, least=0), tensor(rows, dtypes=_BOOL))},
+            later={
+                "previous_readings": listed(tensor(rows, dtypes=_INT, least=0), tensor(rows, dtypes=_BOOL)),
+                "previous_memory": _memory(rows),
+            },
         ),
     }
 
@@ -111,8 +114,14 @@ def _fit_window(rows: int, lost: Tensor) -> Check:
             "moments": fields(moments),
             "rates": _RATES,
             "resets": fields(resets),
+            "memory": _memory(rows),
         }
     )
+
+
+def _memory(rows: int) -> Check:
+    """What the optimizer has in store of each row."""
+    return listed(optional(tensor(rows, may_be_nan=True)), optional(tensor(rows, 2, may_be_nan=True)))
 
 
 def _noise(rows: int, lost: Tensor) -> Check:
