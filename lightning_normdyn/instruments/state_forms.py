@@ -37,7 +37,6 @@ def table_forms(rows: int, *, lost: Tensor) -> dict[str, Check]:
         rows: tracked rows.
         lost: rows whose norm is not finite any more, of which anything may have been kept, a mask ``[rows]``.
     """
-
     return {
         "met": fields(
             {
