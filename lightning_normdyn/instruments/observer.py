@@ -191,6 +191,7 @@ class NormObserver:
             return dict(self._saved_state)  # it has not begun: what it was given is all there is
         return {} if self._observation is None else self._observation.state_dict()
 
+    @safeguarded
     def flush(self) -> None:
         """Puts the history on disk, ahead of a checkpoint that :meth:`state_dict` goes into later."""
         if self._observation is not None:

@@ -111,10 +111,12 @@ def tensor(
     def check(value: Any, place: str) -> None:
         if type(value) is not Tensor or value.layout is not torch.strided or value.device.type == "meta":
             _refuse(place, "a tensor", value)
-        if value.dtype not in dtypes or not (sizes or Sizes()).are_those_of(tuple(value.shape), shape):
+        if value.dtype not in dtypes or not (Sizes() if sizes is None else sizes).are_those_of(
+            tuple(value.shape), shape
+        ):
             names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
             lengths = ", ".join(
-                str(sizes.get(size, size) if sizes and isinstance(size, str) else size) for size in shape
+                str(sizes.get(size, size) if sizes is not None and isinstance(size, str) else size) for size in shape
             )
             _refuse(place, f"{names} [{lengths}]", value)
         numbers = value.detach().cpu().double()  # float32 would round the limits to infinity

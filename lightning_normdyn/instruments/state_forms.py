@@ -37,25 +37,12 @@ def table_forms(rows: int, *, lost: Tensor) -> dict[str, Check]:
         rows: tracked rows.
         lost: rows whose norm is not finite any more, of which anything may have been kept, a mask ``[rows]``.
     """
-
-    def of_rows(**limits: Any) -> Check:
-        return tensor(rows, unless=lost, **limits)
-
-    forecast = fields(
-        {
-            "due": whole(),
-            "norms": tensor(rows, may_be_nan=True),
-            "stays": of_rows(least=0),
-            "errors": optional(_errors(rows)),
-            "judged": flag,
-        }
-    )
     return {
         "met": fields(
             {
                 "met": tensor(rows, dtypes=_BOOL),
                 "was_zero": tensor(rows, dtypes=_BOOL),
-                "products": of_rows(),
+                "products": tensor(rows, unless=lost),
                 "is_steady": flag,
                 "decay": fields(
                     {"factor": number(), "steps": whole(), "velocity": number(), "swings": flag, "rate": number()}
@@ -66,21 +53,46 @@ def table_forms(rows: int, *, lost: Tensor) -> dict[str, Check]:
         "dead": fields({}),
         "split": fields({}),
         "clip": fields({}),
-        "fit": fields(
-            {
-                "window_start": whole(),
-                "window_end": whole(),
-                "forecast": optional(forecast),
-                "window": _fit_window(rows, lost),
-                "previous": optional(_noise(rows, lost)),
-                "nonfinite_before": number(0),
-                "touch_share": optional(of_rows(least=0, most=1 + 1e-9)),
-                "counted_steps": whole(),
-                "typical_row": optional(listed(number(0), number(0), whole())),
-            },
-            later={"previous_readings": listed(tensor(rows, dtypes=_INT, least=0), tensor(rows, dtypes=_BOOL))},
-        ),
+        "fit": _fit(rows, lost),
     }
+
+
+def _fit(rows: int, lost: Tensor) -> Check:
+    forecast = fields(
+        {
+            "due": whole(),
+            "norms": tensor(rows, may_be_nan=True),
+            "stays": tensor(rows, least=0, unless=lost),
+            "errors": optional(_errors(rows)),
+            "judged": flag,
+        }
+    )
+    form = fields(
+        {
+            "window_start": whole(),
+            "window_end": whole(),
+            "forecast": optional(forecast),
+            "window": _fit_window(rows, lost),
+            "previous": optional(_noise(rows, lost)),
+            "nonfinite_before": number(0),
+            "touch_share": optional(tensor(rows, least=0, most=1 + 1e-9, unless=lost)),
+            "counted_steps": whole(),
+            "typical_row": optional(listed(number(0), number(0), whole())),
+        }
+    )
+    of_previous = fields(
+        {
+            "previous_readings": listed(tensor(rows, dtypes=_INT, least=0), tensor(rows, dtypes=_BOOL)),
+            "previous_memory": _memory(rows),
+        }
+    )
+
+    def check(value: Any, place: str) -> None:
+        form(value, place)
+        if value["previous"] is not None:
+            of_previous(value, place)
+
+    return check
 
 
 def _errors(rows: int) -> Check:
@@ -111,8 +123,14 @@ def _fit_window(rows: int, lost: Tensor) -> Check:
             "moments": fields(moments),
             "rates": _RATES,
             "resets": fields(resets),
+            "memory": _memory(rows),
         }
     )
+
+
+def _memory(rows: int) -> Check:
+    """What the optimizer has in store of each row."""
+    return listed(optional(tensor(rows, may_be_nan=True)), optional(tensor(rows, 2, may_be_nan=True)))
 
 
 def _noise(rows: int, lost: Tensor) -> Check:

@@ -158,10 +158,10 @@ def resumed(folder):
 
 
 class WithTable(Sharded):
-    """An encoder in a unit behind a table that is in none."""
+    """Units behind a table that is in none."""
 
     def __init__(self, *, is_averaged):
-        super().__init__(OPTIMIZERS["sgd"], lambda net: [net.encoder])
+        super().__init__(OPTIMIZERS["sgd"], lambda net: [net.encoder, net.head])
         self.table = seeded(lambda: nn.Embedding(ROWS, INPUT))
         if is_averaged:
             self.table.weight.register_post_accumulate_grad_hook(average)

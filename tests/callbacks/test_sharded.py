@@ -92,6 +92,7 @@ def test_no_advice_leaves_gradients_apart(ranks):
     assert not torch.allclose(first, second, atol=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_a_table_whose_gradients_are_averaged_as_advised_is_one(fit, ranks):
     first, second = (rank["whole tables"][True]["table"] for rank in ranks)
     assert torch.equal(first, second)

@@ -82,7 +82,7 @@ def cases(rank):
 
 def main(folder):
     dist.init_process_group("gloo")
-    meeting.PATIENCE = 2.0
+    meeting.PATIENCE = 1.0
     logging.getLogger("lightning_normdyn.caution").disabled = True
     rank, results = dist.get_rank(), {}
     for name, patch, options in cases(rank):

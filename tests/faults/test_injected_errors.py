@@ -140,6 +140,7 @@ def plain_scenario(folder, trace=None):
             observer.before_step()
             optimizer.step()
             if step == 8:
+                observer.flush()
                 observer.state_dict()
                 assert isinstance(observer.verdicts, list)
         observer.finish()

@@ -80,7 +80,11 @@ def ours(monkeypatch):
         ]
 
 
-HOOKS = [n for n in methods_of(NormDynamicsTrainerCallback) if n not in AT_SETUP | INNER]
+HOOKS = [
+    pytest.param(name, marks=[] if name == "on_step_end" else pytest.mark.slow)
+    for name in methods_of(NormDynamicsTrainerCallback)
+    if name not in AT_SETUP | INNER
+]
 
 
 @pytest.mark.parametrize("name", HOOKS)
@@ -96,7 +100,9 @@ def test_a_hook_that_fails_costs_one_warning(tmp_path, undisturbed, ours, name):
     assert f"InjectedError: {name}" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"no file of torch", None])
+@pytest.mark.parametrize(
+    "content", [pytest.param(b"", marks=pytest.mark.slow), pytest.param(b"no file", marks=pytest.mark.slow), None]
+)
 def test_a_state_that_cannot_be_read_costs_one_warning(tmp_path, undisturbed, ours, content):
     """``None`` cuts the file in half."""
     trained(tmp_path, NormDynamicsTrainerCallback(**SETTINGS))

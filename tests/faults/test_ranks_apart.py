@@ -16,7 +16,7 @@ APART = "what is measured over all ranks ends, since the ranks do not do the sam
 ALONE = "measured on this rank alone, since "
 SENTENCES = {
     "together": ([], []),
-    "the first rank alone": ([f"'encoder': {ALONE}rank 1 did not take part within 2 s"], []),
+    "the first rank alone": ([f"'encoder': {ALONE}rank 1 did not take part within 1 s"], []),
     "tables of the first rank alone": ([], []),
     "uneven loops": (
         [f"{ENDED}9: {APART}(rank 0: before step 10; rank 1: its end after step 9)"],

@@ -110,6 +110,9 @@ def are_same(left, right):
 def assert_all_or_nothing(saved, name, spoilt, afresh):
     first, last, weights, said = resume(saved, spoilt)
     assert not [key for key, value in saved[2].items() if not torch.equal(weights[key], value)], name
+    if "Looks: looks" in name:  # the user's own instrument, which judges its state itself
+        assert all("Looks cannot take back its state of" in message for message in said), (name, said)
+        return "taken"
     if said:
         assert len(said) == 1, (name, said)
         assert "the checkpoint's norm statistics cannot be used (" in said[0], (name, said)
