@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.number_checks import check_not_negative
+from lightning_normdyn.core.number_checks import check_not_negative, check_number
 from lightning_normdyn.core.tensor_checks import check_tensors
 
 
@@ -44,9 +43,10 @@ def equilibrium_norm(
         >>> equilibrium_norm(second_moment=8.0, radial_decay=0.0, lr=1.0)
         tensor(inf, dtype=torch.float64)
     """
-    for name, value in (("second_moment", second_moment), ("lr", lr)):
-        if not isinstance(value, Tensor):
-            check_not_negative(unknown=True, **{name: value})
+    if not isinstance(second_moment, Tensor):
+        check_not_negative(unknown=True, second_moment=second_moment)
+    if not isinstance(lr, Tensor):
+        check_not_negative(unknown=True, lr=lr)
     v2, lam, eta, d = (
         _as_real(value, name)
         for name, value in (
@@ -176,6 +176,5 @@ def _as_real(value: Tensor | float, name: str = "value") -> Tensor:
     """A plain number becomes float64 of no dimension, which leaves the precision of the tensors beside it alone."""
     if isinstance(value, Tensor):
         return value if value.dtype in (torch.float32, torch.float64) else value.float()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(f"{name}: expected a number or a tensor, got {value!r}")
+    check_number(**{name: value})
     return torch.tensor(float(value), dtype=torch.float64)

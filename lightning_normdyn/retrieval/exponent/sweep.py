@@ -118,9 +118,10 @@ def sweep_alpha(
 
 
 def _checked(alphas: Sequence[float] | Tensor) -> Tensor:
-    if isinstance(alphas, str):
-        raise ValueError(f"alphas: expected exponents, 0 among them, got {alphas!r}; pass a list of numbers")
-    steps = torch.as_tensor(alphas, dtype=torch.float64).cpu()
+    try:
+        steps = torch.as_tensor(alphas, dtype=torch.float64).cpu()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"alphas: expected exponents, 0 among them, got {alphas!r}; pass a list of numbers") from error
     if steps.ndim != 1 or not steps.isfinite().all() or not (steps == 0).any() or len(steps.unique()) < len(steps):
         raise ValueError(
             f"alphas: expected different finite exponents with 0 among them, got {steps.tolist()}; 0 is what the "
