@@ -74,6 +74,26 @@ def check_not_negative(*, unknown: bool = False, hint: str = "", **numbers: obje
             raise ValueError(f"{name}: expected a number, 0 or more, got {number!r}{_ending(hint)}")
 
 
+def check_number(**numbers: object) -> None:
+    """Refuses what is no number at all; NaN and infinity pass.
+
+    Args:
+        numbers: name of an argument to what came.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> check_number(drift="0")
+        Traceback (most recent call last):
+            ...
+        ValueError: drift: expected a number, got '0'
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Real | Tensor):
+            raise ValueError(f"{name}: expected a number, got {number!r}")
+
+
 def check_finite_number(*, hint: str = "", **numbers: object) -> None:
     """Refuses a number that is not finite, and what is no number.
 

@@ -33,7 +33,7 @@ def split_by_group(groups: Sequence[str], shares: Mapping[str, float], *, seed: 
     """
     if any(not share > 0 for share in shares.values()) or not sum(shares.values()) < 1:
         names = " and ".join(f"{split}_share" for split in shares)
-        raise ValueError(f"{names}: expected shares above 0 that leave something for training, got {dict(shares)}")
+        raise ValueError(f"shares: expected {names} above 0 that leave something for training, got {dict(shares)}")
     sizes = Counter(groups)
     if len(sizes) <= len(shares):
         raise ValueError(f"groups: expected at least {len(shares) + 1} to split, got {len(sizes)}")

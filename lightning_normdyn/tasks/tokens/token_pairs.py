@@ -47,8 +47,10 @@ class TokenPairs(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_count(
+            vocabulary_size=vocabulary_size, window=window, batch_size=batch_size, steps_per_epoch=steps_per_epoch
+        )
         check_count(2, vocabulary_size=vocabulary_size, hint="a word by itself has no context")
-        check_count(window=window, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
         check_count(0, seed=seed)
         self.text = text
         self.vocabulary_size = vocabulary_size
