@@ -92,9 +92,14 @@ def atomic_file(file: Path) -> Iterator[Path]:
     except BaseException as error:
         if temporary != file:
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+        if isinstance(error, OSError) and error.errno is not None and error.filename in _places(temporary):
             raise OSError(error.errno, error.strerror, str(file)) from error
         raise
+
+
+def _places(temporary: Path) -> tuple[str | None, ...]:
+    """What an error names where it is of the file that was to be written."""
+    return (None, str(temporary), *map(str, temporary.parents))
 
 
 def make_temporary(place: Path, *, folder: bool = False) -> FileLock:

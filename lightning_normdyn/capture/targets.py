@@ -77,7 +77,8 @@ def check_targets(targets: Targets) -> Targets:
     is_list = isinstance(targets, Sequence) and not isinstance(targets, str)
     if is_list and all(isinstance(pattern, str) and pattern.strip() for pattern in targets) and len(targets):
         return targets
-    raise ValueError(f"targets: expected 'auto' or a list of patterns, got {targets!r}")
+    received = "an empty list" if is_list and not len(targets) else repr(targets)
+    raise ValueError(f"targets: expected 'auto' or a list of patterns, got {received}")
 
 
 def _match(

@@ -103,8 +103,8 @@ class NormObserver:
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
         for each in self._schedulers:
-            if not hasattr(each, "state_dict"):
-                raise ValueError(f"scheduler: expected a scheduler of torch, got {each!r}; pass the object itself")
+            if not (callable(each) or hasattr(each, "step")):
+                raise ValueError(f"scheduler: expected one that can step, or a function, got {each!r}; pass it itself")
         self._log, self._log_dir, self._name = log, log_dir, name
         self.name_holders: list[object] = [model]
         self._options = complete_options(options, arguments=_ARGUMENTS)

@@ -207,14 +207,13 @@ def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | N
         gathered_norms: :func:`quantile_grid` of every rank, ``[ranks, 512]``.
         gathered_sums: the other fields of every rank, ``[ranks, 4]``; zeros of one that heard nothing.
 
-    The common direction is the mean of those of the ranks, whose batches are alike.
+    The common direction is left out (NaN): lengths of mean directions do not say the length of their mean.
     """
     norms = gathered_norms.flatten()
-    has_heard = ~gathered_norms.isnan().all(1)
-    if not bool(has_heard.any()):
+    if bool(gathered_norms.isnan().all()):
         return None
     radial_square, gradient_square, nonfinite, direction = gathered_sums.sum(0).unbind()
-    return OutputStep(norms, radial_square, gradient_square, nonfinite, direction / has_heard.sum())
+    return OutputStep(norms, radial_square, gradient_square, nonfinite, torch.full_like(direction, torch.nan))
 
 
 def quantile_grid(norms: Tensor) -> Tensor:

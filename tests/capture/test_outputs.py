@@ -81,6 +81,7 @@ def expected(vectors, gradients):
         **{f"norm_p{q:02d}": np.quantile(norms, q / 100) for q in (5, 50, 95)},
         "gradient_norm": whole,
         "radial_fraction": math.sqrt((radial**2).sum()) / whole,
+        "common_direction": np.linalg.norm((vectors / norms[:, None]).mean(0)),
         "nonfinite_gradients": 0,
         "skipped_steps": 0,
     }

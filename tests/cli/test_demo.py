@@ -149,7 +149,7 @@ def test_a_folder_that_vanishes_costs_the_files_and_not_the_run(text, monkeypatc
         Path("run").write_text("in the way")
 
     on_step(monkeypatch, 10, vanish)
-    with pytest.warns(UserWarning, match="training goes on"):
+    with pytest.warns(UserWarning, match="training goes on"), pytest.warns(UserWarning, match="are lost"):
         assert main(["demo", "--text", text, "--steps", "150", "--out", "run"]) == 0
     printed = capsys.readouterr().out
     assert "equilibrium law" in printed

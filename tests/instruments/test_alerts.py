@@ -183,7 +183,7 @@ def test_a_loop_leaves_alerts_verdicts_and_the_lever_in_its_last_line(caplog, tm
     (line,) = [message for message in caplog.messages if "would settle at" in message and "at step" not in message]
     assert "with a relaxation time of 1,000 steps in a run of 200" in line
     assert "equilibrium_init(table, rule)" in line
-    assert "raise weight_decay" in line
+    assert "or train 3,000 steps" in line
 
 
 def test_three_steps_say_nothing(caplog):

@@ -69,6 +69,7 @@ def test_every_quantity_that_the_report_asks_for_is_registered(
     assert {"budget_drift", "update_radial_fraction", "norm_p05"} <= drawn
     # What the balance is not compared with is asked for by its pattern alone.
     patterns = {"equilibrium_persistence_error", "equilibrium_skill", "balance_persistence_error", "balance_skill"}
+    patterns |= {"balance_least_squares_slope"}
     assert (numbers.names | drawn) - patterns - OF_SUMMARIES <= QUANTITIES.keys()
 
 

@@ -112,7 +112,7 @@ def test_the_sweep_finds_what_was_planted(monkeypatch, text, exponent):
             norm = (moment / (2 * decay)) ** 0.25
             norm[7] = 100.0
             runs.append(SWEEP._WindowMeans(decay, norm, moment, often))
-        return runs
+        return runs, []
 
     monkeypatch.setattr(SWEEP, "_sweep", planted)
     record = weight_decay_sweep(weight_decays=decays, text=text)

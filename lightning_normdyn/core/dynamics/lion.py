@@ -11,7 +11,7 @@ from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _EXACT_TERMS = 8
 _NODES = 24
-_LEAST_SPREAD = 1e-3
+_LEAST_SPREAD = 1e-4
 _RARE = 0.2  # fitted to shot noise simulated with 200,000 components; with it the norm is right within 0.4%
 
 
