@@ -80,8 +80,8 @@ def test_logged_numbers_are_those_of_one_process_on_all_data(fit, ranks, case, m
         assert logged.keys() == alone.keys()
         assert len(alone) >= STEPS
         for step, quantities in alone.items():
-            ill_posed = ("balance_median_error",)  # of norms that next to nothing moves
-            expected = {key: value for key, value in quantities.items() if key not in ill_posed}
+            left_out = ("balance_median_error", "common_direction")  # ill-posed here; of one process alone
+            expected = {key: value for key, value in quantities.items() if key not in left_out}
             found = {key: logged[step].get(key) for key in expected}
             assert found == pytest.approx(expected, rel=5e-3, abs=2e-6), (target, step)
 

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 import torch
 from brute_force import (
-    adamw_amendment,
-    adamw_path,
     budget_total,
-    coupled_adam_path,
     expected_balance,
     expected_kurtosis,
     expected_moments,
@@ -26,6 +23,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from small_models import DIM, ROWS, Lit, PairTable, pair_batches, seeded
 
 from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.core import equilibrium_rule
 from lightning_normdyn.history import read_run
 
 STEPS = 24
@@ -74,32 +72,36 @@ def sgd_law(lr=0.3, momentum=0.0, dampening=0.0):
     )
 
 
-def adamw_law(lr=0.02, decay=0.1, beta1=0.8, beta2=0.95):
-    def amendment(p, kurtosis):
-        return np.where(p > 0, adamw_amendment(p, kurtosis, beta1, beta2, DIM), 1)
+def ruled_law(kind, effective, decay, *, separable, power, **options):
+    """A law whose constants are integrals or averages of their own, held against simulations in tests/core/dynamics.
 
-    return Law(
-        functools.partial(optimizer, torch.optim.AdamW, lr=lr, weight_decay=decay, betas=(beta1, beta2)),
-        lr,
-        decay,
-        True,
-        2,
-        lambda _v2, p, k: (lr * DIM / (2 * decay) * p / (p + 1 - beta2) * amendment(p, k)) ** 0.5,
-        lambda start, _v2, p, k: adamw_path(start, p, [lr] * STEPS, decay, DIM, beta2, amendment(p, k)),
-    )
+    What is looked at here is that the window hands the rule the right moments, rates and start.
+    """
+    configure = functools.partial(optimizer, kind, weight_decay=decay, **options)
+
+    def rule():
+        return equilibrium_rule(configure(PairTable("dot")))
+
+    def equilibrium(v2, p, kurtosis):
+        return (
+            rule().predict(torch.from_numpy(v2), DIM, torch.from_numpy(p), kurtosis=torch.from_numpy(kurtosis)).numpy()
+        )
+
+    def path(start, v2, p, kurtosis):
+        start, v2, p = map(torch.from_numpy, (start, v2, p))
+        return (
+            rule().evolve(start, v2, DIM, p, lrs=[options["lr"]] * STEPS, kurtosis=torch.from_numpy(kurtosis)).numpy()
+        )
+
+    return Law(configure, effective, decay, separable, power, equilibrium, path)
+
+
+def adamw_law(lr=0.02, decay=0.1, beta1=0.8, beta2=0.95):
+    return ruled_law(torch.optim.AdamW, lr, decay, separable=True, power=2, lr=lr, betas=(beta1, beta2))
 
 
 def coupled_law(kind, lr=0.02, momentum=0.0, **options):
-    decay, effective = 0.05, lr / (1 - momentum)
-    return Law(
-        functools.partial(optimizer, kind, lr=lr, weight_decay=decay, **options),
-        effective,
-        decay,
-        False,
-        3,
-        lambda v2, _p, _k: (effective * DIM**0.5 * v2**0.5 / (2 * decay)) ** (1 / 3),
-        lambda start, v2, _p, _k: coupled_adam_path(start, v2, [effective] * STEPS, decay, DIM),
-    )
+    return ruled_law(kind, lr / (1 - momentum), 0.05, separable=False, power=3, lr=lr, **options)
 
 
 LAWS = {

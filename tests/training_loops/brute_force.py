@@ -86,17 +86,6 @@ def _sources(steps, rows):
     return np.array(squares), np.array(touched)
 
 
-def adamw_amendment(probability, kurtosis, beta1, beta2, dim):
-    """What chance in the second moment and a momentum that outlasts it make of the growth of a row under AdamW.
-
-    ``alpha·(alpha + h)/(alpha² + (h + 1.5·k)·alpha + h)·(1 + (t - 1)/(1 + alpha))`` over ``alpha/(1 + alpha)``.
-    """
-    alpha, k = probability / (1 - beta2), np.fmax(kurtosis / (1 + 2 / dim), 0.8)
-    h = (1.5 * k - 1) / (math.log(4) - 1 + 0.267 * np.log(k))
-    t = ((1 - beta1) / (1 - beta1 / math.sqrt(beta2))) ** 2
-    return (alpha + h) / (alpha**2 + (h + 1.5 * k) * alpha + h) * (alpha + t)
-
-
 def sgd_path(norm, second_moment, effective_lrs, decay):
     """``R⁴(t+1) = (1 - a)⁴·R⁴(t) + 2·(1 - a)²·e²·V²``, step by step."""
     fourth = norm**4
@@ -118,15 +107,6 @@ def adamw_path(norm, probability, lrs, decay, dim, beta2, amendment=1.0):
         remembered = beta2 * remembered + (1 - beta2) / square
         square = (1 - lr * decay) ** 2 * square + lr**2 * source
     return square**0.5
-
-
-def coupled_adam_path(norm, second_moment, effective_lrs, decay, dim, substeps=200):
-    """``dR/dt = -e·lambda·sqrt(d)·R²/V + e²·d/(2·R)`` by small Euler steps, ``V`` with the decay's own share."""
-    for lr in effective_lrs:
-        for _ in range(substeps):
-            size = np.sqrt(second_moment + decay**2 * norm**4)
-            norm = norm + (lr**2 * dim / (2 * norm) - lr * decay * math.sqrt(dim) * norm**2 / size) / substeps
-    return norm
 
 
 def expected_balance(steps, effective_lr, decay):
