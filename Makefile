@@ -25,11 +25,11 @@ test: check  ## Everything that must hold
 	$(PYTEST) $(ARGS)
 
 quick: check  ## The same without the slow tests
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not exhaustive" $(ARGS)
 
 oldest: $(OLDEST)/.oldest  ## Quick tests of what training needs, under the oldest versions that setup.cfg claims
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-		-p no:cacheprovider -m "not slow" $(OLDEST_TESTS) $(ARGS)
+		-p no:cacheprovider -m "not slow and not exhaustive" $(OLDEST_TESTS) $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

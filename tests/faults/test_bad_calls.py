@@ -20,7 +20,7 @@ def test_some_of_each_kind():
     assert not faulty, "\n".join(faulty)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_of_them(capsys):
     outcomes = [run_call(case) for case in CALLS]
     faulty = [str(outcome) for outcome in outcomes if outcome.faults]

@@ -54,7 +54,7 @@ def test_a_few_of_each_kind(tmp_path):
     assert not faulty, "\n".join(faulty)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_of_them(tmp_path, capsys):
     pytest.importorskip("transformers")
     outcomes = outcomes_of(COMMAND_LINES, tmp_path, model=True)
@@ -67,7 +67,7 @@ def test_all_of_them(tmp_path, capsys):
     assert not [outcome for outcome in outcomes if "advises pickles" in outcome.faults]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -202,7 +202,7 @@ def test_the_traceback_lies_beside_the_history_and_the_rest_goes_on(tmp_path):
     assert set(histories[ENCODER].trajectory()["step"].to_pylist()) == set(range(1, STEPS + 1))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_error_in_any_function_that_a_training_calls_costs_no_bit_of_it(tmp_path, undisturbed):
     codes = called_codes(tmp_path / "record")
     assert len(codes) > 150

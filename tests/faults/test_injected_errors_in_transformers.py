@@ -81,7 +81,7 @@ def ours(monkeypatch):
 
 
 HOOKS = [
-    pytest.param(name, marks=[] if name == "on_step_end" else pytest.mark.slow)
+    pytest.param(name, marks=[] if name == "on_step_end" else pytest.mark.exhaustive)
     for name in methods_of(NormDynamicsTrainerCallback)
     if name not in AT_SETUP | INNER
 ]
@@ -101,7 +101,7 @@ def test_a_hook_that_fails_costs_one_warning(tmp_path, undisturbed, ours, name):
 
 
 @pytest.mark.parametrize(
-    "content", [pytest.param(b"", marks=pytest.mark.slow), pytest.param(b"no file", marks=pytest.mark.slow), None]
+    "content", [pytest.param(b"", marks=pytest.mark.exhaustive), pytest.param(b"no file", marks=pytest.mark.slow), None]
 )
 def test_a_state_that_cannot_be_read_costs_one_warning(tmp_path, undisturbed, ours, content):
     """``None`` cuts the file in half."""

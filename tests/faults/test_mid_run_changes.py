@@ -114,7 +114,7 @@ def assert_same_weights(net, undisturbed):
 
 def cases():
     return [
-        pytest.param(kind, change, marks=[] if change.__name__ in QUICK else pytest.mark.slow, id=change.__name__)
+        pytest.param(kind, change, marks=[] if change.__name__ in QUICK else pytest.mark.exhaustive, id=change.__name__)
         for kind, changes in CHANGES.items()
         for change in changes
     ]
@@ -153,7 +153,7 @@ def test_a_change_is_followed_or_said(kind, change, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(change, marks=[] if change.__name__ in ("adapt_the_table", "double") else pytest.mark.slow)
+        pytest.param(change, marks=[] if change.__name__ in ("adapt_the_table", "double") else pytest.mark.exhaustive)
         for changes in CHANGES.values()
         for change in changes
     ],

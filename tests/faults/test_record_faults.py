@@ -31,7 +31,7 @@ def test_wrong_bits(tmp_path):
     assert tally.said >= 18  # the others changed white space
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(os.name == "nt", reason="processes are forked and killed")
 def test_some_kills(monkeypatch):
     """In a process of its own, which may be forked: a few of what is done a hundred times by hand."""

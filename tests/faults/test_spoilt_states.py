@@ -166,7 +166,7 @@ def test_some_spoilt_states(saved, afresh):
     assert outcomes.count("refused") > len(outcomes) / 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_spoilt_states(saved, afresh):
     counts = {"refused": 0, "taken": 0}
     taken = []

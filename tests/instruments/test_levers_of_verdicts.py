@@ -81,7 +81,7 @@ SETTLING = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", SETTLING)
 def test_norms_end_where_the_lever_has_them_on_real_gradients(name):
     training, rule, optimizer = SETTLING[name]
@@ -158,7 +158,7 @@ RIDDING = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", RIDDING)
 def test_a_followed_lever_rids_a_run_of_its_alert(name):
     rule, follow = RIDDING[name]
@@ -166,7 +166,7 @@ def test_a_followed_lever_rids_a_run_of_its_alert(name):
     assert rule not in alarms
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_leak_that_is_weighed_less_is_not_taken_for_half_precision():
     training = RUNS["a radial leak"]
     _, alarms = end_of(weighed_less(training, verdict_of(training, "radial_leak").lever))
