@@ -50,9 +50,10 @@ def similarity_scores(queries: Tensor, documents: Tensor, gamma_query: Exponent,
         tensor([[10.,  0.]])
     """
     check_tensors(queries=queries, documents=documents)
-    for name, exponent in (("gamma_query", gamma_query), ("gamma_document", gamma_document)):
-        if not isinstance(exponent, Tensor):
-            check_finite_number(**dict[str, Any]({name: exponent}))
+    if not isinstance(gamma_query, Tensor):
+        check_finite_number(gamma_query=gamma_query)
+    if not isinstance(gamma_document, Tensor):
+        check_finite_number(gamma_document=gamma_document)
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
         raise ValueError(
             f"documents: expected [m, d] with the d of queries, {tuple(queries.shape)}, got {tuple(documents.shape)}"

@@ -58,9 +58,10 @@ def norm_budget(before: Tensor, after: Tensor, decay_update: Tensor | None = Non
         >>> [round(part.item(), 4) for part in budget]
         [-0.4, -0.0, 0.26, -0.14]
     """
-    for name, rows in (("after", after), ("decay_update", decay_update)):
-        check_tensors(before=before, **({} if rows is None and name == "decay_update" else {name: rows}))
-        if rows is not None and rows.shape != before.shape:
+    others = {"after": after} if decay_update is None else {"after": after, "decay_update": decay_update}
+    check_tensors(before=before, **others)
+    for name, rows in others.items():
+        if rows.shape != before.shape:
             raise ValueError(
                 f"{name}: expected the shape of before, {tuple(before.shape)}, got {tuple(rows.shape)}; "
                 "pass the same rows"

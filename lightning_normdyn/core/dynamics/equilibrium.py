@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,18 +44,12 @@ def equilibrium_norm(
         >>> equilibrium_norm(second_moment=8.0, radial_decay=0.0, lr=1.0)
         tensor(inf, dtype=torch.float64)
     """
-    for name, value in (("second_moment", second_moment), ("lr", lr)):
-        if not isinstance(value, Tensor):
-            check_not_negative(unknown=True, **dict[str, Any]({name: value}))
-    v2, lam, eta, d = (
-        _as_real(value, name)
-        for name, value in (
-            ("second_moment", second_moment),
-            ("radial_decay", radial_decay),
-            ("lr", lr),
-            ("drift", drift),
-        )
-    )
+    if not isinstance(second_moment, Tensor):
+        check_not_negative(unknown=True, second_moment=second_moment)
+    if not isinstance(lr, Tensor):
+        check_not_negative(unknown=True, lr=lr)
+    v2, lam = _as_real(second_moment, "second_moment"), _as_real(radial_decay, "radial_decay")
+    eta, d = _as_real(lr, "lr"), _as_real(drift, "drift")
     discriminant = d.square() + 2 * eta * lam * v2
     root = discriminant.clamp(min=0).sqrt()
     infinity = torch.full((), math.inf, dtype=root.dtype, device=root.device)

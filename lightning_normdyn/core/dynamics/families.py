@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 from lightning_normdyn.core.dynamics import adam_laws, averaged_laws, laws, matrix_laws, table_laws
 from lightning_normdyn.core.dynamics.laws import Family, Law
-from lightning_normdyn.core.number_checks import check_not_negative
+from lightning_normdyn.core.number_checks import check_not_negative, check_number
 
 LAWS: dict[Family, Law] = {**laws.LAWS, **adam_laws.LAWS, **table_laws.LAWS, **matrix_laws.LAWS, **averaged_laws.LAWS}
 
@@ -34,9 +33,7 @@ def relaxation_steps(lr: float, radial_decay: float, family: Family) -> float:
         250.0
     """
     check_not_negative(unknown=True, lr=lr)
-    decay: object = radial_decay
-    if isinstance(decay, bool) or not isinstance(decay, Real):
-        raise ValueError(f"radial_decay: expected a number, got {radial_decay!r}")
+    check_number(radial_decay=radial_decay)
     if family not in LAWS:
         raise ValueError(f"family: expected one of {sorted(LAWS)}, got {family!r}")
     if not LAWS[family].settles:

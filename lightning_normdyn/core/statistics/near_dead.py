@@ -62,7 +62,6 @@ def near_dead_rows(norms: Tensor, dim: int) -> NearDead:
     """
     check_count(dim=dim)
     check_tensors(norms=norms)
-    check_tensors(norms=norms)
     if norms.dim() != 1 or not bool((norms.isfinite() & (norms >= 0)).all()):
         raise ValueError(f"norms: expected finite norms [n], got shape {tuple(norms.shape)} with others among them")
     positive = norms[norms > 0].double().log().sort().values

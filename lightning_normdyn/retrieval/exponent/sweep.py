@@ -117,10 +117,11 @@ def sweep_alpha(
     return AlphaSweep(steps, values, measure)
 
 
-def _checked(alphas: object) -> Tensor:
-    if isinstance(alphas, str):
-        raise ValueError(f"alphas: expected exponents, 0 among them, got {alphas!r}; pass a list of numbers")
-    steps = torch.as_tensor(alphas, dtype=torch.float64).cpu()
+def _checked(alphas: Sequence[float] | Tensor) -> Tensor:
+    try:
+        steps = torch.as_tensor(alphas, dtype=torch.float64).cpu()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"alphas: expected exponents, 0 among them, got {alphas!r}; pass a list of numbers") from error
     if steps.ndim != 1 or not steps.isfinite().all() or not (steps == 0).any() or len(steps.unique()) < len(steps):
         raise ValueError(
             f"alphas: expected different finite exponents with 0 among them, got {steps.tolist()}; 0 is what the "
