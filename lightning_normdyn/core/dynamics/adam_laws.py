@@ -18,6 +18,7 @@ from lightning_normdyn.core.dynamics.laws import (
     ObservedMean,
     Settings,
     Stretch,
+    end_of,
     known_kurtosis,
     often_met,
     repeats,
@@ -70,10 +71,7 @@ class AdamWLaw(DecayApart):
         Gradients shrink as 1/R, so while R grows Adam still divides by the larger ones of a shorter row. The average
         ``w`` forgets over 1/(1 - beta2) steps and is taken to have settled at the start; at rest ``w = 1/R²``.
         """
-        squared = norm.square()
-        for stretch in self._course(norm, settings, noise, segments):
-            squared = stretch.after
-        return squared.sqrt()
+        return end_of(norm, self._course(norm, settings, noise, segments))
 
     @staticmethod
     def _course(norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Iterator[Stretch]:
@@ -145,7 +143,7 @@ class AdamWLaw(DecayApart):
                 (SharedNoise(rate, forgets, touches), SharedNoise(rate * memory, forgets, sizes)),
                 _apart_variance(settings, noise, rate),
             )
-            remainder = remainder * stretch.retention * stretch.before / stretch.after
+            remainder = remainder * stretch.inherited
         gain = response.gains()[0]
         bias = touches / sampling.readings * gain * (memory + gain)
         inaccuracy = self.accuracy * (1 - remainder) + ROUNDING
@@ -202,10 +200,7 @@ class CoupledAdamLaw(CommonLaw):
         Adam normalises noise and decay together, so ``V`` is ``sqrt(V² + lambda²·R⁴)`` here: a row without gradients
         then shrinks by ``e·sqrt(d)`` a step instead of vanishing at once.
         """
-        squared = norm.square()
-        for stretch in self._course(norm, settings, noise, segments):
-            squared = stretch.after
-        return squared.sqrt()
+        return end_of(norm, self._course(norm, settings, noise, segments))
 
     @staticmethod
     def _course(
@@ -279,7 +274,7 @@ class CoupledAdamLaw(CommonLaw):
                 (SharedNoise(rate, forgets, touches), SharedNoise(rate * memory, forgets, sizes)),
                 _apart_variance(settings, noise, rate),
             )
-            remainder = remainder * stretch.retention * stretch.before / stretch.after
+            remainder = remainder * stretch.inherited
         gains = response.gains()
         bias = (touches * gains[0] + sizes * gains[1]) / sampling.readings / 2
         return response.errors(sampling, self.accuracy * (1 - remainder) + ROUNDING, bias, gains)

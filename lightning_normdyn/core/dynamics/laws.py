@@ -86,6 +86,11 @@ class Stretch(NamedTuple):
         """Growth by the share of ``2·R²`` a step, which at equilibrium is the share of R that decay takes."""
         return self.growth / (self.before + self.after)
 
+    @property
+    def inherited(self) -> Tensor:
+        """The share of ``R²`` at the end that was there at the start."""
+        return self.retention * self.before / self.after
+
 
 class DecayCorrection(NamedTuple):
     """Decay that falls with the learning rate, as in AdamC: ``lambda_rad = full_decay·lr/peak_lr``.
@@ -457,10 +462,7 @@ class LionLaw(DecayApart):
 
     def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
         """``R² <- (1 - a)²·R² + e²·d·F``, summed up over each segment."""
-        squared = norm.square()
-        for stretch in self._course(norm, settings, noise, segments):
-            squared = stretch.after
-        return squared.sqrt()
+        return end_of(norm, self._course(norm, settings, noise, segments))
 
     def _course(
         self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment], finest: float = math.inf
@@ -523,17 +525,15 @@ class LionLaw(DecayApart):
         """The same along the path, where growth is the share ``r`` of ``2·R²`` that each step adds."""
         if not 0 < settings.second_beta < 1:
             return None
-        touches, elasticity = (
-            (1 - noise.update_probability) / noise.update_probability,
-            self._elasticity(settings, noise),
-        )
+        p, elasticity = noise.update_probability, self._elasticity(settings, noise)
+        touches = (1 - p) / p
         response, remainder = PathResponse(touches, 1), torch.ones_like(touches)
         for stretch in self._course(start, settings, noise, segments, finest=_FINEST):
             rate = stretch.rate
             apart = self._apart_variance(settings, noise, rate, elasticity)
             shared = SharedNoise(rate * elasticity, 0.0, touches)
             response.advance(stretch.steps, Coupling(-2 * rate), (shared,), apart)
-            remainder = remainder * stretch.retention * stretch.before / stretch.after
+            remainder = remainder * stretch.inherited
         gains = response.gains()
         bias = touches / sampling.readings * gains[0] * (1 - elasticity + 2 * gains[0]) / 2
         errors = response.errors(sampling, self.accuracy * (1 - remainder) + ROUNDING, bias, gains)
@@ -582,6 +582,14 @@ LAWS: dict[Family, Law] = {"sgd": SgdLaw(), "lion": LionLaw()}
 def repeats(step_retention: float, retention: float, steps: float) -> float:
     """``1 + k + k² + ...`` over so many steps, of which each keeps ``k``."""
     return (1 - retention) / (1 - step_retention) if step_retention < 1 else float(steps)
+
+
+def end_of(norm: Tensor, course: Iterable[Stretch]) -> Tensor:
+    """The norm after all stretches of a course, ``[n]``."""
+    squared = norm.square()
+    for stretch in course:
+        squared = stretch.after
+    return squared.sqrt()
 
 
 def known_kurtosis(noise: Noise) -> Tensor | float:

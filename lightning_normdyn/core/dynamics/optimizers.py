@@ -55,8 +55,8 @@ def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> Equili
         'Adamax has no known law of the norm'
     """
     optimizer = unwrapped_optimizer(optimizer)
-    check_whole = isinstance(group, int) and not isinstance(group, bool)
-    if not check_whole or not 0 <= group < len(optimizer.param_groups):
+    is_whole = isinstance(group, int) and not isinstance(group, bool)
+    if not is_whole or not 0 <= group < len(optimizer.param_groups):
         raise ValueError(
             f"group: expected 0 to {len(optimizer.param_groups) - 1}, got {group}; "
             f"this {type(optimizer).__name__} has {len(optimizer.param_groups)} parameter group(s)"
@@ -113,7 +113,7 @@ def accumulated_squares(optimizer: torch.optim.Optimizer, table: torch.Tensor) -
         >>> accumulated_squares(torch.optim.Adagrad([table], initial_accumulator_value=0.5), table)
         tensor([32., 32., 32.], dtype=torch.float64)
     """
-    optimizer = getattr(optimizer, "optimizer", optimizer)
+    optimizer = unwrapped_optimizer(optimizer)
     if type(optimizer) is not torch.optim.Adagrad or table not in optimizer.state:
         return None
     return most_precise(optimizer.state[table]["sum"]).sum(-1)
@@ -134,7 +134,7 @@ def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stri
         >>> optimizer_memory(optimizer, table, stride=2).accumulated
         tensor([32., 32.], dtype=torch.float64)
     """
-    optimizer = getattr(optimizer, "optimizer", optimizer)
+    optimizer = unwrapped_optimizer(optimizer)
     accumulated = accumulated_squares(optimizer, table)
     memory = OptimizerMemory(None if accumulated is None else accumulated[::stride].clone())
     state = optimizer.state.get(table, {})

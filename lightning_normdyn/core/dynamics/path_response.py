@@ -89,17 +89,17 @@ class PathResponse:
                 before[0] + steps * (start[0] + 4 * middle[0] + end[0]) / 6,
                 before[1] + steps * (start[1] + 4 * middle[1] + end[1]) / 6,
             )
-            for (to_norm, to_memory), weight in ((start, 1), (middle, 4), (end, 1)):
-                variance = noise.variance * (steps * weight / 6)
-                self._norm = self._norm + variance * to_norm.square()
-                self._both = self._both + variance * to_norm * to_memory
-                self._memory = self._memory + variance * to_memory.square()
+            self._add_variance(noise.variance, steps, (start, middle, end))
         unit = (torch.ones_like(self._norm), torch.zeros_like(self._norm))
-        for (to_norm, to_memory), weight in ((unit, 1), (half(unit), 4), (whole(unit), 1)):
-            variance = (apart + torch.zeros_like(self._norm)) * (steps * weight / 6)
-            self._norm = self._norm + variance * to_norm.square()
-            self._both = self._both + variance * to_norm * to_memory
-            self._memory = self._memory + variance * to_memory.square()
+        self._add_variance(apart + torch.zeros_like(self._norm), steps, (unit, half(unit), whole(unit)))
+
+    def _add_variance(self, variance: Tensor, steps: float, responses: tuple[Vector, Vector, Vector]) -> None:
+        """Adds what noise of a variance a step leaves, by Simpson's rule over its responses."""
+        for (to_norm, to_memory), weight in zip(responses, (1, 4, 1), strict=True):
+            share = variance * (steps * weight / 6)
+            self._norm = self._norm + share * to_norm.square()
+            self._both = self._both + share * to_norm * to_memory
+            self._memory = self._memory + share * to_memory.square()
 
     def gains(self) -> list[Tensor]:
         """``d log(predicted)/d log(moment)`` of each kind of shared noise, ``[n]``; none before a step was made."""
