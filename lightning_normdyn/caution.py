@@ -10,6 +10,8 @@ from typing import ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+OnError = Callable[[Exception], object]
+"""Takes an error of a hook, and raises it only where it may end the training."""
 
 
 class SettingsError(ValueError):
@@ -38,9 +40,7 @@ def caution(message: str, *, stacklevel: int = 1) -> None:
         logging.getLogger(__name__).warning(message)
 
 
-def contained(
-    hook: Callable[Arguments, Result], on_error: Callable[[Exception], object] | None
-) -> Callable[Arguments, Result | None]:
+def contained(hook: Callable[Arguments, Result], on_error: OnError | None) -> Callable[Arguments, Result | None]:
     """A hook whose errors go to a handler instead of the training that called it.
 
     Args:

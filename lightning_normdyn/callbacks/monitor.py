@@ -26,7 +26,7 @@ from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.observation import Observation, run_id_of
 from lightning_normdyn.instruments.options import DEFAULTS, LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
-from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
+from lightning_normdyn.instruments.safeguard import safeguarded, unobserved_failure
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 
@@ -179,7 +179,7 @@ class NormMonitor(Callback):
 
     def _switch_off(self, error: Exception) -> None:
         if self._observation is None:
-            caution(f"{type(self).__name__}: it failed ({in_a_line(error)}); please report it {report_address()}")
+            caution(unobserved_failure(type(self).__name__, error))
         else:
             self._observation.switch_off(error)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_normdyn.caution import contained
+from lightning_normdyn.caution import OnError, contained
 
 
 class BackwardNorm:
@@ -34,7 +34,7 @@ class BackwardNorm:
     def __init__(self, parameter: nn.Parameter, loss_scale: Callable[[], float] = lambda: 1.0) -> None:
         self._parameter, self._loss_scale = parameter, loss_scale
         self._handle: RemovableHandle | None = None
-        self.on_error: Callable[[Exception], object] | None = None
+        self.on_error: OnError | None = None
         self.last: Tensor | None = None
 
     def arm(self, listens: bool) -> None:

@@ -35,8 +35,11 @@ class ParameterIndex:
 
     def __init__(self, module: nn.Module) -> None:
         self._root = module
-        self._full_names = {plain_name(name): name for name, _ in module.named_parameters()}
-        self.parameters = plain_parameters(module)
+        self.parameters: dict[str, nn.Parameter] = {}
+        self._full_names: dict[str, str] = {}
+        for full_name, parameter in module.named_parameters():
+            name = plain_name(full_name)
+            self.parameters[name], self._full_names[name] = parameter, full_name
         self._owners: dict[int, list[nn.Module]] = {}
         for layer in module.modules():
             for number in {id(parameter) for parameter in layer._parameters.values() if parameter is not None}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.names import ModulePath
-from lightning_normdyn.caution import SettingsError, caution, contained
+from lightning_normdyn.caution import OnError, SettingsError, caution, contained
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm, split_radial_tangential
 
 
@@ -34,8 +34,6 @@ class OutputStep(NamedTuple):
     common_direction: Tensor
 
 
-OnError = Callable[[Exception], object]
-"""Takes an error of a hook, and raises it only where it may end the training."""
 _MOST_CALLS = 1_024  # measured between two steps
 
 

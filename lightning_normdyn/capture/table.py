@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.names import ParameterIndex
 from lightning_normdyn.capture.sharded import is_sharded
-from lightning_normdyn.caution import contained
+from lightning_normdyn.caution import OnError, contained
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.number_checks import check_count
 
@@ -103,7 +103,7 @@ class TableTarget:
         self._handles: list[RemovableHandle] = []
         self._listener: Callable[..., Any] = self._hear
 
-    def attach(self, on_error: Callable[[Exception], object] | None = None) -> None:
+    def attach(self, on_error: OnError | None = None) -> None:
         """Allows it to listen to the embedding layers, which it does while it is armed.
 
         Args:

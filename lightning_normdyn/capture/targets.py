@@ -61,8 +61,6 @@ def find_targets(
             )
         tables = [TableTarget(name, index, max_tracked_rows=max_tracked_rows) for name in names]
         return [*tables, *(_output(name, child, module) for name, child in outputs.items())]
-    if not targets:
-        raise ValueError(f"targets: expected 'auto' or at least one pattern, got an empty list; {_candidates(module)}")
     by_name: dict[str, TableTarget | OutputTarget] = {}
     for pattern in targets:
         for target in _match(module, index, pattern, max_tracked_rows):

@@ -27,7 +27,7 @@ from lightning_normdyn.instruments.options import NormOptions, complete_options,
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
 from lightning_normdyn.instruments.ranks import Ranks, present_ranks
-from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
+from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded, unobserved_failure
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
@@ -296,7 +296,7 @@ class NormObserver:
     def _switch_off(self, error: Exception) -> None:
         self._detach()
         if self._observation is None:
-            _warn(f"{self._name}: it failed ({in_a_line(error)}); please report it {report_address()}")
+            _warn(unobserved_failure(self._name, error))
         else:
             self._observation.switch_off(error)
 

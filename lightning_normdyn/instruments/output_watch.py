@@ -205,15 +205,15 @@ def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | N
 
     Args:
         gathered_norms: :func:`quantile_grid` of every rank, ``[ranks, 512]``.
-        gathered_sums: the other fields of every rank, ``[ranks, 4]``; zeros of one that heard nothing.
+        gathered_sums: the sums of every rank, ``[ranks, 3]``; zeros of one that heard nothing.
 
     The common direction is left out (NaN): lengths of mean directions do not say the length of their mean.
     """
     norms = gathered_norms.flatten()
     if bool(gathered_norms.isnan().all()):
         return None
-    radial_square, gradient_square, nonfinite, direction = gathered_sums.sum(0).unbind()
-    return OutputStep(norms, radial_square, gradient_square, nonfinite, torch.full_like(direction, torch.nan))
+    radial_square, gradient_square, nonfinite = gathered_sums.sum(0).unbind()
+    return OutputStep(norms, radial_square, gradient_square, nonfinite, norms.new_tensor(torch.nan))
 
 
 def quantile_grid(norms: Tensor) -> Tensor:

@@ -95,9 +95,9 @@ class Ranks(NamedTuple):
         if self.size == 1:
             return output_step
         if output_step is None:
-            grid, sums = torch.full((512,), torch.nan, device=self.device), torch.zeros(4, device=self.device)
+            grid, sums = torch.full((512,), torch.nan, device=self.device), torch.zeros(3, device=self.device)
         else:
-            grid, sums = quantile_grid(output_step.norms), torch.stack(output_step[1:])
+            grid, sums = quantile_grid(output_step.norms), torch.stack(output_step[1:4])
         return merge_ranks(self.all_gather(grid), self.all_gather(sums.to(self.device).nan_to_num(0)))
 
     def merge_vectors(self, vectors: Tensor | None, *, most_rows: int) -> Tensor | None:

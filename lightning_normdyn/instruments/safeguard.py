@@ -121,6 +121,16 @@ class FailureLog:
         return f"'{file}'"
 
 
+def unobserved_failure(name: str, error: Exception) -> str:
+    """What is said of an error that came up before anything was observed.
+
+    Args:
+        name: who failed.
+        error: what was raised.
+    """
+    return f"{name}: it failed ({in_a_line(error)}); please report it {report_address()}"
+
+
 def in_a_line(error: Exception) -> str:
     r"""The kind of an error and the first line of what it says.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lightning_normdyn.capture.names import plain_parameters
+from lightning_normdyn.capture.names import ModulePath, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets, check_targets, find_targets
@@ -119,9 +119,7 @@ def absence(module: nn.Module, target: Target) -> str:
 def _is_computed(module: nn.Module, name: str) -> bool:
     """Whether a module has a tensor by a parameter's name that is none; a parametrized one is not asked for."""
     path, _, attribute = name.rpartition(".")
-    owner: nn.Module | None = module
-    for part in filter(None, path.split(".")):
-        owner = owner._modules.get(part) if owner is not None else None
+    owner = ModulePath(module, path).module()
     if owner is None:
         return False
     return attribute in getattr(owner, "parametrizations", {}) or isinstance(vars(owner).get(attribute), Tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import Clipping, TableTarget
+from lightning_normdyn.caution import OnError
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Columns, Measurement, Readings
 from lightning_normdyn.instruments.state_check import Check, fields, whole
@@ -48,15 +49,13 @@ class Watch(ABC):
         self.measurements = dict(measurements)
         self.history = history
         self.steps = self.first_step = 0
-        self._on_error: Callable[[Exception], object] | None = None
+        self._on_error: OnError | None = None
         self.skipped_steps = 0
         self.is_paused = False
         self._has_state = False
         self._awaits_step = self._sits_out = False
 
-    def begin(
-        self, steps_made: int, *, on_error: Callable[[Exception], object] | None = None, in_mid_step: bool = False
-    ) -> None:
+    def begin(self, steps_made: int, *, on_error: OnError | None = None, in_mid_step: bool = False) -> None:
         """Starts to listen, after weights and state were restored.
 
         Args:

@@ -15,7 +15,7 @@ from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.caution import caution
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
-from lightning_normdyn.instruments.safeguard import in_a_line, report_address, safeguarded
+from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded, unobserved_failure
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 
 STATE_FILE = "normdyn.pt"
@@ -125,7 +125,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
 
     def _switch_off(self, error: Exception) -> None:
         if self._observer is None:
-            caution(f"{type(self).__name__}: it failed ({in_a_line(error)}); please report it {report_address()}")
+            caution(unobserved_failure(type(self).__name__, error))
         else:
             self._observer.switch_off(error)
 
