@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.run_folder import SUMMARY_FILE, check_output_file, read_words
-from lightning_normdyn.history.run_record import FOLDER, TARGETS_FILE, RunRecord, has_old_history, list_runs
+from lightning_normdyn.history.run_record import (
+    FOLDER,
+    TARGETS_FILE,
+    RunRecord,
+    has_old_history,
+    list_runs,
+    old_history,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,10 +119,7 @@ def _refuse_other_folder(folder: Path) -> None:
         raise FileNotFoundError(f"run: '{folder}' {problem}; {_EXPECTED}")
     runs = runs_below(folder)
     if not runs and has_old_history(folder):
-        raise FileNotFoundError(
-            f"run: the norm history in '{folder}' was written by an earlier development version, whose files this one "
-            "does not read; read it with that version, or train again"
-        )
+        raise FileNotFoundError(f"run: {old_history(folder)}")
     if not runs:
         raise FileNotFoundError(f"run: '{folder}' holds no norm history, nor does any folder below it; {_EXPECTED}")
     lines = "\n".join(f"  {_date(run)}  {run}" for run in runs[:_MOST_RUNS])

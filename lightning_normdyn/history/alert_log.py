@@ -27,8 +27,6 @@ ALERTS = pa.schema(
 )
 """One line an alert, but for the target's name."""
 
-_NAMES = ["target", *ALERTS.names]
-
 
 class AlertLog:
     """The alerts of a run, one log of its history, and its standing verdicts in a small file.

@@ -25,6 +25,7 @@ from lightning_normdyn.history.run_record import (
     RunRecord,
     has_old_history,
     list_runs,
+    old_history,
     record_in,
 )
 
@@ -424,10 +425,7 @@ def _has_id(record: RunRecord, start: str) -> bool:
 
 def _absent(log_dir: str | os.PathLike[str]) -> FileNotFoundError:
     if has_old_history(log_dir):
-        return FileNotFoundError(
-            f"log_dir: the norm history in '{log_dir}' was written by an earlier development version, whose files this "
-            "one does not read; read it with that version, or train again"
-        )
+        return FileNotFoundError(f"log_dir: {old_history(log_dir)}")
     return FileNotFoundError(
         f"log_dir: no norm history under '{Path(log_dir) / FOLDER}'; expected the folder of a run that trained with "
         "NormDynamics or NormTrajectoryMonitor"

@@ -164,6 +164,14 @@ def has_old_history(log_dir: str | os.PathLike[str]) -> bool:
     return next(Path(log_dir).glob(f"{FOLDER}*/*/target.json"), None) is not None
 
 
+def old_history(log_dir: str | os.PathLike[str]) -> str:
+    """What is said of a folder that :func:`has_old_history`, and what to do."""
+    return (
+        f"the norm history in '{log_dir}' was written by an earlier development version, whose files this one does not "
+        "read; read it with that version, or train again"
+    )
+
+
 def _is_history(folder: Path) -> bool:
     return (folder / RUN_FILE).is_file() or any(
         (folder / name).is_dir() for name in (TRAJECTORY_FOLDER, QUANTITIES_FOLDER)
@@ -182,13 +190,10 @@ def record_in(folder: Path) -> RunRecord:
         return RunRecord(folder, id="", damage=str(error))
 
 
-_SECRET_OPTION = re.compile(r"(?i)(-\S*(?:key|token|passw|secret|credential)\S*?[= ])\S+")
-
-
 def _command() -> str:
     """What was typed, passwords left out."""
     words = [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv and sys.argv[0] else []
-    return _SECRET_OPTION.sub(r"\g<1>***", without_passwords(shlex.join(words)))[:1000]
+    return without_passwords(shlex.join(words))[:1000]
 
 
 def _boot() -> str:

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,8 @@ class RunWriter:
         }
         if not further:
             return
-        present = Stretch(**{**vars(present), "steps": {**present.steps, **further}})
-        self._record = RunRecord(**{**vars(self._record), "stretches": [*earlier, present]})
+        present = replace(present, steps={**present.steps, **further})
+        self._record = replace(self._record, stretches=[*earlier, present])
         try:
             self._record.write()
         except OSError as error:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lightning_normdyn.cli.reports import has_history, runs_below
 from lightning_normdyn.cli.run_folder import SUMMARY_FILE, VOCABULARY_FILE
-from lightning_normdyn.history.run_record import RunRecord, list_runs
+from lightning_normdyn.history.run_record import list_runs, record_in
 
 Contents = frozenset[tuple[Path, int]]
 """Paths of a run's files, each with the time at which it was put there in nanoseconds; 0 for parts, which stay."""
@@ -57,24 +57,14 @@ def find_history(run: Path) -> Path:
 
 def run_state(history: Path) -> RunState:
     """Whether a history goes on; one whose lock nobody holds does not, on this machine."""
-    record = _record_of(history)
-    if record is None:
-        return RunState(has_ended=False, is_gone=not RunRecord(history, "").has_writer)
-    return RunState(record.end is not None, record.has_writer is False)
+    record = record_in(history)
+    return RunState(record.end is not None, not record.has_writer if record.damage else record.has_writer is False)
 
 
 def distant_host(history: Path) -> str:
     """The machine that writes a history, if it is another than this one, whose locks may not be seen; else empty."""
-    record = _record_of(history)
-    is_distant = record is not None and record.stretches and record.has_writer is None
-    return record.stretches[-1].host if record is not None and is_distant else ""
-
-
-def _record_of(history: Path) -> RunRecord | None:
-    try:
-        return RunRecord.read(history)
-    except (OSError, TypeError, ValueError, KeyError):
-        return None
+    record = record_in(history)
+    return record.stretches[-1].host if record.stretches and record.has_writer is None else ""
 
 
 def last_writing(history: Path) -> float:

@@ -22,7 +22,7 @@ from lightning_normdyn.cli.watches.run_files import (
 )
 from lightning_normdyn.cli.watches.run_view import RunView
 from lightning_normdyn.cli.watches.text_view import TextView
-from lightning_normdyn.history.run_record import RunRecord
+from lightning_normdyn.history.run_record import record_in
 from lightning_normdyn.report.run.page import other_runs
 
 if TYPE_CHECKING:
@@ -171,10 +171,8 @@ def _view_of(run: Path, settings: WatchSettings) -> RunView:
 
 def _neighbours(history: Path) -> list[str]:
     """A sentence that names the other runs in the folder; none where this one is alone."""
-    try:
-        return other_runs(RunRecord.read(history))
-    except (OSError, TypeError, ValueError, KeyError):
-        return []
+    record = record_in(history)
+    return [] if record.damage else other_runs(record)
 
 
 def _follow(view: RunView, interval: float) -> RunState:
