@@ -77,16 +77,20 @@ def memory(dynamics: NormDynamics) -> dict[str, float]:
     }
 
 
-def _tensors(holder: Any, scratch: bool) -> Iterator[tuple[Tensor, bool]]:
+def _tensors(holder: Any, scratch: bool, visited: set[int] | None = None) -> Iterator[tuple[Tensor, bool]]:
     """Every tensor that an object of this package holds, the model's own left out, and whether it is scratch memory."""
+    visited = set() if visited is None else visited
+    if id(holder) in visited or isinstance(holder, torch.nn.Module):
+        return
+    visited.add(id(holder))
     if isinstance(holder, Tensor):
         if not isinstance(holder, torch.nn.Parameter):
             yield holder, scratch
     elif isinstance(holder, dict):
         for value in holder.values():
-            yield from _tensors(value, scratch)
+            yield from _tensors(value, scratch, visited)
     elif isinstance(holder, (list, tuple)):
         for value in holder:
-            yield from _tensors(value, scratch)
+            yield from _tensors(value, scratch, visited)
     elif type(holder).__module__.startswith("lightning_normdyn"):
-        yield from _tensors(vars(holder), scratch or type(holder).__name__ in _SCRATCH)
+        yield from _tensors(vars(holder), scratch or type(holder).__name__ in _SCRATCH, visited)
