@@ -86,7 +86,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._window: FitWindow | None = None
         self._set_window(0, 0)
         self._nonfinite_before = 0.0
-        self._masks: list[Tensor | None] = [None]
+        self._masks: dict[int, Tensor] = {}
         self._reads_all_for_scarce = False
         self._touch_share: Tensor | None = None
         self._counted_steps = 0
@@ -119,7 +119,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
 
     def scarce(self, step: int) -> Tensor | None:
         """The rows whose cadence the step belongs to, where it does not show all of them."""
-        return self._masks[step % self._read_every] if step % self._sample_every else None
+        return self._mask(step) if step % self._sample_every else None
 
     def observe_scarce(self, step: int, scarce_step: ScarceStep) -> None:
         """Adds their readings to the window."""
@@ -188,11 +188,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         masks = {every: window.moments.scarce(every) for every in _CADENCES if every < self._read_every}
         has_scarce = any(bool(mask.any()) for mask in masks.values())
         self._reads_all_for_scarce = has_scarce and not self.target.selects
-        self._masks = [None] * self._read_every
-        if has_scarce and self.target.selects:
-            for step in range(1, self._read_every):
-                mask = masks[shared_cadence(step)]
-                self._masks[step] = mask if bool(mask.any()) else None
+        self._masks = {every: mask for every, mask in masks.items() if self.target.selects and bool(mask.any())}
 
     def _cadences(self, norms: Tensor) -> Tensor | None:
         """Every how many steps each row is to be read, the most that leave it enough readings, ``[rows]``.
@@ -210,11 +206,14 @@ class EquilibriumFit(WindowedFit[RowNoise]):
                 cadences[touches / every >= _ENOUGH_READINGS] = every
         return cadences
 
+    def _mask(self, step: int) -> Tensor | None:
+        return self._masks.get(shared_cadence(step)) if step % self._read_every else None
+
     def _reads_touched(self, step: int) -> bool:
         """Whether a step is to show all rows that it touches; with all tracked ones, scarce ones come among them."""
         if self._reads_all_for_scarce or step % self._read_every == 0:
             return True
-        return step % self._sample_every == 0 and self._masks[step % self._read_every] is not None
+        return step % self._sample_every == 0 and self._mask(step) is not None
 
     def _window_course(self) -> tuple[Tensor, EffectiveTrace]:
         assert self._window is not None

@@ -1,5 +1,7 @@
 """The logged fit on tables whose rows get planted noise, from every step to one in a hundred."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -86,3 +88,14 @@ def test_rows_short_of_readings_are_read_whenever_they_are_touched(tmp_path, ids
     np.testing.assert_allclose(share[:5], 1)
     stderr, moment = last["second_moment_stderr"].to_numpy(), last["second_moment"].to_numpy()
     np.testing.assert_allclose((stderr / moment)[5:] ** 2, (1 / share[5:] - 1) / 1_500, rtol=1e-4)
+
+
+def test_a_long_cadence_costs_no_memory():
+    model = PlantedTable(zipf(), 32, seed=13)
+    tracemalloc.start()
+    try:
+        observe_planted(model, sgd(model), 3, every_n_steps=10**7, fit_every_n_steps=10**7)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6

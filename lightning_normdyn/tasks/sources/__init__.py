@@ -26,13 +26,14 @@ from lightning_normdyn.tasks.sources.knowledge_graph import (
     StandardLibraryClassGraph,
     TripleFolder,
 )
-from lightning_normdyn.tasks.sources.labelled_images import (
+from lightning_normdyn.tasks.sources.labelled_items import (
     ImageFolder,
     LabelledImagesSource,
+    LabelledTextFiles,
+    LabelledTextsSource,
     Omniglot,
     StandardLibraryGlyphClasses,
 )
-from lightning_normdyn.tasks.sources.labelled_texts import LabelledTextFiles, LabelledTextsSource
 
 __all__ = [
     "BeirFolder",
