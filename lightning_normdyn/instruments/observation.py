@@ -18,7 +18,8 @@ from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
-from lightning_normdyn.capture.targets import find_targets
+from lightning_normdyn.capture.targets import ROOT, find_targets
+from lightning_normdyn.capture.vectors import is_normalizer
 from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr, optimizer_memory
 from lightning_normdyn.history.alert_log import AlertLog
@@ -27,6 +28,7 @@ from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.closing_line import closing_line
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
+from lightning_normdyn.instruments.first_look import FirstLook
 from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of, copyable
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
@@ -47,7 +49,7 @@ from lightning_normdyn.instruments.target_changes import Target, absence, differ
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 from lightning_normdyn.instruments.watch import Watch
-from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
+from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit, next_window_end
 
 
 def run_id_of(state: object) -> str | None:
@@ -98,6 +100,7 @@ class Observation:
         self._target_names: list[str] = []
         self._closed_targets: set[str] = set()
         self._ended_steps: dict[str, int] = {}
+        self._first_looks: list[FirstLook] = []
         self._instruments = copyable(options["instruments"], self._warn)
         self.recorder = self._build()
         self._facts: RunFacts | None = None
@@ -141,6 +144,10 @@ class Observation:
         self._facts = RunFacts(self._module, self._run)
         for watch in self.recorder.watches:
             self._alerts.courses(watch.target.name, watch.steps)
+        first_window = next_window_end(0, self._run.total_steps(), self._options["window"])
+        steps = max(first_window, self._options["every_n_steps"])
+        self._first_looks = [FirstLook(watch, steps) for watch in self.recorder.watches]
+        self._say_what_is_normalized()
 
     def _agree_on_outputs(self, statistics: str) -> None:
         """Settles with the other ranks what is computed together; without them, this one goes on alone."""
@@ -163,8 +170,40 @@ class Observation:
 
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""
+        if self._first_looks:
+            self._report_unseen()
         metrics, self._waiting_metrics = self._waiting_metrics | self._judged(), {}
         return metrics
+
+    def _report_unseen(self, *, has_ended: bool = False) -> None:
+        """Says once, of each target that showed nothing in the first window, what the reason may be."""
+        due = [look for look in self._first_looks if has_ended or look.is_due()]
+        if not due:
+            return
+        self._first_looks = [look for look in self._first_looks if look not in due]
+        names: dict[str, list[str]] = {}
+        for look in due:
+            reason = look.absence() if look.watch in self.recorder.watches and look.watch.announced_steps else ""
+            if reason:
+                names.setdefault(reason, []).append(f"'{look.watch.target.name}'")
+        for reason, members in names.items():
+            steps = max(look.watch.announced_steps for look in due)
+            self._warn(f"{', '.join(members)}, after {steps} steps: {reason}")
+
+    def _say_what_is_normalized(self) -> None:
+        """Says which vectors are followed where the model normalizes them."""
+        for watch in self.recorder.watches:
+            target = watch.target
+            if not isinstance(target, OutputTarget):
+                continue
+            if is_normalizer(target.module):
+                self._warn(
+                    f"'{target.name}' normalizes what it is given, so its norms are all 1; name the module around it "
+                    f"('{ROOT}' for the model) for the norms before"
+                )
+            elif normalizers := target.normalizers.names(target.key):
+                names = ", ".join(f"'{name}'" for name in normalizers)
+                self._inform(f"'{target.name}': followed before it is normalized by {names}, after which norms are 1")
 
     def _judged(self) -> dict[str, float]:
         metrics = self.recorder.drain() if not self._is_off else {}
@@ -215,12 +254,14 @@ class Observation:
         if self._is_off:
             return
         self._judge({}, has_ended=True)
+        self._report_unseen(has_ended=True)
         for watch in self.recorder.watches:
             target = watch.target
-            if not watch.steps and (isinstance(target, OutputTarget) or target.parameter.requires_grad):
+            is_trained = isinstance(target, OutputTarget) or target.parameter.requires_grad
+            if not watch.steps and not watch.announced_steps and is_trained:
                 self._warn(
-                    f"no optimizer step of '{target.name}' was seen: no gradient reached it, or its optimizer was "
-                    "replaced or stepped out of sight (in Lightning: use_pl_optimizer=False)"
+                    f"no optimizer step of '{target.name}' was seen: its optimizer was replaced or stepped out of sight "
+                    "(in Lightning: use_pl_optimizer=False)"
                 )
             verdicts = self._alerts.standing.get(target.name, [])
             line = closing_line(self.recorder.latest, f"{PREFIX}/{target.name}/", watch.steps, verdicts)
@@ -558,7 +599,7 @@ class Observation:
                 f"'{target.name}' have no balance"
             )
             return None
-        calls = user_calls(source, target.name, self._options["probe_items"])
+        calls = user_calls(source, target.name, self._options["probe_items"], target.module)
         is_users = calls is not None
         if calls is None:
             calls = training_calls if of_all_ranks else ranks.all_calls(training_calls)
@@ -566,10 +607,7 @@ class Observation:
         if not calls and of_all_ranks:
             raise ValueError(f"the probe of '{target.name}' was saved without inputs")
         if not calls:
-            self._warn(
-                f"'{target.name}' was not called with anything that could be encoded again, so its norms have no "
-                "balance; give its inputs as probe="
-            )
+            self._warn(_no_inputs(target))
             return None
         try:
             return Probe(
@@ -581,6 +619,7 @@ class Observation:
                 gather=ranks.all_rows,
                 most_rows=self._options["max_tracked_rows"],
                 root=self._module,
+                key=target.key,
             )
         except UnusableInputsError as error:
             if is_users or of_all_ranks:
@@ -633,6 +672,20 @@ def _description(
         "total_steps": total_steps,
         "version": __version__,
     }
+
+
+def _no_inputs(target: OutputTarget) -> str:
+    """Why there is no probe of a target, and what to do."""
+    if target.reads_computed_inputs:
+        return (
+            f"the inputs of '{target.name}' require grad, so it is a later part of an encoder and its norms have no "
+            "balance; name the module that takes the batch, or the method that does with its inputs as probe=, or "
+            "switch the probe off with probe=False"
+        )
+    return (
+        f"'{target.name}' was not called with anything that could be encoded again, so its norms have no balance; give "
+        "its inputs as probe="
+    )
 
 
 _SHORT_WINDOW = 50

@@ -35,6 +35,7 @@ class Watch(ABC):
         skipped_steps: steps that a loss scaler skipped.
         is_paused: whether nothing trains the target for now.
         first_step: steps that were made before it began to listen.
+        announced_steps: steps of its optimizer that were announced since, those that left the target alone included.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Watch(ABC):
         self.optimizer = optimizer
         self.measurements = dict(measurements)
         self.history = history
-        self.steps = self.first_step = 0
+        self.steps = self.first_step = self.announced_steps = 0
         self._on_error: OnError | None = None
         self.skipped_steps = 0
         self.is_paused = False
@@ -78,6 +79,7 @@ class Watch(ABC):
             clipping: whether the gradient may still be clipped, or may have been.
             has_scaler: whether a loss scaler decides if the step is made.
         """
+        self.announced_steps += 1
         if self._sits_out:
             self._sits_out = False
             self.steps += 1
