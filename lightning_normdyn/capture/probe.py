@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.evaluation import evaluating, stretched, widened
+from lightning_normdyn.capture.features import FeatureWriters
 from lightning_normdyn.capture.sharded import computing_dtype, gathered
-from lightning_normdyn.capture.vectors import Normalizers, describe_output
+from lightning_normdyn.capture.vectors import describe_output
 from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
@@ -77,7 +78,7 @@ class Probe:
         key: str | None = None,
     ) -> None:
         self.name, self.module, self.calls, self.ranks = name, module, list(calls), ranks
-        self._key, self._normalizers = key, Normalizers(module)
+        self._key, self._writers = key, FeatureWriters(module)
         self._root = module if root is None else root
         fewest_rows = min((call.rows() for call in calls), default=0)
         if fewest_rows < ranks:
@@ -162,8 +163,8 @@ class Probe:
         return vectors[:: 1 + (len(vectors) - 1) // self._most_rows]
 
     def _encode_call(self, call: Call) -> Tensor:
-        with self._normalizers.heard():
-            heard = call.run(self.module)._replace(normalized=self._normalizers.take())
+        with self._writers.heard():
+            heard = call.run(self.module)._replace(written=self._writers.take())
         tensor = heard.tensor(self._key)
         if tensor is None:
             raise SettingsError(

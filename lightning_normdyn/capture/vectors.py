@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
-
-from lightning_normdyn.caution import OnError, contained
 
 TEXT_VECTORS, TOKEN_VECTORS = "sentence_embedding", "token_embeddings"
 """What sentence-transformers calls one vector a text, and one a token, in the dict that its modules hand on."""
@@ -30,7 +26,7 @@ class HeardCall(NamedTuple):
         args: positional arguments as they came; a mapping among them is a copy, since the module may write into it.
         kwargs: those with names.
         output: what it returned.
-        normalized: tensors that normalizing modules inside of it gave, each after what it was made of.
+        written: what the modules inside of it wrote last, by key, where it hands a mapping on to them.
 
     Example:
         >>> features = {"token_embeddings": torch.ones(2, 5, 3)}
@@ -43,10 +39,10 @@ class HeardCall(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
-    normalized: tuple[tuple[Tensor, Tensor], ...] = ()
+    written: Mapping[str, Tensor] | None = None
 
     def tensor(self, key: str | None = None) -> Tensor | None:
-        """The tensor of embeddings as the module returned it, or as it was before it was normalized; ``None`` for none.
+        """The tensor of embeddings as the module returned it; ``None`` if there is none.
 
         Of a mapping that modules hand on, only what this module wrote counts, and of that one vector a text.
 
@@ -54,24 +50,38 @@ class HeardCall(NamedTuple):
             key: of the embeddings in the mapping that the module returned; ``None`` for those that it wrote.
         """
         output = self.output
-        if isinstance(output, Mapping):
-            output = self._written(output) if key is None else {key: output.get(key)}
+        if self.written is not None:
+            output = _text_vectors_first(self.written) if key is None else self.written.get(key)
+        elif isinstance(output, Mapping):
+            output = _text_vectors_first(written(output, self._given())) if key is None else output.get(key)
         elif key is not None:
             return None
-        tensor = find_vectors(output, self.module)
-        return next((before for before, after in self.normalized if after is tensor), tensor)
+        return find_vectors(output, self.module)
 
     def rows(self, tensor: Tensor) -> Tensor:
         """A tensor of embeddings as rows of a matrix, ``[n, d]``, without those of padding."""
         return unpadded_rows(as_vectors(tensor), self.module, self.args, self.kwargs, self.output)
 
-    def _written(self, output: Mapping[str, Any]) -> dict[str, Any]:
-        """What the module wrote into a mapping, one vector a text first."""
-        given = [item for item in (*self.args, *self.kwargs.values()) if isinstance(item, Mapping)]
-        written = {
-            key: value for key, value in output.items() if not any(mapping.get(key) is value for mapping in given)
-        }
-        return {TEXT_VECTORS: written.pop(TEXT_VECTORS), **written} if TEXT_VECTORS in written else written
+    def _given(self) -> list[Mapping[str, Any]]:
+        return [item for item in (*self.args, *self.kwargs.values()) if isinstance(item, Mapping)]
+
+
+def written(output: Mapping[str, Any], given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a module wrote into a mapping that it hands on.
+
+    Args:
+        output: the mapping as the module returned it.
+        given: the mappings as they came.
+
+    Example:
+        >>> written({"input_ids": 1, "sentence_embedding": 2}, [{"input_ids": 1}])
+        {'sentence_embedding': 2}
+    """
+    return {key: value for key, value in output.items() if not any(mapping.get(key) is value for mapping in given)}
+
+
+def _text_vectors_first(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {TEXT_VECTORS: mapping[TEXT_VECTORS], **mapping} if TEXT_VECTORS in mapping else mapping
 
 
 def find_vectors(output: Any, module: nn.Module | None = None) -> Tensor | None:
@@ -183,87 +193,3 @@ def describe_output(output: Any) -> str:
         f"{key} {tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}"
         for key, value in output.items()
     )
-
-
-def is_normalizer(module: nn.Module) -> bool:
-    """Whether a module is sentence-transformers' ``Normalize``, whose vectors are all of length one."""
-    return any(
-        kind.__name__ == "Normalize" and kind.__module__.partition(".")[0] == "sentence_transformers"
-        for kind in type(module).__mro__
-    )
-
-
-class Normalizers:
-    """Hears, inside of a module, what normalizing modules are given and give, so that lengths can be told.
-
-    Args:
-        module: the module, whose own normalizing does not count.
-
-    Attributes:
-        listens: whether what passes, under grad mode, is heard.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._modules = {name: child for name, child in module.named_modules() if name and is_normalizer(child)}
-        self._handles: list[RemovableHandle] = []
-        self._given: dict[int, Any] = {}
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-        self._hears_evaluation = False
-        self.listens = False
-
-    def names(self, key: str | None = None) -> list[str]:
-        """Names of the normalizing modules, within the module.
-
-        Args:
-            key: of the vectors that they normalize; ``None`` for any.
-        """
-        return [name for name, child in self._modules.items() if key in (None, _result_key(child))]
-
-    @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
-        """Within it they are heard, with or without gradients."""
-        try:
-            self.attach()
-            self.listens = self._hears_evaluation = True
-            yield
-        finally:
-            self.listens = self._hears_evaluation = False
-            self.detach()
-
-    def attach(self, on_error: OnError | None = None) -> None:
-        """Starts to hear what passes while :attr:`listens` is set."""
-        self.detach()
-        for module in self._modules.values():
-            self._handles.append(module.register_forward_pre_hook(contained(self._note_given, on_error)))
-            self._handles.append(module.register_forward_hook(contained(self._note_result, on_error)))
-
-    def detach(self) -> None:
-        """Stops hearing anything."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self.take()
-
-    def take(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Pairs of what was given and what was made of it since the last call."""
-        pairs, self._pairs = tuple(self._pairs), []
-        self._given.clear()
-        return pairs
-
-    def _note_given(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not self.listens or not (self._hears_evaluation or torch.is_grad_enabled()):
-            return
-        if args and isinstance(args[0], Mapping):
-            self._given[id(module)] = args[0].get(getattr(module, "module_input_name", TEXT_VECTORS))
-
-    def _note_result(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        given = self._given.pop(id(module), None)
-        if given is not None and isinstance(output, Mapping):
-            result = output.get(_result_key(module))
-            if isinstance(given, Tensor) and isinstance(result, Tensor):
-                self._pairs.append((given, result))
-
-
-def _result_key(normalizer: nn.Module) -> str:
-    """Under which key a normalizing module writes."""
-    return str(getattr(normalizer, "module_output_name", TEXT_VECTORS))

@@ -14,12 +14,12 @@ import torch
 from lightning_normdyn._version import __version__
 from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.features import is_normalizer
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import ROOT, find_targets
-from lightning_normdyn.capture.vectors import is_normalizer
 from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr, optimizer_memory
 from lightning_normdyn.history.alert_log import AlertLog
@@ -201,7 +201,7 @@ class Observation:
                     f"'{target.name}' normalizes what it is given, so its norms are all 1; name the module around it "
                     f"('{ROOT}' for the model) for the norms before"
                 )
-            elif normalizers := target.normalizers.names(target.key):
+            elif normalizers := target.writers.normalizers(target.key):
                 names = ", ".join(f"'{name}'" for name in normalizers)
                 self._inform(f"'{target.name}': followed before it is normalized by {names}, after which norms are 1")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pytest
 import sentence_models
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,20 @@ def sentence_trainer(folder, make_model, loss, router=None, extra=None, **argume
         SentenceTransformerTrainingArguments(**arguments),
         train_dataset=sentence_models.dataset(STEPS * BATCH * 2, **extra or {}),
         loss=loss(losses, model),
+    )
+
+
+def multi_vector_trainer(folder, **arguments):
+    late = pytest.importorskip("sentence_transformers.multi_vector_encoder")  # from 6 on
+    from sentence_transformers.multi_vector_encoder.losses import MultiVectorMultipleNegativesRankingLoss
+
+    model = sentence_models.multi_vector_model(folder / "model")
+    model.model_card_data.generate_widget_examples = False
+    return late.MultiVectorEncoderTrainer(
+        model,
+        late.MultiVectorEncoderTrainingArguments(**arguments),
+        train_dataset=sentence_models.dataset(STEPS * BATCH * 2),
+        loss=MultiVectorMultipleNegativesRankingLoss(model),
     )
 
 
@@ -192,7 +207,7 @@ SETUPS = [
         ST,
         "the same, word table",
         by_sentences(sentence_models.text_model),
-        "0.*.word_embeddings.weight",
+        "0.model.embeddings.word_embeddings.weight",
         lambda model: model,
         lambda: TableTally("0.model.embeddings.word_embeddings.weight"),
         HUGGING_FACE,
@@ -254,6 +269,15 @@ SETUPS = [
         lambda model: model[1],
         lambda: Tally(text),
         (*HUGGING_FACE, "peft"),
+    ),
+    Setup(
+        ST,
+        "multi-vector model (late interaction), unmasked tokens before Normalize",
+        lambda run: by_hugging_face(run, multi_vector_trainer),
+        "root",
+        lambda model: model[2],
+        lambda: Tally(tokens),
+        HUGGING_FACE,
     ),
     Setup(
         "lightly",

@@ -65,7 +65,7 @@ class TableTally:
 
     def __init__(self, name):
         self._name = name
-        self._gradient = self._met = 0
+        self._gradient, self._met = 0, False
         self.steps = []
 
     def attach(self, module):
