@@ -106,7 +106,9 @@ def _writers(model: nn.Module) -> dict[str, nn.Module]:
         for name, child in model.named_modules()
         if name and (_is_kind(child, "Module") or (is_model and "." not in name))
     }
-    return {name: child for name, child in members.items() if not any(other.startswith(f"{name}.") for other in members)}
+    return {
+        name: child for name, child in members.items() if not any(other.startswith(f"{name}.") for other in members)
+    }
 
 
 def _is_kind(module: nn.Module, kind: str) -> bool:

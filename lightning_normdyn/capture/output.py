@@ -55,9 +55,7 @@ class OutputTarget(ForwardListener):
 
     kind = "output"
 
-    def __init__(
-        self, name: str, module: nn.Module, path: ModulePath | None = None, *, key: str | None = None
-    ) -> None:
+    def __init__(self, name: str, module: nn.Module, path: ModulePath | None = None, *, key: str | None = None) -> None:
         super().__init__(name, module)
         self._path, self.key = path, key
         self.writers = FeatureWriters(module)

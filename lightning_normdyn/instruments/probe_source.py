@@ -48,9 +48,7 @@ def probe_of(probe: ProbeSource, name: str, names: Collection[str]) -> ProbeSour
     return probe
 
 
-def user_calls(
-    probe: ProbeSource, name: str, most_items: int, module: nn.Module | None = None
-) -> list[Call] | None:
+def user_calls(probe: ProbeSource, name: str, most_items: int, module: nn.Module | None = None) -> list[Call] | None:
     """The calls that a user's probe asks for.
 
     Args:
