@@ -46,7 +46,7 @@ class Call(NamedTuple):
         """
         if isinstance(batch, Mapping):
             return cls((dict(batch),), {}) if _takes_it_whole(module, batch) else cls((), dict(batch))
-        return cls(tuple(batch) if isinstance(batch, (list, tuple)) else (batch,), {})
+        return cls(*copied_inputs(tuple(batch) if isinstance(batch, (list, tuple)) else (batch,), {}))
 
     @classmethod
     def from_state(cls, state: list[Any]) -> Call:

@@ -47,7 +47,8 @@ def tokens(output):
 
 
 def sentence_trainer(folder, make_model, loss, router=None, extra=None, **arguments):
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer import losses
 
     model = make_model(folder / "model")
     if router is not None:

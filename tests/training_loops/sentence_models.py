@@ -75,7 +75,7 @@ def sentence_model(modules):
 
 def text_model(folder, normalize=True, dropout=0.1):
     """Transformer, mean pooling and, if wanted, a final Normalize."""
-    from sentence_transformers import models
+    from sentence_transformers.sentence_transformer import modules as models
 
     torch.manual_seed(0)
     body = models.Transformer(bert_folder(folder, dropout))
@@ -85,7 +85,7 @@ def text_model(folder, normalize=True, dropout=0.1):
 
 def static_model(folder):
     """One vector a word in an EmbeddingBag, and their mean a text."""
-    from sentence_transformers.models import StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     torch.manual_seed(0)
     return sentence_model([StaticEmbedding(tokenizer(), embedding_dim=WIDTH)])
@@ -93,7 +93,7 @@ def static_model(folder):
 
 def router_model(folder):
     """Queries by a static embedding, documents by a transformer, and a final Normalize."""
-    from sentence_transformers import models
+    from sentence_transformers.sentence_transformer import modules as models
 
     torch.manual_seed(0)
     document = [models.Transformer(bert_folder(folder)), models.Pooling(WIDTH, pooling_mode="mean")]
