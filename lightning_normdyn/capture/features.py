@@ -87,9 +87,9 @@ class FeatureWriters:
         return features if self._modules else None
 
     def _note_given(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self.listens and (self._hears_evaluation or torch.is_grad_enabled()):
-            if args and isinstance(args[0], Mapping):
-                self._features[id(module)] = dict(args[0])
+        listens = self.listens and (self._hears_evaluation or torch.is_grad_enabled())
+        if listens and args and isinstance(args[0], Mapping):
+            self._features[id(module)] = dict(args[0])
 
     def _note_written(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         given = self._features.pop(id(module), None)

@@ -178,8 +178,8 @@ def _candidates(module: nn.Module, most_names: int = 8) -> str:
     tables = [name for name, p in plain_parameters(module).items() if p.ndim == 2]
     children = [name for name, _ in module.named_children()]
     return (
-        f"candidates are the tables {_listing(tables, most_names)} and the submodules {_listing(children, most_names)}, "
-        f"or '{ROOT}' for the model itself"
+        f"candidates are the tables {_listing(tables, most_names)} and the submodules {_listing(children, most_names)}"
+        f", or '{ROOT}' for the model itself"
     )
 
 

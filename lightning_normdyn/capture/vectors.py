@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 TEXT_VECTORS, TOKEN_VECTORS = "sentence_embedding", "token_embeddings"

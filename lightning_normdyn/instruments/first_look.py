@@ -46,8 +46,8 @@ class FirstLook:
         weights = _sample(target.parameter)
         if self._weights is not None and weights is not None and not torch.equal(self._weights, weights):
             return (
-                "never seen: it has no gradient when its optimizer steps and moves all the same, as under one that steps "
-                "inside of backward() or a loop that writes to it"
+                "never seen: it has no gradient when its optimizer steps and moves all the same, as under one that "
+                "steps inside of backward() or a loop that writes to it"
             )
         return (
             "never seen: no gradient reached it, since nothing on the way to the loss looks up its rows, or only under "
@@ -67,8 +67,8 @@ class FirstLook:
             return "never seen: it was called under no_grad alone, as a teacher or a momentum encoder is"
         if any(parameter.grad is not None for parameter in target.module.parameters()):
             return (
-                "never seen: its weights have gradients, but it was not called itself: by its forward(), by another method, "
-                "or member by member; name what is called, such as the module around it"
+                "never seen: its weights have gradients, but it was not called itself: by its forward(), by another "
+                "method, or member by member; name what is called, such as the module around it"
             )
         return "never seen: it was not called, and its weights have no gradient"
 

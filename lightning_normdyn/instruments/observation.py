@@ -260,8 +260,8 @@ class Observation:
             is_trained = isinstance(target, OutputTarget) or target.parameter.requires_grad
             if not watch.steps and not watch.announced_steps and is_trained:
                 self._warn(
-                    f"no optimizer step of '{target.name}' was seen: its optimizer was replaced or stepped out of sight "
-                    "(in Lightning: use_pl_optimizer=False)"
+                    f"no optimizer step of '{target.name}' was seen: its optimizer was replaced or stepped out of "
+                    "sight (in Lightning: use_pl_optimizer=False)"
                 )
             verdicts = self._alerts.standing.get(target.name, [])
             line = closing_line(self.recorder.latest, f"{PREFIX}/{target.name}/", watch.steps, verdicts)

@@ -40,7 +40,7 @@ def uncompiled(hook: Hook) -> Hook:
     Traced, it would be compiled again for every state that it is in.
     """
     reason = "norms are observed outside of the graph: compile the optimizer's step without fullgraph=True"
-    return torch.compiler.disable(hook, reason=reason)
+    return torch.compiler.disable(hook, reason=reason)  # type: ignore[no-any-return]
 
 
 class Contingencies(NamedTuple):

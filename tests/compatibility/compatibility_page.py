@@ -7,11 +7,11 @@ RULE = "| --- | --- | --- | --- | --- |"
 INTRODUCTION = """# Compatibility
 
 Each row is a training of {steps} steps of a small model with random weights, in the library's own loop, run three
-times: unobserved under a tally in float64 that hooks of its own make (norms and their spread, the gradient and its radial part,
-in every step), observed, and observed again from the checkpoint halfway. The third column is the largest relative
-difference between what was logged and the tally; the fourth says whether the weights are those of the unobserved
-training bit for bit; the fifth whether the resumed run logged what the unbroken one did. Made by `make compatibility`,
-which runs what is installed and leaves the other rows as they are; last run on {date}.
+times: unobserved under a tally in float64 that hooks of its own make (norms and their spread, the gradient and its
+radial part, in every step), observed, and observed again from the checkpoint halfway. The third column is the largest
+relative difference between what was logged and the tally; the fourth says whether the weights are those of the
+unobserved training bit for bit; the fifth whether the resumed run logged what the unbroken one did. Made by
+`make compatibility`, which runs what is installed and leaves the other rows as they are; last run on {date}.
 """
 
 

@@ -162,7 +162,7 @@ def adamw(model):
 
 
 def plainly(make, batches):
-    return lambda run: by_plain_loop(run, lambda folder: make(), batches(), adamw)
+    return lambda run: by_plain_loop(run, lambda _: make(), batches(), adamw)
 
 
 ST = "sentence_transformers"

@@ -20,7 +20,7 @@ def train(compiled, observed, **options):
     if compiled:
         optimizer.step = torch.compile(optimizer.step, backend=counter, **options)
     observer = NormObserver(
-        net, optimizer, total_steps=STEPS, every_n_steps=4, window=12, log=lambda m, s: logged.append(m)
+        net, optimizer, total_steps=STEPS, every_n_steps=4, window=12, log=lambda m, _: logged.append(m)
     )
     if observed:
         observer.begin()

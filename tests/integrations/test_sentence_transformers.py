@@ -13,8 +13,8 @@ st = pytest.importorskip("sentence_transformers", exc_type=ImportError)
 pytest.importorskip("datasets")
 
 from code_blocks import block_under  # noqa: E402
-from sentence_transformers.sentence_transformer import losses  # noqa: E402
 from sentence_models import dataset, router_model, static_model, text_model, texts  # noqa: E402
+from sentence_transformers.sentence_transformer import losses  # noqa: E402
 
 from lightning_normdyn.history import read_run  # noqa: E402
 from lightning_normdyn.instruments import NormObserver  # noqa: E402
@@ -124,11 +124,15 @@ def test_a_router_is_probed_by_both_of_its_ways(tmp_path):
         kind = model.preprocess if hasattr(model, "preprocess") else model.tokenize
         return kind(list(sentences), task=task) | {"task": task}
 
-    observer = NormObserver(model, optimizer, targets="root", every_n_steps=1, window=50, log_dir=tmp_path, total_steps=3)
+    observer = NormObserver(
+        model, optimizer, targets="root", every_n_steps=1, window=50, log_dir=tmp_path, total_steps=3
+    )
     with observer:
         for _ in range(3):
             optimizer.zero_grad()
-            ends = [model(features(*side))["sentence_embedding"] for side in ((queries, "query"), (documents, "document"))]
+            ends = [
+                model(features(*side))["sentence_embedding"] for side in ((queries, "query"), (documents, "document"))
+            ]
             (1 - (ends[0] * ends[1]).sum(1)).mean().backward()
             optimizer.step()
     model.eval()
@@ -160,7 +164,9 @@ def test_each_module_is_followed_by_what_it_writes(tmp_path):
     assert means["0.model"] is None
     said = [str(entry.message) for entry in record if "NormDynamics" in str(entry.message)]
     assert len([text for text in said if "'2' normalizes what it is given, so its norms are all 1" in text]) == 1
-    assert len([text for text in said if "'0.model', after 4 steps: never seen: its weights have gradients" in text]) == 1
+    assert (
+        len([text for text in said if "'0.model', after 4 steps: never seen: its weights have gradients" in text]) == 1
+    )
     assert not [text for text in said if "require grad" in text and "'0'" in text]
 
 
@@ -174,7 +180,7 @@ def test_what_is_normalized_is_said_once(tmp_path, caplog):
 
 
 def test_a_key_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="output of '0.sentence_embedding' is no mapping with embeddings"):
+    with pytest.raises(ValueError, match=r"output of '0\.sentence_embedding' is no mapping with embeddings"):
         train(tmp_path, text_model(tmp_path / "model"), ["0.sentence_embedding"])
 
 
