@@ -28,6 +28,7 @@ class HeardCall(NamedTuple):
         written: what the modules inside of it wrote last, by key, where it hands a mapping on to them.
 
     Example:
+        >>> import torch
         >>> features = {"token_embeddings": torch.ones(2, 5, 3)}
         >>> pooled = features | {"sentence_embedding": torch.ones(2, 3)}
         >>> HeardCall(nn.Identity(), (features,), {}, pooled).tensor().shape
@@ -91,6 +92,7 @@ def find_vectors(output: Any, module: nn.Module | None = None) -> Tensor | None:
         module: the module; what has four dimensions is no tensor of vectors where it has convolutions.
 
     Example:
+        >>> import torch
         >>> find_vectors((torch.tensor(0.5), torch.ones(3, 2))).shape
         torch.Size([3, 2])
         >>> find_vectors(torch.ones(8, 16, 7, 7), nn.Conv2d(3, 16, 3)) is None  # a map of channels
@@ -119,6 +121,7 @@ def as_vectors(tensor: Tensor) -> Tensor:
     """A tensor of embeddings as ``[..., d]``: what a backbone pools to ``[n, C, 1, 1]`` is ``[n, C]``.
 
     Example:
+        >>> import torch
         >>> as_vectors(torch.ones(8, 16, 1, 1)).shape
         torch.Size([8, 16])
     """
@@ -140,6 +143,7 @@ def unpadded_rows(
         output: what it returned; a mask in a mapping that is handed on goes before one that came.
 
     Example:
+        >>> import torch
         >>> mask = torch.tensor([[1, 1, 0]])
         >>> unpadded_rows(torch.ones(1, 3, 5), nn.Identity(), (), {"attention_mask": mask}).shape
         torch.Size([2, 5])
@@ -174,6 +178,7 @@ def describe_output(output: Any) -> str:
     """What came instead of vectors, for an error.
 
     Example:
+        >>> import torch
         >>> describe_output(torch.ones(3)), describe_output("text")
         ('shape (3,)', 'a str')
         >>> describe_output({"logits": torch.ones(3, 1)})
