@@ -1,12 +1,14 @@
 """Calls of public functions and classes with arguments that make no sense: kind, call, what the error has to name."""
 
-import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
-from typing import Any, NamedTuple
 
 import torch
+from bad_record_calls import RECORD_CALLS
+from bad_statistic_calls import STATISTIC_CALLS
+from bad_task_calls import TASK_CALLS
+from call_outcomes import INF, NAN, NOT_COUNT, NOT_FLAG, NOT_POSITIVE, PAIRS, QN, RULE_OPTIMIZER, BadCall, D, Q, each
 from torch import nn
 
 import lightning_normdyn as normdyn
@@ -15,50 +17,6 @@ from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMoni
 from lightning_normdyn.datasets import GradedPairs, Interactions, Judgements, KnowledgeGraph, LabelledTexts, Texts
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.instruments import NormObserver
-
-NAN, INF = math.nan, math.inf
-Q, D = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.randn(6, 3)
-QN = Q.clone()
-QN[1, 0] = NAN
-RULE_OPTIMIZER = torch.optim.SGD([nn.Parameter(torch.randn(6, 3))], lr=0.1, weight_decay=0.1)
-PAIRS = Judgements(torch.arange(4), torch.arange(4), torch.ones(4))
-
-
-class BadCall(NamedTuple):
-    """A call.
-
-    Attributes:
-        kind: of what is called.
-        case: what is wrong, in words.
-        call: it.
-        argument: a regular expression of what the error has to name.
-    """
-
-    kind: str
-    case: str
-    call: Callable[[], Any]
-    argument: str
-
-
-def each(
-    kind: str, function: Callable[..., Any], good: dict[str, Any], /, *, argument: str = "", **bad: list[Any]
-) -> Iterator[BadCall]:
-    """The call with one argument at a time replaced by each of its bad values."""
-    for name, values in bad.items():
-        for value in values:
-            shown = f"{list(value.shape)} {value.dtype}" if isinstance(value, torch.Tensor) else repr(value)[:40]
-            called = getattr(function, "__qualname__", type(function).__name__)
-            yield BadCall(
-                kind,
-                f"{called}({name}={shown})",
-                lambda name=name, value=value: function(**good | {name: value}),
-                argument or rf"\b{name.removesuffix('s')}s?\b",
-            )
-
-
-NOT_POSITIVE = [0, -1.0, NAN, INF, "0.1", None, True]
-NOT_COUNT = [0, -1, 1.5, "3", True]
-NOT_FLAG = ["no", 1, None]
 
 
 def _losses() -> Iterator[BadCall]:
@@ -634,10 +592,10 @@ def _files() -> Iterator[BadCall]:
         {"entities": ["a"], "relations": ["r"], "triples": {"train": torch.zeros(1, 3).long()}},
         triples=[{"train": torch.full((1, 3), 9)}, {"train": torch.zeros(1, 2).long()}, {}],
     )
-    yield from each(kind, EmbeddingFile, {}, file=["absent.npy", "", 3, None, tempfile.gettempdir()])
-    yield from each(kind, normdyn.read_run, {}, log_dir=["absent", "", 3, None])
-    yield from each(kind, normdyn.write_report, {}, log_dir=["absent", 3, None])
+    yield from each(kind, EmbeddingFile, None, file=["absent.npy", "", 3, None, tempfile.gettempdir()])
+    yield from each(kind, normdyn.read_run, None, log_dir=["absent", "", 3, None])
+    yield from each(kind, normdyn.write_report, None, log_dir=["absent", 3, None])
 
 
 GENERATORS = (_losses, _metrics, _core, _levers, _retrieval, _callbacks, _files)
-CALLS = list(chain.from_iterable(generator() for generator in GENERATORS))
+CALLS = [*chain.from_iterable(generator() for generator in GENERATORS), *STATISTIC_CALLS, *RECORD_CALLS, *TASK_CALLS]

@@ -112,6 +112,8 @@ def compare_temperatures(
 
 
 _STEPS = 200
+# Of the log temperature: beyond it softmax is uniform, or one class, to rounding, and float64 would end in NaN.
+_FARTHEST = 30.0
 
 
 class NormTemperature(NamedTuple):
@@ -133,7 +135,8 @@ class NormTemperature(NamedTuple):
 def fit_temperature(logits: Tensor, labels: Tensor, norms: Tensor, *, norm_dependent: bool = True) -> NormTemperature:
     """Fits the temperature by maximum likelihood of the labels (LBFGS in float64).
 
-    Temperature scaling (Guo et al. 2017) has one parameter; this one has two, and contains it at slope 0.
+    Temperature scaling (Guo et al. 2017) has one parameter; this one has two, and contains it at slope 0. Where
+    likelihood grows without end, as for logits that say nothing of the labels, temperatures count for ``e^30`` at most.
 
     Args:
         logits: ``[n, classes]``.
@@ -191,7 +194,7 @@ def check_items(logits: Tensor, labels: Tensor, norms: Tensor) -> None:
 
 
 def _scaled(logits: Tensor, log_norms: Tensor, parameters: Tensor) -> Tensor:
-    log_temperature = parameters[0] + parameters[1] * log_norms.to(logits.device)
+    log_temperature = (parameters[0] + parameters[1] * log_norms.to(logits.device)).clamp(-_FARTHEST, _FARTHEST)
     return logits / log_temperature.exp().unsqueeze(1)
 
 

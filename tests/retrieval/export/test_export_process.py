@@ -19,8 +19,8 @@ from lightning_normdyn.retrieval.indexes import Destination, index_writer
 @given(st.integers(0, 1000), st.floats(0.1, 1.5), st.floats(1, 3))
 @settings(max_examples=20)
 def test_one_dimension_more_gives_every_metric_the_same_ranking(seed, spread, slack):
-    """But for ties: stored in float32, the coordinate is off by at most 2^-24 of itself, so that half a squared distance
-    is off by 2^-24·radius² and a cosine by 2^-24 of itself; two documents change places within twice that."""
+    """But for ties: stored in float32 the coordinate is off by at most 2^-24 of itself, half a squared distance so by
+    2^-24·radius² and a cosine by 2^-24 of itself; two documents change places within twice that."""
     documents, queries = embeddings(m=60, d=6, seed=seed, spread=spread)
     radius = slack * float(documents.double().norm(dim=1).max())
     longer, asked = augment_documents(documents, radius=radius).double(), augment_queries(queries).double()
