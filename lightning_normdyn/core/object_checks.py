@@ -191,6 +191,28 @@ def check_generator(**generators: object) -> None:
             )
 
 
+def check_device(device: object) -> None:
+    """Refuses what torch knows no device by; ``None`` passes, which stands for its default.
+
+    Args:
+        device: what came.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> check_device("gpu")
+        Traceback (most recent call last):
+            ...
+        ValueError: device: expected one of torch, such as 'cpu' or 'cuda:0', got 'gpu'
+    """
+    if device is not None:
+        try:
+            torch.device(device)  # type: ignore[call-overload]
+        except (RuntimeError, TypeError):
+            raise ValueError(f"device: expected one of torch, such as 'cpu' or 'cuda:0', got {device!r}") from None
+
+
 def _came(value: object) -> str:
     """The object in a word or two: itself where that is short, else its class."""
     is_plain = value is None or isinstance(value, str | int | float | bool)

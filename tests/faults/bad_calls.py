@@ -93,6 +93,8 @@ def _losses() -> Iterator[BadCall]:
         module=[None, "m"],
         query_inputs=[None, Q[:0]],
         encode_query=[None],
+        document_inputs=[None, D[:0]],
+        encode_document=[None, "a"],
     )
 
 
@@ -270,6 +272,7 @@ def _core() -> Iterator[BadCall]:
         norm=[torch.ones(3), None, -torch.ones(2)],
         second_moment=[None],
         lrs=["0.1", [NAN], [-0.1], None, 0.1],
+        drift=[torch.ones(3), "1", None],
         radial_decay=[torch.ones(3), "1", None],
     )
     yield from each(
@@ -287,7 +290,7 @@ def _core() -> Iterator[BadCall]:
         optimizer=[None, "sgd", nn.Linear(1, 1)],
         group=[5, -9, "0", 1.5],
     )
-    yield from each(kind, core.safe_norm, {"x": Q}, x=[None, [1.0], Q.long()], dim=[5, "0"])
+    yield from each(kind, core.safe_norm, {"x": Q}, x=[None, [1.0], Q.long()], dim=[5, "0"], keepdim=["no", None])
     yield from each(kind, core.RowMoments, {"rows": 3}, rows=[-1, 1.5, "3"])
     yield from each(kind, core.scale_gradient, {"embedding": Q}, embedding=[None, Q.long()], power=[NAN, INF, "1"])
 
@@ -340,6 +343,7 @@ def _levers() -> Iterator[BadCall]:
         method=["nope", 3],
         neighbours=NOT_COUNT,
         output=[good[:3], "a"],
+        generator=[3],
     )
     yield from each(
         kind, levers.CorrectedDecay, {"optimizer": RULE_OPTIMIZER}, optimizer=[None, "sgd"], peak_lr=NOT_POSITIVE[:5]
@@ -353,6 +357,7 @@ def _levers() -> Iterator[BadCall]:
         optimizer=[None, RULE_OPTIMIZER],
         table=[None, torch.ones(6, 3)],
         update_probability=[torch.ones(3), None, torch.zeros(6), torch.full((6,), 2.0), torch.full((6,), NAN)],
+        second_moment=[torch.ones(3), -torch.ones(6), "1"],
     )
 
 
@@ -377,7 +382,12 @@ def _retrieval() -> Iterator[BadCall]:
         "excluded_pairs": [3, (torch.arange(2),), (torch.tensor([9]), torch.tensor([0]))],
     }
     yield from each(kind, retrieval.exact_top_k, search, **bad)
-    yield from each(kind, retrieval.norm_aware_top_k, search, alpha_query=[NAN, "1"], **exponents)
+    yield from each(kind, retrieval.norm_aware_top_k, search, alpha_query=[NAN, "1"], **exponents, **bad)
+    learnable = {"normalization": "learnable", "gamma_document": 0.5}
+    gammas = {"gamma_query": [NAN, "1"], "gamma_document": [INF, "1", None]}
+    yield from each(kind, retrieval.NormAwareScore, learnable, **gammas)
+    yield from each(kind, retrieval.norm_aware_top_k, search | learnable, **gammas)
+    yield from each(kind, retrieval.export_vectors, {"documents": D} | learnable, **gammas)
     yield from each(kind, retrieval.NormAwareScore, {}, alpha_query=[NAN, "1"], **exponents)
     yield from each(
         kind,
@@ -399,6 +409,7 @@ def _retrieval() -> Iterator[BadCall]:
         retrieval.CrossDomainLocalScaling,
         {"documents": D, "bank": Q},
         bank=[Q[:, :2], None],
+        documents=[None, D[0]],
         neighbours=NOT_COUNT,
     )
     kind = "retrieval: exponent"
@@ -418,7 +429,10 @@ def _retrieval() -> Iterator[BadCall]:
         alphas=[[], [NAN], "0", [0.5]],
         measure=["", "ndcg", "nope@3", 3],
         normalization=["cos"],
+        chunk_size=NOT_COUNT,
+        excluded_pairs=[3, (torch.arange(2),), (torch.tensor([9]), torch.tensor([0]))],
     )
+    yield from each(kind, retrieval.sweep_alpha, sweep | learnable, **gammas)
     swept = retrieval.sweep_alpha(
         torch.randn(12, 3), torch.randn(12, 3), Judgements(torch.arange(12), torch.arange(12), torch.ones(12))
     )
@@ -466,6 +480,7 @@ def _retrieval() -> Iterator[BadCall]:
         baseline=["nope", 3],
         resamples=[-1, 1.5],
         level=[0, 95],
+        generator=[3],
     )
     yield from each(
         kind,
@@ -487,6 +502,7 @@ def _retrieval() -> Iterator[BadCall]:
         bins=NOT_COUNT,
         resamples=[-1],
         level=[95],
+        generator=[3],
     )
     yield from each(
         kind,
@@ -496,6 +512,11 @@ def _retrieval() -> Iterator[BadCall]:
         measures=[[], ["nope"], "ndcg@10"],
         candidates=[0, -1, 1.5],
         judgements=[None],
+        queries=[None, Q[0]],
+        documents=[None, D[:, :2]],
+        resamples=[-1, "3"],
+        level=[0, 95],
+        generator=[3],
     )
     yield from each(
         kind,
@@ -511,6 +532,8 @@ def _retrieval() -> Iterator[BadCall]:
         values=[{"a": torch.rand(3)}, None, {"a": None}],
         length=[torch.rand(3)],
         level=[95],
+        resamples=[-1, "3"],
+        generator=[3],
     )
 
 
@@ -534,6 +557,22 @@ def _callbacks() -> Iterator[BadCall]:
         lrs=[3, "cosine"],
         probe_items=[0, -1],
         instruments=[3, [3], ["nope"]],
+    )
+    shared = {"instruments": [3, [3]], "names": [3, True]}
+    yield from each(kind, NormTrajectoryMonitor, {}, **shared)
+    yield from each(kind, GradientSplitMonitor, {}, **shared)
+    shared |= {"probe": [3, True], "on_alert": [3, "print"]}
+    yield from each(kind, NormDynamics, {}, **{name: shared[name] for name in ("names", "probe", "on_alert")})
+    yield from each(
+        kind,
+        EquilibriumFitMonitor,
+        {},
+        window=[0, 1.5],
+        forecast_at=[0, NAN],
+        fit_every_n_steps=[0, 1.5],
+        lrs=[3],
+        probe_items=[0, "3"],
+        **shared,
     )
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -77,7 +77,7 @@ def _rules() -> Iterator[BadCall]:
 
 def _moments() -> Iterator[BadCall]:
     kind = "core: moments and norms"
-    yield from each(kind, core.RowMoments, {"rows": 3}, cadences=[torch.ones(2), "a", [1, 1, 1]])
+    yield from each(kind, core.RowMoments, {"rows": 3}, device=["nope", 3.5], cadences=[torch.ones(2), "a", [1, 1, 1]])
     rows = {"embedding": Q, "gradient": Q}
     vectors = {"embedding": [None, Q[0], Q[:, :2], Q.long(), "a"], "gradient": [None, Q[:2], Q.long(), [1.0]]}
     yield from each(
@@ -169,6 +169,7 @@ def _statistics() -> Iterator[BadCall]:
         kind=["kendall", 3],
         resamples=[-1, 1.5, "3"],
         level=[0, 1, 95, NAN, "0.9"],
+        generator=[3],
     )
     ranked = core.grade_ranking(
         torch.tensor([[0, 1], [1, 0]]), (torch.tensor([0, 1]), torch.tensor([0, 1]), torch.ones(2)), 2

@@ -65,6 +65,8 @@ def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
         check_real_tensors(x=x)
     if not (isinstance(dim, int) and -max(1, x.ndim) <= dim < max(1, x.ndim)):
         raise ValueError(f"dim: expected one of the {x.ndim} dimensions of x, from 0 or -1 on, got {dim!r}")
+    if not isinstance(keepdim, bool):
+        raise ValueError(f"keepdim: expected True or False, got {keepdim!r}")
     norm: Tensor = torch.linalg.vector_norm(at_least_float32(x), dim=dim, keepdim=keepdim)
     return norm
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.dynamics.row_readings import RowReadings
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.object_checks import check_instance
+from lightning_normdyn.core.object_checks import check_device, check_instance
 from lightning_normdyn.core.tensor_checks import check_real_tensors, check_tensors
 
 _TOUCHES, _SECOND_MOMENT, _FOURTH_MOMENT = range(3)
@@ -45,6 +45,7 @@ class RowMoments:
 
     def __init__(self, rows: int, device: torch.device | str | None = None, *, cadences: Tensor | None = None) -> None:
         check_count(0, rows=rows)
+        check_device(device)
         if cadences is not None:
             check_tensors(cadences=cadences)
             if cadences.shape != (rows,):

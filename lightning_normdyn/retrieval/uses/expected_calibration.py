@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.core.object_checks import check_generator
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
 from lightning_normdyn.core.statistics.risk_coverage import expected_calibration_error
 from lightning_normdyn.core.tensor_checks import check_tensors
@@ -78,6 +79,7 @@ def compare_temperatures(
     check_count(bins=bins, hint="15 is usual")
     check_count(0, resamples=resamples)
     check_level(level)
+    check_generator(generator=generator)
     check_items(logits, labels, norms)
     if len(labels) < 4:
         raise ValueError(f"labels: expected four items at least, two for each half, got {len(labels)}")
