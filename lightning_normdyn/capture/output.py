@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.names import ModulePath
 from lightning_normdyn.caution import OnError, SettingsError, caution, contained
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm, split_radial_tangential
+from lightning_normdyn.core.object_checks import check_instance, check_name
 
 
 class OutputStep(NamedTuple):
@@ -46,6 +47,8 @@ class ForwardListener(ABC):
     """
 
     def __init__(self, name: str, module: nn.Module) -> None:
+        check_name(name=name)
+        check_instance(nn.Module, module=module, hint="pass the submodule itself")
         self.name, self.module = name, module
         self._handle: RemovableHandle | None = None
         self._on_error: OnError | None = None

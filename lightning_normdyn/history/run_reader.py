@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_name
 from lightning_normdyn.history.checked_json import read_checked
 from lightning_normdyn.history.part import Part, grouped_parts, read_part
 from lightning_normdyn.history.part_log import TARGET
@@ -388,6 +390,8 @@ def read_run(
         ValueError: if the run has no such stretch.
     """
     record = find_record(log_dir, run)
+    if stretch is not None:
+        check_count(0, stretch=stretch)
     if stretch is not None and not 0 <= stretch < max(1, len(record.stretches)):
         raise ValueError(
             f"stretch: expected one of {len(record.stretches)} from 0, got {stretch!r}; one begins whenever a run is "
@@ -409,6 +413,8 @@ def find_record(log_dir: str | os.PathLike[str], run: str | None = None) -> RunR
     Raises:
         FileNotFoundError: if there is none; the message names those that there are.
     """
+    if run is not None:
+        check_name(run=run)
     records = list_runs(log_dir)
     if not records:
         raise _absent(log_dir)

@@ -20,6 +20,7 @@ from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.core.object_checks import check_name, check_path
 from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
 from lightning_normdyn.instruments.observation import Observation, run_id_of
@@ -100,6 +101,13 @@ class NormObserver:
         if total_steps is not None:
             check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
         check_count(scheduler_every_n_steps=scheduler_every_n_steps)
+        if scaler is not None and not hasattr(scaler, "get_scale"):
+            raise ValueError(
+                f"scaler: expected torch.amp.GradScaler, got {scaler!r}; leave it out without a loss scale"
+            )
+        if log_dir is not None:
+            check_path("folder", log_dir=log_dir, hint="leave it out to keep no history")
+        check_name(name=name)
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
         for each in self._schedulers:
