@@ -476,9 +476,10 @@ def errors_all_along(folder: Path, minutes: int, seed: int = 0) -> Tally:
 _CONTAINER = """
 import sys, time, os
 from lightning_normdyn.history import RunWriter
+from lightning_normdyn.history.run_record import Bookmark
 folder, norm, run_id = sys.argv[1], float(sys.argv[2]), sys.argv[3] or None
 writer = RunWriter(folder)
-writer.begin({"t": 10 if run_id else 0}, run_id)
+writer.begin({"t": 10 if run_id else 0}, Bookmark(run_id) if run_id else None)
 print(writer.run_id, os.getpid(), flush=True)
 for step in range(11 if run_id else 1, 60):
     writer.target("t").append_rows({"step": [step], "row": [0], "norm": [norm]})

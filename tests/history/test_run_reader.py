@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from written_history import end_run, history_of, writer_of
 
-import lightning_normdyn.history.run_reader as module
+import lightning_normdyn.history.log_reader as module
 from lightning_normdyn.history import QUANTITY_SCHEMA, TRAJECTORY, read_run
 from lightning_normdyn.history.run_reader import RunReader, find_record
 
@@ -55,9 +55,9 @@ def test_merging_agrees_with_a_loop_over_lines(tmp_path: Path) -> None:
 
 def test_a_part_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
-    read_part = module.read_part
+    read_columns = module.read_columns
     monkeypatch.setattr(
-        module, "read_part", lambda part, schema: (opened.append(part.file), read_part(part, schema))[1]
+        module, "read_columns", lambda part, schema: (opened.append(part.file), read_columns(part, schema))[1]
     )
     add(tmp_path, 1, 2)
     reader = RunReader(find_record(tmp_path))
@@ -127,14 +127,14 @@ def test_a_number_that_changed_in_a_description_is_damage(tmp_path: Path) -> Non
 
 def test_parts_that_are_put_together_meanwhile_are_read_whole(tmp_path: Path, monkeypatch) -> None:
     add(tmp_path, *range(1, 6))
-    reader, real = RunReader(find_record(tmp_path)), module.read_part
+    reader, real = RunReader(find_record(tmp_path)), module.read_columns
 
     def seals_first(part, schema):
-        monkeypatch.setattr(module, "read_part", real)
+        monkeypatch.setattr(module, "read_columns", real)
         end_run(tmp_path)
         return real(part, schema)
 
-    monkeypatch.setattr(module, "read_part", seals_first)
+    monkeypatch.setattr(module, "read_columns", seals_first)
     assert set(reader.targets()["t"].trajectory()["step"].to_pylist()) == set(range(1, 6))
 
 

@@ -18,13 +18,13 @@ from lightning_normdyn import NormObserver
 from lightning_normdyn.callbacks import EquilibriumFitMonitor, NormDynamics, NormTrajectoryMonitor
 from lightning_normdyn.file_lock import FileLock, is_locked
 from lightning_normdyn.history import RunWriter, list_runs, read_run
-from lightning_normdyn.history.run_record import RunRecord, Stretch
+from lightning_normdyn.history.run_record import Bookmark, RunRecord, Stretch
 
 
 def write(log_dir: Path, steps, *, start: int = 0, run_id: str | None = None, norm: float = 1.0) -> RunWriter:
     """A run that records one row in each of some steps and ends."""
     writer = RunWriter(log_dir)
-    writer.begin({"t": start}, run_id)
+    writer.begin({"t": start}, None if run_id is None else Bookmark(run_id))
     record(writer, steps, norm)
     writer.end()
     return writer
@@ -88,7 +88,7 @@ def test_each_target_is_cut_at_its_own_step(tmp_path: Path) -> None:
         writer.target(target).append_rows({"step": [1, 2, 3, 4], "row": [0] * 4, "norm": [1.0] * 4})
     writer.end()
     again = RunWriter(tmp_path)
-    again.begin({"a": 3, "b": 3}, writer.run_id)
+    again.begin({"a": 3, "b": 3}, writer.bookmark)
     again.begin({"c": 2})  # of another monitor
     again.end()
     again.end()
@@ -128,7 +128,7 @@ input()
     assert record_of_first.has_writer is False
     assert write(tmp_path, [2], start=1, run_id=run, norm=3.0).root.name == "normdyn"
     assert norms(tmp_path) == {1: 1.0, 2: 3.0}
-    assert norms(tmp_path, run="normdyn-2") == {2: 2.0}
+    assert norms(tmp_path, run="normdyn-2") == {1: 1.0, 2: 2.0}  # from the checkpoint of the first
 
 
 def test_the_process_number_says_nothing(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_an_observer_says_so_too_and_closes_once(tmp_path: Path) -> None:
     (record,) = list_runs(tmp_path)
     assert (record.end is not None, record.has_writer) == (True, False)
     again = RunWriter(tmp_path)
-    again.begin({}, record.id)  # somebody goes on with it
+    again.begin({}, Bookmark(record.id))  # somebody goes on with it
     observer.close()
     assert list_runs(tmp_path)[0].has_writer
     again.end()
