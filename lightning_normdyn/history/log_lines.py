@@ -34,10 +34,10 @@ class LogLines(NamedTuple):
 
 def with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table with the columns of a schema; those that it does not have are null."""
+    missing = {field.type for field in schema if field.name not in table.schema.names}
+    nulls = {kind: pa.chunked_array([pa.nulls(len(table), kind)]) for kind in missing}  # shared by all of that type
     columns = [
-        table.column(field.name).cast(field.type)
-        if field.name in table.schema.names
-        else pa.chunked_array([pa.nulls(len(table), field.type)])
+        table.column(field.name).cast(field.type) if field.name in table.schema.names else nulls[field.type]
         for field in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
