@@ -53,6 +53,7 @@ class Stretch:
         command: that was run.
         origin: number of the stretch that it went on from, of the parent for a run's first; ``None`` where that is
             unknown, and then it is the one before, of the parent the last.
+        order: of all stretches in the log folder, up from 1: clocks may be set back.
     """
 
     step: int = 0
@@ -63,6 +64,7 @@ class Stretch:
     process: int = 0
     command: str = ""
     origin: int | None = None
+    order: int = 0
 
     @classmethod
     def here(cls, step: int, steps: Mapping[str, int], origin: int | None = None) -> Stretch:
@@ -163,6 +165,11 @@ class RunRecord:
             return 0.0
 
     @property
+    def order(self) -> int:
+        """Of its latest stretch among all in the log folder; 0 where that is unknown."""
+        return self.stretches[-1].order if self.stretches else 0
+
+    @property
     def has_writer(self) -> bool | None:
         """Whether some process writes to it now; ``None`` where that cannot be told, as from another machine."""
         is_held = is_locked(self.folder / LOCK_FILE)
@@ -230,7 +237,10 @@ def list_runs(log_dir: str | os.PathLike[str]) -> list[RunRecord]:
     if not place.is_dir():
         return []
     folders = [folder for folder in place.iterdir() if _FOLDER_NAME.fullmatch(folder.name) and _is_history(folder)]
-    return sorted(map(record_in, folders), key=lambda record: record.start, reverse=True)
+    records = [record_in(folder) for folder in folders]
+    if all(record.order for record in records):
+        return sorted(records, key=lambda record: (record.order, record.start), reverse=True)
+    return sorted(records, key=lambda record: record.start, reverse=True)
 
 
 def has_old_history(log_dir: str | os.PathLike[str]) -> bool:

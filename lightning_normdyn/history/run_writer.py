@@ -174,7 +174,9 @@ class RunWriter:
         self._logs = {}
 
     def _take_folder(self, bookmark: Bookmark | None, stretch: Stretch) -> tuple[RunRecord, FileLock]:
-        for record in list_runs(self.log_dir) if bookmark is not None else []:
+        records = list_runs(self.log_dir)
+        stretch = replace(stretch, order=1 + max((record.order for record in records), default=0))
+        for record in records if bookmark is not None else []:
             lock = FileLock(record.folder / LOCK_FILE)
             if bookmark is not None and record.id == bookmark.run and lock.acquire() and lock.is_certain:
                 return self._resume(record.folder, stretch), lock

@@ -451,6 +451,20 @@ def _full(log_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _files_stay_small(log_dir: Path) -> Iterator[None]:
+    """No file may grow beyond a few bytes, as under a limit of the shell's."""
+    import resource
+
+    del log_dir
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@contextlib.contextmanager
 def _replaced(log_dir: Path, replacement: Callable[[Path], object]) -> Iterator[None]:
     """The folder is something else for a while."""
     log_dir.rename(log_dir.with_name("aside"))
@@ -484,6 +498,7 @@ def _at_once(action: Callable[[Path], object], log_dir: Path) -> Iterator[None]:
 TROUBLES: dict[str, tuple[Callable[[Path], contextlib.AbstractContextManager], bool]] = {
     "read-only for a while": (_read_only, True),
     "full for a while": (_full, True),
+    "a limit on the size of files": (_files_stay_small, True),
     "no quota for a while": (lambda _: _fails("fsync", errno.EDQUOT), True),
     "one input or output error": (lambda _: _fails("fsync", errno.EIO, 1), True),
     "input and output errors": (lambda _: _fails("fsync", errno.EIO), True),
