@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -186,12 +187,13 @@ class Recorder:
 
     def _after_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
-        with shared_gradient_norm(optimizer):
-            self._for_each(self._by_optimizer.get(id(optimizer), ()), lambda watch: watch.after_step())
+        watches = self._by_optimizer.get(id(optimizer), ())
+        with shared_gradient_norm(optimizer) if len(watches) > 1 else nullcontext():
+            self._for_each(watches, lambda watch: watch.after_step())
 
     def end_batch(self) -> None:
         """Says that no announced step is still to be made: one that was not has been skipped."""
-        self._for_each(self.watches, lambda watch: watch.end_batch())
+        self._for_each((watch for watch in self.watches if watch.awaits_step), lambda watch: watch.end_batch())
 
     def drain(self) -> dict[str, float]:
         """``normdyn/<target>/<quantity>`` to the finite scalars read since the last call, which are recorded too.
@@ -199,7 +201,10 @@ class Recorder:
         Waits for the device once.
         """
         news: list[tuple[Watch, Readings]] = []
-        self._for_each(self.watches, lambda watch: news.append((watch, watch.drain())))
+        watches = [watch for watch in self.watches if watch.may_have_news]
+        if not watches:
+            return {}
+        self._for_each(watches, lambda watch: news.append((watch, watch.drain())))
         news = [(watch, readings) for watch, readings in news if readings]
         if not news:
             return {}
