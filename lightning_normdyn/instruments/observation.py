@@ -22,6 +22,7 @@ from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr, optimizer_memory
 from lightning_normdyn.history.alert_log import AlertLog
+from lightning_normdyn.history.run_record import Bookmark
 from lightning_normdyn.history.run_writer import RunWriter, TargetWriter
 from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.closing_line import closing_line
@@ -38,7 +39,7 @@ from lightning_normdyn.instruments.parameter_groups import (
     group_number,
 )
 from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
-from lightning_normdyn.instruments.recorder import PREFIX, RUN_ID, Contingencies, Recorder
+from lightning_normdyn.instruments.recorder import PREFIX, RUN_FOLDER, RUN_ID, RUN_STRETCH, Contingencies, Recorder
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.run_facts import RunFacts
 from lightning_normdyn.instruments.safeguard import FailureLog, TargetEndedError, TargetGoneError, in_a_line
@@ -50,15 +51,21 @@ from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
 
 
-def run_id_of(state: object) -> str | None:
-    """Which run a state is of, as far as it says so.
+def bookmark_of(state: object) -> Bookmark | None:
+    """Which run a state is of and where that lies, as far as it says so.
 
     Example:
-        >>> run_id_of({"run": "3f2a"}), run_id_of({}), run_id_of(None)
-        ('3f2a', None, None)
+        >>> bookmark_of({"run": "3f2a", "stretch": 1, "folder": 7}), bookmark_of({}), bookmark_of(None)
+        (Bookmark(run='3f2a', stretch=1, folder=None), None, None)
     """
-    run_id = state.get(RUN_ID) if isinstance(state, Mapping) else None
-    return run_id if isinstance(run_id, str) and run_id else None
+    run_id, stretch, folder = map(state.get, _RUN_ENTRIES) if isinstance(state, Mapping) else (None, None, None)
+    if not isinstance(run_id, str) or not run_id:
+        return None
+    is_number = type(stretch) is int and stretch >= 0
+    return Bookmark(run_id, stretch if is_number else None, folder if isinstance(folder, str) and folder else None)
+
+
+_RUN_ENTRIES = (RUN_ID, RUN_STRETCH, RUN_FOLDER)
 
 
 class Observation:
@@ -108,13 +115,13 @@ class Observation:
                 f"{', '.join(self._target_names)}"
             )
 
-    def begin(self, steps_made: int, state: Any = None, *, run_id: str | None = None) -> None:
+    def begin(self, steps_made: int, state: Any = None, *, bookmark: Bookmark | None = None) -> None:
         """Starts to listen, after the weights were restored.
 
         Args:
             steps_made: optimizer steps that the run made before, for targets whose state does not tell.
             state: what the recorder of an earlier run gave; if it cannot be used, the statistics start afresh.
-            run_id: of the run that is resumed, whose history goes on; ``None`` for a new one.
+            bookmark: of the run that is resumed, whose history goes on; ``None`` for a new one.
         """
         reshard(self._module)
         if state is not None:
@@ -134,7 +141,7 @@ class Observation:
         for watch in self.recorder.watches:
             watch.is_paused = _is_frozen(watch.target)
         self.recorder.begin(steps_made, self._run.followed())
-        self._begin_history(run_id)
+        self._begin_history(bookmark)
         for watch in self.recorder.watches:
             self._describe(watch)
         self.flush()
@@ -182,8 +189,9 @@ class Observation:
         if self._has_begun:
             self._waiting_metrics |= self._judged()
             self.flush()
-        run_id = None if self._history is None else self._history.run_id
-        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict(), RUN_ID: run_id}
+        bookmark = None if self._history is None else self._history.bookmark
+        run = dict(zip(_RUN_ENTRIES, bookmark or (None, None, None), strict=True))
+        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict(), **run}
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -276,9 +284,9 @@ class Observation:
             self._history.end()
         self._has_begun = False  # when it is called again, the folder may be another run's
 
-    def _begin_history(self, run_id: str | None) -> None:
+    def _begin_history(self, bookmark: Bookmark | None) -> None:
         if self._history is not None:
-            self._history.begin({watch.target.name: watch.steps for watch in self.recorder.watches}, run_id)
+            self._history.begin({watch.target.name: watch.steps for watch in self.recorder.watches}, bookmark)
         self._has_begun = True
 
     def flush(self) -> None:
@@ -595,7 +603,9 @@ class Observation:
         rule = equilibrium_rule(*trainer)
         if watch.history is not None:
             settings = trainer.optimizer.param_groups[trainer.number]
-            watch.history.describe(_description(watch.target, rule, settings, self._run.total_steps()))
+            description = _description(watch.target, rule, settings, self._run.total_steps())
+            cadence = {name: self._options[name] for name in _CADENCES} if self._measures.fit else {}  # type: ignore[literal-required]
+            watch.history.describe(description | cadence)
             watch.history.name_rows(self._row_names.get(watch.target.name, {}))
         if isinstance(watch.target, TableTarget) and rule.radial_decay <= 0:
             self._inform(f"'{watch.target.name}' under {rule.optimizer}: {rule.law}")
@@ -636,6 +646,8 @@ def _description(
 
 
 _SHORT_WINDOW = 50
+_CADENCES = ("every_n_steps", "fit_every_n_steps", "window")
+"""Options that tell two records of one target apart."""
 
 
 def _is_frozen(target: Target) -> bool:

@@ -23,7 +23,7 @@ from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.core.object_checks import check_name, check_path
 from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
-from lightning_normdyn.instruments.observation import Observation, run_id_of
+from lightning_normdyn.instruments.observation import Observation, bookmark_of
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
@@ -156,7 +156,7 @@ class NormObserver:
                 "another model?"
             )
         try:
-            self._observation.begin(steps_made, state, run_id=run_id_of(state))
+            self._observation.begin(steps_made, state, bookmark=bookmark_of(state))
         except BaseException:
             self.close()
             raise

@@ -17,14 +17,14 @@ from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.clip_share import shared_gradient_norm
 from lightning_normdyn.instruments.encoder_balance import OtherRanksError
-from lightning_normdyn.instruments.state_check import fields, mapped, optional, word
+from lightning_normdyn.instruments.state_check import fields, mapped, optional, whole, word
 from lightning_normdyn.instruments.state_forms import alerts_form
 from lightning_normdyn.instruments.watch import Watch
 
 PREFIX = "normdyn"
 STATE_VERSION = 2
-RUN_ID = "run"
-"""Where a state says which run it is of."""
+RUN_ID, RUN_STRETCH, RUN_FOLDER = "run", "stretch", "folder"
+"""Where a state says which run it is of, which stretch of that and in which folder."""
 
 
 def _raise(watch: Watch | None, error: Exception) -> None:
@@ -264,7 +264,8 @@ class Recorder:
         version = state.get("version")
         if type(version) is not int or version != STATE_VERSION:
             raise ValueError(f"its state has version {version!r:.50}, this release reads {STATE_VERSION}")
-        allowed = {"alerts": alerts_form(), RUN_ID: optional(word())}
+        run = {RUN_ID: optional(word()), RUN_STRETCH: optional(whole()), RUN_FOLDER: optional(word())}
+        allowed = {"alerts": alerts_form(), **run}
         fields({"targets": mapped(lambda *_: None)}, later=allowed)(state, "its state")
         for watch in self.watches:
             if watch.target.name in state["targets"]:
