@@ -194,6 +194,45 @@ def test_clipping_leaves_the_size_of_adams_steps_alone():
     assert (under_sgd["clipping_sets_steps"], under_adamw["clipping_sets_steps"]) == ("warning", "note")
 
 
+def course_of_growth(first, later, **values):
+    """Evidence of a table whose first step grew R² by one share and whose later ones by another."""
+    evidence = evidence_of({})
+    for step, growth in ((1, first), *((step, later) for step in range(50, 1001, 50))):
+        evidence.courses.note(step, {"budget_growth": growth, **values})
+    return {verdict.rule for verdict in judge(evidence)}
+
+
+def direction_left(growth, steps):
+    """Squared cosine between rows before and after steps at random across them, each of growth·R², in float64."""
+    generator = torch.Generator().manual_seed(0)
+    start = rows = torch.nn.functional.normalize(torch.randn(2000, 400, generator=generator, dtype=torch.float64))
+    for _ in range(steps):
+        step = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
+        step -= rows * (step * rows).sum(1, keepdim=True) / rows.square().sum(1, keepdim=True)
+        rows = rows + math.sqrt(growth) * rows.norm(dim=1, keepdim=True) * torch.nn.functional.normalize(step)
+    return float(torch.cosine_similarity(start, rows).square().mean())
+
+
+@pytest.mark.parametrize(("growth", "is_said"), [(0.2, False), (0.3, True)])
+def test_steps_overshoot_where_ten_of_them_leave_a_tenth_of_a_direction(growth, is_said):
+    assert ("overshooting_steps" in course_of_growth(0.01, growth)) == is_said
+    assert (direction_left(growth, 10) < 0.1) == is_said
+
+
+@pytest.mark.parametrize(("growth", "is_said"), [(1.28, False), (7.0, False), (12.0, True)])
+def test_a_first_step_overshoots_where_it_alone_leaves_a_tenth_of_a_direction(growth, is_said):
+    """Adagrad's first is its longest, lr·√d: 1.13 for lr 0.1 and 128 dimensions, on rows of norm 1."""
+    assert ("overshooting_steps" in course_of_growth(growth, 0.01)) == is_said
+    assert (direction_left(growth, 1) < 0.1) == is_said
+
+
+def test_a_start_near_nothing_is_no_fault_of_a_loss_that_sees_lengths():
+    """As factorisations of knowledge graphs are trained: rows of 1e-3 under Adagrad at 0.1."""
+    assert "overshooting_steps" not in course_of_growth(1e4, 0.01, radial_fraction=0.4)
+    assert "overshooting_steps" in course_of_growth(1e4, 0.01, radial_fraction=1e-6)
+    assert "overshooting_steps" in course_of_growth(1e4, 0.3, radial_fraction=0.4)
+
+
 def test_a_reset_to_where_rows_settle_anyway_is_seen():
     evidence = evidence_of({"norm_mean": 1.0, "budget_decay": -2e-3, "budget_drift": 1e-3, "budget_growth": 1e-3})
     for step in range(6):
