@@ -89,7 +89,6 @@ def rules_that_speak(values, **options):
     [
         ({"dead_rows": 3.0, "norm_p50": 1.0}, "dead_rows"),
         ({"untouched_rows": 3.0}, "untouched_rows"),
-        ({"dead_at_step": 900.0, "untouched_rows": 1.0}, "dying_rows"),
         ({"clip_share": 0.95, "clip_ratio": 0.8}, "clip_share"),
         ({"equilibrium_excess": 5.0, "equilibrium_coverage": 0.4, "stationarity": 0.99}, "unexplained_scatter"),
         ({"equilibrium_slope_stderr": 0.2, "equilibrium_slope": 1.1}, "uncertain_slope"),
@@ -121,7 +120,8 @@ def test_rows_that_may_still_be_met_are_not_said_to_die():
     foreseen = {"dead_at_step": 900.0, "untouched_rows": 1.0}
     assert "dying_rows" in rules_that_speak(foreseen, steps=300, total_steps=1000)
     assert "dying_rows" not in rules_that_speak(foreseen, steps=200, total_steps=1000)
-    assert "dying_rows" not in rules_that_speak(foreseen | {"untouched_rows": 0.0})  # all were met since
+    assert "dying_rows" not in rules_that_speak(foreseen | {"untouched_rows": 0.0}, steps=300, total_steps=1000)
+    assert "dying_rows" not in rules_that_speak(foreseen, steps=950, total_steps=1000)  # what has come to pass
 
 
 MANY_VALUES = {
@@ -375,3 +375,20 @@ def test_the_decay_that_leaves_rows_alone_does():
         optimizer.step()
     assert float(row.detach()) == pytest.approx(0.9, abs=0.005)
     assert f"{math.exp(-5):.1%}" in verdict.sentence
+    followed = {"optimizer": torch.optim.AdamW([torch.ones(1)], lr=1e-2, weight_decay=decay)}
+    again = rules_that_speak({"untouched_rows": 3.0}, **followed)["untouched_rows"]
+    assert again.severity == "note"
+    assert "weight_decay" not in again.lever  # nothing is left to lower
+
+
+def test_a_slope_that_no_window_can_tell_is_not_promised_one():
+    """Errors fall as the root of the readings: from 0.16 to 0.05 it takes ten times as many."""
+    values = {"equilibrium_slope": 1.0, "equilibrium_slope_stderr": 0.16}
+    evidence = evidence_of({}, steps=2000)
+    for step in range(100, 2001, 100):
+        evidence.courses.note(step, values)
+    lever = {verdict.rule: verdict.lever for verdict in judge(evidence)}["uncertain_slope"]
+    assert "a window 10.2 times as long" in lever
+    evidence.courses.note(2100, values | {"equilibrium_slope_stderr": 8.0})
+    lever = {verdict.rule: verdict.lever for verdict in judge(evidence)}["uncertain_slope"]
+    assert lever.startswith("go by equilibrium_median_error")
