@@ -392,3 +392,21 @@ def test_a_slope_that_no_window_can_tell_is_not_promised_one():
     evidence.courses.note(2100, values | {"equilibrium_slope_stderr": 8.0})
     lever = {verdict.rule: verdict.lever for verdict in judge(evidence)}["uncertain_slope"]
     assert lever.startswith("go by equilibrium_median_error")
+
+
+@pytest.mark.parametrize(
+    ("probability", "cure"),
+    [(1.0, "window=0.05"), (0.2, "window=250,"), (0.01, "train longer")],
+)
+def test_a_missed_transient_is_cured_by_windows_of_enough_gradients(probability, cure):
+    """Of 100 steps each, in a run of 2,000."""
+    values = {"transient_median_error": 0.2, "transient_skill": 0.1, "transient_persistence_error": 0.3}
+    evidence = evidence_of({}, steps=2000, typical_row=TypicalRow(0.01, probability))
+    for step in range(100, 2001, 100):
+        evidence.courses.note(step, values)
+    levers = {verdict.rule: verdict.lever for verdict in judge(evidence)}
+    assert cure in levers["missed_transient"]
+    for step in range(3):
+        evidence.courses.note(2000 + step, {"radial_fraction": 0.3})
+    levers = {verdict.rule: verdict.lever for verdict in judge(evidence)}
+    assert levers["missed_transient"].startswith("read budget_drift")
