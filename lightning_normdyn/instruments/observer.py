@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -139,7 +140,7 @@ class NormObserver:
         state, self._saved_state = self._saved_state, None
         history = None
         if self._log_dir is not None and self._ranks.rank == 0:
-            history = RunWriter(self._log_dir, inform=logging.getLogger(__name__).info)
+            history = RunWriter(self._log_dir, inform=_inform)
         self._observation = Observation(
             self._model,
             self._run(),
@@ -246,7 +247,7 @@ class NormObserver:
             ranks=self._ranks,
             hears_backward=self._ranks.size == 1,
             warn=_warn if first else _say_nothing,
-            inform=logging.getLogger(__name__).info if first else _say_nothing,
+            inform=_inform if first else _say_nothing,
         )
 
     @safeguarded
@@ -356,6 +357,15 @@ def _as_list(one_or_several: Any) -> list[Any]:
 
 def _warn(message: str) -> None:
     caution(message, stacklevel=2)
+
+
+def _inform(message: str) -> None:
+    """Logs a sentence; where nobody has set up logging, which would swallow it, it goes where warnings go."""
+    logger = logging.getLogger(__name__)
+    if logger.hasHandlers():
+        logger.info(message)
+    else:
+        print(message, file=sys.stderr)
 
 
 def _say_nothing(message: str) -> None:
