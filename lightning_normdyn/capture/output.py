@@ -39,7 +39,8 @@ class OutputStep(NamedTuple):
     @property
     def common_direction(self) -> Tensor:
         """Length of the mean of the vectors' directions, 1 if all point one way."""
-        return self.direction_sum.norm() / self.count
+        length: Tensor = self.direction_sum.norm() / self.count
+        return length
 
 
 _MOST_CALLS = 1_024  # measured between two steps
