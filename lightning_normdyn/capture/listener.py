@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.vectors import HeardCall
 from lightning_normdyn.caution import OnError, contained
+from lightning_normdyn.core.object_checks import check_instance, check_name
 
 
 class ForwardListener(ABC):
@@ -32,6 +33,8 @@ class ForwardListener(ABC):
     """
 
     def __init__(self, name: str, module: nn.Module) -> None:
+        check_name(name=name)
+        check_instance(nn.Module, module=module, hint="pass the submodule itself")
         self.name, self.module = name, module
         self._handles: list[RemovableHandle] = []
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
