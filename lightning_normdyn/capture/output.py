@@ -24,7 +24,7 @@ class OutputStep(NamedTuple):
         gradient_square: sum of ``|g|²``.
         nonfinite: vectors whose gradient was NaN or infinite; they are left out of the sums.
         direction_sum: sum of the vectors' directions ``x/|x|``, ``[d]``; a zero vector adds none.
-        count: of the vectors.
+        vector_count: how many vectors.
     """
 
     norms: Tensor
@@ -32,12 +32,12 @@ class OutputStep(NamedTuple):
     gradient_square: Tensor
     nonfinite: Tensor
     direction_sum: Tensor
-    count: int
+    vector_count: int
 
     @property
     def common_direction(self) -> Tensor:
         """Length of the mean of the vectors' directions, 1 if all point one way."""
-        length: Tensor = self.direction_sum.norm() / self.count
+        length: Tensor = self.direction_sum.norm() / self.vector_count
         return length
 
 
