@@ -13,6 +13,7 @@ from lightning_normdyn.instruments.encoder_watch import EncoderWatch
 from lightning_normdyn.instruments.watch import Watch
 
 _SAMPLE = 4_096  # weights that are compared
+_FEWEST_STEPS = 5  # some of the first may have no loss
 
 
 class FirstLook:
@@ -20,12 +21,12 @@ class FirstLook:
 
     Args:
         watch: follows the target.
-        steps: of its optimizer after which to look.
+        steps: of its optimizer after which to look, if they are more than a handful.
     """
 
     def __init__(self, watch: Watch, steps: int) -> None:
         self.watch = watch
-        self._due = watch.announced_steps + steps
+        self._due = watch.announced_steps + max(steps, _FEWEST_STEPS)
         target = watch.target
         self._weights = _sample(target.parameter) if isinstance(target, TableTarget) else None
 
@@ -42,7 +43,7 @@ class FirstLook:
 
     def _absence_of_table(self, target: TableTarget) -> str:
         if not target.parameter.requires_grad:
-            return "never seen: it is frozen (requires_grad is False), and measured once it is trained"
+            return ""  # frozen, which is the user's own doing
         weights = _sample(target.parameter)
         if self._weights is not None and weights is not None and not torch.equal(self._weights, weights):
             return (

@@ -170,7 +170,7 @@ HUGGING_FACE = ("transformers", "accelerate", "datasets")
 SETUPS = [
     Setup(
         ST,
-        "transformer, mean pooling, Normalize; in-batch negatives",
+        "transformer, Normalize; in-batch negatives",
         by_sentences(sentence_models.text_model),
         "root",
         lambda model: model[1],
@@ -179,7 +179,7 @@ SETUPS = [
     ),
     Setup(
         ST,
-        "the same, accumulated over two batches",
+        "transformer, Normalize; accumulated over two batches",
         by_sentences(sentence_models.text_model, gradient_accumulation_steps=2),
         "sentence_embedding",
         lambda model: model[1],
@@ -188,7 +188,7 @@ SETUPS = [
     ),
     Setup(
         ST,
-        "the same, tokens without padding",
+        "transformer, Normalize; tokens without padding",
         by_sentences(sentence_models.text_model),
         "token_embeddings",
         lambda model: model[0],
@@ -197,7 +197,7 @@ SETUPS = [
     ),
     Setup(
         ST,
-        "the same, cached loss (GradCache)",
+        "transformer, Normalize; cached loss (GradCache)",
         by_sentences(sentence_models.text_model, cached),
         "root",
         lambda model: model[1],
@@ -206,7 +206,7 @@ SETUPS = [
     ),
     Setup(
         ST,
-        "the same, word table",
+        "transformer, Normalize; word table",
         by_sentences(sentence_models.text_model),
         "0.model.embeddings.word_embeddings.weight",
         lambda model: model,
@@ -215,7 +215,7 @@ SETUPS = [
     ),
     Setup(
         ST,
-        "transformer, mean pooling; Matryoshka loss",
+        "transformer; Matryoshka loss",
         by_sentences(partial(sentence_models.text_model, normalize=False), matryoshka),
         "root",
         lambda model: model[1],
@@ -224,7 +224,7 @@ SETUPS = [
     ),
     Setup(
         ST,
-        "transformer, mean pooling; graded pairs (CoSENT)",
+        "transformer; graded pairs (CoSENT)",
         by_sentences(
             partial(sentence_models.text_model, normalize=False),
             cosine,
