@@ -37,8 +37,9 @@ class OutputStep(NamedTuple):
 
     @property
     def common_direction(self) -> Tensor:
-        """Length of the mean of the vectors' directions, 1 if all point one way."""
-        return self.direction_sum.norm() / self.count
+        """Length of the mean of the vectors' directions, 1 if all point one way; NaN where there are not two."""
+        length = self.direction_sum.norm()
+        return length / self.count if self.count > 1 else torch.full_like(length, torch.nan)
 
 
 _MOST_CALLS = 1_024  # measured between two steps
