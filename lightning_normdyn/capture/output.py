@@ -25,7 +25,7 @@ class OutputStep(NamedTuple):
         gradient_square: sum of ``|g|²``.
         nonfinite: vectors whose gradient was NaN or infinite; they are left out of the sums.
         direction_sum: sum of the vectors' directions ``x/|x|``, ``[d]``; a zero vector adds none.
-        count: of the vectors.
+        vector_count: how many they are, on all ranks.
     """
 
     norms: Tensor
@@ -33,13 +33,13 @@ class OutputStep(NamedTuple):
     gradient_square: Tensor
     nonfinite: Tensor
     direction_sum: Tensor
-    count: int
+    vector_count: int
 
     @property
     def common_direction(self) -> Tensor:
         """Length of the mean of the vectors' directions, 1 if all point one way; NaN where there are not two."""
         length = self.direction_sum.norm()
-        return length / self.count if self.count > 1 else torch.full_like(length, torch.nan)
+        return length / self.vector_count if self.vector_count > 1 else torch.full_like(length, torch.nan)
 
 
 _MOST_CALLS = 1_024  # measured between two steps

@@ -214,7 +214,9 @@ def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor, gathered_directio
     if not count:
         return None
     sums = gathered_sums.nansum(0).where(~gathered_sums.isnan().all(0), torch.nan)
-    return OutputStep(gathered_norms.flatten(), *sums.unbind(), gathered_directions[:, :-1].sum(0), count)
+    radial_square, gradient_square, nonfinite = sums.unbind()
+    direction_sum = gathered_directions[:, :-1].sum(0)
+    return OutputStep(gathered_norms.flatten(), radial_square, gradient_square, nonfinite, direction_sum, count)
 
 
 def quantile_grid(norms: Tensor) -> Tensor:
