@@ -281,8 +281,10 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             self.typical_row = TypicalRow(second_moment, probability, unmet_rows)
 
     def _read_directions(self, has_gradient: Tensor) -> Readings:
-        """How far the rows that got a gradient point one way."""
+        """How far the rows that got a gradient point one way; one alone tells nothing."""
         rows = self.target.tracked()[has_gradient].float()
+        if len(rows) < 2:
+            return {}
         directions = rows / safe_norm(rows, keepdim=True)
         return {"common_direction": directions.nanmean(0).norm()}
 
