@@ -35,6 +35,8 @@ class Watch(ABC):
         skipped_steps: steps that a loss scaler skipped.
         is_paused: whether nothing trains the target for now.
         first_step: steps that were made before it began to listen.
+        awaits_step: whether a step was announced and not made yet.
+        may_have_news: whether :meth:`drain` may give anything.
     """
 
     def __init__(
@@ -53,7 +55,8 @@ class Watch(ABC):
         self.skipped_steps = 0
         self.is_paused = False
         self._has_state = False
-        self._awaits_step = self._sits_out = False
+        self.awaits_step = self._sits_out = False
+        self.may_have_news = True
 
     def begin(self, steps_made: int, *, on_error: OnError | None = None, in_mid_step: bool = False) -> None:
         """Starts to listen, after weights and state were restored.
@@ -83,12 +86,12 @@ class Watch(ABC):
             self.steps += 1
             self._prepare()
             return
-        if self._awaits_step:
+        if self.awaits_step:
             if not has_scaler:
                 return  # it evaluates several times a step; the first look shows the weights that the step started from
             self.skipped_steps += 1
-        self._awaits_step = self._takes_part()
-        if self._awaits_step:
+        self.awaits_step = self._takes_part()
+        if self.awaits_step:
             self._look_before(clipping)
 
     @property
@@ -115,19 +118,19 @@ class Watch(ABC):
 
     def after_step(self) -> None:
         """Completes the step that was announced: the optimizer has moved the weights."""
-        if not self._awaits_step:
+        if not self.awaits_step:
             return
         if self._was_skipped_inside():
             self._skip()
             return
-        self._awaits_step = False
+        self.awaits_step = False
         self.steps += 1
         self._look_after()
         self._prepare()
 
     def end_batch(self) -> None:
         """Notes that a step which was announced has not been made: a loss scaler skipped it."""
-        if self._awaits_step:
+        if self.awaits_step:
             self._skip()
 
     def finish(self) -> None:
@@ -197,7 +200,7 @@ class Watch(ABC):
 
     def _skip(self) -> None:
         self.skipped_steps += 1
-        self._awaits_step = False
+        self.awaits_step = False
         self._prepare()
 
     def _was_skipped_inside(self) -> bool:

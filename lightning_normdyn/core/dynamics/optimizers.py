@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.laws import DecayCorrection, Family, OptimizerMemory
+from lightning_normdyn.core.dynamics.law_inputs import DecayCorrection, OptimizerMemory
+from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.matrix_laws import muon_memory
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.number_checks import check_count

@@ -11,15 +11,9 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.families import LAWS, relaxation_steps
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.laws import (
-    DecayCorrection,
-    Family,
-    Law,
-    Noise,
-    ObservedMean,
-    Settings,
-    StepMemory,
-)
+from lightning_normdyn.core.dynamics.law import Law, ObservedMean
+from lightning_normdyn.core.dynamics.law_inputs import DecayCorrection, Noise, Settings, StepMemory
+from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors, Sampling
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateSegment, RateTrace
 from lightning_normdyn.core.number_checks import check_count, check_finite_number, check_not_negative, check_positive

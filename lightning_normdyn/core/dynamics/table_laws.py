@@ -14,16 +14,9 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.laws import (
-    CommonLaw,
-    DecayApart,
-    Family,
-    Law,
-    Noise,
-    ObservedMean,
-    Settings,
-    repeats,
-)
+from lightning_normdyn.core.dynamics.law import CommonLaw, DecayApart, Law, ObservedMean, repeats
+from lightning_normdyn.core.dynamics.law_inputs import Noise, Settings
+from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.rates import RateSegment
 from lightning_normdyn.core.number_checks import check_count, check_not_negative
 from lightning_normdyn.core.tensor_checks import check_tensors
