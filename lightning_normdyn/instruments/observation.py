@@ -144,13 +144,13 @@ class Observation:
 
     def _agree_on_outputs(self, statistics: str) -> None:
         """Settles with the other ranks what is computed together; without them, this one goes on alone."""
-        outputs = [watch.target.name for watch in self.recorder.watches if isinstance(watch.target, OutputTarget)]
-        if not outputs or self._run.ranks.size == 1:
+        shared = [watch.target.name for watch in self.recorder.watches if watch.needs_all_ranks]
+        if not shared or self._run.ranks.size == 1:
             return
-        plan = f"measures {', '.join(outputs)} every {self._options['every_n_steps']} steps, {statistics}"
+        plan = f"measures {', '.join(shared)} every {self._options['every_n_steps']} steps, {statistics}"
         self._topic, problem = self._run.ranks.settle_beginning(plan)
         if problem:
-            names = ", ".join(f"'{name}'" for name in outputs)
+            names = ", ".join(f"'{name}'" for name in shared)
             self._say_here(f"{names}: measured on this rank alone, since {problem}")
             self._run = self._run._replace(ranks=self._run.ranks.alone())
             self.recorder = self._build()
@@ -158,7 +158,7 @@ class Observation:
             self._open_meeting(watch)
 
     def _open_meeting(self, watch: Watch) -> None:
-        if isinstance(watch, OutputWatch):
+        if watch.needs_all_ranks:
             watch.meeting = self._run.ranks.meeting(f"{self._topic}/{next(self._meetings)}")
 
     def drain(self) -> dict[str, float]:
@@ -427,7 +427,8 @@ class Observation:
 
     def _begin_in_mid_run(self, target: Target, history: TargetWriter | None, steps: int, skipped_steps: int) -> None:
         watch = self._watch(target, history)
-        assert watch is not None
+        if watch is None:
+            return
         watch.skipped_steps = skipped_steps
         self._open_meeting(watch)
         self._alerts.restart(target.name, steps)
@@ -469,10 +470,15 @@ class Observation:
             return self._watch_output(target, trainer.optimizer, history)
         return self._watch_table(target, trainer, history)
 
-    def _watch_table(self, target: TableTarget, trainer: ParameterGroup, history: TargetWriter | None) -> TableWatch:
+    def _watch_table(
+        self, target: TableTarget, trainer: ParameterGroup, history: TargetWriter | None
+    ) -> TableWatch | None:
         def group_now() -> int:
             return group_number(trainer.optimizer, target.parameter) or 0
 
+        if target.layout is not None and self._has_other_ranks and self._run.ranks.size == 1:
+            self._say_here(f"'{target.name}': not watched, since its rows are sharded over ranks that do not take part")
+            return None
         plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
         if self._has_other_ranks:
             target.ids_tell = False  # this rank does not see the ids of the others

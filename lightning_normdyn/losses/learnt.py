@@ -31,12 +31,13 @@ def whole(parameter: Tensor) -> Tensor:
     from torch.distributed.tensor import Partial
 
     sharded: Any = parameter
-    if not any(placement.is_shard() for placement in sharded.placements):
+    if not any(hasattr(placement, "dim") for placement in sharded.placements):
         local: Tensor = sharded.to_local()
         return local
     ranks = sharded.device_mesh.size()
     values: Tensor = sharded.full_tensor(grad_placements=[Partial()] * sharded.device_mesh.ndim)
-    return values.detach() + (values - values.detach()) / ranks
+    averaged: Tensor = values.detach() + (values - values.detach()) / ranks
+    return averaged
 
 
 def is_sharded(tensor: object) -> bool:
