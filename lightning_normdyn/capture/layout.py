@@ -45,8 +45,6 @@ class TableLayout:
     def block(self, tensor: Any) -> Tensor:
         """This rank's part of a tensor of the table's shape, such as its gradient, ``[local rows, c]``."""
         tensor = tensor.detach()
-        if not hasattr(tensor, "device_mesh"):
-            return tensor
         if tuple(tensor.placements) != self._placements:
             tensor = tensor.redistribute(self._mesh, self._placements)
         block: Tensor = tensor.to_local()

@@ -143,7 +143,7 @@ class TableTarget:
             self._handles.clear()
 
     def tracked(self) -> Tensor:
-        """The tracked rows as they are now, ``[tracked_rows, d]``: a view, or a copy gathered from all ranks at once."""
+        """The tracked rows as they are now, ``[tracked_rows, d]``: a view, or a copy that all ranks gather at once."""
         whole: Any = self.parameter.detach()
         tracked: Tensor = (whole if self.layout is None else whole.full_tensor())[:: self.stride]
         return tracked

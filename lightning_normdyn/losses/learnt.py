@@ -1,4 +1,4 @@
-"""Numbers that a loss learns, such as its temperature: whole on every rank, and trained as one number by all of them."""
+"""Numbers that a loss learns, such as its temperature: whole on every rank, and trained by all of them as one."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ class RankGroup:
         copies = ranks.copies(_fingerprint(*sides))
         if copies is not None:
             raise ValueError(
-                f"process_group: ranks {copies[0]} and {copies[1]} have the same batch bit for bit, so every pair would "
-                f"count twice; under tensor parallelism pass {_OWN_BATCHES}, as in process_group=mesh"
+                f"process_group: ranks {copies[0]} and {copies[1]} have the same batch bit for bit, so every pair "
+                f"would count twice; under tensor parallelism pass {_OWN_BATCHES}, as in process_group=mesh"
                 f"['{_DATA_PARALLEL}'], else give each rank data of its own (DistributedSampler); "
                 "torch.distributed.group.WORLD takes the batches as they are"
             )

@@ -57,9 +57,9 @@ def compare(logged, expected, *, leave_out=(), norm_error=1e-6):
     assert [step for step, _ in logged] == [step for step, _ in expected]
     for (step, metrics), (_, wanted) in zip(logged, expected, strict=True):
         metrics, wanted = ({k.rpartition("/")[2]: v for k, v in m.items()} for m in (metrics, wanted))
-        assert metrics.keys() == wanted.keys() - OF_WHOLE_TABLES, step
+        assert metrics.keys() - OF_WHOLE_TABLES == wanted.keys() - OF_WHOLE_TABLES, step
         for name, value in metrics.items():
-            if name not in leave_out and not any(part in name for part in DIFFERENCES):
+            if name not in {*leave_out, *OF_WHOLE_TABLES} and not any(part in name for part in DIFFERENCES):
                 rel = norm_error if name in NORMS else 1e-5
                 assert value == pytest.approx(wanted[name], rel=rel, abs=1e-8), (step, name)
 
@@ -68,7 +68,7 @@ def compare(logged, expected, *, leave_out=(), norm_error=1e-6):
 def test_numbers_are_those_of_one_process(ranks, alone, case):
     expected = alone(case)
     for rank in ranks:
-        torch.testing.assert_close(rank[case]["weight"], expected["weight"], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(rank[case]["weight"], expected["weight"], rtol=1e-5, atol=2e-6)
     assert not any(rank[case]["logged"] for rank in ranks[1:])
     # Over a thousand steps the weights themselves part by more than that, since ranks add up in another order.
     norm_error = 1e-5 if case == "rows, seldom touched" else 1e-6

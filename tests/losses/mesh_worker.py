@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
+from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.losses import ContrastiveMixin, FullSoftmax, InfoNCE
 from lightning_normdyn.metrics import CoefficientOfVariation
@@ -72,14 +73,13 @@ def train(module, folder, *, rank=0, replicas=1, ckpt_path=None, steps=STEPS, **
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,
-        max_epochs=1,
         limit_train_batches=steps,
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
-        **options,
+        **{"max_epochs": 1} | options,
     )
     mine = [batch[rank::replicas] for batch in batches()]
     trainer.fit(module, DataLoader(mine, batch_size=None), ckpt_path=ckpt_path)
@@ -107,6 +107,32 @@ def in_lightning(folder):
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=2)
     train(module, folder, rank=rank // 2, replicas=2, devices=4, strategy=strategy)
     trained["copies", "plain"] = weights(module)
+    return trained
+
+
+def watched(folder, *, rank=0, replicas=1, **options):
+    """What is logged of a module that is sharded whole: of an encoder, what the loss was given, and a weight."""
+    module, probe = (
+        Retriever("whole" if replicas > 1 else ""),
+        torch.randn(5, D, generator=torch.Generator().manual_seed(4)),
+    )
+    callback = NormDynamics(targets=["query", "queries", "query.weight"], every_n_steps=2, window=5, probe=probe)
+    trainer = train(module, folder, rank=rank, replicas=replicas, callbacks=[callback], **options)
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("normdyn/q")}
+
+
+def interrupted(folder, *, is_distributed):
+    """Weights after two epochs of a module that is sharded whole, in one go and from a checkpoint."""
+    rank, trained = dist.get_rank(), []
+    for epochs, ckpt_path in ((2, None), (1, None), (2, Path(folder) / f"middle-{is_distributed}")):
+        module = Retriever("whole")
+        strategy = ModelParallelStrategy(4, 1, save_distributed_checkpoint=is_distributed)
+        options = {"devices": 4, "strategy": strategy, "max_epochs": epochs, "ckpt_path": ckpt_path}
+        trainer = train(module, folder, rank=rank, replicas=4, **options)
+        if epochs == 1:
+            trainer.save_checkpoint(Path(folder) / f"middle-{is_distributed}")
+        else:
+            trained.append(weights(module))
     return trained
 
 
@@ -175,7 +201,10 @@ def main(folder):
     torch.set_num_threads(1)
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     rank = mesh["data"].get_local_rank()
+    whole = {"devices": 4, "strategy": ModelParallelStrategy(4, 1), "rank": dist.get_rank(), "replicas": 4}
     results = {
+        "watched": watched(folder, **whole),
+        "interrupted": {kind: interrupted(folder, is_distributed=kind) for kind in (True, False)},
         "mesh": on_a_mesh(mesh),
         "full softmax": full_softmax(2, rank, mesh["data"]),
         "metric": variation(2, rank, mesh["data"]),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("torch.distributed.fsdp", reason="torch without distributed")
-from mesh_worker import Retriever, full_softmax, train, variation, weights
+from mesh_worker import Retriever, full_softmax, train, variation, watched, weights
 from ranks_worker import CASES, Towers, run
 
 from lightning_normdyn.losses import InfoNCE, SigmoidContrastive
@@ -105,6 +105,23 @@ def test_the_bound_of_the_temperature_was_among_what_was_compared(alone, tmp_pat
     train(module, tmp_path, devices=1)
     name = "contrast.scaling.log_scale"
     assert abs(float(weights(module)[name] - alone[name])) > 1e-3
+
+
+def test_a_module_that_is_sharded_whole_is_watched_as_one_process_is(ranks, tmp_path):
+    expected = watched(tmp_path, devices=1)
+    of_one_process = {name for name in expected if name.endswith(("common_direction", "clip_share", "clip_row"))}
+    assert len(expected) > 60
+    assert ranks[0]["watched"].keys() - of_one_process == expected.keys() - of_one_process
+    for name, value in ranks[0]["watched"].items():
+        if name not in of_one_process and not any(part in name for part in ("skill", "residual", "stderr")):
+            assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-7), name
+
+
+@pytest.mark.parametrize("is_distributed", [True, False])
+def test_a_module_that_is_sharded_whole_resumes_bit_for_bit(ranks, is_distributed):
+    for rank in ranks:
+        in_one_go, resumed = rank["interrupted"][is_distributed]
+        assert not [name for name in in_one_go if not torch.equal(in_one_go[name], resumed[name])]
 
 
 @pytest.mark.parametrize("make", [InfoNCE, SigmoidContrastive])
