@@ -43,16 +43,16 @@ class TableLayout:
         ]
 
     def block(self, tensor: Any) -> Tensor:
-        """This rank's part of a tensor of the table's shape, such as its gradient, ``[local rows, c]``."""
+        """This rank's part of a DTensor of the table's shape, such as its gradient, ``[local rows, c]``."""
         tensor = tensor.detach()
         if tuple(tensor.placements) != self._placements:
             tensor = tensor.redistribute(self._mesh, self._placements)
         block: Tensor = tensor.to_local()
         return block
 
-    def tracked(self, tensor: Any) -> Tensor:
-        """This rank's part of the tracked rows, ``[m, c]``, a copy in float64."""
-        rows: Tensor = most_precise(self.block(tensor).index_select(0, self.places))
+    def tracked(self, block: Tensor) -> Tensor:
+        """The tracked rows of what :meth:`block` gave, ``[m, c]``, a copy in float64."""
+        rows: Tensor = most_precise(block.index_select(0, self.places))
         return rows
 
     def sums(self, local_sums: Tensor, numbers: Tensor, slots: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ class SpreadStep(TableStep):
         self._clipping, self._has_gradient = clipping, False
         self._layout = _layout(target)
         self._share: tuple[Tensor, Tensor] | None = None
-        self._rows_before = self._layout.tracked(target.parameter) if touched or tracked else None
+        self._rows_before = _tracked(target) if touched or tracked else None
         self._raw_square = self._gradient_square() if tracked and clipping is Clipping.AHEAD else None
 
     def read_gradient(self, *, copy: bool = False) -> None:
@@ -59,7 +59,7 @@ class SpreadStep(TableStep):
         """Reads this rank's part of the rows after the update."""
         if not self._has_gradient:
             self.read_gradient()
-        rows = self._layout.tracked(self.target.parameter)
+        rows = _tracked(self.target)
         columns = [(rows * rows).sum(1), rows @ self.target.direction(rows)]
         if self._rows_before is not None:
             update = rows - self._rows_before
@@ -123,7 +123,7 @@ class SpreadScarceStep(ScarceStep):
         self._layout = _layout(target)
         self._share: Tensor | None = None
         self.slots = scarce[:-1].nonzero().squeeze(1)
-        self._rows_before = self._layout.tracked(target.parameter)
+        self._rows_before = _tracked(target)
 
     def read_gradient(self) -> None:
         """Reads this rank's part of the gradient; the last time before :meth:`complete` counts."""
@@ -151,6 +151,12 @@ class SpreadScarceStep(ScarceStep):
 def _layout(target: TableTarget) -> TableLayout:
     assert target.layout is not None, "a table that every rank holds whole has a step of its own"
     return target.layout
+
+
+def _tracked(target: TableTarget) -> Tensor:
+    """This rank's part of the tracked rows as they are now, ``[m, c]``."""
+    layout = _layout(target)
+    return layout.tracked(layout.block(target.parameter))
 
 
 def _two_dimensions(norm: Tensor, product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:

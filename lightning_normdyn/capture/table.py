@@ -152,7 +152,7 @@ class TableTarget:
         """Norms of the tracked rows as they are now, ``[tracked_rows]``; of a sharded table, on all ranks at once."""
         if self.layout is None:
             return safe_norm(self.tracked())
-        rows = self.layout.tracked(self.parameter)
+        rows = self.layout.tracked(self.layout.block(self.parameter))
         squares, _ = self.layout.sums(rows.square().sum(1, keepdim=True), rows.new_zeros(0))
         return squares[:, 0].sqrt()
 
@@ -170,7 +170,7 @@ class TableTarget:
             direction = self.direction(rows)
             products: Tensor = rows @ direction if rows.device.type == "cpu" else (rows * direction).sum(1)
             return products
-        rows = self.layout.tracked(self.parameter)
+        rows = self.layout.tracked(self.layout.block(self.parameter))
         sums, _ = self.layout.sums((rows @ self.direction(rows))[:, None], rows.new_zeros(0))
         return sums[:, 0]
 
@@ -191,7 +191,7 @@ class TableTarget:
             norms: of the tracked rows, ``[tracked_rows]``.
         """
         if self.layout is not None:
-            return self.layout.mean_direction(self.layout.tracked(self.parameter), norms, chosen)
+            return self.layout.mean_direction(self.layout.tracked(self.layout.block(self.parameter)), norms, chosen)
         rows = self.tracked()[chosen].float()
         length: Tensor = (rows / safe_norm(rows, keepdim=True)).nanmean(0).norm()
         return length
