@@ -14,24 +14,33 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.names import ModulePath
 from lightning_normdyn.caution import OnError, SettingsError, caution, contained
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm, split_radial_tangential
+from lightning_normdyn.core.object_checks import check_instance, check_name
 
 
 class OutputStep(NamedTuple):
     """All vectors that a submodule returned on the way to one optimizer step.
 
     Attributes:
-        norms: their norms, ``[n]``, calls and micro-batches one after the other.
+        norms: their norms, ``[n]``, calls and micro-batches one after the other; of several ranks, samples of them.
         radial_square: sum of ``g_rad²`` over the vectors, in the scale of the loss as it was differentiated.
         gradient_square: sum of ``|g|²``.
         nonfinite: vectors whose gradient was NaN or infinite; they are left out of the sums.
-        common_direction: length of the mean of the vectors' directions, 1 if all point one way.
+        direction_sum: sum of the vectors' directions ``x/|x|``, ``[d]``; a zero vector adds none.
+        vector_count: how many vectors.
     """
 
     norms: Tensor
     radial_square: Tensor
     gradient_square: Tensor
     nonfinite: Tensor
-    common_direction: Tensor
+    direction_sum: Tensor
+    vector_count: int
+
+    @property
+    def common_direction(self) -> Tensor:
+        """Length of the mean of the vectors' directions, 1 if all point one way."""
+        length: Tensor = self.direction_sum.norm() / self.vector_count
+        return length
 
 
 _MOST_CALLS = 1_024  # measured between two steps
@@ -46,6 +55,8 @@ class ForwardListener(ABC):
     """
 
     def __init__(self, name: str, module: nn.Module) -> None:
+        check_name(name=name)
+        check_instance(nn.Module, module=module, hint="pass the submodule itself")
         self.name, self.module = name, module
         self._handle: RemovableHandle | None = None
         self._on_error: OnError | None = None
@@ -127,9 +138,9 @@ class OutputTarget(ForwardListener):
             return None
         norms = torch.cat(self._norms)
         sums = torch.stack(self._gradients).sum(0) if self._gradients else norms.new_full((3,), torch.nan)
-        mean_direction = torch.stack(self._directions).sum(0) / norms.numel()
         radial_square, gradient_square, nonfinite = sums.unbind()
-        return OutputStep(norms, radial_square, gradient_square, nonfinite, mean_direction.norm())
+        direction_sum = torch.stack(self._directions).sum(0)
+        return OutputStep(norms, radial_square, gradient_square, nonfinite, direction_sum, norms.numel())
 
     def vectors(self) -> Tensor | None:
         """The vectors ``[n, d]`` that were returned since :meth:`arm`, if they were to be kept; ``None`` for none."""

@@ -18,6 +18,8 @@ from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.caution import OnError, contained
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_instance, check_name
+from lightning_normdyn.nearest_word import nearest
 
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
 
@@ -78,11 +80,19 @@ class TableTarget:
 
     def __init__(self, name: str, module: nn.Module | ParameterIndex, *, max_tracked_rows: int = 16_384) -> None:
         check_rows(max_tracked_rows)
+        check_name(name=name)
+        check_instance((nn.Module, ParameterIndex), module=module, hint="pass the model itself")
         index = module if isinstance(module, ParameterIndex) else ParameterIndex(module)
         self.name = name
+        if name not in index.parameters:
+            raise ValueError(f"name: expected that of a parameter, got {name!r}{nearest(name, index.parameters)}")
         self._path = index.path(name)
         self.parameter = index.parameters[name]
         self.form = TableForm.of(self.parameter)
+        if self.parameter.ndim != 2:
+            raise ValueError(
+                f"name: expected that of a table [rows, d], got {name!r} of shape {tuple(self.parameter.shape)}"
+            )
         self.rows, self.dim = self.parameter.shape
         if not self.parameter.numel():
             raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")

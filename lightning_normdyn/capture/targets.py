@@ -10,8 +10,9 @@ from torch import nn
 
 from lightning_normdyn.capture.names import ModulePath, ParameterIndex, plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
-from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.capture.table import TableTarget, check_rows
 from lightning_normdyn.core.embedding_tap import Published
+from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.nearest_word import nearest
 
 EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
@@ -51,7 +52,9 @@ def find_targets(
         >>> [target.name for target in find_targets(model, "0")]  # an embedding layer
         ['0.weight']
     """
+    check_instance(nn.Module, module=module, hint="pass the model itself")
     targets = check_targets(targets)
+    check_rows(max_tracked_rows)
     index = ParameterIndex(module)
     if isinstance(targets, str):
         names, outputs = _embedding_tables(module), _published(module)

@@ -15,7 +15,7 @@ from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_log
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.laws import OptimizerMemory
+from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace

@@ -180,23 +180,26 @@ def summarise_output(
     return readings
 
 
-_GRID = 512
+GRID = 512
+"""Norms of a rank that take part in quantiles over all ranks."""
 
 
-def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | None:
+def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor, gathered_directions: Tensor) -> OutputStep | None:
     """One step from the steps of all ranks; ``None`` if no rank heard anything.
 
     Args:
-        gathered_norms: :func:`quantile_grid` of every rank, ``[ranks, 512]``.
-        gathered_sums: the sums of every rank, ``[ranks, 3]``; zeros of one that heard nothing.
-
-    The common direction is left out (NaN): lengths of mean directions do not say the length of their mean.
+        gathered_norms: :func:`quantile_grid` of every rank, ``[ranks, 512]``; NaN of one that heard nothing.
+        gathered_sums: squares of the radial gradient and of the whole one, and vectors whose gradient is not finite,
+            ``[ranks, 3]``; NaN where a rank heard none.
+        gathered_directions: sum of the directions of every rank, and the count of its vectors, ``[ranks, d + 1]``.
     """
-    norms = gathered_norms.flatten()
-    if bool(gathered_norms.isnan().all()):
+    count = int(gathered_directions[:, -1].sum())
+    if not count:
         return None
-    radial_square, gradient_square, nonfinite = gathered_sums.sum(0).unbind()
-    return OutputStep(norms, radial_square, gradient_square, nonfinite, norms.new_tensor(torch.nan))
+    sums = gathered_sums.nansum(0).where(~gathered_sums.isnan().all(0), torch.nan)
+    radial_square, gradient_square, nonfinite = sums.unbind()
+    direction_sum = gathered_directions[:, :-1].sum(0)
+    return OutputStep(gathered_norms.flatten(), radial_square, gradient_square, nonfinite, direction_sum, count)
 
 
 def quantile_grid(norms: Tensor) -> Tensor:
@@ -204,7 +207,7 @@ def quantile_grid(norms: Tensor) -> Tensor:
 
     So ranks of unequal batches can be put side by side.
     """
-    if norms.numel() <= _GRID:
-        return torch.nn.functional.pad(norms, (0, _GRID - norms.numel()), value=torch.nan)
-    levels = (torch.arange(_GRID, dtype=norms.dtype, device=norms.device) + 0.5) / _GRID
+    if norms.numel() <= GRID:
+        return torch.nn.functional.pad(norms, (0, GRID - norms.numel()), value=torch.nan)
+    levels = (torch.arange(GRID, dtype=norms.dtype, device=norms.device) + 0.5) / GRID
     return torch.nanquantile(norms, levels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,14 +17,14 @@ from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.clip_share import shared_gradient_norm
 from lightning_normdyn.instruments.encoder_balance import OtherRanksError
-from lightning_normdyn.instruments.state_check import fields, mapped, optional, word
+from lightning_normdyn.instruments.state_check import fields, mapped, optional, whole, word
 from lightning_normdyn.instruments.state_forms import alerts_form
 from lightning_normdyn.instruments.watch import Watch
 
 PREFIX = "normdyn"
 STATE_VERSION = 2
-RUN_ID = "run"
-"""Where a state says which run it is of."""
+RUN_ID, RUN_STRETCH, RUN_FOLDER = "run", "stretch", "folder"
+"""Where a state says which run it is of, which stretch of that and in which folder."""
 
 
 def _raise(watch: Watch | None, error: Exception) -> None:
@@ -186,12 +187,13 @@ class Recorder:
 
     def _after_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
-        with shared_gradient_norm(optimizer):
-            self._for_each(self._by_optimizer.get(id(optimizer), ()), lambda watch: watch.after_step())
+        watches = self._by_optimizer.get(id(optimizer), ())
+        with shared_gradient_norm(optimizer) if len(watches) > 1 else nullcontext():
+            self._for_each(watches, lambda watch: watch.after_step())
 
     def end_batch(self) -> None:
         """Says that no announced step is still to be made: one that was not has been skipped."""
-        self._for_each(self.watches, lambda watch: watch.end_batch())
+        self._for_each((watch for watch in self.watches if watch.awaits_step), lambda watch: watch.end_batch())
 
     def drain(self) -> dict[str, float]:
         """``normdyn/<target>/<quantity>`` to the finite scalars read since the last call, which are recorded too.
@@ -199,7 +201,10 @@ class Recorder:
         Waits for the device once.
         """
         news: list[tuple[Watch, Readings]] = []
-        self._for_each(self.watches, lambda watch: news.append((watch, watch.drain())))
+        watches = [watch for watch in self.watches if watch.may_have_news]
+        if not watches:
+            return {}
+        self._for_each(watches, lambda watch: news.append((watch, watch.drain())))
         news = [(watch, readings) for watch, readings in news if readings]
         if not news:
             return {}
@@ -259,7 +264,8 @@ class Recorder:
         version = state.get("version")
         if type(version) is not int or version != STATE_VERSION:
             raise ValueError(f"its state has version {version!r:.50}, this release reads {STATE_VERSION}")
-        allowed = {"alerts": alerts_form(), RUN_ID: optional(word())}
+        run = {RUN_ID: optional(word()), RUN_STRETCH: optional(whole()), RUN_FOLDER: optional(word())}
+        allowed = {"alerts": alerts_form(), **run}
         fields({"targets": mapped(lambda *_: None)}, later=allowed)(state, "its state")
         for watch in self.watches:
             if watch.target.name in state["targets"]:

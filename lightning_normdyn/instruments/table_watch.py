@@ -56,7 +56,6 @@ class TableWatch(Watch):
         self._scarce: Tensor | None = None
         self._scarce_step: ScarceStep | None = None
         self._next_due = 0
-        self._may_have_news = True
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, shape and the state of the instruments, for a checkpoint."""
@@ -86,7 +85,7 @@ class TableWatch(Watch):
 
     def finish(self) -> None:
         """Lets every instrument conclude, after the last step."""
-        self._may_have_news = True
+        self.may_have_news = True
         if self.steps and self.needs_all_ranks:
             self._meet(f"its end after step {self.steps}")
         super().finish()
@@ -97,10 +96,8 @@ class TableWatch(Watch):
         return self.target.layout is not None
 
     def drain(self) -> Readings:
-        """Scalars read since the last call, which are none where no step was shown to any instrument."""
-        if not self._may_have_news:
-            return {}
-        self._may_have_news = False
+        """Scalars read since the last call; there are none until a step is shown to an instrument again."""
+        self.may_have_news = False
         return super().drain()
 
     def _shape(self) -> list[int]:
@@ -143,7 +140,7 @@ class TableWatch(Watch):
 
     def read_gradient(self) -> None:
         """Reads it, and copies what an optimizer that is not torch's may overwrite."""
-        if not self._awaits_step or self.target.parameter.grad is None:
+        if not self.awaits_step or self.target.parameter.grad is None:
             return
         if self._scarce_step is not None:
             self._scarce_step.read_gradient()
@@ -179,7 +176,7 @@ class TableWatch(Watch):
         self._scarce_reader.observe_scarce(self.steps, scarce_step)
 
     def _show(self, table_step: TableStep, lr: float) -> None:
-        self._may_have_news = True
+        self.may_have_news = True
         table_step.complete(lr)
         if table_step.wants_touched:
             for instrument in self._bystanders:

@@ -8,21 +8,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.laws import (
+from lightning_normdyn.core.dynamics.law import (
     ROUNDING,
     CommonLaw,
     DecayApart,
-    Family,
     Law,
-    Noise,
     ObservedMean,
-    Settings,
     Stretch,
     end_of,
     known_kurtosis,
     often_met,
     repeats,
 )
+from lightning_normdyn.core.dynamics.law_inputs import Noise, Settings
+from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.norm_errors import (
     LinearResponse,
     NormErrors,

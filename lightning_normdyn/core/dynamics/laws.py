@@ -1,29 +1,34 @@
-"""The laws of the norm, by the way an optimizer sizes its steps: where it settles, its path, how fast directions turn.
+"""The laws of the norm, by the way an optimizer sizes its steps.
 
-At equilibrium every law reads ``R^power = e·source/(2·lambda_rad)``, so a law states its source, and both the norm and
-the decay that gives a norm follow from it.
-
-A law sees :class:`Settings` (learning rate, decay, betas, nesterov) and :class:`Noise` (the gradients of the rows). It
-does not see what an optimizer has averaged (momentum buffers, second moments), so it knows no bias correction and takes
-these averages as settled. What it must be told of the past, sums that never settle and the steps made so far, stands
-in the same two records.
-
-To add a law: a class here, derived from :class:`CommonLaw`, which states its formulas, which mean of the norm they are
-of and, where that is known, how far chance takes rows from it; its names in :data:`Family` and :data:`LAWS`; and in
-:mod:`lightning_normdyn.core.dynamics.optimizers` a rule factory for the optimizers that obey it. Here are the laws of
-rows by themselves; those of Adam and its kin, of optimizers for embedding tables, of optimizers that look at a whole
-matrix, and of those that average their weights have modules of their own, each with its ``LAWS``.
+To add a law: a class here, derived from :class:`~lightning_normdyn.core.dynamics.law.CommonLaw`, which states its
+formulas, which mean of the norm they are of and, where that is known, how far chance takes rows from it; its names in
+:data:`Family` and :data:`LAWS`; and in :mod:`lightning_normdyn.core.dynamics.optimizers` a rule factory for the
+optimizers that obey it. Here are the laws of rows by themselves; those of Adam and its kin, of optimizers for embedding
+tables, of optimizers that look at a whole matrix, and of those that average their weights have modules of their own,
+each with its ``LAWS``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.dynamics.law import (
+    ROUNDING,
+    DecayApart,
+    Law,
+    ObservedMean,
+    Stretch,
+    end_of,
+    known_kurtosis,
+    often_met,
+    repeats,
+)
+from lightning_normdyn.core.dynamics.law_inputs import Noise, Settings
 from lightning_normdyn.core.dynamics.lion import sign_persistence
 from lightning_normdyn.core.dynamics.norm_errors import (
     SIGN_RADIAL_SHARE,
@@ -54,299 +59,9 @@ Family = Literal[
 normalised together with the decay (adam), by the sign alone (lion), and so on. A law's entry in the ``LAWS`` of its
 module; :mod:`lightning_normdyn.core.dynamics.families` has them all."""
 
-ObservedMean = Literal["geometric", "rms"]
-"""Which mean of a row's norm over time a law predicts: ``exp(E log R)`` or ``sqrt(E R²)``."""
-
 _NEARBY = 1.05
 _FINEST = 0.05
 """Share of a norm that decay takes in a stretch along which errors are followed."""
-ROUNDING = 1e-6
-"""Of norms, in logs."""
-
-
-class Stretch(NamedTuple):
-    """Consecutive steps of a path over which little changes. Tensors are ``[n]``.
-
-    Attributes:
-        steps: how many.
-        before: ``R²`` at their start.
-        after: ``R²`` at their end.
-        growth: what ``R²`` gains in a step.
-        retention: what decay leaves of ``R²`` over all of them.
-    """
-
-    steps: float
-    before: Tensor
-    after: Tensor
-    growth: Tensor
-    retention: Tensor | float
-
-    @property
-    def rate(self) -> Tensor:
-        """Growth by the share of ``2·R²`` a step, which at equilibrium is the share of R that decay takes."""
-        return self.growth / (self.before + self.after)
-
-    @property
-    def inherited(self) -> Tensor:
-        """The share of ``R²`` at the end that was there at the start."""
-        return self.retention * self.before / self.after
-
-
-class DecayCorrection(NamedTuple):
-    """Decay that falls with the learning rate, as in AdamC: ``lambda_rad = full_decay·lr/peak_lr``.
-
-    Attributes:
-        full_decay: ``lambda_rad`` at the peak.
-        peak_lr: effective learning rate there.
-    """
-
-    full_decay: float
-    peak_lr: float
-
-    def radial_decay(self, lr: float) -> float:
-        """``lambda_rad`` at an effective learning rate."""
-        return self.full_decay * lr / self.peak_lr
-
-
-class StepMemory(NamedTuple):
-    """Steps of a set size that stay alike for a while.
-
-    Attributes:
-        mean_square: of the numbers of a step, per unit of lr².
-        persistence: sum over all lags of the autocorrelation of steps: by how much a walk outgrows independent ones.
-    """
-
-    mean_square: float
-    persistence: float
-
-
-class Settings(NamedTuple):
-    """What a parameter group is set to.
-
-    Attributes:
-        lr: ``e``, effective learning rate.
-        radial_decay: ``lambda_rad``, shrinkage per unit of it.
-        first_beta: decay of the average of gradients that makes the step, beta1 or momentum; 0 where there is none.
-        second_beta: decay of the second-moment average; 0 where there is none.
-        nesterov: whether a step looks ahead along that average.
-        correction: how decay follows the learning rate; ``None`` where it does not.
-        step_memory: size and persistence of steps, where the optimizer's shape and options alone set them.
-        steps_made: optimizer steps before those that a law is asked about.
-    """
-
-    lr: float
-    radial_decay: float
-    first_beta: float
-    second_beta: float
-    nesterov: bool
-    correction: DecayCorrection | None = None
-    step_memory: StepMemory | None = None
-    steps_made: int = 0
-
-    def decay_share(self, lr: float, lr_squared: float) -> float:
-        """The share of a norm that decay takes in a step, ``e·lambda_rad``, averaged over a segment of rates.
-
-        Args:
-            lr: mean effective rate of the segment.
-            lr_squared: mean square of it, which counts where decay follows the rate.
-        """
-        if self.correction is None:
-            return lr * self.radial_decay
-        return self.correction.full_decay * lr_squared / self.correction.peak_lr
-
-    @property
-    def step_share(self) -> float:
-        """``q = sum(h²)/(sum h)²``, h the weight in a step of the gradient of so many steps ago.
-
-        The mean square of one step over the growth of ``R²`` that the same noise makes in the long run, where steps in
-        a row are alike: (1 - beta)/(1 + beta).
-        """
-        beta = self.first_beta
-        if self.nesterov:
-            return (1 - beta**2) ** 2 + beta**4 * (1 - beta) / (1 + beta)
-        return (1 - beta) / (1 + beta)
-
-
-class Noise(NamedTuple):
-    """What reaches the rows.
-
-    Attributes:
-        second_moment: ``V²``, mean of ``|R·g_tan|²`` with absent steps counted as zero, ``[n]``.
-        dim: ``d``, length of a row.
-        update_probability: ``p``, share of steps in which a row gets a gradient, ``[n]``.
-        kurtosis: ``kappa = E[s⁴]/E[s²]²`` over the steps in which a row gets a gradient, ``[n]``: 1 where all of them
-            are alike. ``None`` where nobody knows: a law then says nothing of errors.
-        accumulated: ``A`` of :class:`OptimizerMemory`, ``[n]``; for laws that name it in ``path_needs`` alone.
-        averages: likewise, ``[n, 2]``.
-    """
-
-    second_moment: Tensor
-    dim: int
-    update_probability: Tensor
-    kurtosis: Tensor | None = None
-    accumulated: Tensor | None = None
-    averages: Tensor | None = None
-
-
-class OptimizerMemory(NamedTuple):
-    """What an optimizer has in store of each row that its law cannot do without.
-
-    Attributes:
-        accumulated: ``A``, sum of the squared gradients of a row under Adagrad, ``[n]``.
-        averages: ``<z, z>`` and ``<z, y>`` under a schedule-free optimizer, y the row and z what takes the steps,
-            ``[n, 2]``.
-    """
-
-    accumulated: Tensor | None = None
-    averages: Tensor | None = None
-
-    @classmethod
-    def from_state(cls, state: Iterable[Tensor | None], device: torch.device) -> OptimizerMemory:
-        """What a list of the attributes in a checkpoint holds."""
-        return cls(*(None if values is None else values.to(device) for values in state))
-
-
-class Law(Protocol):
-    """One way in which norms move.
-
-    Attributes:
-        formula: where they settle, in words.
-        growth: how they grow without decay, in words.
-        power: the power of R that settles, and relaxes linearly where decay is apart.
-        growth_power: ``q`` of the growth that steps give a table's row, ``R²`` growing as ``R^(2q)``.
-        observed_mean: which mean of the norm over time it predicts: the geometric one where steps grow as rows shrink,
-            since a touch of a short row then adds what the formula leaves out and a high power weighs most; the root
-            mean square where steps do not depend on the norm.
-        accuracy: what the formula itself is right to at best, in ``log R``.
-        decay_is_separable: whether the update that weight decay makes can be told from the task's.
-        norm_needs: what a prediction of the norm takes, as arguments of ``EquilibriumRule.predict``.
-        turn_needs: the same for the rate of turning.
-        path_needs: what :meth:`evolve` takes beyond what all laws are given: ``"accumulated"``, or ``"averages"`` if
-            it starts elsewhere than at the first step.
-        settles: whether there is a norm at which rows stay under weight decay.
-    """
-
-    formula: str
-    growth: str
-    power: int
-    growth_power: int
-    observed_mean: ObservedMean
-    accuracy: float
-    decay_is_separable: bool
-    norm_needs: tuple[str, ...]
-    turn_needs: tuple[str, ...]
-    path_needs: tuple[str, ...]
-    settles: bool
-
-    def source(self, settings: Settings, noise: Noise) -> Tensor:
-        """What decay is up against: ``R^power = e·source/(2·lambda_rad)`` at equilibrium, ``[n]``."""
-
-    def turn(self, settings: Settings, noise: Noise) -> Tensor:
-        """RMS angle by which a direction turns in a step at equilibrium, in radians, ``[n]``."""
-
-    def decay_for_turn(self, angle: float, settings: Settings, noise: Noise) -> Tensor:
-        """The radial decay at which directions turn by this angle a step, ``[n]``."""
-
-    def decay_for_norm(self, norm: float, settings: Settings, noise: Noise) -> Tensor:
-        """The radial decay at which rows settle at this norm, ``[n]``."""
-
-    def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
-        """The norm after segments of effective learning rates, ``[n]``."""
-
-    def errors(self, settings: Settings, noise: Noise, sampling: Sampling) -> NormErrors | None:
-        """How far chance takes a settled row from the law within a window; ``None`` where that is not known."""
-
-    def path_errors(
-        self,
-        start: Tensor,
-        end: Tensor,
-        settings: Settings,
-        noise: Noise,
-        sampling: Sampling,
-        segments: list[RateSegment],
-    ) -> NormErrors | None:
-        """The same of the norm at the end of segments of effective rates, given the norm at their start.
-
-        With what the law is right to at best, which is less the less the norm has moved.
-
-        Args:
-            start: the norm at their start, ``[n]``.
-            end: what :meth:`evolve` makes of it, ``[n]``.
-            settings: as for :meth:`evolve`.
-            noise: likewise.
-            sampling: of the window that the moments are from. The covariance is that of a window that these segments
-                are the rates of; a forecast from moments of steps before has none.
-            segments: the rates.
-        """
-
-    def judges(self, settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
-        """Rows that a window says enough about, and within reach of the law and its errors; a mask, ``[n]``.
-
-        It is to be told what was to be expected of the window (``noise`` of the steps before it): rows that are chosen
-        by the window's own count are chosen by its errors.
-        """
-
-
-class CommonLaw:
-    """What a law is unless it says otherwise: nothing is known of how far chance takes a row from it."""
-
-    accuracy = 0.02
-    power: int
-
-    def decay_for_norm(self, norm: float, settings: Settings, noise: Noise) -> Tensor:
-        """``lambda_rad = e·source/(2·R^power)``."""
-        return settings.lr * self.source(settings, noise) / (2 * norm**self.power)
-
-    def source(self, settings: Settings, noise: Noise) -> Tensor:
-        """Stated by each law."""
-        raise NotImplementedError
-
-    def errors(self, settings: Settings, noise: Noise, sampling: Sampling) -> NormErrors | None:
-        """``None``."""
-        del settings, noise, sampling
-        return None
-
-    def path_errors(
-        self,
-        start: Tensor,
-        end: Tensor,
-        settings: Settings,
-        noise: Noise,
-        sampling: Sampling,
-        segments: list[RateSegment],
-    ) -> NormErrors | None:
-        """``None``."""
-        del start, end, settings, noise, sampling, segments
-        return None
-
-    def judges(self, settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
-        """Every row that got a gradient."""
-        del settings, sampling
-        return noise.update_probability > 0
-
-
-class DecayApart(CommonLaw):
-    """Decay that takes the same share of every row, so that all rows turn alike (Kosson et al. 2023, arXiv 2305.17212).
-
-    At equilibrium growth makes up for decay, ``2·e·lambda_rad·R²`` a step, and a step is ``sqrt(q)`` of it.
-    """
-
-    decay_is_separable = True
-    turn_needs: tuple[str, ...] = ()
-    path_needs: tuple[str, ...] = ()
-    settles = True
-
-    def turn(self, settings: Settings, noise: Noise) -> Tensor:
-        """``sqrt(2·e·lambda_rad·q)``, whatever the gradients are."""
-        return (2 * settings.lr * settings.radial_decay * self.step_share(settings, noise)).sqrt()
-
-    def decay_for_turn(self, angle: float, settings: Settings, noise: Noise) -> Tensor:
-        """``angle²/(2·e·q)``."""
-        return angle**2 / (2 * settings.lr * self.step_share(settings, noise))
-
-    def step_share(self, settings: Settings, noise: Noise) -> Tensor:
-        """``q``, ``[n]``."""
-        return torch.full_like(noise.update_probability, settings.step_share)
 
 
 class SgdLaw(DecayApart):
@@ -576,33 +291,9 @@ class LionLaw(DecayApart):
         return without * (1 + p / (p + forgets) * (dim - 1) / (dim * (dim + 2))), lag
 
 
-LAWS: dict[Family, Law] = {"sgd": SgdLaw(), "lion": LionLaw()}
-
-
-def repeats(step_retention: float, retention: float, steps: float) -> float:
-    """``1 + k + k² + ...`` over so many steps, of which each keeps ``k``."""
-    return (1 - retention) / (1 - step_retention) if step_retention < 1 else float(steps)
-
-
-def end_of(norm: Tensor, course: Iterable[Stretch]) -> Tensor:
-    """The norm after all stretches of a course, ``[n]``."""
-    squared = norm.square()
-    for stretch in course:
-        squared = stretch.after
-    return squared.sqrt()
-
-
-def known_kurtosis(noise: Noise) -> Tensor | float:
-    """``kappa``, at least 1; 1 where nobody knows."""
-    return 1.0 if noise.kurtosis is None else noise.kurtosis.clamp(min=1)
-
-
 def _shot_noise(noise: Noise) -> Tensor:
     """``c = kappa/p - 1``, the variance of ``s²/V²`` from step to step, ``[n]``."""
     return (known_kurtosis(noise) / noise.update_probability - 1).clamp(min=0)
 
 
-def often_met(settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
-    """Rows with 20 gradients, that decay shortens by less than 10% between two of them; a mask ``[n]``."""
-    p = noise.update_probability
-    return (p * sampling.readings >= 20) & (settings.lr * settings.radial_decay <= 0.1 * p)
+LAWS: dict[Family, Law] = {"sgd": SgdLaw(), "lion": LionLaw()}

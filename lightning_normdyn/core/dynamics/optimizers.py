@@ -16,9 +16,12 @@ from typing import Any
 import torch
 
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.dynamics.laws import DecayCorrection, Family, OptimizerMemory
+from lightning_normdyn.core.dynamics.law_inputs import DecayCorrection, OptimizerMemory
+from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.matrix_laws import muon_memory
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
+from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 __all__ = [
     "EquilibriumRule",
@@ -114,6 +117,7 @@ def accumulated_squares(optimizer: torch.optim.Optimizer, table: torch.Tensor) -
         tensor([32., 32., 32.], dtype=torch.float64)
     """
     optimizer = unwrapped_optimizer(optimizer)
+    check_tensors(table=table)
     if type(optimizer) is not torch.optim.Adagrad or table not in optimizer.state:
         return None
     return _of_all_ranks(most_precise(optimizer.state[table]["sum"]).sum(-1))
@@ -140,6 +144,7 @@ def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stri
         >>> optimizer_memory(optimizer, table, stride=2).accumulated
         tensor([32., 32.], dtype=torch.float64)
     """
+    check_count(stride=stride)
     optimizer = unwrapped_optimizer(optimizer)
     accumulated = accumulated_squares(optimizer, table)
     memory = OptimizerMemory(None if accumulated is None else accumulated[::stride].clone())

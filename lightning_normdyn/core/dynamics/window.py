@@ -10,7 +10,8 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.balance import Flow
 from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
-from lightning_normdyn.core.dynamics.laws import ObservedMean, OptimizerMemory
+from lightning_normdyn.core.dynamics.law import ObservedMean
+from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.norm_resets import NormResets
