@@ -21,13 +21,15 @@ from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.core.object_checks import check_name, check_path
 from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
-from lightning_normdyn.instruments.observation import Observation, run_id_of
+from lightning_normdyn.instruments.observation import Observation, bookmark_of
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
 from lightning_normdyn.instruments.ranks import Ranks, present_ranks
+from lightning_normdyn.instruments.recorder import uncompiled
 from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded, unobserved_failure
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
@@ -103,6 +105,13 @@ class NormObserver:
         if total_steps is not None:
             check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
         check_count(scheduler_every_n_steps=scheduler_every_n_steps)
+        if scaler is not None and not hasattr(scaler, "get_scale"):
+            raise ValueError(
+                f"scaler: expected torch.amp.GradScaler, got {scaler!r}; leave it out without a loss scale"
+            )
+        if log_dir is not None:
+            check_path("folder", log_dir=log_dir, hint="leave it out to keep no history")
+        check_name(name=name)
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
         for each in self._schedulers:
@@ -151,14 +160,15 @@ class NormObserver:
                 "another model?"
             )
         try:
-            self._observation.begin(steps_made, state, run_id=run_id_of(state))
+            self._observation.begin(steps_made, state, bookmark=bookmark_of(state))
         except BaseException:
             self.close()
             raise
         # Of all optimizers, one that takes the place of another included. Torch calls these hooks before an optimizer's
         # own and after them: a step is announced before its gradient is read, and reported after it was looked at.
-        self._handles.append(register_optimizer_step_pre_hook(self._hear_step))
-        self._handles.append(register_optimizer_step_post_hook(self._end_step))
+        # Neither is compiled where the optimizer's step is.
+        self._handles.append(register_optimizer_step_pre_hook(uncompiled(self._hear_step)))
+        self._handles.append(register_optimizer_step_post_hook(uncompiled(self._end_step)))
 
     @safeguarded
     def before_step(self, optimizer: torch.optim.Optimizer | None = None, *, clipped: bool = False) -> None:
