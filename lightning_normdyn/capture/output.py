@@ -37,9 +37,9 @@ class OutputStep(NamedTuple):
 
     @property
     def common_direction(self) -> Tensor:
-        """Length of the mean of the vectors' directions, 1 if all point one way."""
-        length: Tensor = self.direction_sum.norm() / self.vector_count
-        return length
+        """Length of the mean of the vectors' directions, 1 if all point one way; NaN where there are not two."""
+        length: Tensor = self.direction_sum.norm()
+        return length / self.vector_count if self.vector_count > 1 else torch.full_like(length, torch.nan)
 
 
 _MOST_CALLS = 1_024  # measured between two steps

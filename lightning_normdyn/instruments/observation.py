@@ -27,7 +27,6 @@ from lightning_normdyn.instruments.encoder_balance import EncoderBalance
 from lightning_normdyn.instruments.first_look import FirstLook
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
-from lightning_normdyn.instruments.output_watch import OutputWatch
 from lightning_normdyn.instruments.parameter_groups import (
     find_parameter_group,
 )
@@ -146,13 +145,13 @@ class Observation:
 
     def _agree_on_outputs(self, statistics: str) -> None:
         """Settles with the other ranks what is computed together; without them, this one goes on alone."""
-        outputs = [watch.target.name for watch in self.recorder.watches if isinstance(watch.target, OutputTarget)]
-        if not outputs or self._run.ranks.size == 1:
+        shared = [watch.target.name for watch in self.recorder.watches if watch.needs_all_ranks]
+        if not shared or self._run.ranks.size == 1:
             return
-        plan = f"measures {', '.join(outputs)} every {self._options['every_n_steps']} steps, {statistics}"
+        plan = f"measures {', '.join(shared)} every {self._options['every_n_steps']} steps, {statistics}"
         self._topic, problem = self._run.ranks.settle_beginning(plan)
         if problem:
-            names = ", ".join(f"'{name}'" for name in outputs)
+            names = ", ".join(f"'{name}'" for name in shared)
             self._say_here(f"{names}: measured on this rank alone, since {problem}")
             self._run = self._watches.run = self._run._replace(ranks=self._run.ranks.alone())
             self.recorder = self._build()
@@ -160,7 +159,7 @@ class Observation:
             self._open_meeting(watch)
 
     def _open_meeting(self, watch: Watch) -> None:
-        if isinstance(watch, OutputWatch):
+        if watch.needs_all_ranks:
             watch.meeting = self._run.ranks.meeting(f"{self._topic}/{next(self._meetings)}")
 
     def drain(self) -> dict[str, float]:
@@ -464,7 +463,8 @@ class Observation:
 
     def _begin_in_mid_run(self, target: Target, history: TargetWriter | None, steps: int, skipped_steps: int) -> None:
         watch = self._watches.watch(target, history)
-        assert watch is not None
+        if watch is None:
+            return
         watch.skipped_steps = skipped_steps
         self._open_meeting(watch)
         self._alerts.restart(target.name, steps)

@@ -13,6 +13,7 @@ from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, optimizer_memory
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
@@ -78,10 +79,15 @@ class WatchFactory:
             return self._watch_output(target, trainer.optimizer, history)
         return self._watch_table(target, trainer, history)
 
-    def _watch_table(self, target: TableTarget, trainer: ParameterGroup, history: TargetWriter | None) -> TableWatch:
+    def _watch_table(
+        self, target: TableTarget, trainer: ParameterGroup, history: TargetWriter | None
+    ) -> TableWatch | None:
         def group_now() -> int:
             return group_number(trainer.optimizer, target.parameter) or 0
 
+        if target.layout is not None and self._has_other_ranks and self.run.ranks.size == 1:
+            caution(f"'{target.name}': not watched, since its rows are sharded over ranks that do not take part")
+            return None
         plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
         if self._has_other_ranks:
             target.ids_tell = False  # this rank does not see the ids of the others
