@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_name
 from lightning_normdyn.history.checked_json import read_checked
 from lightning_normdyn.history.log_lines import LogLines, with_columns
 from lightning_normdyn.history.log_reader import Branch, LogReader, up_to
@@ -283,6 +285,8 @@ def read_run(
         ValueError: if the run has no such stretch.
     """
     record = find_record(log_dir, run)
+    if stretch is not None:
+        check_count(0, stretch=stretch)
     if stretch is not None and not 0 <= stretch < max(1, len(record.stretches)):
         raise ValueError(
             f"stretch: expected one of {len(record.stretches)} from 0, got {stretch!r}; one begins whenever a run is "
@@ -304,6 +308,8 @@ def find_record(log_dir: str | os.PathLike[str], run: str | None = None) -> RunR
     Raises:
         FileNotFoundError: if there is none; the message names those that there are.
     """
+    if run is not None:
+        check_name(run=run)
     records = list_runs(log_dir)
     if not records:
         raise _absent(log_dir)

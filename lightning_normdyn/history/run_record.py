@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_normdyn._version import __version__
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.file_lock import is_locked
 from lightning_normdyn.history.checked_json import read_checked, write_checked
 from lightning_normdyn.passwords import without_passwords
@@ -231,6 +232,7 @@ def list_runs(log_dir: str | os.PathLike[str]) -> list[RunRecord]:
         >>> list_runs("no such folder")
         []
     """
+    check_path("folder", log_dir=log_dir)
     place = Path(log_dir)
     if (place / RUN_FILE).is_file():
         return [record_in(place)]

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightning_normdyn.atomic_file import remove_leftovers
+from lightning_normdyn.core.object_checks import check_callable, check_path
 from lightning_normdyn.file_lock import FileLock
 from lightning_normdyn.history.checked_json import read_checked, write_checked
 from lightning_normdyn.history.outage import Outage
@@ -61,6 +62,8 @@ class RunWriter:
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], *, inform: Callable[[str], object] | None = None) -> None:
+        check_path("folder", log_dir=log_dir)
+        check_callable("of a message", optional=True, inform=inform)
         self.log_dir = Path(log_dir)
         self.outage = Outage()
         self._inform = inform

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.laws import ObservedMean
+from lightning_normdyn.core.dynamics.law import ObservedMean
 from lightning_normdyn.instruments.state_check import (
     Check,
     Sizes,

@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.laws import OptimizerMemory
+from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace

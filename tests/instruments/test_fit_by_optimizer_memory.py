@@ -6,7 +6,7 @@ from planted_table import PlantedTable, observe_planted
 from third_party import AdamWScheduleFree, SGDScheduleFree
 
 from lightning_normdyn.core import equilibrium_rule
-from lightning_normdyn.core.dynamics.laws import OptimizerMemory
+from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.window import FitWindow
 
 STEPS = 600

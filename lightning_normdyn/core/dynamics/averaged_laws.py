@@ -16,14 +16,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.laws import (
-    DecayApart,
-    Family,
-    Law,
-    Noise,
-    ObservedMean,
-    Settings,
-)
+from lightning_normdyn.core.dynamics.law import DecayApart, Law, ObservedMean
+from lightning_normdyn.core.dynamics.law_inputs import Noise, Settings
+from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.rates import RateSegment
 
 _FINEST = 0.02

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from lightning_normdyn.core.dynamics import adam_laws, averaged_laws, laws, matrix_laws, table_laws
-from lightning_normdyn.core.dynamics.laws import Family, Law
+from lightning_normdyn.core.dynamics.law import Law
+from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.number_checks import check_not_negative, check_number
 
 LAWS: dict[Family, Law] = {**laws.LAWS, **adam_laws.LAWS, **table_laws.LAWS, **matrix_laws.LAWS, **averaged_laws.LAWS}

@@ -8,16 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.laws import (
-    DecayApart,
-    Family,
-    Law,
-    Noise,
-    ObservedMean,
-    Settings,
-    StepMemory,
-    repeats,
-)
+from lightning_normdyn.core.dynamics.law import DecayApart, Law, ObservedMean, repeats
+from lightning_normdyn.core.dynamics.law_inputs import Noise, Settings, StepMemory
+from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.rates import RateSegment
 
 _SMALLER_SIDE = 32
