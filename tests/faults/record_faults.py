@@ -594,7 +594,9 @@ def two_containers(folder: Path) -> Tally:
         superseded = norm == 1.0 and list(norm_of.values()).count(identity) > 1
         lost += len(set(range(first_step, 11 if superseded else 60)) - present)
         allowed = {other for other, other_id in norm_of.items() if other_id == identity}
-        mixed += sum(row["norm"] not in allowed for row in line)
+        (parent,) = (record.parent for record in records if record.id == identity)
+        inherited = {other for other, other_id in norm_of.items() if other_id == parent}  # up to the checkpoint
+        mixed += sum(row["norm"] not in (allowed | inherited if row["step"] <= 10 else allowed) for row in line)
     notes = f"{len(numbers)} process numbers for 4 processes; {len(records)} runs listed"
     return Tally("two containers, new and resumed", 4, lost, mixed, 0, unread, 0, notes)
 

@@ -69,7 +69,7 @@ def _verdict_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[Text]:
     lines = [
         Text.assemble(
             (f"{verdict['severity']} ({verdict['rule']}) ", _STYLES.get(str(verdict["severity"]), "")),
-            f"{verdict['target']}: {verdict['sentence']}. Lever: {verdict['lever']}.",
+            f"{visible(str(verdict['target']))}: {verdict['sentence']}. Lever: {verdict['lever']}.",
         )
         for verdict in shown
     ]
@@ -89,8 +89,18 @@ def _target_table(records: Sequence[TargetRecord]) -> Table:
     table.add_column("median norm so far", no_wrap=True)
     for record in records:
         cells = (_latest(record.values(quantity)) for quantity in _COLUMNS.values())
-        table.add_row(record.name, *cells, sparkline(record.values("norm_p50")))
+        table.add_row(visible(record.name), *cells, sparkline(record.values("norm_p50")))
     return table
+
+
+def visible(name: str) -> str:
+    """A name of any letters on one line, without those that a terminal would obey.
+
+    Example:
+        >>> visible("line" + chr(10) + "break " + chr(27) + "[31mred")
+        'line�break �[31mred'
+    """
+    return "".join(letter if letter.isprintable() else "�" for letter in name)
 
 
 def _latest(series: Series) -> str:
