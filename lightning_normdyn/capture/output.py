@@ -13,6 +13,7 @@ from lightning_normdyn.capture.names import ModulePath
 from lightning_normdyn.capture.vectors import HeardCall, as_vectors, describe_output
 from lightning_normdyn.caution import OnError, SettingsError, caution, contained
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm, split_radial_tangential
+from lightning_normdyn.core.object_checks import check_name
 
 
 class OutputStep(NamedTuple):
@@ -65,6 +66,8 @@ class OutputTarget(ForwardListener):
 
     def __init__(self, name: str, module: nn.Module, path: ModulePath | None = None, *, key: str | None = None) -> None:
         super().__init__(name, module)
+        if key is not None:
+            check_name(key=key)
         self._path, self.key = path, key
         self.writers = FeatureWriters(module)
         self.called_module = None if path is None else path.module()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning_normdyn._version import __version__
 from lightning_normdyn.atomic_file import write_atomically
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.history import TargetHistory, read_run
 from lightning_normdyn.report.kit.numbers import percent, plain
 from lightning_normdyn.report.run.target_record import Series, read_series
@@ -55,6 +56,7 @@ def write_model_card_section(card: str | os.PathLike[str], log_dir: str | os.Pat
     Raises:
         FileNotFoundError: if there is no such card, or no history.
     """
+    check_path(card=card, hint="pass the README.md that the model was saved with")
     path = Path(card)
     if not path.is_file():
         raise FileNotFoundError(f"card: no file '{path}'; save the model first, which writes README.md beside it")
