@@ -87,8 +87,8 @@ class TableLayout:
             chosen: a mask of them, ``[tracked rows]``.
         """
         is_chosen = chosen & (norms > 0) & norms.isfinite()
-        own = is_chosen[self.slots]
-        directions = rows[own] / norms[self.slots][own, None].to(rows)
+        members = is_chosen[self.slots]
+        directions = rows[members] / norms[self.slots][members, None].to(rows)
         total = rows.new_zeros(self._dim)
         total.index_copy_(0, self.columns, directions.sum(0))
         self.add_up(total)

@@ -280,8 +280,11 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             self.typical_row = TypicalRow(second_moment, probability, unmet_rows)
 
     def _read_directions(self, noise: RowNoise, norms: Tensor) -> Readings:
-        """How far the rows that got a gradient point one way."""
-        return {"common_direction": self.target.common_direction(noise.update_probability > 0, norms)}
+        """How far the rows that got a gradient point one way; one alone tells nothing."""
+        has_gradient = noise.update_probability > 0
+        if int(has_gradient.sum()) < 2:
+            return {}
+        return {"common_direction": self.target.common_direction(has_gradient, norms)}
 
     def _has_law(self, moments: RowNoise, rule: EquilibriumRule) -> bool:
         return rule.path_is_known(**moments.memory._asdict())

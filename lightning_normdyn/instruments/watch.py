@@ -39,6 +39,7 @@ class Watch(ABC):
         first_step: steps that were made before it began to listen.
         meeting: where the ranks settle that all of them are about to compute something together; ``None`` for one rank,
             or where each computes alone.
+        announced_steps: steps of its optimizer that were announced since, those that left the target alone included.
         awaits_step: whether a step was announced and not made yet.
         may_have_news: whether :meth:`drain` may give anything.
     """
@@ -54,7 +55,7 @@ class Watch(ABC):
         self.optimizer = optimizer
         self.measurements = dict(measurements)
         self.history = history
-        self.steps = self.first_step = 0
+        self.steps = self.first_step = self.announced_steps = 0
         self._on_error: OnError | None = None
         self.skipped_steps = 0
         self.is_paused = False
@@ -86,6 +87,7 @@ class Watch(ABC):
             clipping: whether the gradient may still be clipped, or may have been.
             has_scaler: whether a loss scaler decides if the step is made.
         """
+        self.announced_steps += 1
         if self._sits_out:
             self._sits_out = False
             self.steps += 1

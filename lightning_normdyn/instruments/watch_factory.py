@@ -173,7 +173,7 @@ class WatchFactory:
                 f"'{target.name}' have no balance"
             )
             return None
-        calls = user_calls(source, target.name, self._options["probe_items"])
+        calls = user_calls(source, target.name, self._options["probe_items"], target.module)
         is_users = calls is not None
         if calls is None:
             calls = training_calls if of_all_ranks else ranks.all_calls(training_calls)
@@ -181,10 +181,7 @@ class WatchFactory:
         if not calls and of_all_ranks:
             raise ValueError(f"the probe of '{target.name}' was saved without inputs")
         if not calls:
-            self._warn(
-                f"'{target.name}' was not called with anything that could be encoded again, so its norms have no "
-                "balance; give its inputs as probe="
-            )
+            self._warn(_no_inputs(target))
             return None
         try:
             return Probe(
@@ -196,9 +193,24 @@ class WatchFactory:
                 gather=ranks.all_rows,
                 most_rows=self._options["max_tracked_rows"],
                 root=self._module,
+                key=target.key,
             )
         except UnusableInputsError as error:
             if is_users or of_all_ranks:
                 raise
             self._warn(f"{error}; meanwhile its norms have no balance")
             return None
+
+
+def _no_inputs(target: OutputTarget) -> str:
+    """Why there is no probe of a target, and what to do."""
+    if target.reads_computed_inputs:
+        return (
+            f"the inputs of '{target.name}' require grad, so it is a later part of an encoder and its norms have no "
+            "balance; name the module that takes the batch, or the method that does with its inputs as probe=, or "
+            "switch the probe off with probe=False"
+        )
+    return (
+        f"'{target.name}' was not called with anything that could be encoded again, so its norms have no balance; give "
+        "its inputs as probe="
+    )
