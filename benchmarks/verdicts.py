@@ -5,7 +5,8 @@
 Trains every run of ``planted_runs.py``, by which the rules were made, and of the held-out group, ``held_out_runs.py``
 and ``task_runs.py``, and prints a table of each: what was planted, what was said of it, and whether that was right. A
 fault counts as found if one of its rules speaks with a severity of warning or critical; a healthy run is left alone if
-nothing is said above a note. With ``--out``, writes ``verdicts.json`` and ``verdicts.md``.
+nothing is said above a note. With ``--out``, writes ``verdicts.json`` and ``verdicts.md`` after each run; of runs that
+``--only`` leaves out they keep what they have, with its date.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def outcome(run: PlantedRun, seed: int) -> dict[str, Any]:
     right = [verdict for verdict in alarms if verdict.rule in run.rules]
     return {
         "name": run.name,
+        "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
+        "seed": seed,
         "expected": list(run.rules),
         "is_right": not alarms if run.is_healthy else bool(right),
         "alarms": _names(alarms),
@@ -78,11 +81,11 @@ def outcome(run: PlantedRun, seed: int) -> dict[str, Any]:
 
 def table(outcomes: list[dict[str, Any]]) -> str:
     """One line a run, and a count of faults found and of healthy runs left alone."""
-    lines = ["| run | said of it | notes | right | seconds |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| run | said of it | notes | right | seconds | date |", "| --- | --- | --- | --- | ---: | --- |"]
     for result in outcomes:
         right = "yes" if result["is_right"] else "NO"
         alarms, notes = (", ".join(result[kind]) for kind in ("alarms", "notes"))
-        lines.append(f"| {result['name']} | {alarms} | {notes} | {right} | {result['seconds']} |")
+        lines.append(f"| {result['name']} | {alarms} | {notes} | {right} | {result['seconds']} | {result['date']} |")
     return "\n".join([*lines, "", count(outcomes)]) + "\n"
 
 
@@ -105,6 +108,7 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+    saved = {} if arguments.out is None else read_outcomes(arguments.out)
     outcomes: dict[str, list[dict[str, Any]]] = {}
     for name in arguments.groups:
         outcomes[name] = []
@@ -112,9 +116,10 @@ def main() -> int:
             if any(word in run.name for word in arguments.only):
                 outcomes[name].append(outcome(run, arguments.seed))
                 _report(outcomes[name][-1], with_texts=arguments.texts)
+                if arguments.out is not None:
+                    saved[run.name] = outcomes[name][-1]
+                    save_outcomes(arguments.out, saved)
         print(f"## {GROUPS[name].title}\n\n{table(outcomes[name])}")
-        if arguments.out is not None:
-            _save(arguments.out, outcomes, arguments.seed)
     results = [result for group in outcomes.values() for result in group]
     missed = sum(not result["is_right"] for result in results if result["expected"])
     false_alarms = sum(not result["is_right"] for result in results if not result["expected"])
@@ -131,16 +136,31 @@ def _names(verdicts: Iterable[Verdict]) -> list[str]:
     return sorted({verdict.rule for verdict in verdicts})
 
 
-def _save(folder: Path, outcomes: dict[str, list[dict[str, Any]]], seed: int) -> None:
-    day = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
+def read_outcomes(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a folder has of earlier runs, by name."""
+    file = folder / "verdicts.json"
+    groups = json.loads(file.read_text(encoding="utf-8"))["groups"] if file.is_file() else {}
+    return {result["name"]: result for results in groups.values() for result in results}
+
+
+def save_outcomes(folder: Path, outcomes: dict[str, dict[str, Any]]) -> None:
+    """Writes ``verdicts.json`` and ``verdicts.md``, runs in the order of their groups."""
+    groups = {
+        name: [outcomes[run.name] for run in group.runs if run.name in outcomes] for name, group in GROUPS.items()
+    }
+    groups = {name: results for name, results in groups.items() if results}
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"date": day, "seed": seed, "groups": outcomes}
-    (folder / "verdicts.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    content = json.dumps({"groups": groups}, indent=1, ensure_ascii=False)
+    (folder / "verdicts.json").write_text(content + "\n", encoding="utf-8")
+    results = [result for group in groups.values() for result in group]
+    seeds = ", ".join(f"{seed}" for seed in sorted({result["seed"] for result in results}))
     head = (
-        f"# Verdicts on planted faults and on healthy runs, {day}\n\nSeed {seed}, on one CPU thread, all in one run.\n"
+        f"# Verdicts on planted faults and on healthy runs, {max(result['date'] for result in results)}\n\n"
+        f"Seed {seeds}, on one CPU thread. Each run has the date of its training; seconds are of a machine that others "
+        "use too.\n"
     )
     sections = [
-        f"\n## {GROUPS[name].title}\n\n{GROUPS[name].head}\n\n{table(results)}" for name, results in outcomes.items()
+        f"\n## {GROUPS[name].title}\n\n{GROUPS[name].head}\n\n{table(results)}" for name, results in groups.items()
     ]
     (folder / "verdicts.md").write_text(head + "".join(sections), encoding="utf-8")
 

@@ -35,6 +35,9 @@ class FileLock:
     Args:
         path: an existing folder, or a file, which is made if it is not there.
 
+    Attributes:
+        is_certain: whether others are really kept out; not where the file system has no locks.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "lock"
@@ -50,6 +53,7 @@ class FileLock:
         self.path = Path(path)
         self._close: weakref.finalize[[int], FileLock] | None = None
         self._descriptor = -1
+        self.is_certain = False
 
     @property
     def is_held(self) -> bool:
@@ -64,7 +68,7 @@ class FileLock:
     def acquire(self) -> bool:
         """Takes the lock if nobody holds it.
 
-        Where the file system knows no locks it is taken to be free.
+        Where the file system knows no locks it is taken to be free, and :attr:`is_certain` says so.
 
         Returns:
             Whether it is held now.
@@ -80,7 +84,7 @@ class FileLock:
         for _ in range(_TRIES):  # somebody who only asks holds it for a moment
             state = _try_lock(descriptor, shared=False)
             if state is not False:
-                self._descriptor = descriptor
+                self._descriptor, self.is_certain = descriptor, state is True
                 self._close = weakref.finalize(self, os.close, descriptor)
                 _HELD.add(self)
                 return True

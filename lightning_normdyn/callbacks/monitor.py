@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,17 +11,24 @@ from lightning_normdyn.callbacks.lightning import (
     LightningModule,
     Trainer,
     overrides,
-    rank_zero_info,
     rank_zero_warn,
+)
+from lightning_normdyn.callbacks.run_histories import (
+    Settings,
+    bookmark_of_run,
+    first_clash,
+    history_for,
+    record_settings,
 )
 from lightning_normdyn.callbacks.trainer_run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.number_checks import check_flag
+from lightning_normdyn.history.run_record import Bookmark
 from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument import adapter_name
 from lightning_normdyn.instruments.instrument_factory import Measures
-from lightning_normdyn.instruments.observation import Observation, run_id_of
+from lightning_normdyn.instruments.observation import Observation, bookmark_of
 from lightning_normdyn.instruments.options import DEFAULTS, LookOptions, NormOptions, complete_options
 from lightning_normdyn.instruments.recorder import Recorder
 from lightning_normdyn.instruments.safeguard import safeguarded, unobserved_failure
@@ -40,6 +45,8 @@ class NormMonitor(Callback):
     Attributes:
         measures: what a subclass measures.
         options: all options, those left at their defaults included.
+        history: that it writes to; ``None`` while or where it keeps none.
+        record_settings: of each target the settings that its numbers depend on, where other monitors may differ.
     """
 
     measures: Measures
@@ -48,6 +55,8 @@ class NormMonitor(Callback):
         self.options = complete_options(options, arguments=["save_history"])
         check_flag(save_history=save_history)
         self.save_history = save_history
+        self.history: RunWriter | None = None
+        self.record_settings: Settings = {}
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
         self._clipping, self._has_scaler = Clipping.NONE, False
@@ -73,13 +82,14 @@ class NormMonitor(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
+        self._join_others(trainer, pl_module)
         self._observation = Observation(
             pl_module,
             run_of(trainer, pl_module, self.options["lrs"]),
             self.measures,
             self.options,
             name=type(self).__name__,
-            history=_history_of(trainer) if self.save_history else None,
+            history=self.history,
             name_holders=[getattr(trainer, "datamodule", None), pl_module],
         )
         clips = bool(trainer.gradient_clip_val) or overrides(pl_module, "configure_gradient_clipping")
@@ -91,11 +101,11 @@ class NormMonitor(Callback):
         if self._observation is None:  # added by another callback when training had begun
             self.on_fit_start(trainer, pl_module)
         assert self._observation is not None
-        run_id = _resumed_run(trainer)
+        bookmark = self._bookmark(trainer)
         state, self._saved_state = self._saved_state, None
         # Manual optimisation counts the steps of all optimizers as one number: of no use to any one of them.
         steps_made = trainer.global_step if pl_module.automatic_optimization else 0
-        self._observation.begin(steps_made, state, run_id=run_id)
+        self._observation.begin(steps_made, state, bookmark=bookmark)
 
     @safeguarded
     def on_before_optimizer_step(
@@ -157,7 +167,7 @@ class NormMonitor(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the settings, not the run under way."""
-        return self.__dict__ | {"_observation": None}
+        return self.__dict__ | {"_observation": None, "history": None, "record_settings": {}}
 
     @safeguarded
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -172,6 +182,26 @@ class NormMonitor(Callback):
         names = [name for name in states if isinstance(name, str) and name.startswith(prefix)]
         if not self._has_siblings and self.state_key not in states and len(names) == 1:
             self.load_state_dict(states[names[0]])
+
+    def _join_others(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Settles which of the trainer's monitors share a history with this one, and says where numbers clash."""
+        monitors = _monitors(trainer)
+        earlier = monitors[: monitors.index(self)] if self in monitors else monitors
+        self.history, self.record_settings = None, {}
+        if len(monitors) > 1:
+            self.record_settings = record_settings(pl_module, self.measures, self.options)
+        if self.save_history:
+            self.history = history_for(trainer, self, earlier)
+        clash = first_clash(self, earlier)
+        if clash is not None:
+            rank_zero_warn(f"{type(self).__name__}: {clash}")
+
+    def _bookmark(self, trainer: Trainer) -> Bookmark | None:
+        """Which run goes on in the history."""
+        if self.history is None:
+            return None
+        sharers = [monitor for monitor in _monitors(trainer) if monitor.history is self.history]
+        return bookmark_of_run(trainer, self.history, (bookmark_of(monitor._saved_state) for monitor in sharers))
 
     @property
     def _recorder(self) -> Recorder | None:
@@ -204,8 +234,11 @@ class NormMonitor(Callback):
 
 def _last_historian(trainer: Trainer) -> NormMonitor | None:
     """The last of the trainer's monitors that keep a history, which is one for all of them."""
-    monitors = [callback for callback in trainer.callbacks if isinstance(callback, NormMonitor)]  # type: ignore[attr-defined]
-    return next((monitor for monitor in reversed(monitors) if monitor.save_history), None)
+    return next((monitor for monitor in reversed(_monitors(trainer)) if monitor.save_history), None)
+
+
+def _monitors(trainer: Trainer) -> list[NormMonitor]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, NormMonitor)]  # type: ignore[attr-defined]
 
 
 def _observed(options: NormOptions) -> dict[str, Any]:
@@ -222,44 +255,6 @@ def _settings(options: NormOptions) -> dict[str, Any]:
     changes = {name: value for name, value in settings.items() if value != DEFAULTS[name]}  # type: ignore[literal-required]
     instruments = [adapter_name(instrument) for instrument in options["instruments"]]
     return changes | ({"instruments": instruments} if instruments else {})
-
-
-_HISTORIES: weakref.WeakKeyDictionary[Trainer, RunWriter] = weakref.WeakKeyDictionary()
-
-
-def _history_of(trainer: Trainer) -> RunWriter | None:
-    """The history of a trainer's run, one for all monitors; ``None`` where none is kept."""
-    if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
-        return None
-    log_dir = _log_dir(trainer)
-    if "://" in str(log_dir):
-        rank_zero_warn(f"normdyn history: '{log_dir}' is no folder of this machine, so no norm history is saved there")
-        return None
-    history = _HISTORIES.get(trainer)
-    if history is None or history.log_dir != Path(log_dir):
-        history = _HISTORIES[trainer] = RunWriter(log_dir, inform=rank_zero_info)
-    return history
-
-
-def _resumed_run(trainer: Trainer) -> str | None:
-    """Id of the run that goes on: of the checkpoint, or where there is none of the trainer's last fit."""
-    monitors = [callback for callback in trainer.callbacks if isinstance(callback, NormMonitor)]  # type: ignore[attr-defined]
-    run_ids = [run_id for monitor in monitors if (run_id := run_id_of(monitor._saved_state)) is not None]
-    if run_ids:
-        return run_ids[0]
-    history = _HISTORIES.get(trainer)
-    goes_on = history is not None and not trainer.ckpt_path and trainer.global_step > 0
-    return history.run_id if history is not None and goes_on else None
-
-
-def _log_dir(trainer: Trainer) -> str:
-    """What ``trainer.log_dir`` is on the first rank: it is broadcast, and other ranks may not ask for it."""
-    if not trainer.loggers:
-        return str(trainer.default_root_dir)
-    logger: Any = trainer.loggers[0]
-    kinds = {kind.__name__ for kind in type(logger).__mro__}
-    folder = logger.log_dir if kinds & {"TensorBoardLogger", "CSVLogger"} else logger.save_dir
-    return str(folder or trainer.default_root_dir)
 
 
 def _unscales_itself(optimizer: torch.optim.Optimizer) -> bool:

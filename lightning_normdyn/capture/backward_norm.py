@@ -18,6 +18,8 @@ class BackwardNorm:
         parameter: whose gradient.
         loss_scale: gives the factor by which the loss is scaled up now.
 
+    Of a parameter that is sharded over ranks, it is the norm of this rank's part.
+
     Attributes:
         on_error: takes what goes wrong while it listens; ``None`` lets it through to the training.
 
@@ -51,6 +53,8 @@ class BackwardNorm:
         gradient = parameter.grad
         if gradient is None:
             return  # an optimizer that steps inside of backward has used it up
+        if hasattr(gradient, "to_local"):
+            gradient = gradient.to_local()
         entries = gradient.coalesce().values() if gradient.is_sparse else gradient.detach()
         dtype = torch.promote_types(entries.dtype, torch.float32)
         self.last = torch.linalg.vector_norm(entries, dtype=dtype) / self._loss_scale()

@@ -7,6 +7,7 @@ from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -14,6 +15,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer, see
 from pytorch_lightning.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
 from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -109,6 +111,24 @@ class NormdynCLI(LightningCLI):
             option = "trainer.accelerator" if "backend" in complaint else "trainer"
             place = "" if "`" in complaint else f"{option}: "  # Lightning quotes the option, if it names one
             raise ConfigError(f"{place}{complaint}; check the options of the trainer") from error
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Puts the command line's optimizer in place of the model's own, once the model has all its parameters.
+
+        A model with ``configure_model`` makes parameters there, when it knows its data or its strategy: an optimizer
+        that is built before trains the others alone, or finds none.
+        """
+        replace_optimizers = super()._add_configure_optimizers_method_to_model
+        if not is_overridden("configure_model", self.model) or not self._get(self.config_init, "optimizer"):
+            replace_optimizers(subcommand)
+            return
+
+        def configure_optimizers(model: LightningModule) -> Any:
+            del model.configure_optimizers
+            replace_optimizers(subcommand)
+            return model.configure_optimizers()
+
+        self.model.configure_optimizers = MethodType(configure_optimizers, self.model)
 
     def _run_subcommand(self, subcommand: str) -> None:
         with sigterm_waits(), fitting_checkpoint(self.config[subcommand].get("ckpt_path"), self.trainer):

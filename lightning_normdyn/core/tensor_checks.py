@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 
@@ -48,6 +50,35 @@ def check_real_tensors(**tensors: object) -> None:
         assert isinstance(tensor, Tensor)
         if not tensor.is_floating_point():
             raise ValueError(f"{name}: expected floating-point numbers, got {tensor.dtype}; pass {name}.float()")
+
+
+def check_columns(argument: str, columns: object, items: int, *, what: str = "items") -> None:
+    """Refuses what is no mapping of names to one number for each item.
+
+    Args:
+        argument: its name.
+        columns: what came.
+        items: how many there are.
+        what: they are.
+
+    Raises:
+        ValueError: naming the argument and the column, what was expected and what came.
+
+    Example:
+        >>> import torch
+        >>> check_columns("covariates", {"age": torch.ones(2)}, 3)
+        Traceback (most recent call last):
+            ...
+        ValueError: covariates: expected one number for each of 3 items as 'age', got (2,)
+    """
+    if not isinstance(columns, Mapping):
+        raise ValueError(f"{argument}: expected columns by name, got {type(columns).__name__}; pass a dictionary")
+    for name, column in columns.items():
+        check_tensors(**{f"{argument}[{name!r}]": column})
+        if column.shape != (items,):
+            raise ValueError(
+                f"{argument}: expected one number for each of {items} {what} as {name!r}, got {tuple(column.shape)}"
+            )
 
 
 def check_probabilities(name: str, probabilities: Tensor | float) -> None:

@@ -6,6 +6,8 @@ import os
 import warnings
 from collections import Counter
 
+from lightning_normdyn.core.object_checks import check_path
+
 
 class MalformedFileError(ValueError):
     """A file does not hold what its format promises.
@@ -31,6 +33,7 @@ class Problems:
     """
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
+        check_path(file=file)
         self.file = os.fspath(file)
         self._counts: Counter[str] = Counter()
         self._first: dict[str, int | str] = {}

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from lightning_normdyn.core.object_checks import check_instance, check_sequence, check_texts
+from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.datasets.judgements import Judgements
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ class Texts:
     texts: Sequence[str]
 
     def __post_init__(self) -> None:
+        check_texts(ids=self.ids, texts=self.texts)
         _check_lengths(ids=self.ids, texts=self.texts)
 
     def __len__(self) -> int:
@@ -53,6 +57,28 @@ class JudgedTexts:
     answers: Mapping[int, Sequence[str]] = field(default_factory=dict)
     excluded_pairs: Mapping[str, Judgements] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_instance(Texts, documents=self.documents, queries=self.queries)
+        mappings = {name: getattr(self, name) for name in ("judgements", "covariates", "answers", "excluded_pairs")}
+        check_instance(Mapping, hint="a dictionary by name will do", **mappings)
+        if not self.judgements:
+            raise ValueError("judgements: expected those of a split at least, got none; name it test")
+        for name in ("judgements", "excluded_pairs"):
+            for pairs in mappings[name].values():
+                Judgements.require(pairs, name).check(len(self.queries), len(self.documents), name)
+        for name, column in self.covariates.items():
+            if len(column) != len(self.documents) or not all(isinstance(number, int | float) for number in column):
+                raise ValueError(
+                    f"covariates: expected one number for each of {len(self.documents)} documents as {name}, got "
+                    f"{len(column)} of which {next(iter(column), None)!r} is the first"
+                )
+        strange = [query for query in self.answers if not 0 <= query < len(self.queries)]
+        if strange:
+            raise ValueError(
+                f"answers: expected queries by position, 0 to {len(self.queries) - 1}, got {strange[0]!r}; number them "
+                "as the queries"
+            )
+
 
 @dataclass(frozen=True)
 class CaptionedImages:
@@ -69,6 +95,8 @@ class CaptionedImages:
     groups: Sequence[str]
 
     def __post_init__(self) -> None:
+        check_sequence(images=self.images)
+        check_texts(captions=self.captions, groups=self.groups)
         _check_lengths(images=self.images, captions=self.captions, groups=self.groups)
 
     def __len__(self) -> int:
@@ -90,6 +118,8 @@ class GradedPairs:
     grades: Tensor
 
     def __post_init__(self) -> None:
+        check_texts(first=self.first, second=self.second)
+        _check_columns(grades=self.grades)
         _check_lengths(first=self.first, second=self.second, grades=self.grades)
         if not self.grades.isfinite().all():
             raise ValueError("grades: expected finite numbers, got NaN or infinite ones; leave such pairs out")
@@ -121,7 +151,14 @@ class Interactions:
     item_texts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        check_texts(user_ids=self.user_ids, item_ids=self.item_ids, item_texts=self.item_texts)
+        _check_columns(users=self.users, items=self.items, ratings=self.ratings, times=self.times)
         _check_lengths(users=self.users, items=self.items, ratings=self.ratings, times=self.times)
+        for name, numbers in {"ratings": self.ratings, "times": self.times}.items():
+            if not numbers.isfinite().all():
+                raise ValueError(f"{name}: expected finite numbers, got NaN or infinite ones; leave those out")
+        if len(self.item_texts):
+            _check_lengths(item_ids=self.item_ids, item_texts=self.item_texts)
         _check_places("users", self.users, len(self.user_ids), "user_ids")
         _check_places("items", self.items, len(self.item_ids), "item_ids")
 
@@ -141,9 +178,12 @@ class KnowledgeGraph:
     triples: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
+        check_texts(entities=self.entities, relations=self.relations)
+        check_instance(Mapping, hint="a dictionary by split will do", triples=self.triples)
         if not self.triples:
             raise ValueError("triples: expected the facts of a split at least, got none; name it train")
         for split, facts in self.triples.items():
+            check_tensors(triples=facts)
             if facts.ndim != 2 or facts.shape[1] != 3:
                 raise ValueError(
                     f"triples: expected head, relation, tail of each, [n, 3], got {list(facts.shape)} for '{split}'"
@@ -171,9 +211,19 @@ class LabelledImages:
     soft_labels: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_tensors(images=self.images)
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise ValueError(
+                f"images: expected uint8 [n, channels, height, width], got {self.images.dtype} "
+                f"{list(self.images.shape)}; 0 to 255 as they would be looked at"
+            )
+        check_texts(classes=self.classes, groups=self.groups)
+        _check_columns(labels=self.labels)
         _check_lengths(images=self.images, labels=self.labels)
         _check_lengths(classes=self.classes, groups=self.groups)
         _check_places("labels", self.labels, len(self.classes), "classes")
+        if self.soft_labels is not None:
+            _check_shares(self.soft_labels, (len(self.images), len(self.classes)))
 
 
 @dataclass(frozen=True)
@@ -191,6 +241,8 @@ class LabelledTexts:
     classes: Sequence[str]
 
     def __post_init__(self) -> None:
+        check_texts(texts=self.texts, classes=self.classes)
+        _check_columns(labels=self.labels)
         _check_lengths(texts=self.texts, labels=self.labels)
         _check_places("labels", self.labels, len(self.classes), "classes")
 
@@ -206,10 +258,36 @@ def _check_lengths(**columns: Sequence[object] | Tensor) -> None:
     """
     (first, *_), length = columns, len(next(iter(columns.values())))
     for name, column in columns.items():
-        if isinstance(column, str):
-            raise ValueError(f"{name}: expected a list of texts, got one text; put it into a list")
         if len(column) != length:
             raise ValueError(f"{name}: expected one for each of the {length} {first}, got {len(column)}")
+
+
+def _check_columns(**columns: object) -> None:
+    """Refuses what is no tensor ``[n]``.
+
+    Raises:
+        ValueError: naming the column.
+    """
+    check_tensors(**columns)
+    for name, column in columns.items():
+        assert isinstance(column, Tensor)
+        if column.ndim != 1:
+            raise ValueError(f"{name}: expected one number for each, [n], got {list(column.shape)}")
+
+
+def _check_shares(soft_labels: object, shape: tuple[int, int]) -> None:
+    """Refuses what is no share of each class for each image.
+
+    Raises:
+        ValueError: naming the column.
+    """
+    check_tensors(soft_labels=soft_labels)
+    assert isinstance(soft_labels, Tensor)
+    if soft_labels.shape != shape or not bool(((soft_labels >= 0) & (soft_labels <= 1)).all()):
+        raise ValueError(
+            f"soft_labels: expected shares from 0 to 1, {list(shape)}, got {list(soft_labels.shape)}"
+            f"{' with others among them' if soft_labels.shape == shape else ''}; divide counts by their sum"
+        )
 
 
 def _check_places(name: str, places: Tensor, count: int, names: str) -> None:

@@ -74,8 +74,8 @@ def write_part(folder: Path, stretch: int, first: int, last: int, table: pa.Tabl
     return Part(stretch, first, last, checksum, file)
 
 
-def read_part(part: Part, schema: pa.Schema) -> pa.Table:
-    """Reads a part; columns of the schema that it does not have are null.
+def read_columns(part: Part, schema: pa.Schema) -> pa.Table:
+    """Reads a part: those columns of the schema that it has.
 
     Args:
         part: the part.
@@ -94,17 +94,18 @@ def read_part(part: Part, schema: pa.Schema) -> pa.Table:
         table = pq.ParquetFile(pa.BufferReader(content)).read()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"history: '{part.file}' cannot be read ({' '.join(str(error).split())})") from error
-    columns = [
-        table.column(field.name).cast(field.type)
-        if field.name in table.schema.names
-        else _nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    fields = [field for field in schema if field.name in table.schema.names]
+    columns = [table.column(field.name).cast(field.type) for field in fields]
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
-def _nulls(rows: int, kind: pa.DataType) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.nulls(rows, kind)])
+def read_part(part: Part, schema: pa.Schema) -> pa.Table:
+    """Reads a part as :func:`read_columns` does; columns of the schema that it does not have are null."""
+    table = read_columns(part, schema)
+    for place, field in enumerate(schema):
+        if field.name not in table.schema.names:
+            table = table.add_column(place, field, pa.chunked_array([pa.nulls(len(table), field.type)]))
+    return table
 
 
 def part_files(folder: Path) -> list[Part]:

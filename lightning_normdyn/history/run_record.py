@@ -9,11 +9,13 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from lightning_normdyn._version import __version__
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.file_lock import is_locked
 from lightning_normdyn.history.checked_json import read_checked, write_checked
 from lightning_normdyn.passwords import without_passwords
@@ -22,6 +24,20 @@ FOLDER = "normdyn"
 RUN_FILE, LOCK_FILE, TARGETS_FILE, ROW_NAMES_FILE = "run.json", "lock", "targets.json", "row_names.json"
 TRAJECTORY_FOLDER, QUANTITIES_FOLDER, ALERTS_FOLDER = "trajectory", "quantities", "alerts"
 _FOLDER_NAME = re.compile(rf"{FOLDER}(-\d+)?")
+
+
+class Bookmark(NamedTuple):
+    """Where a run stood when a checkpoint was written, which carries it.
+
+    Attributes:
+        run: id of the run.
+        stretch: number of the stretch that wrote it, from 0; ``None`` where that is unknown.
+        folder: of the history, absolute; ``None`` where that is unknown.
+    """
+
+    run: str
+    stretch: int | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,9 @@ class Stretch:
         boot: what tells the machine's present start from others; empty where that is unknown.
         process: number on that machine; of use to people alone, as another container may count otherwise.
         command: that was run.
+        origin: number of the stretch that it went on from, of the parent for a run's first; ``None`` where that is
+            unknown, and then it is the one before, of the parent the last.
+        order: of all stretches in the log folder, up from 1: clocks may be set back.
     """
 
     step: int = 0
@@ -45,11 +64,13 @@ class Stretch:
     boot: str = ""
     process: int = 0
     command: str = ""
+    origin: int | None = None
+    order: int = 0
 
     @classmethod
-    def here(cls, step: int, steps: Mapping[str, int]) -> Stretch:
+    def here(cls, step: int, steps: Mapping[str, int], origin: int | None = None) -> Stretch:
         """Of this process, from now on."""
-        return cls(step, dict(steps), time.time(), platform.node(), _boot(), os.getpid(), _command())
+        return cls(step, dict(steps), time.time(), platform.node(), _boot(), os.getpid(), _command(), origin)
 
     def step_of(self, target: str) -> int:
         """The step of a target that it went on from."""
@@ -64,6 +85,7 @@ class RunRecord:
         folder: ``<log_dir>/normdyn``, or ``normdyn-2`` and so on where it was not the first.
         id: of the run, which its checkpoints carry.
         parent: id of the run from whose checkpoint it began in a folder of its own; ``None`` if it did not.
+        parent_folders: where that run's history lay: from this folder, which holds if both are moved, and absolutely.
         stretches: what wrote it, oldest first; more than one if it was resumed.
         end: when it was complete, in seconds since 1970; ``None`` if it goes on or was killed.
         version: of this package.
@@ -73,15 +95,18 @@ class RunRecord:
     folder: Path
     id: str
     parent: str | None = None
+    parent_folders: Sequence[str] = ()
     stretches: Sequence[Stretch] = ()
     end: float | None = None
     version: str = __version__
     damage: str = ""
 
     @classmethod
-    def new(cls, folder: Path, parent: str | None) -> RunRecord:
-        """A run that no folder has yet."""
-        return cls(folder, uuid.uuid4().hex, parent)
+    def new(cls, folder: Path, parent: Bookmark | None) -> RunRecord:
+        """A run that no folder has yet, from a checkpoint of another or from the start."""
+        if parent is None:
+            return cls(folder, uuid.uuid4().hex)
+        return cls(folder, uuid.uuid4().hex, parent.run, _ways(folder, parent.folder) if parent.folder else ())
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -104,6 +129,24 @@ class RunRecord:
         content = asdict(self)
         write_checked(self.folder / RUN_FILE, {name: content[name] for name in _ENTRIES})
 
+    def lineage(self, last: int | None = None) -> list[int]:
+        """Numbers of the stretches that lead up to one, itself included, oldest first: the others are branches.
+
+        Args:
+            last: its number; ``None`` for the latest.
+        """
+        numbers = [len(self.stretches) - 1 if last is None else last] if self.stretches else []
+        while numbers and numbers[-1] > 0:
+            origin, before = self.stretches[numbers[-1]].origin, numbers[-1] - 1
+            numbers.append(before if origin is None else min(origin, before))
+        return numbers[::-1]
+
+    @property
+    def first_step(self) -> int:
+        """The step of the parent's checkpoint; 0 for a run that began at its start."""
+        first = self.stretches[0] if self.stretches else Stretch()
+        return max(first.step, *first.steps.values(), 0)
+
     def going_on(self, stretch: Stretch) -> RunRecord:
         """The record with one stretch more, which has not ended."""
         return replace(self, stretches=[*self.stretches, stretch], end=None)
@@ -123,6 +166,11 @@ class RunRecord:
             return 0.0
 
     @property
+    def order(self) -> int:
+        """Of its latest stretch among all in the log folder; 0 where that is unknown."""
+        return self.stretches[-1].order if self.stretches else 0
+
+    @property
     def has_writer(self) -> bool | None:
         """Whether some process writes to it now; ``None`` where that cannot be told, as from another machine."""
         is_held = is_locked(self.folder / LOCK_FILE)
@@ -134,10 +182,44 @@ class RunRecord:
         state = "complete" if self.end is not None else "being written" if self.has_writer else "broken off"
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.start))
         resumed = f", resumed {len(self.stretches) - 1} times" if len(self.stretches) > 1 else ""
-        return f"{self.folder.name} (run {self.id[:8]}, {day}, {state}{resumed})"
+        origin = f", goes on from step {self.first_step} of run {self.parent[:8]}" if self.parent else ""
+        return f"{self.folder.name} (run {self.id[:8]}, {day}, {state}{resumed}{origin})"
 
 
-_ENTRIES = ("id", "parent", "stretches", "end", "version")
+_ENTRIES = ("id", "parent", "parent_folders", "stretches", "end", "version")
+
+
+def find_parent(record: RunRecord) -> RunRecord | None:
+    """The run from whose checkpoint another began: where it lay, else beside it or in a folder beside its own.
+
+    Args:
+        record: of the run that went on.
+
+    Returns:
+        ``None`` if that has no parent, or it is not found.
+    """
+    if record.parent is None:
+        return None
+    for folder in _parent_places(record):
+        if (folder / RUN_FILE).is_file() and (parent := record_in(folder)).id == record.parent:
+            return parent
+    return None
+
+
+def _parent_places(record: RunRecord) -> Iterator[Path]:
+    yield from (record.folder / place for place in record.parent_folders)
+    log_dir = record.folder.resolve().parent
+    yield from sorted(log_dir.glob(f"{FOLDER}*"))
+    yield from sorted(log_dir.parent.glob(f"*/{FOLDER}*"))
+
+
+def _ways(folder: Path, goal: str) -> tuple[str, ...]:
+    """A path from a folder and the absolute one."""
+    absolute = os.path.realpath(goal)
+    try:
+        return os.path.relpath(absolute, os.path.realpath(folder)), absolute
+    except ValueError:  # on another drive
+        return (absolute,)
 
 
 def list_runs(log_dir: str | os.PathLike[str]) -> list[RunRecord]:
@@ -150,13 +232,17 @@ def list_runs(log_dir: str | os.PathLike[str]) -> list[RunRecord]:
         >>> list_runs("no such folder")
         []
     """
+    check_path("folder", log_dir=log_dir)
     place = Path(log_dir)
     if (place / RUN_FILE).is_file():
         return [record_in(place)]
     if not place.is_dir():
         return []
     folders = [folder for folder in place.iterdir() if _FOLDER_NAME.fullmatch(folder.name) and _is_history(folder)]
-    return sorted(map(record_in, folders), key=lambda record: record.start, reverse=True)
+    records = [record_in(folder) for folder in folders]
+    if all(record.order for record in records):
+        return sorted(records, key=lambda record: (record.order, record.start), reverse=True)
+    return sorted(records, key=lambda record: record.start, reverse=True)
 
 
 def has_old_history(log_dir: str | os.PathLike[str]) -> bool:

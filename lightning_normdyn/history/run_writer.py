@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightning_normdyn.atomic_file import remove_leftovers
+from lightning_normdyn.core.object_checks import check_callable, check_path
 from lightning_normdyn.file_lock import FileLock
 from lightning_normdyn.history.checked_json import read_checked, write_checked
 from lightning_normdyn.history.outage import Outage
@@ -28,6 +29,7 @@ from lightning_normdyn.history.run_record import (
     RUN_FILE,
     TARGETS_FILE,
     TRAJECTORY_FOLDER,
+    Bookmark,
     RunRecord,
     Stretch,
     list_runs,
@@ -40,8 +42,9 @@ class RunWriter:
     """Shared by all monitors of a run: each begins and ends it, the first and the last really do.
 
     A new run takes a folder that nobody has: ``<log_dir>/normdyn``, else ``normdyn-2`` and so on. A run that is resumed
-    is known by its id, which its checkpoints carry, and goes on in its own folder, if no other process writes there;
-    else it is a new run with the other as its parent. Trouble with the disk is said and never raised.
+    is known by its id, which its checkpoints carry, and goes on in its own folder, if that is in ``log_dir`` and a lock
+    says that no other process writes there; else it is a new run with the other as its parent, whose line of time it
+    continues. Trouble with the disk is said and never raised.
 
     Args:
         log_dir: the run's folder.
@@ -59,6 +62,8 @@ class RunWriter:
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], *, inform: Callable[[str], object] | None = None) -> None:
+        check_path("folder", log_dir=log_dir)
+        check_callable("of a message", optional=True, inform=inform)
         self.log_dir = Path(log_dir)
         self.outage = Outage()
         self._inform = inform
@@ -77,26 +82,33 @@ class RunWriter:
 
     @property
     def run_id(self) -> str | None:
-        """What a checkpoint is to carry; ``None`` before the run has begun."""
+        """Of the run; ``None`` before it has begun."""
         return None if self._record is None else self._record.id
 
-    def begin(self, steps: Mapping[str, int], run_id: str | None = None) -> None:
+    @property
+    def bookmark(self) -> Bookmark | None:
+        """What a checkpoint is to carry; ``None`` before the run has begun."""
+        if self._record is None:
+            return None
+        return Bookmark(self._record.id, len(self._record.stretches) - 1, str(self.root.absolute()))
+
+    def begin(self, steps: Mapping[str, int], bookmark: Bookmark | None = None) -> None:
         """Takes the folder for a monitor.
 
         Args:
             steps: of each target of the monitor, how many steps were made; what the history has beyond them is an
                 abandoned branch from now on.
-            run_id: of the run that is resumed; ``None`` for a new one.
+            bookmark: out of the checkpoint that is resumed; ``None`` for a new run.
         """
         self._users += 1
         if self._users > 1:
             self._add_steps(steps)
             return
-        stretch = _stretch(steps)
+        stretch = _stretch(steps, None if bookmark is None else bookmark.stretch)
         try:
-            self._record, self._lock = self._take_folder(run_id, stretch)
+            self._record, self._lock = self._take_folder(bookmark, stretch)
         except OSError as error:
-            self._record = RunRecord.new(self.log_dir / FOLDER, run_id).going_on(stretch)
+            self._record = RunRecord.new(self.log_dir / FOLDER, bookmark).going_on(stretch)
             self.outage.report(self.root, error)
         for log in self._logs.values():
             log.folder, log.stretch = self.root / log.folder.name, len(self._record.stretches) - 1
@@ -126,8 +138,8 @@ class RunWriter:
         return self._logs[folder]
 
     def describe(self, target: str, description: Mapping[str, Any]) -> None:
-        """Notes what is watched, for ``targets.json``."""
-        self._descriptions[target] = {"target": target, **description}
+        """Notes what is watched, for ``targets.json``; several monitors of one target each add theirs."""
+        self._descriptions[target] = {**self._descriptions.get(target, {}), "target": target, **description}
         self._unwritten_files.add(TARGETS_FILE)
 
     def name_rows(self, target: str, names: Mapping[int, str]) -> None:
@@ -164,12 +176,14 @@ class RunWriter:
             self._lock.release()
         self._logs = {}
 
-    def _take_folder(self, run_id: str | None, stretch: Stretch) -> tuple[RunRecord, FileLock]:
-        for record in list_runs(self.log_dir) if run_id is not None else []:
+    def _take_folder(self, bookmark: Bookmark | None, stretch: Stretch) -> tuple[RunRecord, FileLock]:
+        records = list_runs(self.log_dir)
+        stretch = replace(stretch, order=1 + max((record.order for record in records), default=0))
+        for record in records if bookmark is not None else []:
             lock = FileLock(record.folder / LOCK_FILE)
-            if record.id == run_id and lock.acquire():
+            if bookmark is not None and record.id == bookmark.run and lock.acquire() and lock.is_certain:
                 return self._resume(record.folder, stretch), lock
-        return self._make_folder(RunRecord.new(self.log_dir, run_id), stretch)
+        return self._make_folder(RunRecord.new(self.log_dir / FOLDER, bookmark), stretch)
 
     def _resume(self, folder: Path, stretch: Stretch) -> RunRecord:
         record = RunRecord.read(folder)  # again, now that nobody else can write it
@@ -201,7 +215,7 @@ class RunWriter:
                 continue
         lock = FileLock(folder / LOCK_FILE)
         lock.acquire()
-        record = RunRecord(folder, record.id, record.parent).going_on(stretch)
+        record = replace(record, folder=folder, stretches=[]).going_on(stretch)
         record.write()
         return record, lock
 
@@ -246,7 +260,7 @@ class RunWriter:
             self._lock = lock
             self._unwritten_files = {TARGETS_FILE, ROW_NAMES_FILE}
             for log in self._logs.values():
-                log.folder = self.root / log.folder.name
+                log.folder, log.stretch = self.root / log.folder.name, len(self._record.stretches) - 1
         except OSError as error:
             self.outage.report(self.root, error)
 
@@ -315,11 +329,11 @@ def storable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _stretch(steps: Mapping[str, int]) -> Stretch:
+def _stretch(steps: Mapping[str, int], origin: int | None) -> Stretch:
     """What begins now; the most frequent step is the rule, the others are exceptions."""
     counts: dict[int, int] = {}
     steps = {storable(target): step for target, step in steps.items()}
     for step in steps.values():
         counts[step] = counts.get(step, 0) + 1
     usual = max(counts, key=lambda step: counts[step], default=0)
-    return Stretch.here(usual, {target: step for target, step in steps.items() if step != usual})
+    return Stretch.here(usual, {target: step for target, step in steps.items() if step != usual}, origin)

@@ -101,7 +101,8 @@ def check_instruments(instruments: Sequence[Instrument]) -> Sequence[Instrument]
         ValueError: instruments: Average measures 'norm_mean', which is a built-in quantity; give it another name
     """
     if isinstance(instruments, (Instrument, str)) or not isinstance(instruments, Sequence):
-        raise ValueError(f"instruments: expected a list of instruments, got {instruments!r}")
+        came = type(instruments).__name__ if isinstance(instruments, Instrument) else repr(instruments)
+        raise ValueError(f"instruments: expected a list of instruments, got {came}; put a single one into a list")
     owners: dict[str, str] = dict.fromkeys(QUANTITIES, "")
     for instrument in instruments:
         _check_instrument(instrument)

@@ -1,68 +1,66 @@
-"""Sets up the watches of a run: finds the targets, builds their measurements, describes them in the history."""
+"""``Observation``: leads the watches of a run from its beginning to its end, and judges what they read."""
 
 from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lightning_normdyn._version import __version__
-from lightning_normdyn.capture.backward_norm import BackwardNorm
-from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.features import is_normalizer
 from lightning_normdyn.capture.output import OutputTarget
-from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
-from lightning_normdyn.capture.targets import find_targets
+from lightning_normdyn.capture.targets import ROOT, find_targets
 from lightning_normdyn.caution import SettingsError, caution
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr, optimizer_memory
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.alert_log import AlertLog
+from lightning_normdyn.history.run_record import Bookmark
 from lightning_normdyn.history.run_writer import RunWriter, TargetWriter
 from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.closing_line import closing_line
-from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
-from lightning_normdyn.instruments.encoder_watch import EncoderWatch
-from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of, copyable
+from lightning_normdyn.instruments.encoder_balance import EncoderBalance
+from lightning_normdyn.instruments.first_look import FirstLook
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
-from lightning_normdyn.instruments.output_watch import OutputWatch
 from lightning_normdyn.instruments.parameter_groups import (
-    ParameterGroup,
-    WeightDecays,
     find_parameter_group,
-    group_number,
 )
-from lightning_normdyn.instruments.probe_source import ProbeSource, probe_of, user_calls
-from lightning_normdyn.instruments.recorder import PREFIX, RUN_ID, Contingencies, Recorder
+from lightning_normdyn.instruments.recorder import PREFIX, RUN_FOLDER, RUN_ID, RUN_STRETCH, Contingencies, Recorder
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.run_facts import RunFacts
 from lightning_normdyn.instruments.safeguard import FailureLog, TargetEndedError, TargetGoneError, in_a_line
-from lightning_normdyn.instruments.table_watch import TableWatch
 from lightning_normdyn.instruments.target_changes import Target, absence, difference, present_targets, same_name
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 from lightning_normdyn.instruments.watch import Watch
-from lightning_normdyn.instruments.windowed_fit import TrainingPlan, WindowedFit
+from lightning_normdyn.instruments.watch_factory import WatchFactory
+from lightning_normdyn.instruments.windowed_fit import WindowedFit, next_window_end
 
 
-def run_id_of(state: object) -> str | None:
-    """Which run a state is of, as far as it says so.
+def bookmark_of(state: object) -> Bookmark | None:
+    """Which run a state is of and where that lies, as far as it says so.
 
     Example:
-        >>> run_id_of({"run": "3f2a"}), run_id_of({}), run_id_of(None)
-        ('3f2a', None, None)
+        >>> bookmark_of({"run": "3f2a", "stretch": 1, "folder": 7}), bookmark_of({}), bookmark_of(None)
+        (Bookmark(run='3f2a', stretch=1, folder=None), None, None)
     """
-    run_id = state.get(RUN_ID) if isinstance(state, Mapping) else None
-    return run_id if isinstance(run_id, str) and run_id else None
+    run_id, stretch, folder = map(state.get, _RUN_ENTRIES) if isinstance(state, Mapping) else (None, None, None)
+    if not isinstance(run_id, str) or not run_id:
+        return None
+    is_number = type(stretch) is int and stretch >= 0
+    return Bookmark(run_id, stretch if is_number else None, folder if isinstance(folder, str) and folder else None)
+
+
+_RUN_ENTRIES = (RUN_ID, RUN_STRETCH, RUN_FOLDER)
 
 
 class Observation:
-    """Builds all that follows the targets of a model through a run.
+    """Follows the targets of a model through a run.
 
     Args:
         module: the model.
@@ -92,29 +90,28 @@ class Observation:
         self._name, self._history, self._name_holders = name, history, name_holders
         self._has_begun = self._is_off = False
         self._failures = FailureLog(self._history_folder)
-        self._has_other_ranks = run.ranks.size > 1
         self._topic, self._meetings = "", itertools.count()
         self._waiting_metrics: dict[str, float] = {}
-        self._target_names: list[str] = []
         self._closed_targets: set[str] = set()
         self._ended_steps: dict[str, int] = {}
-        self._instruments = copyable(options["instruments"], self._warn)
+        self._first_looks: list[FirstLook] = []
+        self._watches = WatchFactory(module, run, measures, options, self._warn)
         self.recorder = self._build()
         self._facts: RunFacts | None = None
         self._alerts = self._new_alerts()
-        for target in unknown_targets(options["names"], self._target_names):
+        for target in unknown_targets(options["names"], self._watches.target_names):
             self._warn(
                 f"names: there is no target '{target}', so its names are not used; the targets are "
-                f"{', '.join(self._target_names)}"
+                f"{', '.join(self._watches.target_names)}"
             )
 
-    def begin(self, steps_made: int, state: Any = None, *, run_id: str | None = None) -> None:
+    def begin(self, steps_made: int, state: Any = None, *, bookmark: Bookmark | None = None) -> None:
         """Starts to listen, after the weights were restored.
 
         Args:
             steps_made: optimizer steps that the run made before, for targets whose state does not tell.
             state: what the recorder of an earlier run gave; if it cannot be used, the statistics start afresh.
-            run_id: of the run that is resumed, whose history goes on; ``None`` for a new one.
+            bookmark: of the run that is resumed, whose history goes on; ``None`` for a new one.
         """
         reshard(self._module)
         if state is not None:
@@ -134,37 +131,73 @@ class Observation:
         for watch in self.recorder.watches:
             watch.is_paused = _is_frozen(watch.target)
         self.recorder.begin(steps_made, self._run.followed())
-        self._begin_history(run_id)
+        self._begin_history(bookmark)
         for watch in self.recorder.watches:
             self._describe(watch)
         self.flush()
         self._facts = RunFacts(self._module, self._run)
         for watch in self.recorder.watches:
             self._alerts.courses(watch.target.name, watch.steps)
+        first_window = next_window_end(0, self._run.total_steps(), self._options["window"])
+        steps = max(first_window, self._options["every_n_steps"])
+        self._first_looks = [FirstLook(watch, steps) for watch in self.recorder.watches]
+        self._say_what_is_normalized()
 
     def _agree_on_outputs(self, statistics: str) -> None:
         """Settles with the other ranks what is computed together; without them, this one goes on alone."""
-        outputs = [watch.target.name for watch in self.recorder.watches if isinstance(watch.target, OutputTarget)]
-        if not outputs or self._run.ranks.size == 1:
+        shared = [watch.target.name for watch in self.recorder.watches if watch.needs_all_ranks]
+        if not shared or self._run.ranks.size == 1:
             return
-        plan = f"measures {', '.join(outputs)} every {self._options['every_n_steps']} steps, {statistics}"
+        plan = f"measures {', '.join(shared)} every {self._options['every_n_steps']} steps, {statistics}"
         self._topic, problem = self._run.ranks.settle_beginning(plan)
         if problem:
-            names = ", ".join(f"'{name}'" for name in outputs)
+            names = ", ".join(f"'{name}'" for name in shared)
             self._say_here(f"{names}: measured on this rank alone, since {problem}")
-            self._run = self._run._replace(ranks=self._run.ranks.alone())
+            self._run = self._watches.run = self._run._replace(ranks=self._run.ranks.alone())
             self.recorder = self._build()
         for watch in self.recorder.watches:
             self._open_meeting(watch)
 
     def _open_meeting(self, watch: Watch) -> None:
-        if isinstance(watch, OutputWatch):
+        if watch.needs_all_ranks:
             watch.meeting = self._run.ranks.meeting(f"{self._topic}/{next(self._meetings)}")
 
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""
+        if self._first_looks:
+            self._report_unseen()
         metrics, self._waiting_metrics = self._waiting_metrics | self._judged(), {}
         return metrics
+
+    def _report_unseen(self, *, has_ended: bool = False) -> None:
+        """Says once, of each target that showed nothing in the first window, what the reason may be."""
+        due = [look for look in self._first_looks if has_ended or look.is_due()]
+        if not due:
+            return
+        self._first_looks = [look for look in self._first_looks if look not in due]
+        names: dict[str, list[str]] = {}
+        for look in due:
+            reason = look.absence() if look.watch in self.recorder.watches and look.watch.announced_steps else ""
+            if reason:
+                names.setdefault(reason, []).append(f"'{look.watch.target.name}'")
+        for reason, members in names.items():
+            steps = max(look.watch.announced_steps for look in due)
+            self._warn(f"{', '.join(members)}, after {steps} steps: {reason}")
+
+    def _say_what_is_normalized(self) -> None:
+        """Says which vectors are followed where the model normalizes them."""
+        for watch in self.recorder.watches:
+            target = watch.target
+            if not isinstance(target, OutputTarget):
+                continue
+            if is_normalizer(target.module):
+                self._warn(
+                    f"'{target.name}' normalizes what it is given, so its norms are all 1; name the module around it "
+                    f"('{ROOT}' for the model) for the norms before"
+                )
+            elif normalizers := target.writers.normalizers(target.key):
+                names = ", ".join(f"'{name}'" for name in normalizers)
+                self._inform(f"'{target.name}': followed before it is normalized by {names}, after which norms are 1")
 
     def _judged(self) -> dict[str, float]:
         metrics = self.recorder.drain() if not self._is_off else {}
@@ -182,8 +215,9 @@ class Observation:
         if self._has_begun:
             self._waiting_metrics |= self._judged()
             self.flush()
-        run_id = None if self._history is None else self._history.run_id
-        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict(), RUN_ID: run_id}
+        bookmark = None if self._history is None else self._history.bookmark
+        run = dict(zip(_RUN_ENTRIES, bookmark or (None, None, None), strict=True))
+        return self.recorder.state_dict() | {"alerts": self._alerts.state_dict(), **run}
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -215,12 +249,14 @@ class Observation:
         if self._is_off:
             return
         self._judge({}, has_ended=True)
+        self._report_unseen(has_ended=True)
         for watch in self.recorder.watches:
             target = watch.target
-            if not watch.steps and (isinstance(target, OutputTarget) or target.parameter.requires_grad):
+            is_trained = isinstance(target, OutputTarget) or target.parameter.requires_grad
+            if not watch.steps and not watch.announced_steps and is_trained:
                 self._warn(
-                    f"no optimizer step of '{target.name}' was seen: no gradient reached it, or its optimizer was "
-                    "replaced or stepped out of sight (in Lightning: use_pl_optimizer=False)"
+                    f"no optimizer step of '{target.name}' was seen: its optimizer was replaced or stepped out of "
+                    "sight (in Lightning: use_pl_optimizer=False)"
                 )
             verdicts = self._alerts.standing.get(target.name, [])
             line = closing_line(self.recorder.latest, f"{PREFIX}/{target.name}/", watch.steps, verdicts)
@@ -276,9 +312,9 @@ class Observation:
             self._history.end()
         self._has_begun = False  # when it is called again, the folder may be another run's
 
-    def _begin_history(self, run_id: str | None) -> None:
+    def _begin_history(self, bookmark: Bookmark | None) -> None:
         if self._history is not None:
-            self._history.begin({watch.target.name: watch.steps for watch in self.recorder.watches}, run_id)
+            self._history.begin({watch.target.name: watch.steps for watch in self.recorder.watches}, bookmark)
         self._has_begun = True
 
     def flush(self) -> None:
@@ -426,8 +462,9 @@ class Observation:
             self._begin_in_mid_run(target, self._target_history(target.name), steps, 0)
 
     def _begin_in_mid_run(self, target: Target, history: TargetWriter | None, steps: int, skipped_steps: int) -> None:
-        watch = self._watch(target, history)
-        assert watch is not None
+        watch = self._watches.watch(target, history)
+        if watch is None:
+            return
         watch.skipped_steps = skipped_steps
         self._open_meeting(watch)
         self._alerts.restart(target.name, steps)
@@ -441,10 +478,10 @@ class Observation:
     def _build(self) -> Recorder:
         options = self._options
         targets = find_targets(self._module, options["targets"], max_tracked_rows=options["max_tracked_rows"])
-        self._target_names = [target.name for target in targets]
+        self._watches.target_names = [target.name for target in targets]
         name_holders = self._name_holders if self._history is not None else []
         self._row_names = find_row_names(options["names"], targets, name_holders)
-        watches = (self._watch(target, self._target_history(target.name)) for target in targets)
+        watches = (self._watches.watch(target, self._target_history(target.name)) for target in targets)
         return Recorder(
             [watch for watch in watches if watch is not None], Contingencies(self._on_error, self._follow_changes)
         )
@@ -460,134 +497,6 @@ class Observation:
     def _target_history(self, name: str) -> TargetWriter | None:
         return self._history.target(name) if self._history is not None else None
 
-    def _watch(self, target: TableTarget | OutputTarget, history: TargetWriter | None) -> Watch | None:
-        trainer = find_parameter_group(target, self._run.followed())
-        if trainer is None:
-            self._warn(f"no optimizer trains '{target.name}', so it is not watched")
-            return None
-        if isinstance(target, OutputTarget):
-            return self._watch_output(target, trainer.optimizer, history)
-        return self._watch_table(target, trainer, history)
-
-    def _watch_table(self, target: TableTarget, trainer: ParameterGroup, history: TargetWriter | None) -> TableWatch:
-        def group_now() -> int:
-            return group_number(trainer.optimizer, target.parameter) or 0
-
-        plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
-        if self._has_other_ranks:
-            target.ids_tell = False  # this rank does not see the ids of the others
-        if self._run.hears_backward:
-            target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
-        instruments = self._measures.of_table(target, trainer.optimizer, plan, self._options) | self._adapters(target)
-        watch = TableWatch(target, *trainer, instruments, history)
-        return watch
-
-    def _watch_output(
-        self, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetWriter | None
-    ) -> OutputWatch:
-        source = probe_of(self._options["probe"], target.name, self._target_names)
-        balance = self._balance(target, optimizer, source, lambda: watch.skipped_steps)
-        ranks = self._run.ranks
-        options: dict[str, Any] = {
-            "loss_scale": self._run.loss_scale,
-            "merge_ranks": ranks.merge_steps,
-            "merge_vectors": partial(ranks.merge_vectors, most_rows=self._options["max_tracked_rows"]),
-            "ranks": ranks.size,
-            "adapters": self._adapters(target),
-            "history": history,
-        }
-        watch: OutputWatch
-        cadence = self._measures.output_cadence(self._options)
-        if balance is None:
-            watch = OutputWatch(target, optimizer, cadence, **options)
-        else:
-            items = self._options["probe_items"] if source is None else 0
-            watch = EncoderWatch(target, optimizer, cadence, balance=balance, probe_items=items, **options)
-        return watch
-
-    def _adapters(self, target: TableTarget | OutputTarget) -> dict[str, InstrumentAdapter]:
-        return adapters_of(self._instruments, target.name, self._options["every_n_steps"], self._warn)
-
-    def _balance(
-        self,
-        target: OutputTarget,
-        optimizer: torch.optim.Optimizer,
-        source: ProbeSource,
-        skipped_steps: Callable[[], int],
-    ) -> EncoderBalance | None:
-        if source is False or not any(parameter.requires_grad for parameter in target.module.parameters()):
-            return None
-        decays = WeightDecays(target.module, self._run.followed(), optimizer)
-        training = self._plan(optimizer, lambda: decays.group_number, skipped_steps)
-        make_probe = partial(self._make_probe_together, target, source)
-        encoder_plan = EncoderPlan(training, decays.rates, lambda: decays.group, make_probe)
-        return self._measures.of_probe(encoder_plan, self._options)
-
-    def _plan(
-        self, optimizer: torch.optim.Optimizer, group: Callable[[], int], skipped_steps: Callable[[], int]
-    ) -> TrainingPlan:
-        """What the run knows about one parameter group."""
-        return TrainingPlan(
-            rule=lambda: equilibrium_rule(optimizer, group()),
-            total_steps=self._run.total_steps,
-            skipped_steps=skipped_steps,
-            future_rates=lambda steps, rates: self._run.future_rates(optimizer, group(), steps, rates),
-            memory=partial(optimizer_memory, optimizer),
-        )
-
-    def _make_probe_together(
-        self, target: OutputTarget, source: ProbeSource, training_calls: list[Call], of_all_ranks: bool
-    ) -> Probe | None:
-        """The probe of an encoder; none where a rank could not make its own."""
-        ranks, probe = self._run.ranks, None
-        try:
-            probe = self._make_probe(target, source, training_calls, of_all_ranks)
-        finally:
-            if ranks.size > 1 and not of_all_ranks:
-                have_probes = ranks.all_gather(torch.tensor(float(probe is not None), device=ranks.device))
-        return probe if ranks.size == 1 or of_all_ranks or bool(have_probes.all()) else None
-
-    def _make_probe(
-        self, target: OutputTarget, source: ProbeSource, training_calls: list[Call], of_all_ranks: bool
-    ) -> Probe | None:
-        """The probe of an encoder: the user's, or made of what it was called with; called on every rank."""
-        ranks = self._run.ranks
-        if ranks.share_batches:
-            self._warn(
-                "some ranks share a batch (tensor parallelism), which a probe cannot follow yet, so the norms of "
-                f"'{target.name}' have no balance"
-            )
-            return None
-        calls = user_calls(source, target.name, self._options["probe_items"])
-        is_users = calls is not None
-        if calls is None:
-            calls = training_calls if of_all_ranks else ranks.all_calls(training_calls)
-            calls = [call for call in calls if call.tensors() and call.rows() >= ranks.size]
-        if not calls and of_all_ranks:
-            raise ValueError(f"the probe of '{target.name}' was saved without inputs")
-        if not calls:
-            self._warn(
-                f"'{target.name}' was not called with anything that could be encoded again, so its norms have no "
-                "balance; give its inputs as probe="
-            )
-            return None
-        try:
-            return Probe(
-                target.name,
-                target.module,
-                calls,
-                rank=ranks.rank,
-                ranks=ranks.size,
-                gather=ranks.all_rows,
-                most_rows=self._options["max_tracked_rows"],
-                root=self._module,
-            )
-        except UnusableInputsError as error:
-            if is_users or of_all_ranks:
-                raise
-            self._warn(f"{error}; meanwhile its norms have no balance")
-            return None
-
     def _describe(self, watch: Watch) -> None:
         """Puts on record what is watched. Not before training starts: the number of steps would load the data early."""
         trainer = find_parameter_group(watch.target, self._run.followed())
@@ -595,7 +504,9 @@ class Observation:
         rule = equilibrium_rule(*trainer)
         if watch.history is not None:
             settings = trainer.optimizer.param_groups[trainer.number]
-            watch.history.describe(_description(watch.target, rule, settings, self._run.total_steps()))
+            description = _description(watch.target, rule, settings, self._run.total_steps())
+            cadence = {name: self._options[name] for name in _CADENCES} if self._measures.fit else {}  # type: ignore[literal-required]
+            watch.history.describe(description | cadence)
             watch.history.name_rows(self._row_names.get(watch.target.name, {}))
         if isinstance(watch.target, TableTarget) and rule.radial_decay <= 0:
             self._inform(f"'{watch.target.name}' under {rule.optimizer}: {rule.law}")
@@ -636,6 +547,8 @@ def _description(
 
 
 _SHORT_WINDOW = 50
+_CADENCES = ("every_n_steps", "fit_every_n_steps", "window")
+"""Options that tell two records of one target apart."""
 
 
 def _is_frozen(target: Target) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -20,13 +21,15 @@ from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.core.object_checks import check_name, check_path
 from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
-from lightning_normdyn.instruments.observation import Observation, run_id_of
+from lightning_normdyn.instruments.observation import Observation, bookmark_of
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
 from lightning_normdyn.instruments.ranks import Ranks, present_ranks
+from lightning_normdyn.instruments.recorder import uncompiled
 from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded, unobserved_failure
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
@@ -97,9 +100,18 @@ class NormObserver:
             )
         if log is not None and not callable(log):
             raise ValueError(f"log: expected a function of metrics and the step, got {log!r}; pass one, such as print")
+        if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
+            raise ValueError(f"log_dir: expected a folder, got {log_dir!r}; pass its path")
         if total_steps is not None:
             check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
         check_count(scheduler_every_n_steps=scheduler_every_n_steps)
+        if scaler is not None and not hasattr(scaler, "get_scale"):
+            raise ValueError(
+                f"scaler: expected torch.amp.GradScaler, got {scaler!r}; leave it out without a loss scale"
+            )
+        if log_dir is not None:
+            check_path("folder", log_dir=log_dir, hint="leave it out to keep no history")
+        check_name(name=name)
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps
         for each in self._schedulers:
@@ -131,7 +143,7 @@ class NormObserver:
         state, self._saved_state = self._saved_state, None
         history = None
         if self._log_dir is not None and self._ranks.rank == 0:
-            history = RunWriter(self._log_dir, inform=logging.getLogger(__name__).info)
+            history = RunWriter(self._log_dir, inform=_inform)
         self._observation = Observation(
             self._model,
             self._run(),
@@ -148,14 +160,15 @@ class NormObserver:
                 "another model?"
             )
         try:
-            self._observation.begin(steps_made, state, run_id=run_id_of(state))
+            self._observation.begin(steps_made, state, bookmark=bookmark_of(state))
         except BaseException:
             self.close()
             raise
         # Of all optimizers, one that takes the place of another included. Torch calls these hooks before an optimizer's
         # own and after them: a step is announced before its gradient is read, and reported after it was looked at.
-        self._handles.append(register_optimizer_step_pre_hook(self._hear_step))
-        self._handles.append(register_optimizer_step_post_hook(self._end_step))
+        # Neither is compiled where the optimizer's step is.
+        self._handles.append(register_optimizer_step_pre_hook(uncompiled(self._hear_step)))
+        self._handles.append(register_optimizer_step_post_hook(uncompiled(self._end_step)))
 
     @safeguarded
     def before_step(self, optimizer: torch.optim.Optimizer | None = None, *, clipped: bool = False) -> None:
@@ -238,7 +251,7 @@ class NormObserver:
             ranks=self._ranks,
             hears_backward=self._ranks.size == 1,
             warn=_warn if first else _say_nothing,
-            inform=logging.getLogger(__name__).info if first else _say_nothing,
+            inform=_inform if first else _say_nothing,
         )
 
     @safeguarded
@@ -348,6 +361,15 @@ def _as_list(one_or_several: Any) -> list[Any]:
 
 def _warn(message: str) -> None:
     caution(message, stacklevel=2)
+
+
+def _inform(message: str) -> None:
+    """Logs a sentence; where nobody has set up logging, which would swallow it, it goes where warnings go."""
+    logger = logging.getLogger(__name__)
+    if logger.hasHandlers():
+        logger.info(message)
+    else:
+        print(message, file=sys.stderr)
 
 
 def _say_nothing(message: str) -> None:

@@ -12,8 +12,6 @@ from lightning_normdyn.capture.output import OutputStep, OutputTarget
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Measurement, Readings, is_due
 from lightning_normdyn.instruments.instrument import InstrumentAdapter
-from lightning_normdyn.instruments.meeting import Meeting
-from lightning_normdyn.instruments.safeguard import TargetEndedError
 from lightning_normdyn.instruments.state_check import Check
 from lightning_normdyn.instruments.state_forms import output_forms
 from lightning_normdyn.instruments.trajectory import summarise_norms
@@ -70,9 +68,6 @@ class OutputWatch(Watch):
         ranks: over how many ranks the loss is averaged.
         adapters: instruments of the user's own, by name.
         history: where scalars are recorded; ``None`` to keep nothing.
-
-    Attributes:
-        meeting: where the ranks settle that all of them are about to compute something together; ``None`` for one rank.
     """
 
     target: OutputTarget
@@ -94,7 +89,11 @@ class OutputWatch(Watch):
         self._adapters = list((adapters or {}).values())
         super().__init__(target, optimizer, {"summary": self._summary, **(adapters or {})}, history)
         self._merge_ranks, self._merge_vectors = merge_ranks, merge_vectors
-        self.meeting: Meeting | None = None
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Always: each rank hears the vectors of its own batches."""
+        return True
 
     @property
     def _hears_calls(self) -> bool:
@@ -109,22 +108,6 @@ class OutputWatch(Watch):
 
     def _looks_at(self, step: int) -> bool:
         return self._listens(step) or bool(self._adapters_due(step))
-
-    def detach(self) -> None:
-        """Removes every hook, and tells the other ranks."""
-        super().detach()
-        if self.meeting is not None:
-            self.meeting.leave()
-
-    def _meet(self, act: str) -> None:
-        """Waits for the other ranks.
-
-        Raises:
-            TargetEndedError: if they are not about to do the same.
-        """
-        problem = "" if self.meeting is None else self.meeting.settle(act)
-        if problem:
-            raise TargetEndedError(f"what is measured over all ranks ends, since {problem}")
 
     def _computes_together(self) -> bool:
         """Whether something of the step just made is computed by all ranks together."""
@@ -197,23 +180,26 @@ def summarise_output(
     return readings
 
 
-_GRID = 512
+GRID = 512
+"""Norms of a rank that take part in quantiles over all ranks."""
 
 
-def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor) -> OutputStep | None:
+def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor, gathered_directions: Tensor) -> OutputStep | None:
     """One step from the steps of all ranks; ``None`` if no rank heard anything.
 
     Args:
-        gathered_norms: :func:`quantile_grid` of every rank, ``[ranks, 512]``.
-        gathered_sums: the sums of every rank, ``[ranks, 3]``; zeros of one that heard nothing.
-
-    The common direction is left out (NaN): lengths of mean directions do not say the length of their mean.
+        gathered_norms: :func:`quantile_grid` of every rank, ``[ranks, 512]``; NaN of one that heard nothing.
+        gathered_sums: squares of the radial gradient and of the whole one, and vectors whose gradient is not finite,
+            ``[ranks, 3]``; NaN where a rank heard none.
+        gathered_directions: sum of the directions of every rank, and the count of its vectors, ``[ranks, d + 1]``.
     """
-    norms = gathered_norms.flatten()
-    if bool(gathered_norms.isnan().all()):
+    count = int(gathered_directions[:, -1].sum())
+    if not count:
         return None
-    radial_square, gradient_square, nonfinite = gathered_sums.sum(0).unbind()
-    return OutputStep(norms, radial_square, gradient_square, nonfinite, norms.new_tensor(torch.nan))
+    sums = gathered_sums.nansum(0).where(~gathered_sums.isnan().all(0), torch.nan)
+    radial_square, gradient_square, nonfinite = sums.unbind()
+    direction_sum = gathered_directions[:, :-1].sum(0)
+    return OutputStep(gathered_norms.flatten(), radial_square, gradient_square, nonfinite, direction_sum, count)
 
 
 def quantile_grid(norms: Tensor) -> Tensor:
@@ -221,7 +207,7 @@ def quantile_grid(norms: Tensor) -> Tensor:
 
     So ranks of unequal batches can be put side by side.
     """
-    if norms.numel() <= _GRID:
-        return torch.nn.functional.pad(norms, (0, _GRID - norms.numel()), value=torch.nan)
-    levels = (torch.arange(_GRID, dtype=norms.dtype, device=norms.device) + 0.5) / _GRID
+    if norms.numel() <= GRID:
+        return torch.nn.functional.pad(norms, (0, GRID - norms.numel()), value=torch.nan)
+    levels = (torch.arange(GRID, dtype=norms.dtype, device=norms.device) + 0.5) / GRID
     return torch.nanquantile(norms, levels)

@@ -228,8 +228,7 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
     ),
     (
         {"common_direction": "Common direction"},
-        "length of the mean of directions: of a table's rows at a window's end, of an output's vectors in a step "
-        "(on one process alone)",
+        "length of the mean of directions: of a table's rows at a window's end, of an output's vectors in a step",
         "0 to 1",
         "below 0.5",
         "near 1: all rows point one way; add negatives, lower the temperature",

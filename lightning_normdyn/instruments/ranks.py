@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputStep
+from lightning_normdyn.core.dynamics.geometry import most_precise_dtype
 from lightning_normdyn.instruments.meeting import Meeting, settle_beginning
-from lightning_normdyn.instruments.output_watch import merge_ranks, quantile_grid
+from lightning_normdyn.instruments.output_watch import GRID, merge_ranks, quantile_grid
 from lightning_normdyn.instruments.safeguard import TargetEndedError
 
 
@@ -94,11 +95,16 @@ class Ranks(NamedTuple):
         """Puts the steps of all ranks together; a rank that heard nothing takes part with nothing."""
         if self.size == 1:
             return output_step
-        if output_step is None:
-            grid, sums = torch.full((512,), torch.nan, device=self.device), torch.zeros(3, device=self.device)
-        else:
-            grid, sums = quantile_grid(output_step.norms), torch.stack(output_step[1:4])
-        return merge_ranks(self.all_gather(grid), self.all_gather(sums.to(self.device).nan_to_num(0)))
+        precise: dict[str, Any] = {"dtype": most_precise_dtype(self.device), "device": self.device}
+        norms, sums = torch.full((GRID,), torch.nan, device=self.device), torch.full((3,), torch.nan, **precise)
+        directions = torch.zeros(0, **precise)
+        if output_step is not None:
+            norms, sums = quantile_grid(output_step.norms.float()), torch.stack(output_step[1:4]).to(**precise)
+            directions = output_step.direction_sum.to(**precise)
+        widest = self._most(len(directions))
+        padded = torch.nn.functional.pad(directions, (0, widest + 1 - len(directions)))
+        padded[-1] = 0 if output_step is None else output_step.vector_count
+        return merge_ranks(*map(self.all_gather, (norms, sums, padded)))
 
     def merge_vectors(self, vectors: Tensor | None, *, most_rows: int) -> Tensor | None:
         """The vectors ``[n, d]`` of all ranks, one rank below the other; a rank without any takes part with none.
@@ -111,11 +117,14 @@ class Ranks(NamedTuple):
             vectors = vectors[:: 1 + max(0, len(vectors) - 1) // most_rows]
         if self.size == 1:
             return vectors
-        width = torch.tensor(0 if vectors is None else vectors.shape[1], device=self.device)
-        widest = int(self.all_gather(width).max())
+        widest = self._most(0 if vectors is None else vectors.shape[1])
         if not widest:
             return None
         return self.all_rows(torch.zeros(0, widest, device=self.device) if vectors is None else vectors.float())
+
+    def _most(self, number: int) -> int:
+        """The largest of a number that each rank has: a width that one which heard nothing does not know."""
+        return int(self.all_gather(torch.tensor(number, device=self.device)).max())
 
     def all_calls(self, calls: list[Call]) -> list[Call]:
         """The calls of all ranks, one rank after the other."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from contextlib import nullcontext
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,19 +17,31 @@ from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import Readings
 from lightning_normdyn.instruments.clip_share import shared_gradient_norm
 from lightning_normdyn.instruments.encoder_balance import OtherRanksError
-from lightning_normdyn.instruments.state_check import fields, mapped, optional, word
+from lightning_normdyn.instruments.state_check import fields, mapped, optional, whole, word
 from lightning_normdyn.instruments.state_forms import alerts_form
 from lightning_normdyn.instruments.watch import Watch
 
 PREFIX = "normdyn"
 STATE_VERSION = 2
-RUN_ID = "run"
-"""Where a state says which run it is of."""
+RUN_ID, RUN_STRETCH, RUN_FOLDER = "run", "stretch", "folder"
+"""Where a state says which run it is of, which stretch of that and in which folder."""
 
 
 def _raise(watch: Watch | None, error: Exception) -> None:
     del watch
     raise error
+
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+def uncompiled(hook: Hook) -> Hook:
+    """A hook of an optimizer's step that runs as it is where the step is compiled, as by ``torch.compile``.
+
+    Traced, it would be compiled again for every state that it is in.
+    """
+    reason = "norms are observed outside of the graph: compile the optimizer's step without fullgraph=True"
+    return torch.compiler.disable(hook, reason=reason)  # type: ignore[no-any-return]
 
 
 class Contingencies(NamedTuple):
@@ -85,13 +98,18 @@ class Recorder:
             watch.begin(steps_made, on_error=self._handler(watch))
 
     def _listen_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Registers hooks on an optimizer, once."""
+        """Registers hooks on an optimizer, once.
+
+        Under ``torch.compile(optimizer.step)`` they run as they are, before and after the compiled update.
+        """
         self._groups.setdefault(id(optimizer), _Groups.of(optimizer))
         if id(optimizer) not in self._heard_ids:
             self._heard_ids.add(id(optimizer))
             on_error = self._handler(None)
-            self._handles.append(optimizer.register_step_pre_hook(contained(self._before_update, on_error)))
-            self._handles.append(optimizer.register_step_post_hook(contained(self._after_step, on_error)))
+            before = uncompiled(contained(self._before_update, on_error))
+            after = uncompiled(contained(self._after_step, on_error))
+            self._handles.append(optimizer.register_step_pre_hook(before))
+            self._handles.append(optimizer.register_step_post_hook(after))
 
     def _handler(self, watch: Watch | None) -> Callable[[Exception], None]:
         return lambda error: self._contingencies.on_error(watch, error)
@@ -186,12 +204,13 @@ class Recorder:
 
     def _after_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
-        with shared_gradient_norm(optimizer):
-            self._for_each(self._by_optimizer.get(id(optimizer), ()), lambda watch: watch.after_step())
+        watches = self._by_optimizer.get(id(optimizer), ())
+        with shared_gradient_norm(optimizer) if len(watches) > 1 else nullcontext():
+            self._for_each(watches, lambda watch: watch.after_step())
 
     def end_batch(self) -> None:
         """Says that no announced step is still to be made: one that was not has been skipped."""
-        self._for_each(self.watches, lambda watch: watch.end_batch())
+        self._for_each((watch for watch in self.watches if watch.awaits_step), lambda watch: watch.end_batch())
 
     def drain(self) -> dict[str, float]:
         """``normdyn/<target>/<quantity>`` to the finite scalars read since the last call, which are recorded too.
@@ -199,7 +218,10 @@ class Recorder:
         Waits for the device once.
         """
         news: list[tuple[Watch, Readings]] = []
-        self._for_each(self.watches, lambda watch: news.append((watch, watch.drain())))
+        watches = [watch for watch in self.watches if watch.may_have_news]
+        if not watches:
+            return {}
+        self._for_each(watches, lambda watch: news.append((watch, watch.drain())))
         news = [(watch, readings) for watch, readings in news if readings]
         if not news:
             return {}
@@ -259,7 +281,8 @@ class Recorder:
         version = state.get("version")
         if type(version) is not int or version != STATE_VERSION:
             raise ValueError(f"its state has version {version!r:.50}, this release reads {STATE_VERSION}")
-        allowed = {"alerts": alerts_form(), RUN_ID: optional(word())}
+        run = {RUN_ID: optional(word()), RUN_STRETCH: optional(whole()), RUN_FOLDER: optional(word())}
+        allowed = {"alerts": alerts_form(), **run}
         fields({"targets": mapped(lambda *_: None)}, later=allowed)(state, "its state")
         for watch in self.watches:
             if watch.target.name in state["targets"]:

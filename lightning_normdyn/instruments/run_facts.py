@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from torch import nn
@@ -19,7 +20,7 @@ from lightning_normdyn.losses.similarity import NormalizedSimilarity
 
 
 class RunFacts:
-    """Gives the facts of each target of a run as they are now.
+    """Gives the facts of each target of a run as they are now; made anew where modules or parameter groups change.
 
     Args:
         module: the model.
@@ -37,6 +38,8 @@ class RunFacts:
         layers = (part for part in module.modules() if isinstance(part, nn.Embedding))
         table_ids = {id(table_parameter(layer)) for layer in layers}
         self._has_tables_alone = all(id(p) in table_ids for _, p in parameters if p.dim() > 1)
+        groups = (group for optimizer in run.optimizers() for group in optimizer.param_groups)
+        self._owner_counts = Counter(id(parameter) for group in groups for parameter in group["params"])
 
     def of_watch(self, watch: Watch, *, has_ended: bool = False) -> Facts | None:
         """The facts of a target; ``None`` where no optimizer trains it any more.
@@ -58,7 +61,7 @@ class RunFacts:
             tracked_rows=target.tracked_rows,
             dim=target.dim,
             dtype=target.parameter.dtype,
-            owners=self._owners(target.parameter),
+            owners=self._owner_counts[id(target.parameter)],
             typical_row=next((fit.typical_row for fit in fits), None),
             resets_norms=any(fit.resets_norms for fit in fits),
         )
@@ -118,8 +121,3 @@ class RunFacts:
             loss_normalizations=self._normalizations,
             has_tables_alone=self._has_tables_alone,
         )
-
-    def _owners(self, parameter: nn.Parameter) -> int:
-        """Parameter groups that hold a parameter, of all optimizers."""
-        groups = (group for optimizer in self._run.optimizers() for group in optimizer.param_groups)
-        return sum(member is parameter for group in groups for member in group["params"])

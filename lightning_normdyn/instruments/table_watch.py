@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.scarce_step import ScarceStep
+from lightning_normdyn.capture.spread_step import SpreadScarceStep, SpreadStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.dynamics.optimizers import StepRates, nominal_lr
@@ -55,7 +56,6 @@ class TableWatch(Watch):
         self._scarce: Tensor | None = None
         self._scarce_step: ScarceStep | None = None
         self._next_due = 0
-        self._may_have_news = True
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, shape and the state of the instruments, for a checkpoint."""
@@ -75,18 +75,29 @@ class TableWatch(Watch):
         super().check_state(state)
 
     def _state_forms(self) -> dict[str, Check]:
-        return table_forms(self.target.tracked_rows, lost=~safe_norm(self.target.tracked()).isfinite())
+        return table_forms(self.target.tracked_rows, lost=self._lost_rows())
+
+    def _lost_rows(self) -> Tensor:
+        """Rows whose norm is not finite, a mask ``[tracked_rows]``; any, where only all ranks together could tell."""
+        if self.target.layout is not None:
+            return torch.ones(self.target.tracked_rows, dtype=torch.bool)
+        return ~safe_norm(self.target.tracked()).isfinite()
 
     def finish(self) -> None:
         """Lets every instrument conclude, after the last step."""
-        self._may_have_news = True
+        self.may_have_news = True
+        if self.steps and self.needs_all_ranks:
+            self._meet(f"its end after step {self.steps}")
         super().finish()
 
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Whether the table is sharded over ranks."""
+        return self.target.layout is not None
+
     def drain(self) -> Readings:
-        """Scalars read since the last call, which are none where no step was shown to any instrument."""
-        if not self._may_have_news:
-            return {}
-        self._may_have_news = False
+        """Scalars read since the last call; there are none until a step is shown to an instrument again."""
+        self.may_have_news = False
         return super().drain()
 
     def _shape(self) -> list[int]:
@@ -112,9 +123,10 @@ class TableWatch(Watch):
 
     def _look_before(self, clipping: Clipping) -> None:
         if self._scarce is not None:
-            self._scarce_step = ScarceStep(self.target, self._scarce)
+            kind = ScarceStep if self.target.layout is None else SpreadScarceStep
+            self._scarce_step = kind(self.target, self._scarce)
         if self._need:
-            self._table_step = TableStep(
+            self._table_step = (TableStep if self.target.layout is None else SpreadStep)(
                 self.target,
                 touched=Need.TOUCHED in self._need,
                 tracked=Need.TRACKED in self._need,
@@ -128,7 +140,7 @@ class TableWatch(Watch):
 
     def read_gradient(self) -> None:
         """Reads it, and copies what an optimizer that is not torch's may overwrite."""
-        if not self._awaits_step or self.target.parameter.grad is None:
+        if not self.awaits_step or self.target.parameter.grad is None:
             return
         if self._scarce_step is not None:
             self._scarce_step.read_gradient()
@@ -142,10 +154,19 @@ class TableWatch(Watch):
             instrument.note_lr(lr)
         for instrument in self._rate_followers:
             instrument.note_rate(rate, radial_decay)
+        if self.needs_all_ranks and (self._scarce_step is not None or self._table_step is not None):
+            self._read_share()
         if self._scarce_step is not None:
             self._show_scarce(self._scarce_step)
         if self._table_step is not None:
             self._show(self._table_step, lr)
+
+    def _read_share(self) -> None:
+        """Reads what this rank has of the step: an error in it must not leave the others waiting for its share."""
+        for share in (self._scarce_step, self._table_step):
+            if isinstance(share, (SpreadStep, SpreadScarceStep)):
+                share.read_share()
+        self._meet(f"step {self.steps}")
 
     def _show_scarce(self, scarce_step: ScarceStep) -> None:
         scarce_step.complete()
@@ -155,7 +176,7 @@ class TableWatch(Watch):
         self._scarce_reader.observe_scarce(self.steps, scarce_step)
 
     def _show(self, table_step: TableStep, lr: float) -> None:
-        self._may_have_news = True
+        self.may_have_news = True
         table_step.complete(lr)
         if table_step.wants_touched:
             for instrument in self._bystanders:

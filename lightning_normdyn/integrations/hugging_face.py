@@ -13,6 +13,8 @@ from typing_extensions import Unpack
 
 from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.caution import caution
+from lightning_normdyn.core.number_checks import check_flag
+from lightning_normdyn.core.object_checks import check_callable
 from lightning_normdyn.instruments.observer import NormObserver
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded, unobserved_failure
@@ -44,6 +46,8 @@ class NormDynamicsTrainerCallback(TrainerCallback):
         save_history: bool = True,
         **options: Unpack[NormOptions],
     ) -> None:
+        check_callable("of metrics, such as trainer.log", optional=True, log=log)
+        check_flag(save_history=save_history)
         complete_options(
             options, arguments=("log", "save_history")
         )  # what is out of range fails here, not when training begins

@@ -173,6 +173,8 @@ def _relative_decay(
         if values is not None and tuple(values.shape) != (rows,):
             raise ValueError(f"{name}: expected one number for each of {rows} rows, got shape {tuple(values.shape)}")
     check_probabilities("update_probability", update_probability)
+    if second_moment is not None and not bool((second_moment >= 0).all()):
+        raise ValueError("second_moment: expected numbers from 0 up, got others; RowMoments measures them")
     sources = rule.at(1.0).decay_for_norm(1.0, second_moment, dim, update_probability)
     present = update_probability.to(sources.device) > 0
     most_frequent = int(torch.where(present, update_probability.to(sources), -1.0).argmax())

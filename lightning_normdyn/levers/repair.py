@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, precise_norm
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_generator
 from lightning_normdyn.core.statistics.near_dead import near_dead_rows
 
 _SHORTEST_MEAN = 1e-6
@@ -62,6 +63,7 @@ def repair_rows(
     """
     _check_matrix("table", table)
     check_count(neighbours=neighbours)
+    check_generator(generator=generator)
     if method not in ("neighbours", "redraw"):
         raise ValueError(f"method: expected 'neighbours' or 'redraw', got {method!r}")
     if output is not None:

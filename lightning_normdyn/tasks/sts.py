@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.similarity import rescale
+from lightning_normdyn.core.number_checks import check_finite_number
 from lightning_normdyn.datasets import GradedPairs, Judgements
-from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair, check_source
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
@@ -83,6 +84,8 @@ class StsData(ContrastData):
     def __init__(self, source: GradedPairsSource | None = None, *, alike_above: float = 3.0, **options: Any) -> None:
         super().__init__(**options)
         self.source = StandardLibraryNames() if source is None else source
+        check_source(self.source)
+        check_finite_number(alike_above=alike_above)
         self.alike_above = alike_above
         self._splits: dict[str, EvaluationSplit] = {}
 

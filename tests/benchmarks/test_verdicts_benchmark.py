@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 import sys
@@ -25,6 +26,29 @@ def test_the_command_prints_and_saves_what_is_said_of_a_fault_and_of_a_healthy_r
     runs = json.loads((tmp_path / "verdicts.json").read_text())["groups"]["seen"]
     assert [run["is_right"] for run in runs] == [True, True, True]
     assert "| a dead loss | no_gradient |" in (tmp_path / "verdicts.md").read_text()
+
+
+def test_a_run_that_is_made_again_leaves_the_others_as_they_are(verdicts, tmp_path):
+    outcomes = verdicts.read_outcomes(BENCHMARKS / "results")
+    name = "a dead loss"
+    mine = outcomes[name] | {"date": "2031-01-01", "alarms": [], "is_right": False}
+    verdicts.save_outcomes(tmp_path, outcomes | {name: mine})
+    assert verdicts.read_outcomes(tmp_path) == outcomes | {name: mine}
+    page = (tmp_path / "verdicts.md").read_text(encoding="utf-8")
+    assert f"| {name} |  | {', '.join(mine['notes'])} | NO | {mine['seconds']} | 2031-01-01 |" in page
+    assert page.startswith("# Verdicts on planted faults and on healthy runs, 2031-01-01\n")
+
+
+def test_the_saved_table_holds_every_run(verdicts):
+    names = [run.name for group in verdicts.GROUPS.values() for run in group.runs]
+    assert list(verdicts.read_outcomes(BENCHMARKS / "results")) == names
+
+
+@pytest.fixture
+def verdicts(monkeypatch):
+    """The benchmark, as a module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("verdicts")
 
 
 def saved_runs(group):

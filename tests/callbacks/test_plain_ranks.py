@@ -35,7 +35,6 @@ def test_two_processes_log_what_one_does(folder, announce):
     assert not [name for name, value in first["weights"].items() if not torch.equal(value, second["weights"][name])]
     expected = train(seeded(Dense), pair_batches(STEPS), announce=True)
     unknown = set() if announce else {"normdyn/table.weight/gradient_norm", "normdyn/table.weight/clip_ratio"}
-    unknown |= {"normdyn/encoder/common_direction"}  # of one process alone
     assert [set(metrics) for metrics in first["logged"]] == [set(metrics) - unknown for metrics in expected]
     for found, wanted in zip(first["logged"], expected, strict=True):
         for key, value in found.items():
@@ -43,6 +42,7 @@ def test_two_processes_log_what_one_does(folder, announce):
                 continue  # of a few items that hardly moved, whose errors are float32's
             rel = 1e-5 if "table" in key else 1e-3  # a central difference in float32 decides an encoder's decay
             noise = 1e-6 if key.endswith("residual") else 1e-9
+            rel = 1e-6 if key.endswith("common_direction") else rel
             assert value == pytest.approx(wanted[key], rel=rel, abs=noise), key
 
 

@@ -73,6 +73,46 @@ def test_the_models_own_recipe_is_chosen_by_a_word(text):
     assert cli.trainer.lr_scheduler_configs == []
 
 
+class LateLayer(BoringModel):
+    """Makes a layer when the trainer asks for it, as a model that waits for its data or its strategy."""
+
+    def configure_model(self):
+        self.late = torch.nn.Linear(2, 2)
+
+    def forward(self, inputs):
+        return self.late(super().forward(inputs))
+
+
+SGD = ("--optimizer=torch.optim.SGD", "--optimizer.lr=0.1")
+
+
+@pytest.mark.parametrize("config", ["kg", "a user's own"])
+def test_an_optimizer_by_words_trains_what_a_model_makes_late(tmp_path, config):
+    """A knowledge graph's tables are made when the data is known, an optimizer of its own too."""
+    for split, facts in {"train": "a\tr\tb\nb\tr\tc\n", "valid": "a\tr\tc\n", "test": "b\tr\ta\n"}.items():
+        (tmp_path / f"{split}.txt").write_text(facts)
+    words = {
+        "kg": ["--config=kg.yaml", "--data.source=TripleFolder", f"--data.source.folder={tmp_path}", *NO_FILES],
+        "a user's own": [f"--model={__name__}.LateLayer", "--trainer.limit_train_batches=1", *NO_FILES],
+    }
+    schedule = ("--lr_scheduler=torch.optim.lr_scheduler.StepLR", "--lr_scheduler.step_size=1")
+    with pytest.warns(UserWarning, match="configure_optimizers` will be overridden"):
+        cli = fit(*words[config], *SGD, *schedule, "--trainer.max_steps=2", "--trainer.limit_val_batches=0")
+    (optimizer,) = cli.trainer.optimizers
+    assert isinstance(optimizer, torch.optim.SGD)
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert trained == {id(parameter) for parameter in cli.model.parameters()}
+    assert len(trained) >= 2
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**cli.trainer.global_step)
+
+
+def test_a_wrong_value_of_an_optimizer_by_words_is_one_sentence(capsys):
+    words = [f"--model={__name__}.LateLayer", SGD[0], "--optimizer.lr=-1", "--trainer.max_steps=1", *NO_FILES, *QUIET]
+    with pytest.warns(UserWarning, match="configure_optimizers` will be overridden"):
+        assert main(["fit", *words]) == 2
+    assert capsys.readouterr().err.endswith("normdyn: Invalid learning rate: -1.0\n")
+
+
 def test_other_peoples_models_run_and_keep_their_arguments():
     cli = fit(f"--model={__name__}.Sized", "--model.num_embeddings=9", "--trainer.fast_dev_run=true")
     assert isinstance(cli.model, LightningModule)

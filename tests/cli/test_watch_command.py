@@ -312,7 +312,7 @@ def test_when_a_run_is_over():
     state = run_state(root)
     assert (state.is_over(is_quiet=False), state.is_over(is_quiet=True)) == (False, True)
     resumed = RunWriter("run")
-    resumed.begin({"table.weight": 1}, writer.run_id)
+    resumed.begin({"table.weight": 1}, writer.bookmark)
     assert not run_state(root).is_over(is_quiet=True)
 
 

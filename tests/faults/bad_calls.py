@@ -1,12 +1,14 @@
 """Calls of public functions and classes with arguments that make no sense: kind, call, what the error has to name."""
 
-import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
-from typing import Any, NamedTuple
 
 import torch
+from bad_record_calls import RECORD_CALLS
+from bad_statistic_calls import STATISTIC_CALLS
+from bad_task_calls import TASK_CALLS
+from call_outcomes import INF, NAN, NOT_COUNT, NOT_FLAG, NOT_POSITIVE, PAIRS, QN, RULE_OPTIMIZER, BadCall, D, Q, each
 from torch import nn
 
 import lightning_normdyn as normdyn
@@ -15,50 +17,6 @@ from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMoni
 from lightning_normdyn.datasets import GradedPairs, Interactions, Judgements, KnowledgeGraph, LabelledTexts, Texts
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.instruments import NormObserver
-
-NAN, INF = math.nan, math.inf
-Q, D = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.randn(6, 3)
-QN = Q.clone()
-QN[1, 0] = NAN
-RULE_OPTIMIZER = torch.optim.SGD([nn.Parameter(torch.randn(6, 3))], lr=0.1, weight_decay=0.1)
-PAIRS = Judgements(torch.arange(4), torch.arange(4), torch.ones(4))
-
-
-class BadCall(NamedTuple):
-    """A call.
-
-    Attributes:
-        kind: of what is called.
-        case: what is wrong, in words.
-        call: it.
-        argument: a regular expression of what the error has to name.
-    """
-
-    kind: str
-    case: str
-    call: Callable[[], Any]
-    argument: str
-
-
-def each(
-    kind: str, function: Callable[..., Any], good: dict[str, Any], /, *, argument: str = "", **bad: list[Any]
-) -> Iterator[BadCall]:
-    """The call with one argument at a time replaced by each of its bad values."""
-    for name, values in bad.items():
-        for value in values:
-            shown = f"{list(value.shape)} {value.dtype}" if isinstance(value, torch.Tensor) else repr(value)[:40]
-            called = getattr(function, "__qualname__", type(function).__name__)
-            yield BadCall(
-                kind,
-                f"{called}({name}={shown})",
-                lambda name=name, value=value: function(**good | {name: value}),
-                argument or rf"\b{name.removesuffix('s')}s?\b",
-            )
-
-
-NOT_POSITIVE = [0, -1.0, NAN, INF, "0.1", None, True]
-NOT_COUNT = [0, -1, 1.5, "3", True]
-NOT_FLAG = ["no", 1, None]
 
 
 def _losses() -> Iterator[BadCall]:
@@ -135,6 +93,8 @@ def _losses() -> Iterator[BadCall]:
         module=[None, "m"],
         query_inputs=[None, Q[:0]],
         encode_query=[None],
+        document_inputs=[None, D[:0]],
+        encode_document=[None, "a"],
     )
 
 
@@ -312,6 +272,7 @@ def _core() -> Iterator[BadCall]:
         norm=[torch.ones(3), None, -torch.ones(2)],
         second_moment=[None],
         lrs=["0.1", [NAN], [-0.1], None, 0.1],
+        drift=[torch.ones(3), "1", None],
         radial_decay=[torch.ones(3), "1", None],
     )
     yield from each(
@@ -329,7 +290,7 @@ def _core() -> Iterator[BadCall]:
         optimizer=[None, "sgd", nn.Linear(1, 1)],
         group=[5, -9, "0", 1.5],
     )
-    yield from each(kind, core.safe_norm, {"x": Q}, x=[None, [1.0], Q.long()], dim=[5, "0"])
+    yield from each(kind, core.safe_norm, {"x": Q}, x=[None, [1.0], Q.long()], dim=[5, "0"], keepdim=["no", None])
     yield from each(kind, core.RowMoments, {"rows": 3}, rows=[-1, 1.5, "3"])
     yield from each(kind, core.scale_gradient, {"embedding": Q}, embedding=[None, Q.long()], power=[NAN, INF, "1"])
 
@@ -382,6 +343,7 @@ def _levers() -> Iterator[BadCall]:
         method=["nope", 3],
         neighbours=NOT_COUNT,
         output=[good[:3], "a"],
+        generator=[3],
     )
     yield from each(
         kind, levers.CorrectedDecay, {"optimizer": RULE_OPTIMIZER}, optimizer=[None, "sgd"], peak_lr=NOT_POSITIVE[:5]
@@ -395,6 +357,7 @@ def _levers() -> Iterator[BadCall]:
         optimizer=[None, RULE_OPTIMIZER],
         table=[None, torch.ones(6, 3)],
         update_probability=[torch.ones(3), None, torch.zeros(6), torch.full((6,), 2.0), torch.full((6,), NAN)],
+        second_moment=[torch.ones(3), -torch.ones(6), "1"],
     )
 
 
@@ -419,7 +382,12 @@ def _retrieval() -> Iterator[BadCall]:
         "excluded_pairs": [3, (torch.arange(2),), (torch.tensor([9]), torch.tensor([0]))],
     }
     yield from each(kind, retrieval.exact_top_k, search, **bad)
-    yield from each(kind, retrieval.norm_aware_top_k, search, alpha_query=[NAN, "1"], **exponents)
+    yield from each(kind, retrieval.norm_aware_top_k, search, alpha_query=[NAN, "1"], **exponents, **bad)
+    learnable = {"normalization": "learnable", "gamma_document": 0.5}
+    gammas = {"gamma_query": [NAN, "1"], "gamma_document": [INF, "1", None]}
+    yield from each(kind, retrieval.NormAwareScore, learnable, **gammas)
+    yield from each(kind, retrieval.norm_aware_top_k, search | learnable, **gammas)
+    yield from each(kind, retrieval.export_vectors, {"documents": D} | learnable, **gammas)
     yield from each(kind, retrieval.NormAwareScore, {}, alpha_query=[NAN, "1"], **exponents)
     yield from each(
         kind,
@@ -441,6 +409,7 @@ def _retrieval() -> Iterator[BadCall]:
         retrieval.CrossDomainLocalScaling,
         {"documents": D, "bank": Q},
         bank=[Q[:, :2], None],
+        documents=[None, D[0]],
         neighbours=NOT_COUNT,
     )
     kind = "retrieval: exponent"
@@ -460,7 +429,10 @@ def _retrieval() -> Iterator[BadCall]:
         alphas=[[], [NAN], "0", [0.5]],
         measure=["", "ndcg", "nope@3", 3],
         normalization=["cos"],
+        chunk_size=NOT_COUNT,
+        excluded_pairs=[3, (torch.arange(2),), (torch.tensor([9]), torch.tensor([0]))],
     )
+    yield from each(kind, retrieval.sweep_alpha, sweep | learnable, **gammas)
     swept = retrieval.sweep_alpha(
         torch.randn(12, 3), torch.randn(12, 3), Judgements(torch.arange(12), torch.arange(12), torch.ones(12))
     )
@@ -508,6 +480,7 @@ def _retrieval() -> Iterator[BadCall]:
         baseline=["nope", 3],
         resamples=[-1, 1.5],
         level=[0, 95],
+        generator=[3],
     )
     yield from each(
         kind,
@@ -529,6 +502,7 @@ def _retrieval() -> Iterator[BadCall]:
         bins=NOT_COUNT,
         resamples=[-1],
         level=[95],
+        generator=[3],
     )
     yield from each(
         kind,
@@ -538,6 +512,11 @@ def _retrieval() -> Iterator[BadCall]:
         measures=[[], ["nope"], "ndcg@10"],
         candidates=[0, -1, 1.5],
         judgements=[None],
+        queries=[None, Q[0]],
+        documents=[None, D[:, :2]],
+        resamples=[-1, "3"],
+        level=[0, 95],
+        generator=[3],
     )
     yield from each(
         kind,
@@ -553,6 +532,8 @@ def _retrieval() -> Iterator[BadCall]:
         values=[{"a": torch.rand(3)}, None, {"a": None}],
         length=[torch.rand(3)],
         level=[95],
+        resamples=[-1, "3"],
+        generator=[3],
     )
 
 
@@ -576,6 +557,22 @@ def _callbacks() -> Iterator[BadCall]:
         lrs=[3, "cosine"],
         probe_items=[0, -1],
         instruments=[3, [3], ["nope"]],
+    )
+    shared = {"instruments": [3, [3]], "names": [3, True]}
+    yield from each(kind, NormTrajectoryMonitor, {}, **shared)
+    yield from each(kind, GradientSplitMonitor, {}, **shared)
+    shared |= {"probe": [3, True], "on_alert": [3, "print"]}
+    yield from each(kind, NormDynamics, {}, **{name: shared[name] for name in ("names", "probe", "on_alert")})
+    yield from each(
+        kind,
+        EquilibriumFitMonitor,
+        {},
+        window=[0, 1.5],
+        forecast_at=[0, NAN],
+        fit_every_n_steps=[0, 1.5],
+        lrs=[3],
+        probe_items=[0, "3"],
+        **shared,
     )
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -634,10 +631,10 @@ def _files() -> Iterator[BadCall]:
         {"entities": ["a"], "relations": ["r"], "triples": {"train": torch.zeros(1, 3).long()}},
         triples=[{"train": torch.full((1, 3), 9)}, {"train": torch.zeros(1, 2).long()}, {}],
     )
-    yield from each(kind, EmbeddingFile, {}, file=["absent.npy", "", 3, None, tempfile.gettempdir()])
-    yield from each(kind, normdyn.read_run, {}, log_dir=["absent", "", 3, None])
-    yield from each(kind, normdyn.write_report, {}, log_dir=["absent", 3, None])
+    yield from each(kind, EmbeddingFile, None, file=["absent.npy", "", 3, None, tempfile.gettempdir()])
+    yield from each(kind, normdyn.read_run, None, log_dir=["absent", "", 3, None])
+    yield from each(kind, normdyn.write_report, None, log_dir=["absent", 3, None])
 
 
 GENERATORS = (_losses, _metrics, _core, _levers, _retrieval, _callbacks, _files)
-CALLS = list(chain.from_iterable(generator() for generator in GENERATORS))
+CALLS = [*chain.from_iterable(generator() for generator in GENERATORS), *STATISTIC_CALLS, *RECORD_CALLS, *TASK_CALLS]

@@ -129,6 +129,19 @@ def _choices() -> Iterator[BadWords]:
     yield BadWords(kind, ["predict", "--config", "sts.yaml", "--split", "train"], "split")
 
 
+def _flags() -> Iterator[BadWords]:
+    commands = {
+        "--overwrite": [AUDIT, EXPORT, ["predict", "--config", "sts.yaml"], ["configs", "sts.yaml"]],
+        "--terminal": [["watch", "run"]],
+        "--once": [["watch", "run"]],
+        "--quick": [["reproduce"]],
+        "--augment": [EXPORT],
+    }
+    for flag, lines in commands.items():
+        for words in lines:
+            yield BadWords("words: flags", [*words, f"{flag}=maybe"], flag)
+
+
 def _judged_audit() -> list[str]:
     return [*AUDIT, "--queries", "inputs/good.npy", "--judgements", "inputs/good.tsv"]
 
@@ -374,7 +387,7 @@ def _combinations() -> Iterator[BadWords]:
 
 
 GENERATORS = (
-    _usage, _numbers, _choices, _embeddings, _tables, _texts, _yaml, _fit, _checkpoints, _runs, _outputs, _indexes,
-    _combinations,
+    _usage, _numbers, _choices, _flags, _embeddings, _tables, _texts, _yaml, _fit, _checkpoints, _runs, _outputs,
+    _indexes, _combinations,
 )  # fmt: skip
 COMMAND_LINES = list(chain.from_iterable(generator() for generator in GENERATORS))

@@ -8,7 +8,12 @@ from typing import NamedTuple
 _FIX = re.compile(
     r"\bexpected\b|; \w|did you mean|choose from|\bpass --|see normdyn|install with|should be|must be|Available names"
 )
+_FOREIGN = re.compile(
+    r"Parser key|NestedArg|Namespace\(|typing\.|<class '|jsonargparse|Subtypes|has no attribute|positional argument"
+    r"|\[Errno|object at 0x|not subscriptable|not iterable"
+)
 _MOST_CHARACTERS = 600
+FAULTS = ("accepted", "traceback", "foreign", "lines", "no argument", "no fix", "advises pickles")
 
 
 class Outcome(NamedTuple):
@@ -21,6 +26,7 @@ class Outcome(NamedTuple):
         traceback: whether the user sees one, or an error of a kind that means a bug.
         message: what was said.
         argument: what a message has to name, a regular expression.
+        foreign: whether the words are a library's: nobody chose them for who reads them.
     """
 
     kind: str
@@ -29,6 +35,7 @@ class Outcome(NamedTuple):
     traceback: bool
     message: str
     argument: str
+    foreign: bool = False
 
     @property
     def lines(self) -> int:
@@ -52,6 +59,7 @@ class Outcome(NamedTuple):
             return ["accepted"]
         faults = {
             "traceback": self.traceback,
+            "foreign": self.foreign or _FOREIGN.search(self.message) is not None,
             "lines": self.lines != 1 or len(self.message) > _MOST_CHARACTERS,
             "no argument": not self.names_argument,
             "no fix": not self.names_fix,
@@ -68,11 +76,10 @@ def table(outcomes: Iterable[Outcome]) -> str:
     by_kind: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_kind[outcome.kind].append(outcome)
-    names = ("accepted", "traceback", "lines", "no argument", "no fix", "advises pickles")
-    lines = [f"{'kind':34} {'inputs':>6} {'good':>5} " + " ".join(f"{name:>15}" for name in names)]
+    lines = [f"{'kind':34} {'inputs':>6} {'good':>5} " + " ".join(f"{name:>15}" for name in FAULTS)]
     rows = [*by_kind.items(), ("all", [outcome for kind in by_kind.values() for outcome in kind])]
     for kind, members in rows:
-        counts = [sum(name in outcome.faults for outcome in members) for name in names]
+        counts = [sum(name in outcome.faults for outcome in members) for name in FAULTS]
         good = sum(not outcome.faults for outcome in members)
         lines.append(f"{kind:34} {len(members):6} {good:5} " + " ".join(f"{count:15}" for count in counts))
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """Faults of disks and processes done to the record of a run, and a table of what they cost.
 
-``PYTHONPATH=tests/training_loops:tests/retrieval/export python tests/faults/record_faults.py`` does all of them, 100
-kills of trainings and of exports and 200 wrong bits, in some five minutes; two numbers after it take other counts.
+``PYTHONPATH=tests/training_loops:tests/retrieval/export python tests/faults/record_faults.py`` does all of them: 100
+kills of trainings, 50 of exports to each kind of index that is installed and 200 wrong bits, in some ten minutes. Two
+numbers after it take other counts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -18,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -130,6 +133,27 @@ def forked(work: Callable[[], None]) -> int:
         os._exit(1)
 
 
+def outcome_of(work: Callable[[], object]) -> object:
+    """What work gives in a copy of this process: some packages have threads, after which it cannot be copied.
+
+    Raises:
+        ValueError: if it failed there.
+    """
+    read_end, write_end = os.pipe()
+
+    def answer() -> None:
+        with os.fdopen(write_end, "wb") as stream:
+            pickle.dump(work(), stream)
+
+    child = forked(answer)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as stream:
+        content = stream.read()
+    if os.waitpid(child, 0)[1]:
+        raise ValueError("it failed")
+    return pickle.loads(content)
+
+
 def killed_after(child: int, seconds: float) -> bool:
     """Kills a child unless it ends before; whether it was killed."""
     end = time.monotonic() + seconds
@@ -183,7 +207,7 @@ def kills_of_trainings(folder: Path, kills: int, seed: int = 0) -> Tally:
 
 def kills_of_exports(folder: Path, kills: int, target: str, seed: int = 0) -> Tally:
     """Each export replaces the one before and is killed on its way: old or new is there, whole, and nothing else."""
-    from export_cases import embeddings, export, source_of
+    from export_cases import embeddings, source_of
 
     documents, _ = embeddings(m=60 if target == "qdrant" else 20_000)
     ids = [f"d{row}" for row in range(len(documents))]
@@ -192,60 +216,93 @@ def kills_of_exports(folder: Path, kills: int, target: str, seed: int = 0) -> Ta
         (folder / f"source-{number}").mkdir(parents=True)
         numbered = documents * (1 + number)
         sources.append(source_of(numbered, folder / f"source-{number}", ids=ids, chunk_size=500))
-    place = folder / "out" / ({"qdrant": "db"}.get(target, f"vectors.{target}"))
-    expected = []
-    start = time.monotonic()
+    place = folder / "out" / ({"qdrant": "db", "lancedb": "db"}.get(target, f"vectors.{target}"))
+    expected, durations = [], []
     for source in sources:
-        export(source, target, place, overwrite=True)
-        expected.append(_content(place, target))
-    duration = (time.monotonic() - start) / 2
-    draw, done, unread, wrong, finished, said = random.Random(seed), 0, 0, 0, 0, 0
+        durations.append(outcome_of(lambda source=source: _export(source, target, place)[0]))
+        expected.append(outcome_of(lambda: _content(place, target)))
+    draw, done, unread, wrong, finished = random.Random(seed), 0, 0, 0, 0
     while done < kills:
         source = sources[done % 2]
-        child = forked(lambda source=source: export(source, target, place, overwrite=True))
-        if not killed_after(child, draw.uniform(0, duration)):
+        ready, begins = os.pipe()
+        child = forked(lambda source=source, begins=begins: _export(source, target, place, begins))
+        os.close(begins)
+        os.read(ready, 1)
+        os.close(ready)
+        if not killed_after(child, draw.uniform(0, max(durations))):
             finished += 1
             continue
         done += 1
         try:
-            wrong += _content(place, target) not in expected
-        except (OSError, ValueError):
+            wrong += outcome_of(lambda: _content(place, target)) not in expected
+        except ValueError:
             unread += 1
-    with warnings.catch_warnings(record=True) as record:
-        warnings.simplefilter("always")
-        export(sources[0], target, place, overwrite=True)
-    said = sum("was killed" in str(warning.message) for warning in record)
-    remains = _leftovers(place, target)
+    said = outcome_of(lambda: _export(sources[0], target, place)[1])
+    wrong += outcome_of(lambda: _content(place, target)) != expected[0]
+    remains = outcome_of(lambda: _leftovers(place, target))
     notes = f"{finished} more had ended before; {remains} leftovers after the next export"
     return Tally(f"export to {target} killed", done, 0, 0, wrong + remains, unread, said, notes)
+
+
+_PACKAGES = {"faiss": "faiss", "lancedb": "lancedb", "qdrant": "qdrant_client"}
+
+
+def _export(source: object, target: str, place: Path, begins: int | None = None) -> tuple[float, int]:
+    """Exports; how long it took once all was loaded, and how often it said that one before it had been killed."""
+    from export_cases import export
+
+    if target in _PACKAGES:
+        import_module(_PACKAGES[target])
+    if begins is not None:
+        os.write(begins, b"x")
+    start = time.monotonic()
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        export(source, target, place, overwrite=True)
+    said = sum("was killed" in str(warning.message) for warning in record)
+    return time.monotonic() - start, said
 
 
 def _content(place: Path, target: str) -> object:
     """What a reader finds, in a few numbers that tell old from new."""
     if target == "qdrant":
-        import qdrant_client
-
-        client = qdrant_client.QdrantClient(path=str(place))
-        try:
+        with _qdrant(place) as client:
             points = client.scroll("embeddings", limit=3, with_vectors=True)[0]
             return client.count("embeddings").count, [point.vector for point in points]
-        finally:
-            client.close()
-    vectors = np.load(place)
+    if target == "lancedb":
+        import lancedb
+
+        rows = lancedb.connect(place).open_table("embeddings").to_arrow()
+        vectors = rows["embedding"].combine_chunks().flatten().to_numpy()
+        return len(rows), len(set(rows["id"].to_pylist())), float(vectors.sum(dtype=np.float64))
     ids = place.with_name(f"{place.name}.ids.txt").read_text().split()
-    return vectors.shape, len(ids), float(vectors.sum()), ids[0]
+    if target == "faiss":
+        import faiss
+
+        index = faiss.read_index(str(place))
+        vectors = index.reconstruct_batch(np.arange(index.ntotal))
+    else:
+        vectors = np.load(place)
+    return vectors.shape, len(ids), float(vectors.sum(dtype=np.float64)), ids[0]
+
+
+@contextlib.contextmanager
+def _qdrant(place: Path) -> Iterator[object]:
+    import qdrant_client
+
+    client = qdrant_client.QdrantClient(path=str(place))
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def _leftovers(place: Path, target: str) -> int:
     if target == "qdrant":
-        import qdrant_client
-
-        client = qdrant_client.QdrantClient(path=str(place))
-        try:
+        with _qdrant(place) as client:
             return len(client.get_collections().collections) - 1
-        finally:
-            client.close()
-    return sum(path.name.startswith(".") for path in place.parent.iterdir())
+    folder = place if target == "lancedb" else place.parent
+    return sum(path.name.startswith(".") for path in folder.iterdir())
 
 
 # Wrong bits
@@ -394,6 +451,20 @@ def _full(log_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _files_stay_small(log_dir: Path) -> Iterator[None]:
+    """No file may grow beyond a few bytes, as under a limit of the shell's."""
+    import resource
+
+    del log_dir
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@contextlib.contextmanager
 def _replaced(log_dir: Path, replacement: Callable[[Path], object]) -> Iterator[None]:
     """The folder is something else for a while."""
     log_dir.rename(log_dir.with_name("aside"))
@@ -427,6 +498,7 @@ def _at_once(action: Callable[[Path], object], log_dir: Path) -> Iterator[None]:
 TROUBLES: dict[str, tuple[Callable[[Path], contextlib.AbstractContextManager], bool]] = {
     "read-only for a while": (_read_only, True),
     "full for a while": (_full, True),
+    "a limit on the size of files": (_files_stay_small, True),
     "no quota for a while": (lambda _: _fails("fsync", errno.EDQUOT), True),
     "one input or output error": (lambda _: _fails("fsync", errno.EIO, 1), True),
     "input and output errors": (lambda _: _fails("fsync", errno.EIO), True),
@@ -476,9 +548,10 @@ def errors_all_along(folder: Path, minutes: int, seed: int = 0) -> Tally:
 _CONTAINER = """
 import sys, time, os
 from lightning_normdyn.history import RunWriter
+from lightning_normdyn.history.run_record import Bookmark
 folder, norm, run_id = sys.argv[1], float(sys.argv[2]), sys.argv[3] or None
 writer = RunWriter(folder)
-writer.begin({"t": 10 if run_id else 0}, run_id)
+writer.begin({"t": 10 if run_id else 0}, Bookmark(run_id) if run_id else None)
 print(writer.run_id, os.getpid(), flush=True)
 for step in range(11 if run_id else 1, 60):
     writer.target("t").append_rows({"step": [step], "row": [0], "norm": [norm]})
@@ -554,8 +627,9 @@ def main(kills: int = 100, flips: int = 200) -> int:
             two_containers(folder / "containers"),
             kills_of_exports(folder / "npy", kills // 2, "npy"),
         ]
-        if find_spec("qdrant_client") is not None:
-            tallies.append(kills_of_exports(folder / "qdrant", kills // 2, "qdrant"))
+        for target, package in _PACKAGES.items():
+            if find_spec(package) is not None:
+                tallies.append(kills_of_exports(folder / target, kills // 2, target))
         (folder / "trainings").mkdir()
         tallies.append(kills_of_trainings(folder / "trainings", kills))
     print(table(tallies))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from written_history import end_run, history_of, writer_of
 
-import lightning_normdyn.history.run_reader as module
-from lightning_normdyn.history import QUANTITY_SCHEMA, TRAJECTORY, read_run
+import lightning_normdyn.history.log_reader as module
+from lightning_normdyn.history import QUANTITY_SCHEMA, TRAJECTORY, RunWriter, read_run
 from lightning_normdyn.history.run_reader import RunReader, find_record
 
 
@@ -55,9 +55,9 @@ def test_merging_agrees_with_a_loop_over_lines(tmp_path: Path) -> None:
 
 def test_a_part_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
-    read_part = module.read_part
+    read_columns = module.read_columns
     monkeypatch.setattr(
-        module, "read_part", lambda part, schema: (opened.append(part.file), read_part(part, schema))[1]
+        module, "read_columns", lambda part, schema: (opened.append(part.file), read_columns(part, schema))[1]
     )
     add(tmp_path, 1, 2)
     reader = RunReader(find_record(tmp_path))
@@ -127,14 +127,14 @@ def test_a_number_that_changed_in_a_description_is_damage(tmp_path: Path) -> Non
 
 def test_parts_that_are_put_together_meanwhile_are_read_whole(tmp_path: Path, monkeypatch) -> None:
     add(tmp_path, *range(1, 6))
-    reader, real = RunReader(find_record(tmp_path)), module.read_part
+    reader, real = RunReader(find_record(tmp_path)), module.read_columns
 
     def seals_first(part, schema):
-        monkeypatch.setattr(module, "read_part", real)
+        monkeypatch.setattr(module, "read_columns", real)
         end_run(tmp_path)
         return real(part, schema)
 
-    monkeypatch.setattr(module, "read_part", seals_first)
+    monkeypatch.setattr(module, "read_columns", seals_first)
     assert set(reader.targets()["t"].trajectory()["step"].to_pylist()) == set(range(1, 6))
 
 
@@ -161,3 +161,53 @@ def test_foreign_files_do_no_harm(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(read_run(tmp_path)["t"].trajectory()) == 2
+
+
+def contents(reader: RunReader) -> dict[str, tuple[list, list]]:
+    return {
+        name: (target.trajectory().to_pylist(), target.quantities().to_pylist())
+        for name, target in reader.targets().items()
+    }
+
+
+def damage(folder: Path, rng: np.random.Generator) -> None:
+    parts = sorted((folder / "normdyn").glob("*/part-*"))
+    part = parts[rng.integers(len(parts))]
+    part.write_bytes(part.read_bytes()[1:])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_reader_that_is_refreshed_reads_what_a_new_one_does(tmp_path: Path, monkeypatch, seed: int) -> None:
+    """However parts are added, put together, damaged and removed, and runs resumed from any branch, in between."""
+    monkeypatch.setattr("lightning_normdyn.history.part_log._FAN_IN", 3)
+    rng, step, bookmarks = np.random.default_rng(seed), 0, []
+    writer = RunWriter(tmp_path)
+    writer.begin({"a": 0, "b": 0})
+    reader = RunReader(find_record(tmp_path))
+    for _ in range(60):
+        kind = rng.choice(["write", "resume", "damage", "remove"], p=[0.8, 0.1, 0.05, 0.05])
+        if kind == "write" or step < 3:
+            step += 1
+            for target in rng.permutation(["b", "a"])[: rng.integers(1, 3)]:
+                norms = rng.random(2).astype(np.float32)
+                writer.target(str(target)).append_rows({"step": [step] * 2, "row": [1, 0], "norm": norms})
+                writer.target(str(target)).append_quantities(step, {"norm_mean": float(norms.mean())})
+            writer.flush()
+            bookmarks.append((writer.bookmark, step))
+        elif kind == "resume":
+            writer.end()
+            bookmark, step = bookmarks[rng.integers(len(bookmarks))]
+            writer = RunWriter(tmp_path)
+            writer.begin({"a": step, "b": step}, bookmark)
+        elif kind == "damage":
+            damage(tmp_path, rng)
+            reader = RunReader(find_record(tmp_path))  # what was read before it is kept
+        else:
+            parts = sorted((tmp_path / "normdyn").glob("*/part-*"))
+            parts[rng.integers(len(parts))].unlink()
+        if rng.random() < 0.6:
+            reader.refresh()
+            fresh = RunReader(find_record(tmp_path))
+            assert contents(reader) == contents(fresh)
+            assert sorted(reader.damaged) == sorted(fresh.damaged)
+    writer.end()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -18,13 +20,13 @@ from lightning_normdyn import NormObserver
 from lightning_normdyn.callbacks import EquilibriumFitMonitor, NormDynamics, NormTrajectoryMonitor
 from lightning_normdyn.file_lock import FileLock, is_locked
 from lightning_normdyn.history import RunWriter, list_runs, read_run
-from lightning_normdyn.history.run_record import RunRecord, Stretch
+from lightning_normdyn.history.run_record import Bookmark, RunRecord, Stretch
 
 
 def write(log_dir: Path, steps, *, start: int = 0, run_id: str | None = None, norm: float = 1.0) -> RunWriter:
     """A run that records one row in each of some steps and ends."""
     writer = RunWriter(log_dir)
-    writer.begin({"t": start}, run_id)
+    writer.begin({"t": start}, None if run_id is None else Bookmark(run_id))
     record(writer, steps, norm)
     writer.end()
     return writer
@@ -88,12 +90,86 @@ def test_each_target_is_cut_at_its_own_step(tmp_path: Path) -> None:
         writer.target(target).append_rows({"step": [1, 2, 3, 4], "row": [0] * 4, "norm": [1.0] * 4})
     writer.end()
     again = RunWriter(tmp_path)
-    again.begin({"a": 3, "b": 3}, writer.run_id)
+    again.begin({"a": 3, "b": 3}, writer.bookmark)
     again.begin({"c": 2})  # of another monitor
     again.end()
     again.end()
     run = read_run(tmp_path)
     assert [len(run[target].trajectory()) for target in targets] == [3, 3, 2]
+
+
+def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch) -> None:
+    run = write(tmp_path, [1]).run_id
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    write(tmp_path, [1], norm=2.0)
+    assert norms(tmp_path) == {1: 2.0}
+    monkeypatch.setattr("time.time", lambda: 9e8)
+    write(tmp_path, [2], start=1, run_id=run, norm=3.0)
+    assert norms(tmp_path) == {1: 1.0, 2: 3.0}
+    assert [record.folder.name for record in list_runs(tmp_path)] == ["normdyn", "normdyn-2"]
+
+
+def test_without_locks_nothing_is_mixed(tmp_path: Path, monkeypatch) -> None:
+    """On a file system without them a run goes on in a folder of its own: nobody knows whether another writes there."""
+    monkeypatch.setattr("lightning_normdyn.file_lock.flock", refuse_lock)
+    run = write(tmp_path, range(1, 6)).run_id
+    writers = [RunWriter(tmp_path), RunWriter(tmp_path)]
+    for number, writer in enumerate(writers, start=2):
+        writer.begin({"t": 3}, Bookmark(run, 0))
+        record(writer, [4], float(number))
+    for writer in writers:
+        writer.end()
+    assert [norms(tmp_path, run=name) for name in ("normdyn", "normdyn-2", "normdyn-3")] == [
+        dict.fromkeys(range(1, 6), 1.0),
+        {1: 1.0, 2: 1.0, 3: 1.0, 4: 2.0},
+        {1: 1.0, 2: 1.0, 3: 1.0, 4: 3.0},
+    ]
+
+
+def refuse_lock(descriptor: int, operation: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_a_link_to_the_folder_is_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "version_0").mkdir(parents=True)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "latest").symlink_to(tmp_path / "disk" / "version_0")
+    run = write(tmp_path / "logs" / "latest", range(1, 6)).run_id
+    again = write(tmp_path / "disk" / "version_0", [4, 5], start=3, run_id=run, norm=2.0)
+    assert norms(tmp_path / "logs" / "latest") == {1: 1.0, 2: 1.0, 3: 1.0, 4: 2.0, 5: 2.0}
+    RunWriter(tmp_path / "logs" / "next").begin({"t": 5}, again.bookmark)  # and its process is killed
+    assert max(norms(tmp_path / "logs" / "next")) == 5
+
+
+def test_a_run_that_begins_where_nothing_can_be_written_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    writer = RunWriter(tmp_path / "logs")
+    with pytest.warns(UserWarning, match="cannot write to"):
+        writer.begin({"t": 0})
+    record(writer, [1])
+    (tmp_path / "logs").unlink()
+    with pytest.warns(UserWarning, match="can be written again; nothing was lost"):
+        record(writer, [2])
+    writer.end()
+    assert norms(tmp_path / "logs") == {1: 1.0, 2: 1.0}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked and killed")
+def test_a_kill_between_writing_and_naming_a_part_leaves_nothing_half(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        writer = RunWriter(tmp_path)
+        writer.begin({"t": 0})
+        record(writer, [1])
+        Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+        record(writer, [2])
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert [path.suffix for path in (tmp_path / "normdyn" / "trajectory").glob(".*")] == [".tmp"]
+    assert norms(tmp_path) == {1: 1.0}
+    write(tmp_path, [2], start=1, run_id=list_runs(tmp_path)[0].id, norm=2.0)
+    assert not list((tmp_path / "normdyn" / "trajectory").glob(".*"))
+    assert norms(tmp_path) == {1: 1.0, 2: 2.0}
 
 
 def test_where_the_record_is_damaged_steps_tell_where_a_branch_ends(tmp_path: Path) -> None:
@@ -128,7 +204,7 @@ input()
     assert record_of_first.has_writer is False
     assert write(tmp_path, [2], start=1, run_id=run, norm=3.0).root.name == "normdyn"
     assert norms(tmp_path) == {1: 1.0, 2: 3.0}
-    assert norms(tmp_path, run="normdyn-2") == {2: 2.0}
+    assert norms(tmp_path, run="normdyn-2") == {1: 1.0, 2: 2.0}  # from the checkpoint of the first
 
 
 def test_the_process_number_says_nothing(tmp_path: Path) -> None:
@@ -302,7 +378,7 @@ def test_an_observer_says_so_too_and_closes_once(tmp_path: Path) -> None:
     (record,) = list_runs(tmp_path)
     assert (record.end is not None, record.has_writer) == (True, False)
     again = RunWriter(tmp_path)
-    again.begin({}, record.id)  # somebody goes on with it
+    again.begin({}, Bookmark(record.id))  # somebody goes on with it
     observer.close()
     assert list_runs(tmp_path)[0].has_writer
     again.end()

@@ -186,6 +186,17 @@ def test_a_loop_leaves_alerts_verdicts_and_the_lever_in_its_last_line(caplog, tm
     assert "or train 3,000 steps" in line
 
 
+def test_without_logging_the_last_line_goes_where_warnings_go(capsys, monkeypatch):
+    """Python drops what is logged as information where nobody has set up logging, as in a plain script."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    train(200)
+    assert "NormObserver: 'weight': norms are at" in capsys.readouterr().err
+    monkeypatch.setattr(root, "handlers", [logging.NullHandler()])
+    train(200)
+    assert not capsys.readouterr().err
+
+
 def test_three_steps_say_nothing(caplog):
     with caplog.at_level(logging.INFO):
         train(3, window=1)

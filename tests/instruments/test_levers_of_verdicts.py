@@ -171,3 +171,15 @@ def test_a_leak_that_is_weighed_less_is_not_taken_for_half_precision():
     training = RUNS["a radial leak"]
     _, alarms = end_of(weighed_less(training, verdict_of(training, "radial_leak").lever))
     assert not alarms
+
+
+@pytest.mark.slow
+def test_the_decay_against_a_push_outwards_holds_rows():
+    """AdamW's steps are of one length: what holds rows that are long by now would let short ones grow as long."""
+    training = RUNS["exploding norms, AdamW"]
+    lever = verdict_of(training, "exploding_norms").lever
+    norm, alarms = end_of(
+        replace(training, optimizer=planted.adamw(weight_decay=number(lever, "give it a weight_decay of ")))
+    )
+    assert "exploding_norms" not in alarms
+    assert 0.15 < norm < 0.9  # from 0.3

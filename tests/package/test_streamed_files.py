@@ -63,7 +63,7 @@ def test_the_files_of_a_run_replace_links_and_follow_none(tmp_path: Path) -> Non
         (writer.root / name).symlink_to(victim)
     content = victim.read_bytes()
     again = RunWriter(tmp_path / "run")
-    again.begin({"t": 1}, writer.run_id)
+    again.begin({"t": 1}, writer.bookmark)
     again.target("t").describe({})
     again.end()
     assert victim.read_bytes() == content

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 from torch import Tensor
 
 from lightning_normdyn.cli.audits.input import AuditInput, AuditRequest, gather_input
@@ -21,6 +22,7 @@ from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.datasets.reading.picture import open_image
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.audit import AuditSubject, write_audit
+from lightning_normdyn.report.audit.checkpoint_page import CheckpointAudit
 from lightning_normdyn.report.audit.item import Item, thumbnail
 from lightning_normdyn.report.audit.page import NUMBERS, PAGE
 from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
@@ -35,16 +37,18 @@ class AuditRecord(NamedTuple):
     Attributes:
         finding: the first line of the findings.
         page: the HTML file; ``None`` if drawing it failed.
-        audit: all numbers.
+        audit: all numbers, of embeddings or of a checkpoint's tables.
         numbers: the JSON file.
         drawing_error: why there is no page, if drawing it failed.
+        details: sentences and tables that are printed in place of the finding, where there are several.
     """
 
     finding: str
     page: Path | None
-    audit: Audit
+    audit: Audit | CheckpointAudit
     numbers: Path
     drawing_error: DrawingError | None = None
+    details: tuple[str | Table, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -52,9 +56,10 @@ class AuditRecord(NamedTuple):
         return int(self.drawing_error is not None)
 
     def print_to(self, console: Console) -> None:
-        """Prints the finding and where the page is."""
-        console.print(self.finding)
-        console.print(f"Numbers: {self.numbers}" if self.page is None else f"Page: {self.page}")
+        """Prints what was found and where the page is."""
+        for lines in self.details or (self.finding,):
+            console.print(lines, markup=False)
+        console.print(f"Numbers: {self.numbers}" if self.page is None else f"Page: {self.page}", markup=False)
 
 
 def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> AuditRecord:

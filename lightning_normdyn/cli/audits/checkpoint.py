@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from lightning_normdyn.cli.audits.audit import check_place
+from lightning_normdyn.cli.audits.audit import AuditRecord, check_place
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.drawn_page import draw_page
 from lightning_normdyn.datasets.checkpoint import Checkpoint, SavedTable, read_checkpoint
-from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.audit.checkpoint_page import (
     CheckpointAudit,
     write_checkpoint_numbers,
@@ -27,48 +24,7 @@ _PRINTED = 10
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
-class CheckpointAuditRecord(NamedTuple):
-    """What ``normdyn audit --checkpoint`` prints and writes.
-
-    Attributes:
-        finding: the first line of the findings.
-        page: the HTML file; ``None`` if drawing it failed.
-        audit: all numbers.
-        numbers: the JSON file.
-        drawing_error: why there is no page, if drawing it failed.
-    """
-
-    finding: str
-    page: Path | None
-    audit: CheckpointAudit
-    numbers: Path
-    drawing_error: DrawingError | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """Success, or an error if the page could not be drawn."""
-        return int(self.drawing_error is not None)
-
-    def print_to(self, console: Console) -> None:
-        """Prints what each table says, its shortest rows, and where the page is."""
-        for table in self.audit.tables:
-            console.print(table.sentence, markup=False)
-            if table.listed:
-                console.print(_shortest(table))
-        console.print(self.audit.advice, markup=False)
-        console.print(f"Numbers: {self.numbers}" if self.page is None else f"Page: {self.page}")
-
-
-def _shortest(table: TableAudit) -> Table:
-    lines = Table("row", "number", "norm", "of the median", "what it means")
-    for row in table.listed[:_PRINTED]:
-        lines.add_row(repr(row.token), f"{row.row}", f"{row.norm:.3g}", f"{row.ratio:.1e}", row.meaning)
-    return lines
-
-
-def run_checkpoint_audit(
-    place: str, out: str, *, column: str | None = None, overwrite: bool = False
-) -> CheckpointAuditRecord:
+def run_checkpoint_audit(place: str, out: str, *, column: str | None = None, overwrite: bool = False) -> AuditRecord:
     """Audits the tables of a saved model.
 
     Args:
@@ -88,7 +44,22 @@ def run_checkpoint_audit(
     audit = CheckpointAudit(checkpoint.place.name, tables, notes, running_command())
     numbers = write_checkpoint_numbers(Path(out), audit)
     page = draw_page(lambda: write_checkpoint_page(Path(out), audit))
-    return CheckpointAuditRecord(audit.finding, page.path, audit, numbers, page.error)
+    return AuditRecord(audit.finding, page.path, audit, numbers, page.error, _details(audit))
+
+
+def _details(audit: CheckpointAudit) -> tuple[str | Table, ...]:
+    """What each table says with its shortest rows, and what to do."""
+    details: list[str | Table] = []
+    for table in audit.tables:
+        details += [table.sentence, _shortest(table)] if table.listed else [table.sentence]
+    return (*details, audit.advice)
+
+
+def _shortest(table: TableAudit) -> Table:
+    lines = Table("row", "number", "norm", "of the median", "what it means")
+    for row in table.listed[:_PRINTED]:
+        lines.add_row(repr(row.token), f"{row.row}", f"{row.norm:.3g}", f"{row.ratio:.1e}", row.meaning)
+    return lines
 
 
 def _audits(checkpoint: Checkpoint) -> list[TableAudit]:

@@ -9,7 +9,6 @@ from lightning_normdyn.cli.values import Count, Exponent, File, Folder, Name, Ta
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.audits.audit import AuditRecord
-    from lightning_normdyn.cli.audits.checkpoint import CheckpointAuditRecord
     from lightning_normdyn.cli.exports import ExportRecord
 
 ModelFolder = Annotated[str, Value("FOLDER", folder)]
@@ -50,7 +49,7 @@ def audit(
     save: ArrayFile | None = None,
     out: Folder = "audit",
     overwrite: bool = False,
-) -> AuditRecord | CheckpointAuditRecord:
+) -> AuditRecord:
     """Say what the norms of a model's or of ready embeddings carry, and whether to use them.
 
     From a model with texts or images, from a file of embeddings, or from a checkpoint, whose near-dead rows are found;

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise_dtype
 from lightning_normdyn.core.number_checks import check_finite_number
-from lightning_normdyn.core.tensor_checks import check_tensors
+from lightning_normdyn.core.tensor_checks import check_real_tensors, check_tensors
 
 NORMALIZATIONS: dict[str, tuple[float, float]] = {
     "cosine": (1.0, 1.0),
@@ -58,6 +58,8 @@ def similarity_scores(queries: Tensor, documents: Tensor, gamma_query: Exponent,
         raise ValueError(
             f"documents: expected [m, d] with the d of queries, {tuple(queries.shape)}, got {tuple(documents.shape)}"
         )
+    if not (queries.is_floating_point() and documents.is_floating_point()):
+        check_real_tensors(queries=queries, documents=documents)
     wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
     with torch.autocast(queries.device.type, enabled=False):
         scores: Tensor = rescale(queries, gamma_query).to(wide) @ rescale(documents, gamma_document).to(wide).T

@@ -85,12 +85,20 @@ def equilibrium_norm_stderr(
     Returns:
         The relative standard error, broadcast over the arguments; NaN where there is no equilibrium.
 
+    Raises:
+        ValueError: as :func:`equilibrium_norm` does, or if an error is a negative number.
+
     Example:
         >>> equilibrium_norm_stderr(8.0, 0.25, lr=1.0, second_moment_stderr=0.8)  # 10% of V², R like V^(1/2)
         tensor(0.0250, dtype=torch.float64)
     """
+    if not isinstance(second_moment_stderr, Tensor):
+        check_not_negative(unknown=True, second_moment_stderr=second_moment_stderr)
+    if not isinstance(drift_stderr, Tensor):
+        check_not_negative(unknown=True, drift_stderr=drift_stderr)
+    norm = equilibrium_norm(second_moment, radial_decay, lr, drift)  # which checks them
     v2, lam, eta, d = (_as_real(value) for value in (second_moment, radial_decay, lr, drift))
-    norm, root = equilibrium_norm(v2, lam, eta, d), (d.square() + 2 * eta * lam * v2).sqrt()
+    root = (d.square() + 2 * eta * lam * v2).sqrt()
     by_moment = eta * _as_real(second_moment_stderr) / (2 * norm.square())
     stderr = torch.hypot(*torch.broadcast_tensors(by_moment, _as_real(drift_stderr).to(by_moment))) / (2 * root)
     return stderr.where(norm.isfinite(), torch.nan)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
+from lightning_normdyn.core.number_checks import check_not_negative
+from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.core.tensor_checks import check_tensors
 
 Z90 = 1.6448536269514722
@@ -131,6 +133,17 @@ def weighted_fit_log_log(
         >>> round(fit.slope, 2), round(fit.slope_stderr, 3), fit.coverage, round(fit.excess, 2)
         (0.99, 0.009, 1.0, 0.71)
     """
+    check_tensors(predicted=predicted, observed=observed)
+    check_instance(NormErrors, errors=errors, hint="EquilibriumRule.errors makes them")
+    check_not_negative(unknown=True, accuracy=accuracy)
+    for name, column in {"errors": errors.log_bias, "judged": judged}.items():
+        if column is not None:
+            check_tensors(**{name: column})
+            if column.shape not in ((), predicted.shape) or (name == "judged" and column.dtype != torch.bool):
+                raise ValueError(
+                    f"{name}: expected {'a mask' if name == 'judged' else 'numbers'} of the shape of predicted, "
+                    f"{tuple(predicted.shape)}, got {column.dtype} {tuple(column.shape)}"
+                )
     if predicted.shape != observed.shape:
         raise ValueError(
             f"observed: expected the shape of predicted, {tuple(predicted.shape)}, got {tuple(observed.shape)}; "

@@ -63,6 +63,10 @@ def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """
     if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
         check_real_tensors(x=x)
+    if not (isinstance(dim, int) and -max(1, x.ndim) <= dim < max(1, x.ndim)):
+        raise ValueError(f"dim: expected one of the {x.ndim} dimensions of x, from 0 or -1 on, got {dim!r}")
+    if not isinstance(keepdim, bool):
+        raise ValueError(f"keepdim: expected True or False, got {keepdim!r}")
     norm: Tensor = torch.linalg.vector_norm(at_least_float32(x), dim=dim, keepdim=keepdim)
     return norm
 
@@ -133,6 +137,8 @@ def split_radial_tangential(gradient: Tensor, embedding: Tensor) -> RadialTangen
             f"gradient: expected the shape of embedding, {tuple(embedding.shape)}, got {tuple(gradient.shape)}; "
             "pass the gradient with respect to that embedding"
         )
+    if not (gradient.is_floating_point() and embedding.is_floating_point()):
+        check_real_tensors(gradient=gradient, embedding=embedding)
     gradient, embedding = at_least_float32(gradient), at_least_float32(embedding)
     norm = safe_norm(embedding, keepdim=True)
     direction = embedding / torch.where(norm > 0, norm, 1)

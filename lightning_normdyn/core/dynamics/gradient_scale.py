@@ -47,6 +47,8 @@ def scale_gradient(embedding: Tensor, power: float = 1.0) -> Tensor:
                 [ 0.2500,  0.2500]])
     """
     check_real_tensors(embedding=embedding)
+    if not embedding.ndim:
+        raise ValueError("embedding: expected vectors along the last dimension, [..., d], got a single number")
     check_finite_number(power=power, hint="1 undoes the 1/norm of a cosine loss")
     copy: Tensor = _ScaledGradient.apply(embedding, float(power))
     return copy

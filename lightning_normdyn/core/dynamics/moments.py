@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch import Tensor
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.dynamics.row_readings import RowReadings
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_device, check_instance
+from lightning_normdyn.core.tensor_checks import check_real_tensors, check_tensors
 
 _TOUCHES, _SECOND_MOMENT, _FOURTH_MOMENT = range(3)
 
@@ -43,6 +45,11 @@ class RowMoments:
 
     def __init__(self, rows: int, device: torch.device | str | None = None, *, cadences: Tensor | None = None) -> None:
         check_count(0, rows=rows)
+        check_device(device)
+        if cadences is not None:
+            check_tensors(cadences=cadences)
+            if cadences.shape != (rows,):
+                raise ValueError(f"cadences: expected one for each of {rows} rows, got {tuple(cadences.shape)}")
         self.rows = rows
         self.steps = 0
         self._sums = most_precise(torch.zeros(rows + 1, 3, device=device))
@@ -67,12 +74,43 @@ class RowMoments:
             slots: the slot of each row, ``[k]``; a slot may occur twice if its rows are the same. ``None`` means all
                 rows in order, ``k = rows``.
         """
+        if not self._fit(embedding, gradient, slots):
+            self._refuse(embedding, gradient, slots)
         self.steps += 1
         slots = torch.arange(self.rows, device=gradient.device) if slots is None else slots
         if slots.numel():
             if not self._waiting.has_room_for(slots.numel()):
                 self._settle()
             self._waiting.read(embedding, gradient, slots)
+
+    def _fit(self, embedding: object, gradient: object, slots: object) -> bool:
+        """Whether they are rows with their gradients and slots, in no time."""
+        if not (isinstance(embedding, Tensor) and isinstance(gradient, Tensor)):
+            return False
+        rows = self.rows
+        if slots is not None:
+            if not isinstance(slots, Tensor) or slots.is_floating_point():
+                return False
+            rows = slots.numel()
+        floating = embedding.is_floating_point() and gradient.is_floating_point()
+        return floating and embedding.ndim == 2 and embedding.shape[0] == rows and embedding.shape == gradient.shape
+
+    def _refuse(self, embedding: object, gradient: object, slots: object) -> NoReturn:
+        check_real_tensors(embedding=embedding, gradient=gradient)
+        assert isinstance(embedding, Tensor)
+        assert isinstance(gradient, Tensor)
+        if slots is not None and (not isinstance(slots, Tensor) or slots.is_floating_point()):
+            came = slots.dtype if isinstance(slots, Tensor) else type(slots).__name__
+            raise ValueError(f"slots: expected a tensor of whole numbers, got {came}; torch.arange makes one")
+        if embedding.ndim != 2 or embedding.shape != gradient.shape:
+            raise ValueError(
+                f"embedding, gradient: expected rows [k, d] with their gradients, got {tuple(embedding.shape)} and "
+                f"{tuple(gradient.shape)}"
+            )
+        expectation = f"all {self.rows} rows" if slots is None else f"a row for each of {slots.numel()} slots"
+        raise ValueError(
+            f"embedding, gradient, slots: expected {expectation}, got {len(embedding)}; pass slots to say which"
+        )
 
     def add_scarce(self, embedding: Tensor, gradient: Tensor, slots: Tensor, every: int = 1) -> None:
         """Adds one step of the rows that are :meth:`scarce`; arguments as for :meth:`add`, with no other rows in them.
@@ -97,6 +135,7 @@ class RowMoments:
         Raises:
             ValueError: if the two track different numbers of rows, or read them at different cadences.
         """
+        check_instance(RowMoments, other=other)
         if other.rows != self.rows:
             raise ValueError(
                 f"other: expected moments of {self.rows} rows, got {other.rows}; merge the same table only"

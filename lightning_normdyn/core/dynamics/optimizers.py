@@ -20,6 +20,8 @@ from lightning_normdyn.core.dynamics.law_inputs import DecayCorrection, Optimize
 from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.matrix_laws import muon_memory
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
+from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 __all__ = [
     "EquilibriumRule",
@@ -115,9 +117,16 @@ def accumulated_squares(optimizer: torch.optim.Optimizer, table: torch.Tensor) -
         tensor([32., 32., 32.], dtype=torch.float64)
     """
     optimizer = unwrapped_optimizer(optimizer)
+    check_tensors(table=table)
     if type(optimizer) is not torch.optim.Adagrad or table not in optimizer.state:
         return None
-    return most_precise(optimizer.state[table]["sum"]).sum(-1)
+    return _of_all_ranks(most_precise(optimizer.state[table]["sum"]).sum(-1))
+
+
+def _of_all_ranks(numbers: Any) -> torch.Tensor:
+    """All of a tensor that may lie on several ranks, all of which must ask for it."""
+    whole: torch.Tensor = numbers.full_tensor() if hasattr(numbers, "full_tensor") else numbers
+    return whole
 
 
 def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stride: int = 1) -> OptimizerMemory:
@@ -135,6 +144,7 @@ def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stri
         >>> optimizer_memory(optimizer, table, stride=2).accumulated
         tensor([32., 32.], dtype=torch.float64)
     """
+    check_count(stride=stride)
     optimizer = unwrapped_optimizer(optimizer)
     accumulated = accumulated_squares(optimizer, table)
     memory = OptimizerMemory(None if accumulated is None else accumulated[::stride].clone())
@@ -143,8 +153,10 @@ def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stri
     is_averaged = type(optimizer).__name__ in ("AdamWScheduleFree", "SGDScheduleFree") and "z" in state
     if not is_averaged or group.get("warmup_steps") or group.get("r") or not group.get("train_mode", True):
         return memory
-    z, y = (most_precise(rows.detach()[::stride]) for rows in (state["z"], table))
-    return memory._replace(averages=torch.stack(((z * z).sum(-1), (z * y).sum(-1)), 1))
+    is_spread = hasattr(table, "full_tensor")
+    z, y = (most_precise(rows.detach()[:: 1 if is_spread else stride]) for rows in (state["z"], table))
+    sums = [_of_all_ranks((z * other).sum(-1))[:: stride if is_spread else 1] for other in (z, y)]
+    return memory._replace(averages=torch.stack(sums, 1))
 
 
 def nominal_lr(group: Mapping[str, Any]) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from array import array
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from lightning_normdyn.core.number_checks import check_count, check_not_negative, check_number
 
 _CAPACITY = 256
 _ROUNDING = 1e-9
@@ -125,9 +128,21 @@ class RateTrace(_Sums):
 
     @classmethod
     def of(cls, lrs: Iterable[float]) -> RateTrace:
-        """A trace of the given rates."""
+        """A trace of the given rates.
+
+        Raises:
+            ValueError: if they are no finite numbers from 0 up.
+        """
+        try:
+            rates = array("d", lrs)
+        except TypeError:
+            raise ValueError(
+                f"lrs: expected the learning rate of each step, numbers from 0 up, got {lrs!r:.60}; [lr] is one step"
+            ) from None
+        for lr in rates if rates and not 0 <= min(rates) <= sum(rates) < math.inf else ():  # NaN and all
+            check_not_negative(lrs=lr)
         trace = cls()
-        trace.extend(array("d", lrs))
+        trace.extend(rates)
         return trace
 
     @classmethod
@@ -138,6 +153,8 @@ class RateTrace(_Sums):
             >>> RateTrace.constant(0.1, 10**9).steps
             1000000000
         """
+        check_not_negative(lr=lr)
+        check_count(0, steps=steps)
         trace = cls()
         while steps:
             count = min(steps, trace._room)
@@ -185,6 +202,9 @@ class EffectiveTrace(_Sums):
     @classmethod
     def constant(cls, lr: float, radial_decay: float, steps: int) -> EffectiveTrace:
         """A trace of so many steps with one rate and decay, however many, in no time."""
+        check_not_negative(unknown=True, lr=lr)
+        check_number(radial_decay=radial_decay)
+        check_count(0, steps=steps)
         trace = cls()
         while steps:
             count = min(steps, trace._room)

@@ -16,7 +16,9 @@ from lightning_normdyn.core.dynamics.law_inputs import DecayCorrection, Noise, S
 from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors, Sampling
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateSegment, RateTrace
-from lightning_normdyn.core.number_checks import check_count, check_finite_number
+from lightning_normdyn.core.number_checks import check_count, check_finite_number, check_not_negative, check_positive
+from lightning_normdyn.core.object_checks import check_instance
+from lightning_normdyn.core.tensor_checks import check_probabilities, check_tensors
 
 _USUAL_DEGREE = 2.0
 
@@ -139,6 +141,10 @@ class EquilibriumRule:
         """
         if (lr is None) == (nominal_lr is None):
             raise ValueError(f"lr, nominal_lr: expected one of the two, got {lr} and {nominal_lr}")
+        if lr is not None:
+            check_not_negative(unknown=True, lr=lr)
+        if nominal_lr is not None:
+            check_not_negative(unknown=True, nominal_lr=nominal_lr)
         effective_lr = self.lr_gain * nominal_lr if nominal_lr is not None else lr
         assert effective_lr is not None
         if self.correction is None:
@@ -153,6 +159,7 @@ class EquilibriumRule:
 
     def steps_earlier(self, steps: int) -> EquilibriumRule:
         """The rule as it was so many steps ago, for a law that goes by the steps made."""
+        check_count(0, steps=steps)
         return replace(self, steps_made=max(0, self.steps_made - steps))
 
     def under_decay(self) -> EquilibriumRule:
@@ -175,6 +182,7 @@ class EquilibriumRule:
             radial_decay: ``lambda_rad`` of its vectors, ``[n]``; over that of the weights it is the degree of the
                 network in its decayed weights, 2 where nothing decays.
         """
+        check_tensors(radial_decay=radial_decay)
         unknown_degree = torch.full_like(radial_decay, torch.nan)
         degree = radial_decay / self.radial_decay if self.radial_decay > 0 else unknown_degree
         of_table = 0 if self.family is None else LAWS[self.family].growth_power
@@ -250,6 +258,7 @@ class EquilibriumRule:
             >>> f"its norm varies by {errors.width:.1%} and is predicted to {errors.predicted.sqrt():.1%}"
             'its norm varies by 3.4% and is predicted to 1.7%'
         """
+        check_positive(steps=steps)
         law = self._known_law()
         noise = self._known_noise(law.norm_needs, second_moment, dim, update_probability, kurtosis)
         sampling = self._sampling(noise, steps, readings)
@@ -273,7 +282,10 @@ class EquilibriumRule:
         ``steps`` and ``readings`` are of the window that the moments are from, as for :meth:`errors`. If the path lies
         in that window, its covariance counts; a forecast from earlier moments has none.
         """
+        check_positive(steps=steps)
+        check_count(dim=dim)
         law, noise = self._known_law(), self._noise(second_moment, dim, update_probability, kurtosis)
+        _check_norms(noise.second_moment, start=start, end=end)
         rule, segments = self._along(lrs)
         sampling = self._sampling(noise, steps, readings)
         return law.path_errors(most_precise(start), most_precise(end), rule._settings(), noise, sampling, segments)
@@ -346,6 +358,7 @@ class EquilibriumRule:
             ValueError: if no closed form is known for this optimizer, it has no equilibrium, or what it needs is
                 missing.
         """
+        check_positive(norm=norm)
         rule = self.under_decay()
         law = rule._settling_law()
         noise = rule._known_noise(law.norm_needs, second_moment, dim, update_probability)
@@ -363,6 +376,7 @@ class EquilibriumRule:
         Raises:
             ValueError: if no closed form is known for this optimizer, or what it needs is missing.
         """
+        check_positive(angle=angle)
         rule = self.under_decay()
         law = rule._settling_law()
         noise = rule._known_noise(law.turn_needs, second_moment, dim, update_probability)
@@ -405,14 +419,21 @@ class EquilibriumRule:
         Raises:
             ValueError: if no closed form is known for this optimizer, or the accumulator is missing.
         """
+        check_count(dim=dim)
         law, noise = self._known_law(), self._noise(second_moment, dim, update_probability, kurtosis)
+        _check_norms(noise.second_moment, norm=norm)
+        if averages is not None:
+            check_tensors(averages=averages)
+            if averages.shape[-1:] != (2,):
+                raise ValueError(f"averages: expected [n, 2], got {tuple(averages.shape)}; optimizer_memory reads them")
         if accumulated is None and "accumulated" in law.path_needs:
             raise ValueError(
                 f"accumulated: expected the sum of squared gradients of each row, got None; {self.optimizer} steps by "
                 "all gradients so far: pass accumulated_squares(optimizer, table)"
             )
         if accumulated is not None:
-            noise = noise._replace(accumulated=most_precise(accumulated).expand_as(noise.second_moment))
+            check_tensors(accumulated=accumulated)
+            noise = noise._replace(accumulated=_as_wide("accumulated", most_precise(accumulated), noise.second_moment))
         noise = noise._replace(averages=averages)
         rule, segments = self._along(lrs)
         return law.evolve(most_precise(norm), rule._settings(), noise, segments)
@@ -436,6 +457,7 @@ class EquilibriumRule:
             >>> round(average.lr, 6), round(average.radial_decay, 6)
             (1.5, 0.0025)
         """
+        check_instance(EffectiveTrace, trace=trace, hint="EffectiveTrace.constant makes one of a rate and a decay")
         if not trace.mean:
             return replace(self, lr=0.0)
         decay = trace.radial_decay
@@ -473,18 +495,15 @@ class EquilibriumRule:
         """The noise with ones for what a law does not look at."""
         if dim is not None:
             check_count(dim=dim)
-        if second_moment is not None and not isinstance(second_moment, Tensor):
-            check_finite_number(second_moment=second_moment)
-        if not isinstance(update_probability, Tensor):
-            check_finite_number(update_probability=update_probability)
         arguments = {"second_moment": second_moment, "dim": dim}
         for name in needs:
             if arguments[name] is None:
                 formula = self._known_law().formula
                 raise ValueError(f"{name}: expected a value, got None; the law of {self.optimizer} needs it: {formula}")
+        _check_scalars(second_moment, update_probability, kurtosis)
         v2 = _precise(1.0 if second_moment is None else second_moment)
         p = torch.as_tensor(update_probability, dtype=v2.dtype, device=v2.device)
-        v2, p = torch.broadcast_tensors(v2, p)
+        v2 = v2.expand(torch.broadcast_shapes(v2.shape, p.shape)) if v2.numel() == 1 else v2
         return self._noise(v2, 1 if dim is None else dim, p, kurtosis)
 
     def _noise(
@@ -494,16 +513,17 @@ class EquilibriumRule:
         update_probability: Tensor | float,
         kurtosis: Tensor | float | None = None,
     ) -> Noise:
+        _check_scalars(second_moment, update_probability, kurtosis)
         v2 = _precise(second_moment)
-        p = torch.as_tensor(update_probability, dtype=v2.dtype, device=v2.device).expand_as(v2)
-        kappa = None if kurtosis is None else torch.as_tensor(kurtosis, dtype=v2.dtype, device=v2.device).expand_as(v2)
-        return Noise(v2, dim, p, kappa)
+        p = _as_wide("update_probability", update_probability, v2)
+        return Noise(v2, dim, p, None if kurtosis is None else _as_wide("kurtosis", kurtosis, v2))
 
     @staticmethod
     def _sampling(noise: Noise, steps: float, readings: Tensor | float | None) -> Sampling:
-        v2 = noise.second_moment
-        count = torch.as_tensor(steps if readings is None else readings, dtype=v2.dtype, device=v2.device)
-        return Sampling(steps, count.expand_as(v2))
+        check_not_negative(steps=steps)
+        if readings is not None and not isinstance(readings, Tensor):
+            check_not_negative(readings=readings)
+        return Sampling(steps, _as_wide("readings", steps if readings is None else readings, noise.second_moment))
 
     def _settling_law(self) -> Law:
         law = self._known_law()
@@ -521,6 +541,44 @@ class EquilibriumRule:
 
 def _precise(value: Tensor | float) -> Tensor:
     return most_precise(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def _check_scalars(
+    second_moment: Tensor | float | None, update_probability: Tensor | float, kurtosis: Tensor | float | None
+) -> None:
+    """Refuses plain numbers that no gradient has; numbers of a tensor are left to whoever made it."""
+    if second_moment is not None and not isinstance(second_moment, Tensor):
+        check_finite_number(second_moment=second_moment)
+        check_not_negative(second_moment=second_moment)
+    if not isinstance(update_probability, Tensor):
+        check_finite_number(update_probability=update_probability)
+        check_probabilities("update_probability", update_probability)
+    if kurtosis is not None and not isinstance(kurtosis, Tensor):
+        check_not_negative(kurtosis=kurtosis)
+        if kurtosis < 1:
+            raise ValueError(f"kurtosis: expected 1 or more, got {kurtosis}; 1 is that of gradients of one size")
+
+
+def _check_norms(like: Tensor, **norms: object) -> None:
+    """Refuses what is no norm for each row; NaN stands for one that is not known."""
+    check_tensors(**norms)
+    for name, lengths in norms.items():
+        assert isinstance(lengths, Tensor)
+        if like.ndim:
+            _as_wide(name, lengths, like)
+        if bool((lengths < 0).any()):
+            raise ValueError(f"{name}: expected lengths from 0 up, got {float(lengths.min()):g}; pass norms")
+
+
+def _as_wide(name: str, numbers: Tensor | float, like: Tensor) -> Tensor:
+    """One number, or one a row, as one for each row of another argument."""
+    column = torch.as_tensor(numbers, dtype=like.dtype, device=like.device)
+    if column.ndim and column.shape != like.shape and column.shape != (1,):
+        raise ValueError(
+            f"{name}: expected one number, or one for each of {tuple(like.shape)} rows of second_moment, got "
+            f"{tuple(column.shape)}"
+        )
+    return column.expand_as(like)
 
 
 def check_rule(rule: object) -> None:

@@ -18,6 +18,8 @@ from lightning_normdyn.core.dynamics.law import CommonLaw, DecayApart, Law, Obse
 from lightning_normdyn.core.dynamics.law_inputs import Noise, Settings
 from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.rates import RateSegment
+from lightning_normdyn.core.number_checks import check_count, check_not_negative
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 _FINEST = 0.05
 """Substep of a path, as a share of the steps in which the accumulator or the norm doubles."""
@@ -51,9 +53,24 @@ def adagrad_norm(norm: Tensor, before: Tensor, after: Tensor, lr: float, *, dim:
         >>> adagrad_norm(torch.ones(1), before.mean(1), after.mean(1), lr=0.1, dim=64)
         tensor([1.2806], dtype=torch.float64)
     """
+    check_tensors(norm=norm, before=before, after=after)
+    check_not_negative(lr=lr)
+    if dim is not None:
+        check_count(dim=dim)
+    if norm.ndim != 1 or bool((norm < 0).any()):
+        raise ValueError(f"norm: expected lengths [n] from 0 up, got {tuple(norm.shape)}{_with_negative(norm)}")
     if before.shape != after.shape:
         raise ValueError(
             f"before, after: expected accumulators of one shape, got {tuple(before.shape)} and {tuple(after.shape)}"
+        )
+    if before.shape[:1] != norm.shape or before.ndim > 2:
+        raise ValueError(
+            f"before, after: expected a row, or one number, for each of {len(norm)} norms, got {tuple(before.shape)}"
+        )
+    if not bool(((before > 0) & (after >= before)).all()):
+        raise ValueError(
+            "before, after: expected sums of squares above 0 that never fall, got others; pass the accumulator at the "
+            "start and at the end"
         )
     growth = (most_precise(after) / most_precise(before)).log()
     if growth.dim() == 1:
@@ -61,6 +78,10 @@ def adagrad_norm(norm: Tensor, before: Tensor, after: Tensor, lr: float, *, dim:
             raise ValueError("dim: expected the length of a row, got None; a row-wise accumulator does not show it")
         growth = growth.unsqueeze(1) * dim
     return (most_precise(norm).square() + lr**2 * growth.sum(1)).sqrt()
+
+
+def _with_negative(norm: Tensor) -> str:
+    return f" with {float(norm.min()):g} among them" if norm.numel() and bool((norm < 0).any()) else ""
 
 
 class AdagradLaw(CommonLaw):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_normdyn.core.dynamics.geometry import most_precise, split_radial_tangential
+from lightning_normdyn.core.object_checks import check_callable, check_sequence
+from lightning_normdyn.core.tensor_checks import check_tensors
 
 
 class KernelVotes(NamedTuple):
@@ -77,7 +79,10 @@ def kernel_votes(
     """
     encode, values = _as_function(encoder, parameters)
     with _differentiable():
-        at_probes, at_batch = Linearisation(encode(probes), values), Linearisation(encode(batch), values)
+        at_probes, at_batch = (
+            Linearisation(_embeddings(encode, **{name: inputs}), values)
+            for name, inputs in {"probes": probes, "batch": batch}.items()
+        )
         gradient = _gradient(loss, at_batch.embeddings)
         step = [-part for part in at_batch.pull(gradient)]
         directions = nn.functional.normalize(at_probes.embeddings, dim=1, eps=torch.finfo(gradient.dtype).tiny)
@@ -111,8 +116,14 @@ def _gradient(loss: Callable[[Tensor], Tensor] | Tensor, embeddings: Tensor) -> 
                 f"{tuple(loss.shape)}; pass one row for each item of the batch, or the loss as a function"
             )
         return loss.detach().to(embeddings)
+    check_callable("of the batch's embeddings, or its gradient at them", loss=loss)
     leaf = embeddings.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    value = loss(leaf)
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        came = f"{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+        ending = " without a gradient" if isinstance(value, Tensor) and not value.requires_grad else ""
+        raise ValueError(f"loss: expected one number that depends on the embeddings, got {came}{ending}; take its mean")
+    (gradient,) = torch.autograd.grad(value, leaf)
     return gradient
 
 
@@ -122,6 +133,10 @@ def _as_function(
     """The encoder as a function of its inputs, and the parameters that its output hangs on."""
     if parameters is None and isinstance(encoder, nn.Module):
         return _module_as_function(encoder)
+    check_callable("of the inputs, such as a module", encoder=encoder)
+    if parameters is not None:
+        check_sequence(parameters=parameters)
+        check_tensors(**{f"parameters[{place}]": parameter for place, parameter in enumerate(parameters)})
     if not parameters:
         raise ValueError(
             "parameters: expected what the encoder trains, got none; pass a list of tensors, or a module as the encoder"
@@ -140,6 +155,26 @@ def _module_as_function(module: nn.Module) -> tuple[Callable[[Any], Tensor], lis
         return _call(lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs), inputs)
 
     return encode, list(parameters.values())
+
+
+def _embeddings(encode: Callable[[Any], Tensor], **inputs: Any) -> Tensor:
+    """What an encoder makes of one side's inputs.
+
+    Raises:
+        ValueError: naming the side, if the encoder cannot take them.
+    """
+    ((name, side),) = inputs.items()
+    try:
+        return encode(side)
+    except (TypeError, RuntimeError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"{name}: expected inputs that the encoder takes, got {_shown(side)}, of which it says: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _shown(inputs: Any) -> str:
+    return f"a tensor of {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
 
 
 def _call(encoder: Callable[..., Tensor], inputs: Any) -> Tensor:

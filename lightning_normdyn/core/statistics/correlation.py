@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.interval import Interval, check_level, percentile_ends, resample_counts
-from lightning_normdyn.core.tensor_checks import check_tensors
+from lightning_normdyn.core.tensor_checks import check_columns, check_tensors
 
 Kind = Literal["spearman", "pearson"]
 LENGTH = "length"
@@ -96,7 +96,13 @@ def norm_correlations(
     check_level(level)
     check_count(0, resamples=resamples)
     check_tensors(norms=norms, length=length)
-    covariates = dict(covariates or {})
+    if norms.ndim != 1 or length.shape != norms.shape:
+        raise ValueError(
+            f"norms, length: expected one number each for the same items, [n], got {tuple(norms.shape)} and "
+            f"{tuple(length.shape)}"
+        )
+    covariates = {} if covariates is None else covariates
+    check_columns("covariates", covariates, len(norms))
     if LENGTH in covariates:
         raise ValueError("covariates: expected names other than 'length', got 'length'; pass it as the argument length")
     # Every covariate over the same items, so that their correlations compare.
@@ -153,6 +159,7 @@ def correlate(
     check_tensors(x=x)
     columns = [_column("x", x, x), _column("y", y, x)]
     if controls is not None:
+        check_tensors(controls=controls)
         if controls.ndim != 2:
             raise ValueError(f"controls: expected [n, k], got {tuple(controls.shape)}; stack them along dim 1")
         columns += [_column("controls", control, x) for control in controls.unbind(1)]

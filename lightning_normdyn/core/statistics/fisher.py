@@ -173,6 +173,9 @@ def _check(queries: Tensor, documents: Tensor, temperature: float) -> None:
             f"documents: expected one for each of at least two queries, got {len(documents)} for {len(queries)}; "
             "document i belongs to query i"
         )
+    for name, side in {"queries": queries, "documents": documents}.items():
+        if not side.isfinite().all():
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinite ones; leave such pairs out")
     check_positive(temperature=temperature, hint="0.05 is usual")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count, check_share
+from lightning_normdyn.core.object_checks import check_generator
 
 
 class Interval(NamedTuple):
@@ -114,6 +115,7 @@ def resample_counts(
         [[5.0, 5.0, 5.0]]
     """
     check_count(0, resamples=resamples)
+    check_generator(generator=generator)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     at_once = max(1, _MOST_AT_ONCE // max(1, items * width))
     for start in range(0, resamples, at_once):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.core.tensor_checks import check_tensors
 
 Gain = Literal["linear", "exponential"]
@@ -100,14 +101,12 @@ def ranking_ndcg(ranked: RankedGrades, top_k: int, *, gain: Gain = "linear") -> 
     """
     if gain not in ("linear", "exponential"):
         raise ValueError(f"gain: expected 'linear' or 'exponential', got {gain!r}")
-    return _where_relevant(
-        _discounted(_top(ranked.grades, top_k), gain) / _discounted(ranked.ideal[:, :top_k], gain), ranked
-    )
+    return _where_relevant(_discounted(_top(ranked, top_k), gain) / _discounted(ranked.ideal[:, :top_k], gain), ranked)
 
 
 def ranking_mrr(ranked: RankedGrades, top_k: int) -> Tensor:
     """One over the rank of the first relevant document, 0 if it is not among the first ``top_k``; ``[n]`` or NaN."""
-    relevant = _top(ranked.grades, top_k) > 0
+    relevant = _top(ranked, top_k) > 0
     ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device, dtype=torch.float64)
     best = (relevant / ranks).amax(1) if relevant.shape[1] else ranks.new_zeros(len(relevant))
     return _where_relevant(best, ranked)
@@ -115,7 +114,7 @@ def ranking_mrr(ranked: RankedGrades, top_k: int) -> Tensor:
 
 def ranking_recall(ranked: RankedGrades, top_k: int) -> Tensor:
     """Share of the relevant documents among the first ``top_k``; ``[n]``, NaN where nothing is relevant."""
-    return _where_relevant((_top(ranked.grades, top_k) > 0).sum(1) / ranked.relevant.double(), ranked)
+    return _where_relevant((_top(ranked, top_k) > 0).sum(1) / ranked.relevant.double(), ranked)
 
 
 def ranking_map(ranked: RankedGrades, top_k: int) -> Tensor:
@@ -126,7 +125,7 @@ def ranking_map(ranked: RankedGrades, top_k: int) -> Tensor:
         >>> round(float(ranking_map(ranked, 3)), 4)  # (1 + 2/3) / 3
         0.5556
     """
-    relevant = _top(ranked.grades, top_k) > 0
+    relevant = _top(ranked, top_k) > 0
     ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
     # Counted in integers: CUDA has no deterministic cumulative sum of other numbers.
     return _where_relevant((relevant.cumsum(1).double() / ranks * relevant).sum(1) / ranked.relevant, ranked)
@@ -134,7 +133,7 @@ def ranking_map(ranked: RankedGrades, top_k: int) -> Tensor:
 
 def ranking_hit_rate(ranked: RankedGrades, top_k: int) -> Tensor:
     """1 if anything relevant is among the first ``top_k``, else 0 (trec_eval's success); ``[n]``, NaN as above."""
-    return _where_relevant((_top(ranked.grades, top_k) > 0).any(1).double(), ranked)
+    return _where_relevant((_top(ranked, top_k) > 0).any(1).double(), ranked)
 
 
 MEASURES: dict[str, Callable[..., Tensor]] = {
@@ -218,9 +217,10 @@ def _ideal(queries: Tensor, grades: Tensor, n: int, depth: int | None) -> tuple[
     return ideal, relevant
 
 
-def _top(grades: Tensor, top_k: int) -> Tensor:
+def _top(ranked: RankedGrades, top_k: int) -> Tensor:
+    check_instance(RankedGrades, ranked=ranked, hint="grade_ranking makes them")
     check_count(top_k=top_k)
-    return grades[:, :top_k]
+    return ranked.grades[:, :top_k]
 
 
 def _discounted(grades: Tensor, gain: Gain) -> Tensor:

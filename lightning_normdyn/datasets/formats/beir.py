@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.formats.qrels import read_qrels
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
@@ -38,6 +39,7 @@ def read_beir(folder: File, *, cache: File | None = None, progress: Progress | N
         Traceback (most recent call last):
         lightning_normdyn.datasets.problems.MalformedFileError: no/such/folder: expected a folder, got nothing of...
     """
+    check_path("folder", folder=folder)
     problems = Problems(folder)
     corpus_file, queries_file = require_file(folder, "corpus.jsonl"), require_file(folder, "queries.jsonl")
     files = _qrels_files(Path(folder) / "qrels")
@@ -60,6 +62,7 @@ def stream_beir_corpus(folder: File) -> Iterator[tuple[str, str]]:
     Raises:
         MalformedFileError: while reading, if the file does not hold what it should.
     """
+    check_path("folder", folder=folder)
     file = require_file(folder, "corpus.jsonl")
     entries = read_json_lines(file)
     rows = (

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.cached_texts import load_texts, refuse_repeated
@@ -34,6 +35,7 @@ def read_bright(
         MalformedFileError: if a file is missing or does not hold what it should, a domain is needed, or no query's
             documents are there.
     """
+    check_path("folder", folder=folder)
     problems = Problems(folder)
     kind, gold = ("long_documents", "gold_ids_long") if long_documents else ("documents", "gold_ids")
     examples, files = _files(folder, "examples", domain), _files(folder, kind, domain)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.object_checks import check_path, check_sequence
 from lightning_normdyn.datasets.problems import MalformedFileError
 from lightning_normdyn.datasets.reading.folder import require_file, require_folder
 from lightning_normdyn.datasets.reading.lines import File, open_file
@@ -41,6 +42,7 @@ def read_cifar10h(folder: File, *, soft_labels: File | None = None) -> LabelledI
     Raises:
         MalformedFileError: if a file is missing or does not hold what it should.
     """
+    check_path("folder", folder=folder)
     batch = _batch_folder(folder) / "test_batch"
     images = read_cifar10([batch])
     if soft_labels is None:
@@ -62,6 +64,7 @@ def read_cifar10(batches: Sequence[File]) -> LabelledImages:
     Raises:
         MalformedFileError: if a file is missing or does not hold what it should.
     """
+    check_sequence(batches=batches)
     if not batches:
         raise ValueError("batches: expected at least one file, got none")
     batch_pairs = [_read_batch(file) for file in batches]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_choice, check_path
 from lightning_normdyn.datasets.problems import Problems
 from lightning_normdyn.datasets.reading.folder import require_folder
 from lightning_normdyn.datasets.reading.labelled_pictures import ClassFolder, load_classes, subfolders
@@ -31,7 +33,9 @@ def read_image_folder(folder: File, *, height: int, width: int, mode: Mode = "RG
         MalformedFileError: if the folder is missing or no image can be opened.
         ValueError: if a size is not positive.
     """
+    check_path("folder", folder=folder)
     check_count(height=height, width=width)
+    check_choice(get_args(Mode), mode=mode)
     root = require_folder(folder)
     problems = Problems(folder)
     smooth = pillow().Image.Resampling.BILINEAR

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.arrow_column import ArrowColumn, write_columns
 from lightning_normdyn.datasets.reading.cached_texts import fingerprint
@@ -45,6 +46,7 @@ def read_image_text(
     Raises:
         MalformedFileError: if a file is missing or does not hold what it should, or no image is left.
     """
+    check_path("folder or file", path=path)
     columns = _Columns(image_column, caption_column, group_column, check_images)
     problems = Problems(path)
     table, parquet = _find(Path(path))

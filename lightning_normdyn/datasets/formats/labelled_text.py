@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.folder import find_splits
 from lightning_normdyn.datasets.reading.lines import File
@@ -30,6 +31,7 @@ def read_labelled_texts(
     Raises:
         MalformedFileError: if a file does not hold what it should.
     """
+    check_path("folder", folder=folder)
     problems = Problems(folder)
     rows = {}
     for split, file in find_splits(folder, endings=(".tsv", ".csv")).items():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.folder import find_file, require_folder
 from lightning_normdyn.datasets.reading.lines import File
@@ -64,6 +65,7 @@ def read_movielens(folder: File, *, rating_column: bool = True) -> Interactions:
     Raises:
         MalformedFileError: if a file is missing or does not hold what it should.
     """
+    check_path("folder", folder=folder)
     layout, file = _find(folder)
     problems = Problems(folder)
     users: dict[str, int] = {}

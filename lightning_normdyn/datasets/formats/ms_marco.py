@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch.utils.data import IterableDataset
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.cached_texts import load_texts, refuse_repeated
 from lightning_normdyn.datasets.reading.lines import File, read_lines
@@ -53,6 +54,11 @@ class MsMarcoTriples(IterableDataset[TextTriple]):
         ranks: int = 1,
     ) -> None:
         super().__init__()
+        check_path(triples=triples)
+        if queries is not None:
+            check_path(queries=queries)
+        if collection is not None:
+            check_path(collection=collection)
         if (queries is None) != (collection is None):
             raise ValueError("queries: triples of ids need both queries and collection, and those of texts neither")
         check_ranks(rank, ranks)

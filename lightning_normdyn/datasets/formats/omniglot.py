@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.folder import find_file, require_folder
 from lightning_normdyn.datasets.reading.labelled_pictures import ClassFolder, load_classes, subfolders
@@ -42,6 +43,7 @@ def read_omniglot(path: File, *, side: int | None = None, part: Part = "images_b
         MalformedFileError: if a file is missing or does not hold what it should. Broken images are left out and
             reported.
     """
+    check_path("folder", path=path)
     root = Path(path)
     if root.suffix == ".npz":
         return _from_npz(root, side)

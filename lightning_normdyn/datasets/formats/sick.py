@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.formats.sts import GradedPair, graded_pairs
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.folder import SPLITS, find_file
@@ -32,6 +33,7 @@ def read_sick(path: File) -> dict[str, GradedPairs]:
     Raises:
         MalformedFileError: if a file is missing or does not hold what it should.
     """
+    check_path("folder or file", path=path)
     single = find_file(path, "SICK.txt") if Path(path).is_dir() else Path(path)
     rows = _by_set(single) if single is not None else _by_file(path)
     problems = Problems(path)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.folder import find_splits
 from lightning_normdyn.datasets.reading.lines import File
@@ -38,6 +39,7 @@ def read_sts(folder: File) -> dict[str, GradedPairs]:
     Raises:
         MalformedFileError: if a file does not hold what it should.
     """
+    check_path("folder", folder=folder)
     problems = Problems(folder)
     pairs = {}
     for split, file in find_splits(folder, endings=(".tsv", ".csv"), prefixes=("", "sts-", "sts_")).items():

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.folder import find_splits
 from lightning_normdyn.datasets.reading.lines import File
@@ -32,6 +33,7 @@ def read_triples(folder: File) -> KnowledgeGraph:
     Raises:
         MalformedFileError: if a file does not hold what it should.
     """
+    check_path("folder", folder=folder)
     files = find_splits(folder, endings=(".txt", ".tsv"))
     if "train" not in files:
         raise MalformedFileError(

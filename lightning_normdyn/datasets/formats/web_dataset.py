@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_name, check_path, check_texts
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.lines import File
 from lightning_normdyn.datasets.reading.picture import EncodedImages, open_image
@@ -68,6 +69,8 @@ class WebDataset(IterableDataset[CaptionedImage]):
     ) -> None:
         super().__init__()
         check_ranks(rank, ranks)
+        if seed is not None:
+            check_count(0, seed=seed, hint="leave it out to keep the order")
         self.shards = expand_shards(shards)
         if len(self.shards) < ranks:
             raise ValueError(f"shards: expected at least one for each of {ranks} ranks, got {len(self.shards)}")
@@ -111,6 +114,7 @@ def read_web_dataset(
         MalformedFileError: as :class:`WebDataset` does, or if no sample is left.
     """
     check_count(limit=limit)
+    check_name(json_field=json_field)
     files = expand_shards(shards)
     problems = Problems(", ".join(map(str, files[:3])))
     stream = _samples(files, json_field, problems)
@@ -137,6 +141,10 @@ def expand_shards(shards: str | Sequence[str]) -> list[Path]:
         Traceback (most recent call last):
         lightning_normdyn.datasets.problems.MalformedFileError: a-08.tar: expected a shard, got nothing of that name...
     """
+    if isinstance(shards, str):
+        check_path("shard or a pattern", shards=shards)
+    else:
+        check_texts(shards=shards)
     patterns = [shards] if isinstance(shards, str) else shards
     files = [Path(name) for pattern in patterns for name in _spell_out(str(pattern))]
     for file in files:

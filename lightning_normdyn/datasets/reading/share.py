@@ -29,6 +29,9 @@ class Share(NamedTuple):
 
 def check_ranks(rank: int, ranks: int) -> None:
     """Refuses a rank that is none of so many."""
+    for name, number in {"rank": rank, "ranks": ranks}.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ValueError(f"{name}: expected a whole number, got {number!r}")
     if ranks < 1 or not 0 <= rank < ranks:
         raise ValueError(f"rank: expected one of 0 to ranks - 1 with ranks at least 1, got {rank} of {ranks}")
 

@@ -126,16 +126,30 @@ def _exploding_norms(evidence: Evidence) -> Finding | None:
     # What an encoder returns may start as short as its last layer was made: it explodes if it goes on and on.
     if not evidence.is_table and not (ratio > 100 or course.last > 2 * course.latest[len(course.latest) // 2]):
         return None
-    drift, rate = evidence.recent("budget_drift"), facts.rule.lr_gain * evidence.mean_lr
-    lever = f"lower the learning rate from {amount(facts.lr)} to {amount(facts.lr / 10)}"
-    if evidence.is_table and drift > 0 and rate > 0 and facts.rule.settles:
-        decay = (facts.weight_decay + drift / (2 * rate)) / facts.rule.decay_gain
-        lever = 'normalise what is scored (normalization="cosine"), or give it a weight_decay above '
-        lever += f"{amount(decay)}, which takes {drift:.2g} of R² in a step, as much as the loss adds now"
+    lever = _holding_decay(evidence) or f"lower the learning rate from {amount(facts.lr)} to {amount(facts.lr / 10)}"
     return Finding(
         f"norms grew {amount(ratio)}-fold, from {amount(course.first)} to {amount(course.last)} (median) in "
         f"{facts.step:,} steps",
         lever,
+    )
+
+
+def _holding_decay(evidence: Evidence) -> str:
+    """The lever on a table that the loss pushes outwards; empty where decay could not hold it.
+
+    Steps of a set length add a share of ``R²`` that falls as rows grow, so that what holds long rows lets short ones
+    grow until they are as long: the greatest share counts that was seen.
+    """
+    facts, rate = evidence.facts, evidence.facts.rule.lr_gain * evidence.mean_lr
+    drift = evidence.courses["budget_drift"].highest if "budget_drift" in evidence.courses else math.nan
+    if not (
+        evidence.is_table and evidence.recent("budget_drift") > 0 and drift > 0 and rate > 0 and facts.rule.settles
+    ):
+        return ""
+    decay = (facts.weight_decay + drift / (2 * rate)) / facts.rule.decay_gain
+    return (
+        f'normalise what is scored (normalization="cosine"), or give it a weight_decay of {amount(decay)}, which takes '
+        f"{drift:.2g} of R² in a step, the most that the loss added in one"
     )
 
 
@@ -349,7 +363,7 @@ NORM_RULES = (
         ("norm_mean", "norm_p50", "budget_drift", "effective_lr"),
         "norms grew more than 10-fold, beyond twice where they would settle (of an encoder: 100-fold, or at a run)",
         "the loss rewards length (an unnormalised score), or steps are far too long",
-        "normalise, or the weight decay that takes what the loss adds",
+        "normalise, or the weight decay that takes the most that the loss added in a step",
         _exploding_norms,
     ),
     Rule(

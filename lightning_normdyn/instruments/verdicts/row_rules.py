@@ -8,6 +8,8 @@ from lightning_normdyn.instruments.verdicts.evidence import Evidence
 from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
 
 _GONE = 0.5
+_SPARED = 0.9
+"""Share of its norm that a row may keep of weight decay for nobody to mind."""
 _CONE = 0.98
 """Length of the mean direction of vectors of which only a fiftieth tells them apart."""
 _EARLY = 0.3
@@ -21,25 +23,23 @@ def _untouched_rows(evidence: Evidence) -> Finding | None:
     horizon = facts.horizon or facts.step
     if not evidence.is_table or not rows > 0 or facts.step < _EARLY * horizon:
         return None
-    if facts.rule.family is not None and facts.rule.radial_decay == 0:
+    rate = facts.rule.lr_gain * evidence.mean_lr * facts.rule.radial_decay
+    share = math.exp(-rate * horizon)
+    unread = f"{amount(rows)} of {facts.tracked_rows:,} rows got no gradient in any step that was read"
+    if facts.rule.family is not None and (facts.rule.radial_decay == 0 or share > _SPARED - 0.01):
         return Finding(
-            f"{amount(rows)} of {facts.tracked_rows:,} rows got no gradient in any step that was read: they are what "
-            "they were at the start, and are looked up like all others",
+            f"{unread}: they are what they were at the start, and are looked up like all others",
             "leave their ids out of what is searched, or give them neighbours' directions with `repair_rows`",
             "note",
         )
-    if not facts.rule.decay_is_separable:
+    if not facts.rule.decay_is_separable or not share < 1:
         return None
-    rate = facts.rule.lr_gain * evidence.mean_lr * facts.rule.radial_decay
-    share = math.exp(-rate * horizon)
-    if not share < 1:
-        return None
-    mildest_decay = -math.log(0.9) / (rate * horizon) * facts.weight_decay
+    mildest_decay = -math.log(_SPARED) / (rate * horizon) * facts.weight_decay
+    rest = f"{share:.1%}" if share > 1e-3 else f"{share:.1g}"
     return Finding(
-        f"{amount(rows)} of {facts.tracked_rows:,} rows got no gradient in any step that was read, so decay alone "
-        f"moves them: at the end {share:.1%} of their norm is left",
-        "leave rows that a step does not touch out of decay (a sparse optimizer, or weight_decay=0 for this table and "
-        f"`equilibrium_init` instead), or at most weight_decay={amount(mildest_decay)}, which leaves 90%",
+        f"{unread}, so decay alone moves them: at the end {rest} of their norm is left",
+        "leave rows that a step does not touch out of decay (`decay_by_frequency`, or a sparse optimizer), or at most "
+        f"weight_decay={amount(mildest_decay)}, which leaves {_SPARED:.0%}",
         "warning" if share < _GONE else "note",
     )
 
@@ -57,8 +57,8 @@ def _dead_rows(evidence: Evidence) -> Finding | None:
 
 def _dying_rows(evidence: Evidence) -> Finding | None:
     facts, step = evidence.facts, evidence.last("dead_at_step")
-    if not evidence.is_table or facts.horizon is None or not step < facts.horizon:
-        return None
+    if not evidence.is_table or facts.horizon is None or not facts.step < step < facts.horizon:
+        return None  # once the step is past they are dead_rows
     # Rare rows are met in time, and the step is logged no more once all were.
     if facts.step < _EARLY * facts.horizon or not evidence.last("untouched_rows") > 0:
         return None
@@ -114,9 +114,15 @@ def _uncertain_slope(evidence: Evidence) -> Finding | None:
     error = evidence.last("equilibrium_slope_stderr")
     if not error > 0.1:
         return None
+    course, horizon = evidence.courses["equilibrium_slope_stderr"], evidence.facts.horizon or evidence.facts.step
+    factor = (error / 0.05) ** 2
+    fits = factor * course.last_step / course.count <= horizon
     return Finding(
         f"the slope {amount(evidence.last('equilibrium_slope'))} is known to ± {amount(error)} only and says little",
-        f"read more steps: fit_every_n_steps=1, or a window {amount((error / 0.05) ** 2)} times as long",
+        f"read more steps: fit_every_n_steps=1, or a window {amount(factor)} times as long"
+        if fits
+        else "go by equilibrium_median_error and equilibrium_coverage: no window of this run can tell the slope of so "
+        "few rows, or of rows of nearly one norm",
     )
 
 

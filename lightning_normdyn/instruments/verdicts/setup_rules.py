@@ -10,6 +10,8 @@ from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
 
 _FEWEST_READINGS = 8
 _STILL_MOVING = 0.1
+_ENOUGH_GRADIENTS = 50
+"""Of a row in a window: the mean of their squares is then known to some 15%, and the norm to a quarter of that."""
 
 
 def _two_owners(evidence: Evidence) -> Finding | None:
@@ -123,8 +125,24 @@ def _missed_transient(evidence: Evidence) -> Finding | None:
     return Finding(
         f"norms moved by {evidence.last('transient_persistence_error'):.0%} in the last window and were predicted "
         f"{error:.0%} off",
-        "read every step (fit_every_n_steps=1), or take longer windows (window=0.4): rows are too rare for them",
+        _cure_of_missed_transient(evidence),
     )
+
+
+def _cure_of_missed_transient(evidence: Evidence) -> str:
+    """Rows that are short of gradients are read whenever they get one, so that a longer window alone reads more."""
+    course, row = evidence.courses["transient_median_error"], evidence.facts.typical_row
+    horizon = evidence.facts.horizon or evidence.facts.step
+    if evidence.sees_lengths:
+        return "read budget_drift: the loss moves lengths itself, which no law of noise foresees"
+    steps = math.inf if row is None else _ENOUGH_GRADIENTS / row.update_probability
+    if steps <= course.last_step / course.count:
+        return "take shorter windows, window=0.05: the gradients' size changes within them"
+    if steps <= horizon / 2:
+        return f"take windows of {amount(steps)} steps, window={math.ceil(steps)}, in which the middle row gets " + (
+            f"{_ENOUGH_GRADIENTS} gradients"
+        )
+    return "train longer, or go by frequent rows: in this run the middle one gets too few gradients to be predicted"
 
 
 def _missed_forecast(evidence: Evidence) -> Finding | None:
@@ -255,8 +273,8 @@ SETUP_RULES = (
             "transient_persistence_error",
         ),
         "norms that moved by a tenth were predicted more than 10% off, with a skill below 0.5",
-        "rows too rare for the window",
-        "cadence and window",
+        "rows too rare for the window, gradients whose size changes in it, or a loss that sees lengths",
+        "the window, or what to read",
         _missed_transient,
     ),
     Rule(

@@ -13,6 +13,9 @@ _ZERO_READINGS = 4
 _CLEAR_READINGS = 5
 _FLOAT16 = 65_504.0
 """Its largest number."""
+_LITTLE = 0.1
+"""The share of a direction, squared, below which it counts as drawn anew."""
+_FEW_STEPS = 10
 
 
 def _no_gradient(evidence: Evidence) -> Finding | None:
@@ -86,18 +89,28 @@ def _gradient_spikes(evidence: Evidence) -> Finding | None:
 
 def _overshooting_steps(evidence: Evidence) -> Finding | None:
     first, recent = evidence.first("budget_growth"), evidence.recent("budget_growth")
-    growth = recent if recent > 0.25 else first if first > 1 else math.nan
-    if not evidence.is_table or not growth > 0:
+    is_lasting = _kept_direction(recent, _FEW_STEPS) < _LITTLE
+    # A loss that sees lengths pushes short rows no more than long ones: models start near nothing on purpose there.
+    is_first = _kept_direction(first, 1) < _LITTLE and not evidence.sees_lengths
+    if not evidence.is_table or not (is_lasting or is_first):
         return None
-    facts, target = evidence.facts, evidence.last("equilibrium_norm_p50")
+    growth, when = (recent, f"at step {evidence.facts.step:,}") if is_lasting else (first, "in the first step")
+    target = evidence.last("equilibrium_norm_p50")
     lr = evidence.peak_lr * math.sqrt(0.01 / growth)
-    longer = f", or start rows at {amount(target)}, where they settle" if growth == first and target > 0 else ""
-    when = f"at step {facts.step:,}" if growth == recent else "in the first step"
+    longer = f", or start rows at {amount(target)}, where they settle" if not is_lasting and target > 0 else ""
     return Finding(
         f"{when} a step is {amount(math.sqrt(growth))} times as long as the row that it moves: directions are drawn "
         "anew instead of learnt",
         f"lower the learning rate from {amount(evidence.peak_lr)} to {amount(lr)}{longer}",
     )
+
+
+def _kept_direction(growth: float, steps: int) -> float:
+    """The share of a row's direction, as a squared cosine, that steps across it leave.
+
+    A step of squared length ``growth·R²`` turns the row by ``atan(sqrt(growth))``, and ``cos² = 1/(1 + growth)``.
+    """
+    return (1 + growth) ** -steps
 
 
 def _clipping_sets_steps(evidence: Evidence) -> Finding | None:
@@ -219,7 +232,8 @@ STEP_RULES = (
         "overshooting_steps",
         "critical",
         ("budget_growth", "angular_update"),
-        "steps are half as long as the rows that they move, or the first was longer than they",
+        f"{_FEW_STEPS} steps leave less than a tenth of a row's direction, each being half as long as the row, or the "
+        "first step alone does, being three times as long, under a loss that does not see lengths",
         "a learning rate that is too large for rows of this norm, or rows that start too short",
         "the learning rate at which a step is a tenth of a row",
         _overshooting_steps,

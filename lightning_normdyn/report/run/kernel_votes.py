@@ -16,6 +16,8 @@ from matplotlib.transforms import Affine2D
 from numpy.typing import NDArray
 
 from lightning_normdyn.core import KernelVotes
+from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_instance, check_path, check_texts
 from lightning_normdyn.report.kit.figure import drawing_style, write_figure
 from lightning_normdyn.report.kit.numbers import Floats, plain
 from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREY, INK, LIGHT_PAPER, VERMILION
@@ -68,6 +70,7 @@ def write_votes(
         ValueError: if the names do not fit, or the ending is another.
         OSError: if the figure cannot be written.
     """
+    check_path(path=path)
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"path: expected a name that ends in .png, .svg or .pdf, got {path.name!r}")
@@ -107,6 +110,9 @@ def _select(votes: KernelVotes, probes: Sequence[str], items: Sequence[str], lim
     Raises:
         ValueError: if the names do not fit.
     """
+    check_instance(KernelVotes, votes=votes, hint="kernel_votes makes them")
+    check_texts(probes=probes, items=items)
+    check_count(limit=limit)
     values = votes.votes.detach().cpu().double().numpy()
     for argument, names, count in (("probes", probes, values.shape[0]), ("items", items, values.shape[1])):
         if len(names) != count:

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lightning_normdyn.core.dynamics.published_fit import PUBLISHED_FIT
+from lightning_normdyn.core.object_checks import check_callable, check_instance, check_path
 from lightning_normdyn.history import TargetHistory
 from lightning_normdyn.history.alert_log import read_verdicts
 from lightning_normdyn.history.run_reader import RunReader, find_record
@@ -59,6 +60,8 @@ def write_report(
         OSError: if the page cannot be written.
     """
     _check_arguments(log_dir, out, row_names, summary)
+    check_instance(str, command=command)
+    check_callable("of a message", warn=warn)
     reader = RunReader(find_record(log_dir, run), warn=warn)
     records = read_records(reader, row_names)
     if not records:
@@ -106,17 +109,14 @@ def read_records(reader: RunReader, row_names: Labels | None = None) -> list[Tar
 
 def _check_arguments(log_dir: object, out: object, row_names: object, summary: object) -> None:
     """Refuses what is of another kind than the signature says, before anything is read."""
-    for name, place in {"log_dir": log_dir, "out": out}.items():
-        if (place is not None or name == "log_dir") and not (isinstance(place, str | os.PathLike) and os.fspath(place)):
-            raise ValueError(f"{name}: expected the path of a {_KINDS[name]}, got {place!r}")
+    check_path("run's folder", log_dir=log_dir)
+    if out is not None:
+        check_path(out=out)
     if summary is not None and not isinstance(summary, Mapping):
         raise ValueError(f"summary: expected numbers by their names, got {summary!r}")
     for names in row_names.values() if isinstance(row_names, Mapping) else [] if row_names is None else [row_names]:
         if not isinstance(names, Sequence) or isinstance(names, str | bytes):
             raise ValueError(f"row_names: expected a list of names, one a row, or such lists by target, got {names!r}")
-
-
-_KINDS = {"log_dir": "run's folder", "out": "file"}
 
 
 def _labels_by_target(labels: Labels | None, run: Mapping[str, TargetHistory]) -> dict[str, Sequence[str]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_sequence
 from lightning_normdyn.core.statistics.interval import Interval, check_level
 from lightning_normdyn.core.statistics.sign_flip import holm, sign_flip_test
 from lightning_normdyn.retrieval.exponent.held_out_gain import best_exponent, held_out_gain
@@ -231,6 +232,7 @@ def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object
     if len(alphas) < 2 or not (alphas.diff() > 0).all() or not (alphas.abs() < 1e-6).any():
         raise ValueError(f"sweep: expected two or more ascending exponents, 0 among them, got {alphas.tolist()}")
     for column, labels in (strata or {}).items():
+        check_sequence(**{f"strata[{column!r}]": labels})
         if len(labels) != values.shape[1]:
             raise ValueError(
                 f"strata: expected one value of {column!r} for each of {values.shape[1]} queries, got {len(labels)}"

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_callable, check_generator, check_instance
 from lightning_normdyn.core.statistics.correlation import Correlation, norm_correlations
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
+from lightning_normdyn.core.tensor_checks import check_columns, check_real_tensors
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
 from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
@@ -114,14 +116,16 @@ def confound_report(
     check_count(folds=folds, hint="5 is usual")
     check_count(resamples=resamples, hint="2000 is usual")
     check_level(level)
+    check_callable("of document vectors that returns a sweep", sweep_of=sweep_of)
+    check_real_tensors(documents=documents)
+    if documents.ndim != 2:
+        raise ValueError(f"documents: expected [m, d], got {tuple(documents.shape)}; pass all of them")
     norms = precise_norm(documents.detach()).cpu().double()
-    for name, column in (covariates or {}).items():
-        if column.shape != norms.shape:
-            raise ValueError(
-                f"covariates: expected one {name} for each of {len(norms)} documents, got {tuple(column.shape)}"
-            )
+    check_columns("covariates", {} if covariates is None else covariates, len(norms), what="documents")
+    first_sweep = sweep_of(documents)
+    check_instance(AlphaSweep, sweep_of=first_sweep, hint="let the function return what sweep_alpha does")
     sweeps = [
-        sweep_of(documents),
+        first_sweep,
         sweep_of(rescaled(documents, residual_norms(norms, length))),
         sweep_of(rescaled(documents, length_norms(length))),
     ]
@@ -173,6 +177,8 @@ def explain_gain(
         >>> explain_gain(helps, helps, nothing, resamples=50).verdict
         'norm'
     """
+    check_instance(AlphaSweep, norm=norm, residual=residual, length=length, hint="sweep_alpha makes them")
+    check_generator(generator=generator)
     sweeps = (norm, residual, length)
     if any(sweep.values.shape != norm.values.shape or sweep.measure != norm.measure for sweep in sweeps):
         shapes = ", ".join(f"{sweep.measure} {tuple(sweep.values.shape)}" for sweep in sweeps)

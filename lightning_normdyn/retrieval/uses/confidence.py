@@ -17,7 +17,7 @@ from lightning_normdyn.core.statistics.risk_coverage import (
     risk_coverage,
     roc_areas,
 )
-from lightning_normdyn.core.tensor_checks import check_tensors
+from lightning_normdyn.core.tensor_checks import check_real_tensors, check_tensors
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
 BASELINE = "max_similarity"
@@ -132,6 +132,7 @@ def retrieval_confidences(queries: Tensor, documents: Tensor) -> dict[str, Tenso
         {'query_norm': 2.0, 'short_query_norm': -2.0, 'top_document_norm': 5.0, 'short_top_document_norm': -5.0,
          'max_similarity': 0.6, 'margin': 0.6}
     """
+    check_real_tensors(queries=queries, documents=documents)
     if len(documents) < 2:
         raise ValueError(f"documents: expected two at least, for a margin, got {len(documents)}")
     best = exact_top_k(rescale(queries, 1.0), rescale(documents, 1.0), 2)
@@ -163,10 +164,15 @@ def classification_confidences(embeddings: Tensor, similarities: Tensor) -> dict
         >>> {name: round(float(x), 2) for name, x in confidences.items()}
         {'norm': 5.0, 'short_norm': -5.0, 'max_similarity': 0.7, 'margin': 0.5}
     """
+    check_real_tensors(embeddings=embeddings, similarities=similarities)
+    if embeddings.ndim != 2:
+        raise ValueError(
+            f"embeddings: expected [n, d], got {tuple(embeddings.shape)}; a single one is embeddings[None]"
+        )
     if similarities.ndim != 2 or similarities.shape[1] < 2 or len(similarities) != len(embeddings):
         raise ValueError(
-            f"similarities: expected [{len(embeddings)}, classes] with two classes at least, got"
-            f" {tuple(similarities.shape)}"
+            f"similarities: expected [{len(embeddings)}, classes] with two classes at least, one row for each of the "
+            f"embeddings, got {tuple(similarities.shape)}"
         )
     first, second = similarities.detach().topk(2, dim=1).values.unbind(1)
     return {**_both_ways("norm", precise_norm(embeddings.detach())), BASELINE: first, "margin": first - second}

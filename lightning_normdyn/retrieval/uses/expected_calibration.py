@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.core.object_checks import check_generator
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
 from lightning_normdyn.core.statistics.risk_coverage import expected_calibration_error
 from lightning_normdyn.core.tensor_checks import check_tensors
@@ -78,6 +79,7 @@ def compare_temperatures(
     check_count(bins=bins, hint="15 is usual")
     check_count(0, resamples=resamples)
     check_level(level)
+    check_generator(generator=generator)
     check_items(logits, labels, norms)
     if len(labels) < 4:
         raise ValueError(f"labels: expected four items at least, two for each half, got {len(labels)}")
@@ -112,6 +114,8 @@ def compare_temperatures(
 
 
 _STEPS = 200
+# Of the log temperature: beyond it softmax is uniform, or one class, to rounding, and float64 would end in NaN.
+_FARTHEST = 30.0
 
 
 class NormTemperature(NamedTuple):
@@ -133,7 +137,8 @@ class NormTemperature(NamedTuple):
 def fit_temperature(logits: Tensor, labels: Tensor, norms: Tensor, *, norm_dependent: bool = True) -> NormTemperature:
     """Fits the temperature by maximum likelihood of the labels (LBFGS in float64).
 
-    Temperature scaling (Guo et al. 2017) has one parameter; this one has two, and contains it at slope 0.
+    Temperature scaling (Guo et al. 2017) has one parameter; this one has two, and contains it at slope 0. Where
+    likelihood grows without end, as for logits that say nothing of the labels, temperatures count for ``e^30`` at most.
 
     Args:
         logits: ``[n, classes]``.
@@ -191,7 +196,7 @@ def check_items(logits: Tensor, labels: Tensor, norms: Tensor) -> None:
 
 
 def _scaled(logits: Tensor, log_norms: Tensor, parameters: Tensor) -> Tensor:
-    log_temperature = parameters[0] + parameters[1] * log_norms.to(logits.device)
+    log_temperature = (parameters[0] + parameters[1] * log_norms.to(logits.device)).clamp(-_FARTHEST, _FARTHEST)
     return logits / log_temperature.exp().unsqueeze(1)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate
-from lightning_normdyn.core.tensor_checks import check_tensors
+from lightning_normdyn.core.tensor_checks import check_columns, check_tensors
 
 
 def label_entropy(soft_labels: Tensor) -> Tensor:
@@ -70,14 +70,15 @@ def uncertainty_agreement(
         -1.0
     """
     entropy = label_entropy(soft_labels)
+    check_columns("confidences", confidences, len(entropy), what="rows of soft_labels")
+    if not confidences:
+        raise ValueError(
+            "confidences: expected one column by name at least, got none; classification_confidences has some"
+        )
     similarity = confidences.get("max_similarity")
     controls = None if similarity is None else similarity.detach().cpu().double().unsqueeze(1)
     correlations = {}
     for name, confidence in confidences.items():
-        if confidence.shape != entropy.shape:
-            raise ValueError(
-                f"{name}: expected one number for each of {len(entropy)} items, got {tuple(confidence.shape)}"
-            )
         correlations[name] = correlate(
             confidence,
             entropy,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, similarity_scores
 from lightning_normdyn.core.number_checks import check_count, check_positive
-from lightning_normdyn.core.tensor_checks import check_tensors
+from lightning_normdyn.core.tensor_checks import check_real_tensors
 
 # Scores that are held at once, 64 MiB in float32.
 _MOST_AT_ONCE = 2**24
@@ -107,7 +107,7 @@ def _rows(width: int) -> int:
 
 
 def _check(documents: Tensor, bank: Tensor) -> None:
-    check_tensors(documents=documents, bank=bank)
+    check_real_tensors(documents=documents, bank=bank)
     if documents.ndim != 2 or not len(documents):
         raise ValueError(f"documents: expected [m, d] with one row at least, got {tuple(documents.shape)}")
     if bank.ndim != 2 or not len(bank) or bank.shape[1] != documents.shape[1]:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, check_share
+from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.core.statistics.ranking import RankedGrades, ranking_hit_rate
 from lightning_normdyn.datasets import CaptionedImages, Judgements
 from lightning_normdyn.tasks.clip.pixels import ImageSubset, Pixels, random_shift
-from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair, check_source
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
@@ -45,6 +46,7 @@ class ImageText(ContrastiveTask):
 
     def __init__(self, *, towers: ImageTextTowers | None = None, symmetric: bool = True, **options: Any) -> None:
         super().__init__(symmetric=symmetric, **options)
+        check_instance(ImageTextTowers, optional=True, towers=towers, hint="ApartTowers pairs any two encoders")
         self.towers = ApartTowers() if towers is None else towers
 
     def encode_queries(self, inputs: Tensor) -> Tensor:
@@ -124,10 +126,13 @@ class ImageTextData(ContrastData):
     ) -> None:
         super().__init__(**options)
         check_count(image_size=image_size)
+        check_count(0, shift=shift)
+        check_share(validation_share=validation_share, test_share=test_share, hint="0.1 is usual")
         if not 0 <= shift < image_size:
             raise ValueError(f"shift: expected 0 to less than image_size={image_size} pixels, got {shift}")
         check_count(0, seed=seed)
         self.source = StandardLibraryGlyphCaptions() if source is None else source
+        check_source(self.source)
         self.image_size = image_size
         self.shift = shift
         self.shares = {"test": test_share, "validation": validation_share}

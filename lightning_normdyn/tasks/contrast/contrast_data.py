@@ -157,6 +157,19 @@ class ContrastData(LightningDataModule):
         ]
 
 
+def check_source(source: object) -> None:
+    """Refuses what reads no set; a class of sources, or its name, is none.
+
+    Raises:
+        ValueError: naming the argument and what came.
+    """
+    if isinstance(source, type) or not callable(getattr(source, "read", None)):
+        came = f"the class {source.__name__}" if isinstance(source, type) else repr(source)[:80]
+        raise ValueError(
+            f"source: expected an object that reads a set, such as one of lightning_normdyn.tasks.sources, got {came}"
+        )
+
+
 def collate_pairs(pairs: Sequence[TrainingPair]) -> dict[str, Any]:
     """Makes a batch.
 

@@ -72,6 +72,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         super().__init__(normalization=normalization, temperature=temperature, **contrastive)
         check_positive(lr=lr)
         check_not_negative(weight_decay=weight_decay)
+        check_not_negative(warmup=warmup)
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup: expected a share of the steps from 0 to below 1, got {warmup}")
         if schedule not in ("cosine", "constant"):

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_normdyn.core.object_checks import check_sequence, check_texts
+from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.datasets import Judgements
 
 
@@ -34,6 +36,28 @@ class EvaluationSplit:
     answers: Sequence[Sequence[str]] | None = None
     query_ids: Sequence[str] | None = None
     document_ids: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        sides = {"queries": self.queries, "documents": self.documents}
+        names = {"query_ids": self.query_ids, "document_ids": self.document_ids}
+        check_sequence(**sides)
+        Judgements.require(self.judgements).check(len(self.queries), len(self.documents))
+        if self.excluded_pairs is not None:
+            pairs = Judgements.require(self.excluded_pairs, "excluded_pairs")
+            pairs.check(len(self.queries), len(self.documents), "excluded_pairs")
+        check_texts(**{name: ids for name, ids in names.items() if ids is not None})
+        if self.popularity is not None:
+            check_tensors(popularity=self.popularity)
+        if self.answers is not None:
+            check_sequence(answers=self.answers)
+        columns = (
+            (len(self.queries), "queries", {"query_ids": self.query_ids, "answers": self.answers}),
+            (len(self.documents), "documents", {"document_ids": self.document_ids, "popularity": self.popularity}),
+        )
+        for count, side, by_name in columns:
+            for name, column in by_name.items():
+                if column is not None and len(column) != count:
+                    raise ValueError(f"{name}: expected one for each of the {count} {side}, got {len(column)}")
 
     def select(self, queries: Tensor, documents: Tensor) -> EvaluationSplit:
         """The part of the split whose inputs were encoded.

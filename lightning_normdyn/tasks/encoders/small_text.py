@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, check_not_negative
 from lightning_normdyn.tasks.encoders.text import TextEncoder
 from lightning_normdyn.tasks.encoders.text_words import identifier_words
 
@@ -51,6 +51,7 @@ class SmallTextEncoder(TextEncoder):
     ) -> None:
         super().__init__()
         check_count(dim=dim, buckets=buckets, hidden=hidden, max_words=max_words)
+        check_not_negative(dropout=dropout)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: expected a share from 0 to below 1, got {dropout}")
         self.dim = dim

@@ -8,8 +8,20 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.tasks.encoders.small_text import SmallTextEncoder
 from lightning_normdyn.tasks.encoders.text import TextEncoder
+
+
+def check_encoder(encoder: object) -> None:
+    """Refuses what encodes nothing; ``None`` passes, which stands for the small one.
+
+    Raises:
+        ValueError: naming the argument and what came.
+    """
+    is_encoder = isinstance(encoder, nn.Module) and callable(getattr(encoder, "encode", None))
+    if encoder is not None and not is_encoder:
+        raise ValueError(f"encoder: expected a module with encode(), as those of tasks.encoders, got {encoder!r:.80}")
 
 
 class TextTowers(nn.Module):
@@ -27,6 +39,8 @@ class TextTowers(nn.Module):
 
     def __init__(self, encoder: TextEncoder | None = None, *, shared_encoder: bool = True) -> None:
         super().__init__()
+        check_encoder(encoder)
+        check_flag(shared_encoder=shared_encoder)
         self.document = SmallTextEncoder() if encoder is None else encoder
         self.query = self.document if shared_encoder else copy.deepcopy(self.document)
         self._has_warned = False

@@ -13,15 +13,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_normdyn.core.contrast.similarity import rescale
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, check_flag, check_share
 from lightning_normdyn.datasets import LabelledImages
 from lightning_normdyn.losses.euclidean import SquaredEuclidean
 from lightning_normdyn.losses.similarity import Normalization
-from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, check_source
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask, refuse_diverged
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.encoders import ImageEncoder, SmallImageEncoder, TextEncoder
+from lightning_normdyn.tasks.encoders.text_towers import check_encoder
 from lightning_normdyn.tasks.fewshot.episodes import ClassDraws, EpisodeShape, EpisodeSplit, draw_episodes
 from lightning_normdyn.tasks.group_split import split_by_group
 from lightning_normdyn.tasks.sources import LabelledImagesSource, LabelledTextsSource, StandardLibraryGlyphClasses
@@ -61,6 +62,7 @@ class FewShot(ContrastiveTask):
         super().__init__(normalization="dot" if normalization == "euclidean" else normalization, **options)
         if normalization == "euclidean":
             self.contrast.similarity = SquaredEuclidean()
+        check_encoder(encoder)
         self.encoder = SmallImageEncoder() if encoder is None else encoder
 
     def encode_queries(self, inputs: Any) -> Tensor:
@@ -239,7 +241,10 @@ class FewShotData(ContrastData):
         super().__init__(batch_size=ways, evaluation_batch_size=evaluation_batch_size, workers=workers)
         check_count(episodes=episodes)
         check_count(0, seed=seed)
+        check_flag(rotations=rotations)
+        check_share(validation_share=validation_share, test_share=test_share, hint="0.2 is usual")
         self.source = StandardLibraryGlyphClasses() if source is None else source
+        check_source(self.source)
         self.training_shape = training_shape
         self.evaluation_shape = EpisodeShape(evaluation_ways, evaluation_shots, evaluation_queries).check("evaluation_")
         self.episodes = episodes

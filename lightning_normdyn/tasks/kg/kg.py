@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, check_not_negative
 from lightning_normdyn.datasets import Judgements, KnowledgeGraph
 from lightning_normdyn.losses import InfoNCE
-from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair, check_source
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
@@ -88,6 +88,7 @@ class KnowledgeGraphCompletion(TableSizes, ContrastiveTask):
         _check_word("similarity", similarity, ("grid", "distance"))
         _check_word("regularizer", regularizer, ("none", "n3", "l2"))
         check_count(dim=dim)
+        check_not_negative(regularization=regularization)
         if dim % 2 and scorer in ("complex", "rotate"):
             raise ValueError(f"dim: expected an even number for complex and rotate, got {dim}")
         if regularization < 0 or (regularizer != "none") != (regularization > 0):
@@ -175,6 +176,7 @@ class KnowledgeGraphData(ContrastData):
     def __init__(self, source: KnowledgeGraphSource | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.source = StandardLibraryClassGraph() if source is None else source
+        check_source(self.source)
         self._splits: dict[str, EvaluationSplit] = {}
 
     @cached_property

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_normdyn.core import safe_norm
 from lightning_normdyn.core.contrast.similarity import rescale
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, check_share
 from lightning_normdyn.core.statistics.correlation import correlate
 from lightning_normdyn.core.statistics.ranking import (
     grade_ranking,
@@ -22,7 +22,7 @@ from lightning_normdyn.core.statistics.ranking import (
 )
 from lightning_normdyn.datasets import Interactions, Judgements
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
-from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair, check_source
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
@@ -227,11 +227,13 @@ class RecommendationData(ContrastData):
         super().__init__(**options)
         if cut not in ("leave_last_out", "time"):
             raise ValueError(f"cut: expected 'leave_last_out' or 'time', got {cut!r}")
+        check_share(validation_share=validation_share, test_share=test_share, hint="0.1 is usual")
         for name, share in {"validation_share": validation_share, "test_share": test_share}.items():
             if not 0 < share < 0.5:
                 raise ValueError(f"{name}: expected a share above 0, below 0.5, got {share}")
         check_count(history_length=history_length)
         self.source = StandardLibraryNameUses() if source is None else source
+        check_source(self.source)
         self.cut: Cut = cut
         self.shares = (validation_share, test_share)
         self.history_length = history_length

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.number_checks import check_count, check_flag, check_share
+from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.core.statistics.ranking import (
     grade_ranking,
     ranking_map,
@@ -19,7 +20,7 @@ from lightning_normdyn.core.statistics.ranking import (
 )
 from lightning_normdyn.datasets import JudgedTexts, Judgements
 from lightning_normdyn.datasets.formats import MsMarcoTriples
-from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Pairs, Split
+from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Pairs, Split, check_source
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
@@ -106,10 +107,14 @@ class RetrievalData(ContrastData):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        check_share(validation_share=validation_share, hint="0.1 is usual")
+        check_flag(bm25=bm25)
+        check_instance(MsMarcoTriples, optional=True, triples=triples)
         if not 0 < validation_share <= 0.5:
             raise ValueError(f"validation_share: expected a share above 0, at most 0.5, got {validation_share}")
         check_count(0, hard_negatives=hard_negatives)
         self.source = StandardLibraryDocstrings() if source is None else source
+        check_source(self.source)
         self.bm25 = bm25
         self.hard_negatives = hard_negatives
         if hard_negatives and triples is not None:

@@ -12,6 +12,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_path, check_texts
 from lightning_normdyn.tasks.tokens.corpus import Corpus, load_corpus
 from lightning_normdyn.tasks.tokens.vocabulary import Vocabulary, count_vocabulary
 
@@ -52,6 +53,11 @@ class TokenPairs(LightningDataModule):
         )
         check_count(2, vocabulary_size=vocabulary_size, hint="a word by itself has no context")
         check_count(0, seed=seed)
+        if text is not None:
+            check_texts(text=text)
+            if not len(text):
+                raise ValueError("text: expected at least one file, got none; leave it out for Python's documentation")
+            check_path("text file", text=text[0])
         self.text = text
         self.vocabulary_size = vocabulary_size
         self.window = window

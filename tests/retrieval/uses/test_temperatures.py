@@ -130,3 +130,17 @@ def test_temperatures_are_fitted_inside_a_validation_step():
         labels = logits.argmax(1)
         inside = fit_temperature(logits, labels, norms)
     assert inside == fit_temperature(logits.clone(), labels.clone(), norms.clone())
+
+
+@pytest.mark.parametrize("seed", [39, 53, 73])
+def test_logits_that_say_nothing_have_a_temperature_all_the_same(seed):
+    """Likelihood grows there as the temperature does, without end; float64 has none for e^1000."""
+    torch.manual_seed(seed)
+    logits, labels, norms = torch.randn(20, 3), torch.randint(3, (20,)), torch.rand(20) + 0.1
+    comparison = compare_temperatures(logits, labels, norms, resamples=50)
+    ends = [end for interval in (*comparison.ece, *comparison.nll) for end in interval]
+    assert all(map(math.isfinite, ends))
+    fitted = fit_temperature(logits, labels, norms)(logits, norms)
+    likelihood = torch.nn.functional.cross_entropy(fitted, labels)
+    assert likelihood <= torch.nn.functional.cross_entropy(logits, labels)
+    assert likelihood <= math.log(3) + 1e-9
