@@ -59,7 +59,9 @@ class ScheduleFreeAdamWLaw(DecayApart):
             nonlocal memory_mean, step_count
             forgets = (1 - beta2) / (1 - beta2 ** (step_count + 1))
             square: Tensor = noise.dim * p / (forgets + (1 - forgets) * p * (squared * memory_mean).nan_to_num(1, 1, 1))
-            memory_mean = memory_mean.lerp(squared.reciprocal(), (1 - beta2**steps) / (1 - beta2 ** (step_count + steps)))
+            memory_mean = memory_mean.lerp(
+                squared.reciprocal(), (1 - beta2**steps) / (1 - beta2 ** (step_count + steps))
+            )
             step_count += steps
             return square
 
