@@ -173,11 +173,17 @@ def lines_of(folder: Path, **options) -> tuple[dict, dict]:
     return rows, scalars
 
 
+_PAUSE = 0.004
+"""Seconds after each step of a training, so that most of it is training and not its start."""
+
+
 def kills_of_trainings(folder: Path, kills: int, seed: int = 0) -> Tally:
     """Kills at random moments; each training is resumed until it ends, and held against one that nobody disturbed."""
     PartLog.__init__.__kwdefaults__["flush_seconds"] = 0.05
     whole = folder / "whole"
-    os.waitpid(forked(lambda: train(whole)), 0)
+    begin = time.monotonic()
+    os.waitpid(forked(lambda: train(whole, pause=_PAUSE)), 0)
+    duration = time.monotonic() - begin
     rows, scalars = lines_of(whole)
     weights = torch.load(whole / "weights.pt")
     draw, done, lost, wrong, unread, trainings = random.Random(seed), 0, 0, 0, 0, 0
@@ -186,7 +192,9 @@ def kills_of_trainings(folder: Path, kills: int, seed: int = 0) -> Tally:
         place = folder / f"training-{trainings}"
         place.mkdir()
         while not (place / "weights.pt").exists():
-            if not killed_after(forked(lambda place=place: train(place, pause=0.004)), draw.uniform(0.1, 1.2)):
+            if not killed_after(
+                forked(lambda place=place: train(place, pause=_PAUSE)), draw.uniform(0.1, 1) * duration
+            ):
                 continue
             done += 1
             if (place / "last.ckpt").exists():
