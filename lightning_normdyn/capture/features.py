@@ -36,7 +36,7 @@ class FeatureWriters:
         self._modules = _writers(model)
         self._handles: list[RemovableHandle] = []
         self._features: dict[int, dict[str, Any]] = {}
-        self._written: dict[str, Tensor] = {}
+        self._vectors: dict[str, Tensor] = {}
         self._hears_evaluation = False
         self.listens = False
 
@@ -82,7 +82,7 @@ class FeatureWriters:
 
     def take(self) -> dict[str, Tensor] | None:
         """What was written last since the last call, by key; ``None`` where there are no such modules."""
-        features, self._written = self._written, {}
+        features, self._vectors = self._vectors, {}
         self._features.clear()
         return features if self._modules else None
 
@@ -92,10 +92,10 @@ class FeatureWriters:
             self._features[id(module)] = dict(args[0])
 
     def _note_written(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        given = self._features.pop(id(module), None)
-        if given is not None and isinstance(output, Mapping):
-            features = written(output, [given])
-            self._written |= {key: value for key, value in features.items() if isinstance(value, Tensor)}
+        inputs = self._features.pop(id(module), None)
+        if inputs is not None and isinstance(output, Mapping):
+            features = written(output, [inputs])
+            self._vectors |= {key: value for key, value in features.items() if isinstance(value, Tensor)}
 
 
 def _writers(model: nn.Module) -> dict[str, nn.Module]:
@@ -107,7 +107,7 @@ def _writers(model: nn.Module) -> dict[str, nn.Module]:
         if name and (_is_kind(child, "Module") or (is_model and "." not in name))
     }
     return {
-        name: child for name, child in members.items() if not any(other.startswith(f"{name}.") for other in members)
+        name: child for name, child in members.items() if not any(member.startswith(f"{name}.") for member in members)
     }
 
 

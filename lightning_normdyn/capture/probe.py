@@ -164,15 +164,15 @@ class Probe:
 
     def _encode_call(self, call: Call) -> Tensor:
         with self._writers.heard():
-            heard = call.run(self.module)._replace(written=self._writers.take())
-        tensor = heard.tensor(self._key)
+            outcome = call.run(self.module)._replace(written=self._writers.take())
+        tensor = outcome.tensor(self._key)
         if tensor is None:
             raise SettingsError(
                 f"probe: in evaluation '{self.name}' returned no tensor of embeddings [..., d] "
-                f"(came: {describe_output(heard.output)}); name the submodule that returns the vectors"
+                f"(came: {describe_output(outcome.output)}); name the submodule that returns the vectors"
             )
         self._refuse_half(tensor.dtype)
-        return heard.rows(tensor).float()
+        return outcome.rows(tensor).float()
 
     def _refuse_half(self, dtype: torch.dtype | None) -> None:
         if dtype in (torch.float16, torch.bfloat16):

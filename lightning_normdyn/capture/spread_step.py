@@ -109,8 +109,8 @@ class SpreadStep(TableStep):
         if self._clipping is Clipping.NONE:
             raw = self._square
         elif self._clipping is Clipping.PAST:
-            heard = None if self.target.backward_norm is None else self.target.backward_norm.last
-            raw = like.new_full((), torch.nan) if heard is None else heard.to(like).square()
+            backward_norm = None if self.target.backward_norm is None else self.target.backward_norm.last
+            raw = like.new_full((), torch.nan) if backward_norm is None else backward_norm.to(like).square()
         assert raw is not None
         return torch.stack((raw.to(like), self._square.to(like)))
 

@@ -186,12 +186,14 @@ class TableTarget:
 
     def direction(self, like: Tensor) -> Tensor:
         """The vector of length one, or what this rank has of it, of the type of another tensor."""
-        known = self._direction
-        if known is None or known.dtype != like.dtype or known.device != like.device:
+        direction_here = self._direction
+        if direction_here is None or direction_here.dtype != like.dtype or direction_here.device != like.device:
             direction = torch.randn(self.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
             direction /= direction.norm()
-            known = self._direction = (direction if self.layout is None else direction[self.layout.columns]).to(like)
-        return known
+            direction_here = self._direction = (
+                direction if self.layout is None else direction[self.layout.columns]
+            ).to(like)
+        return direction_here
 
     def common_direction(self, chosen: Tensor, norms: Tensor) -> Tensor:
         """How far tracked rows point one way: the length of their mean direction; likewise on all ranks at once.

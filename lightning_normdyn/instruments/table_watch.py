@@ -75,7 +75,7 @@ class TableWatch(Watch):
         super().check_state(state)
 
     def _state_forms(self) -> dict[str, Check]:
-        return table_forms(self.target.tracked_rows, lost=self._lost_rows())
+        return table_forms(self.target.tracked_rows, is_lost=self._lost_rows())
 
     def _lost_rows(self) -> Tensor:
         """Rows whose norm is not finite, a mask ``[tracked_rows]``; any, where only all ranks together could tell."""

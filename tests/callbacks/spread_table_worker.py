@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
@@ -21,6 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from lightning_normdyn.capture.spread_step import SpreadStep
 from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.instruments import Instrument, NormObserver, fit
 
@@ -196,6 +198,24 @@ def bit_identical(mesh):
     return torch.equal(*weights)
 
 
+def one_rank_fails(mesh):
+    """What each rank logs and says where one of them cannot read its share of the fifth measured step."""
+    net, logged, calls, read_share = seeded(Pairs), [], [], SpreadStep.read_share
+    LAYOUTS["rows"][1](net, mesh)
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+
+    def fail(step):
+        calls.append(step)
+        if dist.get_rank() == 1 and len(calls) == 5:
+            raise MemoryError("planted")
+        read_share(step)
+
+    with patch.object(SpreadStep, "read_share", fail), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        train(net, optimizer, watched(net, optimizer, logged), batches(STEPS), mesh)
+    return {"steps": [step for step, _ in logged], "said": [str(warning.message) for warning in said]}
+
+
 def main(folder):
     dist.init_process_group("gloo")
     rank, results = dist.get_rank(), {}
@@ -207,6 +227,7 @@ def main(folder):
     results["resumed"] = resume(torch.load(folder / "half.pt", weights_only=True), data)
     results["half way"] = half_way(mesh=data)
     results["bit-identical"] = bit_identical(data)
+    results["one fails"] = one_rank_fails(data)
     torch.save(results, folder / f"rank-{rank}.pt")
 
 

@@ -105,5 +105,14 @@ def tensors_of(state):
     return [tensor for value in values for tensor in tensors_of(value)]
 
 
+def test_a_rank_that_fails_leaves_no_other_waiting(ranks):
+    for number, rank in enumerate(ranks):
+        reason = "planted" if number == 1 else "rank 1: gone"
+        sentences = [said for said in rank["one fails"]["said"] if "is not measured any more after step" in said]
+        assert len(sentences) == 1
+        assert reason in sentences[0]
+        assert not any(step > 5 for step in rank["one fails"]["steps"])
+
+
 def test_shards_are_bit_identical_with_and_without(ranks):
     assert all(rank["bit-identical"] for rank in ranks)

@@ -107,7 +107,7 @@ class AdamWLaw(DecayApart):
             return None
         rate, forgets = settings.lr * settings.radial_decay, 1 - settings.second_beta
         touches, sizes = _touches_and_sizes(noise)
-        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings)
+        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
         response = LinearResponse.of(
             matrix=((-2 * rate * (1 + memory), -rate * memory), (-2 * forgets, -forgets)),
             inputs=(
@@ -139,7 +139,7 @@ class AdamWLaw(DecayApart):
             return None
         forgets = 1 - settings.second_beta
         touches, sizes = _touches_and_sizes(noise)
-        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings)
+        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
         response = PathResponse(touches, 2, forgets / 2 * (touches + sizes))
         remainder = torch.ones_like(touches)
         for stretch in self._course(start, settings, noise, segments):
@@ -247,7 +247,7 @@ class CoupledAdamLaw(CommonLaw):
             return None
         rate, forgets = self._relative_decay(settings, noise), 1 - settings.second_beta
         touches, sizes = _touches_and_sizes(noise)
-        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings)
+        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
         tilt = memory - 0.5
         gains = ((1 - tilt) / 3, torch.full_like(memory, 1 / 6))
         response = LinearResponse.of(
@@ -279,7 +279,7 @@ class CoupledAdamLaw(CommonLaw):
             return None
         forgets = 1 - settings.second_beta
         touches, sizes = _touches_and_sizes(noise)
-        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings)
+        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
         response = PathResponse(touches, 2, forgets / 2 * (touches + sizes))
         remainder, last_rate = torch.ones_like(touches), torch.zeros_like(touches)
         for stretch in self._course(start, settings, noise, segments, substeps=16):
@@ -358,15 +358,16 @@ def _decayed_persistence(settings: Settings, noise: Noise, share: float) -> floa
     return (1 - first) * (1 + later) / ((1 + first) * (1 - later))
 
 
-def _left_in_memory(settings: Settings) -> float:
-    """``(beta2)^delay``: what the second moment still has of a gradient by the time that momentum has moved the row.
+def _left_in_memory(settings: Settings, noise: Noise) -> Tensor:
+    """What the second moment still has of a gradient by the time that momentum has moved the row, ``[n]``.
 
     Of the ``R²`` that a gradient adds, ``(1 - beta1^k)²`` is there after k steps: on average it comes after
-    ``2·beta1/(1 - beta1) - beta1²/(1 - beta1²)``.
+    ``2·beta1/(1 - beta1) - beta1²/(1 - beta1²)``, and ``beta2`` to that is left. A rare row has nothing else in its
+    memory, so the loss counts for the share ``alpha/(1 + alpha)``.
     """
-    first = settings.first_beta
-    delay: float = 2 * first / (1 - first) - first**2 / (1 - first**2)
-    return math.pow(settings.second_beta, delay)
+    first, alpha = settings.first_beta, noise.update_probability / (1 - settings.second_beta)
+    delay = 2 * first / (1 - first) - first**2 / (1 - first**2)
+    return 1 - (1 - math.pow(settings.second_beta, delay)) * alpha / (1 + alpha)
 
 
 def _growth_and_decay(settings: Settings, noise: Noise) -> tuple[Tensor, Tensor]:

@@ -96,8 +96,8 @@ def sign_residue(
         tensor([0.0148, 0.0991, 0.3620], dtype=torch.float64)
     """
 
-    def sum_of_residues(first: Tensor, ratio: float, forgotten: Tensor) -> Tensor:
-        return _sum_of_agreements(first, ratio, forgotten) - 2 / math.pi * first / (1 - ratio * (-forgotten).exp())
+    def sum_of_residues(first: Tensor, ratio: float, decay_rate: Tensor) -> Tensor:
+        return _sum_of_agreements(first, ratio, decay_rate) - 2 / math.pi * first / (1 - ratio * (-decay_rate).exp())
 
     return _over_lags(first_beta, second_beta, update_probability, kurtosis, 0.0, sum_of_residues, _REST)
 
@@ -114,7 +114,7 @@ def _over_lags(
     """What signs share over all lags: at lag 0, ``sum_over`` those of each of the four cases, and what few add."""
     p = most_precise(torch.as_tensor(update_probability))
     size = torch.as_tensor(kurtosis).to(p)
-    forgets, forgotten = 1 - second_beta, -torch.log1p(-torch.as_tensor(decay).to(p))
+    forgets, decay_rate = 1 - second_beta, -torch.log1p(-torch.as_tensor(decay).to(p))
     memory, gradient = first_beta**2 * p * forgets / (1 + second_beta), (1 - first_beta) ** 2
     carry = first_beta * (1 - first_beta) * forgets
 
@@ -125,8 +125,8 @@ def _over_lags(
             for later, later_share in cases:
                 spread = ((memory + present * gradient) * (memory + later * gradient)).sqrt()
                 first = ((second_beta * memory + present * carry) / spread).nan_to_num(0)
-                weight = 2 * present_share * later_share * (-forgotten).exp()
-                total = total + weight * sum_over(first, second_beta, forgotten)
+                weight = 2 * present_share * later_share * (-decay_rate).exp()
+                total = total + weight * sum_over(first, second_beta, decay_rate)
         return total
 
     total = of_gaussian_memory(size)
@@ -136,7 +136,7 @@ def _over_lags(
     remembered = math.log(2) * p / forgets
     many = (size - p) / 4 * (remembered / (1 + remembered)).square()
     rarity = few.of_one * few.rare(remembered) + few.of_many * many
-    return torch.where(p > 0, total + 2 * (1 - p).square() * rarity / (p + forgotten), 0)
+    return torch.where(p > 0, total + 2 * (1 - p).square() * rarity / (p + decay_rate), 0)
 
 
 class _FewGradients(NamedTuple):
@@ -173,23 +173,23 @@ def _two_sizes(kurtosis: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, T
     return (small.square(), 1 - share), (large.square(), share)
 
 
-def _sum_of_agreements(first: Tensor, ratio: float, forgotten: Tensor) -> Tensor:
-    """``(2/pi)·sum over k >= 0 of exp(-k·forgotten)·asin(first·ratio^k)``: some terms, and Euler and Maclaurin's rest.
+def _sum_of_agreements(first: Tensor, ratio: float, decay_rate: Tensor) -> Tensor:
+    """``(2/pi)·sum over k >= 0 of exp(-k·decay_rate)·asin(first·ratio^k)``: some terms, and Euler and Maclaurin's rest.
 
     With ``t = asin(a·exp(-s))`` the integral over all s is that of ``t·cot(t)``, from 0 to ``asin(a)``.
     """
     total = torch.zeros_like(first)
     for power in range(_EXACT_TERMS):
-        total = total + (-power * forgotten).exp() * (first * ratio**power).clamp(max=1).asin()
+        total = total + (-power * decay_rate).exp() * (first * ratio**power).clamp(max=1).asin()
     next_term = (first * ratio**_EXACT_TERMS).clamp(max=1)
     rate = -math.log(ratio)
     angle = next_term.asin()
     middles = (torch.arange(_NODES, dtype=first.dtype, device=first.device) + 0.5) / _NODES
     t = angle.unsqueeze(-1) * middles
-    weight = (t.sin() / next_term.unsqueeze(-1)).nan_to_num(1).pow((forgotten / rate).unsqueeze(-1))
+    weight = (t.sin() / next_term.unsqueeze(-1)).nan_to_num(1).pow((decay_rate / rate).unsqueeze(-1))
     integral = angle * (weight * (t / t.tan()).nan_to_num(1)).mean(-1)
-    slope = rate * next_term / (1 - next_term.square()).clamp(min=rate).sqrt() + forgotten * angle
-    return 2 / math.pi * (total + (-_EXACT_TERMS * forgotten).exp() * (integral / rate + angle / 2 + slope / 12))
+    slope = rate * next_term / (1 - next_term.square()).clamp(min=rate).sqrt() + decay_rate * angle
+    return 2 / math.pi * (total + (-_EXACT_TERMS * decay_rate).exp() * (integral / rate + angle / 2 + slope / 12))
 
 
 def fresh_share(first_beta: float, second_beta: float, update_probability: Tensor) -> Tensor:

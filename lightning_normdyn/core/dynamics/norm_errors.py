@@ -187,7 +187,7 @@ def radial_variance(
     """
     forgets = 1 - second_beta
     alpha = update_probability / forgets
-    between = kurtosis * ((dim - 1) / (dim + 2)) ** 2
+    between = kurtosis * (1 - (1 - ((dim - 1) / (dim + 2)) ** 2) * alpha / (1 + alpha))
     share = SIGN_RADIAL_SHARE * between / (between + 4 * SIGN_RADIAL_SHARE * alpha)
     direction = (15 / ((dim + 2) * (dim + 4)) - 9 / (dim + 2) ** 2) / 4
     known_direction = direction * alpha / (1 + alpha) * forgets / (forgets + 2 * rate)
