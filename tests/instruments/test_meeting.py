@@ -1,4 +1,4 @@
-"""Ranks that wait for each other hear signals, give up on those that are gone, and heed no word of an earlier attempt."""
+"""Ranks that wait for each other hear signals, give up on those that are gone, and heed no earlier attempt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def later(seconds, action):
 def heard():
     """What a handler of SIGTERM that goes on heard, as a Trainer's does."""
     signals = []
-    handler = lambda number, frame: signals.append(number)  # noqa: E731
+
+    def handler(number, _):
+        signals.append(number)
+
     previous = signal.signal(signal.SIGTERM, handler)
     yield signals
     assert signal.getsignal(signal.SIGTERM) is handler  # it is in its place again
@@ -96,12 +99,10 @@ class GoneStore:
     def set(self, key, word): ...
 
     def wait(self, keys, timeout):
-        raise RuntimeError("failed to recv, got 0 bytes")
+        self.check(keys)
 
-    check = wait
-
-    def __init__(self):
-        self.check = lambda keys: self.wait(keys, None)
+    def check(self, keys):
+        raise RuntimeError(f"failed to recv {keys}, got 0 bytes")
 
 
 def test_a_store_that_is_gone_is_not_asked_for_a_minute():
