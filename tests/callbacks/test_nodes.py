@@ -27,6 +27,8 @@ pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("nodes_worker.py")
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "several_machines.md"
 LIMIT = 240
+LOOPS_BY_COST = [pytest.param("plain", marks=pytest.mark.exhaustive), "lightning"]
+"""Each takes a launch of its own; what a Trainer adds, its handler of SIGTERM, is the harder case."""
 TARGET_NAMES = {"plain": TARGETS, "lightning": [f"net.{target}" for target in TARGETS]}
 
 
@@ -193,6 +195,7 @@ def logged_in(folder):
     return steps
 
 
+@pytest.mark.parametrize("loop", LOOPS_BY_COST)
 def test_a_run_whose_rank_was_killed_goes_on_bit_for_bit(loop, tmp_path):
     """It is killed ahead of a measured step, at which the other rank waits for it."""
     begin = time.monotonic()
@@ -214,6 +217,7 @@ def test_a_run_whose_rank_was_killed_goes_on_bit_for_bit(loop, tmp_path):
     assert lines_of(tmp_path / RESUMED, loop) == lines_of(tmp_path / WHOLE, loop)
 
 
+@pytest.mark.parametrize("loop", LOOPS_BY_COST)
 def test_one_rank_that_raises_hangs_no_other(nodes, loop, tmp_path):
     """A measurement that raises costs a sentence where it does; the user's code that raises ends both nodes."""
     codes, texts = run_on(nodes, f"one_raises_{loop}", tmp_path)

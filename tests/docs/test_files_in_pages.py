@@ -9,7 +9,7 @@ from code_blocks import DOCS, ROOT, pages
 PACKAGE = ROOT / "lightning_normdyn"
 EXAMPLES = [str(file.relative_to(ROOT)) for file in (DOCS / "examples").glob("plot_*.py")]
 PAGES = sorted([*pages(), *EXAMPLES, "CHANGELOG.md", "CONTRIBUTING.md"])
-FILES_OF_READERS = {"my_module.py", "retriever.py", "sketches.py"}
+FILES_OF_READERS = {"my_module.py", "retriever.py", "sketches.py", "train.py"}
 PATTERNS = {"docs/examples/plot_NN_name.py"}
 PYTHON_FILE = re.compile(r"[\w./-]*\w\.py\b")
 DOTTED_NAME = re.compile(r"(?<!/)\blightning_normdyn(?:\.\w+)+(?!\w|\.\w)")
