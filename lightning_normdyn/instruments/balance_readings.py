@@ -13,7 +13,6 @@ from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import Columns, Readings
 from lightning_normdyn.instruments.forecast import fit_readings
 
-
 _LEAST_RATIO = 0.01
 """Of the radial decay of an encoder over that of its weights: it is 1 or more where their length is in the vectors."""
 

@@ -64,9 +64,7 @@ def _split_gradient(table_step: TableStep, rate: float) -> Readings:
     }
 
 
-def split_update(
-    before: Tensor, after: Tensor, decay_rate: Tensor | float | None, *, has_law: bool = True
-) -> Readings:
+def split_update(before: Tensor, after: Tensor, decay_rate: Tensor | float | None, *, has_law: bool = True) -> Readings:
     """What a step did to vectors: the terms of the budget relative to R², and how far they turned.
 
     Args:

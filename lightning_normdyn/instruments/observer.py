@@ -47,7 +47,7 @@ class NormObserver:
     As a context manager around the loop it hears every step from the optimizer itself, and nothing in the loop changes.
     A loop calls :meth:`before_step` besides, once gradients are there, in three cases: a loss scaler may skip the step
     (else skipped steps are not counted), gradients are clipped on several ranks (else their norm before clipping is not
-    known), or the optimizer is given a closure (call it at the closure's end).
+    known), or the optimizer is none of torch's and takes no hooks (then :meth:`after_step` as well).
 
     Args:
         model: the model, not wrapped.
@@ -265,13 +265,12 @@ class NormObserver:
             hears_backward=self._ranks.size == 1,
             warn=_warn if first else _say_nothing,
             inform=_inform if first else _say_nothing,
-            hears=lambda optimizer: True,
+            hears=lambda _: True,
         )
 
     @safeguarded
     def _hear_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-        """The optimizer is about to step: announces it, unless the loop has; where a closure is to give the gradient,
-        once that was evaluated."""
+        """The optimizer is about to step: announces it, unless the loop has, or once a closure has given gradients."""
         whole = self._whole_of(optimizer)
         if whole is not None:
             return self._hear_part(optimizer, whole, args, kwargs)
@@ -286,7 +285,7 @@ class NormObserver:
             return None
         if inner_optimizer(optimizer) is not None:
             return None  # it may evaluate the closure at other weights than the step starts from
-        return with_closure(args, kwargs, after=partial(self._announce_once, optimizer))
+        return with_closure(args, kwargs, after=partial(self._announce_once, optimizer, _versions(optimizer)))
 
     def _whole_of(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer | None:
         """The optimizer under observation that has this one inside and moves weights with it; ``None`` for none."""
@@ -314,9 +313,10 @@ class NormObserver:
         return None
 
     @safeguarded
-    def _announce_once(self, optimizer: torch.optim.Optimizer) -> None:
-        """Announces a step from inside a closure, after its first evaluation."""
-        if id(optimizer) not in self._announced_ids:
+    def _announce_once(self, optimizer: torch.optim.Optimizer, versions: list[int] | None = None) -> None:
+        """Announces a step if nobody has; from inside a closure only where weights are as they were at its start."""
+        has_moved = versions is not None and versions != _versions(optimizer)
+        if id(optimizer) not in self._announced_ids and not has_moved:
             self._announce(optimizer, Clipping.PAST)
             self._announced_ids.add(id(optimizer))
 
@@ -434,6 +434,11 @@ def _unwrapped(item: Any) -> Any:
     return unwrapped_optimizer(item) if isinstance(item, torch.optim.Optimizer) else item
 
 
+def _versions(optimizer: torch.optim.Optimizer) -> list[int]:
+    """How often each parameter of an optimizer was written to."""
+    return [parameter._version for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def _takes_hooks(optimizer: Any) -> bool:
     return hasattr(optimizer, "register_step_post_hook")
 
@@ -443,12 +448,18 @@ def _warn(message: str) -> None:
 
 
 def _inform(message: str) -> None:
-    """Logs a sentence; where nobody has set up logging, which would swallow it, it goes where warnings go."""
+    """Logs a sentence; where logging as it is set up would swallow it, it goes where warnings go.
+
+    Whoever gives the package's logger a level has chosen what to hear.
+    """
     logger = logging.getLogger(__name__)
-    if logger.hasHandlers():
+    if logger.hasHandlers() and logger.isEnabledFor(logging.INFO):
         logger.info(message)
-    else:
+    elif logging.getLogger(_PACKAGE).level == logging.NOTSET:
         print(message, file=sys.stderr)
+
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def _say_nothing(message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -173,10 +174,9 @@ class Recorder:
         watches = [watch for watch in self._by_optimizer.get(id(optimizer), ()) if watch.wants_gradient]
         if not watches or getattr(optimizer, "grad_scale", None) is not None:
             return None
-        look = lambda: self._for_each(watches, lambda watch: watch.read_gradient())  # noqa: E731
         if closure_of(args, kwargs) is not None:
-            return with_closure(args, kwargs, after=look)
-        look()
+            return with_closure(args, kwargs, after=partial(self.read_gradients, optimizer))
+        self.read_gradients(optimizer)
         return None
 
     def read_gradients(self, optimizer: torch.optim.Optimizer) -> None:

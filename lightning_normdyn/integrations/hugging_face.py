@@ -38,8 +38,9 @@ class NormDynamicsTrainerCallback(TrainerCallback):
     A callback has no way of its own to the trainer's loggers, so the trainer lends it one:
     ``trainer.add_callback(NormDynamicsTrainerCallback(log=trainer.log))``. Without ``log`` the scalars go to
     ``trainer.state.log_history`` and to the history on disk alone. The console gets a line a target at the end, and
-    warnings meanwhile: what the trainer's own callbacks would print of the scalars is kept from them. State is kept in each checkpoint as ``normdyn.pt``
-    and taken back from ``args.resume_from_checkpoint``, or else from ``checkpoint-<step>`` below ``args.output_dir``.
+    warnings meanwhile: what the trainer's own callbacks would print of the scalars is kept from them. State is kept in
+    each checkpoint as ``normdyn.pt`` and taken back from ``args.resume_from_checkpoint``, or else from
+    ``checkpoint-<step>`` below ``args.output_dir``.
 
     The Trainer tells no callback that training failed: hooks then stay until the next ``train()`` or :meth:`close`.
 

@@ -482,7 +482,9 @@ _PASSING_ON = {
 }
 """Package and class of what wraps an optimizer and leaves all that moves the weights to it."""
 
-_WRAPPED = "{name} has no known law of the norm: it moves weights, or takes gradients, otherwise than the {inner} inside"
+_WRAPPED = (
+    "{name} has no known law of the norm: it moves weights, or takes gradients, otherwise than the {inner} inside"
+)
 
 _ADAM_ENTRIES = ("lr", "betas", "weight_decay")
 
