@@ -13,7 +13,7 @@ OLDEST ?= .venv-oldest
 OLDEST_TESTS := tests/callbacks tests/capture tests/core tests/history tests/instruments tests/levers tests/losses \
 	tests/metrics
 
-.PHONY: demo reproduce test quick oldest check format docs benchmarks clean
+.PHONY: demo reproduce test quick oldest check format docs benchmarks compatibility clean
 
 demo: $(VENV)/.demo  ## Train the token table in front of your eyes: make demo ARGS="--optimizer adamw"
 	$(BIN)/normdyn demo $(ARGS)
@@ -49,6 +49,9 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/forecasts.py
 	$(BIN)/python benchmarks/search.py
+
+compatibility: $(VENV)/.test  ## Rows of docs/evidence/compatibility.md, for the libraries that are installed
+	COMPATIBILITY_PAGE=docs/evidence/compatibility.md OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/compatibility $(ARGS)
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

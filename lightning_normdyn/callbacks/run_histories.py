@@ -103,33 +103,33 @@ class _Same:
         return "None" if self._item is None else f"{type(self._item).__name__} at {id(self._item):#x}"
 
 
-def first_clash(monitor: Recording, others: Sequence[Recording]) -> Clash | None:
+def first_clash(monitor: Recording, predecessors: Sequence[Recording]) -> Clash | None:
     """The first target and setting in which a monitor differs from one that is there already; ``None`` if none does.
 
     Args:
         monitor: the later one.
-        others: the earlier ones.
+        predecessors: the earlier ones.
     """
-    for other in others:
+    for predecessor in predecessors:
         for target, settings in monitor.record_settings.items():
-            earlier = other.record_settings.get(target, {})
+            earlier = predecessor.record_settings.get(target, {})
             for name, value in settings.items():
                 if name in earlier and earlier[name] != value:
-                    is_recorded = monitor.history is not None and other.history is not None
-                    return Clash(type(other).__name__, target, name, (earlier[name], value), is_recorded)
+                    is_recorded = monitor.history is not None and predecessor.history is not None
+                    return Clash(type(predecessor).__name__, target, name, (earlier[name], value), is_recorded)
     return None
 
 
 _WRITERS: weakref.WeakKeyDictionary[Trainer, list[RunWriter]] = weakref.WeakKeyDictionary()
 
 
-def history_for(trainer: Trainer, monitor: Recording, others: Sequence[Recording]) -> RunWriter | None:
+def history_for(trainer: Trainer, monitor: Recording, predecessors: Sequence[Recording]) -> RunWriter | None:
     """The history that a monitor writes to: the first in which nothing of it would be overwritten.
 
     Args:
         trainer: whose run it is.
         monitor: the monitor.
-        others: the earlier ones of the trainer.
+        predecessors: the earlier ones of the trainer.
 
     Returns:
         ``None`` where none is kept.
@@ -144,7 +144,8 @@ def history_for(trainer: Trainer, monitor: Recording, others: Sequence[Recording
     if writers and writers[0].log_dir != Path(log_dir):
         writers.clear()
     for writer in writers:
-        if first_clash(monitor, [other for other in others if other.history is writer]) is None:
+        sharers = [predecessor for predecessor in predecessors if predecessor.history is writer]
+        if first_clash(monitor, sharers) is None:
             return writer
     writers.append(RunWriter(log_dir, inform=rank_zero_info))
     return writers[-1]

@@ -19,6 +19,8 @@ class BackwardNorm:
         parameter: whose gradient.
         loss_scale: gives the factor by which the loss is scaled up now.
 
+    Of a parameter that is sharded over ranks, it is the norm of this rank's part.
+
     Attributes:
         on_error: takes what goes wrong while it listens; ``None`` lets it through to the training.
 
@@ -56,6 +58,8 @@ class BackwardNorm:
             return  # an optimizer that steps inside of backward has used it up
         if self._used is not None and self._used[0]() is gradient and self._used[1] == gradient._version:
             return  # or has stepped with it just now
+        if hasattr(gradient, "to_local"):
+            gradient = gradient.to_local()
         entries = gradient.coalesce().values() if gradient.is_sparse else gradient.detach()
         dtype = torch.promote_types(entries.dtype, torch.float32)
         self.last = torch.linalg.vector_norm(entries, dtype=dtype) / self._loss_scale()

@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.evaluation import evaluating, stretched, widened
-from lightning_normdyn.capture.output import describe_output, find_vectors, unpadded_rows
+from lightning_normdyn.capture.features import FeatureWriters
 from lightning_normdyn.capture.sharded import computing_dtype, gathered
+from lightning_normdyn.capture.vectors import describe_output
 from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
@@ -53,6 +54,7 @@ class Probe:
             none, for the others to learn it.
         most_rows: most vectors of a rank that are followed; more are thinned at an even stride.
         root: the model that holds the encoder, if its parameters are sharded over ranks.
+        key: of the vectors in the mapping that the encoder returns; ``None`` for those that it writes.
 
     Attributes:
         shape: of this rank's vectors, ``[n, d]``.
@@ -73,8 +75,10 @@ class Probe:
         gather: Gather = _as_they_are,
         most_rows: int = 16_384,
         root: nn.Module | None = None,
+        key: str | None = None,
     ) -> None:
         self.name, self.module, self.calls, self.ranks = name, module, list(calls), ranks
+        self._key, self._writers = key, FeatureWriters(module)
         self._root = module if root is None else root
         fewest_rows = min((call.rows() for call in calls), default=0)
         if fewest_rows < ranks:
@@ -159,15 +163,16 @@ class Probe:
         return vectors[:: 1 + (len(vectors) - 1) // self._most_rows]
 
     def _encode_call(self, call: Call) -> Tensor:
-        output = call.run(self.module)
-        vectors = find_vectors(output)
-        if vectors is None:
+        with self._writers.heard():
+            outcome = call.run(self.module)._replace(written=self._writers.take())
+        tensor = outcome.tensor(self._key)
+        if tensor is None:
             raise SettingsError(
                 f"probe: in evaluation '{self.name}' returned no tensor of embeddings [..., d] "
-                f"(came: {describe_output(output)}); name the submodule that returns the vectors"
+                f"(came: {describe_output(outcome.output)}); name the submodule that returns the vectors"
             )
-        self._refuse_half(vectors.dtype)
-        return unpadded_rows(vectors, self.module, call.args, call.kwargs).float()
+        self._refuse_half(tensor.dtype)
+        return outcome.rows(tensor).float()
 
     def _refuse_half(self, dtype: torch.dtype | None) -> None:
         if dtype in (torch.float16, torch.bfloat16):

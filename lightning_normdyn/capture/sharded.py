@@ -29,7 +29,7 @@ def gathered(module: nn.Module, root: nn.Module) -> Iterator[None]:
     _reshard(units)
     try:
         if around:
-            _start(around[0])
+            _start(around)
             if around[-1] is not module:
                 around[-1].unshard()
         yield
@@ -54,9 +54,15 @@ def computing_dtype(module: nn.Module) -> torch.dtype | None:
     return next((dtype for dtype in dtypes if dtype is not None), None)
 
 
-def _start(outermost: Any) -> None:
-    """Lets the outermost unit know that it is: the first one called, as a probe may be, would take itself for it."""
-    outermost._get_fsdp_state()._lazy_init()
+def _start(around: list[Any]) -> None:
+    """Lets the outermost unit know that it is: the first one called, as a probe may be, would take itself for it.
+
+    Some took themselves for it before, where training calls no unit around them, as Lightning calls the
+    ``training_step`` of a module and not its ``forward``: those are left to it.
+    """
+    outermost, *inner = (unit._get_fsdp_state() for unit in around)
+    if not any(state._is_root for state in inner):
+        outermost._lazy_init()
 
 
 def _reshard(units: list[Any]) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.capture.backward_norm import BackwardNorm
+from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.names import ParameterIndex
 from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.caution import OnError, contained
-from lightning_normdyn.core.dynamics.geometry import safe_norm
+from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_instance, check_name
 from lightning_normdyn.nearest_word import nearest
@@ -71,6 +72,7 @@ class TableTarget:
     Attributes:
         stride: every ``stride``-th row is tracked.
         tracked_rows: how many that makes.
+        layout: which part of it this rank holds; ``None`` where that is all of it.
         backward_norm: hears the gradient's norm before it is clipped, where a step is announced too late for that.
     """
 
@@ -87,11 +89,6 @@ class TableTarget:
         self._path = index.path(name)
         self.parameter = index.parameters[name]
         self.form = TableForm.of(self.parameter)
-        if is_sharded(self.parameter):
-            raise ValueError(
-                f"targets: expected tables that every rank holds whole, got '{name}', which is sharded over ranks; "
-                "name a submodule whose output is to be watched instead"
-            )
         if self.parameter.ndim != 2:
             raise ValueError(
                 f"name: expected that of a table [rows, d], got {name!r} of shape {tuple(self.parameter.shape)}"
@@ -103,11 +100,13 @@ class TableTarget:
         self.tracked_rows = -(-self.rows // self.stride)
         owners = index.owners(self.parameter)
         self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
-        self.ids_tell = len(self._layers) == len(owners)
+        self.layout = TableLayout(self.parameter, self.stride) if is_sharded(self.parameter) else None
+        self.ids_tell = len(self._layers) == len(owners) and self.layout is None
         self._ids_confirmed = False
         self._may_listen = self._keeps_ids = False
         self._ids: list[Tensor] = []
         self._sparse_gradient: tuple[Tensor, int, Tensor] | None = None
+        self._direction: Tensor | None = None
         self.embedding_buffer, self.gradient_buffer = RowBuffer(), RowBuffer()
         self.backward_norm: BackwardNorm | None = None
         self._handles: list[RemovableHandle] = []
@@ -154,8 +153,60 @@ class TableTarget:
             self._handles.clear()
 
     def tracked(self) -> Tensor:
-        """The tracked rows as they are now, ``[tracked_rows, d]``: a view, not a copy."""
-        return self.parameter.detach()[:: self.stride]
+        """The tracked rows as they are now, ``[tracked_rows, d]``: a view, or a copy that all ranks gather at once."""
+        whole: Any = self.parameter.detach()
+        tracked: Tensor = (whole if self.layout is None else whole.full_tensor())[:: self.stride]
+        return tracked
+
+    def norms(self) -> Tensor:
+        """Norms of the tracked rows as they are now, ``[tracked_rows]``; of a sharded table, on all ranks at once."""
+        if self.layout is None:
+            return safe_norm(self.tracked())
+        rows = self.layout.tracked(self.layout.block(self.parameter))
+        squares, _ = self.layout.sums(rows.square().sum(1, keepdim=True), rows.new_zeros(0))
+        return squares[:, 0].sqrt()
+
+    def zero_rows(self) -> Tensor:
+        """Which tracked rows are zero, a mask ``[tracked_rows]``; likewise on all ranks at once."""
+        return (self.tracked() == 0).all(1) if self.layout is None else self.norms() == 0
+
+    def products(self) -> Tensor:
+        """Product of each tracked row with one vector of length one, ``[tracked_rows]``; likewise on all ranks at once.
+
+        A Gaussian one: Adam's first steps are signs, of which a vector of signs is orthogonal to many.
+        """
+        if self.layout is None:
+            rows = at_least_float32(self.tracked())
+            direction = self.direction(rows)
+            products: Tensor = rows @ direction if rows.device.type == "cpu" else (rows * direction).sum(1)
+            return products
+        rows = self.layout.tracked(self.layout.block(self.parameter))
+        sums, _ = self.layout.sums((rows @ self.direction(rows))[:, None], rows.new_zeros(0))
+        return sums[:, 0]
+
+    def direction(self, like: Tensor) -> Tensor:
+        """The vector of length one, or what this rank has of it, of the type of another tensor."""
+        direction_here = self._direction
+        if direction_here is None or direction_here.dtype != like.dtype or direction_here.device != like.device:
+            direction = torch.randn(self.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            direction /= direction.norm()
+            direction_here = self._direction = (
+                direction if self.layout is None else direction[self.layout.columns]
+            ).to(like)
+        return direction_here
+
+    def common_direction(self, chosen: Tensor, norms: Tensor) -> Tensor:
+        """How far tracked rows point one way: the length of their mean direction; likewise on all ranks at once.
+
+        Args:
+            chosen: which of them, a mask ``[tracked_rows]``.
+            norms: of the tracked rows, ``[tracked_rows]``.
+        """
+        if self.layout is not None:
+            return self.layout.mean_direction(self.layout.tracked(self.layout.block(self.parameter)), norms, chosen)
+        rows = self.tracked()[chosen].float()
+        length: Tensor = (rows / safe_norm(rows, keepdim=True)).nanmean(0).norm()
+        return length
 
     def row_numbers(self) -> Tensor:
         """The row of the table that each slot stands for, ``[tracked_rows]``."""
@@ -195,9 +246,11 @@ class TableTarget:
         return ids if self.ids_tell else None
 
     def gradient(self) -> Tensor:
-        """The gradient as it is now: dense, or sparse and coalesced."""
+        """The gradient as it is now: dense, or sparse and coalesced; of a sharded table, this rank's part."""
         gradient = self.parameter.grad
         assert gradient is not None, "a step is looked at only where there is a gradient"
+        if self.layout is not None:
+            return self.layout.block(gradient)
         if not gradient.is_sparse:
             return gradient.detach()
         # Sorting the entries takes a while: it is done again only if they were clipped in between.
@@ -356,7 +409,19 @@ class TableStep:
     @cached_property
     def norms(self) -> Tensor:
         """Norms of all tracked rows after the step, ``[tracked_rows]``."""
-        return safe_norm(self.target.tracked())
+        return self.target.norms()
+
+    @cached_property
+    def products(self) -> Tensor:
+        """What :meth:`TableTarget.products` gives after the step, ``[tracked_rows]``."""
+        return self.target.products()
+
+    @property
+    def touched_after(self) -> Tensor:
+        """Touched rows after the step, ``[k, d]``."""
+        if self._rows is None:
+            return self.target.tracked()
+        return self.target.parameter.detach().index_select(0, self._rows)
 
     @cached_property
     def distinct_rows(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,11 +11,14 @@ from torch import nn
 from lightning_normdyn.capture.names import ModulePath, ParameterIndex, plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget, check_rows
+from lightning_normdyn.capture.vectors import TEXT_VECTORS, TOKEN_VECTORS
 from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.nearest_word import nearest
 
 EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
+ROOT = "root"
+"""The name of the model itself, where none of its parts has that name."""
 
 Targets = str | Sequence[str]
 
@@ -27,9 +30,12 @@ def find_targets(
 
     A pattern that matches 2-D parameters names *tables*, whose rows are embeddings; one that matches submodules alone
     names *outputs*, the vectors those return, and where the submodule is an embedding layer its table. ``*`` and ``?``
-    match as in file names. The wrappers of ``torch.compile`` and activation checkpointing have no part in a name. A
-    submodule's method that returns vectors, as CLIP's ``encode_text``, is named in full; it can be followed on a probe,
-    but its calls in training are not heard.
+    match as in file names. The wrappers of ``torch.compile`` and activation checkpointing have no part in a name.
+    ``root`` is the model itself. A method that returns vectors, of the model (``encode``) or of a submodule
+    (``clip.encode_text``), is named in full; it can be followed on a probe, but its calls in training are not heard.
+    Of the dict that modules of sentence-transformers hand on, the vectors that a module writes are followed, one a text
+    where there are such; ``token_embeddings`` asks for those of the model's tokens, ``0.token_embeddings`` for those of
+    its first module's.
 
     Args:
         module: the model.
@@ -51,6 +57,8 @@ def find_targets(
         ['1.weight', '1']
         >>> [target.name for target in find_targets(model, "0")]  # an embedding layer
         ['0.weight']
+        >>> [target.name for target in find_targets(model, "root")]
+        ['root']
     """
     check_instance(nn.Module, module=module, hint="pass the model itself")
     targets = check_targets(targets)
@@ -98,10 +106,13 @@ def _match(
     children = _children(module)
     outputs = [(name, child) for name, child in children.items() if fnmatchcase(name, pattern)]
     outputs = outputs or [(name, child) for name, child in _published(module).items() if fnmatchcase(name, pattern)]
-    outputs = outputs or _method(children, pattern)
+    outputs = outputs or ([(ROOT, module)] if pattern == ROOT else []) or _method(module, children, pattern)
     if outputs:
         names_by_id = {id(parameter): name for name, parameter in index.parameters.items()}
         return [_of_submodule(name, child, module, index, names_by_id, max_tracked_rows) for name, child in outputs]
+    owner, _, key = pattern.rpartition(".")
+    if key in (TEXT_VECTORS, TOKEN_VECTORS) and owner in {"", *children}:
+        return [_output(pattern, children[owner] if owner else module, module, key)]
     hint = nearest(pattern, [*children, *index.parameters, *_published(module)])
     raise ValueError(f"targets: {pattern!r} matches no parameter or submodule{hint or ';'} {_candidates(module)}")
 
@@ -121,10 +132,10 @@ def _of_submodule(
     return TableTarget(table_name, index, max_tracked_rows=max_tracked_rows)
 
 
-def _output(name: str, child: nn.Module, module: nn.Module) -> OutputTarget:
+def _output(name: str, child: nn.Module, module: nn.Module, key: str | None = None) -> OutputTarget:
     called = child.owner if isinstance(child, Method) else child
     full_name = next(path for path, member in module.named_modules() if member is called)
-    return OutputTarget(name, child, ModulePath(module, full_name))
+    return OutputTarget(name, child, ModulePath(module, full_name), key=key)
 
 
 def table_parameter(layer: nn.Module) -> nn.Parameter | None:
@@ -150,12 +161,13 @@ def _children(module: nn.Module) -> dict[str, nn.Module]:
     return children
 
 
-def _method(children: dict[str, nn.Module], name: str) -> list[tuple[str, nn.Module]]:
-    """A submodule's method, which has a name of its own, not a pattern."""
-    owner, _, method = name.rpartition(".")
-    if owner in children and callable(getattr(type(children[owner]), method, None)):
-        return [(name, Method(children[owner], method))]
-    return []
+def _method(module: nn.Module, children: dict[str, nn.Module], name: str) -> list[tuple[str, nn.Module]]:
+    """A method of the model or a submodule, which has a name of its own, not a pattern; none that all modules have."""
+    owner_name, _, method = name.rpartition(".")
+    owner = children.get(owner_name) if owner_name else module
+    if owner is None or hasattr(nn.Module, method) or not callable(getattr(type(owner), method, None)):
+        return []
+    return [(name, Method(owner, method))]
 
 
 def _published(module: nn.Module) -> dict[str, Published]:
@@ -170,6 +182,7 @@ def _candidates(module: nn.Module, most_names: int = 8) -> str:
     children = [name for name, _ in module.named_children()]
     return (
         f"candidates are the tables {_listing(tables, most_names)} and the submodules {_listing(children, most_names)}"
+        f", or '{ROOT}' for the model itself"
     )
 
 

@@ -86,21 +86,21 @@ def _sentence(error: Exception, file: object) -> str | None:
     complaint = _complaint(error)
     if step in _RESTORED:
         return (
-            f"ckpt_path: expected {_RESTORED[step]} in '{file}', got none that fits ({complaint}); pass a checkpoint "
+            f"ckpt_path: expected {_RESTORED[step]} in '{file}', got none that fits{complaint}; pass a checkpoint "
             "that this training saved, with its configs and options"
         )
     if _came_open(error):
         return (
-            f"ckpt_path: expected a checkpoint that fit saved, got something else in '{file}' ({complaint}); name a "
+            f"ckpt_path: expected a checkpoint that fit saved, got something else in '{file}'{complaint}; name a "
             ".ckpt file of a run"
         )
     if "Weights only load failed" in str(error):
         return (
             f"ckpt_path: expected a checkpoint that holds weights and plain values, got other objects in '{file}', or "
-            f"damage ({complaint}); name a .ckpt file of a run that you trust"
+            f"damage{complaint}; name a .ckpt file of a run that you trust"
         )
     return (
-        f"ckpt_path: expected a checkpoint that fit saved, got a file that cannot be read, '{file}' ({complaint}); it "
+        f"ckpt_path: expected a checkpoint that fit saved, got a file that cannot be read, '{file}'{complaint}; it "
         "may be damaged or cut short: name another one"
     )
 
@@ -118,7 +118,11 @@ def _came_open(error: Exception) -> bool:
 
 
 def _complaint(error: Exception) -> str:
-    """The first sentence of the error, on one line."""
+    """The first sentence of the error in brackets, on one line; nothing of one that is about somebody's code alone."""
+    if isinstance(error, AttributeError | TypeError):
+        return ""
+    if isinstance(error, OSError) and error.strerror:
+        return f" ({error.strerror})"
     first_line = str(error).strip().partition("\n")[0]
     text = " ".join(_TERMINAL_CODE.sub("", first_line).split()).partition(". ")[0][:160]
-    return f"{type(error).__name__}: {text}".removesuffix(": ")
+    return f" ({type(error).__name__}: {text})".replace(": )", ")")

@@ -54,8 +54,7 @@ class DeadRows(CadencedInstrument):
 
 def _typical_update(table_step: TableStep, decay_rate: float) -> tuple[Tensor, Tensor]:
     """Length of what a step adds to a row with a gradient beyond decay, and the row's norm, medians over such rows."""
-    before, weight = table_step.embedding, table_step.target.parameter.detach()
-    after = table_step.target.tracked() if table_step.rows is None else weight.index_select(0, table_step.rows)
+    before, after = table_step.embedding, table_step.touched_after
     has_gradient = (table_step.gradient != 0).any(1)
     lengths = safe_norm(after - (1 - decay_rate) * before).where(has_gradient, torch.nan)
     norms = safe_norm(before).where(has_gradient, torch.nan)

@@ -25,7 +25,7 @@ class EncoderWatch(OutputWatch):
         super().__init__(*args, **options)
         self.balance = self.measurements["balance"] = balance
         self._rates = StepRates(self.optimizer)
-        self._first_calls = FirstCalls(self.target.name, self.target.module, probe_items)
+        self._first_calls = FirstCalls(self.target, probe_items)
 
     def detach(self) -> None:
         """Removes every hook."""

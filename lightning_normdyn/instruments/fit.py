@@ -14,7 +14,7 @@ from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.fit import fit_log_log, weighted_fit_log_log
-from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
+from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
@@ -170,7 +170,8 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         return self._window is not None
 
     def _norms_now(self) -> Tensor:
-        return safe_norm(self.target.tracked())
+        norms: Tensor = self.target.norms()
+        return norms
 
     def _set_window(self, start: int, end: int) -> None:
         super()._set_window(start, end)
@@ -237,9 +238,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         if rule.family is not None and rule.radial_decay > 0 and fit.equilibrium_errors is None:
             self._announce_plain_fit(rule)
         self._note_typical_row(noise, fit.norm)
-        readings = (
-            nonfinite | _fit_readings(fit, window, rule, judged) | self._read_directions(noise.update_probability > 0)
-        )
+        readings = nonfinite | _fit_readings(fit, window, rule, judged) | self._read_directions(noise, fit.norm)
         return ClosedWindow(readings, _columns(fit, judged, rule), noise, fit.norm)
 
     def _judged_rows(self, fit: WindowFit, window: FitWindow, rule: EquilibriumRule) -> Tensor:
@@ -280,11 +279,12 @@ class EquilibriumFit(WindowedFit[RowNoise]):
             )
             self.typical_row = TypicalRow(second_moment, probability, unmet_rows)
 
-    def _read_directions(self, has_gradient: Tensor) -> Readings:
-        """How far the rows that got a gradient point one way."""
-        rows = self.target.tracked()[has_gradient].float()
-        directions = rows / safe_norm(rows, keepdim=True)
-        return {"common_direction": directions.nanmean(0).norm()}
+    def _read_directions(self, noise: RowNoise, norms: Tensor) -> Readings:
+        """How far the rows that got a gradient point one way; one alone tells nothing."""
+        has_gradient = noise.update_probability > 0
+        if int(has_gradient.sum()) < 2:
+            return {}
+        return {"common_direction": self.target.common_direction(has_gradient, norms)}
 
     def _has_law(self, moments: RowNoise, rule: EquilibriumRule) -> bool:
         return rule.path_is_known(**moments.memory._asdict())

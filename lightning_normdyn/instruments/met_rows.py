@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep, TableTarget
-from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import CadencedInstrument, Need
 from lightning_normdyn.instruments.decay_alone import DecayAlone
@@ -40,7 +39,6 @@ class MetRows(CadencedInstrument):
         self._is_steady = True
         self._was_zero = self._padding = self._products = torch.empty(0)
         self._met_slots = torch.empty(1)
-        self._direction: Tensor | None = None
         self._has_state = self._is_complete = False
 
     @property
@@ -74,12 +72,11 @@ class MetRows(CadencedInstrument):
 
     def begin(self, step: int) -> None:
         """Takes the rows as they are for those that nobody has met, unless a checkpoint knows better."""
-        rows = self._target.tracked()
-        self._padding = self._target.padding().to(rows.device)
+        self._padding = self._target.padding().to(self._target.parameter.device)
         if not self._has_state:
             self._met = torch.zeros_like(self._padding)
-            self._was_zero = (rows == 0).all(1)
-            self._products = self._multiply(rows)
+            self._was_zero = self._target.zero_rows()
+            self._products = self._target.products()
 
     def need(self, step: int) -> Need:
         """Norms on the cadence, and the gradients of touched rows where rows cannot tell themselves."""
@@ -108,13 +105,14 @@ class MetRows(CadencedInstrument):
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Meets the rows that did not follow decay alone, and counts the others."""
-        rows = self._target.tracked()
-        products, factor = self._multiply(rows), self._decay.factor
+        products, factor = table_step.products, self._decay.factor
         steps = self._decay.steps + 2 * self._decay.memory
         self._is_steady = self._decay.restart(self._rule())
         if self._rows_tell:
             expected = factor * self._products
-            self._met |= ~((products - expected).abs() <= _rounding(table_step.norms, expected, rows, steps))
+            self._met |= ~(
+                (products - expected).abs() <= _rounding(table_step.norms, expected, self._eps, self._target.dim, steps)
+            )
         self._products = products
         untouched_rows = self.untouched.sum()
         self._is_complete = not int(untouched_rows)
@@ -123,19 +121,11 @@ class MetRows(CadencedInstrument):
     @property
     def _rows_tell(self) -> bool:
         """Whether decay alone can be told from anything else, as far as the last look shows."""
-        return self._is_steady and self._decay.is_known and torch.finfo(self._target.parameter.dtype).eps < _FINE
+        return self._is_steady and self._decay.is_known and self._eps < _FINE
 
-    def _multiply(self, rows: Tensor) -> Tensor:
-        """Product of each row with one vector of length one, ``[tracked_rows]``.
-
-        A Gaussian one: Adam's first steps are signs, of which a vector of signs is orthogonal to many.
-        """
-        rows = at_least_float32(rows)
-        if self._direction is None or self._direction.dtype != rows.dtype or self._direction.device != rows.device:
-            direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-            self._direction = (direction / direction.norm()).to(rows)
-        products: Tensor = rows @ self._direction if rows.device.type == "cpu" else (rows * self._direction).sum(1)
-        return products
+    @property
+    def _eps(self) -> float:
+        return torch.finfo(self._target.parameter.dtype).eps
 
     def state_dict(self) -> dict[str, Any]:
         """Which rows were met, and where the others are expected."""
@@ -157,14 +147,13 @@ class MetRows(CadencedInstrument):
         self._has_state = True
 
 
-def _rounding(norms: Tensor, products: Tensor, rows: Tensor, steps: float) -> Tensor:
+def _rounding(norms: Tensor, products: Tensor, eps: float, dim: int, steps: float) -> Tensor:
     """How far rounding may move the product of a row that decays alone, ``[n]``.
 
     Each step rounds off ``eps/5`` of a number in the mean, often the same way as the step before, and each number of a
     row in a way of its own: seven times their sum over the row is allowed. The factor itself is rounded too, for all
     numbers alike. What is shorter than ``_EXACT_NORM`` loses bits in its squares.
     """
-    eps, dim = torch.finfo(rows.dtype).eps, rows.shape[1]
     allowance: Tensor = eps * (
         (2 + 1.5 * steps / dim**0.5) * norms.clamp(min=_EXACT_NORM) + 0.25 * steps * products.abs()
     )

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from lightning_normdyn._version import __version__
+from lightning_normdyn.capture.features import is_normalizer
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
-from lightning_normdyn.capture.targets import find_targets
+from lightning_normdyn.capture.targets import ROOT, find_targets
 from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.alert_log import AlertLog
@@ -23,9 +24,9 @@ from lightning_normdyn.history.run_writer import RunWriter, TargetWriter
 from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.closing_line import closing_line
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance
+from lightning_normdyn.instruments.first_look import FirstLook
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
-from lightning_normdyn.instruments.output_watch import OutputWatch
 from lightning_normdyn.instruments.parameter_groups import (
     find_parameter_group,
 )
@@ -38,7 +39,7 @@ from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.instruments.watch_factory import WatchFactory
-from lightning_normdyn.instruments.windowed_fit import WindowedFit
+from lightning_normdyn.instruments.windowed_fit import WindowedFit, next_window_end
 
 
 def bookmark_of(state: object) -> Bookmark | None:
@@ -93,6 +94,7 @@ class Observation:
         self._waiting_metrics: dict[str, float] = {}
         self._closed_targets: set[str] = set()
         self._ended_steps: dict[str, int] = {}
+        self._first_looks: list[FirstLook] = []
         self._watches = WatchFactory(module, run, measures, options, self._warn)
         self.recorder = self._build()
         self._facts: RunFacts | None = None
@@ -136,16 +138,20 @@ class Observation:
         self._facts = RunFacts(self._module, self._run)
         for watch in self.recorder.watches:
             self._alerts.courses(watch.target.name, watch.steps)
+        first_window = next_window_end(0, self._run.total_steps(), self._options["window"])
+        steps = max(first_window, self._options["every_n_steps"])
+        self._first_looks = [FirstLook(watch, steps) for watch in self.recorder.watches]
+        self._say_what_is_normalized()
 
     def _agree_on_outputs(self, statistics: str) -> None:
         """Settles with the other ranks what is computed together; without them, this one goes on alone."""
-        outputs = [watch.target.name for watch in self.recorder.watches if isinstance(watch.target, OutputTarget)]
-        if not outputs or self._run.ranks.size == 1:
+        shared = [watch.target.name for watch in self.recorder.watches if watch.needs_all_ranks]
+        if not shared or self._run.ranks.size == 1:
             return
-        plan = f"measures {', '.join(outputs)} every {self._options['every_n_steps']} steps, {statistics}"
+        plan = f"measures {', '.join(shared)} every {self._options['every_n_steps']} steps, {statistics}"
         self._topic, problem = self._run.ranks.settle_beginning(plan)
         if problem:
-            names = ", ".join(f"'{name}'" for name in outputs)
+            names = ", ".join(f"'{name}'" for name in shared)
             self._say_here(f"{names}: measured on this rank alone, since {problem}")
             self._run = self._watches.run = self._run._replace(ranks=self._run.ranks.alone())
             self.recorder = self._build()
@@ -153,13 +159,45 @@ class Observation:
             self._open_meeting(watch)
 
     def _open_meeting(self, watch: Watch) -> None:
-        if isinstance(watch, OutputWatch):
+        if watch.needs_all_ranks:
             watch.meeting = self._run.ranks.meeting(f"{self._topic}/{next(self._meetings)}")
 
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""
+        if self._first_looks:
+            self._report_unseen()
         metrics, self._waiting_metrics = self._waiting_metrics | self._judged(), {}
         return metrics
+
+    def _report_unseen(self, *, has_ended: bool = False) -> None:
+        """Says once, of each target that showed nothing in the first window, what the reason may be."""
+        due = [look for look in self._first_looks if has_ended or look.is_due()]
+        if not due:
+            return
+        self._first_looks = [look for look in self._first_looks if look not in due]
+        names: dict[str, list[str]] = {}
+        for look in due:
+            reason = look.absence() if look.watch in self.recorder.watches and look.watch.announced_steps else ""
+            if reason:
+                names.setdefault(reason, []).append(f"'{look.watch.target.name}'")
+        for reason, members in names.items():
+            steps = max(look.watch.announced_steps for look in due)
+            self._warn(f"{', '.join(members)}, after {steps} steps: {reason}")
+
+    def _say_what_is_normalized(self) -> None:
+        """Says which vectors are followed where the model normalizes them."""
+        for watch in self.recorder.watches:
+            target = watch.target
+            if not isinstance(target, OutputTarget):
+                continue
+            if is_normalizer(target.module):
+                self._warn(
+                    f"'{target.name}' normalizes what it is given, so its norms are all 1; name the module around it "
+                    f"('{ROOT}' for the model) for the norms before"
+                )
+            elif normalizers := target.writers.normalizers(target.key):
+                names = ", ".join(f"'{name}'" for name in normalizers)
+                self._inform(f"'{target.name}': followed before it is normalized by {names}, after which norms are 1")
 
     def _judged(self) -> dict[str, float]:
         metrics = self.recorder.drain() if not self._is_off else {}
@@ -211,12 +249,14 @@ class Observation:
         if self._is_off:
             return
         self._judge({}, has_ended=True)
+        self._report_unseen(has_ended=True)
         for watch in self.recorder.watches:
             target = watch.target
-            if not watch.steps and (isinstance(target, OutputTarget) or target.parameter.requires_grad):
+            is_trained = isinstance(target, OutputTarget) or target.parameter.requires_grad
+            if not watch.steps and not watch.announced_steps and is_trained:
                 self._warn(
-                    f"no optimizer step of '{target.name}' was seen: no gradient reached it, or its optimizer was "
-                    "replaced or stepped out of sight (in Lightning: use_pl_optimizer=False)"
+                    f"no optimizer step of '{target.name}' was seen: its optimizer was replaced or stepped out of "
+                    "sight (in Lightning: use_pl_optimizer=False)"
                 )
             verdicts = self._alerts.standing.get(target.name, [])
             line = closing_line(self.recorder.latest, f"{PREFIX}/{target.name}/", watch.steps, verdicts)
@@ -423,7 +463,8 @@ class Observation:
 
     def _begin_in_mid_run(self, target: Target, history: TargetWriter | None, steps: int, skipped_steps: int) -> None:
         watch = self._watches.watch(target, history)
-        assert watch is not None
+        if watch is None:
+            return
         watch.skipped_steps = skipped_steps
         self._open_meeting(watch)
         self._alerts.restart(target.name, steps)

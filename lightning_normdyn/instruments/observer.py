@@ -30,7 +30,7 @@ from lightning_normdyn.instruments.observation import Observation, bookmark_of
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
 from lightning_normdyn.instruments.ranks import Ranks, present_ranks
-from lightning_normdyn.instruments.recorder import closure_of, with_closure
+from lightning_normdyn.instruments.recorder import closure_of, uncompiled, with_closure
 from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded, unobserved_failure
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
@@ -101,6 +101,8 @@ class NormObserver:
             )
         if log is not None and not callable(log):
             raise ValueError(f"log: expected a function of metrics and the step, got {log!r}; pass one, such as print")
+        if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
+            raise ValueError(f"log_dir: expected a folder, got {log_dir!r}; pass its path")
         if total_steps is not None:
             check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
         check_count(scheduler_every_n_steps=scheduler_every_n_steps)
@@ -167,8 +169,9 @@ class NormObserver:
             raise
         # Of all optimizers, one that takes the place of another included. Torch calls these hooks before an optimizer's
         # own and after them: a step is announced before its gradient is read, and reported after it was looked at.
-        self._handles.append(register_optimizer_step_pre_hook(self._hear_step))
-        self._handles.append(register_optimizer_step_post_hook(self._end_step))
+        # Neither is compiled where the optimizer's step is.
+        self._handles.append(register_optimizer_step_pre_hook(uncompiled(self._hear_step)))
+        self._handles.append(register_optimizer_step_post_hook(uncompiled(self._end_step)))
 
     @safeguarded
     def before_step(self, optimizer: torch.optim.Optimizer | None = None, *, clipped: bool = False) -> None:

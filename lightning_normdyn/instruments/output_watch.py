@@ -12,8 +12,6 @@ from lightning_normdyn.capture.output import OutputStep, OutputTarget
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Measurement, Readings, is_due
 from lightning_normdyn.instruments.instrument import InstrumentAdapter
-from lightning_normdyn.instruments.meeting import Meeting
-from lightning_normdyn.instruments.safeguard import TargetEndedError
 from lightning_normdyn.instruments.state_check import Check
 from lightning_normdyn.instruments.state_forms import output_forms
 from lightning_normdyn.instruments.trajectory import summarise_norms
@@ -70,9 +68,6 @@ class OutputWatch(Watch):
         ranks: over how many ranks the loss is averaged.
         adapters: instruments of the user's own, by name.
         history: where scalars are recorded; ``None`` to keep nothing.
-
-    Attributes:
-        meeting: where the ranks settle that all of them are about to compute something together; ``None`` for one rank.
     """
 
     target: OutputTarget
@@ -94,7 +89,11 @@ class OutputWatch(Watch):
         self._adapters = list((adapters or {}).values())
         super().__init__(target, optimizer, {"summary": self._summary, **(adapters or {})}, history)
         self._merge_ranks, self._merge_vectors = merge_ranks, merge_vectors
-        self.meeting: Meeting | None = None
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Always: each rank hears the vectors of its own batches."""
+        return True
 
     @property
     def _hears_calls(self) -> bool:
@@ -109,22 +108,6 @@ class OutputWatch(Watch):
 
     def _looks_at(self, step: int) -> bool:
         return self._listens(step) or bool(self._adapters_due(step))
-
-    def detach(self) -> None:
-        """Removes every hook, and tells the other ranks."""
-        super().detach()
-        if self.meeting is not None:
-            self.meeting.leave()
-
-    def _meet(self, act: str) -> None:
-        """Waits for the other ranks.
-
-        Raises:
-            TargetEndedError: if they are not about to do the same.
-        """
-        problem = "" if self.meeting is None else self.meeting.settle(act)
-        if problem:
-            raise TargetEndedError(f"what is measured over all ranks ends, since {problem}")
 
     def _computes_together(self) -> bool:
         """Whether something of the step just made is computed by all ranks together."""
@@ -214,7 +197,9 @@ def merge_ranks(gathered_norms: Tensor, gathered_sums: Tensor, gathered_directio
     if not count:
         return None
     sums = gathered_sums.nansum(0).where(~gathered_sums.isnan().all(0), torch.nan)
-    return OutputStep(gathered_norms.flatten(), *sums.unbind(), gathered_directions[:, :-1].sum(0), count)
+    radial_square, gradient_square, nonfinite = sums.unbind()
+    direction_sum = gathered_directions[:, :-1].sum(0)
+    return OutputStep(gathered_norms.flatten(), radial_square, gradient_square, nonfinite, direction_sum, count)
 
 
 def quantile_grid(norms: Tensor) -> Tensor:

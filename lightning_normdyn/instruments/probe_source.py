@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.caution import SettingsError
@@ -48,13 +48,14 @@ def probe_of(probe: ProbeSource, name: str, names: Collection[str]) -> ProbeSour
     return probe
 
 
-def user_calls(probe: ProbeSource, name: str, most_items: int) -> list[Call] | None:
+def user_calls(probe: ProbeSource, name: str, most_items: int, module: nn.Module | None = None) -> list[Call] | None:
     """The calls that a user's probe asks for.
 
     Args:
         probe: what the user gave for this target.
         name: the target.
         most_items: most items.
+        module: what is to be called.
 
     Returns:
         Calls of the encoder with ``most_items`` items at most; ``None`` if it is left to the first training batch.
@@ -68,7 +69,7 @@ def user_calls(probe: ProbeSource, name: str, most_items: int) -> list[Call] | N
         return None
     calls, items_left = [], most_items
     for batch in _batches(probe):
-        call = Call.of(batch)
+        call = Call.of(batch, module)
         rows = call.rows()
         if not rows:
             raise SettingsError(f"probe: expected tensors that '{name}' is called with, got {type(batch).__name__}")

@@ -103,7 +103,7 @@ class Ranks(NamedTuple):
             directions = output_step.direction_sum.to(**precise)
         widest = self._most(len(directions))
         padded = torch.nn.functional.pad(directions, (0, widest + 1 - len(directions)))
-        padded[-1] = 0 if output_step is None else output_step.count
+        padded[-1] = 0 if output_step is None else output_step.vector_count
         return merge_ranks(*map(self.all_gather, (norms, sums, padded)))
 
     def merge_vectors(self, vectors: Tensor | None, *, most_rows: int) -> Tensor | None:

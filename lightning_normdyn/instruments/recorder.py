@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,18 @@ RUN_ID, RUN_STRETCH, RUN_FOLDER = "run", "stretch", "folder"
 def _raise(watch: Watch | None, error: Exception) -> None:
     del watch
     raise error
+
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+def uncompiled(hook: Hook) -> Hook:
+    """A hook of an optimizer's step that runs as it is where the step is compiled, as by ``torch.compile``.
+
+    Traced, it would be compiled again for every state that it is in.
+    """
+    reason = "norms are observed outside of the graph: compile the optimizer's step without fullgraph=True"
+    return torch.compiler.disable(hook, reason=reason)  # type: ignore[no-any-return]
 
 
 class Contingencies(NamedTuple):
@@ -87,15 +99,20 @@ class Recorder:
             watch.begin(steps_made, on_error=self._handler(watch))
 
     def _listen_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Registers hooks on an optimizer, once."""
+        """Registers hooks on an optimizer, once.
+
+        Under ``torch.compile(optimizer.step)`` they run as they are, before and after the compiled update.
+        """
         self._groups.setdefault(id(optimizer), _Groups.of(optimizer))
         if id(optimizer) not in self._heard_ids:
             self._heard_ids.add(id(optimizer))
             if not hasattr(optimizer, "register_step_post_hook"):
                 return  # the loop says when it steps
             on_error = self._handler(None)
-            self._handles.append(optimizer.register_step_pre_hook(contained(self._before_update, on_error)))
-            self._handles.append(optimizer.register_step_post_hook(contained(self._after_step, on_error)))
+            before = uncompiled(contained(self._before_update, on_error))
+            after = uncompiled(contained(self._after_step, on_error))
+            self._handles.append(optimizer.register_step_pre_hook(before))
+            self._handles.append(optimizer.register_step_post_hook(after))
 
     def _handler(self, watch: Watch | None) -> Callable[[Exception], None]:
         return lambda error: self._contingencies.on_error(watch, error)

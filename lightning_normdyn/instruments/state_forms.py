@@ -30,19 +30,19 @@ from lightning_normdyn.instruments.verdicts.verdict import SEVERITIES
 _BOOL, _INT = (torch.bool,), (torch.int32,)
 
 
-def table_forms(rows: int, *, lost: Tensor) -> dict[str, Check]:
+def table_forms(rows: int, *, is_lost: Tensor) -> dict[str, Check]:
     """The states of the instruments of a table, by name.
 
     Args:
         rows: tracked rows.
-        lost: rows whose norm is not finite any more, of which anything may have been kept, a mask ``[rows]``.
+        is_lost: rows whose norm is not finite any more, of which anything may have been kept, a mask ``[rows]``.
     """
     return {
         "met": fields(
             {
                 "met": tensor(rows, dtypes=_BOOL),
                 "was_zero": tensor(rows, dtypes=_BOOL),
-                "products": tensor(rows, unless=lost),
+                "products": tensor(rows, unless=is_lost),
                 "is_steady": flag,
                 "decay": fields(
                     {"factor": number(), "steps": whole(), "velocity": number(), "swings": flag, "rate": number()}
@@ -53,16 +53,16 @@ def table_forms(rows: int, *, lost: Tensor) -> dict[str, Check]:
         "dead": fields({}),
         "split": fields({}),
         "clip": fields({}),
-        "fit": _fit(rows, lost),
+        "fit": _fit(rows, is_lost),
     }
 
 
-def _fit(rows: int, lost: Tensor) -> Check:
+def _fit(rows: int, is_lost: Tensor) -> Check:
     forecast = fields(
         {
             "due": whole(),
             "norms": tensor(rows, may_be_nan=True),
-            "stays": tensor(rows, least=0, unless=lost),
+            "stays": tensor(rows, least=0, unless=is_lost),
             "errors": optional(_errors(rows)),
             "judged": flag,
         }
@@ -72,10 +72,10 @@ def _fit(rows: int, lost: Tensor) -> Check:
             "window_start": whole(),
             "window_end": whole(),
             "forecast": optional(forecast),
-            "window": _fit_window(rows, lost),
-            "previous": optional(_noise(rows, lost)),
+            "window": _fit_window(rows, is_lost),
+            "previous": optional(_noise(rows, is_lost)),
             "nonfinite_before": number(0),
-            "touch_share": optional(tensor(rows, least=0, most=1 + 1e-9, unless=lost)),
+            "touch_share": optional(tensor(rows, least=0, most=1 + 1e-9, unless=is_lost)),
             "counted_steps": whole(),
             "typical_row": optional(listed(number(0), number(0), whole())),
         }
@@ -100,7 +100,7 @@ def _errors(rows: int) -> Check:
     return tensor("errors", rows, sizes=Sizes(), may_be_nan=True)
 
 
-def _fit_window(rows: int, lost: Tensor) -> Check:
+def _fit_window(rows: int, is_lost: Tensor) -> Check:
     moments = {
         "steps": whole(),
         "scarce_steps": _check_scarce_steps,
@@ -109,17 +109,17 @@ def _fit_window(rows: int, lost: Tensor) -> Check:
         "cadences": optional(tensor(rows, dtypes=(torch.int8,), least=0)),
     }
     resets = {
-        "before": optional(tensor(rows, least=0, unless=lost)),
-        "change": _any_of(tensor(rows, least=0, unless=lost), tensor(least=0)),
+        "before": optional(tensor(rows, least=0, unless=is_lost)),
+        "change": _any_of(tensor(rows, least=0, unless=is_lost), tensor(least=0)),
         "changed": tensor(least=0),
         "returned": tensor(least=0),
     }
     return fields(
         {
             "observed_mean": word(*get_args(ObservedMean)),
-            "start": tensor(rows, least=0, unless=lost),
+            "start": tensor(rows, least=0, unless=is_lost),
             "samples": whole(),
-            "sums": tensor(3, rows, least=-math.inf, unless=lost),  # the log of a norm of zero
+            "sums": tensor(3, rows, least=-math.inf, unless=is_lost),  # the log of a norm of zero
             "moments": fields(moments),
             "rates": _RATES,
             "resets": fields(resets),
@@ -133,12 +133,12 @@ def _memory(rows: int) -> Check:
     return listed(optional(tensor(rows, may_be_nan=True)), optional(tensor(rows, 2, may_be_nan=True)))
 
 
-def _noise(rows: int, lost: Tensor) -> Check:
+def _noise(rows: int, is_lost: Tensor) -> Check:
     """``V²``, probability and kurtosis of a window."""
 
     def check(value: Any, place: str) -> None:
         tensor(3, rows, may_be_nan=True)(value, place)
-        tensor(2, rows, least=0, unless=lost)(value[:2], place)
+        tensor(2, rows, least=0, unless=is_lost)(value[:2], place)
 
     return check
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.scarce_step import ScarceStep
+from lightning_normdyn.capture.spread_step import SpreadScarceStep, SpreadStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
 from lightning_normdyn.core.dynamics.geometry import safe_norm
 from lightning_normdyn.core.dynamics.optimizers import StepRates, nominal_lr
@@ -74,12 +75,25 @@ class TableWatch(Watch):
         super().check_state(state)
 
     def _state_forms(self) -> dict[str, Check]:
-        return table_forms(self.target.tracked_rows, lost=~safe_norm(self.target.tracked()).isfinite())
+        return table_forms(self.target.tracked_rows, is_lost=self._lost_rows())
+
+    def _lost_rows(self) -> Tensor:
+        """Rows whose norm is not finite, a mask ``[tracked_rows]``; any, where only all ranks together could tell."""
+        if self.target.layout is not None:
+            return torch.ones(self.target.tracked_rows, dtype=torch.bool)
+        return ~safe_norm(self.target.tracked()).isfinite()
 
     def finish(self) -> None:
         """Lets every instrument conclude, after the last step."""
         self.may_have_news = True
+        if self.steps and self.needs_all_ranks:
+            self._meet(f"its end after step {self.steps}")
         super().finish()
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Whether the table is sharded over ranks."""
+        return self.target.layout is not None
 
     def drain(self) -> Readings:
         """Scalars read since the last call; there are none until a step is shown to an instrument again."""
@@ -109,9 +123,10 @@ class TableWatch(Watch):
 
     def _look_before(self, clipping: Clipping) -> None:
         if self._scarce is not None:
-            self._scarce_step = ScarceStep(self.target, self._scarce)
+            kind = ScarceStep if self.target.layout is None else SpreadScarceStep
+            self._scarce_step = kind(self.target, self._scarce)
         if self._need:
-            self._table_step = TableStep(
+            self._table_step = (TableStep if self.target.layout is None else SpreadStep)(
                 self.target,
                 touched=Need.TOUCHED in self._need,
                 tracked=Need.TRACKED in self._need,
@@ -139,10 +154,19 @@ class TableWatch(Watch):
             instrument.note_lr(lr)
         for instrument in self._rate_followers:
             instrument.note_rate(rate, radial_decay)
+        if self.needs_all_ranks and (self._scarce_step is not None or self._table_step is not None):
+            self._read_share()
         if self._scarce_step is not None:
             self._show_scarce(self._scarce_step)
         if self._table_step is not None:
             self._show(self._table_step, lr)
+
+    def _read_share(self) -> None:
+        """Reads what this rank has of the step: an error in it must not leave the others waiting for its share."""
+        for share in (self._scarce_step, self._table_step):
+            if isinstance(share, (SpreadStep, SpreadScarceStep)):
+                share.read_share()
+        self._meet(f"step {self.steps}")
 
     def _show_scarce(self, scarce_step: ScarceStep) -> None:
         scarce_step.complete()

@@ -14,6 +14,8 @@ from lightning_normdyn.capture.table import Clipping, TableTarget
 from lightning_normdyn.caution import OnError
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.base import Columns, Measurement, Readings
+from lightning_normdyn.instruments.meeting import Meeting
+from lightning_normdyn.instruments.safeguard import TargetEndedError
 from lightning_normdyn.instruments.state_check import Check, fields, whole
 from lightning_normdyn.instruments.state_forms import steps_of
 
@@ -35,6 +37,9 @@ class Watch(ABC):
         skipped_steps: steps that a loss scaler skipped.
         is_paused: whether nothing trains the target for now.
         first_step: steps that were made before it began to listen.
+        meeting: where the ranks settle that all of them are about to compute something together; ``None`` for one rank,
+            or where each computes alone.
+        announced_steps: steps of its optimizer that were announced since, those that left the target alone included.
         awaits_step: whether a step was announced and not made yet.
         may_have_news: whether :meth:`drain` may give anything.
     """
@@ -50,10 +55,11 @@ class Watch(ABC):
         self.optimizer = optimizer
         self.measurements = dict(measurements)
         self.history = history
-        self.steps = self.first_step = 0
+        self.steps = self.first_step = self.announced_steps = 0
         self._on_error: OnError | None = None
         self.skipped_steps = 0
         self.is_paused = False
+        self.meeting: Meeting | None = None
         self._has_state = False
         self.awaits_step = self._sits_out = False
         self.may_have_news = True
@@ -81,6 +87,7 @@ class Watch(ABC):
             clipping: whether the gradient may still be clipped, or may have been.
             has_scaler: whether a loss scaler decides if the step is made.
         """
+        self.announced_steps += 1
         if self._sits_out:
             self._sits_out = False
             self.steps += 1
@@ -93,6 +100,11 @@ class Watch(ABC):
         self.awaits_step = self._takes_part()
         if self.awaits_step:
             self._look_before(clipping)
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Whether what it measures is computed by all ranks together."""
+        return False
 
     @property
     def _hears_calls(self) -> bool:
@@ -140,8 +152,20 @@ class Watch(ABC):
                 measurement.finish(self.steps)
 
     def detach(self) -> None:
-        """Removes every hook."""
+        """Removes every hook, and tells the other ranks."""
         self.target.detach()
+        if self.meeting is not None:
+            self.meeting.leave()
+
+    def _meet(self, act: str) -> None:
+        """Waits for the other ranks.
+
+        Raises:
+            TargetEndedError: if they are not about to do the same.
+        """
+        problem = "" if self.meeting is None else self.meeting.settle(act)
+        if problem:
+            raise TargetEndedError(f"what is measured over all ranks ends, since {problem}")
 
     def drain(self) -> Readings:
         """Scalars read since the last call; columns go to the history."""

@@ -13,6 +13,7 @@ from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe, UnusableInputsError
 from lightning_normdyn.capture.table import TableTarget
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, optimizer_memory
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
@@ -78,10 +79,15 @@ class WatchFactory:
             return self._watch_output(target, trainer.optimizer, history)
         return self._watch_table(target, trainer, history)
 
-    def _watch_table(self, target: TableTarget, trainer: ParameterGroup, history: TargetWriter | None) -> TableWatch:
+    def _watch_table(
+        self, target: TableTarget, trainer: ParameterGroup, history: TargetWriter | None
+    ) -> TableWatch | None:
         def group_now() -> int:
             return group_number(trainer.optimizer, target.parameter) or 0
 
+        if target.layout is not None and self._has_other_ranks and self.run.ranks.size == 1:
+            caution(f"'{target.name}': not watched, since its rows are sharded over ranks that do not take part")
+            return None
         plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
         if self._has_other_ranks:
             target.ids_tell = False  # this rank does not see the ids of the others
@@ -167,7 +173,7 @@ class WatchFactory:
                 f"'{target.name}' have no balance"
             )
             return None
-        calls = user_calls(source, target.name, self._options["probe_items"])
+        calls = user_calls(source, target.name, self._options["probe_items"], target.module)
         is_users = calls is not None
         if calls is None:
             calls = training_calls if of_all_ranks else ranks.all_calls(training_calls)
@@ -175,10 +181,7 @@ class WatchFactory:
         if not calls and of_all_ranks:
             raise ValueError(f"the probe of '{target.name}' was saved without inputs")
         if not calls:
-            self._warn(
-                f"'{target.name}' was not called with anything that could be encoded again, so its norms have no "
-                "balance; give its inputs as probe="
-            )
+            self._warn(_no_inputs(target))
             return None
         try:
             return Probe(
@@ -190,9 +193,24 @@ class WatchFactory:
                 gather=ranks.all_rows,
                 most_rows=self._options["max_tracked_rows"],
                 root=self._module,
+                key=target.key,
             )
         except UnusableInputsError as error:
             if is_users or of_all_ranks:
                 raise
             self._warn(f"{error}; meanwhile its norms have no balance")
             return None
+
+
+def _no_inputs(target: OutputTarget) -> str:
+    """Why there is no probe of a target, and what to do."""
+    if target.reads_computed_inputs:
+        return (
+            f"the inputs of '{target.name}' require grad, so it is a later part of an encoder and its norms have no "
+            "balance; name the module that takes the batch, or the method that does with its inputs as probe=, or "
+            "switch the probe off with probe=False"
+        )
+    return (
+        f"'{target.name}' was not called with anything that could be encoded again, so its norms have no balance; give "
+        "its inputs as probe="
+    )

@@ -13,6 +13,7 @@ from lightning_normdyn.core.contrast.first_derivative import first_derivative_on
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.losses.in_batch import InBatchLoss
+from lightning_normdyn.losses.learnt import is_sharded
 
 Encode = Callable[[Any], Tensor]
 
@@ -59,14 +60,18 @@ def cached_loss(
     if not torch.is_grad_enabled():
         loss_value: Tensor = loss(queries.encode(), documents.encode(), **options)
         return loss_value
-    all_parameters = dict.fromkeys([*module.parameters(), *loss.parameters()])
+    # What is spread over ranks gets its gradients where backward meets it, and nowhere else.
+    replays_backward = _is_spread(module)
+    all_parameters = dict.fromkeys([*([] if replays_backward else module.parameters()), *loss.parameters()])
     parameters = [parameter for parameter in all_parameters if parameter.requires_grad]
     # Wide, because gradients wait here unscaled: half precision would lose them.
     leaves = [at_least_float32(side.encode()).requires_grad_() for side in (queries, documents)]
     value: Tensor = loss.compute(*leaves, **options)
     gradients = torch.autograd.grad(value, [*leaves, *parameters], allow_unused=True)
-    cache = _Cache(module, loss, (queries, documents), leaves, gradients[:2], gradients[2:], parameters)
-    replayed_loss: Tensor = _Replay.apply(value.detach(), cache, *parameters)
+    cache_type = _SpreadCache if replays_backward else _Cache
+    cache = cache_type(module, loss, (queries, documents), leaves, gradients[:2], gradients[2:], parameters)
+    anchor = value.new_zeros((), requires_grad=True)  # a way back where no parameter is named
+    replayed_loss: Tensor = _Replay.apply(value.detach(), cache, anchor, *parameters)
     return replayed_loss
 
 
@@ -175,11 +180,14 @@ class _Cache:
             encoded, self._parameters, gradient.to(encoded.dtype), allow_unused=True
         )
         if all(chunk_gradient is None for chunk_gradient in chunk_gradients):
-            raise ValueError(
-                f"module: expected the one whose parameters {side} uses, got a {type(self._module).__name__} that no "
-                f"gradient reaches, so that {side} would not train; pass the module that holds both encoders"
-            )
+            raise self._no_gradient(side)
         return chunk_gradients
+
+    def _no_gradient(self, side: str) -> ValueError:
+        return ValueError(
+            f"module: expected the one whose parameters {side} uses, got a {type(self._module).__name__} that no "
+            f"gradient reaches, so that {side} would not train; pass the module that holds both encoders"
+        )
 
     def publish(self, factor: Tensor) -> None:
         """Lets those who listen see embeddings and gradients as they would have passed."""
@@ -191,10 +199,45 @@ class _Cache:
             torch.autograd.grad(published, leaf, gradient * factor)
 
 
+class _SpreadCache(_Cache):
+    """The same of encoders that FSDP2 or tensor parallelism spreads over ranks.
+
+    What computes there are copies of their parameters, gathered for a while, so that autograd can be asked for none of
+    their gradients: each chunk goes all the way back instead, where FSDP2 waits for it.
+    """
+
+    def _chunk_gradients(self, side: str, encoded: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if not _reaches_leaf(encoded):
+            raise self._no_gradient(side)
+        torch.autograd.backward(encoded, gradient.to(encoded.dtype))
+        return ()
+
+
+def _is_spread(module: nn.Module) -> bool:
+    """Whether ranks hold parts of a module."""
+    return any(hasattr(child, "_get_fsdp_state") for child in module.modules()) or any(
+        is_sharded(parameter) for parameter in module.parameters()
+    )
+
+
+def _reaches_leaf(encoded: Tensor) -> bool:
+    """Whether a graph ends in anything that trains."""
+    waiting, seen = [encoded.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if hasattr(node, "variable"):
+            return True
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
+
+
 class _Replay(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, cache: _Cache, *parameters: Tensor) -> Tensor:
-        del parameters  # named so that autograd brings their gradients home
+    def forward(ctx: Any, value: Tensor, cache: _Cache, anchor: Tensor, *parameters: Tensor) -> Tensor:
+        del anchor, parameters  # named so that autograd brings their gradients home
         ctx.cache = cache
         return value.clone()
 
@@ -202,7 +245,7 @@ class _Replay(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         ctx.cache.publish(factor)
-        return None, None, *ctx.cache.replay(factor)
+        return None, None, None, *ctx.cache.replay(factor)
 
 
 def _cut(name: str, inputs: Any, chunk_size: int) -> list[Any]:

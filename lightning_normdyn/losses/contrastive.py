@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Never
 
 from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.losses.gather import OneRank, Ranks
 from lightning_normdyn.losses.options import SharedOptions
+from lightning_normdyn.losses.rank_group import RankGroup
 from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity, Temperature
 from lightning_normdyn.nearest_word import nearest
 
@@ -27,6 +31,9 @@ class ContrastiveLoss(nn.Module):
         chunk_size: scores that are looked at together are as many times the batch; ``None`` picks what is fastest.
         gather: whether the loss is that of all ranks, whose documents then serve as negatives too where they come from
             the batch; they must then compute the loss equally often.
+        process_group: the ranks whose batches differ, a process group of torch or a device mesh of one dimension:
+            under tensor parallelism ``mesh["data_parallel"]``, which :class:`ContrastiveMixin` finds in Lightning by
+            itself. ``None`` for all ranks; two that have the same first batch are then refused.
         check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
 
     Raises:
@@ -44,6 +51,7 @@ class ContrastiveLoss(nn.Module):
         shared_gamma: bool = False,
         chunk_size: int | None = None,
         gather: bool = True,
+        process_group: Any = None,
         check_finite: bool = True,
         **unknown: Never,
     ) -> None:
@@ -61,7 +69,10 @@ class ContrastiveLoss(nn.Module):
         self.scaling = Temperature(temperature, learnable=learnable_temperature, max_scale=max_scale)
         self.queries, self.documents = Published("queries"), Published("documents")
         self.chunk_size = chunk_size
+        if process_group is not None and not gather:
+            raise ValueError("process_group: nothing is gathered over it where gather=False; leave one of them out")
         self.gather = gather
+        self.rank_group = RankGroup(process_group)
         self.check_finite = check_finite
 
     @property
@@ -72,8 +83,31 @@ class ContrastiveLoss(nn.Module):
             "shared_gamma": self.similarity.shared_gamma,
             "chunk_size": self.chunk_size,
             "gather": self.gather,
+            "process_group": self.process_group,
             "check_finite": self.check_finite,
         }
+
+    @property
+    def process_group(self) -> Any:
+        """The process group or mesh dimension that the loss was given; may be set later, as in ``configure_model``."""
+        return self.rank_group.process_group
+
+    @process_group.setter
+    def process_group(self, process_group: Any) -> None:
+        self.rank_group = RankGroup(process_group)
+
+    def ranks(self, *sides: Tensor) -> Ranks:
+        """The ranks that the loss of a batch is computed over.
+
+        Args:
+            sides: embeddings and numbers of this rank's batch, which must not be those of another rank too.
+        """
+        if not self.gather:
+            return OneRank()
+        ranks = self.rank_group.ranks()
+        if self.training and torch.is_grad_enabled():
+            self.rank_group.refuse_copies(ranks, *sides)
+        return ranks
 
     @property
     def temperature(self) -> Tensor:

@@ -10,7 +10,6 @@ from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.log_sum_exp import sum_log_sum_exp
 from lightning_normdyn.losses.batch import check_finite
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
-from lightning_normdyn.losses.gather import find_ranks
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization
@@ -64,7 +63,7 @@ class FullSoftmax(ContrastiveLoss):
         softmax = cls(**contrast.shared_options)
         softmax.similarity, softmax.scaling = contrast.similarity, contrast.scaling
         softmax.queries, softmax.documents = contrast.queries, contrast.documents
-        softmax.training = contrast.training
+        softmax.training, softmax.rank_group = contrast.training, contrast.rank_group
         return softmax
 
     @uncompiled
@@ -113,7 +112,7 @@ class FullSoftmax(ContrastiveLoss):
         log_expected: Tensor | None,
     ) -> Tensor:
         """Over the queries of all ranks."""
-        ranks = find_ranks(gather=self.gather)
+        ranks = self.ranks(queries, targets)
         rows = ranks.rows(len(queries))[0]
         anchors = self.similarity.rescale_queries(queries, self.scaling.factor)
         vectors = self.similarity.rescale_documents(documents)

@@ -18,6 +18,9 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.factored import Factored, empty_place
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 
+_REDUCE_SCATTER: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
+"""Under the name it has since torch 2.14, or before."""
+
 
 class Rows(NamedTuple):
     """How many rows each rank has of something, in rank order, and which rank this is."""
@@ -106,28 +109,40 @@ class OneRank:
 
 
 class ManyRanks:
-    """The ranks of the default process group."""
+    """The ranks of a process group.
 
-    def __init__(self) -> None:
-        self.count = dist.get_world_size()
+    Args:
+        group: of torch; ``None`` for the default one.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self._group = group
+        self.count, self.rank = dist.get_world_size(group), dist.get_rank(group)
 
     def rows(self, *sizes: int, traits: Sequence[Trait] = ()) -> list[Rows]:
         """One small message a step, so that ranks may differ where they can and do not wait for ever where not."""
-        local_numbers = torch.tensor([*sizes, *(trait.value for trait in traits)], device=_device())
-        all_numbers = local_numbers.new_empty(self.count * len(local_numbers))
-        dist.all_gather_into_tensor(all_numbers, local_numbers)
-        columns = rearrange(all_numbers, "(rank number) -> number rank", rank=self.count).tolist()
+        local_numbers = torch.tensor([*sizes, *(trait.value for trait in traits)], device=_device(self._group))
+        columns = rearrange(self._all(local_numbers), "(rank number) -> number rank", rank=self.count).tolist()
         for trait, values in zip(traits, columns[len(sizes) :], strict=True):
             if len(set(values)) > 1:
                 raise ValueError(
                     f"{trait.argument} ({trait.meaning}): expected the same on all ranks, got {values} on ranks 0 to "
                     f"{self.count - 1}"
                 )
-        return [Rows(tuple(column), dist.get_rank()) for column in columns[: len(sizes)]]
+        return [Rows(tuple(column), self.rank) for column in columns[: len(sizes)]]
+
+    def copies(self, fingerprint: int) -> tuple[int, int] | None:
+        """Two ranks of the group with one fingerprint; ``None`` if there are none."""
+        prints = self._all(torch.tensor([fingerprint], device=_device(self._group))).tolist()
+        first_ranks: dict[int, int] = {}
+        for rank, value in enumerate(prints):
+            if first_ranks.setdefault(value, rank) != rank:
+                return first_ranks[value], rank
+        return None
 
     def gather(self, x: Tensor, rows: Rows) -> Tensor:
         """All-gather forward, reduce-scatter backward."""
-        all_rows: Tensor = _Gather.apply(x, rows)
+        all_rows: Tensor = _Gather.apply(x, rows, self._group)
         return all_rows
 
     def gather_factored(self, x: Factored, groups: Sequence[Rows]) -> Factored:
@@ -138,83 +153,84 @@ class ManyRanks:
             torch.cat([self.gather(part, rows) for part, rows in zip(values.split(sizes), groups, strict=True)])
             for values in (x.rows, x.factors)
         )
-        place: Tensor = _GatherPlace.apply(x.place, groups)
+        place: Tensor = _GatherPlace.apply(x.place, groups, self._group)
         return Factored(vectors, factors, place)
 
     def log_sum_exp(self, partial: Tensor) -> Tensor:
         """Gathers one number an element from each rank."""
-        total: Tensor = _LogSumExpOverRanks.apply(partial, self.count)
+        total: Tensor = _LogSumExpOverRanks.apply(partial, self.count, self._group)
         return total
 
     def whole(self, share: Tensor) -> Tensor:
         """One all-reduce of a scalar."""
         mean = share.detach().clone()
-        dist.all_reduce(mean)
+        dist.all_reduce(mean, group=self._group)
         return share + (mean / self.count - share.detach())
 
-
-def find_ranks(*, gather: bool) -> Ranks:
-    """All ranks of a distributed run; this one alone if there is no other, or if nothing shall be gathered."""
-    if gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return ManyRanks()
-    return OneRank()
+    def _all(self, numbers: Tensor) -> Tensor:
+        """The numbers ``[n]`` of all ranks, one rank's after the other's."""
+        all_numbers = numbers.new_empty(self.count * len(numbers))
+        dist.all_gather_into_tensor(all_numbers, numbers, group=self._group)
+        return all_numbers
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Rows) -> Tensor:
-        ctx.rows = rows
+    def forward(ctx: Any, x: Tensor, rows: Rows, group: Any) -> Tensor:
+        ctx.rows, ctx.group = rows, group
         padded = _padded(x.contiguous(), max(rows.sizes))
         blocks = padded.new_empty(len(rows.sizes) * len(padded), *x.shape[1:])
-        dist.all_gather_into_tensor(blocks, padded)
+        dist.all_gather_into_tensor(blocks, padded, group=group)
         return _without_padding(blocks, rows.sizes)
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _sum_of_own(gradient, ctx.rows), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _sum_of_own(gradient, ctx.rows, ctx.group), None, None
 
 
 class _GatherPlace(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, place: Tensor, groups: Sequence[Rows]) -> Tensor:
-        ctx.groups = groups
+    def forward(ctx: Any, place: Tensor, groups: Sequence[Rows], group: Any) -> Tensor:
+        ctx.groups, ctx.group = groups, group
         return empty_place(sum(rows.total for rows in groups), place)
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         gradients = gradient.split([rows.total for rows in ctx.groups])
-        return torch.cat([_sum_of_own(part, rows) for part, rows in zip(gradients, ctx.groups, strict=True)]), None
+        row_sums = [_sum_of_own(part, rows, ctx.group) for part, rows in zip(gradients, ctx.groups, strict=True)]
+        return torch.cat(row_sums), None, None
 
 
 class _LogSumExpOverRanks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, partial: Tensor, ranks: int) -> Tensor:
+    def forward(ctx: Any, partial: Tensor, ranks: int, group: Any) -> Tensor:
         partials = partial.new_empty(ranks * len(partial))
-        dist.all_gather_into_tensor(partials, partial.contiguous())
+        dist.all_gather_into_tensor(partials, partial.contiguous(), group=group)
         total = rearrange(partials, "(rank n) -> rank n", rank=ranks).logsumexp(0)
         ctx.save_for_backward(partial, total)
+        ctx.group = group
         return total
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         partial, total = ctx.saved_tensors
         gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)  # every rank holds a share of the loss that the total went into
-        return gradient * (partial - total).exp().nan_to_num(0), None
+        dist.all_reduce(gradient, group=ctx.group)  # every rank holds a share of the loss that the total went into
+        return gradient * (partial - total).exp().nan_to_num(0), None, None
 
 
-def _sum_of_own(gradient: Tensor, rows: Rows) -> Tensor:
+def _sum_of_own(gradient: Tensor, rows: Rows, group: Any) -> Tensor:
     """This rank's rows of the sum over ranks."""
     longest = max(rows.sizes)
     padded = torch.cat([_padded(part, longest) for part in gradient.split(list(rows.sizes))])
     row_sums = padded.new_empty(longest, *gradient.shape[1:])
     try:
-        dist.reduce_scatter_tensor(row_sums, padded)
+        _REDUCE_SCATTER(row_sums, padded, group=group)
     except (NotImplementedError, RuntimeError):  # a backend that cannot: every rank refuses alike
-        dist.all_reduce(padded)
+        dist.all_reduce(padded, group=group)
         row_sums = padded.split(longest)[rows.rank]
     return row_sums[: rows.sizes[rows.rank]]
 
@@ -230,8 +246,9 @@ def _without_padding(blocks: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(groups, sizes, strict=True)])
 
 
-def _device() -> torch.device:
-    """Where the default backend sends from."""
-    if dist.get_backend() == "nccl":
+def _device(group: Any) -> torch.device:
+    """Where a group's backend sends from."""
+    backend = str(dist.get_backend(group))
+    if "nccl" in backend and "cpu" not in backend:
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -13,7 +13,7 @@ from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.losses.batch import Batch, PairOptions, check_finite
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
-from lightning_normdyn.losses.gather import Ranks, Rows, Trait, find_ranks
+from lightning_normdyn.losses.gather import Ranks, Rows, Trait
 from lightning_normdyn.losses.options import Unpack
 from lightning_normdyn.losses.uncompiled import uncompiled
 
@@ -95,7 +95,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
         if self.training:
             self.scaling.hold()
         with torch.autocast(queries.device.type, enabled=False):
-            ranks = find_ranks(gather=self.gather)
+            ranks = self.ranks(queries, documents)
             candidates = self._candidates(batch, ranks)
             share = self._share(batch, candidates, ranks)
             loss = ranks.whole(

@@ -12,6 +12,7 @@ from lightning_normdyn.caution import caution
 from lightning_normdyn.losses.cached import Encode, cached_loss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.learnt import average_gradients, is_sharded
 from lightning_normdyn.losses.options import InfoNCEOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.nearest_word import nearest
@@ -36,7 +37,8 @@ class ContrastiveMixin:
 
     The loss is ``self.contrast``, an :class:`InfoNCE`; its learnt temperature and exponents belong to the module's
     parameters, and are logged as ``normdyn/contrast/<name>``. The callbacks see queries and documents as the targets
-    ``queries`` and ``documents``.
+    ``queries`` and ``documents``. Under Lightning's ``ModelParallelStrategy`` it gathers over the data-parallel
+    dimension of the mesh, unless ``process_group`` says another.
 
     Args:
         args: handed on to the next class.
@@ -47,6 +49,8 @@ class ContrastiveMixin:
     contrast: InfoNCE
     default_normalization: ClassVar[Normalization] = "cosine"
     _decay_checked = False
+    _meshed_trainer: Any = None
+    _mesh_handles: Sequence[Any] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -72,6 +76,7 @@ class ContrastiveMixin:
 
     def contrastive_loss(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
         """The loss of a batch, see :meth:`InfoNCE.forward`; logs what trains in the loss itself."""
+        self._see_mesh()
         loss: Tensor = self.contrast(queries, documents, **options)
         self._log_learnt()
         return loss
@@ -87,6 +92,7 @@ class ContrastiveMixin:
         **options: Any,
     ) -> Tensor:
         """The same loss with encoders that see ``chunk_size`` inputs at a time, see :func:`cached_loss`."""
+        self._see_mesh()
         loss = cached_loss(
             self.contrast,
             query_inputs,
@@ -102,9 +108,30 @@ class ContrastiveMixin:
 
     def full_softmax_loss(self, queries: Tensor, documents: Tensor, targets: Tensor, **options: Any) -> Tensor:
         """The loss of queries that choose from a whole table of documents, see :class:`FullSoftmax`."""
+        self._see_mesh()
         loss: Tensor = FullSoftmax.sharing(self.contrast)(queries, documents, targets, **options)
         self._log_learnt()
         return loss
+
+    def _see_mesh(self) -> None:
+        """Lets the loss gather over the ranks that are given batches of their own, where Lightning made a mesh."""
+        mesh = getattr(self, "device_mesh", None)
+        self.contrast.rank_group.see_mesh(mesh)
+        trainer = getattr(self, "_trainer", None)
+        if mesh is not None and trainer is not None and trainer.training and self._meshed_trainer is not trainer:
+            self._meshed_trainer = trainer
+            self._train_as_one(trainer.optimizers)
+
+    def _train_as_one(self, optimizers: Sequence[Optimizer]) -> None:
+        """Lets all ranks train what the loss learns as one, where FSDP2 may hold it or not."""
+        optimized = {id(p): p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        loss_parameters = [p for p in self.contrast.parameters() if id(p) in optimized]
+        for handle in self._mesh_handles:
+            handle.remove()
+        local_parameters = [p for p in loss_parameters if not is_sharded(p)]
+        self._mesh_handles = average_gradients(local_parameters, self.contrast.rank_group.group)
+        for optimizer in optimizers:  # inside of forward, FSDP2 has copies of its parameters, which it throws away
+            self._mesh_handles.append(optimizer.register_step_post_hook(lambda *_: self.contrast.scaling.hold()))
 
     def _log_learnt(self) -> None:
         """Logs what trains in the loss itself, at the trainer's own cadence."""

@@ -31,6 +31,7 @@ class SharedOptions(TypedDict, total=False):
     shared_gamma: bool
     chunk_size: int | None
     gather: bool
+    process_group: Any
     check_finite: bool
 
 

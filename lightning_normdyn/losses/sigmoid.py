@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_normdyn.core.contrast.softplus_sum import softplus_sum
 from lightning_normdyn.core.number_checks import check_finite_number, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
+from lightning_normdyn.losses.learnt import learnt_number, take_saved_shape, whole
 from lightning_normdyn.losses.options import SharedOptions, Unpack
 from lightning_normdyn.losses.positives import sums_by_label, sums_of_listed
 from lightning_normdyn.losses.similarity import Normalization
@@ -60,17 +63,21 @@ class SigmoidContrastive(InBatchLoss):
         check_flag(learnable_bias=learnable_bias)
         self.learnable_bias = learnable_bias
         if learnable_bias:
-            self.bias = nn.Parameter(torch.tensor(float(bias)))
+            self.bias = learnt_number(bias)
         else:
             self.register_buffer("bias", torch.tensor(float(bias)))
 
     def learnt(self) -> dict[str, Tensor]:
         """What trains in the loss itself, by the name under which it is logged; detached."""
-        return super().learnt() | ({"bias": self.bias.detach()} if self.learnable_bias else {})
+        return super().learnt() | ({"bias": whole(self.bias).detach().reshape(())} if self.learnable_bias else {})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        take_saved_shape(self.bias, state_dict, f"{prefix}bias")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
-        bias = self.bias.to(anchors.dtype)
+        bias = whole(self.bias).reshape(()).to(anchors.dtype)
         total = softplus_sum(
             anchors,
             candidates.vectors,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from lightning_normdyn.core.contrast.factored import Factored, factored
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_flag, check_positive
+from lightning_normdyn.losses.learnt import learnt_number, take_saved_shape, whole
 from lightning_normdyn.nearest_word import nearest
 
 _COLDEST = 1e-30  # float32 still holds its inverse
@@ -87,8 +88,7 @@ class NormalizedSimilarity(nn.Module):
         if self.normalization != "learnable":
             query, document = self.fixed.unbind()
             return query, document
-        raw = self.raw_gammas.float() if self.raw_gammas.dtype.itemsize < 4 else self.raw_gammas
-        gammas = [gamma.sigmoid() for gamma in raw.unbind()]
+        gammas = [gamma.sigmoid() for gamma in at_least_float32(whole(self.raw_gammas)).unbind()]
         return gammas[0], gammas[-1]
 
     def forward(self, queries: Tensor, documents: Tensor) -> Tensor:
@@ -155,12 +155,12 @@ class Temperature(nn.Module):
         self._fixed = 1 / temperature  # a number, which no module.half() rounds
         self.max_scale = max_scale
         if learnable:
-            self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+            self.log_scale = learnt_number(-math.log(temperature))
 
     @property
     def factor(self) -> float | Tensor:
         """``1/temperature``: a number, or if it is learnt a tensor in float32 at least that carries gradient."""
-        return at_least_float32(self.log_scale).exp() if self.learnable else self._fixed
+        return at_least_float32(whole(self.log_scale)).reshape(()).exp() if self.learnable else self._fixed
 
     @property
     def scale(self) -> Tensor:
@@ -172,3 +172,8 @@ class Temperature(nn.Module):
         if self.learnable:
             with torch.no_grad():
                 self.log_scale.clamp_(max=math.log(self.max_scale))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if self.learnable:
+            take_saved_shape(self.log_scale, state_dict, f"{prefix}log_scale")
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -8,12 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lightning_normdyn.report.kit.page import DrawingError, Origin
+from lightning_normdyn.report.run.model_card import model_card_section, write_model_card_section
 from lightning_normdyn.report.run.page import write_report
 
 if TYPE_CHECKING:
     from lightning_normdyn.report.run.kernel_votes import draw_votes, write_votes
 
-__all__ = ["DrawingError", "Origin", "draw_votes", "write_report", "write_votes"]
+__all__ = [
+    "DrawingError",
+    "Origin",
+    "draw_votes",
+    "model_card_section",
+    "write_model_card_section",
+    "write_report",
+    "write_votes",
+]
 
 
 def __getattr__(name: str) -> Any:

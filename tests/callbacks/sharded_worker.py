@@ -199,11 +199,23 @@ def whole_tables(folder):
     return results
 
 
+def head_dynamics():
+    return NormDynamics(targets=["net.head.weight"], every_n_steps=5, window=20)
+
+
+def tables(folder):
+    """What is logged of a table that is sharded itself, by how the module is."""
+    logged = {}
+    for name in ("a unit", "among units"):
+        _, logger = train(folder / f"head {name}", Sharded(OPTIMIZERS["adamw"], SHARDED[name]), head_dynamics())
+        logged[name] = logger.of("net.head.weight")
+    return logged
+
+
 def refusals(folder):
     """The sentences that wrong targets and policies get."""
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     cases = {
-        "table": (Sharded(OPTIMIZERS["sgd"], SHARDED["among units"]), NormDynamics(targets=["net.head.weight"])),
         "policy": (Sharded(OPTIMIZERS["sgd"], SHARDED["among units"], mp_policy=policy), dynamics()),
     }
     return {name: _refusal(folder, *case) for name, case in cases.items()}
@@ -229,6 +241,7 @@ def main(folder):
         "resumed": resumed(folder),
         "refusals": refusals(folder),
         "whole tables": whole_tables(folder),
+        "tables": tables(folder),
     }
     torch.save(results, folder / f"rank-{torch.distributed.get_rank()}.pt")
 

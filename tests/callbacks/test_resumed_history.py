@@ -57,6 +57,27 @@ def test_what_led_to_a_checkpoint_is_on_disk_and_what_lies_beyond_is_taken_back(
     assert len(list_runs(tmp_path)) == 1
 
 
+def lines_of(folder):
+    target = read_run(folder)[TABLE]
+    return [repr(line) for table in (target.trajectory(), target.quantities()) for line in table.to_pylist()]
+
+
+def test_a_run_that_is_resumed_in_another_folder_is_read_as_if_it_had_never_stopped(fit, tmp_path):
+    """As Lightning does it, which makes a new version_N: every line of a run that nobody disturbed."""
+    options = {"every_n_steps": 5, "window": 20}
+    train(fit, [NormDynamics(**options)], max_steps=50, default_root_dir=tmp_path / "whole")
+    checkpoint = None
+    for version, (save_at, break_at) in enumerate(((23, 33), (37, 37))):
+        saving = SavesAndBreaksOff(tmp_path / f"{version}.ckpt", save_at, break_at)
+        place = {"default_root_dir": tmp_path / f"version_{version}", "ckpt_path": checkpoint}
+        with pytest.raises(BrokenOffError):
+            train(fit, [NormDynamics(**options), saving], max_steps=50, **place)
+        checkpoint = saving.file
+    last = tmp_path / "version_2"
+    train(fit, [NormDynamics(**options)], max_steps=50, default_root_dir=last, ckpt_path=checkpoint)
+    assert lines_of(last) == lines_of(tmp_path / "whole")
+
+
 def test_a_run_without_a_state_of_ours_is_a_run_of_its_own(fit, tmp_path):
     train(fit, [NormDynamics(every_n_steps=1)], max_steps=5)
     without = fit(Lit(seeded(PairTable), sgd), pair_batches(50), max_epochs=-1, max_steps=10)

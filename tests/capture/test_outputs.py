@@ -154,7 +154,8 @@ def test_an_output_that_is_overwritten_in_place_shows_its_norms_alone(fit):
     with torch.no_grad():
         vectors = torch.cat([net.encoder(net.table(ids)) for ids in batches[0].T])
     callback = NormDynamics(targets=["net.encoder"], probe=False, every_n_steps=1)
-    logged = fit(Lit(net, sgd), batches, callback).logger.of("net.encoder")[1]
+    with pytest.warns(UserWarning, match="'net.encoder', after 1 steps: no gradient came back .* overwritten in place"):
+        logged = fit(Lit(net, sgd), batches, callback).logger.of("net.encoder")[1]
     assert logged["norm_mean"] == pytest.approx(vectors.norm(dim=1).mean().item(), rel=1e-6)
     assert not {"gradient_norm", "radial_fraction"} & set(logged)
 
@@ -179,3 +180,40 @@ def test_a_call_that_does_not_train_is_not_heard(fit):
     callback = NormDynamics(targets=["net.encoder"], probe=False, every_n_steps=1)
     logged = fit(Lit(seeded(Teaching), sgd), pair_batches(2), callback).logger.of("net.encoder")
     assert logged[2] == pytest.approx(expected(*steps[1]), rel=2e-5)
+
+
+class Pictures(nn.Module):
+    """A backbone of convolutions and what its maps are pooled to."""
+
+    def __init__(self, size):
+        super().__init__()
+        layers = [nn.Embedding(ROWS, 3 * 4 * 4), nn.Unflatten(-1, (3, 4, 4)), nn.Conv2d(3, DIM, 3, padding=1)]
+        self.encoder = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(size))
+
+    def forward(self, pairs):
+        queries, documents = (self.encoder(ids).mean((2, 3)) for ids in pairs.T)
+        return contrast(queries, documents, "dot")
+
+
+def test_channels_pooled_to_one_place_are_vectors(fit):
+    """``[n, C, 1, 1]``, which backbones end in, is ``[n, C]``."""
+    assert_outputs(fit, lambda: Pictures(1))
+
+
+def test_a_map_of_channels_is_refused(fit):
+    callback = NormDynamics(targets=["net.encoder"], probe=False)
+    with pytest.raises(
+        ValueError, match=r"'net.encoder' is no tensor .* shape \(16, 8, 2, 2\), as of a map of channels"
+    ):
+        fit(Lit(seeded(lambda: Pictures(2)), sgd), pair_batches(1), callback)
+
+
+def test_numbers_one_an_item_are_refused(fit):
+    class Scored(TwoTowers):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Linear(DIM, 1))
+
+    callback = NormDynamics(targets=["net.encoder"], probe=False)
+    with pytest.raises(ValueError, match=r"'net.encoder' is no tensor .* shape \(16, 1\)"):
+        fit(Lit(seeded(Scored), sgd), pair_batches(1), callback)

@@ -31,6 +31,7 @@ def _losses() -> Iterator[BadCall]:
             normalization=["cos", 3, ["dot"]],
             max_scale=[0, NAN, "1"],
             gather=["no", 1],
+            process_group=["data", 3],
             check_finite=["no"],
             learnable_temperature=["no"],
         )

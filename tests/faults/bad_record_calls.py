@@ -30,7 +30,13 @@ from lightning_normdyn.datasets import (
 )
 from lightning_normdyn.history import RunWriter, list_runs, read_run
 from lightning_normdyn.instruments import Instrument, NormObserver
-from lightning_normdyn.report import draw_votes, write_report, write_votes
+from lightning_normdyn.report import (
+    draw_votes,
+    model_card_section,
+    write_model_card_section,
+    write_report,
+    write_votes,
+)
 from lightning_normdyn.tasks import EvaluationSplit
 
 NOT_PATH = [3, None, "", b"a", "a\0b", ["a"]]
@@ -227,6 +233,13 @@ def _histories() -> Iterator[BadCall]:
         command=[3],
         warn=[3, "print"],
     )
+    yield from each(kind, model_card_section, None, log_dir=["", b"a", "a\0b", 3, FOLDER / "absent"])
+    card = folder / "README.md"
+    card.write_text("# A model\n")
+    bad_paths = ["", b"a", "a\0b", 3, None, FOLDER / "absent"]
+    yield from each(
+        kind, write_model_card_section, {"card": card, "log_dir": folder}, card=bad_paths, log_dir=bad_paths
+    )
     linear = nn.Linear(3, 2)
     votes = core.kernel_votes(linear, Q, D, loss=lambda x: x.square().sum())
     good = {"votes": votes, "probes": list("abcd"), "items": list("abcdef")}
@@ -272,7 +285,9 @@ def _targets() -> Iterator[BadCall]:
         max_tracked_rows=NOT_COUNT,
         argument="name|targets|module|max_tracked_rows",
     )
-    yield from each(kind, OutputTarget, {"name": "1", "module": model[1]}, name=[3, None], module=[None, "model"])
+    yield from each(
+        kind, OutputTarget, {"name": "1", "module": model[1]}, name=[3, None], module=[None, "model"], key=[3, ""]
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     yield from each(
         kind,

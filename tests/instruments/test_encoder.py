@@ -355,7 +355,6 @@ class Renorming(nn.Module):
         (Renorming, {"probe": torch.arange(8)}, "writes to its 'table.weight'"),
         (relu_layers, {"probe": inputs()[:, :3]}, r"cannot be called with it again \(RuntimeError"),
         (relu_layers, {"probe": {"encodr": inputs()}}, r"cannot be called with it again \(TypeError"),
-        (relu_layers, {"targets": ["encoder.2"], "probe": None}, "inputs of 'encoder.2' require grad"),
         (relu_layers, {"probe": inputs().requires_grad_()}, "require grad"),
         (relu_layers, {"probe": "a text"}, "no file 'a text'"),
         (relu_layers, {"probe": 7}, "expected None, False, a batch"),
@@ -366,6 +365,13 @@ class Renorming(nn.Module):
 def test_bad_probes_get_a_clear_sentence(fit, encoder, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         train(fit, encoder=encoder, steps=3, **options)
+
+
+def test_a_later_part_of_an_encoder_is_followed_without_a_balance(fit):
+    with pytest.warns(UserWarning, match="inputs of 'encoder.2' require grad, so it is a later part"):
+        logged = train(fit, encoder=relu_layers, steps=3, targets=["encoder.2"], probe=None)[1].logger.of("encoder.2")
+    assert logged[1]["norm_mean"] > 0
+    assert "radial_decay" not in logged[1]
 
 
 def test_the_fit_monitor_probes_too(fit):

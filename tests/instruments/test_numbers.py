@@ -101,15 +101,16 @@ def adamw_law(lr=0.02, decay=0.1, beta1=0.8, beta2=0.95):
 
 
 def coupled_law(kind, lr=0.02, momentum=0.0, **options):
-    return ruled_law(kind, lr / (1 - momentum), 0.05, separable=False, power=3, lr=lr, **options)
+    """With so little decay that the second moment keeps up with it, as the law has it."""
+    return ruled_law(kind, lr / (1 - momentum), 0.001, separable=False, power=3, lr=lr, **options)
 
 
 LAWS = {
     "sgd": sgd_law(),
     "sgd with momentum": sgd_law(lr=0.05, momentum=0.8, dampening=0.1),
     "adamw": adamw_law(),
-    "adam with l2": coupled_law(torch.optim.Adam),
-    "rmsprop with momentum": coupled_law(torch.optim.RMSprop, lr=0.005, momentum=0.5),
+    "adam with l2": coupled_law(torch.optim.Adam, betas=(0.8, 0.95)),
+    "rmsprop with momentum": coupled_law(torch.optim.RMSprop, lr=0.005, momentum=0.5, alpha=0.95),
 }
 LAWS["rmsprop with momentum"].configure.keywords["momentum"] = 0.5
 
@@ -242,6 +243,53 @@ def test_every_quantity_is_what_a_plain_loop_finds(fit, tmp_path, law, loop):
         np.testing.assert_allclose(rows[name][some], column[some], rtol=rel, atol=1e-7, err_msg=name)
     assert_fit(logged[STEPS], expected | {"transient_norm": rows["transient_norm"]})
     assert_skill(logged[STEPS], np.linalg.norm(steps[0].before.numpy(), axis=1), rows)
+
+
+def simulated_norms(configure, start, v2, p, kurtosis, steps, copies=100):
+    """Root mean square norms of copies of each row after some steps of the optimizer itself, in float64.
+
+    Gradients have random directions across the row and sizes of a gamma distribution; the optimizer's memory of them
+    has settled at the start.
+    """
+    generator = torch.Generator().manual_seed(2)
+    start, v2, p, kurtosis = (torch.from_numpy(values).repeat_interleave(copies) for values in (start, v2, p, kurtosis))
+    x = torch.randn(len(start), DIM, generator=generator, dtype=torch.float64)
+    rows = torch.nn.Parameter(x / x.norm(dim=1, keepdim=True) * start.unsqueeze(1))
+    holder = torch.nn.Module()
+    holder.rows = rows
+    optimizer = configure(holder)
+    (group,) = optimizer.param_groups
+    lr, decay = group["lr"], group["weight_decay"]
+    shape = 1 / (kurtosis - 1).clamp(min=1e-3)
+    for step in range(-400, steps):
+        group["lr"], group["weight_decay"] = (lr, decay) if step >= 0 else (0.0, 0.0)
+        square = rows.detach().square().sum(1, keepdim=True)
+        g = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
+        g -= rows.detach() * (rows.detach() * g).sum(1, keepdim=True) / square
+        size = torch._standard_gamma(shape, generator=generator) / shape * v2 / p
+        touched = torch.rand(len(p), generator=generator, dtype=torch.float64) < p
+        rows.grad = g / g.norm(dim=1, keepdim=True) * ((size * touched).sqrt().unsqueeze(1) / square.sqrt())
+        optimizer.step()
+    return rows.detach().square().sum(1).view(-1, copies).mean(1).sqrt().numpy()
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam with l2", "rmsprop with momentum"])
+def test_predictions_are_those_of_simulated_rows(name):
+    """At the moments of a run: what the rule makes of them, which the tests above hold the log against."""
+    law, net, batches = LAWS[name], seeded(lambda: PairTable("dot")), pair_batches(STEPS)
+    _, steps = train_plainly(net, batches, law.configure, TABLE)
+    (v2, p), kurtosis = expected_moments(steps), expected_kurtosis(steps)
+    some = p > 0.25
+    start, v2, p, kurtosis = np.linalg.norm(steps[0].before.numpy(), axis=1)[some], v2[some], p[some], kurtosis[some]
+    path = simulated_norms(law.configure, start, v2, p, kurtosis, STEPS)
+    error, change = np.log(law.path(start, v2, p, kurtosis) / path), np.log(path / start)
+    np.testing.assert_allclose(error, 0, atol=0.006)
+    assert np.linalg.norm(error) < 0.3 * np.linalg.norm(change), "else it would be as good as 'stays as it is'"
+    if law.separable:  # else some rows need thousands of steps
+        settled = law.equilibrium(v2, p, kurtosis)
+        simulated = simulated_norms(law.configure, settled, v2, p, kurtosis, 1_000)
+        np.testing.assert_allclose(simulated / settled, 1, atol=0.03)
+        assert simulated.mean() / settled.mean() == pytest.approx(1, abs=0.01)
 
 
 def test_numbers_hold_against_training_in_float64(fit, tmp_path):

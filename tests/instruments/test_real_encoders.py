@@ -143,7 +143,7 @@ def test_tokens_of_padding_are_not_counted(fit, tmp_path):
 
 
 def test_masks_by_position_and_those_of_torch():
-    from lightning_normdyn.capture.output import unpadded_rows
+    from lightning_normdyn.capture.vectors import unpadded_rows
 
     class Encoder(nn.Module):
         def forward(self, x, src_key_padding_mask=None):

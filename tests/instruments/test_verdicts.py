@@ -285,6 +285,17 @@ def test_an_encoder_whose_vectors_point_one_way_has_collapsed(collapses):
     assert ("collapsed_directions" in rules) == collapses
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_one_row_has_not_collapsed(rows):
+    """One that is trained: alone, or beside padding."""
+    table = torch.nn.Embedding(rows, 8, padding_idx=0 if rows > 1 else None)
+    loss = torch.nn.Sequential(table, torch.nn.Linear(8, 1))
+    optimizer = torch.optim.AdamW(table.parameters(), lr=1e-2, weight_decay=0.1)
+    loss.forward = lambda ids: loss[1](table(ids)).square().mean()
+    rules = verdicts_of(loss, torch.full((4,), rows - 1), optimizer, targets=["0.weight"])
+    assert "collapsed_directions" not in rules
+
+
 def test_every_quantity_that_is_judged_is_logged():
     quantities = {quantity for rule in RULES.values() for quantity in rule.quantities}
     assert quantities <= QUANTITIES.keys()

@@ -87,9 +87,9 @@ def gradients(model):
     return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
 
-def run(model, wanted, world, rank, *, steps=2, chunk_size=None, accumulate=1):
+def run(model, wanted, world, rank, *, steps=2, chunk_size=None, accumulate=1, group=None):
     """Losses of a few steps, and the gradient after the last; parameters stay."""
-    wrapped = DistributedDataParallel(model) if world > 1 else model
+    wrapped = DistributedDataParallel(model, process_group=group) if world > 1 else model
     losses = []
     for step in range(steps):
         model.zero_grad()

@@ -71,7 +71,7 @@ def expected_of(name, case):
     loss = of_matrix(scores, case.direction) if many else oracle.infonce(scores, direction=case.direction, **given)
     loss.backward()
     found = {"loss": loss.detach(), "queries": scores.queries.grad, "documents": scores.documents.grad}
-    found["scaling.log_scale"] = scores.log_scale.grad
+    found["scaling.log_scale"] = scores.log_scale.grad[None]
     if scores.hard is not None:
         found["hard_negatives"] = scores.hard.grad
     if case.normalization == "learnable":

@@ -19,7 +19,14 @@ from lightning_normdyn.losses.similarity import NORMALIZATION_NAMES
 from lightning_normdyn.report.grid.figures import COLOURS
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 
-SHARED = {"max_scale": 100.0, "shared_gamma": False, "chunk_size": None, "gather": True, "check_finite": True}
+SHARED = {
+    "max_scale": 100.0,
+    "shared_gamma": False,
+    "chunk_size": None,
+    "gather": True,
+    "process_group": None,
+    "check_finite": True,
+}
 SOFTMAX = {**SHARED, "temperature": 0.05, "learnable_temperature": False}
 INFONCE = {
     **SOFTMAX,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -50,8 +49,10 @@ def run_checkpoint_audit(place: str, out: str, *, column: str | None = None, ove
 
 def _details(audit: CheckpointAudit) -> tuple[str | Table, ...]:
     """What each table says with its shortest rows, and what to do."""
-    tables = ((table.sentence, *([_shortest(table)] if table.listed else [])) for table in audit.tables)
-    return (*chain.from_iterable(tables), audit.advice)
+    details: list[str | Table] = []
+    for table in audit.tables:
+        details += [table.sentence, _shortest(table)] if table.listed else [table.sentence]
+    return (*details, audit.advice)
 
 
 def _shortest(table: TableAudit) -> Table:

@@ -65,17 +65,17 @@ class TextView(RunView):
 def _verdict_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[Text]:
     """The worst verdicts, a line each."""
     grave = [verdict for verdict in verdicts if verdict.get("severity") != "note"]
-    shown = (grave or verdicts)[:_MOST_VERDICTS]
+    listed_verdicts = (grave or verdicts)[:_MOST_VERDICTS]
     lines = [
         Text.assemble(
             (f"{verdict['severity']} ({verdict['rule']}) ", _STYLES.get(str(verdict["severity"]), "")),
-            f"{verdict['target']}: {verdict['sentence']}. Lever: {verdict['lever']}.",
+            f"{visible(str(verdict['target']))}: {verdict['sentence']}. Lever: {verdict['lever']}.",
         )
-        for verdict in shown
+        for verdict in listed_verdicts
     ]
     if not verdicts:
         return [Text("No rule has found anything.", style="dim")]
-    further_count = len(verdicts) - len(shown)
+    further_count = len(verdicts) - len(listed_verdicts)
     further = f"{further_count} verdict{'s' * (further_count > 1)} more, in the report."
     return [*lines, Text(further, style="dim")] if further_count else lines
 
@@ -89,8 +89,18 @@ def _target_table(records: Sequence[TargetRecord]) -> Table:
     table.add_column("median norm so far", no_wrap=True)
     for record in records:
         cells = (_latest(record.values(quantity)) for quantity in _COLUMNS.values())
-        table.add_row(record.name, *cells, sparkline(record.values("norm_p50")))
+        table.add_row(visible(record.name), *cells, sparkline(record.values("norm_p50")))
     return table
+
+
+def visible(name: str) -> str:
+    """A name of any letters on one line, without those that a terminal would obey.
+
+    Example:
+        >>> visible("line" + chr(10) + "break " + chr(27) + "[31mred")
+        'line�break �[31mred'
+    """
+    return "".join(letter if letter.isprintable() else "�" for letter in name)
 
 
 def _latest(series: Series) -> str:
@@ -111,7 +121,7 @@ def sparkline(series: Series, width: int = _WIDTH) -> str:
     """
     values = [float(value) for value in series.values]
     places = range(1, min(width, len(values)) + 1)
-    chosen = [values[place * len(values) // len(places) - 1] for place in places]
-    low, high = min(chosen, default=0.0), max(chosen, default=0.0)
+    samples = [values[place * len(values) // len(places) - 1] for place in places]
+    low, high = min(samples, default=0.0), max(samples, default=0.0)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((value - low) * scale)] for value in chosen)
+    return "".join(_BARS[round((value - low) * scale)] for value in samples)

@@ -48,21 +48,22 @@ class AdamWLaw(DecayApart):
     power = 2
     growth_power = 0
     observed_mean: ObservedMean = "rms"
-    accuracy = 0.005
+    accuracy = 0.002
     norm_needs: tuple[str, ...] = ("dim",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
         """``d·p/(p + 1 - beta2)``: a rare row divides by a second moment that has partly decayed.
 
-        Where the kurtosis of gradients is known, ``d·S·(1 + (t - 1)/(1 + alpha))`` with what is left out of that: the
-        chance in the second moment, ``S`` of :func:`~lightning_normdyn.core.dynamics.shot_noise.shot_noise`, and
-        momentum that goes on while the second moment falls already::
+        Where the kurtosis of gradients is known, ``d·S·T·P`` with what is left out of that: the chance in the second
+        moment, ``S`` of :func:`~lightning_normdyn.core.dynamics.shot_noise.shot_noise`, and what momentum does
+        meanwhile, ``T`` of :func:`_tail`; and decay that takes from steps that are still alike::
 
-            alpha = p/(1 - beta2),    t = [(1 - beta1)/(1 - beta1/sqrt(beta2))]²
+            P = (1 - beta1)·(1 + b)/((1 + beta1)·(1 - b)),    b = beta1·(1 - lr·lambda)
         """
         p = noise.update_probability
         plain = noise.dim * p / (p + 1 - settings.second_beta)
-        return plain * _amendment(settings, noise)
+        share = settings.decay_share(settings.lr, settings.lr**2)
+        return plain * _amendment(settings, noise) * _decayed_persistence(settings, noise, share)
 
     def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
         """``R² <- (1 - a)²·R² + e²·d·p/(1 - beta2 + p·R²·w)``, with ``w`` the remembered mean of ``1/R²``.
@@ -80,12 +81,14 @@ class AdamWLaw(DecayApart):
         for steps, lr, lr_squared in segments:
             substeps = math.ceil(max(1.0, min(steps, steps * forgets / _FINEST)))
             span = steps / substeps
-            step_retention = max(0.0, 1 - settings.decay_share(lr, lr_squared)) ** 2
+            share = settings.decay_share(lr, lr_squared)
+            step_retention = max(0.0, 1 - share) ** 2
+            persistence = _decayed_persistence(settings, noise, share)
             retention, memory = step_retention**span, settings.second_beta**span
             gain = repeats(step_retention, retention, span)
             for _ in range(substeps):
                 source = p / (forgets + p * (squared * memory_mean).nan_to_num(1, 1, 1))
-                growth = lr_squared * noise.dim * amendment * source
+                growth = lr_squared * noise.dim * amendment * persistence * source
                 memory_mean = memory * memory_mean + (1 - memory) / squared
                 before, squared = squared, retention * squared + gain * growth
                 yield Stretch(span, before, squared, growth, retention)
@@ -97,15 +100,20 @@ class AdamWLaw(DecayApart):
 
             d log R = -2r·(1 + A)·log R - r·A·u + r·(touches + A·sizes + apart)
             du      = -2f·log R - f·u + f·(touches + sizes)
+
+        Momentum hands the norm a touch late, when the memory has forgotten a part of it, see :func:`_left_in_memory`.
         """
         if noise.kurtosis is None or settings.radial_decay <= 0 or not 0 < settings.second_beta < 1:
             return None
         rate, forgets = settings.lr * settings.radial_decay, 1 - settings.second_beta
         touches, sizes = _touches_and_sizes(noise)
-        memory = 1 - _shot_noise_of(settings, noise).elasticity
+        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
         response = LinearResponse.of(
             matrix=((-2 * rate * (1 + memory), -rate * memory), (-2 * forgets, -forgets)),
-            inputs=((rate, rate * memory, rate), (forgets, forgets, 0.0)),
+            inputs=(
+                (rate * (1 - memory * (1 - left)), rate * memory * left, rate),
+                (forgets * left, forgets * left, 0.0),
+            ),
             noise=(touches, sizes, _apart_variance(settings, noise, rate) / rate**2),
             gain=((1 - memory) / 2, 0.0, 0.0),
         )
@@ -131,7 +139,7 @@ class AdamWLaw(DecayApart):
             return None
         forgets = 1 - settings.second_beta
         touches, sizes = _touches_and_sizes(noise)
-        memory = 1 - _shot_noise_of(settings, noise).elasticity
+        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
         response = PathResponse(touches, 2, forgets / 2 * (touches + sizes))
         remainder = torch.ones_like(touches)
         for stretch in self._course(start, settings, noise, segments):
@@ -139,7 +147,10 @@ class AdamWLaw(DecayApart):
             response.advance(
                 stretch.steps,
                 Coupling(-2 * rate * (1 + memory), -rate * memory, -2 * forgets, -forgets),
-                (SharedNoise(rate, forgets, touches), SharedNoise(rate * memory, forgets, sizes)),
+                (
+                    SharedNoise(rate * (1 - memory * (1 - left)), forgets * left, touches),
+                    SharedNoise(rate * memory * left, forgets * left, sizes),
+                ),
                 _apart_variance(settings, noise, rate),
             )
             remainder = remainder * stretch.inherited
@@ -165,7 +176,7 @@ class CoupledAdamLaw(CommonLaw):
     power = 3
     growth_power = 0
     observed_mean: ObservedMean = "geometric"
-    accuracy = 0.005
+    accuracy = 0.002
     decay_is_separable = False
     norm_needs: tuple[str, ...] = ("second_moment", "dim")
     turn_needs: tuple[str, ...] = norm_needs
@@ -236,15 +247,21 @@ class CoupledAdamLaw(CommonLaw):
             return None
         rate, forgets = self._relative_decay(settings, noise), 1 - settings.second_beta
         touches, sizes = _touches_and_sizes(noise)
-        memory = 1 - _shot_noise_of(settings, noise).elasticity
-        gains = ((1.5 - memory) / 3, torch.full_like(memory, 1 / 6))
+        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
+        tilt = memory - 0.5
+        gains = ((1 - tilt) / 3, torch.full_like(memory, 1 / 6))
         response = LinearResponse.of(
-            matrix=((-2 * rate * (1 + memory), -rate * (memory - 0.5)), (-2 * forgets, -forgets)),
-            inputs=((rate, rate * memory, rate), (forgets, forgets, 0.0)),
+            matrix=((-2 * rate * (1 + memory), -rate * tilt), (-2 * forgets, -forgets)),
+            inputs=(
+                (rate * (1 - tilt * (1 - left)), rate * (memory - tilt * (1 - left)), rate),
+                (forgets * left, forgets * left, 0.0),
+            ),
             noise=(touches, sizes, _apart_variance(settings, noise, rate) / rate.square()),
             gain=(*gains, 0.0),
         )
         errors = response.errors(sampling.steps, (touches + sizes) / sampling.readings / 12)
+        shift = _shift(errors.width.square(), rate * (touches + sizes))
+        errors = errors._replace(log_bias=errors.log_bias + shift)
         unread = touches * gains[0].square() + sizes * gains[1].square()
         return errors._replace(predicted=errors.predicted + unread * (1 / sampling.readings - 1 / sampling.steps))
 
@@ -262,21 +279,27 @@ class CoupledAdamLaw(CommonLaw):
             return None
         forgets = 1 - settings.second_beta
         touches, sizes = _touches_and_sizes(noise)
-        memory = 1 - _shot_noise_of(settings, noise).elasticity
+        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
         response = PathResponse(touches, 2, forgets / 2 * (touches + sizes))
-        remainder = torch.ones_like(touches)
+        remainder, last_rate = torch.ones_like(touches), torch.zeros_like(touches)
         for stretch in self._course(start, settings, noise, segments, substeps=16):
             rate, decay = stretch.rate, -torch.as_tensor(stretch.retention).log() / (2 * stretch.steps)
+            tilt, last_rate = rate * memory - decay / 2, rate
             response.advance(
                 stretch.steps,
-                Coupling(-2 * rate * (1 + memory), -rate * memory + decay / 2, -2 * forgets, -forgets),
-                (SharedNoise(rate, forgets, touches), SharedNoise(rate * memory, forgets, sizes)),
+                Coupling(-2 * rate * (1 + memory), -tilt, -2 * forgets, -forgets),
+                (
+                    SharedNoise(rate - tilt * (1 - left), forgets * left, touches),
+                    SharedNoise(rate * memory - tilt * (1 - left), forgets * left, sizes),
+                ),
                 _apart_variance(settings, noise, rate),
             )
             remainder = remainder * stretch.inherited
         gains = response.gains()
         bias = (touches * gains[0] + sizes * gains[1]) / sampling.readings / 2
-        return response.errors(sampling, self.accuracy * (1 - remainder) + ROUNDING, bias, gains)
+        errors = response.errors(sampling, self.accuracy * (1 - remainder) + ROUNDING, bias, gains)
+        shift = _shift(errors.observed, last_rate * (touches + sizes)) * (1 - remainder)
+        return errors._replace(log_bias=bias + shift)
 
     def judges(self, settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
         """Rows of 20 gradients' worth of information and 3 in the second moment, that decay does not outrun."""
@@ -296,13 +319,55 @@ def _shot_noise_of(settings: Settings, noise: Noise) -> ShotNoise:
 
 
 def _amendment(settings: Settings, noise: Noise) -> Tensor:
-    """``S`` and the tail of the momentum over ``alpha/(1 + alpha)``; 1 where nobody knows the kurtosis."""
+    """``S·T`` over ``alpha/(1 + alpha)``; 1 where nobody knows the kurtosis."""
     p, forgets = noise.update_probability, 1 - settings.second_beta
     if noise.kurtosis is None or not 0 < forgets < 1:
         return torch.ones_like(p)
-    tail = ((1 - settings.first_beta) / (1 - settings.first_beta / math.sqrt(settings.second_beta))) ** 2
     chance = _shot_noise_of(settings, noise).gain * (p + forgets) / p
-    return (chance * (1 + (tail - 1) * forgets / (p + forgets))).nan_to_num(1)
+    return (chance * _tail(settings, noise)).nan_to_num(1)
+
+
+def _tail(settings: Settings, noise: Noise) -> Tensor:
+    """``T``, by which steps grow since momentum moves a row after its gradient too, ``[n]``.
+
+    With ``alpha = p/(1 - beta2)``: of a rare row the second moment falls meanwhile, ``t``; of a frequent one it forgets
+    the gradient itself, which stands out by ``3/alpha``, and its chance averages out over the momentum, ``c/alpha``::
+
+        t = [(1 - beta1)/(1 - beta1/sqrt(beta2))]²,    T = 1 + (t - 1)/(1 + (t - 1)·alpha/c) + K/d·alpha/(1 + alpha)
+        c = (3 - p)·[1 - m - (1 - m·(1 + beta1·beta2)/(1 + beta1))/8],    m = (1 - beta1)/(1 - beta1·beta2)
+
+    And it knows the walk of the last few steps, as far as it remembers them: it is smaller, as ``1 - z_i²``, in the
+    numbers in which the row became long. That pushes outwards, ``K = 2·(1 - beta2)·beta1/((1 + beta1)·(1 -
+    beta1·beta2))``.
+    """
+    p, (first, second) = noise.update_probability, (settings.first_beta, settings.second_beta)
+    alpha = p / (1 - second)
+    rare = ((1 - first) / (1 - first / math.sqrt(second))) ** 2 - 1
+    mean = (1 - first) / (1 - first * second)
+    frequent = (3 - p) * (1 - mean - (1 - mean * (1 + first * second) / (1 + first)) / 8)
+    walk = 2 * (1 - second) * first / ((1 + first) * (1 - first * second)) / noise.dim
+    return 1 + rare / (1 + rare * alpha / frequent.clamp(min=1e-12)) + walk * alpha / (1 + alpha)
+
+
+def _decayed_persistence(settings: Settings, noise: Noise, share: float) -> float:
+    """``P``, by which decay by a share a step shortens steps that momentum makes alike; 1 in the plain law."""
+    if noise.kurtosis is None:
+        return 1.0
+    first = settings.first_beta
+    later = first * (1 - share)
+    return (1 - first) * (1 + later) / ((1 + first) * (1 - later))
+
+
+def _left_in_memory(settings: Settings, noise: Noise) -> Tensor:
+    """What the second moment still has of a gradient by the time that momentum has moved the row, ``[n]``.
+
+    Of the ``R²`` that a gradient adds, ``(1 - beta1^k)²`` is there after k steps: on average it comes after
+    ``2·beta1/(1 - beta1) - beta1²/(1 - beta1²)``, and ``beta2`` to that is left. A rare row has nothing else in its
+    memory, so the loss counts for the share ``alpha/(1 + alpha)``.
+    """
+    first, alpha = settings.first_beta, noise.update_probability / (1 - settings.second_beta)
+    delay = 2 * first / (1 - first) - first**2 / (1 - first**2)
+    return 1 - (1 - math.pow(settings.second_beta, delay)) * alpha / (1 + alpha)
 
 
 def _growth_and_decay(settings: Settings, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -326,6 +391,21 @@ def _touches_and_sizes(noise: Noise) -> tuple[Tensor, Tensor]:
     """Variances a step of when a row gets a gradient, and of how large that is; ``[n]``."""
     p = noise.update_probability
     return (1 - p) / p, (known_kurtosis(noise) - 1) / p
+
+
+def _shift(variance: Tensor, touched: Tensor) -> Tensor:
+    """How far the mean of ``log R`` lies above the formula of coupled decay, to second order in chance: ``[n]``.
+
+    Norm and memory follow the same gradients, of relative variance c, while growth goes as ``exp(-4·x - u)`` and decay
+    as ``exp(-u/2)``, with x the departure of ``log R`` and u that of the memory, ``n - 2·<x>``, ``<x>`` what it
+    remembers of x and n the noise in it. With ``E[x·n] = 3/4·a·c`` and ``E[<x>·n] = 3/8·a·c``, a the share that decay
+    takes in a step, what growth gains by the curvature of both makes ``Var(x)/2 + 11/16·a·c``.
+
+    Args:
+        variance: of ``log R``, ``[n]``.
+        touched: ``a·c``, ``[n]``.
+    """
+    return variance / 2 + 11 / 16 * touched
 
 
 def _apart_variance(settings: Settings, noise: Noise, rate: Tensor | float) -> Tensor:

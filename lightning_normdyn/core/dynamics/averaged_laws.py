@@ -52,15 +52,17 @@ class ScheduleFreeAdamWLaw(DecayApart):
     def evolve(self, norm: Tensor, settings: Settings, noise: Noise, segments: list[RateSegment]) -> Tensor:
         """The recursion of second moments, from the first step on, or from z as it is; NaN where that is not known."""
         beta2, p = settings.second_beta, noise.update_probability
-        memory_mean, made = norm.square().reciprocal(), float(settings.steps_made)
+        memory_mean, step_count = norm.square().reciprocal(), float(settings.steps_made)
 
         def step_square(squared: Tensor, steps: float) -> Tensor:
             """``d·p/(f + (1 - f)·p·R²·w)``, f the weight of the present in the average since the first step."""
-            nonlocal memory_mean, made
-            forgets = (1 - beta2) / (1 - beta2 ** (made + 1))
+            nonlocal memory_mean, step_count
+            forgets = (1 - beta2) / (1 - beta2 ** (step_count + 1))
             square: Tensor = noise.dim * p / (forgets + (1 - forgets) * p * (squared * memory_mean).nan_to_num(1, 1, 1))
-            memory_mean = memory_mean.lerp(squared.reciprocal(), (1 - beta2**steps) / (1 - beta2 ** (made + steps)))
-            made += steps
+            memory_mean = memory_mean.lerp(
+                squared.reciprocal(), (1 - beta2**steps) / (1 - beta2 ** (step_count + steps))
+            )
+            step_count += steps
             return square
 
         return _averaged_path(norm, settings, noise.averages, segments, step_square)
@@ -101,9 +103,9 @@ def _averaged_path(
     Over m steps in which y changes little, ``z`` loses ``m·lr·lambda·y`` and gains m independent steps, of which the
     mean of the m points holds the share ``(m + 1)/(2m)``, and ``(m + 1)·(2m + 1)/(6m²)`` of their square.
     """
-    beta, made = settings.first_beta, float(settings.steps_made)
+    beta, step_count = settings.first_beta, float(settings.steps_made)
     zz = zx = xx = norm.square()
-    if made and segments:
+    if step_count and segments:
         if averages is None:
             return torch.full_like(norm, torch.nan)
         zz, zx, xx = _products(norm, averages, beta)
@@ -112,8 +114,8 @@ def _averaged_path(
         decay = settings.decay_share(effective_lr, effective_square) / (1 - beta)
         left = float(steps)
         while left > 0:
-            m = min(left, max(1.0, _FINEST * min(made, 1 / decay if decay else made)))
-            c, half, a = m / (made + m), (m + 1) / (2 * m), decay * m
+            m = min(left, max(1.0, _FINEST * min(step_count, 1 / decay if decay else step_count)))
+            c, half, a = m / (step_count + m), (m + 1) / (2 * m), decay * m
             zy, xy = (1 - beta) * zz + beta * zx, (1 - beta) * zx + beta * xx
             yy = (1 - beta) * zy + beta * xy
             noise = lr_squared * step_square(yy, m) * m
@@ -123,7 +125,7 @@ def _averaged_path(
             xx = (1 - c) ** 2 * xx + 2 * c * (1 - c) * (zx - half * a * xy) + c**2 * mean
             zx = (1 - c) * (zx - a * xy) + c * cross
             zz = zz - 2 * a * zy + a**2 * yy + noise
-            made, left = made + m, left - m
+            step_count, left = step_count + m, left - m
     norm_squared: Tensor = (1 - beta) ** 2 * zz + 2 * beta * (1 - beta) * zx + beta**2 * xx
     return norm_squared.sqrt()
 

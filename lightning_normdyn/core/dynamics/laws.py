@@ -11,7 +11,7 @@ each with its ``LAWS``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -29,9 +29,8 @@ from lightning_normdyn.core.dynamics.law import (
     repeats,
 )
 from lightning_normdyn.core.dynamics.law_inputs import Noise, Settings
-from lightning_normdyn.core.dynamics.lion import sign_persistence
+from lightning_normdyn.core.dynamics.lion import fresh_share, sign_overlap_noise, sign_persistence, sign_residue
 from lightning_normdyn.core.dynamics.norm_errors import (
-    SIGN_RADIAL_SHARE,
     NormErrors,
     Sampling,
     one_relaxation,
@@ -75,7 +74,7 @@ class SgdLaw(DecayApart):
     power = 4
     growth_power = -1
     observed_mean: ObservedMean = "geometric"
-    accuracy = 0.003
+    accuracy = 0.001
     norm_needs: tuple[str, ...] = ("second_moment",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
@@ -159,15 +158,16 @@ class LionLaw(DecayApart):
     power = 2
     growth_power = 0
     observed_mean: ObservedMean = "rms"
-    accuracy = 0.01
+    accuracy = 0.004
     norm_needs: tuple[str, ...] = ("dim",)
 
     def source(self, settings: Settings, noise: Noise) -> Tensor:
         """``d·F``, see :func:`lightning_normdyn.core.dynamics.lion.sign_persistence`.
 
-        Times ``1 + k·(d - 1)/(d·(d + 2))``: gradients of a row are weaker in the numbers in which the row is long, as
+        Times ``1 + k·w·(d - 1)/(d·(d + 2))``: gradients of a row are weaker in the numbers in which the row is long, as
         ``1 - z_i²``, and signs do not care, so that outward steps are larger. ``k = p/(p + 1 - beta2)`` is the part of
-        the memory that has many gradients in it.
+        the memory that has many gradients in it, and ``w`` how much of the walk a mean over the memory knows: all of it
+        the gradient of the same step, 2/3 those before.
         """
         return noise.dim * self._persistence(settings, noise)
 
@@ -212,10 +212,13 @@ class LionLaw(DecayApart):
         return 2 * growth / (1 + (1 + 4 * lag * growth).sqrt())
 
     def errors(self, settings: Settings, noise: Noise, sampling: Sampling) -> NormErrors | None:
-        """One relaxation time, ``1/(2·lr·lambda)``; limits of rare and frequent rows exact, fitted in between.
+        """One relaxation time, ``1/(2·lr·lambda)``.
 
         With ``l = d log F/d log p`` the prediction shares ``l²·(1 - p)/p``. Apart from it vary the lengths of straight
-        walks, which last some 1/p steps, the overlap of what the average holds, and the radial part of a sign.
+        walks, by as much again (exactly for rare rows, whose walks last 1/p steps, and not at all for frequent ones; an
+        interpolation between), the overlap of what the average holds
+        (:func:`~lightning_normdyn.core.dynamics.lion.sign_overlap_noise`), and the radial part of signs, ``2·r/d`` of
+        :func:`~lightning_normdyn.core.dynamics.lion.sign_residue` over ``F``.
         """
         if settings.radial_decay <= 0 or not 0 < settings.second_beta < 1:
             return None
@@ -223,7 +226,7 @@ class LionLaw(DecayApart):
         p, relaxation = noise.update_probability, 1 / (2 * rate)
         elasticity = self._elasticity(settings, noise)
         shared = elasticity.square() * (1 - p) / p
-        apart = self._apart_variance(settings, noise, rate, elasticity) / rate**2
+        apart = self._apart(settings, noise, elasticity)(rate, False) / rate**2
         bias = elasticity * (1 - p) / p / sampling.readings / 4
         errors = one_relaxation(2, shared, apart, relaxation, sampling, bias)
         return errors._replace(log_bias=bias - errors.observed)  # since the law is of the mean of R²
@@ -241,13 +244,12 @@ class LionLaw(DecayApart):
         if not 0 < settings.second_beta < 1:
             return None
         p, elasticity = noise.update_probability, self._elasticity(settings, noise)
-        touches = (1 - p) / p
+        touches, apart = (1 - p) / p, self._apart(settings, noise, elasticity)
         response, remainder = PathResponse(touches, 1), torch.ones_like(touches)
         for stretch in self._course(start, settings, noise, segments, finest=_FINEST):
             rate = stretch.rate
-            apart = self._apart_variance(settings, noise, rate, elasticity)
             shared = SharedNoise(rate * elasticity, 0.0, touches)
-            response.advance(stretch.steps, Coupling(-2 * rate), (shared,), apart)
+            response.advance(stretch.steps, Coupling(-2 * rate), (shared,), apart(rate, True))
             remainder = remainder * stretch.inherited
         gains = response.gains()
         bias = touches / sampling.readings * gains[0] * (1 - elasticity + 2 * gains[0]) / 2
@@ -260,15 +262,24 @@ class LionLaw(DecayApart):
         change = (self._persistence(settings, noise) / self._persistence(settings, nearby)).log()
         return change / math.log(_NEARBY)
 
-    @staticmethod
-    def _apart_variance(settings: Settings, noise: Noise, rate: Tensor | float, elasticity: Tensor) -> Tensor:
-        """What ``log R`` gains in a step from the lengths of walks, the overlap and the radial part of signs."""
-        p, forgets = noise.update_probability, 1 - settings.second_beta
-        walks = elasticity.pow(4) * (1 - p) / p / (1 + 2 * rate / p)
-        held = 4 * settings.first_beta**2 / ((1 - settings.second_beta**2) * max(noise.dim - 1, 1))
-        overlap = held / (1 + 2 * rate / forgets)
-        radial: Tensor = 2 * rate * SIGN_RADIAL_SHARE / (1 + p / forgets / 2) / noise.dim
-        return rate**2 * (walks + overlap) + radial
+    def _apart(self, settings: Settings, noise: Noise, elasticity: Tensor) -> Callable[[Tensor | float, bool], Tensor]:
+        """What ``log R`` gains in a step from lengths of walks, overlap and the radial part of signs, by the rate.
+
+        At one time, as at the end of a path, a walk of 1/p steps is not all there yet: one that decays by r a step and
+        turns with the chance p has ``Var(R²) = E(R²)²·(2·r/p)·s``, ``s = 1/[(1 + 2·r/p)·(1 + 3·r/p)]``, since its
+        moments are closed. That is so for what is shared too, so that ``2·s - 1`` is left here.
+        """
+        p, dim = noise.update_probability, noise.dim
+        betas, size = (settings.first_beta, settings.second_beta), _size_kurtosis(noise)
+        walks, overlap = elasticity.square() * (1 - p) / p, sign_overlap_noise(*betas, p, dim)
+        radial = 2 / dim * sign_residue(*betas, p, kurtosis=size) / sign_persistence(*betas, p, kurtosis=size)
+
+        def variance(rate: Tensor | float, at_one_time: bool) -> Tensor:
+            decayed = 1 / (1 + 2 * rate / p)
+            share = 2 * decayed / (1 + 3 * rate / p) - 1 if at_one_time else decayed
+            return rate**2 * (walks * share.clamp(min=0) + overlap) + rate * radial
+
+        return variance
 
     def judges(self, settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
         """Rows with 20 gradients, that decay shortens by less than 10% between two of them."""
@@ -282,13 +293,18 @@ class LionLaw(DecayApart):
     def _undecayed_persistence(settings: Settings, noise: Noise) -> tuple[Tensor, Tensor]:
         """``F`` without decay, and the mean lag of what persists: with a share ``a`` it is ``F/(1 + a·lag)``."""
         p, forgets, dim = noise.update_probability, 1 - settings.second_beta, noise.dim
-        size, share = known_kurtosis(noise) - 2 / dim, forgets / 20
+        betas, share = (settings.first_beta, settings.second_beta), forgets / 20
         without, within = (
-            sign_persistence(settings.first_beta, settings.second_beta, p, kurtosis=size, decay=decay)
-            for decay in (0.0, share)
+            sign_persistence(*betas, p, kurtosis=_size_kurtosis(noise), decay=decay) for decay in (0.0, share)
         )
         lag = ((without / within - 1) / share).nan_to_num(0)
-        return without * (1 + p / (p + forgets) * (dim - 1) / (dim * (dim + 2))), lag
+        knowledge = p / (p + forgets) * (1 - (1 - fresh_share(*betas, p)) / 3)
+        return without * (1 + knowledge * (dim - 1) / (dim * (dim + 2))), lag
+
+
+def _size_kurtosis(noise: Noise) -> Tensor | float:
+    """That of the lengths of gradients beyond the ``2/d`` of Gaussian numbers; 1 where nobody knows."""
+    return 1.0 if noise.kurtosis is None else noise.kurtosis.clamp(min=1) - 2 / noise.dim
 
 
 def _shot_noise(noise: Noise) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +14,8 @@ from lightning_normdyn.core.dynamics.geometry import most_precise
 _EXACT_TERMS = 8
 _NODES = 24
 _LEAST_SPREAD = 1e-4
-_RARE = 0.2  # fitted to shot noise simulated with 200,000 components; with it the norm is right within 0.4%
+_SIGN_RESIDUE = 1 - 2 / math.pi
+"""Share of a sign of a Gaussian number that is not along it."""
 
 
 def sign_persistence(
@@ -34,19 +37,25 @@ def sign_persistence(
 
     A row without a gradient still moves, by ``sign(m)``, which does not change until its next gradient. So a rarer row
     walks straight for longer: the sum is taken over the four cases of a gradient now or not and then or not, and what a
-    memory of few gradients adds is ``2·(1 - p)²·h(r)/p`` with ``r = p/(1 - beta2)`` and ``h = (1 + 0.2·r)/(1 + (0.2 +
-    ln 2)·r)``. This tends to ``F = 2/p`` for rare rows, exactly.
+    memory of few gradients adds is ``2·(1 - p)²·h/p`` with ``y = ln 2·p/(1 - beta2)`` and ::
+
+        h = 1/(1 + y) + (kappa - p)/4·[y/(1 + y)]²
+
+    The first term makes ``F = 2/p`` for rare rows, exactly. The second is right for frequent ones, where m has an
+    excess kurtosis of ``gamma = 3·(kappa - p)·(1 - beta2)/p``: to first order in it (Edgeworth) two signs agree by
+    ``gamma·rho/(6·pi·sqrt(1 - rho²))`` more, and that over all lags is ``(kappa - p)/(2·p)``.
 
     Decay forgets while a sign persists: of a row that loses the share ``decay`` a step, the term of k steps later
     counts ``(1 - decay)^k``. Where gradients differ in size, g is Gaussian given its size only, so that the sum is the
-    mean over the sizes of the two gradients, with ``s²`` gamma distributed. It leaves out that m underflows some
+    mean over the sizes of the two gradients, with ``s²`` gamma distributed; below a kurtosis of 1, as of gradients that
+    are all of one length, it goes on as straight as it came. It leaves out that m underflows some
     90/(1 - beta2) steps after a gradient, when in float32, so that rows rarer than that rest in between.
 
     Args:
         first_beta: beta1, between 0 and 1.
         second_beta: beta2, between 0 and 1.
         update_probability: ``p``, share of steps in which a row gets a gradient; ``[n]``.
-        kurtosis: ``E[s⁴]/E[s²]²`` over those, less the ``2/d`` of Gaussian numbers, ``[n]``; 1 where all are alike.
+        kurtosis: ``E[s⁴]/E[s²]²`` over those, less the ``2/d`` of Gaussian numbers, ``[n]``; 1 if Gaussian.
         decay: share of a row that decay takes in a step.
 
     Returns:
@@ -56,22 +65,100 @@ def sign_persistence(
         >>> sign_persistence(0.9, 0.99, torch.tensor([1.0, 0.1, 0.001])).round()
         tensor([  46.,  127., 2007.], dtype=torch.float64)
     """
+    return _over_lags(first_beta, second_beta, update_probability, kurtosis, decay, _sum_of_agreements, _ALL)
+
+
+def sign_residue(
+    first_beta: float,
+    second_beta: float,
+    update_probability: Tensor | float = 1.0,
+    *,
+    kurtosis: Tensor | float = 1.0,
+) -> Tensor:
+    """What is left of ``F`` when the part of each sign that is along ``c`` is taken off, ``[n]``.
+
+    The arcsine less its argument: ``sum over k of (2/pi)·[asin(rho_k) - rho_k]``, ``1 - 2/pi`` at lag 0. Gradients of a
+    loss that sees directions alone have nothing along the row, and nor has ``c``; the rest of a sign has, at random.
+    Numbers of a row are Gaussian given when it got gradients, so a memory of few adds to ``h`` the share of a sign,
+    ``(1 - 2/pi)·exp(-y·[1 - 2/(pi·ln 2)]/(1 - 2/pi))``, exactly to first order in y for rare rows, and ``1 - 1/pi`` of
+    its second term, since spreads that vary raise the mean of ``rho``, by ``(kappa - p)·(1 - beta2)/(4·p)·(1 -
+    beta2^k)`` of it.
+
+    Args:
+        first_beta: as for :func:`sign_persistence`.
+        second_beta: likewise.
+        update_probability: likewise.
+        kurtosis: likewise.
+
+    Example:
+        >>> p = torch.tensor([1.0, 0.1, 0.001])
+        >>> sign_residue(0.9, 0.99, p) / sign_persistence(0.9, 0.99, p)  # tends to 1 - 2/pi
+        tensor([0.0148, 0.0991, 0.3620], dtype=torch.float64)
+    """
+
+    def sum_of_residues(first: Tensor, ratio: float, decay_rate: Tensor) -> Tensor:
+        return _sum_of_agreements(first, ratio, decay_rate) - 2 / math.pi * first / (1 - ratio * (-decay_rate).exp())
+
+    return _over_lags(first_beta, second_beta, update_probability, kurtosis, 0.0, sum_of_residues, _REST)
+
+
+def _over_lags(
+    first_beta: float,
+    second_beta: float,
+    update_probability: Tensor | float,
+    kurtosis: Tensor | float,
+    decay: Tensor | float,
+    sum_over: Callable[[Tensor, float, Tensor], Tensor],
+    few: _FewGradients,
+) -> Tensor:
+    """What signs share over all lags: at lag 0, ``sum_over`` those of each of the four cases, and what few add."""
     p = most_precise(torch.as_tensor(update_probability))
-    forgets, forgotten = 1 - second_beta, -torch.log1p(-torch.as_tensor(decay).to(p))
+    size = torch.as_tensor(kurtosis).to(p)
+    forgets, decay_rate = 1 - second_beta, -torch.log1p(-torch.as_tensor(decay).to(p))
     memory, gradient = first_beta**2 * p * forgets / (1 + second_beta), (1 - first_beta) ** 2
     carry = first_beta * (1 - first_beta) * forgets
-    sizes = _two_sizes(torch.as_tensor(kurtosis).to(p))
-    cases = [*((size, share * p) for size, share in sizes), (torch.zeros_like(p), 1 - p)]
-    total = torch.ones_like(p)
-    for present, present_share in cases:
-        for later, later_share in cases:
-            spread = ((memory + present * gradient) * (memory + later * gradient)).sqrt()
-            first = ((second_beta * memory + present * carry) / spread).nan_to_num(0)
-            weight = 2 * present_share * later_share * (-forgotten).exp()
-            total = total + weight * _sum_of_agreements(first, second_beta, forgotten)
-    rate = p / forgets
-    rarity = (1 + _RARE * rate) / (1 + (_RARE + math.log(2)) * rate)
-    return torch.where(p > 0, total + 2 * (1 - p).square() * rarity / (p + forgotten), 0)
+
+    def of_gaussian_memory(size: Tensor) -> Tensor:
+        cases = [*((square, share * p) for square, share in _two_sizes(size)), (torch.zeros_like(p), 1 - p)]
+        total = torch.full_like(p, few.of_one)
+        for present, present_share in cases:
+            for later, later_share in cases:
+                spread = ((memory + present * gradient) * (memory + later * gradient)).sqrt()
+                first = ((second_beta * memory + present * carry) / spread).nan_to_num(0)
+                weight = 2 * present_share * later_share * (-decay_rate).exp()
+                total = total + weight * sum_over(first, second_beta, decay_rate)
+        return total
+
+    total = of_gaussian_memory(size)
+    if bool((size < 1).any()):
+        reflected = 2 * of_gaussian_memory(torch.ones_like(size)) - of_gaussian_memory(2 - size)
+        total = torch.where(size < 1, reflected, total)
+    remembered = math.log(2) * p / forgets
+    many = (size - p) / 4 * (remembered / (1 + remembered)).square()
+    rarity = few.of_one * few.rare(remembered) + few.of_many * many
+    return torch.where(p > 0, total + 2 * (1 - p).square() * rarity / (p + decay_rate), 0)
+
+
+class _FewGradients(NamedTuple):
+    """What signs share that a memory of many gradients would not make alike.
+
+    Attributes:
+        of_one: share of a sign that counts.
+        rare: first term of ``h`` over that, by y.
+        of_many: share of its second term that counts.
+    """
+
+    of_one: float
+    rare: Callable[[Tensor], Tensor]
+    of_many: float
+
+
+_ALL = _FewGradients(1.0, lambda remembered: 1 / (1 + remembered), 1.0)
+_REST = _FewGradients(
+    _SIGN_RESIDUE,
+    lambda remembered: (-remembered * (1 - 2 / (math.pi * math.log(2))) / _SIGN_RESIDUE).exp(),
+    1 - 1 / math.pi,
+)
 
 
 def _two_sizes(kurtosis: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -86,20 +173,94 @@ def _two_sizes(kurtosis: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, T
     return (small.square(), 1 - share), (large.square(), share)
 
 
-def _sum_of_agreements(first: Tensor, ratio: float, forgotten: Tensor) -> Tensor:
-    """``(2/pi)·sum over k >= 0 of exp(-k·forgotten)·asin(first·ratio^k)``: some terms, and Euler and Maclaurin's rest.
+def _sum_of_agreements(first: Tensor, ratio: float, decay_rate: Tensor) -> Tensor:
+    """``(2/pi)·sum over k >= 0 of exp(-k·decay_rate)·asin(first·ratio^k)``: some terms, and Euler and Maclaurin's rest.
 
     With ``t = asin(a·exp(-s))`` the integral over all s is that of ``t·cot(t)``, from 0 to ``asin(a)``.
     """
     total = torch.zeros_like(first)
     for power in range(_EXACT_TERMS):
-        total = total + (-power * forgotten).exp() * (first * ratio**power).clamp(max=1).asin()
+        total = total + (-power * decay_rate).exp() * (first * ratio**power).clamp(max=1).asin()
     next_term = (first * ratio**_EXACT_TERMS).clamp(max=1)
     rate = -math.log(ratio)
     angle = next_term.asin()
     middles = (torch.arange(_NODES, dtype=first.dtype, device=first.device) + 0.5) / _NODES
     t = angle.unsqueeze(-1) * middles
-    weight = (t.sin() / next_term.unsqueeze(-1)).nan_to_num(1).pow((forgotten / rate).unsqueeze(-1))
+    weight = (t.sin() / next_term.unsqueeze(-1)).nan_to_num(1).pow((decay_rate / rate).unsqueeze(-1))
     integral = angle * (weight * (t / t.tan()).nan_to_num(1)).mean(-1)
-    slope = rate * next_term / (1 - next_term.square()).clamp(min=rate).sqrt() + forgotten * angle
-    return 2 / math.pi * (total + (-_EXACT_TERMS * forgotten).exp() * (integral / rate + angle / 2 + slope / 12))
+    slope = rate * next_term / (1 - next_term.square()).clamp(min=rate).sqrt() + decay_rate * angle
+    return 2 / math.pi * (total + (-_EXACT_TERMS * decay_rate).exp() * (integral / rate + angle / 2 + slope / 12))
+
+
+def fresh_share(first_beta: float, second_beta: float, update_probability: Tensor) -> Tensor:
+    """The share of the variance of ``c`` that the gradient of the same step has, averaged over a row's growth, ``[n]``.
+
+    Args:
+        first_beta: as for :func:`sign_persistence`.
+        second_beta: likewise.
+        update_probability: likewise.
+    """
+    at = _StepScale.of(first_beta, second_beta, update_probability)
+    touched = update_probability * at.touched_growth
+    share = (1 - first_beta) ** 2 * at.touched.square()
+    return (touched * share / (touched + (1 - update_probability) * at.untouched_growth)).nan_to_num(0)
+
+
+def sign_overlap_noise(first_beta: float, second_beta: float, update_probability: Tensor, dim: int) -> Tensor:
+    """``c_x``: variance a step of what the chance overlap of two gradients adds to growth, over its square, ``[n]``.
+
+    A gradient has no part along the row, so of two that overlap the later one counts what the earlier has still to
+    move, ``W = beta1·q·beta2^(k-1)`` k steps on, and their sum is longer, so that a sign, which is of one length, gives
+    each a smaller share; in all ``N·beta2^(k-1)``. With ``q_1`` and ``q_0`` the reciprocal of the spread of c in steps
+    with and without a gradient, ``q`` its mean, ``f = 1 - beta2``, and ``D = (1 - beta1)·q_1 + beta1·q`` what a
+    gradient moves a row by::
+
+        c_x = 4·(beta1·q - N)²/(D²·(1 - beta2²)·(d - 1))
+        N = (1 - beta1)·beta1·f·q_1²·G_1 + beta1²·f·beta2/(1 + beta2)·[p·q_1²·G_1 + (1 - p)·q_0²·G_0]
+        G_1 = q_1·(1 - beta1 + beta1·p),    G_0 = q_0·beta1·p
+
+    For a gradient in every step it is ``4·(beta1 - rho_1)²/((1 - beta2²)·(d - 1))``; for rare rows nothing, since a
+    walk goes as far whatever it is made of.
+
+    Args:
+        first_beta: as for :func:`sign_persistence`.
+        second_beta: likewise.
+        update_probability: likewise.
+        dim: ``d``.
+
+    Example:
+        >>> sign_overlap_noise(0.9, 0.99, torch.tensor([1.0, 0.1]), 32)
+        tensor([1.9589, 0.0041])
+    """
+    p, forgets = update_probability, 1 - second_beta
+    at = _StepScale.of(first_beta, second_beta, p)
+    touched, untouched = at.touched.square() * at.touched_growth, at.untouched.square() * at.untouched_growth
+    shortened = (1 - first_beta) * first_beta * forgets * touched + first_beta**2 * forgets * second_beta / (
+        1 + second_beta
+    ) * (p * touched + (1 - p) * untouched)
+    mean = p * at.touched + (1 - p) * at.untouched
+    moved = (1 - first_beta) * at.touched + first_beta * mean
+    excess = ((first_beta * mean - shortened) / moved).nan_to_num(0).square()
+    return 4 * excess / ((1 - second_beta**2) * max(dim - 1, 1))
+
+
+class _StepScale(NamedTuple):
+    """What a sign makes of ``c`` in steps with a gradient and without, and how far each then goes with what there was.
+
+    Attributes:
+        touched: ``q_1``, over the spread of c in a step with a gradient, ``[n]``.
+        untouched: ``q_0``, without one.
+        touched_growth: ``G_1``, what such a step shares with all others.
+        untouched_growth: ``G_0``.
+    """
+
+    touched: Tensor
+    untouched: Tensor
+    touched_growth: Tensor
+    untouched_growth: Tensor
+
+    @classmethod
+    def of(cls, first_beta: float, second_beta: float, p: Tensor) -> _StepScale:
+        memory = first_beta**2 * p * (1 - second_beta) / (1 + second_beta)
+        touched, untouched = (memory + (1 - first_beta) ** 2).rsqrt(), memory.rsqrt()
+        return cls(touched, untouched, touched * (1 - first_beta + first_beta * p), untouched * first_beta * p)

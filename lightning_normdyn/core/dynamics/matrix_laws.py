@@ -169,22 +169,22 @@ class AdafactorLaw(DecayApart):
         ``E min(x, 1) = m·Phi(z) - s·phi(z) + 1 - Phi(z)`` with ``z = (1 - m)/s``.
         """
         squared, p = norm.square(), noise.update_probability
-        memory_mean, made = squared.reciprocal(), float(settings.steps_made)
+        memory_mean, step_count = squared.reciprocal(), float(settings.steps_made)
         for segment in segments:
             left = float(segment.steps)
             while left > 0:
-                forgets = (made + 1) ** -0.8
-                rho = min(segment.mean, (made + 1) ** -0.5)
+                forgets = (step_count + 1) ** -0.8
+                rho = min(segment.mean, (step_count + 1) ** -0.5)
                 span = min(left, max(1.0, _FINEST * min(1 / forgets, 1 / rho**2 if rho else math.inf)))
-                shown = (p / (p + forgets * (made > 0))).nan_to_num(0.0)
-                step = shown / (squared * memory_mean).nan_to_num(1, 1, 1)
+                touch_share = (p / (p + forgets * (step_count > 0))).nan_to_num(0.0)
+                step = touch_share / (squared * memory_mean).nan_to_num(1, 1, 1)
                 scale = (squared.mean() / noise.dim).clamp(min=1e-6) * noise.dim
                 share = settings.decay_share(segment.mean, segment.mean_square)
-                growth = min(segment.mean_square, (made + 1) ** -1.0) * scale * step * _clipped_share(step, p)
+                growth = min(segment.mean_square, (step_count + 1) ** -1.0) * scale * step * _clipped_share(step, p)
                 memory = (1 - forgets) ** span
                 memory_mean = memory * memory_mean + (1 - memory) / squared
                 squared = max(0.0, 1 - share) ** (2 * span) * squared + span * growth
-                made, left = made + span, left - span
+                step_count, left = step_count + span, left - span
         return squared.sqrt()
 
     @staticmethod

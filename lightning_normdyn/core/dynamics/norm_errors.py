@@ -181,12 +181,15 @@ def radial_variance(
 
     ``r`` is the growth by the share ``rate`` of ``2·R²`` a step. What numbers of a row do alike, when they get
     gradients and how large these are, turns nothing. The rest is, with few gradients in memory, that of a sign, ``1 -
-    2/pi``; with many, ``kappa/(4·alpha)``, a quarter of the variance of ``ln v`` between numbers; and ``1.5/d²``, since
-    v knows the direction of the row, as far as that lasts as long as the memory.
+    2/pi``; with many, ``kappa/(4·alpha)``, a quarter of the variance of ``ln v`` between numbers, less what a direction
+    of d numbers shares with its own squares, ``[(d - 1)/(d + 2)]²``; and, since v knows the direction of the row as far
+    as that lasts as long as the memory, ``[15/((d + 2)·(d + 4)) - 9/(d + 2)²]/4``.
     """
     forgets = 1 - second_beta
     alpha = update_probability / forgets
-    share = SIGN_RADIAL_SHARE / (1 + 4 * SIGN_RADIAL_SHARE * alpha / kurtosis)
-    known_direction = 1.5 / dim**2 * alpha / (1 + alpha) * forgets / (forgets + 2 * rate)
+    between = kurtosis * (1 - (1 - ((dim - 1) / (dim + 2)) ** 2) * alpha / (1 + alpha))
+    share = SIGN_RADIAL_SHARE * between / (between + 4 * SIGN_RADIAL_SHARE * alpha)
+    direction = (15 / ((dim + 2) * (dim + 4)) - 9 / (dim + 2) ** 2) / 4
+    known_direction = direction * alpha / (1 + alpha) * forgets / (forgets + 2 * rate)
     variance: Tensor = 2 * rate * (share + known_direction) / dim
     return variance

@@ -16,7 +16,7 @@ from lightning_normdyn.core.dynamics.law_inputs import DecayCorrection, Noise, S
 from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors, Sampling
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateSegment, RateTrace
-from lightning_normdyn.core.number_checks import check_count, check_not_negative, check_positive
+from lightning_normdyn.core.number_checks import check_count, check_finite_number, check_not_negative, check_positive
 from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.core.tensor_checks import check_probabilities, check_tensors
 
@@ -548,8 +548,10 @@ def _check_scalars(
 ) -> None:
     """Refuses plain numbers that no gradient has; numbers of a tensor are left to whoever made it."""
     if second_moment is not None and not isinstance(second_moment, Tensor):
+        check_finite_number(second_moment=second_moment)
         check_not_negative(second_moment=second_moment)
     if not isinstance(update_probability, Tensor):
+        check_finite_number(update_probability=update_probability)
         check_probabilities("update_probability", update_probability)
     if kurtosis is not None and not isinstance(kurtosis, Tensor):
         check_not_negative(kurtosis=kurtosis)

@@ -7,7 +7,9 @@ gradients with Gaussian coordinates whose squared lengths are gamma distributed 
 
     E exp(-theta·N) = exp(-alpha·Psi(theta)),    Psi(theta) = E_s[2·ln((1 + sqrt(1 + 2·s²·theta))/2)]
 
-from which follow, as integrals over theta, both averages that a law of the norm needs.
+from which follow, as integrals over theta, both averages that a law of the norm needs. Touches come by chance there, in
+any number; that a step has one at most makes N less by ``p`` and its variance by ``p²/(2·(1 - beta2))``, to first order
+the gain more by ``p/(2·(1 + alpha))`` of it and the decay less by ``3·p/(16·(1 + alpha))``.
 """
 
 from __future__ import annotations
@@ -63,10 +65,11 @@ def shot_noise(update_probability: Tensor, second_beta: float, kurtosis: Tensor,
     column = _column(kurtosis / (1 + 2 / dim))
     plain = alpha / (1 + alpha)
     least_place = _place(alpha.clamp(min=_LEAST_ALPHA).log(), _LOG_ALPHAS)
+    at_most_one = update_probability / (1 + alpha)
     return ShotNoise(
-        plain * _interpolated(gains, place, column).exp(),
+        plain * _interpolated(gains, place, column).exp() * (1 + at_most_one / 2),
         _interpolated(elasticities, place, column).clamp(0, 1),
-        _interpolated(decays, least_place, column).exp(),
+        _interpolated(decays, least_place, column).exp() * (1 - 3 * at_most_one / 16),
     )
 
 

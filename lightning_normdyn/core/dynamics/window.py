@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.dynamics.balance import Flow
 from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm
-from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
+from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.dynamics.law import ObservedMean
 from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.moments import RowMoments
@@ -101,7 +101,7 @@ class FitWindow:
         self._squares += norm.square()
         if self.observed_mean == "geometric":
             self._logs += norm.log()
-        self._growth += most_precise(safe_norm(after.float() - before.float())).square()
+        self._growth += most_precise(safe_norm(at_least_float32(after) - at_least_float32(before))).square()
 
     def close(self, norms: Tensor, rule: EquilibriumRule, dim: int) -> WindowFit:
         """Judges the window.

@@ -151,7 +151,7 @@ def _weights_kernel(
     down, across = place(last - first, m, block_m, block_n, group)
     i = first + down * block_m + tl.arange(0, block_m)
     j = across * block_n + tl.arange(0, block_n)
-    made, factors = scores(
+    values, factors = scores(
         a,
         b,
         row_factors,
@@ -177,15 +177,15 @@ def _weights_kernel(
     )
     row = tl.load(rows + i, mask=i < last, other=float("inf"))
     of_row = tl.load(of_rows + i, mask=i < last, other=0.0)
-    gradient = tl.exp(made - row[:, None]) * of_row[:, None]
+    gradient = tl.exp(values - row[:, None]) * of_row[:, None]
     if has_columns:
         column = tl.load(columns_ + j, mask=j < columns, other=float("inf"))
         of_column = tl.load(of_columns + j, mask=j < columns, other=0.0)
-        gradient += tl.exp(made - column[None, :]) * of_column[None, :]
+        gradient += tl.exp(values - column[None, :]) * of_column[None, :]
     if of_positives is not None:
-        chosen = tl.load(positives + i, mask=i < last, other=-1)
+        positive = tl.load(positives + i, mask=i < last, other=-1)
         of_positive = tl.load(of_positives + i, mask=i < last, other=0.0)
-        gradient += tl.where(j[None, :] == chosen[:, None], of_positive[:, None], 0.0)
+        gradient += tl.where(j[None, :] == positive[:, None], of_positive[:, None], 0.0)
     gradient *= factors
     inside = (i < last)[:, None] & (j < m)[None, :]
     places = weights + (i - first).to(tl.int64)[:, None] * stride + j[None, :]

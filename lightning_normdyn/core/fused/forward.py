@@ -114,7 +114,7 @@ def _log_sum_exp_kernel(
     down, across = place(last - first, m, block_m, block_n, group)
     i = first + down * block_m + tl.arange(0, block_m)
     j = across * block_n + tl.arange(0, block_n)
-    made, _ = scores(
+    values, _ = scores(
         a,
         b,
         row_factors,
@@ -138,26 +138,26 @@ def _log_sum_exp_kernel(
         block_n,
         block_k,
     )
-    top, total = _exponentials(made, 1)
+    top, total = _exponentials(values, 1)
     places = across.to(tl.int64) * (last - first) + i - first
     tl.store(row_tops + places, top, mask=i < last)
     tl.store(row_sums + places, total, mask=i < last)
     if has_columns:
-        top, total = _exponentials(made, 0)
+        top, total = _exponentials(values, 0)
         places = down.to(tl.int64) * columns + j
         tl.store(column_tops + places, top, mask=j < columns)
         tl.store(column_sums + places, total, mask=j < columns)
     if positives is not None:
-        chosen = tl.load(positives + i, mask=i < last, other=-1)
-        inside = (chosen >= across * block_n) & (chosen < across * block_n + block_n) & (chosen < m)
-        found = tl.sum(tl.where(j[None, :] == chosen[:, None], made, 0.0), 1)
-        tl.store(of_positives + i, found, mask=inside)
+        positive = tl.load(positives + i, mask=i < last, other=-1)
+        inside = (positive >= across * block_n) & (positive < across * block_n + block_n) & (positive < m)
+        of_positive = tl.sum(tl.where(j[None, :] == positive[:, None], values, 0.0), 1)
+        tl.store(of_positives + i, of_positive, mask=inside)
 
 
 @jit
-def _exponentials(made: tl.tensor, axis: tl.constexpr) -> Any:
+def _exponentials(values: tl.tensor, axis: tl.constexpr) -> Any:
     """The largest along an axis and ``sum exp(made - largest)``: nothing sums to 0, and NaN stays NaN."""
-    top = tl.max(made, axis)
+    top = tl.max(values, axis)
     shift = tl.where(tl.abs(top) == float("inf"), 0.0, top)
-    total = tl.sum(tl.exp(made - tl.expand_dims(shift, axis)), axis)
+    total = tl.sum(tl.exp(values - tl.expand_dims(shift, axis)), axis)
     return top, total

@@ -54,7 +54,7 @@ class _FusedLogSumExp(torch.autograd.Function):
         exclusion: Exclusion | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         del place_a, place_b  # named so that autograd brings their gradients home
-        made = log_sum_exps(
+        log_sums = log_sum_exps(
             a[0],
             b[0],
             columns=columns,
@@ -64,8 +64,8 @@ class _FusedLogSumExp(torch.autograd.Function):
             column_factors=b[1],
         )
         ctx.exclusion = exclusion
-        ctx.save_for_backward(*a, *b, *made[:2], positives)
-        return made
+        ctx.save_for_backward(*a, *b, *log_sums[:2], positives)
+        return log_sums
 
     @staticmethod
     @first_derivative_only

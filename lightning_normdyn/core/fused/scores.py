@@ -45,7 +45,7 @@ def scores(
 ) -> Any:
     """``u_i v_j <a_i, b_j>``, minus infinity where a pair is out, and ``u_i v_j``."""
     factors = _factors(row_factors, i, last, block_m)[:, None] * _factors(column_factors, j, m, block_n)[None, :]
-    made = _products(a, b, i, j, last, m, d, block_m, block_n, block_k) * factors
+    values = _products(a, b, i, j, last, m, d, block_m, block_n, block_k) * factors
     out = _outside(
         row_keys,
         column_keys,
@@ -64,7 +64,7 @@ def scores(
         block_m,
         block_n,
     )
-    return tl.where(out, -float("inf"), made), factors
+    return tl.where(out, -float("inf"), values), factors
 
 
 @jit

@@ -43,10 +43,10 @@ def _temperature_at_bound(evidence: Evidence) -> Finding | None:
     temperature, bound = evidence.last("temperature"), evidence.facts.least_temperature
     if not 0 < temperature <= 1.01 * bound:
         return None
-    held = max(0.05, 2 * bound)
+    fixed_temperature = max(0.05, 2 * bound)
     return Finding(
         f"the learnt temperature is {amount(temperature)}, at its bound: the loss wants sharper scores than are good",
-        f"hold it: temperature={amount(held)}, learnable_temperature=False",
+        f"hold it: temperature={amount(fixed_temperature)}, learnable_temperature=False",
     )
 
 

@@ -20,6 +20,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
     SearchResult,
     check_existing_ids,
     check_index,
+    in_plain_words,
     optional,
     stored_dtype,
 )
@@ -213,7 +214,7 @@ class PgvectorTable:
         try:
             yield
         except self._psycopg.Error as error:
-            message = " ".join(str(error).split())
+            message = in_plain_words(error)
             reason = without_passwords(message, self.destination.out)
             raise ValueError(f"out: PostgreSQL refuses ({reason}); check the connection string and the table") from (
                 error if reason == message else None

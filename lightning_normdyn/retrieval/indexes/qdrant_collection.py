@@ -25,6 +25,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
     SearchResult,
     check_existing_ids,
     check_index,
+    in_plain_words,
     optional,
 )
 
@@ -198,7 +199,7 @@ class QdrantCollection:
                 f"out: Qdrant cannot write '{self.destination.out}' ({error}); free some space, or choose another place"
             ) from error
         except self._failure as error:
-            out, message = self.destination.out, " ".join(str(error).split())
+            out, message = self.destination.out, in_plain_words(error)
             reason = without_passwords(message, out)
             raise ValueError(f"out: Qdrant at '{without_passwords(out)}' refuses ({reason}); check URL and key") from (
                 error if reason == message else None

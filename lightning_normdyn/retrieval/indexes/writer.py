@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -192,3 +193,19 @@ def check_existing_ids(existing_ids: Sequence[str], new_ids: Sequence[str], *, p
         )
     if not overwrite:
         raise ValueError(f"out: {place} exists already; pass --overwrite to replace it, or choose another name")
+
+
+_NUMBER_OF_THE_SYSTEM = re.compile(r"\[Errno -?\d+\] ")
+
+
+def in_plain_words(error: Exception) -> str:
+    """What a library says of a place that it cannot reach, on one line and without the system's numbers.
+
+    Args:
+        error: the library's.
+
+    Example:
+        >>> in_plain_words(OSError("[Errno 111] Connection refused"))
+        'Connection refused'
+    """
+    return _NUMBER_OF_THE_SYSTEM.sub("", " ".join(str(error).split()))

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.core.statistics.ranking import grade_ranking, ranking_ndcg, ranking_recall
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split
@@ -52,10 +51,9 @@ class Rag(Retrieval):
         self, *, encoder: TextEncoder | None = None, reader: Reader | None = None, passages: int = 3, **options: Any
     ) -> None:
         super().__init__(encoder=encoder, **options)
-        check_count(passages=passages)
         check_instance(Reader, optional=True, reader=reader, hint="Seq2SeqReader asks a model")
-        if not 1 <= passages <= _DEPTH:
-            raise ValueError(f"passages: expected 1 to {_DEPTH} documents for the reader, got {passages}")
+        if isinstance(passages, bool) or not isinstance(passages, int) or not 1 <= passages <= _DEPTH:
+            raise ValueError(f"passages: expected 1 to {_DEPTH} documents for the reader, got {passages!r}")
         self.reader: Reader = SignatureReader() if reader is None else reader
         self.passages = passages
 

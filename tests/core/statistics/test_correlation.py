@@ -168,7 +168,10 @@ def test_counts_are_those_of_drawing_with_replacement():
         (lambda x: correlate(x, x, x), r"controls: expected \[n, k\], got \(5,\)"),
         (lambda x: correlate(x, x, kind="kendall"), "kind: expected 'spearman' or 'pearson', got 'kendall'"),
         (lambda x: correlate(x, x, level=95), "level: expected a share between 0 and 1, got 95"),
-        (lambda x: norm_correlations(x, x, {"depth": x[1:]}), "depth: expected one number"),
+        (
+            lambda x: norm_correlations(x, x, {"depth": x[1:]}),
+            "covariates: expected one number for each of 5 items as 'depth'",
+        ),
         (lambda x: norm_correlations(x, x[1:]), "length: expected one number"),
         (lambda x: norm_correlations(x, x, {"length": x}), "covariates: expected names other than 'length'"),
     ],

@@ -161,7 +161,7 @@ def test_lengths_and_norms_are_refused_where_they_are_none():
         residual_norms(torch.ones(3), torch.ones(2))
     with pytest.raises(ValueError, match="length: expected finite"):
         length_norms(torch.tensor([-1.0]))
-    with pytest.raises(ValueError, match="covariates: expected one depth for each of 2"):
+    with pytest.raises(ValueError, match="covariates: expected one number for each of 2 documents as 'depth'"):
         confound_report(lambda _: peaked(0, 0.1), torch.ones(2, 2), torch.ones(2), covariates={"depth": torch.ones(3)})
     with pytest.raises(ValueError, match="norms: expected one"):
         rescaled(torch.ones(2, 2), torch.ones(3))

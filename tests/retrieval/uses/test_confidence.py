@@ -149,7 +149,9 @@ def test_agreement_says_what_a_norm_adds_to_the_similarity():
     assert found["max_similarity"].partial_r == found["max_similarity"].r
     plain = correlate(columns["norm"], entropy, columns["max_similarity"].unsqueeze(1), resamples=100)
     assert found["norm"].partial_interval.low == pytest.approx(plain.partial_interval.low, abs=1e-6)
-    with pytest.raises(ValueError, match="norm: expected"):
+    with pytest.raises(
+        ValueError, match="confidences: expected one number for each of 200 rows of soft_labels as 'norm'"
+    ):
         uncertainty_agreement({"norm": torch.ones(3)}, votes)
 
 

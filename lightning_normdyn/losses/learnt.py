@@ -1,0 +1,97 @@
+"""Numbers that a loss learns, such as its temperature: whole on every rank, and trained by all of them as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """All numbers of a parameter, whose gradient goes back to it as the mean over the ranks that it is spread over.
+
+    FSDP2 gathers the parameters of a module before its ``forward`` is called, and averages their gradients. What a loss
+    learns is read elsewhere too, as in a ``training_step`` that nobody told FSDP2 about, and is then in shards.
+
+    Args:
+        parameter: a tensor, which is returned as it is, or a DTensor. One that no mesh dimension shards is a copy on
+            every rank, whose gradient is every rank's own.
+
+    Example:
+        >>> weight = nn.Parameter(torch.ones(2))
+        >>> whole(weight) is weight
+        True
+    """
+    if not is_sharded(parameter):
+        return parameter
+    from torch.distributed.tensor import Partial
+
+    sharded: Any = parameter
+    if not any(hasattr(placement, "dim") for placement in sharded.placements):
+        local: Tensor = sharded.to_local()
+        return local
+    ranks = sharded.device_mesh.size()
+    values: Tensor = sharded.full_tensor(grad_placements=[Partial()] * sharded.device_mesh.ndim)
+    averaged: Tensor = values.detach() + (values - values.detach()) / ranks
+    return averaged
+
+
+def is_sharded(tensor: object) -> bool:
+    """Whether a tensor is one of a device mesh."""
+    return hasattr(tensor, "device_mesh")
+
+
+def learnt_number(value: float) -> nn.Parameter:
+    """A parameter of one number, ``[1]``: FSDP2 takes none without a dimension.
+
+    Example:
+        >>> learnt_number(2.0).shape
+        torch.Size([1])
+    """
+    return nn.Parameter(torch.tensor([float(value)]))
+
+
+def take_saved_shape(parameter: Tensor, saved: Mapping[str, Any], name: str) -> None:
+    """Gives a parameter of one number the shape that a checkpoint has it in, which an optimizer's state has too.
+
+    Args:
+        parameter: of one number.
+        saved: a state dict.
+        name: of the parameter there.
+
+    Example:
+        >>> number = learnt_number(2.0)
+        >>> take_saved_shape(number, {"log_scale": torch.tensor(3.0)}, "log_scale")
+        >>> number.shape
+        torch.Size([])
+    """
+    value = saved.get(name)
+    if not isinstance(value, Tensor) or is_sharded(value) or is_sharded(parameter):
+        return
+    if value.shape != parameter.shape and math.prod(value.shape) == parameter.numel() == 1:
+        parameter.data = parameter.data.reshape(value.shape)
+
+
+def average_gradients(parameters: Iterable[Tensor], group: Any) -> list[Any]:
+    """Makes the gradients of parameters, which every rank holds whole and nobody reduces, the mean over ranks.
+
+    FSDP2 leaves alone what is in none of its units, and each rank would train numbers of its own.
+
+    Args:
+        parameters: of a loss.
+        group: the process group whose ranks are given batches of their own; ``None`` for all ranks.
+
+    Returns:
+        Handles of the hooks, which end when they are removed.
+    """
+
+    def mean(gradient: Tensor) -> Tensor:
+        total = gradient.detach().clone()
+        dist.all_reduce(total, group=group)
+        return total / dist.get_world_size(group)
+
+    return [parameter.register_hook(mean) for parameter in parameters if parameter.requires_grad]
