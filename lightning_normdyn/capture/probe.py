@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -87,6 +88,7 @@ class Probe:
                 "more in probe=, or switch the probe off with probe=False"
             )
         self._share = [call.share(rank, ranks) for call in calls]
+        self._items = _items_by_rank([call.rows() for call in calls], ranks)
         self._gather, self._most_rows = gather, most_rows
         self._check()
 
@@ -114,7 +116,10 @@ class Probe:
         )
 
     def encode(self) -> Tensor:
-        """The vectors of all items as they are now, ``[n, d]``, from evaluation mode in float32."""
+        """The vectors of all items as they are now, ``[n, d]``, from evaluation mode in float32.
+
+        Where each item has one vector, they are in the order of the items, on any number of ranks.
+        """
         try:
             rows = self._encode_share()
         except Exception:
@@ -122,7 +127,10 @@ class Probe:
                 with contextlib.suppress(Exception):  # it says so to the others
                     self._gather(None)
             raise
-        return self._gather(rows)
+        vectors = self._gather(rows)
+        if self.ranks == 1 or len(vectors) != len(self._items):
+            return vectors
+        return torch.empty_like(vectors).index_copy_(0, self._items.to(vectors.device), vectors)
 
     def radial_decay(self, decays: Sequence[tuple[nn.Parameter, float]], vectors: Tensor) -> Tensor:
         """The rate at which weight decay shortens each vector, ``lambda_rad = <x, J(lambda∘θ)>/R²``.
@@ -210,6 +218,13 @@ class Probe:
                 f"probe: encoding with '{self.name}' in evaluation mode writes to its '{tensor_name}', as an embedding "
                 "with max_norm does, and would change the training; switch the probe off with probe=False"
             )
+
+
+def _items_by_rank(sizes: Sequence[int], ranks: int) -> Tensor:
+    """The numbers of all items as the ranks encode them, one rank after the other: of each call every ``ranks``-th."""
+    firsts = itertools.accumulate(sizes[:-1], initial=0)
+    calls = [range(first, first + size) for first, size in zip(firsts, sizes, strict=True)]
+    return torch.tensor([item for rank in range(ranks) for call in calls for item in call[rank::ranks]])
 
 
 class _TensorState(NamedTuple):

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 PATIENCE = 60.0
 """Seconds that a rank waits for the others to come to the same point."""
+_SLICE = 0.5
+"""Seconds of one wait: Python hears signals between two of them, and never within."""
 _ALL = "all"
 
 
@@ -75,13 +83,24 @@ class Meeting:
         return f"the ranks do not do the same (rank {self._rank}: {acts[self._rank]}; rank {other}: {acts[other]})"
 
     def _absence(self, keys: list[str]) -> str:
-        """Who did not come in time; empty if all did."""
+        """Who did not come in time, or before this process was asked to end; empty if all did."""
+        if self._have_come(keys, min(_SLICE, PATIENCE)):
+            return ""
+        deadline = time.monotonic() + PATIENCE - _SLICE
+        with _request_to_end() as request:
+            while not request.is_set() and (rest := deadline - time.monotonic()) > 0:
+                if self._have_come(keys, min(_SLICE, rest)):
+                    return ""
+        absent = ", ".join(str(rank) for rank, key in enumerate(keys) if not self._store.check([key]))
+        limit = f"before rank {self._rank} was asked to end" if request.is_set() else f"within {PATIENCE:g} s"
+        return f"rank {absent} did not take part {limit}" if absent else ""
+
+    def _have_come(self, keys: list[str], seconds: float) -> bool:
         try:
-            self._store.wait(keys, timedelta(seconds=PATIENCE))
+            self._store.wait(keys, timedelta(seconds=seconds))
         except RuntimeError:  # torch's DistStoreError, at the end of the time
-            absent = [str(rank) for rank, key in enumerate(keys) if not self._store.check([key])]
-            return f"rank {', '.join(absent)} did not take part within {PATIENCE:g} s" if absent else ""
-        return ""
+            return bool(self._store.check(keys))  # raises where the store is gone
+        return True
 
     def _forget(self, number: int) -> None:
         """Clears a round that all ranks have left behind, lest the store grow with the run."""
@@ -92,6 +111,30 @@ class Meeting:
 
     def _key(self, number: int, rank: int | None = None) -> str:
         return f"normdyn/{self._topic}/{number}/{'outcome' if rank is None else rank}"
+
+
+@contextmanager
+def _request_to_end() -> Iterator[threading.Event]:
+    """Set as soon as SIGTERM was heard, by a handler that goes on, as a Trainer's does; the handler runs all the same.
+
+    A rank that is killed never comes. Its launcher, torchrun, then asks the others to end and waits for them.
+    """
+    request = threading.Event()
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield request
+        return
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        request.set()
+        handler(number, frame)
+
+    signal.signal(signal.SIGTERM, hear)
+    try:
+        yield request
+    finally:
+        if signal.getsignal(signal.SIGTERM) is hear:
+            signal.signal(signal.SIGTERM, handler)
 
 
 _BEGINNINGS = itertools.count()

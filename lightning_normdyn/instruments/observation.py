@@ -95,7 +95,7 @@ class Observation:
         self._closed_targets: set[str] = set()
         self._ended_steps: dict[str, int] = {}
         self._first_looks: list[FirstLook] = []
-        self._watches = WatchFactory(module, run, measures, options, self._warn)
+        self._watches = WatchFactory(module, run, measures, options, self._warn, self._say_here)
         self.recorder = self._build()
         self._facts: RunFacts | None = None
         self._alerts = self._new_alerts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,13 +34,19 @@ def present_ranks(device: torch.device) -> Ranks:
 
 
 def process_group_store() -> Any:
-    """The store by which the processes found each other; ``None`` where there is none, or none that can be had."""
+    """The store by which the processes found each other; ``None`` where there is none, or none that can be had.
+
+    torchrun keeps it when it restarts all ranks, with every word that they left there: each attempt has names of its
+    own.
+    """
     if not dist.is_available() or not dist.is_initialized():
         return None
     try:
-        return dist.distributed_c10d._get_default_store()
+        store = dist.distributed_c10d._get_default_store()
     except (AttributeError, RuntimeError, ValueError):
         return None
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt-{attempt}", store)
 
 
 def _all_gather(tensor: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ class WatchFactory:
         run: what the training loop tells.
         measures: what is measured.
         options: what :func:`complete_options` gives.
-        warn: says a sentence to the user.
+        warn: says a sentence to the user, on the first rank.
+        say_here: says one on any rank, of what may have come up there alone.
 
     Attributes:
         run: may be replaced, by one without other ranks.
@@ -57,10 +58,12 @@ class WatchFactory:
         measures: Measures,
         options: NormOptions,
         warn: Callable[[str], None],
+        say_here: Callable[[str], None],
     ) -> None:
         self.run = run
         self.target_names: Sequence[str] = ()
-        self._module, self._measures, self._options, self._warn = module, measures, options, warn
+        self._module, self._measures, self._options = module, measures, options
+        self._warn, self._say_here = warn, say_here
         self._has_other_ranks = run.ranks.size > 1
         self._instruments = copyable(options["instruments"], warn)
 
@@ -121,7 +124,7 @@ class WatchFactory:
         return watch
 
     def _adapters(self, target: TableTarget | OutputTarget) -> dict[str, InstrumentAdapter]:
-        return adapters_of(self._instruments, target.name, self._options["every_n_steps"], self._warn)
+        return adapters_of(self._instruments, target.name, self._options["every_n_steps"], self._say_here)
 
     def _balance(
         self,

@@ -146,3 +146,12 @@ def test_every_item_is_encoded_by_one_rank():
     whole = Probe("net", net, [Call.of(inputs)]).encode()
     assert [len(share) for share in shares] == [3, 2, 2]
     torch.testing.assert_close(torch.cat(shares), torch.cat([whole[rank::3] for rank in range(3)]))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_vectors_of_all_ranks_are_in_the_order_of_the_items(ranks):
+    """Names of the items are given in that order, and a run may go on, or be compared, on another number of ranks."""
+    net, calls = network(), [Call.of(torch.randn(rows, 3)) for rows in (7, 4)]
+    shares = [Probe("net", net, calls, rank=rank, ranks=ranks).encode() for rank in range(ranks)]
+    together = Probe("net", net, calls, ranks=ranks, gather=lambda _: torch.cat(shares)).encode()
+    torch.testing.assert_close(together, Probe("net", net, calls).encode())

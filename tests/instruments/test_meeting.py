@@ -1,0 +1,136 @@
+"""Ranks that wait for each other hear signals, give up on those that are gone, and heed no earlier attempt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch.distributed as dist
+
+from lightning_normdyn.instruments import meeting
+from lightning_normdyn.instruments.meeting import Meeting, settle_beginning
+from lightning_normdyn.instruments.ranks import process_group_store
+
+
+@pytest.fixture
+def stores():
+    """What two ranks hold of the store by which they found each other; one that waits lets the other through."""
+    first = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return [first, dist.TCPStore("127.0.0.1", first.port, is_master=False, wait_for_workers=False)]
+
+
+def ranks(stores, topic="a topic"):
+    return [Meeting(store, topic, rank, len(stores)) for rank, store in enumerate(stores)]
+
+
+def later(seconds, action):
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    return timer
+
+
+@pytest.fixture
+def heard():
+    """What a handler of SIGTERM that goes on heard, as a Trainer's does."""
+    signals = []
+
+    def handler(number, _):
+        signals.append(number)
+
+    previous = signal.signal(signal.SIGTERM, handler)
+    yield signals
+    assert signal.getsignal(signal.SIGTERM) is handler  # it is in its place again
+    signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.3])
+def test_a_rank_that_is_late_is_waited_for(stores, seconds):
+    first, second = ranks(stores)
+    timer = later(seconds, lambda: second.settle("step 5"))
+    assert first.settle("step 5") == ""
+    timer.join()
+
+
+def test_a_rank_that_does_not_come_is_named(stores, monkeypatch):
+    monkeypatch.setattr(meeting, "PATIENCE", 1.2)
+    start = time.monotonic()
+    first, second = ranks(stores)
+    assert first.settle("step 5") == "rank 1 did not take part within 1.2 s"
+    assert 1.1 < time.monotonic() - start < 10
+    assert second.settle("step 5") == "rank 1 did not take part within 1.2 s"
+
+
+def test_a_rank_that_is_asked_to_end_waits_no_longer(stores, heard):
+    start = time.monotonic()
+    first, second = ranks(stores)
+    timer = later(0.8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert first.settle("step 5") == "rank 1 did not take part before rank 0 was asked to end"
+    timer.join()
+    assert heard == [signal.SIGTERM]
+    assert time.monotonic() - start < 10  # and not 60
+    assert "asked to end" in second.settle("step 5")
+
+
+def test_ctrl_c_ends_the_wait(stores):
+    start = time.monotonic()
+    timer = later(0.8, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        ranks(stores)[0].settle("step 5")
+    timer.join()
+    assert time.monotonic() - start < 10
+
+
+def test_a_wait_off_the_main_thread_touches_no_handler(stores, monkeypatch, heard):
+    monkeypatch.setattr(meeting, "PATIENCE", 0.8)
+    problems = []
+    thread = threading.Thread(target=lambda: problems.append(ranks(stores)[0].settle("step 5")))
+    thread.start()
+    thread.join()
+    assert problems == ["rank 1 did not take part within 0.8 s"]
+    assert heard == []
+
+
+class GoneStore:
+    """Its server has ended, with the rank or the launcher that had it."""
+
+    def set(self, key, word): ...
+
+    def wait(self, keys, timeout):
+        self.check(keys)
+
+    def check(self, keys):
+        raise RuntimeError(f"failed to recv {keys}, got 0 bytes")
+
+
+def test_a_store_that_is_gone_is_not_asked_for_a_minute():
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="failed to recv"):
+        ranks([GoneStore(), GoneStore()])[0].settle("step 5")
+    assert time.monotonic() - start < 10
+
+
+def test_words_of_an_attempt_before_a_restart_are_not_heard(stores, monkeypatch):
+    """torchrun's store outlives the ranks: the first attempt broke off where a rank waited for one that was killed."""
+    monkeypatch.setattr(meeting, "PATIENCE", 0.2)
+    dist.init_process_group("gloo", store=stores[0], rank=0, world_size=1)
+    try:
+        for attempt in ("0", "1"):
+            monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+            monkeypatch.setattr(meeting, "_BEGINNINGS", iter(range(5)))
+            views = []
+            for store in stores:
+                monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda store=store: store)
+                views.append(process_group_store())
+            topic, _ = settle_beginning(views[0], "", 0, 1)
+            assert topic == "0"  # it is the first thing that this attempt begins
+            first, second = ranks(views, "what they do")
+            for step in range(2):
+                timer = later(0.05, lambda step=step, second=second: second.settle(f"step {step}"))
+                assert first.settle(f"step {step}") == ""
+                timer.join()
+            assert first.settle("step 2") == "rank 1 did not take part within 0.2 s"
+    finally:
+        dist.destroy_process_group()
