@@ -170,5 +170,7 @@ def _log_dir(trainer: Trainer) -> str:
         return str(trainer.default_root_dir)
     logger: Any = trainer.loggers[0]
     kinds = {kind.__name__ for kind in type(logger).__mro__}
+    if "MLFlowLogger" in kinds:  # takes every folder in its own for an experiment
+        return str(trainer.default_root_dir)
     folder = logger.log_dir if kinds & {"TensorBoardLogger", "CSVLogger"} else logger.save_dir
     return str(folder or trainer.default_root_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -38,10 +39,12 @@ class BackwardNorm:
         self._handle: RemovableHandle | None = None
         self.on_error: OnError | None = None
         self.last: Tensor | None = None
+        self._used: tuple[weakref.ref[Tensor], int] | None = None
 
     def arm(self, listens: bool) -> None:
         """Sets whether it listens from now on; forgets what it heard."""
-        self.last = None
+        self.last, gradient = None, self._parameter.grad
+        self._used = None if gradient is None or not listens else (weakref.ref(gradient), gradient._version)
         if listens and self._handle is None and self._parameter.requires_grad:  # torch refuses hooks of a frozen one
             hear = contained(self._hear, self.on_error)
             self._handle = self._parameter.register_post_accumulate_grad_hook(hear)
@@ -53,6 +56,8 @@ class BackwardNorm:
         gradient = parameter.grad
         if gradient is None:
             return  # an optimizer that steps inside of backward has used it up
+        if self._used is not None and self._used[0]() is gradient and self._used[1] == gradient._version:
+            return  # or has stepped with it just now
         if hasattr(gradient, "to_local"):
             gradient = gradient.to_local()
         entries = gradient.coalesce().values() if gradient.is_sparse else gradient.detach()

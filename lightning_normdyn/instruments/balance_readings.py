@@ -13,12 +13,16 @@ from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import Columns, Readings
 from lightning_normdyn.instruments.forecast import fit_readings
 
+_LEAST_RATIO = 0.01
+"""Of the radial decay of an encoder over that of its weights: it is 1 or more where their length is in the vectors."""
+
 
 def balance_readings(fit: BalanceFit, rule: EquilibriumRule) -> Readings:
     """Medians over the items of each term, as a share of what decay takes, and the fits.
 
     Without weight decay there is no equilibrium, and under Adam's coupled decay it cannot be told from the drift: then
-    only ``stationarity`` is left.
+    only ``stationarity`` is left. Where decay hardly shortens the vectors, as ahead of a last normalisation layer, how
+    little it does is all there is besides: a share of what decay takes, or the time that it takes, would say nothing.
 
     Args:
         fit: the window.
@@ -27,11 +31,16 @@ def balance_readings(fit: BalanceFit, rule: EquilibriumRule) -> Readings:
     readings: Readings = {"stationarity": fit.flow.stationarity}
     if not rule.decay_is_separable or rule.radial_decay <= 0:
         return readings
+    ratio = _median(fit.terms.radial_decay) / rule.radial_decay
+    readings |= {
+        "radial_decay": _median(fit.terms.radial_decay),
+        "radial_decay_ratio": ratio,
+        "radial_decay_stderr": _median(fit.radial_decay_stderr / fit.terms.radial_decay.abs()),
+    }
+    if float(ratio.abs()) < _LEAST_RATIO:
+        return readings
     per_decay = fit.flow.decay.where(fit.flow.decay > 0, torch.nan)
     return readings | {
-        "radial_decay": _median(fit.terms.radial_decay),
-        "radial_decay_ratio": _median(fit.terms.radial_decay) / rule.radial_decay,
-        "radial_decay_stderr": _median(fit.radial_decay_stderr / fit.terms.radial_decay.abs()),
         "drift_share": _median(fit.flow.push / per_decay),
         "drift_share_stderr": _median(2 * fit.flow.lr * fit.drift_stderr / per_decay),
         "growth_share": _median(fit.flow.growth / per_decay),

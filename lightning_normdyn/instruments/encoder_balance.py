@@ -179,7 +179,7 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         rule = self.plan.rule()
         assert self._decay is not None
         decay_rate = rate * self._decay if rule.decay_is_separable else None
-        self._readings |= split_update(vectors_before, vectors, decay_rate)
+        self._readings |= split_update(vectors_before, vectors, decay_rate, has_law=rule.family is not None)
         self._readings["effective_lr"] = rate * finite_mean(most_precise(safe_norm(vectors_before)).pow(-2))
         if self._lag is None and step - 1 + self._lag_steps <= self._window_end:
             self._lag = _Lag(step - 1, vectors_before, rate)

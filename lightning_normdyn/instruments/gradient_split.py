@@ -40,7 +40,7 @@ class GradientSplit(CadencedInstrument):
         decay_rate = rate * rule.radial_decay if rule.decay_is_separable else None
         self._readings = {
             **_split_gradient(table_step, rate),
-            **split_update(table_step.before, table_step.after, decay_rate),
+            **split_update(table_step.before, table_step.after, decay_rate, has_law=rule.family is not None),
         }
 
 
@@ -64,13 +64,15 @@ def _split_gradient(table_step: TableStep, rate: float) -> Readings:
     }
 
 
-def split_update(before: Tensor, after: Tensor, decay_rate: Tensor | float | None) -> Readings:
+def split_update(before: Tensor, after: Tensor, decay_rate: Tensor | float | None, *, has_law: bool = True) -> Readings:
     """What a step did to vectors: the terms of the budget relative to R², and how far they turned.
 
     Args:
         before: ``[n, d]``.
         after: ``[n, d]``.
-        decay_rate: share of each vector that weight decay took, ``[n]`` or one number; ``None`` if nobody can tell.
+        decay_rate: share of each vector that weight decay took, ``[n]`` or one number; ``None`` where it is part of
+            the drift.
+        has_law: whether it is known how the optimizer decays; elsewhere decay and drift are left out.
     """
 
     def read_rows(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
@@ -81,7 +83,9 @@ def split_update(before: Tensor, after: Tensor, decay_rate: Tensor | float | Non
     if decay_rate is not None:  # which took the same share of every row: -decay_rate·x
         decay = -2 * decay_rate * squared
         budget = budget._replace(decay=decay, drift=budget.drift - decay)
-    return {**_turn(squared, budget), **_relative(squared, budget)}
+    readings = {**_turn(squared, budget), **_relative(squared, budget)}
+    unknown = () if has_law else ("budget_decay", "budget_drift")
+    return {name: value for name, value in readings.items() if name not in unknown}
 
 
 def _turn(squared: Tensor, budget: NormBudget) -> Readings:

@@ -538,6 +538,7 @@ def _description(
         "kind": target.kind,
         **table,
         "lr": nominal_lr(group),
+        **({"base_lr": float(group["initial_lr"])} if group.get("initial_lr", 0.0) > nominal_lr(group) else {}),
         "weight_decay": float(group.get("weight_decay") or 0.0),
         "optimizer": rule.optimizer,
         **({"law": rule.law} if table else {}),

@@ -7,6 +7,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +20,7 @@ from typing_extensions import Unpack
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.caution import SettingsError, caution
+from lightning_normdyn.core.dynamics.optimizers import inner_optimizer, unwrapped_optimizer
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.core.object_checks import check_name, check_path
@@ -26,10 +28,9 @@ from lightning_normdyn.history.run_writer import RunWriter
 from lightning_normdyn.instruments.instrument_factory import ALL_MEASURES
 from lightning_normdyn.instruments.observation import Observation, bookmark_of
 from lightning_normdyn.instruments.options import NormOptions, complete_options, spelled_out
-from lightning_normdyn.instruments.parameter_groups import inner_optimizer
 from lightning_normdyn.instruments.planned_rates import LRSchedule, PlannedRates
 from lightning_normdyn.instruments.ranks import Ranks, present_ranks
-from lightning_normdyn.instruments.recorder import uncompiled
+from lightning_normdyn.instruments.recorder import closure_of, uncompiled, with_closure
 from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded, unobserved_failure
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
@@ -46,7 +47,7 @@ class NormObserver:
     As a context manager around the loop it hears every step from the optimizer itself, and nothing in the loop changes.
     A loop calls :meth:`before_step` besides, once gradients are there, in three cases: a loss scaler may skip the step
     (else skipped steps are not counted), gradients are clipped on several ranks (else their norm before clipping is not
-    known), or the optimizer is given a closure (call it at the closure's end).
+    known), or the optimizer is none of torch's and takes no hooks (then :meth:`after_step` as well).
 
     Args:
         model: the model, not wrapped.
@@ -128,6 +129,8 @@ class NormObserver:
         self._saved_state: Mapping[str, Any] | None = None
         self._announced_ids: set[int] = set()
         self._stepping: torch.optim.Optimizer | None = None
+        self._clock: torch.optim.Optimizer | None = None
+        self._has_named_hookless = False
         self._strangers: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
         self._handles: list[RemovableHandle] = []
 
@@ -182,9 +185,22 @@ class NormObserver:
             check_flag(clipped=clipped)
         except ValueError as error:
             raise SettingsError(*error.args) from None
-        for stepping in self._optimizers if optimizer is None else [optimizer]:
+        for stepping in self._optimizers if optimizer is None else [_unwrapped(optimizer)]:
             self._announce(stepping, Clipping.PAST if clipped else Clipping.AHEAD)
             self._announced_ids.add(id(stepping))
+            if not _takes_hooks(stepping) and self._observation is not None:
+                self._observation.recorder.read_gradients(stepping)
+
+    @safeguarded
+    def after_step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Says that an announced step was made, for an optimizer that is not one of torch's and takes no hooks.
+
+        Args:
+            optimizer: the one that stepped; ``None`` for all that take no hooks.
+        """
+        for stepped in self._optimizers if optimizer is None else [_unwrapped(optimizer)]:
+            if not _takes_hooks(stepped):
+                self._complete(stepped)
 
     @safeguarded
     def finish(self) -> None:
@@ -252,17 +268,60 @@ class NormObserver:
             hears_backward=self._ranks.size == 1,
             warn=_warn if first else _say_nothing,
             inform=_inform if first else _say_nothing,
+            hears=lambda _: True,
         )
 
     @safeguarded
-    def _hear_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """The optimizer is about to step: announces it, unless the loop has or is about to, from inside a closure."""
+    def _hear_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        """The optimizer is about to step: announces it, unless the loop has, or once a closure has given gradients."""
+        whole = self._whole_of(optimizer)
+        if whole is not None:
+            return self._hear_part(optimizer, whole, args, kwargs)
         if not self._is_followed(optimizer):
-            return
+            return None
         self._stepping = optimizer
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if id(optimizer) not in self._announced_ids and closure is None:
+        if id(optimizer) in self._announced_ids:
+            return None
+        if closure_of(args, kwargs) is None:
             self._announce(optimizer, Clipping.PAST)
+            self._announced_ids.add(id(optimizer))
+            return None
+        if inner_optimizer(optimizer) is not None:
+            return None  # it may evaluate the closure at other weights than the step starts from
+        return with_closure(args, kwargs, after=partial(self._announce_once, optimizer, _versions(optimizer)))
+
+    def _whole_of(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer | None:
+        """The optimizer under observation that has this one inside and moves weights with it; ``None`` for none."""
+        return next((whole for whole in self._optimizers if inner_optimizer(whole) is optimizer), None)
+
+    def _hear_part(
+        self, part: torch.optim.Optimizer, whole: torch.optim.Optimizer, args: Any, kwargs: Any
+    ) -> tuple[Any, Any] | None:
+        """An optimizer inside of another is about to step: that is the step of the whole, if it did not say so."""
+        if id(whole) in self._announced_ids or self._observation is None:
+            return None
+        if not _takes_hooks(whole):
+            if not self._has_named_hookless:
+                _warn(
+                    f"{self._name}: {type(whole).__name__} is no optimizer of torch and does not say when it steps, so "
+                    "nothing is measured; call before_step() ahead of its step and after_step() behind it"
+                )
+            self._has_named_hookless = True
+            return None
+        if closure_of(args, kwargs) is not None:
+            return with_closure(args, kwargs, after=partial(self._announce_once, whole))
+        self._announce_once(whole)
+        self._observation.recorder.read_gradients(whole)
+        self._clock = part
+        return None
+
+    @safeguarded
+    def _announce_once(self, optimizer: torch.optim.Optimizer, versions: list[int] | None = None) -> None:
+        """Announces a step if nobody has; from inside a closure only where weights are as they were at its start."""
+        has_moved = versions is not None and versions != _versions(optimizer)
+        if id(optimizer) not in self._announced_ids and not has_moved:
+            self._announce(optimizer, Clipping.PAST)
+            self._announced_ids.add(id(optimizer))
 
     def _is_followed(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether an optimizer trains the model; one that takes the place of another is followed from now on."""
@@ -287,8 +346,19 @@ class NormObserver:
     def _end_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """The step was made, and the recorder has looked at it."""
         del args, kwargs
+        if optimizer is self._clock:
+            whole, self._clock = self._whole_of(optimizer), None
+            if whole is not None:
+                self._complete(whole)
         if optimizer is self._stepping:
             self._stepping = None
+            self._announced_ids.discard(id(optimizer))
+            self._report()
+
+    def _complete(self, optimizer: torch.optim.Optimizer) -> None:
+        """Looks at a step that no hook of the optimizer's own tells of."""
+        if self._observation is not None:
+            self._observation.recorder.after_step(optimizer)
             self._announced_ids.discard(id(optimizer))
             self._report()
 
@@ -325,7 +395,7 @@ class NormObserver:
             handle.remove()
         self._handles.clear()
         self._announced_ids.clear()
-        self._stepping = None
+        self._stepping = self._clock = None
 
     def _loss_scale(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
@@ -333,11 +403,9 @@ class NormObserver:
     def _future_rates(
         self, optimizer: torch.optim.Optimizer, group: int, steps: int, past: EffectiveTrace
     ) -> EffectiveTrace | None:
-        schedules = [
-            LRSchedule(scheduler, lambda step: step % self._scheduler_every == 0)
-            for scheduler in self._schedulers
-            if inner_optimizer(getattr(scheduler, "optimizer", None)) is optimizer
-        ]
+        is_due = lambda step: step % self._scheduler_every == 0  # noqa: E731
+        all_schedules = [LRSchedule.of(scheduler, is_due, self._ranks.size) for scheduler in self._schedulers]
+        schedules = [schedule for schedule in all_schedules if self._drives(schedule.scheduler, optimizer)]
         first = self._steps_tried(optimizer)
         model = [*self._model.modules(), *self._model.parameters()]
         if len(self._optimizers) == 1 and len(schedules) < len(self._schedulers) and self._options["lrs"] is None:
@@ -345,6 +413,11 @@ class NormObserver:
         return self._rates.trace(
             optimizer, group, schedules, range(first, first + steps), steps, first=first, past=past, keep=model
         )
+
+    def _drives(self, scheduler: Any, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether a scheduler sets the rates of an optimizer, or of the one inside of it, whose groups are the same."""
+        driven = getattr(scheduler, "optimizer", None)
+        return driven is not None and _unwrapped(driven) in (optimizer, inner_optimizer(optimizer))
 
     def _steps_tried(self, optimizer: torch.optim.Optimizer) -> int:
         assert self._observation is not None
@@ -356,7 +429,21 @@ def _as_list(one_or_several: Any) -> list[Any]:
     if one_or_several is None:
         return []
     items = one_or_several if isinstance(one_or_several, (list, tuple)) else [one_or_several]
-    return [inner_optimizer(item) if isinstance(item, torch.optim.Optimizer) else item for item in items]
+    return [_unwrapped(item) for item in items]
+
+
+def _unwrapped(item: Any) -> Any:
+    """An optimizer out of what only passes its steps on; anything else as it is."""
+    return unwrapped_optimizer(item) if isinstance(item, torch.optim.Optimizer) else item
+
+
+def _versions(optimizer: torch.optim.Optimizer) -> list[int]:
+    """How often each parameter of an optimizer was written to."""
+    return [parameter._version for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _takes_hooks(optimizer: Any) -> bool:
+    return hasattr(optimizer, "register_step_post_hook")
 
 
 def _warn(message: str) -> None:
@@ -364,12 +451,18 @@ def _warn(message: str) -> None:
 
 
 def _inform(message: str) -> None:
-    """Logs a sentence; where nobody has set up logging, which would swallow it, it goes where warnings go."""
+    """Logs a sentence; where logging as it is set up would swallow it, it goes where warnings go.
+
+    Whoever gives the package's logger a level has chosen what to hear.
+    """
     logger = logging.getLogger(__name__)
-    if logger.hasHandlers():
+    if logger.hasHandlers() and logger.isEnabledFor(logging.INFO):
         logger.info(message)
-    else:
+    elif logging.getLogger(_PACKAGE).level == logging.NOTSET:
         print(message, file=sys.stderr)
+
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def _say_nothing(message: str) -> None:

@@ -66,13 +66,6 @@ def _is_at(optimizer: torch.optim.Optimizer, place: tuple[int, int] | None, para
     return place[1] < len(parameters) and parameters[place[1]] is parameter
 
 
-def inner_optimizer(optimizer: Any) -> Any:
-    """The optimizer itself, out of what accelerate wraps around it."""
-    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = optimizer.optimizer
-    return optimizer
-
-
 class WeightDecays:
     """Reads rates off the parameter groups as they are now.
 

@@ -19,10 +19,27 @@ LearningRates = Callable[[int], float]
 
 
 class LRSchedule(NamedTuple):
-    """A scheduler, and what says whether it is stepped after an optimizer step."""
+    """A scheduler, what says whether it is stepped after an optimizer step, and how many times then."""
 
     scheduler: Any
     is_due: Callable[[Any], bool]
+    times: int = 1
+
+    @classmethod
+    def of(cls, scheduler: Any, is_due: Callable[[Any], bool], ranks: int) -> LRSchedule:
+        """The schedule of a scheduler, out of what ``accelerator.prepare`` wraps around it.
+
+        Args:
+            scheduler: of torch, or accelerate's.
+            is_due: what says whether the loop steps it after an optimizer step.
+            ranks: the processes that take part: accelerate's steps the one inside once for each, unless batches are
+                split among them, and never without its optimizer.
+        """
+        if type(scheduler).__name__ != "AcceleratedScheduler":
+            return cls(scheduler, is_due)
+        if not scheduler.step_with_optimizer:
+            return cls(scheduler.scheduler, is_due)
+        return cls(scheduler.scheduler, is_due, 1 if scheduler.split_batches else ranks)
 
 
 class Course(NamedTuple):
@@ -92,7 +109,7 @@ def run_ahead(
         for step in steps:
             try:
                 for schedule in copies:
-                    if schedule.is_due(step):
+                    for _ in range(schedule.times if schedule.is_due(step) else 0):
                         schedule.scheduler.step()
                         steps_run += 1
             except Exception:  # asked to go past its end, it keeps its last rate
@@ -197,7 +214,7 @@ class PlannedRates:
         ):
             if plan is not None and plan.schedulers == schedulers and plan.stays():
                 self.say_unforeseeable(optimizer)
-            lrs = self._given_lrs(first, remaining)
+            lrs = self._given_lrs(optimizer, first, remaining)
             course = run_ahead(optimizer, group, schedules, steps, keep=keep, lrs=lrs)
             if not (course.is_run or self._lrs or plan):
                 self.say_unforeseeable(optimizer)
@@ -208,15 +225,22 @@ class PlannedRates:
         """Says once that forecasts go by the present settings, and how to pass rates."""
         self._say_once(_UNFORESEEABLE.format(optimizer=type(optimizer).__name__))
 
-    def _given_lrs(self, first: int, count: int) -> list[float] | None:
-        """The rates that the user's function gives; ``None`` without one, or if it does not give rates."""
+    def _given_lrs(self, optimizer: torch.optim.Optimizer, first: int, count: int) -> list[float] | None:
+        """The rates that the user's function gives; ``None`` without one, or if it does not give rates.
+
+        It may set them too, as open_clip's does: the optimizer is left as it was.
+        """
         if self._lrs is None:
             return None
+        settings = [{**group} for group in optimizer.param_groups]
         try:
             lrs = [float(self._lrs(step)) for step in range(first, first + count)]
         except Exception as error:  # observing must never end a run
             self._say_once(f"lrs: it failed ({error}), so forecasts take the learning rate to stay as it is now")
             return None
+        finally:
+            for group, setting in zip(optimizer.param_groups, settings, strict=True):
+                group.update(setting)
         if not all(math.isfinite(lr) and lr >= 0 for lr in lrs):
             self._say_once("lrs: expected learning rates from 0 up, so forecasts take the rate to stay as it is now")
             return None

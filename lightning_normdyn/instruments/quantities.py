@@ -153,7 +153,7 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
         "1/step",
         "settled: they add up to 0",
         "drift is 0 for a cosine loss under plain SGD; momentum and Adam carry earlier steps on, which shows "
-        "as drift, and Adam's coupled decay is in drift too",
+        "as drift, and Adam's coupled decay is in drift too; of an optimizer without a known law, growth alone",
     ),
     (
         {"budget_residual": ("Budget residual", "what the budget leaves unexplained; rounding in a healthy run")},

@@ -46,7 +46,7 @@ def process_group_store() -> Any:
     except (AttributeError, RuntimeError, ValueError):
         return None
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.distributed_c10d.PrefixStore(f"attempt-{attempt}", store)
+    return dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
 
 
 def _all_gather(tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -105,6 +106,8 @@ class Recorder:
         self._groups.setdefault(id(optimizer), _Groups.of(optimizer))
         if id(optimizer) not in self._heard_ids:
             self._heard_ids.add(id(optimizer))
+            if not hasattr(optimizer, "register_step_post_hook"):
+                return  # the loop says when it steps
             on_error = self._handler(None)
             before = uncompiled(contained(self._before_update, on_error))
             after = uncompiled(contained(self._after_step, on_error))
@@ -188,19 +191,19 @@ class Recorder:
         watches = [watch for watch in self._by_optimizer.get(id(optimizer), ()) if watch.wants_gradient]
         if not watches or getattr(optimizer, "grad_scale", None) is not None:
             return None
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if not callable(closure):
-            self._for_each(watches, lambda watch: watch.read_gradient())
-            return None
+        if closure_of(args, kwargs) is not None:
+            return with_closure(args, kwargs, after=partial(self.read_gradients, optimizer))
+        self.read_gradients(optimizer)
+        return None
 
-        def closure_and_look() -> Any:
-            loss = closure()
-            self._for_each(watches, lambda watch: watch.read_gradient())
-            return loss
+    def read_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Looks at the gradients of a step that was announced and is about to be made, where no hook says so."""
+        watches = [watch for watch in self._by_optimizer.get(id(optimizer), ()) if watch.wants_gradient]
+        self._for_each(watches, lambda watch: watch.read_gradient())
 
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": closure_and_look}
-        return (args[0], closure_and_look, *args[2:]), kwargs
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Completes a step that was announced and made, where no hook says so."""
+        self._after_step(optimizer, (), {})
 
     def _after_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
@@ -287,6 +290,36 @@ class Recorder:
         for watch in self.watches:
             if watch.target.name in state["targets"]:
                 watch.check_state(state["targets"][watch.target.name])
+
+
+def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+    """The closure that an optimizer's ``step`` was called with; ``None`` for none."""
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    return closure if callable(closure) else None
+
+
+def with_closure(
+    args: tuple[Any, ...], kwargs: dict[str, Any], *, after: Callable[[], object]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What ``step`` was called with, where something is done after each evaluation of the closure.
+
+    Example:
+        >>> args, _ = with_closure(("optimizer", lambda: 3), {}, after=lambda: print("evaluated"))
+        >>> args[1]()
+        evaluated
+        3
+    """
+    closure = closure_of(args, kwargs)
+    assert closure is not None
+
+    def closure_and_look() -> Any:
+        loss = closure()
+        after()
+        return loss
+
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": closure_and_look}
+    return (args[0], closure_and_look, *args[2:]), kwargs
 
 
 class _Groups(NamedTuple):

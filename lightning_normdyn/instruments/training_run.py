@@ -26,6 +26,7 @@ class Run(NamedTuple):
             as backward leaves them; right only where that is the whole gradient, on a single rank.
         warn: says to the user, once for all ranks, that something is wrong.
         inform: says something else.
+        hears: tells whether the steps of an optimizer come to be known: by default whether it takes hooks.
         clip_value: gives the norm to which gradients are clipped; ``None`` where they are not, or nobody knows.
     """
 
@@ -38,7 +39,8 @@ class Run(NamedTuple):
     warn: Callable[[str], object]
     inform: Callable[[str], object]
     clip_value: Callable[[], float | None] = lambda: None
+    hears: Callable[[torch.optim.Optimizer], bool] = lambda optimizer: hasattr(optimizer, "register_step_post_hook")
 
     def followed(self) -> list[torch.optim.Optimizer]:
         """The optimizers that say when they have made a step; a look-alike of torch's may not."""
-        return [optimizer for optimizer in self.optimizers() if hasattr(optimizer, "register_step_post_hook")]
+        return [optimizer for optimizer in self.optimizers() if self.hears(optimizer)]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from typing_extensions import Unpack
 
 from lightning_normdyn.atomic_file import atomic_file
@@ -29,8 +37,10 @@ class NormDynamicsTrainerCallback(TrainerCallback):
 
     A callback has no way of its own to the trainer's loggers, so the trainer lends it one:
     ``trainer.add_callback(NormDynamicsTrainerCallback(log=trainer.log))``. Without ``log`` the scalars go to
-    ``trainer.state.log_history`` and to the history on disk alone. State is kept in each checkpoint as ``normdyn.pt``
-    and taken back from ``args.resume_from_checkpoint``, or else from ``checkpoint-<step>`` below ``args.output_dir``.
+    ``trainer.state.log_history`` and to the history on disk alone. The console gets a line a target at the end, and
+    warnings meanwhile: what the trainer's own callbacks would print of the scalars is kept from them. State is kept in
+    each checkpoint as ``normdyn.pt`` and taken back from ``args.resume_from_checkpoint``, or else from
+    ``checkpoint-<step>`` below ``args.output_dir``.
 
     The Trainer tells no callback that training failed: hooks then stay until the next ``train()`` or :meth:`close`.
 
@@ -158,7 +168,8 @@ class NormDynamicsTrainerCallback(TrainerCallback):
             state.log_history.append({**metrics, "step": state.global_step})
             return
         wants_log = control.should_log
-        self._log(metrics)
+        with _quiet_console(self._log):
+            self._log(metrics)
         control.should_log = wants_log  # the trainer takes any log for the one that it was to make
 
     def _restore(self, observer: NormObserver, args: TrainingArguments, state: TrainerState) -> None:
@@ -173,6 +184,21 @@ class NormDynamicsTrainerCallback(TrainerCallback):
                 "the folder of the checkpoint in TrainingArguments(resume_from_checkpoint=...)",
                 stacklevel=2,
             )
+
+
+@contextmanager
+def _quiet_console(log: Callable[[dict[str, float]], object]) -> Iterator[None]:
+    """Keeps what a trainer logs meanwhile from its callbacks that print all of it, which is for reporters alone."""
+    handler = getattr(getattr(log, "__self__", None), "callback_handler", None)
+    if handler is None:
+        yield
+        return
+    callbacks = handler.callbacks
+    handler.callbacks = [each for each in callbacks if not isinstance(each, (PrinterCallback, ProgressCallback))]
+    try:
+        yield
+    finally:
+        handler.callbacks = callbacks
 
 
 def _state_in(file: Path) -> Any:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from memory_logger import MemoryLogger
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -163,3 +164,20 @@ def test_one_pattern_is_a_list_of_one(targets):
     expected = targets if targets == "auto" else [targets]
     assert callback.options["targets"] == NormDynamics(targets=targets).options["targets"] == expected
     assert callback.state_key == NormDynamics(targets=expected).state_key
+
+
+class MLFlowLogger(MemoryLogger):
+    """As Lightning's over MLflow's file store, known by its name: ``save_dir`` is the store's."""
+
+    def __init__(self, store):
+        super().__init__()
+        self.save_dir = str(store)
+
+
+def test_mlflows_file_store_gets_no_folder_of_ours(fit, tmp_path):
+    """It takes every folder in it for an experiment."""
+    store = tmp_path / "mlruns"
+    store.mkdir()
+    fit(Lit(seeded(PairTable), sgd), pair_batches(3), NormDynamics(every_n_steps=1), logger=MLFlowLogger(store))
+    assert not list(store.iterdir())
+    assert (tmp_path / "normdyn").is_dir()

@@ -161,9 +161,8 @@ def test_lbfgs_is_one_step_however_often_it_evaluates(fit):
     for number, step in enumerate(witness.steps, 1):
         expected = expected_norms(witness.steps[:number])
         assert {key: logged[number][key] for key in expected} == pytest.approx(expected, rel=1e-5)
-        before, after = (w.square().sum(1) for w in (step.before, step.after))
-        change = ((after - before) / before).mean().item()
-        parts = sum(logged[number][f"budget_{part}"] for part in ("decay", "drift", "growth"))
-        assert parts == pytest.approx(change, rel=1e-4, abs=1e-6)
+        growth = ((step.after - step.before).square().sum(1) / step.before.square().sum(1)).mean().item()
+        assert logged[number]["budget_growth"] == pytest.approx(growth, rel=1e-4, abs=1e-6)
+        assert logged[number].keys().isdisjoint({"budget_decay", "budget_drift"})  # nobody knows how it decays
         assert math.isfinite(logged[number]["gradient_norm"])
     assert not [key for key in logged[10] if key.startswith(("equilibrium", "transient", "forecast", "balance"))]

@@ -62,7 +62,10 @@ class Fails(Callback):
             raise KilledError
 
 
-AT_SETUP = {"setup", "on_fit_start", "on_train_start", "__init__", "state_key", "__getstate__", "_recorder"}
+AT_SETUP = {
+    *("setup", "on_fit_start", "_join_others", "on_train_start", "_bookmark"),
+    *("__init__", "state_key", "__getstate__", "_recorder"),
+}
 """Members of a callback that run before anything is trained, where errors are the user's to mend, or that only read."""
 INNER = {"_switch_off", "_stop", "_log"}
 """Members that hooks alone call."""
@@ -123,10 +126,21 @@ def test_before_the_training_errors_are_raised(fit, tmp_path, name):
         lightning_scenario(fit, tmp_path)
 
 
-def plain_scenario(folder, trace=None):
+class Hookless:
+    """Passes steps on to an optimizer of torch, and is none."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.param_groups, self.state = optimizer, optimizer.param_groups, optimizer.state
+
+    def step(self):
+        self.optimizer.step()
+
+
+def plain_scenario(folder, trace=None, *, is_hookless=False, has_closure=False):
     """A plain loop that announces its steps, saves and reads the verdicts in the midst of it; the weights."""
     net = seeded(Towers)
-    optimizer = sgd(net.parameters())
+    inner = sgd(net.parameters())
+    optimizer = Hookless(inner) if is_hookless else inner
     observer = NormObserver(
         net, optimizer, targets=[TABLE, ENCODER], probe={ENCODER: PROBE}, total_steps=STEPS, log=lambda *_: None,
         log_dir=folder, **OPTIONS,
@@ -135,16 +149,20 @@ def plain_scenario(folder, trace=None):
         for step, batch in enumerate(pair_batches(STEPS), 1):
             if trace is not None and step == 3:
                 trace.active = True
-            optimizer.zero_grad()
-            net(batch).backward()
-            observer.before_step()
-            optimizer.step()
+            inner.zero_grad()
+            if has_closure:
+                inner.step(lambda batch=batch: net(batch).backward())
+            else:
+                net(batch).backward()
+                observer.before_step()
+                optimizer.step()
+                observer.after_step()
             if step == 8:
                 observer.flush()
                 observer.state_dict()
                 assert isinstance(observer.verdicts, list)
         observer.finish()
-    hooks = [*optimizer._optimizer_step_pre_hooks, *optimizer._optimizer_step_post_hooks]
+    hooks = [*inner._optimizer_step_pre_hooks, *inner._optimizer_step_post_hooks]
     hooks += [hook for module in net.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
     assert not hooks
     return net.state_dict()
@@ -152,7 +170,10 @@ def plain_scenario(folder, trace=None):
 
 OBSERVERS_SETUP = {"__init__", "begin", "__enter__", "load_state_dict", "_run"}
 OBSERVERS_INNER = {"switch_off", "_switch_off", "_detach", "_announce", "_is_followed", "_report", "_loss_scale"}
-OBSERVERS_INNER |= {"_future_rates", "_steps_tried"}
+OBSERVERS_INNER |= {"_future_rates", "_steps_tried", "_drives"}
+HOOKLESS = {"is_hookless": True}
+LOOPS = {"_announce_once": {"has_closure": True}, "_complete": HOOKLESS, "_hear_part": HOOKLESS}
+"""How the loop steps in which a method is called, where that is not the usual way."""
 
 
 @pytest.mark.parametrize("name", [n for n in methods_of(NormObserver) if n not in OBSERVERS_SETUP | OBSERVERS_INNER])
@@ -160,7 +181,7 @@ def test_a_hook_of_the_observer_that_fails_costs_one_warning(tmp_path, undisturb
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         with tracing(Injection(code_of(vars(NormObserver)[name]), active=False)) as injection:
-            state = plain_scenario(tmp_path, injection)
+            state = plain_scenario(tmp_path, injection, **LOOPS.get(name, {}))
     assert injection.was_raised
     assert_undisturbed(state, undisturbed)
     assert len(said(record)) == 1

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from encoders import INPUT, Contrast, relu_layers, views, watch_plainly
+from encoders import INPUT, OUT, Contrast, relu_layers, views, watch_plainly
 from small_models import seeded
 from torch import nn
 
@@ -178,6 +178,19 @@ def test_no_decay_leaves_budget_and_forecast(fit):
     assert logged[200]["budget_decay"] == 0
     assert math.isfinite(logged[200]["stationarity"])
     assert math.isfinite(logged[300]["forecast_skill"])
+
+
+def test_what_decay_would_take_says_nothing_where_it_takes_nothing(fit):
+    """Ahead of a normalisation layer weights may be of any length: shares of decay would be in the hundreds."""
+
+    def normalised():
+        return nn.Sequential(*relu_layers(), nn.LayerNorm(OUT, elementwise_affine=False))
+
+    logged, _ = train(fit, adamw, normalised)
+    last = logged[200]
+    assert abs(last["radial_decay_ratio"]) < 0.01
+    assert {"stationarity", "radial_decay", "norm_mean"} <= last.keys()
+    assert last.keys().isdisjoint({"drift_share", "growth_share", "relaxation_steps", "equilibrium_median_error"})
 
 
 def test_coupled_decay_of_adam_stays_in_the_drift(fit):

@@ -151,6 +151,34 @@ def test_loggers_that_come_before_it_see_the_scalars(tmp_path):
     assert [step for step, logs in reporting.seen if key in logs] == [1, 5, 10]
 
 
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_scalars_go_to_the_reporters_and_a_line_a_target_to_the_console(tmp_path, capsys, is_quiet):
+    """With the progress bar, which prints what is logged, and without it, where another callback does."""
+    reporting, printed = Reporting(), []
+    for observed in (False, True):
+        trainer = trainer_of(seeded(Contrasted), sgd, pair_batches(40), tmp_path, disable_tqdm=is_quiet)
+        trainer.add_callback(reporting)
+        if observed:
+            trainer.add_callback(NormDynamicsTrainerCallback(log=trainer.log, **SETTINGS))
+        trainer.train()
+        printed.append(capsys.readouterr())
+    key = f"normdyn/{TABLE}/norm_mean"
+    assert [step for step, logs in reporting.seen if key in logs] == [1, *range(5, 41, 5)]
+    assert "normdyn/" not in printed[1].out + printed[1].err
+    assert len(printed[1].out) == pytest.approx(len(printed[0].out), abs=40)  # times take more or fewer digits
+    assert printed[1].err.count(f"NormDynamicsTrainerCallback: '{TABLE}': norms") == 1
+    kinds = {type(callback) for callback in trainer.callback_handler.callbacks}
+    assert kinds & {transformers.PrinterCallback, transformers.ProgressCallback}
+
+
+def test_a_run_without_decay_says_so_on_the_console(tmp_path, capsys):
+    """The Trainer's own default."""
+    trainer = trainer_of(seeded(Contrasted), lambda _: None, pair_batches(10), tmp_path)
+    trainer.add_callback(NormDynamicsTrainerCallback(log=trainer.log, **SETTINGS))
+    trainer.train()
+    assert f"'{TABLE}' under AdamW: no equilibrium without weight decay" in capsys.readouterr().err
+
+
 def test_without_a_log_they_are_in_the_trainers_history(tmp_path):
     lent, alone = (trainer_of(seeded(Contrasted), sgd, pair_batches(10), tmp_path) for _ in range(2))
     lent.add_callback(NormDynamicsTrainerCallback(log=lent.log, **SETTINGS))

@@ -18,10 +18,12 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from synthetic_run import Setting, write_output, write_run
 from written_history import history_of
 
 from lightning_normdyn.history import TargetHistory, read_run
+from lightning_normdyn.instruments import NormObserver
 from lightning_normdyn.report import write_report
 from lightning_normdyn.report.kit.figure import drawing_style, new_axes, to_svg
 from lightning_normdyn.report.kit.line_label import spread_apart
@@ -560,6 +562,19 @@ def test_fourth_root_is_for_sgd_alone(tmp_path: Path, optimizer: str, said: str,
     assert said in caption
     assert [("fourth root" in caption), ("1 − β₂" in caption)] == [optimizer == "SGD", optimizer == "AdamW"]
     assert ("stroke-dasharray" in card) == dotted
+
+
+def test_facts_of_a_warm_up_name_the_rate_that_it_leads_to(tmp_path: Path) -> None:
+    """A schedule that starts from zero is none that trains at zero."""
+    model = torch.nn.Embedding(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 4))
+    with NormObserver(model, optimizer, scheduler=scheduler, total_steps=8, log_dir=tmp_path):
+        for _ in range(8):
+            model(torch.arange(6)).square().sum().backward()
+            optimizer.step()
+            scheduler.step()
+    assert "lr 0.25, 0 at the start" in Page(write_report(tmp_path)).text
 
 
 def test_facts_name_the_first_rate_and_set_the_law_in_greek(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_a_checkpoint_loads_without_the_data_and_refuses_other_data(data, tmp_pa
     loaded = KnowledgeGraphCompletion.load_from_checkpoint(tmp_path / "a.ckpt", dim=8)
     torch.testing.assert_close(loaded.scorer.entities.weight, model.scorer.entities.weight)
     other = KnowledgeGraphData(TwelveHours())
-    object.__setattr__(other.graph, "entities", ["x"])
+    object.__setattr__(other.graph, "entities", [*other.graph.entities, "x"])
     with pytest.raises(ValueError, match=r"data: expected {'entities': 12, 'relations': 3} as the model was made for"):
         quiet_trainer(max_epochs=1).validate(loaded, datamodule=other)
 

@@ -68,12 +68,16 @@ def equilibrium_rule(optimizer: torch.optim.Optimizer, group: int = 0) -> Equili
 
 
 def unwrapped_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer itself, which Lightning and Accelerate wrap.
+    """The optimizer itself, out of what only passes its steps on: the wrappers of Lightning and Accelerate.
+
+    A wrapper that moves the weights too, such as Lookahead, is an optimizer of its own.
 
     Raises:
         ValueError: if there is none.
     """
-    inner = getattr(optimizer, "optimizer", optimizer)
+    inner = optimizer
+    while any((kind.__module__.split(".")[0], kind.__name__) in _PASSING_ON for kind in type(inner).__mro__):
+        inner = inner.optimizer
     if not hasattr(inner, "param_groups"):
         raise ValueError(
             f"optimizer: expected an optimizer of torch, got {type(optimizer).__name__}; pass what is stepped"
@@ -82,9 +86,21 @@ def unwrapped_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     return unwrapped
 
 
+def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer | None:
+    """The optimizer that one that moves the weights besides, such as Lookahead or SAM, steps; ``None`` for no such one.
+
+    Example:
+        >>> inner_optimizer(torch.optim.SGD([torch.ones(1)]))
+    """
+    members = getattr(optimizer, "__dict__", {}).values()
+    return next((member for member in members if isinstance(member, torch.optim.Optimizer)), None)
+
+
 def group_rule(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> EquilibriumRule:
     """The rule under the settings of a parameter group, whether the optimizer has such a group or will have."""
-    name = type(optimizer).__name__
+    name, inner = type(optimizer).__name__, inner_optimizer(optimizer)
+    if inner is not None:
+        return _unknown(name, settings, _WRAPPED.format(name=name, inner=type(inner).__name__))
     if type(optimizer) in _RULE_FACTORIES:
         rule = _RULE_FACTORIES[type(optimizer)](name, settings)
         return replace(rule, steps_made=_steps_made(optimizer, settings)) if rule.family == "adafactor" else rule
@@ -466,6 +482,17 @@ _RULE_FACTORIES |= {
     for name, factory in {"Adafactor": _read_adafactor, "Muon": _read_muon}.items()
     if hasattr(torch.optim, name)
 }
+
+_PASSING_ON = {
+    ("accelerate", "AcceleratedOptimizer"),
+    *((package, "LightningOptimizer") for package in ("lightning", "pytorch_lightning")),
+    *((package, "_FabricOptimizer") for package in ("lightning", "lightning_fabric")),
+}
+"""Package and class of what wraps an optimizer and leaves all that moves the weights to it."""
+
+_WRAPPED = (
+    "{name} has no known law of the norm: it moves weights, or takes gradients, otherwise than the {inner} inside"
+)
 
 _ADAM_ENTRIES = ("lr", "betas", "weight_decay")
 

@@ -49,10 +49,18 @@ def facts(record: TargetRecord) -> str:
     description = record.description
     statements = [_size(description), _text(description, "optimizer")]
     statements += [typographic(_text(description, "law"))] if record.is_table else []
-    statements += [f"lr {_amount(description['lr'])} at the start"] if "lr" in description else []
+    statements.append(_learning_rate(description))
     statements += [f"weight decay {_amount(description['weight_decay'])}"] if "weight_decay" in description else []
     statements.append(_steps(record))
     return " · ".join(statement for statement in statements if statement)
+
+
+def _learning_rate(description: Mapping[str, Any]) -> str:
+    """The rate at the start, and where a schedule begins below it, as in a warm-up, the optimizer's own."""
+    if "lr" not in description:
+        return ""
+    start = f"{_amount(description['lr'])} at the start"
+    return f"lr {_amount(description['base_lr'])}, {start}" if "base_lr" in description else f"lr {start}"
 
 
 def _size(description: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from third_party import SGDW, Lion
 
 from lightning_normdyn.core import RateTrace, equilibrium_norm, equilibrium_rule, forecast_norm
@@ -549,7 +550,12 @@ class Wrapper:
 
 def test_a_wrapped_optimizer_is_unwrapped():
     optimizer = SGD([torch.nn.Parameter(torch.ones(2, 3))], lr=0.1, momentum=0.9, weight_decay=1e-3)
-    assert equilibrium_rule(Wrapper(optimizer)) == equilibrium_rule(optimizer)
+    assert equilibrium_rule(LightningOptimizer(optimizer)) == equilibrium_rule(optimizer)
+
+
+def test_a_wrapper_that_nobody_knows_may_do_anything():
+    with pytest.raises(ValueError, match="expected an optimizer of torch, got Wrapper; pass what is stepped"):
+        equilibrium_rule(Wrapper(SGD([torch.nn.Parameter(torch.ones(2, 3))], lr=0.1)))
 
 
 def two_groups():
