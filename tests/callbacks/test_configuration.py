@@ -171,7 +171,11 @@ class MLFlowLogger(MemoryLogger):
 
     def __init__(self, store):
         super().__init__()
-        self.save_dir = str(store)
+        self._store = store
+
+    @property
+    def save_dir(self):
+        return str(self._store)
 
 
 def test_mlflows_file_store_gets_no_folder_of_ours(fit, tmp_path):

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch.distributed as dist
 
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.instruments import meeting
 from lightning_normdyn.instruments.meeting import Meeting, settle_beginning
 from lightning_normdyn.instruments.ranks import process_group_store
@@ -116,7 +117,7 @@ def test_words_of_an_attempt_before_a_restart_are_not_heard(stores, monkeypatch)
     """torchrun's store outlives the ranks: the first attempt broke off where a rank waited for one that was killed."""
     monkeypatch.setattr(meeting, "PATIENCE", 0.2)
     dist.init_process_group("gloo", store=stores[0], rank=0, world_size=1)
-    try:
+    with ended_process_group():
         for attempt in ("0", "1"):
             monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
             monkeypatch.setattr(meeting, "_BEGINNINGS", iter(range(5)))
@@ -132,5 +133,3 @@ def test_words_of_an_attempt_before_a_restart_are_not_heard(stores, monkeypatch)
                 assert first.settle(f"step {step}") == ""
                 timer.join()
             assert first.settle("step 2") == "rank 1 did not take part within 0.2 s"
-    finally:
-        dist.destroy_process_group()
