@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_normdyn.caution import OnError, contained
+from lightning_normdyn.core.sharded_tensor import of_this_rank
 
 
 class BackwardNorm:
@@ -58,8 +59,7 @@ class BackwardNorm:
             return  # an optimizer that steps inside of backward has used it up
         if self._used is not None and self._used[0]() is gradient and self._used[1] == gradient._version:
             return  # or has stepped with it just now
-        if hasattr(gradient, "to_local"):
-            gradient = gradient.to_local()
+        gradient = of_this_rank(gradient)
         entries = gradient.coalesce().values() if gradient.is_sparse else gradient.detach()
         dtype = torch.promote_types(entries.dtype, torch.float32)
         self.last = torch.linalg.vector_norm(entries, dtype=dtype) / self._loss_scale()

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
-from lightning_normdyn.capture.features import FeatureWriters
 from lightning_normdyn.capture.listener import ForwardListener, copied_inputs
 from lightning_normdyn.capture.output import OutputTarget
-from lightning_normdyn.capture.vectors import HeardCall
-from lightning_normdyn.caution import OnError
+from lightning_normdyn.capture.vectors import HeardCall, signature_of
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 
 
@@ -128,11 +126,8 @@ def _takes_it_whole(module: nn.Module | None, mapping: Mapping[str, Any]) -> boo
     """Whether a module takes one mapping, as those of sentence-transformers do, and not what is in it by name."""
     if module is None:
         return False
-    try:
-        signature = inspect.signature(getattr(module, "_orig_mod", module).forward)
-    except (TypeError, ValueError):
-        return False
-    return not _binds(signature, **mapping) and _binds(signature, mapping)
+    signature = signature_of(module)
+    return signature is not None and not _binds(signature, **mapping) and _binds(signature, mapping)
 
 
 def _binds(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:
@@ -209,25 +204,13 @@ class FirstCalls(ForwardListener):
     def __init__(self, target: OutputTarget, most_items: int) -> None:
         super().__init__(target.name, target.module)
         self.most_items, self._target = most_items, target
-        self._writers = FeatureWriters(target.module)
-        self._writers.listens = True
+        self.writers.listens = True
         self.calls: list[Call] = []
-
-    def attach(self, on_error: OnError | None = None) -> None:
-        """Starts to listen, see :class:`ForwardListener`."""
-        super().attach(on_error)
-        self._writers.attach(on_error)
-
-    def detach(self) -> None:
-        """Stops listening."""
-        super().detach()
-        self._writers.detach()
 
     def _wants_call(self) -> bool:
         return torch.is_grad_enabled() and len(self.calls) < _MOST_CALLS
 
     def _hear(self, call: HeardCall) -> None:
-        call = call._replace(written=self._writers.take())
         tensor, inputs = call.tensor(self._target.key), Call(call.args, call.kwargs)
         if tensor is None:
             return  # nothing was encoded, or the target itself says what is wrong

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_normdyn.capture.sharded import is_sharded
+from lightning_normdyn.core.sharded_tensor import is_sharded
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_normdyn.capture.features import FeatureWriters
 from lightning_normdyn.capture.vectors import HeardCall
 from lightning_normdyn.caution import OnError, contained
 from lightning_normdyn.core.object_checks import check_instance, check_name
@@ -28,6 +29,7 @@ class ForwardListener(ABC):
         module: the submodule itself.
 
     Attributes:
+        writers: the modules inside of it that write into features, where it is a model of such.
         calls_with_gradients: how many calls were made under grad mode, heard or not.
         calls_without_gradients: how many were not.
     """
@@ -36,6 +38,7 @@ class ForwardListener(ABC):
         check_name(name=name)
         check_instance(nn.Module, module=module, hint="pass the submodule itself")
         self.name, self.module = name, module
+        self.writers = FeatureWriters(module)
         self._handles: list[RemovableHandle] = []
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._on_error: OnError | None = None
@@ -53,12 +56,14 @@ class ForwardListener(ABC):
         before, after = contained(self._note_inputs, on_error), contained(self._note_output, on_error)
         self._handles.append(self.module.register_forward_pre_hook(before, with_kwargs=True))
         self._handles.append(self.module.register_forward_hook(after, with_kwargs=True))
+        self.writers.attach(on_error)
 
     def detach(self) -> None:
         """Stops listening."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self.writers.detach()
         self._inputs = None
 
     def _note_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -69,7 +74,7 @@ class ForwardListener(ABC):
     def _note_output(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         inputs, self._inputs = self._inputs, None
         if self._wants_call() and not self._is_repetition():
-            self._hear(HeardCall(module, *(inputs or (args, kwargs)), output))
+            self._hear(HeardCall(module, *(inputs or (args, kwargs)), output, self.writers.take()))
 
     def _count(self) -> None:
         if torch.compiler.is_compiling():

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_normdyn.capture.features import FeatureWriters
 from lightning_normdyn.capture.listener import ForwardListener, Recomputed
 from lightning_normdyn.capture.names import ModulePath
 from lightning_normdyn.capture.vectors import HeardCall, as_vectors, describe_output
-from lightning_normdyn.caution import OnError, SettingsError, caution, contained
+from lightning_normdyn.caution import SettingsError, caution, contained
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm, split_radial_tangential
 from lightning_normdyn.core.object_checks import check_name
 
@@ -56,7 +55,6 @@ class OutputTarget(ForwardListener):
 
     Attributes:
         called_module: the module that is called, which has the method where a method is the target.
-        writers: the modules inside of it that write into features, where it is a model of such.
         was_heard: whether any of its calls gave vectors.
         had_gradient: whether a gradient came back to any of them.
         reads_computed_inputs: whether it was called with what is itself computed from parameters.
@@ -69,7 +67,6 @@ class OutputTarget(ForwardListener):
         if key is not None:
             check_name(key=key)
         self._path, self.key = path, key
-        self.writers = FeatureWriters(module)
         self.called_module = None if path is None else path.module()
         self._listens = self._keeps_vectors = False
         self.was_heard = self.had_gradient = self.reads_computed_inputs = False
@@ -86,15 +83,9 @@ class OutputTarget(ForwardListener):
         """Takes over the way by which the same module is found now."""
         self._path = target._path
 
-    def attach(self, on_error: OnError | None = None) -> None:
-        """Starts to listen, see :class:`ForwardListener`."""
-        super().attach(on_error)
-        self.writers.attach(on_error)
-
     def detach(self) -> None:
         """Stops listening and forgets what was heard."""
         super().detach()
-        self.writers.detach()
         self.arm(False)
 
     def arm(self, listens: bool, *, keeps_vectors: bool = False) -> None:
@@ -129,7 +120,6 @@ class OutputTarget(ForwardListener):
         return self._listens and torch.is_grad_enabled() and len(self._norms) < _MOST_CALLS
 
     def _hear(self, call: HeardCall) -> None:
-        call = call._replace(written=self.writers.take())
         if call.written is not None and not call.written:
             return  # nothing was encoded: the model gives again what it gave before
         tensor = call.tensor(self.key)

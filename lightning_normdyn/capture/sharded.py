@@ -42,11 +42,6 @@ def reshard(root: nn.Module) -> None:
     _reshard(_units(root))
 
 
-def is_sharded(tensor: object) -> bool:
-    """Whether a tensor lies on several ranks."""
-    return hasattr(tensor, "device_mesh")
-
-
 def computing_dtype(module: nn.Module) -> torch.dtype | None:
     """What a mixed precision policy has a module's units compute in; ``None`` where there is none."""
     policies = (getattr(unit._get_fsdp_state(), "_mp_policy", None) for unit in _units(module))

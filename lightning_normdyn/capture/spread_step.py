@@ -155,8 +155,7 @@ def _layout(target: TableTarget) -> TableLayout:
 
 def _tracked(target: TableTarget) -> Tensor:
     """This rank's part of the tracked rows as they are now, ``[m, c]``."""
-    layout = _layout(target)
-    return layout.tracked(layout.block(target.parameter))
+    return target.tracked_here(_layout(target))
 
 
 def _two_dimensions(norm: Tensor, product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:

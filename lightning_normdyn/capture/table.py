@@ -14,11 +14,11 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.names import ParameterIndex
-from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.caution import OnError, contained
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_instance, check_name
+from lightning_normdyn.core.sharded_tensor import is_sharded, of_all_ranks
 from lightning_normdyn.nearest_word import nearest
 
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
@@ -154,15 +154,17 @@ class TableTarget:
 
     def tracked(self) -> Tensor:
         """The tracked rows as they are now, ``[tracked_rows, d]``: a view, or a copy that all ranks gather at once."""
-        whole: Any = self.parameter.detach()
-        tracked: Tensor = (whole if self.layout is None else whole.full_tensor())[:: self.stride]
-        return tracked
+        return of_all_ranks(self.parameter.detach())[:: self.stride]
+
+    def tracked_here(self, layout: TableLayout) -> Tensor:
+        """This rank's part of the tracked rows of a sharded table as they are now, ``[m, c]``."""
+        return layout.tracked(layout.block(self.parameter))
 
     def norms(self) -> Tensor:
         """Norms of the tracked rows as they are now, ``[tracked_rows]``; of a sharded table, on all ranks at once."""
         if self.layout is None:
             return safe_norm(self.tracked())
-        rows = self.layout.tracked(self.layout.block(self.parameter))
+        rows = self.tracked_here(self.layout)
         squares, _ = self.layout.sums(rows.square().sum(1, keepdim=True), rows.new_zeros(0))
         return squares[:, 0].sqrt()
 
@@ -180,7 +182,7 @@ class TableTarget:
             direction = self.direction(rows)
             products: Tensor = rows @ direction if rows.device.type == "cpu" else (rows * direction).sum(1)
             return products
-        rows = self.layout.tracked(self.layout.block(self.parameter))
+        rows = self.tracked_here(self.layout)
         sums, _ = self.layout.sums((rows @ self.direction(rows))[:, None], rows.new_zeros(0))
         return sums[:, 0]
 
@@ -203,7 +205,7 @@ class TableTarget:
             norms: of the tracked rows, ``[tracked_rows]``.
         """
         if self.layout is not None:
-            return self.layout.mean_direction(self.layout.tracked(self.layout.block(self.parameter)), norms, chosen)
+            return self.layout.mean_direction(self.tracked_here(self.layout), norms, chosen)
         rows = self.tracked()[chosen].float()
         length: Tensor = (rows / safe_norm(rows, keepdim=True)).nanmean(0).norm()
         return length

@@ -164,14 +164,20 @@ def unpadded_rows(
 
 
 def arguments_by_name(module: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
-    """Positional arguments by name; a compiled module hides its own."""
-    if not args:
-        return {}
-    forward = getattr(module, "_orig_mod", module).forward
+    """Positional arguments by name; none where they cannot be told."""
+    signature = signature_of(module) if args else None
     try:
-        return dict(inspect.signature(forward).bind_partial(*args).arguments)
-    except (TypeError, ValueError):
+        return {} if signature is None else dict(signature.bind_partial(*args).arguments)
+    except TypeError:
         return {}
+
+
+def signature_of(module: nn.Module) -> inspect.Signature | None:
+    """What a module's ``forward`` takes, which a compiled module hides; ``None`` where it cannot be told."""
+    try:
+        return inspect.signature(getattr(module, "_orig_mod", module).forward)
+    except (TypeError, ValueError):
+        return None
 
 
 def describe_output(output: Any) -> str:

@@ -27,7 +27,7 @@ def check_count(minimum: int = 1, /, *, hint: str = "", **counts: object) -> Non
     """
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, Integral) or int(count) < minimum:
-            raise ValueError(f"{name}: expected a whole number, {minimum} or more, got {count!r}{_ending(hint)}")
+            raise ValueError(f"{name}: expected a whole number, {minimum} or more, got {count!r}{ending(hint)}")
 
 
 def check_positive(*, hint: str = "", **numbers: object) -> None:
@@ -48,7 +48,7 @@ def check_positive(*, hint: str = "", **numbers: object) -> None:
     """
     for name, number in numbers.items():
         if not 0 < _real(number) < math.inf:
-            raise ValueError(f"{name}: expected a positive number, got {number!r}{_ending(hint)}")
+            raise ValueError(f"{name}: expected a positive number, got {number!r}{ending(hint)}")
 
 
 def check_not_negative(*, unknown: bool = False, hint: str = "", **numbers: object) -> None:
@@ -71,7 +71,7 @@ def check_not_negative(*, unknown: bool = False, hint: str = "", **numbers: obje
     for name, number in numbers.items():
         is_unknown = unknown and isinstance(number, float) and not (math.isfinite(number) or number < 0)
         if not is_unknown and not 0 <= _real(number) < math.inf:
-            raise ValueError(f"{name}: expected a number, 0 or more, got {number!r}{_ending(hint)}")
+            raise ValueError(f"{name}: expected a number, 0 or more, got {number!r}{ending(hint)}")
 
 
 def check_number(**numbers: object) -> None:
@@ -112,7 +112,7 @@ def check_finite_number(*, hint: str = "", **numbers: object) -> None:
     """
     for name, number in numbers.items():
         if not math.isfinite(_real(number)):
-            raise ValueError(f"{name}: expected a finite number, got {number!r}{_ending(hint)}")
+            raise ValueError(f"{name}: expected a finite number, got {number!r}{ending(hint)}")
 
 
 def check_share(*, hint: str = "", **shares: object) -> None:
@@ -133,7 +133,7 @@ def check_share(*, hint: str = "", **shares: object) -> None:
     """
     for name, share in shares.items():
         if not 0 < _real(share) < 1:
-            raise ValueError(f"{name}: expected a share between 0 and 1, got {share!r}{_ending(hint)}")
+            raise ValueError(f"{name}: expected a share between 0 and 1, got {share!r}{ending(hint)}")
 
 
 def check_flag(*, hint: str = "", **flags: object) -> None:
@@ -154,7 +154,7 @@ def check_flag(*, hint: str = "", **flags: object) -> None:
     """
     for name, flag in flags.items():
         if not isinstance(flag, bool):
-            raise ValueError(f"{name}: expected True or False, got {flag!r}{_ending(hint)}")
+            raise ValueError(f"{name}: expected True or False, got {flag!r}{ending(hint)}")
 
 
 def _real(number: object) -> float:
@@ -165,5 +165,6 @@ def _real(number: object) -> float:
     return float(number)  # type: ignore[arg-type]
 
 
-def _ending(hint: str) -> str:
+def ending(hint: str) -> str:
+    """A hint as the end of a sentence; nothing for none."""
     return f"; {hint}" if hint else ""

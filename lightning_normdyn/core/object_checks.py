@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lightning_normdyn.core.number_checks import ending
 from lightning_normdyn.nearest_word import nearest
 
 
@@ -30,7 +31,7 @@ def check_path(kind: str = "file", /, *, hint: str = "", **paths: object) -> Non
     for name, path in paths.items():
         spelled = os.fspath(path) if isinstance(path, str | os.PathLike) else None
         if not isinstance(spelled, str) or not spelled.strip() or "\0" in spelled:
-            raise ValueError(f"{name}: expected the path of a {kind}, got {path!r}{_ending(hint)}")
+            raise ValueError(f"{name}: expected the path of a {kind}, got {path!r}{ending(hint)}")
 
 
 def check_name(**names: object) -> None:
@@ -165,7 +166,7 @@ def check_instance(
         if not (isinstance(value, kinds) or (optional and value is None)):
             classes = kinds if isinstance(kinds, tuple) else (kinds,)
             expectation = " or ".join(cls.__name__ for cls in classes)
-            raise ValueError(f"{name}: expected {expectation}, got {_came(value)}{_ending(hint)}")
+            raise ValueError(f"{name}: expected {expectation}, got {_came(value)}{ending(hint)}")
 
 
 def check_generator(**generators: object) -> None:
@@ -217,7 +218,3 @@ def _came(value: object) -> str:
     """The object in a word or two: itself where that is short, else its class."""
     is_plain = value is None or isinstance(value, str | int | float | bool)
     return repr(value)[:80] if is_plain else value.__name__ if isinstance(value, type) else type(value).__name__
-
-
-def _ending(hint: str) -> str:
-    return f"; {hint}" if hint else ""

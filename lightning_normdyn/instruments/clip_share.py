@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.instruments.base import CadencedInstrument, Need
 
 _LARGEST = 0.01

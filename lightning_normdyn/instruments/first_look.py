@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.output import OutputTarget
-from lightning_normdyn.capture.sharded import is_sharded
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Method
+from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
 from lightning_normdyn.instruments.watch import Watch
 

@@ -27,9 +27,7 @@ from lightning_normdyn.instruments.encoder_balance import EncoderBalance
 from lightning_normdyn.instruments.first_look import FirstLook
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
-from lightning_normdyn.instruments.parameter_groups import (
-    find_parameter_group,
-)
+from lightning_normdyn.instruments.parameter_groups import find_parameter_group
 from lightning_normdyn.instruments.recorder import PREFIX, RUN_FOLDER, RUN_ID, RUN_STRETCH, Contingencies, Recorder
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.run_facts import RunFacts

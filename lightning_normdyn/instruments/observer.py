@@ -101,8 +101,6 @@ class NormObserver:
             )
         if log is not None and not callable(log):
             raise ValueError(f"log: expected a function of metrics and the step, got {log!r}; pass one, such as print")
-        if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
-            raise ValueError(f"log_dir: expected a folder, got {log_dir!r}; pass its path")
         if total_steps is not None:
             check_count(total_steps=total_steps, hint="leave it out for a run without a set end")
         check_count(scheduler_every_n_steps=scheduler_every_n_steps)

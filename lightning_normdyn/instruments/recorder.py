@@ -188,8 +188,7 @@ class Recorder:
 
         Under a fused optimizer that unscales them itself they are read after the step.
         """
-        watches = [watch for watch in self._by_optimizer.get(id(optimizer), ()) if watch.wants_gradient]
-        if not watches or getattr(optimizer, "grad_scale", None) is not None:
+        if getattr(optimizer, "grad_scale", None) is not None:
             return None
         if closure_of(args, kwargs) is not None:
             return with_closure(args, kwargs, after=partial(self.read_gradients, optimizer))
@@ -213,7 +212,7 @@ class Recorder:
 
     def end_batch(self) -> None:
         """Says that no announced step is still to be made: one that was not has been skipped."""
-        self._for_each((watch for watch in self.watches if watch.awaits_step), lambda watch: watch.end_batch())
+        self._for_each(self.watches, lambda watch: watch.end_batch())
 
     def drain(self) -> dict[str, float]:
         """``normdyn/<target>/<quantity>`` to the finite scalars read since the last call, which are recorded too.

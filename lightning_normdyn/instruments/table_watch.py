@@ -140,7 +140,7 @@ class TableWatch(Watch):
 
     def read_gradient(self) -> None:
         """Reads it, and copies what an optimizer that is not torch's may overwrite."""
-        if not self.awaits_step or self.target.parameter.grad is None:
+        if not self._awaits_step or self.target.parameter.grad is None:
             return
         if self._scarce_step is not None:
             self._scarce_step.read_gradient()

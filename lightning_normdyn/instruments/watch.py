@@ -40,7 +40,6 @@ class Watch(ABC):
         meeting: where the ranks settle that all of them are about to compute something together; ``None`` for one rank,
             or where each computes alone.
         announced_steps: steps of its optimizer that were announced since, those that left the target alone included.
-        awaits_step: whether a step was announced and not made yet.
         may_have_news: whether :meth:`drain` may give anything.
     """
 
@@ -61,7 +60,7 @@ class Watch(ABC):
         self.is_paused = False
         self.meeting: Meeting | None = None
         self._has_state = False
-        self.awaits_step = self._sits_out = False
+        self._awaits_step = self._sits_out = False
         self.may_have_news = True
 
     def begin(self, steps_made: int, *, on_error: OnError | None = None, in_mid_step: bool = False) -> None:
@@ -93,12 +92,12 @@ class Watch(ABC):
             self.steps += 1
             self._prepare()
             return
-        if self.awaits_step:
+        if self._awaits_step:
             if not has_scaler:
                 return  # it evaluates several times a step; the first look shows the weights that the step started from
             self.skipped_steps += 1
-        self.awaits_step = self._takes_part()
-        if self.awaits_step:
+        self._awaits_step = self._takes_part()
+        if self._awaits_step:
             self._look_before(clipping)
 
     @property
@@ -130,19 +129,19 @@ class Watch(ABC):
 
     def after_step(self) -> None:
         """Completes the step that was announced: the optimizer has moved the weights."""
-        if not self.awaits_step:
+        if not self._awaits_step:
             return
         if self._was_skipped_inside():
             self._skip()
             return
-        self.awaits_step = False
+        self._awaits_step = False
         self.steps += 1
         self._look_after()
         self._prepare()
 
     def end_batch(self) -> None:
         """Notes that a step which was announced has not been made: a loss scaler skipped it."""
-        if self.awaits_step:
+        if self._awaits_step:
             self._skip()
 
     def finish(self) -> None:
@@ -224,7 +223,7 @@ class Watch(ABC):
 
     def _skip(self) -> None:
         self.skipped_steps += 1
-        self.awaits_step = False
+        self._awaits_step = False
         self._prepare()
 
     def _was_skipped_inside(self) -> bool:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.losses.in_batch import InBatchLoss
-from lightning_normdyn.losses.learnt import is_sharded
 
 Encode = Callable[[Any], Tensor]
 

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lightning_normdyn.core.sharded_tensor import is_sharded, of_this_rank
+
 
 def whole(parameter: Tensor) -> Tensor:
     """All numbers of a parameter, whose gradient goes back to it as the mean over the ranks that it is spread over.
@@ -32,17 +34,11 @@ def whole(parameter: Tensor) -> Tensor:
 
     sharded: Any = parameter
     if not any(hasattr(placement, "dim") for placement in sharded.placements):
-        local: Tensor = sharded.to_local()
-        return local
+        return of_this_rank(parameter)
     ranks = sharded.device_mesh.size()
     values: Tensor = sharded.full_tensor(grad_placements=[Partial()] * sharded.device_mesh.ndim)
     averaged: Tensor = values.detach() + (values - values.detach()) / ranks
     return averaged
-
-
-def is_sharded(tensor: object) -> bool:
-    """Whether a tensor is one of a device mesh."""
-    return hasattr(tensor, "device_mesh")
 
 
 def learnt_number(value: float) -> nn.Parameter:

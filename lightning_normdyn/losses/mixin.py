@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_normdyn.caution import caution
+from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.losses.cached import Encode, cached_loss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
-from lightning_normdyn.losses.learnt import average_gradients, is_sharded
+from lightning_normdyn.losses.learnt import average_gradients
 from lightning_normdyn.losses.options import InfoNCEOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.nearest_word import nearest

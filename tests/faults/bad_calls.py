@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 import torch
-from bad_record_calls import RECORD_CALLS
+from bad_record_calls import INTERACTIONS, RECORD_CALLS
 from bad_statistic_calls import STATISTIC_CALLS
 from bad_task_calls import TASK_CALLS
 from call_outcomes import INF, NAN, NOT_COUNT, NOT_FLAG, NOT_POSITIVE, PAIRS, QN, RULE_OPTIMIZER, BadCall, D, Q, each
@@ -614,14 +614,7 @@ def _files() -> Iterator[BadCall]:
     yield from each(
         kind,
         Interactions,
-        {
-            "user_ids": ["u"],
-            "item_ids": ["i"],
-            "users": torch.tensor([0]),
-            "items": torch.tensor([0]),
-            "ratings": torch.ones(1),
-            "times": torch.ones(1),
-        },
+        INTERACTIONS,
         users=[torch.tensor([3])],
         items=[torch.tensor([3])],
         ratings=[torch.ones(2)],

@@ -41,6 +41,14 @@ from lightning_normdyn.tasks import EvaluationSplit
 
 NOT_PATH = [3, None, "", b"a", "a\0b", ["a"]]
 FOLDER = Path(tempfile.gettempdir())
+INTERACTIONS = {
+    "user_ids": ["u"],
+    "item_ids": ["i"],
+    "users": torch.tensor([0]),
+    "items": torch.tensor([0]),
+    "ratings": torch.ones(1),
+    "times": torch.ones(1),
+}
 
 
 def _records() -> Iterator[BadCall]:
@@ -109,14 +117,7 @@ def _records() -> Iterator[BadCall]:
     yield from each(
         kind,
         Interactions,
-        {
-            "user_ids": ["u"],
-            "item_ids": ["i"],
-            "users": torch.tensor([0]),
-            "items": torch.tensor([0]),
-            "ratings": torch.ones(1),
-            "times": torch.ones(1),
-        },
+        INTERACTIONS,
         user_ids=[None, [], "u"],
         item_ids=[None, [], "i"],
         users=[None, torch.rand(1), [0]],

@@ -21,6 +21,7 @@ from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.matrix_laws import muon_memory
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.sharded_tensor import is_sharded, of_all_ranks
 from lightning_normdyn.core.tensor_checks import check_tensors
 
 __all__ = [
@@ -136,13 +137,7 @@ def accumulated_squares(optimizer: torch.optim.Optimizer, table: torch.Tensor) -
     check_tensors(table=table)
     if type(optimizer) is not torch.optim.Adagrad or table not in optimizer.state:
         return None
-    return _of_all_ranks(most_precise(optimizer.state[table]["sum"]).sum(-1))
-
-
-def _of_all_ranks(numbers: Any) -> torch.Tensor:
-    """All of a tensor that may lie on several ranks, all of which must ask for it."""
-    whole: torch.Tensor = numbers.full_tensor() if hasattr(numbers, "full_tensor") else numbers
-    return whole
+    return of_all_ranks(most_precise(optimizer.state[table]["sum"]).sum(-1))
 
 
 def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stride: int = 1) -> OptimizerMemory:
@@ -169,9 +164,9 @@ def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stri
     is_averaged = type(optimizer).__name__ in ("AdamWScheduleFree", "SGDScheduleFree") and "z" in state
     if not is_averaged or group.get("warmup_steps") or group.get("r") or not group.get("train_mode", True):
         return memory
-    is_spread = hasattr(table, "full_tensor")
+    is_spread = is_sharded(table)
     z, y = (most_precise(rows.detach()[:: 1 if is_spread else stride]) for rows in (state["z"], table))
-    sums = [_of_all_ranks((z * other).sum(-1))[:: stride if is_spread else 1] for other in (z, y)]
+    sums = [of_all_ranks((z * other).sum(-1))[:: stride if is_spread else 1] for other in (z, y)]
     return memory._replace(averages=torch.stack(sums, 1))
 
 
