@@ -170,27 +170,24 @@ class InBatchLoss(ContrastiveLoss, ABC):
         return ranks.gather_factored(self.similarity.factor_documents(documents), groups)
 
 
-def excluded_pairs(batch: Batch, candidates: Candidates, *, self_columns: Tensor | None = None) -> Exclusion | None:
-    """Pairs of this rank's queries and all documents that ids tell to be no negatives.
+def excluded_pairs(batch: Batch, candidates: Candidates) -> Exclusion | None:
+    """Pairs of this rank's queries and all documents that ids tell to be no negatives; positives stay in.
 
     Args:
         batch: this rank's.
         candidates: everybody's.
-        self_columns: a column of each query to leave out in any case; without it, the query's positives stay in.
     """
     if not candidates.keys:
-        return None if self_columns is None else Exclusion(self_columns=self_columns)
-    if self_columns is not None:
-        return Exclusion(tuple(batch.query_keys()), tuple(candidates.keys), self_columns=self_columns)
+        return None
     return Exclusion(
         tuple(batch.query_keys()),
         tuple(candidates.keys),
-        positive_columns=_positive_columns(batch, candidates),
+        positive_columns=positive_columns(batch, candidates),
         positive_keys=None if candidates.labels is None else (batch.query_labels, candidates.labels),
     )
 
 
-def _positive_columns(batch: Batch, candidates: Candidates) -> Tensor:
+def positive_columns(batch: Batch, candidates: Candidates) -> Tensor:
     """Columns of the positives of each of this rank's queries, ``[n, 1 + p]``, -1 for none."""
     paired_columns = candidates.positive_columns[:, None]
     if batch.positives is None:

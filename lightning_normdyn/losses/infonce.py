@@ -6,6 +6,7 @@ import functools
 import warnings
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
@@ -17,7 +18,7 @@ from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
 from lightning_normdyn.losses.options import Direction, SameSide, SoftmaxOptions, Unpack
-from lightning_normdyn.losses.positives import scores_by_label, scores_of_listed
+from lightning_normdyn.losses.positives import scores_above_class, scores_above_listed
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
 
@@ -112,7 +113,7 @@ class InfoNCE(InBatchLoss):
                 ranks.count / candidates.positives.total
             )
         anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
-        exclusion = excluded_pairs(batch, candidates, self_columns=candidates.positive_columns if self.joint else None)
+        exclusion = excluded_pairs(batch, candidates)
         vectors = candidates.vectors
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
@@ -189,13 +190,16 @@ class InfoNCE(InBatchLoss):
         vectors: Tensor,
         exclusion: Exclusion | None,
     ) -> Tensor:
-        """The general case: log-sum-exps of every kind of negatives, put together afterwards."""
+        """The general case: log-sum-exps of every kind of negatives, put together afterwards.
+
+        The pair of a query and its own document is in none of them, and meets them in float64 at the end.
+        """
         local_slice = candidates.positives.local_slice
         rows, columns, scores = log_sum_exp(
             anchors,
             vectors,
             columns=candidates.positives.total if self.from_documents else 0,
-            positives=None if self.joint else candidates.positive_columns,
+            positives=candidates.positive_columns,
             exclusion=exclusion,
             chunk_size=self.chunk_size,
         )
@@ -207,15 +211,14 @@ class InfoNCE(InBatchLoss):
         if self.document_negatives:
             everybody = candidates.vectors[: candidates.positives.total]
             of_documents.append(self._among(everybody[local_slice] * self.scaling.factor, everybody, batch, candidates))
-        if self.joint:  # the positive, which every sum has left out, counts once
-            score = (anchors * candidates.vectors[local_slice]).sum(-1)
-            return (_log_sum([score, *of_queries, *of_documents]) - score).sum()
-        of_positives = self._positives(batch, ranks, anchors, candidates, scores)
+        if self.joint:
+            return F.softplus(_log_sum([*of_queries, *of_documents]) - scores).sum()
+        above_mean = self._above_mean(batch, ranks, anchors, candidates, scores)
         total = anchors.new_zeros(())
         if self.from_queries:
-            total = total + (_log_sum(of_queries) - of_positives[0]).sum()
+            total = total + (F.softplus(_log_sum(of_queries) - scores) + above_mean[0]).sum()
         if self.from_documents:
-            total = total + (_log_sum(of_documents) - of_positives[1]).sum()
+            total = total + (F.softplus(_log_sum(of_documents) - scores) + above_mean[1]).sum()
         return total / (self.from_queries + self.from_documents)
 
     def _among(self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
@@ -229,22 +232,26 @@ class InfoNCE(InBatchLoss):
         exclusion = Exclusion(tuple(row_keys), tuple(column_keys), self_columns=candidates.positive_columns)
         return log_sum_exp(anchors, everybody, exclusion=exclusion, chunk_size=self.chunk_size)[0]
 
-    def _positives(
+    def _above_mean(
         self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, scores: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean score of each query, and of each query's document, with its positives, both ``[n]``."""
+        """By how much the score of a pair is above the mean of its query, and of its document, with its positives.
+
+        Both ``[n]``, and zero to the last bit where a pair is alone.
+        """
         if batch.positives is not None:
-            return scores_of_listed(anchors, candidates.local_documents, batch.positives)
+            return scores_above_listed(scores, anchors, candidates.local_documents, batch.positives)
+        of_queries = of_documents = torch.zeros_like(scores)
         if candidates.labels is None:
-            return scores, scores
+            return of_queries, of_documents
         labels, of_all = batch.query_labels, candidates.labels
-        of_queries = of_documents = scores
+        local_documents = candidates.vectors[candidates.positives.local_slice]
         if self.from_queries:
-            of_queries = scores_by_label(anchors, labels, candidates.vectors, of_all)
+            of_queries = scores_above_class(scores, anchors, local_documents, labels, candidates.vectors, of_all)
         if self.from_documents:
             everybody = ranks.gather(anchors, candidates.positives)
-            local_documents = candidates.vectors[candidates.positives.local_slice]
-            of_documents = scores_by_label(local_documents, labels, everybody, of_all[: len(everybody)])
+            of_present = of_all[: len(everybody)]
+            of_documents = scores_above_class(scores, local_documents, anchors, labels, everybody, of_present)
         return of_queries, of_documents
 
     def _with_queue(
@@ -273,7 +280,7 @@ class InfoNCE(InBatchLoss):
             exclusion = exclusion._replace(
                 positive_keys=(of_queries, torch.cat((of_present, torch.full_like(labels, NO_ID))))
             )
-        if not row_keys and exclusion.self_columns is None:
+        if not row_keys:
             return vectors, None
         return vectors, exclusion._replace(row_keys=row_keys, column_keys=column_keys)
 
