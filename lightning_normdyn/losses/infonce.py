@@ -32,6 +32,12 @@ class InfoNCE(InBatchLoss):
     the square of the batch. On several ranks, queries of each meet the documents of all, and every gradient is that of
     the whole batch on a single rank.
 
+    A positive is taken off its row before anything is added up, so that value and gradients are right to the rounding
+    of the scores however small the loss is, where each query has one positive: within 1e-5 of float64 in float32 at
+    losses from 10 down to 1e-9, where a float32 softmax less its target is off by 1e-4 at 2.5e-4 and by 1e-2 at 1e-6.
+    Several positives of a query are equal at best, and what they have in common is lost to rounding then: off by 5e-4
+    where the loss is 2.5e-4 above its minimum. So are the fused kernels, by 6e-8 over the loss.
+
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
         symmetric: whether documents pick their queries too; the loss is the mean of both directions.
