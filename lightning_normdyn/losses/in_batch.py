@@ -28,6 +28,7 @@ class Candidates(NamedTuple):
         labels: their classes, ``[m]``, of which hard negatives have none; ``None`` without classes.
         positives: how many each rank has of the first.
         unpaired: and of the second.
+        hard_negatives: and of the third.
         factored_vectors: the vectors with the factors that would rescale them, where the loss is fused.
     """
 
@@ -36,6 +37,7 @@ class Candidates(NamedTuple):
     labels: Tensor | None
     positives: Rows
     unpaired: Rows
+    hard_negatives: Rows
     factored_vectors: Factored | None = None
 
     @property
@@ -43,6 +45,20 @@ class Candidates(NamedTuple):
         """The column of the positive of each of this rank's queries, ``[n]``."""
         columns = self.positives.local_slice
         return torch.arange(columns.start, columns.stop, device=self.vectors.device)
+
+    @property
+    def query_numbers(self) -> Tensor:
+        """Which query of all ranks' every candidate was given for, ``[m]``; documents of no query have no id."""
+        positives, hard_negatives = self.positives, self.hard_negatives
+        numbers = torch.arange(positives.total, device=self.vectors.device)
+        counts = [
+            0 if not n else k // n for n, k in zip(positives.sizes, hard_negatives.sizes, strict=True)
+        ]  # of each query
+        of_hard_negatives = [
+            part.repeat_interleave(count) for part, count in zip(numbers.split(positives.sizes), counts, strict=True)
+        ]
+        nobody = numbers.new_full((self.unpaired.total,), NO_ID)
+        return torch.cat((numbers, nobody, *of_hard_negatives))
 
     @property
     def local_documents(self) -> Tensor:
@@ -146,7 +162,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
             ]
         factored_vectors = self._factored(batch, groups, ranks) if is_fused else None
         vectors = self._rescaled(batch, groups, ranks) if factored_vectors is None else factored_vectors.rows
-        candidates = Candidates(vectors, gathered_keys, None, positives, unpaired, factored_vectors)
+        candidates = Candidates(vectors, gathered_keys, None, positives, unpaired, hard, factored_vectors)
         if batch.labels is None:
             return candidates
         return candidates._replace(labels=_labels_of_all(batch.labels, candidates, ranks))

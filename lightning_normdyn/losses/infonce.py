@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
-from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, softmax_loss, sum_log_sum_exp
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
-from lightning_normdyn.losses.options import Direction, SameSide, SoftmaxOptions, Unpack
+from lightning_normdyn.losses.options import Direction, Joint, SameSide, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.positives import scores_above_class, scores_above_listed
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
@@ -43,8 +43,11 @@ class InfoNCE(InBatchLoss):
         symmetric: whether documents pick their queries too; the loss is the mean of both directions.
         direction: which way to go if not both.
         same_side: whose own side gives negatives too: with ``"both"`` and ``symmetric`` that is SimCLR's loss.
-        joint: whether all negatives of a pair, those of its query and those of its document, share one sum, as in the
-            improved InfoNCE of GTE (arXiv 2308.03281, eq. 2).
+        joint: whether all negatives of a pair, those of its query and those of its document, share one sum, after the
+            improved InfoNCE of GTE (arXiv 2308.03281, eq. 2). ``True`` counts the positive once, and hard negatives for
+            queries alone; ``"sentence_transformers"`` is what that package takes GTE's to be, its
+            MultipleNegativesRankingLoss with ``partition_mode="joint"``: with both directions the positive counts
+            twice, and among the negatives of a document are the hard negatives of other queries.
         queue_size: past documents that serve as further negatives of the queries.
         fused: whether Triton kernels compute the loss where they can, see :class:`FusedKernels`: of bfloat16 or float16
             embeddings on CUDA, with any normalization, direction, ids, hard negatives and ranks. Anything else goes
@@ -69,7 +72,7 @@ class InfoNCE(InBatchLoss):
         symmetric: bool = False,
         direction: Direction = "query_to_document",
         same_side: SameSide = "none",
-        joint: bool = False,
+        joint: Joint = False,
         queue_size: int = 0,
         fused: bool = False,
         **options: Unpack[SoftmaxOptions],
@@ -79,7 +82,9 @@ class InfoNCE(InBatchLoss):
             raise ValueError(f"direction: expected 'query_to_document' or 'document_to_query', got {direction!r}")
         if same_side not in ("none", "queries", "documents", "both"):
             raise ValueError(f"same_side: expected 'none', 'queries', 'documents' or 'both', got {same_side!r}")
-        check_flag(symmetric=symmetric, joint=joint, fused=fused)
+        if joint != "sentence_transformers":
+            check_flag(joint=joint, hint="or 'sentence_transformers'")
+        check_flag(symmetric=symmetric, fused=fused)
         self.from_queries = symmetric or direction == "query_to_document"
         self.from_documents = symmetric or direction == "document_to_query"
         self.query_negatives = same_side in ("queries", "both")
@@ -215,17 +220,25 @@ class InfoNCE(InBatchLoss):
             everybody = ranks.gather(self.similarity.rescale_queries(batch.queries), candidates.positives)
             of_queries.append(self._among(anchors, everybody, batch, candidates))
         if self.document_negatives:
-            everybody = candidates.vectors[: candidates.positives.total]
-            of_documents.append(self._among(everybody[local_slice] * self.scaling.factor, everybody, batch, candidates))
+            has_all = self.joint == "sentence_transformers"
+            everybody = candidates.vectors if has_all else candidates.vectors[: candidates.positives.total]
+            local_documents = candidates.vectors[local_slice] * self.scaling.factor
+            of_documents.append(self._among(local_documents, everybody, batch, candidates))
         if self.joint:
-            return F.softplus(_log_sum([*of_queries, *of_documents]) - scores).sum()
+            return self._in_one_sum([*of_queries, *of_documents], scores).sum()
         above_mean = self._above_mean(batch, ranks, anchors, candidates, scores)
         total = anchors.new_zeros(())
         if self.from_queries:
-            total = total + (F.softplus(_log_sum(of_queries) - scores) + above_mean[0]).sum()
+            total = total + (softmax_loss(_log_sum(of_queries), scores) + above_mean[0]).sum()
         if self.from_documents:
-            total = total + (F.softplus(_log_sum(of_documents) - scores) + above_mean[1]).sum()
+            total = total + (softmax_loss(_log_sum(of_documents), scores) + above_mean[1]).sum()
         return total / (self.from_queries + self.from_documents)
+
+    def _in_one_sum(self, negatives: list[Tensor], scores: Tensor) -> Tensor:
+        """The loss ``[n]`` of pairs that have all their negatives, given as log-sum-exps, in one sum."""
+        counts_twice = self.joint == "sentence_transformers" and self.from_queries and self.from_documents
+        log_count = math.log(2) if counts_twice else 0.0
+        return softmax_loss(_log_sum(negatives), scores + log_count) + log_count
 
     def _among(self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """Log-sum-exp of this rank's vectors of a side over the others of that side, ``[n]``."""
@@ -235,6 +248,10 @@ class InfoNCE(InBatchLoss):
         if candidates.labels is not None:
             row_keys.append(batch.query_labels)
             column_keys.append(candidates.labels[: len(everybody)])
+        if len(everybody) > candidates.positives.total:
+            numbers = candidates.query_numbers
+            row_keys.append(numbers[candidates.positives.local_slice])
+            column_keys.append(numbers)
         exclusion = Exclusion(tuple(row_keys), tuple(column_keys), self_columns=candidates.positive_columns)
         return log_sum_exp(anchors, everybody, exclusion=exclusion, chunk_size=self.chunk_size)[0]
 

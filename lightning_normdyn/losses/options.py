@@ -22,6 +22,7 @@ else:
 
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
+Joint = bool | Literal["sentence_transformers"]
 
 
 class SharedOptions(TypedDict, total=False):
@@ -48,6 +49,6 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     symmetric: bool
     direction: Direction
     same_side: SameSide
-    joint: bool
+    joint: Joint
     queue_size: int
     fused: bool
