@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.contrast.weighted_sums import score_sums
+from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
@@ -20,6 +23,7 @@ from lightning_normdyn.losses.options import Direction, SameSide, SoftmaxOptions
 from lightning_normdyn.losses.positives import scores_by_label, scores_of_listed
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.losses.softmax_terms import ScoreMean, SoftmaxTerms
 
 
 class InfoNCE(InBatchLoss):
@@ -42,6 +46,12 @@ class InfoNCE(InBatchLoss):
         fused: whether Triton kernels compute the loss where they can, see :class:`FusedKernels`: of bfloat16 or float16
             embeddings on CUDA, with any normalization, direction, ids, hard negatives and ranks. Anything else goes
             the usual way. Exact in Triton's interpreter, but not yet timed on a GPU: hence not the default.
+        label_smoothing: share of the target that is spread evenly over all candidates, the positives among them.
+        margin: taken off the score of a positive, in the unit of scores before the temperature, so that a positive has
+            to lead by it (CosFace, arXiv 1801.09414, eq. 4).
+        relative_margin: the same as a share of the score's size: ``s - relative_margin |s|``.
+        decoupled: whether the positive is left out of the sum (arXiv 2110.06848, eq. 6), so that pairs which are nearly
+            solved go on to train; a query without any negative has a loss of 0.
         options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
 
     Raises:
@@ -65,6 +75,10 @@ class InfoNCE(InBatchLoss):
         joint: bool = False,
         queue_size: int = 0,
         fused: bool = False,
+        label_smoothing: float = 0.0,
+        margin: float = 0.0,
+        relative_margin: float = 0.0,
+        decoupled: bool = False,
         **options: Unpack[SoftmaxOptions],
     ) -> None:
         super().__init__(normalization=normalization, **options)
@@ -73,6 +87,11 @@ class InfoNCE(InBatchLoss):
         if same_side not in ("none", "queries", "documents", "both"):
             raise ValueError(f"same_side: expected 'none', 'queries', 'documents' or 'both', got {same_side!r}")
         check_flag(symmetric=symmetric, joint=joint, fused=fused)
+        self.terms = SoftmaxTerms.check(
+            label_smoothing=label_smoothing, margin=margin, relative_margin=relative_margin, decoupled=decoupled
+        )
+        if joint and self.terms.label_smoothing:
+            raise ValueError("label_smoothing: a joint sum has no target to smooth; leave one of them out")
         self.from_queries = symmetric or direction == "query_to_document"
         self.from_documents = symmetric or direction == "document_to_query"
         self.query_negatives = same_side in ("queries", "both")
@@ -98,40 +117,48 @@ class InfoNCE(InBatchLoss):
                 "symmetric=True, the other direction or joint=True"
             )
 
-    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+    def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         has_several = batch.labels is not None or batch.positives is not None
-        if self.joint and has_several:
-            raise ValueError("joint: one sum for a pair knows one positive; leave out labels and positives")
+        if has_several:
+            self._refuse_several()
         if len(batch.hard_negatives) and not self.from_queries:
             raise ValueError(
                 "hard_negatives: where documents pick queries they have no part; choose symmetric=True or "
                 "direction='query_to_document'"
             )
         if candidates.factored_vectors is not None:
-            return self._fused(batch, ranks, candidates, candidates.factored_vectors) * (
-                ranks.count / candidates.positives.total
-            )
-        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
-        exclusion = excluded_pairs(batch, candidates, self_columns=candidates.positive_columns if self.joint else None)
+            return self._fused(batch, ranks, candidates, candidates.factored_vectors)
+        anchors = self.scaled_queries(batch.queries, batch.temperatures)
+        exclusion = excluded_pairs(batch, candidates, without_positives=self._takes_positive_apart)
         vectors = candidates.vectors
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
         if len(vectors) == 1 and self.queue is None:
             _warn_of_one_candidate()
-        if self._is_one_direction(has_several):
-            total = self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion)
-        else:
-            total = self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion)
-        return total * (ranks.count / candidates.positives.total)
+        if self.wants_sum(batch.weights) and self._is_one_direction(has_several):
+            return self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion)
+        return self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion)
+
+    @property
+    def _takes_positive_apart(self) -> bool:
+        return self.joint or self.terms.takes_positive_apart
+
+    def _refuse_several(self) -> None:
+        """Refuses labels and lists of positives where a pair has to have one."""
+        needs = {"joint": self.joint, "margin": self.terms.margin, "relative_margin": self.terms.relative_margin}
+        for name, needs_one in needs.items():
+            if needs_one:
+                raise ValueError(f"{name}: one sum for a pair knows one positive; leave out labels and positives")
 
     def _is_fused(self, batch: Batch) -> bool:
         """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
         special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
         special = special or batch.labels is not None or batch.positives is not None
+        special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None
         return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
 
     def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
-        """The sum over one or both sides' anchors by kernels that take embeddings as they are."""
+        """The loss of each pair by kernels that take embeddings as they are."""
         assert self.kernels is not None
         rows, columns, scores = self.kernels.log_sum_exp(
             self.similarity.factor_queries(batch.queries, self.scaling.factor),
@@ -143,11 +170,11 @@ class InfoNCE(InBatchLoss):
         sums = [rows] if self.from_queries else []
         if self.from_documents:
             sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
-        return (torch.stack(sums) - scores).sum() / len(sums)
+        return torch.stack(sums).mean(0) - scores
 
     def _is_one_direction(self, has_several: bool) -> bool:
         plain = not (self.joint or self.query_negatives or self.document_negatives or has_several)
-        return plain and not (self.from_queries and self.from_documents)
+        return plain and self.terms == SoftmaxTerms() and not (self.from_queries and self.from_documents)
 
     def _one_direction(
         self,
@@ -189,37 +216,55 @@ class InfoNCE(InBatchLoss):
         vectors: Tensor,
         exclusion: Exclusion | None,
     ) -> Tensor:
-        """The general case: log-sum-exps of every kind of negatives, put together afterwards."""
+        """The general case, ``[n]``: log-sum-exps of every kind of negatives, put together afterwards."""
         local_slice = candidates.positives.local_slice
+        apart = self._takes_positive_apart
         rows, columns, scores = log_sum_exp(
             anchors,
             vectors,
             columns=candidates.positives.total if self.from_documents else 0,
-            positives=None if self.joint else candidates.positive_columns,
+            positives=None if apart else candidates.positive_columns,
             exclusion=exclusion,
             chunk_size=self.chunk_size,
         )
         of_queries = [rows] if self.from_queries else []
         of_documents = [ranks.log_sum_exp(columns)[local_slice]] if self.from_documents else []
+        pools = self._same_side(batch, ranks, anchors, candidates)
+        for sums, pool in zip((of_queries, of_documents), pools, strict=True):
+            if pool is not None:
+                sums.append(pool.log_sum_exp(self.chunk_size))
+        if apart and batch.labels is None and batch.positives is None:
+            scores = most_precise((anchors * candidates.vectors[local_slice]).sum(-1))
+        factor = self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
+        if self.joint:
+            return self.terms.losses(_log_sum([*of_queries, *of_documents]), scores, factor=factor, apart=True)
+        of_positives = self._positives(batch, ranks, anchors, candidates, scores)
+        means: tuple[ScoreMean | None, ScoreMean | None] = (None, None)
+        if self.terms.label_smoothing:
+            means = self._score_means(ranks, anchors, candidates, vectors, exclusion, pools)
+        losses = [
+            self.terms.losses(_log_sum(sums), of_positives[side], factor=factor, apart=apart, mean=means[side])
+            for side, sums in enumerate((of_queries, of_documents))
+            if sums
+        ]
+        return losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
+
+    def _same_side(
+        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates
+    ) -> tuple[_Pool | None, _Pool | None]:
+        """What queries, and documents, choose from among their like."""
+        of_queries = of_documents = None
         if self.query_negatives:
             everybody = ranks.gather(self.similarity.rescale_queries(batch.queries), candidates.positives)
-            of_queries.append(self._among(anchors, everybody, batch, candidates))
+            of_queries = self._among(anchors, everybody, batch, candidates)
         if self.document_negatives:
             everybody = candidates.vectors[: candidates.positives.total]
-            of_documents.append(self._among(everybody[local_slice] * self.scaling.factor, everybody, batch, candidates))
-        if self.joint:  # the positive, which every sum has left out, counts once
-            score = (anchors * candidates.vectors[local_slice]).sum(-1)
-            return (_log_sum([score, *of_queries, *of_documents]) - score).sum()
-        of_positives = self._positives(batch, ranks, anchors, candidates, scores)
-        total = anchors.new_zeros(())
-        if self.from_queries:
-            total = total + (_log_sum(of_queries) - of_positives[0]).sum()
-        if self.from_documents:
-            total = total + (_log_sum(of_documents) - of_positives[1]).sum()
-        return total / (self.from_queries + self.from_documents)
+            local_documents = everybody[candidates.positives.local_slice]
+            of_documents = self._among(self.scale(local_documents, batch.temperatures), everybody, batch, candidates)
+        return of_queries, of_documents
 
-    def _among(self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
-        """Log-sum-exp of this rank's vectors of a side over the others of that side, ``[n]``."""
+    def _among(self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates) -> _Pool:
+        """This rank's vectors of a side and the others of that side."""
         row_keys, column_keys = [], []
         if candidates.keys:
             row_keys, column_keys = batch.query_keys(), [keys[: len(everybody)] for keys in candidates.keys]
@@ -227,7 +272,34 @@ class InfoNCE(InBatchLoss):
             row_keys.append(batch.query_labels)
             column_keys.append(candidates.labels[: len(everybody)])
         exclusion = Exclusion(tuple(row_keys), tuple(column_keys), self_columns=candidates.positive_columns)
-        return log_sum_exp(anchors, everybody, exclusion=exclusion, chunk_size=self.chunk_size)[0]
+        return _Pool(anchors, everybody, exclusion)
+
+    def _score_means(
+        self,
+        ranks: Ranks,
+        anchors: Tensor,
+        candidates: Candidates,
+        vectors: Tensor,
+        exclusion: Exclusion | None,
+        pools: tuple[_Pool | None, _Pool | None],
+    ) -> tuple[ScoreMean, ScoreMean]:
+        """Of all that each query, and each query's document, chooses from, its positives among them."""
+        if exclusion is not None and exclusion.without_positives:
+            exclusion = exclusion._replace(without_positives=False) if exclusion.row_keys else None
+        columns = candidates.positives.total if self.from_documents else 0
+        rows, of_columns, counts, column_counts = score_sums(
+            anchors, vectors, columns=columns, exclusion=exclusion, chunk_size=self.chunk_size
+        )
+        local_slice = candidates.positives.local_slice if self.from_documents else slice(0)
+        of_columns, column_counts = (ranks.sum(values)[local_slice] for values in (of_columns, column_counts))
+        means = [ScoreMean(rows, counts), ScoreMean(of_columns, column_counts)]
+        for side, pool in enumerate(pools):
+            if pool is not None:
+                more, _, further, _ = score_sums(
+                    pool.anchors, pool.vectors, exclusion=pool.exclusion, chunk_size=self.chunk_size
+                )
+                means[side] = ScoreMean(means[side].total + more, means[side].number + further)
+        return means[0], means[1]
 
     def _positives(
         self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, scores: Tensor
@@ -273,7 +345,7 @@ class InfoNCE(InBatchLoss):
             exclusion = exclusion._replace(
                 positive_keys=(of_queries, torch.cat((of_present, torch.full_like(labels, NO_ID))))
             )
-        if not row_keys and exclusion.self_columns is None:
+        if not (row_keys or exclusion.without_positives):
             return vectors, None
         return vectors, exclusion._replace(row_keys=row_keys, column_keys=column_keys)
 
@@ -294,6 +366,18 @@ class InfoNCE(InBatchLoss):
         if candidates.unpaired.total:
             all_documents = torch.cat((all_documents, ranks.gather(documents[n:], candidates.unpaired)))
         queue.push(all_documents, torch.stack((*keys, labels), 1))
+
+
+class _Pool(NamedTuple):
+    """What anchors ``[n, d]`` choose from beside the other side: vectors ``[m, d]`` without some pairs."""
+
+    anchors: Tensor
+    vectors: Tensor
+    exclusion: Exclusion
+
+    def log_sum_exp(self, chunk_size: int | None) -> Tensor:
+        """Of each anchor, ``[n]``."""
+        return log_sum_exp(self.anchors, self.vectors, exclusion=self.exclusion, chunk_size=chunk_size)[0]
 
 
 def _log_sum(vectors: list[Tensor]) -> Tensor:

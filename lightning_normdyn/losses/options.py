@@ -22,6 +22,7 @@ else:
 
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
+Reduction = Literal["mean", "sum", "none"]
 
 
 class SharedOptions(TypedDict, total=False):
@@ -33,6 +34,7 @@ class SharedOptions(TypedDict, total=False):
     gather: bool
     process_group: Any
     check_finite: bool
+    reduction: Reduction
 
 
 class SoftmaxOptions(SharedOptions, total=False):
@@ -51,3 +53,7 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     joint: bool
     queue_size: int
     fused: bool
+    label_smoothing: float
+    margin: float
+    relative_margin: float
+    decoupled: bool

@@ -34,6 +34,14 @@ CASES = {
     "labels": (InfoNCE, {"symmetric": True}, {"labels": True}),
     "labels backwards": (InfoNCE, {"direction": "document_to_query"}, {"labels": True, "document_ids": True}),
     "hard negatives": (InfoNCE, {"symmetric": True}, {"hard": True, "extra": True}),
+    "smoothed": (
+        InfoNCE,
+        {"symmetric": True, "label_smoothing": 0.1, "margin": 0.1},
+        {"document_ids": True, "hard": True},
+    ),
+    "decoupled": (InfoNCE, {"decoupled": True, "symmetric": True, "reduction": "sum"}, {"labels": True}),
+    "weighted": (InfoNCE, {"symmetric": True}, {"weights": True}),
+    "sigmoid weighted": (SigmoidContrastive, {}, {"weights": True}),
     "queue": (InfoNCE, {"queue_size": 30}, {"document_ids": True}),
     "sigmoid": (SigmoidContrastive, {}, {}),
     "sigmoid with labels": (SigmoidContrastive, {}, {"labels": True, "hard": True, "document_ids": True}),
@@ -70,7 +78,7 @@ def everything(wanted, seed):
 
     made = {name: torch.randn(n, D, generator=generator) for name in ("queries", "documents", "extra")}
     made |= {"hard": torch.randn(n, 2, D, generator=generator), "query_ids": integers(15), "labels": integers(4)}
-    made |= {"document_ids": integers(18)}
+    made |= {"document_ids": integers(18), "weights": torch.rand(n, generator=generator)}
     return {name: x for name, x in made.items() if name in ("queries", "documents") or wanted.get(name)}
 
 
