@@ -142,7 +142,7 @@ class FullSoftmax(ContrastiveLoss):
         rows, _, scores = log_sum_exp(
             anchors, vectors, positives=targets, exclusion=exclusion, chunk_size=self.chunk_size
         )
-        return rows - scores
+        return F.softplus(rows - scores)
 
 
 def _repeated(document_ids: Tensor | None, targets: Tensor) -> Exclusion | None:

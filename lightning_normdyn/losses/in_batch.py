@@ -187,13 +187,13 @@ def excluded_pairs(batch: Batch, candidates: Candidates, *, without_positives: b
     return Exclusion(
         tuple(batch.query_keys()) if candidates.keys else (),
         tuple(candidates.keys),
-        positive_columns=_positive_columns(batch, candidates),
+        positive_columns=positive_columns(batch, candidates),
         positive_keys=None if candidates.labels is None else (batch.query_labels, candidates.labels),
         without_positives=without_positives,
     )
 
 
-def _positive_columns(batch: Batch, candidates: Candidates) -> Tensor:
+def positive_columns(batch: Batch, candidates: Candidates) -> Tensor:
     """Columns of the positives of each of this rank's queries, ``[n, 1 + p]``, -1 for none."""
     paired_columns = candidates.positive_columns[:, None]
     if batch.positives is None:

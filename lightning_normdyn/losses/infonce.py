@@ -13,14 +13,13 @@ from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
 from lightning_normdyn.core.contrast.weighted_sums import score_sums
-from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
 from lightning_normdyn.losses.options import Direction, SameSide, SoftmaxOptions, Unpack
-from lightning_normdyn.losses.positives import scores_by_label, scores_of_listed
+from lightning_normdyn.losses.positives import scores_above_class, scores_above_listed
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.softmax_terms import ScoreMean, SoftmaxTerms
@@ -129,7 +128,7 @@ class InfoNCE(InBatchLoss):
         if candidates.factored_vectors is not None:
             return self._fused(batch, ranks, candidates, candidates.factored_vectors)
         anchors = self.scaled_queries(batch.queries, batch.temperatures)
-        exclusion = excluded_pairs(batch, candidates, without_positives=self._takes_positive_apart)
+        exclusion = excluded_pairs(batch, candidates, without_positives=self.terms.decoupled and has_several)
         vectors = candidates.vectors
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
@@ -138,10 +137,6 @@ class InfoNCE(InBatchLoss):
         if self.wants_sum(batch.weights) and self._is_one_direction(has_several):
             return self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion)
         return self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion)
-
-    @property
-    def _takes_positive_apart(self) -> bool:
-        return self.joint or self.terms.takes_positive_apart
 
     def _refuse_several(self) -> None:
         """Refuses labels and lists of positives where a pair has to have one."""
@@ -216,14 +211,16 @@ class InfoNCE(InBatchLoss):
         vectors: Tensor,
         exclusion: Exclusion | None,
     ) -> Tensor:
-        """The general case, ``[n]``: log-sum-exps of every kind of negatives, put together afterwards."""
+        """The general case, ``[n]``: log-sum-exps of every kind of negatives, put together afterwards.
+
+        The pair of a query and its own document is in none of them, and meets them in float64 at the end.
+        """
         local_slice = candidates.positives.local_slice
-        apart = self._takes_positive_apart
         rows, columns, scores = log_sum_exp(
             anchors,
             vectors,
             columns=candidates.positives.total if self.from_documents else 0,
-            positives=None if apart else candidates.positive_columns,
+            positives=candidates.positive_columns,
             exclusion=exclusion,
             chunk_size=self.chunk_size,
         )
@@ -233,17 +230,15 @@ class InfoNCE(InBatchLoss):
         for sums, pool in zip((of_queries, of_documents), pools, strict=True):
             if pool is not None:
                 sums.append(pool.log_sum_exp(self.chunk_size))
-        if apart and batch.labels is None and batch.positives is None:
-            scores = most_precise((anchors * candidates.vectors[local_slice]).sum(-1))
         factor = self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
         if self.joint:
-            return self.terms.losses(_log_sum([*of_queries, *of_documents]), scores, factor=factor, apart=True)
-        of_positives = self._positives(batch, ranks, anchors, candidates, scores)
+            return self.terms.losses(_log_sum([*of_queries, *of_documents]), scores, factor=factor)
+        above_mean = self._above_mean(batch, ranks, anchors, candidates, scores)
         means: tuple[ScoreMean | None, ScoreMean | None] = (None, None)
         if self.terms.label_smoothing:
             means = self._score_means(ranks, anchors, candidates, vectors, exclusion, pools)
         losses = [
-            self.terms.losses(_log_sum(sums), of_positives[side], factor=factor, apart=apart, mean=means[side])
+            self.terms.losses(_log_sum(sums), scores, factor=factor, above_mean=above_mean[side], mean=means[side])
             for side, sums in enumerate((of_queries, of_documents))
             if sums
         ]
@@ -301,22 +296,26 @@ class InfoNCE(InBatchLoss):
                 means[side] = ScoreMean(means[side].total + more, means[side].number + further)
         return means[0], means[1]
 
-    def _positives(
+    def _above_mean(
         self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, scores: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean score of each query, and of each query's document, with its positives, both ``[n]``."""
+        """By how much the score of a pair is above the mean of its query, and of its document, with its positives.
+
+        Both ``[n]``, and zero to the last bit where a pair is alone.
+        """
         if batch.positives is not None:
-            return scores_of_listed(anchors, candidates.local_documents, batch.positives)
+            return scores_above_listed(scores, anchors, candidates.local_documents, batch.positives)
+        of_queries = of_documents = torch.zeros_like(scores)
         if candidates.labels is None:
-            return scores, scores
+            return of_queries, of_documents
         labels, of_all = batch.query_labels, candidates.labels
-        of_queries = of_documents = scores
+        local_documents = candidates.vectors[candidates.positives.local_slice]
         if self.from_queries:
-            of_queries = scores_by_label(anchors, labels, candidates.vectors, of_all)
+            of_queries = scores_above_class(scores, anchors, local_documents, labels, candidates.vectors, of_all)
         if self.from_documents:
             everybody = ranks.gather(anchors, candidates.positives)
-            local_documents = candidates.vectors[candidates.positives.local_slice]
-            of_documents = scores_by_label(local_documents, labels, everybody, of_all[: len(everybody)])
+            of_present = of_all[: len(everybody)]
+            of_documents = scores_above_class(scores, local_documents, anchors, labels, everybody, of_present)
         return of_queries, of_documents
 
     def _with_queue(

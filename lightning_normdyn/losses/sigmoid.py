@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.contrast.softplus_sum import softplus_sum, softplus_sums
+from lightning_normdyn.core.contrast.softplus_sum import PositivePairs, softplus_sum, softplus_sums
 from lightning_normdyn.core.number_checks import check_finite_number, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
+from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs, positive_columns
 from lightning_normdyn.losses.learnt import learnt_number, take_saved_shape, whole
 from lightning_normdyn.losses.options import SharedOptions, Unpack
-from lightning_normdyn.losses.positives import sums_by_label, sums_of_listed
+from lightning_normdyn.losses.positives import distinct_positives
 from lightning_normdyn.losses.similarity import Normalization
 
 
@@ -78,20 +78,23 @@ class SigmoidContrastive(InBatchLoss):
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         anchors = self.scaled_queries(batch.queries, batch.temperatures)
         bias = whole(self.bias).reshape(()).to(anchors.dtype)
-        exclusion = excluded_pairs(batch, candidates)
         streamed = softplus_sum if self.wants_sum(batch.weights) else softplus_sums
-        losses = streamed(anchors, candidates.vectors, bias, exclusion=exclusion, chunk_size=self.chunk_size)
-        # A positive pair is a negative one minus its score: log(1 + e^-x) = log(1 + e^x) - x.
-        sums, counts = _positives(batch, candidates)
-        of_positives = (anchors * sums).sum(-1) + bias * counts
-        return losses - (of_positives.sum() if losses.ndim == 0 else of_positives)
+        return streamed(
+            anchors,
+            candidates.vectors,
+            bias,
+            positives=_positives(batch, candidates),
+            exclusion=excluded_pairs(batch, candidates),
+            chunk_size=self.chunk_size,
+        )
 
 
-def _positives(batch: Batch, candidates: Candidates) -> tuple[Tensor, Tensor]:
-    """Sum ``[n, d]`` and number ``[n]`` of each query's positives."""
+def _positives(batch: Batch, candidates: Candidates) -> PositivePairs:
+    """Pairs of this rank's queries and all documents that are positive."""
     if candidates.labels is not None:
-        return sums_by_label(batch.query_labels, candidates.vectors, candidates.labels)
-    if batch.positives is not None:
-        return sums_of_listed(candidates.local_documents, batch.positives)
-    documents = candidates.vectors[candidates.positives.local_slice]
-    return documents, documents.new_ones(len(documents))
+        nowhere = candidates.positive_columns.new_empty(len(batch.queries), 0)
+        return PositivePairs(nowhere, (batch.query_labels, candidates.labels))
+    if batch.positives is None:
+        return PositivePairs(candidates.positive_columns[:, None])
+    once = batch.positives.where(distinct_positives(batch.positives), -1)
+    return PositivePairs(positive_columns(batch._replace(positives=once), candidates))

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_flag, check_not_negative
-
-_EXACT = 60.0  # beyond it log(1 + e^x) is x to the last bit of float64
 
 
 class ScoreMean(NamedTuple):
@@ -40,8 +39,8 @@ class SoftmaxTerms(NamedTuple):
 
     Example:
         >>> terms = SoftmaxTerms.check(margin=0.1)
-        >>> terms.losses(torch.tensor([0.0]), torch.tensor([2.0]), factor=10.0, apart=True)
-        tensor([0.3133])
+        >>> terms.losses(torch.tensor([0.0]), torch.tensor([2.0]), factor=10.0)
+        tensor([0.3133], dtype=torch.float64)
     """
 
     label_smoothing: float = 0.0
@@ -75,49 +74,38 @@ class SoftmaxTerms(NamedTuple):
             )
         return cls(float(label_smoothing), float(margin), float(relative_margin), decoupled)
 
-    @property
-    def takes_positive_apart(self) -> bool:
-        """Whether the sum is over negatives alone, and the positive's score has its own way."""
-        return bool(self.margin or self.relative_margin or self.decoupled)
-
-    @property
-    def knows_one_positive(self) -> bool:
-        """Whether a pair must have a single positive."""
-        return bool(self.margin or self.relative_margin)
-
     def losses(
         self,
         log_sums: Tensor,
-        positives: Tensor,
+        scores: Tensor,
         *,
         factor: float | Tensor,
-        apart: bool,
+        above_mean: Tensor | float = 0.0,
         mean: ScoreMean | None = None,
     ) -> Tensor:
         """The loss of each pair.
 
         Args:
-            log_sums: log-sum-exps of scores over the temperature, ``[n]``.
-            positives: scores of the positives over the temperature, ``[n]``.
+            log_sums: log-sum-exps over all candidates but the positive that the pair is made of, ``[n]``; over
+                negatives alone where the loss is decoupled.
+            scores: of the pairs over the temperature, ``[n]``.
             factor: one over the temperature, a number or one for each pair.
-            apart: whether the sums are over negatives alone, without the positives.
+            above_mean: by how much a pair's score is above the mean of all its positives, ``[n]``.
             mean: of the scores of all candidates, where labels are smoothed.
 
         Returns:
             ``[n]``; 0 for what has no negatives, where the loss is decoupled.
         """
-        p = positives
+        p = scores = most_precise(scores)
         if self.relative_margin:
             p = p - self.relative_margin * p.abs()
         if self.margin:
             p = p - self.margin * factor
         if self.decoupled:
-            losses = (log_sums - p).where(log_sums > -torch.inf, 0.0)
-        elif apart:
-            losses = F.softplus(log_sums - p, threshold=_EXACT)
+            losses = (log_sums - p + above_mean).where(log_sums > -torch.inf, 0.0)
         else:
-            losses = log_sums - p
+            losses = F.softplus(log_sums - p) + above_mean
         if self.label_smoothing:
             assert mean is not None
-            losses = losses + self.label_smoothing * (p - (mean.total - positives + p) / mean.number)
+            losses = losses + self.label_smoothing * (p - above_mean - (mean.total - scores + p) / mean.number)
         return losses
