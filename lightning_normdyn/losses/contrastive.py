@@ -44,6 +44,8 @@ class ContrastiveLoss(nn.Module):
         ValueError: if an argument is out of its range.
     """
 
+    with_metrics = False
+
     def __init__(
         self,
         *,
@@ -81,6 +83,7 @@ class ContrastiveLoss(nn.Module):
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
         self.reduction = reduction
+        self._metrics: dict[str, Tensor] = {}
 
     @property
     def shared_options(self) -> SharedOptions:
@@ -182,6 +185,18 @@ class ContrastiveLoss(nn.Module):
         elif self.reduction == "mean":
             total = rows.total
         return ranks.whole((losses.sum() * (ranks.count / total)).to(dtype))
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What the latest batch says beside its loss, see :meth:`BatchMetrics.values`; detached, nothing before one.
+
+        Raises:
+            ValueError: if the loss was not built to keep them.
+        """
+        if not self.with_metrics:
+            raise ValueError(
+                f"with_metrics: this {type(self).__name__} keeps no metrics; build InfoNCE with with_metrics=True"
+            )
+        return dict(self._metrics)
 
     def learnt(self) -> dict[str, Tensor]:
         """What trains in the loss itself, by the name under which it is logged; detached."""

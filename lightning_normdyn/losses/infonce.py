@@ -12,9 +12,11 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.contrast.weighted_sums import score_sums
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
+from lightning_normdyn.losses.batch_metrics import BatchMetrics
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
@@ -51,6 +53,7 @@ class InfoNCE(InBatchLoss):
         relative_margin: the same as a share of the score's size: ``s - relative_margin |s|``.
         decoupled: whether the positive is left out of the sum (arXiv 2110.06848, eq. 6), so that pairs which are nearly
             solved go on to train; a query without any negative has a loss of 0.
+        with_metrics: whether each batch leaves what :meth:`metrics` gives, which costs a few reductions a tile.
         options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
 
     Raises:
@@ -78,6 +81,7 @@ class InfoNCE(InBatchLoss):
         margin: float = 0.0,
         relative_margin: float = 0.0,
         decoupled: bool = False,
+        with_metrics: bool = False,
         **options: Unpack[SoftmaxOptions],
     ) -> None:
         super().__init__(normalization=normalization, **options)
@@ -85,7 +89,8 @@ class InfoNCE(InBatchLoss):
             raise ValueError(f"direction: expected 'query_to_document' or 'document_to_query', got {direction!r}")
         if same_side not in ("none", "queries", "documents", "both"):
             raise ValueError(f"same_side: expected 'none', 'queries', 'documents' or 'both', got {same_side!r}")
-        check_flag(symmetric=symmetric, joint=joint, fused=fused)
+        check_flag(symmetric=symmetric, joint=joint, fused=fused, with_metrics=with_metrics)
+        self.with_metrics = with_metrics
         self.terms = SoftmaxTerms.check(
             label_smoothing=label_smoothing, margin=margin, relative_margin=relative_margin, decoupled=decoupled
         )
@@ -134,9 +139,38 @@ class InfoNCE(InBatchLoss):
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
         if len(vectors) == 1 and self.queue is None:
             _warn_of_one_candidate()
-        if self.wants_sum(batch.weights) and self._is_one_direction(has_several):
-            return self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion)
-        return self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion)
+        if not self.with_metrics:
+            return self._streamed(batch, ranks, anchors, candidates, vectors, exclusion, None)
+        metrics = BatchMetrics.of(
+            anchors,
+            vectors,
+            candidates.positives,
+            ranks,
+            by_column=not self.from_queries,
+            has_directions=self.similarity.has_directions,
+        )
+        losses = self._streamed(
+            batch, ranks, anchors, candidates, vectors, exclusion, TileEdits(reading=metrics.reading)
+        )
+        self._metrics = metrics.values(candidates.positives, ranks)
+        return losses
+
+    def _streamed(
+        self,
+        batch: Batch,
+        ranks: Ranks,
+        anchors: Tensor,
+        candidates: Candidates,
+        vectors: Tensor,
+        exclusion: Exclusion | None,
+        edits: TileEdits | None,
+    ) -> Tensor:
+        """By one sweep or two: the losses ``[n]``, or where it is enough and cheaper their sum."""
+        has_several = batch.labels is not None or batch.positives is not None
+        is_one = self._is_one_direction(has_several) and (self.from_queries or edits is None)
+        if self.wants_sum(batch.weights) and is_one:
+            return self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion, edits)
+        return self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion, edits)
 
     def _refuse_several(self) -> None:
         """Refuses labels and lists of positives where a pair has to have one."""
@@ -149,7 +183,7 @@ class InfoNCE(InBatchLoss):
         """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
         special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
         special = special or batch.labels is not None or batch.positives is not None
-        special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None
+        special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
         return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
 
     def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
@@ -179,12 +213,18 @@ class InfoNCE(InBatchLoss):
         candidates: Candidates,
         vectors: Tensor,
         exclusion: Exclusion | None,
+        edits: TileEdits | None,
     ) -> Tensor:
         """The sum over one side's anchors, its gradient made on the way."""
         if not self.from_queries:
             anchors, vectors, exclusion = self._turned(batch, ranks, anchors, candidates)
         return sum_log_sum_exp(
-            anchors, vectors, positives=candidates.positive_columns, exclusion=exclusion, chunk_size=self.chunk_size
+            anchors,
+            vectors,
+            positives=candidates.positive_columns,
+            exclusion=exclusion,
+            edits=edits,
+            chunk_size=self.chunk_size,
         )
 
     def _turned(
@@ -210,6 +250,7 @@ class InfoNCE(InBatchLoss):
         candidates: Candidates,
         vectors: Tensor,
         exclusion: Exclusion | None,
+        edits: TileEdits | None,
     ) -> Tensor:
         """The general case, ``[n]``: log-sum-exps of every kind of negatives, put together afterwards.
 
@@ -222,6 +263,7 @@ class InfoNCE(InBatchLoss):
             columns=candidates.positives.total if self.from_documents else 0,
             positives=candidates.positive_columns,
             exclusion=exclusion,
+            edits=edits,
             chunk_size=self.chunk_size,
         )
         of_queries = [rows] if self.from_queries else []

@@ -57,3 +57,4 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     margin: float
     relative_margin: float
     decoupled: bool
+    with_metrics: bool

@@ -138,6 +138,11 @@ def main(folder):
     found["accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, accumulate=2)
     found["cached"] = run(Towers(InfoNCE, symmetric), {"document_ids": True}, world, rank, chunk_size=4)
     found["cached, accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, chunk_size=3, accumulate=2)
+    found["metrics"] = []
+    for direction in ("query_to_document", "document_to_query"):
+        model = Towers(InfoNCE, {"with_metrics": True, "direction": direction})
+        run(model, {}, world, rank, steps=1)
+        found["metrics"].append(model.loss.metrics())
     with torch.no_grad():
         found["evaluation"] = Towers(InfoNCE, symmetric).eval()(share(everything({}, 0), world, rank))
     alone = Towers(InfoNCE, {"gather": False})

@@ -41,6 +41,7 @@ INFONCE = {
     "margin": 0.0,
     "relative_margin": 0.0,
     "decoupled": False,
+    "with_metrics": False,
 }
 SIGMOID = {**SHARED, "temperature": 0.1, "learnable_temperature": True, "bias": -10.0, "learnable_bias": True}
 
