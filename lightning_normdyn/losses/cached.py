@@ -54,6 +54,7 @@ def cached_loss(
             embeddings than it was given inputs; on the way back, if a side trains none of the module's parameters.
     """
     check_count(chunk_size=chunk_size)
+    _refuse_trained(options)
     _check_kinds(loss, module, encode_query=encode_query, encode_document=encode_document)
     queries = _Side("encode_query", encode_query, _cut("query_inputs", query_inputs, chunk_size))
     documents = _Side("encode_document", encode_document, _cut("document_inputs", document_inputs, chunk_size))
@@ -78,6 +79,8 @@ def cached_loss(
 def _check_kinds(loss: object, module: object, **encoders: object) -> None:
     if not isinstance(loss, InBatchLoss):
         raise ValueError(f"loss: expected one of lightning_normdyn.losses, got {type(loss).__name__}; InfoNCE() is one")
+    if loss.reduction == "none":
+        raise ValueError("loss: its gradient is made ahead, of one number; leave reduction='none', and pass weights")
     if not isinstance(module, nn.Module):
         raise ValueError(
             f"module: expected a module of torch, got {type(module).__name__}; pass what holds the encoders"
@@ -85,6 +88,13 @@ def _check_kinds(loss: object, module: object, **encoders: object) -> None:
     for name, encoder in encoders.items():
         if not callable(encoder):
             raise ValueError(f"{name}: expected a function of inputs to embeddings, got {type(encoder).__name__}")
+
+
+def _refuse_trained(options: dict[str, Any]) -> None:
+    """Options are no encoder's work, and nothing would bring their gradients home."""
+    for name in ("weights", "temperatures"):
+        if isinstance(options.get(name), Tensor) and options[name].requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name}: they carry gradient, which a cached loss would drop; write {name}.detach()")
 
 
 class _Side:

@@ -90,9 +90,13 @@ class InBatchLoss(ContrastiveLoss, ABC):
                   other.
                 - ``document_ids``: ``[m]``. A document equal to the positive of a query is no negative of it.
                 - ``hard_negative_ids``: ``[n, h]``, the same for hard negatives.
+                - ``weights``: of the pairs, ``[n]``, from 0 up: the mean is then ``sum w_i L_i / sum w_i`` and the sum
+                  ``sum w_i L_i``, over all ranks. Without ``reduction`` they are refused.
+                - ``temperatures``: ``[n]``, what the scores of a query are divided by in place of the loss's own
+                  temperature, whichever side picks (arXiv 2305.11965). They may carry gradient.
 
         Returns:
-            A scalar, the same on every rank.
+            A scalar, the same on every rank; with ``reduction="none"`` ``[n]``, of this rank's queries.
 
         Raises:
             TypeError: if there is no such argument.
@@ -108,16 +112,16 @@ class InBatchLoss(ContrastiveLoss, ABC):
     def compute(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
         """The same without showing the embeddings to anybody."""
         batch = Batch.check(queries, documents, **options)
+        self.check_reducible(batch.weights, batch.temperatures)
         if self.training:
             self.scaling.hold()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, documents)
             candidates = self._candidates(batch, ranks)
-            share = self._share(batch, candidates, ranks)
-            loss = ranks.whole(
-                share.to(torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32))
-            )
-        if self.check_finite and not bool(loss.isfinite()):
+            wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
+            losses = self._losses(batch, candidates, ranks)
+            loss = self.reduce(losses, wide, batch.weights, candidates.positives, ranks)
+        if self.check_finite and not bool(loss.isfinite().all()):
             sides = {"queries": queries, "documents": documents, "hard_negatives": batch.hard_negatives}
             check_finite(**{name: side for name, side in sides.items() if len(side)})
             largest = [float(side.detach().abs().max()) for side in (queries, documents)]
@@ -129,8 +133,8 @@ class InBatchLoss(ContrastiveLoss, ABC):
         return loss
 
     @abstractmethod
-    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        """This rank's share of the loss, times the number of ranks."""
+    def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+        """The loss of each of this rank's queries, ``[n]``; their sum will do where :meth:`wants_sum` says so."""
 
     def _is_fused(self, batch: Batch) -> bool:
         """Whether fused kernels shall make this batch's share, of vectors that are rescaled in name only."""
@@ -186,20 +190,22 @@ class InBatchLoss(ContrastiveLoss, ABC):
         return ranks.gather_factored(self.similarity.factor_documents(documents), groups)
 
 
-def excluded_pairs(batch: Batch, candidates: Candidates) -> Exclusion | None:
-    """Pairs of this rank's queries and all documents that ids tell to be no negatives; positives stay in.
+def excluded_pairs(batch: Batch, candidates: Candidates, *, without_positives: bool = False) -> Exclusion | None:
+    """Pairs of this rank's queries and all documents that ids tell to be no negatives.
 
     Args:
         batch: this rank's.
         candidates: everybody's.
+        without_positives: whether the query's positives are left out too; else they stay in, whatever ids say.
     """
-    if not candidates.keys:
+    if not (candidates.keys or without_positives):
         return None
     return Exclusion(
-        tuple(batch.query_keys()),
+        tuple(batch.query_keys()) if candidates.keys else (),
         tuple(candidates.keys),
         positive_columns=positive_columns(batch, candidates),
         positive_keys=None if candidates.labels is None else (batch.query_labels, candidates.labels),
+        without_positives=without_positives,
     )
 
 

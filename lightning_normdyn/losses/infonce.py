@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
-from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, softmax_loss, sum_log_sum_exp
+from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.contrast.tile_edits import TileEdits
+from lightning_normdyn.core.contrast.weighted_sums import score_sums
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
+from lightning_normdyn.losses.batch_metrics import BatchMetrics
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
@@ -21,6 +25,7 @@ from lightning_normdyn.losses.options import Direction, Joint, SameSide, Softmax
 from lightning_normdyn.losses.positives import scores_above_class, scores_above_listed
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.losses.softmax_terms import ScoreMean, SoftmaxTerms
 
 
 class InfoNCE(InBatchLoss):
@@ -52,6 +57,13 @@ class InfoNCE(InBatchLoss):
         fused: whether Triton kernels compute the loss where they can, see :class:`FusedKernels`: of bfloat16 or float16
             embeddings on CUDA, with any normalization, direction, ids, hard negatives and ranks. Anything else goes
             the usual way. Exact in Triton's interpreter, but not yet timed on a GPU: hence not the default.
+        label_smoothing: share of the target that is spread evenly over all candidates, the positives among them.
+        margin: taken off the score of a positive, in the unit of scores before the temperature, so that a positive has
+            to lead by it (CosFace, arXiv 1801.09414, eq. 4).
+        relative_margin: the same as a share of the score's size: ``s - relative_margin |s|``.
+        decoupled: whether the positive is left out of the sum (arXiv 2110.06848, eq. 6), so that pairs which are nearly
+            solved go on to train; a query without any negative has a loss of 0.
+        with_metrics: whether each batch leaves what :meth:`metrics` gives, which costs a few reductions a tile.
         options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
 
     Raises:
@@ -75,6 +87,11 @@ class InfoNCE(InBatchLoss):
         joint: Joint = False,
         queue_size: int = 0,
         fused: bool = False,
+        label_smoothing: float = 0.0,
+        margin: float = 0.0,
+        relative_margin: float = 0.0,
+        decoupled: bool = False,
+        with_metrics: bool = False,
         **options: Unpack[SoftmaxOptions],
     ) -> None:
         super().__init__(normalization=normalization, **options)
@@ -84,7 +101,13 @@ class InfoNCE(InBatchLoss):
             raise ValueError(f"same_side: expected 'none', 'queries', 'documents' or 'both', got {same_side!r}")
         if joint != "sentence_transformers":
             check_flag(joint=joint, hint="or 'sentence_transformers'")
-        check_flag(symmetric=symmetric, fused=fused)
+        check_flag(symmetric=symmetric, fused=fused, with_metrics=with_metrics)
+        self.with_metrics = with_metrics
+        self.terms = SoftmaxTerms.check(
+            label_smoothing=label_smoothing, margin=margin, relative_margin=relative_margin, decoupled=decoupled
+        )
+        if joint and self.terms.label_smoothing:
+            raise ValueError("label_smoothing: a joint sum has no target to smooth; leave one of them out")
         self.from_queries = symmetric or direction == "query_to_document"
         self.from_documents = symmetric or direction == "document_to_query"
         self.query_negatives = same_side in ("queries", "both")
@@ -110,40 +133,73 @@ class InfoNCE(InBatchLoss):
                 "symmetric=True, the other direction or joint=True"
             )
 
-    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+    def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         has_several = batch.labels is not None or batch.positives is not None
-        if self.joint and has_several:
-            raise ValueError("joint: one sum for a pair knows one positive; leave out labels and positives")
+        if has_several:
+            self._refuse_several()
         if len(batch.hard_negatives) and not self.from_queries:
             raise ValueError(
                 "hard_negatives: where documents pick queries they have no part; choose symmetric=True or "
                 "direction='query_to_document'"
             )
         if candidates.factored_vectors is not None:
-            return self._fused(batch, ranks, candidates, candidates.factored_vectors) * (
-                ranks.count / candidates.positives.total
-            )
-        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
-        exclusion = excluded_pairs(batch, candidates)
+            return self._fused(batch, ranks, candidates, candidates.factored_vectors)
+        anchors = self.scaled_queries(batch.queries, batch.temperatures)
+        exclusion = excluded_pairs(batch, candidates, without_positives=self.terms.decoupled and has_several)
         vectors = candidates.vectors
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
         if len(vectors) == 1 and self.queue is None:
             _warn_of_one_candidate()
-        if self._is_one_direction(has_several):
-            total = self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion)
-        else:
-            total = self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion)
-        return total * (ranks.count / candidates.positives.total)
+        if not self.with_metrics:
+            return self._streamed(batch, ranks, anchors, candidates, vectors, exclusion, None)
+        metrics = BatchMetrics.of(
+            anchors,
+            vectors,
+            candidates.positives,
+            ranks,
+            by_column=not self.from_queries,
+            has_directions=self.similarity.has_directions,
+        )
+        losses = self._streamed(
+            batch, ranks, anchors, candidates, vectors, exclusion, TileEdits(reading=metrics.reading)
+        )
+        self._metrics = metrics.values(candidates.positives, ranks)
+        return losses
+
+    def _streamed(
+        self,
+        batch: Batch,
+        ranks: Ranks,
+        anchors: Tensor,
+        candidates: Candidates,
+        vectors: Tensor,
+        exclusion: Exclusion | None,
+        edits: TileEdits | None,
+    ) -> Tensor:
+        """By one sweep or two: the losses ``[n]``, or where it is enough and cheaper their sum."""
+        has_several = batch.labels is not None or batch.positives is not None
+        is_one = self._is_one_direction(has_several) and (self.from_queries or edits is None)
+        if self.wants_sum(batch.weights) and is_one:
+            return self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion, edits)
+        return self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion, edits)
+
+    def _refuse_several(self) -> None:
+        """Refuses labels and lists of positives where a pair has to have one."""
+        needs = {"joint": self.joint, "margin": self.terms.margin, "relative_margin": self.terms.relative_margin}
+        for name, needs_one in needs.items():
+            if needs_one:
+                raise ValueError(f"{name}: one sum for a pair knows one positive; leave out labels and positives")
 
     def _is_fused(self, batch: Batch) -> bool:
         """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
         special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
         special = special or batch.labels is not None or batch.positives is not None
+        special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
         return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
 
     def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
-        """The sum over one or both sides' anchors by kernels that take embeddings as they are."""
+        """The loss of each pair by kernels that take embeddings as they are."""
         assert self.kernels is not None
         rows, columns, scores = self.kernels.log_sum_exp(
             self.similarity.factor_queries(batch.queries, self.scaling.factor),
@@ -155,11 +211,11 @@ class InfoNCE(InBatchLoss):
         sums = [rows] if self.from_queries else []
         if self.from_documents:
             sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
-        return (torch.stack(sums) - scores).sum() / len(sums)
+        return torch.stack(sums).mean(0) - scores
 
     def _is_one_direction(self, has_several: bool) -> bool:
         plain = not (self.joint or self.query_negatives or self.document_negatives or has_several)
-        return plain and not (self.from_queries and self.from_documents)
+        return plain and self.terms == SoftmaxTerms() and not (self.from_queries and self.from_documents)
 
     def _one_direction(
         self,
@@ -169,12 +225,18 @@ class InfoNCE(InBatchLoss):
         candidates: Candidates,
         vectors: Tensor,
         exclusion: Exclusion | None,
+        edits: TileEdits | None,
     ) -> Tensor:
         """The sum over one side's anchors, its gradient made on the way."""
         if not self.from_queries:
             anchors, vectors, exclusion = self._turned(batch, ranks, anchors, candidates)
         return sum_log_sum_exp(
-            anchors, vectors, positives=candidates.positive_columns, exclusion=exclusion, chunk_size=self.chunk_size
+            anchors,
+            vectors,
+            positives=candidates.positive_columns,
+            exclusion=exclusion,
+            edits=edits,
+            chunk_size=self.chunk_size,
         )
 
     def _turned(
@@ -200,8 +262,9 @@ class InfoNCE(InBatchLoss):
         candidates: Candidates,
         vectors: Tensor,
         exclusion: Exclusion | None,
+        edits: TileEdits | None,
     ) -> Tensor:
-        """The general case: log-sum-exps of every kind of negatives, put together afterwards.
+        """The general case, ``[n]``: log-sum-exps of every kind of negatives, put together afterwards.
 
         The pair of a query and its own document is in none of them, and meets them in float64 at the end.
         """
@@ -212,36 +275,52 @@ class InfoNCE(InBatchLoss):
             columns=candidates.positives.total if self.from_documents else 0,
             positives=candidates.positive_columns,
             exclusion=exclusion,
+            edits=edits,
             chunk_size=self.chunk_size,
         )
         of_queries = [rows] if self.from_queries else []
         of_documents = [ranks.log_sum_exp(columns)[local_slice]] if self.from_documents else []
+        pools = self._same_side(batch, ranks, anchors, candidates)
+        for sums, pool in zip((of_queries, of_documents), pools, strict=True):
+            if pool is not None:
+                sums.append(pool.log_sum_exp(self.chunk_size))
+        factor = self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
+        if self.joint:
+            return self._in_one_sum([*of_queries, *of_documents], scores, factor)
+        above_mean = self._above_mean(batch, ranks, anchors, candidates, scores)
+        means: tuple[ScoreMean | None, ScoreMean | None] = (None, None)
+        if self.terms.label_smoothing:
+            means = self._score_means(ranks, anchors, candidates, vectors, exclusion, pools)
+        losses = [
+            self.terms.losses(_log_sum(sums), scores, factor=factor, above_mean=above_mean[side], mean=means[side])
+            for side, sums in enumerate((of_queries, of_documents))
+            if sums
+        ]
+        return losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
+
+    def _same_side(
+        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates
+    ) -> tuple[_Pool | None, _Pool | None]:
+        """What queries, and documents, choose from among their like."""
+        of_queries = of_documents = None
         if self.query_negatives:
             everybody = ranks.gather(self.similarity.rescale_queries(batch.queries), candidates.positives)
-            of_queries.append(self._among(anchors, everybody, batch, candidates))
+            of_queries = self._among(anchors, everybody, batch, candidates)
         if self.document_negatives:
             has_all = self.joint == "sentence_transformers"
             everybody = candidates.vectors if has_all else candidates.vectors[: candidates.positives.total]
-            local_documents = candidates.vectors[local_slice] * self.scaling.factor
-            of_documents.append(self._among(local_documents, everybody, batch, candidates))
-        if self.joint:
-            return self._in_one_sum([*of_queries, *of_documents], scores).sum()
-        above_mean = self._above_mean(batch, ranks, anchors, candidates, scores)
-        total = anchors.new_zeros(())
-        if self.from_queries:
-            total = total + (softmax_loss(_log_sum(of_queries), scores) + above_mean[0]).sum()
-        if self.from_documents:
-            total = total + (softmax_loss(_log_sum(of_documents), scores) + above_mean[1]).sum()
-        return total / (self.from_queries + self.from_documents)
+            local_documents = self.scale(candidates.vectors[candidates.positives.local_slice], batch.temperatures)
+            of_documents = self._among(local_documents, everybody, batch, candidates)
+        return of_queries, of_documents
 
-    def _in_one_sum(self, negatives: list[Tensor], scores: Tensor) -> Tensor:
+    def _in_one_sum(self, negatives: list[Tensor], scores: Tensor, factor: float | Tensor) -> Tensor:
         """The loss ``[n]`` of pairs that have all their negatives, given as log-sum-exps, in one sum."""
         counts_twice = self.joint == "sentence_transformers" and self.from_queries and self.from_documents
         log_count = math.log(2) if counts_twice else 0.0
-        return softmax_loss(_log_sum(negatives), scores + log_count) + log_count
+        return self.terms.losses(_log_sum(negatives) - log_count, scores, factor=factor) + log_count
 
-    def _among(self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
-        """Log-sum-exp of this rank's vectors of a side over the others of that side, ``[n]``."""
+    def _among(self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates) -> _Pool:
+        """This rank's vectors of a side and the others of that side."""
         row_keys, column_keys = [], []
         if candidates.keys:
             row_keys, column_keys = batch.query_keys(), [keys[: len(everybody)] for keys in candidates.keys]
@@ -253,7 +332,34 @@ class InfoNCE(InBatchLoss):
             row_keys.append(numbers[candidates.positives.local_slice])
             column_keys.append(numbers)
         exclusion = Exclusion(tuple(row_keys), tuple(column_keys), self_columns=candidates.positive_columns)
-        return log_sum_exp(anchors, everybody, exclusion=exclusion, chunk_size=self.chunk_size)[0]
+        return _Pool(anchors, everybody, exclusion)
+
+    def _score_means(
+        self,
+        ranks: Ranks,
+        anchors: Tensor,
+        candidates: Candidates,
+        vectors: Tensor,
+        exclusion: Exclusion | None,
+        pools: tuple[_Pool | None, _Pool | None],
+    ) -> tuple[ScoreMean, ScoreMean]:
+        """Of all that each query, and each query's document, chooses from, its positives among them."""
+        if exclusion is not None and exclusion.without_positives:
+            exclusion = exclusion._replace(without_positives=False) if exclusion.row_keys else None
+        columns = candidates.positives.total if self.from_documents else 0
+        rows, of_columns, counts, column_counts = score_sums(
+            anchors, vectors, columns=columns, exclusion=exclusion, chunk_size=self.chunk_size
+        )
+        local_slice = candidates.positives.local_slice if self.from_documents else slice(0)
+        of_columns, column_counts = (ranks.sum(values)[local_slice] for values in (of_columns, column_counts))
+        means = [ScoreMean(rows, counts), ScoreMean(of_columns, column_counts)]
+        for side, pool in enumerate(pools):
+            if pool is not None:
+                more, _, further, _ = score_sums(
+                    pool.anchors, pool.vectors, exclusion=pool.exclusion, chunk_size=self.chunk_size
+                )
+                means[side] = ScoreMean(means[side].total + more, means[side].number + further)
+        return means[0], means[1]
 
     def _above_mean(
         self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, scores: Tensor
@@ -303,7 +409,7 @@ class InfoNCE(InBatchLoss):
             exclusion = exclusion._replace(
                 positive_keys=(of_queries, torch.cat((of_present, torch.full_like(labels, NO_ID))))
             )
-        if not row_keys:
+        if not (row_keys or exclusion.without_positives):
             return vectors, None
         return vectors, exclusion._replace(row_keys=row_keys, column_keys=column_keys)
 
@@ -324,6 +430,18 @@ class InfoNCE(InBatchLoss):
         if candidates.unpaired.total:
             all_documents = torch.cat((all_documents, ranks.gather(documents[n:], candidates.unpaired)))
         queue.push(all_documents, torch.stack((*keys, labels), 1))
+
+
+class _Pool(NamedTuple):
+    """What anchors ``[n, d]`` choose from beside the other side: vectors ``[m, d]`` without some pairs."""
+
+    anchors: Tensor
+    vectors: Tensor
+    exclusion: Exclusion
+
+    def log_sum_exp(self, chunk_size: int | None) -> Tensor:
+        """Of each anchor, ``[n]``."""
+        return log_sum_exp(self.anchors, self.vectors, exclusion=self.exclusion, chunk_size=chunk_size)[0]
 
 
 def _log_sum(vectors: list[Tensor]) -> Tensor:

@@ -37,9 +37,10 @@ class ContrastiveMixin:
                 return self.contrastive_loss(self.encoder(batch["query"]), self.encoder(batch["document"]))
 
     The loss is ``self.contrast``, an :class:`InfoNCE`; its learnt temperature and exponents belong to the module's
-    parameters, and are logged as ``normdyn/contrast/<name>``. The callbacks see queries and documents as the targets
-    ``queries`` and ``documents``. Under Lightning's ``ModelParallelStrategy`` it gathers over the data-parallel
-    dimension of the mesh, unless ``process_group`` says another.
+    parameters, and are logged as ``normdyn/contrast/<name>``, as are its metrics if it keeps them (``with_metrics``).
+    The callbacks see queries and documents as the targets ``queries`` and ``documents``. Under Lightning's
+    ``ModelParallelStrategy`` it gathers over the data-parallel dimension of the mesh, unless ``process_group`` says
+    another.
 
     Args:
         args: handed on to the next class.
@@ -76,10 +77,11 @@ class ContrastiveMixin:
         )
 
     def contrastive_loss(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
-        """The loss of a batch, see :meth:`InfoNCE.forward`; logs what trains in the loss itself."""
+        """The loss of a batch, see :meth:`InfoNCE.forward`; logs what trains in the loss itself, and its metrics."""
         self._see_mesh()
         loss: Tensor = self.contrast(queries, documents, **options)
         self._log_learnt()
+        self._log_metrics()
         return loss
 
     def cached_contrastive_loss(
@@ -105,6 +107,7 @@ class ContrastiveMixin:
             **options,
         )
         self._log_learnt()
+        self._log_metrics()
         return loss
 
     def full_softmax_loss(self, queries: Tensor, documents: Tensor, targets: Tensor, **options: Any) -> Tensor:
@@ -143,6 +146,13 @@ class ContrastiveMixin:
                 self._decay_checked = True
                 self._warn_of_decay(trainer.optimizers)
                 self._warn_of_omission(trainer.optimizers)
+            cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in values.items()})
+
+    def _log_metrics(self) -> None:
+        """Logs what the batch says beside its loss, where the loss keeps it."""
+        trainer = getattr(self, "_trainer", None)
+        if self.contrast.with_metrics and trainer is not None and trainer.training:
+            values = self.contrast.metrics()
             cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in values.items()})
 
     def _warn_of_decay(self, optimizers: Sequence[Optimizer]) -> None:

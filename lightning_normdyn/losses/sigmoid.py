@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.contrast.softplus_sum import PositivePairs, softplus_sum
+from lightning_normdyn.core.contrast.softplus_sum import PositivePairs, softplus_sum, softplus_sums
 from lightning_normdyn.core.number_checks import check_finite_number, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
@@ -75,10 +75,11 @@ class SigmoidContrastive(InBatchLoss):
         take_saved_shape(self.bias, state_dict, f"{prefix}bias")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
+    def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+        anchors = self.scaled_queries(batch.queries, batch.temperatures)
         bias = whole(self.bias).reshape(()).to(anchors.dtype)
-        total = softplus_sum(
+        streamed = softplus_sum if self.wants_sum(batch.weights) else softplus_sums
+        return streamed(
             anchors,
             candidates.vectors,
             bias,
@@ -86,7 +87,6 @@ class SigmoidContrastive(InBatchLoss):
             exclusion=excluded_pairs(batch, candidates),
             chunk_size=self.chunk_size,
         )
-        return total * (ranks.count / candidates.positives.total)
 
 
 def _positives(batch: Batch, candidates: Candidates) -> PositivePairs:

@@ -70,6 +70,8 @@ class NormalizedSimilarity(nn.Module):
     """
 
     fixed: Tensor
+    has_directions = True
+    """Whether a score is the cosine of the embeddings times powers of their norms."""
 
     def __init__(self, normalization: Normalization = "cosine", *, shared_gamma: bool = False) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, Tile, tiles
+from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _STRIP = 2**23  # scores in a strip of whole rows
@@ -36,6 +37,7 @@ def log_sum_exp(
     columns: int = 0,
     positives: Tensor | None = None,
     exclusion: Exclusion | None = None,
+    edits: TileEdits | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``log sum_j exp <a_i, b_j>`` for every row and ``log sum_i exp <a_i, b_j>`` for the first columns.
@@ -50,6 +52,7 @@ def log_sum_exp(
         columns: how many columns are wanted, from the first on.
         positives: a column of each row whose score is handed out instead of summed, ``[n]``.
         exclusion: pairs to leave out.
+        edits: what else happens to scores before they are summed.
         chunk_size: columns that are looked at together; ``None`` picks what suits the device.
 
     Returns:
@@ -61,7 +64,7 @@ def log_sum_exp(
         >>> log_sum_exp(a, b, columns=1, positives=torch.arange(2))
         (tensor([0., 0.], dtype=torch.float64), tensor([0.], dtype=torch.float64), tensor([2., 0.]))
     """
-    rows, columns_, of_positives = _LogSumExp.apply(a, b, columns, positives, exclusion, chunk_size)
+    rows, columns_, of_positives = _LogSumExp.apply(a, b, columns, positives, exclusion, edits, chunk_size)
     return rows, columns_, of_positives
 
 
@@ -85,6 +88,7 @@ def sum_log_sum_exp(
     *,
     positives: Tensor | None = None,
     exclusion: Exclusion | None = None,
+    edits: TileEdits | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     """``sum_i (log sum_j exp <a_i, b_j> - <a_i, b_positive(i)>)``: one direction, its gradient made on the way forward.
@@ -98,6 +102,7 @@ def sum_log_sum_exp(
         b: ``[m, d]``, likewise.
         positives: the column of each row whose score is taken off, ``[n]``; ``None`` to take nothing off.
         exclusion: pairs to leave out.
+        edits: what else happens to scores before they are summed.
         chunk_size: rows that are looked at together; ``None`` picks what suits the device.
 
     Returns:
@@ -108,7 +113,7 @@ def sum_log_sum_exp(
         >>> sum_log_sum_exp(a, b, positives=torch.arange(2))
         tensor(0.8201, dtype=torch.float64)
     """
-    total: Tensor = _SumLogSumExp.apply(a, b, positives, exclusion, chunk_size)
+    total: Tensor = _SumLogSumExp.apply(a, b, positives, exclusion, edits, chunk_size)
     return total
 
 
@@ -121,15 +126,17 @@ class _LogSumExp(torch.autograd.Function):
         columns: int,
         positives: Tensor | None,
         exclusion: Exclusion | None,
+        edits: TileEdits | None,
         chunk_size: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(a.device.type, enabled=False):
-            ctx.positives, ctx.exclusion, ctx.chunk_size = positives, exclusion, chunk_size
+            ctx.positives, ctx.exclusion, ctx.edits, ctx.chunk_size = positives, exclusion, edits, chunk_size
             wants_gradient = any(ctx.needs_input_grad)
-            scores = ScoreTiles(a, b, exclusion, [], _STORED_SCORES if wants_gradient else 0, positives)
+            room = _STORED_SCORES if wants_gradient else 0
+            scores = ScoreTiles(a, b, exclusion, [], room, positives, edits, reads=True)
             rows = most_precise(a.new_full((len(a),), -torch.inf))
             columns_ = rows.new_full((columns,), -torch.inf)
-            plain = _is_plain(a, b)
+            plain = (edits is None or not edits.weights) and _is_plain(a, b)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
                 tile_scores = scores(tile)
                 exps = scores.buffer("exps", tile_scores)
@@ -146,7 +153,7 @@ class _LogSumExp(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):
             of_a = torch.zeros_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
-            scores = ScoreTiles(a, b, ctx.exclusion, list(stored_scores), positives=ctx.positives)
+            scores = ScoreTiles(a, b, ctx.exclusion, list(stored_scores), positives=ctx.positives, edits=ctx.edits)
             remaining_columns = len(b) - len(columns)
             columns, of_columns = (
                 F.pad(columns, (0, remaining_columns), value=-torch.inf),
@@ -161,7 +168,7 @@ class _LogSumExp(torch.autograd.Function):
                     of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
             if ctx.positives is not None:
                 _add_positives(of_a, of_b, a, b, ctx.positives, of_positives)
-        return of_a, of_b, None, None, None, None
+        return of_a, of_b, None, None, None, None, None
 
 
 class _Shares(NamedTuple):
@@ -265,14 +272,15 @@ class _SumLogSumExp(torch.autograd.Function):
         b: Tensor,
         positives: Tensor | None,
         exclusion: Exclusion | None,
+        edits: TileEdits | None,
         chunk_size: int | None,
     ) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
             wants_a, wants_b = ctx.needs_input_grad[:2]
             of_a = torch.empty_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
-            scores = ScoreTiles(a, b, exclusion, [], positives=positives)
-            plain = _is_plain(a, b)
+            scores = ScoreTiles(a, b, exclusion, [], positives=positives, edits=edits, reads=True)
+            plain = (edits is None or not edits.weights) and _is_plain(a, b)
             total = most_precise(a.new_zeros(()))
             for rows in _strips(len(a), len(b), chunk_size, a.device):
                 exps = scores(Tile(0, rows, slice(0, len(b))))
@@ -295,7 +303,7 @@ class _SumLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
         of_a, of_b = (next(gradients) * of_total if is_needed else None for is_needed in ctx.needs_input_grad[:2])
-        return of_a, of_b, None, None, None
+        return of_a, of_b, None, None, None, None
 
 
 def _top(scores: Tensor) -> Tensor:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
+from lightning_normdyn.core.contrast.tile_edits import Tile as Tile, TileEdits
 
 _TILE_ROWS = 512
 _TILE_SCORES = 2**19  # unless chunk_size says otherwise
-
-
-class Tile(NamedTuple):
-    """A block of the score matrix."""
-
-    number: int
-    rows: slice
-    columns: slice
 
 
 def tiles(n: int, m: int, chunk_size: int | None, device: torch.device) -> Iterator[Tile]:
@@ -44,6 +36,8 @@ class ScoreTiles:
         room: scores to keep.
         positives: a column of each row, ``[n]``, whose score is put into ``of_positives`` and is minus infinity in its
             tile, so that the sum over the others is not blurred by what is often far larger than all of them.
+        edits: what else happens to a tile.
+        reads: whether their reading is called, as it is on the way forward.
     """
 
     def __init__(
@@ -54,9 +48,13 @@ class ScoreTiles:
         stored_tiles: list[Tensor],
         room: int = 0,
         positives: Tensor | None = None,
+        edits: TileEdits | None = None,
+        *,
+        reads: bool = False,
     ) -> None:
         self.a, self.b, self.exclusion, self.stored_tiles = a, b, exclusion, stored_tiles
         self.positives, self.of_positives = positives, a.new_zeros(0 if positives is None else len(a))
+        self._edits, self._reads = edits, reads
         self._room = room
         self._memory: dict[str, Tensor] = {}
 
@@ -75,9 +73,19 @@ class ScoreTiles:
             _move(scores, places, self.of_positives[tile.rows])
         if self.exclusion is not None:
             scores.masked_fill_(self.exclusion.mask(tile.rows, tile.columns), -torch.inf)
+        if self._edits is not None:
+            self._edit(self._edits, scores, tile)
         if keeps:
             self.stored_tiles.append(scores)
         return scores
+
+    def _edit(self, edits: TileEdits, scores: Tensor, tile: Tile) -> None:
+        for mask in edits.masks:
+            mask(scores, tile)
+        if self._reads and edits.reading is not None:
+            edits.reading(scores, tile)
+        for weight in edits.weights:
+            weight(scores, tile)
 
     def buffer(self, name: str, like: Tensor) -> Tensor:
         """Memory of the shape of a tile, under a name."""

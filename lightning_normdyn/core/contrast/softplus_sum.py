@@ -59,6 +59,83 @@ def softplus_sum(
     return total
 
 
+def softplus_sums(
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor,
+    *,
+    positives: PositivePairs | None = None,
+    exclusion: Exclusion | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """The same sum of every row, ``[n]``, for whoever weighs rows.
+
+    What each row counts is known on the way back alone, so that the scores are made twice.
+
+    Args:
+        a: ``[n, d]``, float32 or float64.
+        b: ``[m, d]``, likewise.
+        bias: no dimension.
+        positives: positive pairs; ``None`` if there are none.
+        exclusion: pairs to leave out.
+        chunk_size: columns that are looked at together; ``None`` picks what suits the device.
+
+    Returns:
+        ``[n]``.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+        >>> softplus_sums(a, b, torch.tensor(0.0))
+        tensor([2.8201, 1.3863])
+    """
+    sums: Tensor = _SoftplusSums.apply(a, b, bias, positives, exclusion, chunk_size)
+    return sums
+
+
+class _SoftplusSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        bias: Tensor,
+        positives: PositivePairs | None,
+        exclusion: Exclusion | None,
+        chunk_size: int | None,
+    ) -> Tensor:
+        ctx.positives, ctx.exclusion, ctx.chunk_size = positives, exclusion, chunk_size
+        ctx.save_for_backward(a, b, bias)
+        sums = a.new_zeros(len(a))
+        with torch.autocast(a.device.type, enabled=False):
+            scores = ScoreTiles(a, b, exclusion, [])
+            for tile in tiles(len(a), len(b), chunk_size, a.device):
+                sums[tile.rows] += F.softplus(_turn(scores(tile).add_(bias), positives, tile)).sum(1)
+        return sums
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, bias = ctx.saved_tensors
+        of_a, of_b, of_bias = (
+            torch.zeros_like(x) if wanted else None
+            for x, wanted in zip((a, b, bias), ctx.needs_input_grad[:3], strict=True)
+        )
+        with torch.autocast(a.device.type, enabled=False):
+            scores = ScoreTiles(a, b, ctx.exclusion, [])
+            for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
+                of_scores = (
+                    _turn(scores(tile).add_(bias), ctx.positives, tile).sigmoid_().mul_(of_sums[tile.rows, None])
+                )
+                of_scores = _turn(of_scores, ctx.positives, tile)
+                if of_a is not None:
+                    of_a[tile.rows].addmm_(of_scores, b[tile.columns])
+                if of_b is not None:
+                    of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
+                if of_bias is not None:
+                    of_bias += of_scores.sum()
+        return of_a, of_b, of_bias, None, None, None
+
+
 class _SoftplusSum(torch.autograd.Function):
     @staticmethod
     def forward(
