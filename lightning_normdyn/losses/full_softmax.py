@@ -87,7 +87,7 @@ class FullSoftmax(ContrastiveLoss):
             documents: ``[m, d]``, not normalised.
             targets: the row of each query's document, int64 ``[n]``.
             document_ids: ``[m]``, where a document may stand in several rows: further rows of the target are no
-                negatives.
+                negatives. -1 is no id.
             log_expected: ``log Q`` of every row, ``[m]``.
             weights: of the queries, ``[n]``, see :meth:`InfoNCE.forward`.
             temperatures: of the queries, ``[n]``, likewise.
