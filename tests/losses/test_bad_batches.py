@@ -179,7 +179,7 @@ def test_minus_one_is_no_id(make, name):
     queries, documents = torch.randn(8, 3), torch.randn(8, 3)
     loss, nobody = make(), torch.full((8,), -1)
     torch.testing.assert_close(loss(queries, documents, **{name: nobody}), loss(queries, documents))
-    some, others = nobody.clone(), torch.arange(8)
+    some, others = nobody.clone(), torch.arange(8) + 10
     some[:2] = others[:2] = 7
     torch.testing.assert_close(loss(queries, documents, **{name: some}), loss(queries, documents, **{name: others}))
     assert not torch.isclose(loss(queries, documents, **{name: some}), loss(queries, documents))
