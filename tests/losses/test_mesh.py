@@ -26,7 +26,7 @@ WORKER = Path(__file__).with_name("mesh_worker.py")
 def ranks(tmp_path_factory):
     """What each of four processes found."""
     folder = tmp_path_factory.mktemp("mesh")
-    launch = [sys.executable, "-W", "error::FutureWarning:lightning_normdyn"]
+    launch = [sys.executable, "-W", "error::FutureWarning:torch.distributed.c10d_logger"]
     launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     finished = subprocess.run([*launch, str(WORKER), str(folder)], capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-4_000:]
