@@ -75,6 +75,8 @@ class InBatchLoss(ContrastiveLoss, ABC):
     """A loss of pairs that find their negatives in the batch, see :class:`ContrastiveLoss` for its arguments."""
 
     _has_warned_of_ids = False
+    has_options_of_mixin = False
+    """Whether it has what a :class:`ContrastiveMixin` was given, as far as that is known."""
 
     @uncompiled
     def forward(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
@@ -123,6 +125,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
             self.scaling.hold()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, documents)
+            self.settle_temperature(queries, documents[: len(queries)], ranks)
             candidates = self._candidates(batch, ranks)
             wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
             losses = self._losses(batch, candidates, ranks)
