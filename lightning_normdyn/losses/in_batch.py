@@ -29,7 +29,7 @@ class Candidates(NamedTuple):
         labels: their classes, ``[m]``, of which hard negatives have none; ``None`` without classes.
         positives: how many each rank has of the first.
         unpaired: and of the second.
-        hard: and of the third.
+        hard_negatives: and of the third.
         factored_vectors: the vectors with the factors that would rescale them, where the loss is fused.
     """
 
@@ -38,19 +38,33 @@ class Candidates(NamedTuple):
     labels: Tensor | None
     positives: Rows
     unpaired: Rows
-    hard: Rows
+    hard_negatives: Rows
     factored_vectors: Factored | None = None
 
     @property
     def groups(self) -> tuple[Rows, Rows, Rows]:
         """Positives, documents of no query and hard negatives, in their order."""
-        return self.positives, self.unpaired, self.hard
+        return self.positives, self.unpaired, self.hard_negatives
 
     @property
     def positive_columns(self) -> Tensor:
         """The column of the positive of each of this rank's queries, ``[n]``."""
         columns = self.positives.local_slice
         return torch.arange(columns.start, columns.stop, device=self.vectors.device)
+
+    @property
+    def query_numbers(self) -> Tensor:
+        """Which query of all ranks' every candidate was given for, ``[m]``; documents of no query have no id."""
+        positives, hard_negatives = self.positives, self.hard_negatives
+        numbers = torch.arange(positives.total, device=self.vectors.device)
+        counts = [
+            0 if not n else k // n for n, k in zip(positives.sizes, hard_negatives.sizes, strict=True)
+        ]  # of each query
+        of_hard_negatives = [
+            part.repeat_interleave(count) for part, count in zip(numbers.split(positives.sizes), counts, strict=True)
+        ]
+        nobody = numbers.new_full((self.unpaired.total,), NO_ID)
+        return torch.cat((numbers, nobody, *of_hard_negatives))
 
     @property
     def local_documents(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.sharded_tensor import is_sharded
-from lightning_normdyn.losses.cached import Encode, cached_loss
+from lightning_normdyn.losses.cached import cached_loss
+from lightning_normdyn.losses.chunked_encoder import Encode
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.learnt import average_gradients
@@ -92,12 +93,16 @@ class ContrastiveMixin:
         encode_query: Encode,
         encode_document: Encode,
         chunk_size: int,
+        loss: Callable[..., Tensor] | None = None,
         **options: Any,
     ) -> Tensor:
-        """The same loss with encoders that see ``chunk_size`` inputs at a time, see :func:`cached_loss`."""
+        """The same loss with encoders that see ``chunk_size`` inputs at a time, see :func:`cached_loss`.
+
+        Another ``loss`` is a function of queries and documents, such as one that adds something to ``self.contrast``.
+        """
         self._see_mesh()
-        loss = cached_loss(
-            self.contrast,
+        value = cached_loss(
+            self.contrast if loss is None else loss,
             query_inputs,
             document_inputs,
             encode_query=encode_query,
@@ -107,8 +112,9 @@ class ContrastiveMixin:
             **options,
         )
         self._log_learnt()
-        self._log_metrics()
-        return loss
+        if loss is None:
+            self._log_metrics()
+        return value
 
     def full_softmax_loss(self, queries: Tensor, documents: Tensor, targets: Tensor, **options: Any) -> Tensor:
         """The loss of queries that choose from a whole table of documents, see :class:`FullSoftmax`."""

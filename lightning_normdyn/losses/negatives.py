@@ -150,19 +150,20 @@ class NegativeEdits:
 
     def among_queries(self) -> TileEdits:
         """Of this rank's queries and all queries."""
-        return self._among(None if self._guides is None else self._guides.queries)
+        if self._guides is None:
+            return self._among(None, None)
+        return self._among(self._guides.queries, self._ranks.gather(self._guides.queries, self._candidates.positives))
 
     def among_documents(self) -> TileEdits:
-        """Of the documents of this rank's queries and those of all."""
-        local_slice = self._candidates.positives.local_slice
-        return self._among(None if self._guides is None else self._guides.candidates[local_slice])
+        """Of the documents of this rank's queries and all candidates."""
+        if self._guides is None:
+            return self._among(None, None)
+        return self._among(self._guides.candidates[self._candidates.positives.local_slice], self._guides.candidates)
 
-    def _among(self, guides: Tensor | None) -> TileEdits:
+    def _among(self, rows: Tensor | None, columns: Tensor | None) -> TileEdits:
         masks: list[TileCall] = [] if self._bounds is None else [Ceiling(self._bounds)]
-        if guides is not None:
-            assert self._guides is not None
-            everybody = self._ranks.gather(guides, self._candidates.positives)
-            masks.append(GuideCeiling(guides, everybody, Ceiling(self._guides.bounds)))
+        if rows is not None and columns is not None and self._guides is not None:
+            masks.append(GuideCeiling(rows, columns, Ceiling(self._guides.bounds)))
         return TileEdits(tuple(masks))
 
     def _guided(self, batch: Batch) -> Guides:

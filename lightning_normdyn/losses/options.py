@@ -22,6 +22,7 @@ else:
 
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
+Joint = bool | Literal["sentence_transformers"]
 Hardness = Literal["none", "in_batch_negatives", "hard_negatives", "all_negatives"]
 Reduction = Literal["mean", "sum", "none"]
 
@@ -51,7 +52,7 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     symmetric: bool
     direction: Direction
     same_side: SameSide
-    joint: bool
+    joint: Joint
     queue_size: int
     fused: bool
     label_smoothing: float

@@ -30,6 +30,11 @@ CASES = {
     "symmetric": (InfoNCE, {"symmetric": True, "chunk_size": 3}, {}),
     "SimCLR": (InfoNCE, {"symmetric": True, "same_side": "both"}, {}),
     "joint": (InfoNCE, {"symmetric": True, "same_side": "both", "joint": True}, {}),
+    "joint, of all documents": (
+        InfoNCE,
+        {"symmetric": True, "same_side": "both", "joint": "sentence_transformers"},
+        {"hard": True, "document_ids": True},
+    ),
     "ids": (InfoNCE, {"symmetric": True}, {"query_ids": True, "document_ids": True}),
     "labels": (InfoNCE, {"symmetric": True}, {"labels": True}),
     "labels backwards": (InfoNCE, {"direction": "document_to_query"}, {"labels": True, "document_ids": True}),

@@ -26,6 +26,7 @@ _SAFE_SPREAD = 40.0  # e^40 and e^-40 are far from the ends of float32
 _SMALLEST_EXP = 1e-30  # smaller exponentials are zero: numbers at the end of float32 slow a product down tenfold
 _EXPONENT_FLOOR = -80.0
 _SMALLEST_EXACT_SUM = 1e-18  # a sum as small as this may have lost terms to that
+_LARGEST_EXPONENT = 60.0  # beyond it log(1 + e^x) is x to the last bit of float64
 _LARGEST_UNSHIFTED_SCORE = 40.0  # scores of at most this size need no shift
 
 
@@ -65,6 +66,20 @@ def log_sum_exp(
     """
     rows, columns_, of_positives = _LogSumExp.apply(a, b, columns, positives, exclusion, edits, chunk_size)
     return rows, columns_, of_positives
+
+
+def softmax_loss(log_sums: Tensor, scores: Tensor) -> Tensor:
+    """``log(1 + exp(log_sum - score))``: minus the log of a positive's share, precise where that is nearly one.
+
+    Args:
+        log_sums: log-sum-exps over everything but the positives.
+        scores: of the positives.
+
+    Example:
+        >>> softmax_loss(torch.tensor([0.0, -torch.inf]), torch.tensor([2.0, 2.0]))
+        tensor([0.1269, 0.0000])
+    """
+    return F.softplus(log_sums - scores, threshold=_LARGEST_EXPONENT)
 
 
 def sum_log_sum_exp(
@@ -311,7 +326,7 @@ def _softmax_losses(sums: Tensor, shift: Tensor | None, of_positives: Tensor | N
         return logs, sums
     wide = most_precise(of_positives)
     shifted = wide if shift is None else wide - most_precise(shift)
-    return F.softplus(logs - wide), (most_precise(sums) + shifted.exp()).to(sums.dtype)
+    return softmax_loss(logs, wide), (most_precise(sums) + shifted.exp()).to(sums.dtype)
 
 
 def _add_positives(
