@@ -13,6 +13,7 @@ from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Trait
 from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.softmax_terms import SoftmaxTerms
@@ -58,7 +59,8 @@ class FullSoftmax(ContrastiveLoss):
         if isinstance(contrast, InfoNCE) and _has_other_terms(contrast):
             raise ValueError(
                 "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
-                "joint, queue_size, label_smoothing, margins and decoupled as they are by default"
+                "joint, queue_size and what shapes the sum (smoothing, margins, decoupled, prior, hardness, bounds) as "
+                "they are by default"
             )
         softmax = cls(**contrast.shared_options)
         softmax.similarity, softmax.scaling = contrast.similarity, contrast.scaling
@@ -147,7 +149,8 @@ class FullSoftmax(ContrastiveLoss):
 def _has_other_terms(contrast: InfoNCE) -> bool:
     """Whether a loss is more than a softmax of queries over documents."""
     further = contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
-    return bool(further) or contrast.queue is not None or contrast.terms != SoftmaxTerms()
+    is_shaped = contrast.terms != SoftmaxTerms() or contrast.rules != NegativeRules()
+    return bool(further) or contrast.queue is not None or is_shaped
 
 
 def _repeated(document_ids: Tensor | None, targets: Tensor) -> Exclusion | None:
