@@ -27,6 +27,8 @@ class Setup:
         tapped: gives, of the model, what the tally listens to.
         tally: makes the tally.
         others: further packages that it needs.
+        warning: what the observer is to say, once; empty for nothing.
+        marks: of pytest.
     """
 
     library: str
@@ -36,6 +38,8 @@ class Setup:
     tapped: Callable[[Any], Any]
     tally: Callable[[], Any] = Tally
     others: Sequence[str] = ()
+    warning: str = ""
+    marks: Sequence[Any] = ()
 
 
 def text(output):

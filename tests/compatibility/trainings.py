@@ -50,22 +50,21 @@ def by_hugging_face(run, make_trainer, **arguments):
             run.tally.end_step()
 
     torch.manual_seed(0)
-    trainer = make_trainer(
-        run.folder,
-        output_dir=str(run.folder / "out"),
-        max_steps=STEPS,
-        per_device_train_batch_size=BATCH,
-        learning_rate=1e-2,
-        weight_decay=0.1,
-        max_grad_norm=0.0,
-        save_strategy="steps",
-        save_steps=HALF,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        seed=3,
-        **arguments,
-    )
+    defaults = {
+        "output_dir": str(run.folder / "out"),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.0,
+        "save_strategy": "steps",
+        "save_steps": HALF,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "seed": 3,
+    }
+    trainer = make_trainer(run.folder, **defaults | arguments)
     if run.tally is not None:
         run.tally.attach(run.tapped(trainer.model))
         trainer.add_callback(Ended())
