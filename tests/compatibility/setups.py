@@ -165,8 +165,8 @@ def adamw(model):
     return torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
 
 
-def plainly(make, batches):
-    return lambda run: by_plain_loop(run, lambda _: make(), batches(), adamw)
+def plainly(make, batches, **options):
+    return lambda run: by_plain_loop(run, lambda _: make(), batches(), adamw, **options)
 
 
 ST = "sentence_transformers"

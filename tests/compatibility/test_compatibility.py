@@ -9,6 +9,7 @@ import importlib.metadata
 import pytest
 import torch
 from compatibility_page import HEAD, renewed
+from loop_setups import LOOP_SETUPS
 from setups import SETUPS
 from tally import Tally
 from trainer_setups import TRAINER_SETUPS
@@ -18,21 +19,25 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of the libraries; ours count as elsewhere
     pytest.mark.filterwarnings("error:Norm(Dynamics|Observer)"),
 ]
-DISTRIBUTIONS = {"sentence_transformers": "sentence-transformers", "pytorch_metric_learning": "pytorch-metric-learning"}
+DISTRIBUTIONS = {
+    "sentence_transformers": "sentence-transformers",
+    "pytorch_metric_learning": "pytorch-metric-learning",
+    "open_clip": "open_clip_torch",
+}
 
 
-ROWS = [*SETUPS, *TRAINER_SETUPS]
+ROWS = [*SETUPS, *TRAINER_SETUPS, *LOOP_SETUPS]
 
 
 def version(package):
-    return importlib.metadata.version(DISTRIBUTIONS.get(package, package))
+    return torch.__version__ if package == "torch" else importlib.metadata.version(DISTRIBUTIONS.get(package, package))
 
 
 def row_of(setup):
     library = DISTRIBUTIONS.get(setup.library, setup.library)
     versions = [f"{DISTRIBUTIONS.get(name, name)} {version(name)}" for name in (setup.library, *setup.others)]
     name = f"{library} {version(setup.library).split('.')[0]}: {setup.kind}"
-    return [name, ", ".join([*versions, f"torch {torch.__version__}"])]
+    return [name, ", ".join(dict.fromkeys([*versions, f"torch {torch.__version__}"]))]
 
 
 @pytest.mark.parametrize(

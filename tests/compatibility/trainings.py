@@ -75,7 +75,7 @@ def by_hugging_face(run, make_trainer, **arguments):
     run.finish(trainer.model, trainer.state.log_history)
 
 
-def by_plain_loop(run, make_model, batches, configure):
+def by_plain_loop(run, make_model, batches, configure, **options):
     """A loop of one's own under a NormObserver, which saves and loads what a checkpoint needs."""
     from lightning_normdyn.instruments import NormObserver
 
@@ -86,9 +86,8 @@ def by_plain_loop(run, make_model, batches, configure):
     logged: list = []
     observer = None
     if run.target:
-        observer = NormObserver(
-            model, optimizer, total_steps=STEPS, log=lambda m, _: logged.append(m), targets=[run.target], **OPTIONS
-        )
+        options = OPTIONS | {"targets": [run.target], "log": lambda metrics, _: logged.append(metrics)} | options
+        observer = NormObserver(model, optimizer, total_steps=STEPS, **options)
     checkpoint = run.folder / "checkpoint.pt"
     if run.resumes:
         state = torch.load(checkpoint, weights_only=True)
