@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
-from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.dynamics.geometry import squared_sum
 
 
 class SpreadStep(TableStep):
@@ -99,7 +99,7 @@ class SpreadStep(TableStep):
 
     def _gradient_square(self) -> Tensor:
         """This rank's share of the squared norm of the whole gradient."""
-        return most_precise(self.target.gradient()).square().sum()
+        return squared_sum(self.target.gradient())
 
     def _squares(self, like: Tensor) -> Tensor:
         """This rank's shares of the squared gradient norm as backward left it, and as the optimizer got it, ``[2]``."""

@@ -59,19 +59,21 @@ class TableWatch(Watch):
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, shape and the state of the instruments, for a checkpoint."""
-        return super().state_dict() | {"shape": self._shape()}
+        return super().state_dict() | {"shape": self._shape(), "sample": self.target.sample.digest}
 
     def check_state(self, state: Any) -> None:
         """Looks whether a state is one that :meth:`state_dict` gave for this table.
 
         Raises:
-            ValueError: with the entry that is not as it must be, or if it is of a table of another shape, or sampled at
-                another stride.
+            ValueError: with the entry that is not as it must be, or if it is of a table of another shape, or of other
+                rows of it.
         """
         place, shape = f"'{self.target.name}'", self._shape()
-        fields({"shape": listed(whole(1), whole(1), whole(1))})(state, place)
+        fields({"shape": listed(whole(1), whole(1), whole())}, later={"sample": whole()})(state, place)
         if list(state["shape"]) != shape:
             raise ValueError(f"{place} had [rows, dim, stride] = {state['shape']} and has {shape} now")
+        if state.get("sample", 0) != self.target.sample.digest:
+            raise ValueError(f"{place} tracked other rows; pass the row_counts= and max_tracked_rows= of then")
         super().check_state(state)
 
     def _state_forms(self) -> dict[str, Check]:
@@ -101,7 +103,7 @@ class TableWatch(Watch):
         return super().drain()
 
     def _shape(self) -> list[int]:
-        return [self.target.rows, self.target.dim, self.target.stride]
+        return [self.target.rows, self.target.dim, self.target.sample.stride]
 
     def _row_numbers(self, rows: int) -> Tensor:
         return self.target.row_numbers()
