@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_normdyn.capture.row_sample import RowSample
-from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.dynamics.geometry import most_precise, squared_sum
+from lightning_normdyn.core.sharded_tensor import is_sharded, of_this_rank
 
 
 class TableLayout:
@@ -37,11 +39,12 @@ class TableLayout:
         self.columns = slice(*block_range(self._dim, self._splits(1)))
         self.slots, self.places = sample.within(start, stop, table.to_local().device)
         self._tracked_rows = sample.size
-        self._groups = [
-            self._mesh.get_group(number)
-            for number, placement in enumerate(self._placements)
-            if _dimension(placement) is not None and self._mesh.size(number) > 1
-        ]
+        self._groups = _sharding_groups(table) or {}
+
+    @property
+    def ranks(self) -> tuple[str, ...]:
+        """The groups of ranks over which sums are made, by name."""
+        return tuple(self._groups)
 
     def block(self, tensor: Any) -> Tensor:
         """This rank's part of a DTensor of the table's shape, such as its gradient, ``[local rows, c]``."""
@@ -76,8 +79,27 @@ class TableLayout:
 
     def add_up(self, numbers: Tensor) -> None:
         """Makes numbers the sums over the ranks that hold parts of the table, in place."""
-        for group in self._groups:
+        for group in self._groups.values():
             dist.all_reduce(numbers, group=group)
+
+    def share_of_square(self, gradients: Iterable[Any]) -> Tensor:
+        """What this rank adds to the squared norm of all gradients of a model, so that :meth:`add_up` makes it whole.
+
+        A tensor that some of the ranks hold alike is shared among them in equal parts.
+
+        Returns:
+            A number without dimension; NaN if a gradient lies on further ranks, which the table does not reach.
+        """
+        total = torch.zeros((), dtype=torch.float64)
+        for gradient in gradients:
+            groups = _sharding_groups(gradient)
+            if groups is None or groups.keys() - self._groups.keys():
+                return torch.full((), torch.nan, dtype=torch.float64)
+            alike = math.prod(dist.get_world_size(self._groups[name]) for name in self._groups.keys() - groups.keys())
+            block = of_this_rank(gradient.detach())
+            entries = block.coalesce().values() if block.is_sparse else block
+            total = total + squared_sum(entries).to(total.dtype) / alike
+        return total
 
     def mean_direction(self, rows: Tensor, norms: Tensor, chosen: Tensor) -> Tensor:
         """Length of the mean direction of some of the rows.
@@ -129,6 +151,18 @@ def block_range(count: int, splits: Sequence[tuple[int, int]]) -> tuple[int, int
         size = -(-(stop - start) // parts)
         start, stop = min(start + place * size, stop), min(start + (place + 1) * size, stop)
     return start, stop
+
+
+def _sharding_groups(tensor: Any) -> dict[str, Any] | None:
+    """The ranks among which a tensor is split, by the name of the group; ``None`` where they have parts of its sum."""
+    if not is_sharded(tensor):
+        return {}
+    if any(placement.is_partial() for placement in tensor.placements):
+        return None
+    mesh = tensor.device_mesh
+    numbers = (n for n, placement in enumerate(tensor.placements) if _dimension(placement) is not None)
+    groups = (mesh.get_group(number) for number in numbers if mesh.size(number) > 1)
+    return {group.group_name: group for group in groups}
 
 
 def _dimension(placement: Any) -> int | None:

@@ -27,7 +27,8 @@ class TableWatch(Watch):
         target: the table.
         optimizer: the optimizer that owns it.
         group: the parameter group it is in.
-        instruments: name to instrument; the scarce rows of the first that names any are read.
+        instruments: name to instrument; the scarce rows of the first that names any are read, and the numbers of the
+            first that has any are shared.
         history: where rows and scalars are recorded; ``None`` to keep nothing.
     """
 
@@ -50,6 +51,7 @@ class TableWatch(Watch):
         self._rate_followers = [i for i in self._instruments if type(i).note_rate is not TableInstrument.note_rate]
         self._bystanders = [i for i in self._instruments if type(i).overhear is not TableInstrument.overhear]
         self._scarce_reader = next((i for i in self._instruments if type(i).scarce is not TableInstrument.scarce), None)
+        self._sharer = next((i for i in self._instruments if type(i).share is not TableInstrument.share), None)
         self._need = Need.NOTHING
         self._due: list[TableInstrument] = []
         self._table_step: TableStep | None = None
@@ -165,9 +167,12 @@ class TableWatch(Watch):
 
     def _read_share(self) -> None:
         """Reads what this rank has of the step: an error in it must not leave the others waiting for its share."""
-        for share in (self._scarce_step, self._table_step):
-            if isinstance(share, (SpreadStep, SpreadScarceStep)):
-                share.read_share()
+        if isinstance(self._scarce_step, SpreadScarceStep):
+            self._scarce_step.read_share()
+        if isinstance(self._table_step, SpreadStep):
+            assert self.target.layout is not None
+            sharer = self._sharer if self._sharer in self._due else None
+            self._table_step.read_share(None if sharer is None else sharer.share(self.target.layout))
         self._meet(f"step {self.steps}")
 
     def _show_scarce(self, scarce_step: ScarceStep) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from brute_force import expected_moments, expected_split
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from plain_training import train_plainly
 from small_models import Lit, PairTable, Prototypes, TwoTables, feature_batches, pair_batches, seeded
 from torch import nn
