@@ -37,6 +37,22 @@ def most_precise(x: Tensor) -> Tensor:
     return x.to(most_precise_dtype(x.device))
 
 
+_BLOCK = 2**16
+
+
+def squared_sum(x: Tensor) -> Tensor:
+    """Sum of the squares of all numbers, as precise as the device allows, without a wider copy of all at once.
+
+    Example:
+        >>> squared_sum(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        tensor(26., dtype=torch.float64)
+    """
+    if x.device.type != "cpu":
+        norm: Tensor = torch.linalg.vector_norm(x, dtype=most_precise_dtype(x.device))
+        return norm.square()
+    return torch.stack([most_precise(block).square().sum() for block in x.reshape(-1).split(_BLOCK)]).sum()
+
+
 def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """Euclidean norm that neither overflows in half precision nor has a NaN gradient at zero.
 
