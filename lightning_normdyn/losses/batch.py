@@ -15,6 +15,8 @@ from lightning_normdyn.losses.gather import Trait
 from lightning_normdyn.losses.options import Unpack
 from lightning_normdyn.nearest_word import nearest
 
+_COLDEST = 1e-30  # float32 still holds its inverse
+
 
 class PairOptions(TypedDict, total=False):
     """What a loss may be told of its pairs, see :meth:`InBatchLoss.forward`."""
@@ -25,6 +27,8 @@ class PairOptions(TypedDict, total=False):
     query_ids: Tensor | None
     document_ids: Tensor | None
     hard_negative_ids: Tensor | None
+    weights: Tensor | None
+    temperatures: Tensor | None
 
 
 class Batch(NamedTuple):
@@ -39,6 +43,8 @@ class Batch(NamedTuple):
         query_ids: ``[n]``, or ``None``.
         document_ids: ``[m]``, or ``None``.
         hard_negative_ids: ``[k]``, or ``None``.
+        weights: of the pairs in the loss, ``[n]``, or ``None``.
+        temperatures: what the scores of each query are divided by, ``[n]``, or ``None``.
     """
 
     queries: Tensor
@@ -49,6 +55,8 @@ class Batch(NamedTuple):
     query_ids: Tensor | None
     document_ids: Tensor | None
     hard_negative_ids: Tensor | None
+    weights: Tensor | None = None
+    temperatures: Tensor | None = None
 
     @classmethod
     def check(cls, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Batch:
@@ -72,10 +80,11 @@ class Batch(NamedTuple):
         if ids[2] is not None:
             ids[2] = rearrange(ids[2], "n h -> (n h)")
         numbers = (labels, positives, *ids)
+        check_per_query(queries, weights=options.get("weights"), temperatures=options.get("temperatures"))
         return cls(
             *_alike(queries, documents, hard_negatives),
             *(None if values is None else values.to(queries.device, torch.int64) for values in numbers),
-        )
+        )._replace(weights=options.get("weights"), temperatures=options.get("temperatures"))
 
     @property
     def query_labels(self) -> Tensor:
@@ -99,6 +108,9 @@ class Batch(NamedTuple):
         return [
             Trait("labels", "1 if given", int(self.labels is not None)),
             Trait("query_ids or document_ids", "1 if given", int(self.has_ids)),
+            Trait("weights", "1 if given", int(self.weights is not None)),
+            Trait("weights", "1 if they carry gradient", int(_carries_gradient(self.weights))),
+            Trait("temperatures", "1 if they carry gradient", int(_carries_gradient(self.temperatures))),
             Trait("queries", carry_gradient, int(self.queries.requires_grad)),
             Trait("documents", carry_gradient, int(self.documents.requires_grad)),
             Trait("hard_negatives", carry_gradient, int(self.hard_negatives.requires_grad)),
@@ -128,6 +140,30 @@ class Batch(NamedTuple):
         return ids
 
 
+def check_per_query(queries: Tensor, *, weights: Tensor | None, temperatures: Tensor | None) -> None:
+    """Refuses weights and temperatures that are not one for each query, or no such numbers.
+
+    Raises:
+        ValueError: naming the argument, what came, and the likely fix.
+    """
+    for name, values in {"weights": weights, "temperatures": temperatures}.items():
+        if values is None:
+            continue
+        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape != queries.shape[:1]:
+            came = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"{name}: expected a floating-point number for each of {len(queries)} queries, got {came}")
+        if values.device != queries.device:
+            raise ValueError(f"{name}: expected on the device of queries, {queries.device}, got {values.device}")
+        lowest, highest = (float(value) for value in values.detach().aminmax())
+        if name == "weights" and not 0 <= lowest <= highest < torch.inf:
+            raise ValueError(f"weights: expected finite numbers from 0 up, got {lowest:g} to {highest:g}")
+        if name == "temperatures" and not _COLDEST <= lowest <= highest < torch.inf:
+            raise ValueError(
+                f"temperatures: expected finite numbers of at least {_COLDEST:g}, got {lowest:g} to {highest:g}; 0.05 "
+                "is common"
+            )
+
+
 def check_finite(**sides: Tensor) -> None:
     """Names the side and counts the rows that are NaN or infinite.
 
@@ -141,6 +177,10 @@ def check_finite(**sides: Tensor) -> None:
                 f"{name}: {wrong} of {len(embeddings)} embeddings are NaN or infinite; look at the learning rate, the "
                 "inputs and the encoder's precision"
             )
+
+
+def _carries_gradient(values: Tensor | None) -> bool:
+    return values is not None and values.requires_grad
 
 
 def _alike(*sides: Tensor) -> list[Tensor]:

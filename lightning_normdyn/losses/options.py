@@ -22,6 +22,8 @@ else:
 
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
+Joint = bool | Literal["sentence_transformers"]
+Reduction = Literal["mean", "sum", "none"]
 
 
 class SharedOptions(TypedDict, total=False):
@@ -33,6 +35,7 @@ class SharedOptions(TypedDict, total=False):
     gather: bool
     process_group: Any
     check_finite: bool
+    reduction: Reduction
 
 
 class SoftmaxOptions(SharedOptions, total=False):
@@ -48,6 +51,11 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     symmetric: bool
     direction: Direction
     same_side: SameSide
-    joint: bool
+    joint: Joint
     queue_size: int
     fused: bool
+    label_smoothing: float
+    margin: float
+    relative_margin: float
+    decoupled: bool
+    with_metrics: bool
