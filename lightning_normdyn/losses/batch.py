@@ -29,6 +29,9 @@ class PairOptions(TypedDict, total=False):
     hard_negative_ids: Tensor | None
     weights: Tensor | None
     temperatures: Tensor | None
+    query_guides: Tensor | None
+    document_guides: Tensor | None
+    hard_negative_guides: Tensor | None
 
 
 class Batch(NamedTuple):
@@ -45,6 +48,9 @@ class Batch(NamedTuple):
         hard_negative_ids: ``[k]``, or ``None``.
         weights: of the pairs in the loss, ``[n]``, or ``None``.
         temperatures: what the scores of each query are divided by, ``[n]``, or ``None``.
+        query_guides: a second model's embeddings, ``[n, g]``, or ``None``.
+        document_guides: likewise, ``[m, g]``.
+        hard_negative_guides: likewise, ``[k, g]``.
     """
 
     queries: Tensor
@@ -57,6 +63,9 @@ class Batch(NamedTuple):
     hard_negative_ids: Tensor | None
     weights: Tensor | None = None
     temperatures: Tensor | None = None
+    query_guides: Tensor | None = None
+    document_guides: Tensor | None = None
+    hard_negative_guides: Tensor | None = None
 
     @classmethod
     def check(cls, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Batch:
@@ -84,7 +93,11 @@ class Batch(NamedTuple):
         return cls(
             *_alike(queries, documents, hard_negatives),
             *(None if values is None else values.to(queries.device, torch.int64) for values in numbers),
-        )._replace(weights=options.get("weights"), temperatures=options.get("temperatures"))
+        )._replace(
+            weights=options.get("weights"),
+            temperatures=options.get("temperatures"),
+            **_checked_guides(queries, m, len(hard_negatives) // n, options),
+        )
 
     @property
     def query_labels(self) -> Tensor:
@@ -111,6 +124,7 @@ class Batch(NamedTuple):
             Trait("weights", "1 if given", int(self.weights is not None)),
             Trait("weights", "1 if they carry gradient", int(_carries_gradient(self.weights))),
             Trait("temperatures", "1 if they carry gradient", int(_carries_gradient(self.temperatures))),
+            Trait("query_guides", "dimension", 0 if self.query_guides is None else self.query_guides.shape[1]),
             Trait("queries", carry_gradient, int(self.queries.requires_grad)),
             Trait("documents", carry_gradient, int(self.documents.requires_grad)),
             Trait("hard_negatives", carry_gradient, int(self.hard_negatives.requires_grad)),
@@ -162,6 +176,38 @@ def check_per_query(queries: Tensor, *, weights: Tensor | None, temperatures: Te
                 f"temperatures: expected finite numbers of at least {_COLDEST:g}, got {lowest:g} to {highest:g}; 0.05 "
                 "is common"
             )
+
+
+def _checked_guides(queries: Tensor, m: int, hard_per_query: int, options: PairOptions) -> dict[str, Tensor]:
+    """Embeddings of the guide, those of hard negatives one below the other; nothing where there are none."""
+    sides = {
+        "query_guides": options.get("query_guides"),
+        "document_guides": options.get("document_guides"),
+        "hard_negative_guides": options.get("hard_negative_guides"),
+    }
+    guides = {name: values for name, values in sides.items() if values is not None}
+    if not guides:
+        return {}
+    n = len(queries)
+    shapes: dict[str, tuple[int, ...]] = {"query_guides": (n,), "document_guides": (m,)}
+    if hard_per_query:
+        shapes["hard_negative_guides"] = (n, hard_per_query)
+    for name, shape in shapes.items():
+        if name not in guides:
+            raise ValueError(
+                f"{name}: expected embeddings {[*shape, 'g']} beside {min(guides)}; guide all sides or none"
+            )
+    if len(guides) > len(shapes):
+        raise ValueError("hard_negative_guides: there are no hard negatives; leave them out")
+    width = guides["query_guides"].shape[-1]
+    for name, values in guides.items():
+        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape != (*shapes[name], width):
+            came = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"{name}: expected floating-point embeddings {[*shapes[name], 'g']}, got {came}")
+        if values.device != queries.device:
+            raise ValueError(f"{name}: expected on the device of queries, {queries.device}, got {values.device}")
+    hard = guides.get("hard_negative_guides", guides["query_guides"][:0])
+    return guides | {"hard_negative_guides": hard.flatten(0, -2)}
 
 
 def check_finite(**sides: Tensor) -> None:

@@ -32,7 +32,15 @@ class BatchMetrics(NamedTuple):
     @classmethod
     @torch.no_grad()
     def of(
-        cls, anchors: Tensor, vectors: Tensor, rows: Rows, ranks: Ranks, *, by_column: bool, has_directions: bool
+        cls,
+        anchors: Tensor,
+        vectors: Tensor,
+        rows: Rows,
+        ranks: Ranks,
+        *,
+        by_column: bool,
+        has_directions: bool,
+        counts_columns: bool,
     ) -> BatchMetrics:
         """Ready to read.
 
@@ -43,11 +51,12 @@ class BatchMetrics(NamedTuple):
             ranks: all of them.
             by_column: whether documents pick their queries.
             has_directions: see the attribute.
+            counts_columns: whether the negatives of documents are counted.
         """
         scores = (anchors * vectors[rows.local_slice]).sum(-1)
         lengths = tuple(torch.linalg.vector_norm(side, dim=1) for side in (anchors, vectors))
         inverses = tuple(length.where(length > 0, 1).reciprocal() for length in lengths)
-        of_columns = ranks.gather(scores, rows) if by_column else scores[:0]
+        of_columns = ranks.gather(scores, rows) if counts_columns else scores[:0]
         reading = ScoreReading(scores, of_columns, (inverses[0], inverses[1]) if has_directions else None)
         return cls(scores, (lengths[0], lengths[1]), reading, by_column, has_directions)
 
@@ -57,8 +66,8 @@ class BatchMetrics(NamedTuple):
 
         - ``accuracy``: share of the pairs whose score leads that of every negative.
         - ``mean_rank``: mean place of the positive among it and its negatives, from 1 on.
-        - ``alignment``: mean ``|x - y|^2`` of the unit vectors of a pair (arXiv 2005.10242, eq. 2).
-        - ``uniformity``: ``log mean exp(-2 |x - y|^2)`` over queries and their negatives (eq. 3, between the sides).
+        - ``alignment``: mean ``|x - y|^2`` of the unit vectors of a pair (arXiv 2005.10242, section 4.1).
+        - ``uniformity``: ``log mean exp(-2 |x - y|^2)`` over queries and their negatives (likewise, between the sides).
         - ``effective_temperature``: what a cosine would be divided by for scores of this size: the temperature over the
           mean product of the norms that the similarity keeps.
         """

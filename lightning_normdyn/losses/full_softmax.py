@@ -12,6 +12,7 @@ from lightning_normdyn.losses.batch import check_finite, check_per_query
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Trait
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.softmax_terms import SoftmaxTerms
@@ -57,10 +58,12 @@ class FullSoftmax(ContrastiveLoss):
         has_other_terms = (
             contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
         )
-        if has_other_terms or contrast.queue is not None or contrast.terms != SoftmaxTerms():
+        has_other_terms = has_other_terms or contrast.terms != SoftmaxTerms() or contrast.rules != NegativeRules()
+        if has_other_terms or contrast.queue is not None:
             raise ValueError(
                 "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
-                "joint, queue_size, label_smoothing, margins and decoupled as they are by default"
+                "joint, queue_size and what shapes the sum (smoothing, margins, decoupled, prior, hardness, bounds) as "
+                "they are by default"
             )
         softmax = cls(**contrast.shared_options)
         softmax.similarity, softmax.scaling = contrast.similarity, contrast.scaling

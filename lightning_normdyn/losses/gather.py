@@ -78,6 +78,9 @@ class Ranks(Protocol):
     def sum(self, partial: Tensor) -> Tensor:
         """The sum over ranks, elementwise, of ``[n]``; the gradient comes back from all of them."""
 
+    def max(self, partial: Tensor) -> Tensor:
+        """The largest of ranks, elementwise, of ``[n]``; without gradient."""
+
     def whole(self, share: Tensor) -> Tensor:
         """The mean over ranks as a value, with the gradient of this rank's own share."""
 
@@ -109,6 +112,10 @@ class OneRank:
     def sum(self, partial: Tensor) -> Tensor:
         """The values themselves."""
         return partial
+
+    def max(self, partial: Tensor) -> Tensor:
+        """The values themselves."""
+        return partial.detach()
 
     def whole(self, share: Tensor) -> Tensor:
         """The share itself."""
@@ -172,6 +179,12 @@ class ManyRanks:
         """Gathers one number an element from each rank."""
         partials = self.gather(partial, Rows((len(partial),) * self.count, self.rank))
         return rearrange(partials, "(rank n) -> rank n", rank=self.count).sum(0)
+
+    def max(self, partial: Tensor) -> Tensor:
+        """One all-reduce."""
+        largest = partial.detach().clone()
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._group)
+        return largest
 
     def whole(self, share: Tensor) -> Tensor:
         """One all-reduce of a scalar."""

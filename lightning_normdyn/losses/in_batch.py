@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,11 @@ class Candidates(NamedTuple):
     unpaired: Rows
     hard_negatives: Rows
     factored_vectors: Factored | None = None
+
+    @property
+    def groups(self) -> tuple[Rows, Rows, Rows]:
+        """Positives, documents of no query and hard negatives, in their order."""
+        return self.positives, self.unpaired, self.hard_negatives
 
     @property
     def positive_columns(self) -> Tensor:
@@ -96,6 +102,9 @@ class InBatchLoss(ContrastiveLoss, ABC):
                   a batch are warned of, once: a column that was never set has the same everywhere.
                 - ``document_ids``: ``[m]``. A document equal to the positive of a query is no negative of it.
                 - ``hard_negative_ids``: ``[n, h]``, the same for hard negatives.
+                - ``query_guides``, ``document_guides``, ``hard_negative_guides``: a second model's embeddings of the
+                  same, ``[n, g]``, ``[m, g]`` and ``[n, h, g]``. A negative that it scores higher (by their cosine)
+                  than the positive is none: :class:`InfoNCE` leaves it out, by its guide margins.
                 - ``weights``: of the pairs, ``[n]``, from 0 up: the mean is then ``sum w_i L_i / sum w_i`` and the sum
                   ``sum w_i L_i``, over all ranks. Without ``reduction`` they are refused.
                 - ``temperatures``: ``[n]``, what the scores of a query are divided by in place of the loss's own
@@ -176,34 +185,22 @@ class InBatchLoss(ContrastiveLoss, ABC):
             Trait("queries", "1 if fused in float16", int(is_fused and batch.is_float16)),
         ]
         groups = ranks.rows(n, m - n, k, traits=[*batch.traits(), *kernel_traits])
-        positives, unpaired, hard = groups
-        keys = [(batch.document_keys(), slice(0, n), positives)]
-        if unpaired.total:
-            keys.append((batch.document_keys(), slice(n, m), unpaired))
-        if hard.total:
-            keys.append((batch.hard_negative_keys(), slice(0, k), hard))
         gathered_keys = []
         if batch.has_ids:
-            gathered_keys = [
-                torch.cat([ranks.gather(ids[number][part], rows) for ids, part, rows in keys]) for number in range(2)
-            ]
+            keys = zip(batch.document_keys(), batch.hard_negative_keys(), strict=True)
+            gathered_keys = [gather_candidates(of_documents, of_hard, groups, ranks) for of_documents, of_hard in keys]
         factored_vectors = self._factored(batch, groups, ranks) if is_fused else None
         vectors = self._rescaled(batch, groups, ranks) if factored_vectors is None else factored_vectors.rows
-        candidates = Candidates(vectors, gathered_keys, None, positives, unpaired, hard, factored_vectors)
+        candidates = Candidates(vectors, gathered_keys, None, groups[0], groups[1], groups[2], factored_vectors)
         if batch.labels is None:
             return candidates
         return candidates._replace(labels=_labels_of_all(batch.labels, candidates, ranks))
 
     def _rescaled(self, batch: Batch, groups: list[Rows], ranks: Ranks) -> Tensor:
         """Documents, documents of no query and hard negatives of all ranks, ``[m, d]``."""
-        documents, n = self.similarity.rescale_documents(batch.documents), len(batch.queries)
-        local_groups = [(documents[:n], groups[0])]
-        if groups[1].total:
-            local_groups.append((documents[n:], groups[1]))
-        if groups[2].total:
-            local_groups.append((self.similarity.rescale_documents(batch.hard_negatives), groups[2]))
-        all_vectors = [ranks.gather(vectors, rows) for vectors, rows in local_groups]
-        return all_vectors[0] if len(all_vectors) == 1 else torch.cat(all_vectors)
+        documents = self.similarity.rescale_documents(batch.documents)
+        hard_negatives = self.similarity.rescale_documents(batch.hard_negatives) if groups[2].total else documents[:0]
+        return gather_candidates(documents, hard_negatives, groups, ranks)
 
     def _factored(self, batch: Batch, groups: list[Rows], ranks: Ranks) -> Factored:
         """The same in name only."""
@@ -211,6 +208,22 @@ class InBatchLoss(ContrastiveLoss, ABC):
         if len(batch.hard_negatives):
             documents = torch.cat((documents, batch.hard_negatives))
         return ranks.gather_factored(self.similarity.factor_documents(documents), groups)
+
+
+def gather_candidates(documents: Tensor, hard_negatives: Tensor, groups: Sequence[Rows], ranks: Ranks) -> Tensor:
+    """What belongs to this rank's documents ``[m, ...]`` and hard negatives ``[k, ...]``, of all ranks' candidates.
+
+    Args:
+        documents: one for each document, those of the queries first.
+        hard_negatives: one for each hard negative.
+        groups: how many each rank has of positives, of documents of no query, and of hard negatives.
+        ranks: all of them.
+    """
+    n = groups[0].sizes[groups[0].rank]
+    local_groups = (documents[:n], documents[n:], hard_negatives)
+    pairs = zip(local_groups, groups, strict=True)
+    gathered = [ranks.gather(values, rows) for number, (values, rows) in enumerate(pairs) if rows.total or not number]
+    return gathered[0] if len(gathered) == 1 else torch.cat(gathered)
 
 
 def excluded_pairs(batch: Batch, candidates: Candidates, *, without_positives: bool = False) -> Exclusion | None:

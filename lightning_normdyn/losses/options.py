@@ -23,6 +23,7 @@ else:
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
 Joint = bool | Literal["sentence_transformers"]
+Hardness = Literal["none", "in_batch_negatives", "hard_negatives", "all_negatives"]
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -58,4 +59,11 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     margin: float
     relative_margin: float
     decoupled: bool
+    prior: float
+    guide_margin: float
+    guide_relative_margin: float
+    negative_margin: float | None
+    negative_share: float | None
+    hardness: Hardness
+    hardness_strength: float
     with_metrics: bool

@@ -80,6 +80,8 @@ class SigmoidContrastive(OwnNumbers, InBatchLoss):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+        if batch.query_guides is not None:
+            raise ValueError("query_guides: the pairwise loss asks no guide; take InfoNCE, or leave them out")
         anchors = self.scaled_queries(batch.queries, batch.temperatures)
         bias = whole(self.bias).reshape(()).to(anchors.dtype)
         streamed = softplus_sum if self.wants_sum(batch.weights) else softplus_sums

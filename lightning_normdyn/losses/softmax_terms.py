@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,18 @@ class ScoreMean(NamedTuple):
     number: Tensor
 
 
+class NegativeCount(NamedTuple):
+    """What debiasing needs to know of the negatives of each pair.
+
+    Attributes:
+        number: how many there are, ``[n]``.
+        floor: the smallest score over the temperature that any could have, ``[n]``.
+    """
+
+    number: Tensor
+    floor: Tensor
+
+
 class SoftmaxTerms(NamedTuple):
     """How a pair's loss comes of the log-sum-exp of its candidates and the score ``s`` of its positive.
 
@@ -35,7 +48,10 @@ class SoftmaxTerms(NamedTuple):
             (arXiv 1512.00567, section 7).
         margin: taken off the score of a positive, in the unit of scores before the temperature.
         relative_margin: likewise, as a share of the score's size.
-        decoupled: whether the positive is left out of the sum (arXiv 2110.06848, eq. 6).
+        decoupled: whether the positive is left out of the sum (DCL, arXiv 2110.06848).
+        prior: share of the negatives that are none, which is taken out of their sum: ``[sum_negatives exp(s_j/tau) - N
+            prior exp(p/tau)] / (1 - prior)``, and at least ``N`` times the smallest exponential that there can be
+            (arXiv 2007.00224, eq. 7 and 8, with the pair itself as the sample of positives).
 
     Example:
         >>> terms = SoftmaxTerms.check(margin=0.1)
@@ -47,6 +63,7 @@ class SoftmaxTerms(NamedTuple):
     margin: float = 0.0
     relative_margin: float = 0.0
     decoupled: bool = False
+    prior: float = 0.0
 
     @classmethod
     def check(
@@ -56,14 +73,18 @@ class SoftmaxTerms(NamedTuple):
         margin: float = 0.0,
         relative_margin: float = 0.0,
         decoupled: bool = False,
+        prior: float = 0.0,
     ) -> SoftmaxTerms:
         """Refuses what is out of range, or makes no sense together.
 
         Raises:
             ValueError: naming the argument, what came, and the likely fix.
         """
-        check_not_negative(label_smoothing=label_smoothing, relative_margin=relative_margin, hint="0.1 is common")
-        for name, share in {"label_smoothing": label_smoothing, "relative_margin": relative_margin}.items():
+        shares = {"label_smoothing": label_smoothing, "relative_margin": relative_margin, "prior": prior}
+        check_not_negative(
+            label_smoothing=label_smoothing, relative_margin=relative_margin, prior=prior, hint="0.1 is common"
+        )
+        for name, share in shares.items():
             if share >= 1:
                 raise ValueError(f"{name}: expected a share from 0 to below 1, got {share!r}; 0.1 is common")
         check_not_negative(margin=margin, hint="0.1 is common for a cosine")
@@ -72,7 +93,9 @@ class SoftmaxTerms(NamedTuple):
             raise ValueError(
                 "label_smoothing: the decoupled loss is no softmax over candidates that could be smoothed; leave it out"
             )
-        return cls(float(label_smoothing), float(margin), float(relative_margin), decoupled)
+        if prior and label_smoothing:
+            raise ValueError("prior: it has no place in the target of label_smoothing; leave one of them out")
+        return cls(float(label_smoothing), float(margin), float(relative_margin), decoupled, float(prior))
 
     def losses(
         self,
@@ -82,6 +105,7 @@ class SoftmaxTerms(NamedTuple):
         factor: float | Tensor,
         above_mean: Tensor | float = 0.0,
         mean: ScoreMean | None = None,
+        negatives: NegativeCount | None = None,
     ) -> Tensor:
         """The loss of each pair.
 
@@ -92,6 +116,7 @@ class SoftmaxTerms(NamedTuple):
             factor: one over the temperature, a number or one for each pair.
             above_mean: by how much a pair's score is above the mean of all its positives, ``[n]``.
             mean: of the scores of all candidates, where labels are smoothed.
+            negatives: where there is a prior.
 
         Returns:
             ``[n]``; 0 for what has no negatives, where the loss is decoupled.
@@ -101,6 +126,9 @@ class SoftmaxTerms(NamedTuple):
             p = p - self.relative_margin * p.abs()
         if self.margin:
             p = p - self.margin * factor
+        if self.prior:
+            assert negatives is not None
+            log_sums = self._debiased(log_sums, scores, negatives)
         if self.decoupled:
             losses = (log_sums - p + above_mean).where(log_sums > -torch.inf, 0.0)
         else:
@@ -109,3 +137,12 @@ class SoftmaxTerms(NamedTuple):
             assert mean is not None
             losses = losses + self.label_smoothing * (p - above_mean - (mean.total - scores + p) / mean.number)
         return losses
+
+    def _debiased(self, log_sums: Tensor, scores: Tensor, negatives: NegativeCount) -> Tensor:
+        """The log of the negatives' sum without what the prior takes out of it, ``[n]``."""
+        logs = log_sums.where(log_sums > -torch.inf, 0.0)
+        shares = 1 - self.prior * negatives.number * (scores - logs).exp()
+        is_left = (shares > 0) & (log_sums > -torch.inf)
+        debiased = logs + shares.where(is_left, 1.0).log() - math.log1p(-self.prior)
+        floor = most_precise(negatives.number).log() + negatives.floor
+        return torch.maximum(debiased.where(is_left, -torch.inf), floor)

@@ -47,6 +47,10 @@ CASES = {
     "decoupled": (InfoNCE, {"decoupled": True, "symmetric": True, "reduction": "sum"}, {"labels": True}),
     "weighted": (InfoNCE, {"symmetric": True}, {"weights": True}),
     "sigmoid weighted": (SigmoidContrastive, {}, {"weights": True}),
+    "guided": (InfoNCE, {"symmetric": True, "guide_margin": 0.05}, {"guides": True, "document_ids": True}),
+    "bounded": (InfoNCE, {"symmetric": True, "same_side": "both", "negative_share": 0.9}, {"hard": True}),
+    "hard": (InfoNCE, {"hardness": "hard_negatives"}, {"hard": True, "extra": True}),
+    "debiased": (InfoNCE, {"symmetric": True, "prior": 0.1}, {}),
     "queue": (InfoNCE, {"queue_size": 30}, {"document_ids": True}),
     "sigmoid": (SigmoidContrastive, {}, {}),
     "sigmoid with labels": (SigmoidContrastive, {}, {"labels": True, "hard": True, "document_ids": True}),
@@ -84,6 +88,9 @@ def everything(wanted, seed):
     made = {name: torch.randn(n, D, generator=generator) for name in ("queries", "documents", "extra")}
     made |= {"hard": torch.randn(n, 2, D, generator=generator), "query_ids": integers(15), "labels": integers(4)}
     made |= {"document_ids": integers(18), "weights": torch.rand(n, generator=generator)}
+    if wanted.get("guides"):
+        guides = {"query_guides": torch.randn(n, 4, generator=generator), "document_guides": made["documents"][:, :4]}
+        return everything(wanted | {"guides": False}, seed) | guides
     return {name: x for name, x in made.items() if name in ("queries", "documents") or wanted.get(name)}
 
 

@@ -26,7 +26,7 @@ def expected_metrics(queries, documents, hard, *, normalization, direction, ids,
         negatives = [[k for k in range(n) if i in negatives[k]] for i in range(n)]
         ranks = [1 + sum(bool(s[k, i] > s[i, i]) for k in negatives[i]) for i in range(n)]
         d, cosines, lengths = d[:m], cosines[:, :m], (lengths[0], lengths[1][:m])
-        pairs = [(k, j) for k in range(n) for j in range(m) if j != k and ids[k] != ids[j]]
+        pairs = [(k, j) for k in range(n) for j in range(n) if j != k and ids[k] != ids[j]]
     else:
         ranks = [1 + sum(bool(s[i, j] > s[i, i]) for j in negatives[i]) for i in range(n)]
         pairs = [(i, j) for i in range(n) for j in negatives[i]]

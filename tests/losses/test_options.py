@@ -41,6 +41,13 @@ INFONCE = {
     "margin": 0.0,
     "relative_margin": 0.0,
     "decoupled": False,
+    "prior": 0.0,
+    "guide_margin": 0.0,
+    "guide_relative_margin": 0.0,
+    "negative_margin": None,
+    "negative_share": None,
+    "hardness": "none",
+    "hardness_strength": 5.0,
     "with_metrics": False,
 }
 SIGMOID = {**SHARED, "temperature": 0.1, "learnable_temperature": True, "bias": -10.0, "learnable_bias": True}
