@@ -15,7 +15,7 @@ from lightning_normdyn.cli.audits.items import AuditedItems, items_of
 from lightning_normdyn.cli.audits.queries import GatheredQueries, QueryRequest, gather_queries
 from lightning_normdyn.core.statistics.ranking import measure_named
 from lightning_normdyn.datasets import JudgedTexts, Problems
-from lightning_normdyn.datasets.embedding_file import ENDINGS, EmbeddingFile
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile, names_embeddings
 from lightning_normdyn.datasets.formats.beir import read_beir
 from lightning_normdyn.datasets.formats.covariates import Covariates, read_covariates
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
@@ -118,7 +118,7 @@ class AuditRequest:
             )
         if self.judgements is not None and self.queries is None and self.beir is None:
             raise ValueError("queries: expected --queries with --judgements, got none")
-        if self.beir is not None and self.queries is not None and not self.queries.endswith(ENDINGS):
+        if self.beir is not None and self.queries is not None and not names_embeddings(self.queries):
             raise ValueError(
                 f"queries: expected a file of embeddings beside --beir, which has the texts, got {self.queries}"
             )
@@ -163,7 +163,7 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
     length, own_measures = _measured(items, length_column)
     notes += _of_length(length_column, length)
     return AuditInput(
-        Path(request.encoder.model or str(request.embeddings)).name,
+        Path(request.encoder.model or str(embeddings.file)).name,
         embeddings,
         items,
         length,
