@@ -209,7 +209,7 @@ def test_urls_that_cannot_be_read_are_one_sentence(memory, monkeypatch):
         "s3://bucket/vectors": r"^s3://bucket/vectors: needs the package s3fs, which is not installed; install it "
         r"with: pip install s3fs$",
         "sea://bucket/x.npy": r"^sea://bucket/x.npy: expected a path or a URL that fsspec knows, .* got 'sea://'",
-        "denied://u:hush@bucket/x.npy": r"^denied://u:\*\*\*@bucket/x.npy: cannot be read \(StoreError: An error .*does "
+        "denied://u:hush@bucket/x.npy": r"^denied://u:\*\*\*@bucket/x.npy: cannot be read \(StoreError: An .*it does "
         r"not exist\); check the address, and that you may read there$",
         "memory://no/bucket": r"^memory://no/bucket: no such file; expected a file of embeddings, got none; check the",
         "file:///no/such/folder": r"^/no/such/folder: no such file; expected a file of embeddings, got none$",
