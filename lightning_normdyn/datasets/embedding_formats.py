@@ -70,7 +70,7 @@ def open_npy(place: StoragePlace, choice: ColumnChoice) -> Matrix:
         return _streamed_npy(place)
     matrix = np.load(place.path, mmap_mode="r", allow_pickle=False)
     _check_numbers(place, matrix.dtype, matrix.shape)
-    return MappedMatrix(place.path)
+    return MappedMatrix(place, (matrix.shape[0], matrix.shape[1]))
 
 
 def _streamed_npy(place: StoragePlace) -> Matrix:
@@ -188,7 +188,7 @@ def open_safetensors(place: StoragePlace, choice: ColumnChoice) -> Matrix:
         raise unreadable(place, place.suffix, error) from error
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     name = choice.among(list(matrices), place, kind="two-dimensional tensors")
-    return SafetensorsMatrix(place.path, name, *matrices[name])
+    return SafetensorsMatrix(place, name, *matrices[name])
 
 
 def _streamed_safetensors(place: StoragePlace, choice: ColumnChoice) -> Matrix:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,15 +50,21 @@ class ArrayMatrix(Matrix):
             yield self.array[start : min(start + size, rows.stop)]
 
 
-class MappedMatrix(ArrayMatrix):
-    """An array that is mapped from a file, and mapped anew where it is unpickled."""
+class MappedMatrix(Matrix):
+    """An array that is mapped from a file for each pass.
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        super().__init__(np.load(file, mmap_mode="r", allow_pickle=False))
+    Args:
+        place: of a ``.npy`` file on this machine.
+        shape: rows and numbers of each.
+    """
 
-    def __reduce__(self) -> tuple[Callable[[Path], MappedMatrix], tuple[Path]]:
-        return MappedMatrix, (self.file,)
+    def __init__(self, place: StoragePlace, shape: tuple[int, int]) -> None:
+        self.place = place
+        self.rows, self.dim = shape
+
+    def blocks(self, rows: range, size: int) -> Iterator[Array]:
+        """Views of the array."""
+        return ArrayMatrix(np.load(str(self.place), mmap_mode="r", allow_pickle=False)).blocks(rows, size)
 
 
 class StreamedMatrix(Matrix):
@@ -197,14 +202,14 @@ def _groups_with(parquet: pq.ParquetFile, rows: range) -> tuple[list[int], int]:
 class SafetensorsMatrix(Matrix):
     """A tensor of a safetensors file."""
 
-    def __init__(self, file: Path, name: str, rows: int, dim: int) -> None:
-        self.file, self.name, self.rows, self.dim = file, name, rows, dim
+    def __init__(self, place: StoragePlace, name: str, rows: int, dim: int) -> None:
+        self.place, self.name, self.rows, self.dim = place, name, rows, dim
 
     def blocks(self, rows: range, size: int) -> Iterator[Array]:
         """Of the tensor, in float32 unless it is float64."""
         from safetensors import safe_open
 
-        with safe_open(str(self.file), framework="pt") as tensors:
+        with safe_open(str(self.place), framework="pt") as tensors:
             tensor = tensors.get_slice(self.name)
             for start in range(rows.start, rows.stop, size):
                 block = tensor[start : min(start + size, rows.stop)]

@@ -16,7 +16,8 @@ _SCHEME = "://"
 class StoragePlace:
     """A file or a folder, on this machine or wherever fsspec reaches.
 
-    It holds its address alone, so that another process, or another machine, can open it too.
+    It holds its address alone, and is pickled with the whole path, so that a process in another folder, or on another
+    machine, can open it too.
 
     Args:
         address: a path, or a URL such as ``s3://bucket/vectors`` or ``memory://vectors``; one of ``file://`` is a path.
@@ -44,6 +45,9 @@ class StoragePlace:
 
     def __str__(self) -> str:
         return without_passwords(self._url) if self.path is None else str(self.path)
+
+    def __reduce__(self) -> tuple[type[StoragePlace], tuple[str]]:
+        return StoragePlace, (self._url if self.path is None else str(self.path.absolute()),)
 
     @property
     def suffix(self) -> str:

@@ -71,6 +71,7 @@ class AuditRequest:
         judgements: file of query, document, grade.
         covariates: file of further columns.
         measure: of rankings.
+        engine: ``local``, or ``ray`` to spread passes over a cluster.
     """
 
     encoder: EncoderRequest = field(default_factory=EncoderRequest)
@@ -84,6 +85,7 @@ class AuditRequest:
     judgements: str | None = None
     covariates: str | None = None
     measure: str = "ndcg@10"
+    engine: str = "local"
 
     @property
     def query_request(self) -> QueryRequest:
@@ -127,6 +129,11 @@ class AuditRequest:
         """Refuses options that nothing would heed."""
         if self.split is not None and self.beir is None:
             raise ValueError(f"split: expected --beir, whose judgements have splits, got none with '{self.split}'")
+        if self.engine != "local" and self.encoder.model is not None:
+            raise ValueError(
+                f"engine: expected --embeddings with '{self.engine}', which spreads passes over ready ones, got "
+                "--model; encode them first, on one machine with --save"
+            )
         for name in ("pretrained", "device"):
             value = getattr(self.encoder, name)
             if value is not None and self.encoder.model is None:
