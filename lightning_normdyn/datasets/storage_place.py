@@ -145,7 +145,7 @@ def is_url(text: str) -> bool:
         >>> is_url("s3://bucket/x.npy"), is_url("runs/x.npy")
         (True, False)
     """
-    return _SCHEME in text
+    return bool(text.partition(_SCHEME)[0]) and _SCHEME in text
 
 
 def _is_hidden(name: str) -> bool:
