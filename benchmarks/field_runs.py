@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from field_models import (
-    TOKENS,
     Clicks,
     Codes,
     Cooccurrence,
@@ -455,7 +454,7 @@ FIELD_FAULTS = (
     PlantedRun(
         "an eps beside which gradients are small",
         _retriever(_of(AdamW, lr=1e-2, weight_decay=0.2, eps=0.1), 600),
-        ("off_the_law", "collapsing_norms"),
+        ("swamped_gradients", "off_the_law", "collapsing_norms"),
     ),
 )
 """Runs with a fault in each."""
