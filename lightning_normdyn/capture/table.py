@@ -16,7 +16,7 @@ from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.names import ParameterIndex
 from lightning_normdyn.capture.row_sample import RowCounts, sample_of
 from lightning_normdyn.caution import OnError, contained
-from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
+from lightning_normdyn.core.dynamics.geometry import are_nonzero, at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_choice, check_instance, check_name
 from lightning_normdyn.core.sharded_tensor import is_sharded
@@ -217,7 +217,7 @@ class TableTarget:
 
     def zero_rows(self) -> Tensor:
         """Which tracked rows are zero, a mask ``[tracked_rows]``; likewise on all ranks at once."""
-        return (self.tracked() == 0).all(1) if self.layout is None else self.norms() == 0
+        return ~are_nonzero(self.tracked()) if self.layout is None else self.norms() == 0
 
     def products(self) -> Tensor:
         """Product of each tracked row with one vector of length one, ``[tracked_rows]``; likewise on all ranks at once.
@@ -346,7 +346,7 @@ class TableTarget:
     def _verify(self, ids: Tensor, gradient: Tensor) -> None:
         """Notes whether the gradient is zero on all tracked rows but the named ones."""
         gradient = self.sample.of(self.rows_of(gradient))
-        present = (gradient.amax(1) != 0) | (gradient.amin(1) != 0)  # squares could underflow
+        present = are_nonzero(gradient)
         has_id = torch.zeros(self.tracked_rows + 1, dtype=torch.bool, device=gradient.device)
         has_id[self.slots(ids)] = True
         anywhere, elsewhere = torch.stack((present.any(), (present & ~has_id[:-1]).any())).tolist()
@@ -463,6 +463,21 @@ class TableStep:
     def products(self) -> Tensor:
         """What :meth:`TableTarget.products` gives after the step, ``[tracked_rows]``."""
         return self.target.products()
+
+    @cached_property
+    def touched_norms(self) -> Tensor:
+        """Norms of the touched rows before the step, ``[k]``."""
+        return safe_norm(self.embedding)
+
+    @cached_property
+    def has_gradient(self) -> Tensor:
+        """Which touched rows have a gradient that is not zero, a mask ``[k]``; not before the gradient is final."""
+        return are_nonzero(self.gradient)
+
+    @cached_property
+    def gradient_lengths(self) -> Tensor:
+        """Lengths of the touched rows' gradients, ``[k]``; not before the gradient is final."""
+        return safe_norm(self.gradient)
 
     @property
     def touched_after(self) -> Tensor:

@@ -38,6 +38,11 @@ class Measurement:
         self._readings: Readings = {}
         self._columns: Columns = {}
 
+    @property
+    def has_news(self) -> bool:
+        """Whether :meth:`collect` gives anything."""
+        return bool(self._readings or self._columns)
+
     def collect(self) -> tuple[Readings, Columns]:
         """Scalars and columns read since the last call."""
         news = self._readings, self._columns

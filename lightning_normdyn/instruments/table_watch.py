@@ -185,13 +185,13 @@ class TableWatch(Watch):
         self._scarce_reader.observe_scarce(self.steps, scarce_step)
 
     def _show(self, table_step: TableStep, lr: float) -> None:
-        self.may_have_news = True
         table_step.complete(lr)
         if table_step.wants_touched:
             for instrument in self._bystanders:
                 instrument.overhear(table_step.gradient, table_step.slots)
         for instrument in self._due:
             instrument.observe(self.steps, table_step)
+        self.may_have_news = any(instrument.has_news for instrument in self._instruments)
 
     def _group(self) -> dict[str, Any]:
         """The table's parameter group: a restored optimizer has new ones, and callbacks add and remove some."""

@@ -87,6 +87,17 @@ def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     return norm
 
 
+def are_nonzero(rows: Tensor) -> Tensor:
+    """Which rows ``[n, d]`` hold a number that is not zero, a mask ``[n]``; NaN is none, and squares would underflow.
+
+    Example:
+        >>> are_nonzero(torch.tensor([[0.0, 1e-30], [0.0, 0.0], [torch.nan, 0.0]]))
+        tensor([ True, False,  True])
+    """
+    mask: Tensor = rows.abs().amax(1) != 0
+    return mask
+
+
 def precise_norm(x: Tensor) -> Tensor:
     """Euclidean norm in float64, which neither under- nor overflows for vectors of any narrower type.
 
