@@ -133,7 +133,7 @@ class RunFacts:
             lr=nominal_lr(settings),
             weight_decay=float(settings.get("weight_decay") or 0.0),
             step=step,
-            total_steps=self._run.total_steps(),
+            total_steps=self._run.total_steps(group.optimizer),
             has_ended=has_ended,
             loss_scale=self._run.loss_scale(),
             clip_value=self._run.clip_value(),
