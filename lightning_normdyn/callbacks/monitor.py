@@ -226,7 +226,7 @@ class NormMonitor(Callback):
         if not metrics:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        trainer.callback_metrics.update(zip(metrics, torch.tensor(list(metrics.values())), strict=True))
+        trainer.callback_metrics.update(zip(metrics, torch.tensor(list(metrics.values())).unbind(), strict=True))
         for logger in trainer.loggers:
             scalars = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
             logger.log_metrics(scalars, step=step)

@@ -16,14 +16,19 @@ from torch import Tensor
 from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
-from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.dynamics.geometry import squared_sum
 
 
 class SpreadStep(TableStep):
     """A :class:`TableStep` of a sharded table, read by all ranks: they share one message, when it is complete.
 
     Rows are shown in two dimensions, in float64, all tracked rows in order.
+
+    Attributes:
+        further_sums: of what each rank gave with its part, ``[n]``.
     """
+
+    further_sums: Tensor
 
     def __init__(self, target: TableTarget, *, touched: bool, tracked: bool, clipping: Clipping) -> None:
         self.target = target
@@ -52,11 +57,16 @@ class SpreadStep(TableStep):
         assert self._share is not None
         sums, numbers = self._layout.sums(*self._share)
         self._show(sums.unbind(1))
+        self.further_sums = numbers[2:] if self.wants_tracked else numbers
         if self.wants_tracked:
-            self.raw_gradient_norm, self.gradient_norm = numbers.sqrt().unbind()
+            self.raw_gradient_norm, self.gradient_norm = numbers[:2].sqrt().unbind()
 
-    def read_share(self) -> None:
-        """Reads this rank's part of the rows after the update."""
+    def read_share(self, further: Tensor | None = None) -> None:
+        """Reads this rank's part of the rows after the update.
+
+        Args:
+            further: this rank's share of further numbers that all are to know, ``[n]``; ``None`` for none.
+        """
         if not self._has_gradient:
             self.read_gradient()
         rows = _tracked(self.target)
@@ -69,7 +79,8 @@ class SpreadStep(TableStep):
             if self.wants_touched:
                 gradient = self._row_gradients
                 columns += [(self._rows_before * gradient).sum(1), (gradient * gradient).sum(1)]
-        self._share = torch.stack(columns, 1), self._squares(rows)
+        squares = self._squares(rows)
+        self._share = torch.stack(columns, 1), squares if further is None else torch.cat((squares, further.to(squares)))
 
     @cached_property
     def norms(self) -> Tensor:
@@ -99,7 +110,7 @@ class SpreadStep(TableStep):
 
     def _gradient_square(self) -> Tensor:
         """This rank's share of the squared norm of the whole gradient."""
-        return most_precise(self.target.gradient()).square().sum()
+        return squared_sum(self.target.gradient())
 
     def _squares(self, like: Tensor) -> Tensor:
         """This rank's shares of the squared gradient norm as backward left it, and as the optimizer got it, ``[2]``."""

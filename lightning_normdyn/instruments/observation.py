@@ -13,6 +13,7 @@ import torch
 from lightning_normdyn._version import __version__
 from lightning_normdyn.capture.features import is_normalizer
 from lightning_normdyn.capture.output import OutputTarget
+from lightning_normdyn.capture.row_sample import RowCounts
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import ROOT, find_targets
@@ -32,7 +33,14 @@ from lightning_normdyn.instruments.recorder import PREFIX, RUN_FOLDER, RUN_ID, R
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.run_facts import RunFacts
 from lightning_normdyn.instruments.safeguard import FailureLog, TargetEndedError, TargetGoneError, in_a_line
-from lightning_normdyn.instruments.target_changes import Target, absence, difference, present_targets, same_name
+from lightning_normdyn.instruments.target_changes import (
+    Sampling,
+    Target,
+    absence,
+    difference,
+    present_targets,
+    same_name,
+)
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 from lightning_normdyn.instruments.watch import Watch
@@ -93,15 +101,17 @@ class Observation:
         self._closed_targets: set[str] = set()
         self._ended_steps: dict[str, int] = {}
         self._first_looks: list[FirstLook] = []
+        self._sampling = Sampling(options["max_tracked_rows"])
         self._watches = WatchFactory(module, run, measures, options, self._warn, self._say_here)
         self.recorder = self._build()
         self._facts: RunFacts | None = None
         self._alerts = self._new_alerts()
-        for target in unknown_targets(options["names"], self._watches.target_names):
-            self._warn(
-                f"names: there is no target '{target}', so its names are not used; the targets are "
-                f"{', '.join(self._watches.target_names)}"
-            )
+        for option, what in (("names", "names"), ("row_counts", "counts")):
+            for target in unknown_targets(options[option], self._watches.target_names):  # type: ignore[literal-required]
+                self._warn(
+                    f"{option}: there is no target '{target}', so its {what} are not used; the targets are "
+                    f"{', '.join(self._watches.target_names)}"
+                )
 
     def begin(self, steps_made: int, state: Any = None, *, bookmark: Bookmark | None = None) -> None:
         """Starts to listen, after the weights were restored.
@@ -378,8 +388,7 @@ class Observation:
         )
 
     def _present_targets(self) -> dict[str, Target]:
-        most_rows = self._options["max_tracked_rows"]
-        return present_targets(self._module, self._options["targets"], max_tracked_rows=most_rows)
+        return present_targets(self._module, self._options["targets"], self._sampling)
 
     def _follow_changes(self) -> None:
         """Goes on with the parameters, modules and optimizers that the model has now."""
@@ -403,8 +412,7 @@ class Observation:
             What is to be said of it; empty for nothing.
         """
         try:
-            most_rows = self._options["max_tracked_rows"]
-            target = target or same_name(self._module, watch.target, max_tracked_rows=most_rows)
+            target = target or same_name(self._module, watch.target, self._sampling)
             change = self._change(watch, target)
             if change and target is not None:
                 return self._replace(watch, target, change)
@@ -475,7 +483,13 @@ class Observation:
 
     def _build(self) -> Recorder:
         options = self._options
-        targets = find_targets(self._module, options["targets"], max_tracked_rows=options["max_tracked_rows"])
+        targets = find_targets(
+            self._module,
+            options["targets"],
+            max_tracked_rows=options["max_tracked_rows"],
+            row_counts=options["row_counts"],
+        )
+        self._sampling = Sampling(options["max_tracked_rows"], _counts_by_name(options["row_counts"], targets))
         self._watches.target_names = [target.name for target in targets]
         name_holders = self._name_holders if self._history is not None else []
         self._row_names = find_row_names(options["names"], targets, name_holders)
@@ -506,8 +520,18 @@ class Observation:
             cadence = {name: self._options[name] for name in _CADENCES} if self._measures.fit else {}  # type: ignore[literal-required]
             watch.history.describe(description | cadence)
             watch.history.name_rows(self._row_names.get(watch.target.name, {}))
-        if isinstance(watch.target, TableTarget) and rule.radial_decay <= 0:
-            self._inform(f"'{watch.target.name}' under {rule.optimizer}: {rule.law}")
+        if isinstance(watch.target, TableTarget):
+            if rule.radial_decay <= 0:
+                self._inform(f"'{watch.target.name}' under {rule.optimizer}: {rule.law}")
+            self._say_how_sampled(watch.target)
+
+    def _say_how_sampled(self, target: TableTarget) -> None:
+        """Says once of a table how few of its rows are seen, where the frequent ones are hardly among them."""
+        if target.sample.stride >= _SPARSE_SAMPLE:
+            self._inform(
+                f"'{target.name}': one row in {target.sample.stride:,} is tracked, so the rows that occur often are "
+                "hardly among them; with row_counts= (torch.bincount(ids, minlength=rows)) each octave of frequency is"
+            )
 
     def _warn(self, message: str) -> None:
         self._run.warn(f"{self._name}: {message}")
@@ -529,7 +553,7 @@ def _description(
             "rows": target.rows,
             "dim": target.dim,
             "tracked_rows": target.tracked_rows,
-            "row_stride": target.stride,
+            **({"row_stride": target.sample.stride} if target.sample.stride else {"row_sample": "octaves of counts"}),
         }
     return {
         "target": target.name,
@@ -545,7 +569,15 @@ def _description(
     }
 
 
+def _counts_by_name(row_counts: RowCounts, targets: Sequence[Target]) -> Mapping[str, RowCounts]:
+    """Target name to counts; those without a name are of the only table."""
+    if row_counts is None or isinstance(row_counts, Mapping):
+        return row_counts or {}
+    return {target.name: row_counts for target in targets if isinstance(target, TableTarget)}
+
+
 _SHORT_WINDOW = 50
+_SPARSE_SAMPLE = 100
 _CADENCES = ("every_n_steps", "fit_every_n_steps", "window")
 """Options that tell two records of one target apart."""
 

@@ -38,8 +38,8 @@ class RunFacts:
         layers = (part for part in module.modules() if isinstance(part, nn.Embedding))
         table_ids = {id(table_parameter(layer)) for layer in layers}
         self._has_tables_alone = all(id(p) in table_ids for _, p in parameters if p.dim() > 1)
-        groups = (group for optimizer in run.optimizers() for group in optimizer.param_groups)
-        self._owner_counts = Counter(id(parameter) for group in groups for parameter in group["params"])
+        self._optimizer_ids: tuple[int, ...] = ()
+        self._owner_counts: Counter[int] = Counter()
 
     def of_watch(self, watch: Watch, *, has_ended: bool = False) -> Facts | None:
         """The facts of a target; ``None`` where no optimizer trains it any more.
@@ -61,10 +61,20 @@ class RunFacts:
             tracked_rows=target.tracked_rows,
             dim=target.dim,
             dtype=target.parameter.dtype,
-            owners=self._owner_counts[id(target.parameter)],
+            owners=self._count_owners(target.parameter),
             typical_row=next((fit.typical_row for fit in fits), None),
             resets_norms=any(fit.resets_norms for fit in fits),
         )
+
+    def _count_owners(self, parameter: nn.Parameter) -> int:
+        """How many groups hold a parameter, of the optimizers that there are now."""
+        optimizers = self._run.optimizers()
+        ids = tuple(map(id, optimizers))
+        if ids != self._optimizer_ids:
+            groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+            self._owner_counts = Counter(id(member) for group in groups for member in group["params"])
+            self._optimizer_ids = ids
+        return self._owner_counts[id(parameter)]
 
     def of_numbers(self, step: int, *, has_ended: bool = False) -> list[Facts]:
         """The facts of each parameter that is a single number, such as a temperature, or that a loss learns.

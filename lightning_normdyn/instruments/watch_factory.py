@@ -150,7 +150,7 @@ class WatchFactory:
             total_steps=self.run.total_steps,
             skipped_steps=skipped_steps,
             future_rates=lambda steps, rates: self.run.future_rates(optimizer, group(), steps, rates),
-            memory=partial(optimizer_memory, optimizer),
+            memory=lambda table, products: optimizer_memory(optimizer, table, products=products),
         )
 
     def _make_probe_together(

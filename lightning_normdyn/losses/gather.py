@@ -75,6 +75,12 @@ class Ranks(Protocol):
     def log_sum_exp(self, partial: Tensor) -> Tensor:
         """``log sum exp`` over ranks, elementwise."""
 
+    def sum(self, partial: Tensor) -> Tensor:
+        """The sum over ranks, elementwise, of ``[n]``; the gradient comes back from all of them."""
+
+    def max(self, partial: Tensor) -> Tensor:
+        """The largest of ranks, elementwise, of ``[n]``; without gradient."""
+
     def whole(self, share: Tensor) -> Tensor:
         """The mean over ranks as a value, with the gradient of this rank's own share."""
 
@@ -102,6 +108,14 @@ class OneRank:
     def log_sum_exp(self, partial: Tensor) -> Tensor:
         """The values themselves."""
         return partial
+
+    def sum(self, partial: Tensor) -> Tensor:
+        """The values themselves."""
+        return partial
+
+    def max(self, partial: Tensor) -> Tensor:
+        """The values themselves."""
+        return partial.detach()
 
     def whole(self, share: Tensor) -> Tensor:
         """The share itself."""
@@ -160,6 +174,17 @@ class ManyRanks:
         """Gathers one number an element from each rank."""
         total: Tensor = _LogSumExpOverRanks.apply(partial, self.count, self._group)
         return total
+
+    def sum(self, partial: Tensor) -> Tensor:
+        """Gathers one number an element from each rank."""
+        partials = self.gather(partial, Rows((len(partial),) * self.count, self.rank))
+        return rearrange(partials, "(rank n) -> rank n", rank=self.count).sum(0)
+
+    def max(self, partial: Tensor) -> Tensor:
+        """One all-reduce."""
+        largest = partial.detach().clone()
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._group)
+        return largest
 
     def whole(self, share: Tensor) -> Tensor:
         """One all-reduce of a scalar."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -48,7 +48,50 @@ def learnt_number(value: float) -> nn.Parameter:
         >>> learnt_number(2.0).shape
         torch.Size([1])
     """
-    return nn.Parameter(torch.tensor([float(value)]))
+    return nn.Parameter(torch.tensor([float(value)], dtype=wide_dtype()))
+
+
+def wide_dtype() -> torch.dtype:
+    """What a loss keeps its own numbers in: float32, or torch's default if that is wider.
+
+    Example:
+        >>> wide_dtype()
+        torch.float32
+    """
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
+class OwnNumbers(nn.Module):
+    """A module whose own parameters and buffers are a few numbers, which are never narrow and never without a value.
+
+    ``module.bfloat16()``, as Lightning's ``precision="bf16-true"`` has it, leaves them in float32: a step of a learning
+    rate would be lost to rounding, and a temperature stay for ever where it was. After ``to_empty`` on what was built
+    on the meta device they are as the constructor makes them.
+    """
+
+    def reset_parameters(self) -> None:
+        """Gives the numbers the values that they start with."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OwnNumbers:
+        if recurse:
+            for child in self.children():
+                child._apply(fn)
+        numbers = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+        had_no_value = any(number.is_meta for number in numbers)
+
+        def move(number: Tensor) -> Tensor:
+            moved = fn(number)
+            if not moved.is_floating_point() or moved.dtype.itemsize >= torch.float32.itemsize:
+                return moved
+            return number.to(moved.device, torch.promote_types(number.dtype, torch.float32))
+
+        super()._apply(move, recurse=False)  # type: ignore[no-untyped-call]
+        numbers = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+        if had_no_value and not any(number.is_meta for number in numbers):
+            with torch.no_grad():
+                self.reset_parameters()
+        return self
 
 
 def take_saved_shape(parameter: Tensor, saved: Mapping[str, Any], name: str) -> None:

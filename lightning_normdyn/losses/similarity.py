@@ -12,7 +12,7 @@ from lightning_normdyn.core.contrast.factored import Factored, factored
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_flag, check_positive
-from lightning_normdyn.losses.learnt import learnt_number, take_saved_shape, whole
+from lightning_normdyn.losses.learnt import OwnNumbers, learnt_number, take_saved_shape, whole, wide_dtype
 from lightning_normdyn.nearest_word import nearest
 
 _COLDEST = 1e-30  # float32 still holds its inverse
@@ -41,7 +41,7 @@ def check_normalization(normalization: str) -> None:
         raise ValueError(f"normalization: expected one of {names}, got {normalization!r}{hint}")
 
 
-class NormalizedSimilarity(nn.Module):
+class NormalizedSimilarity(OwnNumbers):
     """``<q, d> / (|q|^gamma_query · |d|^gamma_document)`` (arXiv 2602.09229, eq. 3).
 
     Source: docs/theory.md, "Scores with an exponent of the norm".
@@ -70,6 +70,8 @@ class NormalizedSimilarity(nn.Module):
     """
 
     fixed: Tensor
+    has_directions = True
+    """Whether a score is the cosine of the embeddings times powers of their norms."""
 
     def __init__(self, normalization: Normalization = "cosine", *, shared_gamma: bool = False) -> None:
         super().__init__()
@@ -78,9 +80,17 @@ class NormalizedSimilarity(nn.Module):
         self.normalization = normalization
         self.shared_gamma = shared_gamma
         if normalization == "learnable":
-            self.raw_gammas = nn.Parameter(torch.zeros(1 if shared_gamma else 2))
+            self.raw_gammas = nn.Parameter(torch.zeros(1 if shared_gamma else 2, dtype=wide_dtype()))
         else:
-            self.register_buffer("fixed", torch.tensor(NORMALIZATIONS[normalization]), persistent=False)
+            exponents = torch.tensor(NORMALIZATIONS[normalization], dtype=wide_dtype())
+            self.register_buffer("fixed", exponents, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Sets learnt exponents to a half; those of a named normalization are what they are."""
+        if self.normalization == "learnable":
+            self.raw_gammas.zero_()
+        else:
+            self.fixed.copy_(torch.tensor(NORMALIZATIONS[self.normalization], device=self.fixed.device))
 
     @property
     def exponents(self) -> tuple[Tensor, Tensor]:
@@ -121,7 +131,7 @@ class NormalizedSimilarity(nn.Module):
         return f"{self.normalization!r}" + (", shared_gamma=True" if self.shared_gamma else "")
 
 
-class Temperature(nn.Module):
+class Temperature(OwnNumbers):
     """A temperature, stored as the log of its inverse, the scale.
 
     Learnt on a log scale because it acts by ratios. A learnt scale is held at or below ``max_scale`` by setting it
@@ -156,6 +166,11 @@ class Temperature(nn.Module):
         self.max_scale = max_scale
         if learnable:
             self.log_scale = learnt_number(-math.log(temperature))
+
+    def reset_parameters(self) -> None:
+        """Sets a learnt temperature to where it started."""
+        if self.learnable:
+            self.log_scale.fill_(math.log(self._fixed))
 
     @property
     def factor(self) -> float | Tensor:
