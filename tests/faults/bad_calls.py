@@ -49,7 +49,7 @@ def _losses() -> Iterator[BadCall]:
         fused=["no"],
     )
     yield from each(kind, losses.FullSoftmax, {}, share_documents=["no", 1])
-    yield from each(kind, losses.InfoNCE().parameter_group, {}, lr=NOT_POSITIVE)
+    yield from each(kind, losses.InfoNCE().parameter_group, {}, lr=[0, -1.0, NAN, INF, "0.1"])
     yield from each(kind, losses.SigmoidContrastive, {}, bias=[NAN, INF, "0"], learnable_bias=["no"])
     yield from each(kind, losses.NormalizedSimilarity, {}, normalization=["cos", None], shared_gamma=["no"])
     kind = "losses: batches"
