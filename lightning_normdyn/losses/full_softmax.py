@@ -11,6 +11,7 @@ from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum
 from lightning_normdyn.losses.batch import check_finite, check_per_query
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Trait
+from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
@@ -46,20 +47,16 @@ class FullSoftmax(ContrastiveLoss):
         super().__init__(normalization=normalization, **options)
 
     @classmethod
-    def sharing(cls, contrast: InfoNCE) -> FullSoftmax:
+    def sharing(cls, contrast: InBatchLoss) -> FullSoftmax:
         """A softmax with the parts of another loss, so that what the other learns is learnt by both.
 
         Similarity, temperature and the names under which callbacks see embeddings are the other's own modules; its
-        kernels play no part.
+        kernels play no part, nor does the bias of a sigmoid loss, which all documents of a query have in common.
 
         Raises:
             ValueError: if the other goes another way than from queries to documents alone.
         """
-        has_other_terms = (
-            contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
-        )
-        has_other_terms = has_other_terms or contrast.terms != SoftmaxTerms() or contrast.rules != NegativeRules()
-        if has_other_terms or contrast.queue is not None:
+        if isinstance(contrast, InfoNCE) and _has_other_terms(contrast):
             raise ValueError(
                 "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
                 "joint, queue_size and what shapes the sum (smoothing, margins, decoupled, prior, hardness, bounds) as "
@@ -90,7 +87,7 @@ class FullSoftmax(ContrastiveLoss):
             documents: ``[m, d]``, not normalised.
             targets: the row of each query's document, int64 ``[n]``.
             document_ids: ``[m]``, where a document may stand in several rows: further rows of the target are no
-                negatives.
+                negatives. -1 is no id.
             log_expected: ``log Q`` of every row, ``[m]``.
             weights: of the queries, ``[n]``, see :meth:`InfoNCE.forward`.
             temperatures: of the queries, ``[n]``, likewise.
@@ -106,9 +103,10 @@ class FullSoftmax(ContrastiveLoss):
         self.check_reducible(weights, temperatures)
         queries, documents = self.queries(queries), self.documents(documents)
         if self.training:
-            self.scaling.hold()
+            self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, targets)
+            self.settle_temperature(queries, documents, ranks)
             rows = ranks.rows(len(queries), traits=[Trait("weights", "1 if given", int(weights is not None))])[0]
             anchors = self.scaled_queries(queries, temperatures)
             losses = self._losses(
@@ -146,6 +144,13 @@ class FullSoftmax(ContrastiveLoss):
             anchors, vectors, positives=targets, exclusion=exclusion, chunk_size=self.chunk_size
         )
         return F.softplus(rows - scores)
+
+
+def _has_other_terms(contrast: InfoNCE) -> bool:
+    """Whether a loss is more than a softmax of queries over documents."""
+    further = contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
+    is_shaped = contrast.terms != SoftmaxTerms() or contrast.rules != NegativeRules()
+    return bool(further) or contrast.queue is not None or is_shaped
 
 
 def _repeated(document_ids: Tensor | None, targets: Tensor) -> Exclusion | None:

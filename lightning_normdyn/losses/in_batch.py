@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.losses.batch import Batch, PairOptions, check_finite
@@ -17,6 +18,8 @@ from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Rows, Trait
 from lightning_normdyn.losses.options import Unpack
 from lightning_normdyn.losses.uncompiled import uncompiled
+
+_SAMPLE = 64  # queries, to see how much ids exclude
 
 
 class Candidates(NamedTuple):
@@ -77,6 +80,10 @@ class Candidates(NamedTuple):
 class InBatchLoss(ContrastiveLoss, ABC):
     """A loss of pairs that find their negatives in the batch, see :class:`ContrastiveLoss` for its arguments."""
 
+    _has_warned_of_ids = False
+    has_options_of_mixin = False
+    """Whether it has what a :class:`ContrastiveMixin` was given, as far as that is known."""
+
     @uncompiled
     def forward(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
         """The loss of a batch, the mean over the queries of all ranks.
@@ -93,7 +100,8 @@ class InBatchLoss(ContrastiveLoss, ABC):
                   a query's class are all its positives.
                 - ``positives``: numbers of further documents that are positives of a query, ``[n, p]``, -1 for none.
                 - ``query_ids``: ``[n]``. Equal ids tell equal queries, whose documents are then no negatives of each
-                  other.
+                  other. -1 is no id, and agrees with none, here and in the next two. Ids that exclude more than half of
+                  a batch are warned of, once: a column that was never set has the same everywhere.
                 - ``document_ids``: ``[m]``. A document equal to the positive of a query is no negative of it.
                 - ``hard_negative_ids``: ``[n, h]``, the same for hard negatives.
                 - ``query_guides``, ``document_guides``, ``hard_negative_guides``: a second model's embeddings of the
@@ -123,9 +131,10 @@ class InBatchLoss(ContrastiveLoss, ABC):
         batch = Batch.check(queries, documents, **options)
         self.check_reducible(batch.weights, batch.temperatures)
         if self.training:
-            self.scaling.hold()
+            self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, documents)
+            self.settle_temperature(queries, documents[: len(queries)], ranks)
             candidates = self._candidates(batch, ranks)
             wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
             losses = self._losses(batch, candidates, ranks)
@@ -138,8 +147,25 @@ class InBatchLoss(ContrastiveLoss, ABC):
                 f"queries: scores leave {loss.dtype}, with entries up to {largest[0]:.3g} and {largest[1]:.3g} in "
                 "documents; normalise a side, or look at the encoder"
             )
+        if candidates.keys and not self._has_warned_of_ids:
+            self._warn_of_ids(batch, candidates)
         self._conclude(batch, candidates, ranks)
         return loss
+
+    def _warn_of_ids(self, batch: Batch, candidates: Candidates) -> None:
+        """Says so, once, if ids exclude more than half of the negatives: of the first queries, as a sample."""
+        exclusion = excluded_pairs(batch, candidates)
+        rows, columns = min(len(batch.queries), _SAMPLE), len(candidates.vectors)
+        if exclusion is None or columns < 3:
+            return
+        share = float(exclusion.mask(slice(0, rows), slice(0, columns)).sum()) / (rows * (columns - 1))
+        if share > 0.5:
+            self._has_warned_of_ids = True
+            caution(
+                f"query_ids or document_ids exclude {share:.0%} of the negatives as duplicates, so that little or "
+                "nothing is left to learn; give each query and document an id of its own, or -1 for none",
+                stacklevel=4,
+            )
 
     @abstractmethod
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:

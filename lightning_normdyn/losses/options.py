@@ -20,6 +20,8 @@ else:
             return Any
 
 
+MixinLoss = Literal["infonce", "sigmoid"]
+StartTemperature = float | Literal["auto"]
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
 Joint = bool | Literal["sentence_transformers"]
@@ -42,7 +44,7 @@ class SharedOptions(TypedDict, total=False):
 class SoftmaxOptions(SharedOptions, total=False):
     """The same with the temperature, which has another default in the sigmoid loss."""
 
-    temperature: float
+    temperature: StartTemperature
     learnable_temperature: bool
 
 

@@ -12,13 +12,13 @@ from lightning_normdyn.core.number_checks import check_finite_number, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs, positive_columns
-from lightning_normdyn.losses.learnt import learnt_number, take_saved_shape, whole
-from lightning_normdyn.losses.options import SharedOptions, Unpack
+from lightning_normdyn.losses.learnt import OwnNumbers, learnt_number, take_saved_shape, whole, wide_dtype
+from lightning_normdyn.losses.options import SharedOptions, StartTemperature, Unpack
 from lightning_normdyn.losses.positives import distinct_positives
 from lightning_normdyn.losses.similarity import Normalization
 
 
-class SigmoidContrastive(InBatchLoss):
+class SigmoidContrastive(OwnNumbers, InBatchLoss):
     """``L = -1/n sum_ij log sigmoid(z_ij (s(q_i, d_j)/tau + bias))``, z = 1 for positives and -1 for all others.
 
     The loss of SigLIP (arXiv 2303.15343, eq. 1) for any cell of the 2x2 grid of normalizations, made and thrown away a
@@ -26,7 +26,8 @@ class SigmoidContrastive(InBatchLoss):
 
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
-        temperature: what scores are divided by, at the start.
+        temperature: what scores are divided by, at the start; ``"auto"`` goes by the spread of the first training
+            batch's scores, see :class:`AutoTemperature`.
         learnable_temperature: whether it trains.
         bias: added to every score, at the start: about minus the log of the batch makes most pairs negative.
         learnable_bias: whether it trains.
@@ -42,12 +43,13 @@ class SigmoidContrastive(InBatchLoss):
     """
 
     bias: Tensor
+    cosine_temperature = 0.1
 
     def __init__(
         self,
         *,
         normalization: Normalization = "cosine",
-        temperature: float = 0.1,
+        temperature: StartTemperature = 0.1,
         learnable_temperature: bool = True,
         bias: float = -10.0,
         learnable_bias: bool = True,
@@ -61,11 +63,15 @@ class SigmoidContrastive(InBatchLoss):
         )
         check_finite_number(bias=bias, hint="about minus the log of the batch is common")
         check_flag(learnable_bias=learnable_bias)
-        self.learnable_bias = learnable_bias
+        self.learnable_bias, self._first_bias = learnable_bias, float(bias)
         if learnable_bias:
             self.bias = learnt_number(bias)
         else:
-            self.register_buffer("bias", torch.tensor(float(bias)))
+            self.register_buffer("bias", torch.tensor(float(bias), dtype=wide_dtype()))
+
+    def reset_parameters(self) -> None:
+        """Sets the bias to where it started."""
+        self.bias.fill_(self._first_bias)
 
     def learnt(self) -> dict[str, Tensor]:
         """What trains in the loss itself, by the name under which it is logged; detached."""

@@ -27,6 +27,7 @@ PAIRS = {1: (20,), 2: (7, 13), 3: (9, 1, 10), 4: (5, 4, 8, 3)}
 CASES = {
     "one direction": (InfoNCE, {}, {}),
     "backwards": (InfoNCE, {"direction": "document_to_query"}, {}),
+    "auto": (InfoNCE, {"temperature": "auto", "symmetric": True}, {}),
     "symmetric": (InfoNCE, {"symmetric": True, "chunk_size": 3}, {}),
     "SimCLR": (InfoNCE, {"symmetric": True, "same_side": "both"}, {}),
     "joint": (InfoNCE, {"symmetric": True, "same_side": "both", "joint": True}, {}),
@@ -64,7 +65,8 @@ class Towers(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.query, self.document = nn.Linear(D, D), nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, D))
-        self.loss = make(normalization="learnable", temperature=0.3, learnable_temperature=True, **settings)
+        learnt = {"normalization": "learnable", "temperature": 0.3, "learnable_temperature": True}
+        self.loss = make(**learnt | settings)
 
     def forward(self, batch, *, chunk_size=None):
         options = dict(batch)

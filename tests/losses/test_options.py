@@ -81,8 +81,8 @@ EVERYTHING = {
     InfoNCE: INFONCE | {"normalization": "cosine"},
     FullSoftmax: SOFTMAX | {"normalization": "cosine"},
     SigmoidContrastive: SIGMOID | {"normalization": "cosine"},
-    Plain: INFONCE | {"normalization": None, "width": 8},
-    Preset: INFONCE | {"normalization": None},
+    Plain: INFONCE | {"normalization": None, "loss": "infonce", "width": 8},
+    Preset: INFONCE | {"normalization": None, "loss": "infonce"},
 }
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NO_ID = torch.iinfo(torch.int64).min
-"""The id of what has none: no row has it, so that it excludes nothing."""
+NO_ID = -1
+"""The id of what has none, which users may write too: it agrees with nothing, not even with itself."""
 
 
 class Exclusion(NamedTuple):
