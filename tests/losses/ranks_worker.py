@@ -52,6 +52,8 @@ CASES = {
     "bounded": (InfoNCE, {"symmetric": True, "same_side": "both", "negative_share": 0.9}, {"hard": True}),
     "hard": (InfoNCE, {"hardness": "hard_negatives"}, {"hard": True, "extra": True}),
     "debiased": (InfoNCE, {"symmetric": True, "prior": 0.1}, {}),
+    "prefixes": (InfoNCE, {"prefixes": [2, 5, 6]}, {"document_ids": True, "hard": True}),
+    "symmetric prefixes": (InfoNCE, {"prefixes": [3, 6], "prefix_weights": [0.5, 1.0], "symmetric": True}, {}),
     "queue": (InfoNCE, {"queue_size": 30}, {"document_ids": True}),
     "sigmoid": (SigmoidContrastive, {}, {}),
     "sigmoid with labels": (SigmoidContrastive, {}, {"labels": True, "hard": True, "document_ids": True}),
