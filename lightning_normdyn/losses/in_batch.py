@@ -97,7 +97,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
 
                 - ``hard_negatives``: ``[n, h, d]``; those of one query serve all.
                 - ``labels``: class of each document, ``[m]``, the first n of which are the queries' too: documents of
-                  a query's class are all its positives.
+                  a query's class are all its positives, and with ``same_side`` other queries of its class.
                 - ``positives``: numbers of further documents that are positives of a query, ``[n, p]``, -1 for none.
                 - ``query_ids``: ``[n]``. Equal ids tell equal queries, whose documents are then no negatives of each
                   other. -1 is no id, and agrees with none, here and in the next two. Ids that exclude more than half of

@@ -57,6 +57,8 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     same_side: SameSide
     joint: Joint
     queue_size: int
+    queue_positives: bool
+    shared_hard_negatives: bool
     fused: bool
     label_smoothing: float
     margin: float
