@@ -43,8 +43,8 @@ class RunFacts:
         layers = (part for part in module.modules() if isinstance(part, nn.Embedding))
         self._table_ids = {id(table_parameter(layer)) for layer in layers}
         self._matrix_ids = {id(p) for _, p in parameters if p.dim() > 1}
-        groups = (group for optimizer in run.optimizers() for group in optimizer.param_groups)
-        self._owner_counts = Counter(id(parameter) for group in groups for parameter in group["params"])
+        self._optimizer_ids: tuple[int, ...] = ()
+        self._owner_counts: Counter[int] = Counter()
 
     def of_watch(self, watch: Watch, *, has_ended: bool = False) -> Facts | None:
         """The facts of a target; ``None`` where no optimizer trains it any more.
@@ -69,11 +69,21 @@ class RunFacts:
             dim=target.dim,
             dtype=target.parameter.dtype,
             meets_loss=self._matrix_ids <= self._table_ids,
-            owners=self._owner_counts[id(target.parameter)],
+            owners=self._count_owners(target.parameter),
             typical_row=next((fit.typical_row for fit in fits), None),
             resets_norms=any(fit.resets_norms for fit in fits),
             gradient_scale=_gradient_scale(group.optimizer, target.parameter),
         )
+
+    def _count_owners(self, parameter: nn.Parameter) -> int:
+        """How many groups hold a parameter, of the optimizers that there are now."""
+        optimizers = self._run.optimizers()
+        ids = tuple(map(id, optimizers))
+        if ids != self._optimizer_ids:
+            groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+            self._owner_counts = Counter(id(member) for group in groups for member in group["params"])
+            self._optimizer_ids = ids
+        return self._owner_counts[id(parameter)]
 
     def of_numbers(self, step: int, *, has_ended: bool = False) -> list[Facts]:
         """The facts of each parameter that is a single number, such as a temperature, or that a loss learns.
@@ -123,7 +133,7 @@ class RunFacts:
             lr=nominal_lr(settings),
             weight_decay=float(settings.get("weight_decay") or 0.0),
             step=step,
-            total_steps=self._run.total_steps(),
+            total_steps=self._run.total_steps(group.optimizer),
             has_ended=has_ended,
             loss_scale=self._run.loss_scale(),
             clip_value=self._run.clip_value(),

@@ -223,14 +223,14 @@ def _reset_norms(evidence: Evidence) -> Finding | None:
         return None
     reason = _standstill(evidence)
     if evidence.facts.resets_norms:
-        reason = f"nearly every norm was back at {amount(norms.last)} when the next step came"
+        reason = f"nearly every norm was back where a step had met it, near {amount(norms.last)}, when the next came"
     if not reason:
         return None
-    weight_decay = evidence.decay_for_norm(norms.last)
+    weight_decay = None if evidence.sees_lengths else evidence.decay_for_norm(norms.last)
     lever = (
         f"drop the reset and set weight_decay={amount(weight_decay)}, under which rows settle at that norm anyway"
         if weight_decay
-        else "drop the reset, or leave weight decay out, which has no effect under it"
+        else "keep the reset if norms are to stay there, and leave weight decay out, which has no effect under it"
     )
     return Finding(f"{reason}: something sets them back after each step", lever)
 
@@ -427,7 +427,7 @@ NORM_RULES = (
         "norms are back where they were whenever a step has moved them, or what steps do to R² should have moved the "
         "norms, which stand still",
         "the training code normalises rows after each step, as TransE does",
-        "the weight decay that holds rows at that norm by itself",
+        "the weight decay that holds rows at that norm by itself, where the loss does not see lengths",
         _reset_norms,
     ),
     Rule(
