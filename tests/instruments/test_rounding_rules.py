@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from planted_evidence import evidence_of, rules_that_speak, severities, verdicts_of
@@ -72,6 +74,7 @@ def test_the_gradients_size_is_that_of_its_squares(build):
     expected = float(average[average > 0].median().sqrt())
     assert _gradient_scale(optimizer, model.table.weight) == pytest.approx(expected, rel=1e-4)
     assert _gradient_scale(torch.optim.SGD(model.parameters(), lr=1.0), model.table.weight) is None
+    assert _gradient_scale(SimpleNamespace(param_groups=[]), model.table.weight) is None
 
 
 def test_an_eps_that_swamps_gradients_is_told_and_its_lever_cures_it():

@@ -131,6 +131,7 @@ def test_a_step_that_throws_all_rows_out_is_not_taken_for_rows_of_nearly_no_leng
     """Then norms of after the step, and 1/R² of before it, are of other rows altogether."""
     values = {"effective_lr": 1.0, "lr": 1e-2, "norm_p50": 50.0, "norm_mean": 50.0, "gradient_norm": 1.0}
     assert "dead_rows" in rules_that_speak(values | {"norm_min": 1.0})
+    assert "dead_rows" in rules_that_speak({**values, "norm_min": 1.0, "gradient_norm": float("nan")})
     assert "dead_rows" not in rules_that_speak(values | {"norm_min": 45.0})
 
 
