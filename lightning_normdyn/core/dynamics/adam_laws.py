@@ -27,6 +27,7 @@ from lightning_normdyn.core.dynamics.norm_errors import (
     LinearResponse,
     NormErrors,
     Sampling,
+    direction_noise,
     direction_rate,
     overlap_noise,
     telescoped_noise,
@@ -508,10 +509,9 @@ def _direction_variance(settings: Settings, noise: Noise, rate: Tensor | float) 
     forgets, dim = 1 - settings.second_beta, noise.dim
     alpha = noise.update_probability / forgets
     known = forgets / (forgets + 2 * rate)
-    now = 15 / ((dim + 2) * (dim + 4)) - 9 / (dim + 2) ** 2
-    before = 2 * (dim - 1) / (dim * (dim + 2) ** 2)
-    square = known**2 * now + known * (1 - known) * before
-    variance: Tensor = rate / (2 * dim) * square * alpha / (1 + alpha)
+    before = (dim - 1) / (2 * dim * (dim + 2) ** 2)
+    square = known**2 * direction_noise(dim) + known * (1 - known) * before
+    variance: Tensor = 2 * rate / dim * square * alpha / (1 + alpha)
     return variance
 
 

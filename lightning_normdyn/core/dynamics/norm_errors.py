@@ -171,6 +171,15 @@ def overlap_noise(first_beta: float, dim: int) -> float:
     return 4 * first_beta**2 / ((1 - first_beta**2) * max(dim - 1, 1))
 
 
+def direction_noise(dim: int) -> float:
+    """``E[sum of z_i⁶ - (sum of z_i⁴)²]/4``: what a step has along a row whose directions z it knows, over its square.
+
+    Where steps are longer by the share ``z_i²/2`` in the numbers in which the row is long, as those are that divide by
+    what gradients without a part along the row are in each.
+    """
+    return (15 / ((dim + 2) * (dim + 4)) - 9 / (dim + 2) ** 2) / 4
+
+
 def direction_rate(rate: Entry, dim: int) -> Entry:
     """``4·r·(d + 2)/(d - 1)``: how fast ``sum of z_i⁴`` is forgotten by directions z that turn by ``2·r`` in square."""
     return 4 * rate * (dim + 2) / max(dim - 1, 1)
