@@ -28,6 +28,7 @@ class TableLayout:
 
     Attributes:
         columns: which columns this rank holds.
+        has_whole_rows: whether that is all of them.
         places: where the tracked rows are in the block, ``[m]``.
         slots: which tracked rows they are, ``[m]``.
     """
@@ -37,6 +38,7 @@ class TableLayout:
         rows, self._dim = table.shape
         start, stop = block_range(rows, self._splits(0))
         self.columns = slice(*block_range(self._dim, self._splits(1)))
+        self.has_whole_rows = not self._splits(1)
         self.slots, self.places = sample.within(start, stop, table.to_local().device)
         self._tracked_rows = sample.size
         self._groups = _sharding_groups(table) or {}
@@ -54,10 +56,20 @@ class TableLayout:
         block: Tensor = tensor.to_local()
         return block
 
-    def tracked(self, block: Tensor) -> Tensor:
-        """The tracked rows of what :meth:`block` gave, ``[m, c]``, a copy in float64."""
-        rows: Tensor = most_precise(block.index_select(0, self.places))
+    def tracked(self, block: Tensor, among: Tensor | None = None) -> Tensor:
+        """The tracked rows of what :meth:`block` gave, ``[m, c]``, a copy in float64.
+
+        Args:
+            block: this rank's part of the table, or of its gradient.
+            among: which of this rank's tracked rows are wanted, ``[n]``; ``None`` for all.
+        """
+        places = self.places if among is None else self.places.index_select(0, among)
+        rows: Tensor = most_precise(block.index_select(0, places))
         return rows
+
+    def tracked_part(self, block: Tensor) -> Tensor:
+        """The same as it is, a view where all rows are tracked."""
+        return block if len(self.places) == len(block) else block.index_select(0, self.places)
 
     def sums(self, local_sums: Tensor, numbers: Tensor, slots: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Sums over all columns of all tracked rows, and of numbers of the whole table, in one message.

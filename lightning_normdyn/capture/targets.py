@@ -48,7 +48,8 @@ def find_targets(
     Args:
         module: the model.
         targets: ``"auto"`` for the trainable weights of every embedding layer and what the model's losses publish
-            (``queries`` and ``documents``), or a pattern or several over qualified names and published ones.
+            (``queries`` and ``documents``), which may be none as long as all tables are frozen, or a pattern or several
+            over qualified names and published ones.
         max_tracked_rows: most rows of a table that keep statistics of their own.
         row_counts: how often each row of the only table occurs, or a mapping of names to that, by which rows are
             chosen where there are more; ``None`` for an even stride.
@@ -78,10 +79,8 @@ def find_targets(
     make_table = _TableMaker(ParameterIndex(module), max_tracked_rows, row_counts)
     if isinstance(targets, str):
         names, outputs = _embedding_tables(module), _published(module)
-        if not names and not outputs:
-            raise ValueError(
-                f"targets: 'auto' found no trainable embedding table and no contrastive loss; {_candidates(module)}"
-            )
+        if not names and not outputs and not frozen_tables(module):
+            raise ValueError(f"targets: 'auto' found no embedding table and no contrastive loss; {_candidates(module)}")
         make_table.count_for(names)
         return [*map(make_table, names), *(_output(name, child, module) for name, child in outputs.items())]
     matches = [match for pattern in targets for match in _matches(module, make_table.index, pattern)]
@@ -198,6 +197,18 @@ def table_parameter(layer: nn.Module) -> nn.Parameter | None:
 def _embedding_tables(module: nn.Module) -> list[str]:
     weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
     return [name for name, p in plain_parameters(module).items() if id(p) in weights and p.requires_grad and p.numel()]
+
+
+def frozen_tables(module: nn.Module) -> list[nn.Parameter]:
+    """The weights of embedding layers that are not trained.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(10, 4).requires_grad_(False), nn.Embedding(10, 4))
+        >>> len(frozen_tables(model))
+        1
+    """
+    weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
+    return [p for p in module.parameters() if id(p) in weights and not p.requires_grad and p.numel()]
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:

@@ -16,6 +16,7 @@ PATIENCE = 60.0
 """Seconds that a rank waits for the others to come to the same point."""
 _SLICE = 0.5
 """Seconds of one wait: Python hears signals between two of them, and never within."""
+_ROUNDS_KEPT = 64
 _ALL, _OUTCOME = "all", "outcome"
 
 
@@ -25,7 +26,7 @@ class Meeting:
     Each rank leaves a word in the store of the process group on what it is about to do, and waits for the words of the
     others. They go on together if all say the same in time. Whether all did is settled by the rank that says so first,
     so that all are of one mind; once they are not together, they never are again. However many ranks there are, one
-    that comes last asks the store four times at most.
+    that comes last asks the store three times, but for every 64th step.
 
     Args:
         store: that of the process group; ``None`` where a rank is alone, or nothing can be settled: all is well then.
@@ -70,7 +71,7 @@ class Meeting:
 
     def _settle(self, act: str) -> str:
         self._round += 1
-        self._forget(self._round - 2)
+        self._forget()
         # What a rank is about to do is part of the key: once all keys are there, none of them need be read.
         keys = [self._key(self._round, rank, act) for rank in range(self._size)]
         self._keys.append(keys[self._rank])
@@ -114,14 +115,21 @@ class Meeting:
             return bool(self._store.check(keys))  # raises where the store is gone
         return True
 
-    def _forget(self, number: int) -> None:
-        """Clears a round that all ranks have left behind, lest the store grow with the run."""
-        prefix = self._key(number, self._rank)
-        for key in [key for key in self._keys if number > 0 and key.startswith(prefix)]:
-            self._store.delete_key(key)
-            self._keys.remove(key)
-        if number > 0 and self._rank == 0:
-            self._store.delete_key(self._key(number, _OUTCOME))
+    def _forget(self) -> None:
+        """Clears the rounds that all ranks have left behind, lest the store grow with the run; many at a time.
+
+        To ask a store that has fallen asleep takes longest.
+        """
+        if self._round % _ROUNDS_KEPT:
+            return
+        last = self._key(self._round - 1, self._rank)  # which another rank may not have seen yet
+        for key in self._keys:
+            if not key.startswith(last):
+                self._store.delete_key(key)
+        self._keys = [key for key in self._keys if key.startswith(last)]
+        if self._rank == 0:
+            for number in range(self._round - 1 - _ROUNDS_KEPT, self._round - 1):
+                self._store.delete_key(self._key(number, _OUTCOME))
 
     def _key(self, number: int, rank: int | str, act: str = "") -> str:
         return f"normdyn/{self._topic}/{number}/{rank}/{act}"

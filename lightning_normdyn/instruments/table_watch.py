@@ -130,12 +130,14 @@ class TableWatch(Watch):
             kind = ScarceStep if self.target.layout is None else SpreadScarceStep
             self._scarce_step = kind(self.target, self._scarce)
         if self._need:
-            self._table_step = (TableStep if self.target.layout is None else SpreadStep)(
-                self.target,
-                touched=Need.TOUCHED in self._need,
-                tracked=Need.TRACKED in self._need,
-                clipping=clipping,
-            )
+            touched, tracked = Need.TOUCHED in self._need, Need.TRACKED in self._need
+            if self.target.layout is None:
+                self._table_step = TableStep(self.target, touched=touched, tracked=tracked, clipping=clipping)
+            else:
+                norms = Need.NORMS in self._need
+                self._table_step = SpreadStep(
+                    self.target, touched=touched, tracked=tracked, norms=norms, clipping=clipping
+                )
 
     @property
     def wants_gradient(self) -> bool:

@@ -106,7 +106,7 @@ class FullSoftmax(ContrastiveLoss):
         self.check_reducible(weights, temperatures)
         queries, documents = self.queries(queries), self.documents(documents)
         if self.training:
-            self.scaling.hold()
+            self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, targets)
             rows = ranks.rows(len(queries), traits=[Trait("weights", "1 if given", int(weights is not None))])[0]

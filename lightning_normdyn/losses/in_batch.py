@@ -129,7 +129,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
         batch = Batch.check(queries, documents, **options)
         self.check_reducible(batch.weights, batch.temperatures)
         if self.training:
-            self.scaling.hold()
+            self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, documents)
             candidates = self._candidates(batch, ranks)

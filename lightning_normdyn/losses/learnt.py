@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lightning_normdyn.core.sharded_tensor import is_sharded, of_this_rank
 
@@ -113,6 +115,45 @@ def take_saved_shape(parameter: Tensor, saved: Mapping[str, Any], name: str) -> 
         return
     if value.shape != parameter.shape and math.prod(value.shape) == parameter.numel() == 1:
         parameter.data = parameter.data.reshape(value.shape)
+
+
+_Held = TypeVar("_Held", bound=nn.Module)
+_ACTIONS: weakref.WeakKeyDictionary[nn.Module, tuple[str, Callable[[Any], object]]] = weakref.WeakKeyDictionary()
+
+
+def call_after_steps(module: _Held, parameter: str, action: Callable[[_Held], object]) -> None:
+    """Does something with a module after each step of an optimizer that trains a parameter of it, from now on.
+
+    Args:
+        module: as long as it lives.
+        parameter: its name there; the parameter may be another one by then.
+        action: what to do.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> call_after_steps(layer, "weight", lambda layer: print("stepped"))
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> layer(torch.ones(1)).backward()
+        >>> optimizer.step()
+        stepped
+    """
+    global _is_listening
+    _ACTIONS[module] = (parameter, action)
+    if not _is_listening:
+        register_optimizer_step_post_hook(torch.compiler.disable(_after_step))
+        _is_listening = True
+
+
+_is_listening = False
+
+
+def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    actions = [(module, getattr(module, name), action) for module, (name, action) in list(_ACTIONS.items())]
+    if actions:
+        ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for module, parameter, action in actions:
+            if id(parameter) in ids:
+                action(module)
 
 
 def average_gradients(parameters: Iterable[Tensor], group: Any) -> list[Any]:

@@ -6,13 +6,21 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_normdyn.core.contrast.factored import Factored, factored
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_flag, check_positive
-from lightning_normdyn.losses.learnt import OwnNumbers, learnt_number, take_saved_shape, whole, wide_dtype
+from lightning_normdyn.losses.learnt import (
+    OwnNumbers,
+    call_after_steps,
+    learnt_number,
+    take_saved_shape,
+    whole,
+    wide_dtype,
+)
 from lightning_normdyn.nearest_word import nearest
 
 _COLDEST = 1e-30  # float32 still holds its inverse
@@ -181,6 +189,15 @@ class Temperature(OwnNumbers):
     def scale(self) -> Tensor:
         """The same as a tensor."""
         return torch.as_tensor(self.factor)
+
+    def hold_in_training(self) -> None:
+        """Sets a learnt scale back to its bound, now and, where processes train together, after every step.
+
+        Inside of a module's ``forward`` FSDP2 has copies of its parameters, which it throws away.
+        """
+        self.hold()
+        if self.learnable and dist.is_available() and dist.is_initialized():
+            call_after_steps(self, "log_scale", Temperature.hold)
 
     def hold(self) -> None:
         """Sets a learnt scale back to its bound."""

@@ -138,7 +138,7 @@ def watched(net, optimizer, logged, log_dir=None, *, steps=STEPS, **settings):
     )
 
 
-def train(net, optimizer, observer, pairs, mesh=None, *, max_norm=0.1):
+def train(net, optimizer, observer, pairs, mesh=None, *, max_norm=1.0):
     """Trains, clipped, on this rank's part of each batch."""
     with observer:
         for batch in pairs:
