@@ -50,18 +50,18 @@ class RayCluster:
         gpus = f", {self.gpus} GPUs" if self.gpus else ""
         return f"Ray: {self.cpus} CPUs{gpus} on {self.machines} {'machine' if self.machines == 1 else 'machines'}"
 
-    def map(self, function: Callable[..., R], shared: Sequence[object], arguments: Iterable[object]) -> Iterator[R]:
+    def map(self, function: Callable[..., R], constants: Sequence[object], arguments: Iterable[object]) -> Iterator[R]:
         """Results in the order of the arguments, a few being under way at a time.
 
         Args:
-            function: of a module that all machines have; called with what is shared and one argument.
-            shared: sent to each machine once.
+            function: of a module that all machines have; called with the constants and one argument.
+            constants: sent to each machine once.
             arguments: one a call.
 
         Raises:
             Exception: what a call raised, or ``OSError`` if Ray gave one up.
         """
-        references = [self.ray.put(value) for value in shared]
+        references = [self.ray.put(value) for value in constants]
         waiting: deque[Any] = deque()
         try:
             for argument in arguments:
@@ -100,11 +100,11 @@ class RayCluster:
         except self.ray.exceptions.RayError as error:
             raise OSError(given_up(error)) from error
 
-    def ended(self, references: Iterable[Any], *, seconds: float) -> list[Any]:
+    def with_result(self, references: Iterable[Any], *, seconds: float) -> list[Any]:
         """Those that have a result, as soon as one has, or after so many seconds none."""
         references = list(references)
-        done: list[Any] = self.ray.wait(references, num_returns=len(references), timeout=seconds)[0]
-        return done
+        finished_calls: list[Any] = self.ray.wait(references, num_returns=len(references), timeout=seconds)[0]
+        return finished_calls
 
     def actor(self, cls: type) -> Any:
         """An object that calls on all machines share; it starts again where it dies, and empty."""

@@ -48,13 +48,13 @@ class RayPasses:
             work: called with the chunks of a part and its rows, on some machine.
             by_chunk: whether a part is one chunk.
         """
-        parts = self._parts(by_chunk=by_chunk)
-        shared = (work, self._embeddings, self._chunk_size)
-        for rows, result in zip(parts, self._cluster.map(work_on, shared, parts), strict=True):
+        ranges = self._ranges(by_chunk=by_chunk)
+        constants = (work, self._embeddings, self._chunk_size)
+        for rows, result in zip(ranges, self._cluster.map(work_on, constants, ranges), strict=True):
             self._tell(len(rows))
             yield result
 
-    def _parts(self, *, by_chunk: bool) -> list[range]:
+    def _ranges(self, *, by_chunk: bool) -> list[range]:
         """Rows of each part, whole chunks."""
         rows = self._embeddings.rows
         chunks = max(1, -(-rows // self._chunk_size))

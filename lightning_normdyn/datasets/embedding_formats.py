@@ -148,7 +148,12 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _check_alike(
-    place: StoragePlace, schema: pa.Schema, first: StoragePlace, wanted: pa.Schema, column: str, id_column: str | None
+    place: StoragePlace,
+    schema: pa.Schema,
+    first: StoragePlace,
+    first_schema: pa.Schema,
+    column: str,
+    id_column: str | None,
 ) -> None:
     """Refuses a shard whose columns are not those of the first."""
     if column not in _list_columns(schema):
@@ -165,7 +170,7 @@ def _check_alike(
         raise ValueError(
             f"{place}: expected ids in '{id_column}' as in {first}, got none; write ids into all shards or into none"
         )
-    dims = [getattr(kind.field(column).type, "list_size", None) for kind in (wanted, schema)]
+    dims = [getattr(kind.field(column).type, "list_size", None) for kind in (first_schema, schema)]
     if None not in dims and dims[0] != dims[1]:
         raise ValueError(
             f"{place}: expected {dims[0]} numbers in '{column}' as in {first}, got {dims[1]}; are both of one model?"

@@ -161,10 +161,10 @@ class ParquetMatrix(Matrix):
         parquet = shard.open()
         groups, row = _groups_with(parquet, rows)
         for batch in parquet.iter_batches(batch_size=size, row_groups=groups, columns=[self.column]):
-            skipped = min(len(batch), max(0, rows.start - row))
-            lists = batch.column(0).slice(skipped, max(0, min(len(batch), rows.stop - row) - skipped))
+            lead = min(len(batch), max(0, rows.start - row))
+            lists = batch.column(0).slice(lead, max(0, min(len(batch), rows.stop - row) - lead))
             if len(lists):
-                yield self._numbers(lists, shard.place, row + skipped)
+                yield self._numbers(lists, shard.place, row + lead)
             row += len(batch)
             if row >= rows.stop:
                 return

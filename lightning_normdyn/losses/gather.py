@@ -19,7 +19,8 @@ from lightning_normdyn.core.contrast.factored import Factored, empty_place
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 
 _REDUCE_SCATTER: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
-"""Under the name it has since torch 2.14, or before."""
+_ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
+"""Under the names they have since torch 2.14, or before."""
 
 
 class Rows(NamedTuple):
@@ -195,7 +196,7 @@ class ManyRanks:
     def _all(self, numbers: Tensor) -> Tensor:
         """The numbers ``[n]`` of all ranks, one rank's after the other's."""
         all_numbers = numbers.new_empty(self.count * len(numbers))
-        dist.all_gather_into_tensor(all_numbers, numbers, group=self._group)
+        _ALL_GATHER(all_numbers, numbers, group=self._group)
         return all_numbers
 
 
@@ -205,7 +206,7 @@ class _Gather(torch.autograd.Function):
         ctx.rows, ctx.group = rows, group
         padded = _padded(x.contiguous(), max(rows.sizes))
         blocks = padded.new_empty(len(rows.sizes) * len(padded), *x.shape[1:])
-        dist.all_gather_into_tensor(blocks, padded, group=group)
+        _ALL_GATHER(blocks, padded, group=group)
         return _without_padding(blocks, rows.sizes)
 
     @staticmethod
@@ -232,7 +233,7 @@ class _LogSumExpOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, partial: Tensor, ranks: int, group: Any) -> Tensor:
         partials = partial.new_empty(ranks * len(partial))
-        dist.all_gather_into_tensor(partials, partial.contiguous(), group=group)
+        _ALL_GATHER(partials, partial.contiguous(), group=group)
         total = rearrange(partials, "(rank n) -> rank n", rank=ranks).logsumexp(0)
         ctx.save_for_backward(partial, total)
         ctx.group = group

@@ -593,8 +593,12 @@ def _reading_too(edits: TileEdits | None, metrics: BatchMetrics | None) -> TileE
 
 
 def _log_sum(vectors: list[Tensor]) -> Tensor:
-    """Elementwise log-sum-exp of a few vectors."""
-    return functools.reduce(torch.logaddexp, vectors)
+    """Elementwise log-sum-exp of a few vectors; minus infinity, without a gradient, where all of them are."""
+    if len(vectors) == 1:
+        return vectors[0]
+    stacked = torch.stack(vectors)
+    has_any = (stacked > -torch.inf).any(0)
+    return stacked.where(has_any, 0.0).logsumexp(0).where(has_any, -torch.inf)
 
 
 def _warn_of_one_candidate() -> None:

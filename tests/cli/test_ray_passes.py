@@ -176,7 +176,7 @@ def test_parts_are_whole_chunks_in_order(tmp_path, cpus, parts):
     np.save(tmp_path / "a.npy", np.ones((1000, 2), np.float32))
     passes = RayPasses(SimpleNamespace(cpus=cpus), EmbeddingFile(tmp_path / "a.npy"), 64, print)
     for by_chunk, count in ((False, parts), (True, 16)):
-        ranges = passes._parts(by_chunk=by_chunk)
+        ranges = passes._ranges(by_chunk=by_chunk)
         assert [row for rows in ranges for row in rows] == list(range(1000))
         assert all(rows.start % 64 == 0 for rows in ranges)
         assert len(ranges) == count

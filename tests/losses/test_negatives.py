@@ -176,6 +176,15 @@ def test_positives_stay_in_whatever_they_score():
         torch.testing.assert_close(loss(queries, documents, positives=listed), expected)
 
 
+def test_a_pair_without_any_negative_left_has_no_loss_and_no_gradient():
+    """Not even where there are several kinds of them, whose sums are all empty."""
+    ours = leaves(*torch.randn(2, 5, 4).unbind(0))
+    value = InfoNCE(symmetric=True, same_side="both", negative_margin=1e9, reduction="none")(*ours)
+    value.sum().backward()
+    assert not value.any()
+    assert all(not x.grad.any() for x in ours)
+
+
 def test_hardness_weighs_the_rows_own_columns_or_all_others():
     weight = HardnessWeight(torch.tensor([1.0, 2.0]), torch.tensor([2, 3]), 1, in_own=True, in_others=False)
     scores = torch.ones(2, 2)

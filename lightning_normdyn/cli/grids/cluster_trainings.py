@@ -206,16 +206,16 @@ def run_on_cluster(
     answer = mailbox.take.remote()
     try:
         while running:
-            ended = cluster.ended(running, seconds=_POLL_SECONDS)
-            if cluster.ended([answer], seconds=0):
+            finished_calls = cluster.with_result(running, seconds=_POLL_SECONDS)
+            if cluster.with_result([answer], seconds=0):
                 _read_mail(cluster, answer, list(running.values()), progress)
                 answer = mailbox.take.remote()
-            for reference in ended:
+            for reference in finished_calls:
                 job = running.pop(reference)
                 reason = _kept(cluster, reference, job)
                 progress(job, 1.0)
                 failures |= {} if reason is None else {job.name: reason}
-            del ended
+            del finished_calls
     finally:
         cluster.cancel(running)
         running.clear()

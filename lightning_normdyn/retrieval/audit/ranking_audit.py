@@ -134,12 +134,14 @@ def audit_ranking(
         norms_by_name |= {"residual norm": residual_norms(norms, length), "length alone": length_norms(length)}
     search = _search_of(judged_queries)
     search.check(len(norms))
-    parts = list(spread(RankingPass(search, judged_queries.queries, tuple(norms_by_name.values()))))
-    sweeps = {name: search.sweep([part.sweeps[number] for part in parts]) for number, name in enumerate(norms_by_name)}
+    part_rankings = list(spread(RankingPass(search, judged_queries.queries, tuple(norms_by_name.values()))))
+    sweeps = {
+        name: search.sweep([part.sweeps[number] for part in part_rankings]) for number, name in enumerate(norms_by_name)
+    }
     best = None
     if len(norms) > 1:
-        first_rows = [part.first_row for part in parts]
-        best = merged_top_k((part.top_two for part in parts), first_rows, 2)
+        first_rows = [part.first_row for part in part_rankings]
+        best = merged_top_k((part.top_two for part in part_rankings), first_rows, 2)
     confounds = None if length is None else explain_gain(*sweeps.values())
     norm_sweep = sweeps["norm"]
     zero = int(norm_sweep.alphas.abs().argmin())

@@ -121,17 +121,17 @@ class PartScanner:
         return PartScan(norms, sample, bad_count, first_bad)
 
 
-def joined_scans(parts: Iterable[PartScan], name: str = "embeddings") -> NormScan:
+def joined_scans(part_scans: Iterable[PartScan], name: str = "embeddings") -> NormScan:
     """The scan of all rows.
 
     Args:
-        parts: of one or more, in order.
+        part_scans: of one or more, in order.
         name: what an error calls the embeddings.
 
     Raises:
         ValueError: if a row is not finite.
     """
-    norms, samples, bad_counts, first_bads = (list(column) for column in zip(*parts, strict=True))
+    norms, samples, bad_counts, first_bads = (list(column) for column in zip(*part_scans, strict=True))
     if sum(bad_counts):
         first_bad = min(row for row in first_bads if row >= 0)
         raise ValueError(

@@ -205,11 +205,11 @@ class AlphaSearch(NamedTuple):
         top_k = TopK(torch.cat([block.scores for block in blocks]), torch.cat([block.indices for block in blocks]))
         return PartBest(top_k, offset)
 
-    def sweep(self, parts: Sequence[PartBest]) -> AlphaSweep:
+    def sweep(self, part_bests: Sequence[PartBest]) -> AlphaSweep:
         """Measures the rankings of all parts together.
 
         Args:
-            parts: what :meth:`best` found in each, in the order of the documents.
+            part_bests: what :meth:`best` found in each, in the order of the documents.
 
         Raises:
             ValueError: if a judgement is of no document.
@@ -219,9 +219,9 @@ class AlphaSearch(NamedTuple):
         values = torch.full((len(steps), len(self.queries)), torch.nan, dtype=torch.float64)
         if not len(judged_queries):
             return AlphaSweep(steps, values, self.measure)
-        first_rows = [0, *accumulate(part.documents for part in parts)]
+        first_rows = [0, *accumulate(part.documents for part in part_bests)]
         self.check(first_rows[-1])
-        best = merged_top_k((part.top_k for part in parts), first_rows[:-1], ranking_measure.depth)
+        best = merged_top_k((part.top_k for part in part_bests), first_rows[:-1], ranking_measure.depth)
         judgements = self._relevant()
         local_judgements = Judgements(torch.searchsorted(judged_queries, judgements.queries), *judgements[1:])
         rankings = best.indices.view(len(judged_queries), len(steps), -1)

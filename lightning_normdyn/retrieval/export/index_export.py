@@ -182,8 +182,8 @@ def measure_loss(
         tell: hears how many rows are done with.
     """
     neighbours = writer.search(folding.index_queries(queries), k)
-    parts = list(source.passes(tell)(NearestPass(queries, k, FoldingPass(folding, None)).best))
-    best = merged_top_k((top_k for _, top_k in parts), (first_row for first_row, _ in parts), k)
+    part_bests = list(source.passes(tell)(NearestPass(queries, k, FoldingPass(folding, None)).best))
+    best = merged_top_k((top_k for _, top_k in part_bests), (first_row for first_row, _ in part_bests), k)
     error = score_error(queries, folding.fold(summary.sample[:_ROUNDED_ROWS]), torch.float16) if half else None
     return ExportLoss(recall_of(neighbours, best, source.ids), k, len(queries), error)
 

@@ -154,11 +154,11 @@ class PartSurveyor:
         return Survey(offset - rows.start, zeros, shortest, longest, radius, largest, sample)
 
 
-def joined_surveys(parts: Iterable[Survey], ids: Sequence[str]) -> Survey:
+def joined_surveys(part_surveys: Iterable[Survey], ids: Sequence[str]) -> Survey:
     """The survey of all rows.
 
     Args:
-        parts: of some of them each, in order, as they come.
+        part_surveys: of some of them each, in order, as they come.
         ids: of all rows.
 
     Raises:
@@ -167,7 +167,7 @@ def joined_surveys(parts: Iterable[Survey], ids: Sequence[str]) -> Survey:
     if not ids:
         raise ValueError("embeddings: expected at least one vector, got none")
     try:
-        surveys = list(parts)
+        surveys = list(part_surveys)
     except BadRowError as error:
         raise error.named(ids[error.row]) from error
     shortest = [part.shortest for part in surveys if part.longest]

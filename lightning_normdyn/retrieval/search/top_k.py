@@ -109,11 +109,11 @@ def exact_top_k(
     return TopK(result.scores[:, :offset], result.indices[:, :offset])
 
 
-def merged_top_k(parts: Iterable[TopK], first_rows: Iterable[int], k: int) -> TopK:
+def merged_top_k(part_bests: Iterable[TopK], first_rows: Iterable[int], k: int) -> TopK:
     """The best of several parts of the documents, as one search over all of them finds them, to the bit.
 
     Args:
-        parts: the best of each part, positions counted from its first document.
+        part_bests: the best of each part, positions counted from its first document.
         first_rows: the position of that document among all.
         k: documents a query; all of them if there are fewer.
 
@@ -128,13 +128,13 @@ def merged_top_k(parts: Iterable[TopK], first_rows: Iterable[int], k: int) -> To
     """
     best: RunningTopK | None = None
     width = 0
-    for part, first_row in zip(parts, first_rows, strict=True):
+    for part, first_row in zip(part_bests, first_rows, strict=True):
         best = RunningTopK(len(part.scores), k, part.scores, ascending=False) if best is None else best
         rows, columns = (part.indices != NO_DOCUMENT).nonzero().unbind(1)
         best.offer(rows, part.indices[rows, columns] + first_row, part.scores[rows, columns])
         width += part.scores.shape[1]
     if best is None:
-        raise ValueError("parts: expected one or more, got none; were there documents?")
+        raise ValueError("part_bests: expected one or more, got none; were there documents?")
     best.settle()
     return TopK(best.scores[:, :width], best.indices[:, :width])
 
