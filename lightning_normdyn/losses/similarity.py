@@ -6,7 +6,6 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_normdyn.core.contrast.factored import Factored, factored
@@ -16,6 +15,7 @@ from lightning_normdyn.core.number_checks import check_flag, check_positive
 from lightning_normdyn.losses.learnt import (
     OwnNumbers,
     call_after_steps,
+    has_other_processes,
     learnt_number,
     take_saved_shape,
     whole,
@@ -196,7 +196,7 @@ class Temperature(OwnNumbers):
         Inside of a module's ``forward`` FSDP2 has copies of its parameters, which it throws away.
         """
         self.hold()
-        if self.learnable and dist.is_available() and dist.is_initialized():
+        if self.learnable and has_other_processes():
             call_after_steps(self, "log_scale", Temperature.hold)
 
     def hold(self) -> None:
