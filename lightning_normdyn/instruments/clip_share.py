@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.sharded_tensor import is_sharded
+from lightning_normdyn.core.sharded_tensor import are_flat_pieces, is_sharded
 from lightning_normdyn.instruments.base import CadencedInstrument, Need
 
 _LARGEST = 0.01
@@ -38,7 +38,9 @@ class ClipShare(CadencedInstrument):
         return Need.TOUCHED | Need.TRACKED if self.is_due(step) else Need.NOTHING
 
     def observe(self, step: int, table_step: TableStep) -> None:
-        """Compares the rows of one step with the whole gradient."""
+        """Compares the rows of one step with the whole gradient, where this rank has it."""
+        if self._lies_in_pieces():
+            return
         rows, squares = _squares_by_row(table_step)
         squared_norm = self._whole_squared_norm(squares)
         if not len(rows) or squared_norm is None:
@@ -62,6 +64,10 @@ class ClipShare(CadencedInstrument):
     def _gradients(self) -> Iterator[Tensor]:
         for group in self._optimizer.param_groups:
             yield from (parameter.grad for parameter in group["params"] if parameter.grad is not None)
+
+    def _lies_in_pieces(self) -> bool:
+        """Whether FSDP1 keeps a piece of the gradient on this rank."""
+        return any(are_flat_pieces(group["params"]) for group in self._optimizer.param_groups)
 
 
 _Norms = dict[tuple[torch.dtype, torch.device], Tensor | None]
