@@ -20,6 +20,8 @@ else:
             return Any
 
 
+MixinLoss = Literal["infonce", "sigmoid"]
+StartTemperature = float | Literal["auto"]
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
 Joint = bool | Literal["sentence_transformers"]
@@ -42,7 +44,7 @@ class SharedOptions(TypedDict, total=False):
 class SoftmaxOptions(SharedOptions, total=False):
     """The same with the temperature, which has another default in the sigmoid loss."""
 
-    temperature: float
+    temperature: StartTemperature
     learnable_temperature: bool
 
 
@@ -54,6 +56,8 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     same_side: SameSide
     joint: Joint
     queue_size: int
+    queue_positives: bool
+    shared_hard_negatives: bool
     fused: bool
     label_smoothing: float
     margin: float

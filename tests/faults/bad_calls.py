@@ -21,7 +21,7 @@ from lightning_normdyn.instruments import NormObserver
 
 def _losses() -> Iterator[BadCall]:
     kind = "losses: settings"
-    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax):
+    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon):
         yield from each(
             kind,
             make,
@@ -43,9 +43,13 @@ def _losses() -> Iterator[BadCall]:
         direction=["both", 3],
         same_side=["all", True],
         symmetric=NOT_FLAG,
-        joint=["no"],
+        joint=["no", "ours", 1],
+        queue_positives=["no", True],
+        shared_hard_negatives=["no", 1],
         fused=["no"],
     )
+    yield from each(kind, losses.FullSoftmax, {}, share_documents=["no", 1])
+    yield from each(kind, losses.InfoNCE().parameter_group, {}, lr=[0, -1.0, NAN, INF, "0.1"])
     yield from each(kind, losses.SigmoidContrastive, {}, bias=[NAN, INF, "0"], learnable_bias=["no"])
     yield from each(kind, losses.NormalizedSimilarity, {}, normalization=["cos", None], shared_gamma=["no"])
     kind = "losses: batches"
@@ -74,6 +78,13 @@ def _losses() -> Iterator[BadCall]:
         queries=[Q[0], QN, Q[:, :2]],
         documents=[D[0], D[:, :2], None],
         targets=[torch.arange(3), torch.arange(4) + 9, torch.rand(4), None],
+    )
+    yield from each(
+        kind,
+        losses.SupCon(),
+        {"embeddings": D, "labels": torch.arange(6) // 2},
+        embeddings=[D[0], D.long(), None, torch.full_like(D, NAN)],
+        labels=[torch.arange(3), torch.rand(6), torch.arange(6) - 3, [0] * 6, None],
     )
     linear = nn.Linear(3, 2)
     cached = {
