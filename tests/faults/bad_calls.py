@@ -599,6 +599,7 @@ def _callbacks() -> Iterator[BadCall]:
         "every_n_steps": NOT_COUNT,
         "targets": ["", [], 3, [3], None],
         "max_tracked_rows": [0, -1, 1.5],
+        "row_counts": [3, "missing.npy"],
         "save_history": ["no", 1],
     }
     for make in (NormDynamics, NormTrajectoryMonitor, GradientSplitMonitor, EquilibriumFitMonitor):
