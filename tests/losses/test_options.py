@@ -37,6 +37,8 @@ INFONCE = {
     "joint": False,
     "queue_size": 0,
     "fused": False,
+    "queue_positives": False,
+    "shared_hard_negatives": True,
     "label_smoothing": 0.0,
     "margin": 0.0,
     "relative_margin": 0.0,
