@@ -6,13 +6,19 @@ import math
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_positive
-from lightning_normdyn.losses.learnt import OwnNumbers, call_after_steps, learnt_number, take_saved_shape, whole
+from lightning_normdyn.losses.learnt import (
+    OwnNumbers,
+    call_after_steps,
+    has_other_processes,
+    learnt_number,
+    take_saved_shape,
+    whole,
+)
 
 _COLDEST = 1e-30  # float32 still holds its inverse
 VARIANCE_SAMPLE = 512
@@ -111,7 +117,7 @@ class Temperature(OwnNumbers):
         Inside of a module's ``forward`` FSDP2 has copies of its parameters, which it throws away.
         """
         self.hold()
-        if self.learnable and dist.is_available() and dist.is_initialized():
+        if self.learnable and has_other_processes():
             call_after_steps(self, "log_scale", Temperature.hold)
 
     def hold(self) -> None:

@@ -142,6 +142,26 @@ def test_callbacks_see_queries_and_documents(fit, precision, cached):
         assert logged["radial_fraction"] == pytest.approx(float(radial), abs=2e-3)
 
 
+@pytest.mark.parametrize("kinds", [(False, True), (True, False), (True, True)])
+def test_plain_and_cached_losses_of_one_accumulated_step_are_both_seen(fit, kinds):
+    """What is cached is shown in the backward pass, where a checkpointed module would repeat what was seen."""
+
+    class Alternating(Retriever):
+        def training_step(self, batch, batch_idx):
+            self.cached = self.kinds[batch_idx % 2]
+            return super().training_step(batch, batch_idx)
+
+    logged = []
+    for each in (kinds, (False, False)):
+        module = Alternating(symmetric=True)
+        module.kinds = each
+        trainer = fit(module, batches(4), NormDynamics(every_n_steps=1), accumulate_grad_batches=2)
+        logged.append({name: trainer.logger.of(name)[1] for name in ("queries", "documents")})
+    for name, expected in logged[1].items():
+        for key in ("norm_mean", "norm_cv", "gradient_norm", "radial_fraction"):
+            assert logged[0][name][key] == pytest.approx(expected[key], rel=1e-4, abs=1e-6), (name, key)
+
+
 def test_two_losses_publish_under_their_own_names(fit):
     class Twice(Retriever):
         def __init__(self):

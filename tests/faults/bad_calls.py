@@ -21,7 +21,7 @@ from lightning_normdyn.instruments import NormObserver
 
 def _losses() -> Iterator[BadCall]:
     kind = "losses: settings"
-    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax):
+    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon):
         yield from each(
             kind,
             make,
@@ -66,9 +66,13 @@ def _losses() -> Iterator[BadCall]:
         direction=["both", 3],
         same_side=["all", True],
         symmetric=NOT_FLAG,
-        joint=["no"],
+        joint=["no", "ours", 1],
+        queue_positives=["no", True],
+        shared_hard_negatives=["no", 1],
         fused=["no"],
     )
+    yield from each(kind, losses.FullSoftmax, {}, share_documents=["no", 1])
+    yield from each(kind, losses.InfoNCE().parameter_group, {}, lr=[0, -1.0, NAN, INF, "0.1"])
     yield from each(kind, losses.SigmoidContrastive, {}, bias=[NAN, INF, "0"], learnable_bias=["no"])
     yield from each(kind, losses.NormalizedSimilarity, {}, normalization=["cos", None], shared_gamma=["no"])
     kind = "losses: batches"
@@ -118,6 +122,13 @@ def _losses() -> Iterator[BadCall]:
         query_guides=[torch.randn(3, 2), torch.randn(4), torch.ones(4, 2).long()],
         document_guides=[torch.randn(4, 2), torch.randn(6, 3), None],
         hard_negative_guides=[torch.randn(4, 1, 2)],
+    )
+    yield from each(
+        kind,
+        losses.SupCon(),
+        {"embeddings": D, "labels": torch.arange(6) // 2},
+        embeddings=[D[0], D.long(), None, torch.full_like(D, NAN)],
+        labels=[torch.arange(3), torch.rand(6), torch.arange(6) - 3, [0] * 6, None],
     )
     linear = nn.Linear(3, 2)
     cached = {
@@ -588,6 +599,7 @@ def _callbacks() -> Iterator[BadCall]:
         "every_n_steps": NOT_COUNT,
         "targets": ["", [], 3, [3], None],
         "max_tracked_rows": [0, -1, 1.5],
+        "row_counts": [3, "missing.npy"],
         "save_history": ["no", 1],
     }
     for make in (NormDynamics, NormTrajectoryMonitor, GradientSplitMonitor, EquilibriumFitMonitor):

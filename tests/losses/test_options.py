@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 
 from lightning_normdyn.cli import export
 from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.losses import ContrastiveMixin, CosineMixin, FullSoftmax, InfoNCE, SigmoidContrastive
+from lightning_normdyn.losses import ContrastiveMixin, CosineMixin, FullSoftmax, InfoNCE, SigmoidContrastive, SupCon
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.options import InfoNCEOptions, SharedOptions, SoftmaxOptions
 from lightning_normdyn.losses.similarity import NORMALIZATION_NAMES
@@ -36,6 +36,8 @@ INFONCE = {
     "same_side": "none",
     "joint": False,
     "queue_size": 0,
+    "queue_positives": False,
+    "shared_hard_negatives": True,
     "fused": False,
     "queue_positives": False,
     "shared_hard_negatives": True,
@@ -83,7 +85,8 @@ class Heir(ContrastiveMixin, Deep):
 
 EVERYTHING = {
     InfoNCE: INFONCE | {"normalization": "cosine"},
-    FullSoftmax: SOFTMAX | {"normalization": "cosine"},
+    FullSoftmax: SOFTMAX | {"normalization": "cosine", "share_documents": False},
+    SupCon: SOFTMAX | {"normalization": "cosine"},
     SigmoidContrastive: SIGMOID | {"normalization": "cosine"},
     Plain: INFONCE | {"normalization": None, "loss": "infonce", "width": 8},
     Preset: INFONCE | {"normalization": None, "loss": "infonce"},
@@ -192,7 +195,7 @@ def test_a_misspelt_option_is_named_with_the_class_and_the_right_word(cls, word,
         cls(**{word: 1})
 
 
-@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax])
+@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax, SupCon])
 def test_the_error_lists_every_option(cls):
     with pytest.raises(TypeError) as caught:
         cls(zzz=1)

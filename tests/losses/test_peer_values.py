@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_normdyn.losses import InfoNCE
+from lightning_normdyn.losses import InfoNCE, SupCon
 
 N, D, H = 16, 8, 2
 
@@ -17,7 +17,9 @@ def leaves(*, hard, seed=0):
 
 def assert_same(ours, theirs, sides):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
-    for gradient, expected in zip(*(torch.autograd.grad(value, sides) for value in (ours, theirs)), strict=True):
+    for gradient, expected in zip(
+        *(torch.autograd.grad(value, sides, retain_graph=True) for value in (ours, theirs)), strict=True
+    ):
         torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-12)
 
 
@@ -43,6 +45,19 @@ def test_joint_sums_of_sentence_transformers(directions, hard):
     ours = InfoNCE(joint="sentence_transformers", chunk_size=5, **DIRECTIONS[directions])(*sides[:2], **options)
     columns = [sides[0], sides[1], *(sides[2].unbind(1) if hard else [])]
     assert_same(ours, theirs.compute_loss_from_embeddings(columns, torch.empty(0)), sides)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_supcon_of_pytorch_metric_learning(views):
+    """One set, and two views of one: there the labels are repeated."""
+    package = pytest.importorskip("pytorch_metric_learning.losses")
+    sides = leaves(hard=False)[:views]
+    embeddings, labels = torch.cat(sides), (torch.arange(N) % 5).repeat(views)
+    theirs = package.SupConLoss(temperature=0.3)(embeddings, labels)
+    assert_same(SupCon(temperature=0.3)(embeddings, labels), theirs, sides)
+    if views == 2:
+        both = InfoNCE(temperature=0.3, symmetric=True, same_side="both")
+        assert_same(both(*sides, labels=labels[:N]), theirs, sides)
 
 
 @pytest.mark.parametrize("mode", ["in_batch_negatives", "hard_negatives", "all_negatives"])
