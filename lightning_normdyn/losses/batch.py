@@ -99,6 +99,14 @@ class Batch(NamedTuple):
             **_checked_guides(queries, m, len(hard_negatives) // n, options),
         )
 
+    def cut(self, coordinates: slice) -> Batch:
+        """The same pairs with some coordinates of their embeddings."""
+        return self._replace(
+            queries=self.queries[:, coordinates],
+            documents=self.documents[:, coordinates],
+            hard_negatives=self.hard_negatives[:, coordinates],
+        )
+
     @property
     def query_labels(self) -> Tensor:
         """Classes of the queries, ``[n]``."""

@@ -74,8 +74,8 @@ class FullSoftmax(ContrastiveLoss):
         if isinstance(contrast, InfoNCE) and _has_other_terms(contrast):
             raise ValueError(
                 "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
-                "joint, queue_size and what shapes the sum (smoothing, margins, decoupled, prior, hardness, bounds) as "
-                "they are by default"
+                "joint, queue_size and what shapes the sum (smoothing, margins, decoupled, prior, hardness, prefixes) "
+                "as they are by default"
             )
         softmax = cls(**contrast.shared_options)
         softmax.similarity, softmax.scaling = contrast.similarity, contrast.scaling
@@ -167,6 +167,7 @@ def _has_other_terms(contrast: InfoNCE) -> bool:
     """Whether a loss is more than a softmax of queries over documents."""
     further = contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
     is_shaped = contrast.terms != SoftmaxTerms() or contrast.rules != NegativeRules()
+    is_shaped = is_shaped or contrast.prefixes is not None
     return bool(further) or contrast.queue is not None or is_shaped
 
 

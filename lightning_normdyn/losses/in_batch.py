@@ -199,7 +199,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
             return candidates
         return candidates._replace(labels=_labels_of_all(batch.labels, candidates, ranks))
 
-    def _rescaled(self, batch: Batch, groups: list[Rows], ranks: Ranks) -> Tensor:
+    def _rescaled(self, batch: Batch, groups: Sequence[Rows], ranks: Ranks) -> Tensor:
         """Documents, documents of no query and hard negatives of all ranks, ``[m, d]``."""
         documents = self.similarity.rescale_documents(batch.documents)
         hard_negatives = self.similarity.rescale_documents(batch.hard_negatives) if groups[2].total else documents[:0]

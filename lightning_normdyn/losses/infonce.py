@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,13 +19,13 @@ from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum
 from lightning_normdyn.core.contrast.score_readings import ScoreReading
 from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.contrast.weighted_sums import score_sums
-from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.batch_metrics import BatchMetrics
 from lightning_normdyn.losses.fused import FusedKernels
-from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
+from lightning_normdyn.losses.gather import Ranks, Rows
+from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs, gather_candidates
 from lightning_normdyn.losses.negatives import NegativeEdits, NegativeRules
 from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.positives import (
@@ -32,6 +34,7 @@ from lightning_normdyn.losses.positives import (
     scores_above_class,
     scores_above_listed,
 )
+from lightning_normdyn.losses.prefixes import Prefixes
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.softmax_terms import NegativeCount, ScoreMean, SoftmaxTerms
@@ -90,6 +93,11 @@ class InfoNCE(InBatchLoss):
             arXiv 2503.04812, eq. 5), ``"all_negatives"`` both.
         hardness_strength: their weight is ``exp(strength · score)``, of the score before the temperature and constant
             to the gradient.
+        prefixes: widths of prefixes, ascending, each of which is to serve by itself (Matryoshka, arXiv 2205.13147,
+            eq. 1): the loss is the weighed sum of theirs, and the embeddings' own width is one only if it is listed.
+            Every prefix is scored by norms of its own, and learns exponents of its own. From queries to documents and
+            without further terms all are computed in one sweep, else one after the other.
+        prefix_weights: of the prefixes' losses; 1 for each if left out.
         with_metrics: whether each batch leaves what :meth:`metrics` gives, which costs a few reductions a tile.
         options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
 
@@ -103,6 +111,8 @@ class InfoNCE(InBatchLoss):
         >>> InfoNCE(normalization="cosine", temperature=1.0, symmetric=True)(queries, documents)
         tensor(0.3133)
     """
+
+    _width: int | None = None
 
     def __init__(
         self,
@@ -127,6 +137,8 @@ class InfoNCE(InBatchLoss):
         negative_share: float | None = None,
         hardness: Hardness = "none",
         hardness_strength: float = 5.0,
+        prefixes: Sequence[int] | None = None,
+        prefix_weights: Sequence[float] | None = None,
         with_metrics: bool = False,
         **options: Unpack[SoftmaxOptions],
     ) -> None:
@@ -183,6 +195,12 @@ class InfoNCE(InBatchLoss):
         if queue_size and not self.gather:
             raise ValueError("queue_size: ranks share one queue of everybody's documents; leave gather=True")
         self.queue = DocumentQueue(queue_size) if queue_size else None
+        if prefix_weights is not None and prefixes is None:
+            raise ValueError("prefix_weights: there are no prefixes; name them, or leave the weights out")
+        self.prefixes = None
+        if prefixes is not None:
+            shared_gamma = self.similarity.shared_gamma
+            self.prefixes = Prefixes(prefixes, prefix_weights, normalization=normalization, shared_gamma=shared_gamma)
         check_flag(queue_positives=queue_positives, shared_hard_negatives=shared_hard_negatives)
         if queue_positives and self.queue is None:
             raise ValueError("queue_positives: there is no queue without queue_size; leave it out or set both")
@@ -217,6 +235,58 @@ class InfoNCE(InBatchLoss):
         return super()._candidates(batch, ranks)
 
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+        if self.prefixes is None:
+            return self._losses_of(batch, candidates, ranks)
+        self.prefixes.check_width(batch.queries, self.similarity)
+        if self._streams_prefixes(batch):
+            return self.prefixes.total(
+                batch.queries,
+                candidates.vectors,
+                self.similarity,
+                scale=self._factor(batch),
+                positives=candidates.positive_columns,
+                exclusion=excluded_pairs(batch, candidates),
+                chunk_size=self.chunk_size,
+            )
+        losses = []
+        for number, weight in enumerate(self.prefixes.weights):
+            part, cut = self._of_prefix(self.prefixes, number), slice(self.prefixes.widths[number])
+            vectors = part.similarity.rescale_documents(candidates.vectors[:, cut])
+            losses.append(weight * part._losses_of(batch.cut(cut), candidates._replace(vectors=vectors), ranks))
+            self._metrics = part._metrics
+        return torch.stack(losses).sum(0)
+
+    def _rescaled(self, batch: Batch, groups: Sequence[Rows], ranks: Ranks) -> Tensor:
+        """Of all ranks; as they came where they are yet to be cut into prefixes."""
+        if self.prefixes is None:
+            return super()._rescaled(batch, groups, ranks)
+        return gather_candidates(
+            at_least_float32(batch.documents), at_least_float32(batch.hard_negatives), groups, ranks
+        )
+
+    def _streams_prefixes(self, batch: Batch) -> bool:
+        """Whether one sweep can serve all prefixes: one direction, one positive, and nothing that edits tiles."""
+        has_several = batch.labels is not None or batch.positives is not None
+        is_edited = self._judges_negatives(batch) or self.with_metrics or self.queue is not None
+        is_one = self.from_queries and self._is_one_direction(has_several) and self.wants_sum(batch.weights)
+        return is_one and not is_edited
+
+    def _of_prefix(self, prefixes: Prefixes, number: int) -> InfoNCE:
+        """This loss with the similarity of a prefix, sharing everything else."""
+        part = copy.copy(self)
+        similarity = prefixes.similarity_of(number, self.similarity)
+        part._modules = self._modules | {"similarity": similarity, "prefixes": None}
+        part._width = prefixes.widths[number]
+        return part
+
+    def _factor(self, batch: Batch) -> float | Tensor:
+        """One over the temperature, or over that of each query, ``[n]``."""
+        return self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
+
+    def _judges_negatives(self, batch: Batch) -> bool:
+        return self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None
+
+    def _losses_of(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         has_several = batch.labels is not None or batch.positives is not None
         if has_several:
             self._refuse_several()
@@ -259,7 +329,7 @@ class InfoNCE(InBatchLoss):
         self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, factor: float | Tensor
     ) -> NegativeEdits | None:
         """What the batch does to its tiles, if anything."""
-        if not (self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None):
+        if not self._judges_negatives(batch):
             return None
         if batch.query_guides is not None:
             if self.queue is not None:
@@ -286,7 +356,7 @@ class InfoNCE(InBatchLoss):
     ) -> Tensor:
         """By one sweep or two: the losses ``[n]``, or where it is enough and cheaper their sum."""
         has_several = batch.labels is not None or batch.positives is not None
-        factor = self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
+        factor = self._factor(batch)
         negatives = self._edits(batch, ranks, anchors, candidates, factor)
         is_plain = negatives is None and reading is None
         if self.wants_sum(batch.weights) and self._is_one_direction(has_several) and (self.from_queries or is_plain):
@@ -314,7 +384,7 @@ class InfoNCE(InBatchLoss):
         special = special or not self.shared_hard_negatives
         special = special or batch.labels is not None or batch.positives is not None
         special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
-        special = special or self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None
+        special = special or self._judges_negatives(batch) or self.prefixes is not None
         return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
 
     def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
@@ -634,6 +704,7 @@ class InfoNCE(InBatchLoss):
         past = queue.documents.to(candidates.vectors.device)
         if not len(past):
             return candidates.vectors, exclusion
+        past = past[:, : self._width]
         if past.shape[1] != candidates.vectors.shape[1]:
             raise ValueError(
                 f"documents: the queue holds {len(past)} of d = {past.shape[1]}, got d = {batch.documents.shape[1]}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
@@ -70,4 +71,6 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     negative_share: float | None
     hardness: Hardness
     hardness_strength: float
+    prefixes: Sequence[int] | None
+    prefix_weights: Sequence[float] | None
     with_metrics: bool

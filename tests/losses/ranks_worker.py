@@ -72,6 +72,8 @@ CASES = {
     "same side with labels": (InfoNCE, {"symmetric": True, "same_side": "both"}, {"labels": True}),
     "shared documents": (Shared, {"share_documents": True}, {"document_ids": True}),
     "queue of positives": (InfoNCE, {"queue_size": 30, "queue_positives": True}, {"labels": True}),
+    "prefixes": (InfoNCE, {"prefixes": [2, 5, 6]}, {"document_ids": True, "hard": True}),
+    "symmetric prefixes": (InfoNCE, {"prefixes": [3, 6], "prefix_weights": [0.5, 1.0], "symmetric": True}, {}),
     "queue": (InfoNCE, {"queue_size": 30}, {"document_ids": True}),
     "sigmoid": (SigmoidContrastive, {}, {}),
     "sigmoid with labels": (SigmoidContrastive, {}, {"labels": True, "hard": True, "document_ids": True}),

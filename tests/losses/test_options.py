@@ -50,6 +50,8 @@ INFONCE = {
     "negative_share": None,
     "hardness": "none",
     "hardness_strength": 5.0,
+    "prefixes": None,
+    "prefix_weights": None,
     "with_metrics": False,
 }
 SIGMOID = {**SHARED, "temperature": 0.1, "learnable_temperature": True, "bias": -10.0, "learnable_bias": True}
