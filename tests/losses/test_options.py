@@ -39,8 +39,6 @@ INFONCE = {
     "queue_positives": False,
     "shared_hard_negatives": True,
     "fused": False,
-    "queue_positives": False,
-    "shared_hard_negatives": True,
     "label_smoothing": 0.0,
     "margin": 0.0,
     "relative_margin": 0.0,
