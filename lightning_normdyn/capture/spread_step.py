@@ -91,11 +91,11 @@ class SpreadStep(TableStep):
         if self._rows_before is None:
             return
         before = sums[2].sqrt()
-        along, across = _two_dimensions(before, *sums[3:5])
+        along, across = two_dimensions(before, *sums[3:5])
         self.before = self.embedding = torch.stack((before, torch.zeros_like(before)), 1)
         self.after = torch.stack((before + along, across), 1)
         if self.wants_touched:
-            self.gradient = torch.stack(_two_dimensions(before, *sums[5:7]), 1)
+            self.gradient = torch.stack(two_dimensions(before, *sums[5:7]), 1)
 
     def _gradient_square(self) -> Tensor:
         """This rank's share of the squared norm of the whole gradient."""
@@ -145,7 +145,7 @@ class SpreadScarceStep(ScarceStep):
         square, along, gradient_square = sums.unbind(1)
         norms = square.sqrt()
         self.embedding = torch.stack((norms, torch.zeros_like(norms)), 1)
-        self.gradient = torch.stack(_two_dimensions(norms, along, gradient_square), 1)
+        self.gradient = torch.stack(two_dimensions(norms, along, gradient_square), 1)
 
 
 def _layout(target: TableTarget) -> TableLayout:
@@ -158,7 +158,7 @@ def _tracked(target: TableTarget) -> Tensor:
     return target.tracked_here(_layout(target))
 
 
-def _two_dimensions(norm: Tensor, product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+def two_dimensions(norm: Tensor, product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     """The part of vectors along others, and the length of the rest.
 
     Args:

@@ -74,9 +74,11 @@ class TableTarget:
         tracked_rows: how many that makes.
         layout: which part of it this rank holds; ``None`` where that is all of it.
         backward_norm: hears the gradient's norm before it is clipped, where a step is announced too late for that.
+        is_fused: whether its optimizer is fused into backward, so that no gradient is ever seen.
     """
 
     kind = "table"
+    is_fused = False
 
     def __init__(self, name: str, module: nn.Module | ParameterIndex, *, max_tracked_rows: int = 16_384) -> None:
         check_rows(max_tracked_rows)
@@ -93,16 +95,23 @@ class TableTarget:
             raise ValueError(
                 f"name: expected that of a table [rows, d], got {name!r} of shape {tuple(self.parameter.shape)}"
             )
-        self.rows, self.dim = self.parameter.shape
         if not self.parameter.numel():
             raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")
-        self.stride = -(-self.rows // max_tracked_rows)
-        self.tracked_rows = -(-self.rows // self.stride)
+        rows, dim = self.parameter.shape
+        self._track(rows, dim, max_tracked_rows)
         owners = index.owners(self.parameter)
-        self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
+        self._layers = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
         self.layout = TableLayout(self.parameter, self.stride) if is_sharded(self.parameter) else None
         self.ids_tell = len(self._layers) == len(owners) and self.layout is None
-        self._ids_confirmed = False
+
+    def _track(self, rows: int, dim: int, max_tracked_rows: int) -> None:
+        """Chooses the rows that are tracked; no layer is known, and nothing is heard yet."""
+        self.rows, self.dim = rows, dim
+        self.stride = -(-rows // max_tracked_rows)
+        self.tracked_rows = -(-rows // self.stride)
+        self._layers: list[Any] = []
+        self.layout: TableLayout | None = None
+        self.ids_tell = self._ids_confirmed = False
         self._may_listen = self._keeps_ids = False
         self._ids: list[Tensor] = []
         self._sparse_gradient: tuple[Tensor, int, Tensor] | None = None
@@ -122,6 +131,16 @@ class TableTarget:
         self._may_listen, self._listener = True, contained(self._hear, on_error)
         if self.backward_norm is not None:
             self.backward_norm.on_error = on_error
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the step that is announced concerns it."""
+        return self.parameter.grad is not None
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether ranks hold parts of it, so that all of them must look at it together."""
+        return self.layout is not None
 
     def is_current(self) -> bool:
         """Whether the model still holds this parameter by this name, in the form that it had."""

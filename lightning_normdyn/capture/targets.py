@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lightning_normdyn.capture.embedding_shards import EmbeddingTable, embedding_tables
+from lightning_normdyn.capture.fused_table import FusedTable
 from lightning_normdyn.capture.names import ModulePath, ParameterIndex, plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.table import TableTarget, check_rows
@@ -64,17 +66,18 @@ def find_targets(
     targets = check_targets(targets)
     check_rows(max_tracked_rows)
     index = ParameterIndex(module)
+    sharded = embedding_tables(module)
     if isinstance(targets, str):
-        names, outputs = _embedding_tables(module), _published(module)
+        names, outputs = _embedding_tables(module, sharded), _published(module)
         if not names and not outputs:
             raise ValueError(
                 f"targets: 'auto' found no trainable embedding table and no contrastive loss; {_candidates(module)}"
             )
-        tables = [TableTarget(name, index, max_tracked_rows=max_tracked_rows) for name in names]
+        tables = [_table(name, index, sharded, max_tracked_rows) for name in names]
         return [*tables, *(_output(name, child, module) for name, child in outputs.items())]
     by_name: dict[str, TableTarget | OutputTarget] = {}
     for pattern in targets:
-        for target in _match(module, index, pattern, max_tracked_rows):
+        for target in _match(module, index, pattern, max_tracked_rows, sharded):
             by_name.setdefault(target.name, target)
     return list(by_name.values())
 
@@ -91,12 +94,17 @@ def check_targets(targets: Targets) -> Targets:
 
 
 def _match(
-    module: nn.Module, index: ParameterIndex, pattern: str, max_tracked_rows: int
+    module: nn.Module,
+    index: ParameterIndex,
+    pattern: str,
+    max_tracked_rows: int,
+    sharded: Mapping[str, EmbeddingTable],
 ) -> list[TableTarget | OutputTarget]:
     parameters = {name: p for name, p in index.parameters.items() if fnmatchcase(name, pattern)}
-    tables = [name for name, p in parameters.items() if p.ndim == 2]
+    tables = [name for name, p in parameters.items() if p.ndim == 2 or name in sharded]
+    tables = [name for name in tables if name not in sharded or not sharded[name].reason] or tables[:1]
     if tables:
-        return [TableTarget(name, index, max_tracked_rows=max_tracked_rows) for name in tables]
+        return [_table(name, index, sharded, max_tracked_rows) for name in tables]
     if parameters:
         name, parameter = next(iter(parameters.items()))
         raise ValueError(
@@ -115,6 +123,22 @@ def _match(
         return [_output(pattern, children[owner] if owner else module, module, key)]
     hint = nearest(pattern, [*children, *index.parameters, *_published(module)])
     raise ValueError(f"targets: {pattern!r} matches no parameter or submodule{hint or ';'} {_candidates(module)}")
+
+
+def _table(
+    name: str, index: ParameterIndex, sharded: Mapping[str, EmbeddingTable], max_tracked_rows: int
+) -> TableTarget:
+    """A table of a name, which TorchRec may have sharded.
+
+    Raises:
+        ValueError: if it is one of which nothing can be read.
+    """
+    table = sharded.get(name)
+    if table is None or table.is_replicated:
+        return TableTarget(name, index, max_tracked_rows=max_tracked_rows)
+    if table.reason:
+        raise ValueError(f"targets: '{name}' cannot be measured: {table.reason}")
+    return FusedTable(table, index, max_tracked_rows=max_tracked_rows)
 
 
 def _of_submodule(
@@ -147,9 +171,11 @@ def table_parameter(layer: nn.Module) -> nn.Parameter | None:
     return parameters["weight"] if "weight" in parameters else None  # noqa: SIM401 - a scripted one has no get
 
 
-def _embedding_tables(module: nn.Module) -> list[str]:
+def _embedding_tables(module: nn.Module, sharded: Mapping[str, EmbeddingTable]) -> list[str]:
     weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
-    return [name for name, p in plain_parameters(module).items() if id(p) in weights and p.requires_grad and p.numel()]
+    parameters = plain_parameters(module).items()
+    names = [name for name, p in parameters if id(p) in weights and p.requires_grad and p.numel()]
+    return names + [name for name, table in sharded.items() if not table.reason]
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_normdyn.capture.fused_step import FusedScarceStep, FusedStep
 from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.spread_step import SpreadScarceStep, SpreadStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
@@ -79,7 +80,7 @@ class TableWatch(Watch):
 
     def _lost_rows(self) -> Tensor:
         """Rows whose norm is not finite, a mask ``[tracked_rows]``; any, where only all ranks together could tell."""
-        if self.target.layout is not None:
+        if self.target.is_spread:
             return torch.ones(self.target.tracked_rows, dtype=torch.bool)
         return ~safe_norm(self.target.tracked()).isfinite()
 
@@ -93,7 +94,7 @@ class TableWatch(Watch):
     @property
     def needs_all_ranks(self) -> bool:
         """Whether the table is sharded over ranks."""
-        return self.target.layout is not None
+        return self.target.is_spread
 
     def drain(self) -> Readings:
         """Scalars read since the last call; there are none until a step is shown to an instrument again."""
@@ -119,14 +120,14 @@ class TableWatch(Watch):
         return parameter.requires_grad is self.is_paused or not self.target.is_current()
 
     def _takes_part(self) -> bool:
-        return self.target.parameter.grad is not None
+        return self.target.has_gradient
 
     def _look_before(self, clipping: Clipping) -> None:
+        kind, scarce_kind = _step_kinds(self.target)
         if self._scarce is not None:
-            kind = ScarceStep if self.target.layout is None else SpreadScarceStep
-            self._scarce_step = kind(self.target, self._scarce)
+            self._scarce_step = scarce_kind(self.target, self._scarce)
         if self._need:
-            self._table_step = (TableStep if self.target.layout is None else SpreadStep)(
+            self._table_step = kind(
                 self.target,
                 touched=Need.TOUCHED in self._need,
                 tracked=Need.TRACKED in self._need,
@@ -140,7 +141,7 @@ class TableWatch(Watch):
 
     def read_gradient(self) -> None:
         """Reads it, and copies what an optimizer that is not torch's may overwrite."""
-        if not self._awaits_step or self.target.parameter.grad is None:
+        if not self._awaits_step or not self.target.has_gradient:
             return
         if self._scarce_step is not None:
             self._scarce_step.read_gradient()
@@ -164,7 +165,7 @@ class TableWatch(Watch):
     def _read_share(self) -> None:
         """Reads what this rank has of the step: an error in it must not leave the others waiting for its share."""
         for share in (self._scarce_step, self._table_step):
-            if isinstance(share, (SpreadStep, SpreadScarceStep)):
+            if isinstance(share, (SpreadStep, SpreadScarceStep, FusedStep, FusedScarceStep)):
                 share.read_share()
         self._meet(f"step {self.steps}")
 
@@ -225,3 +226,10 @@ class TableWatch(Watch):
     def _forget_due_steps(self) -> None:
         self._due_steps = [0] * len(self._instruments)
         self._next_due = 0
+
+
+def _step_kinds(target: TableTarget) -> tuple[Callable[..., TableStep], Callable[..., ScarceStep]]:
+    """What reads the steps of a table."""
+    if target.is_fused:
+        return FusedStep, FusedScarceStep
+    return (TableStep, ScarceStep) if target.layout is None else (SpreadStep, SpreadScarceStep)

@@ -1,0 +1,204 @@
+"""A small recommender whose tables TorchRec shards, its data, and the same training by hand in float64."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+ROWS, DIM, BATCH, STEPS, LR = 101, 8, 24, 60, 0.1
+TABLES = ("whole", "rows", "columns")  # how each is sharded
+KINDS = {"rowwise": "EXACT_ROWWISE_ADAGRAD", "adagrad": "EXACT_ADAGRAD", "sgd": "EXACT_SGD"}
+
+
+def features(steps=STEPS, seed=0):
+    """Ids ``[step, table, item, 2]``: a bag of two ids an item; the last ten rows are never looked up."""
+    generator = torch.Generator().manual_seed(seed)
+    ranks = torch.rand(steps, len(TABLES), BATCH, 2, generator=generator) ** 2
+    return (ranks * (ROWS - 10)).long()
+
+
+def first_weights():
+    generator = torch.Generator().manual_seed(1)
+    return {name: 0.3 * torch.randn(ROWS, DIM, generator=generator) for name in TABLES}
+
+
+class Recommender(nn.Module):
+    """Adds up bags of three tables and scores the sum by a linear layer."""
+
+    def __init__(self):
+        import torchrec
+
+        super().__init__()
+        configs = [
+            torchrec.EmbeddingBagConfig(
+                name=name,
+                embedding_dim=DIM,
+                num_embeddings=ROWS,
+                feature_names=[f"{name}_id"],
+                pooling=torchrec.PoolingType.SUM,
+            )
+            for name in TABLES
+        ]
+        self.bags = torchrec.EmbeddingBagCollection(tables=configs)
+        self.top = nn.Linear(len(TABLES) * DIM, 1)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            self.top.weight.copy_(torch.randn(self.top.weight.shape, generator=generator))
+            self.top.bias.zero_()
+
+    def forward(self, jagged):
+        return self.top(self.bags(jagged).values()).squeeze(1)
+
+
+def jagged_features(ids):
+    """A KeyedJaggedTensor of ids ``[table, item, 2]``."""
+    import torchrec
+
+    lengths = torch.full((ids.shape[0] * ids.shape[1],), 2)
+    return torchrec.KeyedJaggedTensor.from_lengths_sync([f"{name}_id" for name in TABLES], ids.flatten(), lengths)
+
+
+def loss_of(scores, ids):
+    """Depends on the items alone, so that the mean over ranks is the loss of all items together."""
+    return (scores - (ids.sum((0, 2)) % 3 - 1.0)).square().mean()
+
+
+def sharded(kind, *, sharding=None, kernel="fused", lr=LR, model=None):
+    """The model under DistributedModelParallel on the ranks there are, with the weights that all trainings start from.
+
+    Args:
+        kind: name of a fused optimizer in FBGEMM's enumeration.
+        sharding: how each table is sharded; table-wise on the last rank, by rows and by columns by default.
+        kernel: compute kernel of all tables.
+    """
+    import torchrec.distributed as trd
+    from torchrec.distributed.types import ShardingPlan
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from torchrec.distributed import sharding_plan as plans
+    from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+
+    size = dist.get_world_size()
+    sharder = EmbeddingBagCollectionSharder(
+        fused_params={"optimizer": EmbOptimType[kind], "learning_rate": lr, "eps": 1e-8}
+    )
+    model = model or Recommender()
+    by_default = {
+        "whole": plans.table_wise(rank=size - 1),
+        "rows": plans.row_wise(),
+        "columns": plans.column_wise(ranks=[0, size - 1]),
+    }
+    plan = plans.construct_module_sharding_plan(
+        model.bags,
+        sharding or by_default,
+        sharder=sharder,
+        local_size=size,
+        world_size=size,
+        device_type="cpu",
+    )
+    for entry in plan.values():
+        if entry.sharding_type != "data_parallel":
+            entry.compute_kernel = kernel
+    parallel = trd.DistributedModelParallel(
+        model, device=torch.device("cpu"), plan=ShardingPlan({"bags": plan}), sharders=[sharder]
+    )
+    set_weights(parallel, first_weights())
+    return parallel
+
+
+def set_weights(parallel, weights):
+    """Puts whole tables into their blocks."""
+    for name, value in parallel.state_dict().items():
+        table = name.split(".")[-2]
+        if table not in weights:
+            continue
+        if not hasattr(value, "local_shards"):
+            value.copy_(weights[table])
+            continue
+        for shard in value.local_shards():
+            (row, column), (rows, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+            shard.tensor.copy_(weights[table][row : row + rows, column : column + columns])
+
+
+def whole_tables(parallel):
+    """All rows of each table, gathered by all ranks."""
+    tables = {}
+    for name, value in parallel.state_dict().items():
+        table = name.split(".")[-2]
+        if table not in TABLES:
+            continue
+        rows = torch.zeros(ROWS, DIM)
+        for shard in value.local_shards():
+            (row, column), (count, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+            rows[row : row + count, column : column + columns] = shard.tensor
+        dist.all_reduce(rows)
+        tables[table] = rows
+    return tables
+
+
+def start_process_group():
+    """One process of its own, or what torchrun started."""
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="0")
+    dist.init_process_group("gloo")
+
+
+class ByHand:
+    """The same training on one process in float64, with gradients by autograd, and sums over all of its steps.
+
+    Args:
+        kind: name of the fused optimizer.
+        column_blocks: into how many blocks of columns the table of that name is cut, each with sums of its own.
+
+    Attributes:
+        weights: of each table, ``[rows, dim]``.
+        second_moment: sum over steps of ``|x|²|g|² - <x, g>²``, by table, ``[rows]``.
+        touches: steps in which each row got a gradient.
+        steps: of each step and table what ought to be logged.
+    """
+
+    def __init__(self, kind, column_blocks, lr=LR):
+        self._kind, self._blocks, self._lr = kind, column_blocks, float(torch.tensor(lr, dtype=torch.float32))
+        self.weights = {name: value.double() for name, value in first_weights().items()}
+        model_top = torch.Generator().manual_seed(2)
+        self._top = torch.randn(1, len(TABLES) * DIM, generator=model_top).double()
+        self._sums = {name: torch.zeros(ROWS, DIM, dtype=torch.float64) for name in TABLES}
+        self.second_moment = {name: torch.zeros(ROWS, dtype=torch.float64) for name in TABLES}
+        self.touches = {name: torch.zeros(ROWS, dtype=torch.float64) for name in TABLES}
+        self.steps = []
+
+    def step(self, ids):
+        """Ids ``[table, item, 2]`` of all ranks."""
+        leaves = {name: self.weights[name].clone().requires_grad_() for name in TABLES}
+        bags = [leaves[name][ids[place]].sum(1) for place, name in enumerate(TABLES)]
+        loss_of((torch.cat(bags, 1) @ self._top.T).squeeze(1), ids).backward()
+        self.steps.append({name: self._update(name, leaves[name].grad) for name in TABLES})
+
+    def _update(self, name, gradient):
+        rows = self.weights[name]
+        square = gradient.square().sum(1)
+        radial = (rows * gradient).sum(1)
+        self.second_moment[name] += rows.square().sum(1) * square - radial**2
+        self.touches[name] += square > 0
+        self._sums[name] += self._growth(name, gradient)
+        root = self._sums[name].sqrt() + 1e-8
+        self.weights[name] = rows - self._lr * (gradient if self._kind == "EXACT_SGD" else gradient / root)
+        norms = self.weights[name].norm(dim=1)[self.touches[name] > 0]
+        norm = rows.norm(dim=1)
+        return {
+            "norm_mean": norms.mean(),
+            "norm_p50": norms.quantile(0.5),
+            "norm_cv": norms.std(correction=0) / norms.mean(),
+            "gradient_norm": square.sum().sqrt(),
+            "radial_fraction": ((radial / norm).square().sum() / square.sum()).sqrt(),
+            "untouched_rows": (self.touches[name] == 0).sum(),
+            "budget_growth": ((self.weights[name] - rows).square().sum(1) / norm**2).mean(),
+        }
+
+    def _growth(self, name, gradient):
+        if self._kind == "EXACT_ADAGRAD":
+            return gradient.square()
+        blocks = gradient.square().chunk(self._blocks if name == "columns" else 1, dim=1)
+        return torch.cat([block.mean(1, keepdim=True).expand_as(block) for block in blocks], 1)
