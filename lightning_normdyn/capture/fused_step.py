@@ -19,8 +19,8 @@ class FusedStep(TableStep):
     Touched rows are those that have a gradient, each once.
 
     Attributes:
-        gradient_error: how far rounding may have taken the gradients that were read off the step, relative to their
-            lengths, in the mean over the touched rows of all ranks.
+        gradient_error: how far rounding may have taken the table's gradient as it was read off the step, relative to
+            its norm.
     """
 
     target: FusedTable
@@ -56,11 +56,11 @@ class FusedStep(TableStep):
             self.read_share()
         assert self._share is not None
         sums, numbers = self.target.sums(*self._share)
-        holders, total_lr, square, total_error, touches = numbers.unbind()
+        holders, total_lr, square, squared_error = numbers.unbind()
         self.lr = self.target.group[LR_OF_HOLDERS] = float(total_lr / holders) if float(holders) else lr
         if self.wants_touched:
             self._show_touched(sums[:, -_TOUCHED_COLUMNS:].unbind(1))
-            self.gradient_error = total_error / touches
+            self.gradient_error = (squared_error / square).sqrt()
             clips = self.target.settings is not None and self.target.settings.clips
             self.gradient_norm = square.sqrt()
             self.raw_gradient_norm = torch.full_like(square, torch.nan) if clips else self.gradient_norm
@@ -95,14 +95,13 @@ class FusedStep(TableStep):
         return torch.cat((sums[:, :1], self.target.block_products(after)[:, None].to(sums), sums[:, 1:]), 1)
 
     def _numbers(self, touches: Touches | None) -> Tensor:
-        """Whether this rank holds a block, its rate then, and sums over the touched rows of all its blocks, ``[5]``."""
-        numbers = torch.zeros(5, dtype=torch.float64)
+        """Whether this rank holds a block, its rate then, and the squares of its gradient and of the error, ``[4]``."""
+        numbers = torch.zeros(4, dtype=torch.float64)
         if self.target.table.shards and self.target.settings is not None:
             numbers[0], numbers[1] = 1, self.target.settings.lr
         if touches is not None:
-            has_gradient = touches.squares > 0
-            numbers[2] = touches.squares.sum()
-            numbers[3], numbers[4] = touches.errors[has_gradient].sum(), has_gradient.sum()
+            squared_errors = touches.squares * touches.errors.square()
+            numbers[2], numbers[3] = touches.squares.sum(), squared_errors.where(touches.squares > 0, 0).sum()
         return numbers
 
     def _show_touched(self, columns: tuple[Tensor, ...]) -> None:

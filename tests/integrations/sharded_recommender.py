@@ -66,13 +66,13 @@ def loss_of(scores, ids):
     return (scores - (ids.sum((0, 2)) % 3 - 1.0)).square().mean()
 
 
-def sharded(kind, *, sharding=None, kernel="fused", lr=LR, model=None):
+def sharded(kind, *, sharding=None, kernels=None):
     """The model under DistributedModelParallel on the ranks there are, with the weights that all trainings start from.
 
     Args:
         kind: name of a fused optimizer in FBGEMM's enumeration.
         sharding: how each table is sharded; table-wise on the last rank, by rows and by columns by default.
-        kernel: compute kernel of all tables.
+        kernels: compute kernels that are not fused, by table.
     """
     import torchrec.distributed as trd
     from torchrec.distributed.types import ShardingPlan
@@ -82,9 +82,9 @@ def sharded(kind, *, sharding=None, kernel="fused", lr=LR, model=None):
 
     size = dist.get_world_size()
     sharder = EmbeddingBagCollectionSharder(
-        fused_params={"optimizer": EmbOptimType[kind], "learning_rate": lr, "eps": 1e-8}
+        fused_params={"optimizer": EmbOptimType[kind], "learning_rate": LR, "eps": 1e-8}
     )
-    model = model or Recommender()
+    model = Recommender()
     by_default = {
         "whole": plans.table_wise(rank=size - 1),
         "rows": plans.row_wise(),
@@ -98,44 +98,50 @@ def sharded(kind, *, sharding=None, kernel="fused", lr=LR, model=None):
         world_size=size,
         device_type="cpu",
     )
-    for entry in plan.values():
+    for name, entry in plan.items():
         if entry.sharding_type != "data_parallel":
-            entry.compute_kernel = kernel
+            entry.compute_kernel = (kernels or {}).get(name, "fused")
     parallel = trd.DistributedModelParallel(
         model, device=torch.device("cpu"), plan=ShardingPlan({"bags": plan}), sharders=[sharder]
     )
-    set_weights(parallel, first_weights())
+    set_whole(parallel, first_weights())
     return parallel
 
 
-def set_weights(parallel, weights):
-    """Puts whole tables into their blocks."""
-    for name, value in parallel.state_dict().items():
-        table = name.split(".")[-2]
-        if table not in weights:
-            continue
-        if not hasattr(value, "local_shards"):
-            value.copy_(weights[table])
-            continue
-        for shard in value.local_shards():
-            (row, column), (rows, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
-            shard.tensor.copy_(weights[table][row : row + rows, column : column + columns])
+def blocks(parallel):
+    """Blocks on this rank by name of a table or of what its optimizer has in store: offsets, sizes and the block."""
+    optimizer = parallel.fused_optimizer.state_dict()["state"]
+    entries = {name.split(".")[-2]: value for name, value in parallel.state_dict().items() if "bags." in name}
+    entries |= {name: value for state in optimizer.values() for name, value in state.items()}
+    return {
+        name: [(shard.metadata.shard_offsets, shard.metadata.shard_sizes, shard.tensor) for shard in value.local_shards()]
+        for name, value in entries.items()
+        if hasattr(value, "local_shards")
+    }
+
+
+def set_whole(parallel, whole):
+    """Puts whole tables, or sums of their optimizers, into their blocks."""
+    for name, pieces in blocks(parallel).items():
+        for offsets, sizes, block in pieces:
+            if name in whole:
+                place = tuple(slice(first, first + size) for first, size in zip(offsets, sizes, strict=True))
+                block.copy_(whole[name][place])
 
 
 def whole_tables(parallel):
-    """All rows of each table, gathered by all ranks."""
-    tables = {}
-    for name, value in parallel.state_dict().items():
-        table = name.split(".")[-2]
-        if table not in TABLES:
-            continue
-        rows = torch.zeros(ROWS, DIM)
-        for shard in value.local_shards():
-            (row, column), (count, columns) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
-            rows[row : row + count, column : column + columns] = shard.tensor
-        dist.all_reduce(rows)
-        tables[table] = rows
-    return tables
+    """All rows of each table and all sums of its optimizer, gathered by all ranks."""
+    pieces_here, ranks = blocks(parallel), [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, pieces_here)
+    whole = {}
+    for name in dict.fromkeys(name for pieces in ranks for name in pieces):
+        pieces = [piece for rank in ranks for piece in rank.get(name, [])]
+        shape = [max(offsets[k] + sizes[k] for offsets, sizes, _ in pieces) for k in range(len(pieces[0][0]))]
+        whole[name] = torch.zeros(shape)
+        for offsets, sizes, block in pieces:
+            place = tuple(slice(first, first + size) for first, size in zip(offsets, sizes, strict=True))
+            whole[name][place] = block
+    return whole
 
 
 def start_process_group():
