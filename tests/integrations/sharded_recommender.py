@@ -171,9 +171,14 @@ class ByHand:
         model_top = torch.Generator().manual_seed(2)
         self._top = torch.randn(1, len(TABLES) * DIM, generator=model_top).double()
         self._sums = {name: torch.zeros(ROWS, DIM, dtype=torch.float64) for name in TABLES}
+        self.is_met = {name: torch.zeros(ROWS, dtype=torch.bool) for name in TABLES}
+        self.steps = []
+        self.forget_sums()
+
+    def forget_sums(self):
+        """Begins another window."""
         self.second_moment = {name: torch.zeros(ROWS, dtype=torch.float64) for name in TABLES}
         self.touches = {name: torch.zeros(ROWS, dtype=torch.float64) for name in TABLES}
-        self.steps = []
 
     def step(self, ids):
         """Ids ``[table, item, 2]`` of all ranks."""
@@ -188,10 +193,11 @@ class ByHand:
         radial = (rows * gradient).sum(1)
         self.second_moment[name] += rows.square().sum(1) * square - radial**2
         self.touches[name] += square > 0
+        self.is_met[name] |= square > 0
         self._sums[name] += self._growth(name, gradient)
         root = self._sums[name].sqrt() + 1e-8
         self.weights[name] = rows - self._lr * (gradient if self._kind == "EXACT_SGD" else gradient / root)
-        norms = self.weights[name].norm(dim=1)[self.touches[name] > 0]
+        norms = self.weights[name].norm(dim=1)[self.is_met[name]]
         norm = rows.norm(dim=1)
         return {
             "norm_mean": norms.mean(),
@@ -199,7 +205,7 @@ class ByHand:
             "norm_cv": norms.std(correction=0) / norms.mean(),
             "gradient_norm": square.sum().sqrt(),
             "radial_fraction": ((radial / norm).square().sum() / square.sum()).sqrt(),
-            "untouched_rows": (self.touches[name] == 0).sum(),
+            "untouched_rows": (~self.is_met[name]).sum(),
             "budget_growth": ((self.weights[name] - rows).square().sum(1) / norm**2).mean(),
         }
 
