@@ -123,59 +123,59 @@ class GradientReading(NamedTuple):
     errors: Tensor
 
 
-def read_gradients(settings: FusedSettings, before: RowState, after: RowState) -> GradientReading:
+def read_gradients(settings: FusedSettings, start: RowState, end: RowState) -> GradientReading:
     """The gradients by which a fused optimizer has taken rows from one state to another.
 
     Args:
         settings: of the optimizer in that step.
-        before: rows and their state before it.
-        after: the same after it.
+        start: rows and their state before it.
+        end: the same after it.
 
     Example:
         >>> settings = FusedSettings("exact_sgd", 0.5, 0.0, (0.9, 0.999), 0.0, 0)
-        >>> before, after = (RowState(torch.tensor([row]), []) for row in ([1.0, 0.0], [0.0, 2.0]))
-        >>> reading = read_gradients(settings, before, after)  # g = (2, -4)
+        >>> start, end = (RowState(torch.tensor([row]), []) for row in ([1.0, 0.0], [0.0, 2.0]))
+        >>> reading = read_gradients(settings, start, end)  # g = (2, -4)
         >>> reading.products, reading.squares
         (tensor([2.], dtype=torch.float64), tensor([20.], dtype=torch.float64))
     """
-    eps = torch.finfo(before.rows.dtype).eps
-    return _READERS[settings.kind](settings, before.doubled(), after.doubled(), eps)
+    eps = torch.finfo(start.rows.dtype).eps
+    return _READERS[settings.kind](settings, start.doubled(), end.doubled(), eps)
 
 
-def _read_sgd(settings: FusedSettings, before: RowState, after: RowState, eps: float) -> GradientReading:
-    update = after.rows - before.rows
-    return _of_gradient(before.rows, _per_lr(update, settings), _update_error(before.rows, update, eps))
+def _read_sgd(settings: FusedSettings, start: RowState, end: RowState, eps: float) -> GradientReading:
+    update = end.rows - start.rows
+    return _of_gradient(start.rows, _per_lr(update, settings), _update_error(start.rows, update, eps))
 
 
-def _read_rowwise_adagrad(settings: FusedSettings, before: RowState, after: RowState, eps: float) -> GradientReading:
-    update, decay = after.rows - before.rows, settings.weight_decay
+def _read_rowwise_adagrad(settings: FusedSettings, start: RowState, end: RowState, eps: float) -> GradientReading:
+    update, decay = end.rows - start.rows, settings.weight_decay
     if settings.decay_mode == _DECOUPLED:
-        update = update + settings.lr * decay * before.rows
-    sums = after.states[0]
+        update = update + settings.lr * decay * start.rows
+    sums = end.states[0]
     summand = _per_lr(update * (sums.sqrt() + settings.eps)[:, None], settings)
-    growth = sums - before.states[0]
+    growth = sums - start.states[0]
     reading = _by_the_finer(
-        _of_gradient(before.rows, summand, _update_error(before.rows, update, eps)),
+        _of_gradient(start.rows, summand, _update_error(start.rows, update, eps)),
         growth * update.shape[1],
         sums / growth,
     )
-    return reading if settings.decay_mode != _L2 or not decay else _without_decay(before.rows, reading, decay)
+    return reading if settings.decay_mode != _L2 or not decay else _without_decay(start.rows, reading, decay)
 
 
-def _read_adagrad(settings: FusedSettings, before: RowState, after: RowState, eps: float) -> GradientReading:
-    update, sums = after.rows - before.rows, after.states[0]
+def _read_adagrad(settings: FusedSettings, start: RowState, end: RowState, eps: float) -> GradientReading:
+    update, sums = end.rows - start.rows, end.states[0]
     gradient = _per_lr(update * (sums.sqrt() + settings.eps), settings)
-    growth = (sums - before.states[0]).sum(1)
-    reading = _of_gradient(before.rows, gradient, _update_error(before.rows, update, eps))
+    growth = (sums - start.states[0]).sum(1)
+    reading = _of_gradient(start.rows, gradient, _update_error(start.rows, update, eps))
     return _by_the_finer(reading, growth, sums.sum(1) / growth)
 
 
-def _read_adam(settings: FusedSettings, before: RowState, after: RowState, eps: float) -> GradientReading:
+def _read_adam(settings: FusedSettings, start: RowState, end: RowState, eps: float) -> GradientReading:
     del eps  # the averages are float32
-    beta, average = settings.betas[0], after.states[0]
-    gradient = (average - beta * before.states[0]) / (1 - beta)
+    beta, average = settings.betas[0], end.states[0]
+    gradient = (average - beta * start.states[0]) / (1 - beta)
     error = _ROUNDING * _EPS * average.norm(dim=1) / ((1 - beta) * gradient.norm(dim=1))
-    return _of_gradient(before.rows, gradient, error)
+    return _of_gradient(start.rows, gradient, error)
 
 
 def _per_lr(update: Tensor, settings: FusedSettings) -> Tensor:
@@ -188,7 +188,8 @@ def _of_gradient(rows: Tensor, gradient: Tensor, errors: Tensor) -> GradientRead
 
 
 def _update_error(rows: Tensor, update: Tensor, eps: float) -> Tensor:
-    return _ROUNDING * eps * rows.norm(dim=1) / update.norm(dim=1)
+    error: Tensor = _ROUNDING * eps * rows.norm(dim=1) / update.norm(dim=1)
+    return error
 
 
 def _by_the_finer(reading: GradientReading, squares: Tensor, sum_over_growth: Tensor) -> GradientReading:

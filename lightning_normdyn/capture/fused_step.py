@@ -1,10 +1,11 @@
-"""One step of a table whose optimizer is fused into backward, of which each rank reads its blocks and all share sums."""
+"""One step of a table whose optimizer is fused into backward: each rank reads its blocks, and all share sums."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_normdyn.capture.fused_table import LR_OF_HOLDERS, FusedTable, Touches
@@ -32,7 +33,7 @@ class FusedStep(TableStep):
         self.wants_touched, self.wants_tracked = touched, tracked
         self.slots = self._rows = self._tracked_places = None
         self._share: tuple[Tensor, Tensor, Tensor] | None = None
-        self._before = target.blocks() if tracked else []
+        self._start_blocks = target.blocks() if tracked else []
 
     def read_gradient(self, *, copy: bool = False) -> None:
         """Does nothing: there is no gradient to be read."""
@@ -40,14 +41,12 @@ class FusedStep(TableStep):
     def read_share(self) -> None:
         """Reads what this rank has of the step, once rows have moved."""
         touches = self.target.touches() if self.wants_touched else None
-        tracked = self._tracked_sums() if self.wants_tracked else None
-        slots = torch.cat([self.target.block_slots] * (tracked is not None) + [touches.slots] * (touches is not None))
-        columns = _TRACKED_COLUMNS * (tracked is not None) + _TOUCHED_COLUMNS * (touches is not None)
-        sums = torch.zeros(len(slots), columns, dtype=torch.float64)
-        if tracked is not None:
-            sums[: len(tracked), :_TRACKED_COLUMNS] = tracked
+        tracked_sums = self._tracked_sums() if self.wants_tracked else None
+        first = 0 if tracked_sums is None else _TRACKED_COLUMNS
+        pieces = [] if tracked_sums is None else [(self.target.block_slots, F.pad(tracked_sums, (0, _TOUCHED_COLUMNS)))]
         if touches is not None:
-            sums[len(slots) - len(touches.slots) :, -_TOUCHED_COLUMNS:] = _touched_sums(touches)
+            pieces.append((touches.slots, F.pad(_touched_sums(touches), (first, 0))))
+        slots, sums = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
         self._share = slots, sums, self._numbers(touches)
 
     def complete(self, lr: float) -> None:
@@ -70,12 +69,12 @@ class FusedStep(TableStep):
     @cached_property
     def norms(self) -> Tensor:
         """Norms of all tracked rows after the step, ``[tracked_rows]``."""
-        return self._after[0].sqrt() if self.wants_tracked else self.target.norms()
+        return self._end_sums[0].sqrt() if self.wants_tracked else self.target.norms()
 
     @cached_property
     def products(self) -> Tensor:
         """What :meth:`TableTarget.products` gives after the step, ``[tracked_rows]``."""
-        return self._after[1] if self.wants_tracked else self.target.products()
+        return self._end_sums[1] if self.wants_tracked else self.target.products()
 
     @property
     def touched_after(self) -> Tensor:
@@ -85,14 +84,14 @@ class FusedStep(TableStep):
 
     def _tracked_sums(self) -> Tensor:
         """``|x'|²``, ``<x', v>``, ``|x|²``, ``<x, dx>`` and ``|dx|²`` of the tracked rows on this rank, ``[m, 5]``."""
-        after = self.target.blocks()
+        end_blocks = self.target.blocks()
         pieces = []
-        for old, new in zip(self._before, after, strict=True):
+        for old, new in zip(self._start_blocks, end_blocks, strict=True):
             update = new - old
             pairs = ((new, new), (old, old), (old, update), (update, update))
             pieces.append(torch.stack([(a * b).sum(1) for a, b in pairs], 1))
         sums = torch.cat(pieces) if pieces else torch.zeros(0, 4, dtype=torch.float64)
-        return torch.cat((sums[:, :1], self.target.block_products(after)[:, None].to(sums), sums[:, 1:]), 1)
+        return torch.cat((sums[:, :1], self.target.block_products(end_blocks)[:, None].to(sums), sums[:, 1:]), 1)
 
     def _numbers(self, touches: Touches | None) -> Tensor:
         """Whether this rank holds a block, its rate then, and the squares of its gradient and of the error, ``[4]``."""
@@ -114,11 +113,11 @@ class FusedStep(TableStep):
         self.gradient = torch.stack((along, across), 1)
 
     def _show_tracked(self, columns: tuple[Tensor, ...]) -> None:
-        self._after = columns[:2]
-        before = columns[2].sqrt()
-        along, across = two_dimensions(before, *columns[3:5])
-        self.before = torch.stack((before, torch.zeros_like(before)), 1)
-        self.after = torch.stack((before + along, across), 1)
+        self._end_sums = columns[:2]
+        norm = columns[2].sqrt()
+        along, across = two_dimensions(norm, *columns[3:5])
+        self.before = torch.stack((norm, torch.zeros_like(norm)), 1)
+        self.after = torch.stack((norm + along, across), 1)
 
 
 class FusedScarceStep(ScarceStep):

@@ -15,7 +15,6 @@ from lightning_normdyn.capture.names import ParameterIndex
 from lightning_normdyn.capture.table import TableForm, TableTarget, check_rows
 from lightning_normdyn.caution import OnError, contained
 
-
 SETTINGS, LR_OF_HOLDERS = "settings", "lr_of_holders"
 """Entries of the parameter group: a :class:`FusedSettings`, and the rate where blocks lie in the last measured step."""
 
@@ -110,12 +109,12 @@ class FusedTable(TableTarget):
         return self._touches
 
     def _touches_of(self, shard: EmbeddingShard, track: _ShardTrack) -> Touches:
-        ids, before = track.rows_before()
+        ids, start = track.rows_before()
         if not ids.numel() or track.settings is None:
             return _no_touches()
-        reading = read_gradients(track.settings, before, _state_of(shard, ids))
+        reading = read_gradients(track.settings, start, _state_of(shard, ids))
         slots = self.slots(ids + shard.row)
-        return Touches(slots, before.rows.double().square().sum(1), *reading)
+        return Touches(slots, start.rows.double().square().sum(1), *reading)
 
     def blocks(self) -> list[Tensor]:
         """The tracked rows of each block as they are now, ``[m, c]`` in float64, copies."""
@@ -261,14 +260,14 @@ class _ShardTrack:
             return torch.empty(0, dtype=torch.long), RowState(torch.empty(0, 0), [])
         ids, states = zip(*self._pieces, strict=True)
         rows = torch.cat([state.rows for state in states])
-        return torch.cat(ids), RowState(rows, [torch.cat(part) for part in zip(*(s.states for s in states), strict=True)])
+        return torch.cat(ids), RowState(
+            rows, [torch.cat(part) for part in zip(*(s.states for s in states), strict=True)]
+        )
 
 
 def _state_of(shard: EmbeddingShard, ids: Tensor) -> RowState:
     """Rows of a block as they are now, and their optimizer's state, copies."""
-    return RowState(
-        shard.weight().index_select(0, ids), [state.index_select(0, ids) for state in shard.states()]
-    )
+    return RowState(shard.weight().index_select(0, ids), [state.index_select(0, ids) for state in shard.states()])
 
 
 def _tracked_places(shard: EmbeddingShard, stride: int) -> Tensor:
@@ -277,5 +276,5 @@ def _tracked_places(shard: EmbeddingShard, stride: int) -> Tensor:
 
 
 def _no_touches() -> Touches:
-    nothing = torch.zeros(0, dtype=torch.float64)
-    return Touches(torch.empty(0, dtype=torch.long), nothing, nothing, nothing, nothing)
+    empty = torch.zeros(0, dtype=torch.float64)
+    return Touches(torch.empty(0, dtype=torch.long), empty, empty, empty, empty)

@@ -79,6 +79,8 @@ class TableTarget:
 
     kind = "table"
     is_fused = False
+    layout: TableLayout | None
+    _layers: list[Any]
 
     def __init__(self, name: str, module: nn.Module | ParameterIndex, *, max_tracked_rows: int = 16_384) -> None:
         check_rows(max_tracked_rows)
@@ -109,8 +111,7 @@ class TableTarget:
         self.rows, self.dim = rows, dim
         self.stride = -(-rows // max_tracked_rows)
         self.tracked_rows = -(-rows // self.stride)
-        self._layers: list[Any] = []
-        self.layout: TableLayout | None = None
+        self._layers, self.layout = [], None
         self.ids_tell = self._ids_confirmed = False
         self._may_listen = self._keeps_ids = False
         self._ids: list[Tensor] = []

@@ -66,18 +66,18 @@ def find_targets(
     targets = check_targets(targets)
     check_rows(max_tracked_rows)
     index = ParameterIndex(module)
-    sharded = embedding_tables(module)
+    sharded_tables = embedding_tables(module)
     if isinstance(targets, str):
-        names, outputs = _embedding_tables(module, sharded), _published(module)
+        names, outputs = _embedding_tables(module, sharded_tables), _published(module)
         if not names and not outputs:
             raise ValueError(
                 f"targets: 'auto' found no trainable embedding table and no contrastive loss; {_candidates(module)}"
             )
-        tables = [_table(name, index, sharded, max_tracked_rows) for name in names]
+        tables = [_table(name, index, sharded_tables, max_tracked_rows) for name in names]
         return [*tables, *(_output(name, child, module) for name, child in outputs.items())]
     by_name: dict[str, TableTarget | OutputTarget] = {}
     for pattern in targets:
-        for target in _match(module, index, pattern, max_tracked_rows, sharded):
+        for target in _match(module, index, pattern, max_tracked_rows, sharded_tables):
             by_name.setdefault(target.name, target)
     return list(by_name.values())
 
@@ -98,13 +98,13 @@ def _match(
     index: ParameterIndex,
     pattern: str,
     max_tracked_rows: int,
-    sharded: Mapping[str, EmbeddingTable],
+    sharded_tables: Mapping[str, EmbeddingTable],
 ) -> list[TableTarget | OutputTarget]:
     parameters = {name: p for name, p in index.parameters.items() if fnmatchcase(name, pattern)}
-    tables = [name for name, p in parameters.items() if p.ndim == 2 or name in sharded]
-    tables = [name for name in tables if name not in sharded or not sharded[name].reason] or tables[:1]
+    tables = [name for name, p in parameters.items() if p.ndim == 2 or name in sharded_tables]
+    tables = [name for name in tables if name not in sharded_tables or not sharded_tables[name].reason] or tables[:1]
     if tables:
-        return [_table(name, index, sharded, max_tracked_rows) for name in tables]
+        return [_table(name, index, sharded_tables, max_tracked_rows) for name in tables]
     if parameters:
         name, parameter = next(iter(parameters.items()))
         raise ValueError(
@@ -126,14 +126,14 @@ def _match(
 
 
 def _table(
-    name: str, index: ParameterIndex, sharded: Mapping[str, EmbeddingTable], max_tracked_rows: int
+    name: str, index: ParameterIndex, sharded_tables: Mapping[str, EmbeddingTable], max_tracked_rows: int
 ) -> TableTarget:
     """A table of a name, which TorchRec may have sharded.
 
     Raises:
         ValueError: if it is one of which nothing can be read.
     """
-    table = sharded.get(name)
+    table = sharded_tables.get(name)
     if table is None or table.is_replicated:
         return TableTarget(name, index, max_tracked_rows=max_tracked_rows)
     if table.reason:
@@ -171,11 +171,11 @@ def table_parameter(layer: nn.Module) -> nn.Parameter | None:
     return parameters["weight"] if "weight" in parameters else None  # noqa: SIM401 - a scripted one has no get
 
 
-def _embedding_tables(module: nn.Module, sharded: Mapping[str, EmbeddingTable]) -> list[str]:
+def _embedding_tables(module: nn.Module, sharded_tables: Mapping[str, EmbeddingTable]) -> list[str]:
     weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
     parameters = plain_parameters(module).items()
     names = [name for name, p in parameters if id(p) in weights and p.requires_grad and p.numel()]
-    return names + [name for name, table in sharded.items() if not table.reason]
+    return names + [name for name, table in sharded_tables.items() if not table.reason]
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:

@@ -17,7 +17,7 @@ from lightning_normdyn.capture.embedding_shards import EmbeddingTable, embedding
 from lightning_normdyn.capture.fused_gradients import FusedSettings
 from lightning_normdyn.capture.fused_table import LR_OF_HOLDERS, SETTINGS, FusedTable
 from lightning_normdyn.capture.table import Clipping
-from lightning_normdyn.capture.targets import check_targets, find_targets
+from lightning_normdyn.capture.targets import Targets, check_targets, find_targets
 from lightning_normdyn.caution import caution
 from lightning_normdyn.instruments.observer import Log, NormObserver
 from lightning_normdyn.instruments.options import NormOptions, spelled_out
@@ -80,11 +80,11 @@ class TorchRecObserver(NormObserver):
                 "wrap it in DistributedModelParallel, or observe it by NormObserver"
             )
         self._root = model
-        self._fused = FusedTableOptimizer(module, tables.values())
+        self._table_optimizer = FusedTableOptimizer(module, tables.values())
         options["targets"] = self._measurable(module, tables, options.get("targets", "auto"))
         super().__init__(
             module,
-            [self._fused, *_dense_optimizers(optimizer)],  # type: ignore[list-item]
+            [self._table_optimizer, *_dense_optimizers(optimizer)],  # type: ignore[list-item]
             total_steps=total_steps,
             scheduler=scheduler,
             scheduler_every_n_steps=scheduler_every_n_steps,
@@ -101,10 +101,10 @@ class TorchRecObserver(NormObserver):
         Args:
             steps_made: optimizer steps that the run made before, in case no state tells.
         """
-        self._fused.refresh()
+        self._table_optimizer.refresh()
         super().begin(steps_made)
         self._is_open = self._calls_root = self._is_inside = self._looked_ahead = False
-        root, kernels = self._root, {id(k): k for table in self._fused.tables for k in table.kernels()}
+        root, kernels = self._root, {id(k): k for table in self._table_optimizer.tables for k in table.kernels()}
         self._handles.append(root.register_forward_pre_hook(self._begin_forward, prepend=True))
         self._handles.append(root.register_forward_hook(self._end_forward, always_call=True))
         for kernel in kernels.values():
@@ -118,8 +118,8 @@ class TorchRecObserver(NormObserver):
             optimizer: the one about to step; ``None`` for all.
             clipped: whether gradients may have been clipped already.
         """
-        rest = [each for each in self._optimizers if not isinstance(each, FusedTableOptimizer)]
-        for stepping in rest if optimizer is None else _dense_optimizers(optimizer):
+        dense_optimizers = [member for member in self._optimizers if not isinstance(member, FusedTableOptimizer)]
+        for stepping in dense_optimizers if optimizer is None else _dense_optimizers(optimizer):
             super().before_step(stepping, clipped=clipped)
 
     @safeguarded
@@ -148,23 +148,24 @@ class TorchRecObserver(NormObserver):
         self._close_finished_step()
         return super().state_dict()
 
-    def _measurable(self, module: nn.Module, tables: Mapping[str, EmbeddingTable], targets: Any) -> list[str]:
+    def _measurable(self, module: nn.Module, tables: Mapping[str, EmbeddingTable], targets: Targets) -> list[str]:
         """The targets that can be measured; says of the others why not.
 
         Raises:
             ValueError: if there are none.
         """
-        patterns = ["*"] if check_targets(targets) == "auto" else [targets] if isinstance(targets, str) else targets
-        reasons = {name: table.reason for name, table in tables.items() if table.reason} | self._fused.reasons
-        wanted = {name: reason for name, reason in reasons.items() if any(fnmatchcase(name, p) for p in patterns)}
-        for reason in dict.fromkeys(wanted.values()):
-            names = ", ".join(f"'{name}'" for name in wanted if wanted[name] == reason)
+        targets = check_targets(targets)
+        patterns = ["*"] if isinstance(targets, str) else targets
+        reasons = {name: table.reason for name, table in tables.items() if table.reason} | self._table_optimizer.reasons
+        refusals = {name: reason for name, reason in reasons.items() if any(fnmatchcase(name, p) for p in patterns)}
+        for reason in dict.fromkeys(refusals.values()):
+            subject = ", ".join(f"'{name}'" for name in refusals if refusals[name] == reason)
             if _rank() == 0:
-                caution(f"{_NAME}: {names}: not measured, since {reason}", stacklevel=4)
-        names = [target.name for target in find_targets(module, targets) if target.name not in reasons]
-        if not names:
-            raise ValueError(f"targets: expected one that can be measured, got {', '.join(wanted)}; see the warning")
-        return names
+                caution(f"{_NAME}: {subject}: not measured, since {reason}", stacklevel=4)
+        measurable = [target.name for target in find_targets(module, targets) if target.name not in reasons]
+        if not measurable:
+            raise ValueError(f"targets: expected one that can be measured, got {', '.join(refusals)}; see the warning")
+        return measurable
 
     @safeguarded
     def _begin_forward(self, module: nn.Module, args: Any) -> None:
@@ -185,8 +186,8 @@ class TorchRecObserver(NormObserver):
             return
         self._is_inside = False
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        followed = [tensor for tensor in tensors if tensor.requires_grad]
-        for tensor in followed:
+        outputs = [tensor for tensor in tensors if tensor.requires_grad]
+        for tensor in outputs:
             tensor.register_hook(self._note_backward)
         self._saw_backward |= not tensors  # it may be in something that nobody can look into
 
@@ -206,9 +207,9 @@ class TorchRecObserver(NormObserver):
 
     def _open(self) -> None:
         """Announces a step of the sharded tables, whose rows are still as they were."""
-        self._fused.refresh()
+        self._table_optimizer.refresh()
         self._is_open, self._saw_backward = True, False
-        self._announce(self._fused, Clipping.NONE)  # type: ignore[arg-type]
+        self._announce(self._table_optimizer, Clipping.NONE)  # type: ignore[arg-type]
 
     def _close_finished_step(self) -> None:
         if self._is_open and self._saw_backward:
@@ -222,7 +223,7 @@ class TorchRecObserver(NormObserver):
         if self._looked_ahead and self._observation is not None:
             self._looked_ahead = False
             self._observation.end_targets(FusedTable, TargetEndedError(_LOOKED_AHEAD))
-        self._complete(self._fused)  # type: ignore[arg-type]
+        self._complete(self._table_optimizer)  # type: ignore[arg-type]
 
 
 class FusedTableOptimizer:
@@ -308,12 +309,12 @@ def _dense_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
     if optimizer is None:
         return []
     if isinstance(optimizer, (list, tuple)):
-        return [inner for each in optimizer for inner in _dense_optimizers(each)]
+        return [inner for member in optimizer for inner in _dense_optimizers(member)]
     kind = type(optimizer)
     if kind.__module__.split(".")[0] != "torchrec":
         return [optimizer]
     if hasattr(optimizer, "optimizers"):  # CombinedOptimizer
-        return [inner for _, each in optimizer.optimizers for inner in _dense_optimizers(each)]
+        return [inner for _, member in optimizer.optimizers for inner in _dense_optimizers(member)]
     inner = getattr(optimizer, "_optimizer", None)
     return [] if inner is None else _dense_optimizers(inner)
 

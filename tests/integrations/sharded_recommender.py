@@ -75,10 +75,10 @@ def sharded(kind, *, sharding=None, kernels=None):
         kernels: compute kernels that are not fused, by table.
     """
     import torchrec.distributed as trd
-    from torchrec.distributed.types import ShardingPlan
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from torchrec.distributed import sharding_plan as plans
     from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+    from torchrec.distributed.types import ShardingPlan
 
     size = dist.get_world_size()
     sharder = EmbeddingBagCollectionSharder(
@@ -114,7 +114,9 @@ def blocks(parallel):
     entries = {name.split(".")[-2]: value for name, value in parallel.state_dict().items() if "bags." in name}
     entries |= {name: value for state in optimizer.values() for name, value in state.items()}
     return {
-        name: [(shard.metadata.shard_offsets, shard.metadata.shard_sizes, shard.tensor) for shard in value.local_shards()]
+        name: [
+            (shard.metadata.shard_offsets, shard.metadata.shard_sizes, shard.tensor) for shard in value.local_shards()
+        ]
         for name, value in entries.items()
         if hasattr(value, "local_shards")
     }

@@ -201,14 +201,14 @@ def test_laws_are_those_of_the_fused_optimizers():
     """With what the accumulator holds of each row, which the law starts from."""
     block = Block(first_rows(), Kind.ROWWISE)
     _, observer = observed(block, pair_ids(STEPS))
-    rule = equilibrium_rule(observer._fused, 0)
+    rule = equilibrium_rule(observer._table_optimizer, 0)
     assert (rule.optimizer, rule.family, rule.lr) == ("EXACT_ROWWISE_ADAGRAD", "rowwise_adagrad", 0.1)
     memory = observer._observation.recorder.watches[0].measurements["fit"]._last_moments.memory
     assert torch.equal(memory.accumulated, DIM * block.states[0].double())
     for kind, family in ((Kind.SGD, "sgd"), (Kind.ADAGRAD, "adagrad"), (Kind.ADAM, "sparse_adam")):
-        fused = TorchRecObserver(Pairs(Block(first_rows(), kind)))._fused
+        fused = TorchRecObserver(Pairs(Block(first_rows(), kind)))._table_optimizer
         assert equilibrium_rule(fused, 0).family == family
-    decayed = TorchRecObserver(Pairs(Block(first_rows(), Kind.ADAM, weight_decay=0.1)))._fused
+    decayed = TorchRecObserver(Pairs(Block(first_rows(), Kind.ADAM, weight_decay=0.1)))._table_optimizer
     assert "spares rows" in equilibrium_rule(decayed, 0).reason
 
 
@@ -241,7 +241,10 @@ def test_a_rate_that_moves_is_read_as_it_is_when_rows_move():
 @pytest.mark.parametrize("targets", ["auto", [NAME]])
 def test_what_cannot_be_measured_is_said_by_name_with_the_way_out(block, plan, sentence, targets):
     model = Pairs(Block(first_rows(), **block), **plan)
-    with pytest.warns(UserWarning, match=rf"'{NAME}': not measured, since .*{sentence}") as said, pytest.raises(ValueError):
+    with (
+        pytest.warns(UserWarning, match=rf"'{NAME}': not measured, since .*{sentence}") as said,
+        pytest.raises(ValueError, match="targets: "),
+    ):
         TorchRecObserver(model, targets=targets)
     assert len(said) == 1
 
@@ -260,7 +263,7 @@ def test_rows_that_are_looked_up_ahead_end_the_measurement():
     model, logged = Pairs(block), []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with TorchRecObserver(model, every_n_steps=1, targets=[NAME], log=lambda m, step: logged.append(step)):
+        with TorchRecObserver(model, every_n_steps=1, targets=[NAME], log=lambda *entry: logged.append(entry)):
             for batch in pairs:
                 loss = model(batch)
                 model.table.kernel(Features(pairs[0]))

@@ -95,9 +95,7 @@ def test_moments_are_those_of_a_tally_in_float64(folder, by_hand, name, size):
 def test_fit_and_history_on_two_ranks_are_those_on_one(results, folder, name):
     compare(results[0, 2][name]["logged"], results[0, 1][name]["logged"])
     for table in TABLES:
-        recorded, expected = (
-            read_run(folder / f"{name}-{size}")[name_of(table)].trajectory() for size in (2, 1)
-        )
+        recorded, expected = (read_run(folder / f"{name}-{size}")[name_of(table)].trajectory() for size in (2, 1))
         assert recorded.column_names == expected.column_names
         for column in expected.column_names:
             arrays = (history[column].to_numpy() for history in (recorded, expected))

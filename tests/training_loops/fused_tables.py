@@ -56,7 +56,11 @@ class Block:
             max_norm=0.0,
         )
         rowwise = torch.zeros(len(weight))
-        shapes = {Kind.SGD: [], Kind.ROWWISE: [rowwise], Kind.ADAM: [torch.zeros_like(weight), torch.zeros_like(weight)]}
+        shapes = {
+            Kind.SGD: [],
+            Kind.ROWWISE: [rowwise],
+            Kind.ADAM: [torch.zeros_like(weight), torch.zeros_like(weight)],
+        }
         self.states = shapes.get(kind, [torch.zeros_like(weight)])
         self.steps = 0
 
@@ -99,6 +103,7 @@ class Block:
 class LookUp(torch.autograd.Function):
     @staticmethod
     def forward(context, anchor, block, ids):
+        del anchor  # through which autograd comes by
         context.block, context.ids = block, ids
         return block.weight[ids].float()
 

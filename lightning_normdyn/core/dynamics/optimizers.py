@@ -435,7 +435,9 @@ def _read_fused(name: str, group: dict[str, Any]) -> EquilibriumRule:
     kind, lr, decay = str(group["kind"]), float(group["lr"]), float(group["weight_decay"])
     name = kind.upper().replace("ROW_WISE", "ROWWISE")
     if kind == "exact_row_wise_adagrad":
-        return EquilibriumRule(name, "rowwise_adagradw" if group["decay_mode"] == 2 else "rowwise_adagrad", lr, 1.0, decay)
+        return EquilibriumRule(
+            name, "rowwise_adagradw" if group["decay_mode"] == 2 else "rowwise_adagrad", lr, 1.0, decay
+        )
     if decay:
         return _unknown(name, group, f"{name} whose decay spares rows without a gradient has no known law of the norm")
     if kind in ("exact_adagrad", "exact_sgd"):
