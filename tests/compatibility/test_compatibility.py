@@ -16,7 +16,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of the libraries; ours count as elsewhere
     pytest.mark.filterwarnings("error:Norm(Dynamics|Observer)"),
 ]
-DISTRIBUTIONS = {"sentence_transformers": "sentence-transformers", "pytorch_metric_learning": "pytorch-metric-learning"}
+DISTRIBUTIONS = {
+    "sentence_transformers": "sentence-transformers",
+    "pytorch_metric_learning": "pytorch-metric-learning",
+    "fbgemm_gpu": "fbgemm-gpu-cpu",
+}
 
 
 def version(package):
