@@ -12,13 +12,13 @@ import pytest
 import torch
 
 pytest.importorskip("torchrec", exc_type=ImportError)
-from sharded_recommender import KINDS, ROWS, STEPS, TABLES, ByHand, features
+from sharded_recommender import KINDS, LR, ROWS, STEPS, TABLES, ByHand, features
 
 from lightning_normdyn.history import read_run
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("torchrec_worker.py")
-WINDOW = 20
+WINDOW, FEW = 20, 12
 NORMS = {"norm_mean", "norm_p50", "norm_cv"}
 DIFFERENCES = ("residual", "skill", "stderr")  # of next to nothing
 
@@ -56,8 +56,8 @@ def by_hand():
     return trainings
 
 
-def name_of(table):
-    return f"bags.embedding_bags.{table}.weight"
+def name_of(table, kind="embedding_bags"):
+    return f"bags.{kind}.{table}.weight"
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -149,6 +149,36 @@ def test_sampled_rows_of_blocks_that_begin_anywhere_are_those_of_one_process(res
         for table in TABLES:
             norm = metrics[f"normdyn/{name_of(table)}/gradient_norm"]
             assert norm == pytest.approx(float(expected[table]["gradient_norm"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("case", ["sequence", "pipelined", "moving rate"])
+def test_other_loops_give_the_numbers_of_the_tally(results, case):
+    """Rows one by one; TorchRec's pipeline and its optimizers in one; a rate that a rank without the table follows."""
+    training = ByHand("EXACT_SGD" if case == "moving rate" else KINDS["rowwise"], column_blocks=2)
+    logged, kind = results[0, 2][case], "embeddings" if case == "sequence" else "embedding_bags"
+    assert [step for step, _ in logged][:FEW] == list(range(1, FEW + 1))
+    for number, (ids, (_, metrics)) in enumerate(zip(features(FEW), logged, strict=False), start=1):
+        if case == "moving rate":
+            training.set_lr(LR / number)
+        training.step(ids)
+        for table in TABLES:
+            for quantity, value in training.steps[-1][table].items():
+                logged_value = metrics[f"normdyn/{name_of(table, kind)}/{quantity}"]
+                assert logged_value == pytest.approx(float(value), rel=1e-6 if quantity in NORMS else 1e-5), quantity
+    assert ("normdyn/top.weight/norm_mean" in logged[0][1]) == (case == "pipelined")
+
+
+def test_a_rank_that_fails_leaves_no_other_waiting(results):
+    for rank in range(2):
+        entry = results[rank, 2]["one fails"]
+        ended = [text for text in entry["said"] if "is not measured any more after step 3" in text]
+        assert len(ended) == 1
+        assert f"'{name_of(TABLES[0])}'" in ended[0]
+        assert ("planted" if rank else "rank 1: gone") in ended[0]
+    keys = {(step, key.split("/")[1]) for step, metrics in results[0, 2]["one fails"]["logged"] for key in metrics}
+    assert (2, name_of(TABLES[0])) in keys
+    assert (3, name_of(TABLES[0])) not in keys
+    assert (FEW, name_of(TABLES[1])) in keys
 
 
 def test_tables_of_other_kinds_are_measured_or_named(results):

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from sharded_recommender import (
     KINDS,
+    LR,
     STEPS,
     Recommender,
+    Scored,
     features,
     jagged_features,
     loss_of,
@@ -24,11 +29,16 @@ from sharded_recommender import (
     start_process_group,
     whole_tables,
 )
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+from torchrec.streamable import Pipelineable
 
+from lightning_normdyn.capture.fused_step import FusedStep
 from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.integrations.torchrec import TorchRecObserver
 
-HALF = STEPS // 2
+HALF, FEW = STEPS // 2, 12
 ROWWISE = "EXACT_ROWWISE_ADAGRAD"
 
 
@@ -48,9 +58,9 @@ def train(parallel, steps, observer=None, *, says=False):
             observer.after_step()
 
 
-def observed(kind, log_dir=None, steps=None, *, says=False, saved=None, sharding=None, **options):
+def observed(kind, log_dir=None, steps=None, *, says=False, saved=None, model=None, **options):
     """Scalars of each step, final tables and the state."""
-    parallel, logged = sharded(kind, sharding=sharding), []
+    parallel, logged = sharded(kind, model=model), []
     settings = {"every_n_steps": 1, "window": 20, "targets": ["bags.*"], "total_steps": STEPS} | options
     observer = TorchRecObserver(
         parallel, log=lambda metrics, step: logged.append((step, metrics)), log_dir=log_dir, **settings
@@ -93,6 +103,72 @@ def replicated():
     return logged
 
 
+@dataclass
+class Batch(Pipelineable):
+    """What a pipeline hands on."""
+
+    jagged: object
+    ids: torch.Tensor
+
+    def to(self, device, non_blocking=False):
+        return self
+
+    def record_stream(self, stream):
+        pass
+
+
+def pipelined():
+    """What is logged where TorchRec's pipeline distributes the ids of the next batch during a step."""
+    parallel, logged = sharded(ROWWISE, model=Scored()), []
+    parameters = dict(in_backward_optimizer_filter(parallel.named_parameters()))
+    dense = KeyedOptimizerWrapper(parameters, lambda members: torch.optim.SGD(members, lr=0.0))
+    optimizer = CombinedOptimizer([parallel.fused_optimizer, dense])
+    pipeline = TrainPipelineSparseDist(parallel, optimizer, torch.device("cpu"))
+    batches = iter([Batch(jagged_features(share(ids)), share(ids)) for ids in features(FEW)])
+    targets = ["bags.*", "top.weight"]
+    observer = TorchRecObserver(
+        parallel, optimizer, every_n_steps=1, targets=targets, log=lambda m, step: logged.append((step, m))
+    )
+    with observer, suppress(StopIteration):
+        while True:
+            pipeline.progress(batches)
+    return logged
+
+
+def moving_rate():
+    """The rate of step n is that of the first over n, set as schedulers set it."""
+    parallel, logged = sharded("EXACT_SGD"), []
+    optimizer = parallel.fused_optimizer
+    with TorchRecObserver(parallel, every_n_steps=1, targets=["bags.*"], log=lambda m, step: logged.append((step, m))):
+        for number, ids in enumerate(features(FEW), start=1):
+            for group in optimizer.param_groups:
+                group["lr"] = LR / number
+            optimizer.zero_grad()  # hands the rate on to the kernels
+            loss_of(parallel(jagged_features(share(ids))), share(ids)).backward()
+    return logged
+
+
+def one_rank_fails():
+    """What is logged and said where the second rank cannot read its share of the third step of the first table."""
+    calls, read_share = [], FusedStep.read_share
+    parallel, logged = sharded(ROWWISE), []
+
+    def fail(step):
+        calls.append(step)
+        if dist.get_rank() == 1 and len(calls) == 7:
+            raise MemoryError("planted")
+        read_share(step)
+
+    def act():
+        with TorchRecObserver(
+            parallel, every_n_steps=1, targets=["bags.*"], log=lambda m, step: logged.append((step, m))
+        ):
+            train(parallel, features(FEW))
+
+    with patch.object(FusedStep, "read_share", fail):
+        return {"said": sentences(act), "logged": logged}
+
+
 def main(folder):
     size, results = dist.get_world_size(), {}
     for name, kind in KINDS.items():
@@ -110,6 +186,9 @@ def main(folder):
         train(plain, features())
         results["unobserved"] = whole_tables(plain)
         results["replicated said"] = sentences(lambda: results.update(replicated=replicated()))
+        results["sequence"] = observed(ROWWISE, steps=features(FEW), model=Recommender(is_sequence=True))["logged"]
+        results["pipelined"], results["moving rate"] = pipelined(), moving_rate()
+        results["one fails"] = one_rank_fails()
         results["unsharded said"] = sentences(lambda: TorchRecObserver(Recommender()))
     torch.save(results, folder / f"rank-{dist.get_rank()}-of-{size}.pt")
 

@@ -26,23 +26,25 @@ def first_weights():
 
 
 class Recommender(nn.Module):
-    """Adds up bags of three tables and scores the sum by a linear layer."""
+    """Adds up bags of three tables and scores the sum by a linear layer.
 
-    def __init__(self):
+    Args:
+        is_sequence: whether the tables give each row by itself, which is then added up here.
+    """
+
+    def __init__(self, is_sequence=False):
         import torchrec
 
         super().__init__()
-        configs = [
-            torchrec.EmbeddingBagConfig(
-                name=name,
-                embedding_dim=DIM,
-                num_embeddings=ROWS,
-                feature_names=[f"{name}_id"],
-                pooling=torchrec.PoolingType.SUM,
-            )
-            for name in TABLES
-        ]
-        self.bags = torchrec.EmbeddingBagCollection(tables=configs)
+        self._is_sequence = is_sequence
+        sizes = {"embedding_dim": DIM, "num_embeddings": ROWS}
+        if is_sequence:
+            make, make_config, pooling = torchrec.EmbeddingCollection, torchrec.EmbeddingConfig, {}
+        else:
+            make, make_config = torchrec.EmbeddingBagCollection, torchrec.EmbeddingBagConfig
+            pooling = {"pooling": torchrec.PoolingType.SUM}
+        configs = [make_config(name=name, feature_names=[f"{name}_id"], **sizes, **pooling) for name in TABLES]
+        self.bags = make(tables=configs)
         self.top = nn.Linear(len(TABLES) * DIM, 1)
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
@@ -50,7 +52,20 @@ class Recommender(nn.Module):
             self.top.bias.zero_()
 
     def forward(self, jagged):
-        return self.top(self.bags(jagged).values()).squeeze(1)
+        bags = self.bags(jagged)
+        if self._is_sequence:
+            rows = torch.cat([bags[f"{name}_id"].values().view(-1, 2, DIM).sum(1) for name in TABLES], 1)
+        else:
+            rows = bags.values()
+        return self.top(rows).squeeze(1)
+
+
+class Scored(Recommender):
+    """Gives the loss too, as TorchRec's pipelines want it."""
+
+    def forward(self, batch):
+        scores = super().forward(batch.jagged)
+        return loss_of(scores, batch.ids), scores
 
 
 def jagged_features(ids):
@@ -66,25 +81,26 @@ def loss_of(scores, ids):
     return (scores - (ids.sum((0, 2)) % 3 - 1.0)).square().mean()
 
 
-def sharded(kind, *, sharding=None, kernels=None):
+def sharded(kind, *, sharding=None, kernels=None, model=None):
     """The model under DistributedModelParallel on the ranks there are, with the weights that all trainings start from.
 
     Args:
         kind: name of a fused optimizer in FBGEMM's enumeration.
         sharding: how each table is sharded; table-wise on the last rank, by rows and by columns by default.
         kernels: compute kernels that are not fused, by table.
+        model: another one than :class:`Recommender`.
     """
     import torchrec.distributed as trd
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from torchrec.distributed import sharding_plan as plans
+    from torchrec.distributed.embedding import EmbeddingCollectionSharder
     from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
     from torchrec.distributed.types import ShardingPlan
 
     size = dist.get_world_size()
-    sharder = EmbeddingBagCollectionSharder(
-        fused_params={"optimizer": EmbOptimType[kind], "learning_rate": LR, "eps": 1e-8}
-    )
-    model = Recommender()
+    model = model or Recommender()
+    make_sharder = EmbeddingCollectionSharder if model._is_sequence else EmbeddingBagCollectionSharder
+    sharder = make_sharder(fused_params={"optimizer": EmbOptimType[kind], "learning_rate": LR, "eps": 1e-8})
     by_default = {
         "whole": plans.table_wise(rank=size - 1),
         "rows": plans.row_wise(),
@@ -168,7 +184,8 @@ class ByHand:
     """
 
     def __init__(self, kind, column_blocks, lr=LR):
-        self._kind, self._blocks, self._lr = kind, column_blocks, float(torch.tensor(lr, dtype=torch.float32))
+        self._kind, self._blocks = kind, column_blocks
+        self.set_lr(lr)
         self.weights = {name: value.double() for name, value in first_weights().items()}
         model_top = torch.Generator().manual_seed(2)
         self._top = torch.randn(1, len(TABLES) * DIM, generator=model_top).double()
@@ -176,6 +193,10 @@ class ByHand:
         self.is_met = {name: torch.zeros(ROWS, dtype=torch.bool) for name in TABLES}
         self.steps = []
         self.forget_sums()
+
+    def set_lr(self, lr):
+        """The rate of the steps to come, as the kernels hold it."""
+        self._lr = float(torch.tensor(lr, dtype=torch.float32))
 
     def forget_sums(self):
         """Begins another window."""
@@ -208,6 +229,7 @@ class ByHand:
             "gradient_norm": square.sum().sqrt(),
             "radial_fraction": ((radial / norm).square().sum() / square.sum()).sqrt(),
             "untouched_rows": (~self.is_met[name]).sum(),
+            "effective_lr": self._lr * norm[square > 0].pow(-2).mean(),
             "budget_growth": ((self.weights[name] - rows).square().sum(1) / norm**2).mean(),
         }
 
