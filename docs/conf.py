@@ -3,9 +3,16 @@
 import sys
 from pathlib import Path
 
+from sphinx.util import logging
+
 from lightning_normdyn._version import __version__
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+from gallery_state import not_run, pattern
+
+for page, package in not_run().items():
+    logging.getLogger(__name__).info("%s is shown and not run: %s is not installed", page, package)
 
 project = "lightning-normdyn"
 author = "lightning-normdyn developers"
@@ -38,7 +45,7 @@ napoleon_use_ivar = True
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"plot_\w+\.py$",  # others are shown and not run
+    "filename_pattern": pattern(),
     "ignore_pattern": r"__init__\.py",
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,

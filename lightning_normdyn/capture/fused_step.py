@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_normdyn.capture.fused_table import LR_OF_HOLDERS, FusedTable, Touches
 from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.spread_step import two_dimensions
-from lightning_normdyn.capture.table import Clipping, TableStep
+from lightning_normdyn.capture.table import TableStep
 
 
 class FusedStep(TableStep):
@@ -27,8 +27,7 @@ class FusedStep(TableStep):
     target: FusedTable
     gradient_error: Tensor
 
-    def __init__(self, target: FusedTable, *, touched: bool, tracked: bool, clipping: Clipping) -> None:
-        del clipping  # a kernel's own, or none
+    def __init__(self, target: FusedTable, *, touched: bool, tracked: bool) -> None:
         self.target = target
         self.wants_touched, self.wants_tracked = touched, tracked
         self.slots = self._rows = self._tracked_places = None
@@ -96,7 +95,7 @@ class FusedStep(TableStep):
     def _numbers(self, touches: Touches | None) -> Tensor:
         """Whether this rank holds a block, its rate then, and the squares of its gradient and of the error, ``[4]``."""
         numbers = torch.zeros(4, dtype=torch.float64)
-        if self.target.table.shards and self.target.settings is not None:
+        if self.target.plan.shards and self.target.settings is not None:
             numbers[0], numbers[1] = 1, self.target.settings.lr
         if touches is not None:
             squared_errors = touches.squares * touches.errors.square()
@@ -108,7 +107,7 @@ class FusedStep(TableStep):
         slots = (squares != 0).nonzero().squeeze(1)
         norm = norm_squares.index_select(0, slots).sqrt()
         along, across = two_dimensions(norm, products.index_select(0, slots), squares.index_select(0, slots))
-        self.slots, self._rows = slots, slots * self.target.stride
+        self.slots, self._rows = slots, self.target.sample.numbers(slots)
         self.embedding = torch.stack((norm, torch.zeros_like(norm)), 1)
         self.gradient = torch.stack((along, across), 1)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_normdyn.capture.embedding_shards import EmbeddingShard, EmbeddingTable
 from lightning_normdyn.capture.fused_gradients import FusedSettings, RowState, read_gradients
 from lightning_normdyn.capture.names import ParameterIndex
+from lightning_normdyn.capture.row_sample import RowCounts, sample_of
 from lightning_normdyn.capture.table import TableForm, TableTarget, check_rows
 from lightning_normdyn.caution import OnError, contained
 
@@ -47,26 +48,34 @@ class FusedTable(TableTarget):
         table: the table, and its blocks on this rank.
         module: the model that holds it, or what was read of it.
         max_tracked_rows: see :class:`TableTarget`.
+        row_counts: likewise.
 
     Attributes:
+        plan: the table under TorchRec, and its blocks on this rank.
         group: the parameter group that stands for its fused optimizer, on every rank.
     """
 
     is_fused = True
 
     def __init__(
-        self, table: EmbeddingTable, module: nn.Module | ParameterIndex, *, max_tracked_rows: int = 16_384
+        self,
+        table: EmbeddingTable,
+        module: nn.Module | ParameterIndex,
+        *,
+        max_tracked_rows: int = 16_384,
+        row_counts: RowCounts = None,
     ) -> None:
         check_rows(max_tracked_rows)
         index = module if isinstance(module, ParameterIndex) else ParameterIndex(module)
-        self.name, self.table = table.name, table
+        self.name, self.plan = table.name, table
         self._path, self.parameter = index.path(table.name), index.parameters[table.name]
         self.form = TableForm.of(self.parameter)
-        self._track(table.rows, table.dim, max_tracked_rows)
+        self.items = "rows"
+        self._track(table.dim, sample_of(table.rows, max_tracked_rows, row_counts, table=table.name))
         self._columns = [torch.arange(shard.column, shard.column + shard.columns) for shard in table.shards]
-        self._places = [_tracked_places(shard, self.stride) for shard in table.shards]
-        slots = [(place + shard.row) // self.stride for place, shard in zip(self._places, table.shards, strict=True)]
-        self.block_slots = torch.cat(slots) if slots else torch.empty(0, dtype=torch.long)
+        within = [self.sample.within(shard.row, shard.row + shard.rows, _CPU) for shard in table.shards]
+        self._places = [places for _, places in within]
+        self.block_slots = torch.cat([torch.empty(0, dtype=torch.long), *(slots for slots, _ in within)])
         self.group: dict[str, Any] = {}
         self._tracks = [_ShardTrack(shard) for shard in table.shards]
         self._touches: Touches | None = None
@@ -103,7 +112,7 @@ class FusedTable(TableTarget):
         """What the step did to the rows that were looked up on this rank; called once they have moved."""
         if self._touches is None:
             pieces = [
-                self._touches_of(shard, track) for shard, track in zip(self.table.shards, self._tracks, strict=True)
+                self._touches_of(shard, track) for shard, track in zip(self.plan.shards, self._tracks, strict=True)
             ]
             self._touches = Touches(*map(torch.cat, zip(*pieces, strict=True))) if pieces else _no_touches()
         return self._touches
@@ -120,7 +129,7 @@ class FusedTable(TableTarget):
         """The tracked rows of each block as they are now, ``[m, c]`` in float64, copies."""
         return [
             shard.weight().index_select(0, places.to(shard.weight().device)).double()
-            for shard, places in zip(self.table.shards, self._places, strict=True)
+            for shard, places in zip(self.plan.shards, self._places, strict=True)
         ]
 
     def block_products(self, blocks: list[Tensor]) -> Tensor:
@@ -151,8 +160,8 @@ class FusedTable(TableTarget):
         return message[:size].view(self.tracked_rows, -1), message[size:]
 
     def _add_up(self, numbers: Tensor) -> None:
-        if self.table.group is not None and dist.is_initialized():
-            dist.all_reduce(numbers, group=self.table.group)
+        if self.plan.group is not None and dist.is_initialized():
+            dist.all_reduce(numbers, group=self.plan.group)
 
     def _row_sums(self, pieces: list[Tensor]) -> Tensor:
         sums = torch.cat(pieces) if pieces else self._no_sums()
@@ -210,7 +219,7 @@ class FusedTable(TableTarget):
         if self.settings is None or "adagrad" not in self.settings.kind:
             return None
         pieces = []
-        for shard, places in zip(self.table.shards, self._places, strict=True):
+        for shard, places in zip(self.plan.shards, self._places, strict=True):
             sums = shard.states()[0]
             sums = sums.index_select(0, places.to(sums.device)).double()
             pieces.append(sums * shard.columns if sums.dim() == 1 else sums.sum(1))
@@ -270,11 +279,9 @@ def _state_of(shard: EmbeddingShard, ids: Tensor) -> RowState:
     return RowState(shard.weight().index_select(0, ids), [state.index_select(0, ids) for state in shard.states()])
 
 
-def _tracked_places(shard: EmbeddingShard, stride: int) -> Tensor:
-    """Where the tracked rows are in a block, ``[m]``."""
-    return torch.arange(-shard.row % stride, shard.rows, stride)
-
-
 def _no_touches() -> Touches:
     empty = torch.zeros(0, dtype=torch.float64)
     return Touches(torch.empty(0, dtype=torch.long), empty, empty, empty, empty)
+
+
+_CPU = torch.device("cpu")

@@ -130,6 +130,7 @@ class NormObserver:
         self._clock: torch.optim.Optimizer | None = None
         self._has_named_hookless = False
         self._strangers: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
+        self._succeeded: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._handles: list[RemovableHandle] = []
 
     def begin(self, steps_made: int = 0) -> None:
@@ -154,7 +155,7 @@ class NormObserver:
             history=history,
             name_holders=self.name_holders,
         )
-        if not self._observation.recorder.watches:
+        if not self._observation.recorder.watches and not self._observation.awaits_tables:
             self._observation = None
             raise ValueError(
                 "optimizer: expected one that trains a target of the model, got none that does; is it the optimizer of "
@@ -259,7 +260,7 @@ class NormObserver:
         first = self._ranks.rank == 0
         return Run(
             optimizers=lambda: self._optimizers,
-            total_steps=lambda: self._total_steps,
+            total_steps=lambda _optimizer=None: self._total_steps,
             future_rates=self._future_rates,
             loss_scale=self._loss_scale,
             ranks=self._ranks,
@@ -332,8 +333,18 @@ class NormObserver:
         self._strangers[optimizer] = size
         is_successor = self._observation.is_trained_by(optimizer)
         if is_successor:
-            self._optimizers.insert(0, optimizer)
+            self._optimizers = [optimizer, *self._left_beside(optimizer)]
         return is_successor
+
+    def _left_beside(self, successor: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+        """The optimizers that may step besides one that is new: not those whose parameters it has, until they do."""
+        if successor in self._succeeded:
+            return self._optimizers
+        ids = _parameter_ids(successor)
+        self._succeeded.update(
+            known for known in self._optimizers if _takes_hooks(known) and _parameter_ids(known) <= ids
+        )
+        return [known for known in self._optimizers if not (_takes_hooks(known) and known in self._succeeded)]
 
     def _announce(self, optimizer: torch.optim.Optimizer, clipping: Clipping) -> None:
         if self._observation is not None:
@@ -438,6 +449,10 @@ def _unwrapped(item: Any) -> Any:
 def _versions(optimizer: torch.optim.Optimizer) -> list[int]:
     """How often each parameter of an optimizer was written to."""
     return [parameter._version for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _parameter_ids(optimizer: torch.optim.Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def _takes_hooks(optimizer: Any) -> bool:

@@ -11,8 +11,8 @@ from typing_extensions import Never
 
 from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.number_checks import check_count, check_flag
-from lightning_normdyn.losses.gather import OneRank, Ranks
-from lightning_normdyn.losses.options import SharedOptions
+from lightning_normdyn.losses.gather import OneRank, Ranks, Rows
+from lightning_normdyn.losses.options import Reduction, SharedOptions
 from lightning_normdyn.losses.rank_group import RankGroup
 from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity, Temperature
 from lightning_normdyn.nearest_word import nearest
@@ -35,11 +35,16 @@ class ContrastiveLoss(nn.Module):
             under tensor parallelism ``mesh["data_parallel"]``, which :class:`ContrastiveMixin` finds in Lightning by
             itself. ``None`` for all ranks; two that have the same first batch are then refused.
         check_finite: whether to name NaN and infinite embeddings; an accelerator is waited for to do so.
+        reduction: ``"mean"`` and ``"sum"`` are over the queries of all ranks, by their weights where they have some;
+            ``"none"`` gives the loss of each query of this rank, ``[n]``, unweighted. Under data parallelism, which
+            takes the mean over ranks, the mean of those is the whole batch's where ranks have equally many queries.
 
     Raises:
         TypeError: if there is no such argument.
         ValueError: if an argument is out of its range.
     """
+
+    with_metrics = False
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class ContrastiveLoss(nn.Module):
         gather: bool = True,
         process_group: Any = None,
         check_finite: bool = True,
+        reduction: Reduction = "mean",
         **unknown: Never,
     ) -> None:
         super().__init__()
@@ -74,6 +80,10 @@ class ContrastiveLoss(nn.Module):
         self.gather = gather
         self.rank_group = RankGroup(process_group)
         self.check_finite = check_finite
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+        self.reduction = reduction
+        self._metrics: dict[str, Tensor] = {}
 
     @property
     def shared_options(self) -> SharedOptions:
@@ -85,6 +95,7 @@ class ContrastiveLoss(nn.Module):
             "gather": self.gather,
             "process_group": self.process_group,
             "check_finite": self.check_finite,
+            "reduction": self.reduction,
         }
 
     @property
@@ -118,6 +129,74 @@ class ContrastiveLoss(nn.Module):
     def exponents(self) -> tuple[Tensor, Tensor]:
         """The exponents of the norms (query, document), no dimension; carry gradient if they are learnt."""
         return self.similarity.exponents
+
+    def scale(self, vectors: Tensor, temperatures: Tensor | None) -> Tensor:
+        """Rescaled vectors ``[n, d]`` over the temperature, or over that of each, ``[n]``, where it has one."""
+        if temperatures is None:
+            return vectors * self.scaling.factor
+        return vectors / temperatures.to(vectors.dtype)[:, None]
+
+    def scaled_queries(self, queries: Tensor, temperatures: Tensor | None) -> Tensor:
+        """Queries ``[n, d]`` as their inner product with rescaled documents is the score over the temperature."""
+        if temperatures is None:
+            return self.similarity.rescale_queries(queries, self.scaling.factor)
+        return self.scale(self.similarity.rescale_queries(queries), temperatures)
+
+    def wants_sum(self, weights: Tensor | None) -> bool:
+        """Whether nobody will ask for the losses of single queries, so that a sum is enough."""
+        return self.reduction != "none" and weights is None
+
+    def check_reducible(self, weights: Tensor | None, temperatures: Tensor | None) -> None:
+        """Refuses what a batch brings along and the loss would leave out.
+
+        Raises:
+            ValueError: naming it.
+        """
+        if weights is not None and self.reduction == "none":
+            raise ValueError("weights: reduction='none' weighs nothing; multiply what it returns, or leave them out")
+        if temperatures is not None and self.scaling.learnable:
+            raise ValueError(
+                "temperatures: they stand in for the loss's own temperature, which would not train; give one of "
+                "temperatures and learnable_temperature=True"
+            )
+
+    def reduce(self, losses: Tensor, dtype: torch.dtype, weights: Tensor | None, rows: Rows, ranks: Ranks) -> Tensor:
+        """Mean, sum or neither of what this rank's queries lose.
+
+        Args:
+            losses: of the queries, ``[n]``, or where :meth:`wants_sum` their sum.
+            dtype: of the result.
+            weights: of the queries, ``[n]``.
+            rows: how many queries each rank has.
+            ranks: all of them.
+
+        Returns:
+            A scalar, the same on every rank, with the gradient of this rank's share; or ``[n]``.
+        """
+        if self.reduction == "none":
+            return losses.to(dtype)
+        total: Tensor | float = 1.0
+        if weights is not None:
+            losses = losses * weights
+            if self.reduction == "mean":
+                total = ranks.sum(weights.sum()[None])[0]
+                if not float(total.detach()) > 0:
+                    raise ValueError("weights: all of them are 0, on every rank; skip such a batch")
+        elif self.reduction == "mean":
+            total = rows.total
+        return ranks.whole((losses.sum() * (ranks.count / total)).to(dtype))
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What the latest batch says beside its loss, see :meth:`BatchMetrics.values`; detached, nothing before one.
+
+        Raises:
+            ValueError: if the loss was not built to keep them.
+        """
+        if not self.with_metrics:
+            raise ValueError(
+                f"with_metrics: this {type(self).__name__} keeps no metrics; build InfoNCE with with_metrics=True"
+            )
+        return dict(self._metrics)
 
     def learnt(self) -> dict[str, Tensor]:
         """What trains in the loss itself, by the name under which it is logged; detached."""

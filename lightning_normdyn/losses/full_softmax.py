@@ -7,12 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
-from lightning_normdyn.core.contrast.log_sum_exp import sum_log_sum_exp
-from lightning_normdyn.losses.batch import check_finite
+from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.losses.batch import check_finite, check_per_query
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
+from lightning_normdyn.losses.gather import Trait
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.losses.softmax_terms import SoftmaxTerms
 from lightning_normdyn.losses.uncompiled import uncompiled
 
 
@@ -55,10 +58,12 @@ class FullSoftmax(ContrastiveLoss):
         has_other_terms = (
             contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
         )
+        has_other_terms = has_other_terms or contrast.terms != SoftmaxTerms() or contrast.rules != NegativeRules()
         if has_other_terms or contrast.queue is not None:
             raise ValueError(
                 "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
-                "joint and queue_size as they are by default"
+                "joint, queue_size and what shapes the sum (smoothing, margins, decoupled, prior, hardness, bounds) as "
+                "they are by default"
             )
         softmax = cls(**contrast.shared_options)
         softmax.similarity, softmax.scaling = contrast.similarity, contrast.scaling
@@ -75,6 +80,8 @@ class FullSoftmax(ContrastiveLoss):
         *,
         document_ids: Tensor | None = None,
         log_expected: Tensor | None = None,
+        weights: Tensor | None = None,
+        temperatures: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch of queries.
 
@@ -83,38 +90,48 @@ class FullSoftmax(ContrastiveLoss):
             documents: ``[m, d]``, not normalised.
             targets: the row of each query's document, int64 ``[n]``.
             document_ids: ``[m]``, where a document may stand in several rows: further rows of the target are no
-                negatives.
+                negatives. -1 is no id.
             log_expected: ``log Q`` of every row, ``[m]``.
+            weights: of the queries, ``[n]``, see :meth:`InfoNCE.forward`.
+            temperatures: of the queries, ``[n]``, likewise.
 
         Returns:
-            A scalar, the mean over the queries of all ranks.
+            A scalar, the mean over the queries of all ranks; with ``reduction="none"`` ``[n]``, of this rank's.
 
         Raises:
             ValueError: if something does not fit together, or a side has NaN or infinite embeddings.
         """
         _check_shapes(queries, documents, targets, {"document_ids": document_ids, "log_expected": log_expected})
+        check_per_query(queries, weights=weights, temperatures=temperatures)
+        self.check_reducible(weights, temperatures)
         queries, documents = self.queries(queries), self.documents(documents)
         if self.training:
-            self.scaling.hold()
+            self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
-            loss = self._mean(queries, documents, targets, document_ids, log_expected)
-        if self.check_finite and not bool(loss.isfinite()):
+            ranks = self.ranks(queries, targets)
+            rows = ranks.rows(len(queries), traits=[Trait("weights", "1 if given", int(weights is not None))])[0]
+            anchors = self.scaled_queries(queries, temperatures)
+            losses = self._losses(
+                anchors, documents, targets, document_ids, log_expected, in_sum=self.wants_sum(weights)
+            )
+            wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
+            loss = self.reduce(losses, wide, weights, rows, ranks)
+        if self.check_finite and not bool(loss.isfinite().all()):
             check_finite(queries=queries, documents=documents)
             raise ValueError(f"queries: scores leave {loss.dtype}; normalise a side, or look at the encoder")
         return loss
 
-    def _mean(
+    def _losses(
         self,
-        queries: Tensor,
+        anchors: Tensor,
         documents: Tensor,
         targets: Tensor,
         document_ids: Tensor | None,
         log_expected: Tensor | None,
+        *,
+        in_sum: bool,
     ) -> Tensor:
-        """Over the queries of all ranks."""
-        ranks = self.ranks(queries, targets)
-        rows = ranks.rows(len(queries))[0]
-        anchors = self.similarity.rescale_queries(queries, self.scaling.factor)
+        """Of this rank's queries, ``[n]``, or their sum."""
         vectors = self.similarity.rescale_documents(documents)
         wide = torch.promote_types(anchors.dtype, vectors.dtype)
         anchors, vectors = anchors.to(wide), vectors.to(wide)
@@ -122,14 +139,13 @@ class FullSoftmax(ContrastiveLoss):
             # One more coordinate adds a term to every score, and the scores need not be held to add it.
             anchors = F.pad(anchors, (0, 1), value=1.0)
             vectors = torch.cat((vectors, -log_expected.to(wide)[:, None]), 1)
-        total = sum_log_sum_exp(
-            anchors,
-            vectors,
-            positives=targets,
-            exclusion=_repeated(document_ids, targets),
-            chunk_size=self.chunk_size,
+        exclusion = _repeated(document_ids, targets)
+        if in_sum:
+            return sum_log_sum_exp(anchors, vectors, positives=targets, exclusion=exclusion, chunk_size=self.chunk_size)
+        rows, _, scores = log_sum_exp(
+            anchors, vectors, positives=targets, exclusion=exclusion, chunk_size=self.chunk_size
         )
-        return ranks.whole((total * (ranks.count / rows.total)).to(wide))
+        return F.softplus(rows - scores)
 
 
 def _repeated(document_ids: Tensor | None, targets: Tensor) -> Exclusion | None:

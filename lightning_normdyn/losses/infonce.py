@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,15 +13,21 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.contrast.score_readings import ScoreReading
+from lightning_normdyn.core.contrast.tile_edits import TileEdits
+from lightning_normdyn.core.contrast.weighted_sums import score_sums
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
+from lightning_normdyn.losses.batch_metrics import BatchMetrics
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
-from lightning_normdyn.losses.options import Direction, SameSide, SoftmaxOptions, Unpack
-from lightning_normdyn.losses.positives import scores_by_label, scores_of_listed
+from lightning_normdyn.losses.negatives import NegativeEdits, NegativeRules
+from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
+from lightning_normdyn.losses.positives import scores_above_class, scores_above_listed
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.losses.softmax_terms import NegativeCount, ScoreMean, SoftmaxTerms
 
 
 class InfoNCE(InBatchLoss):
@@ -31,17 +39,46 @@ class InfoNCE(InBatchLoss):
     the square of the batch. On several ranks, queries of each meet the documents of all, and every gradient is that of
     the whole batch on a single rank.
 
+    A positive is taken off its row before anything is added up, so that value and gradients are right to the rounding
+    of the scores however small the loss is, where each query has one positive: within 1e-5 of float64 in float32 at
+    losses from 10 down to 1e-9, where a float32 softmax less its target is off by 1e-4 at 2.5e-4 and by 1e-2 at 1e-6.
+    Several positives of a query are equal at best, and what they have in common is lost to rounding then: off by 5e-4
+    where the loss is 2.5e-4 above its minimum. So are the fused kernels, by 6e-8 over the loss.
+
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
         symmetric: whether documents pick their queries too; the loss is the mean of both directions.
         direction: which way to go if not both.
         same_side: whose own side gives negatives too: with ``"both"`` and ``symmetric`` that is SimCLR's loss.
-        joint: whether all negatives of a pair, those of its query and those of its document, share one sum, as in the
-            improved InfoNCE of GTE (arXiv 2308.03281, eq. 2).
+        joint: whether all negatives of a pair, those of its query and those of its document, share one sum, after the
+            improved InfoNCE of GTE (arXiv 2308.03281, eq. 2). ``True`` counts the positive once, and hard negatives for
+            queries alone; ``"sentence_transformers"`` is what that package takes GTE's to be, its
+            MultipleNegativesRankingLoss with ``partition_mode="joint"``: with both directions the positive counts
+            twice, and among the negatives of a document are the hard negatives of other queries.
         queue_size: past documents that serve as further negatives of the queries.
         fused: whether Triton kernels compute the loss where they can, see :class:`FusedKernels`: of bfloat16 or float16
             embeddings on CUDA, with any normalization, direction, ids, hard negatives and ranks. Anything else goes
             the usual way. Exact in Triton's interpreter, but not yet timed on a GPU: hence not the default.
+        label_smoothing: share of the target that is spread evenly over all candidates, the positives among them.
+        margin: taken off the score of a positive, in the unit of scores before the temperature, so that a positive has
+            to lead by it (CosFace, arXiv 1801.09414, eq. 4).
+        relative_margin: the same as a share of the score's size: ``s - relative_margin |s|``.
+        decoupled: whether the positive is left out of the sum (DCL, arXiv 2110.06848), so that pairs which are nearly
+            solved go on to train; a query without any negative has a loss of 0.
+        prior: share of the negatives that are taken to be positives, whose part of the sum is taken out (debiased
+            contrastive loss, arXiv 2007.00224, eq. 8).
+        guide_margin: where a batch brings guides, a second model's embeddings, a negative is left out that the guide
+            scores above its score ``g`` of the positive, less this margin (GISTEmbed, arXiv 2402.16829).
+        guide_relative_margin: and less this share of ``|g|``.
+        negative_margin: negatives that score above the positive's score less this margin, before the temperature, are
+            left out (TopK-MarginPos of NV-Retriever, arXiv 2407.15831); ``None`` leaves all in.
+        negative_share: as are those above this share of the positive's score (TopK-PercPos).
+        hardness: negatives that weigh more the more they score: ``"hard_negatives"`` those that were given with a
+            query, for it alone (EmbeddingGemma, arXiv 2509.20354), ``"in_batch_negatives"`` all others (LLaVE,
+            arXiv 2503.04812, eq. 5), ``"all_negatives"`` both.
+        hardness_strength: their weight is ``exp(strength · score)``, of the score before the temperature and constant
+            to the gradient.
+        with_metrics: whether each batch leaves what :meth:`metrics` gives, which costs a few reductions a tile.
         options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
 
     Raises:
@@ -62,9 +99,21 @@ class InfoNCE(InBatchLoss):
         symmetric: bool = False,
         direction: Direction = "query_to_document",
         same_side: SameSide = "none",
-        joint: bool = False,
+        joint: Joint = False,
         queue_size: int = 0,
         fused: bool = False,
+        label_smoothing: float = 0.0,
+        margin: float = 0.0,
+        relative_margin: float = 0.0,
+        decoupled: bool = False,
+        prior: float = 0.0,
+        guide_margin: float = 0.0,
+        guide_relative_margin: float = 0.0,
+        negative_margin: float | None = None,
+        negative_share: float | None = None,
+        hardness: Hardness = "none",
+        hardness_strength: float = 5.0,
+        with_metrics: bool = False,
         **options: Unpack[SoftmaxOptions],
     ) -> None:
         super().__init__(normalization=normalization, **options)
@@ -72,7 +121,37 @@ class InfoNCE(InBatchLoss):
             raise ValueError(f"direction: expected 'query_to_document' or 'document_to_query', got {direction!r}")
         if same_side not in ("none", "queries", "documents", "both"):
             raise ValueError(f"same_side: expected 'none', 'queries', 'documents' or 'both', got {same_side!r}")
-        check_flag(symmetric=symmetric, joint=joint, fused=fused)
+        if joint != "sentence_transformers":
+            check_flag(joint=joint, hint="or 'sentence_transformers'")
+        check_flag(symmetric=symmetric, fused=fused, with_metrics=with_metrics)
+        self.with_metrics = with_metrics
+        self.terms = SoftmaxTerms.check(
+            label_smoothing=label_smoothing,
+            margin=margin,
+            relative_margin=relative_margin,
+            decoupled=decoupled,
+            prior=prior,
+        )
+        self.rules = NegativeRules.check(
+            guide_margin=guide_margin,
+            guide_relative_margin=guide_relative_margin,
+            negative_margin=negative_margin,
+            negative_share=negative_share,
+            hardness=hardness,
+            hardness_strength=hardness_strength,
+        )
+        for name in ("label_smoothing", "prior"):
+            if joint and getattr(self.terms, name):
+                raise ValueError(f"{name}: a joint sum over several kinds of negatives knows none; leave one out")
+        if self.rules.hardness != "none" and self.terms.prior:
+            raise ValueError(
+                "hardness: a prior counts negatives, and knows no weights of theirs; leave one of them out"
+            )
+        if self.terms.label_smoothing and (self.rules.has_bounds or self.rules.hardness != "none"):
+            raise ValueError(
+                "label_smoothing: a smoothed target covers all candidates alike; leave it out where hardness, "
+                "negative_margin or negative_share tell them apart"
+            )
         self.from_queries = symmetric or direction == "query_to_document"
         self.from_documents = symmetric or direction == "document_to_query"
         self.query_negatives = same_side in ("queries", "both")
@@ -98,40 +177,103 @@ class InfoNCE(InBatchLoss):
                 "symmetric=True, the other direction or joint=True"
             )
 
-    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+    def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         has_several = batch.labels is not None or batch.positives is not None
-        if self.joint and has_several:
-            raise ValueError("joint: one sum for a pair knows one positive; leave out labels and positives")
+        if has_several:
+            self._refuse_several()
         if len(batch.hard_negatives) and not self.from_queries:
             raise ValueError(
                 "hard_negatives: where documents pick queries they have no part; choose symmetric=True or "
                 "direction='query_to_document'"
             )
         if candidates.factored_vectors is not None:
-            return self._fused(batch, ranks, candidates, candidates.factored_vectors) * (
-                ranks.count / candidates.positives.total
-            )
-        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
-        exclusion = excluded_pairs(batch, candidates, self_columns=candidates.positive_columns if self.joint else None)
+            return self._fused(batch, ranks, candidates, candidates.factored_vectors)
+        anchors = self.scaled_queries(batch.queries, batch.temperatures)
+        exclusion = excluded_pairs(batch, candidates, without_positives=self.terms.decoupled and has_several)
         vectors = candidates.vectors
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
         if len(vectors) == 1 and self.queue is None:
             _warn_of_one_candidate()
-        if self._is_one_direction(has_several):
-            total = self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion)
+        if not (self.with_metrics or self.terms.prior):
+            reading = None
         else:
-            total = self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion)
-        return total * (ranks.count / candidates.positives.total)
+            reading = self._reading(anchors, vectors, candidates, ranks)
+        losses = self._streamed(batch, ranks, anchors, candidates, vectors, exclusion, reading)
+        if self.with_metrics:
+            assert reading is not None
+            self._metrics = reading.values(candidates.positives, ranks)
+        return losses
+
+    def _reading(self, anchors: Tensor, vectors: Tensor, candidates: Candidates, ranks: Ranks) -> BatchMetrics:
+        return BatchMetrics.of(
+            anchors,
+            vectors,
+            candidates.positives,
+            ranks,
+            by_column=not self.from_queries,
+            has_directions=self.with_metrics and self.similarity.has_directions,
+            counts_columns=self.from_documents and (not self.from_queries or self.terms.prior > 0),
+        )
+
+    def _edits(
+        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, factor: float | Tensor
+    ) -> NegativeEdits | None:
+        """What the batch does to its tiles, if anything."""
+        if not (self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None):
+            return None
+        if batch.query_guides is not None:
+            if self.queue is not None:
+                raise ValueError("query_guides: documents in the queue have no guide; leave out guides or queue_size")
+            if self.terms.label_smoothing:
+                raise ValueError("query_guides: a smoothed target covers all candidates; leave out label_smoothing")
+        scores = (anchors * candidates.vectors[candidates.positives.local_slice]).sum(-1)
+        return NegativeEdits(self.rules, batch, candidates, scores, factor, ranks)
+
+    def _streamed(
+        self,
+        batch: Batch,
+        ranks: Ranks,
+        anchors: Tensor,
+        candidates: Candidates,
+        vectors: Tensor,
+        exclusion: Exclusion | None,
+        reading: BatchMetrics | None,
+    ) -> Tensor:
+        """By one sweep or two: the losses ``[n]``, or where it is enough and cheaper their sum."""
+        has_several = batch.labels is not None or batch.positives is not None
+        factor = self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
+        negatives = self._edits(batch, ranks, anchors, candidates, factor)
+        is_plain = negatives is None and reading is None
+        if self.wants_sum(batch.weights) and self._is_one_direction(has_several) and (self.from_queries or is_plain):
+            edits = None if negatives is None else negatives.of_rows()
+            edits = _reading_too(edits, reading)
+            return self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion, edits)
+        return self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion, negatives, reading, factor)
+
+    def _refuse_several(self) -> None:
+        """Refuses labels and lists of positives where a pair has to have one."""
+        terms = self.terms
+        needs = {
+            "joint": self.joint,
+            "margin": terms.margin,
+            "relative_margin": terms.relative_margin,
+            "prior": terms.prior,
+        }
+        for name, needs_one in needs.items():
+            if needs_one:
+                raise ValueError(f"{name}: one sum for a pair knows one positive; leave out labels and positives")
 
     def _is_fused(self, batch: Batch) -> bool:
         """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
         special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
         special = special or batch.labels is not None or batch.positives is not None
+        special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
+        special = special or self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None
         return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
 
     def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
-        """The sum over one or both sides' anchors by kernels that take embeddings as they are."""
+        """The loss of each pair by kernels that take embeddings as they are."""
         assert self.kernels is not None
         rows, columns, scores = self.kernels.log_sum_exp(
             self.similarity.factor_queries(batch.queries, self.scaling.factor),
@@ -143,11 +285,11 @@ class InfoNCE(InBatchLoss):
         sums = [rows] if self.from_queries else []
         if self.from_documents:
             sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
-        return (torch.stack(sums) - scores).sum() / len(sums)
+        return torch.stack(sums).mean(0) - scores
 
     def _is_one_direction(self, has_several: bool) -> bool:
         plain = not (self.joint or self.query_negatives or self.document_negatives or has_several)
-        return plain and not (self.from_queries and self.from_documents)
+        return plain and self.terms == SoftmaxTerms() and not (self.from_queries and self.from_documents)
 
     def _one_direction(
         self,
@@ -157,12 +299,18 @@ class InfoNCE(InBatchLoss):
         candidates: Candidates,
         vectors: Tensor,
         exclusion: Exclusion | None,
+        edits: TileEdits | None,
     ) -> Tensor:
         """The sum over one side's anchors, its gradient made on the way."""
         if not self.from_queries:
             anchors, vectors, exclusion = self._turned(batch, ranks, anchors, candidates)
         return sum_log_sum_exp(
-            anchors, vectors, positives=candidates.positive_columns, exclusion=exclusion, chunk_size=self.chunk_size
+            anchors,
+            vectors,
+            positives=candidates.positive_columns,
+            exclusion=exclusion,
+            edits=edits,
+            chunk_size=self.chunk_size,
         )
 
     def _turned(
@@ -188,63 +336,189 @@ class InfoNCE(InBatchLoss):
         candidates: Candidates,
         vectors: Tensor,
         exclusion: Exclusion | None,
+        negatives: NegativeEdits | None,
+        reading: BatchMetrics | None,
+        factor: float | Tensor,
     ) -> Tensor:
-        """The general case: log-sum-exps of every kind of negatives, put together afterwards."""
-        local_slice = candidates.positives.local_slice
-        rows, columns, scores = log_sum_exp(
+        """The general case, ``[n]``: log-sum-exps of every kind of negatives, put together afterwards.
+
+        The pair of a query and its own document is in none of them, and meets them in float64 at the end.
+        """
+        local_slice, total = candidates.positives.local_slice, candidates.positives.total
+        sweep = functools.partial(
+            log_sum_exp,
             anchors,
-            vectors,
-            columns=candidates.positives.total if self.from_documents else 0,
-            positives=None if self.joint else candidates.positive_columns,
+            positives=candidates.positive_columns,
             exclusion=exclusion,
             chunk_size=self.chunk_size,
         )
+        of_columns = reading
+        if negatives is not None and negatives.has_sides and self.from_queries and self.from_documents:
+            # Each side judges a pair by a positive of its own, so that they sum up different pairs.
+            of_columns = None if reading is None else self._reading(anchors, vectors, candidates, ranks)
+            rows, _, scores = sweep(vectors, edits=_reading_too(negatives.of_rows(), reading))
+            _, columns, _ = sweep(
+                vectors[:total], columns=total, edits=_reading_too(negatives.of_columns(), of_columns)
+            )
+        else:
+            edits = None
+            if negatives is not None:
+                edits = negatives.of_rows() if self.from_queries else negatives.of_columns()
+            width = total if self.from_documents else 0
+            candidates_of_rows = vectors if self.from_queries else vectors[:total]
+            rows, columns, scores = sweep(candidates_of_rows, columns=width, edits=_reading_too(edits, reading))
         of_queries = [rows] if self.from_queries else []
         of_documents = [ranks.log_sum_exp(columns)[local_slice]] if self.from_documents else []
+        pools = self._same_side(batch, ranks, anchors, candidates, negatives)
+        for sums, pool in zip((of_queries, of_documents), pools, strict=True):
+            if pool is not None:
+                sums.append(pool.log_sum_exp(self.chunk_size))
+        if self.joint:
+            return self._in_one_sum([*of_queries, *of_documents], scores, factor)
+        above_mean = self._above_mean(batch, ranks, anchors, candidates, scores)
+        means: tuple[ScoreMean | None, ScoreMean | None] = (None, None)
+        if self.terms.label_smoothing:
+            means = self._score_means(ranks, anchors, candidates, vectors, exclusion, pools)
+        counts: tuple[NegativeCount | None, NegativeCount | None] = (None, None)
+        if self.terms.prior:
+            assert reading is not None
+            assert of_columns is not None
+            counts = self._negative_counts(ranks, candidates, reading, of_columns, pools)
+        losses = [
+            self.terms.losses(
+                _log_sum(sums),
+                scores,
+                factor=factor,
+                above_mean=above_mean[side],
+                mean=means[side],
+                negatives=counts[side],
+            )
+            for side, sums in enumerate((of_queries, of_documents))
+            if sums
+        ]
+        return losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
+
+    def _negative_counts(
+        self,
+        ranks: Ranks,
+        candidates: Candidates,
+        of_rows: BatchMetrics,
+        of_columns: BatchMetrics,
+        pools: tuple[_Pool | None, _Pool | None],
+    ) -> tuple[NegativeCount, NegativeCount]:
+        """How many negatives each query, and each query's document, has, and how little they could score."""
+        local_slice = candidates.positives.local_slice
+        lengths = of_rows.lengths[0], of_rows.lengths[1][local_slice]
+        longest = [of_rows.lengths[1].max(), ranks.max(of_rows.lengths[0].max()[None])[0]]
+        numbers = [of_rows.reading.numbers[0], of_rows.reading.numbers[0]]
+        if self.from_documents:
+            numbers[1] = ranks.sum(of_columns.reading.numbers[1])[local_slice]
+        made = []
+        for side, pool in enumerate(pools):
+            number, floor = numbers[side], -lengths[side] * longest[side]
+            if pool is not None:
+                assert pool.reading is not None
+                number = number + pool.reading.numbers[0]
+                sizes = [torch.linalg.vector_norm(x.detach(), dim=1) for x in (pool.anchors, pool.vectors)]
+                floor = torch.minimum(floor, -sizes[0] * sizes[1].max())
+            made.append(NegativeCount(number, floor))
+        return made[0], made[1]
+
+    def _same_side(
+        self,
+        batch: Batch,
+        ranks: Ranks,
+        anchors: Tensor,
+        candidates: Candidates,
+        negatives: NegativeEdits | None,
+    ) -> tuple[_Pool | None, _Pool | None]:
+        """What queries, and documents, choose from among their like."""
+        of_queries = of_documents = None
         if self.query_negatives:
             everybody = ranks.gather(self.similarity.rescale_queries(batch.queries), candidates.positives)
-            of_queries.append(self._among(anchors, everybody, batch, candidates))
+            edits = None if negatives is None else negatives.among_queries()
+            of_queries = self._among(anchors, everybody, batch, candidates, edits)
         if self.document_negatives:
-            everybody = candidates.vectors[: candidates.positives.total]
-            of_documents.append(self._among(everybody[local_slice] * self.scaling.factor, everybody, batch, candidates))
-        if self.joint:  # the positive, which every sum has left out, counts once
-            score = (anchors * candidates.vectors[local_slice]).sum(-1)
-            return (_log_sum([score, *of_queries, *of_documents]) - score).sum()
-        of_positives = self._positives(batch, ranks, anchors, candidates, scores)
-        total = anchors.new_zeros(())
-        if self.from_queries:
-            total = total + (_log_sum(of_queries) - of_positives[0]).sum()
-        if self.from_documents:
-            total = total + (_log_sum(of_documents) - of_positives[1]).sum()
-        return total / (self.from_queries + self.from_documents)
+            has_all = self.joint == "sentence_transformers"
+            everybody = candidates.vectors if has_all else candidates.vectors[: candidates.positives.total]
+            local_documents = self.scale(candidates.vectors[candidates.positives.local_slice], batch.temperatures)
+            edits = None if negatives is None else negatives.among_documents()
+            of_documents = self._among(local_documents, everybody, batch, candidates, edits)
+        return of_queries, of_documents
 
-    def _among(self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
-        """Log-sum-exp of this rank's vectors of a side over the others of that side, ``[n]``."""
+    def _in_one_sum(self, negatives: list[Tensor], scores: Tensor, factor: float | Tensor) -> Tensor:
+        """The loss ``[n]`` of pairs that have all their negatives, given as log-sum-exps, in one sum."""
+        counts_twice = self.joint == "sentence_transformers" and self.from_queries and self.from_documents
+        log_count = math.log(2) if counts_twice else 0.0
+        return self.terms.losses(_log_sum(negatives) - log_count, scores, factor=factor) + log_count
+
+    def _among(
+        self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates, edits: TileEdits | None
+    ) -> _Pool:
+        """This rank's vectors of a side and the others of that side."""
         row_keys, column_keys = [], []
         if candidates.keys:
             row_keys, column_keys = batch.query_keys(), [keys[: len(everybody)] for keys in candidates.keys]
         if candidates.labels is not None:
             row_keys.append(batch.query_labels)
             column_keys.append(candidates.labels[: len(everybody)])
+        if len(everybody) > candidates.positives.total:
+            numbers = candidates.query_numbers
+            row_keys.append(numbers[candidates.positives.local_slice])
+            column_keys.append(numbers)
         exclusion = Exclusion(tuple(row_keys), tuple(column_keys), self_columns=candidates.positive_columns)
-        return log_sum_exp(anchors, everybody, exclusion=exclusion, chunk_size=self.chunk_size)[0]
+        if not self.terms.prior:
+            return _Pool(anchors, everybody, exclusion, edits, None)
+        reading = ScoreReading(anchors.detach()[:, 0], anchors[:0, 0])
+        return _Pool(anchors, everybody, exclusion, (edits or TileEdits())._replace(reading=reading), reading)
 
-    def _positives(
+    def _score_means(
+        self,
+        ranks: Ranks,
+        anchors: Tensor,
+        candidates: Candidates,
+        vectors: Tensor,
+        exclusion: Exclusion | None,
+        pools: tuple[_Pool | None, _Pool | None],
+    ) -> tuple[ScoreMean, ScoreMean]:
+        """Of all that each query, and each query's document, chooses from, its positives among them."""
+        if exclusion is not None and exclusion.without_positives:
+            exclusion = exclusion._replace(without_positives=False) if exclusion.row_keys else None
+        columns = candidates.positives.total if self.from_documents else 0
+        rows, of_columns, counts, column_counts = score_sums(
+            anchors, vectors, columns=columns, exclusion=exclusion, chunk_size=self.chunk_size
+        )
+        local_slice = candidates.positives.local_slice if self.from_documents else slice(0)
+        of_columns, column_counts = (ranks.sum(values)[local_slice] for values in (of_columns, column_counts))
+        means = [ScoreMean(rows, counts), ScoreMean(of_columns, column_counts)]
+        for side, pool in enumerate(pools):
+            if pool is not None:
+                more, _, further, _ = score_sums(
+                    pool.anchors, pool.vectors, exclusion=pool.exclusion, chunk_size=self.chunk_size
+                )
+                means[side] = ScoreMean(means[side].total + more, means[side].number + further)
+        return means[0], means[1]
+
+    def _above_mean(
         self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, scores: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean score of each query, and of each query's document, with its positives, both ``[n]``."""
+        """By how much the score of a pair is above the mean of its query, and of its document, with its positives.
+
+        Both ``[n]``, and zero to the last bit where a pair is alone.
+        """
         if batch.positives is not None:
-            return scores_of_listed(anchors, candidates.local_documents, batch.positives)
+            return scores_above_listed(scores, anchors, candidates.local_documents, batch.positives)
+        of_queries = of_documents = torch.zeros_like(scores)
         if candidates.labels is None:
-            return scores, scores
+            return of_queries, of_documents
         labels, of_all = batch.query_labels, candidates.labels
-        of_queries = of_documents = scores
+        local_documents = candidates.vectors[candidates.positives.local_slice]
         if self.from_queries:
-            of_queries = scores_by_label(anchors, labels, candidates.vectors, of_all)
+            of_queries = scores_above_class(scores, anchors, local_documents, labels, candidates.vectors, of_all)
         if self.from_documents:
             everybody = ranks.gather(anchors, candidates.positives)
-            local_documents = candidates.vectors[candidates.positives.local_slice]
-            of_documents = scores_by_label(local_documents, labels, everybody, of_all[: len(everybody)])
+            of_present = of_all[: len(everybody)]
+            of_documents = scores_above_class(scores, local_documents, anchors, labels, everybody, of_present)
         return of_queries, of_documents
 
     def _with_queue(
@@ -273,7 +547,7 @@ class InfoNCE(InBatchLoss):
             exclusion = exclusion._replace(
                 positive_keys=(of_queries, torch.cat((of_present, torch.full_like(labels, NO_ID))))
             )
-        if not row_keys and exclusion.self_columns is None:
+        if not (row_keys or exclusion.without_positives):
             return vectors, None
         return vectors, exclusion._replace(row_keys=row_keys, column_keys=column_keys)
 
@@ -296,9 +570,35 @@ class InfoNCE(InBatchLoss):
         queue.push(all_documents, torch.stack((*keys, labels), 1))
 
 
+class _Pool(NamedTuple):
+    """What anchors ``[n, d]`` choose from beside the other side: vectors ``[m, d]`` without some pairs, edited."""
+
+    anchors: Tensor
+    vectors: Tensor
+    exclusion: Exclusion
+    edits: TileEdits | None
+    reading: ScoreReading | None
+
+    def log_sum_exp(self, chunk_size: int | None) -> Tensor:
+        """Of each anchor, ``[n]``."""
+        sums = log_sum_exp(
+            self.anchors, self.vectors, exclusion=self.exclusion, edits=self.edits, chunk_size=chunk_size
+        )
+        return sums[0]
+
+
+def _reading_too(edits: TileEdits | None, metrics: BatchMetrics | None) -> TileEdits | None:
+    """Edits that let the metrics of a batch read their tiles."""
+    return edits if metrics is None else (edits or TileEdits())._replace(reading=metrics.reading)
+
+
 def _log_sum(vectors: list[Tensor]) -> Tensor:
-    """Elementwise log-sum-exp of a few vectors."""
-    return functools.reduce(torch.logaddexp, vectors)
+    """Elementwise log-sum-exp of a few vectors; minus infinity, without a gradient, where all of them are."""
+    if len(vectors) == 1:
+        return vectors[0]
+    stacked = torch.stack(vectors)
+    has_any = (stacked > -torch.inf).any(0)
+    return stacked.where(has_any, 0.0).logsumexp(0).where(has_any, -torch.inf)
 
 
 def _warn_of_one_candidate() -> None:

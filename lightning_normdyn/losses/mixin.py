@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.sharded_tensor import is_sharded
-from lightning_normdyn.losses.cached import Encode, cached_loss
+from lightning_normdyn.losses.cached import cached_loss
+from lightning_normdyn.losses.chunked_encoder import Encode
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.learnt import average_gradients
@@ -37,9 +38,10 @@ class ContrastiveMixin:
                 return self.contrastive_loss(self.encoder(batch["query"]), self.encoder(batch["document"]))
 
     The loss is ``self.contrast``, an :class:`InfoNCE`; its learnt temperature and exponents belong to the module's
-    parameters, and are logged as ``normdyn/contrast/<name>``. The callbacks see queries and documents as the targets
-    ``queries`` and ``documents``. Under Lightning's ``ModelParallelStrategy`` it gathers over the data-parallel
-    dimension of the mesh, unless ``process_group`` says another.
+    parameters, and are logged as ``normdyn/contrast/<name>``, as are its metrics if it keeps them (``with_metrics``).
+    The callbacks see queries and documents as the targets ``queries`` and ``documents``. Under Lightning's
+    ``ModelParallelStrategy`` it gathers over the data-parallel dimension of the mesh, unless ``process_group`` says
+    another.
 
     Args:
         args: handed on to the next class.
@@ -76,10 +78,11 @@ class ContrastiveMixin:
         )
 
     def contrastive_loss(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
-        """The loss of a batch, see :meth:`InfoNCE.forward`; logs what trains in the loss itself."""
+        """The loss of a batch, see :meth:`InfoNCE.forward`; logs what trains in the loss itself, and its metrics."""
         self._see_mesh()
         loss: Tensor = self.contrast(queries, documents, **options)
         self._log_learnt()
+        self._log_metrics()
         return loss
 
     def cached_contrastive_loss(
@@ -90,12 +93,16 @@ class ContrastiveMixin:
         encode_query: Encode,
         encode_document: Encode,
         chunk_size: int,
+        loss: Callable[..., Tensor] | None = None,
         **options: Any,
     ) -> Tensor:
-        """The same loss with encoders that see ``chunk_size`` inputs at a time, see :func:`cached_loss`."""
+        """The same loss with encoders that see ``chunk_size`` inputs at a time, see :func:`cached_loss`.
+
+        Another ``loss`` is a function of queries and documents, such as one that adds something to ``self.contrast``.
+        """
         self._see_mesh()
-        loss = cached_loss(
-            self.contrast,
+        value = cached_loss(
+            self.contrast if loss is None else loss,
             query_inputs,
             document_inputs,
             encode_query=encode_query,
@@ -105,7 +112,9 @@ class ContrastiveMixin:
             **options,
         )
         self._log_learnt()
-        return loss
+        if loss is None:
+            self._log_metrics()
+        return value
 
     def full_softmax_loss(self, queries: Tensor, documents: Tensor, targets: Tensor, **options: Any) -> Tensor:
         """The loss of queries that choose from a whole table of documents, see :class:`FullSoftmax`."""
@@ -143,6 +152,13 @@ class ContrastiveMixin:
                 self._decay_checked = True
                 self._warn_of_decay(trainer.optimizers)
                 self._warn_of_omission(trainer.optimizers)
+            cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in values.items()})
+
+    def _log_metrics(self) -> None:
+        """Logs what the batch says beside its loss, where the loss keeps it."""
+        trainer = getattr(self, "_trainer", None)
+        if self.contrast.with_metrics and trainer is not None and trainer.training:
+            values = self.contrast.metrics()
             cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in values.items()})
 
     def _warn_of_decay(self, optimizers: Sequence[Optimizer]) -> None:

@@ -22,6 +22,9 @@ else:
 
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
+Joint = bool | Literal["sentence_transformers"]
+Hardness = Literal["none", "in_batch_negatives", "hard_negatives", "all_negatives"]
+Reduction = Literal["mean", "sum", "none"]
 
 
 class SharedOptions(TypedDict, total=False):
@@ -33,6 +36,7 @@ class SharedOptions(TypedDict, total=False):
     gather: bool
     process_group: Any
     check_finite: bool
+    reduction: Reduction
 
 
 class SoftmaxOptions(SharedOptions, total=False):
@@ -48,6 +52,18 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     symmetric: bool
     direction: Direction
     same_side: SameSide
-    joint: bool
+    joint: Joint
     queue_size: int
     fused: bool
+    label_smoothing: float
+    margin: float
+    relative_margin: float
+    decoupled: bool
+    prior: float
+    guide_margin: float
+    guide_relative_margin: float
+    negative_margin: float | None
+    negative_share: float | None
+    hardness: Hardness
+    hardness_strength: float
+    with_metrics: bool

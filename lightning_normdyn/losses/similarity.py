@@ -6,13 +6,21 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_normdyn.core.contrast.factored import Factored, factored
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_flag, check_positive
-from lightning_normdyn.losses.learnt import learnt_number, take_saved_shape, whole
+from lightning_normdyn.losses.learnt import (
+    OwnNumbers,
+    call_after_steps,
+    learnt_number,
+    take_saved_shape,
+    whole,
+    wide_dtype,
+)
 from lightning_normdyn.nearest_word import nearest
 
 _COLDEST = 1e-30  # float32 still holds its inverse
@@ -41,7 +49,7 @@ def check_normalization(normalization: str) -> None:
         raise ValueError(f"normalization: expected one of {names}, got {normalization!r}{hint}")
 
 
-class NormalizedSimilarity(nn.Module):
+class NormalizedSimilarity(OwnNumbers):
     """``<q, d> / (|q|^gamma_query · |d|^gamma_document)`` (arXiv 2602.09229, eq. 3).
 
     Source: docs/theory.md, "Scores with an exponent of the norm".
@@ -70,6 +78,8 @@ class NormalizedSimilarity(nn.Module):
     """
 
     fixed: Tensor
+    has_directions = True
+    """Whether a score is the cosine of the embeddings times powers of their norms."""
 
     def __init__(self, normalization: Normalization = "cosine", *, shared_gamma: bool = False) -> None:
         super().__init__()
@@ -78,9 +88,17 @@ class NormalizedSimilarity(nn.Module):
         self.normalization = normalization
         self.shared_gamma = shared_gamma
         if normalization == "learnable":
-            self.raw_gammas = nn.Parameter(torch.zeros(1 if shared_gamma else 2))
+            self.raw_gammas = nn.Parameter(torch.zeros(1 if shared_gamma else 2, dtype=wide_dtype()))
         else:
-            self.register_buffer("fixed", torch.tensor(NORMALIZATIONS[normalization]), persistent=False)
+            exponents = torch.tensor(NORMALIZATIONS[normalization], dtype=wide_dtype())
+            self.register_buffer("fixed", exponents, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Sets learnt exponents to a half; those of a named normalization are what they are."""
+        if self.normalization == "learnable":
+            self.raw_gammas.zero_()
+        else:
+            self.fixed.copy_(torch.tensor(NORMALIZATIONS[self.normalization], device=self.fixed.device))
 
     @property
     def exponents(self) -> tuple[Tensor, Tensor]:
@@ -121,7 +139,7 @@ class NormalizedSimilarity(nn.Module):
         return f"{self.normalization!r}" + (", shared_gamma=True" if self.shared_gamma else "")
 
 
-class Temperature(nn.Module):
+class Temperature(OwnNumbers):
     """A temperature, stored as the log of its inverse, the scale.
 
     Learnt on a log scale because it acts by ratios. A learnt scale is held at or below ``max_scale`` by setting it
@@ -157,6 +175,11 @@ class Temperature(nn.Module):
         if learnable:
             self.log_scale = learnt_number(-math.log(temperature))
 
+    def reset_parameters(self) -> None:
+        """Sets a learnt temperature to where it started."""
+        if self.learnable:
+            self.log_scale.fill_(math.log(self._fixed))
+
     @property
     def factor(self) -> float | Tensor:
         """``1/temperature``: a number, or if it is learnt a tensor in float32 at least that carries gradient."""
@@ -166,6 +189,15 @@ class Temperature(nn.Module):
     def scale(self) -> Tensor:
         """The same as a tensor."""
         return torch.as_tensor(self.factor)
+
+    def hold_in_training(self) -> None:
+        """Sets a learnt scale back to its bound, now and, where processes train together, after every step.
+
+        Inside of a module's ``forward`` FSDP2 has copies of its parameters, which it throws away.
+        """
+        self.hold()
+        if self.learnable and dist.is_available() and dist.is_initialized():
+            call_after_steps(self, "log_scale", Temperature.hold)
 
     def hold(self) -> None:
         """Sets a learnt scale back to its bound."""

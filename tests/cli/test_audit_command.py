@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_transformers import write_bert
 
 from lightning_normdyn import cli as commands
 from lightning_normdyn.cli.main import main
@@ -278,18 +279,9 @@ def test_unit_length_is_said_first_and_zero_rows_are_listed(tmp_path, capsys):
 @pytest.fixture
 def bert(tmp_path):
     """A random BERT of one layer, saved as sentence-transformers saves it, with a step to length one at its end."""
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path / "bert"
-    folder.mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "file", "is", "open"]
-    (folder / "vocab.txt").write_text("\n".join(words))
+    pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=16, initializer_range=0.5,
-    )  # fmt: skip
-    transformers.BertModel(config).save_pretrained(folder)
-    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    folder = write_bert(tmp_path / "bert", ["a", "file", "is", "open"], initializer_range=0.5)
     kinds = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
     modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds]
     (folder / "modules.json").write_text(json.dumps(modules))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_transformers import write_bert
 
 from lightning_normdyn.cli.main import main
 
@@ -135,15 +136,9 @@ def test_one_from_the_network_runs_no_code(trained, monkeypatch):
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("bert")
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
-    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}
+    return write_bert(tmp_path_factory.mktemp("bert"), ["a", "b"], **sizes)
 
 
 MODEL_DAMAGES = {

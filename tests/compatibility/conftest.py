@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from compatibility_page import renewed, table_text
-from training_fixtures import one_thread, separate_random_state
+from training_fixtures import one_thread, separate_random_state, shared_modules_in_workers
 
-__all__ = ["one_thread", "separate_random_state"]
+__all__ = ["one_thread", "separate_random_state", "shared_modules_in_workers"]
 
 
 @pytest.hookimpl(trylast=True)

@@ -27,6 +27,8 @@ class Setup:
         tapped: gives, of the model, what the tally listens to.
         tally: makes the tally.
         others: further packages that it needs.
+        warning: what the observer is to say, once; empty for nothing.
+        marks: of pytest.
     """
 
     library: str
@@ -36,6 +38,8 @@ class Setup:
     tapped: Callable[[Any], Any]
     tally: Callable[[], Any] = Tally
     others: Sequence[str] = ()
+    warning: str = ""
+    marks: Sequence[Any] = ()
 
 
 def text(output):
@@ -161,8 +165,8 @@ def adamw(model):
     return torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
 
 
-def plainly(make, batches):
-    return lambda run: by_plain_loop(run, lambda _: make(), batches(), adamw)
+def plainly(make, batches, **options):
+    return lambda run: by_plain_loop(run, lambda _: make(), batches(), adamw, **options)
 
 
 ST = "sentence_transformers"

@@ -50,22 +50,21 @@ def by_hugging_face(run, make_trainer, **arguments):
             run.tally.end_step()
 
     torch.manual_seed(0)
-    trainer = make_trainer(
-        run.folder,
-        output_dir=str(run.folder / "out"),
-        max_steps=STEPS,
-        per_device_train_batch_size=BATCH,
-        learning_rate=1e-2,
-        weight_decay=0.1,
-        max_grad_norm=0.0,
-        save_strategy="steps",
-        save_steps=HALF,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        seed=3,
-        **arguments,
-    )
+    defaults = {
+        "output_dir": str(run.folder / "out"),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.0,
+        "save_strategy": "steps",
+        "save_steps": HALF,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "seed": 3,
+    }
+    trainer = make_trainer(run.folder, **defaults | arguments)
     if run.tally is not None:
         run.tally.attach(run.tapped(trainer.model))
         trainer.add_callback(Ended())
@@ -76,7 +75,7 @@ def by_hugging_face(run, make_trainer, **arguments):
     run.finish(trainer.model, trainer.state.log_history)
 
 
-def by_plain_loop(run, make_model, batches, configure):
+def by_plain_loop(run, make_model, batches, configure, **options):
     """A loop of one's own under a NormObserver, which saves and loads what a checkpoint needs."""
     from lightning_normdyn.instruments import NormObserver
 
@@ -87,9 +86,8 @@ def by_plain_loop(run, make_model, batches, configure):
     logged: list = []
     observer = None
     if run.target:
-        observer = NormObserver(
-            model, optimizer, total_steps=STEPS, log=lambda m, _: logged.append(m), targets=[run.target], **OPTIONS
-        )
+        options = OPTIONS | {"targets": [run.target], "log": lambda metrics, _: logged.append(metrics)} | options
+        observer = NormObserver(model, optimizer, total_steps=STEPS, **options)
     checkpoint = run.folder / "checkpoint.pt"
     if run.resumes:
         state = torch.load(checkpoint, weights_only=True)

@@ -11,6 +11,7 @@ import torch
 from bad_command_lines import QUIET, BadWords
 from bad_files import write_files
 from outcomes import Outcome
+from small_transformers import write_bert
 from yaml_mistakes import CONFIG, MISTAKES
 
 from lightning_normdyn.cli.main import main
@@ -32,23 +33,7 @@ def write_inputs(folder: Path, *, model: bool = True) -> None:
         content = content.encode() if isinstance(content, str) else content
         (folder / "yaml" / f"{name}.yaml").write_bytes(content)
     if model:
-        _write_model(folder / "bert")
-
-
-def _write_model(folder: Path) -> None:
-    import transformers
-
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
-    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    sizes = {
-        "vocab_size": 7,
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 8,
-    }
-    transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(folder)
+        write_bert(folder / "bert", ["a", "b"], hidden_size=8, num_attention_heads=1, intermediate_size=8)
 
 
 def run(case: BadWords, folder: Path, inputs: Path) -> Outcome:

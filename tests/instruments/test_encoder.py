@@ -15,6 +15,7 @@ from lightning_normdyn.callbacks import EquilibriumFitMonitor, NormDynamics
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.probe import Probe
 from lightning_normdyn.history import read_run
+from lightning_normdyn.instruments import NormObserver
 
 STEPS = 300
 
@@ -365,6 +366,40 @@ class Renorming(nn.Module):
 def test_bad_probes_get_a_clear_sentence(fit, encoder, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         train(fit, encoder=encoder, steps=3, **options)
+
+
+class Neighbours(nn.Module):
+    """Adds to each node's layer those of its neighbours, as graph networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = relu_layers()
+
+    def forward(self, x, links):
+        vectors = self.body(x)
+        return vectors.index_add(0, links[1], vectors[links[0]])
+
+
+def test_nodes_of_a_graph_are_probed_together_as_the_refusal_says():
+    net, nodes = Neighbours(), torch.randn(80, INPUT)
+    model, links = nn.ModuleDict({"encoder": net}), torch.stack((torch.arange(80), torch.randperm(80)))
+    optimizer, logged = torch.optim.SGD(net.parameters(), lr=0.01, weight_decay=0.01), {}
+
+    def train(**options):
+        observer = NormObserver(
+            model, optimizer, targets=["encoder"], total_steps=60, log=lambda m, _: logged.update(m), **options
+        )
+        with observer:
+            for _ in range(60):
+                optimizer.zero_grad()
+                nn.functional.normalize(net(nodes, links)).square()[:, 0].sum().backward()
+                optimizer.step()
+
+    with pytest.warns(UserWarning, match="keep whole batches with a larger probe_items= where items need one another"):
+        train()
+    assert "normdyn/encoder/radial_decay_ratio" not in logged
+    train(probe_items=80)
+    assert logged["normdyn/encoder/radial_decay_ratio"] == pytest.approx(2, abs=1e-3)
 
 
 def test_a_later_part_of_an_encoder_is_followed_without_a_balance(fit):

@@ -94,6 +94,42 @@ def test_a_wait_off_the_main_thread_touches_no_handler(stores, monkeypatch, hear
     assert heard == []
 
 
+def test_the_store_does_not_grow_with_the_run(stores, monkeypatch):
+    """Nor does any rank miss a word: those of the last round stay."""
+    monkeypatch.setattr(meeting, "_ROUNDS_KEPT", 4)
+    first, second = ranks(stores)
+    before, most = stores[0].num_keys(), 0
+    for step in range(40):
+        timer = threading.Thread(target=second.settle, args=(f"step {step}",))
+        timer.start()
+        assert first.settle(f"step {step}") == ""
+        timer.join()
+        most = max(most, stores[0].num_keys())
+    assert most - before <= 3 * 5 + 3
+    first.leave()
+    assert second.settle("step 40") == "the ranks do not do the same (rank 0: gone; rank 1: step 40)"
+
+
+def test_ranks_ask_the_store_three_times_a_step_however_many_they_are(stores):
+    class Counted:
+        def __init__(self, store):
+            self.store, self.requests = store, []
+
+        def __getattr__(self, name):
+            self.requests.append(name)
+            return getattr(self.store, name)
+
+    counted = [Counted(dist.TCPStore("127.0.0.1", stores[0].port, is_master=False)) for _ in range(8)]
+    members = ranks(counted)
+    for step in range(3):
+        threads = [threading.Thread(target=member.settle, args=(f"step {step}",)) for member in members]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(store.requests == ["set", "wait", "compare_set"] * 3 for store in counted)
+
+
 class GoneStore:
     """Its server has ended, with the rank or the launcher that had it."""
 

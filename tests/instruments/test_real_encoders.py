@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from encoders import Contrast, relu_layers, views
 from pytorch_lightning.plugins.precision import MixedPrecision
 from small_models import seeded
+from small_transformers import bert_config
 from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
@@ -19,7 +20,6 @@ from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.history import read_run
 
 WORDS, LENGTH, PAIRS, STEPS = 40, 6, 8, 24
-BERT_SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 TOWERS = {
     "embed_dim": 8,
     "vision_cfg": {"layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "image_size": 8},
@@ -29,13 +29,8 @@ TOWERS = {
 
 def bert(dropout=0.1):
     transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(
-        vocab_size=WORDS,
-        max_position_embeddings=16,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        **BERT_SIZE,
-    )
+    sizes = {"num_hidden_layers": 2, "intermediate_size": 32}
+    config = bert_config(WORDS, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **sizes)
     return transformers.BertModel(config, add_pooling_layer=False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -26,23 +28,28 @@ def leave_alone(table, rows):
 
 
 def train(reset, make_optimizer, rows=60, **options):
+    return {key.rsplit("/", 1)[1] for key in trained(reset, make_optimizer, rows, **options)[1]}
+
+
+def trained(reset, make_optimizer, rows=60, *, sees_lengths=True, **options):
+    """A table, what was logged of its training last, and the verdicts at its end."""
     torch.manual_seed(0)
     table, logged = nn.Embedding(rows, 16, **options), {}
     table.weight.data = nn.functional.normalize(table.weight.data)
     optimizer = make_optimizer(table.parameters())
     goal = torch.randn(16)
-    with NormObserver(table, optimizer, total_steps=STEPS, log=lambda metrics, _: logged.update(metrics)):
+    with NormObserver(table, optimizer, total_steps=STEPS, log=lambda metrics, _: logged.update(metrics)) as observer:
         for _ in range(STEPS):
             chosen = torch.randint(rows, (20,)).unique()
             if reset is not put_all_on_the_sphere:
                 reset(table, chosen)
             optimizer.zero_grad()
-            x = table(chosen)
+            x = table(chosen) if sees_lengths else nn.functional.normalize(table(chosen))
             (x * (torch.randn_like(x) + 0.1 * goal)).sum().backward()
             optimizer.step()
             if reset is put_all_on_the_sphere:
                 reset(table, chosen)
-    return {key.rsplit("/", 1)[1] for key in logged}
+    return table, logged, {verdict.rule: verdict for verdict in observer.verdicts}
 
 
 def sgd(parameters):
@@ -77,3 +84,24 @@ def test_max_norm_of_an_embedding_that_cuts_rows_is_said():
 @pytest.mark.parametrize("options", [{}, {"max_norm": 1000.0}])
 def test_rows_that_are_left_alone_keep_their_law(make_optimizer, options):
     assert "transient_median_error" in train(leave_alone, make_optimizer, **options)
+
+
+@pytest.mark.filterwarnings("ignore:NormObserver. warning", "ignore:normdyn. norms of")
+def test_the_weight_decay_that_is_advised_holds_rows_where_the_reset_held_them():
+    def with_decay(weight_decay):
+        return lambda parameters: torch.optim.SGD(parameters, lr=0.02, weight_decay=weight_decay)
+
+    *_, verdicts = trained(put_all_on_the_sphere, sgd, sees_lengths=False)
+    advice = re.search(r"drop the reset and set weight_decay=([\d.e-]+)", verdicts["reset_norms"].lever)
+    norms = {}
+    for decay in (0.0, float(advice.group(1))):
+        table, *_ = trained(leave_alone, with_decay(decay), sees_lengths=False)
+        norms[decay] = float(table.weight.detach().norm(dim=1).mean())
+    assert norms.pop(0.0) > 1.2
+    assert list(norms.values()) == pytest.approx([1.0], rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:NormObserver. warning", "ignore:normdyn. norms of")
+def test_no_decay_is_advised_instead_of_a_reset_under_a_loss_that_moves_norms_itself():
+    *_, verdicts = trained(put_all_on_the_sphere, sgd)
+    assert "keep the reset" in verdicts["reset_norms"].lever

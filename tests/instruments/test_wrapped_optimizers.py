@@ -252,3 +252,32 @@ def test_a_step_inside_of_backward_takes_no_norm_of_an_earlier_one():
         assert reading.keys().isdisjoint({"gradient_norm", "clip_ratio"})
     last = {name: value for reading in readings for name, value in reading.items()}
     assert "transient_median_error" in last
+
+
+def owners_said(make_optimizers):
+    """Whether two owners are said of a table that optimizers train in turn, of which another was given."""
+    torch.manual_seed(0)
+    table = nn.Embedding(ROWS, DIM)
+    given, *others = make_optimizers(table)
+    with NormObserver(table, given, total_steps=220, every_n_steps=10) as observer:
+        for step in range(220):  # a table is judged from its hundredth step on
+            optimizer = others[step % len(others)]
+            optimizer.zero_grad()
+            nn.functional.normalize(table(torch.arange(ROWS))).sum().backward()
+            optimizer.step()
+    return "two_owners" in {verdict.rule for verdict in observer.verdicts}
+
+
+@pytest.mark.filterwarnings("ignore:NormObserver")
+def test_an_optimizer_that_a_loop_makes_anew_owns_the_table_alone():
+    """As PyKEEN's training loop does with the one that it was given."""
+    assert not owners_said(lambda table: [sgd(table), sgd(table)])
+
+
+@pytest.mark.filterwarnings("ignore:NormObserver")
+def test_one_that_steps_again_owns_it_too():
+    def taking_turns(table):
+        first, second = sgd(table), sgd(table)
+        return [first, second, first]
+
+    assert owners_said(taking_turns)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from loops import SETTINGS, TABLE, Contrasted, Named, assert_alike, by_lightning, plainly
 from small_models import BATCH, pair_batches, seeded
+from small_transformers import bert_classifier
 
 pytest.importorskip("accelerate")
 transformers = pytest.importorskip("transformers")
@@ -247,16 +248,7 @@ class Tokenizer:
 
 def test_a_transformer_is_followed_by_its_names(tmp_path):
     """A model of transformers: its word embeddings by themselves, named by the tokenizer, its encoder on request."""
-    config = transformers.BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-        num_labels=2,
-    )
-    model = transformers.BertForSequenceClassification(config)
+    model = bert_classifier(50)
     ids = torch.randint(50, (64, 6), generator=torch.Generator().manual_seed(0))
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no", max_steps=12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_transformers import bert_classifier
 
 pytest.importorskip("accelerate")
 transformers = pytest.importorskip("transformers")
@@ -45,15 +46,6 @@ class Growing(transformers.TrainerCallback):
 def train(folder, *callbacks, **options):
     """A small BERT; returns its trainer and its tally."""
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-        num_labels=2,
-    )
     ids = torch.randint(30, (64, 6), generator=torch.Generator().manual_seed(0))
     defaults = {
         "output_dir": str(folder),
@@ -68,7 +60,7 @@ def train(folder, *callbacks, **options):
     }
     tally = Tally()
     trainer = transformers.Trainer(
-        model=transformers.BertForSequenceClassification(config),
+        model=bert_classifier(30),
         args=transformers.TrainingArguments(**defaults | options),
         train_dataset=[{"input_ids": row, "labels": int(row[0]) % 2} for row in ids],
         callbacks=[tally, *callbacks],

@@ -52,7 +52,9 @@ def infonce(scores, *, direction, positives=None, labels=None, same_side=(), joi
     qq, dd = scores.of(scores.queries, scores.queries, 0, 0), scores.of(scores.documents, scores.documents, 1, 1)
     totals = []
     if joint:
-        return joint_loss(s, qq, dd, n, m, direction, same_side, known)
+        of_documents = scores.of(scores.documents, candidates, 1, 1)
+        theirs = joint == "sentence_transformers"
+        return joint_loss(s, qq, of_documents, n, m, direction, same_side, known, theirs=theirs)
     if "q" in direction:
         terms = []
         for i in range(n):
@@ -73,10 +75,12 @@ def infonce(scores, *, direction, positives=None, labels=None, same_side=(), joi
     return torch.stack(totals).mean()
 
 
-def joint_loss(s, qq, dd, n, m, direction, same_side, known):
+def joint_loss(s, qq, dd, n, m, direction, same_side, known, *, theirs):
+    """Ours or, where documents meet all candidates and a positive counts once a direction, sentence-transformers'."""
     terms = []
+    hard = (s.shape[1] - m) // n
     for i in range(n):
-        kept = [s[i, i]]
+        kept = [s[i, i]] * (2 if theirs and len(direction) == 2 else 1)
         if "q" in direction:
             kept += [
                 s[i, j] for j in range(s.shape[1]) if j != i and not excluded(i, j, n=n, m=m, positives=(), **known)
@@ -85,6 +89,9 @@ def joint_loss(s, qq, dd, n, m, direction, same_side, known):
             kept += [s[j, i] for j in range(n) if j != i and not excluded(j, i, n=n, m=m, positives=(), **known)]
         others = [k for k in range(n) if k != i and not same(i, k, None, n, m, known)]
         kept += [qq[i, k] for k in others if "q" in same_side] + [dd[i, k] for k in others if "d" in same_side]
+        if theirs and "d" in same_side:
+            further = [j for j in range(n, s.shape[1]) if j < m or (j - m) // hard != i]
+            kept += [dd[i, j] for j in further if not excluded(i, j, n=n, m=m, positives=(), **known)]
         terms.append(torch.stack(kept).logsumexp(0) - s[i, i])
     return torch.stack(terms).mean()
 

@@ -26,6 +26,7 @@ SHARED = {
     "gather": True,
     "process_group": None,
     "check_finite": True,
+    "reduction": "mean",
 }
 SOFTMAX = {**SHARED, "temperature": 0.05, "learnable_temperature": False}
 INFONCE = {
@@ -36,6 +37,18 @@ INFONCE = {
     "joint": False,
     "queue_size": 0,
     "fused": False,
+    "label_smoothing": 0.0,
+    "margin": 0.0,
+    "relative_margin": 0.0,
+    "decoupled": False,
+    "prior": 0.0,
+    "guide_margin": 0.0,
+    "guide_relative_margin": 0.0,
+    "negative_margin": None,
+    "negative_share": None,
+    "hardness": "none",
+    "hardness_strength": 5.0,
+    "with_metrics": False,
 }
 SIGMOID = {**SHARED, "temperature": 0.1, "learnable_temperature": True, "bias": -10.0, "learnable_bias": True}
 

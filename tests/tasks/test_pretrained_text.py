@@ -3,32 +3,21 @@ import sys
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig, RobertaModel
+from small_transformers import SPECIALS, write_bert
+from transformers import BertTokenizerFast, RobertaConfig, RobertaModel
 
 from lightning_normdyn.tasks.encoders import PretrainedTextEncoder
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "file", "is", "open", "closed", "##s", "the"]
+WORDS = ["a", "file", "is", "open", "closed", "##s", "the"]
 TEXTS = ["the file is open", "a", "files is closed the a file"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A random BERT of 2 layers, saved as transformers saves it."""
-    folder = tmp_path_factory.mktemp("bert")
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-    )
-    BertModel(config).save_pretrained(folder)
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    return folder
+    sizes = {"num_hidden_layers": 2, "intermediate_size": 32, "max_position_embeddings": 32}
+    return write_bert(tmp_path_factory.mktemp("bert"), WORDS, initializer_range=0.5, **sizes)
 
 
 def _alone(encoder, text):
@@ -129,7 +118,7 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
 def test_a_model_whose_positions_begin_behind_padding_cuts_before_they_end(tmp_path):
     """RoBERTa reserves the positions up to that of padding: 34 rows are 32 tokens."""
     config = RobertaConfig(
-        vocab_size=len(WORDS),
+        vocab_size=len(SPECIALS + WORDS),
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -138,7 +127,7 @@ def test_a_model_whose_positions_begin_behind_padding_cuts_before_they_end(tmp_p
         pad_token_id=1,
     )
     RobertaModel(config).save_pretrained(tmp_path)
-    (tmp_path / "vocab.txt").write_text("\n".join(["[UNK]", "[PAD]", *WORDS[2:]]))
+    (tmp_path / "vocab.txt").write_text("\n".join(["[UNK]", "[PAD]", *SPECIALS[2:], *WORDS]))
     BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
     encoder = PretrainedTextEncoder(str(tmp_path), max_length=1024).eval()
     assert encoder.max_length == 32

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from small_transformers import SPECIALS, bert_config
 
 WORDS, WIDTH = 40, 16
 
@@ -33,29 +34,21 @@ def tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: number for number, word in enumerate([*specials, *(f"w{word}" for word in range(WORDS))])}
+    vocabulary = {word: number for number, word in enumerate([*SPECIALS, *(f"w{word}" for word in range(WORDS))])}
     fast = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     fast.pre_tokenizer = pre_tokenizers.Whitespace()
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), specials, strict=True))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIALS, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=fast, **names)
 
 
 def bert_folder(folder, dropout=0.1):
     """A BERT of two layers on disk, as a hub would give it."""
-    from transformers import BertConfig, BertModel
+    from transformers import BertModel
 
     words = tokenizer()
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
+    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "intermediate_size": 32, "max_position_embeddings": 32}
+    config = bert_config(len(words), **sizes, **dropouts)
     model = BertModel(config, add_pooling_layer=False)
     with torch.no_grad():
         for layer in model.encoder.layer:

@@ -1,0 +1,96 @@
+"""The time that an observer's own hooks take around an optimizer's step, step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from lightning_normdyn.instruments import NormObserver
+
+LATE, PLANNED = 9_600, 12_000
+READING, MEASURED = 4, 50
+"""Cadences late in a run: gradients of touched rows, and everything."""
+
+
+class StepClock:
+    """Surrounds the observer's hooks, before the update and after it.
+
+    Torch calls hooks in the order in which they were registered, those of all optimizers before an optimizer's own
+    ahead of a step, and after them behind it.
+
+    Args:
+        optimizer: the one that steps.
+        processor_time: whether to take the thread's processor time instead of wall-clock time.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, processor_time: bool) -> None:
+        self.seconds: list[float] = []
+        self._optimizer, self._spent, self._entered = optimizer, 0.0, 0.0
+        self._now = time.thread_time if processor_time else time.perf_counter
+        self._handles: list[Any] = []
+
+    def surround_from_before(self) -> None:
+        """Registers what comes ahead of the observer's hooks."""
+        self._handles.append(register_optimizer_step_pre_hook(self._enter))
+        self._handles.append(self._optimizer.register_step_post_hook(self._enter))
+
+    def surround_from_behind(self) -> None:
+        """Registers what comes behind them."""
+        self._handles.append(self._optimizer.register_step_pre_hook(self._leave))
+        self._handles.append(register_optimizer_step_post_hook(self._leave))
+
+    def remove(self) -> None:
+        """Removes all hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def end_step(self) -> None:
+        """Notes what the step took."""
+        self.seconds.append(self._spent)
+        self._spent = 0.0
+
+    def summary(self, first: int) -> dict[str, float]:
+        """Medians over kinds of steps, and the mean over all but the first, in microseconds.
+
+        Args:
+            first: steps that were made before the first that was timed.
+        """
+        times = {kind: [] for kind in ("ordinary", "reading", "measured")}
+        for number, seconds in enumerate(self.seconds[1:], first + 2):
+            times[kind_of(number)].append(seconds * 1e6)
+        means = {kind: median(values) for kind, values in times.items()}
+        return means | {"mean": fmean(self.seconds[1:]) * 1e6}
+
+    def _enter(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if optimizer is self._optimizer:
+            self._entered = self._now()
+
+    def _leave(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if optimizer is self._optimizer:
+            self._spent += self._now() - self._entered
+
+
+def kind_of(step: int) -> str:
+    """What falls due on a step late in a run."""
+    if step % MEASURED == 0:
+        return "measured"
+    return "reading" if step % READING == 0 else "ordinary"
+
+
+@contextmanager
+def clocked(clock: StepClock, observer: NormObserver, steps_made: int) -> Iterator[None]:
+    """An observer at work, whose hooks are timed."""
+    clock.surround_from_before()
+    observer.begin(steps_made)
+    clock.surround_from_behind()
+    try:
+        yield
+    finally:
+        clock.remove()
+        observer.close()
