@@ -159,13 +159,16 @@ def test_accumulated_batches_are_steps_of_their_own():
     assert norms == pytest.approx([float(step["gradient_norm"]) for step in tally.steps], rel=1e-5)
 
 
-def test_sampled_rows_and_seldom_touched_ones():
+@pytest.mark.parametrize("row_counts", [None, [2**row for row in range(ROWS)]])
+def test_sampled_rows_and_seldom_touched_ones(row_counts):
     """Every third row is tracked, in windows that read every fourth step and rare rows whenever they are touched."""
     block, tally = Block(first_rows(), Kind.ROWWISE), Tally()
     pairs, copies = pair_ids(240, batch=3), []
     with patch.multiple(fit, _ENOUGH_STEPS=25, _ENOUGH_READINGS=12):
         model = Pairs(block)
-        observer = TorchRecObserver(model, every_n_steps=30, window=120, targets=[NAME], max_tracked_rows=11)
+        observer = TorchRecObserver(
+            model, every_n_steps=30, window=120, targets=[NAME], max_tracked_rows=11, row_counts=row_counts
+        )
         with observer:
             handle = observer._observation.recorder.watches[0].target
             for number, batch in enumerate(pairs):
@@ -174,11 +177,14 @@ def test_sampled_rows_and_seldom_touched_ones():
                 model(batch).backward()
                 copies.append(sum(len(ids) for track in handle._tracks for ids, _ in track._pieces))
         fitted = observer._observation.recorder.watches[0].measurements["fit"]
-    noise = fitted._last_moments
+    noise, numbers = fitted._last_moments, handle.sample.numbers()
+    assert len(numbers) == 11
+    assert torch.equal(numbers, torch.arange(0, ROWS, 3)) == (row_counts is None)
     seldom = noise.readings == 120
     assert 2 <= int(seldom.sum()) <= 9
-    assert float(tally.touches[::3][seldom].max()) < float(tally.touches[::3][~seldom].min())
-    expected = tally.second_moment[::3] / 120
+    touches = tally.touches[numbers]
+    assert float(touches[seldom].mean()) < float(touches[~seldom].mean())
+    expected = tally.second_moment[numbers] / 120
     torch.testing.assert_close(noise.second_moment[seldom], expected[seldom], rtol=1e-5, atol=1e-12)
     assert max(copies) <= max(len(batch.unique()) for batch in pairs)  # no row but those that were looked up
 
