@@ -78,6 +78,7 @@ class EmbeddingTable(NamedTuple):
         group: the ranks among which it is sharded; ``None`` for one process.
         is_replicated: whether every rank holds all of it and the loop's own optimizer trains it.
         reason: why it cannot be measured, and the way out; empty if it can.
+        device: where the blocks of this rank would lie, on one without any too.
     """
 
     name: str
@@ -87,6 +88,7 @@ class EmbeddingTable(NamedTuple):
     group: Any
     is_replicated: bool
     reason: str
+    device: torch.device
 
     def kernels(self) -> list[Any]:
         """The modules that look rows up in its blocks on this rank."""
@@ -121,7 +123,8 @@ def _tables(path: str, module: Any) -> Iterator[EmbeddingTable]:
         full_name = ".".join(part for part in (path, folder, name, "weight") if part)
         reason = "" if is_replicated else _reason(module._env, sharding)
         group = getattr(module._env, "process_group", None)
-        yield EmbeddingTable(full_name, rows, dim, blocks, group, is_replicated, reason)
+        device = torch.device(getattr(module, "_device", None) or "cpu")
+        yield EmbeddingTable(full_name, rows, dim, blocks, group, is_replicated, reason, device)
 
 
 def _shards(module: Any) -> Iterator[tuple[str, EmbeddingShard]]:

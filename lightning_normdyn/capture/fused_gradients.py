@@ -39,6 +39,7 @@ class FusedSettings(NamedTuple):
         decay_mode: FBGEMM's number of how it acts: 1 is coupled (``L2``), 2 decoupled.
         clips: whether the kernel clips gradients to a largest value.
         max_norm: length to which rows are cut; 0 for none.
+        dtype: of the rows.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class FusedSettings(NamedTuple):
     decay_mode: int
     clips: bool = False
     max_norm: float = 0.0
+    dtype: torch.dtype = torch.float32
 
     @classmethod
     def of(cls, kernel: Any) -> FusedSettings:
@@ -69,22 +71,19 @@ class FusedSettings(NamedTuple):
             int(settings.weight_decay_mode),
             bool(settings.gradient_clipping),
             float(settings.max_norm),
+            kernel.split_embedding_weights()[0].dtype,
         )
 
-    def reason(self, dtype: torch.dtype) -> str:
-        """Why gradients cannot be read off its steps, and the way out; empty if they can.
-
-        Args:
-            dtype: of the rows.
-        """
+    def reason(self) -> str:
+        """Why gradients cannot be read off its steps, and the way out; empty if they can."""
         name = self.kind.upper().replace("ROW_WISE", "ROWWISE")
         if self.kind not in _READERS:
             return (
                 f"its fused optimizer {name} does not tell gradients; EXACT_ROWWISE_ADAGRAD, EXACT_ADAGRAD, EXACT_SGD "
                 "and ADAM do"
             )
-        if dtype not in _PRECISIONS:
-            return f"its rows are quantised ({str(dtype).removeprefix('torch.')}); keep them in float32 or float16"
+        if self.dtype not in _PRECISIONS:
+            return f"its rows are quantised ({str(self.dtype).removeprefix('torch.')}); keep them in float32 or float16"
         if self.max_norm:
             return f"its kernel cuts rows to max_norm={self.max_norm:g}; leave that out"
         is_rowwise, is_adam = self.kind == "exact_row_wise_adagrad", "adam" in self.kind

@@ -41,12 +41,15 @@ class FusedStep(TableStep):
         """Reads what this rank has of the step, once rows have moved."""
         touches = self.target.touches() if self.wants_touched else None
         tracked_sums = self._tracked_sums() if self.wants_tracked else None
-        first = 0 if tracked_sums is None else _TRACKED_COLUMNS
-        pieces = [] if tracked_sums is None else [(self.target.block_slots, F.pad(tracked_sums, (0, _TOUCHED_COLUMNS)))]
+        numbers = self._numbers(touches)
+        slots = [] if tracked_sums is None else [self.target.block_slots]
+        sums = [] if tracked_sums is None else [F.pad(tracked_sums, (0, _TOUCHED_COLUMNS))]
         if touches is not None:
-            pieces.append((touches.slots, F.pad(_touched_sums(touches), (first, 0))))
-        slots, sums = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
-        self._share = slots, sums, self._numbers(touches)
+            slots.append(touches.slots)
+            sums.append(F.pad(_touched_sums(touches), (0 if tracked_sums is None else _TRACKED_COLUMNS, 0)))
+        if not sums:  # norms alone are wanted, which whoever wants them asks the table for
+            slots, sums = [self.target.block_slots[:0]], [numbers.new_zeros(0, 0)]
+        self._share = torch.cat(slots), torch.cat(sums), numbers
 
     def complete(self, lr: float) -> None:
         """Adds up what all ranks have read."""
@@ -89,12 +92,13 @@ class FusedStep(TableStep):
             update = new - old
             pairs = ((new, new), (old, old), (old, update), (update, update))
             pieces.append(torch.stack([(a * b).sum(1) for a, b in pairs], 1))
-        sums = torch.cat(pieces) if pieces else torch.zeros(0, 4, dtype=torch.float64)
-        return torch.cat((sums[:, :1], self.target.block_products(end_blocks)[:, None].to(sums), sums[:, 1:]), 1)
+        products = self.target.block_products(end_blocks)[:, None]
+        sums = torch.cat([products.new_zeros(0, 4), *pieces])
+        return torch.cat((sums[:, :1], products, sums[:, 1:]), 1)
 
     def _numbers(self, touches: Touches | None) -> Tensor:
         """Whether this rank holds a block, its rate then, and the squares of its gradient and of the error, ``[4]``."""
-        numbers = torch.zeros(4, dtype=torch.float64)
+        numbers = torch.zeros(4, dtype=torch.float64, device=self.target.plan.device)
         if self.target.plan.shards and self.target.settings is not None:
             numbers[0], numbers[1] = 1, self.target.settings.lr
         if touches is not None:

@@ -72,10 +72,13 @@ class FusedTable(TableTarget):
         self.form = TableForm.of(self.parameter)
         self.items = "rows"
         self._track(table.dim, sample_of(table.rows, max_tracked_rows, row_counts, table=table.name))
-        self._columns = [torch.arange(shard.column, shard.column + shard.columns) for shard in table.shards]
-        within = [self.sample.within(shard.row, shard.row + shard.rows, _CPU) for shard in table.shards]
+        self._columns = [
+            torch.arange(shard.column, shard.column + shard.columns, device=table.device) for shard in table.shards
+        ]
+        device = table.device
+        within = [self.sample.within(shard.row, shard.row + shard.rows, device) for shard in table.shards]
         self._places = [places for _, places in within]
-        self.block_slots = torch.cat([torch.empty(0, dtype=torch.long), *(slots for slots, _ in within)])
+        self.block_slots = torch.cat([torch.empty(0, dtype=torch.long, device=device), *(slots for slots, _ in within)])
         self.group: dict[str, Any] = {}
         self._tracks = [_ShardTrack(shard) for shard in table.shards]
         self._touches: Touches | None = None
@@ -99,6 +102,16 @@ class FusedTable(TableTarget):
         return True
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of its numbers where blocks of it lie: a rank without any has an empty parameter of another type."""
+        return self.parameter.dtype if self.settings is None else self.settings.dtype
+
+    @property
+    def selects(self) -> bool:
+        """Whether to choose among rows costs nothing but its time, on the ranks that hold any."""
+        return self.plan.device.type == "cpu"
+
+    @property
     def is_spread(self) -> bool:
         """Whether ranks hold parts of it."""
         return True
@@ -114,31 +127,33 @@ class FusedTable(TableTarget):
             pieces = [
                 self._touches_of(shard, track) for shard, track in zip(self.plan.shards, self._tracks, strict=True)
             ]
-            self._touches = Touches(*map(torch.cat, zip(*pieces, strict=True))) if pieces else _no_touches()
+            self._touches = Touches(*map(torch.cat, zip(*pieces, strict=True))) if pieces else self._no_touches()
         return self._touches
 
     def _touches_of(self, shard: EmbeddingShard, track: _ShardTrack) -> Touches:
         ids, start = track.rows_before()
         if not ids.numel() or track.settings is None:
-            return _no_touches()
+            return self._no_touches()
         reading = read_gradients(track.settings, start, _state_of(shard, ids))
         slots = self.slots(ids + shard.row)
         return Touches(slots, start.rows.double().square().sum(1), *reading)
 
+    def _no_touches(self) -> Touches:
+        empty = self._no_sums()
+        return Touches(empty.long(), empty, empty, empty, empty)
+
     def blocks(self) -> list[Tensor]:
         """The tracked rows of each block as they are now, ``[m, c]`` in float64, copies."""
         return [
-            shard.weight().index_select(0, places.to(shard.weight().device)).double()
+            shard.weight().index_select(0, places).double()
             for shard, places in zip(self.plan.shards, self._places, strict=True)
         ]
 
     def block_products(self, blocks: list[Tensor]) -> Tensor:
         """Products of the rows of blocks with what this rank has of the vector of :meth:`products`, ``[m]``."""
-        direction = self.direction(torch.empty(0, dtype=torch.float64))
-        pieces = [
-            block @ direction[columns].to(block.device) for block, columns in zip(blocks, self._columns, strict=True)
-        ]
-        return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.float64)
+        direction = self.direction(self._no_sums())
+        pieces = [block @ direction[columns] for block, columns in zip(blocks, self._columns, strict=True)]
+        return torch.cat([self._no_sums(), *pieces])
 
     def sums(self, slots: Tensor, local_sums: Tensor, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Sums over all ranks, in one message.
@@ -149,37 +164,38 @@ class FusedTable(TableTarget):
             numbers: of the whole table, ``[j]``.
 
         Returns:
-            ``[tracked_rows, k]`` and ``[j]``, in float64, the same on every rank.
+            ``[tracked_rows, k]`` and ``[j]``, in float64, the same on every rank, where its parameter is.
         """
         by_slot = local_sums.new_zeros(self.tracked_rows + 1, local_sums.shape[1])
-        by_slot.index_add_(0, slots.to(local_sums.device), local_sums)
+        by_slot.index_add_(0, slots, local_sums)
         numbers = by_slot.new_zeros(0) if numbers is None else numbers.to(by_slot)
         message = torch.cat((by_slot[:-1].flatten(), numbers))
-        self._add_up(message)
+        message = self._added_up(message)
         size = by_slot[:-1].numel()
-        return message[:size].view(self.tracked_rows, -1), message[size:]
+        return message[:size].view(self.tracked_rows, local_sums.shape[1]), message[size:]
 
-    def _add_up(self, numbers: Tensor) -> None:
+    def _added_up(self, numbers: Tensor) -> Tensor:
+        """The sums over all ranks, where the parameter is: an empty one may be elsewhere than blocks are."""
         if self.plan.group is not None and dist.is_initialized():
             dist.all_reduce(numbers, group=self.plan.group)
+        return numbers.to(self.parameter.device)
 
     def _row_sums(self, pieces: list[Tensor]) -> Tensor:
-        sums = torch.cat(pieces) if pieces else self._no_sums()
+        sums = torch.cat([self._no_sums(), *pieces])
         return self.sums(self.block_slots, sums[:, None])[0][:, 0]
 
     def _no_sums(self) -> Tensor:
-        return torch.zeros(0, dtype=torch.float64, device=self.parameter.device)
+        return torch.zeros(0, dtype=torch.float64, device=self.plan.device)
 
     def tracked(self) -> Tensor:
         """The tracked rows as they are now, ``[tracked_rows, d]``, gathered by all ranks at once."""
-        rows = torch.zeros(self.tracked_rows, self.dim, dtype=torch.float64, device=self.parameter.device)
+        rows = self._no_sums().new_zeros(self.tracked_rows, self.dim)
         first = 0
         for block, columns in zip(self.blocks(), self._columns, strict=True):
             slots = self.block_slots[first : first + len(block)]
-            rows[slots.to(rows.device)[:, None], columns.to(rows.device)] = block
+            rows[slots[:, None], columns] = block
             first += len(block)
-        self._add_up(rows)
-        return rows.to(self.parameter.dtype)
+        return self._added_up(rows).to(self.dtype)
 
     def norms(self) -> Tensor:
         """Norms of the tracked rows as they are now, ``[tracked_rows]``, on all ranks at once."""
@@ -201,14 +217,13 @@ class FusedTable(TableTarget):
             norms: of the tracked rows, ``[tracked_rows]``.
         """
         is_chosen = chosen & (norms > 0) & norms.isfinite()
-        inverse = norms.double().reciprocal().where(is_chosen, 0)
-        total, first = torch.zeros(self.dim, dtype=torch.float64, device=norms.device), 0
+        inverse = norms.double().reciprocal().where(is_chosen, 0).to(self.plan.device)
+        total, first = inverse.new_zeros(self.dim), 0
         for block, columns in zip(self.blocks(), self._columns, strict=True):
-            weights = inverse[self.block_slots[first : first + len(block)].to(norms.device)]
-            total.index_add_(0, columns.to(norms.device), weights @ block)
+            weights = inverse[self.block_slots[first : first + len(block)]]
+            total.index_add_(0, columns, weights @ block)
             first += len(block)
-        self._add_up(total)
-        length: Tensor = (total / is_chosen.sum()).norm()
+        length: Tensor = (self._added_up(total) / is_chosen.sum()).norm()
         return length
 
     def accumulated(self) -> Tensor | None:
@@ -221,7 +236,7 @@ class FusedTable(TableTarget):
         pieces = []
         for shard, places in zip(self.plan.shards, self._places, strict=True):
             sums = shard.states()[0]
-            sums = sums.index_select(0, places.to(sums.device)).double()
+            sums = sums.index_select(0, places).double()
             pieces.append(sums * shard.columns if sums.dim() == 1 else sums.sum(1))
         return self._row_sums(pieces)
 
@@ -277,11 +292,3 @@ class _ShardTrack:
 def _state_of(shard: EmbeddingShard, ids: Tensor) -> RowState:
     """Rows of a block as they are now, and their optimizer's state, copies."""
     return RowState(shard.weight().index_select(0, ids), [state.index_select(0, ids) for state in shard.states()])
-
-
-def _no_touches() -> Touches:
-    empty = torch.zeros(0, dtype=torch.float64)
-    return Touches(torch.empty(0, dtype=torch.long), empty, empty, empty, empty)
-
-
-_CPU = torch.device("cpu")

@@ -156,6 +156,11 @@ class TableTarget:
         return self.parameter.grad is not None
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of its numbers, the same on all ranks."""
+        return self.parameter.dtype
+
+    @property
     def is_spread(self) -> bool:
         """Whether ranks hold parts of it, so that all of them must look at it together."""
         return self.layout is not None

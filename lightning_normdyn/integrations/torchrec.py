@@ -295,7 +295,7 @@ def _settings_of_all_ranks(tables: Sequence[EmbeddingTable]) -> dict[str, tuple[
     for table in tables:
         if table.shards:
             settings = FusedSettings.of(table.shards[0].kernel.emb_module)
-            settings_here[table.name] = settings, settings.reason(table.shards[0].weight().dtype)
+            settings_here[table.name] = settings, settings.reason()
     if not dist.is_initialized() or not tables or tables[0].group is None:
         return settings_here
     group = tables[0].group

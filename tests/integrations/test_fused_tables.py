@@ -12,7 +12,7 @@ from fused_tables import DECOUPLED, L2, NAME, Block, Features, Kind, Pairs, firs
 
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
 from lightning_normdyn.history import read_run
-from lightning_normdyn.instruments import NormObserver, fit
+from lightning_normdyn.instruments import Instrument, NormObserver, fit
 from lightning_normdyn.integrations.torchrec import TorchRecObserver
 
 STEPS, ROWS, DIM = 60, 31, 8
@@ -187,6 +187,29 @@ def test_sampled_rows_and_seldom_touched_ones(row_counts):
     expected = tally.second_moment[numbers] / 120
     torch.testing.assert_close(noise.second_moment[seldom], expected[seldom], rtol=1e-5, atol=1e-12)
     assert max(copies) <= max(len(batch.unique()) for batch in pairs)  # no row but those that were looked up
+
+
+class Anisotropy(Instrument):
+    """One of the user's own, which is shown whole rows, in steps in which nobody else asks for anything."""
+
+    quantities = ("anisotropy",)
+    every_n_steps = 7
+
+    def measure(self, look):
+        return {"anisotropy": torch.nn.functional.normalize(look.vectors.double(), dim=1).mean(0).norm()}
+
+
+def test_an_instrument_of_one_s_own_is_shown_whole_rows():
+    block, pairs = Block(first_rows(), Kind.ROWWISE), pair_ids(14)
+    logged, _ = observed(block, pairs, every_n_steps=50, fit_every_n_steps=50, window=1000, instruments=[Anisotropy()])
+    plain = Block(first_rows(), Kind.ROWWISE)
+    for number, batch in enumerate(pairs, start=1):
+        train(plain, [batch])
+        if number in (7, 14):
+            vectors = torch.nn.functional.normalize(plain.weight.double(), dim=1)
+            assert logged[number]["anisotropy"] == pytest.approx(float(vectors.mean(0).norm()), rel=1e-6)
+    assert set(logged) >= {1, 7, 14}
+    assert "norm_mean" not in logged[7]
 
 
 def test_steps_that_nobody_measures_copy_nothing():
