@@ -5,12 +5,14 @@ Goes by what the sharded modules have, so that nothing of TorchRec is imported h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+Entry = TypeVar("Entry")
 _SHARDED = ("_lookups", "module_sharding_plan", "_env")
 _FOLDERS = ("embedding_bags", "embeddings")
 _DATA_PARALLEL = "data_parallel"
@@ -93,6 +95,25 @@ class EmbeddingTable(NamedTuple):
     def kernels(self) -> list[Any]:
         """The modules that look rows up in its blocks on this rank."""
         return [shard.kernel for shard in self.shards]
+
+    def add_up(self, numbers: Tensor) -> None:
+        """Makes numbers the sums over the ranks among which it is sharded, in place."""
+        if self.group is not None and dist.is_initialized():
+            dist.all_reduce(numbers, group=self.group)
+
+
+def entries_of_all_ranks(tables: Sequence[EmbeddingTable], entries: dict[str, Entry]) -> dict[str, Entry]:
+    """What any rank says of each table, the same on all of them.
+
+    Args:
+        tables: sharded among the same ranks.
+        entries: what this rank says, by name of the table.
+    """
+    if not tables or tables[0].group is None or not dist.is_initialized():
+        return entries
+    entries_by_rank: list[Any] = [None] * dist.get_world_size(tables[0].group)
+    dist.all_gather_object(entries_by_rank, entries, group=tables[0].group)
+    return {name: entry for entries in entries_by_rank for name, entry in entries.items()}
 
 
 def embedding_tables(module: nn.Module) -> dict[str, EmbeddingTable]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_normdyn.capture.embedding_shards import EmbeddingShard, EmbeddingTable
@@ -176,8 +175,7 @@ class FusedTable(TableTarget):
 
     def _added_up(self, numbers: Tensor) -> Tensor:
         """The sums over all ranks, where the parameter is: an empty one may be elsewhere than blocks are."""
-        if self.plan.group is not None and dist.is_initialized():
-            dist.all_reduce(numbers, group=self.plan.group)
+        self.plan.add_up(numbers)
         return numbers.to(self.parameter.device)
 
     def _row_sums(self, pieces: list[Tensor]) -> Tensor:

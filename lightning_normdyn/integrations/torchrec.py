@@ -8,12 +8,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from typing_extensions import Unpack
 
-from lightning_normdyn.capture.embedding_shards import EmbeddingTable, embedding_tables
+from lightning_normdyn.capture.embedding_shards import EmbeddingTable, embedding_tables, entries_of_all_ranks
 from lightning_normdyn.capture.fused_gradients import FusedSettings
 from lightning_normdyn.capture.fused_table import LR_OF_HOLDERS, SETTINGS, FusedTable
 from lightning_normdyn.capture.table import Clipping
@@ -21,6 +20,7 @@ from lightning_normdyn.capture.targets import Targets, check_targets, find_targe
 from lightning_normdyn.caution import caution
 from lightning_normdyn.instruments.observer import Log, NormObserver
 from lightning_normdyn.instruments.options import NormOptions, spelled_out
+from lightning_normdyn.instruments.ranks import present_ranks
 from lightning_normdyn.instruments.safeguard import TargetEndedError, safeguarded
 
 _NAME = "TorchRecObserver"
@@ -160,7 +160,7 @@ class TorchRecObserver(NormObserver):
         refusals = {name: reason for name, reason in reasons.items() if any(fnmatchcase(name, p) for p in patterns)}
         for reason in dict.fromkeys(refusals.values()):
             subject = ", ".join(f"'{name}'" for name in refusals if refusals[name] == reason)
-            if _rank() == 0:
+            if present_ranks(torch.device("cpu")).rank == 0:
                 caution(f"{_NAME}: {subject}: not measured, since {reason}", stacklevel=4)
         measurable = [target.name for target in find_targets(module, targets) if target.name not in reasons]
         if not measurable:
@@ -296,12 +296,7 @@ def _settings_of_all_ranks(tables: Sequence[EmbeddingTable]) -> dict[str, tuple[
         if table.shards:
             settings = FusedSettings.of(table.shards[0].kernel.emb_module)
             settings_here[table.name] = settings, settings.reason()
-    if not dist.is_initialized() or not tables or tables[0].group is None:
-        return settings_here
-    group = tables[0].group
-    settings_by_rank: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(settings_by_rank, settings_here, group=group)
-    return {name: entry for settings in settings_by_rank for name, entry in settings.items()}
+    return entries_of_all_ranks(tables, settings_here)
 
 
 def _dense_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
@@ -317,10 +312,6 @@ def _dense_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
         return [inner for _, member in optimizer.optimizers for inner in _dense_optimizers(member)]
     inner = getattr(optimizer, "_optimizer", None)
     return [] if inner is None else _dense_optimizers(inner)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 _LOOKED_AHEAD = (
