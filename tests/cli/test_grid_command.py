@@ -241,10 +241,13 @@ def test_no_training_outlives_its_grid_and_no_two_grids_share_a_folder(workplace
 
 def test_a_training_ends_with_its_grid_while_it_still_loads(tmp_path):
     """A grid that is killed closes its end of the pipe; once all is loaded, the job is found to be missing."""
-    command = [sys.executable, "-m", "lightning_normdyn.cli.grids.worker", str(tmp_path / "job.json")]
+    (tmp_path / "scratch").mkdir()
+    job, scratch = str(tmp_path / "job.json"), str(tmp_path / "scratch")
+    command = [sys.executable, "-m", "lightning_normdyn.cli.grids.worker", job, scratch]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
         _, complaint = worker.communicate(timeout=60)
     assert (worker.returncode, complaint) == (1, b"")
+    assert not Path(scratch).exists()
 
 
 def until(condition, *, seconds: float) -> None:
@@ -355,12 +358,15 @@ class TestOnRay:
 def test_a_grid_on_ray_that_is_killed_goes_on(grid: Path) -> None:
     pytest.importorskip("ray", reason="trainings go to a cluster by the extra ray")
     command = [sys.executable, "-m", "lightning_normdyn", *WORDS, "--engine", "ray", "--out", "ray-killed"]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    temporary = grid.parent / "temporary"
+    temporary.mkdir()
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(temporary), "RAY_TMPDIR": "/tmp"}
     folder = grid.parent / "ray-killed"
     with subprocess.Popen(command, cwd=grid.parent, env=environment, stdout=subprocess.DEVNULL) as first:
         until(lambda: len(results_in(folder)) >= 2, seconds=240)
         first.kill()
     until(lambda: not scratch_trainings(), seconds=60)
+    until(lambda: not list(temporary.glob("normdyn-training-*")), seconds=20)
     finished = {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/result.json")}
     assert len(finished) < 5
     again = subprocess.run(command, cwd=grid.parent, env=environment, capture_output=True, text=True, check=False)
@@ -388,7 +394,7 @@ def kill_a_worker(name: str) -> None:
         found = []
         for process in scratch_trainings():
             with suppress(OSError):
-                job = Path(f"/proc/{process}/cmdline").read_bytes().decode().rstrip("\0").split("\0")[-1]
+                job = Path(f"/proc/{process}/cmdline").read_bytes().decode().rstrip("\0").split("\0")[-2]
                 wanted = json.loads(Path(job).read_text())
                 words = f"{wanted['variant']}-lr{wanted['lr']:g}-seed{wanted['seed']}"
                 status = Path(f"/proc/{process}/status").read_text()
