@@ -15,6 +15,7 @@ from lightning_normdyn.capture.table import TableTarget, check_rows
 from lightning_normdyn.capture.vectors import TEXT_VECTORS, TOKEN_VECTORS
 from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.object_checks import check_instance
+from lightning_normdyn.core.sharded_tensor import are_flat_pieces
 from lightning_normdyn.nearest_word import nearest
 
 EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
@@ -196,7 +197,8 @@ def table_parameter(layer: nn.Module) -> nn.Parameter | None:
 
 def _embedding_tables(module: nn.Module) -> list[str]:
     weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
-    return [name for name, p in plain_parameters(module).items() if id(p) in weights and p.requires_grad and p.numel()]
+    parameters = plain_parameters(module).items()
+    return [name for name, p in parameters if id(p) in weights and p.requires_grad and p.numel() and p.ndim == 2]
 
 
 def frozen_tables(module: nn.Module) -> list[nn.Parameter]:
@@ -237,6 +239,11 @@ def _published(module: nn.Module) -> dict[str, Published]:
 
 
 def _candidates(module: nn.Module, most_names: int = 8) -> str:
+    if are_flat_pieces(module.parameters()):
+        return (
+            "FullyShardedDataParallel (FSDP1) keeps tables as flat pieces, which have no rows: shard by fully_shard "
+            "(FSDP2), under which tables are followed as they lie, or train by DistributedDataParallel"
+        )
     tables = [name for name, p in plain_parameters(module).items() if p.ndim == 2]
     children = [name for name, _ in module.named_children()]
     return (

@@ -12,10 +12,11 @@ from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe, UnusableInputsError
-from lightning_normdyn.capture.sharded import computes_with_others
+from lightning_normdyn.capture.sharded import computes_with_others, is_reduced_by_nobody
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, optimizer_memory
+from lightning_normdyn.core.sharded_tensor import are_flat_pieces
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
@@ -90,6 +91,12 @@ class WatchFactory:
         if target.layout is not None and self._has_other_ranks and self._run.ranks.size == 1:
             caution(f"'{target.name}': not watched, since its rows are sharded over ranks that do not take part")
             return None
+        if self._has_other_ranks and is_reduced_by_nobody(target.parameter, self._module):
+            self._warn(
+                f"'{target.name}' is in no unit of FSDP, which reduces no gradient of it, so that each rank trains a "
+                "table of its own; what is logged is the first rank's. Put it into a unit, or average its gradient by "
+                "register_post_accumulate_grad_hook"
+            )
         plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
         if self._has_other_ranks:
             target.ids_tell = False  # this rank does not see the ids of the others
@@ -103,6 +110,13 @@ class WatchFactory:
         self, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetWriter | None
     ) -> OutputWatch:
         source = probe_of(self._options["probe"], target.name, self._target_names)
+        if source is not False and are_flat_pieces(list(target.module.parameters()) or self._module.parameters()):
+            self._warn(
+                f"'{target.name}': FullyShardedDataParallel (FSDP1) keeps its weights as flat pieces, with which "
+                "nothing can be encoded between steps, so its norms have no balance; shard it by fully_shard (FSDP2), "
+                "or switch the probe off with probe=False"
+            )
+            source = False
         balance = self._balance(target, optimizer, source, lambda: watch.skipped_steps)
         ranks = self._run.ranks
         options: dict[str, Any] = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
@@ -16,15 +19,22 @@ from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum
 from lightning_normdyn.core.contrast.score_readings import ScoreReading
 from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.contrast.weighted_sums import score_sums
+from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.batch_metrics import BatchMetrics
 from lightning_normdyn.losses.fused import FusedKernels
-from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
+from lightning_normdyn.losses.gather import Ranks, Rows
+from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs, gather_candidates
 from lightning_normdyn.losses.negatives import NegativeEdits, NegativeRules
 from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
-from lightning_normdyn.losses.positives import scores_above_class, scores_above_listed
+from lightning_normdyn.losses.positives import (
+    counts_of_class,
+    mean_scores_of_class,
+    scores_above_class,
+    scores_above_listed,
+)
+from lightning_normdyn.losses.prefixes import Prefixes
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.softmax_terms import NegativeCount, ScoreMean, SoftmaxTerms
@@ -49,13 +59,18 @@ class InfoNCE(InBatchLoss):
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
         symmetric: whether documents pick their queries too; the loss is the mean of both directions.
         direction: which way to go if not both.
-        same_side: whose own side gives negatives too: with ``"both"`` and ``symmetric`` that is SimCLR's loss.
+        same_side: whose own side gives negatives too: with ``"both"`` and ``symmetric`` that is SimCLR's loss. With
+            ``labels`` those of a class are positives there too, which makes it SupCon's (arXiv 2004.11362, eq. 2) of
+            two views; :class:`SupCon` takes a single set.
         joint: whether all negatives of a pair, those of its query and those of its document, share one sum, after the
             improved InfoNCE of GTE (arXiv 2308.03281, eq. 2). ``True`` counts the positive once, and hard negatives for
             queries alone; ``"sentence_transformers"`` is what that package takes GTE's to be, its
             MultipleNegativesRankingLoss with ``partition_mode="joint"``: with both directions the positive counts
             twice, and among the negatives of a document are the hard negatives of other queries.
         queue_size: past documents that serve as further negatives of the queries.
+        queue_positives: whether those of a query's class (``labels``) are further positives of it instead of left out,
+            as in a cross-batch memory (arXiv 1912.06798).
+        shared_hard_negatives: whether those of one query serve all; else each meets its own, and nothing is gathered.
         fused: whether Triton kernels compute the loss where they can, see :class:`FusedKernels`: of bfloat16 or float16
             embeddings on CUDA, with any normalization, direction, ids, hard negatives and ranks. Anything else goes
             the usual way. Exact in Triton's interpreter, but not yet timed on a GPU: hence not the default.
@@ -78,6 +93,11 @@ class InfoNCE(InBatchLoss):
             arXiv 2503.04812, eq. 5), ``"all_negatives"`` both.
         hardness_strength: their weight is ``exp(strength · score)``, of the score before the temperature and constant
             to the gradient.
+        prefixes: widths of prefixes, ascending, each of which is to serve by itself (Matryoshka, arXiv 2205.13147,
+            eq. 1): the loss is the weighed sum of theirs, and the embeddings' own width is one only if it is listed.
+            Every prefix is scored by norms of its own, and learns exponents of its own. From queries to documents and
+            without further terms all are computed in one sweep, else one after the other.
+        prefix_weights: of the prefixes' losses; 1 for each if left out.
         with_metrics: whether each batch leaves what :meth:`metrics` gives, which costs a few reductions a tile.
         options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
 
@@ -92,6 +112,8 @@ class InfoNCE(InBatchLoss):
         tensor(0.3133)
     """
 
+    _width: int | None = None
+
     def __init__(
         self,
         *,
@@ -101,6 +123,8 @@ class InfoNCE(InBatchLoss):
         same_side: SameSide = "none",
         joint: Joint = False,
         queue_size: int = 0,
+        queue_positives: bool = False,
+        shared_hard_negatives: bool = True,
         fused: bool = False,
         label_smoothing: float = 0.0,
         margin: float = 0.0,
@@ -113,6 +137,8 @@ class InfoNCE(InBatchLoss):
         negative_share: float | None = None,
         hardness: Hardness = "none",
         hardness_strength: float = 5.0,
+        prefixes: Sequence[int] | None = None,
+        prefix_weights: Sequence[float] | None = None,
         with_metrics: bool = False,
         **options: Unpack[SoftmaxOptions],
     ) -> None:
@@ -169,6 +195,28 @@ class InfoNCE(InBatchLoss):
         if queue_size and not self.gather:
             raise ValueError("queue_size: ranks share one queue of everybody's documents; leave gather=True")
         self.queue = DocumentQueue(queue_size) if queue_size else None
+        if prefix_weights is not None and prefixes is None:
+            raise ValueError("prefix_weights: there are no prefixes; name them, or leave the weights out")
+        self.prefixes = None
+        if prefixes is not None:
+            shared_gamma = self.similarity.shared_gamma
+            self.prefixes = Prefixes(prefixes, prefix_weights, normalization=normalization, shared_gamma=shared_gamma)
+        check_flag(queue_positives=queue_positives, shared_hard_negatives=shared_hard_negatives)
+        if queue_positives and self.queue is None:
+            raise ValueError("queue_positives: there is no queue without queue_size; leave it out or set both")
+        if queue_positives and self.terms.decoupled:
+            raise ValueError("queue_positives: the decoupled sum has no positives; leave one of them out")
+        self.queue_positives, self.shared_hard_negatives = queue_positives, shared_hard_negatives
+        unshareable = {
+            "label_smoothing": self.terms.label_smoothing,
+            "prior": self.terms.prior,
+            "negative_margin": negative_margin is not None,
+            "negative_share": negative_share is not None,
+            "hardness": hardness != "none",
+        }
+        for name, is_set in unshareable.items():
+            if is_set and not shared_hard_negatives:
+                raise ValueError(f"shared_hard_negatives: {name} takes those of all queries; leave one of them out")
 
     def _refuse_idle(self, side: str, idle: bool) -> None:
         if idle:
@@ -177,7 +225,68 @@ class InfoNCE(InBatchLoss):
                 "symmetric=True, the other direction or joint=True"
             )
 
+    def _candidates(self, batch: Batch, ranks: Ranks) -> Candidates:
+        if not self.shared_hard_negatives:
+            if batch.query_guides is not None:
+                raise ValueError(
+                    "query_guides: they judge hard negatives that all queries share; leave one of them out"
+                )
+            batch = batch._replace(hard_negatives=batch.hard_negatives[:0])
+        return super()._candidates(batch, ranks)
+
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+        if self.prefixes is None:
+            return self._losses_of(batch, candidates, ranks)
+        self.prefixes.check_width(batch.queries, self.similarity)
+        if self._streams_prefixes(batch):
+            return self.prefixes.total(
+                batch.queries,
+                candidates.vectors,
+                self.similarity,
+                scale=self._factor(batch),
+                positives=candidates.positive_columns,
+                exclusion=excluded_pairs(batch, candidates),
+                chunk_size=self.chunk_size,
+            )
+        losses = []
+        for number, weight in enumerate(self.prefixes.weights):
+            part, cut = self._of_prefix(self.prefixes, number), slice(self.prefixes.widths[number])
+            vectors = part.similarity.rescale_documents(candidates.vectors[:, cut])
+            losses.append(weight * part._losses_of(batch.cut(cut), candidates._replace(vectors=vectors), ranks))
+            self._metrics = part._metrics
+        return torch.stack(losses).sum(0)
+
+    def _rescaled(self, batch: Batch, groups: Sequence[Rows], ranks: Ranks) -> Tensor:
+        """Of all ranks; as they came where they are yet to be cut into prefixes."""
+        if self.prefixes is None:
+            return super()._rescaled(batch, groups, ranks)
+        return gather_candidates(
+            at_least_float32(batch.documents), at_least_float32(batch.hard_negatives), groups, ranks
+        )
+
+    def _streams_prefixes(self, batch: Batch) -> bool:
+        """Whether one sweep can serve all prefixes: one direction, one positive, and nothing that edits tiles."""
+        has_several = batch.labels is not None or batch.positives is not None
+        is_edited = self._judges_negatives(batch) or self.with_metrics or self.queue is not None
+        is_one = self.from_queries and self._is_one_direction(has_several) and self.wants_sum(batch.weights)
+        return is_one and not is_edited
+
+    def _of_prefix(self, prefixes: Prefixes, number: int) -> InfoNCE:
+        """This loss with the similarity of a prefix, sharing everything else."""
+        part = copy.copy(self)
+        similarity = prefixes.similarity_of(number, self.similarity)
+        part._modules = self._modules | {"similarity": similarity, "prefixes": None}
+        part._width = prefixes.widths[number]
+        return part
+
+    def _factor(self, batch: Batch) -> float | Tensor:
+        """One over the temperature, or over that of each query, ``[n]``."""
+        return self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
+
+    def _judges_negatives(self, batch: Batch) -> bool:
+        return self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None
+
+    def _losses_of(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         has_several = batch.labels is not None or batch.positives is not None
         if has_several:
             self._refuse_several()
@@ -220,13 +329,18 @@ class InfoNCE(InBatchLoss):
         self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, factor: float | Tensor
     ) -> NegativeEdits | None:
         """What the batch does to its tiles, if anything."""
-        if not (self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None):
+        if not self._judges_negatives(batch):
             return None
         if batch.query_guides is not None:
             if self.queue is not None:
                 raise ValueError("query_guides: documents in the queue have no guide; leave out guides or queue_size")
             if self.terms.label_smoothing:
                 raise ValueError("query_guides: a smoothed target covers all candidates; leave out label_smoothing")
+        if batch.labels is not None and (self.query_negatives or self.document_negatives):
+            raise ValueError(
+                "labels: guides, hardness and bounds would judge positives of the same side as negatives; leave out "
+                "same_side or labels"
+            )
         scores = (anchors * candidates.vectors[candidates.positives.local_slice]).sum(-1)
         return NegativeEdits(self.rules, batch, candidates, scores, factor, ranks)
 
@@ -242,7 +356,7 @@ class InfoNCE(InBatchLoss):
     ) -> Tensor:
         """By one sweep or two: the losses ``[n]``, or where it is enough and cheaper their sum."""
         has_several = batch.labels is not None or batch.positives is not None
-        factor = self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
+        factor = self._factor(batch)
         negatives = self._edits(batch, ranks, anchors, candidates, factor)
         is_plain = negatives is None and reading is None
         if self.wants_sum(batch.weights) and self._is_one_direction(has_several) and (self.from_queries or is_plain):
@@ -267,9 +381,10 @@ class InfoNCE(InBatchLoss):
     def _is_fused(self, batch: Batch) -> bool:
         """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
         special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
+        special = special or not self.shared_hard_negatives
         special = special or batch.labels is not None or batch.positives is not None
         special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
-        special = special or self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None
+        special = special or self._judges_negatives(batch) or self.prefixes is not None
         return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
 
     def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
@@ -289,6 +404,7 @@ class InfoNCE(InBatchLoss):
 
     def _is_one_direction(self, has_several: bool) -> bool:
         plain = not (self.joint or self.query_negatives or self.document_negatives or has_several)
+        plain = plain and self.shared_hard_negatives
         return plain and self.terms == SoftmaxTerms() and not (self.from_queries and self.from_documents)
 
     def _one_direction(
@@ -368,6 +484,8 @@ class InfoNCE(InBatchLoss):
             candidates_of_rows = vectors if self.from_queries else vectors[:total]
             rows, columns, scores = sweep(candidates_of_rows, columns=width, edits=_reading_too(edits, reading))
         of_queries = [rows] if self.from_queries else []
+        if len(batch.hard_negatives) and not self.shared_hard_negatives:
+            of_queries.append(self._own_hard_negatives(batch, anchors))
         of_documents = [ranks.log_sum_exp(columns)[local_slice]] if self.from_documents else []
         pools = self._same_side(batch, ranks, anchors, candidates, negatives)
         for sums, pool in zip((of_queries, of_documents), pools, strict=True):
@@ -375,7 +493,9 @@ class InfoNCE(InBatchLoss):
                 sums.append(pool.log_sum_exp(self.chunk_size))
         if self.joint:
             return self._in_one_sum([*of_queries, *of_documents], scores, factor)
-        above_mean = self._above_mean(batch, ranks, anchors, candidates, scores)
+        above_mean = self._above_mean(batch, ranks, anchors, candidates, vectors, scores)
+        if candidates.labels is not None:
+            above_mean = self._with_class(above_mean, pools, batch, candidates, scores)
         means: tuple[ScoreMean | None, ScoreMean | None] = (None, None)
         if self.terms.label_smoothing:
             means = self._score_means(ranks, anchors, candidates, vectors, exclusion, pools)
@@ -446,6 +566,16 @@ class InfoNCE(InBatchLoss):
             of_documents = self._among(local_documents, everybody, batch, candidates, edits)
         return of_queries, of_documents
 
+    def _own_hard_negatives(self, batch: Batch, anchors: Tensor) -> Tensor:
+        """Log-sum-exp of each query over its own hard negatives, ``[n]``; minus infinity if ids leave none."""
+        vectors = rearrange(self.similarity.rescale_documents(batch.hard_negatives), "(n h) d -> n h d", n=len(anchors))
+        scores = most_precise(torch.einsum("nd,nhd->nh", anchors, vectors))
+        if batch.hard_negative_ids is not None and batch.document_ids is not None:
+            hard_ids = rearrange(batch.hard_negative_ids, "(n h) -> n h", n=len(anchors))
+            is_positive = (hard_ids == batch.document_ids[: len(anchors), None]) & (hard_ids != NO_ID)
+            scores = scores.masked_fill(is_positive, -torch.inf)
+        return _log_sum(list(scores.unbind(1)))
+
     def _in_one_sum(self, negatives: list[Tensor], scores: Tensor, factor: float | Tensor) -> Tensor:
         """The loss ``[n]`` of pairs that have all their negatives, given as log-sum-exps, in one sum."""
         counts_twice = self.joint == "sentence_transformers" and self.from_queries and self.from_documents
@@ -459,14 +589,24 @@ class InfoNCE(InBatchLoss):
         row_keys, column_keys = [], []
         if candidates.keys:
             row_keys, column_keys = batch.query_keys(), [keys[: len(everybody)] for keys in candidates.keys]
+        positive_keys = None
         if candidates.labels is not None:
-            row_keys.append(batch.query_labels)
-            column_keys.append(candidates.labels[: len(everybody)])
+            class_keys = batch.query_labels, candidates.labels[: len(everybody)]
+            if self.terms.decoupled:  # whose sums are over negatives alone
+                row_keys.append(class_keys[0])
+                column_keys.append(class_keys[1])
+            elif row_keys:
+                positive_keys = class_keys
         if len(everybody) > candidates.positives.total:
             numbers = candidates.query_numbers
             row_keys.append(numbers[candidates.positives.local_slice])
             column_keys.append(numbers)
-        exclusion = Exclusion(tuple(row_keys), tuple(column_keys), self_columns=candidates.positive_columns)
+        exclusion = Exclusion(
+            tuple(row_keys),
+            tuple(column_keys),
+            positive_keys=positive_keys,
+            self_columns=candidates.positive_columns,
+        )
         if not self.terms.prior:
             return _Pool(anchors, everybody, exclusion, edits, None)
         reading = ScoreReading(anchors.detach()[:, 0], anchors[:0, 0])
@@ -499,8 +639,40 @@ class InfoNCE(InBatchLoss):
                 means[side] = ScoreMean(means[side].total + more, means[side].number + further)
         return means[0], means[1]
 
+    def _with_class(
+        self,
+        above_mean: tuple[Tensor, Tensor],
+        pools: tuple[_Pool | None, _Pool | None],
+        batch: Batch,
+        candidates: Candidates,
+        scores: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`_above_mean` where those of a pair's class on the same side are positives too."""
+        assert candidates.labels is not None
+        labels, total = batch.query_labels, candidates.positives.total
+        classes = candidates.labels[:total]
+        numbers_across = (
+            counts_of_class(labels, self._labels_of_vectors(candidates)),
+            counts_of_class(labels, classes),
+        )
+        sides = list(above_mean)
+        for side, pool in enumerate(pools):
+            if pool is not None:
+                local_vectors = pool.vectors[candidates.positives.local_slice]
+                mean, number = mean_scores_of_class(pool.anchors, local_vectors, labels, pool.vectors[:total], classes)
+                across = numbers_across[side]
+                sides[side] = (across * above_mean[side] + number * (scores - mean)) / (across + number)
+        return sides[0], sides[1]
+
+    def _labels_of_vectors(self, candidates: Candidates) -> Tensor:
+        """Classes of all that queries choose from, past documents among them where these may be positives."""
+        assert candidates.labels is not None
+        if self.queue is None or not self.queue_positives:
+            return candidates.labels
+        return torch.cat((candidates.labels, self.queue.keys[2].to(candidates.labels.device)))
+
     def _above_mean(
-        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, scores: Tensor
+        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, vectors: Tensor, scores: Tensor
     ) -> tuple[Tensor, Tensor]:
         """By how much the score of a pair is above the mean of its query, and of its document, with its positives.
 
@@ -514,7 +686,9 @@ class InfoNCE(InBatchLoss):
         labels, of_all = batch.query_labels, candidates.labels
         local_documents = candidates.vectors[candidates.positives.local_slice]
         if self.from_queries:
-            of_queries = scores_above_class(scores, anchors, local_documents, labels, candidates.vectors, of_all)
+            of_vectors = self._labels_of_vectors(candidates)
+            choices = vectors[: len(of_vectors)]
+            of_queries = scores_above_class(scores, anchors, local_documents, labels, choices, of_vectors)
         if self.from_documents:
             everybody = ranks.gather(anchors, candidates.positives)
             of_present = of_all[: len(everybody)]
@@ -524,10 +698,13 @@ class InfoNCE(InBatchLoss):
     def _with_queue(
         self, queue: DocumentQueue, batch: Batch, candidates: Candidates, exclusion: Exclusion | None
     ) -> tuple[Tensor, Exclusion | None]:
-        """Past documents behind the present ones; those that ids or labels tell to be positives are left out."""
+        """Past documents behind the present ones; positives among them are left out, or are told by labels to stay."""
+        if self.queue_positives and batch.labels is None:
+            raise ValueError("queue_positives: labels tell which past documents are positives; give labels")
         past = queue.documents.to(candidates.vectors.device)
         if not len(past):
             return candidates.vectors, exclusion
+        past = past[:, : self._width]
         if past.shape[1] != candidates.vectors.shape[1]:
             raise ValueError(
                 f"documents: the queue holds {len(past)} of d = {past.shape[1]}, got d = {batch.documents.shape[1]}; "
@@ -540,13 +717,12 @@ class InfoNCE(InBatchLoss):
         row_keys, column_keys = exclusion.row_keys, exclusion.column_keys
         if row_keys:
             column_keys = tuple(torch.cat(pair) for pair in zip(column_keys, (query_ids, document_ids), strict=True))
-        if batch.labels is not None:
+        if batch.labels is not None and not self.queue_positives:
             row_keys, column_keys = (*row_keys, batch.query_labels), (*column_keys, torch.cat((nobody, labels)))
         if exclusion.positive_keys is not None:
             of_queries, of_present = exclusion.positive_keys
-            exclusion = exclusion._replace(
-                positive_keys=(of_queries, torch.cat((of_present, torch.full_like(labels, NO_ID))))
-            )
+            of_past = labels if self.queue_positives else torch.full_like(labels, NO_ID)
+            exclusion = exclusion._replace(positive_keys=(of_queries, torch.cat((of_present, of_past))))
         if not (row_keys or exclusion.without_positives):
             return vectors, None
         return vectors, exclusion._replace(row_keys=row_keys, column_keys=column_keys)

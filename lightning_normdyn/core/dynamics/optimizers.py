@@ -22,6 +22,7 @@ from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.matrix_laws import muon_memory
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_callable
 from lightning_normdyn.core.sharded_tensor import is_sharded, of_all_ranks
 from lightning_normdyn.core.tensor_checks import check_tensors
 
@@ -172,7 +173,10 @@ def optimizer_memory(
         tensor([32., 32.], dtype=torch.float64)
     """
     check_count(stride=stride)
+    check_count(stride=stride)
     check_tensors(table=table)
+    if products is not None:
+        check_callable("of two tensors that gives [n]", products=products)
     optimizer = unwrapped_optimizer(optimizer)
     products = products or partial(_products, stride=stride)
     accumulator = _accumulator(optimizer, table)
