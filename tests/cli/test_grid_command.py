@@ -358,15 +358,12 @@ class TestOnRay:
 def test_a_grid_on_ray_that_is_killed_goes_on(grid: Path) -> None:
     pytest.importorskip("ray", reason="trainings go to a cluster by the extra ray")
     command = [sys.executable, "-m", "lightning_normdyn", *WORDS, "--engine", "ray", "--out", "ray-killed"]
-    temporary = grid.parent / "temporary"
-    temporary.mkdir()
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(temporary), "RAY_TMPDIR": "/tmp"}
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
     folder = grid.parent / "ray-killed"
     with subprocess.Popen(command, cwd=grid.parent, env=environment, stdout=subprocess.DEVNULL) as first:
         until(lambda: len(results_in(folder)) >= 2, seconds=240)
         first.kill()
     until(lambda: not scratch_trainings(), seconds=60)
-    until(lambda: not list(temporary.glob("normdyn-training-*")), seconds=20)
     finished = {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/result.json")}
     assert len(finished) < 5
     again = subprocess.run(command, cwd=grid.parent, env=environment, capture_output=True, text=True, check=False)
