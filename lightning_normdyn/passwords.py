@@ -7,7 +7,8 @@ import re
 _MASK = "***"
 _OF_URL = re.compile(r"(:/+[^\s/:@'\"]*):(\S*)@")  # a Path makes one slash of two; a password may hold another @
 _OF_KEYWORD = re.compile(
-    r"((?:password|passwd|pwd|api[_-]?key|access[_-]?token|secret)\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&,;'\"]+)",
+    r"((?:password|passwd|pwd|api[_-]?key|access[_-]?token|secret|[?&]sig|x-(?:amz|goog)-(?:signature|security-token))"
+    r"\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&,;'\"]+)",
     re.IGNORECASE,
 )
 _OF_OPTION = re.compile(r"(--?[\w.-]*(?:key|token|passw|secret|credential)[\w.-]*[= ])\s*[^\s&,;'\"]+", re.IGNORECASE)
@@ -29,6 +30,8 @@ def without_passwords(text: str, *sources: str) -> str:
         'host=a password=*** port=1'
         >>> without_passwords("cannot resolve 'ss@localhost'", "postgresql://me:p@ss@localhost/x")
         "cannot resolve '***@localhost'"
+        >>> without_passwords("https://host/x.npy?X-Amz-Date=1&X-Amz-Signature=abc")
+        'https://host/x.npy?X-Amz-Date=1&X-Amz-Signature=***'
         >>> without_passwords("train.py --api-key abc --steps 3")
         'train.py --api-key *** --steps 3'
     """

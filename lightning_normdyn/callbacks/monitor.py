@@ -20,6 +20,7 @@ from lightning_normdyn.callbacks.run_histories import (
     history_for,
     record_settings,
 )
+from lightning_normdyn.callbacks.step_pace import StepPace
 from lightning_normdyn.callbacks.trainer_run import has_scaler, run_of
 from lightning_normdyn.capture.table import Clipping
 from lightning_normdyn.caution import caution
@@ -60,6 +61,7 @@ class NormMonitor(Callback):
         self._observation: Observation | None = None
         self._saved_state: dict[str, Any] | None = None
         self._clipping, self._has_scaler = Clipping.NONE, False
+        self._pace = StepPace()
         self._has_siblings = True  # until a trainer tells: it compares state keys first of all
         self._state_key: str | None = None
 
@@ -83,9 +85,10 @@ class NormMonitor(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the targets; a wrong pattern fails here, before anything was trained."""
         self._join_others(trainer, pl_module)
+        self._pace = StepPace()
         self._observation = Observation(
             pl_module,
-            run_of(trainer, pl_module, self.options["lrs"]),
+            run_of(trainer, pl_module, self.options["lrs"], self._pace),
             self.measures,
             self.options,
             name=type(self).__name__,
@@ -114,6 +117,8 @@ class NormMonitor(Callback):
         """Announces a step: gradients are there, not yet clipped, and unscaled if that is not left to the optimizer."""
         if self._observation is not None:
             optimizer = getattr(optimizer, "_optimizer", optimizer)
+            if not pl_module.automatic_optimization:
+                self._pace.note(optimizer, trainer.fit_loop.epoch_loop.total_batch_idx)
             clipping = Clipping.NONE if self._has_scaler and _unscales_itself(optimizer) else self._clipping
             self._observation.recorder.before_step(optimizer, clipping=clipping, has_scaler=self._has_scaler)
 
@@ -167,7 +172,7 @@ class NormMonitor(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the settings, not the run under way."""
-        return self.__dict__ | {"_observation": None, "history": None, "record_settings": {}}
+        return self.__dict__ | {"_observation": None, "history": None, "record_settings": {}, "_pace": StepPace()}
 
     @safeguarded
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -226,7 +231,7 @@ class NormMonitor(Callback):
         if not metrics:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        trainer.callback_metrics.update(zip(metrics, torch.tensor(list(metrics.values())), strict=True))
+        trainer.callback_metrics.update(zip(metrics, torch.tensor(list(metrics.values())).unbind(), strict=True))
         for logger in trainer.loggers:
             scalars = {key.replace("/", logger.group_separator): value for key, value in metrics.items()}
             logger.log_metrics(scalars, step=step)

@@ -76,6 +76,7 @@ def _settings(target: object, measures: Measures, options: NormOptions) -> Itera
     is_table = isinstance(target, TableTarget)
     if isinstance(target, TableTarget):
         yield "max_tracked_rows", target.tracked_rows
+        yield "row_counts", _Same(options["row_counts"])
     elif options["probe"] is False:
         return
     if measures.fit:

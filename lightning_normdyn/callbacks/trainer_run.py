@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.callbacks.lightning import LightningModule, Trainer, overrides, rank_zero_info, rank_zero_only
+from lightning_normdyn.callbacks.step_pace import StepPace
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
 from lightning_normdyn.instruments.planned_rates import LearningRates, LRSchedule, PlannedRates
@@ -18,20 +20,23 @@ from lightning_normdyn.instruments.ranks import Ranks, process_group_store
 from lightning_normdyn.instruments.training_run import Run
 
 
-def run_of(trainer: Trainer, pl_module: LightningModule, lrs: LearningRates | None = None) -> Run:
+def run_of(
+    trainer: Trainer, pl_module: LightningModule, lrs: LearningRates | None = None, pace: StepPace | None = None
+) -> Run:
     """The run of a trainer, in words that hold for any training loop.
 
     Args:
         trainer: the trainer.
         pl_module: what it trains.
         lrs: gives the nominal rate of a step, for schedules that cannot be run ahead.
+        pace: tells how often each optimizer steps, where the user's own loop decides that.
     """
     rates = PlannedRates(_caution, lrs)
     return Run(
         optimizers=lambda: trainer.optimizers,
-        total_steps=lambda: _total_steps(trainer, pl_module),
+        total_steps=lambda optimizer=None: _total_steps(trainer, pl_module, optimizer, pace),
         future_rates=lambda optimizer, group, steps, past: future_rates(
-            trainer, pl_module, optimizer, group, steps, rates, past
+            trainer, pl_module, optimizer, group, steps, rates, past, pace
         ),
         loss_scale=lambda: _loss_scale(trainer),
         ranks=_ranks(trainer),
@@ -59,11 +64,24 @@ def shares_batches(trainer: Trainer) -> bool:
     return bool(sampling.get("num_replicas", trainer.world_size) != trainer.world_size)
 
 
-def _total_steps(trainer: Trainer, pl_module: LightningModule) -> int | None:
-    """Steps that each optimizer will make in this run; ``None`` if it has no set end."""
+def _total_steps(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    optimizer: torch.optim.Optimizer | None = None,
+    pace: StepPace | None = None,
+) -> int | None:
+    """Steps that an optimizer will make in this run, or each, as many as the others; ``None`` if it has no set end."""
     total = trainer.estimated_stepping_batches
     if not 0 < total < float("inf"):  # -1 for a stream of no known length
         return None
+    if not pl_module.automatic_optimization and optimizer is not None and pace is not None:
+        most_steps = trainer.max_steps if trainer.max_steps > 0 else None
+        batches = trainer.num_training_batches * (trainer.max_epochs or -1)
+        at_pace = pace.total(
+            optimizer, trainer.optimizers, batches=batches if batches > 0 else math.inf, most_steps=most_steps
+        )
+        if at_pace is not None:
+            return at_pace
     if not pl_module.automatic_optimization and trainer.max_steps > 0:
         total = min(total, trainer.max_steps // len(trainer.optimizers))  # which counts the steps of all of them
     return max(1, int(total))
@@ -102,6 +120,7 @@ def future_rates(
     steps: int,
     rates: PlannedRates,
     past: EffectiveTrace | None = None,
+    pace: StepPace | None = None,
 ) -> EffectiveTrace | None:
     """Runs copies of an optimizer's schedulers ahead.
 
@@ -116,6 +135,7 @@ def future_rates(
         steps: how many steps ahead, to the end of the run.
         rates: what was run ahead before.
         past: rates and decays of the steps before.
+        pace: tells how often each optimizer steps, where the user's own loop decides that.
 
     Returns:
         Effective rates and decays of the next ``steps`` optimizer steps; ``None`` if they are too many.
@@ -125,7 +145,7 @@ def future_rates(
     ]
     batches = itertools.islice(_stepping_batches(trainer), steps)
     surroundings = [trainer, getattr(trainer, "datamodule", None), *pl_module.modules(), *pl_module.parameters()]
-    first = (_total_steps(trainer, pl_module) or steps) - steps
+    first = (_total_steps(trainer, pl_module, optimizer, pace) or steps) - steps
     return rates.trace(optimizer, group, schedules, batches, steps, first=first, past=past, keep=surroundings)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.capture.row_sample import RowSample
+from lightning_normdyn.core.dynamics.geometry import most_precise, squared_sum
+from lightning_normdyn.core.sharded_tensor import is_sharded, of_this_rank
 
 
 class TableLayout:
@@ -20,27 +24,29 @@ class TableLayout:
 
     Args:
         table: a DTensor ``[rows, d]``.
-        stride: every ``stride``-th row is tracked.
+        sample: which rows are tracked.
 
     Attributes:
-        columns: which columns this rank holds, ``[c]``.
+        columns: which columns this rank holds.
+        has_whole_rows: whether that is all of them.
         places: where the tracked rows are in the block, ``[m]``.
         slots: which tracked rows they are, ``[m]``.
     """
 
-    def __init__(self, table: Any, stride: int) -> None:
+    def __init__(self, table: Any, sample: RowSample) -> None:
         self._mesh, self._placements = table.device_mesh, tuple(table.placements)
         rows, self._dim = table.shape
-        device = table.to_local().device
-        local_rows, self.columns = self._numbers(rows, 0).to(device), self._numbers(self._dim, 1).to(device)
-        self.places = (local_rows % stride == 0).nonzero().squeeze(1)
-        self.slots = local_rows[self.places] // stride
-        self._tracked_rows = -(-rows // stride)
-        self._groups = [
-            self._mesh.get_group(number)
-            for number, placement in enumerate(self._placements)
-            if _dimension(placement) is not None and self._mesh.size(number) > 1
-        ]
+        start, stop = block_range(rows, self._splits(0))
+        self.columns = slice(*block_range(self._dim, self._splits(1)))
+        self.has_whole_rows = not self._splits(1)
+        self.slots, self.places = sample.within(start, stop, table.to_local().device)
+        self._tracked_rows = sample.size
+        self._groups = _sharding_groups(table) or {}
+
+    @property
+    def ranks(self) -> tuple[str, ...]:
+        """The groups of ranks over which sums are made, by name."""
+        return tuple(self._groups)
 
     def block(self, tensor: Any) -> Tensor:
         """This rank's part of a DTensor of the table's shape, such as its gradient, ``[local rows, c]``."""
@@ -50,10 +56,20 @@ class TableLayout:
         block: Tensor = tensor.to_local()
         return block
 
-    def tracked(self, block: Tensor) -> Tensor:
-        """The tracked rows of what :meth:`block` gave, ``[m, c]``, a copy in float64."""
-        rows: Tensor = most_precise(block.index_select(0, self.places))
+    def tracked(self, block: Tensor, among: Tensor | None = None) -> Tensor:
+        """The tracked rows of what :meth:`block` gave, ``[m, c]``, a copy in float64.
+
+        Args:
+            block: this rank's part of the table, or of its gradient.
+            among: which of this rank's tracked rows are wanted, ``[n]``; ``None`` for all.
+        """
+        places = self.places if among is None else self.places.index_select(0, among)
+        rows: Tensor = most_precise(block.index_select(0, places))
         return rows
+
+    def tracked_part(self, block: Tensor) -> Tensor:
+        """The same as it is, a view where all rows are tracked."""
+        return block if len(self.places) == len(block) else block.index_select(0, self.places)
 
     def sums(self, local_sums: Tensor, numbers: Tensor, slots: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Sums over all columns of all tracked rows, and of numbers of the whole table, in one message.
@@ -75,8 +91,27 @@ class TableLayout:
 
     def add_up(self, numbers: Tensor) -> None:
         """Makes numbers the sums over the ranks that hold parts of the table, in place."""
-        for group in self._groups:
+        for group in self._groups.values():
             dist.all_reduce(numbers, group=group)
+
+    def share_of_square(self, gradients: Iterable[Any]) -> Tensor:
+        """What this rank adds to the squared norm of all gradients of a model, so that :meth:`add_up` makes it whole.
+
+        A tensor that some of the ranks hold alike is shared among them in equal parts.
+
+        Returns:
+            A number without dimension; NaN if a gradient lies on further ranks, which the table does not reach.
+        """
+        total = torch.zeros((), dtype=torch.float64)
+        for gradient in gradients:
+            groups = _sharding_groups(gradient)
+            if groups is None or groups.keys() - self._groups.keys():
+                return torch.full((), torch.nan, dtype=torch.float64)
+            alike = math.prod(dist.get_world_size(self._groups[name]) for name in self._groups.keys() - groups.keys())
+            block = of_this_rank(gradient.detach())
+            entries = block.coalesce().values() if block.is_sparse else block
+            total = total + squared_sum(entries).to(total.dtype) / alike
+        return total
 
     def mean_direction(self, rows: Tensor, norms: Tensor, chosen: Tensor) -> Tensor:
         """Length of the mean direction of some of the rows.
@@ -90,23 +125,56 @@ class TableLayout:
         members = is_chosen[self.slots]
         directions = rows[members] / norms[self.slots][members, None].to(rows)
         total = rows.new_zeros(self._dim)
-        total.index_copy_(0, self.columns, directions.sum(0))
+        total[self.columns] = directions.sum(0)
         self.add_up(total)
         length: Tensor = (total / is_chosen.sum()).norm()
         return length
 
-    def _numbers(self, count: int, dimension: int) -> Tensor:
-        """Which rows (dimension 0) or columns (1) this rank holds.
+    def gathered(self, rows: Tensor) -> Tensor:
+        """All tracked rows, ``[tracked rows, d]``, of which each rank has its part, ``[m, c]``; on all at once."""
+        whole = rows.new_zeros(self._tracked_rows, self._dim)
+        whole[self.slots, self.columns] = rows
+        self.add_up(whole)
+        return whole
+
+    def _splits(self, dimension: int) -> list[tuple[int, int]]:
+        """How the rows (dimension 0) or columns (1) were split, one time after the other: place of this rank, parts.
 
         FSDP2 shards what tensor parallelism has sharded before, though its mesh dimension comes first.
         """
-        numbers = torch.arange(count)
         shards = [(number, p) for number, p in enumerate(self._placements) if _dimension(p) == dimension]
-        for number, _ in sorted(shards, key=lambda shard: hasattr(shard[1], "split_factor")):
-            chunks = numbers.chunk(self._mesh.size(number))
-            place = self._mesh.get_local_rank(number)
-            numbers = chunks[place] if place < len(chunks) else numbers[:0]
-        return numbers
+        shards.sort(key=lambda shard: hasattr(shard[1], "split_factor"))
+        return [(self._mesh.get_local_rank(number), self._mesh.size(number)) for number, _ in shards]
+
+
+def block_range(count: int, splits: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Where a block starts and stops, of numbers that were split into chunks, one of which was split again, and so on.
+
+    Args:
+        count: of the numbers.
+        splits: the chunk that is meant, from 0, and how many there are, as :meth:`torch.Tensor.chunk` makes them.
+
+    Example:
+        >>> block_range(10, [(1, 4)]), block_range(10, [(3, 4), (0, 2)]), block_range(2, [(3, 4)])
+        ((3, 6), (9, 10), (2, 2))
+    """
+    start, stop = 0, count
+    for place, parts in splits:
+        size = -(-(stop - start) // parts)
+        start, stop = min(start + place * size, stop), min(start + (place + 1) * size, stop)
+    return start, stop
+
+
+def _sharding_groups(tensor: Any) -> dict[str, Any] | None:
+    """The ranks among which a tensor is split, by the name of the group; ``None`` where they have parts of its sum."""
+    if not is_sharded(tensor):
+        return {}
+    if any(placement.is_partial() for placement in tensor.placements):
+        return None
+    mesh = tensor.device_mesh
+    numbers = (n for n, placement in enumerate(tensor.placements) if _dimension(placement) is not None)
+    groups = (mesh.get_group(number) for number in numbers if mesh.size(number) > 1)
+    return {group.group_name: group for group in groups}
 
 
 def _dimension(placement: Any) -> int | None:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.features import FeatureWriters, untraced
 from lightning_normdyn.capture.vectors import HeardCall
 from lightning_normdyn.caution import OnError
+from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.object_checks import check_instance, check_name
 
 
@@ -73,7 +74,8 @@ class ForwardListener(ABC):
 
     def _note_output(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         inputs, self._inputs = self._inputs, None
-        if self._wants_call() and not self._is_repetition():
+        may_repeat = not isinstance(module, Published) or module.repeats
+        if self._wants_call() and not (may_repeat and self._is_repetition()):
             self._hear(HeardCall(module, *(inputs or (args, kwargs)), output, self.writers.take()))
 
     def _count(self) -> None:

@@ -58,6 +58,8 @@ class OutputTarget(ForwardListener):
         was_heard: whether any of its calls gave vectors.
         had_gradient: whether a gradient came back to any of them.
         reads_computed_inputs: whether it was called with what is itself computed from parameters.
+        dim: length of its vectors, as last heard; ``None`` before.
+        dtype: of the numbers in them.
     """
 
     kind = "output"
@@ -70,6 +72,8 @@ class OutputTarget(ForwardListener):
         self.called_module = None if path is None else path.module()
         self._listens = self._keeps_vectors = False
         self.was_heard = self.had_gradient = self.reads_computed_inputs = False
+        self.dim: int | None = None
+        self.dtype = torch.float32
         self._vectors: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._directions: list[Tensor] = []
@@ -129,6 +133,7 @@ class OutputTarget(ForwardListener):
         self.was_heard = True
         embedding = tensor.detach()
         rows = call.rows(embedding)
+        self.dim, self.dtype = rows.shape[-1], embedding.dtype
         norms = safe_norm(rows)
         self._norms.append(norms)
         self._directions.append((rows / norms[:, None]).nan_to_num(0).sum(0))

@@ -38,8 +38,8 @@ class ScarceStep:
         else:
             slots = target.slots(rows)
             self.slots = slots.masked_select(scarce.index_select(0, slots))
-        self._rows = self.slots if target.stride == 1 else self.slots * target.stride
-        self.embedding = target.parameter.detach().index_select(0, self._rows)
+        self._rows = target.sample.numbers(self.slots)
+        self.embedding = target.table().index_select(0, self._rows)
 
     def read_gradient(self) -> None:
         """Reads the gradient as it is now; the last time before :meth:`complete` counts."""

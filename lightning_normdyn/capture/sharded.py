@@ -51,6 +51,32 @@ def computing_dtype(module: nn.Module) -> torch.dtype | None:
     return next((dtype for dtype in dtypes if dtype is not None), None)
 
 
+def computes_with_others(module: nn.Module, root: nn.Module) -> bool:
+    """Whether ranks compute a module's outputs together, as under tensor parallelism, so that all need its inputs.
+
+    FSDP2 gathers what it has spread, and each rank computes alone; of other parameters that lie on several ranks, and
+    of mesh dimensions that FSDP2 does not know, the parts stay where they are.
+
+    Args:
+        module: a part of a model.
+        root: the model.
+    """
+    dimensions: dict[int, int] = {}
+    for unit in {id(unit): unit for unit in (*_units(root), *_units(module))}.values():
+        state = unit._get_fsdp_state()
+        groups = getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group]
+        for group in filter(None, groups):
+            for spread in group.fsdp_params:
+                dimensions[id(spread.sharded_param)] = spread.mesh_info.mesh.ndim
+    sharded: list[Any] = [parameter for parameter in module.parameters() if is_sharded(parameter)]
+    return any(
+        any(hasattr(placement, "dim") for placement in parameter.placements)
+        and parameter.device_mesh.size() > 1
+        and parameter.device_mesh.ndim > dimensions.get(id(parameter), 0)
+        for parameter in sharded
+    )
+
+
 def _start(around: list[Any]) -> None:
     """Lets the outermost unit know that it is: the first one called, as a probe may be, would take itself for it.
 

@@ -16,30 +16,40 @@ from torch import Tensor
 from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
-from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.dynamics.geometry import squared_sum
 
 
 class SpreadStep(TableStep):
     """A :class:`TableStep` of a sharded table, read by all ranks: they share one message, when it is complete.
 
     Rows are shown in two dimensions, in float64, all tracked rows in order.
+
+    Attributes:
+        further_sums: of what each rank gave with its part, ``[n]``.
     """
 
-    def __init__(self, target: TableTarget, *, touched: bool, tracked: bool, clipping: Clipping) -> None:
+    further_sums: Tensor
+
+    def __init__(
+        self, target: TableTarget, *, touched: bool, tracked: bool, clipping: Clipping, norms: bool = True
+    ) -> None:
         self.target = target
         self.wants_touched, self.wants_tracked = touched, tracked
         self.slots = self._rows = self._tracked_places = None
         self._clipping, self._has_gradient = clipping, False
         self._layout = _layout(target)
         self._share: tuple[Tensor, Tensor] | None = None
-        self._rows_before = _tracked(target) if touched or tracked else None
+        self._wants_update = tracked or (touched and norms)
+        self._wants_norms = norms
+        self._rows_before = _tracked(target) if self._wants_update else None
+        self._touches = _Touches(target, self._rows_before) if touched else None
         self._raw_square = self._gradient_square() if tracked and clipping is Clipping.AHEAD else None
 
     def read_gradient(self, *, copy: bool = False) -> None:
         """Reads this rank's part of the gradient; the last time before :meth:`complete` counts."""
         del copy  # what is read is a copy
-        if self.wants_touched:
-            self._row_gradients = self._layout.tracked(self.target.gradient())
+        if self._touches is not None:
+            self._touches.read_gradient()
         if self.wants_tracked:
             self._square = self._gradient_square()
         self._has_gradient = True
@@ -52,24 +62,31 @@ class SpreadStep(TableStep):
         assert self._share is not None
         sums, numbers = self._layout.sums(*self._share)
         self._show(sums.unbind(1))
+        self.further_sums = numbers[2:] if self.wants_tracked else numbers
         if self.wants_tracked:
-            self.raw_gradient_norm, self.gradient_norm = numbers.sqrt().unbind()
+            self.raw_gradient_norm, self.gradient_norm = numbers[:2].sqrt().unbind()
 
-    def read_share(self) -> None:
-        """Reads this rank's part of the rows after the update."""
+    def read_share(self, further: Tensor | None = None) -> None:
+        """Reads this rank's part of the rows after the update.
+
+        Args:
+            further: this rank's share of further numbers that all are to know, ``[n]``; ``None`` for none.
+        """
         if not self._has_gradient:
             self.read_gradient()
-        rows = _tracked(self.target)
-        columns = [(rows * rows).sum(1), rows @ self.target.direction(rows)]
+        columns = []
+        if self._wants_norms or self._wants_update:
+            rows = _tracked(self.target)
+            columns += [(rows * rows).sum(1), rows @ self.target.direction(rows)] if self._wants_norms else []
         if self._rows_before is not None:
-            update = rows - self._rows_before
-            columns += [
-                (a * b).sum(1) for a, b in ((self._rows_before,) * 2, (self._rows_before, update), (update,) * 2)
-            ]
-            if self.wants_touched:
-                gradient = self._row_gradients
-                columns += [(self._rows_before * gradient).sum(1), (gradient * gradient).sum(1)]
-        self._share = torch.stack(columns, 1), self._squares(rows)
+            before, update = self._rows_before, rows - self._rows_before
+            columns += [(a * b).sum(1) for a, b in ((before, before), (before, update), (update, update))]
+        shares = [torch.stack(columns, 1)] if columns else []
+        if self._touches is not None:
+            shares.append(self._touches.sums())
+        squares = self._squares()
+        numbers = squares if further is None else torch.cat((squares, further.to(squares)))
+        self._share = torch.cat(shares, 1), numbers
 
     @cached_property
     def norms(self) -> Tensor:
@@ -87,32 +104,34 @@ class SpreadStep(TableStep):
         return self.after
 
     def _show(self, sums: tuple[Tensor, ...]) -> None:
-        self._sums = sums
-        if self._rows_before is None:
-            return
-        before = sums[2].sqrt()
-        along, across = _two_dimensions(before, *sums[3:5])
-        self.before = self.embedding = torch.stack((before, torch.zeros_like(before)), 1)
-        self.after = torch.stack((before + along, across), 1)
+        columns = iter(sums)
+        if self._wants_norms:
+            self._sums = next(columns), next(columns)
+        if self._wants_update:
+            before = next(columns).sqrt()
+            along, across = _two_dimensions(before, next(columns), next(columns))
+            self.before = self.embedding = torch.stack((before, torch.zeros_like(before)), 1)
+            self.after = torch.stack((before + along, across), 1)
         if self.wants_touched:
-            self.gradient = torch.stack(_two_dimensions(before, *sums[5:7]), 1)
+            self.embedding, self.gradient = _with_gradient(*columns)
 
     def _gradient_square(self) -> Tensor:
         """This rank's share of the squared norm of the whole gradient."""
-        return most_precise(self.target.gradient()).square().sum()
+        return squared_sum(self.target.gradient())
 
-    def _squares(self, like: Tensor) -> Tensor:
+    def _squares(self) -> Tensor:
         """This rank's shares of the squared gradient norm as backward left it, and as the optimizer got it, ``[2]``."""
         if not self.wants_tracked:
-            return like.new_zeros(0)
+            return torch.zeros(0, dtype=torch.float64)
         raw = self._raw_square
         if self._clipping is Clipping.NONE:
             raw = self._square
         elif self._clipping is Clipping.PAST:
             backward_norm = None if self.target.backward_norm is None else self.target.backward_norm.last
-            raw = like.new_full((), torch.nan) if backward_norm is None else backward_norm.to(like).square()
+            nobody_knows = torch.full_like(self._square, torch.nan)
+            raw = nobody_knows if backward_norm is None else backward_norm.to(self._square).square()
         assert raw is not None
-        return torch.stack((raw.to(like), self._square.to(like)))
+        return torch.stack((raw.to(self._square), self._square))
 
 
 class SpreadScarceStep(ScarceStep):
@@ -122,30 +141,83 @@ class SpreadScarceStep(ScarceStep):
         self._target, self._has_gradient = target, False
         self._layout = _layout(target)
         self._share: Tensor | None = None
-        self.slots = scarce[:-1].nonzero().squeeze(1)
-        self._rows_before = _tracked(target)
+        self._scarce = scarce[:-1].nonzero().squeeze(1)
+        self._touches = _Touches(target, among=scarce)
 
     def read_gradient(self) -> None:
         """Reads this rank's part of the gradient; the last time before :meth:`complete` counts."""
-        self._row_gradients = self._layout.tracked(self._target.gradient())
+        self._touches.read_gradient()
         self._has_gradient = True
 
     def read_share(self) -> None:
         """Reads this rank's part, if nobody could read the gradient before."""
         super().complete()
-        pairs = ((self._rows_before,) * 2, (self._rows_before, self._row_gradients), (self._row_gradients,) * 2)
-        self._share = torch.stack([(a * b).sum(1) for a, b in pairs], 1)
+        self._share = self._touches.sums()
 
     def complete(self) -> None:
-        """Adds up what all ranks have read."""
+        """Adds up what all ranks have read, and keeps the rows that have a gradient."""
         if self._share is None:
             self.read_share()
         assert self._share is not None
-        sums, _ = self._layout.sums(self._share, self._share.new_zeros(0), self.slots)
-        square, along, gradient_square = sums.unbind(1)
-        norms = square.sqrt()
-        self.embedding = torch.stack((norms, torch.zeros_like(norms)), 1)
-        self.gradient = torch.stack(_two_dimensions(norms, along, gradient_square), 1)
+        sums, _ = self._layout.sums(self._share, self._share.new_zeros(0), self._scarce)
+        touched = (sums[:, 2] != 0).nonzero().squeeze(1)  # NaN is a gradient too
+        self.slots = self._scarce.index_select(0, touched)
+        self.embedding, self.gradient = _with_gradient(*sums.index_select(0, touched).unbind(1))
+
+
+class _Touches:
+    """This rank's part of tracked rows and their gradients, of which sums are made.
+
+    Where it holds rows whole, those without a gradient are left out: their sums are zero, however long they are. Of
+    parts of rows the others may have a gradient.
+
+    Args:
+        target: the table; its gradient is there.
+        before: all tracked rows as they are, if somebody has read them.
+        among: slots of rows that alone are wanted, a mask ``[tracked_rows + 1]``; ``None`` for all.
+    """
+
+    def __init__(self, target: TableTarget, before: Tensor | None = None, *, among: Tensor | None = None) -> None:
+        self._target, self._layout = target, _layout(target)
+        self._places: Tensor | None = None  # among this rank's tracked rows; None for all
+        if target.selects and (among is not None or self._layout.has_whole_rows):
+            is_wanted = torch.ones_like(self._layout.slots, dtype=torch.bool)
+            if among is not None:
+                is_wanted = among[self._layout.slots]
+            if self._layout.has_whole_rows:
+                is_wanted &= (self._layout.tracked_part(target.gradient()) != 0).any(1)
+            self._places = is_wanted.nonzero().squeeze(1)
+        if before is None:
+            before = self._layout.tracked(self._layout.block(target.table()), self._places)
+        elif self._places is not None:
+            before = before.index_select(0, self._places)
+        self._before = before
+
+    def read_gradient(self) -> None:
+        """Reads the gradient as it is now."""
+        self._gradient = self._layout.tracked(self._target.gradient(), self._places)
+
+    def sums(self) -> Tensor:
+        """Of each tracked row of this rank the squares, and products with the gradient and of it, ``[m, 3]``."""
+        before, gradient = self._before, self._gradient
+        products = [(a * b).sum(1) for a, b in ((before, before), (before, gradient), (gradient, gradient))]
+        sums = torch.stack(products, 1)
+        if self._places is None:
+            return sums
+        return sums.new_zeros(len(self._layout.slots), 3).index_copy_(0, self._places, sums)
+
+
+def _with_gradient(square: Tensor, along: Tensor, gradient_square: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and their gradients in two dimensions, ``[n, 2]`` each.
+
+    Args:
+        square: squared length of the rows, ``[n]``.
+        along: their products with the gradient, ``[n]``.
+        gradient_square: squared length of the gradients, ``[n]``.
+    """
+    norm = square.sqrt()
+    rows = torch.stack((norm, torch.zeros_like(norm)), 1)
+    return rows, torch.stack(_two_dimensions(norm, along, gradient_square), 1)
 
 
 def _layout(target: TableTarget) -> TableLayout:

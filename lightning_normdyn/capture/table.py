@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum, auto
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,15 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.names import ParameterIndex
+from lightning_normdyn.capture.row_sample import RowCounts, sample_of
 from lightning_normdyn.caution import OnError, contained
-from lightning_normdyn.core.dynamics.geometry import at_least_float32, safe_norm
+from lightning_normdyn.core.dynamics.geometry import are_nonzero, at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.object_checks import check_instance, check_name
-from lightning_normdyn.core.sharded_tensor import is_sharded, of_all_ranks
+from lightning_normdyn.core.object_checks import check_choice, check_instance, check_name
+from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.nearest_word import nearest
+
+Items = Literal["rows", "columns"]
 
 _LOOK_UPS = (nn.Embedding.forward, nn.EmbeddingBag.forward)  # a subclass with its own may look up other rows
 
@@ -67,19 +70,32 @@ class TableTarget:
     Args:
         name: qualified name of the parameter.
         module: the model that holds it, or what was read of it.
-        max_tracked_rows: most rows that keep statistics of their own; larger tables are sampled at an even stride.
+        max_tracked_rows: most rows that keep statistics of their own; larger tables are sampled.
+        row_counts: how often each row occurs, ``[rows]``, by which a sample is chosen; ``None`` for one at an even
+            stride.
+        items: whether the embeddings are the ``"rows"`` of the parameter or its ``"columns"``, which are called rows
+            from here on.
 
     Attributes:
-        stride: every ``stride``-th row is tracked.
-        tracked_rows: how many that makes.
+        sample: which rows are tracked.
+        tracked_rows: how many these are.
         layout: which part of it this rank holds; ``None`` where that is all of it.
         backward_norm: hears the gradient's norm before it is clipped, where a step is announced too late for that.
     """
 
     kind = "table"
 
-    def __init__(self, name: str, module: nn.Module | ParameterIndex, *, max_tracked_rows: int = 16_384) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module | ParameterIndex,
+        *,
+        max_tracked_rows: int = 16_384,
+        row_counts: RowCounts = None,
+        items: Items = "rows",
+    ) -> None:
         check_rows(max_tracked_rows)
+        check_choice(("rows", "columns"), items=items)
         check_name(name=name)
         check_instance((nn.Module, ParameterIndex), module=module, hint="pass the model itself")
         index = module if isinstance(module, ParameterIndex) else ParameterIndex(module)
@@ -93,14 +109,16 @@ class TableTarget:
             raise ValueError(
                 f"name: expected that of a table [rows, d], got {name!r} of shape {tuple(self.parameter.shape)}"
             )
-        self.rows, self.dim = self.parameter.shape
+        self.items = items
+        self.rows, self.dim = self.rows_of(self.parameter).shape
         if not self.parameter.numel():
             raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")
-        self.stride = -(-self.rows // max_tracked_rows)
-        self.tracked_rows = -(-self.rows // self.stride)
+        self.sample = sample_of(self.rows, max_tracked_rows, row_counts, table=name)
+        self.tracked_rows = self.sample.size
         owners = index.owners(self.parameter)
-        self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS]
-        self.layout = TableLayout(self.parameter, self.stride) if is_sharded(self.parameter) else None
+        self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS and items == "rows"]
+        is_spread = is_sharded(self.parameter)
+        self.layout = TableLayout(self.rows_of(self.parameter), self.sample) if is_spread else None
         self.ids_tell = len(self._layers) == len(owners) and self.layout is None
         self._ids_confirmed = False
         self._may_listen = self._keeps_ids = False
@@ -152,13 +170,42 @@ class TableTarget:
                 handle.remove()
             self._handles.clear()
 
+    def rows_of(self, tensor: Tensor) -> Tensor:
+        """A tensor of the parameter's shape, such as its gradient, with embeddings for rows, ``[rows, d]``: a view."""
+        tensor = tensor.detach()
+        return tensor if self.items == "rows" else tensor.t()
+
+    def table(self) -> Tensor:
+        """The embeddings as they are now, ``[rows, d]``: a view."""
+        return self.rows_of(self.parameter)
+
     def tracked(self) -> Tensor:
         """The tracked rows as they are now, ``[tracked_rows, d]``: a view, or a copy that all ranks gather at once."""
-        return of_all_ranks(self.parameter.detach())[:: self.stride]
+        if self.layout is None:
+            return self.sample.of(self.table())
+        return self.layout.gathered(self.tracked_here(self.layout)).to(self.parameter.dtype)
 
     def tracked_here(self, layout: TableLayout) -> Tensor:
         """This rank's part of the tracked rows of a sharded table as they are now, ``[m, c]``."""
-        return layout.tracked(layout.block(self.parameter))
+        return layout.tracked(layout.block(self.table()))
+
+    def tracked_products(self, left: Tensor, right: Tensor | None = None) -> Tensor:
+        """Product of each tracked row of one tensor of the parameter's shape with that of another, ``[tracked_rows]``.
+
+        Args:
+            left: of an optimizer's state, say; of a sharded table, on all ranks at once.
+            right: likewise; ``None`` for the sum over each row of the first.
+
+        Returns:
+            In float64.
+        """
+        tensors = [self.rows_of(tensor) for tensor in (left, right) if tensor is not None]
+        if self.layout is None:
+            rows = [most_precise(self.sample.of(tensor)) for tensor in tensors]
+        else:
+            rows = [self.layout.tracked(self.layout.block(tensor)) for tensor in tensors]
+        sums = (rows[0] if right is None else rows[0] * rows[1]).sum(1)
+        return sums if self.layout is None else self.layout.sums(sums[:, None], sums.new_zeros(0))[0][:, 0]
 
     def norms(self) -> Tensor:
         """Norms of the tracked rows as they are now, ``[tracked_rows]``; of a sharded table, on all ranks at once."""
@@ -170,7 +217,7 @@ class TableTarget:
 
     def zero_rows(self) -> Tensor:
         """Which tracked rows are zero, a mask ``[tracked_rows]``; likewise on all ranks at once."""
-        return (self.tracked() == 0).all(1) if self.layout is None else self.norms() == 0
+        return ~are_nonzero(self.tracked()) if self.layout is None else self.norms() == 0
 
     def products(self) -> Tensor:
         """Product of each tracked row with one vector of length one, ``[tracked_rows]``; likewise on all ranks at once.
@@ -212,7 +259,7 @@ class TableTarget:
 
     def row_numbers(self) -> Tensor:
         """The row of the table that each slot stands for, ``[tracked_rows]``."""
-        return torch.arange(0, self.rows, self.stride)
+        return self.sample.numbers()
 
     @property
     def max_norm(self) -> float | None:
@@ -223,7 +270,8 @@ class TableTarget:
         """Which slots hold a ``padding_idx`` of an embedding layer, ``[tracked_rows]``: rows that are never trained."""
         is_padding = torch.zeros(self.tracked_rows, dtype=torch.bool)
         rows = [layer.padding_idx for layer in self._layers if layer.padding_idx is not None]
-        is_padding[[row // self.stride for row in rows if row % self.stride == 0]] = True
+        slots = self.slots(torch.tensor(rows, dtype=torch.int64))
+        is_padding[slots[slots < self.tracked_rows]] = True
         return is_padding
 
     def touched(self, *, verify: bool = False) -> Tensor | None:
@@ -252,9 +300,9 @@ class TableTarget:
         gradient = self.parameter.grad
         assert gradient is not None, "a step is looked at only where there is a gradient"
         if self.layout is not None:
-            return self.layout.block(gradient)
+            return self.layout.block(self.rows_of(gradient))
         if not gradient.is_sparse:
-            return gradient.detach()
+            return self.rows_of(gradient)
         # Sorting the entries takes a while: it is done again only if they were clipped in between.
         if (
             self._sparse_gradient is None
@@ -266,9 +314,7 @@ class TableTarget:
 
     def slots(self, rows: Tensor) -> Tensor:
         """The slot of each row; rows that are not tracked share the slot ``tracked_rows``."""
-        if self.stride == 1:
-            return rows
-        return torch.where(rows % self.stride == 0, rows // self.stride, self.tracked_rows)
+        return self.sample.slots(rows)
 
     @property
     def selects(self) -> bool:
@@ -277,9 +323,9 @@ class TableTarget:
 
     def tracked_among(self, rows: Tensor) -> Tensor | None:
         """Places of the tracked rows in ``rows [k]``; ``None`` for all, or where they cannot be selected."""
-        if self.stride == 1 or not self.selects:
+        if self.sample.is_whole or not self.selects:
             return None
-        return (rows % self.stride == 0).nonzero().squeeze(1)
+        return (self.slots(rows) < self.tracked_rows).nonzero().squeeze(1)
 
     def _hear(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._keeps_ids and torch.is_grad_enabled():
@@ -299,8 +345,8 @@ class TableTarget:
 
     def _verify(self, ids: Tensor, gradient: Tensor) -> None:
         """Notes whether the gradient is zero on all tracked rows but the named ones."""
-        gradient = gradient.detach()[:: self.stride]
-        present = (gradient.amax(1) != 0) | (gradient.amin(1) != 0)  # squares could underflow
+        gradient = self.sample.of(self.rows_of(gradient))
+        present = are_nonzero(gradient)
         has_id = torch.zeros(self.tracked_rows + 1, dtype=torch.bool, device=gradient.device)
         has_id[self.slots(ids)] = True
         anywhere, elsewhere = torch.stack((present.any(), (present & ~has_id[:-1]).any())).tolist()
@@ -361,7 +407,7 @@ class TableStep:
         self.slots: Tensor | None = None
         self._rows: Tensor | None = None
         self._tracked_places: Tensor | None = None
-        weight = target.parameter.detach()
+        weight = target.table()
         if touched:
             self._rows = target.touched(verify=tracked)
             if self._rows is not None and not tracked:
@@ -418,12 +464,27 @@ class TableStep:
         """What :meth:`TableTarget.products` gives after the step, ``[tracked_rows]``."""
         return self.target.products()
 
+    @cached_property
+    def touched_norms(self) -> Tensor:
+        """Norms of the touched rows before the step, ``[k]``."""
+        return safe_norm(self.embedding)
+
+    @cached_property
+    def has_gradient(self) -> Tensor:
+        """Which touched rows have a gradient that is not zero, a mask ``[k]``; not before the gradient is final."""
+        return are_nonzero(self.gradient)
+
+    @cached_property
+    def gradient_lengths(self) -> Tensor:
+        """Lengths of the touched rows' gradients, ``[k]``; not before the gradient is final."""
+        return safe_norm(self.gradient)
+
     @property
     def touched_after(self) -> Tensor:
         """Touched rows after the step, ``[k, d]``."""
         if self._rows is None:
             return self.target.tracked()
-        return self.target.parameter.detach().index_select(0, self._rows)
+        return self.target.table().index_select(0, self._rows)
 
     @cached_property
     def distinct_rows(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -452,7 +513,7 @@ class TableStep:
         if gradient.is_sparse:
             return gradient.values() if self._tracked_places is None else gradient.values()[self._tracked_places]
         if self._rows is None:
-            return gradient[:: self.target.stride]
+            return self.target.sample.of(gradient)
         return self.target.gradient_buffer.gather(gradient, self._rows)
 
     def _heard_gradient_norm(self) -> Tensor:

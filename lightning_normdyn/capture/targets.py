@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_normdyn.capture.names import ModulePath, ParameterIndex, plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
+from lightning_normdyn.capture.row_sample import RowCounts, check_counts_source
 from lightning_normdyn.capture.table import TableTarget, check_rows
 from lightning_normdyn.capture.vectors import TEXT_VECTORS, TOKEN_VECTORS
 from lightning_normdyn.core.embedding_tap import Published
@@ -21,11 +22,18 @@ EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
 ROOT = "root"
 """The name of the model itself, where none of its parts has that name."""
 
+COLUMNS = ":columns"
+"""Behind a pattern: the embeddings are the columns of the parameters that it names."""
+
 Targets = str | Sequence[str]
 
 
 def find_targets(
-    module: nn.Module, targets: Targets = "auto", *, max_tracked_rows: int = 16_384
+    module: nn.Module,
+    targets: Targets = "auto",
+    *,
+    max_tracked_rows: int = 16_384,
+    row_counts: RowCounts = None,
 ) -> list[TableTarget | OutputTarget]:
     """Resolves target patterns against a module.
 
@@ -36,19 +44,22 @@ def find_targets(
     (``clip.encode_text``), is named in full; it can be followed on a probe, but its calls in training are not heard.
     Of the dict that modules of sentence-transformers hand on, the vectors that a module writes are followed, one a text
     where there are such; ``token_embeddings`` asks for those of the model's tokens, ``0.token_embeddings`` for those of
-    its first module's.
+    its first module's. A pattern that ends in ``:columns`` names 2-D parameters whose columns are the embeddings.
 
     Args:
         module: the model.
         targets: ``"auto"`` for the trainable weights of every embedding layer and what the model's losses publish
-            (``queries`` and ``documents``), or a pattern or several over qualified names and published ones.
+            (``queries`` and ``documents``), which may be none as long as all tables are frozen, or a pattern or several
+            over qualified names and published ones.
         max_tracked_rows: most rows of a table that keep statistics of their own.
+        row_counts: how often each row of the only table occurs, or a mapping of names to that, by which rows are
+            chosen where there are more; ``None`` for an even stride.
 
     Returns:
         The targets, each once, in the order of the module.
 
     Raises:
-        ValueError: if a pattern matches nothing, or only what is no table of embeddings.
+        ValueError: if a pattern matches nothing, or only what is no table of embeddings; if counts do not fit a table.
 
     Example:
         >>> model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
@@ -60,23 +71,28 @@ def find_targets(
         ['0.weight']
         >>> [target.name for target in find_targets(model, "root")]
         ['root']
+        >>> [(target.rows, target.dim) for target in find_targets(model, ["1.weight:columns"])]
+        [(4, 3)]
     """
     check_instance(nn.Module, module=module, hint="pass the model itself")
     targets = check_targets(targets)
     check_rows(max_tracked_rows)
-    index = ParameterIndex(module)
+    make_table = _TableMaker(ParameterIndex(module), max_tracked_rows, row_counts)
     if isinstance(targets, str):
         names, outputs = _embedding_tables(module), _published(module)
-        if not names and not outputs:
-            raise ValueError(
-                f"targets: 'auto' found no trainable embedding table and no contrastive loss; {_candidates(module)}"
-            )
-        tables = [TableTarget(name, index, max_tracked_rows=max_tracked_rows) for name in names]
-        return [*tables, *(_output(name, child, module) for name, child in outputs.items())]
+        if not names and not outputs and not frozen_tables(module):
+            raise ValueError(f"targets: 'auto' found no embedding table and no contrastive loss; {_candidates(module)}")
+        make_table.count_for(names)
+        return [*map(make_table, names), *(_output(name, child, module) for name, child in outputs.items())]
+    matches = [match for pattern in targets for match in _matches(module, make_table.index, pattern)]
+    make_table.count_for({name for name, match in matches if isinstance(match, str)})
     by_name: dict[str, TableTarget | OutputTarget] = {}
-    for pattern in targets:
-        for target in _match(module, index, pattern, max_tracked_rows):
-            by_name.setdefault(target.name, target)
+    for name, match in matches:
+        target = by_name.get(name)
+        if target is None:
+            by_name[name] = make_table(name, match) if isinstance(match, str) else match
+        elif isinstance(target, TableTarget) and target.items != match:
+            raise ValueError(f"targets: '{name}' has its embeddings in rows or in columns, got both; name one of them")
     return list(by_name.values())
 
 
@@ -91,46 +107,77 @@ def check_targets(targets: Targets) -> Targets:
     raise ValueError(f"targets: expected 'auto' or a list of patterns, got {received}")
 
 
-def _match(
-    module: nn.Module, index: ParameterIndex, pattern: str, max_tracked_rows: int
-) -> list[TableTarget | OutputTarget]:
+class _TableMaker:
+    """Makes tables with the rows that are to be tracked.
+
+    Args:
+        index: of the model's parameters.
+        max_tracked_rows: see :func:`find_targets`.
+        row_counts: likewise.
+    """
+
+    def __init__(self, index: ParameterIndex, max_tracked_rows: int, row_counts: RowCounts) -> None:
+        self.index = index
+        self._most_rows, self._row_counts = max_tracked_rows, check_counts_source(row_counts)
+
+    def count_for(self, names: Collection[str]) -> None:
+        """Finds out whose counts are meant, of the tables that there are.
+
+        Raises:
+            ValueError: if they have no name and there are several tables, or none.
+        """
+        if self._row_counts is None or isinstance(self._row_counts, Mapping):
+            return
+        if len(names) != 1:
+            raise ValueError(
+                f"row_counts: expected a dict of target names to counts, since there are {len(names)} tables"
+                f"{': ' + ', '.join(sorted(names)) if names else ''}"
+            )
+        self._row_counts = {next(iter(names)): self._row_counts}
+
+    def __call__(self, name: str, items: str = "rows") -> TableTarget:
+        counts = (self._row_counts or {}).get(name)
+        most_rows: dict[str, Any] = {"max_tracked_rows": self._most_rows, "items": items}
+        return TableTarget(name, self.index, row_counts=counts, **most_rows)
+
+
+def _matches(module: nn.Module, index: ParameterIndex, pattern: str) -> list[tuple[str, str | OutputTarget]]:
+    """Names of targets; with each, the output or, for a table, whether its embeddings are rows or columns."""
+    whole_pattern, pattern = pattern, pattern.removesuffix(COLUMNS)
+    items = "rows" if pattern == whole_pattern else "columns"
     parameters = {name: p for name, p in index.parameters.items() if fnmatchcase(name, pattern)}
     tables = [name for name, p in parameters.items() if p.ndim == 2]
     if tables:
-        return [TableTarget(name, index, max_tracked_rows=max_tracked_rows) for name in tables]
+        return [(name, items) for name in tables]
     if parameters:
         name, parameter = next(iter(parameters.items()))
         raise ValueError(
             f"targets: {pattern!r} matches '{name}' of shape {tuple(parameter.shape)}, which is no table of embeddings "
             f"[rows, d]; {_candidates(module)}"
         )
+    if items == "columns":
+        hint = nearest(pattern, index.parameters)
+        raise ValueError(f"targets: {whole_pattern!r} matches no 2-D parameter{hint or ';'} {_candidates(module)}")
     children = _children(module)
     outputs = [(name, child) for name, child in children.items() if fnmatchcase(name, pattern)]
     outputs = outputs or [(name, child) for name, child in _published(module).items() if fnmatchcase(name, pattern)]
     outputs = outputs or ([(ROOT, module)] if pattern == ROOT else []) or _method(module, children, pattern)
     if outputs:
         names_by_id = {id(parameter): name for name, parameter in index.parameters.items()}
-        return [_of_submodule(name, child, module, index, names_by_id, max_tracked_rows) for name, child in outputs]
+        return [_of_submodule(name, child, module, names_by_id) for name, child in outputs]
     owner, _, key = pattern.rpartition(".")
     if key in (TEXT_VECTORS, TOKEN_VECTORS) and owner in {"", *children}:
-        return [_output(pattern, children[owner] if owner else module, module, key)]
+        return [(pattern, _output(pattern, children[owner] if owner else module, module, key))]
     hint = nearest(pattern, [*children, *index.parameters, *_published(module)])
     raise ValueError(f"targets: {pattern!r} matches no parameter or submodule{hint or ';'} {_candidates(module)}")
 
 
 def _of_submodule(
-    name: str,
-    child: nn.Module,
-    module: nn.Module,
-    index: ParameterIndex,
-    names_by_id: Mapping[int, str],
-    max_tracked_rows: int,
-) -> TableTarget | OutputTarget:
+    name: str, child: nn.Module, module: nn.Module, names_by_id: Mapping[int, str]
+) -> tuple[str, str | OutputTarget]:
     """The output of a submodule; of an embedding layer its table, whose rows are what it returns."""
     table_name = names_by_id.get(id(table_parameter(child))) if isinstance(child, EMBEDDING_TYPES) else None
-    if table_name is None:
-        return _output(name, child, module)
-    return TableTarget(table_name, index, max_tracked_rows=max_tracked_rows)
+    return (name, _output(name, child, module)) if table_name is None else (table_name, "rows")
 
 
 def _output(name: str, child: nn.Module, module: nn.Module, key: str | None = None) -> OutputTarget:
@@ -152,6 +199,18 @@ def _embedding_tables(module: nn.Module) -> list[str]:
     weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
     parameters = plain_parameters(module).items()
     return [name for name, p in parameters if id(p) in weights and p.requires_grad and p.numel() and p.ndim == 2]
+
+
+def frozen_tables(module: nn.Module) -> list[nn.Parameter]:
+    """The weights of embedding layers that are not trained.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(10, 4).requires_grad_(False), nn.Embedding(10, 4))
+        >>> len(frozen_tables(model))
+        1
+    """
+    weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
+    return [p for p in module.parameters() if id(p) in weights and not p.requires_grad and p.numel()]
 
 
 def _children(module: nn.Module) -> dict[str, nn.Module]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from lightning_normdyn.cli.ray_cluster import check_engine, cluster_of
+from lightning_normdyn.cli.ray_passes import RayPasses
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.cli.user_errors import MissingExtraError
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.storage_place import StoragePlace
 from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, measure_loss, survey_source, write_index
@@ -69,6 +73,7 @@ def run_export(
     queries: str | None = None,
     sample: int = 200,
     chunk_size: int = 16_384,
+    engine: str = "local",
 ) -> ExportRecord:
     """Folds, writes, measures.
 
@@ -82,19 +87,35 @@ def run_export(
         queries: file of queries to measure with.
         sample: queries to measure with.
         chunk_size: embeddings in memory.
+        engine: ``local``, or ``ray`` to spread passes over a cluster.
 
     Raises:
         ValueError: if embeddings, ids or what is at the place will not do; nothing is left half-written.
         OSError: if a file cannot be read or written.
         MissingExtraError: if the target's package is not installed.
     """
-    console = terminal()
+    check_engine(engine)
     _check_apart(destination.out, embeddings)
     writer = _writer(to, destination)
     documents = EmbeddingFile(embeddings, column=column)
     source = Source(documents, read_ids(Path(ids)) if ids else documents.ids, chunk_size)
     query_vectors = _queries(queries, documents.dim)
-    half = destination.dtype == "float16"
+    with cluster_of(engine) as cluster:
+        if cluster is not None:
+            source = source._replace(spread=partial(RayPasses, cluster, documents, chunk_size))
+        return _exported(source, folding, to, destination, writer, query_vectors, sample)
+
+
+def _exported(
+    source: Source,
+    folding: Folding,
+    to: str,
+    destination: Destination,
+    writer: IndexWriter,
+    query_vectors: Tensor | None,
+    sample: int,
+) -> ExportRecord:
+    console, documents, half = terminal(), source.file, destination.dtype == "float16"
     with _bar(console, "reading", documents.rows) as advance:
         survey = survey_source(source, folding, half=half, tell=advance)
     description = describe(survey, folding)
@@ -201,8 +222,14 @@ def _print_lines(console: Console, lines: Sequence[str]) -> None:
 def _check_apart(out: str, embeddings: str) -> None:
     # Embeddings are read again after the index is in place: what it loses would be measured against itself.
     # os.path, since no URL upsets it.
-    if os.path.exists(out) and os.path.exists(embeddings) and os.path.samefile(out, embeddings):  # noqa: PTH110, PTH121
+    place = StoragePlace(embeddings).path
+    if place is None or not place.exists():
+        return
+    if os.path.exists(out) and os.path.samefile(out, place):  # noqa: PTH110, PTH121
         raise ValueError(f"out: expected another file than that of the embeddings, got '{out}'; choose another")
+    # A file among the shards would be taken for one of them the next time.
+    if place.is_dir() and "://" not in out and Path(out).absolute().is_relative_to(place.absolute()):
+        raise ValueError(f"out: expected a place outside of the embeddings' folder, got '{out}'; choose another")
 
 
 def _queries(name: str | None, dim: int) -> Tensor | None:

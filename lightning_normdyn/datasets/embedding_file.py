@@ -1,26 +1,22 @@
-"""Reads ready embeddings from npy, npz, Parquet and safetensors files, a chunk at a time."""
+"""Reads ready embeddings a chunk at a time: npy, npz, Parquet and safetensors files, folders of shards, URLs of all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.util import find_spec
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.embedding_matrix import Array, ArrayMatrix, Matrix, ParquetMatrix, SafetensorsMatrix
+from lightning_normdyn.datasets.embedding_formats import FORMATS, PARQUET, ColumnChoice, unreadable
+from lightning_normdyn.datasets.embedding_matrix import Array, Matrix, whole_chunks
+from lightning_normdyn.datasets.storage_place import StoragePlace, is_url
 
-_ID_COLUMNS = ("id", "_id", "ids", "doc_id", "key")
-
-ENDINGS = (".npy", ".npz", ".parquet", ".safetensors")
+ENDINGS = tuple(FORMATS)
 """Endings of files that hold embeddings."""
 
 _OF_OBJECTS = ("pickle", "Python objects")  # numpy's words for a file of another kind, and for an array of objects
@@ -28,20 +24,27 @@ _WRITTEN = "write it with numpy, from an array of float32 [n, d]"
 
 
 class EmbeddingFile:
-    """Embeddings of a file: ``.npy``, ``.npz``, ``.parquet`` or ``.safetensors``.
+    """Embeddings of a file, ``.npy``, ``.npz``, ``.parquet`` or ``.safetensors``, or of a folder of Parquet shards.
 
-    Nothing but the header is read until chunks are asked for, except from ``.npz``, which numpy reads as a whole. Half
-    precision comes out as float32. Ids are those of the file, or numbers of rows where it has none: a string column of
-    Parquet called ``id``, ``_id``, ``ids``, ``doc_id`` or ``key``, or an array ``ids`` of an ``.npz``.
+    Either lies on this machine or behind a URL that fsspec opens (``s3://``, ``gs://``, ``memory://``; the package of
+    that file system has to be installed). Nothing but headers is read until chunks are asked for, except from ``.npz``,
+    which numpy reads as a whole. Half precision comes out as float32. Ids are those of the file, or numbers of rows
+    where it has none: a column of Parquet called ``id``, ``_id``, ``ids``, ``doc_id`` or ``key``, or an array ``ids``
+    of an ``.npz``. Shards are taken in the order of their names, with the folders that they are in; those without rows,
+    and names that begin with a dot or an underscore, are passed over.
+
+    It can be pickled, and opens its files anew wherever it is unpickled.
 
     Args:
-        file: its path.
+        file: its path or URL, or the folder's.
         column: the column, array or tensor; needed where the file holds several that could be meant.
         preferred_column: the one to take where the file has it and no ``column`` is named.
 
     Raises:
-        ValueError: if the file is of another kind, or does not hold one matrix that can be told.
+        ValueError: if the file is of another kind, or does not hold one matrix that can be told; if shards differ; if
+            a URL is of no kind that is known, or its package is not installed.
         FileNotFoundError: if there is none.
+        OSError: if a URL cannot be read.
 
     Example:
         >>> import tempfile
@@ -50,6 +53,8 @@ class EmbeddingFile:
         >>> embeddings = EmbeddingFile(file)
         >>> embeddings.rows, embeddings.dim, [len(chunk) for chunk in embeddings.chunks(3)]
         (5, 2, [3, 2])
+        >>> [len(chunk) for chunk in embeddings.chunks(3, range(1, 5))]
+        [3, 1]
     """
 
     def __init__(
@@ -57,27 +62,48 @@ class EmbeddingFile:
     ) -> None:
         if not isinstance(file, str | os.PathLike):
             raise ValueError(f"file: expected a path, got {file!r}; name a file of embeddings")
-        self.file = Path(file)
-        self._preferred_column = preferred_column
-        if not self.file.is_file():
-            if self.file.is_dir():
-                raise IsADirectoryError(f"{self.file}: expected a file of embeddings, got a folder; name a file in it")
-            raise FileNotFoundError(f"{self.file}: no such file; expected a file of embeddings, got none")
-        if self.file.suffix not in ENDINGS:
-            raise ValueError(f"{self.file}: expected {', '.join(ENDINGS)}, got '{self.file.suffix}'")
-        readers: tuple[Callable[[str | None], Matrix], ...]  # in the order of ENDINGS
-        readers = (self._npy, self._npz, self._parquet, self._safetensors)
+        self.place = StoragePlace(file)
+        self.file: Path | StoragePlace = self.place.path or self.place
+        self._matrix = self._opened(self._ending(), ColumnChoice(column, preferred_column))
+        self.rows, self.dim = self._matrix.rows, self._matrix.dim
+        if self.rows and not self.dim:
+            raise ValueError(f"{self.file}: expected vectors of one number or more, got [{self.rows}, 0]; is it whole?")
+
+    def _ending(self) -> str:
+        """Of the format.
+
+        Raises:
+            ValueError: if no file of that kind holds embeddings.
+            OSError: if there is no file, or a folder without shards.
+        """
+        kind = self.place.kind()
+        if not kind:
+            raise FileNotFoundError(
+                f"{self.file}: no such file; expected a file of embeddings, got none; check the address"
+                if self.place.path is None
+                else f"{self.file}: no such file; expected a file of embeddings, got none"
+            )
+        if kind == "directory":
+            if not self.place.shards(PARQUET):
+                raise IsADirectoryError(
+                    f"{self.file}: expected a file of embeddings, got a folder without {PARQUET} shards; name a file "
+                    "in it"
+                )
+            return PARQUET
+        if self.place.suffix not in ENDINGS:
+            raise ValueError(f"{self.file}: expected {', '.join(ENDINGS)}, got '{self.place.suffix}'")
+        return self.place.suffix
+
+    def _opened(self, ending: str, choice: ColumnChoice) -> Matrix:
         try:
-            self._matrix = dict(zip(ENDINGS, readers, strict=True))[self.file.suffix](column)
+            with self.place.one_sentence():
+                return FORMATS[ending](self.place, choice)
         except (OSError, EOFError, ValueError, BadZipFile, pa.ArrowException) as error:
             if str(self.file) in str(error):
                 raise
             if any(word in str(error) for word in _OF_OBJECTS):
-                raise ValueError(f"{self.file}: is no {self.file.suffix} file of numbers; {_WRITTEN}") from error
-            raise self._unreadable(error) from error
-        self.rows, self.dim = self._matrix.rows, self._matrix.dim
-        if self.rows and not self.dim:
-            raise ValueError(f"{self.file}: expected vectors of one number or more, got [{self.rows}, 0]; is it whole?")
+                raise ValueError(f"{self.file}: is no {ending} file of numbers; {_WRITTEN}") from error
+            raise unreadable(self.place, ending, error) from error
 
     def __len__(self) -> int:
         return self.rows
@@ -93,14 +119,19 @@ class EmbeddingFile:
         ids = self._matrix.ids()
         return [str(row) for row in range(self.rows)] if ids is None else ids
 
-    def chunks(self, chunk_size: int = 65_536) -> Iterator[Tensor]:
-        """Embeddings in order, float32 ``[at most chunk_size, dim]`` on the CPU; each chunk is the caller's own.
+    def chunks(self, chunk_size: int = 65_536, rows: range | None = None) -> Iterator[Tensor]:
+        """Embeddings in order, float32 ``[chunk_size, dim]`` on the CPU, the last chunk of what is left.
+
+        Args:
+            chunk_size: rows of a chunk, which is the caller's own.
+            rows: that are wanted, of step one; all if left out.
 
         Raises:
             ValueError: if a row has numbers too large for float32, or all too small for it.
         """
-        first_row = 0
-        for chunk in self._matrix.chunks(chunk_size):
+        rows = range(self.rows) if rows is None else rows
+        first_row = rows.start
+        for chunk in whole_chunks(self._matrix.blocks(rows, chunk_size), chunk_size):
             with np.errstate(over="ignore", under="ignore"):
                 single = np.array(chunk, dtype=np.float32)
             if chunk.dtype.kind == "f" and chunk.dtype.itemsize > single.dtype.itemsize:
@@ -135,80 +166,15 @@ class EmbeddingFile:
                 "the largest; scale all rows by one factor"
             )
 
-    def _unreadable(self, error: Exception) -> ValueError:
-        complaint = str(error).strip().rstrip(".")
-        return ValueError(
-            f"{self.file}: cannot be read as {self.file.suffix} ({complaint}); it may be cut short or of another kind: "
-            "write it again"
-        )
 
-    def _npy(self, column: str | None) -> Matrix:
-        if column is not None:
-            raise ValueError(f"{self.file}: expected no column for .npy, which holds one matrix, got '{column}'")
-        return ArrayMatrix(self._two_dimensional(np.load(self.file, mmap_mode="r", allow_pickle=False)))
+def names_embeddings(name: str) -> bool:
+    """Whether a name is that of embeddings and not of texts: by its ending, as a folder, or as a URL.
 
-    def _npz(self, column: str | None) -> Matrix:
-        with np.load(self.file, allow_pickle=False) as archive:
-            matrices = [name for name in archive.files if archive[name].ndim == 2]
-            name = self._select_name(column, matrices, kind="two-dimensional arrays")
-            return ArrayMatrix(self._two_dimensional(archive[name]), self._archived_ids(archive))
-
-    def _archived_ids(self, archive: Any) -> list[str] | None:
-        if "ids" in archive.files:
-            return [str(value) for value in archive["ids"]]
-        if not {"id_bytes", "id_ends"} <= set(archive.files):
-            return None
-        content, ends = archive["id_bytes"].tobytes(), archive["id_ends"].tolist()
-        try:
-            return [content[start:end].decode("utf-8") for start, end in pairwise([0, *ends])]
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{self.file}: expected ids in UTF-8, got others ({error}); write the file again"
-            ) from error
-
-    def _parquet(self, column: str | None) -> Matrix:
-        file = pq.ParquetFile(self.file)
-        schema = file.schema_arrow
-        lists = [field.name for field in schema if _is_list(field.type)]
-        names = [field.name for field in schema if field.name in _ID_COLUMNS]
-        return ParquetMatrix(
-            self.file, file, self._select_name(column, lists, kind="list columns"), (names or [None])[0]
-        )
-
-    def _safetensors(self, column: str | None) -> Matrix:
-        if find_spec("safetensors") is None:
-            raise ValueError(f"{self.file}: needs safetensors; install with: pip install 'lightning-normdyn[text]'")
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(self.file), framework="pt") as tensors:
-                names = list(tensors.keys())
-                shapes = {name: tensors.get_slice(name).get_shape() for name in names}
-        except SafetensorError as error:
-            raise self._unreadable(error) from error
-        matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
-        name = self._select_name(column, list(matrices), kind="two-dimensional tensors")
-        return SafetensorsMatrix(self.file, name, *matrices[name])
-
-    def _select_name(self, column: str | None, names: list[str], *, kind: str) -> str:
-        if column is None and self._preferred_column in names:
-            return str(self._preferred_column)
-        if column is None and len(names) == 1:
-            return names[0]
-        if column in names:
-            return str(column)
-        expectation = f"column {column!r}" if column is not None else "column to be named"
-        raise ValueError(f"{self.file}: expected {expectation} among its {kind}, got {', '.join(names) or 'none'}")
-
-    def _two_dimensional(self, array: Array) -> Array:
-        if array.ndim != 2 or array.dtype.kind not in "fiu":
-            raise ValueError(f"{self.file}: expected numbers [n, d], got {array.dtype} {list(array.shape)}")
-        return array
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
+    Example:
+        >>> names_embeddings("queries.npy"), names_embeddings("queries.tsv"), names_embeddings("s3://bucket/queries")
+        (True, False, True)
+    """
+    return name.endswith(ENDINGS) or is_url(name) or Path(name).is_dir()
 
 
 _WIDE = 8

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.number_checks import check_count
@@ -36,6 +37,11 @@ class Measurement:
     def __init__(self) -> None:
         self._readings: Readings = {}
         self._columns: Columns = {}
+
+    @property
+    def has_news(self) -> bool:
+        """Whether :meth:`collect` gives anything."""
+        return bool(self._readings or self._columns)
 
     def collect(self) -> tuple[Readings, Columns]:
         """Scalars and columns read since the last call."""
@@ -88,6 +94,13 @@ class TableInstrument(Measurement):
 
     def observe_scarce(self, step: int, scarce_step: ScarceStep) -> None:
         """Looks at the rows that :meth:`scarce` asked for, before :meth:`observe`; keeps what it likes."""
+        raise NotImplementedError
+
+    def share(self, layout: TableLayout) -> Tensor:
+        """This rank's share of numbers ``[n]`` that all ranks of a sharded table are to know of a step it asked for.
+
+        Their sums are the ``further_sums`` of the step that it observes.
+        """
         raise NotImplementedError
 
     def overhear(self, gradient: Tensor, slots: Tensor | None) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from lightning_normdyn.capture.layout import TableLayout
+from lightning_normdyn.capture.spread_step import SpreadStep
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.sharded_tensor import are_flat_pieces, is_sharded
@@ -37,12 +39,25 @@ class ClipShare(CadencedInstrument):
         """The gradients of all rows, on the cadence."""
         return Need.TOUCHED | Need.TRACKED if self.is_due(step) else Need.NOTHING
 
+    def share(self, layout: TableLayout) -> Tensor:
+        """What this rank adds to the squared norm of all gradients, ``[1]``."""
+        norms = _STEP_NORMS.get(self._optimizer)
+        square = None if norms is None else norms.get(layout.ranks)
+        if square is None:
+            square = layout.share_of_square(self._gradients())
+        if norms is not None:
+            norms[layout.ranks] = square
+        return square[None]
+
     def observe(self, step: int, table_step: TableStep) -> None:
         """Compares the rows of one step with the whole gradient, where this rank has it."""
         if self._lies_in_pieces():
             return
         rows, squares = _squares_by_row(table_step)
-        squared_norm = self._whole_squared_norm(squares)
+        if isinstance(table_step, SpreadStep):
+            squared_norm: Tensor | None = table_step.further_sums[0]
+        else:
+            squared_norm = self._whole_squared_norm(squares)
         if not len(rows) or squared_norm is None:
             return
         largest, places = squares.topk(math.ceil(_LARGEST * len(rows)))
@@ -70,7 +85,8 @@ class ClipShare(CadencedInstrument):
         return any(are_flat_pieces(group["params"]) for group in self._optimizer.param_groups)
 
 
-_Norms = dict[tuple[torch.dtype, torch.device], Tensor | None]
+_Norms = dict[Hashable, Tensor | None]
+"""By type and device or, of what a rank adds to that of all, by the ranks."""
 _STEP_NORMS: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Norms] = weakref.WeakKeyDictionary()
 
 

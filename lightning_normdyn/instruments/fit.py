@@ -182,7 +182,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         self._use(FitWindow(norms, self.plan.rule().observed_mean, self._cadences(norms), self._memory()))
 
     def _memory(self) -> OptimizerMemory:
-        return self.plan.memory(self.target.parameter, self.target.stride)
+        return self.plan.memory(self.target.parameter, self.target.tracked_products)
 
     def _use(self, window: FitWindow) -> None:
         self._window = window

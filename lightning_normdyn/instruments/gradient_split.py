@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
-from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, split_radial_tangential
+from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings
 
@@ -51,10 +51,11 @@ def _split_gradient(table_step: TableStep, rate: float) -> Readings:
     found, the numbers are the same.
     """
     weight = table_step.multiplicity().reciprocal()
-    length = safe_norm(table_step.gradient)
-    radial = split_radial_tangential(table_step.gradient, table_step.embedding).radial
+    length, norm = table_step.gradient_lengths, table_step.touched_norms
+    products = (at_least_float32(table_step.gradient) * at_least_float32(table_step.embedding)).sum(-1)
+    radial = (products / norm).where(norm > 0, 0)
     radial_sum, length_sum = (weight * radial.square()).nansum(), (weight * length.square()).nansum()
-    turning = safe_norm(table_step.embedding).pow(-2)
+    turning = norm.pow(-2)
     row_weight = weight.where((length > 0) & turning.isfinite(), 0)
     return {
         "gradient_norm": table_step.raw_gradient_norm,
@@ -76,7 +77,8 @@ def split_update(before: Tensor, after: Tensor, decay_rate: Tensor | float | Non
     """
 
     def read_rows(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
-        return most_precise(safe_norm(before)).square_(), *norm_budget(before, after)
+        start, end = most_precise(before), most_precise(after)
+        return safe_norm(start).square_(), *norm_budget(start, end)
 
     squared, *terms = _by_blocks(read_rows, before, after)
     budget = NormBudget(*terms)

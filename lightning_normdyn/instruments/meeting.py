@@ -16,15 +16,17 @@ PATIENCE = 60.0
 """Seconds that a rank waits for the others to come to the same point."""
 _SLICE = 0.5
 """Seconds of one wait: Python hears signals between two of them, and never within."""
-_ALL = "all"
+_ROUNDS_KEPT = 64
+_ALL, _OUTCOME = "all", "outcome"
 
 
 class Meeting:
     """Settles, ahead of collective calls, whether all ranks are about to make them.
 
     Each rank leaves a word in the store of the process group on what it is about to do, and waits for the words of the
-    others. They go on together if all say the same in time. Whether all came in time is settled by the rank that says
-    so first, so that all are of one mind; once they are not together, they never are again.
+    others. They go on together if all say the same in time. Whether all did is settled by the rank that says so first,
+    so that all are of one mind; once they are not together, they never are again. However many ranks there are, one
+    that comes last asks the store three times, but for every 64th step.
 
     Args:
         store: that of the process group; ``None`` where a rank is alone, or nothing can be settled: all is well then.
@@ -42,6 +44,7 @@ class Meeting:
         self._store, self._topic, self._rank, self._size = store, topic, rank, size
         self._round = 0
         self._problem = ""
+        self._keys: list[str] = []
 
     def settle(self, act: str) -> str:
         """Waits until all ranks are about to do the same.
@@ -64,36 +67,46 @@ class Meeting:
 
     def is_over(self) -> bool:
         """Whether the others have settled a first round without this rank."""
-        return self._store is not None and bool(self._store.check([self._key(1)]))
+        return self._store is not None and bool(self._store.check([self._key(1, _OUTCOME)]))
 
     def _settle(self, act: str) -> str:
         self._round += 1
-        self._forget(self._round - 2)
-        self._store.set(self._key(self._round, self._rank), act)
-        keys = [self._key(self._round, rank) for rank in range(self._size)]
-        absence = self._absence(keys)
-        # The first to say whether all came is right for everybody.
-        outcome = self._store.compare_set(self._key(self._round), "", absence or _ALL).decode()
-        if outcome != _ALL:
-            return str(outcome)
-        acts = [self._store.get(key).decode() for key in keys]
-        if len(set(acts)) == 1:
-            return ""
-        other = next(rank for rank, other_act in enumerate(acts) if other_act != acts[self._rank])
-        return f"the ranks do not do the same (rank {self._rank}: {acts[self._rank]}; rank {other}: {acts[other]})"
+        self._forget()
+        # What a rank is about to do is part of the key: once all keys are there, none of them need be read.
+        keys = [self._key(self._round, rank, act) for rank in range(self._size)]
+        self._keys.append(keys[self._rank])
+        self._store.set(keys[self._rank], "")
+        problem = self._obstacle(keys, act)
+        # The first to say whether all came, and came for the same, is right for everybody.
+        outcome = self._store.compare_set(self._key(self._round, _OUTCOME), "", problem or _ALL).decode()
+        return "" if outcome == _ALL else str(outcome)
 
-    def _absence(self, keys: list[str]) -> str:
-        """Who did not come in time, or before this process was asked to end; empty if all did."""
+    def _obstacle(self, keys: list[str], act: str) -> str:
+        """Who did not come in time, or before this process was asked to end, or for the same; empty if all did."""
         if self._have_come(keys, min(_SLICE, PATIENCE)):
             return ""
         deadline = time.monotonic() + PATIENCE - _SLICE
+        self._keys.append(self._key(self._round, self._rank))
+        self._store.set(self._keys[-1], act)  # for others that wait in vain
         with _request_to_end() as request:
             while not request.is_set() and (rest := deadline - time.monotonic()) > 0:
                 if self._have_come(keys, min(_SLICE, rest)):
                     return ""
+                if difference := self._difference(act):
+                    return difference
         absent = ", ".join(str(rank) for rank, key in enumerate(keys) if not self._store.check([key]))
         limit = f"before rank {self._rank} was asked to end" if request.is_set() else f"within {PATIENCE:g} s"
         return f"rank {absent} did not take part {limit}" if absent else ""
+
+    def _difference(self, act: str) -> str:
+        """Which rank is about to do something else, in words; empty if none says so."""
+        for rank in range(self._size):
+            key = self._key(self._round, rank)
+            other_act = self._store.get(key).decode() if self._store.check([key]) else act
+            if other_act != act:
+                acts = "; ".join(f"rank {r}: {a}" for r, a in sorted({self._rank: act, rank: other_act}.items()))
+                return f"the ranks do not do the same ({acts})"
+        return ""
 
     def _have_come(self, keys: list[str], seconds: float) -> bool:
         try:
@@ -102,15 +115,24 @@ class Meeting:
             return bool(self._store.check(keys))  # raises where the store is gone
         return True
 
-    def _forget(self, number: int) -> None:
-        """Clears a round that all ranks have left behind, lest the store grow with the run."""
-        if number > 0:
-            self._store.delete_key(self._key(number, self._rank))
-            if self._rank == 0:
-                self._store.delete_key(self._key(number))
+    def _forget(self) -> None:
+        """Clears the rounds that all ranks have left behind, lest the store grow with the run; many at a time.
 
-    def _key(self, number: int, rank: int | None = None) -> str:
-        return f"normdyn/{self._topic}/{number}/{'outcome' if rank is None else rank}"
+        To ask a store that has fallen asleep takes longest.
+        """
+        if self._round % _ROUNDS_KEPT:
+            return
+        last = self._key(self._round - 1, self._rank)  # which another rank may not have seen yet
+        for key in self._keys:
+            if not key.startswith(last):
+                self._store.delete_key(key)
+        self._keys = [key for key in self._keys if key.startswith(last)]
+        if self._rank == 0:
+            for number in range(self._round - 1 - _ROUNDS_KEPT, self._round - 1):
+                self._store.delete_key(self._key(number, _OUTCOME))
+
+    def _key(self, number: int, rank: int | str, act: str = "") -> str:
+        return f"normdyn/{self._topic}/{number}/{rank}/{act}"
 
 
 @contextmanager

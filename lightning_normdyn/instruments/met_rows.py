@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep, TableTarget
+from lightning_normdyn.core.dynamics.geometry import are_nonzero
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import CadencedInstrument, Need
 from lightning_normdyn.instruments.decay_alone import DecayAlone
@@ -93,7 +94,7 @@ class MetRows(CadencedInstrument):
         if self._is_complete:
             return
         if slots is None:
-            self._met |= (gradient != 0).any(1)
+            self._met |= are_nonzero(gradient)
             return
         if slots.device.type == "cpu":  # elsewhere, selecting would wait for the device
             is_met = self._met_slots.index_select(0, slots)
@@ -101,7 +102,7 @@ class MetRows(CadencedInstrument):
                 return
             new = is_met.logical_not_().nonzero().squeeze(1)
             gradient, slots = gradient[new], slots[new]
-        self._met_slots[slots] |= (gradient != 0).any(1)
+        self._met_slots[slots] |= are_nonzero(gradient)
 
     def observe(self, step: int, table_step: TableStep) -> None:
         """Meets the rows that did not follow decay alone, and counts the others."""

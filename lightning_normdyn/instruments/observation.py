@@ -13,9 +13,10 @@ import torch
 from lightning_normdyn._version import __version__
 from lightning_normdyn.capture.features import is_normalizer
 from lightning_normdyn.capture.output import OutputTarget
+from lightning_normdyn.capture.row_sample import RowCounts
 from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
-from lightning_normdyn.capture.targets import ROOT, find_targets
+from lightning_normdyn.capture.targets import ROOT, find_targets, frozen_tables
 from lightning_normdyn.caution import SettingsError, caution
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
 from lightning_normdyn.history.alert_log import AlertLog
@@ -25,6 +26,7 @@ from lightning_normdyn.instruments.alerts import Alerts
 from lightning_normdyn.instruments.closing_line import closing_line
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance
 from lightning_normdyn.instruments.first_look import FirstLook
+from lightning_normdyn.instruments.instrument import copyable
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.parameter_groups import find_parameter_group
@@ -32,7 +34,14 @@ from lightning_normdyn.instruments.recorder import PREFIX, RUN_FOLDER, RUN_ID, R
 from lightning_normdyn.instruments.row_names import find_row_names, unknown_targets
 from lightning_normdyn.instruments.run_facts import RunFacts
 from lightning_normdyn.instruments.safeguard import FailureLog, TargetEndedError, TargetGoneError, in_a_line
-from lightning_normdyn.instruments.target_changes import Target, absence, difference, present_targets, same_name
+from lightning_normdyn.instruments.target_changes import (
+    Sampling,
+    Target,
+    absence,
+    difference,
+    present_targets,
+    same_name,
+)
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
 from lightning_normdyn.instruments.watch import Watch
@@ -84,8 +93,10 @@ class Observation:
         history: RunWriter | None,
         name_holders: Sequence[object] = (),
     ) -> None:
-        self._module, self._run, self._measures, self._options = module, run, measures, options
+        self._module, self._run, self._measures = module, run, measures
+        self._has_other_ranks = run.ranks.size > 1
         self._name, self._history, self._name_holders = name, history, name_holders
+        self._options: NormOptions = {**options, "instruments": copyable(options["instruments"], self._warn)}
         self._has_begun = self._is_off = False
         self._failures = FailureLog(self._history_folder)
         self._topic, self._meetings = "", itertools.count()
@@ -93,15 +104,16 @@ class Observation:
         self._closed_targets: set[str] = set()
         self._ended_steps: dict[str, int] = {}
         self._first_looks: list[FirstLook] = []
-        self._watches = WatchFactory(module, run, measures, options, self._warn, self._say_here)
-        self.recorder = self._build()
+        self._sampling = Sampling(options["max_tracked_rows"])
+        self.recorder, self._watches, target_names = self._build()
         self._facts: RunFacts | None = None
         self._alerts = self._new_alerts()
-        for target in unknown_targets(options["names"], self._watches.target_names):
-            self._warn(
-                f"names: there is no target '{target}', so its names are not used; the targets are "
-                f"{', '.join(self._watches.target_names)}"
-            )
+        for option, what in (("names", "names"), ("row_counts", "counts")):
+            for target in unknown_targets(options[option], target_names):  # type: ignore[literal-required]
+                self._warn(
+                    f"{option}: there is no target '{target}', so its {what} are not used; the targets are "
+                    f"{', '.join(target_names)}"
+                )
 
     def begin(self, steps_made: int, state: Any = None, *, bookmark: Bookmark | None = None) -> None:
         """Starts to listen, after the weights were restored.
@@ -121,7 +133,8 @@ class Observation:
                     f"the checkpoint's norm statistics cannot be used ({error}); they start afresh, the training "
                     "itself resumes as usual"
                 )
-                self.recorder, self._alerts, state, omissions = self._build(), self._new_alerts(), None, []
+                self.recorder, self._watches, _ = self._build()
+                self._alerts, state, omissions = self._new_alerts(), None, []
             for omission in omissions:
                 self._warn(omission)
         self._agree_on_outputs("resumed" if state is not None else "afresh")
@@ -132,6 +145,11 @@ class Observation:
         self._begin_history(bookmark)
         for watch in self.recorder.watches:
             self._describe(watch)
+        if not self.recorder.watches and self.awaits_tables:
+            self._warn(
+                "targets: 'auto' found no embedding table that is trained now; one that comes to be trained, as by "
+                "BaseFinetuning, is followed from then on"
+            )
         self.flush()
         self._facts = RunFacts(self._module, self._run)
         for watch in self.recorder.watches:
@@ -151,8 +169,8 @@ class Observation:
         if problem:
             names = ", ".join(f"'{name}'" for name in shared)
             self._say_here(f"{names}: measured on this rank alone, since {problem}")
-            self._run = self._watches.run = self._run._replace(ranks=self._run.ranks.alone())
-            self.recorder = self._build()
+            self._run = self._run._replace(ranks=self._run.ranks.alone())
+            self.recorder, self._watches, _ = self._build()
         for watch in self.recorder.watches:
             self._open_meeting(watch)
 
@@ -378,8 +396,7 @@ class Observation:
         )
 
     def _present_targets(self) -> dict[str, Target]:
-        most_rows = self._options["max_tracked_rows"]
-        return present_targets(self._module, self._options["targets"], max_tracked_rows=most_rows)
+        return present_targets(self._module, self._options["targets"], self._sampling)
 
     def _follow_changes(self) -> None:
         """Goes on with the parameters, modules and optimizers that the model has now."""
@@ -393,6 +410,7 @@ class Observation:
         for name in present.keys() - watched - self._closed_targets:
             self._take_up(present[name])
         self._facts = RunFacts(self._module, self._run)
+        self.recorder.dormant = self._dormant()
         for notice, names in notices.items():
             self._warn(f"{', '.join(names)}: {notice}")
 
@@ -403,8 +421,7 @@ class Observation:
             What is to be said of it; empty for nothing.
         """
         try:
-            most_rows = self._options["max_tracked_rows"]
-            target = target or same_name(self._module, watch.target, max_tracked_rows=most_rows)
+            target = target or same_name(self._module, watch.target, self._sampling)
             change = self._change(watch, target)
             if change and target is not None:
                 return self._replace(watch, target, change)
@@ -473,16 +490,44 @@ class Observation:
         except Exception as error:  # as everywhere
             self._on_error(watch, error)
 
-    def _build(self) -> Recorder:
+    def _build(self) -> tuple[Recorder, WatchFactory, list[str]]:
+        """What follows the targets that the model has, what makes watches of further ones, and the targets' names."""
         options = self._options
-        targets = find_targets(self._module, options["targets"], max_tracked_rows=options["max_tracked_rows"])
-        self._watches.target_names = [target.name for target in targets]
+        targets = find_targets(
+            self._module,
+            options["targets"],
+            max_tracked_rows=options["max_tracked_rows"],
+            row_counts=options["row_counts"],
+        )
+        self._sampling = Sampling(options["max_tracked_rows"], _counts_by_name(options["row_counts"], targets))
+        names = [target.name for target in targets]
+        factory = WatchFactory(
+            self._module,
+            self._run,
+            self._measures,
+            options,
+            target_names=names,
+            has_other_ranks=self._has_other_ranks,
+            warn=self._warn,
+            say_here=self._say_here,
+        )
         name_holders = self._name_holders if self._history is not None else []
         self._row_names = find_row_names(options["names"], targets, name_holders)
-        watches = (self._watches.watch(target, self._target_history(target.name)) for target in targets)
-        return Recorder(
+        watches = (factory.watch(target, self._target_history(target.name)) for target in targets)
+        recorder = Recorder(
             [watch for watch in watches if watch is not None], Contingencies(self._on_error, self._follow_changes)
         )
+        recorder.dormant = self._dormant()
+        return recorder, factory, names
+
+    def _dormant(self) -> list[torch.nn.Parameter]:
+        """Tables that nothing trains now, and that are targets as soon as something does."""
+        return frozen_tables(self._module) if "auto" in self._options["targets"] else []
+
+    @property
+    def awaits_tables(self) -> bool:
+        """Whether a table may come to be followed that is not now."""
+        return bool(self.recorder.dormant)
 
     def _new_alerts(self) -> Alerts:
         is_first = self._run.ranks.rank == 0
@@ -502,12 +547,22 @@ class Observation:
         rule = equilibrium_rule(*trainer)
         if watch.history is not None:
             settings = trainer.optimizer.param_groups[trainer.number]
-            description = _description(watch.target, rule, settings, self._run.total_steps())
+            description = _description(watch.target, rule, settings, self._run.total_steps(trainer.optimizer))
             cadence = {name: self._options[name] for name in _CADENCES} if self._measures.fit else {}  # type: ignore[literal-required]
             watch.history.describe(description | cadence)
             watch.history.name_rows(self._row_names.get(watch.target.name, {}))
-        if isinstance(watch.target, TableTarget) and rule.radial_decay <= 0:
-            self._inform(f"'{watch.target.name}' under {rule.optimizer}: {rule.law}")
+        if isinstance(watch.target, TableTarget):
+            if rule.radial_decay <= 0:
+                self._inform(f"'{watch.target.name}' under {rule.optimizer}: {rule.law}")
+            self._say_how_sampled(watch.target)
+
+    def _say_how_sampled(self, target: TableTarget) -> None:
+        """Says once of a table how few of its rows are seen, where the frequent ones are hardly among them."""
+        if target.sample.stride >= _SPARSE_SAMPLE:
+            self._inform(
+                f"'{target.name}': one row in {target.sample.stride:,} is tracked, so the rows that occur often are "
+                "hardly among them; with row_counts= (torch.bincount(ids, minlength=rows)) each octave of frequency is"
+            )
 
     def _warn(self, message: str) -> None:
         self._run.warn(f"{self._name}: {message}")
@@ -529,7 +584,7 @@ def _description(
             "rows": target.rows,
             "dim": target.dim,
             "tracked_rows": target.tracked_rows,
-            "row_stride": target.stride,
+            **({"row_stride": target.sample.stride} if target.sample.stride else {"row_sample": "octaves of counts"}),
         }
     return {
         "target": target.name,
@@ -545,7 +600,15 @@ def _description(
     }
 
 
+def _counts_by_name(row_counts: RowCounts, targets: Sequence[Target]) -> Mapping[str, RowCounts]:
+    """Target name to counts; those without a name are of the only table."""
+    if row_counts is None or isinstance(row_counts, Mapping):
+        return row_counts or {}
+    return {target.name: row_counts for target in targets if isinstance(target, TableTarget)}
+
+
 _SHORT_WINDOW = 50
+_SPARSE_SAMPLE = 100
 _CADENCES = ("every_n_steps", "fit_every_n_steps", "window")
 """Options that tell two records of one target apart."""
 

@@ -155,7 +155,7 @@ class NormObserver:
             history=history,
             name_holders=self.name_holders,
         )
-        if not self._observation.recorder.watches:
+        if not self._observation.recorder.watches and not self._observation.awaits_tables:
             self._observation = None
             raise ValueError(
                 "optimizer: expected one that trains a target of the model, got none that does; is it the optimizer of "
@@ -260,7 +260,7 @@ class NormObserver:
         first = self._ranks.rank == 0
         return Run(
             optimizers=lambda: self._optimizers,
-            total_steps=lambda: self._total_steps,
+            total_steps=lambda _optimizer=None: self._total_steps,
             future_rates=self._future_rates,
             loss_scale=self._loss_scale,
             ranks=self._ranks,

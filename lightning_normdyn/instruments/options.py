@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, TypeVar, get_type_hints
 
+from lightning_normdyn.capture.row_sample import RowCounts, check_counts_source
 from lightning_normdyn.capture.table import check_rows
 from lightning_normdyn.capture.targets import Targets, check_targets
 from lightning_normdyn.instruments.alerts import OnAlert
@@ -30,7 +31,11 @@ class LookOptions(TypedDict, total=False):
             of them over parameter and submodule names.
         every_n_steps: cadence of looks in optimizer steps: trajectories, splits, budgets, samples of all tracked rows,
             measurements of outputs and probes.
-        max_tracked_rows: most rows of a table that are tracked; larger tables are sampled at an even stride.
+        max_tracked_rows: most rows of a table that are tracked; larger tables are sampled, at an even stride or by
+            ``row_counts``.
+        row_counts: how often each row of a table occurs in the data, by which the rows of a large one are chosen: as
+            many of each octave of frequency. A tensor, an array, a list, the path of a file that ``numpy.save`` wrote,
+            or a mapping of target names to any of these.
         instruments: quantities of your own, see :class:`lightning_normdyn.instruments.Instrument`.
         names: names of the rows, for reports: one for each row of the single table, a path of a text file with one a
             line, a tokenizer, a function from row numbers to names, or a mapping of target names to any of these.
@@ -39,6 +44,7 @@ class LookOptions(TypedDict, total=False):
     targets: Targets
     every_n_steps: int
     max_tracked_rows: int
+    row_counts: RowCounts
     instruments: Sequence[Instrument]
     names: RowNames
 
@@ -82,6 +88,7 @@ DEFAULTS: NormOptions = {
     "forecast_at": 0.4,
     "lrs": None,
     "max_tracked_rows": 16_384,
+    "row_counts": None,
     "probe": None,
     "probe_items": 64,
     "on_alert": None,
@@ -124,6 +131,7 @@ def complete_options(options: NormOptions | LookOptions, *, arguments: Sequence[
     check_extent("forecast_at", settings["forecast_at"], whole_run=False)
     settings["targets"] = check_targets(settings["targets"])
     check_rows(settings["max_tracked_rows"])
+    check_counts_source(settings["row_counts"])
     if settings["lrs"] is not None and not callable(settings["lrs"]):
         raise ValueError(
             f"lrs: expected a function from the number of a step to its learning rate, got {settings['lrs']!r}"

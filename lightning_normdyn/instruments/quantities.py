@@ -427,6 +427,22 @@ _TABLE: tuple[tuple[Mapping[str, str | tuple[str, str]], str, str, str, str], ..
         "0 or 1: choose that cell",
     ),
     (
+        {
+            "accuracy": "accuracy in the batch",
+            "mean_rank": "mean rank of the positive",
+            "alignment": "alignment",
+            "uniformity": "uniformity",
+            "effective_temperature": "effective temperature",
+        },
+        "of target `contrast`, with `with_metrics=True`: share of the positives that lead all their negatives, their "
+        "mean place, mean squared distance of unit vectors of a pair, `log mean exp(-2 · distance²)` of queries and "
+        "negatives, and what a cosine would be divided by for scores of this size",
+        "1",
+        "accuracy up, rank down to 1, alignment down, uniformity down; the effective temperature levels off",
+        "accuracy at 1 from early on: negatives are too easy, or few; uniformity near 0: embeddings collapse; an "
+        "effective temperature that keeps falling: norms that the similarity keeps grow, and sharpen the loss",
+    ),
+    (
         {"nonfinite_gradients": "gradients left out"},
         "row gradients that were NaN or infinite in the window, left out of the fit",
         "count",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -70,11 +71,13 @@ class Recorder:
 
     Attributes:
         latest: the last finite value of every scalar, by key.
+        dormant: parameters that are frozen, whose training is a change.
     """
 
     def __init__(self, watches: Sequence[Watch], contingencies: Contingencies | None = None) -> None:
         self.watches = list(watches)
         self.latest: dict[str, float] = {}
+        self.dormant: list[torch.nn.Parameter] = []
         self._contingencies = contingencies or Contingencies()
         self._by_optimizer: dict[int, list[Watch]] = {}
         for watch in self.watches:
@@ -177,7 +180,8 @@ class Recorder:
     def _notice_changes(self, optimizer: torch.optim.Optimizer) -> None:
         groups = self._groups.get(id(optimizer))
         watches = self._by_optimizer.get(id(optimizer), ())
-        if groups is None or not groups.are_same(optimizer) or any(watch.has_changed() for watch in watches):
+        has_changed = groups is None or not groups.are_same(optimizer) or any(watch.has_changed() for watch in watches)
+        if has_changed or any(parameter.requires_grad for parameter in self.dormant):
             self._contingencies.on_change()
             self._groups[id(optimizer)] = _Groups.of(optimizer)
 
@@ -191,7 +195,9 @@ class Recorder:
         if getattr(optimizer, "grad_scale", None) is not None:
             return None
         if closure_of(args, kwargs) is not None:
-            return with_closure(args, kwargs, after=partial(self.read_gradients, optimizer))
+            # LBFGS searches from where the step began, and evaluates again elsewhere.
+            is_search = isinstance(optimizer, torch.optim.LBFGS)
+            return with_closure(args, kwargs, after=partial(self.read_gradients, optimizer), first_only=is_search)
         self.read_gradients(optimizer)
         return None
 
@@ -298,9 +304,9 @@ def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], An
 
 
 def with_closure(
-    args: tuple[Any, ...], kwargs: dict[str, Any], *, after: Callable[[], object]
+    args: tuple[Any, ...], kwargs: dict[str, Any], *, after: Callable[[], object], first_only: bool = False
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What ``step`` was called with, where something is done after each evaluation of the closure.
+    """What ``step`` was called with, where something is done after each evaluation of the closure, or the first alone.
 
     Example:
         >>> args, _ = with_closure(("optimizer", lambda: 3), {}, after=lambda: print("evaluated"))
@@ -311,9 +317,12 @@ def with_closure(
     closure = closure_of(args, kwargs)
     assert closure is not None
 
+    evaluations = itertools.count()
+
     def closure_and_look() -> Any:
         loss = closure()
-        after()
+        if not next(evaluations) or not first_only:
+            after()
         return loss
 
     if "closure" in kwargs:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import table_parameter
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, nominal_lr
+from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.instruments.fit import EquilibriumFit
 from lightning_normdyn.instruments.parameter_groups import ParameterGroup, find_parameter_group, group_number
 from lightning_normdyn.instruments.training_run import Run
@@ -17,6 +19,9 @@ from lightning_normdyn.instruments.verdicts.evidence import Facts
 from lightning_normdyn.instruments.watch import Watch
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.similarity import NormalizedSimilarity
+
+_SAMPLE = 64
+"""Rows whose average squares are looked at."""
 
 
 class RunFacts:
@@ -36,8 +41,8 @@ class RunFacts:
         loss_ids = {id(parameter) for loss in self._losses.values() for parameter in loss.parameters()}
         self._numbers = {name: p for name, p in parameters if p.numel() == 1 or id(p) in loss_ids}
         layers = (part for part in module.modules() if isinstance(part, nn.Embedding))
-        table_ids = {id(table_parameter(layer)) for layer in layers}
-        self._has_tables_alone = all(id(p) in table_ids for _, p in parameters if p.dim() > 1)
+        self._table_ids = {id(table_parameter(layer)) for layer in layers}
+        self._matrix_ids = {id(p) for _, p in parameters if p.dim() > 1}
         self._optimizer_ids: tuple[int, ...] = ()
         self._owner_counts: Counter[int] = Counter()
 
@@ -53,7 +58,9 @@ class RunFacts:
             return None
         facts = replace(self._facts(target.name, group, watch.steps, has_ended), skipped_steps=watch.skipped_steps)
         if not isinstance(target, TableTarget):
-            return facts
+            inside = {id(parameter) for parameter in target.module.parameters()}
+            meets_loss = self._matrix_ids <= inside
+            return replace(facts, dim=target.dim, dtype=target.dtype, meets_loss=meets_loss)
         fits = [fit for fit in watch.measurements.values() if isinstance(fit, EquilibriumFit)]
         return replace(
             facts,
@@ -61,9 +68,11 @@ class RunFacts:
             tracked_rows=target.tracked_rows,
             dim=target.dim,
             dtype=target.parameter.dtype,
+            meets_loss=self._matrix_ids <= self._table_ids,
             owners=self._count_owners(target.parameter),
             typical_row=next((fit.typical_row for fit in fits), None),
             resets_norms=any(fit.resets_norms for fit in fits),
+            gradient_scale=_gradient_scale(group.optimizer, target.parameter),
         )
 
     def _count_owners(self, parameter: nn.Parameter) -> int:
@@ -124,10 +133,30 @@ class RunFacts:
             lr=nominal_lr(settings),
             weight_decay=float(settings.get("weight_decay") or 0.0),
             step=step,
-            total_steps=self._run.total_steps(),
+            total_steps=self._run.total_steps(group.optimizer),
             has_ended=has_ended,
             loss_scale=self._run.loss_scale(),
             clip_value=self._run.clip_value(),
             loss_normalizations=self._normalizations,
-            has_tables_alone=self._has_tables_alone,
+            eps=settings["eps"] if isinstance(settings.get("eps"), float) else None,
         )
+
+
+def _gradient_scale(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> float | None:
+    """The median root of an optimizer's average of squared gradients, over a sample of rows that it has seen.
+
+    Each average is divided by the share of its weights that the steps so far have, as Adam does.
+    """
+    state = getattr(optimizer, "state", {}).get(parameter, {})  # one that takes no hooks may have none
+    name = next((name for name in ("exp_avg_sq", "square_avg") if name in state), None)
+    squares = state[name] if name is not None else None
+    if not isinstance(squares, torch.Tensor) or squares.is_sparse or is_sharded(squares):
+        return None
+    sample = squares[:: 1 + len(squares) // _SAMPLE].float()
+    seen = sample[sample > 0]
+    if not len(seen) or not parameter.dtype.is_floating_point:
+        return None
+    group = next((group for group in optimizer.param_groups if any(p is parameter for p in group["params"])), {})
+    steps, betas = float(state.get("step", 0)), group.get("betas")
+    weight = 1 - betas[1] ** steps if name == "exp_avg_sq" and betas and steps > 0 else 1.0
+    return float(seen.median().div(weight).sqrt())

@@ -27,7 +27,8 @@ class TableWatch(Watch):
         target: the table.
         optimizer: the optimizer that owns it.
         group: the parameter group it is in.
-        instruments: name to instrument; the scarce rows of the first that names any are read.
+        instruments: name to instrument; the scarce rows of the first that names any are read, and the numbers of the
+            first that has any are shared.
         history: where rows and scalars are recorded; ``None`` to keep nothing.
     """
 
@@ -50,6 +51,7 @@ class TableWatch(Watch):
         self._rate_followers = [i for i in self._instruments if type(i).note_rate is not TableInstrument.note_rate]
         self._bystanders = [i for i in self._instruments if type(i).overhear is not TableInstrument.overhear]
         self._scarce_reader = next((i for i in self._instruments if type(i).scarce is not TableInstrument.scarce), None)
+        self._sharer = next((i for i in self._instruments if type(i).share is not TableInstrument.share), None)
         self._need = Need.NOTHING
         self._due: list[TableInstrument] = []
         self._table_step: TableStep | None = None
@@ -59,19 +61,21 @@ class TableWatch(Watch):
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, shape and the state of the instruments, for a checkpoint."""
-        return super().state_dict() | {"shape": self._shape()}
+        return super().state_dict() | {"shape": self._shape(), "sample": self.target.sample.digest}
 
     def check_state(self, state: Any) -> None:
         """Looks whether a state is one that :meth:`state_dict` gave for this table.
 
         Raises:
-            ValueError: with the entry that is not as it must be, or if it is of a table of another shape, or sampled at
-                another stride.
+            ValueError: with the entry that is not as it must be, or if it is of a table of another shape, or of other
+                rows of it.
         """
         place, shape = f"'{self.target.name}'", self._shape()
-        fields({"shape": listed(whole(1), whole(1), whole(1))})(state, place)
+        fields({"shape": listed(whole(1), whole(1), whole())}, later={"sample": whole()})(state, place)
         if list(state["shape"]) != shape:
             raise ValueError(f"{place} had [rows, dim, stride] = {state['shape']} and has {shape} now")
+        if state.get("sample", 0) != self.target.sample.digest:
+            raise ValueError(f"{place} tracked other rows; pass the row_counts= and max_tracked_rows= of then")
         super().check_state(state)
 
     def _state_forms(self) -> dict[str, Check]:
@@ -101,7 +105,7 @@ class TableWatch(Watch):
         return super().drain()
 
     def _shape(self) -> list[int]:
-        return [self.target.rows, self.target.dim, self.target.stride]
+        return [self.target.rows, self.target.dim, self.target.sample.stride]
 
     def _row_numbers(self, rows: int) -> Tensor:
         return self.target.row_numbers()
@@ -126,12 +130,14 @@ class TableWatch(Watch):
             kind = ScarceStep if self.target.layout is None else SpreadScarceStep
             self._scarce_step = kind(self.target, self._scarce)
         if self._need:
-            self._table_step = (TableStep if self.target.layout is None else SpreadStep)(
-                self.target,
-                touched=Need.TOUCHED in self._need,
-                tracked=Need.TRACKED in self._need,
-                clipping=clipping,
-            )
+            touched, tracked = Need.TOUCHED in self._need, Need.TRACKED in self._need
+            if self.target.layout is None:
+                self._table_step = TableStep(self.target, touched=touched, tracked=tracked, clipping=clipping)
+            else:
+                norms = Need.NORMS in self._need
+                self._table_step = SpreadStep(
+                    self.target, touched=touched, tracked=tracked, norms=norms, clipping=clipping
+                )
 
     @property
     def wants_gradient(self) -> bool:
@@ -163,9 +169,12 @@ class TableWatch(Watch):
 
     def _read_share(self) -> None:
         """Reads what this rank has of the step: an error in it must not leave the others waiting for its share."""
-        for share in (self._scarce_step, self._table_step):
-            if isinstance(share, (SpreadStep, SpreadScarceStep)):
-                share.read_share()
+        if isinstance(self._scarce_step, SpreadScarceStep):
+            self._scarce_step.read_share()
+        if isinstance(self._table_step, SpreadStep):
+            assert self.target.layout is not None
+            sharer = self._sharer if self._sharer in self._due else None
+            self._table_step.read_share(None if sharer is None else sharer.share(self.target.layout))
         self._meet(f"step {self.steps}")
 
     def _show_scarce(self, scarce_step: ScarceStep) -> None:
@@ -176,13 +185,13 @@ class TableWatch(Watch):
         self._scarce_reader.observe_scarce(self.steps, scarce_step)
 
     def _show(self, table_step: TableStep, lr: float) -> None:
-        self.may_have_news = True
         table_step.complete(lr)
         if table_step.wants_touched:
             for instrument in self._bystanders:
                 instrument.overhear(table_step.gradient, table_step.slots)
         for instrument in self._due:
             instrument.observe(self.steps, table_step)
+        self.may_have_news = any(instrument.has_news for instrument in self._instruments)
 
     def _group(self) -> dict[str, Any]:
         """The table's parameter group: a restored optimizer has new ones, and callbacks add and remove some."""

@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
 from torch import Tensor, nn
 
 from lightning_normdyn.capture.names import ModulePath, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
+from lightning_normdyn.capture.row_sample import RowCounts
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import Targets, check_targets, find_targets
 
 Target = TableTarget | OutputTarget
 
 
-def present_targets(module: nn.Module, targets: Targets, *, max_tracked_rows: int) -> dict[str, Target]:
+class Sampling(NamedTuple):
+    """How the rows of large tables are sampled.
+
+    Attributes:
+        max_tracked_rows: most rows of a table that are tracked.
+        row_counts: target name to how often each row of it occurs.
+    """
+
+    max_tracked_rows: int
+    row_counts: Mapping[str, RowCounts] = {}
+
+    def fitting(self, module: nn.Module) -> dict[str, Any]:
+        """The options of :func:`find_targets`, without counts of tables that have another number of rows by now."""
+        shapes = {name: tuple(parameter.shape) for name, parameter in plain_parameters(module).items()}
+        counts = {name: source for name, source in self.row_counts.items() if _count(source) in shapes.get(name, ())}
+        return {"max_tracked_rows": self.max_tracked_rows, "row_counts": counts}
+
+
+def _count(source: RowCounts) -> int:
+    return len(np.load(source, mmap_mode="r") if isinstance(source, (str, os.PathLike)) else source)
+
+
+def present_targets(module: nn.Module, targets: Targets, sampling: Sampling) -> dict[str, Target]:
     """The targets that a model has now, by name; a pattern that matches nothing any more is passed over.
 
     Args:
         module: the model.
         targets: see :func:`find_targets`.
-        max_tracked_rows: likewise.
+        sampling: of their rows.
 
     Example:
         >>> model = nn.Sequential(nn.Embedding(10, 4))
-        >>> list(present_targets(model, ["0.weight", "1.weight"], max_tracked_rows=100))
+        >>> list(present_targets(model, ["0.weight", "1.weight"], Sampling(100)))
         ['0.weight']
     """
     targets = check_targets(targets)
@@ -30,7 +58,7 @@ def present_targets(module: nn.Module, targets: Targets, *, max_tracked_rows: in
     for pattern in [targets] if isinstance(targets, str) else targets:
         try:
             found_targets = find_targets(
-                module, pattern if pattern == "auto" else [pattern], max_tracked_rows=max_tracked_rows
+                module, pattern if pattern == "auto" else [pattern], **sampling.fitting(module)
             )
         except ValueError:
             continue
@@ -39,20 +67,22 @@ def present_targets(module: nn.Module, targets: Targets, *, max_tracked_rows: in
     return present
 
 
-def same_name(module: nn.Module, target: Target, *, max_tracked_rows: int) -> TableTarget | None:
+def same_name(module: nn.Module, target: Target, sampling: Sampling) -> TableTarget | None:
     """The table that a model has now by a target's name, frozen or not; ``None`` if there is none.
 
     Args:
         module: the model.
         target: what went by that name.
-        max_tracked_rows: see :func:`find_targets`.
+        sampling: of its rows.
     """
     if not isinstance(target, TableTarget):
         return None
     parameter = plain_parameters(module).get(target.name)
     if parameter is None or parameter.ndim != 2 or not parameter.numel():
         return None
-    return TableTarget(target.name, module, max_tracked_rows=max_tracked_rows)
+    options = sampling.fitting(module)
+    counts = options.pop("row_counts").get(target.name)
+    return TableTarget(target.name, module, row_counts=counts, items=target.items, **options)
 
 
 def difference(old: Target, new: Target) -> str:

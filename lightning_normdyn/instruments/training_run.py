@@ -16,7 +16,8 @@ class Run(NamedTuple):
 
     Attributes:
         optimizers: gives those that train the model now.
-        total_steps: gives the number of steps that each of them will try; ``None`` if the run has no set end.
+        total_steps: gives the number of steps that an optimizer will try, or each of them if none is named; ``None`` if
+            the run has no set end.
         future_rates: gives the effective learning rates and the decays of the next so many steps of a group, from
             inside a step; called with the optimizer, the number of the group, the number of steps and the rates of the
             steps before; ``None`` if those to come are too many.
@@ -31,7 +32,7 @@ class Run(NamedTuple):
     """
 
     optimizers: Callable[[], Sequence[torch.optim.Optimizer]]
-    total_steps: Callable[[], int | None]
+    total_steps: Callable[..., int | None]
     future_rates: Callable[[torch.optim.Optimizer, int, int, EffectiveTrace], EffectiveTrace | None]
     loss_scale: Callable[[], float]
     ranks: Ranks

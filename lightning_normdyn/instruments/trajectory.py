@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.capture.table import TableStep
+from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings
 from lightning_normdyn.instruments.met_rows import MetRows
 
@@ -35,7 +36,9 @@ class NormTrajectory(CadencedInstrument):
     def observe(self, step: int, table_step: TableStep) -> None:
         """Summarises the norms after the step."""
         norms = table_step.norms.where(self._met_rows.met, torch.nan)
-        self._readings = summarise_norms(norms) | {"norm_min": _smallest(norms)}
+        weights = table_step.target.sample.weights
+        summary = summarise_norms(norms) if weights is None else summarise_sample(norms, weights.to(norms.device))
+        self._readings = summary | {"norm_min": _smallest(norms)}
         if self._snapshots.take(step):
             self._columns = {"norm": table_step.norms}
 
@@ -75,6 +78,34 @@ def summarise_norms(norms: Tensor) -> Readings:
         "norm_mean": mean,
         "norm_cv": spread / mean,
         **dict(zip(_QUANTILES, torch.nanquantile(norms, levels), strict=True)),
+    }
+
+
+def summarise_sample(norms: Tensor, weights: Tensor) -> Readings:
+    """The same of a table, from norms ``[n]`` of rows that each stand for several of it; NaN norms are left out.
+
+    A quantile is the smallest norm that at least this share of the rows does not exceed.
+
+    Args:
+        norms: of the sampled rows, ``[n]``.
+        weights: how many rows each stands for, ``[n]``.
+
+    Example:
+        >>> summary = summarise_sample(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0]))
+        >>> {name: round(float(value), 3) for name, value in summary.items()}
+        {'norm_mean': 1.5, 'norm_cv': 0.577, 'norm_p05': 1.0, 'norm_p50': 1.0, 'norm_p95': 3.0}
+    """
+    norms, order = most_precise(norms).sort()  # NaN last
+    weights = weights.to(norms)[order].where(~norms.isnan(), 0)
+    counted, total = norms.nan_to_num(0), weights.sum()
+    mean = (weights * counted).sum() / total
+    spread = ((weights * (counted - mean).square()).sum() / total).sqrt()
+    levels = torch.tensor(list(_QUANTILES.values()), dtype=norms.dtype, device=norms.device)
+    places = torch.searchsorted(weights.cumsum(0), levels * total).clamp(max=len(norms) - 1)
+    return {
+        "norm_mean": mean,
+        "norm_cv": spread / mean,
+        **dict(zip(_QUANTILES, norms[places], strict=True)),
     }
 
 

@@ -12,7 +12,7 @@ from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.call import Call
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe, UnusableInputsError
-from lightning_normdyn.capture.sharded import is_reduced_by_nobody
+from lightning_normdyn.capture.sharded import computes_with_others, is_reduced_by_nobody
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, optimizer_memory
@@ -20,7 +20,7 @@ from lightning_normdyn.core.sharded_tensor import are_flat_pieces
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
-from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of, copyable
+from lightning_normdyn.instruments.instrument import InstrumentAdapter, adapters_of
 from lightning_normdyn.instruments.instrument_factory import Measures
 from lightning_normdyn.instruments.options import NormOptions
 from lightning_normdyn.instruments.output_watch import OutputWatch
@@ -44,13 +44,11 @@ class WatchFactory:
         module: the model.
         run: what the training loop tells.
         measures: what is measured.
-        options: what :func:`complete_options` gives.
+        options: what :func:`complete_options` gives; each of the instruments can be copied.
+        target_names: of all targets, which options that go by target are told apart by.
+        has_other_ranks: whether others train the model too, even if the run knows of none.
         warn: says a sentence to the user, on the first rank.
         say_here: says one on any rank, of what may have come up there alone.
-
-    Attributes:
-        run: may be replaced, by one without other ranks.
-        target_names: of all targets, which options that go by target are told apart by.
     """
 
     def __init__(
@@ -59,15 +57,15 @@ class WatchFactory:
         run: Run,
         measures: Measures,
         options: NormOptions,
+        *,
+        target_names: Sequence[str],
+        has_other_ranks: bool,
         warn: Callable[[str], None],
         say_here: Callable[[str], None],
     ) -> None:
-        self.run = run
-        self.target_names: Sequence[str] = ()
+        self._run, self._target_names, self._has_other_ranks = run, target_names, has_other_ranks
         self._module, self._measures, self._options = module, measures, options
         self._warn, self._say_here = warn, say_here
-        self._has_other_ranks = run.ranks.size > 1
-        self._instruments = copyable(options["instruments"], warn)
 
     def watch(self, target: TableTarget | OutputTarget, history: TargetWriter | None) -> Watch | None:
         """The watch of a target; ``None``, and a warning, where no optimizer trains it.
@@ -76,7 +74,7 @@ class WatchFactory:
             target: what is watched.
             history: where rows and scalars are recorded; ``None`` to keep nothing.
         """
-        trainer = find_parameter_group(target, self.run.followed())
+        trainer = find_parameter_group(target, self._run.followed())
         if trainer is None:
             self._warn(f"no optimizer trains '{target.name}', so it is not watched")
             return None
@@ -90,7 +88,7 @@ class WatchFactory:
         def group_now() -> int:
             return group_number(trainer.optimizer, target.parameter) or 0
 
-        if target.layout is not None and self._has_other_ranks and self.run.ranks.size == 1:
+        if target.layout is not None and self._has_other_ranks and self._run.ranks.size == 1:
             caution(f"'{target.name}': not watched, since its rows are sharded over ranks that do not take part")
             return None
         if self._has_other_ranks and is_reduced_by_nobody(target.parameter, self._module):
@@ -102,8 +100,8 @@ class WatchFactory:
         plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
         if self._has_other_ranks:
             target.ids_tell = False  # this rank does not see the ids of the others
-        if self.run.hears_backward:
-            target.backward_norm = BackwardNorm(target.parameter, self.run.loss_scale)
+        if self._run.hears_backward:
+            target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
         instruments = self._measures.of_table(target, trainer.optimizer, plan, self._options) | self._adapters(target)
         watch = TableWatch(target, *trainer, instruments, history)
         return watch
@@ -111,7 +109,7 @@ class WatchFactory:
     def _watch_output(
         self, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetWriter | None
     ) -> OutputWatch:
-        source = probe_of(self._options["probe"], target.name, self.target_names)
+        source = probe_of(self._options["probe"], target.name, self._target_names)
         if source is not False and are_flat_pieces(list(target.module.parameters()) or self._module.parameters()):
             self._warn(
                 f"'{target.name}': FullyShardedDataParallel (FSDP1) keeps its weights as flat pieces, with which "
@@ -120,9 +118,9 @@ class WatchFactory:
             )
             source = False
         balance = self._balance(target, optimizer, source, lambda: watch.skipped_steps)
-        ranks = self.run.ranks
+        ranks = self._run.ranks
         options: dict[str, Any] = {
-            "loss_scale": self.run.loss_scale,
+            "loss_scale": self._run.loss_scale,
             "merge_ranks": ranks.merge_steps,
             "merge_vectors": partial(ranks.merge_vectors, most_rows=self._options["max_tracked_rows"]),
             "ranks": ranks.size,
@@ -139,7 +137,7 @@ class WatchFactory:
         return watch
 
     def _adapters(self, target: TableTarget | OutputTarget) -> dict[str, InstrumentAdapter]:
-        return adapters_of(self._instruments, target.name, self._options["every_n_steps"], self._say_here)
+        return adapters_of(self._options["instruments"], target.name, self._options["every_n_steps"], self._say_here)
 
     def _balance(
         self,
@@ -150,7 +148,7 @@ class WatchFactory:
     ) -> EncoderBalance | None:
         if source is False or not any(parameter.requires_grad for parameter in target.module.parameters()):
             return None
-        decays = WeightDecays(target.module, self.run.followed(), optimizer)
+        decays = WeightDecays(target.module, self._run.followed(), optimizer)
         training = self._plan(optimizer, lambda: decays.group_number, skipped_steps)
         make_probe = partial(self._make_probe_together, target, source)
         encoder_plan = EncoderPlan(training, decays.rates, lambda: decays.group, make_probe)
@@ -162,17 +160,17 @@ class WatchFactory:
         """What the run knows about one parameter group."""
         return TrainingPlan(
             rule=lambda: equilibrium_rule(optimizer, group()),
-            total_steps=self.run.total_steps,
+            total_steps=partial(self._run.total_steps, optimizer),
             skipped_steps=skipped_steps,
-            future_rates=lambda steps, rates: self.run.future_rates(optimizer, group(), steps, rates),
-            memory=partial(optimizer_memory, optimizer),
+            future_rates=lambda steps, rates: self._run.future_rates(optimizer, group(), steps, rates),
+            memory=lambda table, products: optimizer_memory(optimizer, table, products=products),
         )
 
     def _make_probe_together(
         self, target: OutputTarget, source: ProbeSource, training_calls: list[Call], of_all_ranks: bool
     ) -> Probe | None:
         """The probe of an encoder; none where a rank could not make its own."""
-        ranks, probe = self.run.ranks, None
+        ranks, probe = self._run.ranks, None
         try:
             probe = self._make_probe(target, source, training_calls, of_all_ranks)
         finally:
@@ -184,8 +182,8 @@ class WatchFactory:
         self, target: OutputTarget, source: ProbeSource, training_calls: list[Call], of_all_ranks: bool
     ) -> Probe | None:
         """The probe of an encoder: the user's, or made of what it was called with; called on every rank."""
-        ranks = self.run.ranks
-        if ranks.share_batches:
+        ranks = self._run.ranks
+        if ranks.share_batches or (ranks.size > 1 and computes_with_others(target.module, self._module)):
             self._warn(
                 "some ranks share a batch (tensor parallelism), which a probe cannot follow yet, so the norms of "
                 f"'{target.name}' have no balance"

@@ -17,8 +17,11 @@ from lightning_normdyn.instruments.base import Columns, Readings, TableInstrumen
 from lightning_normdyn.instruments.extent import Extent, check_extent, extent_steps
 from lightning_normdyn.instruments.forecast import EndForecast, Forecast
 
+Products = Callable[[Tensor, Tensor | None], Tensor]
+"""Gives the product of each tracked row of two tensors of a table's shape, or its sum over one, ``[n]``."""
 
-def _nothing_in_store(_table: Tensor, _stride: int) -> OptimizerMemory:
+
+def _nothing_in_store(_table: Tensor, _products: Products) -> OptimizerMemory:
     return OptimizerMemory()
 
 
@@ -31,14 +34,14 @@ class TrainingPlan(NamedTuple):
         skipped_steps: gives the number of those that a loss scaler has skipped so far.
         future_rates: gives the effective learning rates and decays of the next so many steps, given those of the steps
             before; ``None`` if they are too many.
-        memory: gives what the optimizer has in store of every so manyth row of a table.
+        memory: gives what the optimizer has in store of the tracked rows of a table.
     """
 
     rule: Callable[[], EquilibriumRule]
     total_steps: Callable[[], int | None]
     skipped_steps: Callable[[], int]
     future_rates: Callable[[int, EffectiveTrace], EffectiveTrace | None]
-    memory: Callable[[Tensor, int], OptimizerMemory] = _nothing_in_store
+    memory: Callable[[Tensor, Products], OptimizerMemory] = _nothing_in_store
 
 
 Moments = TypeVar("Moments")

@@ -15,6 +15,8 @@ from lightning_normdyn.losses.gather import Trait
 from lightning_normdyn.losses.options import Unpack
 from lightning_normdyn.nearest_word import nearest
 
+_COLDEST = 1e-30  # float32 still holds its inverse
+
 
 class PairOptions(TypedDict, total=False):
     """What a loss may be told of its pairs, see :meth:`InBatchLoss.forward`."""
@@ -25,6 +27,11 @@ class PairOptions(TypedDict, total=False):
     query_ids: Tensor | None
     document_ids: Tensor | None
     hard_negative_ids: Tensor | None
+    weights: Tensor | None
+    temperatures: Tensor | None
+    query_guides: Tensor | None
+    document_guides: Tensor | None
+    hard_negative_guides: Tensor | None
 
 
 class Batch(NamedTuple):
@@ -39,6 +46,11 @@ class Batch(NamedTuple):
         query_ids: ``[n]``, or ``None``.
         document_ids: ``[m]``, or ``None``.
         hard_negative_ids: ``[k]``, or ``None``.
+        weights: of the pairs in the loss, ``[n]``, or ``None``.
+        temperatures: what the scores of each query are divided by, ``[n]``, or ``None``.
+        query_guides: a second model's embeddings, ``[n, g]``, or ``None``.
+        document_guides: likewise, ``[m, g]``.
+        hard_negative_guides: likewise, ``[k, g]``.
     """
 
     queries: Tensor
@@ -49,6 +61,11 @@ class Batch(NamedTuple):
     query_ids: Tensor | None
     document_ids: Tensor | None
     hard_negative_ids: Tensor | None
+    weights: Tensor | None = None
+    temperatures: Tensor | None = None
+    query_guides: Tensor | None = None
+    document_guides: Tensor | None = None
+    hard_negative_guides: Tensor | None = None
 
     @classmethod
     def check(cls, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Batch:
@@ -72,9 +89,22 @@ class Batch(NamedTuple):
         if ids[2] is not None:
             ids[2] = rearrange(ids[2], "n h -> (n h)")
         numbers = (labels, positives, *ids)
+        check_per_query(queries, weights=options.get("weights"), temperatures=options.get("temperatures"))
         return cls(
             *_alike(queries, documents, hard_negatives),
             *(None if values is None else values.to(queries.device, torch.int64) for values in numbers),
+        )._replace(
+            weights=options.get("weights"),
+            temperatures=options.get("temperatures"),
+            **_checked_guides(queries, m, len(hard_negatives) // n, options),
+        )
+
+    def cut(self, coordinates: slice) -> Batch:
+        """The same pairs with some coordinates of their embeddings."""
+        return self._replace(
+            queries=self.queries[:, coordinates],
+            documents=self.documents[:, coordinates],
+            hard_negatives=self.hard_negatives[:, coordinates],
         )
 
     @property
@@ -99,6 +129,10 @@ class Batch(NamedTuple):
         return [
             Trait("labels", "1 if given", int(self.labels is not None)),
             Trait("query_ids or document_ids", "1 if given", int(self.has_ids)),
+            Trait("weights", "1 if given", int(self.weights is not None)),
+            Trait("weights", "1 if they carry gradient", int(_carries_gradient(self.weights))),
+            Trait("temperatures", "1 if they carry gradient", int(_carries_gradient(self.temperatures))),
+            Trait("query_guides", "dimension", 0 if self.query_guides is None else self.query_guides.shape[1]),
             Trait("queries", carry_gradient, int(self.queries.requires_grad)),
             Trait("documents", carry_gradient, int(self.documents.requires_grad)),
             Trait("hard_negatives", carry_gradient, int(self.hard_negatives.requires_grad)),
@@ -128,6 +162,75 @@ class Batch(NamedTuple):
         return ids
 
 
+def check_per_query(queries: Tensor, *, weights: Tensor | None, temperatures: Tensor | None) -> None:
+    """Refuses weights and temperatures that are not one for each query, or no such numbers.
+
+    Raises:
+        ValueError: naming the argument, what came, and the likely fix.
+    """
+    for name, values in {"weights": weights, "temperatures": temperatures}.items():
+        if values is None:
+            continue
+        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape != queries.shape[:1]:
+            came = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"{name}: expected a floating-point number for each of {len(queries)} queries, got {came}")
+        if values.device != queries.device:
+            raise ValueError(f"{name}: expected on the device of queries, {queries.device}, got {values.device}")
+        lowest, highest = (float(value) for value in values.detach().aminmax())
+        if name == "weights" and not 0 <= lowest <= highest < torch.inf:
+            raise ValueError(f"weights: expected finite numbers from 0 up, got {lowest:g} to {highest:g}")
+        if name == "temperatures" and not _COLDEST <= lowest <= highest < torch.inf:
+            raise ValueError(
+                f"temperatures: expected finite numbers of at least {_COLDEST:g}, got {lowest:g} to {highest:g}; 0.05 "
+                "is common"
+            )
+
+
+def _checked_guides(queries: Tensor, m: int, hard_per_query: int, options: PairOptions) -> dict[str, Tensor]:
+    """Embeddings of the guide, those of hard negatives one below the other; nothing where there are none."""
+    sides = {
+        "query_guides": options.get("query_guides"),
+        "document_guides": options.get("document_guides"),
+        "hard_negative_guides": options.get("hard_negative_guides"),
+    }
+    guides = {name: values for name, values in sides.items() if values is not None}
+    if not guides:
+        return {}
+    n = len(queries)
+    shapes: dict[str, tuple[int, ...]] = {"query_guides": (n,), "document_guides": (m,)}
+    if hard_per_query:
+        shapes["hard_negative_guides"] = (n, hard_per_query)
+    for name, shape in shapes.items():
+        if name not in guides:
+            raise ValueError(
+                f"{name}: expected embeddings {[*shape, 'g']} beside {min(guides)}; guide all sides or none"
+            )
+    if len(guides) > len(shapes):
+        raise ValueError("hard_negative_guides: there are no hard negatives; leave them out")
+    width = guides["query_guides"].shape[-1]
+    for name, values in guides.items():
+        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape != (*shapes[name], width):
+            came = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"{name}: expected floating-point embeddings {[*shapes[name], 'g']}, got {came}")
+        if values.device != queries.device:
+            raise ValueError(f"{name}: expected on the device of queries, {queries.device}, got {values.device}")
+    hard = guides.get("hard_negative_guides", guides["query_guides"][:0])
+    return guides | {"hard_negative_guides": hard.flatten(0, -2)}
+
+
+def check_set(embeddings: Tensor, labels: Tensor) -> None:
+    """Refuses a set of embeddings and their classes that do not fit together.
+
+    Raises:
+        ValueError: naming the argument, what came, and the likely fix.
+    """
+    _check_side("embeddings", embeddings)
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels: expected a tensor, got {type(labels).__name__}; number what has names")
+    _check_whole_numbers("labels", labels, {(len(embeddings),)})
+    _check_range("labels", labels.to(torch.int64), 0, None, "number the classes from 0 up")
+
+
 def check_finite(**sides: Tensor) -> None:
     """Names the side and counts the rows that are NaN or infinite.
 
@@ -143,6 +246,10 @@ def check_finite(**sides: Tensor) -> None:
             )
 
 
+def _carries_gradient(values: Tensor | None) -> bool:
+    return values is not None and values.requires_grad
+
+
 def _alike(*sides: Tensor) -> list[Tensor]:
     """Widened to one precision if they came in several."""
     if len({side.dtype for side in sides}) == 1:
@@ -151,15 +258,19 @@ def _alike(*sides: Tensor) -> list[Tensor]:
     return [side.to(widest) for side in sides]
 
 
+def _check_side(name: str, side: object) -> None:
+    if isinstance(side, Tensor) and side.ndim == 2 and not side.is_floating_point():
+        raise ValueError(f"{name}: expected floating-point embeddings, got {side.dtype}; write {name}.float()")
+    if not isinstance(side, Tensor) or side.ndim != 2:
+        came = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side).__name__
+        raise ValueError(f"{name}: expected floating-point embeddings [n, d], got {came}; pool to one vector each")
+    if not side.numel():
+        raise ValueError(f"{name}: expected at least one embedding, got {tuple(side.shape)}; skip empty batches")
+
+
 def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
     for name, side in {"queries": queries, "documents": documents}.items():
-        if isinstance(side, Tensor) and side.ndim == 2 and not side.is_floating_point():
-            raise ValueError(f"{name}: expected floating-point embeddings, got {side.dtype}; write {name}.float()")
-        if not isinstance(side, Tensor) or side.ndim != 2:
-            came = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side).__name__
-            raise ValueError(f"{name}: expected floating-point embeddings [n, d], got {came}; pool to one vector each")
-        if not side.numel():
-            raise ValueError(f"{name}: expected at least one embedding, got {tuple(side.shape)}; skip empty batches")
+        _check_side(name, side)
     if queries.shape[1] != documents.shape[1]:
         raise ValueError(
             f"documents: expected the d of queries, {queries.shape[1]}, got {documents.shape[1]}; project both sides "
@@ -168,7 +279,7 @@ def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
     if len(documents) < len(queries):
         raise ValueError(
             f"documents: expected at least as many as queries, {len(queries)}, got {len(documents)}; document i is the "
-            "positive of query i"
+            "positive of query i; where queries share documents, FullSoftmax(share_documents=True) takes their rows"
         )
     if queries.device != documents.device:
         raise ValueError(f"documents: expected on the device of queries, {queries.device}, got {documents.device}")

@@ -23,6 +23,8 @@ class SquaredEuclidean(NormalizedSimilarity):
         tensor([[ 1., -4.]])
     """
 
+    has_directions = False
+
     def __init__(self) -> None:
         super().__init__("dot")
 

@@ -19,7 +19,8 @@ from lightning_normdyn.core.contrast.factored import Factored, empty_place
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 
 _REDUCE_SCATTER: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
-"""Under the name it has since torch 2.14, or before."""
+_ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
+"""Under the names they have since torch 2.14, or before."""
 
 
 class Rows(NamedTuple):
@@ -75,6 +76,12 @@ class Ranks(Protocol):
     def log_sum_exp(self, partial: Tensor) -> Tensor:
         """``log sum exp`` over ranks, elementwise."""
 
+    def sum(self, partial: Tensor) -> Tensor:
+        """The sum over ranks, elementwise, of ``[n]``; the gradient comes back from all of them."""
+
+    def max(self, partial: Tensor) -> Tensor:
+        """The largest of ranks, elementwise, of ``[n]``; without gradient."""
+
     def whole(self, share: Tensor) -> Tensor:
         """The mean over ranks as a value, with the gradient of this rank's own share."""
 
@@ -102,6 +109,14 @@ class OneRank:
     def log_sum_exp(self, partial: Tensor) -> Tensor:
         """The values themselves."""
         return partial
+
+    def sum(self, partial: Tensor) -> Tensor:
+        """The values themselves."""
+        return partial
+
+    def max(self, partial: Tensor) -> Tensor:
+        """The values themselves."""
+        return partial.detach()
 
     def whole(self, share: Tensor) -> Tensor:
         """The share itself."""
@@ -161,6 +176,17 @@ class ManyRanks:
         total: Tensor = _LogSumExpOverRanks.apply(partial, self.count, self._group)
         return total
 
+    def sum(self, partial: Tensor) -> Tensor:
+        """Gathers one number an element from each rank."""
+        partials = self.gather(partial, Rows((len(partial),) * self.count, self.rank))
+        return rearrange(partials, "(rank n) -> rank n", rank=self.count).sum(0)
+
+    def max(self, partial: Tensor) -> Tensor:
+        """One all-reduce."""
+        largest = partial.detach().clone()
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._group)
+        return largest
+
     def whole(self, share: Tensor) -> Tensor:
         """One all-reduce of a scalar."""
         mean = share.detach().clone()
@@ -170,7 +196,7 @@ class ManyRanks:
     def _all(self, numbers: Tensor) -> Tensor:
         """The numbers ``[n]`` of all ranks, one rank's after the other's."""
         all_numbers = numbers.new_empty(self.count * len(numbers))
-        dist.all_gather_into_tensor(all_numbers, numbers, group=self._group)
+        _ALL_GATHER(all_numbers, numbers, group=self._group)
         return all_numbers
 
 
@@ -180,7 +206,7 @@ class _Gather(torch.autograd.Function):
         ctx.rows, ctx.group = rows, group
         padded = _padded(x.contiguous(), max(rows.sizes))
         blocks = padded.new_empty(len(rows.sizes) * len(padded), *x.shape[1:])
-        dist.all_gather_into_tensor(blocks, padded, group=group)
+        _ALL_GATHER(blocks, padded, group=group)
         return _without_padding(blocks, rows.sizes)
 
     @staticmethod
@@ -207,7 +233,7 @@ class _LogSumExpOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, partial: Tensor, ranks: int, group: Any) -> Tensor:
         partials = partial.new_empty(ranks * len(partial))
-        dist.all_gather_into_tensor(partials, partial.contiguous(), group=group)
+        _ALL_GATHER(partials, partial.contiguous(), group=group)
         total = rearrange(partials, "(rank n) -> rank n", rank=ranks).logsumexp(0)
         ctx.save_for_backward(partial, total)
         ctx.group = group

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.losses.batch import Batch, PairOptions, check_finite
@@ -16,6 +18,8 @@ from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Rows, Trait
 from lightning_normdyn.losses.options import Unpack
 from lightning_normdyn.losses.uncompiled import uncompiled
+
+_SAMPLE = 64  # queries, to see how much ids exclude
 
 
 class Candidates(NamedTuple):
@@ -28,6 +32,7 @@ class Candidates(NamedTuple):
         labels: their classes, ``[m]``, of which hard negatives have none; ``None`` without classes.
         positives: how many each rank has of the first.
         unpaired: and of the second.
+        hard_negatives: and of the third.
         factored_vectors: the vectors with the factors that would rescale them, where the loss is fused.
     """
 
@@ -36,13 +41,33 @@ class Candidates(NamedTuple):
     labels: Tensor | None
     positives: Rows
     unpaired: Rows
+    hard_negatives: Rows
     factored_vectors: Factored | None = None
+
+    @property
+    def groups(self) -> tuple[Rows, Rows, Rows]:
+        """Positives, documents of no query and hard negatives, in their order."""
+        return self.positives, self.unpaired, self.hard_negatives
 
     @property
     def positive_columns(self) -> Tensor:
         """The column of the positive of each of this rank's queries, ``[n]``."""
         columns = self.positives.local_slice
         return torch.arange(columns.start, columns.stop, device=self.vectors.device)
+
+    @property
+    def query_numbers(self) -> Tensor:
+        """Which query of all ranks' every candidate was given for, ``[m]``; documents of no query have no id."""
+        positives, hard_negatives = self.positives, self.hard_negatives
+        numbers = torch.arange(positives.total, device=self.vectors.device)
+        counts = [
+            0 if not n else k // n for n, k in zip(positives.sizes, hard_negatives.sizes, strict=True)
+        ]  # of each query
+        of_hard_negatives = [
+            part.repeat_interleave(count) for part, count in zip(numbers.split(positives.sizes), counts, strict=True)
+        ]
+        nobody = numbers.new_full((self.unpaired.total,), NO_ID)
+        return torch.cat((numbers, nobody, *of_hard_negatives))
 
     @property
     def local_documents(self) -> Tensor:
@@ -54,6 +79,10 @@ class Candidates(NamedTuple):
 
 class InBatchLoss(ContrastiveLoss, ABC):
     """A loss of pairs that find their negatives in the batch, see :class:`ContrastiveLoss` for its arguments."""
+
+    _has_warned_of_ids = False
+    has_options_of_mixin = False
+    """Whether it has what a :class:`ContrastiveMixin` was given, as far as that is known."""
 
     @uncompiled
     def forward(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
@@ -68,15 +97,23 @@ class InBatchLoss(ContrastiveLoss, ABC):
 
                 - ``hard_negatives``: ``[n, h, d]``; those of one query serve all.
                 - ``labels``: class of each document, ``[m]``, the first n of which are the queries' too: documents of
-                  a query's class are all its positives.
+                  a query's class are all its positives, and with ``same_side`` other queries of its class.
                 - ``positives``: numbers of further documents that are positives of a query, ``[n, p]``, -1 for none.
                 - ``query_ids``: ``[n]``. Equal ids tell equal queries, whose documents are then no negatives of each
-                  other.
+                  other. -1 is no id, and agrees with none, here and in the next two. Ids that exclude more than half of
+                  a batch are warned of, once: a column that was never set has the same everywhere.
                 - ``document_ids``: ``[m]``. A document equal to the positive of a query is no negative of it.
                 - ``hard_negative_ids``: ``[n, h]``, the same for hard negatives.
+                - ``query_guides``, ``document_guides``, ``hard_negative_guides``: a second model's embeddings of the
+                  same, ``[n, g]``, ``[m, g]`` and ``[n, h, g]``. A negative that it scores higher (by their cosine)
+                  than the positive is none: :class:`InfoNCE` leaves it out, by its guide margins.
+                - ``weights``: of the pairs, ``[n]``, from 0 up: the mean is then ``sum w_i L_i / sum w_i`` and the sum
+                  ``sum w_i L_i``, over all ranks. Without ``reduction`` they are refused.
+                - ``temperatures``: ``[n]``, what the scores of a query are divided by in place of the loss's own
+                  temperature, whichever side picks (arXiv 2305.11965). They may carry gradient.
 
         Returns:
-            A scalar, the same on every rank.
+            A scalar, the same on every rank; with ``reduction="none"`` ``[n]``, of this rank's queries.
 
         Raises:
             TypeError: if there is no such argument.
@@ -92,16 +129,17 @@ class InBatchLoss(ContrastiveLoss, ABC):
     def compute(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
         """The same without showing the embeddings to anybody."""
         batch = Batch.check(queries, documents, **options)
+        self.check_reducible(batch.weights, batch.temperatures)
         if self.training:
-            self.scaling.hold()
+            self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, documents)
+            self.settle_temperature(queries, documents[: len(queries)], ranks)
             candidates = self._candidates(batch, ranks)
-            share = self._share(batch, candidates, ranks)
-            loss = ranks.whole(
-                share.to(torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32))
-            )
-        if self.check_finite and not bool(loss.isfinite()):
+            wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
+            losses = self._losses(batch, candidates, ranks)
+            loss = self.reduce(losses, wide, batch.weights, candidates.positives, ranks)
+        if self.check_finite and not bool(loss.isfinite().all()):
             sides = {"queries": queries, "documents": documents, "hard_negatives": batch.hard_negatives}
             check_finite(**{name: side for name, side in sides.items() if len(side)})
             largest = [float(side.detach().abs().max()) for side in (queries, documents)]
@@ -109,12 +147,29 @@ class InBatchLoss(ContrastiveLoss, ABC):
                 f"queries: scores leave {loss.dtype}, with entries up to {largest[0]:.3g} and {largest[1]:.3g} in "
                 "documents; normalise a side, or look at the encoder"
             )
+        if candidates.keys and not self._has_warned_of_ids:
+            self._warn_of_ids(batch, candidates)
         self._conclude(batch, candidates, ranks)
         return loss
 
+    def _warn_of_ids(self, batch: Batch, candidates: Candidates) -> None:
+        """Says so, once, if ids exclude more than half of the negatives: of the first queries, as a sample."""
+        exclusion = excluded_pairs(batch, candidates)
+        rows, columns = min(len(batch.queries), _SAMPLE), len(candidates.vectors)
+        if exclusion is None or columns < 3:
+            return
+        share = float(exclusion.mask(slice(0, rows), slice(0, columns)).sum()) / (rows * (columns - 1))
+        if share > 0.5:
+            self._has_warned_of_ids = True
+            caution(
+                f"query_ids or document_ids exclude {share:.0%} of the negatives as duplicates, so that little or "
+                "nothing is left to learn; give each query and document an id of its own, or -1 for none",
+                stacklevel=4,
+            )
+
     @abstractmethod
-    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        """This rank's share of the loss, times the number of ranks."""
+    def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+        """The loss of each of this rank's queries, ``[n]``; their sum will do where :meth:`wants_sum` says so."""
 
     def _is_fused(self, batch: Batch) -> bool:
         """Whether fused kernels shall make this batch's share, of vectors that are rescaled in name only."""
@@ -133,34 +188,22 @@ class InBatchLoss(ContrastiveLoss, ABC):
             Trait("queries", "1 if fused in float16", int(is_fused and batch.is_float16)),
         ]
         groups = ranks.rows(n, m - n, k, traits=[*batch.traits(), *kernel_traits])
-        positives, unpaired, hard = groups
-        keys = [(batch.document_keys(), slice(0, n), positives)]
-        if unpaired.total:
-            keys.append((batch.document_keys(), slice(n, m), unpaired))
-        if hard.total:
-            keys.append((batch.hard_negative_keys(), slice(0, k), hard))
         gathered_keys = []
         if batch.has_ids:
-            gathered_keys = [
-                torch.cat([ranks.gather(ids[number][part], rows) for ids, part, rows in keys]) for number in range(2)
-            ]
+            keys = zip(batch.document_keys(), batch.hard_negative_keys(), strict=True)
+            gathered_keys = [gather_candidates(of_documents, of_hard, groups, ranks) for of_documents, of_hard in keys]
         factored_vectors = self._factored(batch, groups, ranks) if is_fused else None
         vectors = self._rescaled(batch, groups, ranks) if factored_vectors is None else factored_vectors.rows
-        candidates = Candidates(vectors, gathered_keys, None, positives, unpaired, factored_vectors)
+        candidates = Candidates(vectors, gathered_keys, None, groups[0], groups[1], groups[2], factored_vectors)
         if batch.labels is None:
             return candidates
         return candidates._replace(labels=_labels_of_all(batch.labels, candidates, ranks))
 
-    def _rescaled(self, batch: Batch, groups: list[Rows], ranks: Ranks) -> Tensor:
+    def _rescaled(self, batch: Batch, groups: Sequence[Rows], ranks: Ranks) -> Tensor:
         """Documents, documents of no query and hard negatives of all ranks, ``[m, d]``."""
-        documents, n = self.similarity.rescale_documents(batch.documents), len(batch.queries)
-        local_groups = [(documents[:n], groups[0])]
-        if groups[1].total:
-            local_groups.append((documents[n:], groups[1]))
-        if groups[2].total:
-            local_groups.append((self.similarity.rescale_documents(batch.hard_negatives), groups[2]))
-        all_vectors = [ranks.gather(vectors, rows) for vectors, rows in local_groups]
-        return all_vectors[0] if len(all_vectors) == 1 else torch.cat(all_vectors)
+        documents = self.similarity.rescale_documents(batch.documents)
+        hard_negatives = self.similarity.rescale_documents(batch.hard_negatives) if groups[2].total else documents[:0]
+        return gather_candidates(documents, hard_negatives, groups, ranks)
 
     def _factored(self, batch: Batch, groups: list[Rows], ranks: Ranks) -> Factored:
         """The same in name only."""
@@ -170,27 +213,42 @@ class InBatchLoss(ContrastiveLoss, ABC):
         return ranks.gather_factored(self.similarity.factor_documents(documents), groups)
 
 
-def excluded_pairs(batch: Batch, candidates: Candidates, *, self_columns: Tensor | None = None) -> Exclusion | None:
+def gather_candidates(documents: Tensor, hard_negatives: Tensor, groups: Sequence[Rows], ranks: Ranks) -> Tensor:
+    """What belongs to this rank's documents ``[m, ...]`` and hard negatives ``[k, ...]``, of all ranks' candidates.
+
+    Args:
+        documents: one for each document, those of the queries first.
+        hard_negatives: one for each hard negative.
+        groups: how many each rank has of positives, of documents of no query, and of hard negatives.
+        ranks: all of them.
+    """
+    n = groups[0].sizes[groups[0].rank]
+    local_groups = (documents[:n], documents[n:], hard_negatives)
+    pairs = zip(local_groups, groups, strict=True)
+    gathered = [ranks.gather(values, rows) for number, (values, rows) in enumerate(pairs) if rows.total or not number]
+    return gathered[0] if len(gathered) == 1 else torch.cat(gathered)
+
+
+def excluded_pairs(batch: Batch, candidates: Candidates, *, without_positives: bool = False) -> Exclusion | None:
     """Pairs of this rank's queries and all documents that ids tell to be no negatives.
 
     Args:
         batch: this rank's.
         candidates: everybody's.
-        self_columns: a column of each query to leave out in any case; without it, the query's positives stay in.
+        without_positives: whether the query's positives are left out too; else they stay in, whatever ids say.
     """
-    if not candidates.keys:
-        return None if self_columns is None else Exclusion(self_columns=self_columns)
-    if self_columns is not None:
-        return Exclusion(tuple(batch.query_keys()), tuple(candidates.keys), self_columns=self_columns)
+    if not (candidates.keys or without_positives):
+        return None
     return Exclusion(
-        tuple(batch.query_keys()),
+        tuple(batch.query_keys()) if candidates.keys else (),
         tuple(candidates.keys),
-        positive_columns=_positive_columns(batch, candidates),
+        positive_columns=positive_columns(batch, candidates),
         positive_keys=None if candidates.labels is None else (batch.query_labels, candidates.labels),
+        without_positives=without_positives,
     )
 
 
-def _positive_columns(batch: Batch, candidates: Candidates) -> Tensor:
+def positive_columns(batch: Batch, candidates: Candidates) -> Tensor:
     """Columns of the positives of each of this rank's queries, ``[n, 1 + p]``, -1 for none."""
     paired_columns = candidates.positive_columns[:, None]
     if batch.positives is None:

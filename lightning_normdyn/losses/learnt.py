@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lightning_normdyn.core.sharded_tensor import is_sharded, of_this_rank
 
@@ -48,7 +50,50 @@ def learnt_number(value: float) -> nn.Parameter:
         >>> learnt_number(2.0).shape
         torch.Size([1])
     """
-    return nn.Parameter(torch.tensor([float(value)]))
+    return nn.Parameter(torch.tensor([float(value)], dtype=wide_dtype()))
+
+
+def wide_dtype() -> torch.dtype:
+    """What a loss keeps its own numbers in: float32, or torch's default if that is wider.
+
+    Example:
+        >>> wide_dtype()
+        torch.float32
+    """
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
+class OwnNumbers(nn.Module):
+    """A module whose own parameters and buffers are a few numbers, which are never narrow and never without a value.
+
+    ``module.bfloat16()``, as Lightning's ``precision="bf16-true"`` has it, leaves them in float32: a step of a learning
+    rate would be lost to rounding, and a temperature stay for ever where it was. After ``to_empty`` on what was built
+    on the meta device they are as the constructor makes them.
+    """
+
+    def reset_parameters(self) -> None:
+        """Gives the numbers the values that they start with."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OwnNumbers:
+        if recurse:
+            for child in self.children():
+                child._apply(fn)
+        numbers = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+        had_no_value = any(number.is_meta for number in numbers)
+
+        def move(number: Tensor) -> Tensor:
+            moved = fn(number)
+            if not moved.is_floating_point() or moved.dtype.itemsize >= torch.float32.itemsize:
+                return moved
+            return number.to(moved.device, torch.promote_types(number.dtype, torch.float32))
+
+        super()._apply(move, recurse=False)  # type: ignore[no-untyped-call]
+        numbers = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+        if had_no_value and not any(number.is_meta for number in numbers):
+            with torch.no_grad():
+                self.reset_parameters()
+        return self
 
 
 def take_saved_shape(parameter: Tensor, saved: Mapping[str, Any], name: str) -> None:
@@ -70,6 +115,55 @@ def take_saved_shape(parameter: Tensor, saved: Mapping[str, Any], name: str) -> 
         return
     if value.shape != parameter.shape and math.prod(value.shape) == parameter.numel() == 1:
         parameter.data = parameter.data.reshape(value.shape)
+
+
+def has_other_processes() -> bool:
+    """Whether a process group was started, so that others may train the same module.
+
+    Example:
+        >>> has_other_processes()
+        False
+    """
+    return dist.is_available() and dist.is_initialized()
+
+
+_Held = TypeVar("_Held", bound=nn.Module)
+_ACTIONS: weakref.WeakKeyDictionary[nn.Module, tuple[str, Callable[[Any], object]]] = weakref.WeakKeyDictionary()
+
+
+def call_after_steps(module: _Held, parameter: str, action: Callable[[_Held], object]) -> None:
+    """Does something with a module after each step of an optimizer that trains a parameter of it, from now on.
+
+    Args:
+        module: as long as it lives.
+        parameter: its name there; the parameter may be another one by then.
+        action: what to do.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> call_after_steps(layer, "weight", lambda layer: print("stepped"))
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> layer(torch.ones(1)).backward()
+        >>> optimizer.step()
+        stepped
+    """
+    global _is_listening
+    _ACTIONS[module] = (parameter, action)
+    if not _is_listening:
+        register_optimizer_step_post_hook(torch.compiler.disable(_after_step))
+        _is_listening = True
+
+
+_is_listening = False
+
+
+def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    actions = [(module, getattr(module, name), action) for module, (name, action) in list(_ACTIONS.items())]
+    if actions:
+        ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for module, parameter, action in actions:
+            if id(parameter) in ids:
+                action(module)
 
 
 def average_gradients(parameters: Iterable[Tensor], group: Any) -> list[Any]:

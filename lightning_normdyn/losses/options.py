@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
@@ -20,8 +21,13 @@ else:
             return Any
 
 
+MixinLoss = Literal["infonce", "sigmoid"]
+StartTemperature = float | Literal["auto"]
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
+Joint = bool | Literal["sentence_transformers"]
+Hardness = Literal["none", "in_batch_negatives", "hard_negatives", "all_negatives"]
+Reduction = Literal["mean", "sum", "none"]
 
 
 class SharedOptions(TypedDict, total=False):
@@ -33,12 +39,13 @@ class SharedOptions(TypedDict, total=False):
     gather: bool
     process_group: Any
     check_finite: bool
+    reduction: Reduction
 
 
 class SoftmaxOptions(SharedOptions, total=False):
     """The same with the temperature, which has another default in the sigmoid loss."""
 
-    temperature: float
+    temperature: StartTemperature
     learnable_temperature: bool
 
 
@@ -48,6 +55,22 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     symmetric: bool
     direction: Direction
     same_side: SameSide
-    joint: bool
+    joint: Joint
     queue_size: int
+    queue_positives: bool
+    shared_hard_negatives: bool
     fused: bool
+    label_smoothing: float
+    margin: float
+    relative_margin: float
+    decoupled: bool
+    prior: float
+    guide_margin: float
+    guide_relative_margin: float
+    negative_margin: float | None
+    negative_share: float | None
+    hardness: Hardness
+    hardness_strength: float
+    prefixes: Sequence[int] | None
+    prefix_weights: Sequence[float] | None
+    with_metrics: bool

@@ -24,25 +24,66 @@ def sums_of_listed(documents: Tensor, positives: Tensor) -> tuple[Tensor, Tensor
     return sums, counts
 
 
-def scores_by_label(anchors: Tensor, labels: Tensor, vectors: Tensor, vector_labels: Tensor) -> Tensor:
-    """Mean score of each anchor with all vectors of its class.
+def counts_of_class(labels: Tensor, vector_labels: Tensor) -> Tensor:
+    """How many of ``vector_labels [m]`` each of ``labels [n]`` equals, ``[n]``.
+
+    Example:
+        >>> counts_of_class(torch.tensor([5, 7]), torch.tensor([7, 7, 5, -1]))
+        tensor([1, 2])
+    """
+    classes, place = torch.cat((vector_labels, labels)).unique(return_inverse=True)
+    return torch.bincount(place[: len(vector_labels)], minlength=len(classes))[place[len(vector_labels) :]]
+
+
+def mean_scores_of_class(
+    anchors: Tensor, partners: Tensor, labels: Tensor, vectors: Tensor, vector_labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean score of each anchor with all vectors of its class but its partner, and how many those are.
 
     Args:
         anchors: ``[n, d]``.
-        labels: their classes, ``[n]``, each of which some vector has.
+        partners: ``[n, d]``, which are among the vectors.
+        labels: classes of both, ``[n]``.
         vectors: ``[m, d]``.
         vector_labels: their classes, ``[m]``.
 
     Returns:
-        ``[n]``, linear in anchors and vectors.
+        Both ``[n]``; a mean of nothing is 0.
+
+    Example:
+        >>> labels, vectors = torch.tensor([1]), torch.tensor([[1.0], [3.0], [5.0]])
+        >>> mean_scores_of_class(torch.tensor([[2.0]]), vectors[:1], labels, vectors, labels.expand(3))
+        (tensor([8.]), tensor([2.]))
+    """
+    sums, counts = sums_by_label(labels, vectors, vector_labels)
+    numbers = counts - 1
+    return (anchors * (sums - partners)).sum(-1) / numbers.clamp(min=1), numbers
+
+
+def scores_above_class(
+    scores: Tensor, anchors: Tensor, partners: Tensor, labels: Tensor, vectors: Tensor, vector_labels: Tensor
+) -> Tensor:
+    """By how much the score of each anchor with its partner is above its mean score with all vectors of its class.
+
+    Args:
+        scores: of anchors and partners, ``[n]``.
+        anchors: ``[n, d]``.
+        partners: ``[n, d]``, which are among the vectors.
+        labels: classes of both, ``[n]``.
+        vectors: ``[m, d]``.
+        vector_labels: their classes, ``[m]``.
+
+    Returns:
+        ``[n]``, linear in anchors and vectors; zero to the last bit where the partner is all there is of a class.
 
     Example:
         >>> one = torch.tensor([1])
-        >>> scores_by_label(torch.tensor([[2.0]]), one, torch.tensor([[1.0], [3.0]]), one.expand(2))
-        tensor([4.])
+        >>> anchor, vectors = torch.tensor([[2.0]]), torch.tensor([[1.0], [3.0]])
+        >>> scores_above_class(torch.tensor([2.0]), anchor, vectors[:1], one, vectors, one.expand(2))
+        tensor([-2.])
     """
     sums, counts = sums_by_label(labels, vectors, vector_labels)
-    return (anchors * sums).sum(-1) / counts
+    return ((counts - 1) * scores - (anchors * (sums - partners)).sum(-1)) / counts
 
 
 def distinct_positives(positives: Tensor) -> Tensor:
@@ -53,30 +94,34 @@ def distinct_positives(positives: Tensor) -> Tensor:
     return counts
 
 
-def scores_of_listed(anchors: Tensor, documents: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean score of each query with its positives, and of each query's document with all queries that list it.
+def scores_above_listed(scores: Tensor, anchors: Tensor, documents: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much the score of each pair is above the mean of its query, and of its document, with its positives.
 
     Args:
+        scores: of query i and document i, ``[n]``.
         anchors: queries ``[n, d]``.
         documents: ``[m, d]``, document i being a positive of query i in any case.
         positives: numbers of further ones, ``[n, p]``, -1 for none.
 
     Returns:
-        Both ``[n]``, linear in queries and documents.
+        Both ``[n]``, linear in queries and documents; zero to the last bit where a pair is alone.
 
     Example:
         >>> queries, documents = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [3.0]])
-        >>> scores_of_listed(queries, documents, torch.tensor([[1], [-1]]))
-        (tensor([2., 6.]), tensor([1.0000, 4.5000]))
+        >>> scores_above_listed(torch.tensor([1.0, 6.0]), queries, documents, torch.tensor([[1], [-1]]))
+        (tensor([-1.,  0.]), tensor([0.0000, 1.5000]))
     """
     n = len(anchors)
     sums_of_documents, query_counts = sums_of_listed(documents, positives)
-    sums_of_queries, document_counts = anchors, documents.new_ones(n)
+    sums_of_queries, document_counts = torch.zeros_like(anchors), documents.new_ones(n)
     for place, counts in zip(positives.unbind(1), distinct_positives(positives).unbind(1), strict=True):
         of_query = counts & (place < n)
         inside = place.clamp(0, n - 1)
         sums_of_queries = sums_of_queries.index_add(0, inside, anchors * of_query[:, None])
         document_counts = document_counts.index_add(0, inside, of_query.to(document_counts.dtype))
-    of_queries = (anchors * sums_of_documents).sum(-1) / query_counts
-    of_documents = (documents[:n] * sums_of_queries).sum(-1) / document_counts
-    return of_queries, of_documents
+    of_queries = (anchors * (sums_of_documents - documents[:n])).sum(-1)
+    of_documents = (documents[:n] * sums_of_queries).sum(-1)
+    return (
+        ((query_counts - 1) * scores - of_queries) / query_counts,
+        ((document_counts - 1) * scores - of_documents) / document_counts,
+    )

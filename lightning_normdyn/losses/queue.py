@@ -36,8 +36,9 @@ class DocumentQueue(nn.Module):
         super().__init__()
         check_count(size=size)
         self.size = size
-        self.documents = torch.empty(0, 0)
-        self.ids = torch.empty(0, KEYS, dtype=torch.int64)
+        # On a device that holds values, whatever the default is: no `to_empty` would move these.
+        self.documents = torch.empty(0, 0, device="cpu")
+        self.ids = torch.empty(0, KEYS, dtype=torch.int64, device="cpu")
 
     @property
     def keys(self) -> list[Tensor]:

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.contrast.softplus_sum import softplus_sum
+from lightning_normdyn.core.contrast.softplus_sum import PositivePairs, softplus_sum, softplus_sums
 from lightning_normdyn.core.number_checks import check_finite_number, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
-from lightning_normdyn.losses.learnt import learnt_number, take_saved_shape, whole
-from lightning_normdyn.losses.options import SharedOptions, Unpack
-from lightning_normdyn.losses.positives import sums_by_label, sums_of_listed
+from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs, positive_columns
+from lightning_normdyn.losses.learnt import OwnNumbers, learnt_number, take_saved_shape, whole, wide_dtype
+from lightning_normdyn.losses.options import SharedOptions, StartTemperature, Unpack
+from lightning_normdyn.losses.positives import distinct_positives
 from lightning_normdyn.losses.similarity import Normalization
 
 
-class SigmoidContrastive(InBatchLoss):
+class SigmoidContrastive(OwnNumbers, InBatchLoss):
     """``L = -1/n sum_ij log sigmoid(z_ij (s(q_i, d_j)/tau + bias))``, z = 1 for positives and -1 for all others.
 
     The loss of SigLIP (arXiv 2303.15343, eq. 1) for any cell of the 2x2 grid of normalizations, made and thrown away a
@@ -26,7 +26,8 @@ class SigmoidContrastive(InBatchLoss):
 
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
-        temperature: what scores are divided by, at the start.
+        temperature: what scores are divided by, at the start; ``"auto"`` goes by the spread of the first training
+            batch's scores, see :class:`AutoTemperature`.
         learnable_temperature: whether it trains.
         bias: added to every score, at the start: about minus the log of the batch makes most pairs negative.
         learnable_bias: whether it trains.
@@ -42,12 +43,13 @@ class SigmoidContrastive(InBatchLoss):
     """
 
     bias: Tensor
+    cosine_temperature = 0.1
 
     def __init__(
         self,
         *,
         normalization: Normalization = "cosine",
-        temperature: float = 0.1,
+        temperature: StartTemperature = 0.1,
         learnable_temperature: bool = True,
         bias: float = -10.0,
         learnable_bias: bool = True,
@@ -61,11 +63,15 @@ class SigmoidContrastive(InBatchLoss):
         )
         check_finite_number(bias=bias, hint="about minus the log of the batch is common")
         check_flag(learnable_bias=learnable_bias)
-        self.learnable_bias = learnable_bias
+        self.learnable_bias, self._first_bias = learnable_bias, float(bias)
         if learnable_bias:
             self.bias = learnt_number(bias)
         else:
-            self.register_buffer("bias", torch.tensor(float(bias)))
+            self.register_buffer("bias", torch.tensor(float(bias), dtype=wide_dtype()))
+
+    def reset_parameters(self) -> None:
+        """Sets the bias to where it started."""
+        self.bias.fill_(self._first_bias)
 
     def learnt(self) -> dict[str, Tensor]:
         """What trains in the loss itself, by the name under which it is logged; detached."""
@@ -75,27 +81,28 @@ class SigmoidContrastive(InBatchLoss):
         take_saved_shape(self.bias, state_dict, f"{prefix}bias")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _share(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        anchors = self.similarity.rescale_queries(batch.queries, self.scaling.factor)
+    def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+        if batch.query_guides is not None:
+            raise ValueError("query_guides: the pairwise loss asks no guide; take InfoNCE, or leave them out")
+        anchors = self.scaled_queries(batch.queries, batch.temperatures)
         bias = whole(self.bias).reshape(()).to(anchors.dtype)
-        total = softplus_sum(
+        streamed = softplus_sum if self.wants_sum(batch.weights) else softplus_sums
+        return streamed(
             anchors,
             candidates.vectors,
             bias,
+            positives=_positives(batch, candidates),
             exclusion=excluded_pairs(batch, candidates),
             chunk_size=self.chunk_size,
         )
-        # A positive pair is a negative one minus its score: log(1 + e^-x) = log(1 + e^x) - x.
-        sums, counts = _positives(batch, candidates)
-        total = total - (anchors * sums).sum() - bias * counts.sum()
-        return total * (ranks.count / candidates.positives.total)
 
 
-def _positives(batch: Batch, candidates: Candidates) -> tuple[Tensor, Tensor]:
-    """Sum ``[n, d]`` and number ``[n]`` of each query's positives."""
+def _positives(batch: Batch, candidates: Candidates) -> PositivePairs:
+    """Pairs of this rank's queries and all documents that are positive."""
     if candidates.labels is not None:
-        return sums_by_label(batch.query_labels, candidates.vectors, candidates.labels)
-    if batch.positives is not None:
-        return sums_of_listed(candidates.local_documents, batch.positives)
-    documents = candidates.vectors[candidates.positives.local_slice]
-    return documents, documents.new_ones(len(documents))
+        nowhere = candidates.positive_columns.new_empty(len(batch.queries), 0)
+        return PositivePairs(nowhere, (batch.query_labels, candidates.labels))
+    if batch.positives is None:
+        return PositivePairs(candidates.positive_columns[:, None])
+    once = batch.positives.where(distinct_positives(batch.positives), -1)
+    return PositivePairs(positive_columns(batch._replace(positives=once), candidates))

@@ -32,11 +32,11 @@ class RankingMetric(Metric):
     Keeps a score, a grade and an index of every document.
 
     Args:
-        top_k: how many ranks count.
+        top_k: how many ranks count; ``None`` for all.
         kwargs: of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: if ``top_k`` is no whole number from 1 up.
+        ValueError: if ``top_k`` is neither a whole number from 1 up nor ``None``.
     """
 
     is_differentiable = False
@@ -51,9 +51,10 @@ class RankingMetric(Metric):
     grades: list[Tensor]
     queries: list[Tensor]
 
-    def __init__(self, top_k: int = 10, **kwargs: Any) -> None:
+    def __init__(self, top_k: int | None = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_count(top_k=top_k)
+        if top_k is not None:
+            check_count(top_k=top_k, hint="or None for all ranks")
         self.top_k = top_k
         for name in ("scores", "grades", "queries"):
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -101,12 +102,13 @@ class RankingMetric(Metric):
         numbers, rows = queries.long().unique(return_inverse=True)
         grades = grades.clamp(min=0)
         relevant = torch.bincount(rows[grades > 0], minlength=len(numbers))
+        top_k = int(torch.bincount(rows).max()) if self.top_k is None else self.top_k
         ranked = RankedGrades(
-            _by_rank(grades, scores, rows, len(numbers), self.top_k),
-            _by_rank(grades, grades, rows, len(numbers), self.top_k),
+            _by_rank(grades, scores, rows, len(numbers), top_k),
+            _by_rank(grades, grades, rows, len(numbers), top_k),
             relevant,
         )
-        return numbers, type(self).measure(ranked, self.top_k)
+        return numbers, type(self).measure(ranked, top_k)
 
     def compute(self) -> Tensor:
         """The mean; NaN if nothing is relevant to any query."""

@@ -23,6 +23,7 @@ from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from lightning_normdyn.capture.spread_step import SpreadStep
+from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.instruments import Instrument, NormObserver, fit
 
@@ -32,6 +33,9 @@ OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.5, weight_decay=0.05),
     "adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.1),
 }
+
+
+COUNTS = [ROWS - row for row in range(ROWS - 3)] + [0] * 3
 
 
 class Anisotropy(Instrument):
@@ -44,19 +48,27 @@ class Anisotropy(Instrument):
 
 
 class Pairs(nn.Module):
-    """Its loss is a mean over pairs of rows, so that the mean over ranks is the loss of all pairs together."""
+    """Its loss is a mean over pairs of rows, so that the mean over ranks is the loss of all pairs together.
+
+    A scale has a gradient too, by which all are clipped, and stays as it is.
+    """
 
     def __init__(self):
         super().__init__()
         self.table = nn.Embedding(ROWS, DIM)
+        self.scale = nn.Parameter(torch.tensor([0.5, -0.5]))
 
     def forward(self, pairs):
         left, right = self.table(pairs[:, 0]), self.table(pairs[:, 1])
-        return ((left * right).sum(1) - (pairs.sum(1) % 3 - 1.0)).square().mean()
+        return ((1 + self.scale.sum() / 10) * (left * right).sum(1) - (pairs.sum(1) % 3 - 1.0)).square().mean()
+
+
+def groups(net):
+    return [{"params": [net.table.weight]}, {"params": [net.scale], "lr": 0.0}]
 
 
 def by_columns(net, mesh):
-    fully_shard(net, mesh=mesh["data"], shard_placement_fn=lambda _: Shard(1))
+    fully_shard(net, mesh=mesh["data"], shard_placement_fn=lambda parameter: Shard(parameter.ndim - 1))
 
 
 def by_tensor(style):
@@ -85,6 +97,12 @@ CASES = {
     "columns, adagrad": ("columns", "adagrad", {}),
     "rows, sampled": ("rows", "adamw", {"max_tracked_rows": 11}),
     "columns, sampled": ("columns", "adamw", {"max_tracked_rows": 11}),
+    "rows, sampled by counts": ("rows", "adamw", {"max_tracked_rows": 11, "row_counts": COUNTS}),
+    "tensor-parallel columns, sampled by counts": (
+        "tensor-parallel columns, sharded",
+        "adagrad",
+        {"max_tracked_rows": 11, "row_counts": COUNTS},
+    ),
     "rows, seldom touched": ("rows", "adamw", {"window": 50, "every_n_steps": 25, "steps": 104}),
 }
 
@@ -120,7 +138,7 @@ def watched(net, optimizer, logged, log_dir=None, *, steps=STEPS, **settings):
     )
 
 
-def train(net, optimizer, observer, pairs, mesh=None, *, max_norm=0.1):
+def train(net, optimizer, observer, pairs, mesh=None, *, max_norm=1.0):
     """Trains, clipped, on this rank's part of each batch."""
     with observer:
         for batch in pairs:
@@ -139,9 +157,10 @@ def run(case, mesh=None, log_dir=None):
     """
     layout, optimizer, settings = CASES[case]
     net, logged = seeded(Pairs), []
+    net.scale.requires_grad_("parallel" not in layout)  # torch clips no gradients of several meshes together
     if mesh is not None:
         LAYOUTS[layout][1](net, mesh)
-    trained = OPTIMIZERS[optimizer](net.parameters())
+    trained = OPTIMIZERS[optimizer](groups(net))
     pairs = batches(settings.get("steps", STEPS))
     enough = {"_ENOUGH_STEPS": 25, "_ENOUGH_READINGS": 5} if case == "rows, seldom touched" else {}
     with patch.multiple(fit, **enough) if enough else nullcontext():
@@ -158,7 +177,7 @@ def half_way(folder=None, mesh=None):
     net, logged = seeded(Pairs), []
     if mesh is not None:
         LAYOUTS["rows"][1](net, mesh)
-    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    optimizer = OPTIMIZERS["sgd"](groups(net))
     observer = watched(net, optimizer, logged)
     state = train(net, optimizer, observer, batches(STEPS)[: STEPS // 2], mesh)
     return {"state": state, "weight": whole(net.table.weight)}
@@ -171,7 +190,7 @@ def resume(saved, mesh=None):
         net.table.weight.copy_(saved["weight"])
     if mesh is not None:
         LAYOUTS["rows"][1](net, mesh)
-    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    optimizer = OPTIMIZERS["sgd"](groups(net))
     observer = watched(net, optimizer, logged)
     observer.load_state_dict(saved["state"])
     train(net, optimizer, observer, batches(STEPS)[STEPS // 2 :], mesh)
@@ -184,7 +203,7 @@ def bit_identical(mesh):
     for is_observed in (False, True):
         net = seeded(Pairs)
         LAYOUTS["rows"][1](net, mesh)
-        optimizer = OPTIMIZERS["adamw"](net.parameters())
+        optimizer = OPTIMIZERS["adamw"](groups(net))
         observer = watched(net, optimizer, [])
         if is_observed:
             train(net, optimizer, observer, batches(STEPS), mesh)
@@ -192,23 +211,33 @@ def bit_identical(mesh):
             for batch in batches(STEPS):
                 optimizer.zero_grad()
                 net(share(batch, mesh)).backward()
-                nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
         weights.append(net.table.weight.to_local().clone())
     return torch.equal(*weights)
+
+
+def square_of_what_all_have(mesh):
+    """The squared norm of gradients of which one is sharded and another is whole on each rank."""
+    net = seeded(Pairs)
+    LAYOUTS["tensor-parallel rows"][1](net, mesh)
+    layout = TableTarget("table.weight", net).layout
+    total = layout.share_of_square([torch.tensor([3.0, 4.0]), net.table.weight])
+    layout.add_up(total)
+    return {"square": total, "of the rest": net.table.weight.detach().full_tensor().double().square().sum()}
 
 
 def one_rank_fails(mesh):
     """What each rank logs and says where one of them cannot read its share of the fifth measured step."""
     net, logged, calls, read_share = seeded(Pairs), [], [], SpreadStep.read_share
     LAYOUTS["rows"][1](net, mesh)
-    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    optimizer = OPTIMIZERS["sgd"](groups(net))
 
-    def fail(step):
+    def fail(step, *further):
         calls.append(step)
         if dist.get_rank() == 1 and len(calls) == 5:
             raise MemoryError("planted")
-        read_share(step)
+        read_share(step, *further)
 
     with patch.object(SpreadStep, "read_share", fail), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -227,6 +256,7 @@ def main(folder):
     results["resumed"] = resume(torch.load(folder / "half.pt", weights_only=True), data)
     results["half way"] = half_way(mesh=data)
     results["bit-identical"] = bit_identical(data)
+    results["square"] = square_of_what_all_have(meshes[LAYOUTS["tensor-parallel rows"][0]])
     results["one fails"] = one_rank_fails(data)
     torch.save(results, folder / f"rank-{rank}.pt")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -120,7 +119,7 @@ def test_a_scaler_under_manual_optimisation(fit):
     ("options", "total"),
     [
         pytest.param({"max_epochs": 2}, 2 * BATCHES, id="epochs: each optimizer may step in every batch"),
-        pytest.param({"max_epochs": -1, "max_steps": 16}, 8, id="steps: those of both together"),
+        pytest.param({"max_epochs": -1, "max_steps": 16}, 8, id="steps: those of both together, alike at first"),
     ],
 )
 def test_the_number_of_steps_to_come(fit, tmp_path, options, total):
@@ -130,6 +129,32 @@ def test_the_number_of_steps_to_come(fit, tmp_path, options, total):
     assert described["lr"] == SETTINGS["documents"][0]
 
 
+class Totals(Callback):
+    """What the monitor takes each optimizer's steps in the whole run for, batch by batch."""
+
+    def __init__(self):
+        self.totals = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        run = trainer.callbacks[0]._observation._run
+        self.totals.append([run.total_steps(optimizer) for optimizer in trainer.optimizers])
+
+
+@pytest.mark.parametrize(
+    ("batches", "options"),
+    [(41, {"max_epochs": 2}), (40, {"max_epochs": 1}), (60, {"max_epochs": -1, "max_steps": 51})],
+)
+def test_optimizers_at_different_rates_end_after_different_numbers_of_steps(fit, batches, options):
+    """From their second turns on; the forecast for the end of each is judged at its own last step."""
+    witness, callback = Totals(), NormDynamics(every_n_steps=1, window=0.25)
+    trainer = fit(TwoPlayers(seeded(TwoTables)), pair_batches(batches), callback, witness, **options)
+    steps = {name: callback.state_dict()["targets"][f"net.{name}.weight"]["steps"] for name in SETTINGS}
+    assert steps["queries"] < 0.8 * steps["documents"]
+    assert all(totals == list(steps.values()) for totals in witness.totals[QUERIES_EVERY:])
+    for name in SETTINGS:
+        assert [m for m in trainer.logger.of(f"net.{name}.weight").values() if "forecast_skill" in m]
+
+
 class BeforeAndAfter(Callback):
     """Norms around each batch, seen from outside."""
 
@@ -137,14 +162,14 @@ class BeforeAndAfter(Callback):
         self.steps = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        weight = pl_module.net.table.weight
+        (self.gradient,) = torch.autograd.grad(pl_module.net(batch), weight)
         self.before = pl_module.net.table.weight.detach().double().clone()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         after = pl_module.net.table.weight.detach().double().clone()
-        zeros = torch.zeros_like(after)
-        self.steps.append(
-            PlainStep(zeros, after - self.before, self.before, after, 0.0)
-        )  # it moves what has a gradient
+        gradient = self.gradient.double()
+        self.steps.append(PlainStep(gradient, gradient, self.before, after, 0.0))
 
 
 def test_lbfgs_is_one_step_however_often_it_evaluates(fit):
@@ -164,5 +189,7 @@ def test_lbfgs_is_one_step_however_often_it_evaluates(fit):
         growth = ((step.after - step.before).square().sum(1) / step.before.square().sum(1)).mean().item()
         assert logged[number]["budget_growth"] == pytest.approx(growth, rel=1e-4, abs=1e-6)
         assert logged[number].keys().isdisjoint({"budget_decay", "budget_drift"})  # nobody knows how it decays
-        assert math.isfinite(logged[number]["gradient_norm"])
+        of_gradient = expected_split(step, effective_lr=0.3, decay_rate=None)
+        for key in ("gradient_norm", "clip_ratio", "radial_fraction", "effective_lr"):
+            assert logged[number][key] == pytest.approx(of_gradient[key], rel=1e-5), (number, key)
     assert not [key for key in logged[10] if key.startswith(("equilibrium", "transient", "forecast", "balance"))]

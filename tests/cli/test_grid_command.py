@@ -2,21 +2,28 @@
 
 import html
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from unittest.mock import Mock
 
 import pytest
 
 from lightning_normdyn.cli.grids import grid as grid_module
+from lightning_normdyn.cli.grids.cluster_trainings import TrainingNeeds, run_on_cluster, train_there
+from lightning_normdyn.cli.grids.job import Job
 from lightning_normdyn.cli.grids.plan import Plan, read_task
 from lightning_normdyn.cli.grids.processes import run_jobs
 from lightning_normdyn.cli.main import main
+from lightning_normdyn.cli.ray_cluster import connected
 from lightning_normdyn.tasks import Retrieval
 
 CONFIG = """
@@ -258,3 +265,136 @@ def trainings_in(folder: Path) -> list[str]:
         if f"{folder.parent.name}/{folder.name}/job.json" in line and "grids.worker" in line:
             found.append(line)
     return found
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A cluster of two cores on this machine, which a grid finds."""
+    ray = pytest.importorskip("ray", reason="trainings go to a cluster by the extra ray")
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        yield
+        ray.shutdown()
+    signal.signal(signal.SIGTERM, handler)
+
+
+ON_RAY = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+def results_in(folder: Path) -> dict[str, object]:
+    """Content of each result, without the seconds it took."""
+    files = folder.glob("runs/*/result.json")
+    return {file.parent.name: json.loads(file.read_text()) | {"seconds": None} for file in files}
+
+
+def files_in(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestOnRay:
+    """Trainings on a Ray cluster give the results and the files of those in processes of one machine."""
+
+    pytestmark = ON_RAY
+
+    def test_results_are_the_same_also_where_a_worker_is_killed(self, grid: Path, monkeypatch, capsys) -> None:
+        monkeypatch.chdir(grid.parent)
+        monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+        killed = Thread(target=kill_a_worker, args=("cosine-lr0.01-seed0",))
+        killed.start()
+        assert main([*WORDS, "--engine", "ray", "--out", "on-ray"]) == 0
+        killed.join()
+        assert results_in(Path("on-ray")) == results_in(grid)
+        assert files_in(Path("on-ray")) == files_in(grid)
+        printed = capsys.readouterr().out
+        assert "Ray: 2 CPUs on 1 machine" in printed
+        assert "5 of 5: " in printed
+        findings = [json.loads((folder / "findings.json").read_text()) for folder in (grid, Path("on-ray"))]
+        assert findings[0] == findings[1]
+        logs = [(folder / "runs/cosine-lr0.01-seed0/log.txt").read_text() for folder in (grid, Path("on-ray"))]
+        assert '"done"' not in logs[1]
+        assert len(logs[1].splitlines()) == len(logs[0].splitlines())
+        started = {file: file.stat().st_mtime_ns for file in Path("on-ray").glob("runs/*/result.json")}
+        gone = Path("on-ray/runs/qnorm-lr0.01-seed1/result.json")
+        gone.unlink()
+        assert main([*WORDS, "--engine", "ray", "--out", "on-ray"]) == 0
+        assert {file for file in started if started[file] != file.stat().st_mtime_ns} == {gone}
+        assert results_in(Path("on-ray")) == results_in(grid)
+
+    def test_a_training_that_fails_is_named_as_on_one_machine(self, workplace: Path, tmp_path, monkeypatch) -> None:
+        monkeypatch.chdir(workplace)
+        said, shares = {}, []
+        for engine in ("jobs", "ray"):
+            words = ("--config", "grid.yaml", "--trainer.max_epochs=0")
+            plan = Plan(words, ("cosine",), (0.01,), (0,), tmp_path / engine, 1)
+            jobs = plan.trials()[1:]
+            if engine == "jobs":
+                said[engine] = run_jobs(jobs, at_once=1, progress=lambda *_: None)
+            else:
+                with connected() as cluster:
+                    said[engine] = run_on_cluster(
+                        jobs,
+                        cluster=cluster,
+                        needs=TrainingNeeds(),
+                        progress=lambda job, share: shares.append((job.name, share)),
+                    )
+        name = "cosine-lr0.01-seed0"
+        assert said["ray"] == {name: said["jobs"][name].replace(str(tmp_path / "jobs"), str(tmp_path / "ray"))}
+        assert "train: expected at least one step, got none" in said["ray"][name]
+        assert shares == [(name, 1.0)]
+
+    def test_a_machine_without_the_folder_is_named(self, tmp_path) -> None:
+        with pytest.raises(OSError, match=r"^engine: expected the working folder '/no/such' on every machine of the"):
+            train_there(Job((), "cosine", 0.1, 0, str(tmp_path), 1), "/no/such", None)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_grid_on_ray_that_is_killed_goes_on(grid: Path) -> None:
+    pytest.importorskip("ray", reason="trainings go to a cluster by the extra ray")
+    command = [sys.executable, "-m", "lightning_normdyn", *WORDS, "--engine", "ray", "--out", "ray-killed"]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    folder = grid.parent / "ray-killed"
+    with subprocess.Popen(command, cwd=grid.parent, env=environment, stdout=subprocess.DEVNULL) as first:
+        until(lambda: len(results_in(folder)) >= 2, seconds=240)
+        first.kill()
+    until(lambda: not scratch_trainings(), seconds=60)
+    finished = {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/result.json")}
+    assert len(finished) < 5
+    again = subprocess.run(command, cwd=grid.parent, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr == ""
+    assert all(file.stat().st_mtime_ns == time for file, time in finished.items())
+    assert results_in(folder) == results_in(grid)
+    assert files_in(folder) == files_in(grid)
+
+
+def scratch_trainings() -> list[int]:
+    """Processes of trainings that a cluster does."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            line = file.read_bytes().decode(errors="replace")
+            found += [int(file.parent.name)] * ("normdyn-training-" in line and "grids.worker" in line)
+    return found
+
+
+def kill_a_worker(name: str) -> None:
+    """Kills the process of the cluster that does the training of that name, while it does."""
+
+    def victims() -> list[int]:
+        found = []
+        for process in scratch_trainings():
+            with suppress(OSError):
+                job = Path(f"/proc/{process}/cmdline").read_bytes().decode().rstrip("\0").split("\0")[-1]
+                wanted = json.loads(Path(job).read_text())
+                words = f"{wanted['variant']}-lr{wanted['lr']:g}-seed{wanted['seed']}"
+                status = Path(f"/proc/{process}/status").read_text()
+                found += [int(status.split("PPid:\t")[1].split("\n")[0])] * (words == name)
+        return found
+
+    until(victims, seconds=120)
+    time.sleep(2)
+    os.kill(victims()[0], signal.SIGKILL)

@@ -1,10 +1,11 @@
 """Command lines that no command can take: kind, words and what the message has to name."""
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from bad_files import CHECKPOINTS, COVARIATES, EMBEDDINGS, IDS, JUDGEMENTS, RUNS, TEXTS
+from bad_files import ADDRESSES, CHECKPOINTS, COVARIATES, EMBEDDINGS, IDS, JUDGEMENTS, RUNS, SHARDS, TEXTS
 from yaml_mistakes import MISTAKES
 
 
@@ -114,6 +115,9 @@ def _choices() -> Iterator[BadWords]:
     for option, words in options.items():
         for value in ("", "nope", "COSINE", "1"):
             yield BadWords(kind, [*words, option, value], option.lstrip("-"))
+    for words in (["grid", "--config", "sts.yaml"], AUDIT, EXPORT):
+        for value in ("", "nope", "Ray", "1"):
+            yield BadWords(kind, [*words, "--engine", value], "engine")
     for value in ("", "nope", "ndcg", "ndcg@0", "ndcg@-1", "ndcg@x", "ndcg@1.5", "recall@@3"):
         yield BadWords(kind, [*_judged_audit(), "--measure", value], "measure")
     for value in ("", "nope", "figure1", "demo"):
@@ -153,6 +157,15 @@ def _embeddings() -> Iterator[BadWords]:
         yield BadWords("files: embeddings", ["audit", "--embeddings", file], named)
         yield BadWords("files: embeddings", [*without(EXPORT, "--embeddings"), "--embeddings", file], named)
         yield BadWords("files: embeddings", [*without(ADVISE, "--documents"), "--documents", file], named)
+    for place in (*(f"inputs/shards/{name}" for name in SHARDS), *ADDRESSES):
+        named = f"{re.escape(place.removeprefix('file://'))}|embeddings:|documents:|queries:"
+        yield BadWords("files: shards and URLs", ["audit", "--embeddings", place], named)
+        yield BadWords("files: shards and URLs", [*without(EXPORT, "--embeddings"), "--embeddings", place], named)
+        if place != "inputs/shards/no_id":  # advice without judgements looks at no id
+            yield BadWords("files: shards and URLs", [*without(ADVISE, "--documents"), "--documents", place], named)
+            yield BadWords("files: shards and URLs", [*without(ADVISE, "--queries"), "--queries", place], named)
+        judged = ["--queries", place, "--judgements", "inputs/good.tsv"]
+        yield BadWords("files: shards and URLs", [*AUDIT, *judged], named)
     for name in ("absent.npy", "text.npy", "object.npy", "nan.npy", "no_rows.npy", "wide.npy"):
         yield BadWords(
             "files: embeddings",
@@ -365,6 +378,21 @@ def _combinations() -> Iterator[BadWords]:
         ([*AUDIT, "--pretrained", "x"], "pretrained"),
         ([*AUDIT, "--device", "cpu"], "device"),
         ([*AUDIT, "--checkpoint", "inputs/bare.ckpt"], "--checkpoint"),
+        (["audit", "--checkpoint", "inputs/bare.ckpt", "--engine", "ray"], "engine"),
+        ([*MODEL, "--engine", "ray"], "engine"),
+        (["grid", "--config", "sts.yaml", "--engine", "ray", "--jobs", "2"], "jobs"),
+        (
+            [
+                "export",
+                "--embeddings",
+                "inputs/shards/good",
+                "--to",
+                "parquet",
+                "--out",
+                "inputs/shards/good/x.parquet",
+            ],
+            "out",
+        ),
         (["audit", "--model", "inputs/bert"], "--texts"),
         ([*MODEL, "--save", "x.txt"], "save"),
         ([*ADVISE, "--config", "sts.yaml"], "--config"),

@@ -21,6 +21,11 @@ EMBEDDINGS = (
     "nulls.parquet", "text.safetensors", "half.safetensors", "no_matrix.safetensors", "two.safetensors", "vectors.csv",
     "vectors",
 )  # fmt: skip
+SHARDS = (
+    "none", "other_dim", "other_fixed_dim", "other_column", "ids_missing", "ids_in_one", "no_id", "no_vector",
+    "half_shard", "text_shard", "no_rows", "not_finite",
+)  # fmt: skip
+ADDRESSES = ("sea://bucket/x.npy", "sea://", "memory://absent", "memory://absent.npy", "file:///absent/x.npy")
 JUDGEMENTS = (
     "absent.tsv", "folder.tsv", "empty.tsv", "latin.tsv", "utf16.tsv", "binary.tsv", "one_column.tsv",
     "words_for_grades.tsv", "nan_grades.tsv", "unknown_queries.tsv", "unknown_documents.tsv", "no_relevant.tsv",
@@ -45,6 +50,7 @@ def write_files(folder: Path) -> None:
     _write_arrays(folder)
     _write_archives(folder)
     _write_columns(folder)
+    _write_shards(folder / "shards")
     _write_tensors(folder)
     _write_tables(folder)
     _write_texts(folder)
@@ -112,6 +118,41 @@ def _write_columns(folder: Path) -> None:
     content = (folder / "good.parquet").read_bytes()
     (folder / "half.parquet").write_bytes(content[: len(content) // 2])
     (folder / "text.parquet").write_text("no parquet")
+
+
+def _write_shards(folder: Path) -> None:
+    """Folders whose second shard does not go with the first."""
+    vectors, half = _vectors(), ROWS // 2
+    lists = pa.array(vectors[:half].tolist())
+    fixed = pa.FixedSizeListArray.from_arrays(pa.array(vectors[:half].reshape(-1)), DIM)
+    good = pa.table({"id": [f"d{row}" for row in range(half)], "v": lists})
+    ids = pa.array([f"d{row}" for row in range(half, ROWS)])
+    narrow = pa.FixedSizeListArray.from_arrays(pa.array(vectors[: half // 2].reshape(-1)), DIM // 2)
+    vectors = vectors[half:]
+    shards = {
+        "other_dim": (good, pa.table({"id": ids, "v": pa.array(vectors[:, :2].tolist())})),
+        "other_fixed_dim": (pa.table({"v": fixed}), pa.table({"v": narrow})),
+        "other_column": (good, pa.table({"id": ids, "w": lists})),
+        "ids_missing": (good, pa.table({"v": lists})),
+        "ids_in_one": (pa.table({"v": lists}), pa.table({"id": ids, "v": lists})),
+        "no_id": (good, pa.table({"id": pa.array([None] * half, pa.string()), "v": lists})),
+        "no_vector": (good, pa.table({"id": ids, "v": pa.array([None] * half, lists.type)})),
+        "no_rows": (good[:0], good[:0]),
+        "not_finite": (good, pa.table({"id": ids, "v": pa.array((vectors * np.nan).tolist())})),
+    }
+    (folder / "none").mkdir(parents=True)
+    (folder / "none" / "README.md").write_text("no shard")
+    for name, tables in shards.items():
+        (folder / name).mkdir()
+        for number, table in enumerate(tables):
+            pq.write_table(table, folder / name / f"part-{number}.parquet")
+    whole = (folder / "other_dim" / "part-0.parquet").read_bytes()
+    for name, content in (("half_shard", whole[: len(whole) // 2]), ("text_shard", b"no parquet")):
+        (folder / name).mkdir()
+        (folder / name / "part-0.parquet").write_bytes(whole)
+        (folder / name / "part-1.parquet").write_bytes(content)
+    (folder / "good").mkdir()
+    pq.write_table(good, folder / "good" / "part-0.parquet")
 
 
 def _write_tensors(folder: Path) -> None:

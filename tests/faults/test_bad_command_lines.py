@@ -18,6 +18,7 @@ _QUICK = {
     "words: choices": 3,
     "words: flags": 3,
     "files: embeddings": 8,
+    "files: shards and URLs": 90,
     "files: judgements": 4,
     "files: ids": 3,
     "YAML": 3,

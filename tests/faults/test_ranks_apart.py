@@ -20,11 +20,11 @@ SENTENCES = {
     "tables of the first rank alone": ([], []),
     "uneven loops": (
         [f"{ENDED}9: {APART}(rank 0: before step 10; rank 1: its end after step 9)"],
-        [f"{ENDED}9: {APART}(rank 1: its end after step 9; rank 0: before step 10)"],
+        [f"{ENDED}9: {APART}(rank 0: before step 10; rank 1: its end after step 9)"],
     ),
     "other targets": (
         [f"'encoder': {ALONE}the ranks do not do the same (rank 0: measures encoder every"],
-        [f"'encoder.2': {ALONE}the ranks do not do the same (rank 1: measures encoder.2 every"],
+        [f"'encoder.2': {ALONE}the ranks do not do the same (rank 0: measures encoder every"],
     ),
     "an error on the second rank": (
         [f"{ENDED}4: {APART}(rank 0: "],

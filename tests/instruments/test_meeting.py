@@ -94,6 +94,42 @@ def test_a_wait_off_the_main_thread_touches_no_handler(stores, monkeypatch, hear
     assert heard == []
 
 
+def test_the_store_does_not_grow_with_the_run(stores, monkeypatch):
+    """Nor does any rank miss a word: those of the last round stay."""
+    monkeypatch.setattr(meeting, "_ROUNDS_KEPT", 4)
+    first, second = ranks(stores)
+    before, most = stores[0].num_keys(), 0
+    for step in range(40):
+        timer = threading.Thread(target=second.settle, args=(f"step {step}",))
+        timer.start()
+        assert first.settle(f"step {step}") == ""
+        timer.join()
+        most = max(most, stores[0].num_keys())
+    assert most - before <= 3 * 5 + 3
+    first.leave()
+    assert second.settle("step 40") == "the ranks do not do the same (rank 0: gone; rank 1: step 40)"
+
+
+def test_ranks_ask_the_store_three_times_a_step_however_many_they_are(stores):
+    class Counted:
+        def __init__(self, store):
+            self.store, self.requests = store, []
+
+        def __getattr__(self, name):
+            self.requests.append(name)
+            return getattr(self.store, name)
+
+    counted = [Counted(dist.TCPStore("127.0.0.1", stores[0].port, is_master=False)) for _ in range(8)]
+    members = ranks(counted)
+    for step in range(3):
+        threads = [threading.Thread(target=member.settle, args=(f"step {step}",)) for member in members]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(store.requests == ["set", "wait", "compare_set"] * 3 for store in counted)
+
+
 class GoneStore:
     """Its server has ended, with the rank or the launcher that had it."""
 
@@ -113,13 +149,18 @@ def test_a_store_that_is_gone_is_not_asked_for_a_minute():
     assert time.monotonic() - start < 10
 
 
-def test_words_of_an_attempt_before_a_restart_are_not_heard(stores, monkeypatch):
-    """torchrun's store outlives the ranks: the first attempt broke off where a rank waited for one that was killed."""
+@pytest.mark.parametrize(("attempts", "sizes"), [(("0", "1"), (2, 2)), (("0", "0"), (3, 2))])
+def test_words_of_an_attempt_before_a_restart_are_not_heard(stores, monkeypatch, attempts, sizes):
+    """torchrun's store outlives the ranks: the first attempt broke off where a rank waited for one that was killed.
+
+    Where a rank left for good, torchrun starts the others anew and does not count that.
+    """
     monkeypatch.setattr(meeting, "PATIENCE", 0.2)
     dist.init_process_group("gloo", store=stores[0], rank=0, world_size=1)
     with ended_process_group():
-        for attempt in ("0", "1"):
+        for attempt, size in zip(attempts, sizes, strict=True):
             monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+            monkeypatch.setattr(dist, "get_world_size", lambda size=size: size)
             monkeypatch.setattr(meeting, "_BEGINNINGS", iter(range(5)))
             views = []
             for store in stores:

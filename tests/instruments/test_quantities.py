@@ -50,7 +50,11 @@ def logged(fit):
     inputs = torch.randn(40, 16, generator=torch.Generator().manual_seed(2))
     probe = fit(encoder, views(STEPS), NormDynamics(targets=["encoder"], probe=inputs, **options))
     losses = [
-        fit(Learning(loss, normalization="learnable", learnable_temperature=True), pair_batches(3), NormDynamics())
+        fit(
+            Learning(loss, normalization="learnable", learnable_temperature=True, with_metrics=True),
+            pair_batches(3),
+            NormDynamics(),
+        )
         for loss in (None, SigmoidContrastive(learnable_bias=True))
     ]
     return {"table": quantities_of(table), "encoder": quantities_of(probe)} | {

@@ -7,8 +7,12 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import BaseFinetuning
+from small_models import Lit, PairTable, pair_batches, seeded
 from torch import nn
 
+from lightning_normdyn.callbacks import NormDynamics
+from lightning_normdyn.capture.targets import find_targets
 from lightning_normdyn.instruments import NormObserver
 
 STEPS, WINDOW = 12, 6
@@ -184,3 +188,66 @@ def test_a_method_that_every_module_has_is_none(fit):
 
     with pytest.raises(ValueError, match=r"'parameters' matches no parameter or submodule.*or 'root' for the model"):
         fit(lit_parts(), batches(), NormDynamics(targets=["parameters"]))
+
+
+class Thawed(BaseFinetuning):
+    """Trains the table from the second epoch on, with a parameter group of its own."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.net.table)
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.net.table, optimizer, lr=0.1)
+
+
+class ScaledPairs(PairTable):
+    """Pairs of rows, and a scale that is trained from the start."""
+
+    def __init__(self):
+        super().__init__("dot")
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, pairs):
+        return self.scale * super().forward(pairs)
+
+
+def test_a_table_that_is_frozen_at_first_is_followed_from_when_it_is_trained(fit):
+    """'auto' starts without it and says so."""
+
+    def configure(net):
+        return torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+
+    callback = NormDynamics(every_n_steps=1)
+    with pytest.warns(UserWarning, match="'auto' found no embedding table that is trained now") as said:
+        trainer = fit(Lit(seeded(ScaledPairs), configure), pair_batches(6), Thawed(), callback, max_epochs=2)
+    assert sum("found no embedding table" in str(warning.message) for warning in said) == 1
+    logged = trainer.logger.of("net.table.weight")
+    assert min(step for step, values in logged.items() if "norm_mean" in values) == 7
+    met = torch.stack([batch.flatten().bincount(minlength=30) for batch in pair_batches(6)]).sum(0) > 0
+    norms = trainer.lightning_module.net.table.weight.detach().double().norm(dim=1)[met]
+    assert logged[12]["norm_mean"] == pytest.approx(float(norms.mean()), rel=1e-6)
+
+
+def test_a_frozen_table_that_its_optimizer_holds_is_followed_from_when_it_is_trained():
+    net, logged = seeded(ScaledPairs), {}
+    net.table.requires_grad_(False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    observer = NormObserver(net, optimizer, every_n_steps=1, log=lambda m, step: logged.update({step: m}))
+    with pytest.warns(UserWarning, match="'auto' found no embedding table that is trained now"):
+        observer.begin()
+    for number, batch in enumerate(pair_batches(12)):
+        net.table.requires_grad_(number >= 6)
+        optimizer.zero_grad()
+        net(batch).backward()
+        optimizer.step()
+        assert bool(logged) is (number >= 6)
+    growth = logged[max(logged)]["normdyn/table.weight/norm_mean"]
+    observer.finish()
+    met = torch.stack([batch.flatten().bincount(minlength=30) for batch in pair_batches(12)[6:]]).sum(0) > 0
+    assert growth == pytest.approx(float(net.table.weight.detach().double().norm(dim=1)[met].mean()), rel=1e-6)
+
+
+def test_a_model_without_any_table_is_refused_all_the_same():
+    with pytest.raises(ValueError, match="'auto' found no embedding table and no contrastive loss"):
+        find_targets(nn.Linear(3, 2))

@@ -17,23 +17,63 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_normdyn.cli.process_group import ended_process_group
-from lightning_normdyn.losses import InfoNCE, SigmoidContrastive, cached_loss
+from lightning_normdyn.losses import FullSoftmax, InfoNCE, SigmoidContrastive, SupCon, cached_loss
 
 D = 6
 LARGEST = 4
 PAIRS = {1: (20,), 2: (7, 13), 3: (9, 1, 10), 4: (5, 4, 8, 3)}
 """How the same twenty pairs are dealt out; unevenly."""
 
+
+class Views(SupCon):
+    """Of both sides as two views of one set."""
+
+    def forward(self, queries, documents, *, labels):
+        return super().forward(torch.cat((queries, documents)), labels.repeat(2))
+
+
+class Shared(FullSoftmax):
+    """Over the documents of all ranks, each query's own being its target."""
+
+    def forward(self, queries, documents, *, document_ids):
+        return super().forward(queries, documents, torch.arange(len(queries)), document_ids=document_ids)
+
+
 CASES = {
     "one direction": (InfoNCE, {}, {}),
     "backwards": (InfoNCE, {"direction": "document_to_query"}, {}),
+    "auto": (InfoNCE, {"temperature": "auto", "symmetric": True}, {}),
     "symmetric": (InfoNCE, {"symmetric": True, "chunk_size": 3}, {}),
     "SimCLR": (InfoNCE, {"symmetric": True, "same_side": "both"}, {}),
     "joint": (InfoNCE, {"symmetric": True, "same_side": "both", "joint": True}, {}),
+    "joint, of all documents": (
+        InfoNCE,
+        {"symmetric": True, "same_side": "both", "joint": "sentence_transformers"},
+        {"hard": True, "document_ids": True},
+    ),
     "ids": (InfoNCE, {"symmetric": True}, {"query_ids": True, "document_ids": True}),
     "labels": (InfoNCE, {"symmetric": True}, {"labels": True}),
     "labels backwards": (InfoNCE, {"direction": "document_to_query"}, {"labels": True, "document_ids": True}),
     "hard negatives": (InfoNCE, {"symmetric": True}, {"hard": True, "extra": True}),
+    "smoothed": (
+        InfoNCE,
+        {"symmetric": True, "label_smoothing": 0.1, "margin": 0.1},
+        {"document_ids": True, "hard": True},
+    ),
+    "decoupled": (InfoNCE, {"decoupled": True, "symmetric": True, "reduction": "sum"}, {"labels": True}),
+    "weighted": (InfoNCE, {"symmetric": True}, {"weights": True}),
+    "sigmoid weighted": (SigmoidContrastive, {}, {"weights": True}),
+    "guided": (InfoNCE, {"symmetric": True, "guide_margin": 0.05}, {"guides": True, "document_ids": True}),
+    "bounded": (InfoNCE, {"symmetric": True, "same_side": "both", "negative_share": 0.9}, {"hard": True}),
+    "hard": (InfoNCE, {"hardness": "hard_negatives"}, {"hard": True, "extra": True}),
+    "debiased": (InfoNCE, {"symmetric": True, "prior": 0.1}, {}),
+    "hard negatives of one's own": (InfoNCE, {"shared_hard_negatives": False}, {"hard": True}),
+    "SupCon": (Views, {}, {"labels": True}),
+    "same side with labels": (InfoNCE, {"symmetric": True, "same_side": "both"}, {"labels": True}),
+    "shared documents": (Shared, {"share_documents": True}, {"document_ids": True}),
+    "queue of positives": (InfoNCE, {"queue_size": 30, "queue_positives": True}, {"labels": True}),
+    "prefixes": (InfoNCE, {"prefixes": [2, 5, 6]}, {"document_ids": True, "hard": True}),
+    "symmetric prefixes": (InfoNCE, {"prefixes": [3, 6], "prefix_weights": [0.5, 1.0], "symmetric": True}, {}),
     "queue": (InfoNCE, {"queue_size": 30}, {"document_ids": True}),
     "sigmoid": (SigmoidContrastive, {}, {}),
     "sigmoid with labels": (SigmoidContrastive, {}, {"labels": True, "hard": True, "document_ids": True}),
@@ -47,7 +87,8 @@ class Towers(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.query, self.document = nn.Linear(D, D), nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, D))
-        self.loss = make(normalization="learnable", temperature=0.3, learnable_temperature=True, **settings)
+        learnt = {"normalization": "learnable", "temperature": 0.3, "learnable_temperature": True}
+        self.loss = make(**learnt | settings)
 
     def forward(self, batch, *, chunk_size=None):
         options = dict(batch)
@@ -70,7 +111,10 @@ def everything(wanted, seed):
 
     made = {name: torch.randn(n, D, generator=generator) for name in ("queries", "documents", "extra")}
     made |= {"hard": torch.randn(n, 2, D, generator=generator), "query_ids": integers(15), "labels": integers(4)}
-    made |= {"document_ids": integers(18)}
+    made |= {"document_ids": integers(18), "weights": torch.rand(n, generator=generator)}
+    if wanted.get("guides"):
+        guides = {"query_guides": torch.randn(n, 4, generator=generator), "document_guides": made["documents"][:, :4]}
+        return everything(wanted | {"guides": False}, seed) | guides
     return {name: x for name, x in made.items() if name in ("queries", "documents") or wanted.get(name)}
 
 
@@ -130,6 +174,11 @@ def main(folder):
     found["accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, accumulate=2)
     found["cached"] = run(Towers(InfoNCE, symmetric), {"document_ids": True}, world, rank, chunk_size=4)
     found["cached, accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, chunk_size=3, accumulate=2)
+    found["metrics"] = []
+    for direction in ("query_to_document", "document_to_query"):
+        model = Towers(InfoNCE, {"with_metrics": True, "direction": direction})
+        run(model, {}, world, rank, steps=1)
+        found["metrics"].append(model.loss.metrics())
     with torch.no_grad():
         found["evaluation"] = Towers(InfoNCE, symmetric).eval()(share(everything({}, 0), world, rank))
     alone = Towers(InfoNCE, {"gather": False})

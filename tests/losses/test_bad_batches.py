@@ -1,10 +1,20 @@
 """One clear sentence for everything that does not fit."""
 
+import functools
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
-from lightning_normdyn.losses import ContrastiveMixin, InfoNCE, NormalizedSimilarity, SigmoidContrastive, cached_loss
+from lightning_normdyn.losses import (
+    ContrastiveMixin,
+    FullSoftmax,
+    InfoNCE,
+    NormalizedSimilarity,
+    SigmoidContrastive,
+    cached_loss,
+)
 
 Q, C = torch.randn(4, 3), torch.randn(6, 3)
 NAN, INF = Q.clone(), C.clone()
@@ -108,8 +118,8 @@ def test_data_parallel_is_told_off():
     ("inputs", "chunk_size", "sentence"),
     [
         (Q, 0, "chunk_size: expected a whole number, 1 or more, got 0"),
-        (3.0, 2, "query_inputs: expected a tensor, a list or a mapping"),
-        (Q[:0], 2, "query_inputs: expected a tensor, a list or a mapping"),
+        (3.0, 2, "query_inputs: expected a tensor, a list, or a mapping or tuple"),
+        (Q[:0], 2, "query_inputs: expected a tensor, a list, or a mapping or tuple"),
     ],
 )
 def test_inputs_that_cannot_be_cut(inputs, chunk_size, sentence):
@@ -161,3 +171,39 @@ def test_scores_that_leave_the_precision_are_told_from_wrong_embeddings():
         ValueError, match=r"queries: scores leave torch\.float32, with entries up to .*; normalise a side"
     ):
         InfoNCE(normalization="dot")(1e30 * Q, 1e30 * C)
+
+
+@pytest.mark.parametrize("make", [InfoNCE, functools.partial(SigmoidContrastive, bias=0.0)])
+@pytest.mark.parametrize("name", ["query_ids", "document_ids"])
+def test_minus_one_is_no_id(make, name):
+    """Where some have one, the others still meet everybody."""
+    queries, documents = torch.randn(8, 3), torch.randn(8, 3)
+    loss, nobody = make(temperature=1.0), torch.full((8,), -1)
+    torch.testing.assert_close(loss(queries, documents, **{name: nobody}), loss(queries, documents))
+    some, others = nobody.clone(), torch.arange(8) + 10
+    some[:2] = others[:2] = 7
+    torch.testing.assert_close(loss(queries, documents, **{name: some}), loss(queries, documents, **{name: others}))
+    assert not torch.isclose(loss(queries, documents, **{name: some}), loss(queries, documents))
+
+
+def test_a_full_softmax_takes_minus_one_as_no_id():
+    queries, documents, targets = torch.randn(4, 3), torch.randn(8, 3), torch.arange(4)
+    loss = FullSoftmax()
+    expected = loss(queries, documents, targets)
+    torch.testing.assert_close(loss(queries, documents, targets, document_ids=torch.full((8,), -1)), expected)
+
+
+@pytest.mark.parametrize(("share", "says"), [(8, True), (7, True), (5, False), (0, False)])
+def test_ids_that_leave_little_are_warned_of_once(share, says):
+    """Eight queries of which so many have the id 0, as in a column that was never set."""
+    ids = torch.arange(8) + 1
+    ids[:share] = 0
+    loss, sides = InfoNCE(), torch.randn(2, 8, 3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            loss(*sides, document_ids=ids)
+    assert len(said) == says
+    if says:
+        expected = share * (share - 1) / (8 * 7)
+        assert f"document_ids exclude {expected:.0%} of the negatives as duplicates" in str(said[0].message)

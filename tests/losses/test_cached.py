@@ -1,11 +1,14 @@
 """Gradient caching: the gradients of the plain loss over the same chunks, bit for bit where arithmetic allows."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_normdyn.capture.output import OutputTarget
-from lightning_normdyn.losses import InfoNCE, cached_loss
+from lightning_normdyn.losses import InfoNCE, SigmoidContrastive, cached_loss, chunked_encoder
 
 N, D, CHUNK_SIZE = 14, 6, 4
 
@@ -175,9 +178,194 @@ def test_a_module_that_the_encoders_do_not_use_is_no_silence(trained, side):
     cached_loss(InfoNCE(), *inputs(), **encoding).backward()
     assert all(parameter.grad is not None for parameter in encoding["module"].parameters())
     loss = cached_loss(InfoNCE(), *inputs(), **towers(trained))
-    message = rf"^module: expected the one whose parameters encode_{side} uses, got a Linear that no gradient reaches"
+    message = (
+        rf"^module: expected the one whose parameters encode_{side} uses, got a Linear without 2 of them, one of shape"
+    )
     with pytest.raises(ValueError, match=message):
         loss.backward()
+
+
+def silenced(encoder, how):
+    def encode(chunk):
+        if how == "reentrant":
+            return checkpoint(encoder, chunk, use_reentrant=True)
+        if how in ("no_grad", "inference_mode"):
+            with getattr(torch, how)():
+                return encoder(chunk)
+        detached = encoder(chunk).detach()
+        return torch.from_numpy(detached.numpy()) if how == "numpy" else detached
+
+    return encode
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("how", ["no_grad", "inference_mode", "detach", "numpy", "reentrant"])
+def test_an_encoder_whose_gradient_does_not_arrive_is_no_silence(how, learns):
+    """Also where the loss learns a temperature, which would go on moving."""
+    encoding = towers("both")
+    encoding |= {side: silenced(encoding[side], how) for side in ("encode_query", "encode_document")}
+    loss = cached_loss(InfoNCE(learnable_temperature=learns), *inputs(), **encoding)
+    with pytest.raises(ValueError, match=r"^module: no gradient of encode_query or encode_document reaches the Mod"):
+        loss.backward()
+
+
+def test_frozen_encoders_under_a_loss_that_learns_are_no_mistake():
+    encoding, loss = towers("both"), InfoNCE(learnable_temperature=True)
+    encoding["module"].requires_grad_(False)
+    cached_loss(loss, *inputs(), **encoding).backward()
+    expected = InfoNCE(learnable_temperature=True)
+    expected(encoding["encode_query"](inputs()[0]), encoding["encode_document"](inputs()[1])).backward()
+    torch.testing.assert_close(loss.scaling.log_scale.grad, expected.scaling.log_scale.grad)
+
+
+def test_a_part_of_an_encoder_that_the_module_does_not_hold_is_named():
+    encoding, head = towers("both"), nn.Linear(D, D)
+    encoder = encoding["encode_query"]
+    loss = cached_loss(InfoNCE(), *inputs(), **encoding | {"encode_query": lambda chunk: head(encoder(chunk))})
+    with pytest.raises(ValueError, match=r"^module: .* encode_query uses, got a ModuleList without 2 of them, one of"):
+        loss.backward()
+
+
+def test_modules_of_fsdp1_are_refused():
+    encoding = towers("both")
+    encoding["module"][0].weight._fsdp_flattened = True
+    with pytest.raises(ValueError, match=r"^module: FSDP1 \(FullyShardedDataParallel\) would leave its gradients out"):
+        cached_loss(InfoNCE(), *inputs(), **encoding)
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    factor: torch.Tensor
+
+
+STRUCTURES = {
+    "tensor": (lambda x, factor: x * factor, lambda inputs: inputs),
+    "tuple": (lambda x, factor: (x, factor), lambda inputs: inputs[0] * inputs[1]),
+    "named tuple": (Pair, lambda inputs: inputs.x * inputs.factor),
+    "tuple with more": (lambda x, factor: (x, None, {"f": factor}), lambda inputs: inputs[0] * inputs[2]["f"]),
+    "mapping": (lambda x, factor: {"x": x, "of": (factor, 2.0)}, lambda inputs: inputs["x"] * inputs["of"][0]),
+    "list of tensors": (lambda x, factor: list(x * factor), torch.stack),
+    "tuple of lists": (lambda x, factor: tuple((x * factor).tolist()), torch.tensor),
+}
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_inputs_of_every_structure_are_cut_by_rows_and_get_their_gradients(structure, trained):
+    """And a tensor that is part of every piece."""
+    build, read = STRUCTURES[structure]
+    trains = trained and structure != "tuple of lists"
+    outcomes = []
+    for chunk_size in (None, CHUNK_SIZE):
+        model, most = nn.Linear(D, D, bias=False), []
+        nn.init.eye_(model.weight)
+        x, y = (side.clone().requires_grad_(trains) for side in inputs())
+        factor, shared = (
+            torch.linspace(1, 2, N)[:, None].requires_grad_(trains),
+            torch.tensor(1.0, requires_grad=trains),
+        )
+
+        def encode(given, model=model, most=most):
+            rows = read(given["rows"])
+            most.append(len(rows))
+            return model(rows + given["shared"])
+
+        sides = [{"rows": build(side, factor), "shared": shared} for side in (x, y)]
+        if chunk_size is None:
+            value = InfoNCE()(*(encode(side) for side in sides))
+        else:
+            encoders = {"encode_query": encode, "encode_document": encode, "module": model}
+            value = cached_loss(InfoNCE(), *sides, **encoders, chunk_size=chunk_size)
+        value.backward()
+        assert max(most) == (chunk_size or N)
+        sources = [model.weight, *([x, y, factor, shared] if trains else [])]
+        outcomes.append([value.detach(), *(source.grad for source in sources)])
+    for ours, expected in zip(*reversed(outcomes), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [list, tuple])
+def test_columns_in_a_list_and_entries_in_a_tuple_are_told_from_what_they_were_meant_as(columns):
+    model = nn.Linear(D, D)
+    encoding = {"module": model, "chunk_size": CHUNK_SIZE}
+    if columns is list:
+        given = [[x, torch.ones_like(x)] for x in inputs()]
+        encode = lambda pair: model(pair[0] * pair[1])  # noqa: E731
+    else:
+        given = [tuple(x.expand(3, D) for x in side) for side in inputs()]
+        encode = lambda pictures: model(torch.stack(pictures).mean(1))  # noqa: E731
+    with pytest.raises(ValueError, match=r"^encode_query: expected .* a tuple with tensors holds columns, such as"):
+        cached_loss(InfoNCE(), *given, encode_query=encode, encode_document=encode, **encoding)
+
+
+def test_several_losses_at_once_and_what_they_learn():
+    """A function, of which nobody told what it learns: the same gradients as without caching, and as seen in hooks."""
+    outcomes = []
+    for is_cached in (False, True):
+        model = Encoder().eval()
+        further = SigmoidContrastive(normalization="dot", temperature=0.5)
+
+        def both(queries, documents, model=model, further=further):
+            return model.loss(queries, documents) + 0.1 * further(queries, documents).sqrt()
+
+        target = OutputTarget("queries", model.loss.queries)
+        target.attach()
+        target.arm(True)
+        encoders = {"encode_query": model.encode, "encode_document": model.encode, "module": model.layers}
+        if is_cached:
+            value = cached_loss(both, *inputs(), **encoders, chunk_size=CHUNK_SIZE)
+        else:
+            value = both(*(torch.cat([model.encode(part) for part in side.split(CHUNK_SIZE)]) for side in inputs()))
+        (2.0**10 * value).backward()
+        parameters = [*model.parameters(), *further.parameters()]
+        outcomes.append([value.detach(), *(parameter.grad for parameter in parameters), *target.step()])
+    for expected, ours in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "sentence"),
+    [
+        (lambda q, d: (q * d).sum(1), r"^loss: expected it to return a tensor without dimensions, got \(14,\)"),
+        (lambda *_: 3.0, r"^loss: expected it to return a tensor without dimensions, got float"),
+        (lambda q, d: (q * d).sum().detach(), r"^loss: expected a value that carries the gradient of the embeddings"),
+        ("infonce", r"^loss: expected a loss of lightning_normdyn.losses or a function .*, got str"),
+    ],
+)
+def test_a_function_that_is_no_loss(loss, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cached_loss(loss, *inputs(), **towers("both"))
+
+
+class Accelerator:
+    """A device of another maker, with one generator."""
+
+    def __init__(self):
+        self.state = torch.tensor([5])
+
+    def get_rng_state(self):
+        return self.state.clone()
+
+    def set_rng_state(self, state):
+        self.state = state.clone()
+
+
+def test_random_numbers_of_any_accelerator_are_replayed(monkeypatch):
+    accelerator = Accelerator()
+    monkeypatch.setattr(chunked_encoder, "_accelerator", lambda: accelerator)
+    encoding, seen = towers("both"), []
+    encoder = encoding["encode_query"]
+
+    def encode(chunk):
+        seen.append(int(accelerator.state))
+        accelerator.state = accelerator.state + 1
+        return encoder(chunk)
+
+    cached_loss(InfoNCE(), *inputs(), **encoding | {"encode_query": encode}).backward()
+    pieces = len(seen) // 2
+    assert seen[:pieces] == seen[pieces:] == list(range(5, 5 + pieces))
+    assert int(accelerator.state) == 5 + pieces
 
 
 def test_an_encoder_that_loses_inputs_is_named():

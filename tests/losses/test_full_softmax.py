@@ -114,6 +114,7 @@ def test_the_mixin_uses_its_own_similarity_and_shows_both_sides():
 def test_a_shared_softmax_takes_every_option_that_losses_share():
     """As its constructor receives them, each unlike its default: one that is new is missed here, not left behind."""
     options = {"max_scale": 50.0, "shared_gamma": True, "chunk_size": 3, "gather": False, "check_finite": False}
+    options |= {"reduction": "sum"}
     assert options.keys() | {"process_group"} == SharedOptions.__optional_keys__  # which goes with gather=True alone
     received = {}
 

@@ -92,4 +92,4 @@ def test_a_loss_in_half_precision_still_computes_in_single():
     value = loss(queries, documents)
     assert value.dtype == torch.float32
     value.backward()
-    assert loss.scaling.log_scale.grad.dtype == torch.bfloat16
+    assert loss.scaling.log_scale.grad.dtype == torch.float32  # what a loss learns stays wide

@@ -101,7 +101,7 @@ def test_loss_and_gradients_are_those_of_the_loop(normalization, direction, chun
         compare(loss, expected, [*leaves(queries, documents, hard), options], scores)
 
 
-@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("joint", [False, True, "sentence_transformers"])
 @pytest.mark.parametrize("same_side", ["queries", "documents", "both"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_negatives_of_the_same_side(direction, same_side, joint):
@@ -110,7 +110,8 @@ def test_negatives_of_the_same_side(direction, same_side, joint):
         with pytest.raises(ValueError, match="same_side: negatives among"):
             InfoNCE(same_side=same_side, **DIRECTIONS[direction])
         return
-    for number, name in enumerate(["plain", "ids", "hard"] + ([] if joint else ["labels", "positives"])):
+    extras = ["hard", "document ids and hard ids"] if joint == "sentence_transformers" else ["plain", "ids", "hard"]
+    for number, name in enumerate(extras + ([] if joint else ["labels", "positives"])):
         queries, documents, hard, options = batch(served(EXTRAS[name], direction), seed=number, spread=0.3)
         scores = oracle.Scores(queries, documents, hard, normalization="learnable", temperature=0.3)
         expected = oracle.infonce(scores, direction=direction, same_side=sides, joint=joint, **options)

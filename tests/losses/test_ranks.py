@@ -77,3 +77,12 @@ def test_cached_gradients_are_those_of_the_plain_loss(found):
     torch.testing.assert_close(plain["losses"], cached["losses"])
     for name, expected in plain["gradients"].items():
         torch.testing.assert_close(cached["gradients"][name], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_metrics_are_those_of_all_pairs(found, world):
+    for rank in found[world]:
+        for got, expected in zip(rank["metrics"], found[1][0]["metrics"], strict=True):
+            assert got.keys() == expected.keys()
+            for name, value in expected.items():
+                torch.testing.assert_close(got[name], value, rtol=1e-5, atol=0)

@@ -67,6 +67,16 @@ def test_values_are_those_of_trec_eval(kind, tied):
         assert float(metric.compute()) == pytest.approx(sum(known) / len(known), abs=1e-12)
 
 
+@pytest.mark.parametrize("kind", NAMES)
+def test_without_top_k_all_ranks_count(kind):
+    items = drawn(6, True)
+    alone, cut = kind(top_k=None), kind(top_k=10_000)
+    for metric in (alone, cut):
+        metric.update(*items)
+    assert torch.equal(alone.compute(), cut.compute())
+    assert not torch.equal(alone.compute(), kind(top_k=1)(*items))
+
+
 @pytest.mark.skipif(Version(torchmetrics.__version__) < Version("1.7.4"), reason="scores before 1.7.4 keep their sign")
 def test_torchmetrics_takes_negative_scores_for_nothing():
     """Why these metrics exist. Should theirs stop looking at the sign of a score, this says so."""

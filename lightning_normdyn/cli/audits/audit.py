@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,6 +16,8 @@ from torch import Tensor
 from lightning_normdyn.cli.audits.input import AuditInput, AuditRequest, gather_input
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.drawn_page import draw_page
+from lightning_normdyn.cli.ray_cluster import RayCluster, check_engine, cluster_of
+from lightning_normdyn.cli.ray_passes import RayPasses
 from lightning_normdyn.cli.run_folder import check_output_file, check_writable
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.datasets import MalformedFileError
@@ -27,6 +30,7 @@ from lightning_normdyn.report.audit.item import Item, thumbnail
 from lightning_normdyn.report.audit.page import NUMBERS, PAGE
 from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
 
+R = TypeVar("R")
 _CHUNK_NUMBERS = 2**22
 _FILES = (PAGE, NUMBERS)
 
@@ -75,12 +79,14 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
         OSError: if a file cannot be read or written.
     """
     request.check()
+    check_engine(request.engine)
     check_place(Path(out), overwrite=overwrite)
     if request.encoder.save is not None:
         check_output_file(Path(request.encoder.save), "save")
     with tempfile.TemporaryDirectory(prefix="normdyn-audit-") as folder, _progress(terminal()) as bar:
         audit_input = gather_input(request, Path(folder), bar)
-        audit = _measure(audit_input, request.measure, bar)
+        with cluster_of(request.engine) as cluster:
+            audit = _measure(audit_input, request.measure, bar, cluster)
         subject = AuditSubject(
             audit_input.name,
             audit_input.facts,
@@ -106,16 +112,22 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _measure(audit_input: AuditInput, measure: str, bar: Progress) -> Audit:
-    judged_queries = audit_input.judged_queries
+def _measure(audit_input: AuditInput, measure: str, bar: Progress, cluster: RayCluster | None) -> Audit:
+    judged_queries, embeddings = audit_input.judged_queries, audit_input.embeddings
     names = iter(("Norms", "Rankings"))
 
     def read() -> Iterable[Tensor]:
-        yield from _watched(audit_input.embeddings, next(names), bar)
+        yield from _watched(embeddings, next(names), bar)
+
+    def spread(work: Callable[[Iterable[Tensor], range], R], *, by_chunk: bool = False) -> Iterator[R]:
+        assert cluster is not None
+        task = bar.add_task(next(names), total=embeddings.rows)
+        passes = RayPasses(cluster, embeddings, _chunk_size(embeddings), partial(bar.advance, task))
+        return passes(work, by_chunk=by_chunk)
 
     return audit_norms(
         read,
-        audit_input.embeddings.rows,
+        embeddings.rows,
         length=audit_input.length,
         covariates=audit_input.covariates,
         groups=audit_input.groups,
@@ -123,15 +135,20 @@ def _measure(audit_input: AuditInput, measure: str, bar: Progress) -> Audit:
         if judged_queries is None
         else JudgedQueries(judged_queries.queries, judged_queries.judgements, measure),
         last_layer=audit_input.last_layer,
-        name=str(audit_input.embeddings.file),
+        name=str(embeddings.file),
+        spread=None if cluster is None else spread,
     )
 
 
 def _watched(embeddings: EmbeddingFile, name: str, bar: Progress) -> Iterable[Tensor]:
     task = bar.add_task(name, total=embeddings.rows)
-    for chunk in embeddings.chunks(max(1, _CHUNK_NUMBERS // max(1, embeddings.dim))):
+    for chunk in embeddings.chunks(_chunk_size(embeddings)):
         yield chunk
         bar.advance(task, len(chunk))
+
+
+def _chunk_size(embeddings: EmbeddingFile) -> int:
+    return max(1, _CHUNK_NUMBERS // max(1, embeddings.dim))
 
 
 def extreme_items(audit: Audit, audit_input: AuditInput) -> dict[int, Item]:

@@ -15,7 +15,7 @@ from lightning_normdyn.cli.audits.items import AuditedItems, items_of
 from lightning_normdyn.cli.audits.queries import GatheredQueries, QueryRequest, gather_queries
 from lightning_normdyn.core.statistics.ranking import measure_named
 from lightning_normdyn.datasets import JudgedTexts, Problems
-from lightning_normdyn.datasets.embedding_file import ENDINGS, EmbeddingFile
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile, names_embeddings
 from lightning_normdyn.datasets.formats.beir import read_beir
 from lightning_normdyn.datasets.formats.covariates import Covariates, read_covariates
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
@@ -71,6 +71,7 @@ class AuditRequest:
         judgements: file of query, document, grade.
         covariates: file of further columns.
         measure: of rankings.
+        engine: ``local``, or ``ray`` to spread passes over a cluster.
     """
 
     encoder: EncoderRequest = field(default_factory=EncoderRequest)
@@ -84,6 +85,7 @@ class AuditRequest:
     judgements: str | None = None
     covariates: str | None = None
     measure: str = "ndcg@10"
+    engine: str = "local"
 
     @property
     def query_request(self) -> QueryRequest:
@@ -118,7 +120,7 @@ class AuditRequest:
             )
         if self.judgements is not None and self.queries is None and self.beir is None:
             raise ValueError("queries: expected --queries with --judgements, got none")
-        if self.beir is not None and self.queries is not None and not self.queries.endswith(ENDINGS):
+        if self.beir is not None and self.queries is not None and not names_embeddings(self.queries):
             raise ValueError(
                 f"queries: expected a file of embeddings beside --beir, which has the texts, got {self.queries}"
             )
@@ -127,6 +129,11 @@ class AuditRequest:
         """Refuses options that nothing would heed."""
         if self.split is not None and self.beir is None:
             raise ValueError(f"split: expected --beir, whose judgements have splits, got none with '{self.split}'")
+        if self.engine != "local" and self.encoder.model is not None:
+            raise ValueError(
+                f"engine: expected --embeddings with '{self.engine}', which spreads passes over ready ones, got "
+                "--model; encode them first, on one machine with --save"
+            )
         for name in ("pretrained", "device"):
             value = getattr(self.encoder, name)
             if value is not None and self.encoder.model is None:
@@ -163,7 +170,7 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
     length, own_measures = _measured(items, length_column)
     notes += _of_length(length_column, length)
     return AuditInput(
-        Path(request.encoder.model or str(request.embeddings)).name,
+        Path(request.encoder.model or str(embeddings.file)).name,
         embeddings,
         items,
         length,

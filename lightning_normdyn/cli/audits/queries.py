@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_normdyn.cli.audits.encoding import Encoding
 from lightning_normdyn.cli.audits.items import AuditedItems, items_of
 from lightning_normdyn.datasets import JudgedTexts, Judgements, Problems
-from lightning_normdyn.datasets.embedding_file import ENDINGS, EmbeddingFile
+from lightning_normdyn.datasets.embedding_file import EmbeddingFile, names_embeddings
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
 from lightning_normdyn.datasets.formats.qrels import read_qrels
 
@@ -127,7 +127,7 @@ def _query_texts(request: QueryRequest, beir: JudgedTexts | None, split: str | N
     """Texts of the queries, where they are known: of a BEIR folder those that the split judges."""
     if beir is None or split is None:
         file = str(request.queries)
-        return None if file.endswith(ENDINGS) else AuditedItems.of_texts(file, read_listed_texts(file))
+        return None if names_embeddings(file) else AuditedItems.of_texts(file, read_listed_texts(file))
     all_queries = AuditedItems.of_texts(f"{request.beir} (queries)", beir.queries)
     # Ready embeddings without ids can only be in the folder's order, and of all queries.
     return (
@@ -138,7 +138,7 @@ def _query_texts(request: QueryRequest, beir: JudgedTexts | None, split: str | N
 
 
 def _embedded(request: QueryRequest, texts: AuditedItems | None, encoding: Encoding | None) -> EmbeddingFile:
-    if request.queries is not None and request.queries.endswith(ENDINGS):
+    if request.queries is not None and names_embeddings(request.queries):
         # Documents and queries are often written alike, and an array's name need not be.
         return EmbeddingFile(request.queries, preferred_column=request.column)
     if encoding is None or texts is None:

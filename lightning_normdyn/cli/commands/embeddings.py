@@ -19,7 +19,7 @@ _GROUPS = {
         "embeddings", "column", "ids", "normalization", "alpha", "gamma_document",
     ),
     "what is written": ("to", "out", "name", "index", "dtype", "augment", "metric", "overwrite"),
-    "how the index is measured, and memory": ("queries", "sample", "chunk_size"),
+    "how the index is measured, memory and machines": ("queries", "sample", "chunk_size", "engine"),
 }  # fmt: skip
 Place = Annotated[str, Value("PLACE")]  # a file, a folder, a URL or a connection string: each target checks it
 Kind = Annotated[str, Value("KIND")]
@@ -47,6 +47,7 @@ def audit(
     max_length: Count = 256,
     device: Name | None = None,
     save: ArrayFile | None = None,
+    engine: Literal["local", "ray"] = "local",
     out: Folder = "audit",
     overwrite: bool = False,
 ) -> AuditRecord:
@@ -59,7 +60,7 @@ def audit(
         model: of transformers, sentence-transformers or open_clip
         checkpoint: a model's folder or file (.safetensors, .bin, .ckpt): are rows of its tables near dead?
         pretrained: weights for a plain name of open_clip
-        embeddings: ready ones: .npy, .npz, .parquet or .safetensors
+        embeddings: ready ones: .npy, .npz, .parquet or .safetensors, a folder of Parquet shards, or a URL of either
         column: of the embeddings, where files hold several; queries' too; or the table of the checkpoint
         texts: one a line, or .tsv or .jsonl with ids; plain or .gz
         images: of images, at any depth
@@ -73,6 +74,7 @@ def audit(
         max_length: tokens
         device: of the model (default: cuda where there is one, else cpu)
         save: keep the embeddings that the model makes
+        engine: where passes over ready embeddings are made: here, or on all machines of a Ray cluster
         out: for both files
         overwrite: replace the audit that is there
 
@@ -96,6 +98,8 @@ def audit(
             raise ValueError(
                 f"audit: expected --checkpoint alone, got {' and '.join(options)} beside it; leave them out"
             )
+        if engine != "local":
+            raise ValueError(f"engine: expected --embeddings with '{engine}', got --checkpoint; leave it out")
         return run_checkpoint_audit(checkpoint, out, column=column, overwrite=overwrite)
     encoder = EncoderRequest(
         model=model,
@@ -117,6 +121,7 @@ def audit(
         judgements=judgements,
         covariates=covariates,
         measure=measure,
+        engine=engine,
     )
     return run_audit(request, out, overwrite=overwrite)
 
@@ -141,11 +146,12 @@ def export(
     queries: File | None = None,
     sample: Count = 200,
     chunk_size: Count = 16_384,
+    engine: Literal["local", "ray"] = "local",
 ) -> ExportRecord:
     """Fold a power of the norms into stored vectors, and fill an index with them.
 
     Args:
-        embeddings: .npy, .npz, .parquet or .safetensors
+        embeddings: .npy, .npz, .parquet or .safetensors, a folder of Parquet shards, or a URL of either
         to: what is written: a file (npy, parquet or safetensors), or an index (faiss, qdrant, lancedb or pgvector)
         out: a file, a folder, Qdrant's URL or PostgreSQL's connection string
         column: of the embeddings, where a file holds several matrices
@@ -163,6 +169,7 @@ def export(
         queries: embeddings to measure the loss with (default: some of the documents)
         sample: queries to measure with
         chunk_size: embeddings in memory
+        engine: where passes over the embeddings are made: here, or on all machines of a Ray cluster
 
     Returns:
         What the embeddings are like, what was written, and what the index loses.
@@ -187,4 +194,5 @@ def export(
         queries=queries,
         sample=sample,
         chunk_size=chunk_size,
+        engine=engine,
     )

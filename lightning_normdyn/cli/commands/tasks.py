@@ -22,7 +22,8 @@ def grid(
     seeds: Count = 3,
     variants: Sequence[Name] | None = None,
     lr_factors: Sequence[Factor] = (0.3, 1.0, 3.0),
-    jobs: Count = 1,
+    jobs: Count | None = None,
+    engine: Literal["local", "ray"] = "local",
     out: Folder | None = None,
     overrides: Sequence[str] = (),
 ) -> GridRecord:
@@ -35,7 +36,8 @@ def grid(
         seeds: trainings a variant
         variants: these alone, cosine among them (default: all)
         lr_factors: learning rates each variant tries with the first seed, in units of the config's
-        jobs: trainings at a time
+        jobs: trainings at a time on this machine (default: 1)
+        engine: where trainings run: here, or on all machines of a Ray cluster
         out: a folder for the grid; one that holds the same grid is gone on with (default: runs/grid-<time>)
         overrides: words of LightningCLI
 
@@ -49,7 +51,13 @@ def grid(
     from lightning_normdyn.cli.grids.grid import GridSettings, run_grid
 
     settings = GridSettings(
-        config=config, seeds=seeds, variants=variants, lr_factors=lr_factors, jobs=jobs, overrides=overrides
+        config=config,
+        seeds=seeds,
+        variants=variants,
+        lr_factors=lr_factors,
+        jobs=jobs,
+        engine=engine,
+        overrides=overrides,
     )
     return run_grid(settings, out)
 
@@ -77,7 +85,7 @@ def advise(
     Args:
         config: of LightningCLI, a file or the name of a shipped one; repeatable
         ckpt_path: the checkpoint (default: the model as the config makes it)
-        queries: embeddings: .npy, .npz, .parquet or .safetensors
+        queries: embeddings: .npy, .npz, .parquet or .safetensors, a folder of Parquet shards, or a URL of either
         documents: the same of documents
         column: of the embeddings, where a file holds several matrices
         judgements: query id, document id, grade; ids are those of the files, or row numbers from 0 where they have none

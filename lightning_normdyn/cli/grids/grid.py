@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +18,11 @@ from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
 from lightning_normdyn.cli.fit import config_words
-from lightning_normdyn.cli.grids.plan import Plan, grid_origin, make_folder, read_task
+from lightning_normdyn.cli.grids.cluster_trainings import TrainingNeeds, run_on_cluster
+from lightning_normdyn.cli.grids.plan import Plan, grid_origin, make_folder, read_task, read_trainer
 from lightning_normdyn.cli.grids.processes import grid_progress, run_jobs
 from lightning_normdyn.cli.grids.summary import print_findings
+from lightning_normdyn.cli.ray_cluster import check_engine, cluster_of
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.history.grid_findings import GridFindings
@@ -40,7 +43,8 @@ class GridSettings(NamedTuple):
         seeds: trainings a variant.
         variants: these alone; ``None`` for all of the task.
         lr_factors: learning rates in units of the configuration's.
-        jobs: trainings at a time.
+        jobs: trainings at a time on this machine; ``None`` for one, or with Ray for what the cluster has room for.
+        engine: ``local``, or ``ray`` to train on a cluster.
         overrides: words of LightningCLI.
     """
 
@@ -48,7 +52,8 @@ class GridSettings(NamedTuple):
     seeds: int = 3
     variants: Sequence[str] | None = None
     lr_factors: Sequence[float] = (0.3, 1.0, 3.0)
-    jobs: int = 1
+    jobs: int | None = None
+    engine: str = "local"
     overrides: Sequence[str] = ()
 
 
@@ -109,6 +114,7 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
         ValueError: if the configuration, a variant or the folder will not do.
         OSError: if the folder cannot be written.
     """
+    _check_engine(settings)
     words = config_words(settings.config, settings.overrides)
     task, lr = read_task(words)
     plan = Plan(
@@ -117,11 +123,11 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
         lrs=tuple(sorted({lr * factor for factor in settings.lr_factors})),
         seeds=tuple(range(settings.seeds)),
         folder=make_folder(out, words),
-        threads=max(1, (os.cpu_count() or 1) // settings.jobs),
+        threads=max(1, (os.cpu_count() or 1) // (settings.jobs or 1)),
     )
     try:
         with alone_in(plan.folder):
-            failures = _train(plan, settings.jobs, terminal())
+            failures = _train_with(settings, plan)
     except KeyboardInterrupt as stop:
         return GridRecord(plan.folder, None, {}, None, ending_signal(stop))
     runs = plan.results()
@@ -166,14 +172,32 @@ def _variants(task: type[ContrastiveTask], names: Sequence[str] | None) -> tuple
     return tuple(name for name in task.variants if names is None or name in names)
 
 
-def _train(plan: Plan, jobs: int, console: Console) -> dict[str, str]:
+def _check_engine(settings: GridSettings) -> None:
+    if settings.engine != "local" and settings.jobs is not None:
+        raise ValueError(
+            f"jobs: expected none with --engine {settings.engine}, whose cluster runs as many trainings as it has room "
+            f"for, got {settings.jobs}; leave it out"
+        )
+    check_engine(settings.engine)
+
+
+def _train_with(settings: GridSettings, plan: Plan) -> dict[str, str]:
+    with cluster_of(settings.engine) as cluster:
+        if cluster is None:
+            return _train(plan, partial(run_jobs, at_once=settings.jobs or 1), terminal())
+        needs = TrainingNeeds.of(read_trainer(plan.words), cluster, trainings=len(plan.trials()))
+        run = partial(run_on_cluster, cluster=cluster, needs=needs)
+        return _train(replace(plan, threads=needs.threads), run, terminal())
+
+
+def _train(plan: Plan, run: Callable[..., dict[str, str]], console: Console) -> dict[str, str]:
     trials = plan.trials()
     total = len(trials) + len(plan.variants) * (len(plan.seeds) - 1)
     with grid_progress(console, total, is_watched=console.is_terminal) as progress:
-        failures = run_jobs(_missing(trials, progress), at_once=jobs, progress=progress)
+        failures = run(_missing(trials, progress), progress=progress)
         runs = plan.results()
         repeats = plan.repeats(choose_lrs(runs)) if runs else []
-        failures |= run_jobs(_missing(repeats, progress), at_once=jobs, progress=progress)
+        failures |= run(_missing(repeats, progress), progress=progress)
     return failures
 
 

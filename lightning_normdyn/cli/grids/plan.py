@@ -46,6 +46,12 @@ def read_task(words: Sequence[str]) -> tuple[type[ContrastiveTask], float]:
     return cls, float(lr)
 
 
+def read_trainer(words: Sequence[str]) -> dict[str, Any]:
+    """The settings of the trainer, as a configuration has them."""
+    configuration = ReadConfiguration(list(words), run=False, command="grid").config
+    return dict(configuration.as_dict().get("trainer") or {})
+
+
 def _class_of(path: str | None) -> type[ContrastiveTask]:
     module, _, name = (path or "").rpartition(".")
     cls = getattr(import_module(module), name, None) if module else None

@@ -108,14 +108,21 @@ class _Process:
         self._progress_thread.join()
 
     def reason(self) -> str:
-        """Why there is no result, in a sentence that names the log."""
-        lines = [line.strip() for line in self.log.read_text(encoding="utf-8").splitlines() if line.strip()]
-        last_words = next(
-            (line for line in reversed(lines) if _ERROR in line), lines[-1] if lines else "it said nothing"
-        )
-        exit_status = self._process.returncode
-        how = f"killed by signal {-exit_status}" if exit_status < 0 else last_words
-        return f"{how} (see {self.log})"
+        """Why there is no result."""
+        return failure_reason(self.log, self._process.returncode)
+
+
+def failure_reason(log: Path, exit_status: int) -> str:
+    """Why a training left no result, in a sentence that names its log.
+
+    Args:
+        log: what it printed.
+        exit_status: of its process, minus the signal that killed it.
+    """
+    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    last_words = next((line for line in reversed(lines) if _ERROR in line), lines[-1] if lines else "it said nothing")
+    how = f"killed by signal {-exit_status}" if exit_status < 0 else last_words
+    return f"{how} (see {log})"
 
 
 class GridProgress:

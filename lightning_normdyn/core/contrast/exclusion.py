@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NO_ID = torch.iinfo(torch.int64).min
-"""The id of what has none: no row has it, so that it excludes nothing."""
+NO_ID = -1
+"""The id of what has none, which users may write too: it agrees with nothing, not even with itself."""
 
 
 class Exclusion(NamedTuple):
@@ -20,6 +20,7 @@ class Exclusion(NamedTuple):
         positive_columns: columns of each row that stay in all the same, ``[n, k]``: its positives. -1 is none.
         positive_keys: a key of the rows ``[n]`` and of the columns ``[m]``; pairs that agree in it stay in as well.
         self_columns: the column of each row that is out in any case, ``[n]``: itself.
+        without_positives: whether columns and keys of positives are out instead: they are summed elsewhere.
 
     Example:
         >>> ids = torch.tensor([7, 8, 7])
@@ -34,6 +35,7 @@ class Exclusion(NamedTuple):
     positive_columns: Tensor | None = None
     positive_keys: tuple[Tensor, Tensor] | None = None
     self_columns: Tensor | None = None
+    without_positives: bool = False
 
     def mask(self, rows: slice, columns: slice) -> Tensor:
         """What is out among some rows and columns, ``[rows, columns]``, without waiting for a device."""
@@ -43,14 +45,18 @@ class Exclusion(NamedTuple):
             agrees = (row_key[rows, None] == column_key[columns]) & (column_key[columns] != NO_ID)
             mask = agrees if mask is None else mask.logical_or_(agrees)
         if mask is None:
-            assert self.self_columns is not None, "an exclusion names pairs"
-            mask = torch.zeros(rows.stop - rows.start, width, dtype=torch.bool, device=self.self_columns.device)
+            places = self.positive_columns if self.self_columns is None else self.self_columns
+            assert places is not None, "an exclusion names pairs"
+            mask = torch.zeros(rows.stop - rows.start, width, dtype=torch.bool, device=places.device)
         if self.positive_columns is not None:
             for places in self.positive_columns[rows].unbind(1):
-                _mark(mask, places - columns.start, False)
+                _mark(mask, places - columns.start, self.without_positives)
         if self.positive_keys is not None:
             row_key, column_key = self.positive_keys
-            mask.logical_and_(row_key[rows, None] != column_key[columns])
+            if self.without_positives:
+                mask.logical_or_(row_key[rows, None] == column_key[columns])
+            else:
+                mask.logical_and_(row_key[rows, None] != column_key[columns])
         if self.self_columns is not None:
             _mark(mask, self.self_columns[rows] - columns.start, True)
         return mask

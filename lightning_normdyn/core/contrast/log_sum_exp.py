@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, Tile, tiles
+from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _STRIP = 2**23  # scores in a strip of whole rows
@@ -25,7 +26,8 @@ _SAFE_SPREAD = 40.0  # e^40 and e^-40 are far from the ends of float32
 _SMALLEST_EXP = 1e-30  # smaller exponentials are zero: numbers at the end of float32 slow a product down tenfold
 _EXPONENT_FLOOR = -80.0
 _SMALLEST_EXACT_SUM = 1e-18  # a sum as small as this may have lost terms to that
-_LARGEST_UNSHIFTED_SCORE = 40.0  # scores of at most this size need no shift
+_LARGEST_EXPONENT = 60.0  # beyond it log(1 + e^x) is x to the last bit of float64
+LARGEST_UNSHIFTED_SCORE = 40.0  # scores of at most this size need no shift
 
 
 def log_sum_exp(
@@ -35,19 +37,22 @@ def log_sum_exp(
     columns: int = 0,
     positives: Tensor | None = None,
     exclusion: Exclusion | None = None,
+    edits: TileEdits | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``log sum_j exp <a_i, b_j>`` for every row and ``log sum_i exp <a_i, b_j>`` for the first columns.
 
     Safe at any size of the scores. Memory is O(n·chunk_size) beside the vectors and their gradients; nothing is
-    approximated, and the same scores give both directions.
+    approximated, and the same scores give both directions. A pair that is a positive is in neither sum: it is handed
+    out by itself, so that :func:`softmax_loss` of both keeps its digits however small it is.
 
     Args:
         a: ``[n, d]``, float32 or float64.
         b: ``[m, d]``, likewise.
         columns: how many columns are wanted, from the first on.
-        positives: a column of each row whose score is wanted too, ``[n]``: to the last bit the one that was summed.
+        positives: a column of each row whose score is handed out instead of summed, ``[n]``.
         exclusion: pairs to leave out.
+        edits: what else happens to scores before they are summed.
         chunk_size: columns that are looked at together; ``None`` picks what suits the device.
 
     Returns:
@@ -57,10 +62,24 @@ def log_sum_exp(
     Example:
         >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
         >>> log_sum_exp(a, b, columns=1, positives=torch.arange(2))
-        (tensor([2.1269, 0.6931], dtype=torch.float64), tensor([2.1269], dtype=torch.float64), tensor([2., 0.]))
+        (tensor([0., 0.], dtype=torch.float64), tensor([0.], dtype=torch.float64), tensor([2., 0.]))
     """
-    rows, columns_, of_positives = _LogSumExp.apply(a, b, columns, positives, exclusion, chunk_size)
+    rows, columns_, of_positives = _LogSumExp.apply(a, b, columns, positives, exclusion, edits, chunk_size)
     return rows, columns_, of_positives
+
+
+def softmax_loss(log_sums: Tensor, scores: Tensor) -> Tensor:
+    """``log(1 + exp(log_sum - score))``: minus the log of a positive's share, precise where that is nearly one.
+
+    Args:
+        log_sums: log-sum-exps over everything but the positives.
+        scores: of the positives.
+
+    Example:
+        >>> softmax_loss(torch.tensor([0.0, -torch.inf]), torch.tensor([2.0, 2.0]))
+        tensor([0.1269, 0.0000])
+    """
+    return F.softplus(log_sums - scores, threshold=_LARGEST_EXPONENT)
 
 
 def sum_log_sum_exp(
@@ -69,18 +88,21 @@ def sum_log_sum_exp(
     *,
     positives: Tensor | None = None,
     exclusion: Exclusion | None = None,
+    edits: TileEdits | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     """``sum_i (log sum_j exp <a_i, b_j> - <a_i, b_positive(i)>)``: one direction, its gradient made on the way forward.
 
     Every row counts the same, so the gradient is known up to a factor once a row is complete: three matrix products
-    in all, where :func:`log_sum_exp` needs four.
+    in all, where :func:`log_sum_exp` needs four. What is taken off the weight of a positive is the sum of all other
+    weights, before the product, so that value and gradient keep their digits however small they are.
 
     Args:
         a: ``[n, d]``, float32 or float64.
         b: ``[m, d]``, likewise.
         positives: the column of each row whose score is taken off, ``[n]``; ``None`` to take nothing off.
         exclusion: pairs to leave out.
+        edits: what else happens to scores before they are summed.
         chunk_size: rows that are looked at together; ``None`` picks what suits the device.
 
     Returns:
@@ -91,7 +113,7 @@ def sum_log_sum_exp(
         >>> sum_log_sum_exp(a, b, positives=torch.arange(2))
         tensor(0.8201, dtype=torch.float64)
     """
-    total: Tensor = _SumLogSumExp.apply(a, b, positives, exclusion, chunk_size)
+    total: Tensor = _SumLogSumExp.apply(a, b, positives, exclusion, edits, chunk_size)
     return total
 
 
@@ -104,25 +126,24 @@ class _LogSumExp(torch.autograd.Function):
         columns: int,
         positives: Tensor | None,
         exclusion: Exclusion | None,
+        edits: TileEdits | None,
         chunk_size: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(a.device.type, enabled=False):
-            ctx.positives, ctx.exclusion, ctx.chunk_size = positives, exclusion, chunk_size
+            ctx.positives, ctx.exclusion, ctx.edits, ctx.chunk_size = positives, exclusion, edits, chunk_size
             wants_gradient = any(ctx.needs_input_grad)
-            scores = ScoreTiles(a, b, exclusion, [], _STORED_SCORES if wants_gradient else 0)
+            room = _STORED_SCORES if wants_gradient else 0
+            scores = ScoreTiles(a, b, exclusion, [], room, positives, edits, reads=True)
             rows = most_precise(a.new_full((len(a),), -torch.inf))
             columns_ = rows.new_full((columns,), -torch.inf)
-            of_positives = a.new_zeros(0 if positives is None else len(a))
-            plain = _is_plain(a, b)
+            plain = (edits is None or not edits.weights) and _is_plain(a, b)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
                 tile_scores = scores(tile)
-                if positives is not None:
-                    _pick(tile_scores, positives[tile.rows] - tile.columns.start, of_positives[tile.rows])
                 exps = scores.buffer("exps", tile_scores)
                 _accumulate(tile_scores, exps, rows[tile.rows], columns_[tile.columns], plain=plain)
         ctx.plain = plain
         ctx.save_for_backward(a, b, rows, columns_, *scores.stored_tiles)
-        return rows, columns_, of_positives
+        return rows, columns_, scores.of_positives
 
     @staticmethod
     @first_derivative_only
@@ -132,7 +153,7 @@ class _LogSumExp(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):
             of_a = torch.zeros_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
-            scores = ScoreTiles(a, b, ctx.exclusion, list(stored_scores))
+            scores = ScoreTiles(a, b, ctx.exclusion, list(stored_scores), positives=ctx.positives, edits=ctx.edits)
             remaining_columns = len(b) - len(columns)
             columns, of_columns = (
                 F.pad(columns, (0, remaining_columns), value=-torch.inf),
@@ -147,7 +168,7 @@ class _LogSumExp(torch.autograd.Function):
                     of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
             if ctx.positives is not None:
                 _add_positives(of_a, of_b, a, b, ctx.positives, of_positives)
-        return of_a, of_b, None, None, None, None
+        return of_a, of_b, None, None, None, None, None
 
 
 class _Shares(NamedTuple):
@@ -199,10 +220,10 @@ class _Shares(NamedTuple):
         shifted, weights = scores.buffer("shifted", tile_scores), scores.buffer("weights", tile_scores)
         of_rows, of_columns = self.of_rows[tile.rows, None], self.of_columns[tile.columns]
         if self.shift is not None:
-            exps = torch.exp(tile_scores, out=shifted) if self.plain else _exp(tile_scores, self.shift, shifted)
+            exps = torch.exp(tile_scores, out=shifted) if self.plain else shifted_exp(tile_scores, self.shift, shifted)
             return exps.mul_(torch.add(of_rows, of_columns, out=weights))
-        gradient = _exp(tile_scores, self.rows[tile.rows, None], shifted).mul_(of_rows)
-        by_column = _exp(tile_scores, self.columns[tile.columns], weights)
+        gradient = shifted_exp(tile_scores, self.rows[tile.rows, None], shifted).mul_(of_rows)
+        by_column = shifted_exp(tile_scores, self.columns[tile.columns], weights)
         return gradient.addcmul_(by_column, of_columns.expand_as(by_column))
 
 
@@ -210,7 +231,7 @@ def _accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor,
     """Adds a tile of scores to the log-sum-exps of its rows, and of those of its columns that are wanted."""
     if plain or tile_scores.device.type == "cpu":
         shift = 0.0 if plain else max(float(tile_scores.amax()), torch.finfo(tile_scores.dtype).min)
-        exps = torch.exp(tile_scores, out=out) if plain else _exp(tile_scores, shift, out)
+        exps = torch.exp(tile_scores, out=out) if plain else shifted_exp(tile_scores, shift, out)
         by_row, by_column = exps.sum(1), exps[:, : len(columns)].sum(0)
         if plain or float(torch.cat((by_row, by_column)).amin()) > _SMALLEST_EXACT_SUM:
             _add(rows, by_row, shift)
@@ -220,10 +241,14 @@ def _accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor,
         if len(total):
             top = side_scores.amax(dim, keepdim=True)
             top = top.where(top > -torch.inf, 0)
-            _add(total, _exp(side_scores, top, torch.empty_like(side_scores)).sum(dim), most_precise(top.squeeze(dim)))
+            _add(
+                total,
+                shifted_exp(side_scores, top, torch.empty_like(side_scores)).sum(dim),
+                most_precise(top.squeeze(dim)),
+            )
 
 
-def _exp(scores: Tensor, shift: float | Tensor, out: Tensor) -> Tensor:
+def shifted_exp(scores: Tensor, shift: float | Tensor, out: Tensor) -> Tensor:
     """``exp(scores - shift)``, with zero for next to nothing."""
     torch.sub(scores, shift, out=out).clamp_(min=_EXPONENT_FLOOR).exp_()
     return torch.threshold_(out, _SMALLEST_EXP, 0.0)
@@ -240,7 +265,7 @@ def _is_plain(a: Tensor, b: Tensor) -> bool:
     if a.device.type != "cpu" or not len(a) or not len(b):
         return False
     longest = torch.linalg.vector_norm(a, dim=1).max() * torch.linalg.vector_norm(b, dim=1).max()
-    return float(longest) <= _LARGEST_UNSHIFTED_SCORE
+    return float(longest) <= LARGEST_UNSHIFTED_SCORE
 
 
 class _SumLogSumExp(torch.autograd.Function):
@@ -251,33 +276,29 @@ class _SumLogSumExp(torch.autograd.Function):
         b: Tensor,
         positives: Tensor | None,
         exclusion: Exclusion | None,
+        edits: TileEdits | None,
         chunk_size: int | None,
     ) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
             wants_a, wants_b = ctx.needs_input_grad[:2]
             of_a = torch.empty_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
-            scores = ScoreTiles(a, b, exclusion, [])
-            plain = _is_plain(a, b)
+            scores = ScoreTiles(a, b, exclusion, [], positives=positives, edits=edits, reads=True)
+            plain = (edits is None or not edits.weights) and _is_plain(a, b)
             total = most_precise(a.new_zeros(()))
             for rows in _strips(len(a), len(b), chunk_size, a.device):
                 exps = scores(Tile(0, rows, slice(0, len(b))))
-                if positives is not None:
-                    total -= most_precise(_pick(exps, positives[rows], a.new_zeros(len(exps)))).sum()
-                if plain:
-                    exps.exp_()
-                else:
-                    shift = exps.amax(1, keepdim=True)
-                    _exp(exps, shift, exps)
-                    total += most_precise(shift).sum()
-                sums = exps.sum(1, keepdim=True)
-                total += most_precise(sums).log().sum()
+                of_positives = None if positives is None else scores.of_positives[rows, None]
+                shift = None if plain else row_tops(exps)
+                sums = (exps.exp_() if shift is None else shifted_exp(exps, shift, exps)).sum(1, keepdim=True)
+                losses, divisors = softmax_losses(sums, shift, of_positives)
+                total += losses.sum()
+                if positives is not None:  # p - 1 of the positive is minus the share of all others
+                    exps.scatter_(1, positives[rows, None], -sums)
                 if of_a is not None:
-                    torch.mm(exps, b, out=of_a[rows]).div_(sums)
+                    torch.mm(exps, b, out=of_a[rows]).div_(divisors)
                 if of_b is not None:
-                    of_b.addmm_(exps.T, a[rows] / sums)
-            if positives is not None:
-                _add_positives(of_a, of_b, a, b, positives, a.new_full((len(a),), -1.0))
+                    of_b.addmm_(exps.T, a[rows] / divisors)
         ctx.save_for_backward(*(gradient for gradient in (of_a, of_b) if gradient is not None))
         return total
 
@@ -286,14 +307,30 @@ class _SumLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
         of_a, of_b = (next(gradients) * of_total if is_needed else None for is_needed in ctx.needs_input_grad[:2])
-        return of_a, of_b, None, None, None
+        return of_a, of_b, None, None, None, None
 
 
-def _pick(scores: Tensor, places: Tensor, place_scores: Tensor) -> Tensor:
-    """Copies ``scores[i, places[i]]`` to ``place_scores[i]`` wherever that is inside."""
-    inside = (places >= 0) & (places < scores.shape[1])
-    values = scores.gather(1, places.clamp(0, scores.shape[1] - 1)[:, None])[:, 0]
-    return place_scores.copy_(values.where(inside, place_scores))
+def row_tops(scores: Tensor) -> Tensor:
+    """The largest score of each row, ``[n, 1]``; zero where everything is left out."""
+    top = scores.amax(1, keepdim=True)
+    return top.where(top > -torch.inf, 0)
+
+
+def softmax_losses(sums: Tensor, shift: Tensor | None, of_positives: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Losses of some rows, and what their exponentials are divided by in the gradient, both ``[n, 1]``.
+
+    Args:
+        sums: ``sum_j exp(S_ij - shift_i)`` over all but the positives.
+        shift: ``None`` for nothing.
+        of_positives: their scores; ``None`` if there are none.
+    """
+    logs = most_precise(sums).log()
+    logs = logs if shift is None else logs + most_precise(shift)
+    if of_positives is None:
+        return logs, sums
+    wide = most_precise(of_positives)
+    shifted = wide if shift is None else wide - most_precise(shift)
+    return softmax_loss(logs, wide), (most_precise(sums) + shifted.exp()).to(sums.dtype)
 
 
 def _add_positives(

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
+from lightning_normdyn.core.contrast.tile_edits import Tile as Tile, TileEdits
 
 _TILE_ROWS = 512
 _TILE_SCORES = 2**19  # unless chunk_size says otherwise
-
-
-class Tile(NamedTuple):
-    """A block of the score matrix."""
-
-    number: int
-    rows: slice
-    columns: slice
 
 
 def tiles(n: int, m: int, chunk_size: int | None, device: torch.device) -> Iterator[Tile]:
@@ -34,17 +26,40 @@ def tiles(n: int, m: int, chunk_size: int | None, device: torch.device) -> Itera
 
 
 class ScoreTiles:
-    """Makes tiles of scores in memory that is used again and again; keeps the first few, as far as they fit."""
+    """Makes tiles of scores in memory that is used again and again; keeps the first few, as far as they fit.
+
+    Args:
+        a: ``[n, d]``.
+        b: ``[m, d]``.
+        exclusion: pairs whose scores are minus infinity.
+        stored_tiles: the first tiles, if they were made before.
+        room: scores to keep.
+        positives: a column of each row, ``[n]``, whose score is put into ``of_positives`` and is minus infinity in its
+            tile, so that the sum over the others is not blurred by what is often far larger than all of them.
+        edits: what else happens to a tile.
+        reads: whether their reading is called, as it is on the way forward.
+    """
 
     def __init__(
-        self, a: Tensor, b: Tensor, exclusion: Exclusion | None, stored_tiles: list[Tensor], room: int = 0
+        self,
+        a: Tensor,
+        b: Tensor,
+        exclusion: Exclusion | None,
+        stored_tiles: list[Tensor],
+        room: int = 0,
+        positives: Tensor | None = None,
+        edits: TileEdits | None = None,
+        *,
+        reads: bool = False,
     ) -> None:
         self.a, self.b, self.exclusion, self.stored_tiles = a, b, exclusion, stored_tiles
+        self.positives, self.of_positives = positives, a.new_zeros(0 if positives is None else len(a))
+        self._edits, self._reads = edits, reads
         self._room = room
         self._memory: dict[str, Tensor] = {}
 
     def __call__(self, tile: Tile) -> Tensor:
-        """The scores of a tile, minus infinity where excluded. Not to be written to where some are kept."""
+        """The scores of a tile, minus infinity where left out. Not to be written to where some are kept."""
         if tile.number < len(self.stored_tiles):
             return self.stored_tiles[tile.number]
         rows, columns = self.a[tile.rows], self.b[tile.columns]
@@ -53,11 +68,24 @@ class ScoreTiles:
         self._room = self._room - len(rows) * len(columns) if keeps else 0
         room = rows.new_empty(len(rows), len(columns)) if keeps else self._memory_for("scores", rows, columns)
         scores = torch.mm(rows, columns.T, out=room)
+        if self.positives is not None:
+            places = self.positives[tile.rows] - tile.columns.start
+            _move(scores, places, self.of_positives[tile.rows])
         if self.exclusion is not None:
             scores.masked_fill_(self.exclusion.mask(tile.rows, tile.columns), -torch.inf)
+        if self._edits is not None:
+            self._edit(self._edits, scores, tile)
         if keeps:
             self.stored_tiles.append(scores)
         return scores
+
+    def _edit(self, edits: TileEdits, scores: Tensor, tile: Tile) -> None:
+        for mask in edits.masks:
+            mask(scores, tile)
+        if self._reads and edits.reading is not None:
+            edits.reading(scores, tile)
+        for weight in edits.weights:
+            weight(scores, tile)
 
     def buffer(self, name: str, like: Tensor) -> Tensor:
         """Memory of the shape of a tile, under a name."""
@@ -69,3 +97,12 @@ class ScoreTiles:
         if memory is None or len(memory) < size:
             self._memory[name] = memory = rows.new_empty(size)
         return memory[:size].view(len(rows), len(columns))
+
+
+def _move(scores: Tensor, places: Tensor, place_scores: Tensor) -> None:
+    """Moves ``scores[i, places[i]]`` to ``place_scores[i]`` wherever that is inside; minus infinity stays behind."""
+    inside = (places >= 0) & (places < scores.shape[1])
+    places = places.clamp(0, scores.shape[1] - 1)[:, None]
+    values = scores.gather(1, places)[:, 0]
+    place_scores.copy_(values.where(inside, place_scores))
+    scores.scatter_(1, places, values.masked_fill(inside, -torch.inf)[:, None])

@@ -1,8 +1,8 @@
-"""The sum of ``log(1 + exp score)`` over all pairs, without ever holding the scores."""
+"""The sum of ``log(1 + exp ±score)`` over all pairs, without ever holding the scores."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,21 +10,40 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
-from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, tiles
+from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, Tile, tiles
+
+
+class PositivePairs(NamedTuple):
+    """Which pairs are positive.
+
+    Attributes:
+        columns: those of each row, ``[n, k]``, each once; -1 is none.
+        keys: a key of the rows ``[n]`` and of the columns ``[m]``; pairs that agree in it are positive too.
+    """
+
+    columns: Tensor
+    keys: tuple[Tensor, Tensor] | None = None
 
 
 def softplus_sum(
-    a: Tensor, b: Tensor, bias: Tensor, *, exclusion: Exclusion | None = None, chunk_size: int | None = None
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor,
+    *,
+    positives: PositivePairs | None = None,
+    exclusion: Exclusion | None = None,
+    chunk_size: int | None = None,
 ) -> Tensor:
-    """``sum_ij log(1 + exp(<a_i, b_j> + bias))``: the pairwise sigmoid loss of every pair as a negative one.
+    """``sum_ij log(1 + exp(-z_ij (<a_i, b_j> + bias)))``, ``z`` being 1 for positive pairs and -1 for all others.
 
-    A positive pair differs from a negative one by its score alone, ``log(1 + e^-x) = log(1 + e^x) - x``, so that
-    positives are taken off outside (arXiv 2303.15343, algorithm 1). The gradient is made on the way forward.
+    The pairwise sigmoid loss (arXiv 2303.15343, eq. 1). Scores of positives change their sign before anything is summed
+    (``log(1 + e^x) - x`` would leave few digits of a small ``log(1 + e^-x)``). The gradient is made on the way forward.
 
     Args:
         a: ``[n, d]``, float32 or float64.
         b: ``[m, d]``, likewise.
         bias: no dimension.
+        positives: positive pairs; ``None`` if there are none.
         exclusion: pairs to leave out.
         chunk_size: columns that are looked at together; ``None`` picks what suits the device.
 
@@ -36,14 +55,97 @@ def softplus_sum(
         >>> softplus_sum(a, b, torch.tensor(0.0))
         tensor(2.8201)
     """
-    total: Tensor = _SoftplusSum.apply(a, b, bias, exclusion, chunk_size)
+    total: Tensor = _SoftplusSum.apply(a, b, bias, positives, exclusion, chunk_size)
     return total
+
+
+def softplus_sums(
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor,
+    *,
+    positives: PositivePairs | None = None,
+    exclusion: Exclusion | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """The same sum of every row, ``[n]``, for whoever weighs rows.
+
+    What each row counts is known on the way back alone, so that the scores are made twice.
+
+    Args:
+        a: ``[n, d]``, float32 or float64.
+        b: ``[m, d]``, likewise.
+        bias: no dimension.
+        positives: positive pairs; ``None`` if there are none.
+        exclusion: pairs to leave out.
+        chunk_size: columns that are looked at together; ``None`` picks what suits the device.
+
+    Returns:
+        ``[n]``.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+        >>> softplus_sums(a, b, torch.tensor(0.0))
+        tensor([2.8201, 1.3863])
+    """
+    sums: Tensor = _SoftplusSums.apply(a, b, bias, positives, exclusion, chunk_size)
+    return sums
+
+
+class _SoftplusSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        bias: Tensor,
+        positives: PositivePairs | None,
+        exclusion: Exclusion | None,
+        chunk_size: int | None,
+    ) -> Tensor:
+        ctx.positives, ctx.exclusion, ctx.chunk_size = positives, exclusion, chunk_size
+        ctx.save_for_backward(a, b, bias)
+        sums = a.new_zeros(len(a))
+        with torch.autocast(a.device.type, enabled=False):
+            scores = ScoreTiles(a, b, exclusion, [])
+            for tile in tiles(len(a), len(b), chunk_size, a.device):
+                sums[tile.rows] += F.softplus(_turn(scores(tile).add_(bias), positives, tile)).sum(1)
+        return sums
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, bias = ctx.saved_tensors
+        of_a, of_b, of_bias = (
+            torch.zeros_like(x) if wanted else None
+            for x, wanted in zip((a, b, bias), ctx.needs_input_grad[:3], strict=True)
+        )
+        with torch.autocast(a.device.type, enabled=False):
+            scores = ScoreTiles(a, b, ctx.exclusion, [])
+            for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
+                of_scores = (
+                    _turn(scores(tile).add_(bias), ctx.positives, tile).sigmoid_().mul_(of_sums[tile.rows, None])
+                )
+                of_scores = _turn(of_scores, ctx.positives, tile)
+                if of_a is not None:
+                    of_a[tile.rows].addmm_(of_scores, b[tile.columns])
+                if of_b is not None:
+                    of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
+                if of_bias is not None:
+                    of_bias += of_scores.sum()
+        return of_a, of_b, of_bias, None, None, None
 
 
 class _SoftplusSum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, bias: Tensor, exclusion: Exclusion | None, chunk_size: int | None
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        bias: Tensor,
+        positives: PositivePairs | None,
+        exclusion: Exclusion | None,
+        chunk_size: int | None,
     ) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
             wants_a, wants_b, wants_bias = ctx.needs_input_grad[:3]
@@ -53,11 +155,11 @@ class _SoftplusSum(torch.autograd.Function):
             scores = ScoreTiles(a, b, exclusion, [])
             total = torch.zeros_like(bias)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
-                tile_scores = scores(tile).add_(bias)
+                tile_scores = _turn(scores(tile).add_(bias), positives, tile)
                 total += F.softplus(tile_scores).sum()
                 if not any(ctx.needs_input_grad[:3]):
                     continue
-                of_scores = tile_scores.sigmoid_()
+                of_scores = _turn(tile_scores.sigmoid_(), positives, tile)
                 if of_a is not None:
                     of_a[tile.rows].addmm_(of_scores, b[tile.columns])
                 if of_b is not None:
@@ -72,4 +174,20 @@ class _SoftplusSum(torch.autograd.Function):
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
         of_a, of_b, of_bias = (next(gradients) * of_total if wanted else None for wanted in ctx.needs_input_grad[:3])
-        return of_a, of_b, of_bias, None, None
+        return of_a, of_b, of_bias, None, None, None
+
+
+def _turn(values: Tensor, positives: PositivePairs | None, tile: Tile) -> Tensor:
+    """Changes the sign of the positive pairs of a tile, in place."""
+    if positives is None:
+        return values
+    for places in (positives.columns[tile.rows] - tile.columns.start).unbind(1):
+        inside = (places >= 0) & (places < values.shape[1])
+        within = places.clamp(0, values.shape[1] - 1)[:, None]
+        place_values = values.gather(1, within)
+        values.scatter_(1, within, torch.where(inside[:, None], -place_values, place_values))
+    if positives.keys is not None:
+        row_keys, column_keys = positives.keys
+        is_positive = row_keys[tile.rows, None] == column_keys[tile.columns]
+        values.copy_(torch.where(is_positive, -values, values))
+    return values

@@ -37,6 +37,22 @@ def most_precise(x: Tensor) -> Tensor:
     return x.to(most_precise_dtype(x.device))
 
 
+_BLOCK = 2**16
+
+
+def squared_sum(x: Tensor) -> Tensor:
+    """Sum of the squares of all numbers, as precise as the device allows, without a wider copy of all at once.
+
+    Example:
+        >>> squared_sum(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        tensor(26., dtype=torch.float64)
+    """
+    if x.device.type != "cpu":
+        norm: Tensor = torch.linalg.vector_norm(x, dtype=most_precise_dtype(x.device))
+        return norm.square()
+    return torch.stack([most_precise(block).square().sum() for block in x.reshape(-1).split(_BLOCK)]).sum()
+
+
 def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """Euclidean norm that neither overflows in half precision nor has a NaN gradient at zero.
 
@@ -69,6 +85,17 @@ def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
         raise ValueError(f"keepdim: expected True or False, got {keepdim!r}")
     norm: Tensor = torch.linalg.vector_norm(at_least_float32(x), dim=dim, keepdim=keepdim)
     return norm
+
+
+def are_nonzero(rows: Tensor) -> Tensor:
+    """Which rows ``[n, d]`` hold a number that is not zero, a mask ``[n]``; NaN is none, and squares would underflow.
+
+    Example:
+        >>> are_nonzero(torch.tensor([[0.0, 1e-30], [0.0, 0.0], [torch.nan, 0.0]]))
+        tensor([ True, False,  True])
+    """
+    mask: Tensor = rows.abs().amax(1) != 0
+    return mask
 
 
 def precise_norm(x: Tensor) -> Tensor:

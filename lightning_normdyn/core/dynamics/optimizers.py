@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from lightning_normdyn.core.dynamics.laws import Family
 from lightning_normdyn.core.dynamics.matrix_laws import muon_memory
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_callable
 from lightning_normdyn.core.sharded_tensor import is_sharded, of_all_ranks
 from lightning_normdyn.core.tensor_checks import check_tensors
 
@@ -133,14 +135,26 @@ def accumulated_squares(optimizer: torch.optim.Optimizer, table: torch.Tensor) -
         >>> accumulated_squares(torch.optim.Adagrad([table], initial_accumulator_value=0.5), table)
         tensor([32., 32., 32.], dtype=torch.float64)
     """
-    optimizer = unwrapped_optimizer(optimizer)
     check_tensors(table=table)
+    accumulator = _accumulator(unwrapped_optimizer(optimizer), table)
+    return None if accumulator is None else of_all_ranks(most_precise(accumulator).sum(-1))
+
+
+def _accumulator(optimizer: torch.optim.Optimizer, table: torch.Tensor) -> torch.Tensor | None:
+    """The squares that Adagrad has accumulated, ``[n, d]``; ``None`` for another optimizer."""
     if type(optimizer) is not torch.optim.Adagrad or table not in optimizer.state:
         return None
-    return of_all_ranks(most_precise(optimizer.state[table]["sum"]).sum(-1))
+    accumulator: torch.Tensor = optimizer.state[table]["sum"]
+    return accumulator
 
 
-def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stride: int = 1) -> OptimizerMemory:
+def optimizer_memory(
+    optimizer: torch.optim.Optimizer,
+    table: torch.Tensor,
+    stride: int = 1,
+    *,
+    products: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None,
+) -> OptimizerMemory:
     """What an optimizer has in store of each row of a table, as far as a law asks for it.
 
     Args:
@@ -148,6 +162,9 @@ def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stri
             warm-up, or weights by time, alone it is enough.
         table: ``[n, d]``, a parameter that it trains.
         stride: of every how many rows.
+        products: gives the product of each row that is wanted of two tensors of the table's shape, or its sum over one
+            (with ``None`` for the other), ``[n]`` in float64; ``None`` for rows at the stride. Where few rows of a
+            large table are wanted it saves reading the others.
 
     Example:
         >>> table = torch.nn.Parameter(torch.ones(4, 64))
@@ -156,18 +173,28 @@ def optimizer_memory(optimizer: torch.optim.Optimizer, table: torch.Tensor, stri
         tensor([32., 32.], dtype=torch.float64)
     """
     check_count(stride=stride)
+    check_count(stride=stride)
+    check_tensors(table=table)
+    if products is not None:
+        check_callable("of two tensors that gives [n]", products=products)
     optimizer = unwrapped_optimizer(optimizer)
-    accumulated = accumulated_squares(optimizer, table)
-    memory = OptimizerMemory(None if accumulated is None else accumulated[::stride].clone())
+    products = products or partial(_products, stride=stride)
+    accumulator = _accumulator(optimizer, table)
+    memory = OptimizerMemory(None if accumulator is None else products(accumulator, None))
     state = optimizer.state.get(table, {})
     group = next((group for group in optimizer.param_groups if any(x is table for x in group["params"])), {})
     is_averaged = type(optimizer).__name__ in ("AdamWScheduleFree", "SGDScheduleFree") and "z" in state
     if not is_averaged or group.get("warmup_steps") or group.get("r") or not group.get("train_mode", True):
         return memory
-    is_spread = is_sharded(table)
-    z, y = (most_precise(rows.detach()[:: 1 if is_spread else stride]) for rows in (state["z"], table))
-    sums = [of_all_ranks((z * other).sum(-1))[:: stride if is_spread else 1] for other in (z, y)]
-    return memory._replace(averages=torch.stack(sums, 1))
+    return memory._replace(averages=torch.stack([products(state["z"], other) for other in (state["z"], table)], 1))
+
+
+def _products(left: torch.Tensor, right: torch.Tensor | None, *, stride: int) -> torch.Tensor:
+    """Product of every ``stride``-th row of two tensors, or its sum over one, which all ranks compute at once."""
+    skip = 1 if is_sharded(left) else stride
+    rows = [most_precise(tensor.detach()[::skip]) for tensor in (left, right) if tensor is not None]
+    sums = of_all_ranks((rows[0] if right is None else rows[0] * rows[1]).sum(-1))
+    return sums[:: stride if is_sharded(left) else 1].clone()
 
 
 def nominal_lr(group: Mapping[str, Any]) -> float:

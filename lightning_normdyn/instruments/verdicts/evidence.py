@@ -155,16 +155,18 @@ class Facts:
         has_ended: whether no step will follow.
         skipped_steps: steps that a loss scaler skipped.
         tracked_rows: rows of a table that keep statistics.
-        dim: length of a row.
-        dtype: of the weights.
+        dim: length of a row, or of an output's vectors.
+        dtype: of the weights, or of those vectors.
         loss_scale: by which the loss is scaled up now; 1 without a scaler.
         clip_value: the norm to which gradients are clipped, where that is known.
         owners: parameter groups that hold it.
         loss_normalizations: what the model's losses normalise, such as ``("cosine",)``.
-        has_tables_alone: whether the model learns tables and nothing between them and the loss.
+        meets_loss: whether the model learns nothing that could lie between it and the loss.
         typical_row: of the latest window; ``None`` before one closed.
         resets_norms: whether something was seen to set norms back between steps.
         least_temperature: below which a loss does not let its learnt temperature fall.
+        eps: that the optimizer adds to what it divides a step by; ``None`` for one that divides by nothing.
+        gradient_scale: of a table, the median of what it divides by, eps left out; ``None`` if that is not known.
     """
 
     target: str
@@ -183,10 +185,12 @@ class Facts:
     clip_value: float | None = None
     owners: int = 1
     loss_normalizations: tuple[str, ...] = ()
-    has_tables_alone: bool = False
+    meets_loss: bool = False
     typical_row: TypicalRow | None = None
     resets_norms: bool = False
     least_temperature: float = 0.01
+    eps: float | None = None
+    gradient_scale: float | None = None
 
     @property
     def horizon(self) -> int | None:
@@ -237,6 +241,32 @@ class Evidence(NamedTuple):
         them settle is no place that they must reach.
         """
         return self.recent("radial_fraction", readings=3) >= 0.1 * self.chance_radial_fraction
+
+    @property
+    def rounding(self) -> float:
+        """The radial share of a gradient below which rounding explains it."""
+        return max(1e-4, 2 * torch.finfo(self.facts.dtype).eps)
+
+    @property
+    def meets_loss(self) -> bool:
+        """Whether nothing lies between the vectors and the loss.
+
+        Rows that get a gradient in each step meet it, since all of them are scored each time.
+        """
+        row = self.facts.typical_row
+        return self.facts.meets_loss or (row is not None and row.update_probability >= 1)
+
+    @property
+    def was_trained_before(self) -> bool:
+        """Whether rows start with norms more unlike than those of a fresh draw, which scatter by ``1/sqrt(2·d)``."""
+        return self.is_table and self.first("norm_cv") > 2 / math.sqrt(2 * (self.facts.dim or 1))
+
+    @property
+    def turn(self) -> float:
+        """The most radians by which a row can turn in the run, each step going the same way; NaN if unknown."""
+        if "angular_update" not in self.courses:
+            return math.nan
+        return self.courses["angular_update"].mean * (self.facts.horizon or self.facts.step)
 
     @property
     def awaits_fit(self) -> bool:

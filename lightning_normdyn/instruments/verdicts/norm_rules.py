@@ -11,6 +11,10 @@ from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, Severi
 _FEWEST_STEPS = 100
 _ENOUGH_RELAXATIONS = 3
 """Relaxation times after which 5% of the way to equilibrium is left."""
+_NO_TURN = 0.1
+"""Radians: what turned by less in the whole run has learnt nothing."""
+_MUCH_SLOWER = 16
+"""How many times more slowly than at their equilibrium rows may diffuse, which goes as ``R^-power``."""
 _STILL_LONG = 0.5
 """Of the longest median so far; those of single batches scatter."""
 _GREATEST_FACTOR = 30
@@ -40,21 +44,49 @@ def _slow_relaxation(evidence: Evidence) -> Finding | None:
     gap, target = _gap(evidence), evidence.last("equilibrium_norm_p50")
     if not gap > 0.25 or _could_relax(evidence, horizon) >= _ENOUGH_RELAXATIONS:
         return None
-    factor = _decay_factor(evidence, relaxations)
-    decay = evidence.facts.weight_decay * factor
-    alternative = (
-        f"raise weight_decay from {amount(evidence.facts.weight_decay)} to {amount(decay)}: rows then settle "
-        f"{evidence.place(evidence.norm_at_decay(decay))} within the run"
-        if factor < _GREATEST_FACTOR
-        else f"train {amount(_ENOUGH_RELAXATIONS / relaxations * horizon)} steps"
-    )
     first, last = evidence.first("norm_p50"), evidence.last("norm_p50")
     fate = "be those of the start" if abs(last / first - 1) < 0.25 else "not have settled"
+    stands_still = evidence.turn < _NO_TURN
+    turn = f", and rows turn by {amount(evidence.turn)} radians at most" if stands_still else ""
     return Finding(
         f"relaxation takes {amount(horizon / relaxations)} steps and the run has {horizon:,}: norms at the end will "
-        f"{fate} (the median is {amount(last)} now and would settle at {amount(target)})",
-        f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or {alternative}",
-        _severity(evidence, is_grave=gap > 1 and last > target),
+        f"{fate} (the median is {amount(last)} now and would settle at {amount(target)}){turn}",
+        _cure_of_slow_relaxation(evidence, relaxations),
+        _severity(evidence, is_grave=last > target and (gap > 1 or stands_still) and not evidence.was_trained_before),
+    )
+
+
+def _cure_of_slow_relaxation(evidence: Evidence, relaxations: float) -> str:
+    facts, power = evidence.facts, evidence.facts.rule.power
+    if evidence.was_trained_before:
+        return "leave it, if rows come from a checkpoint and are to stay near it; else train longer"
+    # A step turns a row by an angle that goes by R^(-power/2).
+    excess = (evidence.last("norm_p50") / evidence.last("equilibrium_norm_p50")) ** (power / 2)
+    needs_rate = evidence.turn * excess < _NO_TURN
+    init = f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`"
+    factor = _decay_factor(evidence, relaxations)
+    if factor < _GREATEST_FACTOR and not needs_rate:
+        decay = facts.weight_decay * factor
+        place = evidence.place(evidence.norm_at_decay(decay))
+        return (
+            f"{init}, or raise weight_decay from {amount(facts.weight_decay)} to {amount(decay)}: rows then settle "
+            f"{place} within the run"
+        )
+    steps = amount(_ENOUGH_RELAXATIONS / relaxations * (facts.horizon or facts.step))
+    rates = _rates_of_start(evidence, relaxations)
+    return rates if needs_rate else f"{init}, or train {steps} steps, or {rates}"
+
+
+def _rates_of_start(evidence: Evidence, relaxations: float) -> str:
+    """Learning rate and decay for the norm of the start: ``R^power`` goes by ``lr/λ``, and relaxation by ``lr·λ``."""
+    facts, power = evidence.facts, evidence.facts.rule.power
+    longer = (evidence.first("norm_p50") / evidence.last("equilibrium_norm_p50")) ** power
+    oftener = _ENOUGH_RELAXATIONS / relaxations
+    lr, decay = evidence.mean_lr * math.sqrt(longer * oftener), facts.weight_decay * math.sqrt(oftener / longer)
+    return (
+        f"set a mean learning rate of {amount(lr)} (it is {amount(evidence.mean_lr)}) and weight_decay={amount(decay)} "
+        f"(it is {amount(facts.weight_decay)}), under which rows relax {_ENOUGH_RELAXATIONS} times in the run and "
+        "settle near the norm of their start"
     )
 
 
@@ -101,10 +133,11 @@ def _far_start(evidence: Evidence) -> Finding | None:
     if not evidence.expected_relaxations >= 1 or not _is_seen(evidence, horizon):
         return None
     course, power = evidence.courses["equilibrium_norm_p50"], evidence.facts.rule.power
-    target = course.highest if first > course.highest else course.lowest
+    # Where rows would settle moves with the gradients' size; a start between two such places is far from none.
+    target = min(max(first, course.lowest), course.highest)
     ratio = first / target if target > 0 else math.nan
     steps = evidence.courses["relaxation_steps"].lowest * _relaxations_from(ratio, power)
-    if not (ratio > 4 or ratio < 0.25) or steps < 0.2 * horizon:
+    if not (ratio**power > _MUCH_SLOWER or ratio < 0.25) or steps < 0.2 * horizon:
         return None
     return Finding(
         f"rows started at {amount(first)} (median), {amount(ratio)} times the norm at which they settle, "
@@ -127,6 +160,8 @@ def _exploding_norms(evidence: Evidence) -> Finding | None:
     if not evidence.is_table and not (ratio > 100 or course.last > 2 * course.latest[len(course.latest) // 2]):
         return None
     lever = _holding_decay(evidence) or f"lower the learning rate from {amount(facts.lr)} to {amount(facts.lr / 10)}"
+    if evidence.is_table and evidence.sees_lengths and set(facts.loss_normalizations) == {"cosine"}:
+        lever = "take away what pushes norms although the losses are cosines: radial_leak says what"
     return Finding(
         f"norms grew {amount(ratio)}-fold, from {amount(course.first)} to {amount(course.last)} (median) in "
         f"{facts.step:,} steps",
@@ -159,12 +194,21 @@ def _collapsing_norms(evidence: Evidence) -> Finding | None:
     course, facts = evidence.courses["norm_p50"], evidence.facts
     targets = evidence.courses["equilibrium_norm_p50"].lowest if "equilibrium_norm_p50" in evidence.courses else 0.0
     is_expected = targets > 0 and course.last > 0.5 * targets
-    if not course.last < 0.02 * course.first or is_expected or not course.first > 0:
+    share = course.last / course.first if course.first > 0 else math.nan
+    if not share < (0.02 if facts.weight_decay > 0 else 0.1) or is_expected:
         return None
+    sentence = (
+        f"norms fell to {share:.1g} of their start, from {amount(course.first)} to {amount(course.last)} (median) in "
+        f"{facts.step:,} steps"
+    )
+    if not facts.weight_decay > 0:
+        return Finding(
+            f"{sentence}, without weight decay: the loss itself takes them away",
+            f"weigh the term of the loss that shortens rows, a regulariser, {amount(share**-2)} times less",
+        )
     decay = evidence.decay_for_norm(course.first)
     return Finding(
-        f"norms fell to {course.last / course.first:.1g} of their start, from {amount(course.first)} to "
-        f"{amount(course.last)} (median) in {facts.step:,} steps",
+        sentence,
         f"lower weight_decay from {amount(facts.weight_decay)} to {amount(decay or 0.0)}"
         + (f", at which rows settle at {amount(course.first)}" if decay else ""),
     )
@@ -322,10 +366,10 @@ NORM_RULES = (
         "slow_relaxation",
         "warning",
         ("relaxation_steps", "stationarity", "equilibrium_norm_p50"),
-        "less than one relaxation time in the whole run, and norms at least twice too long (else, or if the loss "
-        "sees lengths, a note)",
+        "less than one relaxation time in the whole run, and norms at least twice too long, or rows too long that turn "
+        "by less than a tenth of a radian (else, if the loss sees lengths, or if rows were trained before, a note)",
         "lr·λ is too small for so few steps",
-        "`equilibrium_init`, or the weight decay that makes three relaxation times of the run",
+        "`equilibrium_init`, or the weight decay, or both rates, that make three relaxation times of the run",
         _slow_relaxation,
     ),
     Rule(
@@ -351,8 +395,9 @@ NORM_RULES = (
         "far_start",
         "warning",
         ("norm_p50", "equilibrium_norm_p50", "relaxation_steps"),
-        "rows start more than 4 times too long, and a fifth of the run goes into their way to equilibrium (a note if "
-        "they start too short, or the loss sees lengths)",
+        "rows start so long that they turn 16 times more slowly than at their equilibrium (4 times too long under "
+        "AdamW, twice under SGD), and a fifth of the run goes into their way there (a note if they start 4 times too "
+        "short, or the loss sees lengths)",
         "the initial scale was not made for this learning rate and decay",
         "`equilibrium_init`, or the factor for the initial table",
         _far_start,
@@ -370,9 +415,9 @@ NORM_RULES = (
         "collapsing_norms",
         "critical",
         ("norm_mean", "norm_p50", "effective_lr"),
-        "norms fell below 2% of their start, and below half of where they would settle",
-        "decay meets little or no gradient",
-        "the weight decay at which rows settle where they started",
+        "norms fell below 2% of their start (without weight decay, 10%), and below half of where they would settle",
+        "decay meets little or no gradient, or a regulariser outweighs the loss",
+        "the weight decay at which rows settle where they started, or by how much to weigh the regulariser less",
         _collapsing_norms,
     ),
     Rule(

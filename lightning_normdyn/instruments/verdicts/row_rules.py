@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lightning_normdyn.instruments.verdicts.evidence import Evidence
+from lightning_normdyn.instruments.verdicts.evidence import LR, Evidence
 from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
 
 _GONE = 0.5
@@ -12,6 +12,8 @@ _SPARED = 0.9
 """Share of its norm that a row may keep of weight decay for nobody to mind."""
 _CONE = 0.98
 """Length of the mean direction of vectors of which only a fiftieth tells them apart."""
+_NEARLY_ZERO = 1e4
+"""Mean 1/R² over that of the median row: a row in ten thousand of a ten-thousandth of the norm, say."""
 _EARLY = 0.3
 """Of a run, in which rare rows may still be met."""
 
@@ -47,11 +49,46 @@ def _untouched_rows(evidence: Evidence) -> Finding | None:
 def _dead_rows(evidence: Evidence) -> Finding | None:
     rows, facts = evidence.last("dead_rows"), evidence.facts
     if not evidence.is_table or not rows > 0:
-        return None
+        return _nearly_zero_start(evidence)
     norm = evidence.last("norm_p50")
     return Finding(
         f"{amount(rows)} of {facts.tracked_rows:,} rows are shorter than {facts.dtype} can still train",
         f"set them to the median norm {amount(norm)} with `repair_rows`, and decay only what a step touches",
+    )
+
+
+def _nearly_zero_start(evidence: Evidence) -> Finding | None:
+    """Of rows that the first step lifted from nearly nothing, the mean of 1/R² before it tells.
+
+    A loss that goes by directions, or a layer that normalises its input, gave them gradients of 1/R.
+    """
+    first, norm = evidence.courses[LR].first if LR in evidence.courses else math.nan, evidence.first("norm_p50")
+    rate = evidence.facts.rule.lr_gain * first
+    excess = evidence.first("effective_lr") / rate * norm**2 if rate > 0 else math.nan
+    # Norms are read after the step: of one that throws all rows out, short and long alike, nothing can be told.
+    is_short_step = evidence.first("norm_min") < 0.3 * norm
+    if not evidence.is_table or not is_short_step or not excess > _NEARLY_ZERO:
+        return None
+    usual = evidence.recent("gradient_norm")
+    spike = evidence.courses["gradient_norm"].highest / usual if usual > 0 else 1.0
+    return Finding(
+        f"rows of nearly no length were in the first step: the mean of 1/R² over its rows was {excess:.1e} times that "
+        f"of the median row, of {amount(norm)}, and the gradient's norm reached {amount(spike)} times its usual",
+        "lengthen such rows to the median norm with `repair_rows(table)` before training, and make the optimizer anew",
+        "critical" if spike > 100 else "warning",
+    )
+
+
+def _outlying_rows(evidence: Evidence) -> Finding | None:
+    if not evidence.is_table or "norm_cv" not in evidence.courses or not evidence.courses["norm_cv"].lowest > 1:
+        return None
+    spread, norm = evidence.courses["norm_cv"].lowest, evidence.last("norm_p50")
+    return Finding(
+        "some rows have been far longer than the rest from the start: the norms' spread was never below "
+        f"{spread:.2f} of their mean (at the 95% quantile they are {amount(evidence.last('norm_p95'))}, at the median "
+        f"{amount(norm)})",
+        f"start added rows at the norm of the others, {amount(evidence.first('norm_p50'))}, with `repair_rows(table, "
+        "rows)`",
     )
 
 
@@ -139,11 +176,20 @@ ROW_RULES = (
     Rule(
         "dead_rows",
         "critical",
-        ("dead_rows", "norm_min"),
-        "rows are below what the weights' number format can train",
-        "decay without gradient, in a format of few digits",
+        ("dead_rows", "norm_min", "effective_lr"),
+        "rows are below what the weights' number format can train, or the first step met rows of nearly no length",
+        "decay without gradient, in this run or in the one that made the checkpoint",
         "the norm to set them to",
         _dead_rows,
+    ),
+    Rule(
+        "outlying_rows",
+        "warning",
+        ("norm_cv", "norm_p95"),
+        "the spread of the norms was above their mean from the first reading on",
+        "rows that were added to a trained table at another scale",
+        "the norm to start them at",
+        _outlying_rows,
     ),
     Rule(
         "dying_rows",

@@ -11,13 +11,14 @@ from types import MappingProxyType
 
 from lightning_normdyn.instruments.verdicts.evidence import Evidence
 from lightning_normdyn.instruments.verdicts.norm_rules import NORM_RULES
+from lightning_normdyn.instruments.verdicts.rounding_rules import ROUNDING_RULES
 from lightning_normdyn.instruments.verdicts.row_rules import ROW_RULES
 from lightning_normdyn.instruments.verdicts.setup_rules import SETUP_RULES
 from lightning_normdyn.instruments.verdicts.step_rules import STEP_RULES
 from lightning_normdyn.instruments.verdicts.verdict import Rule, Verdict, by_severity
 
 RULES: Mapping[str, Rule] = MappingProxyType(
-    {rule.name: rule for rule in (*NORM_RULES, *STEP_RULES, *ROW_RULES, *SETUP_RULES)}
+    {rule.name: rule for rule in (*NORM_RULES, *STEP_RULES, *ROUNDING_RULES, *ROW_RULES, *SETUP_RULES)}
 )
 """Name to rule, in the order in which the docs show them."""
 

@@ -10,6 +10,8 @@ from lightning_normdyn.instruments.verdicts.verdict import Finding, Rule, amount
 
 _FEWEST_READINGS = 8
 _STILL_MOVING = 0.1
+_USUAL_BOUND = 0.01
+"""Of a learnt temperature, since CLIP: one that ends there is common, one that is held well above is not learnt."""
 _ENOUGH_GRADIENTS = 50
 """Of a row in a window: the mean of their squares is then known to some 15%, and the norm to a quarter of that."""
 
@@ -46,7 +48,9 @@ def _temperature_at_bound(evidence: Evidence) -> Finding | None:
     fixed_temperature = max(0.05, 2 * bound)
     return Finding(
         f"the learnt temperature is {amount(temperature)}, at its bound: the loss wants sharper scores than are good",
-        f"hold it: temperature={amount(fixed_temperature)}, learnable_temperature=False",
+        f"hold it: temperature={amount(fixed_temperature)}, learnable_temperature=False"
+        + (f", or set max_scale=100, a bound of {_USUAL_BOUND}" if bound > 2 * _USUAL_BOUND else ""),
+        "warning" if bound > 2 * _USUAL_BOUND else None,
     )
 
 
@@ -211,7 +215,7 @@ SETUP_RULES = (
         "temperature_at_bound",
         "note",
         ("temperature",),
-        "the learnt temperature is at its bound, 1/max_scale",
+        "the learnt temperature is at its bound, 1/max_scale (a warning if that is above twice the usual 0.01)",
         "noisy positives, or too few negatives",
         "the temperature to hold",
         _temperature_at_bound,

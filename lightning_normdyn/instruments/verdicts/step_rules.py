@@ -13,6 +13,8 @@ _ZERO_READINGS = 4
 _CLEAR_READINGS = 5
 _FLOAT16 = 65_504.0
 """Its largest number."""
+_ONE_NORM = 1e-3
+"""Scatter of a norm below which something sets it."""
 _LITTLE = 0.1
 """The share of a direction, squared, below which it counts as drawn anew."""
 _FEW_STEPS = 10
@@ -39,8 +41,8 @@ def _decay_alone(evidence: Evidence) -> Finding | None:
     return Finding(
         f"no gradient, but weight_decay={amount(facts.weight_decay)} takes {rate:.2g} of each row in a step: after "
         f"{horizon:,} steps {math.exp(-rate * horizon):.1%} of the norms is left",
-        "put the table into a parameter group with weight_decay=0, or leave it out of the optimizer, if it is to be "
-        "frozen; else find what cuts it off from the loss",
+        "call `requires_grad_(False)` on the table if it is to be frozen, so that no optimizer moves it; else find "
+        "what cuts it off from the loss",
     )
 
 
@@ -65,14 +67,32 @@ def _nonfinite_gradients(evidence: Evidence) -> Finding | None:
     windows = sum(count > 0 for count in course.latest)
     if not course.total or (facts.loss_scale != 1 and windows < 2):  # a scaler that finds its scale
         return None
-    norm = evidence.recent("gradient_norm")
-    clip = f", clip at {amount(3 * norm)} (three times the usual norm)" if norm > 0 else ""
     is_lost = not math.isfinite(evidence.last("norm_p50"))
     return Finding(
         f"{amount(course.total)} row gradients were NaN or infinite, in {windows} of {len(course.latest)} windows",
-        f"leave out steps whose loss is not finite{clip}, and lower the learning rate from {amount(facts.lr)} to "
-        f"{amount(facts.lr / 3)}",
+        _cure_of_nonfinite(evidence),
         "critical" if is_lost or windows > 1 else None,
+    )
+
+
+def _cure_of_nonfinite(evidence: Evidence) -> str:
+    facts, norm = evidence.facts, evidence.recent("gradient_norm")
+    if facts.eps is not None and float(torch.tensor(facts.eps, dtype=facts.dtype)) == 0:
+        least = torch.finfo(facts.dtype).tiny
+        return (
+            f"give the optimizer eps={amount(4 * least)} (its eps={amount(facts.eps)} is 0 in {facts.dtype}, so that "
+            "it divides by 0), or keep the weights in float32 and let autocast use half precision"
+        )
+    if "gradient_norm" not in evidence.courses:
+        return (
+            "the learning rate has no part in it, since no gradient was finite from the first step on: look for what "
+            "divides by 0 or takes its root or logarithm, such as the norm of a row of zeros "
+            "(`F.normalize(vectors, dim=-1)` does not) or the distance of a vector to itself (`F.pairwise_distance`)"
+        )
+    clip = f", clip at {amount(3 * norm)} (three times the usual norm)" if norm > 0 else ""
+    return (
+        f"leave out steps whose loss is not finite{clip}, and lower the learning rate from {amount(facts.lr)} to "
+        f"{amount(facts.lr / 3)}"
     )
 
 
@@ -116,7 +136,7 @@ def _kept_direction(growth: float, steps: int) -> float:
 def _clipping_sets_steps(evidence: Evidence) -> Finding | None:
     ratio, facts = evidence.recent("clip_ratio", readings=_CLEAR_READINGS), evidence.facts
     if not 0 < ratio < 0.5:  # 0 is no clipping: somebody set the gradient to zero
-        return None
+        return _clipped_before(evidence)
     is_scale_free = facts.rule.ignores_gradient_scale
     lowest = min(evidence.courses["clip_ratio"].latest)
     factor = 1.1 / max(lowest, 1e-9)
@@ -128,67 +148,91 @@ def _clipping_sets_steps(evidence: Evidence) -> Finding | None:
     return Finding(
         f"clipping leaves {ratio:.1%} of the gradient in a usual step, so it sets "
         + ("how much each step weighs" if is_scale_free else "the size of steps, and with it the norms"),
-        f"raise the clipping value {value}"
-        + ("; the size of steps is left to the optimizer" if is_scale_free else ", or lower the learning rate instead"),
+        f"raise the clipping value {value}{_remark_on_steps(evidence, ratio)}",
         "note" if is_scale_free else None,
     )
 
 
-def _unsettled_scaler(evidence: Evidence) -> Finding | None:
-    facts = evidence.facts
-    tried = facts.step + facts.skipped_steps
-    if facts.skipped_steps < max(5.0, 0.05 * tried) or "skipped_steps" not in evidence.courses or tried < 50:
-        return None
-    latest = evidence.courses["skipped_steps"].latest
-    if latest[-1] <= latest[max(0, len(latest) - 4)] and facts.step > 200:
-        return None  # they were at the start
-    return Finding(
-        f"the loss scaler skipped {facts.skipped_steps:,} of {tried:,} steps and still does (scale "
-        f"{amount(facts.loss_scale)})",
-        f"train in bf16, which needs no scale, or GradScaler(init_scale={amount(max(1.0, facts.loss_scale / 16))}, "
-        "growth_interval=100000)",
-    )
+def _remark_on_steps(evidence: Evidence, ratio: float) -> str:
+    """What becomes of steps that are clipped no more."""
+    facts, growth = evidence.facts, evidence.recent("budget_growth") / ratio**2
+    if facts.rule.ignores_gradient_scale:
+        return "; the size of steps is left to the optimizer"
+    if _kept_direction(growth, _FEW_STEPS) < _LITTLE:
+        return (
+            f", and lower the learning rate from {amount(facts.lr)} to {amount(facts.lr * ratio)}, since steps would "
+            f"be {amount(math.sqrt(growth))} times as long as rows otherwise: is a loss scale still in the gradient?"
+        )
+    return ", or lower the learning rate instead"
 
 
-def _half_precision(evidence: Evidence) -> Finding | None:
-    share, chance = evidence.recent("radial_fraction", readings=3), evidence.chance_radial_fraction
-    if not evidence.is_table or "gradient_norm" not in evidence.courses:
+def _clipped_before(evidence: Evidence) -> Finding | None:
+    """Of a gradient that is clipped before anybody can see it, all that shows is that its norm is always the same."""
+    if "gradient_norm" not in evidence.courses or evidence.courses["gradient_norm"].count < _CLEAR_READINGS:
         return None
-    if not _rounding(evidence) < share < 0.1 * chance:
+    latest, facts = evidence.courses["gradient_norm"].latest, evidence.facts
+    norm = evidence.recent("gradient_norm")
+    if not norm > 0 or max(latest) > (1 + _ONE_NORM) * min(latest):
         return None
-    gradients, is_direct = evidence.courses["gradient_norm"], evidence.facts.has_tables_alone
-    if gradients.recent < 0.05 * gradients.highest:
-        return None  # of a gradient that has all but gone, rounding is a large share
+    scaled = facts.loss_scale * norm
     return Finding(
-        f"a share of {share:.1e} of the gradient points along the rows, where a cosine in float32 leaves 1e-8 to 1e-6",
-        'normalise in float32: `F.normalize(vectors.float(), dim=-1)`, or InfoNCE(normalization="cosine"), which does '
-        "(eps is 7.8e-3 in bfloat16, 9.8e-4 in float16, 1.2e-7 in float32)",
-        None if is_direct else "note",
+        f"the gradient's norm is {amount(norm)} in each reading: something clips it, or brings it to one length, "
+        "before it is seen"
+        + (
+            f", at {amount(scaled)} while the loss is still scaled by {amount(facts.loss_scale)}"
+            if scaled > norm
+            else ""
+        ),
+        "call `scaler.unscale_(optimizer)` before the gradient is clipped"
+        if scaled > norm
+        else "leave it as long as it is, and clip at several times its usual norm",
+        "note" if facts.rule.ignores_gradient_scale else None,
     )
 
 
 def _radial_leak(evidence: Evidence) -> Finding | None:
-    share, facts = evidence.recent("radial_fraction", readings=3), evidence.facts
-    if not evidence.is_table or not evidence.sees_lengths or share < _rounding(evidence):
+    share = evidence.recent("radial_fraction", readings=3)
+    if share < evidence.rounding or not share >= 0.1 * evidence.chance_radial_fraction:
         return None
-    is_cosine = bool(facts.loss_normalizations) and set(facts.loss_normalizations) == {"cosine"}
-    error, drift = evidence.last("equilibrium_median_error"), evidence.recent("budget_drift")
-    if not is_cosine:
+    claim = _cosine_claim(evidence, share)
+    if not claim:
         return None
-    effect = f", and norms are {error:.0%} off the law" if error > 0 else ""
+    if _accumulates(evidence, share):
+        return Finding(
+            f"{share:.1%} of the gradient points along the rows, and its norm has grown "
+            f"{amount(evidence.recent('gradient_norm') / evidence.first('gradient_norm'))}-fold: it holds those of all "
+            "steps before",
+            "call `optimizer.zero_grad()` before each backward pass",
+        )
+    factor = 4 * share / evidence.rounding
+    drift, error = evidence.recent("budget_drift"), evidence.last("equilibrium_median_error")
     turn = "outwards" if drift > 0 else "inwards"
+    effect = f", and norms are {error:.0%} off the law" if error > 0 else ""
     return Finding(
-        f"{share:.1%} of the gradient points along the rows although the losses are cosines: something else pushes "
-        f"norms {turn}, by {amount(abs(drift))} of R² a step{effect}",
-        "take the term of the loss that sees lengths out, or weigh it "
-        f"{amount(2 * share / _rounding(evidence))} times less",
-        None if facts.has_tables_alone else "note",
+        f"{share:.1%} of the gradient points along {'the rows' if evidence.is_table else 'the vectors'} although "
+        f"{claim}: something else pushes norms {turn}, by {amount(abs(drift))} of R² a step{effect}",
+        f"take the term of the loss that sees lengths out, or weigh it {amount(factor)} times less",
+        None if evidence.meets_loss else "note",
     )
 
 
-def _rounding(evidence: Evidence) -> float:
-    """The radial share below which rounding explains it."""
-    return max(1e-4, 2 * torch.finfo(evidence.facts.dtype).eps)
+def _cosine_claim(evidence: Evidence, share: float) -> str:
+    """Why the loss should not see lengths; empty where it may.
+
+    A loss of products of lengths gives the radial part its share by chance and more, so that one well below has a weak
+    term of its own.
+    """
+    normalizations, chance = evidence.facts.loss_normalizations, evidence.chance_radial_fraction
+    if normalizations:
+        return "the losses are cosines" if set(normalizations) == {"cosine"} else ""
+    if evidence.meets_loss and share < 0.5 * chance:
+        return f"a loss of products of lengths would give them {chance:.1%} by chance"
+    return ""
+
+
+def _accumulates(evidence: Evidence, share: float) -> bool:
+    """Whether the gradient is a sum over steps: it grows as they do, and rows lie along it, having been made by it."""
+    return share > 0.5 and evidence.recent("gradient_norm") > 3 * evidence.first("gradient_norm")
 
 
 STEP_RULES = (
@@ -207,7 +251,7 @@ STEP_RULES = (
         ("gradient_norm", "update_radial_fraction", "budget_decay"),
         f"the gradient is exactly zero in {_ZERO_READINGS} readings in a row, and weight decay goes on",
         "a table that is frozen by a zero gradient, or a dead loss, is still in a decayed parameter group",
-        "weight_decay=0 for it",
+        "how to freeze it, or where to look",
         _decay_alone,
     ),
     Rule(
@@ -242,36 +286,19 @@ STEP_RULES = (
         "clipping_sets_steps",
         "warning",
         ("clip_ratio",),
-        f"clipping leaves less than half of the gradient in the median of {_CLEAR_READINGS} readings or more (a note "
-        "where the optimizer divides by the gradient's size)",
-        "a clipping value below the usual gradient",
+        f"clipping leaves less than half of the gradient in the median of {_CLEAR_READINGS} readings or more, or the "
+        "gradient has one norm in all of them (a note where the optimizer divides by the gradient's size)",
+        "a clipping value below the usual gradient, or a gradient that is scaled up when it is clipped",
         "the clipping value that touches rare steps alone",
         _clipping_sets_steps,
-    ),
-    Rule(
-        "unsettled_scaler",
-        "warning",
-        ("skipped_steps",),
-        "the loss scaler skipped 5% of the steps and goes on skipping",
-        "gradients overflow float16 whatever the scale",
-        "bf16, or the scale to begin with",
-        _unsettled_scaler,
-    ),
-    Rule(
-        "half_precision",
-        "warning",
-        ("radial_fraction",),
-        "the radial share of the gradient is above 1e-4 (or the weights' rounding) and below a tenth of 1/√d",
-        "a cosine that normalises in half precision, or a weak term that sees lengths",
-        "the line that normalises in float32",
-        _half_precision,
     ),
     Rule(
         "radial_leak",
         "warning",
         ("radial_fraction", "budget_drift", "equilibrium_median_error"),
-        "the radial share is above a tenth of 1/√d although every loss of the model is a cosine",
-        "a term of the loss sees lengths (a penalty, an unnormalised score)",
+        "the radial share is above a tenth of 1/√d although every loss of the model is a cosine, or, where nobody says "
+        "what the loss is, below half of it",
+        "a term of the loss that sees lengths (a penalty, an unnormalised score), or gradients that nobody zeroes",
         "by how much to weigh that term less",
         _radial_leak,
     ),

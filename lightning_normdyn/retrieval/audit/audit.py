@@ -19,9 +19,10 @@ from lightning_normdyn.retrieval.audit.ranking_audit import (
     without_zero_queries,
 )
 from lightning_normdyn.retrieval.audit.saturation import LastLayer, Saturation, norm_saturation
-from lightning_normdyn.retrieval.audit.scan import NormDistribution, norm_distribution, scan_norms
+from lightning_normdyn.retrieval.audit.scan import NormDistribution, PartScanner, joined_scans, norm_distribution
 from lightning_normdyn.retrieval.exponent.calibration import Calibration
 from lightning_normdyn.retrieval.exponent.residual_norms import residual_norms
+from lightning_normdyn.retrieval.search.document_chunks import Spread, in_one_part
 from lightning_normdyn.retrieval.uses.specificity import specificity_table
 
 _MOST_CORRELATED = 20_000
@@ -74,6 +75,7 @@ def audit_norms(
     last_layer: LastLayer | None = None,
     extremes: int = 12,
     name: str = "embeddings",
+    spread: Spread | None = None,
 ) -> Audit:
     """Audits embeddings that are read a chunk at a time.
 
@@ -88,6 +90,7 @@ def audit_norms(
         last_layer: of the model that made them, where known.
         extremes: how many of the longest and of the shortest vectors to name.
         name: what an error calls the embeddings.
+        spread: makes the passes in ``open_chunks``' place, in parts and on other machines; numbers are the same.
 
     Returns:
         The record.
@@ -103,7 +106,8 @@ def audit_norms(
     """
     check_count(0, rows=rows, extremes=extremes)
     _check(rows, length, covariates, groups)
-    scan = scan_norms(open_chunks(), rows, name=name)
+    spread = in_one_part(open_chunks, rows) if spread is None else spread
+    scan = joined_scans(spread(PartScanner(rows, name)), name)
     norms = scan.norms
     if judged_queries is not None:
         check_judged(judged_queries, scan.dim)
@@ -128,7 +132,7 @@ def audit_norms(
         tuple(longest.tolist()),
         tuple(shortest.tolist()),
         zeros,
-        None if judged_queries is None else audit_ranking(open_chunks(), norms, judged_queries, length=length),
+        None if judged_queries is None else audit_ranking(spread, norms, judged_queries, length=length),
         norms,
     )
 

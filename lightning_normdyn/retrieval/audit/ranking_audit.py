@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import Full, Queue
 from typing import NamedTuple, TypeAlias, cast
 
@@ -17,8 +18,9 @@ from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibr
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, explain_gain
 from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
 from lightning_normdyn.retrieval.exponent.scoring import norm_aware_top_k
-from lightning_normdyn.retrieval.exponent.sweep import ALPHAS, AlphaSweep, sweep_alpha
-from lightning_normdyn.retrieval.search.top_k import TopK
+from lightning_normdyn.retrieval.exponent.sweep import ALPHAS, AlphaSearch, AlphaSweep, PartBest, alpha_exponents
+from lightning_normdyn.retrieval.search.document_chunks import Spread
+from lightning_normdyn.retrieval.search.top_k import TopK, checked_queries, merged_top_k
 from lightning_normdyn.retrieval.uses.confidence import Confidence, confidence_table
 
 FOLDS = 5
@@ -111,12 +113,12 @@ def without_zero_queries(judged_queries: JudgedQueries) -> JudgedQueries:
 
 @torch.no_grad()
 def audit_ranking(
-    chunks: Iterable[Tensor], norms: Tensor, judged_queries: JudgedQueries, *, length: Tensor | None = None
+    spread: Spread, norms: Tensor, judged_queries: JudgedQueries, *, length: Tensor | None = None
 ) -> RankingAudit:
     """Sweeps exponents of norms, of norms without length and of lengths, and measures confidence, in one pass.
 
     Args:
-        chunks: of the documents, in order; read once.
+        spread: makes the pass over the documents.
         norms: of the documents, ``[m]``.
         judged_queries: queries and judgements.
         length: of each document, ``[m]``.
@@ -130,13 +132,16 @@ def audit_ranking(
     norms_by_name: dict[str, Tensor | None] = {"norm": None}
     if length is not None:
         norms_by_name |= {"residual norm": residual_norms(norms, length), "length alone": length_norms(length)}
-    consumers: list[Callable[[Iterator[Tensor]], object]] = [
-        _sweep_consumer(judged_queries, replacement) for replacement in norms_by_name.values()
-    ]
-    consumers += [_top_two_consumer(judged_queries.queries)] if len(norms) > 1 else []
-    results = share_pass(chunks, consumers)
-    sweeps = dict(zip(norms_by_name, cast("list[AlphaSweep]", results), strict=False))
-    best = cast("TopK", results[-1]) if len(norms) > 1 else None
+    search = _search_of(judged_queries)
+    search.check(len(norms))
+    part_rankings = list(spread(RankingPass(search, judged_queries.queries, tuple(norms_by_name.values()))))
+    sweeps = {
+        name: search.sweep([part.sweeps[number] for part in part_rankings]) for number, name in enumerate(norms_by_name)
+    }
+    best = None
+    if len(norms) > 1:
+        first_rows = [part.first_row for part in part_rankings]
+        best = merged_top_k((part.top_two for part in part_rankings), first_rows, 2)
     confounds = None if length is None else explain_gain(*sweeps.values())
     norm_sweep = sweeps["norm"]
     zero = int(norm_sweep.alphas.abs().argmin())
@@ -155,22 +160,63 @@ def audit_ranking(
     )
 
 
-def _sweep_consumer(
-    judged_queries: JudgedQueries, replacement: Tensor | None
-) -> Callable[[Iterator[Tensor]], AlphaSweep]:
-    """A consumer that sweeps with the vectors' own norms or with given ones, ``[m]``."""
+def _search_of(judged_queries: JudgedQueries) -> AlphaSearch:
+    queries, chunk_size = judged_queries.queries, _chunk_size(judged_queries.queries)
+    return AlphaSearch(
+        checked_queries(queries, [], chunk_size),
+        judged_queries.judgements,
+        alpha_exponents(judged_queries.alphas),
+        judged_queries.measure,
+        chunk_size,
+    )
 
-    def read(chunks: Iterator[Tensor]) -> AlphaSweep:
-        return sweep_alpha(
-            judged_queries.queries,
-            chunks if replacement is None else _with_norms(chunks, replacement),
-            judged_queries.judgements,
-            alphas=judged_queries.alphas,
-            measure=judged_queries.measure,
-            chunk_size=_chunk_size(judged_queries.queries),
-        )
 
-    return read
+class PartRankings(NamedTuple):
+    """The best of some of the documents.
+
+    Attributes:
+        first_row: the position of the first of them among all.
+        sweeps: by the vectors' own norms, and by each that was put in their place.
+        top_two: of each query, at exponent 0.
+    """
+
+    first_row: int
+    sweeps: tuple[PartBest, ...]
+    top_two: TopK
+
+
+@dataclass(frozen=True)
+class RankingPass:
+    """Ranks some of the documents in all ways while they are read once.
+
+    Attributes:
+        search: of a sweep.
+        queries: as encoded, ``[n, d]``.
+        replacements: norms of all documents ``[m]`` to sweep with, ``None`` for the vectors' own.
+    """
+
+    search: AlphaSearch
+    queries: Tensor
+    replacements: tuple[Tensor | None, ...]
+
+    def __call__(self, chunks: Iterable[Tensor], rows: range) -> PartRankings:
+        """Ranks these rows.
+
+        Args:
+            chunks: in order.
+            rows: that they are.
+        """
+        consumers: list[ChunkConsumer] = [self._sweep_consumer(replacement, rows) for replacement in self.replacements]
+        consumers.append(lambda chunks: norm_aware_top_k(self.queries, chunks, 2, chunk_size=_chunk_size(self.queries)))
+        *sweeps, top_two = share_pass(chunks, consumers)
+        return PartRankings(rows.start, tuple(cast("list[PartBest]", sweeps)), cast("TopK", top_two))
+
+    def _sweep_consumer(self, replacement: Tensor | None, rows: range) -> ChunkConsumer:
+        """A consumer that sweeps with the vectors' own norms or with given ones, ``[m]``."""
+        if replacement is None:
+            return self.search.best
+        norms = replacement[rows.start : rows.stop]
+        return lambda chunks: self.search.best(_with_norms(chunks, norms))
 
 
 def _with_norms(chunks: Iterator[Tensor], norms: Tensor) -> Iterator[Tensor]:
@@ -178,10 +224,6 @@ def _with_norms(chunks: Iterator[Tensor], norms: Tensor) -> Iterator[Tensor]:
     for chunk in chunks:
         yield rescaled(chunk, norms[offset : offset + len(chunk)])
         offset += len(chunk)
-
-
-def _top_two_consumer(queries: Tensor) -> Callable[[Iterator[Tensor]], TopK]:
-    return lambda chunks: norm_aware_top_k(queries, chunks, 2, chunk_size=_chunk_size(queries))
 
 
 def _chunk_size(queries: Tensor) -> int:

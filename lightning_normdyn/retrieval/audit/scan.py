@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -47,35 +48,99 @@ def scan_norms(chunks: Iterable[Tensor], rows: int, *, name: str = "embeddings")
         >>> scan_norms(iter([torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)]), 2).norms
         tensor([5., 0.], dtype=torch.float64)
     """
-    norms = torch.empty(rows, dtype=torch.float64)
-    sample_rows, sample = torch.empty(0, dtype=torch.int64), torch.empty(0, 0, dtype=torch.float64)
-    bad_count, first_bad, offset, dim = 0, -1, 0, 0
-    for chunk in chunks:
-        if not offset:
-            dim = chunk.shape[1]
-            sample_rows = _choose(rows, dim)
-            # All at once and in advance: small blocks kept between chunks would keep the chunks' memory from being
-            # given back.
-            sample = torch.empty(len(sample_rows), dim, dtype=torch.float64)
-        end = offset + len(chunk)
-        if chunk.shape[1] != dim or end > rows:
-            raise ValueError(f"{name}: expected [{rows}, {dim}] as announced, got {list(chunk.shape)} at row {offset}")
-        bad_rows = (~chunk.isfinite().all(1)).nonzero().squeeze(1)
-        if len(bad_rows):
-            first_bad = offset + int(bad_rows[0]) if not bad_count else first_bad
-            bad_count += len(bad_rows)
-        norms[offset:end] = precise_norm(chunk)
-        low, high = torch.searchsorted(sample_rows, torch.tensor([offset, end])).tolist()
-        sample[low:high] = chunk[(sample_rows[low:high] - offset).to(chunk.device)].to(sample)
-        offset = end
-    if offset < rows or not offset:
-        raise ValueError(f"{name}: expected {rows or 'some'} vectors, got {offset}; is the file whole?")
-    if bad_count:
+    return joined_scans([PartScanner(rows, name)(chunks, range(rows))], name)
+
+
+class PartScan(NamedTuple):
+    """What a pass over some of the rows keeps.
+
+    Attributes:
+        norms: of them.
+        sample: those of the sample that are among them, ``[s, d]``.
+        bad_count: rows that are not finite.
+        first_bad: the first of these, -1 if there is none.
+    """
+
+    norms: Tensor
+    sample: Tensor
+    bad_count: int
+    first_bad: int
+
+
+@dataclass(frozen=True)
+class PartScanner:
+    """Scans some of the rows.
+
+    Attributes:
+        rows: of all parts together, among which the sample is drawn.
+        name: what an error calls the embeddings.
+    """
+
+    rows: int
+    name: str = "embeddings"
+
+    def __call__(self, chunks: Iterable[Tensor], rows: range) -> PartScan:
+        """Scans these rows.
+
+        Args:
+            chunks: ``[some, d]`` in order.
+            rows: that they are.
+
+        Raises:
+            ValueError: if there are more or fewer, or chunks differ in d.
+        """
+        norms = torch.empty(len(rows), dtype=torch.float64)
+        sample_rows, sample = torch.empty(0, dtype=torch.int64), torch.empty(0, 0, dtype=torch.float64)
+        bad_count, first_bad, offset, dim = 0, -1, 0, 0
+        for chunk in chunks:
+            if not offset:
+                dim = chunk.shape[1]
+                sample_rows = _choose(self.rows, dim)
+                sample_rows = sample_rows[(sample_rows >= rows.start) & (sample_rows < rows.stop)] - rows.start
+                # All at once and in advance: small blocks kept between chunks would keep the chunks' memory from being
+                # given back.
+                sample = torch.empty(len(sample_rows), dim, dtype=torch.float64)
+            end = offset + len(chunk)
+            if chunk.shape[1] != dim or end > len(rows):
+                raise ValueError(
+                    f"{self.name}: expected [{self.rows}, {dim}] as announced, got {list(chunk.shape)} at row "
+                    f"{rows.start + offset}"
+                )
+            bad_rows = (~chunk.isfinite().all(1)).nonzero().squeeze(1)
+            if len(bad_rows):
+                first_bad = rows.start + offset + int(bad_rows[0]) if not bad_count else first_bad
+                bad_count += len(bad_rows)
+            norms[offset:end] = precise_norm(chunk)
+            low, high = torch.searchsorted(sample_rows, torch.tensor([offset, end])).tolist()
+            sample[low:high] = chunk[(sample_rows[low:high] - offset).to(chunk.device)].to(sample)
+            offset = end
+        if offset < len(rows) or not offset:
+            raise ValueError(
+                f"{self.name}: expected {self.rows or 'some'} vectors, got {rows.start + offset}; is the file whole?"
+            )
+        return PartScan(norms, sample, bad_count, first_bad)
+
+
+def joined_scans(part_scans: Iterable[PartScan], name: str = "embeddings") -> NormScan:
+    """The scan of all rows.
+
+    Args:
+        part_scans: of one or more, in order.
+        name: what an error calls the embeddings.
+
+    Raises:
+        ValueError: if a row is not finite.
+    """
+    norms, samples, bad_counts, first_bads = (list(column) for column in zip(*part_scans, strict=True))
+    if sum(bad_counts):
+        first_bad = min(row for row in first_bads if row >= 0)
         raise ValueError(
-            f"{name}: expected finite numbers, got NaN or infinity in {bad_count} of {offset} rows, the first being "
-            f"row {first_bad}; leave such rows out or encode them again"
+            f"{name}: expected finite numbers, got NaN or infinity in {sum(bad_counts)} of {sum(map(len, norms))} "
+            f"rows, the first being row {first_bad}; leave such rows out or encode them again"
         )
-    return NormScan(norms, sample[sample.abs().amax(1) > 0], dim)
+    all_norms = norms[0] if len(norms) == 1 else torch.cat(norms)
+    sample = samples[0] if len(samples) == 1 else torch.cat(samples)
+    return NormScan(all_norms, sample[sample.abs().amax(1) > 0], sample.shape[1])
 
 
 def _choose(rows: int, dim: int) -> Tensor:

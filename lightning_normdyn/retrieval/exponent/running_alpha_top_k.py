@@ -12,7 +12,7 @@ from lightning_normdyn.core.dynamics.geometry import most_precise, most_precise_
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.running_top_k import RunningTopK
 from lightning_normdyn.retrieval.search.tiles import Survivors, Tile
-from lightning_normdyn.retrieval.search.top_k import survivors
+from lightning_normdyn.retrieval.search.top_k import TopK, survivors
 
 _SLICE = 2**17
 _MOST_LOG = 600.0
@@ -55,10 +55,10 @@ class RunningAlphaTopK:
         for columns in zip(*(column.split(_SLICE) for column in tile_survivors), strict=True):
             self._offer(Survivors(*columns), band, weights, first)
 
-    def indices(self) -> Tensor:
-        """Rankings ``[n, a, k]``."""
+    def best(self) -> TopK:
+        """Scores and positions, ``[n · a, k]``."""
         self._top_k.settle()
-        return self._top_k.indices.view(self._n, -1, self._k)
+        return TopK(self._top_k.scores, self._top_k.indices)
 
     def _begin(self, tile: Tile, band: NormBand, first: int) -> None:
         """Takes the best of each exponent from a first band, while there is no threshold to go by."""

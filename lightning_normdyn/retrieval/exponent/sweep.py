@@ -1,8 +1,9 @@
-"""Sweeps the exponent of the document norm: the measure of every query at every exponent, in one pass."""
+"""Sweeps the exponent of the document norm: the measure of every query at every exponent, in one pass, or in parts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.tiles import Tile, tile_width
-from lightning_normdyn.retrieval.search.top_k import checked_queries, rounded_chunk_size
+from lightning_normdyn.retrieval.search.top_k import TopK, checked_queries, merged_top_k, rounded_chunk_size
 
 _QUERIES = 4096
 ALPHAS = tuple(step / 5 for step in range(-10, 11))
@@ -84,37 +85,158 @@ def sweep_alpha(
         >>> sweep.values.squeeze(1).tolist()
         [0.5, 0.5, 1.0]
     """
-    ranking_measure = measure_named(measure)
+    exponents = alpha_exponents(alphas, normalization, gamma_query=gamma_query, gamma_document=gamma_document)
+    search = AlphaSearch(checked_queries(queries, documents, chunk_size), judgements, exponents, measure, chunk_size)
+    search.check(row_count(documents))
+    return search.sweep([search.best(documents, excluded_pairs)])
+
+
+class AlphaExponents(NamedTuple):
+    """Exponents to try.
+
+    Attributes:
+        alphas: ascending, ``[a]``; 0 is among them.
+        powers: of the norm beside the inner product of each, ``[a]``.
+    """
+
+    alphas: Tensor
+    powers: Tensor
+
+
+def alpha_exponents(
+    alphas: Sequence[float] | Tensor = ALPHAS,
+    normalization: Normalization = "cosine",
+    *,
+    gamma_query: float | None = None,
+    gamma_document: float | None = None,
+) -> AlphaExponents:
+    """Exponents in order, with the powers that embeddings trained like this take by them.
+
+    Args:
+        alphas: as :func:`sweep_alpha` takes them; so are the others.
+        normalization: what the embeddings were trained with.
+        gamma_query: the learnt exponent of queries.
+        gamma_document: the learnt exponent of documents.
+
+    Raises:
+        ValueError: if 0 is not among them, or something is not finite or does not fit.
+
+    Example:
+        >>> alpha_exponents((1, 0)).powers
+        tensor([-1.,  0.], dtype=torch.float64)
+    """
     score = NormAwareScore(normalization, gamma_query=gamma_query, gamma_document=gamma_document)
-    queries = checked_queries(queries, documents, chunk_size)
     steps = _checked(alphas)
-    Judgements.require(judgements).check(len(queries), row_count(documents))
-    all_judgements, judgements = (
-        judgements,
-        Judgements(*(column.to(queries.device) for column in judgements)).relevant(),
-    )
-    exclusions = None if excluded_pairs is None else ExcludedPairs(excluded_pairs, len(queries), queries.device)
-    judged_queries = judgements.queries.unique()
-    values = torch.full((len(steps), len(queries)), torch.nan, dtype=torch.float64)
-    if not len(judged_queries):
-        return AlphaSweep(steps, values, measure)
-    # A query's norm changes no ranking, and its direction alone keeps products within float32.
-    rankings, document_count = _rankings(
-        rescale(queries[judged_queries], 1.0),
-        documents,
-        steps - score.exponents[1],
-        ranking_measure.depth,
-        chunk_size,
-        exclusions,
-        judged_queries,
-    )
-    all_judgements.check(len(queries), document_count)
-    local_judgements = Judgements(torch.searchsorted(judged_queries, judgements.queries), *judgements[1:])
-    for number, indices in enumerate(rankings.unbind(1)):
-        values[number, judged_queries.cpu()] = ranking_measure.of(
-            grade_ranking(indices, local_judgements, depth=ranking_measure.depth)
-        ).cpu()
-    return AlphaSweep(steps, values, measure)
+    return AlphaExponents(steps, steps - score.exponents[1])
+
+
+class PartBest(NamedTuple):
+    """The best of some of the documents.
+
+    Attributes:
+        top_k: scores in float64 and positions, ``[judged queries · a, k]``.
+        documents: how many there were.
+    """
+
+    top_k: TopK
+    documents: int
+
+
+class AlphaSearch(NamedTuple):
+    """The search of a sweep, which may go over parts of the documents in different places.
+
+    Attributes:
+        queries: ``[n, d]``, as :func:`~lightning_normdyn.retrieval.search.top_k.checked_queries` gives them.
+        judgements: by position in queries and in all documents.
+        exponents: to try.
+        measure: its name.
+        chunk_size: documents that are converted and sorted together.
+    """
+
+    queries: Tensor
+    judgements: Judgements
+    exponents: AlphaExponents
+    measure: str = "ndcg@10"
+    chunk_size: int | None = None
+
+    def check(self, document_count: int | None = None) -> None:
+        """Refuses what does not fit together.
+
+        Raises:
+            ValueError: if there is no such measure, or a judgement is of no query or document.
+        """
+        measure_named(self.measure)
+        Judgements.require(self.judgements).check(len(self.queries), document_count)
+
+    @torch.no_grad()
+    def best(self, documents: Documents, excluded_pairs: tuple[Tensor, Tensor] | None = None) -> PartBest:
+        """The best of these documents for every query with a relevant one at every exponent.
+
+        Args:
+            documents: of one part, ``[m, d]``.
+            excluded_pairs: positions of query and document of each pair that must not be found.
+
+        Raises:
+            ValueError: if something does not fit, is not finite, or a norm is too extreme for its powers.
+        """
+        queries, d = self.queries, self.queries.shape[1]
+        exclusions = None if excluded_pairs is None else ExcludedPairs(excluded_pairs, len(queries), queries.device)
+        judged_queries, depth = self._judged_queries(), measure_named(self.measure).depth
+        if not len(judged_queries):
+            return PartBest(TopK(torch.empty(0, depth), torch.empty(0, depth, dtype=torch.int64)), 0)
+        # A query's norm changes no ranking, and its direction alone keeps products within float32.
+        query_blocks = rescale(queries[judged_queries], 1.0).split(_QUERIES)
+        width = tile_width(len(query_blocks[0]), queries.device)
+        tiles = [Tile(query_block, width) for query_block in query_blocks]
+        running_top_k = [
+            RunningAlphaTopK(query_block, self.exponents.powers, depth, exclusions, query_numbers)
+            for query_block, query_numbers in zip(query_blocks, judged_queries.split(_QUERIES), strict=True)
+        ]
+        offset = 0
+        with torch.autocast(queries.device.type, enabled=False):
+            for piece in document_chunks(documents, rounded_chunk_size(self.chunk_size, d, width), d):
+                chunk = piece.to(queries)
+                for number, band in enumerate(norm_bands(chunk, width, sample=offset == 0)):
+                    for tile, running in zip(tiles, running_top_k, strict=True):
+                        tile.fill(band.documents)
+                        running.take(tile, band, offset, begin=offset == 0 and number == 0)
+                offset += len(chunk)
+        blocks = [running.best() for running in running_top_k]
+        top_k = TopK(torch.cat([block.scores for block in blocks]), torch.cat([block.indices for block in blocks]))
+        return PartBest(top_k, offset)
+
+    def sweep(self, part_bests: Sequence[PartBest]) -> AlphaSweep:
+        """Measures the rankings of all parts together.
+
+        Args:
+            part_bests: what :meth:`best` found in each, in the order of the documents.
+
+        Raises:
+            ValueError: if a judgement is of no document.
+        """
+        steps, ranking_measure = self.exponents.alphas, measure_named(self.measure)
+        judged_queries = self._judged_queries()
+        values = torch.full((len(steps), len(self.queries)), torch.nan, dtype=torch.float64)
+        if not len(judged_queries):
+            return AlphaSweep(steps, values, self.measure)
+        first_rows = [0, *accumulate(part.documents for part in part_bests)]
+        self.check(first_rows[-1])
+        best = merged_top_k((part.top_k for part in part_bests), first_rows[:-1], ranking_measure.depth)
+        judgements = self._relevant()
+        local_judgements = Judgements(torch.searchsorted(judged_queries, judgements.queries), *judgements[1:])
+        rankings = best.indices.view(len(judged_queries), len(steps), -1)
+        for number, indices in enumerate(rankings.unbind(1)):
+            values[number, judged_queries.cpu()] = ranking_measure.of(
+                grade_ranking(indices, local_judgements, depth=ranking_measure.depth)
+            ).cpu()
+        return AlphaSweep(steps, values, self.measure)
+
+    def _relevant(self) -> Judgements:
+        return Judgements(*(column.to(self.queries.device) for column in self.judgements)).relevant()
+
+    def _judged_queries(self) -> Tensor:
+        unique: Tensor = self._relevant().queries.unique()
+        return unique
 
 
 def _checked(alphas: Sequence[float] | Tensor) -> Tensor:
@@ -128,32 +250,3 @@ def _checked(alphas: Sequence[float] | Tensor) -> Tensor:
             "others are held against"
         )
     return steps.sort().values
-
-
-def _rankings(
-    queries: Tensor,
-    documents: Documents,
-    powers: Tensor,
-    k: int,
-    chunk_size: int | None,
-    exclusions: ExcludedPairs | None,
-    numbers: Tensor,
-) -> tuple[Tensor, int]:
-    """Positions ``[n, a, k]`` of the best by ``<q, d> · |d|^power``, -1 where there is none; number of documents."""
-    d, query_blocks = queries.shape[1], queries.split(_QUERIES)
-    width = tile_width(len(query_blocks[0]), queries.device)
-    tiles = [Tile(query_block, width) for query_block in query_blocks]
-    running_top_k = [
-        RunningAlphaTopK(query_block, powers, k, exclusions, query_numbers)
-        for query_block, query_numbers in zip(query_blocks, numbers.split(_QUERIES), strict=True)
-    ]
-    offset = 0
-    with torch.autocast(queries.device.type, enabled=False):
-        for piece in document_chunks(documents, rounded_chunk_size(chunk_size, d, width), d):
-            chunk = piece.to(queries)
-            for number, band in enumerate(norm_bands(chunk, width, sample=offset == 0)):
-                for tile, top_k in zip(tiles, running_top_k, strict=True):
-                    tile.fill(band.documents)
-                    top_k.take(tile, band, offset, begin=offset == 0 and number == 0)
-            offset += len(chunk)
-    return torch.cat([top_k.indices() for top_k in running_top_k]), offset

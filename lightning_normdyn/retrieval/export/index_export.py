@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export.folding import Folding
-from lightning_normdyn.retrieval.export.survey import Survey, check_ids, check_radius, survey
+from lightning_normdyn.retrieval.export.survey import PartSurveyor, Survey, check_ids, check_radius, joined_surveys
 from lightning_normdyn.retrieval.indexes import Contents, IndexWriter, SearchResult
-from lightning_normdyn.retrieval.search.top_k import exact_top_k
+from lightning_normdyn.retrieval.search.document_chunks import Spread, in_one_part
+from lightning_normdyn.retrieval.search.top_k import TopK, exact_top_k, merged_top_k
 
 _SAMPLE_ROWS = 65_536  # that an approximate index learns from
 _ROUNDED_ROWS = 2_000  # whose scores are compared before and after rounding
@@ -25,11 +27,14 @@ class Source(NamedTuple):
         file: them.
         ids: one for each row.
         chunk_size: rows in memory at a time.
+        spread: makes passes over the file, in parts and on other machines, and is told as ``passes`` is; ``None`` for
+            passes that are made here.
     """
 
     file: EmbeddingFile
     ids: Sequence[str]
     chunk_size: int = 16_384
+    spread: Callable[[Callable[[int], object]], Spread] | None = None
 
     def chunks(self, tell: Callable[[int], object]) -> Iterator[Tensor]:
         """In order; ``tell`` hears how many rows are done with."""
@@ -37,9 +42,59 @@ class Source(NamedTuple):
             yield chunk
             tell(len(chunk))
 
+    def passes(self, tell: Callable[[int], object]) -> Spread:
+        """Makes passes over the file; ``tell`` hears how many rows are done with."""
+        if self.spread is not None:
+            return self.spread(tell)
+        return in_one_part(partial(self.chunks, tell), self.file.rows)
+
 
 def _nobody(rows: int) -> None:
     del rows
+
+
+class FoldingPass(NamedTuple):
+    """Folds some of the rows, as they are compared or as the index gets them.
+
+    Attributes:
+        folding: how.
+        radius: of all folded rows, for the index; ``None`` for no coordinate more.
+    """
+
+    folding: Folding
+    radius: float | None
+
+    def folded(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Each chunk."""
+        for chunk in chunks:
+            yield (
+                self.folding.fold(chunk)
+                if self.radius is None
+                else self.folding.index_documents(chunk, radius=self.radius)
+            )
+
+    def all_folded(self, chunks: Iterable[Tensor], rows: range) -> tuple[range, Tensor]:
+        """These rows as one tensor."""
+        folded_chunks = list(self.folded(chunks))
+        return rows, folded_chunks[0] if len(folded_chunks) == 1 else torch.cat(folded_chunks)
+
+
+class NearestPass(NamedTuple):
+    """Finds the best of some folded rows.
+
+    Attributes:
+        queries: ``[n, d]``.
+        k: documents a query.
+        folding: of the rows.
+    """
+
+    queries: Tensor
+    k: int
+    folding: FoldingPass
+
+    def best(self, chunks: Iterable[Tensor], rows: range) -> tuple[int, TopK]:
+        """The first row, and the best by position from there on."""
+        return rows.start, exact_top_k(self.queries, self.folding.folded(chunks), self.k)
 
 
 def survey_source(
@@ -58,7 +113,8 @@ def survey_source(
             makes of them is too large.
     """
     check_ids(source.ids, source.file.rows)
-    summary = survey(source.chunks(tell), folding.fold, source.ids, sample_size=_SAMPLE_ROWS, half=half)
+    surveyor = PartSurveyor(folding.fold, len(source.ids), _SAMPLE_ROWS, half=half)
+    summary = joined_surveys(source.passes(tell)(surveyor), source.ids)
     if folding.augment:
         check_radius(summary.radius, folding.metric, half=half)
     return summary
@@ -93,10 +149,9 @@ def write_index(
     try:
         writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment))
         opened()
-        offset = 0
-        for chunk in source.chunks(tell):
-            writer.add(source.ids[offset : offset + len(chunk)], folding.index_documents(chunk, radius=summary.radius))
-            offset += len(chunk)
+        work = FoldingPass(folding, summary.radius).all_folded
+        for rows, vectors in source.passes(tell)(work, by_chunk=True):
+            writer.add(source.ids[rows.start : rows.stop], vectors)
         writer.close()
     except BaseException:
         writer.discard()
@@ -127,9 +182,10 @@ def measure_loss(
         tell: hears how many rows are done with.
     """
     neighbours = writer.search(folding.index_queries(queries), k)
-    folded_chunks = (folding.fold(chunk) for chunk in source.chunks(tell))
+    part_bests = list(source.passes(tell)(NearestPass(queries, k, FoldingPass(folding, None)).best))
+    best = merged_top_k((top_k for _, top_k in part_bests), (first_row for first_row, _ in part_bests), k)
     error = score_error(queries, folding.fold(summary.sample[:_ROUNDED_ROWS]), torch.float16) if half else None
-    return ExportLoss(recall_of(neighbours, queries, folded_chunks, source.ids, k), k, len(queries), error)
+    return ExportLoss(recall_of(neighbours, best, source.ids), k, len(queries), error)
 
 
 class ExportLoss(NamedTuple):
@@ -149,19 +205,15 @@ class ExportLoss(NamedTuple):
     score_error: float | None
 
 
-def recall_of(
-    neighbours: SearchResult, queries: Tensor, folded_chunks: Iterable[Tensor], ids: Sequence[str], k: int
-) -> float:
-    """Share of the exact ``k`` best that were found.
+def recall_of(neighbours: SearchResult, exact_best: TopK, ids: Sequence[str]) -> float:
+    """Share of the exact best that were found.
 
     Args:
-        neighbours: by the index.
-        queries: ``[n, d]``.
-        folded_chunks: the documents as they should be ranked, float32, chunk by chunk.
-        ids: theirs.
-        k: as many as the index was asked for.
+        neighbours: by the index, as many as the best are.
+        exact_best: of the documents as they should be ranked, in float32.
+        ids: of the documents.
     """
-    best = exact_top_k(queries, folded_chunks, k).indices.tolist()
+    best = exact_best.indices.tolist()
     hits = sum(
         len({ids[row] for row in rows} & set(neighbour_ids))
         for rows, neighbour_ids in zip(best, neighbours.ids, strict=True)

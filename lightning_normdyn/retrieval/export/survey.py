@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -81,68 +82,119 @@ def check_radius(radius: float, metric: Metric, *, half: bool) -> None:
         )
 
 
-def survey(
-    chunks: Iterable[Tensor],
-    fold: Callable[[Tensor], Tensor],
-    ids: Sequence[str],
-    *,
-    sample_size: int,
-    half: bool,
-    seed: int = 0,
-) -> Survey:
-    """Looks through embeddings, a chunk at a time.
+class BadRowError(ValueError):
+    """A row that no export can take.
 
     Args:
-        chunks: ``[n, d]`` each, in the order of ``ids``.
+        row: its number.
+        why: what is wrong, after the row's name.
+    """
+
+    def __init__(self, row: int, why: str) -> None:
+        super().__init__(row, why)
+        self.row, self.why = row, why
+
+    def named(self, id: str) -> ValueError:
+        """The error with the row's id in it."""
+        return ValueError(f"embeddings: row {self.row} (id {id!r}) {self.why}")
+
+
+@dataclass(frozen=True)
+class PartSurveyor:
+    """Looks through some of the rows.
+
+    Attributes:
         fold: makes of a chunk what will be written.
-        ids: of all rows.
-        sample_size: rows to keep, drawn at random; all of them if there are fewer.
+        rows: of all parts together, among which the sample is drawn.
+        sample_size: rows to keep.
         half: whether folded vectors must fit into float16, and none of them become zero there.
         seed: of the draw.
+    """
+
+    fold: Callable[[Tensor], Tensor]
+    rows: int
+    sample_size: int
+    half: bool = False
+    seed: int = 0
+
+    def __call__(self, chunks: Iterable[Tensor], rows: range) -> Survey:
+        """Looks through these rows.
+
+        Args:
+            chunks: ``[n, d]`` each, in order.
+            rows: that they are.
+
+        Raises:
+            BadRowError: if one is not finite or, when folded, too large or nothing in float16.
+        """
+        sample_rows = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed))
+        sample_rows = sample_rows[: self.sample_size].sort().values
+        norms, sample_chunks, zeros, largest, radius, offset = [], [], 0, 0.0, 0.0, rows.start
+        for chunk in chunks:
+            _refuse(
+                ~chunk.isfinite().all(1),
+                offset,
+                "expected finite numbers, got NaN or infinite ones (float16 ends at "
+                "65,504); leave the row out or encode it again",
+            )
+            vectors = _folded(chunk, self.fold, offset)
+            if self.half:
+                _check_half(vectors, offset)
+            chunk_norms = precise_norm(chunk)
+            positive_norms = chunk_norms[chunk_norms > 0]
+            zeros += len(chunk_norms) - len(positive_norms)
+            norms += [positive_norms.min(), positive_norms.max()] if len(positive_norms) else []
+            largest = max(largest, float(vectors.abs().max()))
+            radius = max(radius, float(precise_norm(vectors).max()))
+            local_rows = sample_rows[(sample_rows >= offset) & (sample_rows < offset + len(chunk))] - offset
+            sample_chunks.append(chunk[local_rows])
+            offset += len(chunk)
+        shortest, longest = (float(min(norms)), float(max(norms))) if norms else (0.0, 0.0)
+        sample = torch.cat(sample_chunks) if sample_chunks else torch.empty(0, 0)
+        return Survey(offset - rows.start, zeros, shortest, longest, radius, largest, sample)
+
+
+def joined_surveys(part_surveys: Iterable[Survey], ids: Sequence[str]) -> Survey:
+    """The survey of all rows.
+
+    Args:
+        part_surveys: of some of them each, in order, as they come.
+        ids: of all rows.
 
     Raises:
-        ValueError: if there is no row, or one is not finite or, when folded, too large or nothing in float16, with its
-            number and id.
+        ValueError: if there is no row, or a bad one comes up in a part, with its number and id.
     """
     if not ids:
         raise ValueError("embeddings: expected at least one vector, got none")
-    sample_rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))[:sample_size].sort().values
-    norms, sample_chunks, zeros, largest, radius, offset = [], [], 0, 0.0, 0.0, 0
-    for chunk in chunks:
-        _refuse(
-            ~chunk.isfinite().all(1),
-            offset,
-            ids,
-            "expected finite numbers, got NaN or infinite ones (float16 ends at "
-            "65,504); leave the row out or encode it again",
-        )
-        vectors = _folded(chunk, fold, offset)
-        if half:
-            _refuse(
-                vectors.abs().amax(1) > _LARGEST_HALF,
-                offset,
-                ids,
-                "is too large for float16 once it is folded; keep "
-                "float32, or divide all embeddings by one number, which changes no ranking",
-            )
-            _refuse(
-                vectors.any(1) & ~vectors.half().any(1),
-                offset,
-                ids,
-                "is so small once it is folded that float16 makes it zero; keep "
-                "float32, or multiply all embeddings by one number, which changes no ranking",
-            )
-        chunk_norms = precise_norm(chunk)
-        positive_norms = chunk_norms[chunk_norms > 0]
-        zeros += len(chunk_norms) - len(positive_norms)
-        norms += [positive_norms.min(), positive_norms.max()] if len(positive_norms) else []
-        largest = max(largest, float(vectors.abs().max()))
-        radius = max(radius, float(precise_norm(vectors).max()))
-        local_rows = sample_rows[(sample_rows >= offset) & (sample_rows < offset + len(chunk))] - offset
-        sample_chunks.append(chunk[local_rows])
-        offset += len(chunk)
-    shortest, longest = (float(min(norms)), float(max(norms))) if norms else (0.0, 0.0)
-    return Survey(offset, zeros, shortest, longest, radius, largest, torch.cat(sample_chunks))
+    try:
+        surveys = list(part_surveys)
+    except BadRowError as error:
+        raise error.named(ids[error.row]) from error
+    shortest = [part.shortest for part in surveys if part.longest]
+    return Survey(
+        sum(part.rows for part in surveys),
+        sum(part.zeros for part in surveys),
+        min(shortest, default=0.0),
+        max(part.longest for part in surveys),
+        max(part.radius for part in surveys),
+        max(part.largest for part in surveys),
+        surveys[0].sample if len(surveys) == 1 else torch.cat([part.sample for part in surveys]),
+    )
+
+
+def _check_half(vectors: Tensor, offset: int) -> None:
+    _refuse(
+        vectors.abs().amax(1) > _LARGEST_HALF,
+        offset,
+        "is too large for float16 once it is folded; keep "
+        "float32, or divide all embeddings by one number, which changes no ranking",
+    )
+    _refuse(
+        vectors.any(1) & ~vectors.half().any(1),
+        offset,
+        "is so small once it is folded that float16 makes it zero; keep "
+        "float32, or multiply all embeddings by one number, which changes no ranking",
+    )
 
 
 def _folded(chunk: Tensor, fold: Callable[[Tensor], Tensor], offset: int) -> Tensor:
@@ -152,7 +204,6 @@ def _folded(chunk: Tensor, fold: Callable[[Tensor], Tensor], offset: int) -> Ten
         raise ValueError(f"{error}; the chunk begins at row {offset} of the embeddings") from error
 
 
-def _refuse(is_bad: Tensor, offset: int, ids: Sequence[str], why: str) -> None:
+def _refuse(is_bad: Tensor, offset: int, why: str) -> None:
     if is_bad.any():
-        row = offset + int(is_bad.nonzero()[0])
-        raise ValueError(f"embeddings: row {row} (id {ids[row]!r}) {why}")
+        raise BadRowError(offset + int(is_bad.nonzero()[0]), why)

@@ -1,9 +1,9 @@
-"""Iterates over documents in chunks of a fixed size: tensors, numpy arrays, memmaps or iterables of them."""
+"""Iterates over documents in chunks of a fixed size, and makes passes over them, in one part or spread over many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, TypeAlias, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -66,6 +66,50 @@ def document_chunks(documents: Documents, chunk_size: int, d: int) -> Iterator[T
     remainder = [piece for piece in pending if len(piece)]
     if remainder:
         yield torch.cat(remainder)
+
+
+R = TypeVar("R")
+
+
+class Spread(Protocol):
+    """Makes a pass over embeddings in parts, on whatever machines; results come in the order of the rows."""
+
+    def __call__(self, work: Callable[[Iterable[Tensor], range], R], *, by_chunk: bool = False) -> Iterator[R]:
+        """Makes one pass.
+
+        Args:
+            work: called with the chunks of a part, in order, and the rows that they are; pickled where a part goes to
+                another process.
+            by_chunk: whether a part may be no more than one chunk, as where results are as large as what is read.
+        """
+        ...
+
+
+def in_one_part(open_chunks: Callable[[], Iterable[Tensor]], rows: int) -> Spread:
+    """Passes that are made here, over all rows at once.
+
+    Args:
+        open_chunks: opens the embeddings anew and gives their chunks, in order.
+        rows: of all of them.
+
+    Example:
+        >>> spread = in_one_part(lambda: [torch.ones(3, 2), torch.ones(1, 2)], 4)
+        >>> list(spread(lambda chunks, rows: (sum(map(len, chunks)), rows)))
+        [(4, range(0, 4))]
+        >>> list(spread(lambda chunks, rows: rows, by_chunk=True))
+        [range(0, 3), range(3, 4)]
+    """
+
+    def spread(work: Callable[[Iterable[Tensor], range], R], *, by_chunk: bool = False) -> Iterator[R]:
+        if not by_chunk:
+            yield work(open_chunks(), range(rows))
+            return
+        first_row = 0
+        for chunk in open_chunks():
+            yield work([chunk], range(first_row, first_row + len(chunk)))
+            first_row += len(chunk)
+
+    return spread
 
 
 def row_count(documents: Documents) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
@@ -106,6 +107,36 @@ def exact_top_k(
         torch.cat([best.scores for best in running_top_k]), torch.cat([best.indices for best in running_top_k])
     )
     return TopK(result.scores[:, :offset], result.indices[:, :offset])
+
+
+def merged_top_k(part_bests: Iterable[TopK], first_rows: Iterable[int], k: int) -> TopK:
+    """The best of several parts of the documents, as one search over all of them finds them, to the bit.
+
+    Args:
+        part_bests: the best of each part, positions counted from its first document.
+        first_rows: the position of that document among all.
+        k: documents a query; all of them if there are fewer.
+
+    Raises:
+        ValueError: if there is no part.
+
+    Example:
+        >>> first = TopK(torch.tensor([[2.0, 1.0]]), torch.tensor([[1, 0]]))
+        >>> second = TopK(torch.tensor([[2.0]]), torch.tensor([[0]]))
+        >>> merged_top_k([first, second], [0, 7], 2).indices
+        tensor([[1, 7]])
+    """
+    best: RunningTopK | None = None
+    width = 0
+    for part, first_row in zip(part_bests, first_rows, strict=True):
+        best = RunningTopK(len(part.scores), k, part.scores, ascending=False) if best is None else best
+        rows, columns = (part.indices != NO_DOCUMENT).nonzero().unbind(1)
+        best.offer(rows, part.indices[rows, columns] + first_row, part.scores[rows, columns])
+        width += part.scores.shape[1]
+    if best is None:
+        raise ValueError("part_bests: expected one or more, got none; were there documents?")
+    best.settle()
+    return TopK(best.scores[:, :width], best.indices[:, :width])
 
 
 def rounded_chunk_size(chunk_size: int | None, d: int, width: int) -> int:

@@ -1,6 +1,7 @@
 """The whole audit: two passes, the same numbers as the functions it is made of, planted truths first."""
 
 import math
+import pickle
 import weakref
 from functools import partial
 
@@ -67,6 +68,45 @@ def test_a_ranking_is_measured_as_its_parts_measure_it():
     assert {name: one.aurc.value for name, one in found.confidence.items()} == {
         name: pytest.approx(one.aurc.value, abs=1e-3) for name, one in table.items()
     }
+
+
+def in_parts(documents, size, *, chunk):
+    """Passes in parts of so many rows, each of which sees what a pickle brings it, as another process would."""
+
+    def passes(work, *, by_chunk=False):
+        for start in range(0, len(documents), chunk if by_chunk else size):
+            sent = pickle.loads(pickle.dumps(work))
+            rows = range(start, min(start + (chunk if by_chunk else size), len(documents)))
+            yield pickle.loads(pickle.dumps(sent(documents[rows.start : rows.stop].split(chunk), rows)))
+
+    return passes
+
+
+@pytest.mark.parametrize("size", [64, 192, 6400])
+def test_passes_in_parts_give_the_same_numbers_to_the_bit(size, monkeypatch):
+    monkeypatch.setattr("lightning_normdyn.retrieval.audit.scan._MOST_SAMPLED", 500)
+    norms = spread(2000)
+    documents, asked = planted(norms, norms)
+    documents[::31] = documents[7]  # equal scores, of which the first row is the better
+    documents[[3, 900, 1999]] = 0
+    length = 20 * spread(2000, seed=2)
+    alone = audited(documents, asked, chunk=64, length=length)
+    apart = audit_norms(
+        lambda: pytest.fail("read here"),
+        2000,
+        judged_queries=asked,
+        length=length,
+        spread=in_parts(documents, size, chunk=64),
+    )
+    assert torch.equal(alone.norms, apart.norms)
+    assert repr(alone._replace(norms=None)) == repr(apart._replace(norms=None))
+
+
+def test_what_is_not_finite_is_counted_over_all_parts():
+    documents = unit(300, torch.Generator().manual_seed(0))
+    documents[[100, 101, 250], 2] = math.nan
+    with pytest.raises(ValueError, match="in 3 of 300 rows, the first being row 100"):
+        audit_norms(list, 300, spread=in_parts(documents, 64, chunk=32))
 
 
 def test_few_chunks_are_open_at_a_time(monkeypatch):

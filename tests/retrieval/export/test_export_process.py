@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -213,6 +215,40 @@ def test_an_interrupted_export_leaves_what_was_there(tmp_path, target):
         write_index(Interrupted(*whole), Folding("dot"), seen, index_writer(target, destination))
     assert writer.search(queries, 5) == before
     assert sorted(out.parent.rglob("*")) == files
+
+
+@pytest.mark.parametrize("target", ["npy", "parquet", "faiss"])
+def test_passes_in_parts_write_the_same_bytes_and_measure_the_same_loss(tmp_path, target, monkeypatch):
+    pytest.importorskip({"faiss": "faiss"}.get(target, "torch"))
+    monkeypatch.setattr("lightning_normdyn.retrieval.export.index_export._SAMPLE_ROWS", 100)
+    documents, queries = embeddings(1000)
+    alone = source_of(documents, tmp_path, chunk_size=60)
+    told = []
+
+    def passes(tell, work, *, by_chunk=False):
+        size = 60 if by_chunk else 240
+        for start in range(0, 1000, size):
+            rows = range(start, min(start + size, 1000))
+            sent, file = pickle.loads(pickle.dumps((work, alone.file)))
+            yield pickle.loads(pickle.dumps(sent(file.chunks(60, rows), rows)))
+            tell(len(rows))
+
+    apart = alone._replace(spread=lambda tell: partial(passes, tell))
+    options = {"index": "hnsw"} if target == "faiss" else {"dtype": "float16"}
+    folding, losses, content = Folding("dot", alpha=-0.5), [], []
+    for name, source in (("alone", alone), ("apart", apart)):
+        writer = index_writer(target, Destination(str(tmp_path / f"{name}.{target}"), **options))
+        seen = survey_source(source, folding, half=target != "faiss", tell=told.append)
+        write_index(source, folding, seen, writer)
+        losses.append(measure_loss(source, folding, seen, writer, queries, half=target != "faiss"))
+        content.append(((tmp_path / f"{name}.{target}").read_bytes(), seen[:-1], seen.sample.tolist()))
+    assert content[0] == content[1]
+    assert losses[0] == losses[1]
+    assert sum(told) == 2000
+    np.save(tmp_path / "embeddings.npy", documents.index_fill(0, torch.tensor([700]), torch.inf).numpy())
+    for source in (alone, apart):
+        with pytest.raises(ValueError, match=r"^embeddings: row 700 \(id 'd700'\) expected finite numbers"):
+            survey_source(source, folding)
 
 
 def test_an_unknown_target_is_refused():

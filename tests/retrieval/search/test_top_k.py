@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.retrieval import exact_top_k, norm_aware_top_k
 from lightning_normdyn.retrieval.search.running_top_k import RunningTopK
+from lightning_normdyn.retrieval.search.top_k import merged_top_k
 
 D = 6
 
@@ -101,6 +102,22 @@ def test_equal_documents_tie_wherever_they_lie():
     vectors = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
     found = exact_top_k(vectors[:2], vectors[2:].expand(9_000, 40), 50)
     assert torch.equal(found.indices, torch.arange(50).expand(2, 50))
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=5), st.integers(1, 60), st.integers(0, 99))
+@settings(max_examples=15)
+def test_parts_that_are_searched_apart_find_what_one_search_finds(sizes, k, seed):
+    """Few whole numbers: most scores are equal, also across parts, and the first row is the better."""
+    queries, documents = whole_numbers(seed, m=sum(sizes), most=2)
+    parts = documents.split(sizes)
+    first_rows = [sum(sizes[:number]) for number in range(len(sizes))]
+    merged = merged_top_k([exact_top_k(queries, part, k) for part in parts], first_rows, k)
+    whole = exact_top_k(queries, documents, k)
+    assert torch.equal(merged.scores, whole.scores)
+    assert torch.equal(merged.indices, whole.indices)
+    assert torch.equal(merged.indices, by_sorting(queries, documents, min(k, len(documents)))[0])
+    with pytest.raises(ValueError, match="expected one or more, got none"):
+        merged_top_k([], [], k)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
