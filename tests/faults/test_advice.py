@@ -132,6 +132,7 @@ def assert_equal(left, right):
 
 MASK = torch.eye(4, dtype=torch.bool)
 MASK[0, 1] = True
+LONG = torch.full((4, 4), 1e25)
 PAIRS = (torch.eye(4), torch.eye(4))
 TWO_ENCODERS = nn.ModuleDict({"query": nn.Linear(3, 4), "document": nn.Linear(3, 4)})
 ITEMS = torch.arange(24.0).reshape(8, 3)
@@ -246,11 +247,11 @@ ADVICE = {
     ),
     "scores out of range": (
         "normalise a side",
-        lambda: InfoNCE(normalization="dot")(1e25 * torch.eye(4), 1e25 * torch.eye(4)),
-        lambda: InfoNCE(normalization="qnorm")(1e25 * torch.eye(4), 1e25 * torch.eye(4)),
+        lambda: InfoNCE(normalization="dot")(LONG, LONG),
+        lambda: InfoNCE(normalization="qnorm")(LONG, LONG),
     ),
     "a softmax that shares with a symmetric loss": (
-        "leave symmetric, direction, same_side, joint and queue_size as they are by default",
+        "leave symmetric, direction, same_side, joint, queue_size and what shapes the sum .* as they are by default",
         lambda: FullSoftmax.sharing(InfoNCE(symmetric=True)),
         lambda: FullSoftmax.sharing(InfoNCE())(*PAIRS, torch.arange(4)),
     ),
