@@ -74,7 +74,7 @@ def sum_prefix_log_sum_exp(
     Example:
         >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
         >>> sum_prefix_log_sum_exp(a, b, (1, 2), (1.0, 0.5), positives=torch.arange(2))
-        tensor(1.2302, dtype=torch.float64)
+        tensor(1.2301, dtype=torch.float64)
     """
     total: Tensor = _SumPrefixLogSumExp.apply(
         a, b, row_factors, column_factors, tuple(widths), tuple(weights), positives, exclusion, chunk_size
