@@ -167,6 +167,17 @@ def test_positives_stay_in_whatever_they_score():
     ours = leaves(queries, documents)
     value = InfoNCE(temperature=0.5, negative_share=0.5)(*ours, labels=labels)
     check(value, torch.stack(losses).mean(), ours, (s.queries, s.documents))
+    of_all = {"symmetric": True, "same_side": "both", "temperature": 0.5}
+    apart = torch.where(labels[:N, None] == labels[:N], 0, 1).bool()
+    value = InfoNCE(negative_margin=1e9, **of_all)(queries, documents[:N], labels=labels[:N])
+    terms = []  # of the positives alone, on either side
+    for x, y in ((queries, documents[:N]), (documents[:N], queries)):
+        s = oracle.Scores(x, y, normalization="cosine", temperature=0.5)
+        across, within = s.of(s.queries, s.documents, 0, 1), s.of(s.queries, s.queries, 0, 0)
+        both = torch.cat((across, within.masked_fill(torch.eye(N).bool(), torch.nan)), 1)
+        rows = [row[~torch.cat((out, out)) & ~row.isnan()] for row, out in zip(both, apart, strict=True)]
+        terms += [row.logsumexp(0) - row.mean() for row in rows]
+    torch.testing.assert_close(value.double(), torch.stack(terms).mean().detach(), rtol=1e-5, atol=0)
     listed = torch.tensor([[next((j for j in range(M) if j != i and labels[j] == labels[i]), -1)] for i in range(N)])
     nobody = {"query_ids": torch.zeros(N).long(), "document_ids": torch.zeros(M).long()}  # excludes every negative
     for direction, options in DIRECTIONS.items():
