@@ -199,5 +199,6 @@ class NegativeEdits:
             self._hard_per_query,
             in_own=self._rules.hardness != "in_batch_negatives",
             in_others=self._rules.hardness != "hard_negatives",
+            positives=self._positives,
         )
         return (weight,)
