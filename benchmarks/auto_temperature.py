@@ -86,7 +86,7 @@ def ndcg(loss: InfoNCE, heads: nn.ModuleList, data: Features) -> float:
     queries = pairs[:, 0].unique()
     scores = loss.similarity(heads[0](data.queries[queries]), heads[1](data.documents))
     grades = torch.zeros_like(scores, dtype=torch.long)
-    grades[torch.searchsorted(queries, pairs[:, 0]), pairs[:, 1]] = 1
+    grades[torch.searchsorted(queries, pairs[:, 0].contiguous()), pairs[:, 1]] = 1
     indexes = torch.arange(len(queries))[:, None].expand_as(scores)
     return float(RankingNDCG(top_k=10)(scores, grades, indexes))
 
@@ -97,29 +97,26 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--grid", type=float, nargs="+", default=GRID)
     arguments = parser.parse_args()
     data = features(arguments.folder)
-    rows = []
-    for normalization in NORMALIZATIONS:
+    names = ("normalization", "at 0.05", "lead of cosine", "auto", "lead of cosine", "auto's", "best of grid", "at")
+    print(f"| {' | '.join(names)} |", "| --- " * len(names) + "|", sep="\n", flush=True)
+    cosine = (0.0, 0.0)
+    for name in NORMALIZATIONS:
         runs = {
             temperature: [
-                train(data, normalization, temperature, seed=seed, steps=arguments.steps)
-                for seed in range(arguments.seeds)
+                train(data, name, temperature, seed=seed, steps=arguments.steps) for seed in range(arguments.seeds)
             ]
-            for temperature in (*GRID, "auto")
+            for temperature in dict.fromkeys((0.05, *arguments.grid, "auto"))
         }
         means = {temperature: statistics.fmean(run[0] for run in values) for temperature, values in runs.items()}
-        best = max(GRID, key=means.__getitem__)
-        rows.append((normalization, means[0.05], means["auto"], runs["auto"][0][1], means[best], best))
-    print(
-        "| normalization | at 0.05 | lead of cosine | auto | lead of cosine | auto's temperature | best of grid | at |"
-    )
-    print("| --- " * 8 + "|")
-    first = rows[0]
-    for name, fixed, auto, found, top, best in rows:
+        best = max(arguments.grid, key=means.__getitem__)
+        fixed, auto = means[0.05], means["auto"]
+        cosine = (fixed, auto) if name == "cosine" else cosine
         print(
-            f"| {name} | {fixed:.3f} | {first[1] - fixed:+.3f} | {auto:.3f} | {first[2] - auto:+.3f} | {found:.3g} | "
-            f"{top:.3f} | {best} |",
+            f"| {name} | {fixed:.3f} | {cosine[0] - fixed:+.3f} | {auto:.3f} | {cosine[1] - auto:+.3f} | "
+            f"{runs['auto'][0][1]:.3g} | {means[best]:.3f} | {best} |",
             flush=True,
         )
 

@@ -329,6 +329,11 @@ def _check_positives(positives: Tensor | None, n: int, m: int) -> None:
         return
     if positives.ndim != 2:
         raise ValueError(f"positives: expected [{n}, p], got {tuple(positives.shape)}")
+    if positives.dtype == torch.bool:
+        raise ValueError(
+            "positives: expected the columns of each query's positives, got a mask (torch.bool); pass "
+            f"torch.where(mask, torch.arange({m}), -1)"
+        )
     _check_whole_numbers("positives", positives, {(n, positives.shape[1])})
     advice = f"there are {m} documents, and -1 stands for none"
     _check_range("positives", positives.to(torch.int64), -1, m - 1, advice)

@@ -30,6 +30,7 @@ from lightning_normdyn.losses import (
     InfoNCE,
     NormalizedSimilarity,
     SigmoidContrastive,
+    SupCon,
     cached_loss,
 )
 from lightning_normdyn.metrics import (
@@ -110,6 +111,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "losses.InfoNCE": InfoNCE,
     "losses.NormalizedSimilarity": NormalizedSimilarity,
     "losses.SigmoidContrastive": SigmoidContrastive,
+    "losses.SupCon": SupCon,
     "losses.cached_loss": cached,
     "metrics.FisherConditionNumber": FisherConditionNumber,
     "metrics.NormCorrelations": NormCorrelations,
