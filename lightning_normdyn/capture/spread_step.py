@@ -239,5 +239,5 @@ def two_dimensions(norm: Tensor, product: Tensor, square: Tensor) -> tuple[Tenso
         square: squared length of the vectors, ``[n]``.
     """
     along = (product / norm).where(norm != 0, 0)
-    rest = square - along.square()
-    return along, rest.where(~(rest < 0), 0).sqrt()  # NaN stays NaN
+    square_across = square - along.square()
+    return along, square_across.where(~(square_across < 0), 0).sqrt()  # NaN stays NaN

@@ -344,10 +344,10 @@ class SoftmaxSweeps(InBatchLoss):
         means = [ScoreMean(rows, counts), ScoreMean(of_columns, column_counts)]
         for side, pool in enumerate(pools):
             if pool is not None:
-                more, _, further, _ = score_sums(
+                pool_sums, _, pool_counts, _ = score_sums(
                     pool.anchors, pool.vectors, exclusion=pool.exclusion, chunk_size=self.chunk_size
                 )
-                means[side] = ScoreMean(means[side].total + more, means[side].number + further)
+                means[side] = ScoreMean(means[side].total + pool_sums, means[side].number + pool_counts)
         return means[0], means[1]
 
     def _with_class(

@@ -81,8 +81,8 @@ class SupCon(ContrastiveLoss):
         local_vectors = self.similarity.rescale_documents(embeddings)
         vectors, all_labels = ranks.gather(local_vectors, rows), ranks.gather(labels, rows)
         columns = torch.arange(rows.local_slice.start, rows.local_slice.stop, device=labels.device)
-        others = Exclusion(self_columns=columns)
-        sums = log_sum_exp(anchors, vectors, exclusion=others, chunk_size=self.chunk_size)[0]
+        exclusion = Exclusion(self_columns=columns)
+        sums = log_sum_exp(anchors, vectors, exclusion=exclusion, chunk_size=self.chunk_size)[0]
         means, numbers = mean_scores_of_class(anchors, local_vectors, labels, vectors, all_labels)
         is_anchor = numbers > 0
         losses = (sums - means).where(is_anchor, 0.0)

@@ -43,10 +43,10 @@ def score_variance(queries: Tensor, documents: Tensor) -> Tensor:
     queries, documents = queries[:VARIANCE_SAMPLE].to(wide), documents[:VARIANCE_SAMPLE].to(wide)
     if len(documents) < 3:
         return queries.new_zeros(())
-    others = (queries @ documents.T).masked_fill(torch.eye(len(queries), len(documents), device=queries.device) > 0, 0)
+    scores = (queries @ documents.T).masked_fill(torch.eye(len(queries), len(documents), device=queries.device) > 0, 0)
     count = len(documents) - 1
-    means = others.sum(1) / count
-    return (others.square().sum(1) / count - means.square()).clamp(min=0).mean()
+    means = scores.sum(1) / count
+    return (scores.square().sum(1) / count - means.square()).clamp(min=0).mean()
 
 
 def cosine_variance(queries: Tensor, documents: Tensor) -> Tensor:

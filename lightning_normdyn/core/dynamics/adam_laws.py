@@ -491,8 +491,8 @@ def _averaged(settings: Settings, alpha: Tensor) -> Tensor:
     With the weights ``(1 - beta1)·beta1^k`` a mean of what forgets as ``beta2^k`` has the share ``(1 - beta1)·(1 +
     beta1·beta2)/[(1 + beta1)·(1 - beta1·beta2)]`` of its variance. A rare row meets nothing new meanwhile.
     """
-    first, both = settings.first_beta, settings.first_beta * settings.second_beta
-    return 1 - (1 - (1 - first) * (1 + both) / ((1 + first) * (1 - both))) * alpha / (1 + alpha)
+    first, beta_product = settings.first_beta, settings.first_beta * settings.second_beta
+    return 1 - (1 - (1 - first) * (1 + beta_product) / ((1 + first) * (1 - beta_product))) * alpha / (1 + alpha)
 
 
 def _direction_variance(settings: Settings, noise: Noise, rate: Tensor | float) -> Tensor:
