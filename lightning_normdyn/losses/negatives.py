@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.tile_edits import Ceiling, GuideCeiling, HardnessWeight, TileCall, TileEdits
 from lightning_normdyn.core.dynamics.geometry import most_precise_dtype
 from lightning_normdyn.core.number_checks import check_not_negative, check_positive
@@ -120,6 +121,11 @@ class NegativeEdits:
         self._positives = None
         if batch.labels is not None or batch.positives is not None:
             self._positives = excluded_pairs(batch, candidates._replace(keys=[]), without_positives=True)
+        self._of_class = None
+        if candidates.labels is not None:
+            nowhere = candidates.labels.new_empty(len(batch.queries), 0)
+            keys = batch.query_labels, candidates.labels
+            self._of_class = Exclusion(positive_columns=nowhere, positive_keys=keys, without_positives=True)
         self._hard_per_query = len(batch.hard_negatives) // len(batch.queries)
 
     @property
@@ -162,9 +168,11 @@ class NegativeEdits:
         return self._among(self._guides.candidates[self._candidates.positives.local_slice], self._guides.candidates)
 
     def _among(self, rows: Tensor | None, columns: Tensor | None) -> TileEdits:
-        masks: list[TileCall] = [] if self._bounds is None else [Ceiling(self._bounds)]
+        masks: list[TileCall] = []
+        if self._bounds is not None:
+            masks.append(Ceiling(self._bounds, positives=self._of_class))
         if rows is not None and columns is not None and self._guides is not None:
-            masks.append(GuideCeiling(rows, columns, Ceiling(self._guides.bounds)))
+            masks.append(GuideCeiling(rows, columns, Ceiling(self._guides.bounds, positives=self._of_class)))
         return TileEdits(tuple(masks))
 
     def _guided(self, batch: Batch) -> Guides:
@@ -191,5 +199,6 @@ class NegativeEdits:
             self._hard_per_query,
             in_own=self._rules.hardness != "in_batch_negatives",
             in_others=self._rules.hardness != "hard_negatives",
+            positives=self._positives,
         )
         return (weight,)

@@ -86,11 +86,9 @@ class SoftmaxSweeps(InBatchLoss):
                 raise ValueError("query_guides: documents in the queue have no guide; leave out guides or queue_size")
             if self.terms.label_smoothing:
                 raise ValueError("query_guides: a smoothed target covers all candidates; leave out label_smoothing")
-        if batch.labels is not None and (self.query_negatives or self.document_negatives):
-            raise ValueError(
-                "labels: guides, hardness and bounds would judge positives of the same side as negatives; leave out "
-                "same_side or labels"
-            )
+        if candidates.labels is not None and self.queue is not None:
+            past_labels = self.queue.keys[2].to(candidates.labels.device)
+            candidates = candidates._replace(labels=torch.cat((candidates.labels, past_labels)))
         scores = (anchors * candidates.vectors[candidates.positives.local_slice]).sum(-1)
         return NegativeEdits(self.rules, batch, candidates, scores, factor, ranks)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from contrast_oracle import excluded, ids_of, positives_of, same
+from contrast_oracle import excluded, ids_of, positives_of, same, same_class
 from torch import Tensor
 
 
@@ -50,6 +50,7 @@ def anchors_of(scores, direction, *, labels=None, positives=None, same_side=(), 
             if side in same_side:
                 like = qq if side == "q" else dd
                 others += [like[i, k] for k in range(n) if k != i and not same(i, k, labels, n, m, known)]
+                inside += [like[i, k] for k in range(n) if same_class(i, k, labels)]
             anchors.append(Anchor(others, inside))
         made.append(anchors)
     return made

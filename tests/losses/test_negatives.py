@@ -167,6 +167,23 @@ def test_positives_stay_in_whatever_they_score():
     ours = leaves(queries, documents)
     value = InfoNCE(temperature=0.5, negative_share=0.5)(*ours, labels=labels)
     check(value, torch.stack(losses).mean(), ours, (s.queries, s.documents))
+    weights = 1 + 2.0 * 0.5 * (labels[:N, None] != labels)  # the score once more over the temperature, by strength
+    weighed = matrix.detach() * (weights - 1) + matrix
+    inside = [labels == label for label in labels[:N]]
+    losses = [(row.logsumexp(0) - row[mask].mean()) for row, mask in zip(weighed, inside, strict=True)]
+    value = InfoNCE(temperature=0.5, hardness="all_negatives", hardness_strength=2.0)(queries, documents, labels=labels)
+    torch.testing.assert_close(value.double(), torch.stack(losses).mean().detach(), rtol=1e-5, atol=0)
+    of_all = {"symmetric": True, "same_side": "both", "temperature": 0.5}
+    apart = torch.where(labels[:N, None] == labels[:N], 0, 1).bool()
+    value = InfoNCE(negative_margin=1e9, **of_all)(queries, documents[:N], labels=labels[:N])
+    terms = []  # of the positives alone, on either side
+    for x, y in ((queries, documents[:N]), (documents[:N], queries)):
+        s = oracle.Scores(x, y, normalization="cosine", temperature=0.5)
+        across, within = s.of(s.queries, s.documents, 0, 1), s.of(s.queries, s.queries, 0, 0)
+        both = torch.cat((across, within.masked_fill(torch.eye(N).bool(), torch.nan)), 1)
+        rows = [row[~torch.cat((out, out)) & ~row.isnan()] for row, out in zip(both, apart, strict=True)]
+        terms += [row.logsumexp(0) - row.mean() for row in rows]
+    torch.testing.assert_close(value.double(), torch.stack(terms).mean().detach(), rtol=1e-5, atol=0)
     listed = torch.tensor([[next((j for j in range(M) if j != i and labels[j] == labels[i]), -1)] for i in range(N)])
     nobody = {"query_ids": torch.zeros(N).long(), "document_ids": torch.zeros(M).long()}  # excludes every negative
     for direction, options in DIRECTIONS.items():
@@ -174,6 +191,24 @@ def test_positives_stay_in_whatever_they_score():
         scores = oracle.Scores(queries, documents, normalization="cosine", temperature=0.5)
         expected = oracle.infonce(scores, direction=direction, positives=listed, **nobody)
         torch.testing.assert_close(value.double(), expected.detach(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("positives", [False, True])
+def test_rules_beside_a_queue_spare_its_positives(positives):
+    """Past documents of a query's class are excluded, or positives; never false negatives, and never weighed."""
+    queries, documents = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
+    labels = torch.tensor([0, 1, 0, 2])
+    loss = InfoNCE(temperature=1.0, queue_size=4, queue_positives=positives, hardness="all_negatives")
+    loss(queries, documents, labels=labels)
+    value = loss(queries, documents, labels=labels)
+    cosine = cosines(queries, torch.cat((documents, documents)))
+    is_positive = labels[:, None] == torch.cat((labels, labels))
+    weighed = torch.where(is_positive, cosine, 6 * cosine)
+    if not positives:
+        is_positive[:, 4:] = False
+        weighed[:, 4:] = weighed[:, 4:].masked_fill(labels[:, None] == labels, -torch.inf)
+    terms = [row.logsumexp(0) - row[mask].mean() for row, mask in zip(weighed, is_positive, strict=True)]
+    torch.testing.assert_close(value.double(), torch.stack(terms).mean(), rtol=1e-5, atol=0)
 
 
 def test_a_pair_without_any_negative_left_has_no_loss_and_no_gradient():

@@ -104,6 +104,7 @@ class HardnessWeight(NamedTuple):
         length: how many of them there are.
         in_own: whether those columns are weighed.
         in_others: whether all others are.
+        positives: pairs that are not weighed wherever they are, as an exclusion of them; ``None`` if there are none.
     """
 
     strengths: Tensor
@@ -111,14 +112,16 @@ class HardnessWeight(NamedTuple):
     length: int
     in_own: bool
     in_others: bool
+    positives: Exclusion | None = None
 
     def __call__(self, scores: Tensor, tile: Tile) -> None:
         """See :class:`TileCall`."""
         factors = (self.strengths[tile.rows, None] + 1).to(scores.dtype)
-        if self.in_own and self.in_others:
-            scores.mul_(factors)
-            return
-        columns = torch.arange(tile.columns.start, tile.columns.stop, device=scores.device)
-        first = self.first[tile.rows, None]
-        is_own = (columns >= first) & (columns < first + self.length)
-        scores.mul_(torch.where(is_own if self.in_own else ~is_own, factors, 1.0))
+        if not (self.in_own and self.in_others):
+            columns = torch.arange(tile.columns.start, tile.columns.stop, device=scores.device)
+            first = self.first[tile.rows, None]
+            is_own = (columns >= first) & (columns < first + self.length)
+            factors = torch.where(is_own if self.in_own else ~is_own, factors, 1.0)
+        if self.positives is not None:
+            factors = torch.where(self.positives.mask(tile.rows, tile.columns), 1.0, factors)
+        scores.mul_(factors)
