@@ -46,6 +46,7 @@ docs: $(VENV)/.docs  ## The documentation, offline, into docs/_build/html; its e
 
 benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/large_tables.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/forecasts.py
 	$(BIN)/python benchmarks/search.py

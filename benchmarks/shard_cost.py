@@ -104,7 +104,7 @@ def train(table: nn.Module, rows: int, steps: int) -> dict[str, Any]:
     torch.manual_seed(dist.get_rank())
     optimizer = torch.optim.AdamW(table.parameters(), lr=1e-3, weight_decay=0.1)
     observer = NormObserver(table, optimizer, total_steps=PLANNED, max_tracked_rows=rows, log=lambda *_: None)
-    clock, counts, bare, meetings = StepClock(optimizer, processor_time=False), Counts(), [], []
+    clock, counts, bare, meetings = StepClock(optimizer), Counts(), [], []
     meeting = present_ranks(torch.device("cpu")).meeting(f"bare {type(table.weight).__name__}")
     with patch.object(TableLayout, "add_up", counts.counting(TableLayout.add_up)), clocked(clock, observer, LATE):
         watch = observer._observation.recorder.watches[0]
@@ -120,7 +120,8 @@ def train(table: nn.Module, rows: int, steps: int) -> dict[str, Any]:
             bare.append(_all_reduce_seconds(counts.messages[-1] if counts.messages else 1))
             meetings.append(_seconds(lambda: meeting.settle(f"step {step}")))  # noqa: B023 - called at once
     return {
-        **clock.summary(first=LATE),
+        "wall": clock.summary(LATE, "wall"),
+        "processor": clock.summary(LATE, "processor"),
         "collectives": counts.per_step(counts.collectives),
         "requests": counts.per_step(counts.requests),
         "message_numbers": max(counts.messages, default=0),

@@ -26,13 +26,15 @@ class StepClock:
 
     Args:
         optimizer: the one that steps.
-        processor_time: whether to take the thread's processor time instead of wall-clock time.
+
+    Attributes:
+        seconds: of each step, by ``"wall"`` and, of the thread's processor time, ``"processor"``.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, processor_time: bool) -> None:
-        self.seconds: list[float] = []
-        self._optimizer, self._spent, self._entered = optimizer, 0.0, 0.0
-        self._now = time.thread_time if processor_time else time.perf_counter
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.seconds: dict[str, list[float]] = {"wall": [], "processor": []}
+        self._optimizer = optimizer
+        self._spent, self._entered = {"wall": 0.0, "processor": 0.0}, {"wall": 0.0, "processor": 0.0}
         self._handles: list[Any] = []
 
     def surround_from_before(self) -> None:
@@ -52,28 +54,36 @@ class StepClock:
 
     def end_step(self) -> None:
         """Notes what the step took."""
-        self.seconds.append(self._spent)
-        self._spent = 0.0
+        for name, seconds in self._spent.items():
+            self.seconds[name].append(seconds)
+            self._spent[name] = 0.0
 
-    def summary(self, first: int) -> dict[str, float]:
+    def summary(self, first: int, time_of: str) -> dict[str, float]:
         """Medians over kinds of steps, and the mean over all but the first, in microseconds.
 
         Args:
             first: steps that were made before the first that was timed.
+            time_of: ``"wall"`` or ``"processor"``.
         """
+        taken = self.seconds[time_of]
         times = {kind: [] for kind in ("ordinary", "reading", "measured")}
-        for number, seconds in enumerate(self.seconds[1:], first + 2):
+        for number, seconds in enumerate(taken[1:], first + 2):
             times[kind_of(number)].append(seconds * 1e6)
         means = {kind: median(values) for kind, values in times.items()}
-        return means | {"mean": fmean(self.seconds[1:]) * 1e6}
+        return means | {"mean": fmean(taken[1:]) * 1e6}
 
     def _enter(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if optimizer is self._optimizer:
-            self._entered = self._now()
+            self._entered = _now()
 
     def _leave(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if optimizer is self._optimizer:
-            self._spent += self._now() - self._entered
+            for name, now in _now().items():
+                self._spent[name] += now - self._entered[name]
+
+
+def _now() -> dict[str, float]:
+    return {"wall": time.perf_counter(), "processor": time.thread_time()}
 
 
 def kind_of(step: int) -> str:

@@ -11,11 +11,17 @@ class Published(nn.Module):
     Args:
         name: what the embeddings are called in the logs.
 
+    Attributes:
+        repeats: whether a call from inside of the backward pass may repeat one that was made before it, as of a
+            checkpointed module; a cached loss shows there what it has shown nobody.
+
     Example:
         >>> import torch
         >>> Published("queries")(torch.ones(2))
         tensor([1., 1.])
     """
+
+    repeats = True
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ def process_group_store() -> Any:
     """The store by which the processes found each other; ``None`` where there is none, or none that can be had.
 
     torchrun keeps it when it restarts all ranks, with every word that they left there: each attempt has names of its
-    own.
+    own, and so has each number of ranks, since ranks that join or leave count as no further attempt.
     """
     if not dist.is_available() or not dist.is_initialized():
         return None
@@ -46,7 +46,7 @@ def process_group_store() -> Any:
     except (AttributeError, RuntimeError, ValueError):
         return None
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"attempt-{attempt}-of-{dist.get_world_size()}", store)  # type: ignore[attr-defined]
 
 
 def _all_gather(tensor: Tensor) -> Tensor:

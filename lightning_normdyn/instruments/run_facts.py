@@ -67,7 +67,7 @@ class RunFacts:
             kind="table",
             tracked_rows=target.tracked_rows,
             dim=target.dim,
-            dtype=target.parameter.dtype,
+            dtype=target.dtype,
             meets_loss=self._matrix_ids <= self._table_ids,
             owners=self._count_owners(target.parameter),
             typical_row=next((fit.typical_row for fit in fits), None),

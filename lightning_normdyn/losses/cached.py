@@ -191,7 +191,11 @@ class _LossGradients:
                 continue
             with torch.enable_grad():
                 leaf = embedding.requires_grad_()
-                published = place(leaf.view_as(leaf))
+                place.repeats = False
+                try:
+                    published = place(leaf.view_as(leaf))
+                finally:
+                    place.repeats = True
             torch.autograd.grad(published, leaf, gradient)
 
 

@@ -117,6 +117,16 @@ def take_saved_shape(parameter: Tensor, saved: Mapping[str, Any], name: str) -> 
         parameter.data = parameter.data.reshape(value.shape)
 
 
+def has_other_processes() -> bool:
+    """Whether a process group was started, so that others may train the same module.
+
+    Example:
+        >>> has_other_processes()
+        False
+    """
+    return dist.is_available() and dist.is_initialized()
+
+
 _Held = TypeVar("_Held", bound=nn.Module)
 _ACTIONS: weakref.WeakKeyDictionary[nn.Module, tuple[str, Callable[[Any], object]]] = weakref.WeakKeyDictionary()
 

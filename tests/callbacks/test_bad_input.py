@@ -11,7 +11,19 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import CSVLogger
-from small_models import BATCH, DIM, ROWS, Lit, PairTable, TwoTables, TwoTowers, pair_batches, seeded
+from small_models import (
+    BATCH,
+    DIM,
+    ROWS,
+    Classifier,
+    Lit,
+    PairTable,
+    TwoTables,
+    TwoTowers,
+    feature_batches,
+    pair_batches,
+    seeded,
+)
 from torch import nn
 
 from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMonitor, NormDynamics, NormTrajectoryMonitor
@@ -73,7 +85,7 @@ def test_an_unknown_option_lists_all_and_asks_about_the_nearest(option, answer):
     with pytest.raises(TypeError, match=rf"^{option}: no such option; ") as error:
         NormDynamics(**{option: True})
     assert str(error.value).endswith(answer)
-    assert "probe_items, save_history, targets" in str(error.value)
+    assert "probe_items, row_counts, save_history, targets" in str(error.value)
 
 
 @pytest.mark.parametrize(("pattern", "shape"), [("net.conv.bias", "(8,)"), ("net.conv.weight", "(8, 8, 1)")])
@@ -93,15 +105,13 @@ def test_an_empty_list(fit):
     assert "empty list" in message_of(fit, targets=[])
 
 
-def test_auto_without_a_trainable_table(fit):
-    net = seeded(PairTable)
-    net.table.weight.requires_grad_(False)
-    net.scale = nn.Parameter(torch.ones(()))
+def test_auto_without_a_table(fit):
+    """One that is frozen may come to be trained: tests/instruments/test_unseen_targets.py."""
     with pytest.raises(
         ValueError,
-        match=r"no trainable embedding table and no contrastive loss; candidates are the tables net\.table\.weight",
+        match=r"no embedding table and no contrastive loss; candidates are the tables net\.head\.weight",
     ):
-        fit(Lit(net, sgd), pair_batches(2), NormDynamics())
+        fit(Lit(seeded(Classifier), sgd), feature_batches(2), NormDynamics())
 
 
 def test_an_output_that_is_no_embeddings(fit):

@@ -275,7 +275,8 @@ def _targets() -> Iterator[BadCall]:
         module=[None, "model", nn.ReLU()],
         targets=["nope", [], 3, None, "", [3], ["0.weigth"]],
         max_tracked_rows=NOT_COUNT,
-        argument="targets|module|max_tracked_rows",
+        row_counts=[3, "missing.npy", [1, 2], {"0.weight": [-1] * 5}],
+        argument="targets|module|max_tracked_rows|row_counts",
     )
     yield from each(
         kind,
@@ -284,7 +285,9 @@ def _targets() -> Iterator[BadCall]:
         name=["nope", "1.bias", 3, None, ""],
         module=[None, "model"],
         max_tracked_rows=NOT_COUNT,
-        argument="name|targets|module|max_tracked_rows",
+        row_counts=[3, [1, 2], [NAN] * 5, ["a"] * 5],
+        items=["rwos", None],
+        argument="name|targets|module|max_tracked_rows|row_counts|items",
     )
     yield from each(
         kind, OutputTarget, {"name": "1", "module": model[1]}, name=[3, None], module=[None, "model"], key=[3, ""]
@@ -302,6 +305,7 @@ def _targets() -> Iterator[BadCall]:
         window=[0, -1, 1.5, NAN, "0.2"],
         forecast_at=[0, -1, 1.5, NAN],
         max_tracked_rows=NOT_COUNT,
+        row_counts=[3, "missing.npy"],
         lrs=[3, "cosine"],
         probe=[3, True],
         probe_items=NOT_COUNT,

@@ -119,6 +119,7 @@ def _moments() -> Iterator[BadCall]:
         {"optimizer": adagrad, "table": TABLE},
         **bad,
         stride=[0, -1, 1.5, "3"],
+        products=[3, "sum"],
     )
     errors = core.NormErrors(*(torch.full((20,), 0.01) for _ in range(5)))
     yield from each(

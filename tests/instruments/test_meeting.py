@@ -149,13 +149,18 @@ def test_a_store_that_is_gone_is_not_asked_for_a_minute():
     assert time.monotonic() - start < 10
 
 
-def test_words_of_an_attempt_before_a_restart_are_not_heard(stores, monkeypatch):
-    """torchrun's store outlives the ranks: the first attempt broke off where a rank waited for one that was killed."""
+@pytest.mark.parametrize(("attempts", "sizes"), [(("0", "1"), (2, 2)), (("0", "0"), (3, 2))])
+def test_words_of_an_attempt_before_a_restart_are_not_heard(stores, monkeypatch, attempts, sizes):
+    """torchrun's store outlives the ranks: the first attempt broke off where a rank waited for one that was killed.
+
+    Where a rank left for good, torchrun starts the others anew and does not count that.
+    """
     monkeypatch.setattr(meeting, "PATIENCE", 0.2)
     dist.init_process_group("gloo", store=stores[0], rank=0, world_size=1)
     with ended_process_group():
-        for attempt in ("0", "1"):
+        for attempt, size in zip(attempts, sizes, strict=True):
             monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+            monkeypatch.setattr(dist, "get_world_size", lambda size=size: size)
             monkeypatch.setattr(meeting, "_BEGINNINGS", iter(range(5)))
             views = []
             for store in stores:

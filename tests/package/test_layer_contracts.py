@@ -1,5 +1,6 @@
 """The contracts of import-linter in setup.cfg name every folder that they are about: a new one is missed here."""
 
+import ast
 import re
 from configparser import ConfigParser
 from pathlib import Path
@@ -22,6 +23,18 @@ ALLOWED_IMPORTERS = {
     "matplotlib-in-report": {"report", "cli"},
     "torchmetrics-in-metrics": {"metrics"},
 }
+
+
+MAY_TALK_TO_RANKS = {
+    "capture/layout.py": "sums over the ranks that hold parts of a table",
+    "capture/embedding_shards.py": "the same of a table of TorchRec",
+    "cli/process_group.py": "ends the group with the command",
+    "instruments/ranks.py": "what the ranks of a plain loop compute together",
+    "losses/gather.py": "exchanges embeddings",
+    "losses/learnt.py": "averages what a loss learns",
+    "losses/rank_group.py": "finds the ranks with batches of their own",
+}
+"""The only files that may import torch.distributed; import-linter knows no parts of torch."""
 
 
 def lines(name: str, key: str) -> list[str]:
@@ -60,6 +73,26 @@ def test_families_of_tasks_lie_in_one_layer() -> None:
     families = {".".join(cls.__module__.split(".")[:3]) for cls in classes}
     assert len(families) > 6
     assert any(families <= set(re.findall(r"[\w.]+", layer)) for layer in lines("wings-of-tasks", "layers"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file names in an import, wherever it stands."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return (
+        names
+        | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+        | {f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    )
+
+
+def test_a_few_files_alone_talk_to_other_ranks() -> None:
+    talking = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(name == "torch.distributed" or name.startswith("torch.distributed.") for name in imports(path))
+    }
+    assert talking == set(MAY_TALK_TO_RANKS)
 
 
 def test_the_lowest_layer_is_every_module_beside_the_folders_and_may_import_none_of_them() -> None:
