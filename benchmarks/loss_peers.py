@@ -17,6 +17,7 @@ from torch import Tensor, nn
 DIM = 512
 SCALE = 20.0
 MINI_BATCH = 32
+WIDTHS = (64, 128, 256, 512)
 _TILE_ROWS, _TILE_COLUMNS = 512, 1024
 _NEEDED = {
     "sentence-transformers": ("scipy", "scikit-learn", "joblib", "threadpoolctl", "narwhals", "cloudpickle"),
@@ -197,6 +198,10 @@ def _plain_module(make: type[nn.Module]) -> Callable[[Tensor, Tensor], Step]:
     return build
 
 
+def _prefixes(q: Tensor, d: Tensor) -> Tensor:
+    return torch.stack([_one_direction(q[:, :width], d[:, :width]) for width in WIDTHS]).sum()
+
+
 def _floor(products: int) -> Callable[[Tensor, Tensor], Step]:
     """The matrix products of a streamed loss and nothing else: scores once or twice, and both gradients."""
 
@@ -221,9 +226,18 @@ def _floor(products: int) -> Callable[[Tensor, Tensor], Step]:
     return build
 
 
+NESTED = "q→d of four prefixes"
 ONE, BOTH, GAMMA, PAIRS, ALL = "q→d", "q→d, d→q", "q→d, d→q, learnt gamma", "sigmoid of each pair", "q→d, d→q, q→q, d→d"
 CASES: dict[str, Case] = {
     "one": Case("**ours** InfoNCE, one direction", ONE, "ours", _ours("InfoNCE", temperature=1 / SCALE)),
+    "prefixes": Case(
+        f"**ours** InfoNCE, prefixes {', '.join(map(str, WIDTHS))}",
+        NESTED,
+        "ours",
+        _ours("InfoNCE", temperature=1 / SCALE, prefixes=WIDTHS),
+        4096,
+    ),
+    "plain_prefixes": Case("plain PyTorch", NESTED, "plain", _plain(_prefixes), 4096),
     "mnrl": Case("sentence-transformers MultipleNegativesRankingLoss", ONE, "peer", _ranking),
     "cached": Case(
         f"sentence-transformers CachedMultipleNegativesRankingLoss (mini-batch {MINI_BATCH})",

@@ -10,6 +10,7 @@ _OURS = [name for name, case in CASES.items() if case.kind == "ours"]
 _AIMED = [
     ("symmetric / open_clip ClipLoss, time", "symmetric", "to_clip", "wall", {4096: 0.60, 16384: 0.55}),
     ("symmetric / open_clip ClipLoss, memory", "symmetric", "to_clip", "memory", {4096: 0.30, 16384: 0.07}),
+    ("four prefixes / one direction, time", "prefixes", "to_one", "wall", {4096: 1.30}),
     ("one direction / plain, time", "one", "to_plain", "wall", {4096: 0.90, 16384: 0.60}),
 ]
 

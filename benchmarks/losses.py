@@ -183,7 +183,13 @@ def _summary(name: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "turns": turns,
     }
     reference = REFERENCES.get(case.terms)
-    for what, other in {"plain": reference, "clip": "clip", "symmetric": "symmetric", "floor_4": "floor_4"}.items():
+    for what, other in {
+        "plain": reference,
+        "clip": "clip",
+        "symmetric": "symmetric",
+        "one": "one",
+        "floor_4": "floor_4",
+    }.items():
         if other is not None and "turns" in rows[other]:
             summary[f"to_{what}"] = _ratios(row, rows[other])
     if reference is not None and "first" in rows[reference]:

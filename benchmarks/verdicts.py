@@ -1,12 +1,13 @@
 """Whether the rules find planted faults, and leave healthy runs alone.
 
-    python benchmarks/verdicts.py [--groups seen held_out] [--only WORD ...] [--seed N] [--out benchmarks/results]
+    python benchmarks/verdicts.py [--groups seen held_out field] [--only WORD ...] [--seed N] [--out benchmarks/results]
 
-Trains every run of ``planted_runs.py``, by which the rules were made, and of the held-out group, ``held_out_runs.py``
-and ``task_runs.py``, and prints a table of each: what was planted, what was said of it, and whether that was right. A
-fault counts as found if one of its rules speaks with a severity of warning or critical; a healthy run is left alone if
-nothing is said above a note. With ``--out``, writes ``verdicts.json`` and ``verdicts.md`` after each run; of runs that
-``--only`` leaves out they keep what they have, with its date.
+Trains every run of ``planted_runs.py``, by which the rules were made, and of the two groups that were judged before
+anybody had seen them, ``held_out_runs.py`` with ``task_runs.py`` and ``field_runs.py``, and prints a table of each:
+what was planted, what was said of it, and whether that was right. A fault counts as found if one of its rules speaks
+with a severity of warning or critical; a healthy run is left alone if nothing is said above a note. With ``--out``,
+writes ``verdicts.json`` and ``verdicts.md`` after each run; of runs that ``--only`` leaves out they keep what they
+have, with its date.
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ class Group(NamedTuple):
         title: of their table.
         head: what a reader of the table should know.
         runs: with faults and without.
+        first_try: faults found, of how many, healthy runs left alone, of how many, and the page that has them, when the
+            group was judged by rules that had not been changed for it; ``None`` for one that the rules were made by.
     """
 
     title: str
     head: str
     runs: tuple[PlantedRun, ...]
+    first_try: tuple[int, int, int, int, str] | None = None
 
 
 GROUPS = {
@@ -53,18 +57,21 @@ GROUPS = {
     ),
     "held_out": Group(
         "Held-out runs",
-        "Written before anybody had seen how the rules judge them. At first try 36 of 50 faults were found and 27 of "
-        "38 healthy runs left alone ([that table](verdicts_first_try.md)). Rules were then mended, by kind and not by "
-        "number, and five ill-planted runs too; since 2026-11-30 these runs have been seen.",
+        "Written before anybody had seen how the rules judge them. After the first try rules were mended, by kind and "
+        "not by number, and five ill-planted runs too; since 2026-11-30 these runs have been seen. The two faults that "
+        "stay unfound leave nothing that tells them from what is meant: rows that are never met and do not decay, and "
+        "a normalisation that lets some length through.",
         (*HELD_OUT_FAULTS, *TASK_FAULTS, *HELD_OUT_HEALTHY, *TASK_HEALTHY),
+        (36, 50, 27, 38, "verdicts_first_try.md"),
     ),
     "field": Group(
         "Runs after what people report",
         "Mistakes of issue trackers and recipes of papers, written before anybody had seen how the rules judge them. "
-        "At first try 20 of 27 faults were found and 22 of 24 healthy runs left alone "
-        "([that table](verdicts_field_first_try.md)). Rules were then mended, by kind and not by number, and three "
-        "were added; no run was changed, and one fault got the name of a rule that had not been there.",
+        "After the first try rules were mended, by kind and not by number, and three were added; no run was changed, "
+        "and one fault got the name of a rule that had not been there. The fault that stays unfound, a table at a "
+        "hundred times the rate of its model, does to norms what a start near nothing does that is meant.",
         (*FIELD_FAULTS, *FIELD_HEALTHY),
+        (20, 27, 22, 24, "verdicts_field_first_try.md"),
     ),
 }
 
@@ -100,13 +107,37 @@ def table(outcomes: list[dict[str, Any]]) -> str:
 
 def count(outcomes: list[dict[str, Any]]) -> str:
     """Faults found and healthy runs left alone, in a sentence each."""
-    faults = [result["is_right"] for result in outcomes if result["expected"]]
-    healthy = [result["is_right"] for result in outcomes if not result["expected"]]
+    faults, healthy = _rights(outcomes)
     return f"Faults found: {sum(faults)} of {len(faults)}. Healthy runs left alone: {sum(healthy)} of {len(healthy)}."
 
 
+def summary(groups: dict[str, list[dict[str, Any]]]) -> str:
+    """One line a group: what was found of it, and what had been when it was judged blind."""
+    lines = [
+        "| group | faults found | healthy runs left alone | the same at first try |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for name, outcomes in groups.items():
+        faults, healthy = _rights(outcomes)
+        first = GROUPS[name].first_try
+        blind = "{} of {}, {} of {} ([table]({}))".format(*first) if first else "rules were made by these"
+        lines.append(
+            f"| {GROUPS[name].title} | {sum(faults)} of {len(faults)} | {sum(healthy)} of {len(healthy)} | {blind} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _rights(outcomes: list[dict[str, Any]]) -> tuple[list[bool], list[bool]]:
+    """Whether each fault, and each healthy run, was judged right."""
+    faults = [result["is_right"] for result in outcomes if result["expected"]]
+    return faults, [result["is_right"] for result in outcomes if not result["expected"]]
+
+
 def main() -> int:
-    """Trains, prints and saves; 0 if at most one fault in twenty was missed and no healthy run was alarmed about."""
+    """Trains, prints and saves; 0 if of no group more than a fault in twenty was missed or a healthy run alarmed about.
+
+    A group of fewer than twenty faults may miss none.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--only", nargs="+", default=[""], help="runs whose name holds one of these words")
@@ -129,10 +160,8 @@ def main() -> int:
                     saved[run.name] = outcomes[name][-1]
                     save_outcomes(arguments.out, saved)
         print(f"## {GROUPS[name].title}\n\n{table(outcomes[name])}")
-    results = [result for group in outcomes.values() for result in group]
-    missed = sum(not result["is_right"] for result in results if result["expected"])
-    false_alarms = sum(not result["is_right"] for result in results if not result["expected"])
-    return int(false_alarms > 0 or missed > len(results) / 20)
+    rights = [_rights(results) for results in outcomes.values()]
+    return int(any(not all(healthy) or faults.count(False) > len(faults) / 20 for faults, healthy in rights))
 
 
 def _report(result: dict[str, Any], *, with_texts: bool) -> None:
@@ -166,7 +195,7 @@ def save_outcomes(folder: Path, outcomes: dict[str, dict[str, Any]]) -> None:
     head = (
         f"# Verdicts on planted faults and on healthy runs, {max(result['date'] for result in results)}\n\n"
         f"Seed {seeds}, on one CPU thread. Each run has the date of its training; seconds are of a machine that others "
-        "use too.\n"
+        f"use too.\n\n{summary(groups)}"
     )
     sections = [
         f"\n## {GROUPS[name].title}\n\n{GROUPS[name].head}\n\n{table(results)}" for name, results in groups.items()

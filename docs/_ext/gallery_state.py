@@ -18,6 +18,10 @@ PACKAGES = {
 """The package that an example is about, of those that the package's own extras do without."""
 
 
+SCRIPTS = ("torchrec_movielens",)
+"""Examples that are started on several processes: they are shown, and a test runs them."""
+
+
 def not_run() -> dict[str, str]:
     """The examples whose package is not installed: they are shown and not run."""
     return {page: package for page, package in PACKAGES.items() if importlib.util.find_spec(package) is None}
@@ -25,7 +29,7 @@ def not_run() -> dict[str, str]:
 
 def pattern() -> str:
     """Matches the examples that are run."""
-    pages = "|".join(not_run()) or "(?!)"
+    pages = "|".join((*not_run(), *SCRIPTS))
     return rf"/(?!(?:{pages})\.py$)\w+\.py$"
 
 

@@ -52,7 +52,7 @@ class StepPace:
         Returns:
             How many; ``None`` while the pace of one is not known, or where nothing ends the run.
         """
-        courses = [self._courses.get(one) for one in optimizers]
+        courses = [self._courses.get(optimizer) for optimizer in optimizers]
         paces = [course.pace for course in courses if course is not None and course.pace]
         if len(paces) < len(optimizers):
             return None

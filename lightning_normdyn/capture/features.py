@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,25 @@ from lightning_normdyn.caution import OnError, contained
 def is_normalizer(module: nn.Module) -> bool:
     """Whether a module is sentence-transformers' ``Normalize``, whose vectors are all of length one."""
     return _is_kind(module, "Normalize")
+
+
+HookT = TypeVar("HookT", bound=Callable[..., None])
+
+
+def untraced(hook: HookT, on_error: OnError | None) -> HookT:
+    """A hook of a module that runs as it is where the module is compiled, its errors contained.
+
+    Traced, it would be compiled again for every state that it is in.
+
+    Args:
+        hook: what is registered.
+        on_error: see :func:`~lightning_normdyn.caution.contained`.
+    """
+    reason = (
+        "vectors are heard outside of the graph: compile without fullgraph=True, or give the observer what "
+        "torch.compile(module) returns, named as the target ('root' where it is the model)"
+    )
+    return torch.compiler.disable(contained(hook, on_error), reason=reason)  # type: ignore[no-any-return]
 
 
 class FeatureWriters:
@@ -59,8 +78,8 @@ class FeatureWriters:
         self.detach()
         for module in self._modules.values():
             if not is_normalizer(module):
-                self._handles.append(module.register_forward_pre_hook(contained(self._note_given, on_error)))
-                self._handles.append(module.register_forward_hook(contained(self._note_written, on_error)))
+                self._handles.append(module.register_forward_pre_hook(untraced(self._note_given, on_error)))
+                self._handles.append(module.register_forward_hook(untraced(self._note_written, on_error)))
 
     def detach(self) -> None:
         """Stops hearing anything."""

@@ -132,10 +132,10 @@ class TableLayout:
 
     def gathered(self, rows: Tensor) -> Tensor:
         """All tracked rows, ``[tracked rows, d]``, of which each rank has its part, ``[m, c]``; on all at once."""
-        whole = rows.new_zeros(self._tracked_rows, self._dim)
-        whole[self.slots, self.columns] = rows
-        self.add_up(whole)
-        return whole
+        table = rows.new_zeros(self._tracked_rows, self._dim)
+        table[self.slots, self.columns] = rows
+        self.add_up(table)
+        return table
 
     def _splits(self, dimension: int) -> list[tuple[int, int]]:
         """How the rows (dimension 0) or columns (1) were split, one time after the other: place of this rank, parts.

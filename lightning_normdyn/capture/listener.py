@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_normdyn.capture.features import FeatureWriters
+from lightning_normdyn.capture.features import FeatureWriters, untraced
 from lightning_normdyn.capture.vectors import HeardCall
-from lightning_normdyn.caution import OnError, contained
+from lightning_normdyn.caution import OnError
 from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.object_checks import check_instance, check_name
 
@@ -54,7 +54,7 @@ class ForwardListener(ABC):
         """
         self.detach()
         self._on_error = on_error
-        before, after = contained(self._note_inputs, on_error), contained(self._note_output, on_error)
+        before, after = untraced(self._note_inputs, on_error), untraced(self._note_output, on_error)
         self._handles.append(self.module.register_forward_pre_hook(before, with_kwargs=True))
         self._handles.append(self.module.register_forward_hook(after, with_kwargs=True))
         self.writers.attach(on_error)
@@ -79,8 +79,6 @@ class ForwardListener(ABC):
             self._hear(HeardCall(module, *(inputs or (args, kwargs)), output, self.writers.take()))
 
     def _count(self) -> None:
-        if torch.compiler.is_compiling():
-            return  # a count would be compiled in as a constant
         if torch.is_grad_enabled():
             self.calls_with_gradients += 1
         else:
@@ -135,6 +133,4 @@ class Recomputed:
 
 def in_backward() -> bool:
     """Whether autograd is at work on this thread."""
-    if torch.compiler.is_compiling():
-        return False
     return bool(torch._C._current_graph_task_id() != -1)

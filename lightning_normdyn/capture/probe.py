@@ -200,9 +200,9 @@ class Probe:
         except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
             raise UnusableInputsError(
                 f"probe: '{self.name}' cannot be called with it again ({type(error).__name__}: {_first_line(error)}); "
-                "give what the encoder's forward takes (a mapping is keyword arguments, or targets by name), keep whole "
-                "batches with a larger probe_items= where items need one another, as nodes of a graph do, or switch the "
-                "probe off with probe=False"
+                "give what the encoder's forward takes (a mapping is keyword arguments, or targets by name), keep "
+                "whole batches with a larger probe_items= where items need one another, as nodes of a graph do, or "
+                "switch the probe off with probe=False"
             ) from error
         self.shape = vectors.shape
         repetition = self._encode_share(seed=1)

@@ -151,11 +151,11 @@ def _octaves(counts: Tensor) -> Tensor:
 
 def _shares(populations: list[int], most_rows: int) -> list[int]:
     """How many rows of each octave are tracked: those of a small one, and as many of all others."""
-    shares, rest = [0] * len(populations), most_rows
+    shares, budget = [0] * len(populations), most_rows
     octaves = sorted((population, octave) for octave, population in enumerate(populations) if population)
     for place, (population, octave) in enumerate(octaves):
-        shares[octave] = min(population, -(-rest // (len(octaves) - place)))
-        rest -= shares[octave]
+        shares[octave] = min(population, -(-budget // (len(octaves) - place)))
+        budget -= shares[octave]
     return shares
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_normdyn.core.sharded_tensor import is_sharded
+from lightning_normdyn.core.sharded_tensor import is_held_by_fsdp1, is_sharded
 
 _UNIT = ("reshard", "unshard", "_get_fsdp_state")
 
@@ -91,6 +91,17 @@ def _start(around: list[Any]) -> None:
 def _reshard(units: list[Any]) -> None:
     for unit in units:
         unit.reshard()
+
+
+def is_reduced_by_nobody(parameter: nn.Parameter, root: nn.Module) -> bool:
+    """Whether FSDP, of either kind, shards a model and leaves a parameter of it alone, as no hook of the user's does.
+
+    Of such a parameter each rank makes another, by the gradients of its own batches.
+    """
+    is_member = is_sharded(parameter) or is_held_by_fsdp1(parameter)
+    if is_member or getattr(parameter, "_post_accumulate_grad_hooks", None) or not parameter.requires_grad:
+        return False
+    return bool(_units(root)) or any(is_held_by_fsdp1(other) for other in root.parameters())
 
 
 def _units(module: nn.Module) -> list[Any]:

@@ -109,7 +109,7 @@ class SpreadStep(TableStep):
             self._sums = next(columns), next(columns)
         if self._wants_update:
             before = next(columns).sqrt()
-            along, across = _two_dimensions(before, next(columns), next(columns))
+            along, across = two_dimensions(before, next(columns), next(columns))
             self.before = self.embedding = torch.stack((before, torch.zeros_like(before)), 1)
             self.after = torch.stack((before + along, across), 1)
         if self.wants_touched:
@@ -217,7 +217,7 @@ def _with_gradient(square: Tensor, along: Tensor, gradient_square: Tensor) -> tu
     """
     norm = square.sqrt()
     rows = torch.stack((norm, torch.zeros_like(norm)), 1)
-    return rows, torch.stack(_two_dimensions(norm, along, gradient_square), 1)
+    return rows, torch.stack(two_dimensions(norm, along, gradient_square), 1)
 
 
 def _layout(target: TableTarget) -> TableLayout:
@@ -230,7 +230,7 @@ def _tracked(target: TableTarget) -> Tensor:
     return target.tracked_here(_layout(target))
 
 
-def _two_dimensions(norm: Tensor, product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+def two_dimensions(norm: Tensor, product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     """The part of vectors along others, and the length of the rest.
 
     Args:
@@ -239,5 +239,5 @@ def _two_dimensions(norm: Tensor, product: Tensor, square: Tensor) -> tuple[Tens
         square: squared length of the vectors, ``[n]``.
     """
     along = (product / norm).where(norm != 0, 0)
-    rest = square - along.square()
-    return along, rest.where(~(rest < 0), 0).sqrt()  # NaN stays NaN
+    square_across = square - along.square()
+    return along, square_across.where(~(square_across < 0), 0).sqrt()  # NaN stays NaN

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.names import ParameterIndex
-from lightning_normdyn.capture.row_sample import RowCounts, sample_of
+from lightning_normdyn.capture.row_sample import RowCounts, RowSample, sample_of
 from lightning_normdyn.caution import OnError, contained
 from lightning_normdyn.core.dynamics.geometry import are_nonzero, at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.number_checks import check_count
@@ -81,9 +81,14 @@ class TableTarget:
         tracked_rows: how many these are.
         layout: which part of it this rank holds; ``None`` where that is all of it.
         backward_norm: hears the gradient's norm before it is clipped, where a step is announced too late for that.
+        is_fused: whether its optimizer is fused into backward, so that no gradient is ever seen.
     """
 
     kind = "table"
+    is_fused = False
+    layout: TableLayout | None
+    items: Items
+    _layers: list[Any]
 
     def __init__(
         self,
@@ -110,17 +115,21 @@ class TableTarget:
                 f"name: expected that of a table [rows, d], got {name!r} of shape {tuple(self.parameter.shape)}"
             )
         self.items = items
-        self.rows, self.dim = self.rows_of(self.parameter).shape
         if not self.parameter.numel():
             raise ValueError(f"targets: '{name}' of shape {tuple(self.parameter.shape)} has no rows to watch")
-        self.sample = sample_of(self.rows, max_tracked_rows, row_counts, table=name)
-        self.tracked_rows = self.sample.size
+        rows, dim = self.rows_of(self.parameter).shape
+        self._track(dim, sample_of(rows, max_tracked_rows, row_counts, table=name))
         owners = index.owners(self.parameter)
-        self._layers: list[Any] = [layer for layer in owners if _forward(layer) in _LOOK_UPS and items == "rows"]
+        self._layers = [layer for layer in owners if _forward(layer) in _LOOK_UPS and items == "rows"]
         is_spread = is_sharded(self.parameter)
         self.layout = TableLayout(self.rows_of(self.parameter), self.sample) if is_spread else None
         self.ids_tell = len(self._layers) == len(owners) and self.layout is None
-        self._ids_confirmed = False
+
+    def _track(self, dim: int, sample: RowSample) -> None:
+        """Takes the rows that are tracked; no layer is known, and nothing is heard yet."""
+        self.rows, self.dim, self.sample, self.tracked_rows = sample.rows, dim, sample, sample.size
+        self._layers, self.layout = [], None
+        self.ids_tell = self._ids_confirmed = False
         self._may_listen = self._keeps_ids = False
         self._ids: list[Tensor] = []
         self._sparse_gradient: tuple[Tensor, int, Tensor] | None = None
@@ -140,6 +149,21 @@ class TableTarget:
         self._may_listen, self._listener = True, contained(self._hear, on_error)
         if self.backward_norm is not None:
             self.backward_norm.on_error = on_error
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the step that is announced concerns it."""
+        return self.parameter.grad is not None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its numbers, the same on all ranks."""
+        return self.parameter.dtype
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether ranks hold parts of it, so that all of them must look at it together."""
+        return self.layout is not None
 
     def is_current(self) -> bool:
         """Whether the model still holds this parameter by this name, in the form that it had."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lightning_normdyn.capture.embedding_shards import EmbeddingTable, embedding_tables
+from lightning_normdyn.capture.fused_table import FusedTable
 from lightning_normdyn.capture.names import ModulePath, ParameterIndex, plain_name, plain_parameters
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.row_sample import RowCounts, check_counts_source
@@ -15,6 +17,7 @@ from lightning_normdyn.capture.table import TableTarget, check_rows
 from lightning_normdyn.capture.vectors import TEXT_VECTORS, TOKEN_VECTORS
 from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.object_checks import check_instance
+from lightning_normdyn.core.sharded_tensor import are_flat_pieces
 from lightning_normdyn.nearest_word import nearest
 
 EMBEDDING_TYPES = (nn.Embedding, nn.EmbeddingBag)
@@ -76,14 +79,15 @@ def find_targets(
     check_instance(nn.Module, module=module, hint="pass the model itself")
     targets = check_targets(targets)
     check_rows(max_tracked_rows)
-    make_table = _TableMaker(ParameterIndex(module), max_tracked_rows, row_counts)
+    sharded_tables = embedding_tables(module)
+    make_table = _TableMaker(ParameterIndex(module), max_tracked_rows, row_counts, sharded_tables)
     if isinstance(targets, str):
-        names, outputs = _embedding_tables(module), _published(module)
+        names, outputs = _embedding_tables(module, sharded_tables), _published(module)
         if not names and not outputs and not frozen_tables(module):
             raise ValueError(f"targets: 'auto' found no embedding table and no contrastive loss; {_candidates(module)}")
         make_table.count_for(names)
         return [*map(make_table, names), *(_output(name, child, module) for name, child in outputs.items())]
-    matches = [match for pattern in targets for match in _matches(module, make_table.index, pattern)]
+    matches = [match for pattern in targets for match in _matches(module, make_table, pattern)]
     make_table.count_for({name for name, match in matches if isinstance(match, str)})
     by_name: dict[str, TableTarget | OutputTarget] = {}
     for name, match in matches:
@@ -113,10 +117,17 @@ class _TableMaker:
         index: of the model's parameters.
         max_tracked_rows: see :func:`find_targets`.
         row_counts: likewise.
+        sharded_tables: the tables that TorchRec has sharded.
     """
 
-    def __init__(self, index: ParameterIndex, max_tracked_rows: int, row_counts: RowCounts) -> None:
-        self.index = index
+    def __init__(
+        self,
+        index: ParameterIndex,
+        max_tracked_rows: int,
+        row_counts: RowCounts,
+        sharded_tables: Mapping[str, EmbeddingTable],
+    ) -> None:
+        self.index, self.sharded_tables = index, sharded_tables
         self._most_rows, self._row_counts = max_tracked_rows, check_counts_source(row_counts)
 
     def count_for(self, names: Collection[str]) -> None:
@@ -136,16 +147,31 @@ class _TableMaker:
 
     def __call__(self, name: str, items: str = "rows") -> TableTarget:
         counts = (self._row_counts or {}).get(name)
-        most_rows: dict[str, Any] = {"max_tracked_rows": self._most_rows, "items": items}
-        return TableTarget(name, self.index, row_counts=counts, **most_rows)
+        table, most_rows = self.sharded_tables.get(name), self._most_rows
+        if table is None or table.is_replicated:
+            choice: dict[str, Any] = {"max_tracked_rows": most_rows, "items": items}
+            return TableTarget(name, self.index, row_counts=counts, **choice)
+        if table.reason:
+            raise ValueError(f"targets: '{name}' cannot be measured: {table.reason}")
+        if items != "rows":
+            raise ValueError(
+                f"targets: '{name}' has its embeddings in rows, got '{name}{COLUMNS}'; leave {COLUMNS} out"
+            )
+        return FusedTable(table, self.index, max_tracked_rows=most_rows, row_counts=counts)
+
+    def measurable(self, names: Collection[str]) -> list[str]:
+        """Those of which something can be read; the first alone, where nothing can be read of any."""
+        tables = self.sharded_tables
+        return [name for name in names if name not in tables or not tables[name].reason] or list(names)[:1]
 
 
-def _matches(module: nn.Module, index: ParameterIndex, pattern: str) -> list[tuple[str, str | OutputTarget]]:
+def _matches(module: nn.Module, make_table: _TableMaker, pattern: str) -> list[tuple[str, str | OutputTarget]]:
     """Names of targets; with each, the output or, for a table, whether its embeddings are rows or columns."""
     whole_pattern, pattern = pattern, pattern.removesuffix(COLUMNS)
     items = "rows" if pattern == whole_pattern else "columns"
+    index, sharded_tables = make_table.index, make_table.sharded_tables
     parameters = {name: p for name, p in index.parameters.items() if fnmatchcase(name, pattern)}
-    tables = [name for name, p in parameters.items() if p.ndim == 2]
+    tables = make_table.measurable([name for name, p in parameters.items() if p.ndim == 2 or name in sharded_tables])
     if tables:
         return [(name, items) for name in tables]
     if parameters:
@@ -194,9 +220,11 @@ def table_parameter(layer: nn.Module) -> nn.Parameter | None:
     return parameters["weight"] if "weight" in parameters else None  # noqa: SIM401 - a scripted one has no get
 
 
-def _embedding_tables(module: nn.Module) -> list[str]:
+def _embedding_tables(module: nn.Module, sharded_tables: Mapping[str, EmbeddingTable]) -> list[str]:
     weights = {id(table_parameter(layer)) for layer in module.modules() if isinstance(layer, EMBEDDING_TYPES)}
-    return [name for name, p in plain_parameters(module).items() if id(p) in weights and p.requires_grad and p.numel()]
+    parameters = plain_parameters(module).items()
+    names = [name for name, p in parameters if id(p) in weights and p.requires_grad and p.numel() and p.ndim == 2]
+    return names + [name for name, table in sharded_tables.items() if not table.reason]
 
 
 def frozen_tables(module: nn.Module) -> list[nn.Parameter]:
@@ -237,6 +265,11 @@ def _published(module: nn.Module) -> dict[str, Published]:
 
 
 def _candidates(module: nn.Module, most_names: int = 8) -> str:
+    if are_flat_pieces(module.parameters()):
+        return (
+            "FullyShardedDataParallel (FSDP1) keeps tables as flat pieces, which have no rows: shard by fully_shard "
+            "(FSDP2), under which tables are followed as they lie, or train by DistributedDataParallel"
+        )
     tables = [name for name, p in plain_parameters(module).items() if p.ndim == 2]
     children = [name for name, _ in module.named_children()]
     return (

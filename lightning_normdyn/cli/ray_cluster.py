@@ -6,12 +6,14 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 from lightning_normdyn.cli.terminal import terminal
@@ -20,6 +22,7 @@ from lightning_normdyn.cli.user_errors import require
 R = TypeVar("R")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
+_SECONDS_TO_ANSWER = 10
 _SILENCE = "RAY_IGNORE_UNHANDLED_ERRORS"
 RETRIES = 3
 """How often Ray does a piece of work again whose process or machine has died."""
@@ -161,7 +164,8 @@ def connected() -> Iterator[RayCluster]:
     try:
         cluster = RayCluster(ray)
         terminal().print(str(cluster))
-        yield cluster
+        with _sigterm_told_apart():
+            yield cluster
     finally:
         if not is_guest:
             with _signals_unchanged():
@@ -185,7 +189,26 @@ def cluster_of(engine: str) -> AbstractContextManager[RayCluster | None]:
     return nullcontext() if engine == "local" else connected()
 
 
+def _check_address(address: str) -> None:
+    """Refuses the address of a machine where nobody listens, for which Ray itself looks four minutes long.
+
+    Raises:
+        OSError: naming it.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # a word of Ray's, such as auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(
+            f"RAY_ADDRESS: expected the address of a Ray cluster, such as ray start --head prints, got '{address}', "
+            f"where nobody answers ({error}); check it, or unset it for a cluster of this machine alone"
+        ) from error
+
+
 def _connect(ray: Any) -> None:
+    _check_address(os.environ.get("RAY_ADDRESS", ""))
     with warnings.catch_warnings(), _signals_unchanged():
         warnings.simplefilter("ignore")  # on versions of Ray to come
         try:
@@ -196,6 +219,34 @@ def _connect(ray: Any) -> None:
                 f"engine: expected a Ray cluster that answers, got none ({reason}); check RAY_ADDRESS, or unset it for "
                 "a cluster of this machine alone"
             ) from error
+
+
+@contextmanager
+def _sigterm_told_apart() -> Iterator[None]:
+    """Raises what a handler of SIGTERM raised where Ray, while it waits, made a plain ``KeyboardInterrupt`` of it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    interrupts: list[BaseException] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except KeyboardInterrupt as interrupt:
+            interrupts.append(interrupt)
+            raise
+
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if interrupts and interrupt is not interrupts[0]:
+            raise interrupts[0] from None
+        raise
+    finally:
+        if signal.getsignal(signal.SIGTERM) is handle:
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

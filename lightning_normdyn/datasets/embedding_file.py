@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.embedding_formats import FORMATS, PARQUET, ColumnChoice, unreadable
-from lightning_normdyn.datasets.embedding_matrix import Array, Matrix, whole_chunks
+from lightning_normdyn.datasets.embedding_formats import FORMATS, ColumnChoice
+from lightning_normdyn.datasets.embedding_matrix import PARQUET, Array, Matrix, unreadable, whole_chunks
 from lightning_normdyn.datasets.storage_place import StoragePlace, is_url
 
 ENDINGS = tuple(FORMATS)

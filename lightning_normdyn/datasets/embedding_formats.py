@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from lightning_normdyn.datasets.embedding_matrix import (
+    PARQUET,
     Array,
     ArrayMatrix,
     MappedMatrix,
@@ -23,6 +24,7 @@ from lightning_normdyn.datasets.embedding_matrix import (
     ParquetShard,
     SafetensorsMatrix,
     StreamedMatrix,
+    unreadable,
 )
 from lightning_normdyn.datasets.storage_place import StoragePlace
 
@@ -122,20 +124,16 @@ def open_parquet(place: StoragePlace, choice: ColumnChoice) -> Matrix:
     id_column = next((field.name for field in schema if field.name in _ID_COLUMNS), None)
     for shard in shards[1:]:
         _check_alike(shard.place, footers[str(shard.place)][1], shards[0].place, schema, column, id_column)
-    with shards[0].place.one_sentence():
+    with shards[0].one_sentence():
         return ParquetMatrix(shards, column, id_column)
 
 
 def _footer(place: StoragePlace) -> tuple[int, pa.Schema]:
     """Rows and columns of a file."""
-    try:
-        with place.one_sentence():
-            parquet = ParquetShard(place, 0).open()
-            return parquet.metadata.num_rows, parquet.schema_arrow
-    except (OSError, pa.ArrowException) as error:
-        if str(place) in str(error):
-            raise
-        raise unreadable(place, PARQUET, error) from error
+    shard = ParquetShard(place, 0)
+    with shard.one_sentence():
+        parquet = shard.open()
+        return parquet.metadata.num_rows, parquet.schema_arrow
 
 
 def _list_columns(schema: pa.Schema) -> list[str]:
@@ -216,7 +214,6 @@ def _decoded(content: bytes, dtype: torch.dtype) -> Array:
     return array
 
 
-PARQUET = ".parquet"
 FORMATS: Mapping[str, Callable[[StoragePlace, ColumnChoice], Matrix]] = {
     ".npy": open_npy,
     ".npz": open_npz,
@@ -224,14 +221,6 @@ FORMATS: Mapping[str, Callable[[StoragePlace, ColumnChoice], Matrix]] = {
     ".safetensors": open_safetensors,
 }
 """Ending of a file to what opens it; a folder is one of Parquet shards."""
-
-
-def unreadable(place: StoragePlace, ending: str, error: Exception) -> ValueError:
-    """The error of a file that is not what its ending says."""
-    complaint = str(error).strip().rstrip(".")
-    return ValueError(
-        f"{place}: cannot be read as {ending} ({complaint}); it may be cut short or of another kind: write it again"
-    )
 
 
 def _check_numbers(place: StoragePlace, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

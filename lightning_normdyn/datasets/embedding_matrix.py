@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from lightning_normdyn.datasets.storage_place import StoragePlace
 
 Array = np.ndarray[Any, Any]
+PARQUET = ".parquet"
 _READ_BYTES = 2**20
 
 
@@ -112,6 +115,17 @@ class ParquetShard(NamedTuple):
         """Opens it; a column is read piece by piece, also where all rows are one group."""
         return pq.ParquetFile(self.place.handle(), buffer_size=_READ_BYTES, pre_buffer=False)
 
+    @contextmanager
+    def one_sentence(self) -> Iterator[None]:
+        """Names the file in what Parquet's reader, or a remote file system, complains about."""
+        try:
+            with self.place.one_sentence(of_reader=lambda error: type(error) is OSError and error.errno is None):
+                yield
+        except (OSError, pa.ArrowException) as error:
+            if str(self.place) in str(error):
+                raise
+            raise unreadable(self.place, PARQUET, error) from error
+
 
 class ParquetMatrix(Matrix):
     """A list column of the shards, one after the other.
@@ -139,7 +153,7 @@ class ParquetMatrix(Matrix):
         return [id for shard in self.shards for id in self._ids_of(shard, self.id_column)]
 
     def _ids_of(self, shard: ParquetShard, id_column: str) -> list[str]:
-        with shard.place.one_sentence():
+        with shard.one_sentence():
             ids = shard.open().read(columns=[id_column]).column(0).to_pylist()
         if None in ids:
             raise ValueError(
@@ -153,7 +167,7 @@ class ParquetMatrix(Matrix):
         for shard in self.shards:
             local_rows = range(max(0, rows.start - first_row), min(shard.rows, rows.stop - first_row))
             if len(local_rows):
-                with shard.place.one_sentence():
+                with shard.one_sentence():
                     yield from self._of_shard(shard, local_rows, size)
             first_row += shard.rows
 
@@ -232,3 +246,11 @@ def whole_chunks(blocks: Iterator[Array], size: int) -> Iterator[Array]:
             pending = [block[missing:]] if len(block) > missing else []
     if pending:
         yield np.concatenate(pending)
+
+
+def unreadable(place: StoragePlace, ending: str, error: Exception) -> ValueError:
+    """The error of a file that is not what its ending says."""
+    complaint = " ".join(str(error).split()).rstrip(".")
+    return ValueError(
+        f"{place}: cannot be read as {ending} ({complaint}); it may be cut short or of another kind: write it again"
+    )

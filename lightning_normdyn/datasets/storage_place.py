@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -90,8 +90,11 @@ class StoragePlace:
         return [StoragePlace(f"{self._url.rstrip('/')}/{name}") for name in names]
 
     @contextmanager
-    def one_sentence(self) -> Iterator[None]:
+    def one_sentence(self, *, of_reader: Callable[[Exception], bool] = lambda _: False) -> Iterator[None]:
         """Names the place in what a remote file system complains about, each in errors of its own; a path's go on.
+
+        Args:
+            of_reader: tells errors of who reads the file's content, which go on too.
 
         Raises:
             OSError: in the place of an error of any other kind but ``ValueError``.
@@ -101,7 +104,7 @@ class StoragePlace:
         except (ValueError, MemoryError):
             raise
         except Exception as error:
-            if self.path is not None or str(self) in str(error):
+            if self.path is not None or of_reader(error) or str(self) in str(error):
                 raise
             lines = without_passwords(str(error), self._url).strip().splitlines() or ["no reason was given"]
             raise OSError(

@@ -14,7 +14,7 @@ from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.spread_step import SpreadStep
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.sharded_tensor import is_sharded
+from lightning_normdyn.core.sharded_tensor import are_flat_pieces, is_sharded
 from lightning_normdyn.instruments.base import CadencedInstrument, Need
 
 _LARGEST = 0.01
@@ -50,7 +50,9 @@ class ClipShare(CadencedInstrument):
         return square[None]
 
     def observe(self, step: int, table_step: TableStep) -> None:
-        """Compares the rows of one step with the whole gradient."""
+        """Compares the rows of one step with the whole gradient, where this rank has it."""
+        if self._lies_in_pieces():
+            return
         rows, squares = _squares_by_row(table_step)
         if isinstance(table_step, SpreadStep):
             squared_norm: Tensor | None = table_step.further_sums[0]
@@ -77,6 +79,10 @@ class ClipShare(CadencedInstrument):
     def _gradients(self) -> Iterator[Tensor]:
         for group in self._optimizer.param_groups:
             yield from (parameter.grad for parameter in group["params"] if parameter.grad is not None)
+
+    def _lies_in_pieces(self) -> bool:
+        """Whether FSDP1 keeps a piece of the gradient on this rank."""
+        return any(are_flat_pieces(group["params"]) for group in self._optimizer.param_groups)
 
 
 _Norms = dict[Hashable, Tensor | None]

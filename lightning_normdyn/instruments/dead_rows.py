@@ -38,7 +38,7 @@ class DeadRows(CadencedInstrument):
         """Counts after the step."""
         rule = self._rule()
         rate = table_step.lr * rule.lr_gain * rule.radial_decay if decays_apart(rule) else 0.0
-        dtype = table_step.target.parameter.dtype
+        dtype = table_step.target.dtype
         update, norm = _typical_update(table_step, rate)
         limit = smallest_trainable_norm(dtype, table_step.target.dim, update=update, norm=norm, power=rule.power)
         norms = most_precise(table_step.norms)

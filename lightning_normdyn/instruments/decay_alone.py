@@ -39,6 +39,8 @@ class DecayAlone:
         self.is_known = decays_apart(rule)
         self._through_velocity = rule.family == "sgd" and rule.first_beta > 0 and rule.decay_gain == 1
         self._rate = rule.radial_decay if self._through_velocity else rule.lr_gain * rule.radial_decay
+        if rule.family in _TOUCHED_ONLY:
+            self._rate = 0.0
         self._momentum, self._nesterov = rule.first_beta, rule.nesterov
         self._critical = (1 - rule.first_beta**0.5) ** 2 if self._through_velocity else math.inf
         self._intake = rule.lr_gain * (1 - rule.first_beta)
@@ -101,10 +103,18 @@ _SPARING = ("sgd", "adamw", "lion")
 """Families under which a step moves a row without gradients by its decay and by nothing else."""
 
 
-def decays_apart(rule: EquilibriumRule) -> bool:
-    """Whether a row without gradients loses ``lr·lambda`` of itself in every step, and does nothing else.
+_TOUCHED_ONLY = ("rowwise_adagrad", "rowwise_adagradw", "sparse_adam")
+"""Families under which such a row stays as it is."""
 
-    Not under Muon, which turns all rows of a matrix together, nor where decay spares such rows (row-wise Adagrad),
-    falls with the rate in a way of its own (AdamC), or cannot be told from the gradient.
+
+def decays_apart(rule: EquilibriumRule) -> bool:
+    """Whether a row without gradients loses ``lr·lambda`` of itself in every step, or nothing, and does nothing else.
+
+    Not under Muon, which turns all rows of a matrix together, nor where decay falls with the rate in a way of its own
+    (AdamC), or cannot be told from the gradient.
     """
+    if rule.family in _TOUCHED_ONLY:
+        return True
+    if rule.family == "adagrad" and not rule.radial_decay:
+        return True
     return rule.family in _SPARING and rule.decay_is_separable and rule.correction is None

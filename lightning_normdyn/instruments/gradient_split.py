@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lightning_normdyn.capture.fused_step import FusedStep
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
@@ -40,6 +41,7 @@ class GradientSplit(CadencedInstrument):
         decay_rate = rate * rule.radial_decay if rule.decay_is_separable else None
         self._readings = {
             **_split_gradient(table_step, rate),
+            **({"gradient_error": table_step.gradient_error} if isinstance(table_step, FusedStep) else {}),
             **split_update(table_step.before, table_step.after, decay_rate, has_law=rule.family is not None),
         }
 

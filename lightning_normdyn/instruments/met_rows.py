@@ -126,7 +126,7 @@ class MetRows(CadencedInstrument):
 
     @property
     def _eps(self) -> float:
-        return torch.finfo(self._target.parameter.dtype).eps
+        return torch.finfo(self._target.dtype).eps
 
     def state_dict(self) -> dict[str, Any]:
         """Which rows were met, and where the others are expected."""

@@ -368,6 +368,17 @@ class Observation:
         if watch in self.recorder.watches:
             self._end(watch, error)
 
+    def end_targets(self, kind: type[Target], error: Exception) -> None:
+        """Ends the observation of all targets of a kind, of which nothing can be measured any more.
+
+        Args:
+            kind: their class.
+            error: says why.
+        """
+        for watch in tuple(self.recorder.watches):
+            if isinstance(watch.target, kind):
+                self._end(watch, error)
+
     def _end(self, watch: Watch, error: Exception) -> None:
         subject = f"'{watch.target.name}' is not measured any more after step {watch.steps}"
         self._remove(watch)

@@ -67,7 +67,7 @@ class RunFacts:
             kind="table",
             tracked_rows=target.tracked_rows,
             dim=target.dim,
-            dtype=target.parameter.dtype,
+            dtype=target.dtype,
             meets_loss=self._matrix_ids <= self._table_ids,
             owners=self._count_owners(target.parameter),
             typical_row=next((fit.typical_row for fit in fits), None),
@@ -147,7 +147,7 @@ def _gradient_scale(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -
 
     Each average is divided by the share of its weights that the steps so far have, as Adam does.
     """
-    state = optimizer.state.get(parameter, {})
+    state = getattr(optimizer, "state", {}).get(parameter, {})  # one that takes no hooks may have none
     name = next((name for name in ("exp_avg_sq", "square_avg") if name in state), None)
     squares = state[name] if name is not None else None
     if not isinstance(squares, torch.Tensor) or squares.is_sparse or is_sharded(squares):
@@ -157,5 +157,6 @@ def _gradient_scale(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -
     if not len(seen) or not parameter.dtype.is_floating_point:
         return None
     group = next((group for group in optimizer.param_groups if any(p is parameter for p in group["params"])), {})
-    forgets = 1 - group["betas"][1] ** float(state["step"]) if name == "exp_avg_sq" and "step" in state else 1.0
-    return float(seen.median().div(forgets).sqrt())
+    steps, betas = float(state.get("step", 0)), group.get("betas")
+    weight = 1 - betas[1] ** steps if name == "exp_avg_sq" and betas and steps > 0 else 1.0
+    return float(seen.median().div(weight).sqrt())

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_normdyn.capture.fused_step import FusedScarceStep, FusedStep
+from lightning_normdyn.capture.fused_table import FusedTable
 from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.spread_step import SpreadScarceStep, SpreadStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
@@ -83,7 +85,7 @@ class TableWatch(Watch):
 
     def _lost_rows(self) -> Tensor:
         """Rows whose norm is not finite, a mask ``[tracked_rows]``; any, where only all ranks together could tell."""
-        if self.target.layout is not None:
+        if self.target.is_spread:
             return torch.ones(self.target.tracked_rows, dtype=torch.bool)
         return ~safe_norm(self.target.tracked()).isfinite()
 
@@ -97,7 +99,7 @@ class TableWatch(Watch):
     @property
     def needs_all_ranks(self) -> bool:
         """Whether the table is sharded over ranks."""
-        return self.target.layout is not None
+        return self.target.is_spread
 
     def drain(self) -> Readings:
         """Scalars read since the last call; there are none until a step is shown to an instrument again."""
@@ -123,15 +125,21 @@ class TableWatch(Watch):
         return parameter.requires_grad is self.is_paused or not self.target.is_current()
 
     def _takes_part(self) -> bool:
-        return self.target.parameter.grad is not None
+        return self.target.has_gradient
 
     def _look_before(self, clipping: Clipping) -> None:
         if self._scarce is not None:
             kind = ScarceStep if self.target.layout is None else SpreadScarceStep
-            self._scarce_step = kind(self.target, self._scarce)
+            self._scarce_step = (
+                FusedScarceStep(self.target, self._scarce)
+                if isinstance(self.target, FusedTable)
+                else kind(self.target, self._scarce)
+            )
         if self._need:
             touched, tracked = Need.TOUCHED in self._need, Need.TRACKED in self._need
-            if self.target.layout is None:
+            if isinstance(self.target, FusedTable):
+                self._table_step = FusedStep(self.target, touched=touched, tracked=tracked)
+            elif self.target.layout is None:
                 self._table_step = TableStep(self.target, touched=touched, tracked=tracked, clipping=clipping)
             else:
                 norms = Need.NORMS in self._need
@@ -146,7 +154,7 @@ class TableWatch(Watch):
 
     def read_gradient(self) -> None:
         """Reads it, and copies what an optimizer that is not torch's may overwrite."""
-        if not self._awaits_step or self.target.parameter.grad is None:
+        if not self._awaits_step or not self.target.has_gradient:
             return
         if self._scarce_step is not None:
             self._scarce_step.read_gradient()
@@ -169,9 +177,11 @@ class TableWatch(Watch):
 
     def _read_share(self) -> None:
         """Reads what this rank has of the step: an error in it must not leave the others waiting for its share."""
-        if isinstance(self._scarce_step, SpreadScarceStep):
+        if isinstance(self._scarce_step, (SpreadScarceStep, FusedScarceStep)):
             self._scarce_step.read_share()
-        if isinstance(self._table_step, SpreadStep):
+        if isinstance(self._table_step, FusedStep):
+            self._table_step.read_share()
+        elif isinstance(self._table_step, SpreadStep):
             assert self.target.layout is not None
             sharer = self._sharer if self._sharer in self._due else None
             self._table_step.read_share(None if sharer is None else sharer.share(self.target.layout))

@@ -10,12 +10,15 @@ import torch
 
 from lightning_normdyn.capture.backward_norm import BackwardNorm
 from lightning_normdyn.capture.call import Call
+from lightning_normdyn.capture.fused_table import FusedTable
 from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe, UnusableInputsError
-from lightning_normdyn.capture.sharded import computes_with_others
+from lightning_normdyn.capture.sharded import computes_with_others, is_reduced_by_nobody
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.caution import caution
+from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule, optimizer_memory
+from lightning_normdyn.core.sharded_tensor import are_flat_pieces
 from lightning_normdyn.history.run_writer import TargetWriter
 from lightning_normdyn.instruments.encoder_balance import EncoderBalance, EncoderPlan
 from lightning_normdyn.instruments.encoder_watch import EncoderWatch
@@ -75,7 +78,7 @@ class WatchFactory:
         """
         trainer = find_parameter_group(target, self._run.followed())
         if trainer is None:
-            self._warn(f"no optimizer trains '{target.name}', so it is not watched")
+            self._warn(f"no optimizer trains '{target.name}', so it is not watched{_fused_hint(target)}")
             return None
         if isinstance(target, OutputTarget):
             return self._watch_output(target, trainer.optimizer, history)
@@ -87,13 +90,22 @@ class WatchFactory:
         def group_now() -> int:
             return group_number(trainer.optimizer, target.parameter) or 0
 
-        if target.layout is not None and self._has_other_ranks and self._run.ranks.size == 1:
+        if target.is_spread and self._has_other_ranks and self._run.ranks.size == 1:
             caution(f"'{target.name}': not watched, since its rows are sharded over ranks that do not take part")
             return None
+        if self._has_other_ranks and is_reduced_by_nobody(target.parameter, self._module):
+            self._warn(
+                f"'{target.name}' is in no unit of FSDP, which reduces no gradient of it, so that each rank trains a "
+                "table of its own; what is logged is the first rank's. Put it into a unit, or average its gradient by "
+                "register_post_accumulate_grad_hook"
+            )
         plan = self._plan(trainer.optimizer, group_now, lambda: watch.skipped_steps)
+        if isinstance(target, FusedTable):
+            target.group = trainer.optimizer.param_groups[trainer.number]
+            plan = plan._replace(memory=lambda *_: OptimizerMemory(target.accumulated()))
         if self._has_other_ranks:
             target.ids_tell = False  # this rank does not see the ids of the others
-        if self._run.hears_backward:
+        if self._run.hears_backward and not target.is_fused:
             target.backward_norm = BackwardNorm(target.parameter, self._run.loss_scale)
         instruments = self._measures.of_table(target, trainer.optimizer, plan, self._options) | self._adapters(target)
         watch = TableWatch(target, *trainer, instruments, history)
@@ -103,6 +115,13 @@ class WatchFactory:
         self, target: OutputTarget, optimizer: torch.optim.Optimizer, history: TargetWriter | None
     ) -> OutputWatch:
         source = probe_of(self._options["probe"], target.name, self._target_names)
+        if source is not False and are_flat_pieces(list(target.module.parameters()) or self._module.parameters()):
+            self._warn(
+                f"'{target.name}': FullyShardedDataParallel (FSDP1) keeps its weights as flat pieces, with which "
+                "nothing can be encoded between steps, so its norms have no balance; shard it by fully_shard (FSDP2), "
+                "or switch the probe off with probe=False"
+            )
+            source = False
         balance = self._balance(target, optimizer, source, lambda: watch.skipped_steps)
         ranks = self._run.ranks
         options: dict[str, Any] = {
@@ -202,6 +221,13 @@ class WatchFactory:
                 raise
             self._warn(f"{error}; meanwhile its norms have no balance")
             return None
+
+
+def _fused_hint(target: TableTarget | OutputTarget) -> str:
+    """What to do where the optimizer of a table is TorchRec's own."""
+    if not isinstance(target, FusedTable):
+        return ""
+    return "; TorchRec trains it inside of backward, which lightning_normdyn.integrations.torchrec's observer follows"
 
 
 def _no_inputs(target: OutputTarget) -> str:

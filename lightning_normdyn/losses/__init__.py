@@ -13,6 +13,7 @@ from lightning_normdyn.losses.mixin import (
 )
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.similarity import NormalizedSimilarity
+from lightning_normdyn.losses.sup_con import SupCon
 
 __all__ = [
     "ContrastiveMixin",
@@ -25,5 +26,6 @@ __all__ = [
     "NormalizedSimilarity",
     "QNormMixin",
     "SigmoidContrastive",
+    "SupCon",
     "cached_loss",
 ]

@@ -99,6 +99,14 @@ class Batch(NamedTuple):
             **_checked_guides(queries, m, len(hard_negatives) // n, options),
         )
 
+    def cut(self, coordinates: slice) -> Batch:
+        """The same pairs with some coordinates of their embeddings."""
+        return self._replace(
+            queries=self.queries[:, coordinates],
+            documents=self.documents[:, coordinates],
+            hard_negatives=self.hard_negatives[:, coordinates],
+        )
+
     @property
     def query_labels(self) -> Tensor:
         """Classes of the queries, ``[n]``."""
@@ -210,6 +218,19 @@ def _checked_guides(queries: Tensor, m: int, hard_per_query: int, options: PairO
     return guides | {"hard_negative_guides": hard.flatten(0, -2)}
 
 
+def check_set(embeddings: Tensor, labels: Tensor) -> None:
+    """Refuses a set of embeddings and their classes that do not fit together.
+
+    Raises:
+        ValueError: naming the argument, what came, and the likely fix.
+    """
+    _check_side("embeddings", embeddings)
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels: expected a tensor, got {type(labels).__name__}; number what has names")
+    _check_whole_numbers("labels", labels, {(len(embeddings),)})
+    _check_range("labels", labels.to(torch.int64), 0, None, "number the classes from 0 up")
+
+
 def check_finite(**sides: Tensor) -> None:
     """Names the side and counts the rows that are NaN or infinite.
 
@@ -237,15 +258,19 @@ def _alike(*sides: Tensor) -> list[Tensor]:
     return [side.to(widest) for side in sides]
 
 
+def _check_side(name: str, side: object) -> None:
+    if isinstance(side, Tensor) and side.ndim == 2 and not side.is_floating_point():
+        raise ValueError(f"{name}: expected floating-point embeddings, got {side.dtype}; write {name}.float()")
+    if not isinstance(side, Tensor) or side.ndim != 2:
+        came = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side).__name__
+        raise ValueError(f"{name}: expected floating-point embeddings [n, d], got {came}; pool to one vector each")
+    if not side.numel():
+        raise ValueError(f"{name}: expected at least one embedding, got {tuple(side.shape)}; skip empty batches")
+
+
 def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
     for name, side in {"queries": queries, "documents": documents}.items():
-        if isinstance(side, Tensor) and side.ndim == 2 and not side.is_floating_point():
-            raise ValueError(f"{name}: expected floating-point embeddings, got {side.dtype}; write {name}.float()")
-        if not isinstance(side, Tensor) or side.ndim != 2:
-            came = f"{side.dtype} {tuple(side.shape)}" if isinstance(side, Tensor) else type(side).__name__
-            raise ValueError(f"{name}: expected floating-point embeddings [n, d], got {came}; pool to one vector each")
-        if not side.numel():
-            raise ValueError(f"{name}: expected at least one embedding, got {tuple(side.shape)}; skip empty batches")
+        _check_side(name, side)
     if queries.shape[1] != documents.shape[1]:
         raise ValueError(
             f"documents: expected the d of queries, {queries.shape[1]}, got {documents.shape[1]}; project both sides "
@@ -254,7 +279,7 @@ def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
     if len(documents) < len(queries):
         raise ValueError(
             f"documents: expected at least as many as queries, {len(queries)}, got {len(documents)}; document i is the "
-            "positive of query i"
+            "positive of query i; where queries share documents, FullSoftmax(share_documents=True) takes their rows"
         )
     if queries.device != documents.device:
         raise ValueError(f"documents: expected on the device of queries, {queries.device}, got {documents.device}")
@@ -304,6 +329,11 @@ def _check_positives(positives: Tensor | None, n: int, m: int) -> None:
         return
     if positives.ndim != 2:
         raise ValueError(f"positives: expected [{n}, p], got {tuple(positives.shape)}")
+    if positives.dtype == torch.bool:
+        raise ValueError(
+            "positives: expected the columns of each query's positives, got a mask (torch.bool); pass "
+            f"torch.where(mask, torch.arange({m}), -1)"
+        )
     _check_whole_numbers("positives", positives, {(n, positives.shape[1])})
     advice = f"there are {m} documents, and -1 stands for none"
     _check_range("positives", positives.to(torch.int64), -1, m - 1, advice)

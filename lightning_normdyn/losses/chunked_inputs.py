@@ -120,8 +120,8 @@ def _cut(inputs: Any, part: slice, length: int, take: Take) -> Any:
     if not isinstance(inputs, (list, tuple)):
         return inputs
     entries = inputs[part] if len(inputs) == length else inputs
-    taken = [take(entry, None) if isinstance(entry, Tensor) else entry for entry in entries]
-    return taken if isinstance(inputs, list) else tuple(taken)
+    cut_entries = [take(entry, None) if isinstance(entry, Tensor) else entry for entry in entries]
+    return cut_entries if isinstance(inputs, list) else tuple(cut_entries)
 
 
 def _is_columns(inputs: Any) -> bool:

@@ -10,11 +10,18 @@ from torch import Tensor, nn
 from typing_extensions import Never
 
 from lightning_normdyn.core.embedding_tap import Published
-from lightning_normdyn.core.number_checks import check_count, check_flag
+from lightning_normdyn.core.number_checks import check_count, check_flag, check_positive
 from lightning_normdyn.losses.gather import OneRank, Ranks, Rows
-from lightning_normdyn.losses.options import Reduction, SharedOptions
+from lightning_normdyn.losses.options import Reduction, SharedOptions, StartTemperature
 from lightning_normdyn.losses.rank_group import RankGroup
-from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity, Temperature
+from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilarity
+from lightning_normdyn.losses.temperature import (
+    VARIANCE_SAMPLE,
+    AutoTemperature,
+    Temperature,
+    cosine_variance,
+    score_variance,
+)
 from lightning_normdyn.nearest_word import nearest
 
 
@@ -24,7 +31,8 @@ class ContrastiveLoss(nn.Module):
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``, see
             :class:`NormalizedSimilarity`.
-        temperature: what scores are divided by, at the start.
+        temperature: what scores are divided by, at the start; ``"auto"`` finds it in the first training batch, so that
+            scores of any normalization spread as cosines do at the default, see :class:`AutoTemperature`.
         learnable_temperature: whether it trains.
         max_scale: largest learnt ``1/temperature``.
         shared_gamma: whether one learnt exponent serves both sides.
@@ -45,12 +53,14 @@ class ContrastiveLoss(nn.Module):
     """
 
     with_metrics = False
+    cosine_temperature = 0.05
+    """Where cosines are taken to start well, which ``temperature="auto"`` goes by."""
 
     def __init__(
         self,
         *,
         normalization: Normalization = "cosine",
-        temperature: float = 0.05,
+        temperature: StartTemperature = 0.05,
         learnable_temperature: bool = False,
         max_scale: float = 100.0,
         shared_gamma: bool = False,
@@ -72,7 +82,11 @@ class ContrastiveLoss(nn.Module):
             check_count(chunk_size=chunk_size)
         check_flag(learnable_temperature=learnable_temperature, gather=gather, check_finite=check_finite)
         self.similarity = NormalizedSimilarity(normalization, shared_gamma=shared_gamma)
-        self.scaling = Temperature(temperature, learnable=learnable_temperature, max_scale=max_scale)
+        self.scaling = (
+            AutoTemperature(self.cosine_temperature, learnable=learnable_temperature, max_scale=max_scale)
+            if temperature == "auto"
+            else Temperature(temperature, learnable=learnable_temperature, max_scale=max_scale)
+        )
         self.queries, self.documents = Published("queries"), Published("documents")
         self.chunk_size = chunk_size
         if process_group is not None and not gather:
@@ -198,10 +212,50 @@ class ContrastiveLoss(nn.Module):
             )
         return dict(self._metrics)
 
+    def parameter_group(self, *, lr: float | None = None) -> dict[str, Any]:
+        """What the loss learns as a group of an optimizer's parameters, with a rate of its own and without decay.
+
+        At an encoder's rate (2e-5) temperature and exponents stay where they start, and weight decay would pull them to
+        1 and to a half.
+
+        Args:
+            lr: 1e-2 suits Adam; ``None`` for the optimizer's own.
+
+        Example:
+            >>> model, loss = nn.Linear(2, 2), ContrastiveLoss(normalization="learnable")
+            >>> groups = [{"params": model.parameters()}, loss.parameter_group(lr=1e-2)]
+            >>> torch.optim.AdamW(groups, lr=2e-5).param_groups[1]["lr"]
+            0.01
+        """
+        group: dict[str, Any] = {"params": list(self.parameters()), "weight_decay": 0.0}
+        if lr is None:
+            return group
+        check_positive(lr=lr, hint="1e-2 suits Adam")
+        return {**group, "lr": lr}
+
+    def settle_temperature(self, queries: Tensor, documents: Tensor, ranks: Ranks) -> None:
+        """Finds the temperature in the first batch of all ranks, where it is to be found.
+
+        Args:
+            queries: ``[n, d]``, not normalised.
+            documents: ``[m, d]``, likewise; their positives first, where each has one.
+            ranks: all of which find the same.
+        """
+        if not isinstance(self.scaling, AutoTemperature) or self.scaling.is_settled:
+            return
+        is_training = torch.is_grad_enabled()
+        with torch.no_grad():
+            sides = [side.detach()[:VARIANCE_SAMPLE] for side in (queries, documents)]
+            rows = ranks.rows(*map(len, sides))
+            queries, documents = (ranks.gather(side, group) for side, group in zip(sides, rows, strict=True))
+            scores = self.similarity.rescale_queries(queries), self.similarity.rescale_documents(documents)
+            of_scores, of_cosines = float(score_variance(*scores)), float(cosine_variance(queries, documents))
+        self.scaling.settle(of_scores, of_cosines, stays=self.training and is_training)
+
     def learnt(self) -> dict[str, Tensor]:
         """What trains in the loss itself, by the name under which it is logged; detached."""
         values: dict[str, Tensor] = {}
-        if self.scaling.learnable:
+        if self.scaling.learnable or isinstance(self.scaling, AutoTemperature):
             values["temperature"] = self.temperature.detach()
         if self.similarity.normalization == "learnable":
             query, document = self.exponents

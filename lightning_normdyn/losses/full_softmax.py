@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
-from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, softmax_loss, sum_log_sum_exp
+from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.losses.batch import check_finite, check_per_query
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
-from lightning_normdyn.losses.gather import Trait
+from lightning_normdyn.losses.gather import Ranks, Trait
+from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
@@ -30,9 +32,14 @@ class FullSoftmax(ContrastiveLoss):
 
     Scores are made a strip of rows at a time, so that memory does not grow with queries times documents. Every rank
     scores its own queries against the documents that it is given, so that nothing is gathered but the number of
-    queries; the gradient is that of the whole batch's mean on a single rank.
+    queries; the gradient is that of the whole batch's mean on a single rank. With ``share_documents`` the table is made
+    of the documents of all ranks: then it is :class:`InfoNCE` of queries that may share documents, of which there can
+    be fewer than queries.
 
-    Its options are those of :class:`ContrastiveLoss`.
+    Args:
+        normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
+        share_documents: whether the documents of each rank serve the queries of all.
+        options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
 
     Example:
         >>> loss = FullSoftmax(normalization="dot", temperature=1.0)
@@ -41,29 +48,34 @@ class FullSoftmax(ContrastiveLoss):
         tensor(0.2395)
     """
 
-    def __init__(self, *, normalization: Normalization = "cosine", **options: Unpack[SoftmaxOptions]) -> None:
-        # Written out: jsonargparse up to 4.49 shows no help for the options of a constructor that is inherited.
+    def __init__(
+        self,
+        *,
+        normalization: Normalization = "cosine",
+        share_documents: bool = False,
+        **options: Unpack[SoftmaxOptions],
+    ) -> None:
         super().__init__(normalization=normalization, **options)
+        check_flag(share_documents=share_documents)
+        if share_documents and not self.gather:
+            raise ValueError("share_documents: nothing is shared where gather=False; leave one of them out")
+        self.share_documents = share_documents
 
     @classmethod
-    def sharing(cls, contrast: InfoNCE) -> FullSoftmax:
+    def sharing(cls, contrast: InBatchLoss) -> FullSoftmax:
         """A softmax with the parts of another loss, so that what the other learns is learnt by both.
 
         Similarity, temperature and the names under which callbacks see embeddings are the other's own modules; its
-        kernels play no part.
+        kernels play no part, nor does the bias of a sigmoid loss, which all documents of a query have in common.
 
         Raises:
             ValueError: if the other goes another way than from queries to documents alone.
         """
-        has_other_terms = (
-            contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
-        )
-        has_other_terms = has_other_terms or contrast.terms != SoftmaxTerms() or contrast.rules != NegativeRules()
-        if has_other_terms or contrast.queue is not None:
+        if isinstance(contrast, InfoNCE) and _has_other_terms(contrast):
             raise ValueError(
                 "contrast: a full softmax goes from queries to documents alone; leave symmetric, direction, same_side, "
-                "joint, queue_size and what shapes the sum (smoothing, margins, decoupled, prior, hardness, bounds) as "
-                "they are by default"
+                "joint, queue_size and what shapes the sum (smoothing, margins, decoupled, prior, hardness, prefixes) "
+                "as they are by default"
             )
         softmax = cls(**contrast.shared_options)
         softmax.similarity, softmax.scaling = contrast.similarity, contrast.scaling
@@ -109,12 +121,16 @@ class FullSoftmax(ContrastiveLoss):
             self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, targets)
+            self.settle_temperature(queries, documents, ranks)
             rows = ranks.rows(len(queries), traits=[Trait("weights", "1 if given", int(weights is not None))])[0]
             anchors = self.scaled_queries(queries, temperatures)
-            losses = self._losses(
-                anchors, documents, targets, document_ids, log_expected, in_sum=self.wants_sum(weights)
-            )
             wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
+            vectors = self.similarity.rescale_documents(documents)
+            if self.share_documents:
+                vectors, targets, document_ids, log_expected = _of_all_ranks(
+                    ranks, vectors.to(wide), targets, document_ids, log_expected
+                )
+            losses = self._losses(anchors, vectors, targets, document_ids, log_expected, in_sum=self.wants_sum(weights))
             loss = self.reduce(losses, wide, weights, rows, ranks)
         if self.check_finite and not bool(loss.isfinite().all()):
             check_finite(queries=queries, documents=documents)
@@ -124,7 +140,7 @@ class FullSoftmax(ContrastiveLoss):
     def _losses(
         self,
         anchors: Tensor,
-        documents: Tensor,
+        vectors: Tensor,
         targets: Tensor,
         document_ids: Tensor | None,
         log_expected: Tensor | None,
@@ -132,7 +148,6 @@ class FullSoftmax(ContrastiveLoss):
         in_sum: bool,
     ) -> Tensor:
         """Of this rank's queries, ``[n]``, or their sum."""
-        vectors = self.similarity.rescale_documents(documents)
         wide = torch.promote_types(anchors.dtype, vectors.dtype)
         anchors, vectors = anchors.to(wide), vectors.to(wide)
         if log_expected is not None:
@@ -145,7 +160,32 @@ class FullSoftmax(ContrastiveLoss):
         rows, _, scores = log_sum_exp(
             anchors, vectors, positives=targets, exclusion=exclusion, chunk_size=self.chunk_size
         )
-        return F.softplus(rows - scores)
+        return softmax_loss(rows, scores)
+
+
+def _has_other_terms(contrast: InfoNCE) -> bool:
+    """Whether a loss is more than a softmax of queries over documents."""
+    further = contrast.from_documents or contrast.query_negatives or contrast.document_negatives or contrast.joint
+    is_shaped = contrast.terms != SoftmaxTerms() or contrast.rules != NegativeRules()
+    is_shaped = is_shaped or contrast.prefixes is not None
+    return bool(further) or contrast.queue is not None or is_shaped
+
+
+def _of_all_ranks(
+    ranks: Ranks, vectors: Tensor, targets: Tensor, document_ids: Tensor | None, log_expected: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Documents of all ranks one after the other, and what is known of them; targets are rows of those."""
+    traits = [
+        Trait("document_ids", "1 if given", int(document_ids is not None)),
+        Trait("log_expected", "1 if given", int(log_expected is not None)),
+        Trait("documents", "1 if they carry gradient", int(vectors.requires_grad)),
+        Trait("documents", "bytes of a number", vectors.dtype.itemsize),
+        Trait("documents", "dimension", vectors.shape[1]),
+    ]
+    rows = ranks.rows(len(vectors), traits=traits)[0]
+    ids = None if document_ids is None else ranks.gather(document_ids.long(), rows)
+    expected = None if log_expected is None else ranks.gather(log_expected.to(vectors.dtype), rows)
+    return ranks.gather(vectors, rows), targets + rows.local_slice.start, ids, expected
 
 
 def _repeated(document_ids: Tensor | None, targets: Tensor) -> Exclusion | None:

@@ -81,6 +81,8 @@ class InBatchLoss(ContrastiveLoss, ABC):
     """A loss of pairs that find their negatives in the batch, see :class:`ContrastiveLoss` for its arguments."""
 
     _has_warned_of_ids = False
+    has_options_of_mixin = False
+    """Whether it has what a :class:`ContrastiveMixin` was given, as far as that is known."""
 
     @uncompiled
     def forward(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
@@ -95,7 +97,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
 
                 - ``hard_negatives``: ``[n, h, d]``; those of one query serve all.
                 - ``labels``: class of each document, ``[m]``, the first n of which are the queries' too: documents of
-                  a query's class are all its positives.
+                  a query's class are all its positives, and with ``same_side`` other queries of its class.
                 - ``positives``: numbers of further documents that are positives of a query, ``[n, p]``, -1 for none.
                 - ``query_ids``: ``[n]``. Equal ids tell equal queries, whose documents are then no negatives of each
                   other. -1 is no id, and agrees with none, here and in the next two. Ids that exclude more than half of
@@ -132,6 +134,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
             self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, documents)
+            self.settle_temperature(queries, documents[: len(queries)], ranks)
             candidates = self._candidates(batch, ranks)
             wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
             losses = self._losses(batch, candidates, ranks)
@@ -196,7 +199,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
             return candidates
         return candidates._replace(labels=_labels_of_all(batch.labels, candidates, ranks))
 
-    def _rescaled(self, batch: Batch, groups: list[Rows], ranks: Ranks) -> Tensor:
+    def _rescaled(self, batch: Batch, groups: Sequence[Rows], ranks: Ranks) -> Tensor:
         """Documents, documents of no query and hard negatives of all ranks, ``[m, d]``."""
         documents = self.similarity.rescale_documents(batch.documents)
         hard_negatives = self.similarity.rescale_documents(batch.hard_negatives) if groups[2].total else documents[:0]

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import functools
-import math
+import copy
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
-from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
-from lightning_normdyn.core.contrast.score_readings import ScoreReading
-from lightning_normdyn.core.contrast.tile_edits import TileEdits
-from lightning_normdyn.core.contrast.weighted_sums import score_sums
+from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
-from lightning_normdyn.losses.batch_metrics import BatchMetrics
 from lightning_normdyn.losses.fused import FusedKernels
-from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
-from lightning_normdyn.losses.negatives import NegativeEdits, NegativeRules
+from lightning_normdyn.losses.gather import Ranks, Rows
+from lightning_normdyn.losses.in_batch import Candidates, excluded_pairs, gather_candidates
+from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
-from lightning_normdyn.losses.positives import scores_above_class, scores_above_listed
+from lightning_normdyn.losses.prefixes import Prefixes
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
-from lightning_normdyn.losses.softmax_terms import NegativeCount, ScoreMean, SoftmaxTerms
+from lightning_normdyn.losses.softmax_sweeps import SoftmaxSweeps
+from lightning_normdyn.losses.softmax_terms import SoftmaxTerms
 
 
-class InfoNCE(InBatchLoss):
+class InfoNCE(SoftmaxSweeps):
     """The contrastive loss with in-batch negatives, for any cell of the 2x2 grid of normalizations.
 
     ``L = mean_i [log sum_j exp(s(q_i, d_j)/tau) - s(q_i, d_i)/tau]`` with the score ``s`` of
@@ -49,13 +45,18 @@ class InfoNCE(InBatchLoss):
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
         symmetric: whether documents pick their queries too; the loss is the mean of both directions.
         direction: which way to go if not both.
-        same_side: whose own side gives negatives too: with ``"both"`` and ``symmetric`` that is SimCLR's loss.
+        same_side: whose own side gives negatives too: with ``"both"`` and ``symmetric`` that is SimCLR's loss. With
+            ``labels`` those of a class are positives there too, which makes it SupCon's (arXiv 2004.11362, eq. 2) of
+            two views; :class:`SupCon` takes a single set.
         joint: whether all negatives of a pair, those of its query and those of its document, share one sum, after the
             improved InfoNCE of GTE (arXiv 2308.03281, eq. 2). ``True`` counts the positive once, and hard negatives for
             queries alone; ``"sentence_transformers"`` is what that package takes GTE's to be, its
             MultipleNegativesRankingLoss with ``partition_mode="joint"``: with both directions the positive counts
             twice, and among the negatives of a document are the hard negatives of other queries.
         queue_size: past documents that serve as further negatives of the queries.
+        queue_positives: whether those of a query's class (``labels``) are further positives of it instead of left out,
+            as in a cross-batch memory (arXiv 1912.06798).
+        shared_hard_negatives: whether those of one query serve all; else each meets its own, and nothing is gathered.
         fused: whether Triton kernels compute the loss where they can, see :class:`FusedKernels`: of bfloat16 or float16
             embeddings on CUDA, with any normalization, direction, ids, hard negatives and ranks. Anything else goes
             the usual way. Exact in Triton's interpreter, but not yet timed on a GPU: hence not the default.
@@ -78,6 +79,11 @@ class InfoNCE(InBatchLoss):
             arXiv 2503.04812, eq. 5), ``"all_negatives"`` both.
         hardness_strength: their weight is ``exp(strength · score)``, of the score before the temperature and constant
             to the gradient.
+        prefixes: widths of prefixes, ascending, each of which is to serve by itself (Matryoshka, arXiv 2205.13147,
+            eq. 1): the loss is the weighed sum of theirs, and the embeddings' own width is one only if it is listed.
+            Every prefix is scored by norms of its own, and learns exponents of its own. From queries to documents and
+            without further terms all are computed in one sweep, else one after the other.
+        prefix_weights: of the prefixes' losses; 1 for each if left out.
         with_metrics: whether each batch leaves what :meth:`metrics` gives, which costs a few reductions a tile.
         options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
 
@@ -92,6 +98,8 @@ class InfoNCE(InBatchLoss):
         tensor(0.3133)
     """
 
+    _width: int | None = None
+
     def __init__(
         self,
         *,
@@ -101,6 +109,8 @@ class InfoNCE(InBatchLoss):
         same_side: SameSide = "none",
         joint: Joint = False,
         queue_size: int = 0,
+        queue_positives: bool = False,
+        shared_hard_negatives: bool = True,
         fused: bool = False,
         label_smoothing: float = 0.0,
         margin: float = 0.0,
@@ -113,6 +123,8 @@ class InfoNCE(InBatchLoss):
         negative_share: float | None = None,
         hardness: Hardness = "none",
         hardness_strength: float = 5.0,
+        prefixes: Sequence[int] | None = None,
+        prefix_weights: Sequence[float] | None = None,
         with_metrics: bool = False,
         **options: Unpack[SoftmaxOptions],
     ) -> None:
@@ -169,6 +181,28 @@ class InfoNCE(InBatchLoss):
         if queue_size and not self.gather:
             raise ValueError("queue_size: ranks share one queue of everybody's documents; leave gather=True")
         self.queue = DocumentQueue(queue_size) if queue_size else None
+        if prefix_weights is not None and prefixes is None:
+            raise ValueError("prefix_weights: there are no prefixes; name them, or leave the weights out")
+        self.prefixes = None
+        if prefixes is not None:
+            shared_gamma = self.similarity.shared_gamma
+            self.prefixes = Prefixes(prefixes, prefix_weights, normalization=normalization, shared_gamma=shared_gamma)
+        check_flag(queue_positives=queue_positives, shared_hard_negatives=shared_hard_negatives)
+        if queue_positives and self.queue is None:
+            raise ValueError("queue_positives: there is no queue without queue_size; leave it out or set both")
+        if queue_positives and self.terms.decoupled:
+            raise ValueError("queue_positives: the decoupled sum has no positives; leave one of them out")
+        self.queue_positives, self.shared_hard_negatives = queue_positives, shared_hard_negatives
+        unshareable = {
+            "label_smoothing": self.terms.label_smoothing,
+            "prior": self.terms.prior,
+            "negative_margin": negative_margin is not None,
+            "negative_share": negative_share is not None,
+            "hardness": hardness != "none",
+        }
+        for name, is_set in unshareable.items():
+            if is_set and not shared_hard_negatives:
+                raise ValueError(f"shared_hard_negatives: {name} takes those of all queries; leave one of them out")
 
     def _refuse_idle(self, side: str, idle: bool) -> None:
         if idle:
@@ -177,7 +211,61 @@ class InfoNCE(InBatchLoss):
                 "symmetric=True, the other direction or joint=True"
             )
 
+    def _candidates(self, batch: Batch, ranks: Ranks) -> Candidates:
+        if not self.shared_hard_negatives:
+            if batch.query_guides is not None:
+                raise ValueError(
+                    "query_guides: they judge hard negatives that all queries share; leave one of them out"
+                )
+            batch = batch._replace(hard_negatives=batch.hard_negatives[:0])
+        return super()._candidates(batch, ranks)
+
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
+        if self.prefixes is None:
+            return self._losses_of(batch, candidates, ranks)
+        self.prefixes.check_width(batch.queries, self.similarity)
+        if self._streams_prefixes(batch):
+            return self.prefixes.total(
+                batch.queries,
+                candidates.vectors,
+                self.similarity,
+                scale=self._factor(batch),
+                positives=candidates.positive_columns,
+                exclusion=excluded_pairs(batch, candidates),
+                chunk_size=self.chunk_size,
+            )
+        losses = []
+        for number, weight in enumerate(self.prefixes.weights):
+            part, cut = self._of_prefix(self.prefixes, number), slice(self.prefixes.widths[number])
+            vectors = part.similarity.rescale_documents(candidates.vectors[:, cut])
+            losses.append(weight * part._losses_of(batch.cut(cut), candidates._replace(vectors=vectors), ranks))
+            self._metrics = part._metrics
+        return torch.stack(losses).sum(0)
+
+    def _rescaled(self, batch: Batch, groups: Sequence[Rows], ranks: Ranks) -> Tensor:
+        """Of all ranks; as they came where they are yet to be cut into prefixes."""
+        if self.prefixes is None:
+            return super()._rescaled(batch, groups, ranks)
+        return gather_candidates(
+            at_least_float32(batch.documents), at_least_float32(batch.hard_negatives), groups, ranks
+        )
+
+    def _streams_prefixes(self, batch: Batch) -> bool:
+        """Whether one sweep can serve all prefixes: one direction, one positive, and nothing that edits tiles."""
+        has_several = batch.labels is not None or batch.positives is not None
+        is_edited = self._judges_negatives(batch) or self.with_metrics or self.queue is not None
+        is_one = self.from_queries and self._is_one_direction(has_several) and self.wants_sum(batch.weights)
+        return is_one and not is_edited
+
+    def _of_prefix(self, prefixes: Prefixes, number: int) -> InfoNCE:
+        """This loss with the similarity of a prefix, sharing everything else."""
+        part = copy.copy(self)
+        similarity = prefixes.similarity_of(number, self.similarity)
+        part._modules = self._modules | {"similarity": similarity, "prefixes": None}
+        part._width = prefixes.widths[number]
+        return part
+
+    def _losses_of(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         has_several = batch.labels is not None or batch.positives is not None
         if has_several:
             self._refuse_several()
@@ -205,52 +293,6 @@ class InfoNCE(InBatchLoss):
             self._metrics = reading.values(candidates.positives, ranks)
         return losses
 
-    def _reading(self, anchors: Tensor, vectors: Tensor, candidates: Candidates, ranks: Ranks) -> BatchMetrics:
-        return BatchMetrics.of(
-            anchors,
-            vectors,
-            candidates.positives,
-            ranks,
-            by_column=not self.from_queries,
-            has_directions=self.with_metrics and self.similarity.has_directions,
-            counts_columns=self.from_documents and (not self.from_queries or self.terms.prior > 0),
-        )
-
-    def _edits(
-        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, factor: float | Tensor
-    ) -> NegativeEdits | None:
-        """What the batch does to its tiles, if anything."""
-        if not (self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None):
-            return None
-        if batch.query_guides is not None:
-            if self.queue is not None:
-                raise ValueError("query_guides: documents in the queue have no guide; leave out guides or queue_size")
-            if self.terms.label_smoothing:
-                raise ValueError("query_guides: a smoothed target covers all candidates; leave out label_smoothing")
-        scores = (anchors * candidates.vectors[candidates.positives.local_slice]).sum(-1)
-        return NegativeEdits(self.rules, batch, candidates, scores, factor, ranks)
-
-    def _streamed(
-        self,
-        batch: Batch,
-        ranks: Ranks,
-        anchors: Tensor,
-        candidates: Candidates,
-        vectors: Tensor,
-        exclusion: Exclusion | None,
-        reading: BatchMetrics | None,
-    ) -> Tensor:
-        """By one sweep or two: the losses ``[n]``, or where it is enough and cheaper their sum."""
-        has_several = batch.labels is not None or batch.positives is not None
-        factor = self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
-        negatives = self._edits(batch, ranks, anchors, candidates, factor)
-        is_plain = negatives is None and reading is None
-        if self.wants_sum(batch.weights) and self._is_one_direction(has_several) and (self.from_queries or is_plain):
-            edits = None if negatives is None else negatives.of_rows()
-            edits = _reading_too(edits, reading)
-            return self._one_direction(batch, ranks, anchors, candidates, vectors, exclusion, edits)
-        return self._both_directions(batch, ranks, anchors, candidates, vectors, exclusion, negatives, reading, factor)
-
     def _refuse_several(self) -> None:
         """Refuses labels and lists of positives where a pair has to have one."""
         terms = self.terms
@@ -267,9 +309,10 @@ class InfoNCE(InBatchLoss):
     def _is_fused(self, batch: Batch) -> bool:
         """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
         special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
+        special = special or not self.shared_hard_negatives
         special = special or batch.labels is not None or batch.positives is not None
         special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
-        special = special or self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None
+        special = special or self._judges_negatives(batch) or self.prefixes is not None
         return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
 
     def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
@@ -287,247 +330,16 @@ class InfoNCE(InBatchLoss):
             sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
         return torch.stack(sums).mean(0) - scores
 
-    def _is_one_direction(self, has_several: bool) -> bool:
-        plain = not (self.joint or self.query_negatives or self.document_negatives or has_several)
-        return plain and self.terms == SoftmaxTerms() and not (self.from_queries and self.from_documents)
-
-    def _one_direction(
-        self,
-        batch: Batch,
-        ranks: Ranks,
-        anchors: Tensor,
-        candidates: Candidates,
-        vectors: Tensor,
-        exclusion: Exclusion | None,
-        edits: TileEdits | None,
-    ) -> Tensor:
-        """The sum over one side's anchors, its gradient made on the way."""
-        if not self.from_queries:
-            anchors, vectors, exclusion = self._turned(batch, ranks, anchors, candidates)
-        return sum_log_sum_exp(
-            anchors,
-            vectors,
-            positives=candidates.positive_columns,
-            exclusion=exclusion,
-            edits=edits,
-            chunk_size=self.chunk_size,
-        )
-
-    def _turned(
-        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates
-    ) -> tuple[Tensor, Tensor, Exclusion | None]:
-        """This rank's documents as anchors, and everybody's queries."""
-        everybody = ranks.gather(anchors, candidates.positives)
-        local_documents = candidates.vectors[candidates.positives.local_slice]
-        if not candidates.keys:
-            return local_documents, everybody, None
-        column_keys = tuple(keys[: candidates.positives.total] for keys in candidates.keys)
-        return (
-            local_documents,
-            everybody,
-            Exclusion(tuple(batch.query_keys()), column_keys, positive_columns=candidates.positive_columns[:, None]),
-        )
-
-    def _both_directions(
-        self,
-        batch: Batch,
-        ranks: Ranks,
-        anchors: Tensor,
-        candidates: Candidates,
-        vectors: Tensor,
-        exclusion: Exclusion | None,
-        negatives: NegativeEdits | None,
-        reading: BatchMetrics | None,
-        factor: float | Tensor,
-    ) -> Tensor:
-        """The general case, ``[n]``: log-sum-exps of every kind of negatives, put together afterwards.
-
-        The pair of a query and its own document is in none of them, and meets them in float64 at the end.
-        """
-        local_slice, total = candidates.positives.local_slice, candidates.positives.total
-        sweep = functools.partial(
-            log_sum_exp,
-            anchors,
-            positives=candidates.positive_columns,
-            exclusion=exclusion,
-            chunk_size=self.chunk_size,
-        )
-        of_columns = reading
-        if negatives is not None and negatives.has_sides and self.from_queries and self.from_documents:
-            # Each side judges a pair by a positive of its own, so that they sum up different pairs.
-            of_columns = None if reading is None else self._reading(anchors, vectors, candidates, ranks)
-            rows, _, scores = sweep(vectors, edits=_reading_too(negatives.of_rows(), reading))
-            _, columns, _ = sweep(
-                vectors[:total], columns=total, edits=_reading_too(negatives.of_columns(), of_columns)
-            )
-        else:
-            edits = None
-            if negatives is not None:
-                edits = negatives.of_rows() if self.from_queries else negatives.of_columns()
-            width = total if self.from_documents else 0
-            candidates_of_rows = vectors if self.from_queries else vectors[:total]
-            rows, columns, scores = sweep(candidates_of_rows, columns=width, edits=_reading_too(edits, reading))
-        of_queries = [rows] if self.from_queries else []
-        of_documents = [ranks.log_sum_exp(columns)[local_slice]] if self.from_documents else []
-        pools = self._same_side(batch, ranks, anchors, candidates, negatives)
-        for sums, pool in zip((of_queries, of_documents), pools, strict=True):
-            if pool is not None:
-                sums.append(pool.log_sum_exp(self.chunk_size))
-        if self.joint:
-            return self._in_one_sum([*of_queries, *of_documents], scores, factor)
-        above_mean = self._above_mean(batch, ranks, anchors, candidates, scores)
-        means: tuple[ScoreMean | None, ScoreMean | None] = (None, None)
-        if self.terms.label_smoothing:
-            means = self._score_means(ranks, anchors, candidates, vectors, exclusion, pools)
-        counts: tuple[NegativeCount | None, NegativeCount | None] = (None, None)
-        if self.terms.prior:
-            assert reading is not None
-            assert of_columns is not None
-            counts = self._negative_counts(ranks, candidates, reading, of_columns, pools)
-        losses = [
-            self.terms.losses(
-                _log_sum(sums),
-                scores,
-                factor=factor,
-                above_mean=above_mean[side],
-                mean=means[side],
-                negatives=counts[side],
-            )
-            for side, sums in enumerate((of_queries, of_documents))
-            if sums
-        ]
-        return losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
-
-    def _negative_counts(
-        self,
-        ranks: Ranks,
-        candidates: Candidates,
-        of_rows: BatchMetrics,
-        of_columns: BatchMetrics,
-        pools: tuple[_Pool | None, _Pool | None],
-    ) -> tuple[NegativeCount, NegativeCount]:
-        """How many negatives each query, and each query's document, has, and how little they could score."""
-        local_slice = candidates.positives.local_slice
-        lengths = of_rows.lengths[0], of_rows.lengths[1][local_slice]
-        longest = [of_rows.lengths[1].max(), ranks.max(of_rows.lengths[0].max()[None])[0]]
-        numbers = [of_rows.reading.numbers[0], of_rows.reading.numbers[0]]
-        if self.from_documents:
-            numbers[1] = ranks.sum(of_columns.reading.numbers[1])[local_slice]
-        made = []
-        for side, pool in enumerate(pools):
-            number, floor = numbers[side], -lengths[side] * longest[side]
-            if pool is not None:
-                assert pool.reading is not None
-                number = number + pool.reading.numbers[0]
-                sizes = [torch.linalg.vector_norm(x.detach(), dim=1) for x in (pool.anchors, pool.vectors)]
-                floor = torch.minimum(floor, -sizes[0] * sizes[1].max())
-            made.append(NegativeCount(number, floor))
-        return made[0], made[1]
-
-    def _same_side(
-        self,
-        batch: Batch,
-        ranks: Ranks,
-        anchors: Tensor,
-        candidates: Candidates,
-        negatives: NegativeEdits | None,
-    ) -> tuple[_Pool | None, _Pool | None]:
-        """What queries, and documents, choose from among their like."""
-        of_queries = of_documents = None
-        if self.query_negatives:
-            everybody = ranks.gather(self.similarity.rescale_queries(batch.queries), candidates.positives)
-            edits = None if negatives is None else negatives.among_queries()
-            of_queries = self._among(anchors, everybody, batch, candidates, edits)
-        if self.document_negatives:
-            has_all = self.joint == "sentence_transformers"
-            everybody = candidates.vectors if has_all else candidates.vectors[: candidates.positives.total]
-            local_documents = self.scale(candidates.vectors[candidates.positives.local_slice], batch.temperatures)
-            edits = None if negatives is None else negatives.among_documents()
-            of_documents = self._among(local_documents, everybody, batch, candidates, edits)
-        return of_queries, of_documents
-
-    def _in_one_sum(self, negatives: list[Tensor], scores: Tensor, factor: float | Tensor) -> Tensor:
-        """The loss ``[n]`` of pairs that have all their negatives, given as log-sum-exps, in one sum."""
-        counts_twice = self.joint == "sentence_transformers" and self.from_queries and self.from_documents
-        log_count = math.log(2) if counts_twice else 0.0
-        return self.terms.losses(_log_sum(negatives) - log_count, scores, factor=factor) + log_count
-
-    def _among(
-        self, anchors: Tensor, everybody: Tensor, batch: Batch, candidates: Candidates, edits: TileEdits | None
-    ) -> _Pool:
-        """This rank's vectors of a side and the others of that side."""
-        row_keys, column_keys = [], []
-        if candidates.keys:
-            row_keys, column_keys = batch.query_keys(), [keys[: len(everybody)] for keys in candidates.keys]
-        if candidates.labels is not None:
-            row_keys.append(batch.query_labels)
-            column_keys.append(candidates.labels[: len(everybody)])
-        if len(everybody) > candidates.positives.total:
-            numbers = candidates.query_numbers
-            row_keys.append(numbers[candidates.positives.local_slice])
-            column_keys.append(numbers)
-        exclusion = Exclusion(tuple(row_keys), tuple(column_keys), self_columns=candidates.positive_columns)
-        if not self.terms.prior:
-            return _Pool(anchors, everybody, exclusion, edits, None)
-        reading = ScoreReading(anchors.detach()[:, 0], anchors[:0, 0])
-        return _Pool(anchors, everybody, exclusion, (edits or TileEdits())._replace(reading=reading), reading)
-
-    def _score_means(
-        self,
-        ranks: Ranks,
-        anchors: Tensor,
-        candidates: Candidates,
-        vectors: Tensor,
-        exclusion: Exclusion | None,
-        pools: tuple[_Pool | None, _Pool | None],
-    ) -> tuple[ScoreMean, ScoreMean]:
-        """Of all that each query, and each query's document, chooses from, its positives among them."""
-        if exclusion is not None and exclusion.without_positives:
-            exclusion = exclusion._replace(without_positives=False) if exclusion.row_keys else None
-        columns = candidates.positives.total if self.from_documents else 0
-        rows, of_columns, counts, column_counts = score_sums(
-            anchors, vectors, columns=columns, exclusion=exclusion, chunk_size=self.chunk_size
-        )
-        local_slice = candidates.positives.local_slice if self.from_documents else slice(0)
-        of_columns, column_counts = (ranks.sum(values)[local_slice] for values in (of_columns, column_counts))
-        means = [ScoreMean(rows, counts), ScoreMean(of_columns, column_counts)]
-        for side, pool in enumerate(pools):
-            if pool is not None:
-                more, _, further, _ = score_sums(
-                    pool.anchors, pool.vectors, exclusion=pool.exclusion, chunk_size=self.chunk_size
-                )
-                means[side] = ScoreMean(means[side].total + more, means[side].number + further)
-        return means[0], means[1]
-
-    def _above_mean(
-        self, batch: Batch, ranks: Ranks, anchors: Tensor, candidates: Candidates, scores: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """By how much the score of a pair is above the mean of its query, and of its document, with its positives.
-
-        Both ``[n]``, and zero to the last bit where a pair is alone.
-        """
-        if batch.positives is not None:
-            return scores_above_listed(scores, anchors, candidates.local_documents, batch.positives)
-        of_queries = of_documents = torch.zeros_like(scores)
-        if candidates.labels is None:
-            return of_queries, of_documents
-        labels, of_all = batch.query_labels, candidates.labels
-        local_documents = candidates.vectors[candidates.positives.local_slice]
-        if self.from_queries:
-            of_queries = scores_above_class(scores, anchors, local_documents, labels, candidates.vectors, of_all)
-        if self.from_documents:
-            everybody = ranks.gather(anchors, candidates.positives)
-            of_present = of_all[: len(everybody)]
-            of_documents = scores_above_class(scores, local_documents, anchors, labels, everybody, of_present)
-        return of_queries, of_documents
-
     def _with_queue(
         self, queue: DocumentQueue, batch: Batch, candidates: Candidates, exclusion: Exclusion | None
     ) -> tuple[Tensor, Exclusion | None]:
-        """Past documents behind the present ones; those that ids or labels tell to be positives are left out."""
+        """Past documents behind the present ones; positives among them are left out, or are told by labels to stay."""
+        if self.queue_positives and batch.labels is None:
+            raise ValueError("queue_positives: labels tell which past documents are positives; give labels")
         past = queue.documents.to(candidates.vectors.device)
         if not len(past):
             return candidates.vectors, exclusion
+        past = past[:, : self._width]
         if past.shape[1] != candidates.vectors.shape[1]:
             raise ValueError(
                 f"documents: the queue holds {len(past)} of d = {past.shape[1]}, got d = {batch.documents.shape[1]}; "
@@ -540,13 +352,12 @@ class InfoNCE(InBatchLoss):
         row_keys, column_keys = exclusion.row_keys, exclusion.column_keys
         if row_keys:
             column_keys = tuple(torch.cat(pair) for pair in zip(column_keys, (query_ids, document_ids), strict=True))
-        if batch.labels is not None:
+        if batch.labels is not None and not self.queue_positives:
             row_keys, column_keys = (*row_keys, batch.query_labels), (*column_keys, torch.cat((nobody, labels)))
         if exclusion.positive_keys is not None:
             of_queries, of_present = exclusion.positive_keys
-            exclusion = exclusion._replace(
-                positive_keys=(of_queries, torch.cat((of_present, torch.full_like(labels, NO_ID))))
-            )
+            of_past = labels if self.queue_positives else torch.full_like(labels, NO_ID)
+            exclusion = exclusion._replace(positive_keys=(of_queries, torch.cat((of_present, of_past))))
         if not (row_keys or exclusion.without_positives):
             return vectors, None
         return vectors, exclusion._replace(row_keys=row_keys, column_keys=column_keys)
@@ -568,37 +379,6 @@ class InfoNCE(InBatchLoss):
         if candidates.unpaired.total:
             all_documents = torch.cat((all_documents, ranks.gather(documents[n:], candidates.unpaired)))
         queue.push(all_documents, torch.stack((*keys, labels), 1))
-
-
-class _Pool(NamedTuple):
-    """What anchors ``[n, d]`` choose from beside the other side: vectors ``[m, d]`` without some pairs, edited."""
-
-    anchors: Tensor
-    vectors: Tensor
-    exclusion: Exclusion
-    edits: TileEdits | None
-    reading: ScoreReading | None
-
-    def log_sum_exp(self, chunk_size: int | None) -> Tensor:
-        """Of each anchor, ``[n]``."""
-        sums = log_sum_exp(
-            self.anchors, self.vectors, exclusion=self.exclusion, edits=self.edits, chunk_size=chunk_size
-        )
-        return sums[0]
-
-
-def _reading_too(edits: TileEdits | None, metrics: BatchMetrics | None) -> TileEdits | None:
-    """Edits that let the metrics of a batch read their tiles."""
-    return edits if metrics is None else (edits or TileEdits())._replace(reading=metrics.reading)
-
-
-def _log_sum(vectors: list[Tensor]) -> Tensor:
-    """Elementwise log-sum-exp of a few vectors; minus infinity, without a gradient, where all of them are."""
-    if len(vectors) == 1:
-        return vectors[0]
-    stacked = torch.stack(vectors)
-    has_any = (stacked > -torch.inf).any(0)
-    return stacked.where(has_any, 0.0).logsumexp(0).where(has_any, -torch.inf)
 
 
 def _warn_of_one_candidate() -> None:

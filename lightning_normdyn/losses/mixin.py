@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, cast
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, cast, get_args
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,14 +14,23 @@ from lightning_normdyn.caution import caution
 from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.chunked_encoder import Encode
+from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
+from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.learnt import average_gradients
-from lightning_normdyn.losses.options import InfoNCEOptions, Unpack
+from lightning_normdyn.losses.options import InfoNCEOptions, MixinLoss, SoftmaxOptions, Unpack
+from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.nearest_word import nearest
 
+_LEAST_REACH = 0.05
 _LOSS_OPTIONS = InfoNCEOptions.__optional_keys__
+_DEFAULTS = {
+    name: parameter.default
+    for made in (ContrastiveLoss, InfoNCE)
+    for name, parameter in inspect.signature(made).parameters.items()
+}
 
 
 class ContrastiveMixin:
@@ -37,8 +48,10 @@ class ContrastiveMixin:
             def training_step(self, batch):
                 return self.contrastive_loss(self.encoder(batch["query"]), self.encoder(batch["document"]))
 
-    The loss is ``self.contrast``, an :class:`InfoNCE`; its learnt temperature and exponents belong to the module's
-    parameters, and are logged as ``normdyn/contrast/<name>``, as are its metrics if it keeps them (``with_metrics``).
+    The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, a :class:`SigmoidContrastive`; its learnt
+    temperature and exponents belong to the module's parameters, and are logged as ``normdyn/contrast/<name>``, as are
+    its metrics if it keeps them (``with_metrics``). ``self.contrast.parameter_group(lr=1e-2)`` is their own group for
+    an optimizer.
     The callbacks see queries and documents as the targets ``queries`` and ``documents``. Under Lightning's
     ``ModelParallelStrategy`` it gathers over the data-parallel dimension of the mesh, unless ``process_group`` says
     another.
@@ -46,10 +59,17 @@ class ContrastiveMixin:
     Args:
         args: handed on to the next class.
         normalization: as for :class:`InfoNCE`; ``None`` for the class's own, which is cosine here.
+        loss: ``"infonce"``, or ``"sigmoid"`` for :class:`SigmoidContrastive` with the same normalization, temperature
+            (0.05 and fixed, unless said otherwise) and shared options, and a bias that is learnt from -10.
         options: those of :class:`InfoNCE`; what it does not know is handed on to the next class.
+
+    Raises:
+        ValueError: if an option is out of its range or means nothing to the loss; when the loss is used, if
+            ``self.contrast`` was set to one that does not have the options that were given here.
     """
 
-    contrast: InfoNCE
+    contrast: InBatchLoss
+    _given_options: Mapping[str, Any] = MappingProxyType({})
     default_normalization: ClassVar[Normalization] = "cosine"
     _decay_checked = False
     _meshed_trainer: Any = None
@@ -65,7 +85,11 @@ class ContrastiveMixin:
             )
 
     def __init__(
-        self, *args: Any, normalization: Normalization | None = None, **options: Unpack[InfoNCEOptions]
+        self,
+        *args: Any,
+        normalization: Normalization | None = None,
+        loss: MixinLoss = "infonce",
+        **options: Unpack[InfoNCEOptions],
     ) -> None:
         loss_options = _take_loss_options(options)
         try:
@@ -76,6 +100,13 @@ class ContrastiveMixin:
         self.contrast = InfoNCE(
             normalization=self.default_normalization if normalization is None else normalization, **options
         )
+        given = {name: value for name, value in loss_options.items() if value != _DEFAULTS[name]}
+        if loss not in get_args(MixinLoss):
+            raise ValueError(f"loss: expected one of {', '.join(get_args(MixinLoss))}, got {loss!r}")
+        if loss == "sigmoid":
+            self.contrast = _as_sigmoid(self.contrast, given)
+        self._given_options = given if normalization is None else {**given, "normalization": normalization}
+        self.contrast.has_options_of_mixin = True
 
     def contrastive_loss(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
         """The loss of a batch, see :meth:`InfoNCE.forward`; logs what trains in the loss itself, and its metrics."""
@@ -125,12 +156,37 @@ class ContrastiveMixin:
 
     def _see_mesh(self) -> None:
         """Lets the loss gather over the ranks that are given batches of their own, where Lightning made a mesh."""
+        self._check_options()
         mesh = getattr(self, "device_mesh", None)
         self.contrast.rank_group.see_mesh(mesh)
         trainer = getattr(self, "_trainer", None)
         if mesh is not None and trainer is not None and trainer.training and self._meshed_trainer is not trainer:
             self._meshed_trainer = trainer
             self._train_as_one(trainer.optimizers)
+
+    def _check_options(self) -> None:
+        """Refuses a loss that was set afterwards and lacks what the constructor was given, as by a config."""
+        if self.contrast.has_options_of_mixin or not self._given_options:
+            return
+        contrast, name = self.contrast, type(self.contrast).__name__
+        values = {
+            "normalization": contrast.similarity.normalization,
+            "temperature": contrast.scaling.start,
+            "learnable_temperature": contrast.scaling.learnable,
+            **contrast.shared_options,
+        }
+        for option, value in self._given_options.items():
+            if option in values and values[option] != value:
+                raise ValueError(
+                    f"{option}: {value!r} was given to the module, and self.contrast was set to a {name} that has "
+                    f"{values[option]!r}; write loss='sigmoid' for a sigmoid loss that heeds it, or give it to {name}"
+                )
+            if option not in values and not isinstance(contrast, InfoNCE):
+                raise ValueError(
+                    f"{option}: {value!r} was given to the module, and self.contrast was set to a {name}, which knows "
+                    "no such option; leave one of them out"
+                )
+        contrast.has_options_of_mixin = True
 
     def _train_as_one(self, optimizers: Sequence[Optimizer]) -> None:
         """Lets all ranks train what the loss learns as one, where FSDP2 may hold it or not."""
@@ -152,6 +208,7 @@ class ContrastiveMixin:
                 self._decay_checked = True
                 self._warn_of_decay(trainer.optimizers)
                 self._warn_of_omission(trainer.optimizers)
+                self._warn_of_exponents(trainer)
             cast(Any, self).log_dict({f"normdyn/contrast/{name}": value for name, value in values.items()})
 
     def _log_metrics(self) -> None:
@@ -172,15 +229,61 @@ class ContrastiveMixin:
                 stacklevel=4,
             )
 
+    def _warn_of_exponents(self, trainer: Any) -> None:
+        """Says so if learnt exponents would tell of something else than of lengths."""
+        if self.contrast.similarity.normalization != "learnable":
+            return
+        if not self.contrast.scaling.learnable:
+            caution(
+                "normalization='learnable' beside a fixed temperature: exponents also stand in for the temperature, so "
+                "that they say little of lengths; set learnable_temperature=True",
+                stacklevel=4,
+            )
+        reach = self._reach_of_exponents(trainer)
+        if reach is not None and reach < _LEAST_REACH:
+            caution(
+                f"the exponents can move by at most {reach:.1g} from where they started in this run, and would look "
+                "learnt; give the optimizer self.contrast.parameter_group(lr=1e-2)",
+                stacklevel=4,
+            )
+
+    def _reach_of_exponents(self, trainer: Any) -> float | None:
+        """How far an optimizer whose steps have about the size of its rate can take them; ``None`` for any other."""
+        exponents = getattr(self.contrast.similarity, "raw_gammas", None)
+        steps = trainer.estimated_stepping_batches
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                if "betas" in group and any(parameter is exponents for parameter in group["params"]):
+                    # A gamma is the sigmoid of what trains, whose slope is a quarter at most.
+                    return float(max(group["lr"], group.get("initial_lr", 0.0))) * float(steps) / 4
+        return None
+
     def _warn_of_omission(self, optimizers: Sequence[Optimizer]) -> None:
         """Says so if no optimizer trains what the loss learns: it would be logged, and never move."""
         optimized_ids = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-        if not any(id(parameter) in optimized_ids for parameter in self.contrast.parameters()):
+        parameters = list(self.contrast.parameters())
+        if parameters and not any(id(parameter) in optimized_ids for parameter in parameters):
             caution(
                 "no optimizer trains the loss's temperature or exponents; put self.contrast.parameters() into one of "
                 "its parameter groups",
                 stacklevel=4,
             )
+
+
+def _as_sigmoid(contrast: InBatchLoss, given: Mapping[str, Any]) -> SigmoidContrastive:
+    """The pairwise sigmoid loss with the options of another loss."""
+    for name in given:
+        if name not in SoftmaxOptions.__optional_keys__:
+            raise ValueError(
+                f"{name}: it means nothing to the sigmoid loss, which judges each pair by itself; leave it out, or "
+                "take loss='infonce'"
+            )
+    return SigmoidContrastive(
+        normalization=contrast.similarity.normalization,
+        temperature=contrast.scaling.start,
+        learnable_temperature=contrast.scaling.learnable,
+        **contrast.shared_options,
+    )
 
 
 def _take_loss_options(options: Any) -> InfoNCEOptions:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.tile_edits import Ceiling, GuideCeiling, HardnessWeight, TileCall, TileEdits
+from lightning_normdyn.core.dynamics.geometry import most_precise_dtype
 from lightning_normdyn.core.number_checks import check_not_negative, check_positive
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
@@ -181,7 +182,8 @@ class NegativeEdits:
             return ()
         rows, groups = self._candidates.positive_columns, self._candidates.groups
         first = groups[0].total + groups[1].total + groups[2].local_slice.start
-        strengths = torch.full((len(rows),), self._rules.hardness_strength, device=rows.device) / self._factor
+        ones = torch.ones(len(rows), dtype=most_precise_dtype(rows.device), device=rows.device)
+        strengths = ones * self._rules.hardness_strength / self._factor
         numbers = torch.arange(len(rows), device=rows.device)
         weight = HardnessWeight(
             strengths,

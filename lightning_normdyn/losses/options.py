@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ else:
             return Any
 
 
+MixinLoss = Literal["infonce", "sigmoid"]
+StartTemperature = float | Literal["auto"]
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
 Joint = bool | Literal["sentence_transformers"]
@@ -42,7 +45,7 @@ class SharedOptions(TypedDict, total=False):
 class SoftmaxOptions(SharedOptions, total=False):
     """The same with the temperature, which has another default in the sigmoid loss."""
 
-    temperature: float
+    temperature: StartTemperature
     learnable_temperature: bool
 
 
@@ -54,6 +57,8 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     same_side: SameSide
     joint: Joint
     queue_size: int
+    queue_positives: bool
+    shared_hard_negatives: bool
     fused: bool
     label_smoothing: float
     margin: float
@@ -66,4 +71,6 @@ class InfoNCEOptions(SoftmaxOptions, total=False):
     negative_share: float | None
     hardness: Hardness
     hardness_strength: float
+    prefixes: Sequence[int] | None
+    prefix_weights: Sequence[float] | None
     with_metrics: bool

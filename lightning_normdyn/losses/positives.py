@@ -24,6 +24,42 @@ def sums_of_listed(documents: Tensor, positives: Tensor) -> tuple[Tensor, Tensor
     return sums, counts
 
 
+def counts_of_class(labels: Tensor, vector_labels: Tensor) -> Tensor:
+    """How many of ``vector_labels [m]`` each of ``labels [n]`` equals, ``[n]``.
+
+    Example:
+        >>> counts_of_class(torch.tensor([5, 7]), torch.tensor([7, 7, 5, -1]))
+        tensor([1, 2])
+    """
+    classes, place = torch.cat((vector_labels, labels)).unique(return_inverse=True)
+    return torch.bincount(place[: len(vector_labels)], minlength=len(classes))[place[len(vector_labels) :]]
+
+
+def mean_scores_of_class(
+    anchors: Tensor, partners: Tensor, labels: Tensor, vectors: Tensor, vector_labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean score of each anchor with all vectors of its class but its partner, and how many those are.
+
+    Args:
+        anchors: ``[n, d]``.
+        partners: ``[n, d]``, which are among the vectors.
+        labels: classes of both, ``[n]``.
+        vectors: ``[m, d]``.
+        vector_labels: their classes, ``[m]``.
+
+    Returns:
+        Both ``[n]``; a mean of nothing is 0.
+
+    Example:
+        >>> labels, vectors = torch.tensor([1]), torch.tensor([[1.0], [3.0], [5.0]])
+        >>> mean_scores_of_class(torch.tensor([[2.0]]), vectors[:1], labels, vectors, labels.expand(3))
+        (tensor([8.]), tensor([2.]))
+    """
+    sums, counts = sums_by_label(labels, vectors, vector_labels)
+    numbers = counts - 1
+    return (anchors * (sums - partners)).sum(-1) / numbers.clamp(min=1), numbers
+
+
 def scores_above_class(
     scores: Tensor, anchors: Tensor, partners: Tensor, labels: Tensor, vectors: Tensor, vector_labels: Tensor
 ) -> Tensor:

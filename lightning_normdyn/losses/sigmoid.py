@@ -13,7 +13,7 @@ from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs, positive_columns
 from lightning_normdyn.losses.learnt import OwnNumbers, learnt_number, take_saved_shape, whole, wide_dtype
-from lightning_normdyn.losses.options import SharedOptions, Unpack
+from lightning_normdyn.losses.options import SharedOptions, StartTemperature, Unpack
 from lightning_normdyn.losses.positives import distinct_positives
 from lightning_normdyn.losses.similarity import Normalization
 
@@ -26,7 +26,8 @@ class SigmoidContrastive(OwnNumbers, InBatchLoss):
 
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
-        temperature: what scores are divided by, at the start.
+        temperature: what scores are divided by, at the start; ``"auto"`` goes by the spread of the first training
+            batch's scores, see :class:`AutoTemperature`.
         learnable_temperature: whether it trains.
         bias: added to every score, at the start: about minus the log of the batch makes most pairs negative.
         learnable_bias: whether it trains.
@@ -42,12 +43,13 @@ class SigmoidContrastive(OwnNumbers, InBatchLoss):
     """
 
     bias: Tensor
+    cosine_temperature = 0.1
 
     def __init__(
         self,
         *,
         normalization: Normalization = "cosine",
-        temperature: float = 0.1,
+        temperature: StartTemperature = 0.1,
         learnable_temperature: bool = True,
         bias: float = -10.0,
         learnable_bias: bool = True,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +10,10 @@ from torch import Tensor, nn
 from lightning_normdyn.core.contrast.factored import Factored, factored
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
-from lightning_normdyn.core.number_checks import check_flag, check_positive
-from lightning_normdyn.losses.learnt import (
-    OwnNumbers,
-    call_after_steps,
-    has_other_processes,
-    learnt_number,
-    take_saved_shape,
-    whole,
-    wide_dtype,
-)
+from lightning_normdyn.core.number_checks import check_flag
+from lightning_normdyn.losses.learnt import OwnNumbers, whole, wide_dtype
 from lightning_normdyn.nearest_word import nearest
 
-_COLDEST = 1e-30  # float32 still holds its inverse
 Normalization = Literal["cosine", "dot", "qnorm", "dnorm", "learnable"]
 """The names of :data:`NORMALIZATIONS`, for type checkers, and the one whose exponents train."""
 NORMALIZATION_NAMES: tuple[str, ...] = get_args(Normalization)
@@ -137,75 +127,3 @@ class NormalizedSimilarity(OwnNumbers):
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
         return f"{self.normalization!r}" + (", shared_gamma=True" if self.shared_gamma else "")
-
-
-class Temperature(OwnNumbers):
-    """A temperature, stored as the log of its inverse, the scale.
-
-    Learnt on a log scale because it acts by ratios. A learnt scale is held at or below ``max_scale`` by setting it
-    back, as CLIP does, so that its gradient never vanishes at the bound.
-
-    Args:
-        temperature: at the start.
-        learnable: whether it trains.
-        max_scale: largest learnt scale, ``1/temperature``.
-
-    Raises:
-        ValueError: if the temperature is not positive, or beyond the bound from the start.
-
-    Example:
-        >>> Temperature(0.05, learnable=False, max_scale=100.0).scale
-        tensor(20.)
-    """
-
-    def __init__(self, temperature: float, *, learnable: bool, max_scale: float) -> None:
-        super().__init__()
-        check_positive(temperature=temperature, hint="0.05 is common")
-        if temperature < _COLDEST:
-            raise ValueError(f"temperature: expected at least {_COLDEST:g}, got {temperature!r}; 0.05 is common")
-        check_positive(max_scale=max_scale, hint="100 is common")
-        if learnable and 1 / temperature > max_scale:
-            raise ValueError(
-                f"temperature: {temperature} makes a scale of {1 / temperature:g}, above max_scale={max_scale:g}; "
-                "start warmer or raise the bound"
-            )
-        self.learnable = learnable
-        self._fixed = 1 / temperature  # a number, which no module.half() rounds
-        self.max_scale = max_scale
-        if learnable:
-            self.log_scale = learnt_number(-math.log(temperature))
-
-    def reset_parameters(self) -> None:
-        """Sets a learnt temperature to where it started."""
-        if self.learnable:
-            self.log_scale.fill_(math.log(self._fixed))
-
-    @property
-    def factor(self) -> float | Tensor:
-        """``1/temperature``: a number, or if it is learnt a tensor in float32 at least that carries gradient."""
-        return at_least_float32(whole(self.log_scale)).reshape(()).exp() if self.learnable else self._fixed
-
-    @property
-    def scale(self) -> Tensor:
-        """The same as a tensor."""
-        return torch.as_tensor(self.factor)
-
-    def hold_in_training(self) -> None:
-        """Sets a learnt scale back to its bound, now and, where processes train together, after every step.
-
-        Inside of a module's ``forward`` FSDP2 has copies of its parameters, which it throws away.
-        """
-        self.hold()
-        if self.learnable and has_other_processes():
-            call_after_steps(self, "log_scale", Temperature.hold)
-
-    def hold(self) -> None:
-        """Sets a learnt scale back to its bound."""
-        if self.learnable:
-            with torch.no_grad():
-                self.log_scale.clamp_(max=math.log(self.max_scale))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if self.learnable:
-            take_saved_shape(self.log_scale, state_dict, f"{prefix}log_scale")
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -6,9 +6,9 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_normdyn.core.contrast.log_sum_exp import softmax_loss
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_flag, check_not_negative
 
@@ -132,7 +132,7 @@ class SoftmaxTerms(NamedTuple):
         if self.decoupled:
             losses = (log_sums - p + above_mean).where(log_sums > -torch.inf, 0.0)
         else:
-            losses = F.softplus(log_sums - p) + above_mean
+            losses = softmax_loss(log_sums, p) + above_mean
         if self.label_smoothing:
             assert mean is not None
             losses = losses + self.label_smoothing * (p - above_mean - (mean.total - scores + p) / mean.number)

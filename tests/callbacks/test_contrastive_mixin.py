@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -16,9 +19,11 @@ from lightning_normdyn.losses import (
     CosineMixin,
     DNormMixin,
     DotMixin,
+    FullSoftmax,
     InfoNCE,
     LearnableNormMixin,
     QNormMixin,
+    SigmoidContrastive,
 )
 
 D, BATCH = 8, 16
@@ -191,3 +196,85 @@ def test_compilation_leaves_the_loss_alone():
         return 2 * loss(queries.sin(), documents.cos())
 
     torch.testing.assert_close(torch.compile(step, backend="eager")(queries, documents), step(queries, documents))
+
+
+def test_the_sigmoid_loss_is_one_word_that_heeds_the_other_options():
+    module = Retriever(loss="sigmoid", normalization="qnorm", temperature=0.3, learnable_temperature=True, chunk_size=5)
+    queries, documents = batches(1)[0]
+    expected = SigmoidContrastive(normalization="qnorm", temperature=0.3)
+    torch.testing.assert_close(module.contrastive_loss(queries, documents), expected(queries, documents))
+    assert module.contrast.chunk_size == 5
+    assert module.contrast.learnt().keys() == {"temperature", "bias"}
+    with pytest.raises(ValueError, match="symmetric: it means nothing to the sigmoid loss, which judges each pair by"):
+        Retriever(loss="sigmoid", symmetric=True)
+    with pytest.raises(ValueError, match="loss: expected one of infonce, sigmoid, got 'siglip'"):
+        Retriever(loss="siglip")
+
+
+def test_a_configuration_takes_the_word():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Retriever, "model")
+    parsed = parser.parse_args(["--model.loss=sigmoid", "--model.normalization=dot", "--model.temperature=auto"])
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    contrast = build(parsed).model.contrast
+    assert isinstance(contrast, SigmoidContrastive)
+    assert (contrast.similarity.normalization, contrast.scaling.start) == ("dot", "auto")
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"normalization": "qnorm"}, "normalization"),
+        ({"temperature": 0.3}, "temperature"),
+        ({"symmetric": True}, "symmetric"),
+        ({"chunk_size": 3}, "chunk_size"),
+    ],
+)
+def test_a_loss_that_is_set_afterwards_makes_no_option_ineffective_in_silence(options, option):
+    module = Retriever(**options)
+    module.contrast = SigmoidContrastive()
+    with pytest.raises(ValueError, match=f"^{option}: .* was given to the module, and self.contrast was set to a Sigm"):
+        module.contrastive_loss(*batches(1)[0])
+    module = Retriever()
+    module.contrast = SigmoidContrastive(normalization="dot", temperature=0.3)
+    module.contrastive_loss(*batches(1)[0])
+    heeding = Retriever(normalization="dot", temperature=0.3)
+    heeding.contrast = SigmoidContrastive(normalization="dot", temperature=0.3)
+    copy.deepcopy(heeding).contrastive_loss(*batches(1)[0])
+
+
+def test_a_full_softmax_shares_the_parts_of_a_sigmoid_loss():
+    module = Retriever(loss="sigmoid", normalization="dot", temperature=2.0, learnable_temperature=True)
+    queries, documents = batches(1)[0]
+    targets = torch.arange(BATCH)
+    expected = FullSoftmax(normalization="dot", temperature=2.0)(queries, documents, targets)
+    value = module.full_softmax_loss(queries, documents, targets)
+    torch.testing.assert_close(value, expected)
+    value.backward()
+    assert module.contrast.scaling.log_scale.grad.abs() > 0
+
+
+class Slow(Retriever):
+    """An encoder's rate, and one of the loss's own if there is any."""
+
+    def __init__(self, loss_lr=None, **contrastive):
+        super().__init__(**contrastive)
+        self.loss_lr = loss_lr
+
+    def configure_optimizers(self):
+        towers = [*self.query.parameters(), *self.document.parameters()]
+        return torch.optim.AdamW([{"params": towers}, self.contrast.parameter_group(lr=self.loss_lr)], lr=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss_lr", "learns", "said"), [(None, False, 2), (None, True, 1), (0.1, False, 1), (0.1, True, 0)]
+)
+def test_exponents_that_could_tell_nothing_are_said(fit, loss_lr, learns, said):
+    module = Slow(loss_lr, normalization="learnable", learnable_temperature=learns)
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        fit(module, batches(4))
+    messages = [str(each.message) for each in record if "exponents" in str(each.message)]
+    assert len(messages) == said
+    assert any("set learnable_temperature=True" in message for message in messages) == (not learns)
+    assert any("move by at most 2e-05" in message for message in messages) == (loss_lr is None)

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lightning_normdyn.cli.main import main
@@ -36,6 +39,25 @@ def test_lengths_that_decide_are_found(embeddings, capsys) -> None:
     assert found["queries"] == 120
     assert main(embeddings) == 0  # document i answers query i: the same pairs
     assert capsys.readouterr().out == said
+
+
+def test_shards_and_urls_are_advised_on_as_files_are(embeddings, capsys) -> None:
+    judged = ["--judgements", "judged.tsv"]
+    assert main([*embeddings, *judged]) == 0
+    said = capsys.readouterr().out
+    archive = np.load("documents.npz")
+    Path("documents").mkdir()
+    for number, rows in enumerate((slice(0, 100), slice(100, 101), slice(101, 240))):
+        columns = {"id": archive["ids"][rows].tolist(), "v": archive["embeddings"][rows].tolist()}
+        table = pa.table(columns, pa.schema([("id", pa.string()), ("v", pa.list_(pa.float32()))]))
+        pq.write_table(table, f"documents/{number}.parquet")
+    memory = fsspec.filesystem("memory")
+    memory.put("queries.npy", "/advise/queries.npy")
+    for documents in ("documents", Path("documents").absolute().as_uri()):
+        words = ["advise", "--queries", "memory://advise/queries.npy", "--documents", documents]
+        assert main([*words, *judged]) == 0
+        assert capsys.readouterr().out == said
+    memory.rm("/advise", recursive=True)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,13 @@ import gzip
 import html
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
+import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -68,6 +72,30 @@ def test_files_are_put_together_by_their_ids(files, capsys):
     assert any("1 judgements of unknown documents" in note for note in found["notes"])
     assert any("1 of 40 queries" in note for note in found["notes"])
     assert sorted(file.name for file in Path("here").iterdir()) == ["audit.html", "audit.json"]
+
+
+def test_shards_and_urls_are_audited_as_files_are(files):
+    judged = ["--judgements", "qrels.tsv", "--covariates", "covariates.tsv"]
+    words = ["--embeddings", "documents.npz", "--column", "vectors", "--queries", "queries.npz", *judged]
+    assert audit(*words, "--out", "of-files") == 0
+    for side, cuts in (("documents", (0, 50, 50, 120)), ("queries", (0, 7, 40))):
+        archive = np.load(f"{side}.npz")
+        Path(side).mkdir()
+        for number, (start, end) in enumerate(pairwise(cuts)):
+            columns = [archive["ids"][start:end].tolist(), list(archive["vectors"][start:end])]
+            kind = pa.list_(pa.from_numpy_dtype(archive["vectors"].dtype))
+            schema = pa.schema([("id", pa.string()), ("vectors", kind)])
+            pq.write_table(pa.table(columns, schema=schema), f"{side}/part-{number}.parquet")
+    memory = fsspec.filesystem("memory")
+    for side in ("documents", "queries"):
+        memory.put(side, f"/audited/{side}", recursive=True)
+    for place in (".", "memory://audited"):
+        words = ["--embeddings", f"{place}/documents", "--queries", f"{place}/queries", *judged]
+        assert audit(*words, "--out", "of-shards", "--overwrite") == 0
+        assert numbers("of-shards") == numbers("of-files") | {"name": "documents"}
+    memory.rm("/audited", recursive=True)
+    page = html.unescape(Path("of-shards/audit.html").read_text(encoding="utf-8"))
+    assert "normdyn audit --embeddings memory://audited/documents" in page
 
 
 def test_the_page_names_its_command(files):

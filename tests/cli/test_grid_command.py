@@ -241,10 +241,13 @@ def test_no_training_outlives_its_grid_and_no_two_grids_share_a_folder(workplace
 
 def test_a_training_ends_with_its_grid_while_it_still_loads(tmp_path):
     """A grid that is killed closes its end of the pipe; once all is loaded, the job is found to be missing."""
-    command = [sys.executable, "-m", "lightning_normdyn.cli.grids.worker", str(tmp_path / "job.json")]
+    (tmp_path / "scratch").mkdir()
+    job, scratch = str(tmp_path / "job.json"), str(tmp_path / "scratch")
+    command = [sys.executable, "-m", "lightning_normdyn.cli.grids.worker", job, scratch]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
         _, complaint = worker.communicate(timeout=60)
     assert (worker.returncode, complaint) == (1, b"")
+    assert not Path(scratch).exists()
 
 
 def until(condition, *, seconds: float) -> None:
@@ -388,7 +391,7 @@ def kill_a_worker(name: str) -> None:
         found = []
         for process in scratch_trainings():
             with suppress(OSError):
-                job = Path(f"/proc/{process}/cmdline").read_bytes().decode().rstrip("\0").split("\0")[-1]
+                job = Path(f"/proc/{process}/cmdline").read_bytes().decode().rstrip("\0").split("\0")[-2]
                 wanted = json.loads(Path(job).read_text())
                 words = f"{wanted['variant']}-lr{wanted['lr']:g}-seed{wanted['seed']}"
                 status = Path(f"/proc/{process}/status").read_text()

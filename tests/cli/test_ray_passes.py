@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 from importlib import import_module
 from itertools import pairwise
@@ -186,6 +187,20 @@ def test_memory_of_this_process_is_refused():
     fsspec.filesystem("memory").pipe("/a.npy", npy_bytes())
     with pytest.raises(ValueError, match=r"^engine: expected embeddings that other processes can read, got memory://a"):
         RayPasses(SimpleNamespace(cpus=2), EmbeddingFile("memory://a.npy"), 64, print)
+
+
+def test_an_address_where_nobody_listens_is_one_sentence(files, monkeypatch, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        assert main(["audit", "--embeddings", "one.npy", "--engine", "ray"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(
+        "normdyn: RAY_ADDRESS: expected the address of a Ray cluster, such as ray start --head"
+    )
+    assert printed.err.count("\n") == 1
+    assert not Path("audit").exists()
 
 
 def npy_bytes():

@@ -11,7 +11,8 @@ import pytest
 from pytorch_lightning import seed_everything
 
 from lightning_normdyn.cli.demos.training import train
-from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_waits
+from lightning_normdyn.cli.ray_cluster import _sigterm_told_apart
+from lightning_normdyn.cli.signals import Terminated, ending_signal, sigterm_raises, sigterm_waits
 from lightning_normdyn.history import read_run
 from lightning_normdyn.tasks import TokenContrast, TokenPairs
 
@@ -116,3 +117,22 @@ def test_the_demos_figures_do_not_depend_on_the_signal(text, number):
         metrics.append({name: float(value) for name, value in training.trainer.callback_metrics.items()})
     assert metrics[0] == pytest.approx(metrics[1], nan_ok=True)
     assert any(name.endswith("transient_median_error") for name in metrics[0])
+
+
+def test_a_sigterm_that_a_library_made_an_interrupt_of_is_told_apart() -> None:
+    """Ray raises a plain KeyboardInterrupt where it waits, whatever the handler raised."""
+
+    def wait(number: int) -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    with sigterm_raises():
+        before = signal.getsignal(signal.SIGTERM)
+        for number, kind in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)):
+            with pytest.raises(KeyboardInterrupt) as raised, _sigterm_told_apart():
+                wait(number)
+            assert type(raised.value) is kind
+            assert ending_signal(raised.value) == number
+        assert signal.getsignal(signal.SIGTERM) in (before, signal.SIG_IGN)

@@ -11,8 +11,8 @@ import pytest
 import sentence_models
 import torch
 import torch.nn.functional as F
-from tally import TableTally, Tally
-from trainings import BATCH, STEPS, by_hugging_face, by_plain_loop
+from tally import ByHandTally, TableTally, Tally
+from trainings import BATCH, STEPS, by_hugging_face, by_plain_loop, under_torchrec
 
 
 @dataclass(frozen=True)
@@ -304,5 +304,17 @@ SETUPS = [
         plainly(Metric, labelled),
         "embedder",
         lambda model: model.embedder,
+    ),
+    *(
+        Setup(
+            "torchrec",
+            f"row-wise table under DistributedModelParallel, {kind}",
+            lambda run, kind=kind: under_torchrec(run, kind),
+            "bags.embedding_bags.rows.weight",
+            lambda model: model,
+            partial(ByHandTally, "rows"),
+            ("fbgemm_gpu",),
+        )
+        for kind in ("EXACT_ROWWISE_ADAGRAD", "EXACT_ADAGRAD", "EXACT_SGD")
     ),
 ]

@@ -88,3 +88,21 @@ class TableTally:
             }
         )
         self._gradient = 0
+
+
+class ByHandTally:
+    """The same of one table of a training that is made again by hand, in float64, beside the one that is observed."""
+
+    def __init__(self, table):
+        self._table = table
+        self.steps = []
+
+    def attach(self, training):
+        self._training = training
+
+    def step(self, ids):
+        """Makes the step that was made."""
+        self._training.step(ids)
+        names = ("norm_mean", "norm_p50", "norm_cv", "gradient_norm", "radial_fraction")
+        step = self._training.steps[-1][self._table]
+        self.steps.append({name: float(step[name]) for name in names})

@@ -22,6 +22,7 @@ pytestmark = [
 DISTRIBUTIONS = {
     "sentence_transformers": "sentence-transformers",
     "pytorch_metric_learning": "pytorch-metric-learning",
+    "fbgemm_gpu": "fbgemm-gpu-cpu",
     "open_clip": "open_clip_torch",
 }
 

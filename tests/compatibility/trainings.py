@@ -116,3 +116,51 @@ def by_plain_loop(run, make_model, batches, configure, **options):
     if observer is not None:
         observer.finish()
     run.finish(model, logged)
+
+
+def under_torchrec(run, kind):
+    """A loop under TorchRec's DistributedModelParallel on one process, whose fused optimizer nobody steps.
+
+    The table is called ``rows``; the tally is told what autograd gives for the rows as they are before each step.
+    """
+    import sharded_recommender as recommender
+
+    from lightning_normdyn.integrations.torchrec import TorchRecObserver
+
+    recommender.start_process_group()
+    try:
+        _train_under_torchrec(run, recommender, TorchRecObserver, kind)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _train_under_torchrec(run, recommender, make_observer, kind):
+    model, batches = recommender.sharded(kind), recommender.features(STEPS)
+    first, logged, checkpoint = 0, [], run.folder / "checkpoint.pt"
+    observer = None
+    if run.target:
+        observer = make_observer(
+            model, total_steps=STEPS, log=lambda m, _: logged.append(m), targets=[run.target], **OPTIONS
+        )
+    if run.resumes:
+        state = torch.load(checkpoint, weights_only=True)
+        recommender.set_whole(model, state["whole"])
+        observer.load_state_dict(state["observer"])
+        logged += state["logged"]
+        first = HALF
+    if run.tally is not None:
+        run.tally.attach(recommender.ByHand(kind, column_blocks=2))
+    if observer is not None:
+        observer.begin()
+    for number in range(first, STEPS):
+        if observer is not None and number == HALF and not run.resumes:
+            state = {"observer": observer.state_dict(), "whole": recommender.whole_tables(model)}
+            torch.save(state | {"logged": list(logged)}, checkpoint)
+        recommender.loss_of(model(recommender.jagged_features(batches[number])), batches[number]).backward()
+        if run.tally is not None:
+            run.tally.step(batches[number])
+    if observer is not None:
+        observer.finish()
+    run.weights = recommender.whole_tables(model)
+    prefix = f"normdyn/{run.target}/"
+    run.scalars = [{key.removeprefix(prefix): value for key, value in entry.items()} for entry in logged]

@@ -128,6 +128,12 @@ def cut_short(folder, kind):
     (folder / "part-2.parquet").write_bytes((folder / "part-0.parquet").read_bytes()[:-20])
 
 
+def damaged(folder, kind):
+    content = bytearray((folder / "part-0.parquet").read_bytes())
+    content[100:700] = bytes(600)
+    (folder / "part-0.parquet").write_bytes(content)
+
+
 def too_large(folder, kind):
     pq.write_table(
         pa.table({"id": IDS[:3], "vector": lists(VECTORS[:3].astype(np.float64) * 1e300, kind)}),
@@ -151,6 +157,7 @@ def too_large(folder, kind):
         (missing_id, r"part-2\.parquet, row 1: expected an id in 'id', got nothing"),
         (missing_vector, r"part-2\.parquet, row 0: expected 6 numbers in 'vector' as in the first row of .*part-0"),
         (cut_short, r"part-2\.parquet: cannot be read as \.parquet"),
+        (damaged, r"part-0\.parquet: cannot be read as \.parquet"),
         (too_large, r"set, row 40: expected numbers in float32's range"),
     ],
 )

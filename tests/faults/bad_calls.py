@@ -21,7 +21,7 @@ from lightning_normdyn.instruments import NormObserver
 
 def _losses() -> Iterator[BadCall]:
     kind = "losses: settings"
-    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax):
+    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon):
         yield from each(
             kind,
             make,
@@ -34,7 +34,30 @@ def _losses() -> Iterator[BadCall]:
             process_group=["data", 3],
             check_finite=["no"],
             learnable_temperature=["no"],
+            reduction=["average", None, 1],
         )
+    yield from each(
+        kind,
+        losses.InfoNCE,
+        {},
+        label_smoothing=[-0.1, 1, NAN, "0.1"],
+        margin=[-1, INF, "0.3"],
+        relative_margin=[-0.1, 1.5, NAN],
+        decoupled=["no"],
+        prior=[-0.1, 1, NAN, "0.1"],
+        guide_margin=[-0.1, INF, "0"],
+        guide_relative_margin=[-0.1, NAN],
+        negative_margin=[-0.1, NAN, "0"],
+        negative_share=[0, -1, NAN, "95%"],
+        hardness=["hard", None, True],
+        hardness_strength=NOT_POSITIVE,
+        prefixes=[[], "64", [2, 1], [2, 2], [0], [1.5], 64],
+        prefix_weights=[[1.0]],
+        with_metrics=["yes"],
+    )
+    yield from each(
+        kind, losses.InfoNCE, {"prefixes": [1, 2]}, prefix_weights=[[1.0], [1.0, -1.0], [0.0, 0.0], [NAN, 1.0], "ab", 2]
+    )
     yield from each(
         kind,
         losses.InfoNCE,
@@ -43,9 +66,13 @@ def _losses() -> Iterator[BadCall]:
         direction=["both", 3],
         same_side=["all", True],
         symmetric=NOT_FLAG,
-        joint=["no"],
+        joint=["no", "ours", 1],
+        queue_positives=["no", True],
+        shared_hard_negatives=["no", 1],
         fused=["no"],
     )
+    yield from each(kind, losses.FullSoftmax, {}, share_documents=["no", 1])
+    yield from each(kind, losses.InfoNCE().parameter_group, {}, lr=[0, -1.0, NAN, INF, "0.1"])
     yield from each(kind, losses.SigmoidContrastive, {}, bias=[NAN, INF, "0"], learnable_bias=["no"])
     yield from each(kind, losses.NormalizedSimilarity, {}, normalization=["cos", None], shared_gamma=["no"])
     kind = "losses: batches"
@@ -56,6 +83,16 @@ def _losses() -> Iterator[BadCall]:
         "positives": [torch.arange(4), torch.full((4, 1), 9), [[0]] * 4, torch.zeros(4, 1)],
         "query_ids": [torch.arange(3), list("abcd"), torch.rand(4)],
         "document_ids": [torch.arange(3), list("abcdef")],
+        "weights": [
+            torch.rand(3),
+            torch.ones(4).long(),
+            -torch.ones(4),
+            torch.full((4,), NAN),
+            torch.zeros(4),
+            [1.0] * 4,
+        ],
+        "temperatures": [torch.rand(3), torch.zeros(4), torch.full((4,), INF), torch.ones(4).long(), 0.05],
+        "query_guides": [torch.randn(4, 2), torch.randn(3, 2), [[1.0]] * 4],
         "hard_negatives": [D, torch.randn(4, 2, 5), torch.full((4, 2, 3), NAN), torch.ones(4, 2, 3).long()],
     }
     for make in (losses.InfoNCE, losses.SigmoidContrastive):
@@ -74,6 +111,24 @@ def _losses() -> Iterator[BadCall]:
         queries=[Q[0], QN, Q[:, :2]],
         documents=[D[0], D[:, :2], None],
         targets=[torch.arange(3), torch.arange(4) + 9, torch.rand(4), None],
+        weights=[torch.rand(3), -torch.ones(4), torch.zeros(4), 1.0],
+        temperatures=[torch.rand(3), torch.zeros(4), "0.05"],
+    )
+    guides = {"queries": Q, "documents": D, "query_guides": torch.randn(4, 2), "document_guides": torch.randn(6, 2)}
+    yield from each(
+        kind,
+        losses.InfoNCE(),
+        guides,
+        query_guides=[torch.randn(3, 2), torch.randn(4), torch.ones(4, 2).long()],
+        document_guides=[torch.randn(4, 2), torch.randn(6, 3), None],
+        hard_negative_guides=[torch.randn(4, 1, 2)],
+    )
+    yield from each(
+        kind,
+        losses.SupCon(),
+        {"embeddings": D, "labels": torch.arange(6) // 2},
+        embeddings=[D[0], D.long(), None, torch.full_like(D, NAN)],
+        labels=[torch.arange(3), torch.rand(6), torch.arange(6) - 3, [0] * 6, None],
     )
     linear = nn.Linear(3, 2)
     cached = {

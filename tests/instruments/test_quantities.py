@@ -6,10 +6,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from encoders import Contrast, relu_layers, views
+from fused_tables import Block, Kind, Pairs, first_rows, pair_ids
 from small_models import Lit, PairTable, pair_batches, seeded
 
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.instruments import QUANTITIES
+from lightning_normdyn.integrations.torchrec import TorchRecObserver
 from lightning_normdyn.losses import ContrastiveMixin, SigmoidContrastive
 
 STEPS = 120
@@ -42,6 +44,15 @@ def quantities_of(trainer):
     return {key.rpartition("/")[2] for key in keys if key.startswith("normdyn/")}
 
 
+def of_a_fused_table():
+    """What is logged where the optimizer is fused into backward."""
+    model, names = Pairs(Block(first_rows(), Kind.ROWWISE)), set()
+    with TorchRecObserver(model, log=lambda metrics, _: names.update(key.rpartition("/")[2] for key in metrics)):
+        for pairs in pair_ids(3):
+            model(pairs).backward()
+    return names
+
+
 @pytest.fixture
 def logged(fit):
     options = {"every_n_steps": 5, "window": 20, "save_history": False}
@@ -57,7 +68,7 @@ def logged(fit):
         )
         for loss in (None, SigmoidContrastive(learnable_bias=True))
     ]
-    return {"table": quantities_of(table), "encoder": quantities_of(probe)} | {
+    return {"table": quantities_of(table), "encoder": quantities_of(probe), "fused table": of_a_fused_table()} | {
         f"loss {number}": quantities_of(trainer) for number, trainer in enumerate(losses)
     }
 

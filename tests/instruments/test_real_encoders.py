@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from encoders import Contrast, relu_layers, views
+from encoders import Contrast, contrast, relu_layers, views
 from pytorch_lightning.plugins.precision import MixedPrecision
 from small_models import seeded
 from small_transformers import bert_config
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.history import read_run
+from lightning_normdyn.instruments import NormObserver
 
 WORDS, LENGTH, PAIRS, STEPS = 40, 6, 8, 24
 TOWERS = {
@@ -208,10 +211,10 @@ def sgd(net):
 COMPILED = {
     "wrapped": lambda net: torch.compile(net, backend="eager"),
     "wrapped, one graph": lambda net: torch.compile(net, backend="eager", fullgraph=True),
+    "by its method": lambda net: (net.compile(backend="eager"), net)[1],
 }
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's, as it traces hooks
 @pytest.mark.parametrize("compile_it", COMPILED.values(), ids=COMPILED)
 def test_a_compiled_submodule_keeps_its_name(fit, tmp_path, compile_it):
     """``torch.compile(encoder)`` is a module around the encoder; its targets are called as before."""
@@ -226,6 +229,62 @@ def test_a_compiled_submodule_keeps_its_name(fit, tmp_path, compile_it):
     for target in ("encoder", "encoder.0.weight"):
         close(found.of(target), plainly.of(target), rel=1e-4)
     assert set(read_run(tmp_path / "compiled")) == {"encoder", "encoder.0.weight"}
+
+
+def trained_as_root(compile_it=lambda net, _: (net, net), target="root"):
+    """What was logged, the weights, and how many graphs were compiled, of a net and what calls it."""
+    torch._dynamo.reset()
+    net, counter, logged = seeded(relu_layers), CompileCounter(), {}
+    observed, called = compile_it(net, counter)
+    optimizer = sgd(net)
+    with NormObserver(
+        observed,
+        optimizer,
+        targets=[target],
+        total_steps=STEPS,
+        every_n_steps=4,
+        window=12,
+        log=lambda *news: logged.update(news[0]),
+    ):
+        for batch in views(STEPS):
+            optimizer.zero_grad()
+            contrast(called, batch).backward()
+            optimizer.step()
+    return logged, net.state_dict(), counter.frame_count
+
+
+def wrapped(net, counter, **options):
+    called = torch.compile(net, backend=counter, **options)
+    return called, called
+
+
+def inside(net, counter, **options):
+    return net, torch.compile(net, backend=counter, **options)
+
+
+def by_method(net, counter, **options):
+    net.compile(backend=counter, **options)
+    return net, net
+
+
+@pytest.mark.parametrize("compile_it", [wrapped, partial(wrapped, fullgraph=True), inside, by_method])
+def test_a_whole_model_that_is_compiled_is_followed_in_one_graph(compile_it):
+    """Whether the observer is given the model or what ``torch.compile`` makes of it."""
+    expected, weights, _ = trained_as_root()
+    logged, compiled_weights, graphs = trained_as_root(compile_it)
+    assert graphs == 1
+    assert logged.keys() == expected.keys()
+    assert logged == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert not [name for name, value in weights.items() if not torch.equal(value, compiled_weights[name])]
+
+
+@pytest.mark.parametrize(("compile_it", "target"), [(inside, "root"), (by_method, "root"), (wrapped, "0")])
+def test_a_target_inside_of_one_graph_is_refused_with_the_reason(compile_it, target):
+    logged, *_ = trained_as_root(compile_it, target)
+    assert logged == pytest.approx(trained_as_root(target=target)[0], rel=1e-4, abs=1e-6)
+    reason = "compile without fullgraph=True, or give the observer what torch.compile"
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=reason):
+        trained_as_root(partial(compile_it, fullgraph=True), target)
 
 
 class Images(pl.LightningModule):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from planted_evidence import evidence_of, rules_that_speak, severities, verdicts_of
 
 from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
-from lightning_normdyn.instruments import QUANTITIES, RULES, NormObserver
-from lightning_normdyn.instruments.verdicts.evidence import Courses, Evidence, Facts, TypicalRow
+from lightning_normdyn.instruments import QUANTITIES, RULES
+from lightning_normdyn.instruments.verdicts.evidence import TypicalRow
 from lightning_normdyn.instruments.verdicts.rules import judge
 from lightning_normdyn.levers import equilibrium_init
 from lightning_normdyn.losses import InfoNCE
@@ -57,31 +58,6 @@ def test_the_library_is_large_enough():
     assert len(planted.HEALTHY) >= 20
     assert len(RUNS) == len(planted.FAULTS) + len(planted.HEALTHY)
     assert {rule for run in planted.FAULTS for rule in run.rules} <= RULES.keys()
-
-
-def evidence_of(values, *, steps=1000, optimizer=None, **facts):
-    """What rules see of a table with these values, each of them read three times."""
-    optimizer = optimizer or torch.optim.AdamW([torch.ones(1)], lr=1e-2, weight_decay=0.1)
-    rule = equilibrium_rule(optimizer)
-    group = optimizer.param_groups[0]
-    courses = Courses()
-    for step in (steps - 2, steps - 1, steps):
-        courses.note(step, {**values, "lr": group["lr"]})
-    common = {
-        "target": "table",
-        "kind": "table",
-        "rule": rule,
-        "lr": group["lr"],
-        "weight_decay": group["weight_decay"],
-    }
-    typical = TypicalRow(0.02, 0.5)
-    settings = {"step": steps, "total_steps": steps, "dim": 16, "tracked_rows": 100, "typical_row": typical} | facts
-    return Evidence(Facts(**common, **settings), courses)
-
-
-def rules_that_speak(values, **options):
-    """Rule to verdict."""
-    return {verdict.rule: verdict for verdict in judge(evidence_of(values, **options))}
 
 
 @pytest.mark.parametrize(
@@ -153,10 +129,6 @@ def test_no_optimizer_ends_a_run_by_what_is_said_of_it(name, decay):
     optimizer = OPTIMIZERS[name](torch.ones(4, 16, requires_grad=True), decay)
     verdicts = rules_that_speak(MANY_VALUES, optimizer=optimizer)
     assert not [verdict.text for verdict in verdicts.values() if "nan" in verdict.text]
-
-
-def severities(values, **facts):
-    return {rule: verdict.severity for rule, verdict in rules_that_speak(values, **facts).items()}
 
 
 def grown(radial_fraction):
@@ -242,16 +214,6 @@ def test_a_reset_to_where_rows_settle_anyway_is_seen():
     assert "reset_norms" in {verdict.rule for verdict in judge(named)}
 
 
-def verdicts_of(model, batch, optimizer, *, steps=120, **options):
-    """What stands after a plain loop."""
-    with NormObserver(model, optimizer, total_steps=steps, every_n_steps=10, **options) as observer:
-        for _ in range(steps):
-            optimizer.zero_grad()
-            model(batch).backward()
-            optimizer.step()
-    return {verdict.rule: verdict for verdict in observer.verdicts}
-
-
 @pytest.mark.parametrize("max_scale", [12.5, 100.0])
 def test_a_temperature_is_judged_by_the_bound_of_its_own_loss(max_scale):
     model = planted.Pairs(InfoNCE(temperature=1 / max_scale, learnable_temperature=True, max_scale=max_scale))
@@ -261,6 +223,7 @@ def test_a_temperature_is_judged_by_the_bound_of_its_own_loss(max_scale):
     verdict = verdicts_of(model, pairs, optimizer, targets=["table.weight"])["temperature_at_bound"]
     assert verdict.target == "loss"
     assert f"temperature={max(0.05, 2 / max_scale):.3g}" in verdict.lever
+    assert verdict.severity == ("warning" if max_scale < 50 else "note")  # CLIP's own bound is reached as a rule
 
 
 class Constant(torch.nn.Module):

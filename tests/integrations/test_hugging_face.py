@@ -209,6 +209,25 @@ def test_a_resumed_run_logs_what_an_unbroken_one_does(tmp_path, keeps_state):
         assert scalars(resumed)[-1].keys() < scalars(whole)[-1].keys()
 
 
+def test_a_checkpoint_that_was_moved_is_resumed_as_the_warning_advises(tmp_path):
+    batches, options = pair_batches(16), {"save_strategy": "steps", "save_steps": 8}
+    whole = trainer_of(seeded(Contrasted), sgd, batches, tmp_path / "whole", **options)
+    whole.add_callback(NormDynamicsTrainerCallback(log=whole.log, **SETTINGS))
+    whole.train()
+    moved = str((tmp_path / "whole" / "checkpoint-8").rename(tmp_path / "moved"))
+    for arguments in ({}, {"resume_from_checkpoint": moved}):
+        resumed = trainer_of(seeded(Contrasted), sgd, batches, tmp_path / f"again-{len(arguments)}", **arguments)
+        resumed.add_callback(NormDynamicsTrainerCallback(log=resumed.log, **SETTINGS))
+        if arguments:
+            resumed.train(resume_from_checkpoint=moved)
+        else:
+            with pytest.warns(
+                UserWarning, match=r"name the folder of the checkpoint in TrainingArguments\(resume_from_"
+            ):
+                resumed.train(resume_from_checkpoint=moved)
+    assert_alike(scalars(resumed), scalars(whole), rel=0)
+
+
 def test_a_training_that_failed_leaves_no_hook_after_close(tmp_path):
     class Failing(InOrder):
         def training_step(self, *args, **kwargs):

@@ -59,18 +59,21 @@ def infonce(scores, *, direction, positives=None, labels=None, same_side=(), joi
         terms = []
         for i in range(n):
             kept = [s[i, j] for j in range(s.shape[1]) if not excluded(i, j, n=n, m=m, positives=of_query[i], **known)]
+            of_class = [qq[i, k] for k in range(n) if "q" in same_side and same_class(i, k, labels)]
             if "q" in same_side:
-                kept += [qq[i, k] for k in range(n) if k != i and not same(i, k, labels, n, m, known)]
-            terms.append(torch.stack(kept).logsumexp(0) - torch.stack([s[i, j] for j in of_query[i]]).mean())
+                kept += [qq[i, k] for k in range(n) if k != i and not same(i, k, labels, n, m, known)] + of_class
+            positive_scores = [s[i, j] for j in of_query[i]] + of_class
+            terms.append(torch.stack(kept).logsumexp(0) - torch.stack(positive_scores).mean())
         totals.append(torch.stack(terms).mean())
     if "d" in direction:
         terms = []
         for j in range(n):
             mine = [i for i in range(n) if j in of_query[i]]
             kept = [s[i, j] for i in range(n) if not excluded(i, j, n=n, m=m, positives=of_query[i], **known)]
+            of_class = [dd[j, k] for k in range(n) if "d" in same_side and same_class(j, k, labels)]
             if "d" in same_side:
-                kept += [dd[j, k] for k in range(n) if k != j and not same(j, k, labels, n, m, known)]
-            terms.append(torch.stack(kept).logsumexp(0) - torch.stack([s[i, j] for i in mine]).mean())
+                kept += [dd[j, k] for k in range(n) if k != j and not same(j, k, labels, n, m, known)] + of_class
+            terms.append(torch.stack(kept).logsumexp(0) - torch.stack([*(s[i, j] for i in mine), *of_class]).mean())
         totals.append(torch.stack(terms).mean())
     return torch.stack(totals).mean()
 
@@ -114,6 +117,11 @@ def positives_of(i, n, m, positives, labels):
         return [j for j in range(m) if labels[j] == labels[i]]
     listed = [] if positives is None else [j for j in positives[i].tolist() if j >= 0]
     return sorted({i, *listed})
+
+
+def same_class(i, k, labels):
+    """Whether two different vectors of one side are positives of each other."""
+    return i != k and labels is not None and bool(labels[i] == labels[k])
 
 
 def same(i, k, labels, n, m, known):

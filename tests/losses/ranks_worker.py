@@ -17,16 +17,32 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_normdyn.cli.process_group import ended_process_group
-from lightning_normdyn.losses import InfoNCE, SigmoidContrastive, cached_loss
+from lightning_normdyn.losses import FullSoftmax, InfoNCE, SigmoidContrastive, SupCon, cached_loss
 
 D = 6
 LARGEST = 4
 PAIRS = {1: (20,), 2: (7, 13), 3: (9, 1, 10), 4: (5, 4, 8, 3)}
 """How the same twenty pairs are dealt out; unevenly."""
 
+
+class Views(SupCon):
+    """Of both sides as two views of one set."""
+
+    def forward(self, queries, documents, *, labels):
+        return super().forward(torch.cat((queries, documents)), labels.repeat(2))
+
+
+class Shared(FullSoftmax):
+    """Over the documents of all ranks, each query's own being its target."""
+
+    def forward(self, queries, documents, *, document_ids):
+        return super().forward(queries, documents, torch.arange(len(queries)), document_ids=document_ids)
+
+
 CASES = {
     "one direction": (InfoNCE, {}, {}),
     "backwards": (InfoNCE, {"direction": "document_to_query"}, {}),
+    "auto": (InfoNCE, {"temperature": "auto", "symmetric": True}, {}),
     "symmetric": (InfoNCE, {"symmetric": True, "chunk_size": 3}, {}),
     "SimCLR": (InfoNCE, {"symmetric": True, "same_side": "both"}, {}),
     "joint": (InfoNCE, {"symmetric": True, "same_side": "both", "joint": True}, {}),
@@ -51,6 +67,13 @@ CASES = {
     "bounded": (InfoNCE, {"symmetric": True, "same_side": "both", "negative_share": 0.9}, {"hard": True}),
     "hard": (InfoNCE, {"hardness": "hard_negatives"}, {"hard": True, "extra": True}),
     "debiased": (InfoNCE, {"symmetric": True, "prior": 0.1}, {}),
+    "hard negatives of one's own": (InfoNCE, {"shared_hard_negatives": False}, {"hard": True}),
+    "SupCon": (Views, {}, {"labels": True}),
+    "same side with labels": (InfoNCE, {"symmetric": True, "same_side": "both"}, {"labels": True}),
+    "shared documents": (Shared, {"share_documents": True}, {"document_ids": True}),
+    "queue of positives": (InfoNCE, {"queue_size": 30, "queue_positives": True}, {"labels": True}),
+    "prefixes": (InfoNCE, {"prefixes": [2, 5, 6]}, {"document_ids": True, "hard": True}),
+    "symmetric prefixes": (InfoNCE, {"prefixes": [3, 6], "prefix_weights": [0.5, 1.0], "symmetric": True}, {}),
     "queue": (InfoNCE, {"queue_size": 30}, {"document_ids": True}),
     "sigmoid": (SigmoidContrastive, {}, {}),
     "sigmoid with labels": (SigmoidContrastive, {}, {"labels": True, "hard": True, "document_ids": True}),
@@ -64,7 +87,8 @@ class Towers(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.query, self.document = nn.Linear(D, D), nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, D))
-        self.loss = make(normalization="learnable", temperature=0.3, learnable_temperature=True, **settings)
+        learnt = {"normalization": "learnable", "temperature": 0.3, "learnable_temperature": True}
+        self.loss = make(**learnt | settings)
 
     def forward(self, batch, *, chunk_size=None):
         options = dict(batch)

@@ -168,12 +168,12 @@ def test_positives_stay_in_whatever_they_score():
     value = InfoNCE(temperature=0.5, negative_share=0.5)(*ours, labels=labels)
     check(value, torch.stack(losses).mean(), ours, (s.queries, s.documents))
     listed = torch.tensor([[next((j for j in range(M) if j != i and labels[j] == labels[i]), -1)] for i in range(N)])
-    for direction in DIRECTIONS.values():
-        loss = InfoNCE(temperature=0.5, negative_margin=1e9, **direction)  # no negative is left
-        alone = InfoNCE(temperature=0.5, **direction)
-        ids = torch.zeros(N, dtype=torch.int64), torch.zeros(M, dtype=torch.int64)
-        expected = alone(queries, documents, positives=listed, query_ids=ids[0], document_ids=ids[1])
-        torch.testing.assert_close(loss(queries, documents, positives=listed), expected)
+    nobody = {"query_ids": torch.zeros(N).long(), "document_ids": torch.zeros(M).long()}  # excludes every negative
+    for direction, options in DIRECTIONS.items():
+        value = InfoNCE(temperature=0.5, negative_margin=1e9, **options)(queries, documents, positives=listed)
+        scores = oracle.Scores(queries, documents, normalization="cosine", temperature=0.5)
+        expected = oracle.infonce(scores, direction=direction, positives=listed, **nobody)
+        torch.testing.assert_close(value.double(), expected.detach(), rtol=1e-5, atol=0)
 
 
 def test_a_pair_without_any_negative_left_has_no_loss_and_no_gradient():

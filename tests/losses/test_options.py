@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 
 from lightning_normdyn.cli import export
 from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.losses import ContrastiveMixin, CosineMixin, FullSoftmax, InfoNCE, SigmoidContrastive
+from lightning_normdyn.losses import ContrastiveMixin, CosineMixin, FullSoftmax, InfoNCE, SigmoidContrastive, SupCon
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.options import InfoNCEOptions, SharedOptions, SoftmaxOptions
 from lightning_normdyn.losses.similarity import NORMALIZATION_NAMES
@@ -36,6 +36,8 @@ INFONCE = {
     "same_side": "none",
     "joint": False,
     "queue_size": 0,
+    "queue_positives": False,
+    "shared_hard_negatives": True,
     "fused": False,
     "label_smoothing": 0.0,
     "margin": 0.0,
@@ -48,6 +50,8 @@ INFONCE = {
     "negative_share": None,
     "hardness": "none",
     "hardness_strength": 5.0,
+    "prefixes": None,
+    "prefix_weights": None,
     "with_metrics": False,
 }
 SIGMOID = {**SHARED, "temperature": 0.1, "learnable_temperature": True, "bias": -10.0, "learnable_bias": True}
@@ -79,10 +83,11 @@ class Heir(ContrastiveMixin, Deep):
 
 EVERYTHING = {
     InfoNCE: INFONCE | {"normalization": "cosine"},
-    FullSoftmax: SOFTMAX | {"normalization": "cosine"},
+    FullSoftmax: SOFTMAX | {"normalization": "cosine", "share_documents": False},
+    SupCon: SOFTMAX | {"normalization": "cosine"},
     SigmoidContrastive: SIGMOID | {"normalization": "cosine"},
-    Plain: INFONCE | {"normalization": None, "width": 8},
-    Preset: INFONCE | {"normalization": None},
+    Plain: INFONCE | {"normalization": None, "loss": "infonce", "width": 8},
+    Preset: INFONCE | {"normalization": None, "loss": "infonce"},
 }
 
 
@@ -188,7 +193,7 @@ def test_a_misspelt_option_is_named_with_the_class_and_the_right_word(cls, word,
         cls(**{word: 1})
 
 
-@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax])
+@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax, SupCon])
 def test_the_error_lists_every_option(cls):
     with pytest.raises(TypeError) as caught:
         cls(zzz=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_normdyn.losses import InfoNCE
+from lightning_normdyn.losses import InfoNCE, SupCon
 
 N, D, H = 16, 8, 2
 
@@ -17,7 +17,9 @@ def leaves(*, hard, seed=0):
 
 def assert_same(ours, theirs, sides):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
-    for gradient, expected in zip(*(torch.autograd.grad(value, sides) for value in (ours, theirs)), strict=True):
+    for gradient, expected in zip(
+        *(torch.autograd.grad(value, sides, retain_graph=True) for value in (ours, theirs)), strict=True
+    ):
         torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-12)
 
 
@@ -43,3 +45,78 @@ def test_joint_sums_of_sentence_transformers(directions, hard):
     ours = InfoNCE(joint="sentence_transformers", chunk_size=5, **DIRECTIONS[directions])(*sides[:2], **options)
     columns = [sides[0], sides[1], *(sides[2].unbind(1) if hard else [])]
     assert_same(ours, theirs.compute_loss_from_embeddings(columns, torch.empty(0)), sides)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_supcon_of_pytorch_metric_learning(views):
+    """One set, and two views of one: there the labels are repeated."""
+    package = pytest.importorskip("pytorch_metric_learning.losses")
+    sides = leaves(hard=False)[:views]
+    embeddings, labels = torch.cat(sides), (torch.arange(N) % 5).repeat(views)
+    theirs = package.SupConLoss(temperature=0.3)(embeddings, labels)
+    assert_same(SupCon(temperature=0.3)(embeddings, labels), theirs, sides)
+    if views == 2:
+        both = InfoNCE(temperature=0.3, symmetric=True, same_side="both")
+        assert_same(both(*sides, labels=labels[:N]), theirs, sides)
+
+
+@pytest.mark.parametrize("mode", ["in_batch_negatives", "hard_negatives", "all_negatives"])
+def test_hardness_of_sentence_transformers(mode):
+    package = pytest.importorskip("sentence_transformers.losses")
+    theirs = package.MultipleNegativesRankingLoss(nn.Identity(), hardness_mode=mode, hardness_strength=4.0)
+    sides = leaves(hard=True)
+    ours = InfoNCE(hardness=mode, hardness_strength=4.0)(*sides[:2], hard_negatives=sides[2])
+    columns = [sides[0], sides[1], *sides[2].unbind(1)]
+    assert_same(ours, theirs.compute_loss_from_embeddings(columns, torch.empty(0)), sides)
+
+
+class Columns(nn.Module):
+    """A model whose columns of inputs are embeddings already."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name, self.tokenizer = name, None
+
+    def forward(self, features):
+        return features | {"sentence_embedding": features[self.name]}
+
+
+@pytest.mark.parametrize("strategy", ["absolute", "relative"])
+@pytest.mark.parametrize("same_side", [False, True])
+def test_guides_of_gist_embed(strategy, same_side, monkeypatch):
+    package = pytest.importorskip("sentence_transformers.losses")
+    sides = leaves(hard=True)
+    sides[1].data += sides[0].detach()
+    sides[2] = sides[2].detach()[:, :1].requires_grad_()
+    guides = [x.detach() + leaves(hard=True, seed=1)[number][:, :1].detach() / 2 for number, x in enumerate(sides[:2])]
+    guides.append(sides[2].detach() + 1)
+    theirs = package.GISTEmbedLoss.__new__(package.GISTEmbedLoss)
+    nn.Module.__init__(theirs)
+    theirs.model, theirs.guide = Columns("x"), Columns("g")
+    theirs.temperature, theirs.margin_strategy, theirs.margin = 0.1, strategy, 0.05
+    theirs.contrast_anchors = theirs.contrast_positives = same_side
+    theirs.must_retokenize = theirs.gather_across_devices = False
+    theirs.similarity_fct, theirs.cross_entropy_loss = nn.CosineSimilarity(dim=-1), nn.CrossEntropyLoss()
+    columns = [sides[0], sides[1], sides[2][:, 0]]
+    features = [{"x": x, "g": g.squeeze(1)} for x, g in zip(columns, guides, strict=True)]
+    margins = {"guide_margin" if strategy == "absolute" else "guide_relative_margin": 0.05}
+    shape = {"joint": True, "same_side": "both"} if same_side else {}
+    ours = InfoNCE(temperature=0.1, **shape, **margins)(
+        *sides[:2],
+        hard_negatives=sides[2],
+        query_guides=guides[0],
+        document_guides=guides[1],
+        hard_negative_guides=guides[2],
+    )
+    assert_same(ours, theirs(features, torch.empty(0)), sides)
+
+
+def test_prefixes_of_matryoshka():
+    package = pytest.importorskip("sentence_transformers.losses")
+    plain = package.MultipleNegativesRankingLoss(nn.Identity())
+    sides, widths, weights = leaves(hard=False), [2, 3, D], [1.0, 0.5, 2.0]
+    theirs = sum(
+        weight * plain.compute_loss_from_embeddings([x[:, :width] for x in sides], torch.empty(0))
+        for width, weight in zip(widths, weights, strict=True)
+    )
+    assert_same(InfoNCE(prefixes=widths, prefix_weights=weights)(*sides), theirs, sides)

@@ -27,6 +27,7 @@ ALLOWED_IMPORTERS = {
 
 MAY_TALK_TO_RANKS = {
     "capture/layout.py": "sums over the ranks that hold parts of a table",
+    "capture/embedding_shards.py": "the same of a table of TorchRec",
     "cli/process_group.py": "ends the group with the command",
     "instruments/ranks.py": "what the ranks of a plain loop compute together",
     "losses/gather.py": "exchanges embeddings",

@@ -102,7 +102,7 @@ def train_there(job: Job, folder: str | None, mailbox: Any) -> Outcome:
         mail, log = Mail(mailbox, job.name), Path(scratch) / LOG_FILE
         with (
             subprocess.Popen(
-                [sys.executable, "-m", "lightning_normdyn.cli.grids.worker", str(file)],
+                [sys.executable, "-m", "lightning_normdyn.cli.grids.worker", str(file), scratch],
                 cwd=folder,
                 stdin=subprocess.PIPE,  # its end tells the training that nobody waits for it any more
                 stdout=subprocess.PIPE,

@@ -27,7 +27,7 @@ _SMALLEST_EXP = 1e-30  # smaller exponentials are zero: numbers at the end of fl
 _EXPONENT_FLOOR = -80.0
 _SMALLEST_EXACT_SUM = 1e-18  # a sum as small as this may have lost terms to that
 _LARGEST_EXPONENT = 60.0  # beyond it log(1 + e^x) is x to the last bit of float64
-_LARGEST_UNSHIFTED_SCORE = 40.0  # scores of at most this size need no shift
+LARGEST_UNSHIFTED_SCORE = 40.0  # scores of at most this size need no shift
 
 
 def log_sum_exp(
@@ -220,10 +220,10 @@ class _Shares(NamedTuple):
         shifted, weights = scores.buffer("shifted", tile_scores), scores.buffer("weights", tile_scores)
         of_rows, of_columns = self.of_rows[tile.rows, None], self.of_columns[tile.columns]
         if self.shift is not None:
-            exps = torch.exp(tile_scores, out=shifted) if self.plain else _exp(tile_scores, self.shift, shifted)
+            exps = torch.exp(tile_scores, out=shifted) if self.plain else shifted_exp(tile_scores, self.shift, shifted)
             return exps.mul_(torch.add(of_rows, of_columns, out=weights))
-        gradient = _exp(tile_scores, self.rows[tile.rows, None], shifted).mul_(of_rows)
-        by_column = _exp(tile_scores, self.columns[tile.columns], weights)
+        gradient = shifted_exp(tile_scores, self.rows[tile.rows, None], shifted).mul_(of_rows)
+        by_column = shifted_exp(tile_scores, self.columns[tile.columns], weights)
         return gradient.addcmul_(by_column, of_columns.expand_as(by_column))
 
 
@@ -231,7 +231,7 @@ def _accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor,
     """Adds a tile of scores to the log-sum-exps of its rows, and of those of its columns that are wanted."""
     if plain or tile_scores.device.type == "cpu":
         shift = 0.0 if plain else max(float(tile_scores.amax()), torch.finfo(tile_scores.dtype).min)
-        exps = torch.exp(tile_scores, out=out) if plain else _exp(tile_scores, shift, out)
+        exps = torch.exp(tile_scores, out=out) if plain else shifted_exp(tile_scores, shift, out)
         by_row, by_column = exps.sum(1), exps[:, : len(columns)].sum(0)
         if plain or float(torch.cat((by_row, by_column)).amin()) > _SMALLEST_EXACT_SUM:
             _add(rows, by_row, shift)
@@ -241,10 +241,14 @@ def _accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor,
         if len(total):
             top = side_scores.amax(dim, keepdim=True)
             top = top.where(top > -torch.inf, 0)
-            _add(total, _exp(side_scores, top, torch.empty_like(side_scores)).sum(dim), most_precise(top.squeeze(dim)))
+            _add(
+                total,
+                shifted_exp(side_scores, top, torch.empty_like(side_scores)).sum(dim),
+                most_precise(top.squeeze(dim)),
+            )
 
 
-def _exp(scores: Tensor, shift: float | Tensor, out: Tensor) -> Tensor:
+def shifted_exp(scores: Tensor, shift: float | Tensor, out: Tensor) -> Tensor:
     """``exp(scores - shift)``, with zero for next to nothing."""
     torch.sub(scores, shift, out=out).clamp_(min=_EXPONENT_FLOOR).exp_()
     return torch.threshold_(out, _SMALLEST_EXP, 0.0)
@@ -261,7 +265,7 @@ def _is_plain(a: Tensor, b: Tensor) -> bool:
     if a.device.type != "cpu" or not len(a) or not len(b):
         return False
     longest = torch.linalg.vector_norm(a, dim=1).max() * torch.linalg.vector_norm(b, dim=1).max()
-    return float(longest) <= _LARGEST_UNSHIFTED_SCORE
+    return float(longest) <= LARGEST_UNSHIFTED_SCORE
 
 
 class _SumLogSumExp(torch.autograd.Function):
@@ -285,9 +289,9 @@ class _SumLogSumExp(torch.autograd.Function):
             for rows in _strips(len(a), len(b), chunk_size, a.device):
                 exps = scores(Tile(0, rows, slice(0, len(b))))
                 of_positives = None if positives is None else scores.of_positives[rows, None]
-                shift = None if plain else _top(exps)
-                sums = (exps.exp_() if shift is None else _exp(exps, shift, exps)).sum(1, keepdim=True)
-                losses, divisors = _softmax_losses(sums, shift, of_positives)
+                shift = None if plain else row_tops(exps)
+                sums = (exps.exp_() if shift is None else shifted_exp(exps, shift, exps)).sum(1, keepdim=True)
+                losses, divisors = softmax_losses(sums, shift, of_positives)
                 total += losses.sum()
                 if positives is not None:  # p - 1 of the positive is minus the share of all others
                     exps.scatter_(1, positives[rows, None], -sums)
@@ -306,13 +310,13 @@ class _SumLogSumExp(torch.autograd.Function):
         return of_a, of_b, None, None, None, None
 
 
-def _top(scores: Tensor) -> Tensor:
+def row_tops(scores: Tensor) -> Tensor:
     """The largest score of each row, ``[n, 1]``; zero where everything is left out."""
     top = scores.amax(1, keepdim=True)
     return top.where(top > -torch.inf, 0)
 
 
-def _softmax_losses(sums: Tensor, shift: Tensor | None, of_positives: Tensor | None) -> tuple[Tensor, Tensor]:
+def softmax_losses(sums: Tensor, shift: Tensor | None, of_positives: Tensor | None) -> tuple[Tensor, Tensor]:
     """Losses of some rows, and what their exponentials are divided by in the gradient, both ``[n, 1]``.
 
     Args:

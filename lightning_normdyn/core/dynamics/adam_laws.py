@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,15 +27,20 @@ from lightning_normdyn.core.dynamics.norm_errors import (
     LinearResponse,
     NormErrors,
     Sampling,
+    direction_noise,
+    direction_rate,
     overlap_noise,
-    radial_variance,
+    telescoped_noise,
 )
 from lightning_normdyn.core.dynamics.path_response import Coupling, PathResponse, SharedNoise
 from lightning_normdyn.core.dynamics.rates import RateSegment
-from lightning_normdyn.core.dynamics.shot_noise import ShotNoise, shot_noise
+from lightning_normdyn.core.dynamics.shot_noise import ShotNoise, shot_noise, touch_noise
 
 _FINEST = 0.1
 """Substep of a numerical path, as a share of the time in which anything changes."""
+_NEARBY = 1.02
+_SLOW = 1e-9
+"""A rate at which directions outlast every memory."""
 
 
 class AdamWLaw(DecayApart):
@@ -102,25 +108,29 @@ class AdamWLaw(DecayApart):
             du      = -2f·log R - f·u + f·(touches + sizes)
 
         Momentum hands the norm a touch late, when the memory has forgotten a part of it, see :func:`_left_in_memory`.
+        A memory of few gradients holds them longer, and what a touch makes varies with what it finds there:
+        :class:`_Chance`.
         """
         if noise.kurtosis is None or settings.radial_decay <= 0 or not 0 < settings.second_beta < 1:
             return None
-        rate, forgets = settings.lr * settings.radial_decay, 1 - settings.second_beta
-        touches, sizes = _touches_and_sizes(noise)
-        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
+        rate, chance = settings.lr * settings.radial_decay, _Chance.of(settings, noise)
+        touches, memory, left, forgets = chance.touches, chance.memory, chance.left, chance.forgets
+        of_touch = (rate * (1 - memory * (1 - left)), forgets * left)
         response = LinearResponse.of(
             matrix=((-2 * rate * (1 + memory), -rate * memory), (-2 * forgets, -forgets)),
             inputs=(
-                (rate * (1 - memory * (1 - left)), rate * memory * left, rate),
-                (forgets * left, forgets * left, 0.0),
+                (of_touch[0], rate * memory * left, of_touch[0], rate),
+                (of_touch[1], forgets * left, of_touch[1], 0.0),
             ),
-            noise=(touches, sizes, _apart_variance(settings, noise, rate) / rate**2),
-            gain=((1 - memory) / 2, 0.0, 0.0),
+            noise=(touches, chance.saturated, chance.unequal, chance.apart(settings, noise, rate) / rate**2),
+            gain=((1 - memory) / 2, 0.0, 0.0, 0.0),
         )
         errors = response.errors(sampling.steps, touches / sampling.readings * (1 - memory.square()) / 4)
         unread = touches * (1 - memory).square() / 4 * (1 / sampling.readings - 1 / sampling.steps)
+        varies, low = _from_kurtosis(settings, noise, sampling.readings)
         # the law is of the mean of R², and the logarithm of a mean that varies is low by half its variance
-        return errors._replace(predicted=errors.predicted + unread, log_bias=errors.log_bias - errors.observed)
+        bias = errors.log_bias - errors.observed - low
+        return errors._replace(predicted=errors.predicted + unread + varies, log_bias=bias)
 
     def path_errors(
         self,
@@ -137,27 +147,28 @@ class AdamWLaw(DecayApart):
         """
         if noise.kurtosis is None or not 0 < settings.second_beta < 1:
             return None
-        forgets = 1 - settings.second_beta
-        touches, sizes = _touches_and_sizes(noise)
-        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
-        response = PathResponse(touches, 2, forgets / 2 * (touches + sizes))
-        remainder = torch.ones_like(touches)
+        chance = _Chance.of(settings, noise)
+        touches, memory, left, forgets = chance.touches, chance.memory, chance.left, chance.forgets
+        memory_variance = forgets / 2 * (touches + chance.saturated + chance.unequal)
+        response, remainder = PathResponse(touches, 3, memory_variance), torch.ones_like(touches)
         for stretch in self._course(start, settings, noise, segments):
             rate = stretch.rate
+            of_touch = (rate * (1 - memory * (1 - left)), forgets * left)
             response.advance(
                 stretch.steps,
                 Coupling(-2 * rate * (1 + memory), -rate * memory, -2 * forgets, -forgets),
                 (
-                    SharedNoise(rate * (1 - memory * (1 - left)), forgets * left, touches),
-                    SharedNoise(rate * memory * left, forgets * left, sizes),
+                    SharedNoise(*of_touch, touches),
+                    SharedNoise(rate * memory * left, forgets * left, chance.saturated),
+                    SharedNoise(*of_touch, chance.unequal),
                 ),
-                _apart_variance(settings, noise, rate),
+                chance.apart(settings, noise, rate),
             )
             remainder = remainder * stretch.inherited
         gain = response.gains()[0]
         bias = touches / sampling.readings * gain * (memory + gain)
         inaccuracy = self.accuracy * (1 - remainder) + ROUNDING
-        errors = response.errors(sampling, inaccuracy, bias, (gain, 0.0))
+        errors = response.errors(sampling, inaccuracy, bias, (gain, 0.0, 0.0))
         return errors._replace(log_bias=bias - errors.observed)
 
     def judges(self, settings: Settings, noise: Noise, sampling: Sampling) -> Tensor:
@@ -245,21 +256,24 @@ class CoupledAdamLaw(CommonLaw):
         """
         if noise.kurtosis is None or settings.radial_decay <= 0 or not 0 < settings.second_beta < 1:
             return None
-        rate, forgets = self._relative_decay(settings, noise), 1 - settings.second_beta
-        touches, sizes = _touches_and_sizes(noise)
-        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
+        rate, chance = self._relative_decay(settings, noise), _Chance.of(settings, noise)
+        touches, sizes, memory, left, forgets = chance.touches, chance.sizes, chance.memory, chance.left, chance.forgets
         tilt = memory - 0.5
         gains = ((1 - tilt) / 3, torch.full_like(memory, 1 / 6))
+        of_touch = (rate * (1 - tilt * (1 - left)), forgets * left)
+        apart = chance.apart(settings, noise, rate, telescopes=True)
         response = LinearResponse.of(
             matrix=((-2 * rate * (1 + memory), -rate * tilt), (-2 * forgets, -forgets)),
             inputs=(
-                (rate * (1 - tilt * (1 - left)), rate * (memory - tilt * (1 - left)), rate),
-                (forgets * left, forgets * left, 0.0),
+                (of_touch[0], rate * (memory - tilt * (1 - left)), of_touch[0], rate),
+                (of_touch[1], forgets * left, of_touch[1], 0.0),
             ),
-            noise=(touches, sizes, _apart_variance(settings, noise, rate) / rate.square()),
-            gain=(*gains, 0.0),
+            noise=(touches, sizes, chance.unequal, apart / rate.square()),
+            gain=(*gains, 0.0, 0.0),
         )
         errors = response.errors(sampling.steps, (touches + sizes) / sampling.readings / 12)
+        width, mean = telescoped_noise(_direction_variance(settings, noise, rate), noise.dim, rate, sampling.steps)
+        errors = errors._replace(width=(errors.width.square() + width).sqrt(), observed=errors.observed + mean)
         shift = _shift(errors.width.square(), rate * (touches + sizes))
         errors = errors._replace(log_bias=errors.log_bias + shift)
         unread = touches * gains[0].square() + sizes * gains[1].square()
@@ -277,27 +291,38 @@ class CoupledAdamLaw(CommonLaw):
         """The same system along the path, growth and decay being what they are there."""
         if noise.kurtosis is None or not 0 < settings.second_beta < 1:
             return None
-        forgets = 1 - settings.second_beta
-        touches, sizes = _touches_and_sizes(noise)
-        memory, left = 1 - _shot_noise_of(settings, noise).elasticity, _left_in_memory(settings, noise)
-        response = PathResponse(touches, 2, forgets / 2 * (touches + sizes))
+        chance = _Chance.of(settings, noise)
+        touches, sizes, memory, left, forgets = chance.touches, chance.sizes, chance.memory, chance.left, chance.forgets
+        response = PathResponse(touches, 3, forgets / 2 * (touches + sizes + chance.unequal))
         remainder, last_rate = torch.ones_like(touches), torch.zeros_like(touches)
+        settled = _direction_variance(settings, noise, _SLOW) / (2 * direction_rate(_SLOW, noise.dim))
+        direction = PathResponse(touches, 1, settled)
         for stretch in self._course(start, settings, noise, segments, substeps=16):
             rate, decay = stretch.rate, -torch.as_tensor(stretch.retention).log() / (2 * stretch.steps)
             tilt, last_rate = rate * memory - decay / 2, rate
+            of_touch = (rate - tilt * (1 - left), forgets * left)
             response.advance(
                 stretch.steps,
                 Coupling(-2 * rate * (1 + memory), -tilt, -2 * forgets, -forgets),
                 (
-                    SharedNoise(rate - tilt * (1 - left), forgets * left, touches),
+                    SharedNoise(*of_touch, touches),
                     SharedNoise(rate * memory - tilt * (1 - left), forgets * left, sizes),
+                    SharedNoise(*of_touch, chance.unequal),
                 ),
-                _apart_variance(settings, noise, rate),
+                chance.apart(settings, noise, rate, telescopes=True),
+            )
+            direction.advance(
+                stretch.steps,
+                Coupling(-2 * rate - decay, -4 * decay, 0.0, -direction_rate(rate, noise.dim)),
+                (SharedNoise(1.0, 1.0, _direction_variance(settings, noise, rate)),),
+                0.0,
             )
             remainder = remainder * stretch.inherited
         gains = response.gains()
         bias = (touches * gains[0] + sizes * gains[1]) / sampling.readings / 2
-        errors = response.errors(sampling, self.accuracy * (1 - remainder) + ROUNDING, bias, gains)
+        inaccuracy = self.accuracy * (1 - remainder) + ROUNDING
+        errors = response.errors(sampling, inaccuracy, bias, (*gains[:2], 0.0))
+        errors = errors._replace(observed=errors.observed + direction.variance)
         shift = _shift(errors.observed, last_rate * (touches + sizes)) * (1 - remainder)
         return errors._replace(log_bias=bias + shift)
 
@@ -387,10 +412,107 @@ def _growth_and_decay(settings: Settings, noise: Noise) -> tuple[Tensor, Tensor]
     return growth, _shot_noise_of(settings, noise).decay * (1 + knowledge)
 
 
-def _touches_and_sizes(noise: Noise) -> tuple[Tensor, Tensor]:
-    """Variances a step of when a row gets a gradient, and of how large that is; ``[n]``."""
-    p = noise.update_probability
-    return (1 - p) / p, (known_kurtosis(noise) - 1) / p
+class _Chance(NamedTuple):
+    """What rows owe to when they get gradients and how large these are, to second order. Tensors are ``[n]``.
+
+    Attributes:
+        touches: variance a step of whether there is a gradient, ``(1 - p)/p``.
+        sizes: of how large it is, ``(kappa - 1)/p``.
+        saturated: what that comes to in the growth of a row, which a large gradient does not make in proportion.
+        unequal: of what a gradient makes, by how much is in memory. Where a gradient makes more, it also is more of
+            the memory, so that what it then takes off later growth is in proportion: as with the touch itself.
+        memory: ``A``, 1 less the elasticity: by how much a touch lessens later growth in all.
+        left: see :func:`_left_in_memory`.
+        forgets: the rate at which the memory's effect on growth fades.
+        lasting: variance a step of what the sizes of gradients make in the long run.
+        turned: share of a step that is not along the gradient.
+    """
+
+    touches: Tensor
+    sizes: Tensor
+    saturated: Tensor
+    unequal: Tensor
+    memory: Tensor
+    left: Tensor
+    forgets: Tensor
+    lasting: Tensor
+    turned: Tensor
+
+    @classmethod
+    def of(cls, settings: Settings, noise: Noise) -> _Chance:
+        assert noise.kurtosis is not None
+        p, dim, second_beta = noise.update_probability, noise.dim, settings.second_beta
+        of_touch = touch_noise(p, second_beta, noise.kurtosis, dim)
+        sizes, alpha = (known_kurtosis(noise) - 1) / p, p / (1 - second_beta)
+        # numbers of a direction have less to tell them apart than Gaussian ones, which counts where there are many
+        fixed_length = 1 - (1 - dim * max(dim - 2, 0) / max(dim**2 - 1, 1)) * alpha / (1 + alpha)
+        return cls(
+            touches=(1 - p) / p,
+            sizes=sizes,
+            saturated=sizes * of_touch.sizes,
+            unequal=of_touch.memory / p,
+            memory=1 - _shot_noise_of(settings, noise).elasticity,
+            left=_left_in_memory(settings, noise),
+            forgets=of_touch.forgetting * (1 - second_beta),
+            lasting=of_touch.lasting / p,
+            turned=of_touch.turned * fixed_length * _averaged(settings, alpha),
+        )
+
+    def apart(self, settings: Settings, noise: Noise, rate: Tensor | float, *, telescopes: bool = False) -> Tensor:
+        """What ``log R`` gains in a step from the overlap in the momentum, sizes and the radial part of steps.
+
+        At a growth by the share ``rate`` of ``2·R²`` a step. What numbers of a row do alike, when they get gradients
+        and how large these are, turns nothing; the rest does, ``2·rate·turned/d``, and so does what v knows of the
+        row's direction, which is left out where it ``telescopes``.
+        """
+        radial = 2 * rate * self.turned / noise.dim
+        direction = 0.0 if telescopes else _direction_variance(settings, noise, rate)
+        return rate**2 * (overlap_noise(settings.first_beta, noise.dim) + self.lasting) + radial + direction
+
+
+def _from_kurtosis(settings: Settings, noise: Noise, readings: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean of what AdamW's law errs by since it takes the kurtosis from the window, in ``log R``.
+
+    Where ``s²`` is gamma distributed and n gradients were seen, with ``c = kappa - 1``, the estimate of ``kappa`` has
+    the mean ``kappa·n/(n + c)`` and the variance ``2·kappa·c²·n²·(n - 1)/[(n + c)²·(n + 2·c)·(n + 3·c)]``, since shares
+    of a sum are Dirichlet distributed and independent of the sum.
+    """
+    kurtosis = torch.as_tensor(known_kurtosis(noise)).to(noise.update_probability)
+    gain, nearby = (_shot_noise_of(settings, noise._replace(kurtosis=k * kurtosis)).gain for k in (1.0, _NEARBY))
+    slope = (nearby / gain).log() / ((_NEARBY - 1) * kurtosis) / 2
+    count, excess = (noise.update_probability * readings).clamp(min=1), kurtosis - 1
+    spread = count.square() * (count - 1) / ((count + excess).square() * (count + 2 * excess) * (count + 3 * excess))
+    return slope.square() * 2 * kurtosis * excess.square() * spread, -slope * kurtosis * excess / (count + excess)
+
+
+def _averaged(settings: Settings, alpha: Tensor) -> Tensor:
+    """What momentum leaves of the chance in v, since a gradient moves the row over several steps, ``[n]``.
+
+    With the weights ``(1 - beta1)·beta1^k`` a mean of what forgets as ``beta2^k`` has the share ``(1 - beta1)·(1 +
+    beta1·beta2)/[(1 + beta1)·(1 - beta1·beta2)]`` of its variance. A rare row meets nothing new meanwhile.
+    """
+    first, beta_product = settings.first_beta, settings.first_beta * settings.second_beta
+    return 1 - (1 - (1 - first) * (1 + beta_product) / ((1 + first) * (1 - beta_product))) * alpha / (1 + alpha)
+
+
+def _direction_variance(settings: Settings, noise: Noise, rate: Tensor | float) -> Tensor:
+    """What ``log R`` gains in a step since v knows the direction of the row, ``[n]``.
+
+    Steps are longer by ``z_i²/2`` in the numbers in which the row is long, as far as that lasts as long as the memory,
+    ``k = f/(f + 2·rate)``, and have the part ``sum of z_i·g_i·w_i/2`` along it. Of the remembered squares ``w_i`` the
+    share k is what ``z_i²`` is now and the rest of their variance has nothing to do with it::
+
+        E[z_i²·w_i²] - E[(z_i²·w_i)²] = k²·[15/((d + 2)·(d + 4)) - 9/(d + 2)²] + k·(1 - k)·2·(d - 1)/(d·(d + 2)²)
+
+    (sums over i), of which a quarter counts.
+    """
+    forgets, dim = 1 - settings.second_beta, noise.dim
+    alpha = noise.update_probability / forgets
+    known = forgets / (forgets + 2 * rate)
+    before = (dim - 1) / (2 * dim * (dim + 2) ** 2)
+    square = known**2 * direction_noise(dim) + known * (1 - known) * before
+    variance: Tensor = 2 * rate / dim * square * alpha / (1 + alpha)
+    return variance
 
 
 def _shift(variance: Tensor, touched: Tensor) -> Tensor:
@@ -406,16 +528,6 @@ def _shift(variance: Tensor, touched: Tensor) -> Tensor:
         touched: ``a·c``, ``[n]``.
     """
     return variance / 2 + 11 / 16 * touched
-
-
-def _apart_variance(settings: Settings, noise: Noise, rate: Tensor | float) -> Tensor:
-    """What ``log R`` gains in a step from the overlap in the momentum and the radial part of steps.
-
-    At a growth by the share ``rate`` of ``2·R²`` a step.
-    """
-    p, kurtosis = noise.update_probability, known_kurtosis(noise)
-    radial = radial_variance(p, settings.second_beta, noise.dim, kurtosis, rate)
-    return rate**2 * overlap_noise(settings.first_beta, noise.dim) + radial
 
 
 LAWS: dict[Family, Law] = {"adamw": AdamWLaw(), "adam": CoupledAdamLaw()}

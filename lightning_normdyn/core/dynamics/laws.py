@@ -29,10 +29,17 @@ from lightning_normdyn.core.dynamics.law import (
     repeats,
 )
 from lightning_normdyn.core.dynamics.law_inputs import Noise, Settings
-from lightning_normdyn.core.dynamics.lion import fresh_share, sign_overlap_noise, sign_persistence, sign_residue
+from lightning_normdyn.core.dynamics.lion import (
+    fresh_share,
+    pending_growth,
+    sign_overlap_noise,
+    sign_persistence,
+    sign_residue,
+)
 from lightning_normdyn.core.dynamics.norm_errors import (
     NormErrors,
     Sampling,
+    direction_noise,
     one_relaxation,
     overlap_noise,
     settling_share,
@@ -218,7 +225,8 @@ class LionLaw(DecayApart):
         walks, by as much again (exactly for rare rows, whose walks last 1/p steps, and not at all for frequent ones; an
         interpolation between), the overlap of what the average holds
         (:func:`~lightning_normdyn.core.dynamics.lion.sign_overlap_noise`), and the radial part of signs, ``2·r/d`` of
-        :func:`~lightning_normdyn.core.dynamics.lion.sign_residue` over ``F``.
+        :func:`~lightning_normdyn.core.dynamics.lion.sign_residue` over ``F`` and of
+        :func:`~lightning_normdyn.core.dynamics.norm_errors.direction_noise`.
         """
         if settings.radial_decay <= 0 or not 0 < settings.second_beta < 1:
             return None
@@ -268,16 +276,24 @@ class LionLaw(DecayApart):
         At one time, as at the end of a path, a walk of 1/p steps is not all there yet: one that decays by r a step and
         turns with the chance p has ``Var(R²) = E(R²)²·(2·r/p)·s``, ``s = 1/[(1 + 2·r/p)·(1 + 3·r/p)]``, since its
         moments are closed. That is so for what is shared too, so that ``2·s - 1`` is left here.
+
+        What a sign has that is not along c, and that a step with a gradient makes anew, meets the row as it will be
+        when all that is in memory has moved it, which is longer by ``2·r`` times
+        :func:`~lightning_normdyn.core.dynamics.lion.pending_growth`.
         """
         p, dim = noise.update_probability, noise.dim
         betas, size = (settings.first_beta, settings.second_beta), _size_kurtosis(noise)
-        walks, overlap = elasticity.square() * (1 - p) / p, sign_overlap_noise(*betas, p, dim)
-        radial = 2 / dim * sign_residue(*betas, p, kurtosis=size) / sign_persistence(*betas, p, kurtosis=size)
+        walks, overlap = elasticity.square() * (1 - p) / p, sign_overlap_noise(*betas, p, dim, kurtosis=size)
+        residue = sign_residue(*betas, p, kurtosis=size) / sign_persistence(*betas, p, kurtosis=size)
+        pending = 2 * p * pending_growth(*betas, p, kurtosis=size)
+        direction = direction_noise(dim) * p / (p + 1 - settings.second_beta)
 
         def variance(rate: Tensor | float, at_one_time: bool) -> Tensor:
             decayed = 1 / (1 + 2 * rate / p)
             share = 2 * decayed / (1 + 3 * rate / p) - 1 if at_one_time else decayed
-            return rate**2 * (walks * share.clamp(min=0) + overlap) + rate * radial
+            return rate**2 * (walks * share.clamp(min=0) + overlap) + 2 * rate / dim * (
+                residue * (1 + rate * pending) + direction
+            )
 
         return variance
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from lightning_normdyn.core.dynamics.geometry import most_precise
 _EXACT_TERMS = 8
 _NODES = 24
 _LEAST_SPREAD = 1e-4
+_SIZES = 4
+_LARGEST_ROOT, _ROOTS_A_UNIT = 3, 8
 _SIGN_RESIDUE = 1 - 2 / math.pi
 """Share of a sign of a Gaussian number that is not along it."""
 
@@ -119,7 +122,7 @@ def _over_lags(
     carry = first_beta * (1 - first_beta) * forgets
 
     def of_gaussian_memory(size: Tensor) -> Tensor:
-        cases = [*((square, share * p) for square, share in _two_sizes(size)), (torch.zeros_like(p), 1 - p)]
+        cases = [*((square, share * p) for square, share in _sizes(size)), (torch.zeros_like(p), 1 - p)]
         total = torch.full_like(p, few.of_one)
         for present, present_share in cases:
             for later, later_share in cases:
@@ -161,16 +164,51 @@ _REST = _FewGradients(
 )
 
 
-def _two_sizes(kurtosis: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Values of ``s²`` and their shares: Gauss's two nodes for s where ``s²`` is gamma distributed with mean 1."""
-    shape = 1 / (kurtosis - 1).clamp(min=_LEAST_SPREAD)
+def _sizes(kurtosis: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Values of ``s²`` and their shares: Gauss's nodes for s where ``s²`` is gamma distributed with mean 1."""
+    excess = (kurtosis - 1).clamp(0, _LARGEST_ROOT**2)
+    shape = 1 / excess.clamp(min=_LEAST_SPREAD)
     mean = ((shape + 0.5).lgamma() - shape.lgamma()).exp() / shape.sqrt()
-    cube = mean * (shape + 0.5) / shape
-    half = (cube - mean) / (1 - mean.square()) / 2
-    root = (half.square() + 1 - 2 * mean * half).sqrt()
-    small, large = half - root, half + root
-    share = (mean - small) / (large - small)
-    return (small.square(), 1 - share), (large.square(), share)
+    spread = (1 - mean.square()).clamp(min=0).sqrt()
+    nodes, shares = (table.to(kurtosis) for table in _standard_nodes())
+    place = excess.sqrt() * _ROOTS_A_UNIT
+    below = place.floor().long().clamp(max=len(nodes) - 2)
+    along = (place - below).unsqueeze(-1)
+    at, weights = nodes[below].lerp(nodes[below + 1], along), shares[below].lerp(shares[below + 1], along)
+    values = (mean.unsqueeze(-1) + spread.unsqueeze(-1) * at).square()
+    values = values / (values * weights).sum(-1, keepdim=True)
+    return list(zip(values.unbind(-1), weights.unbind(-1), strict=True))
+
+
+@lru_cache(maxsize=1)
+def _standard_nodes() -> tuple[Tensor, Tensor]:
+    """Nodes of s less its mean, over its spread, and their shares, by the root of ``kappa - 1``; Hermite's at 0.
+
+    From the moments of s, whose Hankel matrix has the Cholesky factor that holds the recurrence (Golub, Welsch 1969).
+    """
+    powers = torch.arange(2 * _SIZES, dtype=torch.float64)
+    binomials = torch.tensor([[math.comb(n, k) for k in range(2 * _SIZES)] for n in range(2 * _SIZES)]).double()
+    at, shares = [], []
+    for root in torch.arange(_LARGEST_ROOT * _ROOTS_A_UNIT + 1, dtype=torch.float64) / _ROOTS_A_UNIT:
+        if root == 0:  # of a standard normal number
+            moments = torch.tensor([math.prod(range(1, n, 2)) * (1 - n % 2) for n in range(2 * _SIZES)]).double()
+        else:
+            shape = 1 / root.square()
+            raw = ((shape + powers / 2).lgamma() - shape.lgamma() - powers / 2 * shape.log()).exp()
+            differences = (powers[:, None] - powers).clamp(min=0)
+            central = (binomials * (-raw[1]) ** differences) @ raw
+            moments = central / central[2].pow(powers / 2)
+        hankel = torch.stack([moments[n : n + _SIZES] for n in range(_SIZES)])
+        factor = torch.linalg.cholesky(hankel).mT
+        beside = factor.diagonal()[1:] / factor.diagonal()[:-1]
+        ratio = factor.diagonal(1) / factor.diagonal()[:-1]
+        last = torch.linalg.solve_triangular(factor.mT, moments[_SIZES:][:, None], upper=False)[-1, 0]
+        ratio = torch.cat((ratio, (last / factor[-1, -1])[None]))
+        centre = ratio - torch.cat((ratio.new_zeros(1), ratio[:-1]))
+        nodes, vectors = torch.linalg.eigh(torch.diag(centre) + torch.diag(beside, 1) + torch.diag(beside, -1))
+        at.append(nodes)
+        shares.append(vectors[0].square())
+    return torch.stack(at), torch.stack(shares)
 
 
 def _sum_of_agreements(first: Tensor, ratio: float, decay_rate: Tensor) -> Tensor:
@@ -206,42 +244,109 @@ def fresh_share(first_beta: float, second_beta: float, update_probability: Tenso
     return (touched * share / (touched + (1 - update_probability) * at.untouched_growth)).nan_to_num(0)
 
 
-def sign_overlap_noise(first_beta: float, second_beta: float, update_probability: Tensor, dim: int) -> Tensor:
+def sign_overlap_noise(
+    first_beta: float, second_beta: float, update_probability: Tensor, dim: int, *, kurtosis: Tensor | float = 1.0
+) -> Tensor:
     """``c_x``: variance a step of what the chance overlap of two gradients adds to growth, over its square, ``[n]``.
 
     A gradient has no part along the row, so of two that overlap the later one counts what the earlier has still to
-    move, ``W = beta1·q·beta2^(k-1)`` k steps on, and their sum is longer, so that a sign, which is of one length, gives
-    each a smaller share; in all ``N·beta2^(k-1)``. With ``q_1`` and ``q_0`` the reciprocal of the spread of c in steps
-    with and without a gradient, ``q`` its mean, ``f = 1 - beta2``, and ``D = (1 - beta1)·q_1 + beta1·q`` what a
-    gradient moves a row by::
+    move, ``W = beta1·Q·beta2^(k-1)`` k steps on, and their sum is longer, so that a sign, which is of one length, gives
+    each a smaller share; in all ``N·beta2^(k-1)``. With ``q`` the reciprocal of the spread of c in a step, which is
+    that of what is remembered and of the step's own gradient of size s, Q the mean of q, ``f = 1 - beta2``, and ``D =
+    (1 - beta1)·q + beta1·Q`` what a gradient moves a row by::
 
-        c_x = 4·(beta1·q - N)²/(D²·(1 - beta2²)·(d - 1))
-        N = (1 - beta1)·beta1·f·q_1²·G_1 + beta1²·f·beta2/(1 + beta2)·[p·q_1²·G_1 + (1 - p)·q_0²·G_0]
-        G_1 = q_1·(1 - beta1 + beta1·p),    G_0 = q_0·beta1·p
+        c_x = 4·p·E[s²·(D·beta1·Q - N)²]/((1 - beta2²)·(d - 1)·E[s²·D²]²)
+        N = (1 - beta1)·beta1·f·G + beta1²·f·beta2/(1 + beta2)·E[G]
+        G = q³·[(1 - beta1)·s²·D + beta1·E(s²·D)]
 
-    For a gradient in every step it is ``4·(beta1 - rho_1)²/((1 - beta2²)·(d - 1))``; for rare rows nothing, since a
-    walk goes as far whatever it is made of.
+    the means over all steps, ``s = 0`` in those without a gradient. For a gradient of one size in every step it is
+    ``4·(beta1 - rho_1)²/((1 - beta2²)·(d - 1))``; for rare rows nothing, since a walk goes as far whatever it is made
+    of.
 
     Args:
         first_beta: as for :func:`sign_persistence`.
         second_beta: likewise.
         update_probability: likewise.
         dim: ``d``.
+        kurtosis: as for :func:`sign_persistence`.
 
     Example:
         >>> sign_overlap_noise(0.9, 0.99, torch.tensor([1.0, 0.1]), 32)
-        tensor([1.9589, 0.0041])
+        tensor([1.9588, 0.0041], dtype=torch.float64)
+        >>> sign_overlap_noise(0.9, 0.99, torch.tensor([1.0, 0.1]), 32, kurtosis=2.0)
+        tensor([1.0531, 0.0057], dtype=torch.float64)
     """
-    p, forgets = update_probability, 1 - second_beta
-    at = _StepScale.of(first_beta, second_beta, p)
-    touched, untouched = at.touched.square() * at.touched_growth, at.untouched.square() * at.untouched_growth
-    shortened = (1 - first_beta) * first_beta * forgets * touched + first_beta**2 * forgets * second_beta / (
-        1 + second_beta
-    ) * (p * touched + (1 - p) * untouched)
-    mean = p * at.touched + (1 - p) * at.untouched
-    moved = (1 - first_beta) * at.touched + first_beta * mean
-    excess = ((first_beta * mean - shortened) / moved).nan_to_num(0).square()
-    return 4 * excess / ((1 - second_beta**2) * max(dim - 1, 1))
+    forgets, at = 1 - second_beta, _Moves.of(first_beta, second_beta, update_probability, kurtosis)
+    shared = (1 - first_beta) * at.squares * at.moved + first_beta * at.mean(at.squares * at.moved)
+    lost = at.scale**3 * shared
+    shortened = (1 - first_beta) * first_beta * forgets * lost
+    shortened = shortened + first_beta**2 * forgets * second_beta / (1 + second_beta) * at.mean(lost)
+    excess = at.mean(at.squares * (at.moved * at.later - shortened).square()) / at.growth.square()
+    return 4 * update_probability * excess.nan_to_num(0) / ((1 - second_beta**2) * max(dim - 1, 1))
+
+
+def pending_growth(
+    first_beta: float, second_beta: float, update_probability: Tensor, *, kurtosis: Tensor | float = 1.0
+) -> Tensor:
+    """How many steps' growth the gradients in memory will still make, where they are frequent, ``[n]``.
+
+    With W and D of :func:`sign_overlap_noise` the row is to move by the sum of ``W·g`` over them, and ``R²`` to grow by
+    that of ``s²·(2·D·W - W²)``::
+
+        [2·beta1·Q·E(s²·D)/(1 - beta2) - p·(beta1·Q)²/(1 - beta2²)]/E(s²·D²)
+
+    Args:
+        first_beta: as for :func:`sign_persistence`.
+        second_beta: likewise.
+        update_probability: likewise.
+        kurtosis: likewise.
+
+    Example:
+        >>> pending_growth(0.9, 0.99, torch.tensor([1.0])).round()
+        tensor([139.], dtype=torch.float64)
+    """
+    at = _Moves.of(first_beta, second_beta, update_probability, kurtosis)
+    done = update_probability * at.later.square() / (1 - second_beta**2)
+    grown = 2 * at.later * at.mean(at.squares * at.moved) / (1 - second_beta) - done
+    return (grown / at.growth).nan_to_num(0)
+
+
+class _Moves(NamedTuple):
+    """What a gradient moves a row by, for each size of it and for none (the last); ``[sizes, n]``.
+
+    Attributes:
+        squares: ``s²``.
+        weights: share of steps with a gradient of that size.
+        scale: ``q``, over the spread of c in such a step.
+        later: ``beta1·Q``, what it moves the row by after its own step, ``[n]``.
+        moved: ``D``, in all.
+    """
+
+    squares: Tensor
+    weights: Tensor
+    scale: Tensor
+    later: Tensor
+    moved: Tensor
+
+    @classmethod
+    def of(cls, first_beta: float, second_beta: float, p: Tensor, kurtosis: Tensor | float) -> _Moves:
+        p = most_precise(p)
+        size = torch.as_tensor(kurtosis).to(p).expand_as(p).clamp(min=1)
+        sizes, shares = (torch.stack(column) for column in zip(*_sizes(size), strict=True))
+        squares, weights = torch.cat((sizes, torch.zeros_like(p)[None])), torch.cat((p * shares, (1 - p)[None]))
+        memory = first_beta**2 * p * (1 - second_beta) / (1 + second_beta)
+        scale = (memory + (1 - first_beta) ** 2 * squares).rsqrt()
+        later = first_beta * (weights * scale).sum(0)
+        return cls(squares, weights, scale, later, (1 - first_beta) * scale + later)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over steps, ``[n]``."""
+        return (self.weights * values).sum(0)
+
+    @property
+    def growth(self) -> Tensor:
+        """``E(s²·D²)``, ``[n]``."""
+        return self.mean(self.squares * self.moved.square())
 
 
 class _StepScale(NamedTuple):

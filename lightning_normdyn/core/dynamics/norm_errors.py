@@ -18,9 +18,6 @@ from torch import Tensor
 Entry: TypeAlias = Tensor | float
 Rows: TypeAlias = Sequence[Sequence[Entry]]
 
-SIGN_RADIAL_SHARE = 1 - 2 / math.pi
-"""Share of a sign step that is not along the gradient."""
-
 
 class Sampling(NamedTuple):
     """How much of a window was read.
@@ -174,22 +171,40 @@ def overlap_noise(first_beta: float, dim: int) -> float:
     return 4 * first_beta**2 / ((1 - first_beta**2) * max(dim - 1, 1))
 
 
-def radial_variance(
-    update_probability: Tensor, second_beta: float, dim: int, kurtosis: Tensor | float, rate: Tensor | float
-) -> Tensor:
-    """What ``log R`` gains in a step of Adam by what dividing by sqrt(v) turns away from the gradient: ``2·r·share/d``.
+def direction_noise(dim: int) -> float:
+    """``E[sum of z_i⁶ - (sum of z_i⁴)²]/4``: what a step has along a row whose directions z it knows, over its square.
 
-    ``r`` is the growth by the share ``rate`` of ``2·R²`` a step. What numbers of a row do alike, when they get
-    gradients and how large these are, turns nothing. The rest is, with few gradients in memory, that of a sign, ``1 -
-    2/pi``; with many, ``kappa/(4·alpha)``, a quarter of the variance of ``ln v`` between numbers, less what a direction
-    of d numbers shares with its own squares, ``[(d - 1)/(d + 2)]²``; and, since v knows the direction of the row as far
-    as that lasts as long as the memory, ``[15/((d + 2)·(d + 4)) - 9/(d + 2)²]/4``.
+    Where steps are longer by the share ``z_i²/2`` in the numbers in which the row is long, as those are that divide by
+    what gradients without a part along the row are in each.
     """
-    forgets = 1 - second_beta
-    alpha = update_probability / forgets
-    between = kurtosis * (1 - (1 - ((dim - 1) / (dim + 2)) ** 2) * alpha / (1 + alpha))
-    share = SIGN_RADIAL_SHARE * between / (between + 4 * SIGN_RADIAL_SHARE * alpha)
-    direction = (15 / ((dim + 2) * (dim + 4)) - 9 / (dim + 2) ** 2) / 4
-    known_direction = direction * alpha / (1 + alpha) * forgets / (forgets + 2 * rate)
-    variance: Tensor = 2 * rate * (share + known_direction) / dim
-    return variance
+    return (15 / ((dim + 2) * (dim + 4)) - 9 / (dim + 2) ** 2) / 4
+
+
+def direction_rate(rate: Entry, dim: int) -> Entry:
+    """``4·r·(d + 2)/(d - 1)``: how fast ``sum of z_i⁴`` is forgotten by directions z that turn by ``2·r`` in square."""
+    return 4 * rate * (dim + 2) / max(dim - 1, 1)
+
+
+def telescoped_noise(variance: Tensor, dim: int, rate: Tensor, steps: float) -> tuple[Tensor, Tensor]:
+    """What a norm owes to a potential of its direction, where decay undoes what growth makes of it.
+
+    Steps that are longer where a row is long add an eighth of the change of ``Q = sum of z_i⁴`` to ``log R``. Under
+    coupled decay, which is divided by the same v, decay is stronger by ``Q/2`` too, which takes back at the rate
+    ``4·r`` what is there of it, while Q forgets at ``q = 4·r·(d + 2)/(d - 1)``. What is left passes no slow change,
+    ``w²/(w² + q²)`` of the noise at the frequency w, so that with the relaxation ``k = 3·r``::
+
+        Cov(t) = c/(q² - k²)·[q/2·exp(-q·t) - k/2·exp(-k·t)]
+
+    Args:
+        variance: ``c``, of the noise in a step, ``[n]``.
+        dim: ``d``.
+        rate: ``r``, the share of a settled norm that decay takes in a step, ``[n]``.
+        steps: of a window.
+
+    Returns:
+        The variance at one time and that of the mean over the window, ``[n]`` each.
+    """
+    forgets, relaxes = torch.as_tensor(direction_rate(rate, dim)), 3 * rate
+    slow, fast = ((-torch.expm1(-k * steps) / (k * steps)).nan_to_num(1) for k in (relaxes, forgets))
+    mean = variance * (slow - fast) / ((forgets.square() - relaxes.square()) * steps)
+    return variance / (2 * (forgets + relaxes)), mean

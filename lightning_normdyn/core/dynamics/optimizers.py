@@ -457,6 +457,24 @@ def _read_bitsandbytes_sgd(name: str, group: dict[str, Any]) -> EquilibriumRule:
     return _read_sgd(name, {**group, "momentum": momentum, "dampening": 0.0, "nesterov": False})
 
 
+def _read_fused(name: str, group: dict[str, Any]) -> EquilibriumRule:
+    """One of FBGEMM's optimizers that step inside of backward and move touched rows alone, by its name in ``kind``."""
+    kind, lr, decay = str(group["kind"]), float(group["lr"]), float(group["weight_decay"])
+    name = kind.upper().replace("ROW_WISE", "ROWWISE")
+    if kind == "exact_row_wise_adagrad":
+        return EquilibriumRule(
+            name, "rowwise_adagradw" if group["decay_mode"] == 2 else "rowwise_adagrad", lr, 1.0, decay
+        )
+    if decay:
+        return _unknown(name, group, f"{name} whose decay spares rows without a gradient has no known law of the norm")
+    if kind in ("exact_adagrad", "exact_sgd"):
+        return EquilibriumRule(name, "adagrad" if kind == "exact_adagrad" else "sgd", lr, 1.0, 0.0)
+    if kind == "adam":
+        first_beta, second_beta = (float(beta) for beta in group["betas"])
+        return EquilibriumRule(name, "sparse_adam", lr, 1.0, 0.0, second_beta=second_beta, first_beta=first_beta)
+    return _unknown(name, group, f"{name} has no known law of the norm")
+
+
 def _third_party(kind: type[torch.optim.Optimizer]) -> tuple[tuple[str, ...], _RuleFactory | None]:
     """What a parameter group must hold for a class to be read by name, and its factory."""
     if kind.__module__.split(".")[0] == "bitsandbytes":
@@ -523,6 +541,7 @@ _THIRD_PARTY: dict[str, tuple[tuple[str, ...], _RuleFactory]] = {
     "SGDW": (("lr", "momentum", "dampening", "nesterov", "weight_decay"), _read_sgdw),
     "AdamC": (_ADAM_ENTRIES, _read_adamc),
     "AdamWScheduleFree": ((*_ADAM_ENTRIES, "k", "warmup_steps", "r"), _read_schedule_free),
+    "FusedTableOptimizer": (("kind", "lr", "weight_decay", "decay_mode"), _read_fused),
     "SGDScheduleFree": (("lr", "momentum", "weight_decay", "k", "warmup_steps", "r"), _read_schedule_free),
 }
 

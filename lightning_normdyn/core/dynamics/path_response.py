@@ -101,6 +101,11 @@ class PathResponse:
             self._both = self._both + share * to_norm * to_memory
             self._memory = self._memory + share * to_memory.square()
 
+    @property
+    def variance(self) -> Tensor:
+        """Of ``log R`` at the end, ``[n]``."""
+        return self._norm
+
     def gains(self) -> list[Tensor]:
         """``d log(predicted)/d log(moment)`` of each kind of shared noise, ``[n]``; none before a step was made."""
         if not self._noise:

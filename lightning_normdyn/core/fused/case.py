@@ -38,9 +38,8 @@ class Case(NamedTuple):
     ) -> Case:
         """As :func:`log_sum_exps` is given it."""
         factors = (None if x is None else x.detach().float().contiguous() for x in (row_factors, column_factors))
-        row_keys, column_keys, positive_columns, positive_keys, self_columns = (
-            Exclusion() if exclusion is None else exclusion
-        )
+        exclusion = Exclusion() if exclusion is None else exclusion
+        row_keys, column_keys, positive_columns, positive_keys, self_columns = exclusion[:5]
         ids = (
             positives,
             torch.stack(row_keys) if row_keys else None,

@@ -69,7 +69,8 @@ def _nearly_zero_start(evidence: Evidence) -> Finding | None:
     is_short_step = evidence.first("norm_min") < 0.3 * norm
     if not evidence.is_table or not is_short_step or not excess > _NEARLY_ZERO:
         return None
-    spike = evidence.courses["gradient_norm"].highest / evidence.recent("gradient_norm")
+    usual = evidence.recent("gradient_norm")
+    spike = evidence.courses["gradient_norm"].highest / usual if usual > 0 else 1.0
     return Finding(
         f"rows of nearly no length were in the first step: the mean of 1/R² over its rows was {excess:.1e} times that "
         f"of the median row, of {amount(norm)}, and the gradient's norm reached {amount(spike)} times its usual",

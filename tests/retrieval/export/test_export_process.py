@@ -218,8 +218,9 @@ def test_an_interrupted_export_leaves_what_was_there(tmp_path, target):
 
 
 @pytest.mark.parametrize("target", ["npy", "parquet", "faiss"])
-def test_passes_in_parts_write_the_same_bytes_and_measure_the_same_loss(tmp_path, target):
+def test_passes_in_parts_write_the_same_bytes_and_measure_the_same_loss(tmp_path, target, monkeypatch):
     pytest.importorskip({"faiss": "faiss"}.get(target, "torch"))
+    monkeypatch.setattr("lightning_normdyn.retrieval.export.index_export._SAMPLE_ROWS", 100)
     documents, queries = embeddings(1000)
     alone = source_of(documents, tmp_path, chunk_size=60)
     told = []
