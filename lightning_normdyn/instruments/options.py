@@ -28,7 +28,7 @@ class LookOptions(TypedDict, total=False):
 
     Attributes:
         targets: ``"auto"`` for every trainable embedding table and what the losses publish, or a pattern or a list
-            of them over parameter and submodule names.
+            of them over parameter and submodule names; ``"W:columns"`` names a matrix whose columns are embeddings.
         every_n_steps: cadence of looks in optimizer steps: trajectories, splits, budgets, samples of all tracked rows,
             measurements of outputs and probes.
         max_tracked_rows: most rows of a table that are tracked; larger tables are sampled, at an even stride or by
