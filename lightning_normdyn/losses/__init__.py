@@ -3,6 +3,7 @@
 from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.margin_heads import AdaFace, ArcFace, CosFace, MagFace, NormFace
 from lightning_normdyn.losses.mixin import (
     ContrastiveMixin,
     CosineMixin,
@@ -16,13 +17,18 @@ from lightning_normdyn.losses.similarity import NormalizedSimilarity
 from lightning_normdyn.losses.sup_con import SupCon
 
 __all__ = [
+    "AdaFace",
+    "ArcFace",
     "ContrastiveMixin",
+    "CosFace",
     "CosineMixin",
     "DNormMixin",
     "DotMixin",
     "FullSoftmax",
     "InfoNCE",
     "LearnableNormMixin",
+    "MagFace",
+    "NormFace",
     "NormalizedSimilarity",
     "QNormMixin",
     "SigmoidContrastive",

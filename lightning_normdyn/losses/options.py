@@ -49,6 +49,13 @@ class SoftmaxOptions(SharedOptions, total=False):
     learnable_temperature: bool
 
 
+class MarginOptions(SoftmaxOptions, total=False):
+    """What every margin head takes besides its class table and its margin."""
+
+    sample: float
+    seed: int
+
+
 class InfoNCEOptions(SoftmaxOptions, total=False):
     """What :class:`InfoNCE` and :class:`ContrastiveMixin` take besides ``normalization``."""
 
