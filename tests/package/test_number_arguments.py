@@ -184,6 +184,9 @@ MAY_BE_ZERO = {
     "label_smoothing",
     "margin",
     "relative_margin",
+    "guide_margin",
+    "guide_relative_margin",
+    "negative_margin",
     "prior",
 }
 MAY_HAVE_NO_RESAMPLES = {  # whose intervals are then NaN, as they say
