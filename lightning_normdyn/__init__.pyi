@@ -50,6 +50,7 @@ from .losses import (
     FullSoftmax as FullSoftmax,
     InfoNCE as InfoNCE,
     LearnableNormMixin as LearnableNormMixin,
+    MaxSim as MaxSim,
     NormalizedSimilarity as NormalizedSimilarity,
     QNormMixin as QNormMixin,
     SigmoidContrastive as SigmoidContrastive,

@@ -3,6 +3,7 @@
 from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.max_sim import MaxSim
 from lightning_normdyn.losses.mixin import (
     ContrastiveMixin,
     CosineMixin,
@@ -23,6 +24,7 @@ __all__ = [
     "FullSoftmax",
     "InfoNCE",
     "LearnableNormMixin",
+    "MaxSim",
     "NormalizedSimilarity",
     "QNormMixin",
     "SigmoidContrastive",

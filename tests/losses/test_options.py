@@ -12,7 +12,15 @@ from pytorch_lightning import LightningModule
 
 from lightning_normdyn.cli import export
 from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.losses import ContrastiveMixin, CosineMixin, FullSoftmax, InfoNCE, SigmoidContrastive, SupCon
+from lightning_normdyn.losses import (
+    ContrastiveMixin,
+    CosineMixin,
+    FullSoftmax,
+    InfoNCE,
+    MaxSim,
+    SigmoidContrastive,
+    SupCon,
+)
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.options import InfoNCEOptions, SharedOptions, SoftmaxOptions
 from lightning_normdyn.losses.similarity import NORMALIZATION_NAMES
@@ -85,6 +93,7 @@ EVERYTHING = {
     InfoNCE: INFONCE | {"normalization": "cosine"},
     FullSoftmax: SOFTMAX | {"normalization": "cosine", "share_documents": False},
     SupCon: SOFTMAX | {"normalization": "cosine"},
+    MaxSim: SOFTMAX | {"normalization": "cosine", "symmetric": False, "length_normalize": True},
     SigmoidContrastive: SIGMOID | {"normalization": "cosine"},
     Plain: INFONCE | {"normalization": None, "loss": "infonce", "width": 8},
     Preset: INFONCE | {"normalization": None, "loss": "infonce"},
@@ -193,7 +202,7 @@ def test_a_misspelt_option_is_named_with_the_class_and_the_right_word(cls, word,
         cls(**{word: 1})
 
 
-@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax, SupCon])
+@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax, SupCon, MaxSim])
 def test_the_error_lists_every_option(cls):
     with pytest.raises(TypeError) as caught:
         cls(zzz=1)

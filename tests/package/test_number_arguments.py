@@ -28,6 +28,7 @@ from lightning_normdyn.levers import (
 from lightning_normdyn.losses import (
     FullSoftmax,
     InfoNCE,
+    MaxSim,
     NormalizedSimilarity,
     SigmoidContrastive,
     SupCon,
@@ -109,6 +110,7 @@ CALLS: dict[str, Callable[..., object]] = {
     ),
     "losses.FullSoftmax": FullSoftmax,
     "losses.InfoNCE": InfoNCE,
+    "losses.MaxSim": MaxSim,
     "losses.NormalizedSimilarity": NormalizedSimilarity,
     "losses.SigmoidContrastive": SigmoidContrastive,
     "losses.SupCon": SupCon,
