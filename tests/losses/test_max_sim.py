@@ -103,7 +103,7 @@ def test_padded_queries_and_documents_are_those_of_the_loop(normalization, is_me
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 3, 100])
-@pytest.mark.parametrize("side", [2, 8, 1024])
+@pytest.mark.parametrize("side", [2, 8, 512])
 def test_chunks_and_packing_change_nothing(monkeypatch, side, chunk_size):
     """Every document and every token on its own, or all at once; in float64, where a difference would be a mistake."""
     monkeypatch.setitem(token_maxima._TILE_SIDE, "cpu", side)

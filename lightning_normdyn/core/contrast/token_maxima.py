@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
 from lightning_normdyn.core.dynamics.geometry import most_precise_dtype
 
-_TILE_SIDE = {"cpu": 1024}
+_TILE_SIDE = {"cpu": 512}
 _ACCELERATOR_TILE_SIDE = 4096
 
 
