@@ -231,6 +231,25 @@ def test_scores_are_those_of_sentence_transformers(is_mean):
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("with_negatives", [False, True])
+def test_the_loss_is_that_of_sentence_transformers(with_negatives):
+    package = pytest.importorskip("sentence_transformers.multi_vector_encoder.losses.multiple_negatives_ranking")
+
+    class Encoder(torch.nn.Module):
+        def forward(self, features, task=None):
+            vectors = torch.nn.functional.normalize(features["tokens"], dim=-1)
+            return {"token_embeddings": vectors, "attention_mask": features["mask"]}
+
+    masks = [mask(QUERY_LENGTHS, Q), mask(DOCUMENT_LENGTHS[:N], T), mask(DOCUMENT_LENGTHS[-N:], T)]
+    sides = [tokens(N, Q, 0), tokens(N, T, 1), tokens(N, T, 2)][: 3 if with_negatives else 2]
+    columns = [{"tokens": side, "mask": flags} for side, flags in zip(sides, masks, strict=False)]
+    theirs = package.MultiVectorMultipleNegativesRankingLoss(Encoder())(columns)
+    loss = MaxSim(temperature=1.0, length_normalize=False)
+    document_mask = torch.cat(masks[1 : len(sides)])
+    ours = loss(sides[0], torch.cat(sides[1:]), query_mask=masks[0], document_mask=document_mask)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+
+
 def test_scores_of_fewer_documents_than_queries():
     queries, documents, query_mask, document_mask = batch()
     expected = Reference(queries, documents, normalization="cosine", temperature=1.0).logits[:, 1:3]
