@@ -61,9 +61,9 @@ class Reference:
         """Of the queries, ``[n]``."""
         values = []
         for i in range(N):
-            kept = [j for j in range(M) if j == i or ids is None or ids[j] == -1 or ids[j] != ids[i]]
-            forth = self.logits[i, kept].logsumexp(0) - self.logits[i, i]
-            back = self.logits[[k for k in kept if k < N], i].logsumexp(0) - self.logits[i, i]
+            columns = [j for j in range(M) if j == i or ids is None or ids[j] == -1 or ids[j] != ids[i]]
+            forth = self.logits[i, columns].logsumexp(0) - self.logits[i, i]
+            back = self.logits[[k for k in columns if k < N], i].logsumexp(0) - self.logits[i, i]
             values.append((forth + back) / 2 if symmetric else forth)
         return torch.stack(values)
 
@@ -150,9 +150,9 @@ def test_reductions_and_weights_are_over_queries():
         make("dot", reduction="sum")(queries, documents, **masks, weights=weights),
         make("dot")(queries, documents, **masks, weights=weights),
     ]
-    weighted = (each * weights).sum()
+    total = (each * weights).sum()
     torch.testing.assert_close(
-        torch.stack(values).double(), torch.stack([each.sum(), weighted, weighted / weights.sum()]), rtol=1e-5, atol=0
+        torch.stack(values).double(), torch.stack([each.sum(), total, total / weights.sum()]), rtol=1e-5, atol=0
     )
 
 

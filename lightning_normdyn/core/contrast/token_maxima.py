@@ -85,8 +85,8 @@ class _MaxSim(torch.autograd.Function):
             tokens = documents[chunk.rows]
             for block in _blocks(queries):
                 maxima, nearest = _nearest(queries[block], tokens, chunk.is_token)
-                weighted = maxima.to(scores.dtype) * weights[block, :, None].to(scores.dtype)
-                scores[block, chunk.columns] = weighted.sum(1)
+                products = maxima.to(scores.dtype) * weights[block, :, None].to(scores.dtype)
+                scores[block, chunk.columns] = products.sum(1)
                 if keeps_places:
                     places[block, :, chunk.columns] = nearest.to(places.dtype)
         ctx.chunk_size = chunk_size
