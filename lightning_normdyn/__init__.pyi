@@ -54,6 +54,7 @@ from .losses import (
     InfoNCE as InfoNCE,
     LearnableNormMixin as LearnableNormMixin,
     MagFace as MagFace,
+    MaxSim as MaxSim,
     NormalizedSimilarity as NormalizedSimilarity,
     NormFace as NormFace,
     QNormMixin as QNormMixin,

@@ -4,6 +4,7 @@ from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.margin_heads import AdaFace, ArcFace, CosFace, MagFace, NormFace
+from lightning_normdyn.losses.max_sim import MaxSim
 from lightning_normdyn.losses.mixin import (
     ContrastiveMixin,
     CosineMixin,
@@ -28,6 +29,7 @@ __all__ = [
     "InfoNCE",
     "LearnableNormMixin",
     "MagFace",
+    "MaxSim",
     "NormFace",
     "NormalizedSimilarity",
     "QNormMixin",

@@ -21,7 +21,7 @@ else:
             return Any
 
 
-MixinLoss = Literal["infonce", "sigmoid"]
+MixinLoss = Literal["infonce", "sigmoid", "maxsim"]
 StartTemperature = float | Literal["auto"]
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]

@@ -21,7 +21,7 @@ from lightning_normdyn.instruments import NormObserver
 
 def _losses() -> Iterator[BadCall]:
     kind = "losses: settings"
-    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon):
+    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon, losses.MaxSim):
         yield from each(
             kind,
             make,
@@ -163,6 +163,25 @@ def _losses() -> Iterator[BadCall]:
         embeddings=[D[0], D.long(), D[:, :2], D[:0], None, torch.full_like(D, NAN)],
         labels=[torch.arange(3), torch.rand(6), torch.arange(6) - 3, torch.arange(6) + 1, [0] * 6, None],
         weights=[torch.rand(3), -torch.ones(6), torch.zeros(6), [1.0] * 6],
+    )
+    yield from each(
+        kind,
+        losses.MaxSim(),
+        {"queries": Q[:, None], "documents": D[:, None]},
+        queries=[Q, D[:, None].long(), None, torch.full((4, 1, 3), NAN)],
+        documents=[D[:, None, :2], D[:3, None], D, None, torch.full((6, 1, 3), INF)],
+        query_mask=[torch.rand(4, 1), torch.zeros(4, 1).bool(), torch.ones(6, 1).bool(), [[True]] * 4],
+        document_mask=[torch.full((6, 1), 2), torch.ones(6).bool(), torch.zeros(6, 1).long()],
+        document_lengths=[torch.ones(6).long()],
+        document_ids=[torch.arange(4), torch.rand(6), list("abcdef")],
+        weights=[torch.rand(3), -torch.ones(4), torch.zeros(4), 1.0],
+    )
+    yield from each(
+        kind,
+        losses.MaxSim(),
+        {"queries": Q[:, None], "documents": D, "document_lengths": torch.ones(6).long()},
+        document_lengths=[None, torch.ones(4).long(), torch.tensor([6, 0]), torch.rand(6), [1] * 6],
+        document_mask=[torch.ones(6).bool()],
     )
     linear = nn.Linear(3, 2)
     cached = {

@@ -24,6 +24,7 @@ from lightning_normdyn.losses import (
     FullSoftmax,
     InfoNCE,
     MagFace,
+    MaxSim,
     NormFace,
     SigmoidContrastive,
     SupCon,
@@ -48,6 +49,16 @@ class Shared(FullSoftmax):
 
     def forward(self, queries, documents, *, document_ids):
         return super().forward(queries, documents, torch.arange(len(queries)), document_ids=document_ids)
+
+
+class Late(MaxSim):
+    """Of three tokens cut out of each embedding, of which documents have one to three, packed."""
+
+    def forward(self, queries, documents, *, document_ids, **options):
+        lengths = document_ids % 3 + 1
+        tokens = documents.unflatten(1, (3, -1))[torch.arange(3) < lengths[:, None]]
+        options |= {"document_lengths": lengths, "document_ids": document_ids}
+        return super().forward(queries.unflatten(1, (3, -1)), tokens, **options)
 
 
 CASES = {
@@ -81,6 +92,8 @@ CASES = {
     "hard negatives of one's own": (InfoNCE, {"shared_hard_negatives": False}, {"hard": True}),
     "SupCon": (Views, {}, {"labels": True}),
     "same side with labels": (InfoNCE, {"symmetric": True, "same_side": "both"}, {"labels": True}),
+    "late interaction": (Late, {"chunk_size": 3}, {"document_ids": True, "weights": True}),
+    "symmetric late interaction": (Late, {"symmetric": True, "temperature": "auto"}, {"document_ids": True}),
     "shared documents": (Shared, {"share_documents": True}, {"document_ids": True}),
     "queue of positives": (InfoNCE, {"queue_size": 30, "queue_positives": True}, {"labels": True}),
     "prefixes": (InfoNCE, {"prefixes": [2, 5, 6]}, {"document_ids": True, "hard": True}),

@@ -21,6 +21,7 @@ from lightning_normdyn.losses import (
     FullSoftmax,
     InfoNCE,
     MagFace,
+    MaxSim,
     NormFace,
     SigmoidContrastive,
     SupCon,
@@ -97,6 +98,7 @@ EVERYTHING = {
     InfoNCE: INFONCE | {"normalization": "cosine"},
     FullSoftmax: SOFTMAX | {"normalization": "cosine", "share_documents": False},
     SupCon: SOFTMAX | {"normalization": "cosine"},
+    MaxSim: SOFTMAX | {"normalization": "cosine", "symmetric": False, "length_normalize": True},
     SigmoidContrastive: SIGMOID | {"normalization": "cosine"},
     Plain: INFONCE | {"normalization": None, "loss": "infonce", "width": 8},
     Preset: INFONCE | {"normalization": None, "loss": "infonce"},
@@ -226,7 +228,7 @@ def test_a_misspelt_option_is_named_with_the_class_and_the_right_word(cls, word,
         cls(**{word: 1})
 
 
-@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax, SupCon])
+@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax, SupCon, MaxSim])
 def test_the_error_lists_every_option(cls):
     with pytest.raises(TypeError) as caught:
         cls(zzz=1)
