@@ -14,6 +14,7 @@ from lightning_normdyn.losses.mixin import (
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.similarity import NormalizedSimilarity
 from lightning_normdyn.losses.sup_con import SupCon
+from lightning_normdyn.losses.verification import verify_loss
 
 __all__ = [
     "ContrastiveMixin",
@@ -28,4 +29,5 @@ __all__ = [
     "SigmoidContrastive",
     "SupCon",
     "cached_loss",
+    "verify_loss",
 ]
