@@ -13,6 +13,8 @@ from lightning_normdyn.losses import InfoNCE, verification, verify_loss
 from lightning_normdyn.losses.float64_loop import Float64Loop
 from lightning_normdyn.losses.trials import Trial, process_group, run_trial
 
+pytestmark = pytest.mark.slow  # starts two processes twice
+
 CLIP = {
     "ClipLoss": {},
     "ClipLoss that gathers gradient": {"gather_with_grad": True},
