@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.scarce_step import ScarceStep
 from lightning_normdyn.capture.table import Clipping, TableStep, TableTarget
-from lightning_normdyn.core.dynamics.geometry import squared_sum
+from lightning_normdyn.core.dynamics.geometry import by_blocks, most_precise, squared_sum
 
 
 class SpreadStep(TableStep):
@@ -41,7 +41,7 @@ class SpreadStep(TableStep):
         self._share: tuple[Tensor, Tensor] | None = None
         self._wants_update = tracked or (touched and norms)
         self._wants_norms = norms
-        self._rows_before = _tracked(target) if self._wants_update else None
+        self._rows_before = self._local_rows().clone() if self._wants_update else None
         self._touches = _Touches(target, self._rows_before) if touched else None
         self._raw_square = self._gradient_square() if tracked and clipping is Clipping.AHEAD else None
 
@@ -74,19 +74,28 @@ class SpreadStep(TableStep):
         """
         if not self._has_gradient:
             self.read_gradient()
-        columns = []
-        if self._wants_norms or self._wants_update:
-            rows = _tracked(self.target)
-            columns += [(rows * rows).sum(1), rows @ self.target.direction(rows)] if self._wants_norms else []
-        if self._rows_before is not None:
-            before, update = self._rows_before, rows - self._rows_before
-            columns += [(a * b).sum(1) for a, b in ((before, before), (before, update), (update, update))]
-        shares = [torch.stack(columns, 1)] if columns else []
+        before = () if self._rows_before is None else (self._rows_before,)
+        shares = by_blocks(self._row_sums, self._local_rows(), *before) if self._wants_norms or before else []
         if self._touches is not None:
             shares.append(self._touches.sums())
         squares = self._squares()
         numbers = squares if further is None else torch.cat((squares, further.to(squares)))
         self._share = torch.cat(shares, 1), numbers
+
+    def _local_rows(self) -> Tensor:
+        """This rank's part of the tracked rows as they are, ``[m, c]``."""
+        return self._layout.tracked_part(self._layout.block(self.target.table()))
+
+    def _row_sums(self, rows: Tensor, before: Tensor | None = None) -> tuple[Tensor]:
+        """Sums over the columns of rows after the update, given those before it if these are wanted, ``[k, n]``."""
+        rows, columns = most_precise(rows), []
+        if self._wants_norms:
+            columns += [torch.linalg.vecdot(rows, rows), rows @ self.target.direction(rows)]
+        if before is not None:
+            before = most_precise(before)
+            update = rows - before
+            columns += [torch.linalg.vecdot(a, b) for a, b in ((before, before), (before, update), (update, update))]
+        return (torch.stack(columns, 1),)
 
     @cached_property
     def norms(self) -> Tensor:
@@ -199,7 +208,7 @@ class _Touches:
 
     def sums(self) -> Tensor:
         """Of each tracked row of this rank the squares, and products with the gradient and of it, ``[m, 3]``."""
-        before, gradient = self._before, self._gradient
+        before, gradient = most_precise(self._before), self._gradient
         products = [(a * b).sum(1) for a, b in ((before, before), (before, gradient), (gradient, gradient))]
         sums = torch.stack(products, 1)
         if self._places is None:
@@ -223,11 +232,6 @@ def _with_gradient(square: Tensor, along: Tensor, gradient_square: Tensor) -> tu
 def _layout(target: TableTarget) -> TableLayout:
     assert target.layout is not None, "a table that every rank holds whole has a step of its own"
     return target.layout
-
-
-def _tracked(target: TableTarget) -> Tensor:
-    """This rank's part of the tracked rows as they are now, ``[m, c]``."""
-    return target.tracked_here(_layout(target))
 
 
 def two_dimensions(norm: Tensor, product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:

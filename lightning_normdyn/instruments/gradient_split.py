@@ -10,11 +10,10 @@ from torch import Tensor
 from lightning_normdyn.capture.fused_step import FusedStep
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
-from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
+from lightning_normdyn.core.dynamics.geometry import at_least_float32, by_blocks, most_precise, safe_norm
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings
 
-_BLOCK = 2**16
 _ZERO = 1e-12
 
 
@@ -82,7 +81,7 @@ def split_update(before: Tensor, after: Tensor, decay_rate: Tensor | float | Non
         start, end = most_precise(before), most_precise(after)
         return safe_norm(start).square_(), *norm_budget(start, end)
 
-    squared, *terms = _by_blocks(read_rows, before, after)
+    squared, *terms = by_blocks(read_rows, before, after)
     budget = NormBudget(*terms)
     if decay_rate is not None:  # which took the same share of every row: -decay_rate·x
         decay = -2 * decay_rate * squared
@@ -114,15 +113,6 @@ def _relative(squared: Tensor, budget: NormBudget) -> Readings:
         **dict(zip(("budget_decay", "budget_drift", "budget_growth"), means, strict=False)),
         "budget_residual": terms[3].abs().nan_to_num(0, 0, 0).max(),
     }
-
-
-def _by_blocks(
-    read_rows: Callable[[Tensor, Tensor], tuple[Tensor, ...]], before: Tensor, after: Tensor
-) -> list[Tensor]:
-    """Reads all rows, on a CPU a few at a time: it takes longer to get memory for the whole table than to compute."""
-    rows = max(1, _BLOCK // before.shape[1]) if before.device.type == "cpu" else len(before)
-    blocks = [read_rows(*block) for block in zip(before.split(rows), after.split(rows), strict=True)]
-    return [torch.cat(values) for values in zip(*blocks, strict=True)]
 
 
 def finite_mean(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from small_models import Lit, PairTable, pair_batches, seeded
 from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.instruments import QUANTITIES
 from lightning_normdyn.integrations.torchrec import TorchRecObserver
-from lightning_normdyn.losses import ContrastiveMixin, SigmoidContrastive
+from lightning_normdyn.losses import ContrastiveMixin
 
 STEPS = 120
 
@@ -26,10 +26,9 @@ def scheduled(net):
 class Learning(ContrastiveMixin, pl.LightningModule):
     """A loss that learns all that it can."""
 
-    def __init__(self, loss=None, **options):
+    def __init__(self, **options):
         super().__init__(**options)
         self.table = torch.nn.Embedding(30, 8)
-        self.contrast = loss or self.contrast
 
     def training_step(self, batch, batch_idx):
         return self.contrastive_loss(self.table(batch[:, 0]), self.table(batch[:, 1]))
@@ -61,12 +60,8 @@ def logged(fit):
     inputs = torch.randn(40, 16, generator=torch.Generator().manual_seed(2))
     probe = fit(encoder, views(STEPS), NormDynamics(targets=["encoder"], probe=inputs, **options))
     losses = [
-        fit(
-            Learning(loss, normalization="learnable", learnable_temperature=True, with_metrics=True),
-            pair_batches(3),
-            NormDynamics(),
-        )
-        for loss in (None, SigmoidContrastive(learnable_bias=True))
+        fit(Learning(normalization="learnable", learnable_temperature=True, **options), pair_batches(3), NormDynamics())
+        for options in ({"with_metrics": True}, {"loss": "sigmoid"})
     ]
     return {"table": quantities_of(table), "encoder": quantities_of(probe), "fused table": of_a_fused_table()} | {
         f"loss {number}": quantities_of(trainer) for number, trainer in enumerate(losses)

@@ -175,7 +175,20 @@ NOT_THE_USERS = {
 }
 COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows"}
 MAY_BE_NEGATIVE = {"alpha", "alpha_query", "gamma_query", "gamma_document", "power", "bias"}
-MAY_BE_ZERO = {*MAY_BE_NEGATIVE, "weight", "momentum", "second_moment", "update_probability"}
+MAY_BE_ZERO = {
+    *MAY_BE_NEGATIVE,
+    "weight",
+    "momentum",
+    "second_moment",
+    "update_probability",
+    "label_smoothing",
+    "margin",
+    "relative_margin",
+    "guide_margin",
+    "guide_relative_margin",
+    "negative_margin",
+    "prior",
+}
 MAY_HAVE_NO_RESAMPLES = {  # whose intervals are then NaN, as they say
     "metrics.NormCorrelations",
     "retrieval.compare_temperatures",

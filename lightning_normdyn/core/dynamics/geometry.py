@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -85,6 +86,26 @@ def safe_norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
         raise ValueError(f"keepdim: expected True or False, got {keepdim!r}")
     norm: Tensor = torch.linalg.vector_norm(at_least_float32(x), dim=dim, keepdim=keepdim)
     return norm
+
+
+def by_blocks(read_rows: Callable[..., tuple[Tensor, ...]], *tables: Tensor) -> list[Tensor]:
+    """Reads all rows, on a CPU a few at a time: it takes longer to get memory for the whole table than to compute.
+
+    Args:
+        read_rows: takes the same rows of each table, ``[k, d]``, and gives values of theirs, each ``[k, ...]``.
+        tables: each ``[n, d]``.
+
+    Returns:
+        The values of all rows, each ``[n, ...]``.
+
+    Example:
+        >>> by_blocks(lambda rows: (rows.sum(1), rows.amax(1)), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        [tensor([3., 7.]), tensor([2., 4.])]
+    """
+    first = tables[0]
+    rows = max(1, _BLOCK // max(1, first.shape[1])) if first.device.type == "cpu" else max(1, len(first))
+    blocks = [read_rows(*block) for block in zip(*(table.split(rows) for table in tables), strict=True)]
+    return [torch.cat(values) for values in zip(*blocks, strict=True)]
 
 
 def are_nonzero(rows: Tensor) -> Tensor:
