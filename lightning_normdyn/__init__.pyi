@@ -60,6 +60,7 @@ from .losses import (
     QNormMixin as QNormMixin,
     SigmoidContrastive as SigmoidContrastive,
     cached_loss as cached_loss,
+    verify_loss as verify_loss,
 )
 from .metrics import norm_diagnostics as norm_diagnostics
 from .report import write_report as write_report

@@ -16,6 +16,7 @@ from lightning_normdyn.losses.mixin import (
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.similarity import NormalizedSimilarity
 from lightning_normdyn.losses.sup_con import SupCon
+from lightning_normdyn.losses.verification import verify_loss
 
 __all__ = [
     "AdaFace",
@@ -36,4 +37,5 @@ __all__ = [
     "SigmoidContrastive",
     "SupCon",
     "cached_loss",
+    "verify_loss",
 ]

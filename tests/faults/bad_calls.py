@@ -205,6 +205,20 @@ def _losses() -> Iterator[BadCall]:
         document_inputs=[None, D[:0]],
         encode_document=[None, "a"],
     )
+    yield from each(
+        "losses: verification",
+        losses.verify_loss,
+        {"loss": losses.InfoNCE(), "ranks": 1, "precisions": ["float32"], "accumulate": 1, "pairs": 4},
+        loss=[None, "infonce", 0.05],
+        reference=["infonce", 0.05],
+        normalization=["cos", None],
+        temperature=NOT_POSITIVE,
+        symmetric=NOT_FLAG,
+        ranks=NOT_COUNT,
+        precisions=[None, "float32", [], ["float16"], [32]],
+        accumulate=NOT_COUNT,
+        pairs=[*NOT_COUNT, 2, 6],
+    )
 
 
 def _metrics() -> Iterator[BadCall]:
