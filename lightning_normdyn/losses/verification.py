@@ -163,8 +163,8 @@ def verify_loss(
 
 
 def _check(loss: object, reference: object, precisions: Sequence[str], pairs: object) -> None:
-    check_callable("queries and documents to a number", loss=loss)
-    check_callable("queries and documents to a number", optional=True, reference=reference)
+    check_callable("of queries and documents to a number", loss=loss)
+    check_callable("of queries and documents to a number", optional=True, reference=reference)
     check_sequence(precisions=precisions)
     if not len(precisions):
         raise ValueError(f"precisions: expected some of {', '.join(PRECISIONS)}, got none")
