@@ -218,10 +218,13 @@ def check_row_counts(counts: RowCounts, *, rows: int, table: str) -> Tensor:
             f"row_counts: expected a count for each of the {rows} rows of '{table}', got {tuple(numbers.shape)}; "
             "torch.bincount(ids, minlength=rows) makes them"
         )
-    for chunk in numbers.split(_CHUNK):
-        if not bool((chunk >= 0).all()) or (chunk.is_floating_point() and not bool(chunk.isfinite().all())):
+    for number, chunk in enumerate(numbers.split(_CHUNK)):
+        is_wrong = ~((chunk >= 0) & chunk.isfinite())
+        if bool(is_wrong.any()):
+            row = int(is_wrong.nonzero()[0])
             raise ValueError(
-                f"row_counts: expected finite counts of 0 or more for '{table}', got one of {float(chunk.amin())}"
+                f"row_counts: expected finite counts of 0 or more for '{table}', got one of {float(chunk[row]):g}, "
+                f"that of row {number * _CHUNK + row}; torch.bincount(ids, minlength=rows) makes them"
             )
     return numbers
 
@@ -255,8 +258,12 @@ def check_counts_source(counts: RowCounts) -> RowCounts:
 def _as_tensor(counts: RowCounts) -> Tensor:
     try:
         if isinstance(counts, Tensor):
+            if counts.is_complex() or counts.layout is not torch.strided or counts.is_meta:
+                raise TypeError(f"a tensor of {counts.dtype}, {counts.layout}, on {counts.device}")
             return counts.detach().cpu()
         array = np.load(counts) if isinstance(counts, (str, os.PathLike)) else np.asarray(counts)
+        if array.dtype.kind in "cV":  # astype would take the first part of each
+            raise TypeError(f"an array of {array.dtype}")
         is_plain = array.flags.writeable and array.dtype.kind in "if"
         return torch.from_numpy(array if is_plain else array.astype(np.float64))
     except (TypeError, ValueError, OSError) as error:

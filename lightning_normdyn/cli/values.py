@@ -91,9 +91,29 @@ def file(value: object) -> str:
     return _path(value, "file")
 
 
+def output_file(value: object) -> str:
+    """The name of a file on this machine."""
+    return _local(file(value), "file")
+
+
 def folder(value: object) -> str:
-    """The name of a folder."""
-    return _path(value, "folder")
+    """The name of a folder on this machine.
+
+    Example:
+        >>> folder("runs")
+        'runs'
+        >>> folder("s3://bucket/runs")  # a disk would take it for the folder 's3:'
+        Traceback (most recent call last):
+            ...
+        ValueError: expected a folder on this machine, got a URL; name a path
+    """
+    return _local(_path(value, "folder"), "folder")
+
+
+def _local(name: str, kind: str) -> str:
+    if "://" in name:
+        raise ValueError(f"expected a {kind} on this machine, got a URL; name a path")
+    return name
 
 
 def _path(value: object, kind: str) -> str:
@@ -133,6 +153,7 @@ Factor = Annotated[float, Value("F", factor)]
 Seconds = Annotated[float, Value("SECONDS", factor)]
 Folder = Annotated[str, Value("DIR", folder)]
 File = Annotated[str, Value("FILE", file)]
+OutputFile = Annotated[str, Value("FILE", output_file)]
 Name = Annotated[str, Value("NAME")]
 Table = Annotated[str, Value("TSV", file)]
 ConfigFile = Annotated[str, Value("FILE", one_word=True)]

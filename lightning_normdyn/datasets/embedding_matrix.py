@@ -186,8 +186,9 @@ class ParquetMatrix(Matrix):
     def _numbers(self, lists: Any, place: StoragePlace, first_row: int) -> Array:
         values = lists.flatten()
         if lists.null_count or values.null_count or len(values) != len(lists) * self.dim:
+            vectors = enumerate(lists.to_pylist())
             row = first_row + next(
-                (row for row, vector in enumerate(lists) if not vector.is_valid or len(vector) != self.dim), 0
+                (row for row, vector in vectors if vector is None or len(vector) != self.dim or None in vector), 0
             )
             raise ValueError(
                 f"{place}, row {row}: expected {self.dim} numbers in '{self.column}' as in the first row"

@@ -34,6 +34,7 @@ from lightning_normdyn.instruments.recorder import closure_of, uncompiled, with_
 from lightning_normdyn.instruments.safeguard import in_a_line, safeguarded, unobserved_failure
 from lightning_normdyn.instruments.training_run import Run
 from lightning_normdyn.instruments.verdicts.verdict import Verdict
+from lightning_normdyn.passwords import without_passwords
 
 Log = Callable[[dict[str, float], int], object]
 """Takes ``normdyn/<target>/<quantity>`` to scalars, and the number of optimizer steps made."""
@@ -110,6 +111,12 @@ class NormObserver:
             )
         if log_dir is not None:
             check_path("folder", log_dir=log_dir, hint="leave it out to keep no history")
+            spelled = os.fspath(log_dir)
+            if "://" in spelled:  # a disk would take it for a folder that is named like its scheme
+                raise ValueError(
+                    f"log_dir: expected a folder on this machine, got the URL {without_passwords(spelled)!r}; "
+                    "name a path, and copy the history when the run has ended"
+                )
         check_name(name=name)
         self._total_steps, self._scaler = total_steps, scaler
         self._schedulers, self._scheduler_every = _as_list(scheduler), scheduler_every_n_steps

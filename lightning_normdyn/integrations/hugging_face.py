@@ -82,7 +82,7 @@ class NormDynamicsTrainerCallback(TrainerCallback):
             scheduler=objects["lr_scheduler"],
             scaler=scaler,
             log=self._keep,
-            log_dir=args.output_dir if self._save_history else None,
+            log_dir=Path(args.output_dir) if self._save_history and args.output_dir else None,
             name=type(self).__name__,
             **self._options,
         )

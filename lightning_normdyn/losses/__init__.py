@@ -3,6 +3,8 @@
 from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
+from lightning_normdyn.losses.margin_heads import AdaFace, ArcFace, CosFace, MagFace, NormFace
+from lightning_normdyn.losses.max_sim import MaxSim
 from lightning_normdyn.losses.mixin import (
     ContrastiveMixin,
     CosineMixin,
@@ -17,13 +19,19 @@ from lightning_normdyn.losses.sup_con import SupCon
 from lightning_normdyn.losses.verification import verify_loss
 
 __all__ = [
+    "AdaFace",
+    "ArcFace",
     "ContrastiveMixin",
+    "CosFace",
     "CosineMixin",
     "DNormMixin",
     "DotMixin",
     "FullSoftmax",
     "InfoNCE",
     "LearnableNormMixin",
+    "MagFace",
+    "MaxSim",
+    "NormFace",
     "NormalizedSimilarity",
     "QNormMixin",
     "SigmoidContrastive",

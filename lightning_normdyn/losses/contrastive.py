@@ -53,6 +53,8 @@ class ContrastiveLoss(nn.Module):
     """
 
     with_metrics = False
+    has_options_of_mixin = False
+    """Whether it has what a :class:`ContrastiveMixin` was given, as far as that is known."""
     cosine_temperature = 0.05
     """Where cosines are taken to start well, which ``temperature="auto"`` goes by."""
 

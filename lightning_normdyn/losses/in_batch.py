@@ -81,8 +81,6 @@ class InBatchLoss(ContrastiveLoss, ABC):
     """A loss of pairs that find their negatives in the batch, see :class:`ContrastiveLoss` for its arguments."""
 
     _has_warned_of_ids = False
-    has_options_of_mixin = False
-    """Whether it has what a :class:`ContrastiveMixin` was given, as far as that is known."""
 
     @uncompiled
     def forward(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:

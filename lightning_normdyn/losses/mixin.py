@@ -19,6 +19,7 @@ from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.learnt import average_gradients
+from lightning_normdyn.losses.max_sim import MaxSim
 from lightning_normdyn.losses.options import InfoNCEOptions, MixinLoss, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.similarity import Normalization
@@ -48,10 +49,10 @@ class ContrastiveMixin:
             def training_step(self, batch):
                 return self.contrastive_loss(self.encoder(batch["query"]), self.encoder(batch["document"]))
 
-    The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, a :class:`SigmoidContrastive`; its learnt
-    temperature and exponents belong to the module's parameters, and are logged as ``normdyn/contrast/<name>``, as are
-    its metrics if it keeps them (``with_metrics``). ``self.contrast.parameter_group(lr=1e-2)`` is their own group for
-    an optimizer.
+    The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, a :class:`SigmoidContrastive` or a
+    :class:`MaxSim`; its learnt temperature and exponents belong to the module's parameters, and are logged as
+    ``normdyn/contrast/<name>``, as are its metrics if it keeps them (``with_metrics``).
+    ``self.contrast.parameter_group(lr=1e-2)`` is their own group for an optimizer.
     The callbacks see queries and documents as the targets ``queries`` and ``documents``. Under Lightning's
     ``ModelParallelStrategy`` it gathers over the data-parallel dimension of the mesh, unless ``process_group`` says
     another.
@@ -60,7 +61,8 @@ class ContrastiveMixin:
         args: handed on to the next class.
         normalization: as for :class:`InfoNCE`; ``None`` for the class's own, which is cosine here.
         loss: ``"infonce"``, or ``"sigmoid"`` for :class:`SigmoidContrastive` with the same normalization, temperature
-            (0.05 and fixed, unless said otherwise) and shared options, and a bias that is learnt from -10.
+            (0.05 and fixed, unless said otherwise) and shared options, and a bias that is learnt from -10, or
+            ``"maxsim"`` for :class:`MaxSim` with the same and ``symmetric``, and means over a query's tokens.
         options: those of :class:`InfoNCE`; what it does not know is handed on to the next class.
 
     Raises:
@@ -68,7 +70,7 @@ class ContrastiveMixin:
             ``self.contrast`` was set to one that does not have the options that were given here.
     """
 
-    contrast: InBatchLoss
+    contrast: InBatchLoss | MaxSim
     _given_options: Mapping[str, Any] = MappingProxyType({})
     default_normalization: ClassVar[Normalization] = "cosine"
     _decay_checked = False
@@ -105,6 +107,8 @@ class ContrastiveMixin:
             raise ValueError(f"loss: expected one of {', '.join(get_args(MixinLoss))}, got {loss!r}")
         if loss == "sigmoid":
             self.contrast = _as_sigmoid(self.contrast, given)
+        if loss == "maxsim":
+            self.contrast = _as_max_sim(self.contrast, given)
         self._given_options = given if normalization is None else {**given, "normalization": normalization}
         self.contrast.has_options_of_mixin = True
 
@@ -149,6 +153,10 @@ class ContrastiveMixin:
 
     def full_softmax_loss(self, queries: Tensor, documents: Tensor, targets: Tensor, **options: Any) -> Tensor:
         """The loss of queries that choose from a whole table of documents, see :class:`FullSoftmax`."""
+        if isinstance(self.contrast, MaxSim):
+            raise ValueError(
+                "loss: 'maxsim' scores a vector a token, and a full softmax one a document; take 'infonce'"
+            )
         self._see_mesh()
         loss: Tensor = FullSoftmax.sharing(self.contrast)(queries, documents, targets, **options)
         self._log_learnt()
@@ -174,6 +182,7 @@ class ContrastiveMixin:
             "temperature": contrast.scaling.start,
             "learnable_temperature": contrast.scaling.learnable,
             **contrast.shared_options,
+            **({"symmetric": contrast.symmetric} if isinstance(contrast, MaxSim) else {}),
         }
         for option, value in self._given_options.items():
             if option in values and values[option] != value:
@@ -270,7 +279,7 @@ class ContrastiveMixin:
             )
 
 
-def _as_sigmoid(contrast: InBatchLoss, given: Mapping[str, Any]) -> SigmoidContrastive:
+def _as_sigmoid(contrast: InBatchLoss | MaxSim, given: Mapping[str, Any]) -> SigmoidContrastive:
     """The pairwise sigmoid loss with the options of another loss."""
     for name in given:
         if name not in SoftmaxOptions.__optional_keys__:
@@ -280,6 +289,23 @@ def _as_sigmoid(contrast: InBatchLoss, given: Mapping[str, Any]) -> SigmoidContr
             )
     return SigmoidContrastive(
         normalization=contrast.similarity.normalization,
+        temperature=contrast.scaling.start,
+        learnable_temperature=contrast.scaling.learnable,
+        **contrast.shared_options,
+    )
+
+
+def _as_max_sim(contrast: InBatchLoss | MaxSim, given: Mapping[str, Any]) -> MaxSim:
+    """The loss of a vector a token with the options of another loss."""
+    for name in given:
+        if name not in SoftmaxOptions.__optional_keys__ | {"symmetric"}:
+            raise ValueError(
+                f"{name}: it means nothing to MaxSim, which scores a vector a token; leave it out, or take "
+                "loss='infonce'"
+            )
+    return MaxSim(
+        normalization=contrast.similarity.normalization,
+        symmetric=given.get("symmetric", False),
         temperature=contrast.scaling.start,
         learnable_temperature=contrast.scaling.learnable,
         **contrast.shared_options,

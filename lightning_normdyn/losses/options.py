@@ -21,7 +21,7 @@ else:
             return Any
 
 
-MixinLoss = Literal["infonce", "sigmoid"]
+MixinLoss = Literal["infonce", "sigmoid", "maxsim"]
 StartTemperature = float | Literal["auto"]
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
@@ -47,6 +47,13 @@ class SoftmaxOptions(SharedOptions, total=False):
 
     temperature: StartTemperature
     learnable_temperature: bool
+
+
+class MarginOptions(SoftmaxOptions, total=False):
+    """What every margin head takes besides its class table and its margin."""
+
+    sample: float
+    seed: int
 
 
 class InfoNCEOptions(SoftmaxOptions, total=False):

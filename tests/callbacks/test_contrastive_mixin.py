@@ -22,6 +22,7 @@ from lightning_normdyn.losses import (
     FullSoftmax,
     InfoNCE,
     LearnableNormMixin,
+    MaxSim,
     QNormMixin,
     SigmoidContrastive,
 )
@@ -207,8 +208,27 @@ def test_the_sigmoid_loss_is_one_word_that_heeds_the_other_options():
     assert module.contrast.learnt().keys() == {"temperature", "bias"}
     with pytest.raises(ValueError, match="symmetric: it means nothing to the sigmoid loss, which judges each pair by"):
         Retriever(loss="sigmoid", symmetric=True)
-    with pytest.raises(ValueError, match="loss: expected one of infonce, sigmoid, got 'siglip'"):
+    with pytest.raises(ValueError, match="loss: expected one of infonce, sigmoid, maxsim, got 'siglip'"):
         Retriever(loss="siglip")
+
+
+def test_late_interaction_is_one_word_too():
+    module = Retriever(loss="maxsim", normalization="qnorm", symmetric=True, temperature=0.3, chunk_size=2)
+    queries, documents = (side.unflatten(1, (2, -1)) for side in batches(1)[0])
+    mask = torch.tensor([[True, index % 2 == 0] for index in range(BATCH)])
+    expected = MaxSim(normalization="qnorm", symmetric=True, temperature=0.3)(queries, documents, document_mask=mask)
+    torch.testing.assert_close(module.contrastive_loss(queries, documents, document_mask=mask), expected)
+    assert module.contrast.chunk_size == 2
+    with pytest.raises(ValueError, match="queue_size: it means nothing to MaxSim, which scores a vector a token"):
+        Retriever(loss="maxsim", queue_size=8)
+    with pytest.raises(ValueError, match="loss: 'maxsim' scores a vector a token, and a full softmax one a document"):
+        module.full_softmax_loss(*batches(1)[0], torch.arange(BATCH))
+    module = Retriever(symmetric=True)
+    module.contrast = MaxSim()
+    with pytest.raises(
+        ValueError, match=r"^symmetric: True was given to the module, and self\.contrast was set to a Max"
+    ):
+        module.contrastive_loss(queries, documents)
 
 
 def test_a_configuration_takes_the_word():

@@ -248,7 +248,17 @@ def test_a_resumed_run_takes_the_rows_that_it_took():
     [
         ([1, 2, 3], r"row_counts: expected a count for each of the 30 rows of 'table.weight', got \(3,\)"),
         ([-1] * 30, "row_counts: expected finite counts of 0 or more for 'table.weight', got one of -1"),
-        ([math.nan] * 30, "row_counts: expected finite counts of 0 or more"),
+        (
+            [math.nan] * 30,
+            "row_counts: expected finite counts of 0 or more for 'table.weight', got one of nan, that",
+        ),
+        ([0.0] * 29 + [math.inf], "got one of inf, that of row 29; torch.bincount"),
+        ([0.0, math.nan] + [-1] * 28, "got one of nan, that of row 1; torch.bincount"),
+        (torch.ones(30, dtype=torch.complex64), "row_counts: expected numbers, one a row, .*complex64"),
+        (torch.ones(30).to_sparse(), "row_counts: expected numbers, one a row, .*sparse"),
+        (torch.ones(30, device="meta"), "row_counts: expected numbers, one a row, .*meta"),
+        (np.ones(30, dtype=complex), "row_counts: expected numbers, one a row, .*complex128"),
+        (np.zeros(30, dtype=[("row", "i4"), ("count", "i4")]), "row_counts: expected numbers, one a row, .*count"),
         (["a"] * 30, "row_counts: expected numbers, one a row"),
         ("missing.npy", "row_counts: no file 'missing.npy'"),
         (7, "row_counts: expected a count for each row .*, got 7"),

@@ -175,6 +175,14 @@ def test_python_dash_m_is_the_console_script():
         (["demo", "--steps", "0"], "argument --steps: expected a positive whole number, got '0'"),
         (["demo", "--steps", "99999999999999999999"], "argument --steps: expected at most 1000000000000, got"),
         (["demo", "--out", ""], "argument --out: expected the name of a folder, got nothing"),
+        (
+            ["audit", "--out", "file:///tmp/audit"],
+            "--out: expected a folder on this machine, got a URL; name a path",
+        ),
+        (
+            ["report", "runs", "--out", "s3://bucket/a.html"],
+            "--out: expected a file on this machine, got a URL",
+        ),
         (["demo", "--seed", "-1"], "argument --seed: expected a whole number from 0"),
         (["demo", "--optimizer", "lion"], "argument --optimizer: invalid choice"),
         (["nothing"], "invalid choice: 'nothing'"),

@@ -69,6 +69,10 @@ def uneven(file):
     pq.write_table(pa.table({"v": pa.array([[1.0, 2.0], [3.0]])}), file)
 
 
+def a_number_short(file):
+    pq.write_table(pa.table({"v": pa.array([[1.0, 2.0], [3.0, None]])}), file)
+
+
 def two(file):
     np.savez(file, a=VECTORS, b=VECTORS)
 
@@ -100,6 +104,7 @@ def save_objects(file):
         ("a.npz", two, "among its two-dimensional arrays, got a, b"),
         ("a.parquet", lambda file: file.write_bytes(b"PAR1"), "cannot be read as .parquet"),
         ("a.parquet", uneven, "row 1: expected 2 numbers"),
+        ("a.parquet", a_number_short, "row 1: expected 2 numbers"),
         ("a.npy", lambda file: np.save(file, np.ones((3, 0))), r"expected vectors of one number or more, got \[3, 0\]"),
         ("a.parquet", nothing_first, "row 0: expected numbers in 'v', got nothing"),
         ("a.safetensors", lambda file: file.write_bytes(b"nothing"), "cannot be read|a.safetensors"),

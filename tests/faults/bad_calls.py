@@ -21,7 +21,7 @@ from lightning_normdyn.instruments import NormObserver
 
 def _losses() -> Iterator[BadCall]:
     kind = "losses: settings"
-    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon):
+    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon, losses.MaxSim):
         yield from each(
             kind,
             make,
@@ -74,6 +74,32 @@ def _losses() -> Iterator[BadCall]:
     yield from each(kind, losses.FullSoftmax, {}, share_documents=["no", 1])
     yield from each(kind, losses.InfoNCE().parameter_group, {}, lr=[0, -1.0, NAN, INF, "0.1"])
     yield from each(kind, losses.SigmoidContrastive, {}, bias=[NAN, INF, "0"], learnable_bias=["no"])
+    table = {"num_classes": 6, "dim": 3}
+    for head in (losses.NormFace, losses.CosFace, losses.ArcFace, losses.MagFace, losses.AdaFace):
+        yield from each(
+            kind,
+            head,
+            table,
+            num_classes=[1, *NOT_COUNT],
+            dim=NOT_COUNT,
+            temperature=NOT_POSITIVE,
+            sample=[1.5, *NOT_POSITIVE],
+            seed=[-1, 0.5, "3"],
+            normalization=["dot"],
+        )
+    yield from each(kind, losses.CosFace, table, margin=[-0.1, NAN, INF, "0.3"])
+    yield from each(kind, losses.ArcFace, table, margin=[-0.1, 28.6, NAN, "0.5", None])
+    yield from each(kind, losses.AdaFace, table, margin=[-0.1, 4], concentration=NOT_POSITIVE, momentum=[-0.1, 1, NAN])
+    yield from each(
+        kind,
+        losses.MagFace,
+        table,
+        lower_norm=[200.0, *NOT_POSITIVE],
+        upper_norm=[1.0, *NOT_POSITIVE],
+        lower_margin=[0.9, -0.1, "0.4"],
+        upper_margin=[0.1, 4, NAN],
+        norm_weight=[-1, NAN, "35"],
+    )
     yield from each(kind, losses.NormalizedSimilarity, {}, normalization=["cos", None], shared_gamma=["no"])
     kind = "losses: batches"
     batches = {
@@ -129,6 +155,33 @@ def _losses() -> Iterator[BadCall]:
         {"embeddings": D, "labels": torch.arange(6) // 2},
         embeddings=[D[0], D.long(), None, torch.full_like(D, NAN)],
         labels=[torch.arange(3), torch.rand(6), torch.arange(6) - 3, [0] * 6, None],
+    )
+    yield from each(
+        kind,
+        losses.MagFace(6, 3, lower_norm=0.01),
+        {"embeddings": D, "labels": torch.arange(6)},
+        embeddings=[D[0], D.long(), D[:, :2], D[:0], None, torch.full_like(D, NAN)],
+        labels=[torch.arange(3), torch.rand(6), torch.arange(6) - 3, torch.arange(6) + 1, [0] * 6, None],
+        weights=[torch.rand(3), -torch.ones(6), torch.zeros(6), [1.0] * 6],
+    )
+    yield from each(
+        kind,
+        losses.MaxSim(),
+        {"queries": Q[:, None], "documents": D[:, None]},
+        queries=[Q, D[:, None].long(), None, torch.full((4, 1, 3), NAN)],
+        documents=[D[:, None, :2], D[:3, None], D, None, torch.full((6, 1, 3), INF)],
+        query_mask=[torch.rand(4, 1), torch.zeros(4, 1).bool(), torch.ones(6, 1).bool(), [[True]] * 4],
+        document_mask=[torch.full((6, 1), 2), torch.ones(6).bool(), torch.zeros(6, 1).long()],
+        document_lengths=[torch.ones(6).long()],
+        document_ids=[torch.arange(4), torch.rand(6), list("abcdef")],
+        weights=[torch.rand(3), -torch.ones(4), torch.zeros(4), 1.0],
+    )
+    yield from each(
+        kind,
+        losses.MaxSim(),
+        {"queries": Q[:, None], "documents": D, "document_lengths": torch.ones(6).long()},
+        document_lengths=[None, torch.ones(4).long(), torch.tensor([6, 0]), torch.rand(6), [1] * 6],
+        document_mask=[torch.ones(6).bool()],
     )
     linear = nn.Linear(3, 2)
     cached = {

@@ -299,7 +299,7 @@ def _targets() -> Iterator[BadCall]:
         {"model": model, "optimizer": optimizer},
         scheduler_every_n_steps=NOT_COUNT,
         scaler=["yes", 3],
-        log_dir=[3, "", b"a", "a\0b"],
+        log_dir=[3, "", b"a", "a\0b", "s3://bucket/run"],
         name=[3, None],
         fit_every_n_steps=[0, -1, 1.5, "3"],
         window=[0, -1, 1.5, NAN, "0.2"],

@@ -17,7 +17,19 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_normdyn.cli.process_group import ended_process_group
-from lightning_normdyn.losses import FullSoftmax, InfoNCE, SigmoidContrastive, SupCon, cached_loss
+from lightning_normdyn.losses import (
+    AdaFace,
+    ArcFace,
+    CosFace,
+    FullSoftmax,
+    InfoNCE,
+    MagFace,
+    MaxSim,
+    NormFace,
+    SigmoidContrastive,
+    SupCon,
+    cached_loss,
+)
 
 D = 6
 LARGEST = 4
@@ -37,6 +49,16 @@ class Shared(FullSoftmax):
 
     def forward(self, queries, documents, *, document_ids):
         return super().forward(queries, documents, torch.arange(len(queries)), document_ids=document_ids)
+
+
+class Late(MaxSim):
+    """Of three tokens cut out of each embedding, of which documents have one to three, packed."""
+
+    def forward(self, queries, documents, *, document_ids, **options):
+        lengths = document_ids % 3 + 1
+        tokens = documents.unflatten(1, (3, -1))[torch.arange(3) < lengths[:, None]]
+        options |= {"document_lengths": lengths, "document_ids": document_ids}
+        return super().forward(queries.unflatten(1, (3, -1)), tokens, **options)
 
 
 CASES = {
@@ -70,6 +92,8 @@ CASES = {
     "hard negatives of one's own": (InfoNCE, {"shared_hard_negatives": False}, {"hard": True}),
     "SupCon": (Views, {}, {"labels": True}),
     "same side with labels": (InfoNCE, {"symmetric": True, "same_side": "both"}, {"labels": True}),
+    "late interaction": (Late, {"chunk_size": 3}, {"document_ids": True, "weights": True}),
+    "symmetric late interaction": (Late, {"symmetric": True, "temperature": "auto"}, {"document_ids": True}),
     "shared documents": (Shared, {"share_documents": True}, {"document_ids": True}),
     "queue of positives": (InfoNCE, {"queue_size": 30, "queue_positives": True}, {"labels": True}),
     "prefixes": (InfoNCE, {"prefixes": [2, 5, 6]}, {"document_ids": True, "hard": True}),
@@ -78,6 +102,29 @@ CASES = {
     "sigmoid": (SigmoidContrastive, {}, {}),
     "sigmoid with labels": (SigmoidContrastive, {}, {"labels": True, "hard": True, "document_ids": True}),
 }
+
+
+HEADS = {
+    "NormFace": (NormFace, {"reduction": "sum"}),
+    "CosFace": (CosFace, {"temperature": "auto"}),
+    "ArcFace": (ArcFace, {"sample": 0.5}),
+    "MagFace": (MagFace, {"lower_norm": 0.5, "upper_norm": 2.0, "sample": 0.5}),
+    "AdaFace": (AdaFace, {"momentum": 0.5}),
+}
+
+
+class Classifier(nn.Module):
+    """An encoder and a margin head over nine classes, of which a batch has some."""
+
+    def __init__(self, make, settings):
+        super().__init__()
+        torch.manual_seed(0)
+        self.query = nn.Linear(D, D)
+        self.loss = make(9, D, **{"temperature": 0.1, "learnable_temperature": True} | settings)
+
+    def forward(self, batch, *, chunk_size=None):
+        assert chunk_size is None
+        return self.loss(self.query(batch["queries"]), batch["labels"], weights=batch.get("weights"))
 
 
 class Towers(nn.Module):
@@ -170,6 +217,9 @@ def main(folder):
     rank = dist.get_rank() if world > 1 else 0
     torch.set_num_threads(1)
     found = {name: run(Towers(make, kw), wanted, world, rank) for name, (make, kw, wanted) in CASES.items()}
+    for name, (make, kw) in HEADS.items():
+        wanted = {"labels": True, "weights": name == "ArcFace"}
+        found[name] = run(Classifier(make, kw), wanted, world, rank)
     symmetric = {"symmetric": True}
     found["accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, accumulate=2)
     found["cached"] = run(Towers(InfoNCE, symmetric), {"document_ids": True}, world, rank, chunk_size=4)

@@ -12,7 +12,20 @@ from pytorch_lightning import LightningModule
 
 from lightning_normdyn.cli import export
 from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.losses import ContrastiveMixin, CosineMixin, FullSoftmax, InfoNCE, SigmoidContrastive, SupCon
+from lightning_normdyn.losses import (
+    AdaFace,
+    ArcFace,
+    ContrastiveMixin,
+    CosFace,
+    CosineMixin,
+    FullSoftmax,
+    InfoNCE,
+    MagFace,
+    MaxSim,
+    NormFace,
+    SigmoidContrastive,
+    SupCon,
+)
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.options import InfoNCEOptions, SharedOptions, SoftmaxOptions
 from lightning_normdyn.losses.similarity import NORMALIZATION_NAMES
@@ -85,9 +98,19 @@ EVERYTHING = {
     InfoNCE: INFONCE | {"normalization": "cosine"},
     FullSoftmax: SOFTMAX | {"normalization": "cosine", "share_documents": False},
     SupCon: SOFTMAX | {"normalization": "cosine"},
+    MaxSim: SOFTMAX | {"normalization": "cosine", "symmetric": False, "length_normalize": True},
     SigmoidContrastive: SIGMOID | {"normalization": "cosine"},
     Plain: INFONCE | {"normalization": None, "loss": "infonce", "width": 8},
     Preset: INFONCE | {"normalization": None, "loss": "infonce"},
+}
+HEAD = SOFTMAX | {"temperature": 1 / 64, "sample": 1.0, "seed": 0, "num_classes": None, "dim": None}
+MAGFACE = {"lower_norm": 10.0, "upper_norm": 110.0, "lower_margin": 0.45, "upper_margin": 0.8, "norm_weight": 35.0}
+HEADS = {
+    NormFace: HEAD,
+    CosFace: HEAD | {"margin": 0.35},
+    ArcFace: HEAD | {"margin": 0.5},
+    MagFace: HEAD | MAGFACE,
+    AdaFace: HEAD | {"margin": 0.4, "concentration": 0.333, "momentum": 0.99},
 }
 
 
@@ -131,6 +154,18 @@ def test_a_configuration_shows_every_option_with_its_default(cls):
     assert "(type: float, default: 100.0)" in text
     assert "(type: int | null, default: null)" in text or "(type: Optional[int], default: null)" in text
     assert "largest learnt ``1/temperature``" in text
+
+
+@pytest.mark.parametrize("cls", HEADS, ids=lambda cls: cls.__name__)
+def test_margin_heads_are_built_from_a_configuration_that_shows_every_option(cls):
+    parser = parser_of(cls)
+    assert vars(parser.get_defaults().loss) == HEADS[cls]
+    parsed = parser.parse_string(yaml.safe_dump({"loss": {"num_classes": 5, "dim": 3, "sample": 0.5}}))
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    head = build(parsed).loss
+    assert (tuple(head.weight.shape), head.sampling.sample) == ((5, 3), 0.5)
+    with pytest.raises(TypeError, match=rf"^{cls.__name__}: .*'temprature'.*; did you mean 'temperature'\?$"):
+        cls(5, 3, temprature=0.1)
 
 
 @pytest.mark.parametrize("cls", EVERYTHING, ids=lambda cls: cls.__name__)
@@ -193,7 +228,7 @@ def test_a_misspelt_option_is_named_with_the_class_and_the_right_word(cls, word,
         cls(**{word: 1})
 
 
-@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax, SupCon])
+@pytest.mark.parametrize("cls", [InfoNCE, SigmoidContrastive, FullSoftmax, SupCon, MaxSim])
 def test_the_error_lists_every_option(cls):
     with pytest.raises(TypeError) as caught:
         cls(zzz=1)

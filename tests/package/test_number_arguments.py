@@ -7,6 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, is_typeddict
 
 import pytest
@@ -26,9 +27,15 @@ from lightning_normdyn.levers import (
     weight_decay_for,
 )
 from lightning_normdyn.losses import (
+    AdaFace,
+    ArcFace,
+    CosFace,
     FullSoftmax,
     InfoNCE,
+    MagFace,
+    MaxSim,
     NormalizedSimilarity,
+    NormFace,
     SigmoidContrastive,
     SupCon,
     cached_loss,
@@ -92,6 +99,7 @@ def cached(**options: Any) -> torch.Tensor:
     return cached_loss(InfoNCE(), QUERIES, DOCUMENTS, **{"chunk_size": 4, **sides, **options})
 
 
+HEADS = (AdaFace, ArcFace, CosFace, MagFace, NormFace)
 CALLS: dict[str, Callable[..., object]] = {
     "callbacks.EquilibriumFitMonitor": EquilibriumFitMonitor,
     "callbacks.GradientSplitMonitor": GradientSplitMonitor,
@@ -107,8 +115,10 @@ CALLS: dict[str, Callable[..., object]] = {
     "levers.weight_decay_for": lambda **options: weight_decay_for(
         RULE, **({"dim": 4} | ({} if "target_angular_rate" in options else {"target_norm": 1.0}) | options)
     ),
+    **{f"losses.{head.__name__}": partial(head, num_classes=4, dim=2) for head in HEADS},
     "losses.FullSoftmax": FullSoftmax,
     "losses.InfoNCE": InfoNCE,
+    "losses.MaxSim": MaxSim,
     "losses.NormalizedSimilarity": NormalizedSimilarity,
     "losses.SigmoidContrastive": SigmoidContrastive,
     "losses.SupCon": SupCon,
@@ -173,9 +183,11 @@ NOT_THE_USERS = {
     "retrieval.audit.LastLayer",
     "retrieval.audit.Saturation",
 }
-COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows"}
+COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows", "seed"}
 MAY_BE_NEGATIVE = {"alpha", "alpha_query", "gamma_query", "gamma_document", "power", "bias"}
 MAY_BE_ZERO = {
+    "lower_margin",
+    "norm_weight",
     *MAY_BE_NEGATIVE,
     "weight",
     "momentum",

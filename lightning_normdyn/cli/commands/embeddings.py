@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
-from lightning_normdyn.cli.values import Count, Exponent, File, Folder, Name, Table, Value, exponent, file, folder
+from lightning_normdyn.cli.values import (
+    Count,
+    Exponent,
+    File,
+    Folder,
+    Name,
+    Table,
+    Value,
+    exponent,
+    folder,
+    output_file,
+)
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.audits.audit import AuditRecord
@@ -13,7 +24,7 @@ if TYPE_CHECKING:
 
 ModelFolder = Annotated[str, Value("FOLDER", folder)]
 Tag = Annotated[str, Value("TAG")]
-ArrayFile = Annotated[str, Value("NPY", file)]
+ArrayFile = Annotated[str, Value("NPY", output_file)]
 _GROUPS = {
     "embeddings and what is folded into them": (
         "embeddings", "column", "ids", "normalization", "alpha", "gamma_document",

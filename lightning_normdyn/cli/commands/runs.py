@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
-from lightning_normdyn.cli.values import Count, File, Folder, Name, Seconds, Seed
+from lightning_normdyn.cli.values import Count, File, Folder, Name, OutputFile, Seconds, Seed
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.demos.demo import DemoRecord
@@ -49,7 +49,7 @@ def demo(
 
 
 @command(Shell(extra=("cli,report", ("matplotlib",)), positional=("run",)))
-def report(*, run: Folder, out: File | None = None) -> ReportRecord:
+def report(*, run: Folder, out: OutputFile | None = None) -> ReportRecord:
     """Draw the report of a run that trained with NormDynamics.
 
     Args:
@@ -74,7 +74,7 @@ def report(*, run: Folder, out: File | None = None) -> ReportRecord:
 def watch(
     *,
     run: Folder,
-    out: File | None = None,
+    out: OutputFile | None = None,
     interval: Seconds = 10.0,
     timeout: Seconds | None = None,
     once: bool = False,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
-from lightning_normdyn.cli.values import ConfigFile, Count, Factor, File, Folder, Name, Table
+from lightning_normdyn.cli.values import ConfigFile, Count, Factor, File, Folder, Name, OutputFile, Table
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.advice import AdviceRecord
@@ -74,7 +74,7 @@ def advise(
     column: Name | None = None,
     judgements: Table | None = None,
     temperature: Factor = 0.05,
-    json: File | None = None,
+    json: OutputFile | None = None,
     overrides: Sequence[str] = (),
 ) -> AdviceRecord:
     """Say how to score with a trained model, and what to train next.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from lightning_normdyn.retrieval.indexes.id_file import check_lines, check_place, id_file, read_ids, write_ids
-from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place
+from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place, local_place
 from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, IndexTarget, SearchResult, optional
 
 _LARGEST_ID = 2**63 - 1
@@ -34,7 +33,7 @@ class FaissIndex:
 
     def __init__(self, destination: Destination) -> None:
         self._faiss = optional("faiss", extra="faiss")
-        self.file, self.destination = Path(destination.out), destination
+        self.file, self.destination = local_place(destination.out, target="faiss"), destination
         if destination.dtype == "float16" and destination.index not in ("flat", "hnsw"):
             raise ValueError(
                 f"dtype: expected float32 with index '{destination.index}', which has a storage of its own, got float16"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from torch import Tensor
 
-from lightning_normdyn.retrieval.indexes.staged_path import StagedPath
+from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, local_place
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
@@ -42,15 +41,14 @@ class LanceTable:
     def __init__(self, destination: Destination) -> None:
         self._lancedb = optional("lancedb", extra="lancedb")
         check_index(destination.index, ["flat", *_INDEXES], target="lancedb")
-        if "://" in destination.out:
-            raise ValueError("out: expected a folder for lancedb, got a URL; export to a folder and copy it there")
+        folder = local_place(destination.out, target="lancedb", kind="folder")
         if not _NAME.fullmatch(destination.name):
             raise ValueError(
                 f"name: expected letters, digits, dots, dashes and underscores, got {destination.name[:40]!r}; choose "
                 "a plain word"
             )
         self.destination = destination
-        self.place = Path(destination.out) / f"{destination.name}.lance"
+        self.place = folder / f"{destination.name}.lance"
         self._output: StagedPath | None = None
         self._table: Any = None
         self._metric: Metric = "inner_product"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lightning_normdyn.atomic_file import make_temporary, remove_leftovers, sync_folder
 from lightning_normdyn.caution import caution
+from lightning_normdyn.datasets.storage_place import is_url
 from lightning_normdyn.file_lock import is_locked
 
 _LONGEST_NAME = 230  # that of the folder for the time being, which has some letters more, must fit too
@@ -84,6 +85,22 @@ class StagedPath:
         for folder in self._new_folders:
             if not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def local_place(out: str, *, target: str, kind: str = "file") -> Path:
+    """The path of what is to be written; of a URL, a disk would make a folder that is named like its scheme.
+
+    Args:
+        out: what the user gave.
+        target: the word of what is written.
+        kind: ``file`` or ``folder``.
+
+    Raises:
+        ValueError: if it is a URL.
+    """
+    if is_url(out):
+        raise ValueError(f"out: expected a {kind} for {target}, got a URL; export to a {kind} and copy it there")
+    return Path(out)
 
 
 def check_staged_place(place: Path, *, overwrite: bool, folder: bool = False) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.id_file import are_rows, check_lines, check_place, id_file, read_ids, write_ids
-from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place
+from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place, local_place
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
@@ -48,7 +48,7 @@ class _VectorFile:
 
     def __init__(self, destination: Destination) -> None:
         check_index(destination.index, ["flat"], target=self.suffix[1:])
-        self.file, self.destination = Path(destination.out), destination
+        self.file, self.destination = local_place(destination.out, target=self.suffix[1:]), destination
         if self.file.suffix != self.suffix:
             raise ValueError(
                 f"out: expected a file that ends in {self.suffix}, got '{without_passwords(str(self.file))}'"

@@ -16,7 +16,7 @@ from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count, check_not_negative
 from lightning_normdyn.datasets import Judgements, KnowledgeGraph
-from lightning_normdyn.losses.in_batch import InBatchLoss
+from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair, check_source
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
@@ -265,7 +265,7 @@ def _check_word(name: str, word: str, choices: tuple[str, ...]) -> None:
 _SCORES_AT_ONCE = 2**23
 
 
-def distance_softmax_loss(contrast: InBatchLoss, queries: Tensor, documents: Tensor, targets: Tensor) -> Tensor:
+def distance_softmax_loss(contrast: ContrastiveLoss, queries: Tensor, documents: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of ``-|q - d| / tau`` over all documents.
 
     Distances are made for a strip of queries at a time, and made again on the way back.

@@ -100,6 +100,9 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     assert EmbeddingFile(file).rows == len(documents)
     with pytest.raises(ValueError, match=r"out: expected a file that ends in \.npy"):
         export(source, "npy", tmp_path / "vectors.txt")
+    for url in ("s3://bucket/vectors.npy", f"file://{tmp_path}/vectors.npy"):
+        with pytest.raises(ValueError, match="out: expected a file for npy, got a URL; export to a file and copy"):
+            export(source, "npy", url)
     with pytest.raises(ValueError, match="index: expected flat for npy, got 'hnsw'"):
         export(source, "npy", tmp_path / "new.npy", index="hnsw")
 
