@@ -63,20 +63,20 @@ class Float64Loop:
         means = [self._mean(queries, documents, rows, rows if keeps_rank else slice(0)) for rows in stretches]
         return torch.stack(means).mean()
 
-    def _mean(self, queries: Tensor, documents: Tensor, rows: slice, trained: slice) -> Tensor:
+    def _mean(self, queries: Tensor, documents: Tensor, rows: slice, trainable: slice) -> Tensor:
         """Over some rows, which give gradient to some candidates."""
         anchors, candidates = self._rescaled(queries, documents)
-        losses = self._losses(anchors, candidates, rows, trained)
+        losses = self._losses(anchors, candidates, rows, trainable)
         if self._symmetric:
-            losses += self._losses(candidates, anchors, rows, trained)
+            losses += self._losses(candidates, anchors, rows, trainable)
         return torch.stack(losses).mean()
 
-    def _losses(self, anchors: Tensor, candidates: Tensor, rows: slice, trained: slice) -> list[Tensor]:
-        mixed = candidates.detach().clone()
-        mixed[trained] = candidates[trained]
+    def _losses(self, anchors: Tensor, candidates: Tensor, rows: slice, trainable: slice) -> list[Tensor]:
+        vectors = candidates.detach().clone()
+        vectors[trainable] = candidates[trainable]
         losses = []
         for row in range(len(anchors))[rows]:
-            logits = mixed @ anchors[row] / self._temperature
+            logits = vectors @ anchors[row] / self._temperature
             losses.append(torch.logsumexp(logits, 0) - logits[row])
         return losses
 

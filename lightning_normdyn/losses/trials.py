@@ -130,10 +130,10 @@ def _pickled(loss: PairLoss) -> bytes:
         ) from error
 
 
-def _work(rank: int, pickled: bytes, trials: Sequence[Trial], folder: str) -> None:
+def _work(rank: int, pickle_bytes: bytes, trials: Sequence[Trial], folder: str) -> None:
     torch.set_num_threads(1)
     with process_group(rank, trials[0].ranks, folder):
-        steps = [run_trial(trial, pickle.loads(pickled), rank) for trial in trials]
+        steps = [run_trial(trial, pickle.loads(pickle_bytes), rank) for trial in trials]
         if rank == 0:
             torch.save([tuple(step) for step in steps], Path(folder) / "steps.pt")
         dist.barrier()
@@ -175,13 +175,13 @@ def run_trial(trial: Trial, loss: PairLoss, rank: int) -> Step:
 
 def _trained(trial: Trial, loss: PairLoss, rank: int) -> Step:
     model = _Encoders(trial, loss)
-    distributed = DistributedDataParallel(model) if trial.ranks > 1 else None
+    parallel_model = DistributedDataParallel(model) if trial.ranks > 1 else None
     total = torch.zeros((), dtype=torch.float64)
     for number in range(trial.accumulate):
         inputs = [side.chunk(trial.ranks)[rank] for side in trial.batch(number)]
-        waits = distributed is not None and number + 1 < trial.accumulate
-        with distributed.no_sync() if distributed is not None and waits else nullcontext():
-            value = (distributed or model)(*inputs)
+        waits = parallel_model is not None and number + 1 < trial.accumulate
+        with parallel_model.no_sync() if parallel_model is not None and waits else nullcontext():
+            value = (parallel_model or model)(*inputs)
             (value / trial.accumulate).backward()
         total += value.detach().double() / trial.accumulate / trial.ranks
     dist.all_reduce(total)

@@ -163,8 +163,8 @@ def verify_loss(
 
 
 def _check(loss: object, reference: object, precisions: Sequence[str], pairs: object) -> None:
-    check_callable("queries and documents to a number", loss=loss)
-    check_callable("queries and documents to a number", optional=True, reference=reference)
+    check_callable("of queries and documents to a number", loss=loss)
+    check_callable("of queries and documents to a number", optional=True, reference=reference)
     check_sequence(precisions=precisions)
     if not len(precisions):
         raise ValueError(f"precisions: expected some of {', '.join(PRECISIONS)}, got none")
@@ -208,8 +208,8 @@ def _known_mistake(row: Comparison, gradient: Tensor, reference: PairLoss) -> Co
     for parts in sorted({2, 4, trial.ranks, 2 * trial.ranks} - {1}):
         if trial.ranks * trial.pairs % parts:
             continue
-        divided = reference_step(trial, mean_of_parts(reference, parts))
-        if _fit(gradient, divided.gradient)[1] <= tolerance:
+        part_step = reference_step(trial, mean_of_parts(reference, parts))
+        if _fit(gradient, part_step.gradient)[1] <= tolerance:
             return row._replace(finding="parts", parts=parts)
     return row._replace(finding="different")
 
@@ -217,8 +217,8 @@ def _known_mistake(row: Comparison, gradient: Tensor, reference: PairLoss) -> Co
 def _fit(gradient: Tensor, expected: Tensor) -> tuple[float, float]:
     """The least-squares factor, and what is left as a share of the gradient."""
     factor = (gradient @ expected) / (expected @ expected)
-    rest = (gradient - factor * expected).norm() / gradient.norm().clamp(min=1e-300)
-    return float(factor), float(rest)
+    remainder = (gradient - factor * expected).norm() / gradient.norm().clamp(min=1e-300)
+    return float(factor), float(remainder)
 
 
 def _is_near(factor: float, target: float, row: Comparison) -> bool:

@@ -39,6 +39,7 @@ from lightning_normdyn.losses import (
     SigmoidContrastive,
     SupCon,
     cached_loss,
+    verify_loss,
 )
 from lightning_normdyn.metrics import (
     FisherConditionNumber,
@@ -123,6 +124,9 @@ CALLS: dict[str, Callable[..., object]] = {
     "losses.SigmoidContrastive": SigmoidContrastive,
     "losses.SupCon": SupCon,
     "losses.cached_loss": cached,
+    "losses.verify_loss": lambda **options: verify_loss(
+        InfoNCE(), **({"ranks": 1, "precisions": ["float32"], "accumulate": 1} | options)
+    ),
     "metrics.FisherConditionNumber": FisherConditionNumber,
     "metrics.NormCorrelations": NormCorrelations,
     "metrics.RankingHitRate": RankingHitRate,
