@@ -9,7 +9,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "large_tables.py"
 RESULTS = SCRIPT.parent / "results" / "large_tables.json"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_quick_run_reports_every_figure(tmp_path):
     command = [sys.executable, SCRIPT, "--quick", "--out", tmp_path]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

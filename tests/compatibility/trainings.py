@@ -127,11 +127,8 @@ def under_torchrec(run, kind):
 
     from lightning_normdyn.integrations.torchrec import TorchRecObserver
 
-    recommender.start_process_group()
-    try:
+    with recommender.process_group():
         _train_under_torchrec(run, recommender, TorchRecObserver, kind)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def _train_under_torchrec(run, recommender, make_observer, kind):

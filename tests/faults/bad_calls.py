@@ -164,6 +164,7 @@ def _losses() -> Iterator[BadCall]:
         labels=[torch.arange(3), torch.rand(6), torch.arange(6) - 3, torch.arange(6) + 1, [0] * 6, None],
         weights=[torch.rand(3), -torch.ones(6), torch.zeros(6), [1.0] * 6],
     )
+    yield from each(kind, losses.MaxSim, {}, symmetric=["no", 1], length_normalize=["yes", None])
     yield from each(
         kind,
         losses.MaxSim(),

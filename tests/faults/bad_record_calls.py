@@ -261,6 +261,7 @@ def _write_run(folder: Path) -> None:
     writer.begin({"t": 0})
     for step in range(1, 4):
         writer.target("t").append_rows({"step": [step, step], "row": [0, 1], "norm": [1.0, 2.0]})
+    writer.target("t").append_quantities(3, {"norm_p50": 1.5})
     writer.target("t").describe({"kind": "table", "rows": 2, "lr": 0.1})
     writer.end()
 

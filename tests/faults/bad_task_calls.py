@@ -83,7 +83,14 @@ def _mixins() -> Iterator[BadCall]:
     for mixin in (losses.CosineMixin, losses.DotMixin, losses.QNormMixin, losses.DNormMixin, losses.LearnableNormMixin):
         made: type = type(f"Of{mixin.__name__}", (mixin, pl.LightningModule), {})
         yield from each(
-            kind, made, {}, temperature=[0, "0.1"], chunk_size=[0, "3"], temprature=[0.1], normalization=["cos", 3]
+            kind,
+            made,
+            {},
+            temperature=[0, "0.1"],
+            chunk_size=[0, "3"],
+            temprature=[0.1],
+            normalization=["cos", 3],
+            loss=["nope", 3],
         )
     yield from each(kind, Plain, {}, temperature=NOT_POSITIVE, normalization=["cos", 3], queue_size=NOT_NATURAL)
     made = Plain()

@@ -14,6 +14,7 @@ from lightning_normdyn.capture.output import OutputTarget
 from lightning_normdyn.capture.probe import Probe
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import find_targets
+from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.instruments import NormObserver
 from lightning_normdyn.losses import FullSoftmax, InfoNCE, cached_loss
 
@@ -301,7 +302,7 @@ def test_a_group_of_processes_that_was_lost_can_be_set_again(tmp_path):
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
+    with ended_process_group():
         mesh = dist.device_mesh.init_device_mesh("cpu", (1, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
         with pytest.raises(ValueError, match=r"as in mesh\['data_parallel'\], or where all ranks are, leave it out"):
             InfoNCE(process_group=mesh)
@@ -316,5 +317,3 @@ def test_a_group_of_processes_that_was_lost_can_be_set_again(tmp_path):
             unpickled(*PAIRS)
         unpickled.process_group = mesh["data_parallel"]
         assert unpickled(*PAIRS) == loss(*PAIRS)
-    finally:
-        dist.destroy_process_group()

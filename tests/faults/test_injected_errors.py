@@ -170,7 +170,7 @@ def plain_scenario(folder, trace=None, *, is_hookless=False, has_closure=False):
 
 OBSERVERS_SETUP = {"__init__", "begin", "__enter__", "load_state_dict", "_run"}
 OBSERVERS_INNER = {"switch_off", "_switch_off", "_detach", "_announce", "_is_followed", "_report", "_loss_scale"}
-OBSERVERS_INNER |= {"_future_rates", "_steps_tried", "_drives"}
+OBSERVERS_INNER |= {"_future_rates", "_steps_tried", "_drives", "_left_beside"}
 HOOKLESS = {"is_hookless": True}
 LOOPS = {"_announce_once": {"has_closure": True}, "_complete": HOOKLESS, "_hear_part": HOOKLESS}
 """How the loop steps in which a method is called, where that is not the usual way."""

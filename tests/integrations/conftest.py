@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from training_fixtures import fit, one_thread, separate_random_state, shared_modules_in_workers, silence_third_parties
 
+collect_ignore = [] if find_spec("torchrec") else ["torchrec_worker.py"]
 __all__ = ["fit", "one_thread", "separate_random_state", "shared_modules_in_workers"]
 
 

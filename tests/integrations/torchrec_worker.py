@@ -24,9 +24,9 @@ from sharded_recommender import (
     features,
     jagged_features,
     loss_of,
+    process_group,
     set_whole,
     sharded,
-    start_process_group,
     whole_tables,
 )
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -35,7 +35,6 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.streamable import Pipelineable
 
 from lightning_normdyn.capture.fused_step import FusedStep
-from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.integrations.torchrec import TorchRecObserver
 
 HALF, FEW = STEPS // 2, 12
@@ -196,6 +195,5 @@ def main(folder):
 if __name__ == "__main__":
     warnings.filterwarnings("error", message=".*(it failed|failed \\().*")
     torch.set_num_threads(1)
-    start_process_group()
-    with ended_process_group():
+    with process_group():
         main(Path(sys.argv[1]))

@@ -33,6 +33,8 @@ MAY_TALK_TO_RANKS = {
     "losses/gather.py": "exchanges embeddings",
     "losses/learnt.py": "averages what a loss learns",
     "losses/rank_group.py": "finds the ranks with batches of their own",
+    "losses/trials.py": "starts the processes in which a loss is tried",
+    "losses/verification.py": "says where torch cannot start processes",
 }
 """The only files that may import torch.distributed; import-linter knows no parts of torch."""
 

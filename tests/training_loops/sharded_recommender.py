@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from lightning_normdyn.cli.process_group import ended_process_group
 
 ROWS, DIM, BATCH, STEPS, LR = 101, 8, 24, 60, 0.1
 TABLES = ("whole", "rows", "columns")  # how each is sharded
@@ -162,11 +165,14 @@ def whole_tables(parallel):
     return whole
 
 
-def start_process_group():
+@contextmanager
+def process_group():
     """One process of its own, or what torchrun started."""
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="0")
     dist.init_process_group("gloo")
+    with ended_process_group():
+        yield
 
 
 class ByHand:
