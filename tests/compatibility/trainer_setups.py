@@ -103,6 +103,6 @@ TRAINER_SETUPS = [
         GrowingTableTally,
         warning="from step 4 on; followed, with statistics that start afresh there",
     ),
-    row("two processes", by_two_processes, marks=[pytest.mark.slow]),
+    row("two processes", by_two_processes, marks=[pytest.mark.exhaustive]),
     row("torch_compile (inductor)", by_trainer(torch_compile=True), marks=[pytest.mark.exhaustive]),
 ]
