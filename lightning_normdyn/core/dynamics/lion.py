@@ -172,7 +172,7 @@ def _sizes(kurtosis: Tensor) -> list[tuple[Tensor, Tensor]]:
     spread = (1 - mean.square()).clamp(min=0).sqrt()
     nodes, shares = (table.to(kurtosis) for table in _standard_nodes())
     place = excess.sqrt() * _ROOTS_A_UNIT
-    below = place.floor().long().clamp(max=len(nodes) - 2)
+    below = place.floor().long().clamp(0, len(nodes) - 2)  # NaN, of a row without gradients, stays NaN
     along = (place - below).unsqueeze(-1)
     at, weights = nodes[below].lerp(nodes[below + 1], along), shares[below].lerp(shares[below + 1], along)
     values = (mean.unsqueeze(-1) + spread.unsqueeze(-1) * at).square()

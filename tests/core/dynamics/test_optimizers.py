@@ -9,6 +9,7 @@ from third_party import SGDW, Lion
 
 from lightning_normdyn.core import RateTrace, equilibrium_norm, equilibrium_rule, forecast_norm
 from lightning_normdyn.core.dynamics.lion import sign_persistence
+from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 
 SGD, AdamW, Adam, RMSprop = torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop
 NAdam, RAdam = torch.optim.NAdam, torch.optim.RAdam
@@ -630,3 +631,16 @@ def test_update_probability_is_read_row_by_row_under_adamw():
     oracle = [math.sqrt(0.1 * 8 / (2 * 0.05) * p / (p + 0.01)) for p in (0.0, 0.01, 1.0)]
     assert predicted.dtype == torch.float64
     assert predicted.tolist() == pytest.approx(oracle, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["sgd", "adam", "adamw", "lion"])
+def test_a_row_without_gradients_spoils_no_other(family):
+    """It has no kurtosis."""
+    rule = EquilibriumRule(
+        optimizer="any", family=family, lr=1e-3, lr_gain=1.0, radial_decay=0.1, first_beta=0.9, second_beta=0.99
+    )
+    moments, shares = torch.tensor([0.0, 1.0]).double(), torch.tensor([0.0, 0.5]).double()
+    both = rule.predict(moments, 20, shares, kurtosis=torch.tensor([torch.nan, 1.5]).double())
+    alone = rule.predict(moments[1:], 20, shares[1:], kurtosis=torch.tensor([1.5]).double())
+    assert alone > 0
+    assert both[1] == alone
