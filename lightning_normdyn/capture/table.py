@@ -494,7 +494,7 @@ class TableStep:
         return safe_norm(self.embedding)
 
     @cached_property
-    def has_gradient(self) -> Tensor:
+    def has_nonzero_gradient(self) -> Tensor:
         """Which touched rows have a gradient that is not zero, a mask ``[k]``; not before the gradient is final."""
         return are_nonzero(self.gradient)
 

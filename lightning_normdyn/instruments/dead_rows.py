@@ -55,7 +55,7 @@ class DeadRows(CadencedInstrument):
 def _typical_update(table_step: TableStep, decay_rate: float) -> tuple[Tensor, Tensor]:
     """Length of what a step adds to a row with a gradient beyond decay, and the row's norm, medians over such rows."""
     before, after = table_step.embedding, table_step.touched_after
-    has_gradient = table_step.has_gradient
+    has_gradient = table_step.has_nonzero_gradient
     lengths = safe_norm(after - (1 - decay_rate) * before).where(has_gradient, torch.nan)
     norms = table_step.touched_norms.where(has_gradient, torch.nan)
     return table_step.once_a_row(lengths).nanmedian(), table_step.once_a_row(norms).nanmedian()

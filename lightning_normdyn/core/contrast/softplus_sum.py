@@ -92,6 +92,29 @@ def softplus_sums(
     return sums
 
 
+class _Gradients(NamedTuple):
+    """What is added up over tiles for the inputs; ``None`` for those that want no gradient."""
+
+    of_a: Tensor | None
+    of_b: Tensor | None
+    of_bias: Tensor | None
+
+    @classmethod
+    def zeros(cls, ctx: Any, a: Tensor, b: Tensor, bias: Tensor) -> _Gradients:
+        """Before the first tile."""
+        wanted = zip((a, b, bias), ctx.needs_input_grad[:3], strict=True)
+        return cls(*(torch.zeros_like(x) if is_wanted else None for x, is_wanted in wanted))
+
+    def add(self, of_scores: Tensor, tile: Tile, a: Tensor, b: Tensor) -> None:
+        """What the gradient of a tile's scores gives, in place."""
+        if self.of_a is not None:
+            self.of_a[tile.rows].addmm_(of_scores, b[tile.columns])
+        if self.of_b is not None:
+            self.of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
+        if self.of_bias is not None:
+            self.of_bias.add_(of_scores.sum())
+
+
 class _SoftplusSums(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -116,24 +139,15 @@ class _SoftplusSums(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:
         a, b, bias = ctx.saved_tensors
-        of_a, of_b, of_bias = (
-            torch.zeros_like(x) if wanted else None
-            for x, wanted in zip((a, b, bias), ctx.needs_input_grad[:3], strict=True)
-        )
+        gradients = _Gradients.zeros(ctx, a, b, bias)
         with torch.autocast(a.device.type, enabled=False):
             scores = ScoreTiles(a, b, ctx.exclusion, [])
             for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
                 of_scores = (
                     _turn(scores(tile).add_(bias), ctx.positives, tile).sigmoid_().mul_(of_sums[tile.rows, None])
                 )
-                of_scores = _turn(of_scores, ctx.positives, tile)
-                if of_a is not None:
-                    of_a[tile.rows].addmm_(of_scores, b[tile.columns])
-                if of_b is not None:
-                    of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
-                if of_bias is not None:
-                    of_bias += of_scores.sum()
-        return of_a, of_b, of_bias, None, None, None
+                gradients.add(_turn(of_scores, ctx.positives, tile), tile, a, b)
+        return *gradients, None, None, None
 
 
 class _SoftplusSum(torch.autograd.Function):
@@ -148,10 +162,7 @@ class _SoftplusSum(torch.autograd.Function):
         chunk_size: int | None,
     ) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
-            wants_a, wants_b, wants_bias = ctx.needs_input_grad[:3]
-            of_a = torch.zeros_like(a) if wants_a else None
-            of_b = torch.zeros_like(b) if wants_b else None
-            of_bias = torch.zeros_like(bias) if wants_bias else None
+            gradients = _Gradients.zeros(ctx, a, b, bias)
             scores = ScoreTiles(a, b, exclusion, [])
             total = torch.zeros_like(bias)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
@@ -159,14 +170,8 @@ class _SoftplusSum(torch.autograd.Function):
                 total += F.softplus(tile_scores).sum()
                 if not any(ctx.needs_input_grad[:3]):
                     continue
-                of_scores = _turn(tile_scores.sigmoid_(), positives, tile)
-                if of_a is not None:
-                    of_a[tile.rows].addmm_(of_scores, b[tile.columns])
-                if of_b is not None:
-                    of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
-                if of_bias is not None:
-                    of_bias += of_scores.sum()
-        ctx.save_for_backward(*(gradient for gradient in (of_a, of_b, of_bias) if gradient is not None))
+                gradients.add(_turn(tile_scores.sigmoid_(), positives, tile), tile, a, b)
+        ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
         return total
 
     @staticmethod
