@@ -10,6 +10,8 @@ from lightning_normdyn.cli.main import main
 from lightning_normdyn.cli.signals import Terminated
 from lightning_normdyn.tasks.experiments import EXPERIMENTS
 
+pytestmark = pytest.mark.cautions(r"_ids exclude \d+% of")
+
 SMALL = {"frequency_law": {"steps": 200}, "class_imbalance": {"steps": 60, "encoder_steps": 20}}
 BOTH = ["reproduce", "--quick", "--only", *SMALL]
 

@@ -19,7 +19,10 @@ from lightning_normdyn.tasks.experiments.frequency_law import (
 from lightning_normdyn.tasks.experiments.vocabulary_norms import unit_rows, vocabulary_norms
 from lightning_normdyn.tasks.experiments.weight_decay_sweep import weight_decay_sweep
 
-pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"),
+    pytest.mark.cautions(r"_ids exclude \d+% of"),
+]
 SWEEP = importlib.import_module("lightning_normdyn.tasks.experiments.weight_decay_sweep")
 
 

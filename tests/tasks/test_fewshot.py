@@ -226,6 +226,7 @@ def texts(tmp_path):
     return str(tmp_path)
 
 
+@pytest.mark.cautions("'learnable' beside a fixed temperature", "exponents can move by at most")
 @pytest.mark.parametrize("normalization", VARIANTS)
 def test_every_variant_runs_from_the_config_by_one_word(normalization, texts, tmp_path):
     config = yaml.safe_load((Path(__file__).resolve().parents[2] / "configs/fewshot.yaml").read_text())

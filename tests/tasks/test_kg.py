@@ -295,6 +295,7 @@ def options_of(variant):
     return ["--model.normalization", variant, "--model.dim", "8"]
 
 
+@pytest.mark.cautions("'learnable' beside a fixed temperature", "exponents can move by at most")
 @pytest.mark.parametrize(
     "options",
     [

@@ -279,6 +279,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.cautions("'learnable' beside a fixed temperature", "exponents can move by at most")
 @pytest.mark.parametrize(
     "options",
     [
