@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import NO_ID
 from lightning_normdyn.losses.gather import Trait
 from lightning_normdyn.losses.options import Unpack
+from lightning_normdyn.losses.teacher import Teacher
 from lightning_normdyn.nearest_word import nearest
 
 _COLDEST = 1e-30  # float32 still holds its inverse
@@ -51,6 +52,7 @@ class Batch(NamedTuple):
         query_guides: a second model's embeddings, ``[n, g]``, or ``None``.
         document_guides: likewise, ``[m, g]``.
         hard_negative_guides: likewise, ``[k, g]``.
+        teacher: what the scores are to come near to, or ``None``.
     """
 
     queries: Tensor
@@ -66,6 +68,7 @@ class Batch(NamedTuple):
     query_guides: Tensor | None = None
     document_guides: Tensor | None = None
     hard_negative_guides: Tensor | None = None
+    teacher: Teacher | None = None
 
     @classmethod
     def check(cls, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Batch:
@@ -138,6 +141,7 @@ class Batch(NamedTuple):
             Trait("hard_negatives", carry_gradient, int(self.hard_negatives.requires_grad)),
             Trait("queries", "bytes of a number", max(4, self.queries.dtype.itemsize)),
             Trait("queries", "dimension", self.queries.shape[1]),
+            *([] if self.teacher is None else self.teacher.traits()),
         ]
 
     def query_keys(self) -> list[Tensor]:
