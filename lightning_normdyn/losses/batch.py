@@ -91,15 +91,26 @@ class Batch(NamedTuple):
         _check_ids(ids, n, m, len(hard_negatives) // n)
         if ids[2] is not None:
             ids[2] = rearrange(ids[2], "n h -> (n h)")
-        numbers = (labels, positives, *ids)
         check_per_query(queries, weights=options.get("weights"), temperatures=options.get("temperatures"))
+        sides = _alike(queries, documents, hard_negatives)
+        numbers = [
+            None if values is None else values.to(queries.device, torch.int64) for values in (labels, positives, *ids)
+        ]
+        guides = _checked_guides(queries, m, len(hard_negatives) // n, options)
         return cls(
-            *_alike(queries, documents, hard_negatives),
-            *(None if values is None else values.to(queries.device, torch.int64) for values in numbers),
-        )._replace(
+            queries=sides[0],
+            documents=sides[1],
+            hard_negatives=sides[2],
+            labels=numbers[0],
+            positives=numbers[1],
+            query_ids=numbers[2],
+            document_ids=numbers[3],
+            hard_negative_ids=numbers[4],
             weights=options.get("weights"),
             temperatures=options.get("temperatures"),
-            **_checked_guides(queries, m, len(hard_negatives) // n, options),
+            query_guides=guides.get("query_guides"),
+            document_guides=guides.get("document_guides"),
+            hard_negative_guides=guides.get("hard_negative_guides"),
         )
 
     def cut(self, coordinates: slice) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -48,8 +48,7 @@ class TeacherLoss(InBatchLoss):
         ValueError: if an argument is out of its range.
     """
 
-    is_listed = True
-    """Whether a query is compared with documents of its own, instead of all that there are."""
+    candidates: DistillationCandidates = "listed"
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class TeacherLoss(InBatchLoss):
         for name in _IDLE:
             if options.get(name) is not None:
                 raise ValueError(f"{name}: the teacher alone says what is relevant; leave it out, or take InfoNCE")
-        named: TeacherOptions = {name: options.pop(name, None) for name in TeacherOptions.__annotations__}  # type: ignore[misc]
+        named = cast(TeacherOptions, {name: options.pop(name, None) for name in TeacherOptions.__annotations__})
         batch = super()._batch(queries, documents, options)
         hard_per_query = len(batch.hard_negatives) // len(queries)
         if self.is_listed:
@@ -119,17 +118,21 @@ class TeacherLoss(InBatchLoss):
         if not len(batch.hard_negatives) and not is_listed:
             raise ValueError(
                 "hard_negatives: expected some, since one document alone has nothing to be compared with; give "
-                "hard_negatives or listed" + self._advice
+                "hard_negatives or listed, or distil candidates='in_batch' by DistillKLDiv"
             )
 
-    _advice = ""
+    @property
+    def is_listed(self) -> bool:
+        """Whether a query is compared with documents of its own, instead of all that there are."""
+        return self.candidates == "listed"
 
     def _candidates(self, batch: Batch, ranks: Ranks) -> Candidates:
         if not self.is_listed:
             return super()._candidates(batch, ranks)
         n, m, k = len(batch.queries), len(batch.documents), len(batch.hard_negatives)
         groups = ranks.rows(n, m - n, k, traits=batch.traits())
-        return Candidates(self.similarity.rescale_documents(batch.documents), [], None, *groups)
+        vectors = self.similarity.rescale_documents(batch.documents)
+        return Candidates(vectors, [], None, groups[0], groups[1], groups[2])
 
     def _lists(self, batch: Batch, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """Scores of listed candidates over the temperature, and the teacher's, ``[n, c]``, as precise as can be.
@@ -193,8 +196,6 @@ class DistillKLDiv(TeacherLoss):
         tensor(0.0601)
     """
 
-    _advice = ", or take candidates='in_batch'"
-
     def __init__(
         self,
         *,
@@ -215,7 +216,7 @@ class DistillKLDiv(TeacherLoss):
             **options,
         )
         check_choice(get_args(DistillationCandidates), candidates=candidates)
-        self.is_listed = candidates == "listed"
+        self.candidates = candidates
         self.directions = Directions.check(symmetric=symmetric, direction=direction)
         if self.is_listed and self.directions.from_documents:
             raise ValueError(

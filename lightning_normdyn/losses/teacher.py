@@ -73,8 +73,10 @@ class Teacher(NamedTuple):
         if places is not None:
             _check_places(places, lists, like)
             lists = lists._replace(width=places.shape[1])
-        embeddings = {
-            name: options.get(name) for name in ("teacher_queries", "teacher_documents", "teacher_hard_negatives")
+        embeddings: dict[str, Tensor | None] = {
+            "teacher_queries": options.get("teacher_queries"),
+            "teacher_documents": options.get("teacher_documents"),
+            "teacher_hard_negatives": options.get("teacher_hard_negatives"),
         }
         scores, came = options.get("teacher_scores"), [name for name, x in embeddings.items() if x is not None]
         if scores is not None and came:
@@ -120,8 +122,11 @@ class Teacher(NamedTuple):
         assert self.documents is not None
         assert self.hard_negatives is not None
         query, document = NORMALIZATIONS[normalization]
-        queries = rescale(self.queries.to(dtype), query, factor)
-        return queries, *(rescale(x.to(dtype), document) for x in (self.documents, self.hard_negatives))
+        return (
+            rescale(self.queries.to(dtype), query, factor),
+            rescale(self.documents.to(dtype), document),
+            rescale(self.hard_negatives.to(dtype), document),
+        )
 
     def refuse_infinite(self, kind: str = "teacher_scores") -> None:
         """Names what is NaN or infinite, or which query has nothing but minus infinity.
