@@ -1,4 +1,4 @@
-"""Distributions of a teacher, graded positives and orders by grade: float64 loops, ranks of tiles, properties, memory."""
+"""Distributions and margins of a teacher, graded positives, orders by grade: each beside a float64 loop."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def cross_entropy(logits, grades):
 
 
 def cosines(queries, documents, temperature):
-    rows = []
-    for q in queries.double():
-        rows.append(torch.stack([q @ d / (q @ q).sqrt() / (d @ d).sqrt() / temperature for d in documents.double()]))
-    return torch.stack(rows)
+    rows = [
+        [q @ d / (q @ q).sqrt() / (d @ d).sqrt() / temperature for d in documents.double()] for q in queries.double()
+    ]
+    return torch.stack([torch.stack(row) for row in rows])
 
 
 def learnable(make, normalization, **options):
