@@ -180,7 +180,7 @@ def list_scores(queries: Tensor, documents: Tensor, hard_negatives: Tensor, plac
         documents: rescaled, ``[m, d]`` with m >= n.
         hard_negatives: rescaled, ``[n * h, d]``, those of a query one after the other.
         places: numbers of documents, ``[n, c]``; ``None`` for the query's own document and then its hard negatives.
-            Minus infinity is the score of -1, which is none.
+            What stands where one is -1, which is none, is no score.
 
     Example:
         >>> list_scores(torch.eye(2), 2 * torch.eye(2), torch.eye(2), None)
@@ -188,8 +188,7 @@ def list_scores(queries: Tensor, documents: Tensor, hard_negatives: Tensor, plac
                 [2., 1.]])
     """
     if places is not None:
-        scores = torch.einsum("nd,ncd->nc", queries, documents[places.clamp(min=0)])
-        return scores.masked_fill(places < 0, -torch.inf)
+        return torch.einsum("nd,ncd->nc", queries, documents[places.clamp(min=0)])
     n = len(queries)
     first = (queries * documents[:n]).sum(-1, keepdim=True)
     if not len(hard_negatives):
