@@ -228,7 +228,9 @@ class DistillKLDiv(TeacherLoss):
             return self._listed(batch, candidates, ranks)
         reading = _TopCandidates(len(batch.queries), batch.queries.device) if self.with_metrics else None
         targets = self._targets(batch, candidates, ranks)
-        of_batch = self.directions.streamed(self, batch, candidates, ranks, targets, reading)
+        of_batch = self.directions.streamed(
+            self, batch, candidates, ranks, targets, with_entropies=self.with_metrics, reading=reading
+        )
         rows = of_batch.rows
         if self.directions.from_queries:
             # A query that the teacher gave nothing, which _refuse_infinite_targets names.

@@ -196,8 +196,8 @@ def test_no_matrix_of_all_scores_is_made_of_a_teachers_embeddings(way, monkeypat
     assert largest.numbers <= n * d
 
 
-@pytest.mark.parametrize("scale", [1e-2, 1e-3])
-def test_a_scorer_that_has_nearly_reached_its_teacher_keeps_its_digits(scale):
+@pytest.mark.parametrize(("scale", "most"), [(1e-2, 1e-5), (1e-3, 1e-4)])
+def test_a_scorer_that_has_nearly_reached_its_teacher_keeps_its_digits(scale, most):
     """Beside float64 of the same numbers: divergences of 7.5e-7 and 7.5e-9, which log-softmaxes in float32 lose."""
     n, d = 64, 32
     queries, documents = (randn(n, d, seed=seed, dtype=torch.float32).requires_grad_() for seed in (0, 1))
@@ -219,7 +219,7 @@ def test_a_scorer_that_has_nearly_reached_its_teacher_keeps_its_digits(scale):
     gradients = torch.autograd.grad(expected, wide)
     ours = errors(loss(queries, documents, teacher_scores=scores), [queries, documents])
     usual = errors(plain(queries, documents, scores), [queries, documents])
-    assert ours[0] < 1e-5
+    assert ours[0] < most
     assert usual[0] > 1e-3
     assert max(ours[1:]) < 5e-6 / scale
     assert max(ours[1:]) < 1.1 * max(usual[1:])
