@@ -242,14 +242,10 @@ def test_losses_of_soft_targets_are_words_too():
     scores = torch.randn(BATCH, BATCH)
     shared = {"normalization": "qnorm", "temperature": 0.3, "chunk_size": 5}
     taught = {"teacher_temperature": 0.7, "with_metrics": True}
+    in_batch = {"candidates": "in_batch", "symmetric": True}
     listed = {"listed": torch.arange(BATCH)[:, None] // torch.arange(1, 4), "teacher_scores": scores[:, :3]}
     for word, make, settings, batch in (
-        (
-            "distill_kl",
-            DistillKLDiv,
-            taught | {"candidates": "in_batch", "symmetric": True},
-            {"teacher_scores": scores},
-        ),
+        ("distill_kl", DistillKLDiv, taught | in_batch, {"teacher_scores": scores}),
         ("margin_mse", MarginMSE, taught, listed),
         ("graded", GradedContrastive, {"direction": "document_to_query"}, {"grades": scores.exp()}),
         ("cosent", CoSENT, {"learnable_temperature": True}, {"grades": scores[0]}),
@@ -262,7 +258,7 @@ def test_losses_of_soft_targets_are_words_too():
             Retriever(loss=word, queue_size=8)
     with pytest.raises(ValueError, match="candidates: it means nothing to MarginMSE, which compares the listed docum"):
         Retriever(loss="margin_mse", candidates="in_batch")
-    with pytest.raises(ValueError, match="teacher_temperature: it means nothing to InfoNCE, .* loss='distill_kl'"):
+    with pytest.raises(ValueError, match=r"teacher_temperature: it means nothing to InfoNCE, .* loss='distill_kl'"):
         Retriever(teacher_temperature=0.7)
     module = Retriever(loss="distill_kl", teacher_temperature=0.7)
     module.contrast = DistillKLDiv()
