@@ -128,6 +128,11 @@ class Batch(NamedTuple):
         return self.labels[: len(self.queries)]
 
     @property
+    def has_several_positives(self) -> bool:
+        """Whether a query may have more than one."""
+        return self.labels is not None or self.positives is not None
+
+    @property
     def has_ids(self) -> bool:
         """Whether ids tell anything; all ranks must give the same kinds."""
         return any(ids is not None for ids in (self.query_ids, self.document_ids, self.hard_negative_ids))
