@@ -12,7 +12,7 @@ from lightning_normdyn.core.contrast.tile_edits import Tile
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.core.object_checks import check_choice
-from lightning_normdyn.losses.batch import Batch, PairOptions
+from lightning_normdyn.losses.batch import Batch, PairOptions, check_names
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, gather_candidates
 from lightning_normdyn.losses.options import (
@@ -97,6 +97,7 @@ class TeacherLoss(InBatchLoss):
         return self.shown(queries, documents, **options)
 
     def _batch(self, queries: Tensor, documents: Tensor, options: Any) -> Batch:
+        check_names(options, DistillOptions.__annotations__)
         for name in _IDLE:
             if options.get(name) is not None:
                 raise ValueError(f"{name}: the teacher alone says what is relevant; leave it out, or take InfoNCE")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +14,7 @@ from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks, Rows
-from lightning_normdyn.losses.in_batch import Candidates, excluded_pairs, gather_candidates
+from lightning_normdyn.losses.in_batch import Candidates, excluded_pairs, gather_candidates, warn_of_one_candidate
 from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.prefixes import Prefixes
@@ -258,7 +257,7 @@ class InfoNCE(SoftmaxSettings):
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
         if len(vectors) == 1 and self.queue is None:
-            _warn_of_one_candidate()
+            warn_of_one_candidate("larger batches, hard negatives or a queue_size")
         return SoftmaxSweep(self, batch, candidates, ranks, anchors, vectors, exclusion, self.factor(batch))
 
     def _is_fused(self, batch: Batch) -> bool:
@@ -284,12 +283,3 @@ class InfoNCE(SoftmaxSettings):
         if self.from_documents:
             sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
         return torch.stack(sums).mean(0) - scores
-
-
-def _warn_of_one_candidate() -> None:
-    """Says so; no error, since a last batch of one pair does no harm."""
-    warnings.warn(
-        "documents: expected two candidates or more, got one, so the loss is 0 whatever the embeddings; take larger "
-        "batches, hard negatives or a queue_size, or leave a last batch of one pair out",
-        stacklevel=2,
-    )

@@ -219,7 +219,17 @@ def _losses() -> Iterator[BadCall]:
         kind,
         losses.GradedContrastive(symmetric=True),
         {"queries": Q, "documents": D, "grades": grades},
-        grades=[None, grades[0], grades[:2], grades[:, :3], grades.long(), -grades, grades * NAN, grades + INF, 1.0],
+        grades=[
+            None,
+            grades[0],
+            grades[:2],
+            grades[:, :3],
+            grades.to(torch.complex64),
+            -grades,
+            grades * NAN,
+            grades + INF,
+            1.0,
+        ],
         labels=[torch.arange(6)],
     )
     yield from each(kind, losses.GradedContrastive, {}, symmetric=["no"], direction=["both"])
