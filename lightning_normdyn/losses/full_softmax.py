@@ -12,7 +12,6 @@ from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.losses.batch import check_finite, check_per_query
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Trait
-from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
@@ -62,7 +61,7 @@ class FullSoftmax(ContrastiveLoss):
         self.share_documents = share_documents
 
     @classmethod
-    def sharing(cls, contrast: InBatchLoss) -> FullSoftmax:
+    def sharing(cls, contrast: ContrastiveLoss) -> FullSoftmax:
         """A softmax with the parts of another loss, so that what the other learns is learnt by both.
 
         Similarity, temperature and the names under which callbacks see embeddings are the other's own modules; its

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -117,6 +117,10 @@ class InBatchLoss(ContrastiveLoss, ABC):
             TypeError: if there is no such argument.
             ValueError: naming the argument that does not fit, or the side with NaN or infinite embeddings.
         """
+        return self.shown(queries, documents, **options)
+
+    def shown(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
+        """The loss of embeddings that callbacks are shown."""
         if getattr(self, "_is_replica", False):
             raise ValueError(
                 "nn.DataParallel cuts the batch before the loss sees it, so that documents miss their negatives; use "
@@ -124,9 +128,9 @@ class InBatchLoss(ContrastiveLoss, ABC):
             )
         return self.compute(self.queries(queries), self.documents(documents), **options)
 
-    def compute(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
+    def compute(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
         """The same without showing the embeddings to anybody."""
-        batch = Batch.check(queries, documents, **options)
+        batch = self._batch(queries, documents, options)
         self.check_reducible(batch.weights, batch.temperatures)
         if self.training:
             self.scaling.hold_in_training()
@@ -140,6 +144,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
         if self.check_finite and not bool(loss.isfinite().all()):
             sides = {"queries": queries, "documents": documents, "hard_negatives": batch.hard_negatives}
             check_finite(**{name: side for name, side in sides.items() if len(side)})
+            self._refuse_infinite_targets(batch)
             largest = [float(side.detach().abs().max()) for side in (queries, documents)]
             raise ValueError(
                 f"queries: scores leave {loss.dtype}, with entries up to {largest[0]:.3g} and {largest[1]:.3g} in "
@@ -168,6 +173,13 @@ class InBatchLoss(ContrastiveLoss, ABC):
     @abstractmethod
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         """The loss of each of this rank's queries, ``[n]``; their sum will do where :meth:`wants_sum` says so."""
+
+    def _batch(self, queries: Tensor, documents: Tensor, options: Any) -> Batch:
+        """What came, if it fits together."""
+        return Batch.check(queries, documents, **options)
+
+    def _refuse_infinite_targets(self, batch: Batch) -> None:
+        """Names what else than embeddings can make a loss NaN."""
 
     def _is_fused(self, batch: Batch) -> bool:
         """Whether fused kernels shall make this batch's share, of vectors that are rescaled in name only."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count, check_flag
@@ -22,11 +21,12 @@ from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSid
 from lightning_normdyn.losses.prefixes import Prefixes
 from lightning_normdyn.losses.queue import DocumentQueue
 from lightning_normdyn.losses.similarity import Normalization
-from lightning_normdyn.losses.softmax_sweeps import SoftmaxSweeps
+from lightning_normdyn.losses.softmax_settings import SoftmaxSettings
+from lightning_normdyn.losses.softmax_sweeps import SoftmaxSweep
 from lightning_normdyn.losses.softmax_terms import SoftmaxTerms
 
 
-class InfoNCE(SoftmaxSweeps):
+class InfoNCE(SoftmaxSettings):
     """The contrastive loss with in-batch negatives, for any cell of the 2x2 grid of normalizations.
 
     ``L = mean_i [log sum_j exp(s(q_i, d_j)/tau) - s(q_i, d_i)/tau]`` with the score ``s`` of
@@ -98,8 +98,6 @@ class InfoNCE(SoftmaxSweeps):
         tensor(0.3133)
     """
 
-    _width: int | None = None
-
     def __init__(
         self,
         *,
@@ -152,27 +150,14 @@ class InfoNCE(SoftmaxSweeps):
             hardness=hardness,
             hardness_strength=hardness_strength,
         )
-        for name in ("label_smoothing", "prior"):
-            if joint and getattr(self.terms, name):
-                raise ValueError(f"{name}: a joint sum over several kinds of negatives knows none; leave one out")
-        if self.rules.hardness != "none" and self.terms.prior:
-            raise ValueError(
-                "hardness: a prior counts negatives, and knows no weights of theirs; leave one of them out"
-            )
-        if self.terms.label_smoothing and (self.rules.has_bounds or self.rules.hardness != "none"):
-            raise ValueError(
-                "label_smoothing: a smoothed target covers all candidates alike; leave it out where hardness, "
-                "negative_margin or negative_share tell them apart"
-            )
+        self.joint = joint
+        self._refuse_terms()
         self.from_queries = symmetric or direction == "query_to_document"
         self.from_documents = symmetric or direction == "document_to_query"
         self.query_negatives = same_side in ("queries", "both")
         self.document_negatives = same_side in ("documents", "both")
-        self.joint = joint
         self.kernels = FusedKernels() if fused else None
-        if not joint:
-            self._refuse_idle("queries", self.query_negatives and not self.from_queries)
-            self._refuse_idle("documents", self.document_negatives and not self.from_documents)
+        self._refuse_idle()
         check_count(0, queue_size=queue_size)
         if queue_size and not self.from_queries:
             raise ValueError(
@@ -193,23 +178,7 @@ class InfoNCE(SoftmaxSweeps):
         if queue_positives and self.terms.decoupled:
             raise ValueError("queue_positives: the decoupled sum has no positives; leave one of them out")
         self.queue_positives, self.shared_hard_negatives = queue_positives, shared_hard_negatives
-        unshareable = {
-            "label_smoothing": self.terms.label_smoothing,
-            "prior": self.terms.prior,
-            "negative_margin": negative_margin is not None,
-            "negative_share": negative_share is not None,
-            "hardness": hardness != "none",
-        }
-        for name, is_set in unshareable.items():
-            if is_set and not shared_hard_negatives:
-                raise ValueError(f"shared_hard_negatives: {name} takes those of all queries; leave one of them out")
-
-    def _refuse_idle(self, side: str, idle: bool) -> None:
-        if idle:
-            raise ValueError(
-                f"same_side: negatives among the {side} serve the direction that starts there alone; choose "
-                "symmetric=True, the other direction or joint=True"
-            )
+        self._refuse_unshareable()
 
     def _candidates(self, batch: Batch, ranks: Ranks) -> Candidates:
         if not self.shared_hard_negatives:
@@ -229,7 +198,7 @@ class InfoNCE(SoftmaxSweeps):
                 batch.queries,
                 candidates.vectors,
                 self.similarity,
-                scale=self._factor(batch),
+                scale=self.factor(batch),
                 positives=candidates.positive_columns,
                 exclusion=excluded_pairs(batch, candidates),
                 chunk_size=self.chunk_size,
@@ -252,10 +221,8 @@ class InfoNCE(SoftmaxSweeps):
 
     def _streams_prefixes(self, batch: Batch) -> bool:
         """Whether one sweep can serve all prefixes: one direction, one positive, and nothing that edits tiles."""
-        has_several = batch.labels is not None or batch.positives is not None
-        is_edited = self._judges_negatives(batch) or self.with_metrics or self.queue is not None
-        is_one = self.from_queries and self._is_one_direction(has_several) and self.wants_sum(batch.weights)
-        return is_one and not is_edited
+        is_edited = self.judges_negatives(batch) or self.with_metrics or self.queue is not None
+        return self.from_queries and self.is_one_direction(batch) and self.wants_sum(batch.weights) and not is_edited
 
     def _of_prefix(self, prefixes: Prefixes, number: int) -> InfoNCE:
         """This loss with the similarity of a prefix, sharing everything else."""
@@ -266,8 +233,7 @@ class InfoNCE(SoftmaxSweeps):
         return part
 
     def _losses_of(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        has_several = batch.labels is not None or batch.positives is not None
-        if has_several:
+        if batch.has_several_positives:
             self._refuse_several()
         if len(batch.hard_negatives) and not self.from_queries:
             raise ValueError(
@@ -276,43 +242,32 @@ class InfoNCE(SoftmaxSweeps):
             )
         if candidates.factored_vectors is not None:
             return self._fused(batch, ranks, candidates, candidates.factored_vectors)
+        sweep = self._sweep(batch, candidates, ranks)
+        losses = sweep.losses()
+        if self.with_metrics:
+            assert sweep.reading is not None
+            self._metrics = sweep.reading.values(candidates.positives, ranks)
+        return losses
+
+    def _sweep(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> SoftmaxSweep:
+        """The batch as it is scored."""
         anchors = self.scaled_queries(batch.queries, batch.temperatures)
-        exclusion = excluded_pairs(batch, candidates, without_positives=self.terms.decoupled and has_several)
+        without_positives = self.terms.decoupled and batch.has_several_positives
+        exclusion = excluded_pairs(batch, candidates, without_positives=without_positives)
         vectors = candidates.vectors
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
         if len(vectors) == 1 and self.queue is None:
             _warn_of_one_candidate()
-        if not (self.with_metrics or self.terms.prior):
-            reading = None
-        else:
-            reading = self._reading(anchors, vectors, candidates, ranks)
-        losses = self._streamed(batch, ranks, anchors, candidates, vectors, exclusion, reading)
-        if self.with_metrics:
-            assert reading is not None
-            self._metrics = reading.values(candidates.positives, ranks)
-        return losses
-
-    def _refuse_several(self) -> None:
-        """Refuses labels and lists of positives where a pair has to have one."""
-        terms = self.terms
-        needs = {
-            "joint": self.joint,
-            "margin": terms.margin,
-            "relative_margin": terms.relative_margin,
-            "prior": terms.prior,
-        }
-        for name, needs_one in needs.items():
-            if needs_one:
-                raise ValueError(f"{name}: one sum for a pair knows one positive; leave out labels and positives")
+        return SoftmaxSweep(self, batch, candidates, ranks, anchors, vectors, exclusion, self.factor(batch))
 
     def _is_fused(self, batch: Batch) -> bool:
         """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
         special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
         special = special or not self.shared_hard_negatives
-        special = special or batch.labels is not None or batch.positives is not None
+        special = special or batch.has_several_positives
         special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
-        special = special or self._judges_negatives(batch) or self.prefixes is not None
+        special = special or self.judges_negatives(batch) or self.prefixes is not None
         return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
 
     def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
@@ -329,56 +284,6 @@ class InfoNCE(SoftmaxSweeps):
         if self.from_documents:
             sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
         return torch.stack(sums).mean(0) - scores
-
-    def _with_queue(
-        self, queue: DocumentQueue, batch: Batch, candidates: Candidates, exclusion: Exclusion | None
-    ) -> tuple[Tensor, Exclusion | None]:
-        """Past documents behind the present ones; positives among them are left out, or are told by labels to stay."""
-        if self.queue_positives and batch.labels is None:
-            raise ValueError("queue_positives: labels tell which past documents are positives; give labels")
-        past = queue.documents.to(candidates.vectors.device)
-        if not len(past):
-            return candidates.vectors, exclusion
-        past = past[:, : self._width]
-        if past.shape[1] != candidates.vectors.shape[1]:
-            raise ValueError(
-                f"documents: the queue holds {len(past)} of d = {past.shape[1]}, got d = {batch.documents.shape[1]}; "
-                "start with a new loss when the width changes"
-            )
-        vectors = torch.cat((candidates.vectors, self.similarity.rescale_documents(past.to(candidates.vectors.dtype))))
-        exclusion = Exclusion() if exclusion is None else exclusion
-        query_ids, document_ids, labels = (key.to(past.device) for key in queue.keys)
-        nobody = labels.new_full((len(candidates.vectors),), NO_ID)
-        row_keys, column_keys = exclusion.row_keys, exclusion.column_keys
-        if row_keys:
-            column_keys = tuple(torch.cat(pair) for pair in zip(column_keys, (query_ids, document_ids), strict=True))
-        if batch.labels is not None and not self.queue_positives:
-            row_keys, column_keys = (*row_keys, batch.query_labels), (*column_keys, torch.cat((nobody, labels)))
-        if exclusion.positive_keys is not None:
-            of_queries, of_present = exclusion.positive_keys
-            of_past = labels if self.queue_positives else torch.full_like(labels, NO_ID)
-            exclusion = exclusion._replace(positive_keys=(of_queries, torch.cat((of_present, of_past))))
-        if not (row_keys or exclusion.without_positives):
-            return vectors, None
-        return vectors, exclusion._replace(row_keys=row_keys, column_keys=column_keys)
-
-    def _conclude(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
-        """Remembers the documents of a training step."""
-        if self.queue is not None and self.training and torch.is_grad_enabled():
-            with torch.no_grad():
-                self._remember(self.queue, batch, candidates, ranks)
-
-    def _remember(self, queue: DocumentQueue, batch: Batch, candidates: Candidates, ranks: Ranks) -> None:
-        """Puts the documents of all ranks into the queue, as they came: exponents may have moved when they serve."""
-        n, batch_total = len(batch.queries), candidates.positives.total + candidates.unpaired.total
-        no_ids = torch.full((batch_total,), NO_ID, device=batch.documents.device)
-        labels = no_ids if candidates.labels is None else candidates.labels[:batch_total]
-        keys = [key[:batch_total] for key in candidates.keys] or [no_ids, no_ids]
-        documents = batch.documents.detach().float()
-        all_documents = ranks.gather(documents[:n], candidates.positives)
-        if candidates.unpaired.total:
-            all_documents = torch.cat((all_documents, ranks.gather(documents[n:], candidates.unpaired)))
-        queue.push(all_documents, torch.stack((*keys, labels), 1))
 
 
 def _warn_of_one_candidate() -> None:

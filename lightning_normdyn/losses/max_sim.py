@@ -124,15 +124,15 @@ class MaxSim(ContrastiveLoss):
         batch = TokenBatch.check(queries, documents, query_mask, document_mask, document_lengths)
         with torch.autocast(queries.device.type, enabled=False):
             vectors = self.similarity.rescale_documents(batch.document_tokens)
-            return self._scores(batch, vectors, batch.document_lengths).to(vectors.dtype)
+            return self._scores(batch._replace(document_tokens=vectors)).to(vectors.dtype)
 
-    def _scores(self, batch: TokenBatch, vectors: Tensor, lengths: Tensor) -> Tensor:
-        """Of this rank's queries with rescaled document tokens of all ranks, ``[n, m]``."""
-        anchors = self.similarity.rescale_queries(batch.query_tokens)
+    def _scores(self, batch: TokenBatch) -> Tensor:
+        """Of queries with documents whose tokens are rescaled, ``[n, m]``."""
+        anchors, vectors = self.similarity.rescale_queries(batch.query_tokens), batch.document_tokens
         wide = torch.promote_types(anchors.dtype, vectors.dtype)
         weights = batch.token_weights(is_mean=self.length_normalize)
         queries = batch.padded(anchors.to(wide))
-        return max_sim_scores(queries, weights, vectors.to(wide), lengths, chunk_size=self.chunk_size)
+        return max_sim_scores(queries, weights, vectors.to(wide), batch.document_lengths, chunk_size=self.chunk_size)
 
     def _reduced(self, batch: TokenBatch, ids: Tensor | None, weights: Tensor | None) -> Tensor:
         """Over the queries of all ranks."""
@@ -142,11 +142,14 @@ class MaxSim(ContrastiveLoss):
         vectors = self.similarity.rescale_documents(batch.document_tokens).to(wide)
         sizes = len(batch.query_mask), len(batch.document_lengths), len(vectors)
         rows, columns, tokens = ranks.rows(*sizes, traits=_traits(batch, vectors, ids, weights))
-        vectors, lengths = ranks.gather(vectors, tokens), ranks.gather(batch.document_lengths, columns)
-        scores = self._scores(batch, vectors, lengths)
+        batch = batch._replace(
+            document_tokens=ranks.gather(vectors, tokens),
+            document_lengths=ranks.gather(batch.document_lengths, columns),
+        )
+        scores = self._scores(batch)
         positives = _positive_columns(rows, columns, scores.device)
         local_positives = positives[rows.local_slice]
-        self._settle(batch, vectors, lengths, scores, local_positives, rows, ranks)
+        self._settle(batch, scores, local_positives, rows, ranks)
         logits = scores * self.scaling.factor
         if ids is not None:
             logits = logits.masked_fill(_duplicates(ranks.gather(ids, columns), local_positives), -torch.inf)
@@ -157,24 +160,18 @@ class MaxSim(ContrastiveLoss):
             losses = (losses + sums - positive_logits) / 2
         return self.reduce(losses, wide, weights, rows, ranks)
 
-    def _settle(
-        self,
-        batch: TokenBatch,
-        vectors: Tensor,
-        lengths: Tensor,
-        scores: Tensor,
-        positives: Tensor,
-        rows: Rows,
-        ranks: Ranks,
-    ) -> None:
+    def _settle(self, batch: TokenBatch, scores: Tensor, positives: Tensor, rows: Rows, ranks: Ranks) -> None:
         """Finds the temperature in the first batch of all ranks, by the spread of scores and of mean cosines."""
         if not isinstance(self.scaling, AutoTemperature) or self.scaling.is_settled:
             return
         stays = self.training and torch.is_grad_enabled()
         with torch.no_grad():
+            vectors = rescale(batch.document_tokens, 1.0)
             queries = batch.padded(rescale(batch.query_tokens, 1.0).to(vectors.dtype))
             token_weights = batch.token_weights(is_mean=True)
-            cosines = max_sim_scores(queries, token_weights, rescale(vectors, 1.0), lengths, chunk_size=self.chunk_size)
+            cosines = max_sim_scores(
+                queries, token_weights, vectors, batch.document_lengths, chunk_size=self.chunk_size
+            )
             spreads = torch.stack([_variances(values, positives).sum() for values in (scores, cosines)])
             of_scores, of_cosines = (ranks.sum(spreads) / rows.total).tolist()
         self.scaling.settle(of_scores, of_cosines, stays=stays)

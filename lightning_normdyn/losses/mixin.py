@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, cast, get_args
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,24 +13,24 @@ from lightning_normdyn.caution import caution
 from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.chunked_encoder import Encode
-from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
-from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.learnt import average_gradients
 from lightning_normdyn.losses.max_sim import MaxSim
-from lightning_normdyn.losses.options import InfoNCEOptions, MixinLoss, SoftmaxOptions, Unpack
-from lightning_normdyn.losses.sigmoid import SigmoidContrastive
+from lightning_normdyn.losses.named_losses import DISTILL_DEFAULTS, NamedContrast, defaults, named_loss, options_of
+from lightning_normdyn.losses.options import (
+    DistillationCandidates,
+    InfoNCEOptions,
+    MixinLoss,
+    TeacherNormalization,
+    Unpack,
+)
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.nearest_word import nearest
 
 _LEAST_REACH = 0.05
 _LOSS_OPTIONS = InfoNCEOptions.__optional_keys__
-_DEFAULTS = {
-    name: parameter.default
-    for made in (ContrastiveLoss, InfoNCE)
-    for name, parameter in inspect.signature(made).parameters.items()
-}
+_DEFAULTS = defaults()
 
 
 class ContrastiveMixin:
@@ -49,8 +48,8 @@ class ContrastiveMixin:
             def training_step(self, batch):
                 return self.contrastive_loss(self.encoder(batch["query"]), self.encoder(batch["document"]))
 
-    The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, a :class:`SigmoidContrastive` or a
-    :class:`MaxSim`; its learnt temperature and exponents belong to the module's parameters, and are logged as
+    The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, another; its learnt
+    temperature and exponents belong to the module's parameters, and are logged as
     ``normdyn/contrast/<name>``, as are its metrics if it keeps them (``with_metrics``).
     ``self.contrast.parameter_group(lr=1e-2)`` is their own group for an optimizer.
     The callbacks see queries and documents as the targets ``queries`` and ``documents``. Under Lightning's
@@ -62,7 +61,12 @@ class ContrastiveMixin:
         normalization: as for :class:`InfoNCE`; ``None`` for the class's own, which is cosine here.
         loss: ``"infonce"``, or ``"sigmoid"`` for :class:`SigmoidContrastive` with the same normalization, temperature
             (0.05 and fixed, unless said otherwise) and shared options, and a bias that is learnt from -10, or
-            ``"maxsim"`` for :class:`MaxSim` with the same and ``symmetric``, and means over a query's tokens.
+            ``"maxsim"`` for :class:`MaxSim` with the same and ``symmetric``, and means over a query's tokens;
+            ``"distill_kl"`` for :class:`DistillKLDiv`, ``"margin_mse"`` for :class:`MarginMSE`, ``"graded"`` for
+            :class:`GradedContrastive` and ``"cosent"`` for :class:`CoSENT`, each with what it takes of the options.
+        teacher_temperature: of the losses that have a teacher.
+        teacher_normalization: likewise.
+        candidates: of ``"distill_kl"``.
         options: those of :class:`InfoNCE`; what it does not know is handed on to the next class.
 
     Raises:
@@ -70,7 +74,7 @@ class ContrastiveMixin:
             ``self.contrast`` was set to one that does not have the options that were given here.
     """
 
-    contrast: InBatchLoss | MaxSim
+    contrast: NamedContrast
     _given_options: Mapping[str, Any] = MappingProxyType({})
     default_normalization: ClassVar[Normalization] = "cosine"
     _decay_checked = False
@@ -91,6 +95,9 @@ class ContrastiveMixin:
         *args: Any,
         normalization: Normalization | None = None,
         loss: MixinLoss = "infonce",
+        teacher_temperature: float = 1.0,
+        teacher_normalization: TeacherNormalization = "cosine",
+        candidates: DistillationCandidates = "listed",
         **options: Unpack[InfoNCEOptions],
     ) -> None:
         loss_options = _take_loss_options(options)
@@ -99,16 +106,16 @@ class ContrastiveMixin:
         except TypeError as error:
             raise _unexpected(type(self).__name__, options, error) from error
         options = loss_options  # under one name: jsonargparse follows ``**options`` into both calls
-        self.contrast = InfoNCE(
+        infonce = InfoNCE(
             normalization=self.default_normalization if normalization is None else normalization, **options
         )
-        given = {name: value for name, value in loss_options.items() if value != _DEFAULTS[name]}
-        if loss not in get_args(MixinLoss):
-            raise ValueError(f"loss: expected one of {', '.join(get_args(MixinLoss))}, got {loss!r}")
-        if loss == "sigmoid":
-            self.contrast = _as_sigmoid(self.contrast, given)
-        if loss == "maxsim":
-            self.contrast = _as_max_sim(self.contrast, given)
+        of_teacher = {
+            "teacher_temperature": teacher_temperature,
+            "teacher_normalization": teacher_normalization,
+            "candidates": candidates,
+        }
+        given = {name: value for name, value in {**loss_options, **of_teacher}.items() if value != _DEFAULTS[name]}
+        self.contrast = named_loss(loss, infonce, given)
         self._given_options = given if normalization is None else {**given, "normalization": normalization}
         self.contrast.has_options_of_mixin = True
 
@@ -177,20 +184,14 @@ class ContrastiveMixin:
         if self.contrast.has_options_of_mixin or not self._given_options:
             return
         contrast, name = self.contrast, type(self.contrast).__name__
-        values = {
-            "normalization": contrast.similarity.normalization,
-            "temperature": contrast.scaling.start,
-            "learnable_temperature": contrast.scaling.learnable,
-            **contrast.shared_options,
-            **({"symmetric": contrast.symmetric} if isinstance(contrast, MaxSim) else {}),
-        }
+        values = options_of(contrast)
         for option, value in self._given_options.items():
             if option in values and values[option] != value:
                 raise ValueError(
                     f"{option}: {value!r} was given to the module, and self.contrast was set to a {name} that has "
                     f"{values[option]!r}; write loss='sigmoid' for a sigmoid loss that heeds it, or give it to {name}"
                 )
-            if option not in values and not isinstance(contrast, InfoNCE):
+            if option not in values and (option in DISTILL_DEFAULTS or not isinstance(contrast, InfoNCE)):
                 raise ValueError(
                     f"{option}: {value!r} was given to the module, and self.contrast was set to a {name}, which knows "
                     "no such option; leave one of them out"
@@ -277,39 +278,6 @@ class ContrastiveMixin:
                 "its parameter groups",
                 stacklevel=4,
             )
-
-
-def _as_sigmoid(contrast: InBatchLoss | MaxSim, given: Mapping[str, Any]) -> SigmoidContrastive:
-    """The pairwise sigmoid loss with the options of another loss."""
-    for name in given:
-        if name not in SoftmaxOptions.__optional_keys__:
-            raise ValueError(
-                f"{name}: it means nothing to the sigmoid loss, which judges each pair by itself; leave it out, or "
-                "take loss='infonce'"
-            )
-    return SigmoidContrastive(
-        normalization=contrast.similarity.normalization,
-        temperature=contrast.scaling.start,
-        learnable_temperature=contrast.scaling.learnable,
-        **contrast.shared_options,
-    )
-
-
-def _as_max_sim(contrast: InBatchLoss | MaxSim, given: Mapping[str, Any]) -> MaxSim:
-    """The loss of a vector a token with the options of another loss."""
-    for name in given:
-        if name not in SoftmaxOptions.__optional_keys__ | {"symmetric"}:
-            raise ValueError(
-                f"{name}: it means nothing to MaxSim, which scores a vector a token; leave it out, or take "
-                "loss='infonce'"
-            )
-    return MaxSim(
-        normalization=contrast.similarity.normalization,
-        symmetric=given.get("symmetric", False),
-        temperature=contrast.scaling.start,
-        learnable_temperature=contrast.scaling.learnable,
-        **contrast.shared_options,
-    )
 
 
 def _take_loss_options(options: Any) -> InfoNCEOptions:

@@ -140,7 +140,7 @@ class _LogSumExp(torch.autograd.Function):
             for tile in tiles(len(a), len(b), chunk_size, a.device):
                 tile_scores = scores(tile)
                 exps = scores.buffer("exps", tile_scores)
-                _accumulate(tile_scores, exps, rows[tile.rows], columns_[tile.columns], plain=plain)
+                accumulate(tile_scores, exps, rows[tile.rows], columns_[tile.columns], plain=plain)
         ctx.plain = plain
         ctx.save_for_backward(a, b, rows, columns_, *scores.stored_tiles)
         return rows, columns_, scores.of_positives
@@ -227,7 +227,7 @@ class _Shares(NamedTuple):
         return gradient.addcmul_(by_column, of_columns.expand_as(by_column))
 
 
-def _accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor, *, plain: bool) -> None:
+def accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor, *, plain: bool) -> None:
     """Adds a tile of scores to the log-sum-exps of its rows, and of those of its columns that are wanted."""
     if plain or tile_scores.device.type == "cpu":
         shift = 0.0 if plain else max(float(tile_scores.amax()), torch.finfo(tile_scores.dtype).min)

@@ -1,0 +1,101 @@
+"""What queries, and documents, choose from among their like: the further negatives of SimCLR, SupCon and GTE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lightning_normdyn.core.contrast.exclusion import Exclusion
+from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp
+from lightning_normdyn.core.contrast.score_readings import ScoreReading
+from lightning_normdyn.core.contrast.tile_edits import TileEdits
+from lightning_normdyn.losses.scored_batch import ScoredBatch
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What anchors choose from beside the other side.
+
+    Attributes:
+        anchors: ``[n, d]``.
+        vectors: of their side, ``[m, d]``, the anchors' own among them.
+        exclusion: pairs that are out.
+        edits: of the tiles, if any.
+        reading: of the tiles, where negatives are counted.
+    """
+
+    anchors: Tensor
+    vectors: Tensor
+    exclusion: Exclusion
+    edits: TileEdits | None
+    reading: ScoreReading | None
+
+    def log_sum_exp(self, chunk_size: int | None) -> Tensor:
+        """Of each anchor, ``[n]``."""
+        sums = log_sum_exp(
+            self.anchors, self.vectors, exclusion=self.exclusion, edits=self.edits, chunk_size=chunk_size
+        )
+        return sums[0]
+
+
+Pools = tuple[Pool | None, Pool | None]
+"""Of queries and of documents."""
+
+
+def same_side_pools(scored: ScoredBatch) -> Pools:
+    """Of those sides that have one."""
+    loss = scored.loss
+    return (
+        _among_queries(scored) if loss.query_negatives else None,
+        _among_documents(scored) if loss.document_negatives else None,
+    )
+
+
+def _among_queries(scored: ScoredBatch) -> Pool:
+    queries = scored.loss.similarity.rescale_queries(scored.batch.queries)
+    everybody = scored.ranks.gather(queries, scored.candidates.positives)
+    edits = None if scored.negatives is None else scored.negatives.among_queries()
+    return _pool(scored, scored.anchors, everybody, edits)
+
+
+def _among_documents(scored: ScoredBatch) -> Pool:
+    has_all = scored.loss.joint == "sentence_transformers"
+    everybody = scored.candidates.vectors if has_all else scored.candidates.vectors[: scored.total]
+    local_documents = scored.loss.scale(scored.local_documents, scored.batch.temperatures)
+    edits = None if scored.negatives is None else scored.negatives.among_documents()
+    return _pool(scored, local_documents, everybody, edits)
+
+
+def _pool(scored: ScoredBatch, anchors: Tensor, everybody: Tensor, edits: TileEdits | None) -> Pool:
+    exclusion = _exclusion(scored, len(everybody))
+    if not scored.loss.terms.prior:
+        return Pool(anchors, everybody, exclusion, edits, None)
+    reading = ScoreReading(anchors.detach()[:, 0], anchors[:0, 0])
+    return Pool(anchors, everybody, exclusion, (edits or TileEdits())._replace(reading=reading), reading)
+
+
+def _exclusion(scored: ScoredBatch, count: int) -> Exclusion:
+    """Of this rank's vectors of a side and the first of all ranks'."""
+    batch, candidates = scored.batch, scored.candidates
+    row_keys, column_keys = [], []
+    if candidates.keys:
+        row_keys, column_keys = batch.query_keys(), [keys[:count] for keys in candidates.keys]
+    positive_keys = None
+    if candidates.labels is not None:
+        class_keys = batch.query_labels, candidates.labels[:count]
+        if scored.loss.terms.decoupled:  # whose sums are over negatives alone
+            row_keys.append(class_keys[0])
+            column_keys.append(class_keys[1])
+        elif row_keys:
+            positive_keys = class_keys
+    if count > scored.total:
+        numbers = candidates.query_numbers
+        row_keys.append(numbers[scored.local_slice])
+        column_keys.append(numbers)
+    return Exclusion(
+        tuple(row_keys),
+        tuple(column_keys),
+        positive_keys=positive_keys,
+        self_columns=candidates.positive_columns,
+    )
