@@ -62,6 +62,8 @@ class ContrastiveMixin:
         loss: ``"infonce"``, or ``"sigmoid"`` for :class:`SigmoidContrastive` with the same normalization, temperature
             (0.05 and fixed, unless said otherwise) and shared options, and a bias that is learnt from -10, or
             ``"maxsim"`` for :class:`MaxSim` with the same and ``symmetric``, and means over a query's tokens;
+            ``"full_softmax"`` for :class:`FullSoftmax`, whose call takes ``targets`` too, ``"supcon"`` for
+            :class:`SupCon`, whose call is ``self.contrastive_loss(embeddings, labels)``;
             ``"distill_kl"`` for :class:`DistillKLDiv`, ``"margin_mse"`` for :class:`MarginMSE`, ``"graded"`` for
             :class:`GradedContrastive` and ``"cosent"`` for :class:`CoSENT`, each with what it takes of the options.
         teacher_temperature: of the losses that have a teacher.

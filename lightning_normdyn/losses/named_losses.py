@@ -9,14 +9,17 @@ from typing import Any, NamedTuple, get_args
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.cosent import CoSENT
 from lightning_normdyn.losses.distillation import DistillKLDiv, MarginMSE
+from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.max_sim import MaxSim
 from lightning_normdyn.losses.options import MixinLoss, SoftmaxOptions
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.soft_targets import GradedContrastive
+from lightning_normdyn.losses.sup_con import SupCon
+from lightning_normdyn.nearest_word import nearest
 
-NamedContrast = InBatchLoss | MaxSim | CoSENT
+NamedContrast = InBatchLoss | MaxSim | CoSENT | FullSoftmax | SupCon
 """What a word makes."""
 _SHARED = frozenset(SoftmaxOptions.__optional_keys__)
 _DIRECTIONS = frozenset({"symmetric", "direction"})
@@ -38,7 +41,9 @@ class _Word(NamedTuple):
         reason: why the others do not.
     """
 
-    make: type[SigmoidContrastive | MaxSim | DistillKLDiv | MarginMSE | GradedContrastive | CoSENT]
+    make: type[
+        SigmoidContrastive | MaxSim | FullSoftmax | SupCon | DistillKLDiv | MarginMSE | GradedContrastive | CoSENT
+    ]
     heeds: frozenset[str]
     reason: str
 
@@ -46,6 +51,8 @@ class _Word(NamedTuple):
 _WORDS = {
     "sigmoid": _Word(SigmoidContrastive, _SHARED, "the sigmoid loss, which judges each pair by itself"),
     "maxsim": _Word(MaxSim, _SHARED | {"symmetric"}, "MaxSim, which scores a vector a token"),
+    "full_softmax": _Word(FullSoftmax, _SHARED, "the full softmax, which goes from queries to a table of documents"),
+    "supcon": _Word(SupCon, _SHARED, "SupCon, which takes embeddings and their labels"),
     "distill_kl": _Word(
         DistillKLDiv,
         _SHARED | _DIRECTIONS | _TEACHER | {"candidates", "with_metrics"},
@@ -74,8 +81,9 @@ def named_loss(word: str, infonce: InfoNCE, given: Mapping[str, Any]) -> NamedCo
         >>> named_loss("margin_mse", InfoNCE(temperature=1.0), {"temperature": 1.0}).temperature
         tensor(1.)
     """
-    if word not in get_args(MixinLoss):
-        raise ValueError(f"loss: expected one of {', '.join(get_args(MixinLoss))}, got {word!r}")
+    words = get_args(MixinLoss)
+    if word not in words:
+        raise ValueError(f"loss: expected one of {', '.join(words)}, got {word!r}{nearest(str(word).lower(), words)}")
     if word == "infonce":
         _refuse(given, given.keys() - DISTILL_DEFAULTS.keys(), "InfoNCE, which has no teacher", "distill_kl")
         return infonce
