@@ -26,6 +26,7 @@ from lightning_normdyn.losses.options import (
     Unpack,
 )
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.losses.teacher import check_teacher_options
 from lightning_normdyn.nearest_word import nearest
 
 _LEAST_REACH = 0.05
@@ -110,6 +111,11 @@ class ContrastiveMixin:
         options = loss_options  # under one name: jsonargparse follows ``**options`` into both calls
         infonce = InfoNCE(
             normalization=self.default_normalization if normalization is None else normalization, **options
+        )
+        check_teacher_options(
+            teacher_temperature=teacher_temperature,
+            teacher_normalization=teacher_normalization,
+            candidates=candidates,
         )
         of_teacher = {
             "teacher_temperature": teacher_temperature,

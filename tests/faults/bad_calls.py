@@ -21,7 +21,8 @@ from lightning_normdyn.instruments import NormObserver
 
 def _losses() -> Iterator[BadCall]:
     kind = "losses: settings"
-    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon, losses.MaxSim):
+    soft = (losses.DistillKLDiv, losses.MarginMSE, losses.GradedContrastive)
+    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon, losses.MaxSim, *soft):
         yield from each(
             kind,
             make,
@@ -183,6 +184,54 @@ def _losses() -> Iterator[BadCall]:
         {"queries": Q[:, None], "documents": D, "document_lengths": torch.ones(6).long()},
         document_lengths=[None, torch.ones(4).long(), torch.tensor([6, 0]), torch.rand(6), [1] * 6],
         document_mask=[torch.ones(6).bool()],
+    )
+    for make in (losses.DistillKLDiv, losses.MarginMSE):
+        yield from each(
+            kind,
+            make,
+            {},
+            teacher_temperature=NOT_POSITIVE,
+            teacher_normalization=["learnable", None, 3],
+            with_metrics=["no"],
+        )
+        listed, scores = torch.tensor([[0, 4, 5]] * 4), torch.rand(4, 3)
+        yield from each(
+            kind,
+            make(),
+            {"queries": Q, "documents": D, "listed": listed, "teacher_scores": scores},
+            listed=[None, listed[0], listed + 1, listed.float(), listed > 0, listed[:, :1], listed.tolist()],
+            teacher_scores=[None, scores[0], scores[:, :2], scores.long(), scores * NAN, scores + INF, "ab"],
+            teacher_queries=[Q],
+            positives=[listed],
+        )
+    yield from each(kind, losses.DistillKLDiv, {}, candidates=["all", None, 1], symmetric=[True], direction=["both"])
+    yield from each(
+        kind,
+        losses.DistillKLDiv(candidates="in_batch"),
+        {"queries": Q, "documents": D, "teacher_queries": Q, "teacher_documents": D},
+        teacher_queries=[None, Q[:2], Q[:, :2], Q.long(), Q * NAN, [1.0]],
+        teacher_documents=[None, D[:2], D[:, :2], D.long(), D + INF],
+        teacher_hard_negatives=[D],
+        teacher_scores=[torch.rand(4, 6)],
+    )
+    grades = torch.rand(4, 6)
+    yield from each(
+        kind,
+        losses.GradedContrastive(symmetric=True),
+        {"queries": Q, "documents": D, "grades": grades},
+        grades=[None, grades[0], grades[:2], grades[:, :3], grades.long(), -grades, grades * NAN, grades + INF, 1.0],
+        labels=[torch.arange(6)],
+    )
+    yield from each(kind, losses.GradedContrastive, {}, symmetric=["no"], direction=["both"])
+    yield from each(
+        kind, losses.CoSENT, {}, temperature=NOT_POSITIVE, normalization=["cos"], reduction=["sum", "none", None]
+    )
+    yield from each(
+        kind,
+        losses.CoSENT(),
+        {"queries": Q, "documents": D[:4], "grades": grades[:, 0]},
+        documents=[D, D[:3], D[:4, :2], None, D[:4] * NAN],
+        grades=[grades[:3, 0], grades, grades[:, 0] * NAN, list("abcd"), None],
     )
     linear = nn.Linear(3, 2)
     cached = {

@@ -29,13 +29,23 @@ from lightning_normdyn.levers import (
 from lightning_normdyn.losses import (
     AdaFace,
     ArcFace,
+    ContrastiveMixin,
+    CoSENT,
     CosFace,
+    CosineMixin,
+    DistillKLDiv,
+    DNormMixin,
+    DotMixin,
     FullSoftmax,
+    GradedContrastive,
     InfoNCE,
+    LearnableNormMixin,
     MagFace,
+    MarginMSE,
     MaxSim,
     NormalizedSimilarity,
     NormFace,
+    QNormMixin,
     SigmoidContrastive,
     SupCon,
     cached_loss,
@@ -100,6 +110,11 @@ def cached(**options: Any) -> torch.Tensor:
     return cached_loss(InfoNCE(), QUERIES, DOCUMENTS, **{"chunk_size": 4, **sides, **options})
 
 
+def on_module(mixin: type, **options: Any) -> object:
+    return type("Module", (mixin, torch.nn.Module), {})(**({"loss": "distill_kl"} | options))
+
+
+MIXINS = (ContrastiveMixin, CosineMixin, DotMixin, QNormMixin, DNormMixin, LearnableNormMixin)
 HEADS = (AdaFace, ArcFace, CosFace, MagFace, NormFace)
 CALLS: dict[str, Callable[..., object]] = {
     "callbacks.EquilibriumFitMonitor": EquilibriumFitMonitor,
@@ -116,9 +131,14 @@ CALLS: dict[str, Callable[..., object]] = {
     "levers.weight_decay_for": lambda **options: weight_decay_for(
         RULE, **({"dim": 4} | ({} if "target_angular_rate" in options else {"target_norm": 1.0}) | options)
     ),
+    **{f"losses.{mixin.__name__}": partial(on_module, mixin) for mixin in MIXINS},
     **{f"losses.{head.__name__}": partial(head, num_classes=4, dim=2) for head in HEADS},
+    "losses.CoSENT": CoSENT,
+    "losses.DistillKLDiv": DistillKLDiv,
     "losses.FullSoftmax": FullSoftmax,
+    "losses.GradedContrastive": GradedContrastive,
     "losses.InfoNCE": InfoNCE,
+    "losses.MarginMSE": MarginMSE,
     "losses.MaxSim": MaxSim,
     "losses.NormalizedSimilarity": NormalizedSimilarity,
     "losses.SigmoidContrastive": SigmoidContrastive,
