@@ -45,7 +45,7 @@ class HardNegativeMining(Callback):
     Args:
         every_n_steps: optimizer steps between two minings.
         start_step: steps before the first one.
-        source: what to mine from; the data module's if left out.
+        source: what to mine from; what ``mining_source()`` of the data module or of the module gives if left out.
         batch_size: inputs that are encoded at once.
         range_min: how many of the closest documents that meet all limits are passed over.
         range_max: how many of the closest documents that are no positives are looked at; all if left out.
@@ -115,8 +115,8 @@ class HardNegativeMining(Callback):
         self._is_restored, self._has_warned = False, False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finds what to mine from; what is missing fails here, before anything was trained."""
-        self._source = self.source if self.source is not None else _source_of(trainer)
+        """Finds what to mine from, and takes back what a resumed run trained with, or mines for the first time."""
+        self._source = self.source if self.source is not None else _source_of(trainer, pl_module)
         for name in ("encode_queries", "encode_documents"):
             if not callable(getattr(pl_module, name, None)):
                 raise ValueError(
@@ -125,22 +125,26 @@ class HardNegativeMining(Callback):
                 )
         self.options = dataclasses.replace(self.options, num_negatives=self._source.negatives.num_negatives)
         self._score(pl_module)
+        is_lost = self._is_restored and self._mined_step is not None and not self._read(trainer)
+        is_of_another_run = not self._is_restored and (self._mined_step or 0) > trainer.global_step
+        if is_lost or is_of_another_run:
+            self._mined_step = None
+        # Data workers load the first batches before training starts; a checkpoint's weights may come later than this.
+        if trainer.ckpt_path is None and self._is_due(trainer.global_step):
+            self._mine(trainer, pl_module)
+        self._is_restored = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes back what a resumed run trained with, or mines for the first time."""
-        if self._is_restored:
-            self._is_restored = False
-            if self._mined_step is not None and not self._read(trainer):
-                self._mined_step = None
+        """Mines for the first time, where a resumed run has nothing to go on with."""
         if self._is_due(trainer.global_step):
-            self._mine_now(trainer, pl_module)
+            self._mine(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Mines after the steps that are due, unless it was the last of the run."""
         if self._is_due(trainer.global_step) and trainer.global_step < trainer.estimated_stepping_batches:
-            self._mine_now(trainer, pl_module)
+            self._mine(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """When it mined last, and where that was written; loads with ``weights_only=True``."""
@@ -154,10 +158,10 @@ class HardNegativeMining(Callback):
     def _is_due(self, step: int) -> bool:
         return step >= (self.start_step if self._mined_step is None else self._mined_step + self.every_n_steps)
 
-    def _mine_now(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _mine(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step, started = trainer.global_step, time.monotonic()
         self._mined_step = step
-        mined = self._mine(trainer, pl_module)
+        mined = self._mined(trainer, pl_module)
         if mined is None:
             _say(
                 f"HardNegativeMining: embeddings at step {step} are NaN or infinite, so the hard negatives stay as they "
@@ -180,7 +184,7 @@ class HardNegativeMining(Callback):
         }
         _log(trainer, readings if overlap is None else {"overlap": overlap, **readings})
 
-    def _mine(self, trainer: Trainer, pl_module: LightningModule) -> HardNegatives | None:
+    def _mined(self, trainer: Trainer, pl_module: LightningModule) -> HardNegatives | None:
         """The same on all ranks; nothing where an embedding is not finite."""
         source, shares = self._source, RankShares(trainer)
         assert source is not None
@@ -278,17 +282,21 @@ class HardNegativeMining(Callback):
         return True
 
 
-def _source_of(trainer: Trainer) -> MiningSource:
-    data: Any = getattr(trainer, "datamodule", None)
-    make = getattr(data, "mining_source", None)
-    source = make() if callable(make) else None
-    if not isinstance(source, MiningSource):
-        raise ValueError(
-            f"source: expected a MiningSource, or a data module whose mining_source() gives one, got "
-            f"{type(data).__name__ if make is None else type(source).__name__}; write "
-            "HardNegativeMining(source=MiningSource(queries, documents, positives))"
-        )
-    return source
+def _source_of(trainer: Trainer, pl_module: LightningModule) -> MiningSource:
+    for owner in (getattr(trainer, "datamodule", None), pl_module):
+        make = getattr(owner, "mining_source", None)
+        if callable(make):
+            source = make()
+            if isinstance(source, MiningSource):
+                return source
+            raise ValueError(
+                f"{type(owner).__name__}: expected a MiningSource of mining_source(), got {type(source).__name__}; write "
+                "MiningSource(queries, documents, positives)"
+            )
+    raise ValueError(
+        "source: expected a MiningSource, or a data module or module whose mining_source() gives one, got none; write "
+        "HardNegativeMining(source=MiningSource(queries, documents, positives))"
+    )
 
 
 @rank_zero_only
