@@ -1,17 +1,16 @@
 import contextlib
-import copy
 import random
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from mining_model import DOCUMENTS, QUERIES, Towers, inputs, mining_source
+from mining_model import DOCUMENTS, QUERIES, Snapshots, Towers, inputs, mining_source
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lightning_normdyn.callbacks import HardNegativeMining
 from lightning_normdyn.datasets.formats import read_hard_negatives
-from lightning_normdyn.retrieval import MiningSource, mine_hard_negatives
+from lightning_normdyn.retrieval import MiningSource
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*queries have fewer than", "ignore:Checkpoint directory"
@@ -21,27 +20,6 @@ pytestmark = pytest.mark.filterwarnings(
 def towers(**options):
     torch.manual_seed(1)
     return Towers(mining_source(), **options)
-
-
-def expected_negatives(model, **options):
-    """By the function, from embeddings that a copy of the model makes in evaluation mode, one input at a time."""
-    frozen = copy.deepcopy(model.net).float().eval()
-    queries, documents, positives = inputs()
-    with torch.no_grad():
-        sides = [torch.stack([frozen(row) for row in side]) for side in (queries, documents)]
-    return mine_hard_negatives(*sides, positives, num_negatives=2, **options)
-
-
-class Snapshots(pl.Callback):
-    """What each mining should have found, with the model as it was when it was made."""
-
-    def __init__(self, **options):
-        self.options, self.expected, self.tables = options, {}, {}
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        step = trainer.global_step
-        self.tables[step] = pl_module.source.negatives.indices.clone()
-        self.expected[step] = expected_negatives(pl_module, **self.options)
 
 
 @pytest.mark.parametrize("options", [{"relative_margin": 0.05}, {"range_min": 1, "max_score": 0.6}], ids=str)
@@ -257,4 +235,5 @@ def test_missing_negatives_are_drawn_from_what_is_left_and_never_forbidden():
     assert drawn == [set(range(40)) - {0, 5}, set(range(40)) - {1, 3, 4}, {0, 1, 39}]
     allowed = source.allowed(torch.tensor([[45, 5], [44, 9], [-1, 38]]))
     assert allowed.tolist() == [[-1, -1], [-1, 9], [-1, -1]]
+
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_normdyn.losses import ContrastiveMixin
-from lightning_normdyn.retrieval import MiningSource
+from lightning_normdyn.retrieval import MiningSource, mine_hard_negatives
 
 QUERIES, DOCUMENTS, DIM = 30, 47, 6
 
@@ -76,3 +78,24 @@ class Towers(ContrastiveMixin, pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+def expected_negatives(model, **options):
+    """By the function, from embeddings that a copy of the model makes in evaluation mode, one input at a time."""
+    frozen = copy.deepcopy(model.net).float().eval()
+    queries, documents, positives = inputs()
+    with torch.no_grad():
+        sides = [torch.stack([frozen(row) for row in side]) for side in (queries, documents)]
+    return mine_hard_negatives(*sides, positives, num_negatives=2, **options)
+
+
+class Snapshots(pl.Callback):
+    """What each mining should have found, with the model as it was when it was made."""
+
+    def __init__(self, **options):
+        self.options, self.expected, self.tables = options, {}, {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        step = trainer.global_step
+        self.tables[step] = pl_module.source.negatives.indices.clone()
+        self.expected[step] = expected_negatives(pl_module, **self.options)
