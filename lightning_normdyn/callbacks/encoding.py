@@ -95,9 +95,10 @@ def encode_share(
             batch = collate([inputs[place] for place in batch_places] or [inputs[0]])
             batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), device)
             embeddings = encode(batch)
-            if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != max(1, len(batch_places)):
+            size = max(1, len(batch_places))
+            if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != size:
                 came = list(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
-                raise ValueError(f"{description}: expected [{max(1, len(batch_places))}, d] of the model, got {came}")
+                raise ValueError(f"{description}: expected embeddings [{size}, d] of the model, got {came}")
             vectors.append(embeddings[: len(batch_places)].detach().cpu())
     encoded = torch.cat(vectors)
     order = torch.empty(len(places), dtype=torch.int64)

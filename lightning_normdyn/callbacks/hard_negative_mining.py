@@ -31,9 +31,9 @@ class HardNegativeMining(Callback):
     """Encodes queries and documents every so many steps, mines hard negatives, and hands them to the data.
 
     They come from a :class:`~lightning_normdyn.retrieval.MiningSource`: that of the data module, whose
-    ``mining_source()`` gives it (as ``RetrievalData(hard_negatives=4, hard_negatives_from="mining")`` does), or one that
-    your collate function looks up. The module needs ``encode_queries`` and ``encode_documents``, each from a batch to
-    ``[b, d]``.
+    ``mining_source()`` gives it (as ``RetrievalData(hard_negatives=4, hard_negatives_from="mining")`` does), or one
+    that your collate function looks up. The module needs ``encode_queries`` and ``encode_documents``, each from a batch
+    to ``[b, d]``.
 
     Ranks encode a share each, in the trainer's precision; modes and random states are put back, so that a run differs
     by its negatives alone. Each mining writes ``hard_negatives/step-<n>.jsonl`` in the run's folder, from which a
@@ -52,8 +52,8 @@ class HardNegativeMining(Callback):
         max_score: the highest score of a negative.
         min_score: the lowest.
         absolute_margin: negatives score at most the positive's score minus this.
-        relative_margin: negatives score at most the positive's score minus this share of its size; 0.05 is NV-Retriever's
-            TopK-PercPos at 95% (arXiv 2407.15831), ``null`` is no such limit.
+        relative_margin: negatives score at most the positive's score minus this share of its size; 0.05 is
+            NV-Retriever's TopK-PercPos at 95% (arXiv 2407.15831), ``null`` is no such limit.
         sampling_strategy: ``top`` or ``random``, see :func:`~lightning_normdyn.retrieval.mine_hard_negatives`.
         seed: of what is drawn.
         normalization: which norms scores keep; that of the module's ``contrast`` if left out, or cosine.
@@ -120,8 +120,8 @@ class HardNegativeMining(Callback):
         for name in ("encode_queries", "encode_documents"):
             if not callable(getattr(pl_module, name, None)):
                 raise ValueError(
-                    f"{type(pl_module).__name__}: expected a method {name}, from a batch of inputs to embeddings [b, d], "
-                    "got none; hard negatives are mined with it"
+                    f"{type(pl_module).__name__}: expected a method {name}, from a batch of inputs to embeddings "
+                    "[b, d], got none; hard negatives are mined with it"
                 )
         self.options = dataclasses.replace(self.options, num_negatives=self._source.negatives.num_negatives)
         self._score(pl_module)
@@ -164,8 +164,8 @@ class HardNegativeMining(Callback):
         mined = self._mined(trainer, pl_module)
         if mined is None:
             _say(
-                f"HardNegativeMining: embeddings at step {step} are NaN or infinite, so the hard negatives stay as they "
-                "are; lower the learning rate, or train in higher precision"
+                f"HardNegativeMining: embeddings at step {step} are NaN or infinite, so the hard negatives stay as "
+                "they are; lower the learning rate, or train in higher precision"
             )
             return
         assert self._source is not None
@@ -275,8 +275,10 @@ class HardNegativeMining(Callback):
                 reason = str(error)
         has_failed = torch.tensor(float(not negatives), device=trainer.strategy.root_device)
         if bool(shares.gather(has_failed).any()):
-            _say(f"HardNegativeMining: the hard negatives of step {self._mined_step} cannot be read back ({reason}), so "
-                 "they are mined anew with the model as it is now")  # fmt: skip
+            _say(
+                f"HardNegativeMining: the hard negatives of step {self._mined_step} cannot be read back ({reason}), so "
+                "they are mined anew with the model as it is now"
+            )
             return False
         source.update(source.indices_of(negatives), seed=self.options.seed)
         return True
@@ -290,8 +292,8 @@ def _source_of(trainer: Trainer, pl_module: LightningModule) -> MiningSource:
             if isinstance(source, MiningSource):
                 return source
             raise ValueError(
-                f"{type(owner).__name__}: expected a MiningSource of mining_source(), got {type(source).__name__}; write "
-                "MiningSource(queries, documents, positives)"
+                f"{type(owner).__name__}: expected a MiningSource of mining_source(), got {type(source).__name__}; "
+                "write MiningSource(queries, documents, positives)"
             )
     raise ValueError(
         "source: expected a MiningSource, or a data module or module whose mining_source() gives one, got none; write "
@@ -313,4 +315,6 @@ def _log(trainer: Trainer, readings: dict[str, float]) -> None:
     trainer.callback_metrics.update(zip(metrics, torch.tensor(list(metrics.values())).unbind(), strict=True))
     step = trainer.fit_loop.epoch_loop._batches_that_stepped
     for logger in trainer.loggers:
-        logger.log_metrics({key.replace("/", logger.group_separator): value for key, value in metrics.items()}, step=step)
+        logger.log_metrics(
+            {key.replace("/", logger.group_separator): value for key, value in metrics.items()}, step=step
+        )

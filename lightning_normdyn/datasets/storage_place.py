@@ -146,8 +146,8 @@ class StoragePlace:
                 raise
             lines = without_passwords(str(error), self._url).strip().splitlines() or ["no reason was given"]
             raise OSError(
-                f"{self}: cannot be {done} ({type(error).__name__}: {lines[0].rstrip('.')}); check the address, and that "
-                f"you may {verb} there"
+                f"{self}: cannot be {done} ({type(error).__name__}: {lines[0].rstrip('.')}); check the address, and "
+                f"that you may {verb} there"
             ) from error
 
     def _names(self) -> list[str]:

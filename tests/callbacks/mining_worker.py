@@ -38,7 +38,7 @@ def mined(folder, steps, ckpt_path=None):
     """Tables, what they should be, what was logged and saved; checkpoints in between."""
     snapshots, mining = Snapshots(), HardNegativeMining(every_n_steps=3, batch_size=4, relative_margin=None)
     saving = ModelCheckpoint(folder / "checkpoints", filename="{step}", every_n_train_steps=5, save_top_k=-1)
-    model, trainer = train(folder, [mining, snapshots, saving], steps, ckpt_path=ckpt_path)
+    _, trainer = train(folder, [mining, snapshots, saving], steps, ckpt_path=ckpt_path)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.endswith(ENDING)}
     if ckpt_path is not None:
         del snapshots.tables[5], snapshots.expected[5]  # mined at step 3, by a model that is gone

@@ -40,7 +40,9 @@ def test_the_table_has_what_the_model_finds_hard_at_every_refresh(fit, options):
     last = snapshots.expected[8]
     assert float(logged["normdyn/hard_negatives/false_negative_share"]) == pytest.approx(last.false_negative_share)
     assert float(logged["normdyn/hard_negatives/lacking_share"]) == pytest.approx(len(last.lacking) / QUERIES)
-    assert float(logged["normdyn/hard_negatives/score"]) == pytest.approx(last.statistics()["negative"]["mean"], rel=1e-5)
+    assert float(logged["normdyn/hard_negatives/score"]) == pytest.approx(
+        last.statistics()["negative"]["mean"], rel=1e-5
+    )
 
 
 def test_training_sees_the_negatives_of_its_step_and_no_positive_or_stranger(fit):
@@ -72,7 +74,7 @@ def test_nothing_but_the_negatives_tells_that_it_mined(fit, precision):
 
 def test_the_precision_of_the_trainer_encodes(fit):
     mining, model, dtypes = HardNegativeMining(every_n_steps=50), towers(), []
-    model.net[-1].register_forward_hook(lambda module, args, output: dtypes.append((output.dtype, module.training)))
+    model.net[-1].register_forward_hook(lambda module, _, output: dtypes.append((output.dtype, module.training)))
     fit(model, None, mining, max_steps=1, max_epochs=-1, precision="bf16-mixed")
     assert set(dtypes) == {(torch.bfloat16, False), (torch.bfloat16, True)}
 
@@ -208,13 +210,13 @@ def test_what_cannot_be_mined_is_said_before_anything_is_trained(fit):
         def configure_optimizers(self):
             return torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
 
-    with pytest.raises(ValueError, match="^source: expected a MiningSource, or a data module or module whose"):
+    with pytest.raises(ValueError, match=r"^source: expected a MiningSource, or a data module or module whose"):
         fit(Other(), [torch.ones(1)], HardNegativeMining())
-    with pytest.raises(ValueError, match="^Other: expected a method encode_queries"):
+    with pytest.raises(ValueError, match=r"^Other: expected a method encode_queries"):
         fit(Other(), [torch.ones(1)], HardNegativeMining(source=mining_source()))
-    with pytest.raises(ValueError, match="^num_negatives: expected at most 45, the documents that are left"):
+    with pytest.raises(ValueError, match=r"^num_negatives: expected at most 45, the documents left"):
         mining_source(num_negatives=46)
-    with pytest.raises(ValueError, match="^range_max: expected range_min"):
+    with pytest.raises(ValueError, match=r"^range_max: expected range_min"):
         fit(towers(), None, HardNegativeMining(source=mining_source(5), range_max=3))
 
 
@@ -235,5 +237,3 @@ def test_missing_negatives_are_drawn_from_what_is_left_and_never_forbidden():
     assert drawn == [set(range(40)) - {0, 5}, set(range(40)) - {1, 3, 4}, {0, 1, 39}]
     allowed = source.allowed(torch.tensor([[45, 5], [44, 9], [-1, 38]]))
     assert allowed.tolist() == [[-1, -1], [-1, 9], [-1, -1]]
-
-

@@ -28,7 +28,12 @@ def mining_source(num_negatives=2):
     queries, documents, positives = inputs()
     names = [f"q{n}" for n in range(QUERIES)], [f"d{n}" for n in range(DOCUMENTS)]
     return MiningSource(
-        list(queries), list(documents), positives, num_negatives=num_negatives, query_ids=names[0], document_ids=names[1]
+        list(queries),
+        list(documents),
+        positives,
+        num_negatives=num_negatives,
+        query_ids=names[0],
+        document_ids=names[1],
     )
 
 
@@ -58,7 +63,9 @@ class Towers(ContrastiveMixin, pl.LightningModule):
     def collate(self, queries):
         """The negatives of each query, as they are when its batch is made."""
         negatives = [self.source.negatives.of(query) for query in queries]
-        sides = [torch.stack([side[query] for query in queries]) for side in (self.source.queries, self.source.documents)]
+        sides = [
+            torch.stack([side[query] for query in queries]) for side in (self.source.queries, self.source.documents)
+        ]
         documents = [self.source.documents[place] for row in negatives for place in row]
         return torch.tensor(queries), *sides, torch.tensor(negatives), torch.stack(documents) if documents else None
 

@@ -1,4 +1,4 @@
-"""Mined hard negatives as files: JSON lines of ids beside a BEIR folder, and tables of texts for sentence-transformers."""
+"""Mined hard negatives as files: JSON lines of ids beside a BEIR folder, and tables of texts as others read them."""
 
 from __future__ import annotations
 

@@ -109,7 +109,9 @@ class HardNegatives:
         lines = [f"{'':8}" + "".join(f"{name:>14}" for name in columns)]
         for row in columns["positive"]:
             values = [column[row] for column in columns.values()]
-            lines.append(f"{row:8}" + "".join(f"{value:14,.0f}" if row == "count" else f"{value:14.4f}" for value in values))
+            lines.append(
+                f"{row:8}" + "".join(f"{value:14,.0f}" if row == "count" else f"{value:14.4f}" for value in values)
+            )
         lines.append(
             f"Of the {self.options.num_negatives} closest documents that are no positives, the limits left out "
             f"{self.false_negative_share:.2%}."
@@ -119,12 +121,13 @@ class HardNegatives:
     def shortage(self) -> str:
         """How many queries have too few negatives, and what would give them more."""
         options = self.options
-        ways = [f"lower {name}" for name in ("range_min", "absolute_margin", "relative_margin", "min_score")
-                if getattr(options, name)]  # fmt: skip
+        lowered = ("range_min", "absolute_margin", "relative_margin", "min_score")
+        ways = [f"lower {name}" for name in lowered if getattr(options, name)]
         ways += [f"raise {name}" for name in ("range_max", "max_score") if getattr(options, name) is not None]
         return (
-            f"{len(self.lacking)} of {len(self.indices)} queries have fewer than {options.num_negatives} hard negatives, "
-            f"{int((self.counts == 0).sum())} have none; {' or '.join(ways) or 'add documents'}, or lower num_negatives"
+            f"{len(self.lacking)} of {len(self.indices)} queries have fewer than {options.num_negatives} hard "
+            f"negatives, {int((self.counts == 0).sum())} have none; {' or '.join(ways) or 'add documents'}, or lower "
+            "num_negatives"
         )
 
 

@@ -269,8 +269,8 @@ def _positive_scores(
     if len(bad):
         document = int(positives.documents[int(bad[0])])
         raise ValueError(
-            f"documents: expected finite numbers and scores within {scores.dtype}, got another in row {document}; leave "
-            "such rows out or encode them again"
+            f"documents: expected finite numbers and scores within {scores.dtype}, got another in row {document}; "
+            "leave such rows out or encode them again"
         )
     return scores
 

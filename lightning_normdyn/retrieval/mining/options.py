@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -56,9 +56,9 @@ class MiningOptions:
     def __post_init__(self) -> None:
         check_count(num_negatives=self.num_negatives)
         check_count(0, range_min=self.range_min, seed=self.seed)
-        numbers = {"max_score": self.max_score, "min_score": self.min_score}
+        numbers: dict[str, Any] = {"max_score": self.max_score, "min_score": self.min_score}
+        margins: dict[str, Any] = {"absolute_margin": self.absolute_margin, "relative_margin": self.relative_margin}
         check_finite_number(**{name: number for name, number in numbers.items() if number is not None})
-        margins = {"absolute_margin": self.absolute_margin, "relative_margin": self.relative_margin}
         check_not_negative(**{name: margin for name, margin in margins.items() if margin is not None})
         check_choice(get_args(SamplingStrategy), sampling_strategy=self.sampling_strategy)
         if self.range_max is not None:

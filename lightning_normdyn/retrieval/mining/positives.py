@@ -95,7 +95,8 @@ def first_of_equals(document_ids: Ids | None, m: int) -> Tensor:
         ) from None
     if len(firsts) != m or isinstance(document_ids, str):
         raise ValueError(
-            f"document_ids: expected one for each of the {m} documents, got {len(firsts)}; equal ids mean equal documents"
+            f"document_ids: expected one for each of the {m} documents, got {len(firsts)}; equal ids mean "
+            "equal documents"
         )
     return torch.tensor(firsts, dtype=torch.int64)
 

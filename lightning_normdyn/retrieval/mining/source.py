@@ -43,7 +43,7 @@ class NegativeTable:
     @property
     def num_negatives(self) -> int:
         """Of each query."""
-        return self.indices.shape[1]
+        return int(self.indices.shape[1])
 
     @property
     def is_filled(self) -> bool:
@@ -130,7 +130,7 @@ class MiningSource:
         distinct = int((self.firsts == torch.arange(len(documents))).sum())
         if distinct - most < num_negatives:
             raise ValueError(
-                f"num_negatives: expected at most {max(0, distinct - most)}, the documents that are left to some query, "
+                f"num_negatives: expected at most {max(0, distinct - most)}, the documents left to some query, "
                 f"got {num_negatives}; lower it, or add documents"
             )
         self.negatives = NegativeTable(len(queries), num_negatives)

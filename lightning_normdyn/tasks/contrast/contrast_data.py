@@ -72,7 +72,8 @@ class ContrastData(LightningDataModule):
 
     A training batch is ``{"queries", "documents", "query_ids", "document_ids"}`` and, where the source has any,
     ``"hard_negatives"`` (one after the other, those of the first pair first) with their ``"hard_negative_ids"``
-    ``[pairs, k]``; texts stay lists of str, tensors are stacked. An evaluation has two loaders, queries first, with batches ``{"places", "inputs"}``; long texts come first.
+    ``[pairs, k]``; texts stay lists of str, tensors are stacked. An evaluation has two loaders, queries first, with
+    batches ``{"places", "inputs"}``; long texts come first.
 
     A family overrides :meth:`training_pairs` and :meth:`evaluation`, and :meth:`floors` where something needs no
     training.

@@ -64,8 +64,8 @@ class RelevantPairs:
         drawn = self.source.update(self.source.allowed(indices))
         if drawn:
             warnings.warn(
-                f"{hard_negatives_from}: {drawn} of {len(indices)} queries have fewer than {hard_negatives} hard negatives "
-                "there; what is missing is drawn from all documents that do not answer them",
+                f"{hard_negatives_from}: {drawn} of {len(indices)} queries have fewer than {hard_negatives} hard "
+                "negatives there; what is missing is drawn from all documents that do not answer them",
                 stacklevel=4,
             )
 
@@ -126,9 +126,7 @@ class TriplePairs(IterableDataset[TrainingPair]):
 
     def __iter__(self) -> Iterator[TrainingPair]:
         for query, positive, negative in self.triples:
-            yield TrainingPair(
-                query, positive, _text_id(query), _text_id(positive), (negative,), (_text_id(negative),)
-            )
+            yield TrainingPair(query, positive, _text_id(query), _text_id(positive), (negative,), (_text_id(negative),))
 
 
 def _text_id(text: str) -> int:

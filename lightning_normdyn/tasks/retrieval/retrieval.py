@@ -128,7 +128,8 @@ class RetrievalData(ContrastData):
         self.hard_negatives_from = hard_negatives_from
         if hard_negatives_from != "bm25" and not hard_negatives:
             raise ValueError(
-                f"hard_negatives: expected 1 or more beside hard_negatives_from={hard_negatives_from!r}, got 0; 4 is usual"
+                f"hard_negatives: expected 1 or more beside hard_negatives_from={hard_negatives_from!r}, got 0; 4 is "
+                "usual"
             )
         if hard_negatives and triples is not None:
             raise ValueError(f"hard_negatives: expected 0 where triples bring their own, got {hard_negatives}")

@@ -31,7 +31,12 @@ def test_ids_are_read_back_as_they_were_written(name, place, tmp_path):
     with fsspec.open(file, "rb") as stream:
         data = stream.read()
     first = json.loads((gzip.decompress(data) if name.endswith(".gz") else data).splitlines()[0])
-    assert first == {"query-id": "q1", "positive-id": "d3", "negative-ids": ["d7", "d2"], "scores": list(ROWS[0].scores)}
+    assert first == {
+        "query-id": "q1",
+        "positive-id": "d3",
+        "negative-ids": ["d7", "d2"],
+        "scores": list(ROWS[0].scores),
+    }
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -51,7 +56,9 @@ def test_positions_are_those_of_the_set_and_strangers_are_counted(tmp_path):
         assert negatives_by_query(file, queries, documents) == {5: (7, 2), 6: ()}
     with pytest.warns(UserWarning, match="2 negatives of unknown ids, left out"):
         assert negatives_by_query(file, {"q1": 0, "q4": 1, "fräge": 2}, {"d2": 2, "d9": 9}) == {0: (2,), 1: (), 2: (9,)}
-    with pytest.raises(MalformedFileError, match="expected hard negatives of queries and documents of this set, got none"):
+    with pytest.raises(
+        MalformedFileError, match="expected hard negatives of queries and documents of this set, got none"
+    ):
         negatives_by_query(file, {"other": 0}, documents)
 
 
@@ -60,10 +67,16 @@ def test_positions_are_those_of_the_set_and_strangers_are_counted(tmp_path):
     [
         ("[]", "a JSON object"),
         ('{"query-id": "q", "positive-id": "d"}', "a list of ids in field 'negative-ids'"),
-        ('{"query-id": "q", "positive-id": "d", "negative-ids": "e"}', "a list of ids in field 'negative-ids', got 'e'"),
+        (
+            '{"query-id": "q", "positive-id": "d", "negative-ids": "e"}',
+            "a list of ids in field 'negative-ids', got 'e'",
+        ),
         ('{"query-id": "q", "positive-id": "d", "negative-ids": [["e"]]}', "a text or a whole number"),
         ('{"query-id": "q", "negative-ids": []}', "a field 'positive-id'"),
-        ('{"query-id": "q", "positive-id": "d", "negative-ids": ["e"], "scores": [1]}', "2 scores, the positive's first"),
+        (
+            '{"query-id": "q", "positive-id": "d", "negative-ids": ["e"], "scores": [1]}',
+            "2 scores, the positive's first",
+        ),
         ('{"query-id": "q", "positive-id": "d", "negative-ids": [], "scores": ["1"]}', "numbers in field 'scores'"),
     ],
 )
@@ -126,7 +139,10 @@ def test_wrong_names_and_empty_rows_are_refused(tmp_path):
         (lambda: write_hard_negatives(ROWS, tmp_path / "a.tsv"), "file: expected a name that ends in .jsonl"),
         (lambda: write_hard_negative_texts(ROWS, tmp_path / "a.csv"), "file: expected a name that ends in .parquet"),
         (lambda: write_hard_negative_texts(ROWS[3:], tmp_path / "a.jsonl"), "rows: expected one with a negative"),
-        (lambda: write_hard_negative_texts(ROWS, tmp_path / "a.jsonl", output_format="pair"), "output_format: expected"),
+        (
+            lambda: write_hard_negative_texts(ROWS, tmp_path / "a.jsonl", output_format="pair"),
+            "output_format: expected",
+        ),
         (lambda: list(read_hard_negatives(tmp_path / "none.jsonl")), ".*none.jsonl: expected a file, got nothing"),
         (lambda: list(read_hard_negatives("memory://none.jsonl")), "memory://none.jsonl: expected a file, got nothing"),
         (lambda: write_hard_negatives(ROWS, "nosuch://bucket/a.jsonl"), "nosuch://bucket/a.jsonl: expected a path or"),

@@ -199,7 +199,7 @@ def test_ranks_that_share_the_documents_find_the_same(options, ranks):
     pairs, firsts = PositivePairs.of(positives, 7, 60), first_of_equals(ids, 60)
     handed_over = []
 
-    class Waiting(Exception):
+    class WaitingError(Exception):
         pass
 
     for _ in range(5):
@@ -210,7 +210,7 @@ def test_ranks_that_share_the_documents_find_the_same(options, ranks):
             def gather(tensor, mine_=mine_):
                 mine_.append(tensor)
                 if len(mine_) > len(handed_over):
-                    raise Waiting
+                    raise WaitingError
                 return handed_over[len(mine_) - 1]
 
             share = DocumentShare(places.start, 60, gather)
@@ -218,7 +218,7 @@ def test_ranks_that_share_the_documents_find_the_same(options, ranks):
             args = (queries, here, pairs, firsts, MiningOptions(num_negatives=4, **options), NormAwareScore(), share)
             try:
                 mined = mine_share(*args, excluded_pairs=excluded)
-            except Waiting:
+            except WaitingError:
                 turn.append(mine_[-1])
         if not turn:
             break
@@ -259,7 +259,7 @@ def test_too_few_negatives_are_said_once_and_never_made_up():
 def test_every_advice_of_a_shortage_gives_more_negatives():
     queries, documents, positives = embeddings(m=30)
     tight = {"range_min": 4, "range_max": 8, "relative_margin": 0.9, "max_score": 0.2, "min_score": 0.1}
-    with pytest.warns(UserWarning) as record:
+    with pytest.warns(UserWarning, match="have none; ") as record:
         few = mine_hard_negatives(queries, documents, positives, **tight)
     words = str(record[0].message)
     looser = {"range_min": 0, "range_max": 30, "relative_margin": 0.0, "max_score": 1.0, "min_score": -1.0}
@@ -275,14 +275,19 @@ def test_statistics_are_numpys_and_the_table_shows_them():
         "positive": mined.positive_scores.numpy(),
         "negative": mined.scores.flatten().numpy(),
         "difference": np.concatenate(
-            [value - mined.scores[query].numpy() for query, value in zip(mined.positives[0], mined.positive_scores.numpy())]
+            [
+                value - mined.scores[query].numpy()
+                for query, value in zip(mined.positives.queries, mined.positive_scores.numpy(), strict=True)
+            ]
         ),
-    }  # fmt: skip
+    }
     for name, values in columns.items():
         got = mined.statistics()[name]
         quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
         assert [got[key] for key in ("min", "25%", "median", "75%", "max")] == pytest.approx(list(quantiles))
-        assert (got["count"], got["mean"], got["std"]) == pytest.approx((len(values), values.mean(), values.std(ddof=1)))
+        assert (got["count"], got["mean"], got["std"]) == pytest.approx(
+            (len(values), values.mean(), values.std(ddof=1))
+        )
         assert f"{values.mean():.4f}" in str(mined)
     closest = mine_hard_negatives(queries, documents, positives)
     share = 1 - (mined.indices.unsqueeze(2) == closest.indices.unsqueeze(1)).any(1).double().mean()
@@ -298,12 +303,24 @@ def test_what_is_wrong_is_said():
         (lambda: mine_hard_negatives(queries, [documents], positives), "documents: expected a tensor, an array"),
         (lambda: mine_hard_negatives(queries, bad, positives), "documents: expected finite numbers"),
         (lambda: mine_hard_negatives(queries, bad[:, :2], [0] * 7), "documents: expected"),
-        (lambda: mine_hard_negatives(queries * 1e300, documents * 1e300, positives, normalization="dot"), "documents: "),
-        (lambda: mine_hard_negatives(queries, documents, positives[:3]), "positives: expected one entry for each of the 7"),
+        (
+            lambda: mine_hard_negatives(queries * 1e300, documents * 1e300, positives, normalization="dot"),
+            "documents: ",
+        ),
+        (
+            lambda: mine_hard_negatives(queries, documents, positives[:3]),
+            "positives: expected one entry for each of the 7",
+        ),
         (lambda: mine_hard_negatives(queries, documents, [60] * 7), "positives: expected documents by position"),
         (lambda: mine_hard_negatives(queries, documents, "abc"), "positives: expected Judgements"),
-        (lambda: mine_hard_negatives(queries, documents, [[]] * 7, max_score=0.3, relative_margin=0.1), "positives: exp"),
-        (lambda: mine_hard_negatives(queries, documents, positives, document_ids=[1]), "document_ids: expected one for"),
+        (
+            lambda: mine_hard_negatives(queries, documents, [[]] * 7, max_score=0.3, relative_margin=0.1),
+            "positives: exp",
+        ),
+        (
+            lambda: mine_hard_negatives(queries, documents, positives, document_ids=[1]),
+            "document_ids: expected one for",
+        ),
         (
             lambda: mine_hard_negatives(
                 queries, documents, positives, excluded_pairs=(torch.tensor([0]), torch.tensor([60]))
@@ -311,7 +328,10 @@ def test_what_is_wrong_is_said():
             "excluded_pairs: expected documents by position",
         ),
         (lambda: mine_hard_negatives(queries, documents, positives, range_max=2), "range_max: expected range_min"),
-        (lambda: mine_hard_negatives(queries, documents, positives, max_score=0.1, min_score=0.2), "max_score: expected"),
+        (
+            lambda: mine_hard_negatives(queries, documents, positives, max_score=0.1, min_score=0.2),
+            "max_score: expected",
+        ),
         (lambda: mine_hard_negatives(queries, documents, positives, sampling_strategy="tpo"), "sampling_strategy: "),
     ]:
         with pytest.raises(ValueError, match=f"^{said}"):

@@ -78,6 +78,7 @@ def test_triples_are_those_of_sentence_transformers(options, most_positives):
         found += len(ours)
         scores = torch.tensor(theirs["scores"], dtype=torch.float64)
         assert float(scores[:, 1].mean()) == pytest.approx(
-            float((mined.scores[mined.positives.queries])[mined.indices[mined.positives.queries] >= 0].mean()), abs=1e-12
+            float((mined.scores[mined.positives.queries])[mined.indices[mined.positives.queries] >= 0].mean()),
+            abs=1e-12,
         )
     assert found > 100
