@@ -7,6 +7,9 @@ from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, re
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore, norm_aware_top_k
 from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep, sweep_alpha
 from lightning_normdyn.retrieval.export.folding import export_vectors
+from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
+from lightning_normdyn.retrieval.mining.miner import mine_hard_negatives
+from lightning_normdyn.retrieval.mining.source import MiningSource, NegativeTable
 from lightning_normdyn.retrieval.search.top_k import TopK, exact_top_k
 from lightning_normdyn.retrieval.uses.confidence import (
     Detection,
@@ -28,7 +31,10 @@ __all__ = [
     "CrossDomainLocalScaling",
     "Detection",
     "FilterOutcome",
+    "HardNegatives",
     "LikelihoodExponent",
+    "MiningSource",
+    "NegativeTable",
     "NormAwareScore",
     "QueryBankNormalization",
     "TemperatureComparison",
@@ -47,6 +53,7 @@ __all__ = [
     "label_entropy",
     "length_norms",
     "likelihood_exponent",
+    "mine_hard_negatives",
     "norm_aware_top_k",
     "quantile_bands",
     "rescaled",

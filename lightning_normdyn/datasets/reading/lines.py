@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from lightning_normdyn.datasets.problems import MalformedFileError
+from lightning_normdyn.datasets.storage_place import StoragePlace
 
 File = str | os.PathLike[str]
 
@@ -57,17 +58,21 @@ def read_lines(file: File, *, encoding: str = "utf-8", keep_blank: bool = False)
 
 
 def open_file(file: File) -> IO[bytes]:
-    """Opens a file for its bytes, unzipped if its name ends in ``.gz``.
+    """Opens a file of this machine, or a URL that fsspec knows, for its bytes, unzipped if its name ends in ``.gz``.
 
     Raises:
         MalformedFileError: if it is missing or a folder.
     """
-    path = Path(file)
-    if path.is_dir():
-        raise MalformedFileError(file, None, "a file", "a folder", "name the file inside it")
-    if not path.exists():
-        raise MalformedFileError(file, None, "a file", "nothing of that name", "check the path")
-    return _open_bytes(path)
+    place = StoragePlace(file)
+    kind = place.kind()
+    if kind == "directory":
+        raise MalformedFileError(str(place), None, "a file", "a folder", "name the file inside it")
+    if not kind and not (place.path is not None and place.path.exists()):  # a pipe is there too
+        raise MalformedFileError(str(place), None, "a file", "nothing of that name", "check the path")
+    if place.path is not None:
+        return _open_bytes(place.path)
+    stream = place.open()
+    return cast(IO[bytes], gzip.open(stream)) if place.suffix == ".gz" else stream
 
 
 def read_text(file: File, *, argument: str) -> str:

@@ -35,7 +35,7 @@ class Tile:
         self.scores = queries.new_empty(len(queries), width)
         self._groups = self.scores.view(len(queries), width // GROUP, GROUP)
         self._reach, self._largest = queries.shape[1] * _largest(queries), torch.finfo(queries.dtype).max / 2
-        self._too_low = False
+        self._is_infinite = False
 
     def fill(self, documents: Tensor) -> None:
         """Scores documents ``[at most width, d]``; missing ones score minus infinity."""
@@ -48,7 +48,7 @@ class Tile:
             torch.mm(self.queries, documents.T, out=self.scores)
         # Later a score of minus infinity is a pair left out; a bound on all of them spares the look at each.
         is_bounded = self._reach * _largest(documents) < self._largest
-        self._too_low = not is_bounded and bool(self.scores[:, :count].isneginf().any())
+        self._is_infinite = not is_bounded and bool(self.scores[:, :count].isinf().any())
         if missing:
             self.scores[:, count:] = -torch.inf
 
@@ -65,7 +65,7 @@ class Tile:
             FloatingPointError: if a score is NaN or was infinite when the tile was filled.
         """
         peaks = self._groups.amax(2)
-        if self._too_low or not bool((peaks.amax(1) < torch.inf).all()):  # of NaN too
+        if self._is_infinite or not bool((peaks.amax(1) < torch.inf).all()):  # of NaN too
             raise FloatingPointError("scores: expected finite ones")
         high = peaks > thresholds.unsqueeze(1)
         rows, groups = high.nonzero().unbind(1)
