@@ -83,7 +83,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
     assert "&lt;script&gt;" in page
     loads = [value for _, one in seen for name, value in one.items() if name in ("src", "href", "xlink:href")]
     assert all(value.startswith(("data:image/", "https://arxiv.org/", "#")) for value in loads)
-    assert sum(tag == "svg" for tag, _ in seen) == 5
+    assert sum(tag == "svg" for tag, _ in seen) == 6
     ids = [one["id"] for _, one in seen if "id" in one]
     assert len(ids) == len(set(ids))
     assert "id 4" not in page  # nobody listed the zero vector by id

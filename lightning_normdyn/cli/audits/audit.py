@@ -153,7 +153,7 @@ def _chunk_size(embeddings: EmbeddingFile) -> int:
 
 def extreme_items(audit: Audit, audit_input: AuditInput) -> dict[int, Item]:
     """Ids with texts or thumbnails of the longest, the shortest and the zero vectors; no other text is read."""
-    return {row: _item(row, audit_input) for row in (*audit.longest, *audit.shortest, *audit.zeros)}
+    return {row: _item(row, audit_input) for row in (*audit.longest, *audit.shortest, *audit.zeros, *audit.near_dead)}
 
 
 def _item(row: int, audit_input: AuditInput) -> Item:

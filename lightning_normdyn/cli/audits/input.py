@@ -168,7 +168,7 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
     notes += [] if query_judgements is None else query_judgements.notes
     length_column = table.numbers.pop(_LENGTH, None)
     length, own_measures = _measured(items, length_column)
-    notes += _of_length(length_column, length)
+    notes += _of_length(length_column, length) + _of_empty_texts(items)
     return AuditInput(
         Path(request.encoder.model or str(embeddings.file)).name,
         embeddings,
@@ -230,6 +230,14 @@ def _of_length(column: Tensor | None, length: Tensor | None) -> list[str]:
         f"The column '{_LENGTH}' lacks {missing_lengths:,} of {len(column):,} items and was left out; {instead} used "
         "instead."
     ]
+
+
+def _of_empty_texts(items: AuditedItems) -> list[str]:
+    empty = sum(not text.strip() for text in items.texts or ())
+    if not empty:
+        return []
+    are = "text is" if empty == 1 else "texts are"
+    return [f"{empty:,} of {len(items.ids):,} {are} empty: what their vectors say is the model's, not a document's."]
 
 
 def _folders(items: AuditedItems) -> dict[str, list[str | None]]:

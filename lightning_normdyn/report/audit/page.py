@@ -66,9 +66,11 @@ def write_audit(folder: Path, audit: Audit, subject: AuditSubject) -> Path:
 def _numbers(audit: Audit, subject: AuditSubject) -> dict[str, object]:
     findings = audit._asdict()
     norms = findings.pop("norms")
-    for name in ("longest", "shortest", "zeros"):
+    for name in ("longest", "shortest", "zeros", "near_dead"):
         findings[name] = [_entry(row, float(norms[row]), subject.items) for row in findings[name]]
     sentences = {"name": subject.name, "finding": first_line(audit), "advice": advice(audit)}
+    if audit.ranking is not None:
+        sentences["verdict"] = as_plain(audit.ranking.verdict)
     return sentences | {"notes": list(subject.notes)} | {str(name): as_plain(value) for name, value in findings.items()}
 
 
@@ -95,7 +97,9 @@ def _page(audit: Audit, subject: AuditSubject) -> Page:
             for title, rows in (("Longest vectors", audit.longest), ("Shortest vectors", audit.shortest))
             if rows
         ],
-        zeros=_zeros(audit, subject.items),
+        zeros=_listed(audit.zeros, audit.distribution.zeros, subject.items),
+        near_dead=_listed(audit.near_dead, audit.distribution.near_dead, subject.items),
+        has_texts=any(item.text.strip() for item in subject.items.values()),
         tables=audit_tables(audit),
         shortened=shortened,
     )
@@ -109,12 +113,12 @@ def _page(audit: Audit, subject: AuditSubject) -> Page:
     )
 
 
-def _zeros(audit: Audit, items: Mapping[int, Item]) -> str:
-    if not audit.zeros:
+def _listed(rows: Sequence[int], count: int, items: Mapping[int, Item]) -> str:
+    """How many there are and the ids of the first."""
+    if not rows:
         return ""
-    ids = ", ".join(items.get(row, Item(f"row {row}")).id for row in audit.zeros)
-    suffix = " and more" if audit.distribution.zeros > len(audit.zeros) else ""
-    return f"{audit.distribution.zeros:,} in all: {ids}{suffix}."
+    ids = ", ".join(items.get(row, Item(f"row {row}")).id for row in rows)
+    return f"{count:,} in all: {ids}{' and more' if count > len(rows) else ''}."
 
 
 _MOST_POINTS = 200

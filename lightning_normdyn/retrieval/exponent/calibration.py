@@ -14,6 +14,7 @@ from lightning_normdyn.core.statistics.interval import Interval, check_level
 from lightning_normdyn.core.statistics.sign_flip import holm, sign_flip_test
 from lightning_normdyn.retrieval.exponent.held_out_gain import best_exponent, held_out_gain
 from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
+from lightning_normdyn.retrieval.exponent.verdict import scoring_verdict
 
 
 class Calibration(NamedTuple):
@@ -68,32 +69,8 @@ class Calibration(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The finding in a sentence, two where the sweep was too narrow."""
-        exponents = f"{len(self.alphas)} exponents from {self.alphas[0]:g} to {self.alphas[-1]:g}"
-        sample = f"{self.queries} queries" + (f", {self.left_out} without judgements left out" * bool(self.left_out))
-        if self.flat:
-            return f"No gain: none of {exponents} changes {self.measure} of any query ({self.baseline:.4f}; {sample})."
-        if not self.significant:
-            held_out = f"held-out change {self.gain.value:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
-            if self.p_value <= 1 - self.level:
-                return (
-                    f"No gain to rely on: some of {exponents} raises {self.measure} above its {self.baseline:.4f} at"
-                    f" exponent 0 (corrected p = {self.p_value:.2g}), but choosing it on some queries does not surely"
-                    f" help others ({held_out}, p = {self.gain_p_value:.2g}; {sample}); leave the norms out, or judge"
-                    " more queries."
-                )
-            return (
-                f"No gain: none of {exponents} raises {self.measure} above its {self.baseline:.4f} at exponent 0 beyond"
-                f" chance ({held_out}, corrected p = {self.p_value:.2g}; {sample}); leave the norms out."
-            )
-        return (
-            f"Norms help: exponent {self.alpha.value:.2f} [{self.alpha.low:.2f}, {self.alpha.high:.2f}] raises"
-            f" {self.measure} from {self.baseline:.4f} by {self.gain.value:.4f} [{self.gain.low:.4f},"
-            f" {self.gain.high:.4f}]"
-            f" on queries that did not choose it (p = {self.p_value:.2g}, corrected for {exponents}; {sample})."
-            + " The best exponent is the edge of the sweep: sweep further."
-            * self.at_edge
-        )
+        """The finding: what to do and how sure; the same as of anyone who asks about these queries without lengths."""
+        return scoring_verdict(self).sentence
 
 
 def calibrate(
@@ -136,7 +113,7 @@ def calibrate(
         >>> round(calibration.alpha.value, 1), calibration.significant
         (0.4, True)
         >>> calibration.sentence
-        'Norms help: exponent 0.4... raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 exponents ...'
+        'Norms help: take exponent 0.4..., which raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 ...'
     """
     check_count(resamples=resamples, hint="the verdict needs a test, 2000 is usual")
     check_count(folds=folds, hint="5 is usual")

@@ -140,7 +140,9 @@ def test_norms_that_carry_relevance_are_found_and_folded():
     assert found.ranking.confounds.verdict == "norm"
     assert found.ranking.calibration.alpha.value == pytest.approx(0.5, abs=0.1)
     assert found.ranking.relevance.low > 0
-    assert first_line(found).startswith("Length does not explain the gain")
+    assert first_line(found).startswith("Norms help: take exponent 0.")
+    assert "Length does not explain the gain" in first_line(found)
+    assert "Spearman of norm and length" in first_line(found)
     assert "export_vectors" in advice(found)
 
 
@@ -149,10 +151,11 @@ def test_the_first_line_says_that_length_explains_the_gain():
     documents, asked = planted((1 + length).sqrt(), length.sqrt() * spread(200, seed=3, scale=0.05))
     found = audited(documents, asked, length=length)
     assert first_line(found).startswith("Length explains the gain")
-    assert "Length, not the norm" in advice(found)
+    assert "Spearman of norm and length +0.9" in first_line(found)
+    assert "Correct scores by length openly" in advice(found)
     without = audited(documents, asked)
     assert without.ranking.confounds is None
-    assert "lengths were unknown" in advice(without)
+    assert "Lengths of the documents were not at hand" in first_line(without)
 
 
 def test_zero_queries_are_in_no_ranking():
