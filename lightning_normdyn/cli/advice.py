@@ -38,6 +38,7 @@ class EmbeddingFiles(NamedTuple):
         judgements: file of query, document, grade.
         texts: file of the documents' texts, for their lengths.
         covariates: file of further columns, a column ``length`` perhaps.
+        controls: names of some of them that are held fixed beside length.
     """
 
     queries: str | None
@@ -46,6 +47,7 @@ class EmbeddingFiles(NamedTuple):
     judgements: str | None = None
     texts: str | None = None
     covariates: str | None = None
+    controls: tuple[str, ...] = ()
 
 
 class AdviceRecord(NamedTuple):
@@ -157,7 +159,11 @@ def advise_on_files(files: EmbeddingFiles, trained_with: TrainedWith) -> AdviceR
 def _audited(files: EmbeddingFiles, encoded: Encoded) -> tuple[Scoring, Sequence[str]]:
     """The audit's verdict, with lengths of the documents where their texts or a column of lengths are at hand."""
     request = AuditRequest(
-        embeddings=files.documents, column=files.column, texts=files.texts, covariates=files.covariates
+        embeddings=files.documents,
+        column=files.column,
+        texts=files.texts,
+        covariates=files.covariates,
+        controls=files.controls,
     )
     with tempfile.TemporaryDirectory(prefix="normdyn-advise-") as folder:
         inputs = gather_input(request, Path(folder), Progress(disable=True))
@@ -165,6 +171,8 @@ def _audited(files: EmbeddingFiles, encoded: Encoded) -> tuple[Scoring, Sequence
         lambda: [encoded.documents],
         len(encoded.documents),
         length=inputs.length,
+        covariates=inputs.covariates,
+        controls=inputs.controls,
         judged_queries=JudgedQueries(encoded.queries, encoded.judgements),
         name=str(files.documents),
     )

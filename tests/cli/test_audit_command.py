@@ -196,6 +196,31 @@ def test_lengths_that_are_not_known_of_all_are_noted(files, texts):
     assert ("length" in numbers()["correlations"]) == texts
 
 
+def test_empty_texts_are_said_on_the_page(files, recwarn):
+    rows = [f"d{row}\t{'' if row in (3, 8) else 'some words'}" for row in range(ROWS)]
+    Path("some.tsv").write_text("\n".join(rows))
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", "--texts", "some.tsv") == 0
+    note = "2 of 120 texts are empty: what their vectors say is the model's, not a document's."
+    assert note in numbers()["notes"]
+    assert note in html.unescape(Path("audit/audit.html").read_text(encoding="utf-8"))
+
+
+def test_controls_are_columns_of_numbers_and_may_be_several(files, capsys):
+    table = [f"d{row}\t{row % 7}\t{'NA' if row == 5 else row}\t{'a' if row % 2 else 'b'}" for row in range(ROWS)]
+    Path("more.tsv").write_text("\n".join(["id\tage\tplace\tkind", *table]))
+    words = ["--embeddings", "documents.npz", "--column", "vectors", "--covariates", "more.tsv"]
+    texts = ["--texts", "texts.tsv.gz"]
+    assert audit(*words, *texts, "--control", "age", "--control", "place") == 0
+    assert numbers()["controls"] == ["length", "age", "place"]
+    assert any("'place' is unknown for 1 items" in note for note in numbers()["notes"])
+    page = html.unescape(Path("audit/audit.html").read_text(encoding="utf-8"))
+    assert "with length and age and place held fixed" in page
+    assert audit(*words, *texts, "--control", "kind", "--overwrite") == 2
+    assert "control: expected a column of numbers of --covariates (age, place), got 'kind'" in capsys.readouterr().err
+    assert audit(*words, "--control", "age", "--overwrite") == 2
+    assert "control: expected lengths, which 'age' is held fixed beside" in capsys.readouterr().err
+
+
 def test_zero_queries_are_noted(files):
     queries = np.load("queries.npz")["vectors"]
     queries[[0, 8]] = 0

@@ -130,6 +130,7 @@ def _measure(audit_input: AuditInput, measure: str, bar: Progress, cluster: RayC
         embeddings.rows,
         length=audit_input.length,
         covariates=audit_input.covariates,
+        controls=audit_input.controls,
         groups=audit_input.groups,
         judged_queries=None
         if judged_queries is None

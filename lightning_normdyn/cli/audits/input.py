@@ -36,6 +36,7 @@ class AuditInput:
         items: what they are of, in the same order.
         length: of each item, where known.
         covariates: name to a number for each item.
+        controls: names of covariates that are held fixed beside length.
         groups: column to the group of each item.
         judged_queries: queries and judgements.
         last_layer: of the model.
@@ -48,6 +49,7 @@ class AuditInput:
     items: AuditedItems
     length: Tensor | None
     covariates: Mapping[str, Tensor]
+    controls: Sequence[str]
     groups: Mapping[str, Sequence[str | None]]
     judged_queries: GatheredQueries | None
     last_layer: LastLayer | None
@@ -70,6 +72,7 @@ class AuditRequest:
         queries: file of queries.
         judgements: file of query, document, grade.
         covariates: file of further columns.
+        controls: names of some of them that are held fixed beside length.
         measure: of rankings.
         engine: ``local``, or ``ray`` to spread passes over a cluster.
     """
@@ -84,6 +87,7 @@ class AuditRequest:
     queries: str | None = None
     judgements: str | None = None
     covariates: str | None = None
+    controls: Sequence[str] = ()
     measure: str = "ndcg@10"
     engine: str = "local"
 
@@ -169,12 +173,14 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
     length_column = table.numbers.pop(_LENGTH, None)
     length, own_measures = _measured(items, length_column)
     notes += _of_length(length_column, length) + _of_empty_texts(items)
+    notes += _of_controls(request.controls, table, length)
     return AuditInput(
         Path(request.encoder.model or str(embeddings.file)).name,
         embeddings,
         items,
         length,
         {**own_measures, **table.numbers},
+        request.controls,
         {**_folders(items), **table.groups},
         query_judgements,
         None if encoding is None else encoding.last_layer,
@@ -229,6 +235,25 @@ def _of_length(column: Tensor | None, length: Tensor | None) -> list[str]:
     return [
         f"The column '{_LENGTH}' lacks {missing_lengths:,} of {len(column):,} items and was left out; {instead} used "
         "instead."
+    ]
+
+
+def _of_controls(controls: Sequence[str], table: Covariates, length: Tensor | None) -> list[str]:
+    """Refuses what is no column of numbers, and notes unknown cells, which count as the median."""
+    missing = next((name for name in controls if name not in table.numbers), None)
+    if missing is not None:
+        listed = ", ".join(table.numbers) or "there is none"
+        raise ValueError(f"control: expected a column of numbers of --covariates ({listed}), got '{missing}'")
+    if controls and length is None:
+        raise ValueError(
+            f"control: expected lengths, which '{controls[0]}' is held fixed beside, got none; pass --texts, or a "
+            f"column '{_LENGTH}' of --covariates"
+        )
+    unknown = {name: int((~table.numbers[name].isfinite()).sum()) for name in controls}
+    return [
+        f"The control '{name}' is unknown for {count:,} items, which count as its median in what is taken out of norms."
+        for name, count in unknown.items()
+        if count
     ]
 
 

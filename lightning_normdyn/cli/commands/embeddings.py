@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
@@ -53,6 +54,7 @@ def audit(
     queries: File | None = None,
     judgements: Table | None = None,
     covariates: Table | None = None,
+    control: Sequence[Name] | None = None,
     measure: Name = "ndcg@10",
     batch_size: Count = 32,
     max_length: Count = 256,
@@ -80,6 +82,8 @@ def audit(
         queries: embeddings of queries, or their texts for --model
         judgements: query, document, grade; ids as in the files
         covariates: id and further columns: numbers, or names of groups
+        control: a column of numbers among them that is held fixed beside length, and taken out of norms with it;
+            repeatable
         measure: ndcg, mrr, recall, map or hits @k
         batch_size: inputs at a time
         max_length: tokens
@@ -131,6 +135,7 @@ def audit(
         queries=queries,
         judgements=judgements,
         covariates=covariates,
+        controls=tuple(control or ()),
         measure=measure,
         engine=engine,
     )

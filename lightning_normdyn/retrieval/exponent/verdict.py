@@ -76,6 +76,13 @@ def _of_norms(norm: Calibration, *, in_part: bool = False) -> str:
             f"({norm.baseline:.4f}; {sample})."
         )
     held_out = f"held-out change {_bracketed(norm.gain, sign='+')}"
+    if norm.p_value <= 1 - norm.level and norm.gain.low > 0:
+        return (
+            f"No gain to rely on: score by cosine until more queries are judged; some of {exponents} raises "
+            f"{norm.measure} above its {norm.baseline:.4f} ({held_out}, corrected p = {norm.p_value:.2g}), but from "
+            f"one sample of the queries to the next the best exponent changes its sign ({_bracketed(norm.alpha, 2)}; "
+            f"{sample})."
+        )
     if norm.p_value <= 1 - norm.level:
         return (
             f"No gain to rely on: score by cosine until more queries are judged; some of {exponents} raises "
