@@ -221,6 +221,61 @@ def test_controls_are_columns_of_numbers_and_may_be_several(files, capsys):
     assert "control: expected lengths, which 'age' is held fixed beside" in capsys.readouterr().err
 
 
+def test_a_model_is_compared_with_an_earlier_one(files, capsys):
+    """Before, half of the dimensions; in another order, by id."""
+    order = np.random.default_rng(5).permutation(ROWS)
+    for side, count in (("documents", ROWS), ("queries", ASKED)):
+        archive = np.load(f"{side}.npz")
+        places = order[order < count]
+        np.savez(f"old-{side}.npz", ids=archive["ids"][places], vectors=archive["vectors"][places, : DIM // 2])
+    judged = ["--queries", "queries.npz", "--judgements", "qrels.tsv", "--column", "vectors"]
+    earlier = ["--before", "old-documents.npz", "--before-queries", "old-queries.npz"]
+    assert audit("--embeddings", "documents.npz", *judged, *earlier) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    comparison = numbers()["comparison"]
+    assert comparison["sentence"] in said
+    assert comparison["sentence"].startswith("The second model is better: by cosine ndcg@10 goes from ")
+    assert comparison["after"]["baseline"] == pytest.approx(numbers()["ranking"]["calibration"]["baseline"])
+    page = html.unescape(Path("audit/audit.html").read_text(encoding="utf-8"))
+    assert "<h2>Before and after</h2>" in page
+    assert "ndcg@10 before and after: 39 queries, paired" in page
+    assert audit("--embeddings", "old-documents.npz", "--queries", "old-queries.npz", *judged[2:], "--out", "old") == 0
+    assert comparison["before"]["baseline"] == pytest.approx(numbers("old")["ranking"]["calibration"]["baseline"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--before", "b.npy"], "before: expected --before-queries beside it"),
+        (["--before-queries", "b.npy"], "before-queries: expected --before beside it"),
+        (["--before", "b.npy", "--before-queries", "c.npy"], "before: expected queries and judgements"),
+    ],
+)
+def test_half_an_earlier_model_is_refused(files, words, message, capsys):
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_earlier_model_of_other_items_is_refused(files, capsys):
+    judged = ["--queries", "queries.npz", "--judgements", "qrels.tsv", "--column", "vectors"]
+    np.save("few.npy", np.ones((ASKED - 1, DIM)))
+    np.save("wide.npy", np.ones((ASKED, DIM + 1)))
+    np.savez("strange.npz", ids=np.array([f"x{row}" for row in range(ROWS)]), vectors=np.ones((ROWS, DIM)))
+    for documents, queries, message in (
+        ("documents.npz", "few.npy", "few.npy: expected 40 vectors, of the items that are audited, got 39"),
+        ("documents.npz", "wide.npy", "before-queries: expected vectors of the length of --before, 6, got 7"),
+        (
+            "strange.npz",
+            "queries.npz",
+            "strange.npz: expected the ids of the items that are audited, got none for 'd0'",
+        ),
+    ):
+        earlier = ["--before", documents, "--before-queries", queries]
+        assert audit("--embeddings", "documents.npz", *judged, *earlier) == 2
+        assert message in capsys.readouterr().err
+        assert not Path("audit").exists()
+
+
 def test_zero_queries_are_noted(files):
     queries = np.load("queries.npz")["vectors"]
     queries[[0, 8]] = 0

@@ -10,6 +10,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from lightning_normdyn.cli.audits.comparison import EarlierFiles
 from lightning_normdyn.cli.audits.encoding import EncoderRequest, Encoding
 from lightning_normdyn.cli.audits.items import AuditedItems, items_of
 from lightning_normdyn.cli.audits.queries import GatheredQueries, QueryRequest, gather_queries
@@ -74,6 +75,8 @@ class AuditRequest:
         covariates: file of further columns.
         controls: names of some of them that are held fixed beside length.
         measure: of rankings.
+        before: file of the same documents' embeddings by an earlier model.
+        before_queries: of the same queries by it.
         engine: ``local``, or ``ray`` to spread passes over a cluster.
     """
 
@@ -89,12 +92,20 @@ class AuditRequest:
     covariates: str | None = None
     controls: Sequence[str] = ()
     measure: str = "ndcg@10"
+    before: str | None = None
+    before_queries: str | None = None
     engine: str = "local"
 
     @property
     def query_request(self) -> QueryRequest:
         """Where queries and judgements come from."""
         return QueryRequest(self.queries, self.judgements, self.column, self.beir, self.split)
+
+    @property
+    def earlier_files(self) -> EarlierFiles | None:
+        """Embeddings of an earlier model, if they are named."""
+        judged = self.beir is not None or self.queries is not None
+        return EarlierFiles.of(self.before, self.before_queries, self.column, judged=judged)
 
     def check(self) -> None:
         """Refuses options that do not fit together.

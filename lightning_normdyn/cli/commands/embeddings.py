@@ -56,6 +56,8 @@ def audit(
     covariates: Table | None = None,
     control: Sequence[Name] | None = None,
     measure: Name = "ndcg@10",
+    before: File | None = None,
+    before_queries: File | None = None,
     batch_size: Count = 32,
     max_length: Count = 256,
     device: Name | None = None,
@@ -85,6 +87,8 @@ def audit(
         control: a column of numbers among them that is held fixed beside length, and taken out of norms with it;
             repeatable
         measure: ndcg, mrr, recall, map or hits @k
+        before: embeddings of the same documents by an earlier model, to compare with, as before fine-tuning
+        before_queries: of the same queries by it
         batch_size: inputs at a time
         max_length: tokens
         device: of the model (default: cuda where there is one, else cpu)
@@ -137,6 +141,8 @@ def audit(
         covariates=covariates,
         controls=tuple(control or ()),
         measure=measure,
+        before=before,
+        before_queries=before_queries,
         engine=engine,
     )
     return run_audit(request, out, overwrite=overwrite)

@@ -14,9 +14,10 @@ from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.correlation import Correlation
 from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
 from lightning_normdyn.report.audit.item import Item, item_list, shortened
-from lightning_normdyn.report.audit.tables import audit_tables
+from lightning_normdyn.report.audit.tables import audit_tables, comparison_table
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page
 from lightning_normdyn.retrieval.audit import Audit, advice, first_line, json_fields
+from lightning_normdyn.retrieval.exponent.model_comparison import ModelComparison
 
 PAGE, NUMBERS = "audit.html", "audit.json"
 _PAPERS = Markup(
@@ -35,6 +36,7 @@ class AuditSubject(NamedTuple):
         notes: what a reader should know about the input: what was left out or taken off.
         items: row to what can be shown of it, for the rows that the audit names.
         command: that made the audit.
+        comparison: with an earlier model, if there is one.
     """
 
     name: str
@@ -42,6 +44,7 @@ class AuditSubject(NamedTuple):
     notes: Sequence[str]
     items: Mapping[int, Item]
     command: str = ""
+    comparison: ModelComparison | None = None
 
 
 def write_audit(folder: Path, audit: Audit, subject: AuditSubject) -> Path:
@@ -71,6 +74,8 @@ def _numbers(audit: Audit, subject: AuditSubject) -> dict[str, object]:
     sentences = {"name": subject.name, "finding": first_line(audit), "advice": advice(audit)}
     if audit.ranking is not None:
         sentences["verdict"] = as_plain(audit.ranking.verdict)
+    if subject.comparison is not None:
+        sentences["comparison"] = as_plain(subject.comparison) | {"sentence": subject.comparison.sentence}
     return sentences | {"notes": list(subject.notes)} | {str(name): as_plain(value) for name, value in findings.items()}
 
 
@@ -100,7 +105,8 @@ def _page(audit: Audit, subject: AuditSubject) -> Page:
         zeros=_listed(audit.zeros, audit.distribution.zeros, subject.items),
         near_dead=_listed(audit.near_dead, audit.distribution.near_dead, subject.items),
         has_texts=any(item.text.strip() for item in subject.items.values()),
-        tables=audit_tables(audit),
+        comparison="" if subject.comparison is None else subject.comparison.sentence,
+        tables=[*audit_tables(audit), *([] if subject.comparison is None else [comparison_table(subject.comparison)])],
         shortened=shortened,
     )
     return Page(

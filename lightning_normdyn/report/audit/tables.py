@@ -9,6 +9,7 @@ from lightning_normdyn.report.kit.numbers import NONE, fixed, plain
 from lightning_normdyn.report.kit.table import Column, Table
 from lightning_normdyn.retrieval.audit import Audit
 from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit
+from lightning_normdyn.retrieval.exponent.model_comparison import ModelComparison
 
 SHOWN_GROUPS = 16
 
@@ -86,6 +87,34 @@ def _confidence(ranking: RankingAudit) -> Table:
     ]
     head = ("confidence", "AURC, less is better", "better than similarity by")
     return _table("confidence", "Confidence", head, rows)
+
+
+def comparison_table(comparison: ModelComparison) -> Table:
+    """Two models beside each other, and what changes from the one to the other."""
+    before, after = comparison.before, comparison.after
+    rows = [
+        (
+            name,
+            fixed(first, digits),
+            fixed(second, digits),
+            "" if change is None else interval_text(change.interval, 4),
+            "" if change is None else plain(change.p_value, 2),
+        )
+        for name, first, second, digits, change in (
+            ("cosine", before.baseline, after.baseline, 4, comparison.cosine),
+            ("best exponent", before.alpha.value, after.alpha.value, 2, None),
+            ("gain by norms, held out", before.gain.value, after.gain.value, 4, comparison.norm_gain),
+            (
+                "cosine and gain",
+                before.baseline + before.gain.value,
+                after.baseline + after.gain.value,
+                4,
+                comparison.best,
+            ),
+        )
+    ]
+    caption = f"{comparison.measure} before and after: {comparison.queries:,} queries, paired"
+    return _table("comparison", caption, ("", "before", "after", "change", "p"), rows)
 
 
 def _table(name: str, caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -133,7 +133,39 @@ def calibrate(
     return overall._replace(strata=_with_corrected_p_values(by_column), small_strata=small_strata)
 
 
+class CalibratedQueries(NamedTuple):
+    """A calibration with what it is the mean of.
+
+    Attributes:
+        calibration: of all queries that have a measure at every exponent.
+        gains: of each of them over exponent 0, at the exponent that was chosen without its fold, float64 ``[n]``.
+    """
+
+    calibration: Calibration
+    gains: Tensor
+
+
 def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, generator: torch.Generator) -> Calibration:
+    return calibrate_queries(sweep, folds, resamples, level, generator).calibration
+
+
+def calibrate_queries(
+    sweep: AlphaSweep, folds: int, resamples: int, level: float, generator: torch.Generator
+) -> CalibratedQueries:
+    """Calibrates as :func:`calibrate` does, without strata, and keeps the gain of each query.
+
+    Generators of one seed give sweeps of as many queries the same folds, so that their gains are paired.
+
+    Args:
+        sweep: as there; so are the others.
+        folds: of the cross-validation.
+        resamples: of every bootstrap.
+        level: of the intervals.
+        generator: of random numbers.
+
+    Raises:
+        ValueError: if fewer queries than folds have a measure.
+    """
     alphas, values = sweep.alphas.detach().cpu().double(), sweep.values.detach().cpu().double()
     usable = values.isfinite().all(0)
     values = values[:, usable]
@@ -147,7 +179,7 @@ def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, gene
     best = best_exponent(alphas, values, resamples=resamples, level=level, generator=generator)
     held_out = held_out_gain(alphas, gains, folds=folds, resamples=resamples, level=level, generator=generator)
     test = sign_flip_test(gains, flips=resamples, generator=generator)
-    return _with_verdict(
+    calibration = _with_verdict(
         Calibration(
             sweep.measure,
             best.alpha,
@@ -167,6 +199,7 @@ def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, gene
         ),
         test.p_value,
     )
+    return CalibratedQueries(calibration, held_out.gains)
 
 
 def _with_verdict(calibration: Calibration, p_value: float) -> Calibration:
@@ -195,12 +228,15 @@ def _sweeps_by_stratum(sweep: AlphaSweep, labels: Sequence[object]) -> dict[str,
     return {label: sweep._replace(values=sweep.values[:, places]) for label, places in members.items()}
 
 
-def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object]] | None) -> None:
+def check_sweep(sweep: AlphaSweep, level: float) -> None:
+    """Refuses what is no sweep, or a level that is no share.
+
+    Raises:
+        ValueError: naming it.
+    """
     check_level(level)
     if not isinstance(sweep, AlphaSweep):
         raise ValueError(f"sweep: expected an AlphaSweep, got {type(sweep).__name__}; sweep_alpha makes one")
-    if strata is not None and not isinstance(strata, Mapping):
-        raise ValueError(f"strata: expected columns by name, got {type(strata).__name__}; pass a dictionary of lists")
     alphas, values = sweep.alphas, sweep.values
     if alphas.ndim != 1 or values.ndim != 2 or len(alphas) != len(values):
         raise ValueError(
@@ -208,9 +244,16 @@ def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object
         )
     if len(alphas) < 2 or not (alphas.diff() > 0).all() or not (alphas.abs() < 1e-6).any():
         raise ValueError(f"sweep: expected two or more ascending exponents, 0 among them, got {alphas.tolist()}")
+
+
+def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object]] | None) -> None:
+    check_sweep(sweep, level)
+    if strata is not None and not isinstance(strata, Mapping):
+        raise ValueError(f"strata: expected columns by name, got {type(strata).__name__}; pass a dictionary of lists")
     for column, labels in (strata or {}).items():
         check_sequence(**{f"strata[{column!r}]": labels})
-        if len(labels) != values.shape[1]:
+        if len(labels) != sweep.values.shape[1]:
             raise ValueError(
-                f"strata: expected one value of {column!r} for each of {values.shape[1]} queries, got {len(labels)}"
+                f"strata: expected one value of {column!r} for each of {sweep.values.shape[1]} queries, got "
+                f"{len(labels)}"
             )
