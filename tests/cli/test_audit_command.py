@@ -276,6 +276,34 @@ def test_an_earlier_model_of_other_items_is_refused(files, capsys):
         assert not Path("audit").exists()
 
 
+def test_documents_of_several_chunks_go_by_the_best(files, capsys):
+    """Every document is two vectors, of which the second is turned away from all queries."""
+    archive = np.load("documents.npz")
+    away = -10 * np.load("queries.npz")["vectors"].mean(0) + 0 * archive["vectors"]
+    ids = archive["ids"].tolist()
+    chunks = [f"{id}#{part}" for part in (1, 2) for id in ids]
+    np.savez("chunks.npz", ids=np.array(chunks), vectors=np.concatenate([archive["vectors"], away.astype(np.float16)]))
+    Path("chunks.tsv").write_text("\n".join(["chunk-id\tdocument", *(f"{one}\t{one.split('#')[0]}" for one in chunks)]))
+    judged = ["--queries", "queries.npz", "--judgements", "qrels.tsv", "--column", "vectors"]
+    assert audit("--embeddings", "chunks.npz", *judged, "--chunks", "chunks.tsv") == 0
+    found = numbers()
+    assert found["ranking"]["judged"] == ASKED - 1
+    assert found["distribution"]["rows"] == 2 * ROWS
+    assert "240 vectors are chunks of 120 documents: rankings go by the best chunk of each." in found["notes"]
+    Path("broken.tsv").write_text("d0#1\td0\n")
+    Path("twice.tsv").write_text("d0#1\td0\nd0#1\td1\n")
+    capsys.readouterr()
+    for words, message in (
+        (["--chunks", "broken.tsv"], "broken.tsv: expected a document for every vector, got none for 'd1#1'"),
+        (["--chunks", "twice.tsv"], "twice.tsv, line 2: expected one document a chunk, got 'd0#1' of 'd0' and of 'd1'"),
+        (["--chunks", "chunks.tsv", "--before", "a.npy", "--before-queries", "b.npy"], "expected no --before with it"),
+    ):
+        assert audit("--embeddings", "chunks.npz", *judged, *words, "--out", "other") == 2
+        assert message in capsys.readouterr().err
+    assert audit("--embeddings", "chunks.npz", "--column", "vectors", "--chunks", "chunks.tsv", "--out", "other") == 2
+    assert "chunks: expected --queries and --judgements" in capsys.readouterr().err
+
+
 def test_zero_queries_are_noted(files):
     queries = np.load("queries.npz")["vectors"]
     queries[[0, 8]] = 0

@@ -150,7 +150,7 @@ def _measure(audit_input: AuditInput, measure: str, bar: Progress, cluster: RayC
         groups=audit_input.groups,
         judged_queries=None
         if judged_queries is None
-        else JudgedQueries(judged_queries.queries, judged_queries.judgements, measure),
+        else JudgedQueries(judged_queries.queries, judged_queries.judgements, measure, parts=audit_input.parts),
         last_layer=audit_input.last_layer,
         name=str(embeddings.file),
         spread=None if cluster is None else spread,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_normdyn.cli.audits.comparison import EarlierFiles
 from lightning_normdyn.cli.audits.encoding import EncoderRequest, Encoding
-from lightning_normdyn.cli.audits.items import AuditedItems, items_of
+from lightning_normdyn.cli.audits.items import AuditedItems, items_of, read_chunks
 from lightning_normdyn.cli.audits.queries import GatheredQueries, QueryRequest, gather_queries
 from lightning_normdyn.core.statistics.ranking import measure_named
 from lightning_normdyn.datasets import JudgedTexts, Problems
@@ -22,6 +22,7 @@ from lightning_normdyn.datasets.formats.covariates import Covariates, read_covar
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
 from lightning_normdyn.retrieval.audit import LastLayer
 from lightning_normdyn.retrieval.audit.text_measures import letters, word_frequency
+from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
 
 _LENGTH = "length"
 _FOLDER = "folder"
@@ -43,6 +44,7 @@ class AuditInput:
         last_layer: of the model.
         facts: for the line below the heading.
         notes: on what was left out or taken off.
+        parts: the document that each vector is a chunk of, where documents have several.
     """
 
     name: str
@@ -56,6 +58,7 @@ class AuditInput:
     last_layer: LastLayer | None
     facts: Sequence[str]
     notes: Sequence[str]
+    parts: DocumentParts | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class AuditRequest:
         measure: of rankings.
         before: file of the same documents' embeddings by an earlier model.
         before_queries: of the same queries by it.
+        chunks: file of the document that each vector is a chunk of.
         engine: ``local``, or ``ray`` to spread passes over a cluster.
     """
 
@@ -94,6 +98,7 @@ class AuditRequest:
     measure: str = "ndcg@10"
     before: str | None = None
     before_queries: str | None = None
+    chunks: str | None = None
     engine: str = "local"
 
     @property
@@ -125,6 +130,7 @@ class AuditRequest:
             )
         self._check_queries()
         self._check_idle()
+        self._check_chunks()
         self._check_save()
         measure_named(self.measure)
 
@@ -154,6 +160,19 @@ class AuditRequest:
             if value is not None and self.encoder.model is None:
                 raise ValueError(f"{name}: expected --model with it, got ready embeddings; leave it out")
 
+    def _check_chunks(self) -> None:
+        if self.chunks is None:
+            return
+        for name in ("beir", "before"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"chunks: expected no --{name} with it, which knows one vector a document, got both; leave one out"
+                )
+        if self.queries is None:
+            raise ValueError(
+                "chunks: expected --queries and --judgements, whose rankings go by documents, got none; leave it out"
+            )
+
     def _check_save(self) -> None:
         save = self.encoder.save
         if save is not None and self.encoder.model is None:
@@ -179,7 +198,9 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
     encoding, embeddings = _embeddings(request, sources, folder, bar)
     items = items_of(embeddings, sources)
     table, notes = _covariates(request.covariates, items.ids)
-    query_judgements = gather_queries(request.query_request, items.ids, embeddings.dim, encoding=encoding, beir=beir)
+    chunked = None if request.chunks is None else read_chunks(request.chunks, items.ids)
+    document_ids = items.ids if chunked is None else chunked.documents
+    query_judgements = gather_queries(request.query_request, document_ids, embeddings.dim, encoding=encoding, beir=beir)
     notes += [] if query_judgements is None else query_judgements.notes
     length_column = table.numbers.pop(_LENGTH, None)
     length, own_measures = _measured(items, length_column)
@@ -196,7 +217,8 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
         query_judgements,
         None if encoding is None else encoding.last_layer,
         [] if sources is None else [f"of {Path(sources.source).name}"],
-        [*([] if encoding is None else encoding.notes()), *notes],
+        [*([] if encoding is None else encoding.notes()), *notes, *([] if chunked is None else chunked.notes)],
+        None if chunked is None else chunked.parts,
     )
 
 

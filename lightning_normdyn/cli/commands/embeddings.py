@@ -56,6 +56,7 @@ def audit(
     covariates: Table | None = None,
     control: Sequence[Name] | None = None,
     measure: Name = "ndcg@10",
+    chunks: Table | None = None,
     before: File | None = None,
     before_queries: File | None = None,
     batch_size: Count = 32,
@@ -87,6 +88,7 @@ def audit(
         control: a column of numbers among them that is held fixed beside length, and taken out of norms with it;
             repeatable
         measure: ndcg, mrr, recall, map or hits @k
+        chunks: chunk id and document id, where documents have several vectors: rankings go by a document's best one
         before: embeddings of the same documents by an earlier model, to compare with, as before fine-tuning
         before_queries: of the same queries by it
         batch_size: inputs at a time
@@ -141,6 +143,7 @@ def audit(
         covariates=covariates,
         controls=tuple(control or ()),
         measure=measure,
+        chunks=chunks,
         before=before,
         before_queries=before_queries,
         engine=engine,

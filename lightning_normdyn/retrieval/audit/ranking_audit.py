@@ -17,6 +17,7 @@ from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.audit.groups import difference
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, explain_gain
+from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
 from lightning_normdyn.retrieval.exponent.residual_norms import (
     length_exponents,
     length_norms,
@@ -45,12 +46,14 @@ class JudgedQueries(NamedTuple):
         judgements: by position in queries and documents.
         measure: such as ``ndcg@10``.
         alphas: exponents to try, 0 among them.
+        parts: which document each vector is a part of, where documents have several; judgements go by documents then.
     """
 
     queries: Tensor
     judgements: Judgements
     measure: str = "ndcg@10"
     alphas: Sequence[float] = ALPHAS
+    parts: DocumentParts | None = None
 
 
 class LengthControl(NamedTuple):
@@ -178,7 +181,9 @@ def audit_ranking(
     living_rows = norms > 0 if living_rows is None else living_rows
     norm_sweeps = _norm_sweeps(norms, judged_queries, control, living_rows)
     norm_sweeps["norm"].search.check(len(norms))
-    part_rankings = list(spread(RankingPass(tuple(norm_sweeps.values()), judged_queries.queries)))
+    parts = judged_queries.parts
+    depth = 2 if parts is None else parts.depth(2)
+    part_rankings = list(spread(RankingPass(tuple(norm_sweeps.values()), judged_queries.queries, depth)))
     sweeps = {
         name: norm_sweep.search.sweep([part.sweeps[number] for part in part_rankings])
         for number, (name, norm_sweep) in enumerate(norm_sweeps.items())
@@ -186,13 +191,15 @@ def audit_ranking(
     best = None
     if len(norms) > 1:
         first_rows = [part.first_row for part in part_rankings]
-        best = merged_top_k((part.top_two for part in part_rankings), first_rows, 2)
+        best = merged_top_k((part.best for part in part_rankings), first_rows, depth)
+        best = best if parts is None else _best_two_documents(best, parts)
     by_length = sweeps.pop("length", None)
     confounds = None if control is None or by_length is None else _confounds(sweeps, by_length, control)
     norm_sweep = sweeps["norm"]
     zero = int(norm_sweep.alphas.abs().argmin())
-    is_relevant = torch.zeros(len(norms), dtype=torch.bool)
+    is_relevant = torch.zeros(len(norms) if parts is None else parts.documents, dtype=torch.bool)
     is_relevant[judged_queries.judgements.relevant().documents] = True
+    is_relevant = is_relevant if parts is None else is_relevant[parts.owners]
     return RankingAudit(
         tuple(norm_sweep.alphas.tolist()),
         {name: _curve(sweep) for name, sweep in sweeps.items()},
@@ -251,6 +258,7 @@ def _search_of(judged_queries: JudgedQueries) -> AlphaSearch:
         alpha_exponents(judged_queries.alphas),
         judged_queries.measure,
         chunk_size,
+        judged_queries.parts,
     )
 
 
@@ -260,12 +268,12 @@ class PartRankings(NamedTuple):
     Attributes:
         first_row: the position of the first of them among all.
         sweeps: by the vectors' own norms, and by each that was put in their place.
-        top_two: of each query, at exponent 0.
+        best: of each query, at exponent 0: as many as surely hold two documents.
     """
 
     first_row: int
     sweeps: tuple[PartBest, ...]
-    top_two: TopK
+    best: TopK
 
 
 @dataclass(frozen=True)
@@ -275,10 +283,12 @@ class RankingPass:
     Attributes:
         norm_sweeps: to make.
         queries: as encoded, ``[n, d]``.
+        depth: vectors of each ranking at exponent 0.
     """
 
     norm_sweeps: tuple[NormSweep, ...]
     queries: Tensor
+    depth: int
 
     def __call__(self, chunks: Iterable[Tensor], rows: range) -> PartRankings:
         """Ranks these rows.
@@ -288,9 +298,20 @@ class RankingPass:
             rows: that they are.
         """
         consumers: list[ChunkConsumer] = [_sweep_consumer(norm_sweep, rows) for norm_sweep in self.norm_sweeps]
-        consumers.append(lambda chunks: norm_aware_top_k(self.queries, chunks, 2, chunk_size=_chunk_size(self.queries)))
-        *sweeps, top_two = share_pass(chunks, consumers)
-        return PartRankings(rows.start, tuple(cast("list[PartBest]", sweeps)), cast("TopK", top_two))
+        consumers.append(
+            lambda chunks: norm_aware_top_k(self.queries, chunks, self.depth, chunk_size=_chunk_size(self.queries))
+        )
+        *sweeps, best = share_pass(chunks, consumers)
+        return PartRankings(rows.start, tuple(cast("list[PartBest]", sweeps)), cast("TopK", best))
+
+
+def _best_two_documents(best: TopK, parts: DocumentParts) -> TopK:
+    """The best vector of the best document, and the best of the next; both the same where there is no other."""
+    ranked = parts.ranked(best.indices, 2)
+    owners = parts.owners.to(best.indices.device)[best.indices.clamp(min=0)].where(best.indices >= 0, -1)
+    second = (owners == ranked[:, 1:]).int().argmax(1, keepdim=True)
+    places = torch.cat((torch.zeros_like(second), second), dim=1)
+    return TopK(best.scores.gather(1, places), best.indices.gather(1, places))
 
 
 def _sweep_consumer(norm_sweep: NormSweep, rows: range) -> ChunkConsumer:
