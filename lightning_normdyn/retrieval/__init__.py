@@ -3,9 +3,16 @@
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, confound_report, explain_gain
 from lightning_normdyn.retrieval.exponent.likelihood_exponent import LikelihoodExponent, likelihood_exponent
-from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
+from lightning_normdyn.retrieval.exponent.model_comparison import ModelComparison, PairedChange, compare_models
+from lightning_normdyn.retrieval.exponent.residual_norms import (
+    length_norms,
+    predicted_norms,
+    rescaled,
+    residual_norms,
+)
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore, norm_aware_top_k
 from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep, sweep_alpha
+from lightning_normdyn.retrieval.exponent.verdict import ScoringVerdict, scoring_verdict
 from lightning_normdyn.retrieval.export.folding import export_vectors
 from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
 from lightning_normdyn.retrieval.mining.miner import mine_hard_negatives
@@ -34,14 +41,18 @@ __all__ = [
     "HardNegatives",
     "LikelihoodExponent",
     "MiningSource",
+    "ModelComparison",
     "NegativeTable",
     "NormAwareScore",
+    "PairedChange",
     "QueryBankNormalization",
+    "ScoringVerdict",
     "TemperatureComparison",
     "TopK",
     "baseline_scores",
     "calibrate",
     "classification_confidences",
+    "compare_models",
     "compare_temperatures",
     "confidence_table",
     "confound_report",
@@ -55,10 +66,12 @@ __all__ = [
     "likelihood_exponent",
     "mine_hard_negatives",
     "norm_aware_top_k",
+    "predicted_norms",
     "quantile_bands",
     "rescaled",
     "residual_norms",
     "retrieval_confidences",
+    "scoring_verdict",
     "specificity_table",
     "sweep_alpha",
     "uncertainty_agreement",

@@ -41,11 +41,13 @@ class GatheredQueries(NamedTuple):
         queries: as encoded, ``[n, d]``.
         judgements: by position in queries and documents.
         notes: what was left out.
+        ids: of the queries.
     """
 
     queries: Tensor
     judgements: Judgements
     notes: list[str]
+    ids: Sequence[str]
 
 
 def gather_queries(
@@ -106,7 +108,7 @@ def gather_queries(
             "Each query is judged with a single document and grades differ, as judgements of similarity do: rankings "
             "count what was not judged as irrelevant, and any grade above 0 as relevant, so they say little here."
         )
-    return GatheredQueries(queries, judgements, notes)
+    return GatheredQueries(queries, judgements, notes, ids)
 
 
 def _grades_pairs(judgements: Judgements) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
@@ -53,7 +54,11 @@ def audit(
     queries: File | None = None,
     judgements: Table | None = None,
     covariates: Table | None = None,
+    control: Sequence[Name] | None = None,
     measure: Name = "ndcg@10",
+    chunks: Table | None = None,
+    before: File | None = None,
+    before_queries: File | None = None,
     batch_size: Count = 32,
     max_length: Count = 256,
     device: Name | None = None,
@@ -80,7 +85,12 @@ def audit(
         queries: embeddings of queries, or their texts for --model
         judgements: query, document, grade; ids as in the files
         covariates: id and further columns: numbers, or names of groups
+        control: a column of numbers among them that is held fixed beside length, and taken out of norms with it;
+            repeatable
         measure: ndcg, mrr, recall, map or hits @k
+        chunks: chunk id and document id, where documents have several vectors: rankings go by a document's best one
+        before: embeddings of the same documents by an earlier model, to compare with, as before fine-tuning
+        before_queries: of the same queries by it
         batch_size: inputs at a time
         max_length: tokens
         device: of the model (default: cuda where there is one, else cpu)
@@ -131,7 +141,11 @@ def audit(
         queries=queries,
         judgements=judgements,
         covariates=covariates,
+        controls=tuple(control or ()),
         measure=measure,
+        chunks=chunks,
+        before=before,
+        before_queries=before_queries,
         engine=engine,
     )
     return run_audit(request, out, overwrite=overwrite)
