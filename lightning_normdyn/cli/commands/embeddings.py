@@ -28,10 +28,15 @@ Tag = Annotated[str, Value("TAG")]
 ArrayFile = Annotated[str, Value("NPY", output_file)]
 _GROUPS = {
     "embeddings and what is folded into them": (
-        "embeddings", "column", "ids", "normalization", "alpha", "gamma_document",
+        "embeddings", "column", "ids", "dim", "normalization", "alpha", "gamma_document",
     ),
-    "what is written": ("to", "out", "name", "index", "dtype", "augment", "metric", "overwrite"),
-    "how the index is measured, memory and machines": ("queries", "sample", "chunk_size", "engine"),
+    "what is written": (
+        "to", "out", "name", "index", "dtype", "augment", "keep_norm", "metric", "overwrite", "append",
+    ),
+    "how an index is built and searched": (
+        "m", "ef_construction", "ef_search", "nprobe", "subvectors", "refine_factor", "candidates",
+    ),
+    "how the index is measured, memory and machines": ("queries", "sample", "recall", "chunk_size", "engine"),
 }  # fmt: skip
 Place = Annotated[str, Value("PLACE")]  # a file, a folder, a URL or a connection string: each target checks it
 Kind = Annotated[str, Value("KIND")]
@@ -159,6 +164,7 @@ def export(
     out: Place,
     column: Name | None = None,
     ids: File | None = None,
+    dim: Count | None = None,
     normalization: Literal["cosine", "dot", "qnorm", "dnorm", "learnable"] = "cosine",
     alpha: Exponent = 0.0,
     gamma_document: LearntExponent | None = None,
@@ -166,10 +172,20 @@ def export(
     index: Kind = "flat",
     dtype: Literal["float32", "float16"] = "float32",
     augment: bool = False,
+    keep_norm: bool = False,
     metric: Literal["inner_product", "euclidean", "cosine"] = "inner_product",
     overwrite: bool = False,
+    append: bool = False,
+    m: Count | None = None,
+    ef_construction: Count | None = None,
+    ef_search: Count | None = None,
+    nprobe: Count | None = None,
+    subvectors: Count | None = None,
+    refine_factor: Count | None = None,
+    candidates: Count | None = None,
     queries: File | None = None,
     sample: Count = 200,
+    recall: Exponent = 0.95,
     chunk_size: Count = 16_384,
     engine: Literal["local", "ray"] = "local",
 ) -> ExportRecord:
@@ -181,18 +197,31 @@ def export(
         out: a file, a folder, Qdrant's URL or PostgreSQL's connection string
         column: of the embeddings, where a file holds several matrices
         ids: one id a line (default: those in the file, or numbers of rows)
+        dim: numbers of each embedding to take, from the first on, as of a Matryoshka model; norms are the prefix's own
         normalization: what the embeddings were trained with
         alpha: further exponent of the norm
         gamma_document: the learnt exponent, with --normalization learnable
         name: of the collection or table
-        index: flat, hnsw, ivfpq (faiss, lancedb) or a string for FAISS' index factory
+        index: flat, hnsw, ivfpq (faiss, lancedb); for faiss pq, sq8, sq4, binary (codes, all of them scanned) or a
+            string for its index factory; or auto (faiss, lancedb), which builds kinds of index on a sample and takes
+            the best
         dtype: of the stored numbers
         augment: add a dimension that makes all lengths equal, which keeps rankings and helps some approximate
             indexes; queries get a zero
-        metric: what the index compares by; others than the default need --augment
+        keep_norm: store vectors of length 1 and their norms beside them, for searches that make scores with them
+        metric: what the index compares by; others than the default need --augment, or cosine --keep-norm
         overwrite: replace what is there
+        append: keep what is there and add the rows whose ids it does not have (files and faiss)
+        m: neighbours of a node of a graph
+        ef_construction: nodes that are looked at to place a new one
+        ef_search: nodes that a search looks at (default: what the recall asks for)
+        nprobe: lists that a search looks into (default: what the recall asks for)
+        subvectors: product codes a vector (default: one for every 8 numbers)
+        refine_factor: how many times as many as wanted lancedb compares in full (default: what the recall asks for)
+        candidates: nearest by direction whose scores are made, with --keep-norm (default: what the recall asks for)
         queries: embeddings to measure the loss with (default: some of the documents)
         sample: queries to measure with
+        recall: of the exact best that the index is to find; searches are widened until it does
         chunk_size: embeddings in memory
         engine: where passes over the embeddings are made: here, or on all machines of a Ray cluster
 
@@ -204,20 +233,30 @@ def export(
             nothing is left half-written.
         OSError: if a file cannot be read or written.
     """
-    from lightning_normdyn.cli.exports import run_export
+    from lightning_normdyn.cli.exports import ExportRequest, run_export
     from lightning_normdyn.retrieval.export.folding import Folding
-    from lightning_normdyn.retrieval.indexes import Destination
+    from lightning_normdyn.retrieval.indexes import Destination, IndexParameters
 
-    folding = Folding(normalization, alpha=alpha, gamma_document=gamma_document, augment=augment, metric=metric)
-    return run_export(
+    parameters = IndexParameters(m, ef_construction, ef_search, nprobe, subvectors, refine_factor, candidates)
+    request = ExportRequest(
         embeddings,
-        folding,
+        Folding(
+            normalization,
+            alpha=alpha,
+            gamma_document=gamma_document,
+            augment=augment,
+            metric=metric,
+            keep_norm=keep_norm,
+        ),
         to,
-        Destination(out=out, name=name, dtype=dtype, index=index, overwrite=overwrite),
+        Destination(out, name, dtype, index, overwrite, parameters, append),
         column=column,
         ids=ids,
+        dim=dim,
         queries=queries,
         sample=sample,
+        recall=recall,
         chunk_size=chunk_size,
         engine=engine,
     )
+    return run_export(request)
