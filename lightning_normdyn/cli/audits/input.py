@@ -134,9 +134,11 @@ class AuditRequest:
                 f"engine: expected --embeddings with '{self.engine}', which spreads passes over ready ones, got "
                 "--model; encode them first, on one machine with --save"
             )
-        for name in ("pretrained", "device"):
+        for name in (
+            "pretrained", "device", "max_length", "dtype", "query_prompt", "document_prompt", "trust_remote_code"
+        ):  # fmt: skip
             value = getattr(self.encoder, name)
-            if value is not None and self.encoder.model is None:
+            if value not in (None, False) and self.encoder.model is None:
                 raise ValueError(f"{name}: expected --model with it, got ready embeddings; leave it out")
 
     def _check_save(self) -> None:

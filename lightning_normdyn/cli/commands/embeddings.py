@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ModelFolder = Annotated[str, Value("FOLDER", folder)]
 Tag = Annotated[str, Value("TAG")]
+Prompt = Annotated[str, Value("PROMPT")]
 ArrayFile = Annotated[str, Value("NPY", output_file)]
 _GROUPS = {
     "embeddings and what is folded into them": (
@@ -55,7 +56,11 @@ def audit(
     covariates: Table | None = None,
     measure: Name = "ndcg@10",
     batch_size: Count = 32,
-    max_length: Count = 256,
+    max_length: Count | None = None,
+    query_prompt: Prompt | None = None,
+    document_prompt: Prompt | None = None,
+    dtype: Literal["float32", "float16", "bfloat16", "auto"] | None = None,
+    trust_remote_code: bool = False,
     device: Name | None = None,
     save: ArrayFile | None = None,
     engine: Literal["local", "ray"] = "local",
@@ -82,7 +87,11 @@ def audit(
         covariates: id and further columns: numbers, or names of groups
         measure: ndcg, mrr, recall, map or hits @k
         batch_size: inputs at a time
-        max_length: tokens
+        max_length: tokens (default: what the model's folder says)
+        query_prompt: before each query: a name of the model's prompts, or a text (default: what the model says)
+        document_prompt: the same before each document
+        dtype: of the model's weights (default: float32)
+        trust_remote_code: run code that came with the model
         device: of the model (default: cuda where there is one, else cpu)
         save: keep the embeddings that the model makes
         engine: where passes over ready embeddings are made: here, or on all machines of a Ray cluster
@@ -119,6 +128,10 @@ def audit(
         max_length=max_length,
         device=device,
         save=save,
+        dtype=dtype,
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
+        trust_remote_code=trust_remote_code,
     )
     request = AuditRequest(
         encoder=encoder,
