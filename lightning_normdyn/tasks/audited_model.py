@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.retrieval.audit.saturation import LastLayer
 from lightning_normdyn.tasks.clip.pixels import center_crop
-from lightning_normdyn.tasks.encoders.open_clip import OpenClip
+from lightning_normdyn.tasks.encoders.open_clip import OpenClip, names_open_clip
 from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
 from lightning_normdyn.tasks.encoders.sentence_modules import sentence_modules
 from lightning_normdyn.tasks.encoders.static_text import StaticTextEncoder
@@ -142,7 +142,8 @@ class TextModel(AuditedModel):
             return f"the {limit} tokens that max_length sets"
         if limit == most:
             return f"the {limit} tokens that the model has positions for"
-        return f"the {limit} tokens that the model's folder sets (max_length sets others{f', {most} at most' * bool(most)})"
+        room = f", {most} at most" if most else ""
+        return f"the {limit} tokens that the model's folder sets (max_length sets others{room})"
 
 
 def _text_encoder(name: str, options: Mapping[str, Any]) -> PretrainedTextEncoder | StaticTextEncoder:
@@ -179,7 +180,7 @@ class ClipModel(AuditedModel):
         self.towers = OpenClip(name, pretrained=pretrained)
         self.towers.eval().to(device)
         self.notes = []
-        if pretrained is None and ":" not in name:
+        if not self.towers.is_pretrained:
             self.notes.append("The model has random weights: name trained ones with --pretrained.")
 
     @torch.inference_mode()
@@ -217,7 +218,8 @@ def load_audited(
     """Loads a model of open_clip where the folder says so or images ask for it, else one of transformers.
 
     Args:
-        name: a local folder; a name such as ``ViT-B-32`` or ``hf-hub:...`` of open_clip; or one on the model hub.
+        name: a local folder; a name of open_clip such as ``ViT-B-32``, ``ViT-B-32/laion2b_s34b_b79k`` or
+            ``hf-hub:...``; or one on the model hub.
         pretrained: tag or file of weights for a plain name of open_clip.
         images: whether images are to be encoded.
         device: where it runs.
@@ -238,7 +240,8 @@ def load_audited(
             f"model: expected a folder of transformers, sentence-transformers or open_clip, got {name} without "
             f"config.json, modules.json or {_OF_OPEN_CLIP}; name the folder that holds the weights"
         )
-    if not folder.is_dir() and (images or pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))):
+    is_clip = images or pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))
+    if not folder.is_dir() and (is_clip or names_open_clip(name)):
         _refuse_text_options(name, options)
         return ClipModel(name, pretrained=pretrained, device=device)
     return TextModel(name, device=device, **options)
@@ -247,8 +250,8 @@ def load_audited(
 def _refuse_text_options(name: str, options: Mapping[str, Any]) -> None:
     if options:
         raise ValueError(
-            f"{next(iter(options))}: expected a model of transformers or sentence-transformers with it, got '{name}' of "
-            "open_clip; leave it out"
+            f"{next(iter(options))}: expected a model of transformers or sentence-transformers with it, got '{name}' "
+            "of open_clip; leave it out"
         )
 
 

@@ -1,4 +1,4 @@
-"""Folders that sentence-transformers saves give its own numbers here: all poolings, prompts, layers and first modules."""
+"""Folders that sentence-transformers saves give its own numbers here: poolings, prompts, layers and first modules."""
 
 import warnings
 

@@ -322,7 +322,7 @@ def test_a_name_on_the_hub_reads_what_a_folder_reads(saved, monkeypatch):
     for name in ("AutoModel", "AutoTokenizer"):
         kind = getattr(__import__("transformers"), name)
         load = kind.from_pretrained
-        monkeypatch.setattr(kind, "from_pretrained", lambda model, load=load, **options: load(folder, **options))
+        monkeypatch.setattr(kind, "from_pretrained", lambda _, load=load, **options: load(folder, **options))
     encoder = quietly(PretrainedTextEncoder, "maker/model")
     assert (encoder.pooling, encoder.max_length, encoder.query_prompt) == ("cls", 6, "query: ")
     assert torch.equal(encoder.encode_queries(TEXTS), quietly(PretrainedTextEncoder, folder).encode_queries(TEXTS))

@@ -73,14 +73,14 @@ def audit(
     nothing is trained.
 
     Args:
-        model: of transformers, sentence-transformers or open_clip
+        model: of transformers, sentence-transformers or open_clip: a folder, or a name on the hub
         checkpoint: a model's folder or file (.safetensors, .bin, .ckpt): are rows of its tables near dead?
         pretrained: weights for a plain name of open_clip
         embeddings: ready ones: .npy, .npz, .parquet or .safetensors, a folder of Parquet shards, or a URL of either
         column: of the embeddings, where files hold several; queries' too; or the table of the checkpoint
         texts: one a line, or .tsv or .jsonl with ids; plain or .gz
         images: of images, at any depth
-        beir: documents, queries and judgements as BEIR has them
+        beir: documents, queries and judgements as BEIR has them, or a set's name on the hub: BeIR/scifact, mteb/scifact
         split: of its judgements (default: test, or the only one)
         queries: embeddings of queries, or their texts for --model
         judgements: query, document, grade; ids as in the files

@@ -129,7 +129,8 @@ def unknown(model: str, error: Exception) -> ValueError:
         else "the hub has no such model, or gives it to members alone; check the name, or log in with hf auth login"
     )
     return ValueError(
-        f"model: expected a folder or a name on the model hub, got '{model}': there is no such folder here, and {reason}"
+        f"model: expected a folder or a name on the model hub, got '{model}': there is no such folder here, and "
+        f"{reason}"
     )
 
 

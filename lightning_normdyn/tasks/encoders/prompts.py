@@ -43,7 +43,7 @@ class Prompts(NamedTuple):
 
     @property
     def document(self) -> str:
-        """Before documents; never the default, nor a passage's, since sentence-transformers has an empty ``document``."""
+        """Before documents; never the default, nor a passage's: sentence-transformers has an empty one of documents."""
         return self.texts.get("document", "")
 
     @property
@@ -67,7 +67,7 @@ class Prompts(NamedTuple):
             'Question: '
             >>> Prompts({"query": "query: "}).chosen(query_prompt="qery")
             Traceback (most recent call last):
-            ValueError: query_prompt: expected the name of a prompt (query) or a text, got 'qery'; a text of one word ...
+            ValueError: query_prompt: expected the name of a prompt (query) or a text, got 'qery'; a text of one...
         """
         ((argument, prompt),) = choice.items()
         if prompt is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
@@ -26,8 +25,8 @@ class DenseLayer(nn.Module):
 
     Example:
         >>> layer = DenseLayer({"in_features": 2, "out_features": 3, "activation_function": "torch.nn.ReLU"})
-        >>> layer(torch.ones(5, 2)).shape
-        torch.Size([5, 3])
+        >>> layer(Tensor([[1.0, -1.0]])).shape
+        torch.Size([1, 3])
     """
 
     def __init__(self, config: Any) -> None:

@@ -155,8 +155,8 @@ def _check_kinds(model: str, first: Module, rest: Sequence[Module]) -> None:
         others.insert(0, first.kind)
     if others:
         raise ValueError(
-            f"model: expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, then Pooling, then {', '.join(LATER_KINDS)}, got "
-            f"{model} with {', '.join(others)}; {other_way(model)}"
+            f"model: expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, then Pooling, then {', '.join(LATER_KINDS)}, "
+            f"got {model} with {', '.join(others)}; {other_way(model)}"
         )
     task = first.config.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
@@ -175,7 +175,8 @@ def _stated(model: str, module: Module | None) -> tuple[Pooling, ...]:
         return ("mean",) if module is None else stated_pooling(module.config)
     except ValueError as error:
         raise ValueError(
-            f"pooling: expected {model} to pool in one of the ways {', '.join(POOLINGS)}, got {error}; {other_way(model)}"
+            f"pooling: expected {model} to pool in one of the ways {', '.join(POOLINGS)}, got {error}; "
+            f"{other_way(model)}"
         ) from error
 
 

@@ -22,7 +22,8 @@ _OLD_KEYS: dict[str, Pooling] = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "last",
 }
-_OTHER_NAMES: dict[str, Pooling] = {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len"}
+_NAMES: dict[str, Pooling] = {mode: mode for mode in POOLINGS}
+_NAMES |= {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len"}
 
 
 def stated_pooling(config: Mapping[str, Any]) -> tuple[Pooling, ...]:
@@ -48,10 +49,10 @@ def stated_pooling(config: Mapping[str, Any]) -> tuple[Pooling, ...]:
         names = [mode] if isinstance(mode, str) else mode
         if not isinstance(names, Sequence) or not names:
             raise ValueError(f"pooling_mode {mode!r}")
-        unknown = [name for name in names if name not in POOLINGS and name not in _OTHER_NAMES]
+        unknown = [name for name in names if name not in _NAMES]
         if unknown:
             raise ValueError(", ".join(map(repr, unknown)))
-        return tuple(_OTHER_NAMES.get(name, name) for name in names)
+        return tuple(_NAMES[name] for name in names)
     flags = [name for name, value in config.items() if name.startswith("pooling_mode_") and value]
     unknown = [name for name in flags if name not in _OLD_KEYS]
     if unknown:
