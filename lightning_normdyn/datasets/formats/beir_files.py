@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning_normdyn.datasets.problems import MalformedFileError
-from lightning_normdyn.datasets.reading.folder import SPLITS, find_file, require_folder
+from lightning_normdyn.datasets.reading.folder import by_split, find_file, require_folder
 from lightning_normdyn.datasets.reading.json_lines import read_json_lines
 from lightning_normdyn.datasets.reading.lines import File
 from lightning_normdyn.datasets.reading.parquet import parquet_columns, read_parquet, text_in
 
 _TEXT_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 _JUDGEMENT_ENDINGS = (".tsv", ".tsv.gz", ".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
-_SHARD = re.compile(r"-\d+-of-\d+$")
 _ID_NAMES = ("_id", "id")
 _JUDGEMENT_FOLDERS = ("qrels", "default", "data")
 
@@ -72,7 +70,7 @@ def beir_files(folder: File, *, judgements: bool = True) -> BeirFiles:
     return BeirFiles(_texts(root, "corpus"), _texts(root, "queries"), judgement_files(root) if judgements else {})
 
 
-def judgement_files(root: Path) -> dict[str, Sequence[Path]]:
+def judgement_files(root: Path) -> Mapping[str, Sequence[Path]]:
     """Finds the judgements of each split in the folder of a set; a folder ``qrels`` goes before all else.
 
     Raises:
@@ -91,28 +89,6 @@ def judgement_files(root: Path) -> dict[str, Sequence[Path]]:
     return by_split(folders[0], [(file.name.split(".")[0], file) for file in files])
 
 
-def by_split(place: Path, files: Sequence[tuple[str, Path]]) -> dict[str, Sequence[Path]]:
-    """Puts files under the names that splits have here.
-
-    Args:
-        place: for the error.
-        files: each with the name of its split, whose shards are numbered ``-00000-of-00002``.
-
-    Raises:
-        MalformedFileError: if two files are of one split and no shards of it.
-    """
-    spellings = {spelling: split for split, names in SPLITS.items() for spelling in names}
-    splits: dict[str, list[Path]] = {}
-    for name, file in files:
-        is_shard, bare = _SHARD.search(name) is not None, _SHARD.sub("", name)
-        shards = splits.setdefault(spellings.get(bare, bare), [])
-        if shards and not is_shard:
-            expected = f"one file of split '{spellings.get(bare, bare)}'"
-            raise MalformedFileError(place, None, expected, f"{shards[0].name} and {file.name}", "remove one")
-        shards.append(file)
-    return {split: splits[split] for split in sorted(splits, key=_order)}
-
-
 def read_texts(files: Sequence[Path]) -> Iterator[TextRow]:
     """Reads documents or queries, JSON lines or Parquet.
 
@@ -121,11 +97,6 @@ def read_texts(files: Sequence[Path]) -> Iterator[TextRow]:
     """
     for file in files:
         yield from _of_parquet(file) if file.suffix == ".parquet" else _of_json(file)
-
-
-def _order(split: str) -> tuple[int, str]:
-    order = list(SPLITS)
-    return (order.index(split) if split in order else len(order), split)
 
 
 def _texts(root: Path, name: str) -> list[Path]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.formats.beir import Progress, read_beir, read_beir_files
-from lightning_normdyn.datasets.formats.beir_files import BeirFiles, beir_files, by_split, judgement_files
+from lightning_normdyn.datasets.formats.beir_files import BeirFiles, beir_files, judgement_files
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.reading.folder import by_split
 from lightning_normdyn.datasets.reading.lines import File
 from lightning_normdyn.datasets.records import JudgedTexts
 
@@ -76,10 +77,10 @@ def _of_configs(name: str, configs: Mapping[str, Mapping[str, Sequence[str]]], c
         name, [pattern for each in wanted for patterns in configs.get(each, {}).values() for pattern in patterns]
     )
     files = {each: _matching(root, configs.get(each, {})) for each in wanted}
-    texts = [[file for _, file in files[each]] for each in wanted[:2]]
+    corpus, queries = ([file for _, file in files[each]] for each in wanted[:2])
     if judged is None:
-        return BeirFiles(*texts, _with_judgements(root, _snapshot(f"{name}-qrels", _WANTED)).judgements)
-    return BeirFiles(*texts, by_split(root, [(f"{split}-0-of-1", file) for split, file in files[judged]]))
+        return BeirFiles(corpus, queries, _with_judgements(root, _snapshot(f"{name}-qrels", _WANTED)).judgements)
+    return BeirFiles(corpus, queries, by_split(root, [(f"{split}-0-of-1", file) for split, file in files[judged]]))
 
 
 def _with_judgements(root: Path, other: Path) -> BeirFiles:

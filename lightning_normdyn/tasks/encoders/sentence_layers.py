@@ -52,7 +52,7 @@ class UnitLength(nn.Module):
         return nn.functional.normalize(embeddings, dim=-1)
 
 
-class SentenceLayers(nn.Sequential):
+class SentenceLayers(nn.ModuleList):
     """The layers in their order.
 
     Args:
@@ -72,15 +72,17 @@ class SentenceLayers(nn.Sequential):
         for module in modules:
             layers.append(_layer(files, module, width))
             width = getattr(layers[-1], "dim", width)
-        super().__init__(*layers)
+        super().__init__(layers)
         self.dim = width
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Embeddings ``[b, dim]`` of what is pooled ``[b, width]``, in float32 at least."""
         if not len(self):
             return embeddings
-        weight = next(self.parameters(), embeddings)
-        return at_least_float32(super().forward(embeddings.to(weight.dtype)))
+        outputs = embeddings.to(next(self.parameters(), embeddings).dtype)
+        for layer in self:
+            outputs = layer(outputs)
+        return at_least_float32(outputs)
 
 
 def _layer(files: ModelFiles, module: Module, width: int) -> nn.Module:

@@ -63,7 +63,7 @@ class StaticTextEncoder(PromptedTextEncoder):
             _pieces(files, modules) if modules.first.kind == "StaticEmbedding" else _words(files, modules)
         )
         table = _table(files, modules)
-        self.table = nn.Embedding(*table.shape, _weight=table)
+        self.table = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = SentenceLayers(files, modules.layers, table.shape[1] * len(self.modes))
         self.train().requires_grad_(not frozen)
         self.dim: int = self.layers.dim
