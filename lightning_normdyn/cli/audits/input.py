@@ -17,7 +17,7 @@ from lightning_normdyn.cli.audits.queries import GatheredQueries, QueryRequest, 
 from lightning_normdyn.core.statistics.ranking import measure_named
 from lightning_normdyn.datasets import JudgedTexts, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, names_embeddings
-from lightning_normdyn.datasets.formats.beir import read_beir
+from lightning_normdyn.datasets.formats.beir_hub import read_judged_texts
 from lightning_normdyn.datasets.formats.covariates import Covariates, read_covariates
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
 from lightning_normdyn.retrieval.audit import LastLayer
@@ -155,9 +155,11 @@ class AuditRequest:
                 f"engine: expected --embeddings with '{self.engine}', which spreads passes over ready ones, got "
                 "--model; encode them first, on one machine with --save"
             )
-        for name in ("pretrained", "device"):
+        for name in (
+            "pretrained", "device", "max_length", "dtype", "query_prompt", "document_prompt", "trust_remote_code"
+        ):  # fmt: skip
             value = getattr(self.encoder, name)
-            if value is not None and self.encoder.model is None:
+            if value not in (None, False) and self.encoder.model is None:
                 raise ValueError(f"{name}: expected --model with it, got ready embeddings; leave it out")
 
     def _check_chunks(self) -> None:
@@ -193,7 +195,7 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
         ValueError: if files do not fit together.
         OSError: if a file cannot be read.
     """
-    beir = None if request.beir is None else read_beir(request.beir)
+    beir = None if request.beir is None else read_judged_texts(request.beir)
     sources = _sources(request, beir)
     encoding, embeddings = _embeddings(request, sources, folder, bar)
     items = items_of(embeddings, sources)

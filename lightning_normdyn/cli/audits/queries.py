@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.cli.audits.encoding import Encoding
+from lightning_normdyn.cli.audits.encoding import QUERIES, Encoding
 from lightning_normdyn.cli.audits.items import AuditedItems, items_of
 from lightning_normdyn.datasets import JudgedTexts, Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, names_embeddings
@@ -148,7 +148,7 @@ def _embedded(request: QueryRequest, texts: AuditedItems | None, encoding: Encod
             "queries: expected a file of their embeddings beside ready embeddings of documents, got "
             f"{request.queries or 'nothing'}; encode them with the same model, or name it with --model"
         )
-    return encoding.encode(texts, "Queries")
+    return encoding.encode(texts, QUERIES)
 
 
 def _of_beir(

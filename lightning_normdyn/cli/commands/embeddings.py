@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ModelFolder = Annotated[str, Value("FOLDER", folder)]
 Tag = Annotated[str, Value("TAG")]
+Prompt = Annotated[str, Value("PROMPT")]
 ArrayFile = Annotated[str, Value("NPY", output_file)]
 _GROUPS = {
     "embeddings and what is folded into them": (
@@ -65,7 +66,11 @@ def audit(
     before: File | None = None,
     before_queries: File | None = None,
     batch_size: Count = 32,
-    max_length: Count = 256,
+    max_length: Count | None = None,
+    query_prompt: Prompt | None = None,
+    document_prompt: Prompt | None = None,
+    dtype: Literal["float32", "float16", "bfloat16", "auto"] | None = None,
+    trust_remote_code: bool = False,
     device: Name | None = None,
     save: ArrayFile | None = None,
     engine: Literal["local", "ray"] = "local",
@@ -78,14 +83,14 @@ def audit(
     nothing is trained.
 
     Args:
-        model: of transformers, sentence-transformers or open_clip
+        model: of transformers, sentence-transformers or open_clip: a folder, or a name on the hub
         checkpoint: a model's folder or file (.safetensors, .bin, .ckpt): are rows of its tables near dead?
         pretrained: weights for a plain name of open_clip
         embeddings: ready ones: .npy, .npz, .parquet or .safetensors, a folder of Parquet shards, or a URL of either
         column: of the embeddings, where files hold several; queries' too; or the table of the checkpoint
         texts: one a line, or .tsv or .jsonl with ids; plain or .gz
         images: of images, at any depth
-        beir: documents, queries and judgements as BEIR has them
+        beir: documents, queries and judgements as BEIR has them, or a set's name on the hub: BeIR/scifact, mteb/scifact
         split: of its judgements (default: test, or the only one)
         queries: embeddings of queries, or their texts for --model
         judgements: query, document, grade; ids as in the files
@@ -97,7 +102,11 @@ def audit(
         before: embeddings of the same documents by an earlier model, to compare with, as before fine-tuning
         before_queries: of the same queries by it
         batch_size: inputs at a time
-        max_length: tokens
+        max_length: tokens (default: what the model's folder says)
+        query_prompt: before each query: a name of the model's prompts, or a text (default: what the model says)
+        document_prompt: the same before each document
+        dtype: of the model's weights (default: float32)
+        trust_remote_code: run code that came with the model
         device: of the model (default: cuda where there is one, else cpu)
         save: keep the embeddings that the model makes
         engine: where passes over ready embeddings are made: here, or on all machines of a Ray cluster
@@ -134,6 +143,10 @@ def audit(
         max_length=max_length,
         device=device,
         save=save,
+        dtype=dtype,
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
+        trust_remote_code=trust_remote_code,
     )
     request = AuditRequest(
         encoder=encoder,

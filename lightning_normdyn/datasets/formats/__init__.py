@@ -13,7 +13,7 @@ no JSON, or a field missing or of another kind                refused
 a column missing, or a row of another width                   refused
 a grade, score, rating or timestamp that is no finite number  refused
 an id of a document, query or item given twice                refused
-a pair judged twice: otherwise / the same                     refused / counted, kept once
+a pair judged twice: otherwise / the same                     counted: the later taken / kept once
 a pickle with more than arrays                                refused
 judgements or triples of unknown documents or queries         counted, left out (refused if nothing is left)
 mined negatives of unknown documents or queries               counted, left out (refused if nothing is left)
@@ -33,6 +33,7 @@ CRLF line ends, a byte-order mark, blank lines and ids that JSON has as numbers 
 """
 
 from lightning_normdyn.datasets.formats.beir import read_beir, stream_beir_corpus
+from lightning_normdyn.datasets.formats.beir_hub import read_judged_texts
 from lightning_normdyn.datasets.formats.bright import read_bright
 from lightning_normdyn.datasets.formats.cifar10h import read_cifar10, read_cifar10h
 from lightning_normdyn.datasets.formats.hard_negatives import (
@@ -65,6 +66,7 @@ __all__ = [
     "read_hard_negatives",
     "read_image_folder",
     "read_image_text",
+    "read_judged_texts",
     "read_labelled_texts",
     "read_movielens",
     "read_omniglot",

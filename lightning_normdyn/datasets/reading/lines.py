@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import zlib
@@ -55,6 +56,25 @@ def read_lines(file: File, *, encoding: str = "utf-8", keep_blank: bool = False)
             raise MalformedFileError(
                 file, number + 1, "a whole gzip file", f"'{error}'", "fetch the file again"
             ) from None
+
+
+def check_encoding(encoding: object) -> None:
+    """Refuses what Python cannot decode.
+
+    Raises:
+        ValueError: naming the argument.
+
+    Example:
+        >>> check_encoding("latin1x")
+        Traceback (most recent call last):
+        ValueError: encoding: expected one that Python knows, such as utf-8 or latin-1, got 'latin1x'
+    """
+    try:
+        codecs.lookup(str(encoding))
+    except LookupError:
+        raise ValueError(
+            f"encoding: expected one that Python knows, such as utf-8 or latin-1, got {encoding!r}"
+        ) from None
 
 
 def open_file(file: File) -> IO[bytes]:
@@ -123,6 +143,6 @@ def _decode(file: File, number: int, data: bytes, encoding: str) -> str:
             number,
             f"{encoding.upper()} text",
             f"byte 0x{data[error.start]:02x} in column {error.start + 1}",
-            "convert the file first",
+            "convert the file first, or pass its encoding where the reader takes one (old files are often latin-1)",
         ) from None
     return text.removeprefix(_BOM) if number == 1 else text
