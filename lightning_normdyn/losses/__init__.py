@@ -15,6 +15,7 @@ from lightning_normdyn.losses.mixin import (
 )
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.similarity import NormalizedSimilarity
+from lightning_normdyn.losses.summed import SummedLoss
 from lightning_normdyn.losses.sup_con import SupCon
 from lightning_normdyn.losses.verification import verify_loss
 
@@ -35,6 +36,7 @@ __all__ = [
     "NormalizedSimilarity",
     "QNormMixin",
     "SigmoidContrastive",
+    "SummedLoss",
     "SupCon",
     "cached_loss",
     "verify_loss",

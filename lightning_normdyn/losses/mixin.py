@@ -23,6 +23,7 @@ from lightning_normdyn.losses.max_sim import MaxSim
 from lightning_normdyn.losses.options import InfoNCEOptions, MixinLoss, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.losses.summed import SummedLoss
 from lightning_normdyn.nearest_word import nearest
 
 _LEAST_REACH = 0.05
@@ -50,7 +51,8 @@ class ContrastiveMixin:
                 return self.contrastive_loss(self.encoder(batch["query"]), self.encoder(batch["document"]))
 
     The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, a :class:`SigmoidContrastive` or a
-    :class:`MaxSim`; its learnt temperature and exponents belong to the module's parameters, and are logged as
+    :class:`MaxSim`, or by several words a :class:`SummedLoss`; its learnt temperature and exponents belong to the
+    module's parameters, and are logged as
     ``normdyn/contrast/<name>``, as are its metrics if it keeps them (``with_metrics``).
     ``self.contrast.parameter_group(lr=1e-2)`` is their own group for an optimizer.
     The callbacks see queries and documents as the targets ``queries`` and ``documents``. Under Lightning's
@@ -62,7 +64,9 @@ class ContrastiveMixin:
         normalization: as for :class:`InfoNCE`; ``None`` for the class's own, which is cosine here.
         loss: ``"infonce"``, or ``"sigmoid"`` for :class:`SigmoidContrastive` with the same normalization, temperature
             (0.05 and fixed, unless said otherwise) and shared options, and a bias that is learnt from -10, or
-            ``"maxsim"`` for :class:`MaxSim` with the same and ``symmetric``, and means over a query's tokens.
+            ``"maxsim"`` for :class:`MaxSim` with the same and ``symmetric``, and means over a query's tokens. Several,
+            as in ``["infonce", "sigmoid"]`` or with weights ``{"infonce": 1.0, "sigmoid": 0.2}``, for their
+            :class:`SummedLoss`, each with the options that it knows.
         options: those of :class:`InfoNCE`; what it does not know is handed on to the next class.
 
     Raises:
@@ -90,7 +94,7 @@ class ContrastiveMixin:
         self,
         *args: Any,
         normalization: Normalization | None = None,
-        loss: MixinLoss = "infonce",
+        loss: MixinLoss | list[MixinLoss] | dict[str, float] = "infonce",
         **options: Unpack[InfoNCEOptions],
     ) -> None:
         loss_options = _take_loss_options(options)
@@ -103,12 +107,7 @@ class ContrastiveMixin:
             normalization=self.default_normalization if normalization is None else normalization, **options
         )
         given = {name: value for name, value in loss_options.items() if value != _DEFAULTS[name]}
-        if loss not in get_args(MixinLoss):
-            raise ValueError(f"loss: expected one of {', '.join(get_args(MixinLoss))}, got {loss!r}")
-        if loss == "sigmoid":
-            self.contrast = _as_sigmoid(self.contrast, given)
-        if loss == "maxsim":
-            self.contrast = _as_max_sim(self.contrast, given)
+        self.contrast = _loss_of(loss, self.contrast, given)
         self._given_options = given if normalization is None else {**given, "normalization": normalization}
         self.contrast.has_options_of_mixin = True
 
@@ -176,7 +175,12 @@ class ContrastiveMixin:
         """Refuses a loss that was set afterwards and lacks what the constructor was given, as by a config."""
         if self.contrast.has_options_of_mixin or not self._given_options:
             return
-        contrast, name = self.contrast, type(self.contrast).__name__
+        for contrast in self.contrast.summands:
+            self._check_options_of(contrast)
+        self.contrast.has_options_of_mixin = True
+
+    def _check_options_of(self, contrast: ContrastiveLoss) -> None:
+        name = type(contrast).__name__
         values = {
             "normalization": contrast.similarity.normalization,
             "temperature": contrast.scaling.start,
@@ -195,7 +199,6 @@ class ContrastiveMixin:
                     f"{option}: {value!r} was given to the module, and self.contrast was set to a {name}, which knows "
                     "no such option; leave one of them out"
                 )
-        contrast.has_options_of_mixin = True
 
     def _train_as_one(self, optimizers: Sequence[Optimizer]) -> None:
         """Lets all ranks train what the loss learns as one, where FSDP2 may hold it or not."""
@@ -206,7 +209,11 @@ class ContrastiveMixin:
         local_parameters = [p for p in loss_parameters if not is_sharded(p)]
         self._mesh_handles = average_gradients(local_parameters, self.contrast.rank_group.group)
         for optimizer in optimizers:  # inside of forward, FSDP2 has copies of its parameters, which it throws away
-            self._mesh_handles.append(optimizer.register_step_post_hook(lambda *_: self.contrast.scaling.hold()))
+            self._mesh_handles.append(optimizer.register_step_post_hook(lambda *_: self._hold()))
+
+    def _hold(self) -> None:
+        for loss in self.contrast.summands:
+            loss.scaling.hold()
 
     def _log_learnt(self) -> None:
         """Logs what trains in the loss itself, at the trainer's own cadence."""
@@ -240,32 +247,21 @@ class ContrastiveMixin:
 
     def _warn_of_exponents(self, trainer: Any) -> None:
         """Says so if learnt exponents would tell of something else than of lengths."""
-        if self.contrast.similarity.normalization != "learnable":
-            return
-        if not self.contrast.scaling.learnable:
+        losses = [loss for loss in self.contrast.summands if loss.similarity.normalization == "learnable"]
+        if any(not loss.scaling.learnable for loss in losses):
             caution(
                 "normalization='learnable' beside a fixed temperature: exponents also stand in for the temperature, so "
                 "that they say little of lengths; set learnable_temperature=True",
                 stacklevel=4,
             )
-        reach = self._reach_of_exponents(trainer)
+        reaches = [_reach_of_exponents(loss, trainer) for loss in losses]
+        reach = min((reach for reach in reaches if reach is not None), default=None)
         if reach is not None and reach < _LEAST_REACH:
             caution(
                 f"the exponents can move by at most {reach:.1g} from where they started in this run, and would look "
                 "learnt; give the optimizer self.contrast.parameter_group(lr=1e-2)",
                 stacklevel=4,
             )
-
-    def _reach_of_exponents(self, trainer: Any) -> float | None:
-        """How far an optimizer whose steps have about the size of its rate can take them; ``None`` for any other."""
-        exponents = getattr(self.contrast.similarity, "raw_gammas", None)
-        steps = trainer.estimated_stepping_batches
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                if "betas" in group and any(parameter is exponents for parameter in group["params"]):
-                    # A gamma is the sigmoid of what trains, whose slope is a quarter at most.
-                    return float(max(group["lr"], group.get("initial_lr", 0.0))) * float(steps) / 4
-        return None
 
     def _warn_of_omission(self, optimizers: Sequence[Optimizer]) -> None:
         """Says so if no optimizer trains what the loss learns: it would be logged, and never move."""
@@ -277,6 +273,45 @@ class ContrastiveMixin:
                 "its parameter groups",
                 stacklevel=4,
             )
+
+
+def _reach_of_exponents(loss: ContrastiveLoss, trainer: Any) -> float | None:
+    """How far an optimizer whose steps have about the size of its rate can take them; ``None`` for any other."""
+    exponents = getattr(loss.similarity, "raw_gammas", None)
+    steps = trainer.estimated_stepping_batches
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            if "betas" in group and any(parameter is exponents for parameter in group["params"]):
+                # A gamma is the sigmoid of what trains, whose slope is a quarter at most.
+                return float(max(group["lr"], group.get("initial_lr", 0.0))) * float(steps) / 4
+    return None
+
+
+def _loss_of(words: object, contrast: InfoNCE, given: Mapping[str, Any]) -> InBatchLoss | MaxSim:
+    """The loss of a word, or of several, with the options of another loss."""
+    if isinstance(words, (list, tuple, dict)):
+        return _as_sum(words, contrast, given)
+    if words not in get_args(MixinLoss):
+        raise ValueError(f"loss: expected one of {', '.join(get_args(MixinLoss))}, got {words!r}")
+    if words == "sigmoid":
+        return _as_sigmoid(contrast, given)
+    return _as_max_sim(contrast, given) if words == "maxsim" else contrast
+
+
+def _as_sum(
+    words: list[str] | tuple[str, ...] | dict[str, float], contrast: InfoNCE, given: Mapping[str, Any]
+) -> SummedLoss:
+    """The sum of some losses, weighed by 1 where no weights are given."""
+    weights = words if isinstance(words, dict) else dict.fromkeys(words, 1.0)
+    for word in weights:
+        if word not in ("infonce", "sigmoid"):
+            raise ValueError(f"loss: expected infonce and sigmoid in a sum, got {word!r} in {words!r}")
+    if len(weights) < len(words) or not weights:
+        raise ValueError(f"loss: expected each of infonce and sigmoid once in a sum, got {words!r}")
+    if "infonce" in weights:  # which everything else is for
+        given = {name: value for name, value in given.items() if name in SoftmaxOptions.__optional_keys__}
+    losses = {word: contrast if word == "infonce" else _as_sigmoid(contrast, given) for word in weights}
+    return SummedLoss({word: (weight, losses[word]) for word, weight in weights.items()})
 
 
 def _as_sigmoid(contrast: InBatchLoss | MaxSim, given: Mapping[str, Any]) -> SigmoidContrastive:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.contrast.shared_sweep import SoftmaxTerm
 from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.contrast.weighted_sums import score_sums
 from lightning_normdyn.core.dynamics.geometry import most_precise
@@ -99,12 +100,31 @@ class SoftmaxSweep(ScoredBatch):
             present = self.vectors[: self.total]
             _, columns, _ = self._log_sum_exp(present, self.total, negatives.of_columns(), of_columns)
             return ScoreSums(rows, columns, scores, of_columns)
-        edits = None
-        if negatives is not None:
-            edits = negatives.of_rows() if loss.from_queries else negatives.of_columns()
-        vectors = self.vectors if loss.from_queries else self.vectors[: self.total]
-        sums = self._log_sum_exp(vectors, self.total if loss.from_documents else 0, edits, self.reading)
-        return ScoreSums(*sums, self.reading)
+        vectors = self.vectors[: self._width]
+        return ScoreSums(*self._log_sum_exp(vectors, self._columns, self._edits, self.reading), self.reading)
+
+    @property
+    def _width(self) -> int | None:
+        """How many candidates take part, where not all do."""
+        return None if self.loss.from_queries else self.total
+
+    @property
+    def _columns(self) -> int:
+        """How many documents pick."""
+        return self.total if self.loss.from_documents else 0
+
+    @property
+    def _edits(self) -> TileEdits | None:
+        """Of the tiles of a sweep that serves all that pick."""
+        if self.negatives is None:
+            return None
+        return self.negatives.of_rows() if self.loss.from_queries else self.negatives.of_columns()
+
+    @property
+    def term(self) -> SoftmaxTerm:
+        """What a sweep that other losses share is to sum up."""
+        edits = _reading_too(self._edits, self.reading)
+        return SoftmaxTerm(self.candidates.positive_columns, self._columns, self._width, self.exclusion, edits)
 
     def _log_sum_exp(
         self, vectors: Tensor, columns: int, edits: TileEdits | None, reading: BatchMetrics | None

@@ -21,7 +21,7 @@ from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _STRIP = 2**23  # scores in a strip of whole rows
-_STORED_SCORES = 2**23  # scores that are kept for the backward sweep: 32 MiB in float32
+STORED_SCORES = 2**23  # scores that are kept for the backward sweep: 32 MiB in float32
 _SAFE_SPREAD = 40.0  # e^40 and e^-40 are far from the ends of float32
 _SMALLEST_EXP = 1e-30  # smaller exponentials are zero: numbers at the end of float32 slow a product down tenfold
 _EXPONENT_FLOOR = -80.0
@@ -132,7 +132,7 @@ class _LogSumExp(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):
             ctx.positives, ctx.exclusion, ctx.edits, ctx.chunk_size = positives, exclusion, edits, chunk_size
             wants_gradient = any(ctx.needs_input_grad)
-            room = _STORED_SCORES if wants_gradient else 0
+            room = STORED_SCORES if wants_gradient else 0
             scores = ScoreTiles(a, b, exclusion, [], room, positives, edits, reads=True)
             rows = most_precise(a.new_full((len(a),), -torch.inf))
             columns_ = rows.new_full((columns,), -torch.inf)
@@ -140,7 +140,7 @@ class _LogSumExp(torch.autograd.Function):
             for tile in tiles(len(a), len(b), chunk_size, a.device):
                 tile_scores = scores(tile)
                 exps = scores.buffer("exps", tile_scores)
-                _accumulate(tile_scores, exps, rows[tile.rows], columns_[tile.columns], plain=plain)
+                accumulate(tile_scores, exps, rows[tile.rows], columns_[tile.columns], plain=plain)
         ctx.plain = plain
         ctx.save_for_backward(a, b, rows, columns_, *scores.stored_tiles)
         return rows, columns_, scores.of_positives
@@ -159,9 +159,9 @@ class _LogSumExp(torch.autograd.Function):
                 F.pad(columns, (0, remaining_columns), value=-torch.inf),
                 F.pad(of_columns, (0, remaining_columns)),
             )
-            shares = _Shares.of(rows, columns, of_rows, of_columns, a.dtype, plain=ctx.plain)
+            shares = ScoreShares.of(rows, columns, of_rows, of_columns, a.dtype, plain=ctx.plain)
             for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
-                of_scores = shares.of_tile(scores, tile)
+                of_scores = shares.of_tile(scores(tile), tile, scores)
                 if of_a is not None:
                     of_a[tile.rows].addmm_(of_scores, b[tile.columns])
                 if of_b is not None:
@@ -171,7 +171,7 @@ class _LogSumExp(torch.autograd.Function):
         return of_a, of_b, None, None, None, None, None
 
 
-class _Shares(NamedTuple):
+class ScoreShares(NamedTuple):
     """What turns scores into their gradient: ``g_i exp(S_ij - row_i) + g_j exp(S_ij - column_j)``.
 
     One exponential serves both terms, ``exp(S - shift)·(u_i + v_j)``, unless the log-sum-exps lie so far apart that the
@@ -188,7 +188,7 @@ class _Shares(NamedTuple):
     @classmethod
     def of(
         cls, rows: Tensor, columns: Tensor, of_rows: Tensor, of_columns: Tensor, dtype: torch.dtype, *, plain: bool
-    ) -> _Shares:
+    ) -> ScoreShares:
         # A row that has nothing to sum gets nothing: exp(S - inf) = 0.
         rows, columns = (x.where(x > -torch.inf, torch.inf) for x in (rows, columns))
         shift = 0.0 if plain else cls._common_shift(rows, columns)
@@ -214,10 +214,9 @@ class _Shares(NamedTuple):
             return 0.0
         return top if top - lowest < _SAFE_SPREAD else None
 
-    def of_tile(self, scores: ScoreTiles, tile: Tile) -> Tensor:
+    def of_tile(self, tile_scores: Tensor, tile: Tile, memory: ScoreTiles) -> Tensor:
         """The gradient with respect to a tile of scores, in memory that the next tile overwrites."""
-        tile_scores = scores(tile)
-        shifted, weights = scores.buffer("shifted", tile_scores), scores.buffer("weights", tile_scores)
+        shifted, weights = memory.buffer("shifted", tile_scores), memory.buffer("weights", tile_scores)
         of_rows, of_columns = self.of_rows[tile.rows, None], self.of_columns[tile.columns]
         if self.shift is not None:
             exps = torch.exp(tile_scores, out=shifted) if self.plain else shifted_exp(tile_scores, self.shift, shifted)
@@ -227,7 +226,7 @@ class _Shares(NamedTuple):
         return gradient.addcmul_(by_column, of_columns.expand_as(by_column))
 
 
-def _accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor, *, plain: bool) -> None:
+def accumulate(tile_scores: Tensor, out: Tensor, rows: Tensor, columns: Tensor, *, plain: bool) -> None:
     """Adds a tile of scores to the log-sum-exps of its rows, and of those of its columns that are wanted."""
     if plain or tile_scores.device.type == "cpu":
         shift = 0.0 if plain else max(float(tile_scores.amax()), torch.finfo(tile_scores.dtype).min)

@@ -132,7 +132,7 @@ class _SoftplusSums(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):
             scores = ScoreTiles(a, b, exclusion, [])
             for tile in tiles(len(a), len(b), chunk_size, a.device):
-                sums[tile.rows] += F.softplus(_turn(scores(tile).add_(bias), positives, tile)).sum(1)
+                sums[tile.rows] += F.softplus(turn(scores(tile).add_(bias), positives, tile)).sum(1)
         return sums
 
     @staticmethod
@@ -143,10 +143,8 @@ class _SoftplusSums(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):
             scores = ScoreTiles(a, b, ctx.exclusion, [])
             for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
-                of_scores = (
-                    _turn(scores(tile).add_(bias), ctx.positives, tile).sigmoid_().mul_(of_sums[tile.rows, None])
-                )
-                gradients.add(_turn(of_scores, ctx.positives, tile), tile, a, b)
+                of_scores = turn(scores(tile).add_(bias), ctx.positives, tile).sigmoid_().mul_(of_sums[tile.rows, None])
+                gradients.add(turn(of_scores, ctx.positives, tile), tile, a, b)
         return *gradients, None, None, None
 
 
@@ -166,11 +164,11 @@ class _SoftplusSum(torch.autograd.Function):
             scores = ScoreTiles(a, b, exclusion, [])
             total = torch.zeros_like(bias)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
-                tile_scores = _turn(scores(tile).add_(bias), positives, tile)
+                tile_scores = turn(scores(tile).add_(bias), positives, tile)
                 total += F.softplus(tile_scores).sum()
                 if not any(ctx.needs_input_grad[:3]):
                     continue
-                gradients.add(_turn(tile_scores.sigmoid_(), positives, tile), tile, a, b)
+                gradients.add(turn(tile_scores.sigmoid_(), positives, tile), tile, a, b)
         ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
         return total
 
@@ -182,7 +180,7 @@ class _SoftplusSum(torch.autograd.Function):
         return of_a, of_b, of_bias, None, None, None
 
 
-def _turn(values: Tensor, positives: PositivePairs | None, tile: Tile) -> Tensor:
+def turn(values: Tensor, positives: PositivePairs | None, tile: Tile) -> Tensor:
     """Changes the sign of the positive pairs of a tile, in place."""
     if positives is None:
         return values
