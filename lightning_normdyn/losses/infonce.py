@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.factored import Factored
+from lightning_normdyn.core.contrast.positive_pairs import PairSums
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
@@ -246,8 +247,9 @@ class InfoNCE(SoftmaxSettings):
         sweep = loss._sweep(batch.cut(slice(width)), candidates._replace(vectors=vectors), ranks)
 
         def losses(outcome: tuple[Tensor, ...]) -> Tensor:
-            rows, columns, scores = outcome
-            of_pairs = sweep.pair_losses(ScoreSums(rows, columns, scores, sweep.reading))
+            rows, columns, scores, *of_targets = outcome
+            sums = ScoreSums(rows, columns, scores, PairSums(*of_targets), sweep.reading)
+            of_pairs = sweep.pair_losses(sums)
             self._take_metrics(sweep)
             return of_pairs if weight == 1 else weight * of_pairs
 

@@ -23,8 +23,9 @@ from lightning_normdyn.core.contrast.log_sum_exp import (
     ScoreShares,
     accumulate,
 )
+from lightning_normdyn.core.contrast.positive_pairs import PairShares, PairSums, PositivePairs
+from lightning_normdyn.core.contrast.product_tiles import ProductTiles
 from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, Tile, edit_tile, move_positives, tiles
-from lightning_normdyn.core.contrast.softplus_sum import PositivePairs, turn
 from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
@@ -32,7 +33,8 @@ from lightning_normdyn.core.dynamics.geometry import most_precise
 class SoftmaxTerm(NamedTuple):
     """Log-sum-exps, as of :func:`lightning_normdyn.core.contrast.log_sum_exp.log_sum_exp`.
 
-    Its outcome is those of rows ``[n]`` and of columns ``[columns]`` and the scores of the positives ``[n]``.
+    Its outcome is those of rows ``[n]`` and of columns ``[columns]``, the scores of the positives ``[n]``, and sums of
+    the targets' scores, of rows and of columns likewise.
 
     Attributes:
         positives: a column of each row whose score is handed out instead of summed, ``[n]``.
@@ -40,6 +42,7 @@ class SoftmaxTerm(NamedTuple):
         width: how many take part, from the first on; ``None`` for all.
         exclusion: pairs to leave out.
         edits: what else happens to scores before they are summed.
+        targets: pairs whose scores are added up besides.
         row_factors: of its scores, ``[n]``; ``None`` for ones.
         column_factors: likewise, ``[m]``.
         prefix: number of the prefix that it looks at.
@@ -50,6 +53,7 @@ class SoftmaxTerm(NamedTuple):
     width: int | None = None
     exclusion: Exclusion | None = None
     edits: TileEdits | None = None
+    targets: PositivePairs | None = None
     row_factors: Tensor | None = None
     column_factors: Tensor | None = None
     prefix: int = 0
@@ -96,9 +100,9 @@ def shared_sums(
         >>> a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
         >>> places = torch.arange(2)
         >>> softplus = SoftplusTerm(torch.tensor(0.0), PositivePairs(places[:, None]), row_factors=torch.zeros(2))
-        >>> shared_sums(a, b, [SoftmaxTerm(places), softplus])
-        [(tensor([0., 0.], dtype=torch.float64), tensor([], dtype=torch.float64), tensor([2., 0.])), \
-(tensor([1.3863, 1.3863]),)]
+        >>> (rows, _, of_positives, *_), (sums,) = shared_sums(a, b, [SoftmaxTerm(places), softplus])
+        >>> rows, of_positives, sums
+        (tensor([0., 0.], dtype=torch.float64), tensor([2., 0.]), tensor([1.3863, 1.3863]))
     """
     tensors = [x for term in terms for x in _tensors(term)]
     constants = tuple(_constant(term) for term in terms)
@@ -178,7 +182,7 @@ class _TermSweep:
 
 
 class _SoftmaxSweep(_TermSweep):
-    outcomes = 3
+    outcomes = 5
     term: SoftmaxTerm
 
     def begin(self) -> None:
@@ -186,6 +190,7 @@ class _SoftmaxSweep(_TermSweep):
         self.rows = most_precise(self.a.new_full((len(self.a),), -torch.inf))
         self.columns = self.rows.new_full((self.term.columns,), -torch.inf)
         self.of_positives = self.a.new_zeros(len(self.a))
+        self.of_targets = PairSums.zeros(self.term.targets, self.rows, self.columns)
         has_weights = self.term.edits is not None and bool(self.term.edits.weights)
         self.plain = not has_weights and self._has_small_scores()
 
@@ -222,22 +227,29 @@ class _SoftmaxSweep(_TermSweep):
         scores = self._edited(products, tile, reads=True)
         exps = self.memory.buffer("exps", scores)
         accumulate(scores, exps, self.rows[tile.rows], self.columns[tile.columns], plain=self.plain)
+        if self.term.targets is not None:
+            self.of_targets.see(self.term.targets, scores, tile)
 
     def results(self) -> tuple[Tensor, ...]:
         """The outcome, and so what the way back needs."""
-        return self.rows, self.columns, self.of_positives
+        return self.rows, self.columns, self.of_positives, *self.of_targets
 
     def resume(self, plain: bool, results: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Before the first tile on the way back."""
-        self.plain, (self.rows, self.columns, self.of_positives) = plain, results
-        of_rows, of_columns, self.of_pairs = gradients
+        self.plain, (self.rows, self.columns, self.of_positives, *_) = plain, results
+        of_rows, of_columns, self.of_pairs, *of_targets = gradients
         missing = (0, len(self.b) - len(self.columns))
         columns, of_columns = F.pad(self.columns, missing, value=-torch.inf), F.pad(of_columns, missing)
         self._shares = ScoreShares.of(self.rows, columns, of_rows, of_columns, self.a.dtype, plain=plain)
+        self._target_shares = PairShares.of(self.term.targets, of_targets, len(self.b), self.a.dtype)
 
     def of_scores(self, products: Tensor, tile: Tile) -> Tensor:
         """See :class:`_TermSweep`."""
-        return self._shares.of_tile(self._edited(products, tile, reads=False), tile, self.memory)
+        scores = self._edited(products, tile, reads=False)
+        gradient = self._shares.of_tile(scores, tile, self.memory)
+        if self._target_shares is not None:
+            self._target_shares.add(gradient, scores, tile)
+        return gradient
 
     def finish(self, of_a: Tensor | None, of_b: Tensor | None) -> None:
         """Adds the gradient of the positives' scores."""
@@ -273,7 +285,7 @@ class _SoftplusSweep(_TermSweep):
         scores = self.scores(products, tile).add_(self.term.bias)
         if self.term.exclusion is not None:
             scores.masked_fill_(self.term.exclusion.mask(tile.rows, tile.columns), -torch.inf)
-        return turn(scores, self.term.positives, tile)
+        return self.term.positives.turn(scores, tile)
 
     def see(self, products: Tensor, tile: Tile) -> None:
         """Adds a tile up."""
@@ -292,7 +304,7 @@ class _SoftplusSweep(_TermSweep):
         """See :class:`_TermSweep`."""
         shares = self.memory.buffer("shifted", products)
         torch.sigmoid(self._turned(products, tile), out=shares).mul_(self._of_sums[tile.rows, None])
-        gradient = turn(shares, self.term.positives, tile)
+        gradient = self.term.positives.turn(shares, tile)
         if self.of_bias is not None:
             self.of_bias += gradient.sum()
         return gradient
@@ -302,44 +314,6 @@ _SWEEPS: dict[type, type[_SoftmaxSweep] | type[_SoftplusSweep]] = {
     SoftmaxTerm: _SoftmaxSweep,
     SoftplusTerm: _SoftplusSweep,
 }
-
-
-class _Products:
-    """Inner products of every prefix, a tile at a time; the first few tiles are kept, as far as they fit."""
-
-    def __init__(self, a: Tensor, b: Tensor, widths: tuple[int, ...], stored: list[Tensor], room: int) -> None:
-        self.a, self.b, self.stored, self._room = a, b, stored, room
-        self.blocks = [slice(left, right) for left, right in zip((0, *widths[:-1]), widths, strict=True)]
-        self.memory = ScoreTiles(a, b, None, [])
-
-    def __call__(self, tile: Tile) -> Tensor:
-        """``[k, rows, columns]``, not to be written to."""
-        if tile.number < len(self.stored):
-            return self.stored[tile.number]
-        rows, columns = self.a[tile.rows], self.b[tile.columns]
-        shape = len(self.blocks), len(rows), len(columns)
-        size = shape[0] * shape[1] * shape[2]
-        keeps = size <= self._room
-        self._room = self._room - size if keeps else 0
-        products = rows.new_empty(shape) if keeps else self.memory.stack("products", shape)
-        for number, block in enumerate(self.blocks):
-            if number:
-                torch.addmm(products[number - 1], rows[:, block], columns[:, block].T, out=products[number])
-            else:
-                torch.mm(rows[:, block], columns[:, block].T, out=products[0])
-        if keeps:
-            self.stored.append(products)
-        return products
-
-    def add(self, gradients: Tensor, tile: Tile, of_a: Tensor | None, of_b: Tensor | None) -> None:
-        """Adds what the gradients ``[k, rows, columns]`` of a tile's products give the vectors, longest prefix first."""
-        for number, block in reversed(list(enumerate(self.blocks))):
-            if number + 1 < len(self.blocks):  # a block is part of all longer prefixes too
-                gradients[number] += gradients[number + 1]
-            if of_a is not None:
-                of_a[tile.rows, block].addmm_(gradients[number], self.b[tile.columns, block])
-            if of_b is not None:
-                of_b[tile.columns, block].addmm_(gradients[number].T, self.a[tile.rows, block])
 
 
 class _SharedSums(torch.autograd.Function):
@@ -353,8 +327,9 @@ class _SharedSums(torch.autograd.Function):
         chunk_size: int | None,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
+        del tensors  # which the terms have too, without their graphs
         with torch.autocast(a.device.type, enabled=False):
-            products = _Products(a, b, widths, [], STORED_SCORES if any(ctx.needs_input_grad) else 0)
+            products = ProductTiles(a, b, widths, [], STORED_SCORES if any(ctx.needs_input_grad) else 0)
             sweeps = [_SWEEPS[type(term)](term, a, b, widths[term.prefix], products.memory) for term in terms]
             for sweep in sweeps:
                 sweep.begin()
@@ -375,7 +350,7 @@ class _SharedSums(torch.autograd.Function):
         a, b, *saved = ctx.saved_tensors
         results = saved[: len(gradients)]
         with torch.autocast(a.device.type, enabled=False):
-            products = _Products(a, b, ctx.widths, saved[len(gradients) :], 0)
+            products = ProductTiles(a, b, ctx.widths, saved[len(gradients) :], 0)
             of_a, of_b = (
                 torch.zeros_like(x) if wants else None for x, wants in zip((a, b), ctx.needs_input_grad, strict=False)
             )

@@ -10,19 +10,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
+from lightning_normdyn.core.contrast.positive_pairs import PositivePairs as PositivePairs
 from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, Tile, tiles
-
-
-class PositivePairs(NamedTuple):
-    """Which pairs are positive.
-
-    Attributes:
-        columns: those of each row, ``[n, k]``, each once; -1 is none.
-        keys: a key of the rows ``[n]`` and of the columns ``[m]``; pairs that agree in it are positive too.
-    """
-
-    columns: Tensor
-    keys: tuple[Tensor, Tensor] | None = None
 
 
 def softplus_sum(
@@ -132,7 +121,7 @@ class _SoftplusSums(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):
             scores = ScoreTiles(a, b, exclusion, [])
             for tile in tiles(len(a), len(b), chunk_size, a.device):
-                sums[tile.rows] += F.softplus(turn(scores(tile).add_(bias), positives, tile)).sum(1)
+                sums[tile.rows] += F.softplus(_turn(scores(tile).add_(bias), positives, tile)).sum(1)
         return sums
 
     @staticmethod
@@ -143,8 +132,10 @@ class _SoftplusSums(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):
             scores = ScoreTiles(a, b, ctx.exclusion, [])
             for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
-                of_scores = turn(scores(tile).add_(bias), ctx.positives, tile).sigmoid_().mul_(of_sums[tile.rows, None])
-                gradients.add(turn(of_scores, ctx.positives, tile), tile, a, b)
+                of_scores = (
+                    _turn(scores(tile).add_(bias), ctx.positives, tile).sigmoid_().mul_(of_sums[tile.rows, None])
+                )
+                gradients.add(_turn(of_scores, ctx.positives, tile), tile, a, b)
         return *gradients, None, None, None
 
 
@@ -164,11 +155,11 @@ class _SoftplusSum(torch.autograd.Function):
             scores = ScoreTiles(a, b, exclusion, [])
             total = torch.zeros_like(bias)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
-                tile_scores = turn(scores(tile).add_(bias), positives, tile)
+                tile_scores = _turn(scores(tile).add_(bias), positives, tile)
                 total += F.softplus(tile_scores).sum()
                 if not any(ctx.needs_input_grad[:3]):
                     continue
-                gradients.add(turn(tile_scores.sigmoid_(), positives, tile), tile, a, b)
+                gradients.add(_turn(tile_scores.sigmoid_(), positives, tile), tile, a, b)
         ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
         return total
 
@@ -180,17 +171,6 @@ class _SoftplusSum(torch.autograd.Function):
         return of_a, of_b, of_bias, None, None, None
 
 
-def turn(values: Tensor, positives: PositivePairs | None, tile: Tile) -> Tensor:
+def _turn(values: Tensor, positives: PositivePairs | None, tile: Tile) -> Tensor:
     """Changes the sign of the positive pairs of a tile, in place."""
-    if positives is None:
-        return values
-    for places in (positives.columns[tile.rows] - tile.columns.start).unbind(1):
-        inside = (places >= 0) & (places < values.shape[1])
-        within = places.clamp(0, values.shape[1] - 1)[:, None]
-        place_values = values.gather(1, within)
-        values.scatter_(1, within, torch.where(inside[:, None], -place_values, place_values))
-    if positives.keys is not None:
-        row_keys, column_keys = positives.keys
-        is_positive = row_keys[tile.rows, None] == column_keys[tile.columns]
-        values.copy_(torch.where(is_positive, -values, values))
-    return values
+    return values if positives is None else positives.turn(values, tile)
