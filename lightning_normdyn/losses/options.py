@@ -21,7 +21,9 @@ else:
             return Any
 
 
-MixinLoss = Literal["infonce", "sigmoid", "maxsim", "distill_kl", "margin_mse", "graded", "cosent"]
+MixinLoss = Literal[
+    "infonce", "sigmoid", "maxsim", "full_softmax", "supcon", "distill_kl", "margin_mse", "graded", "cosent"
+]
 StartTemperature = float | Literal["auto"]
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]

@@ -13,7 +13,13 @@ from torch import nn
 
 import lightning_normdyn as normdyn
 from lightning_normdyn import core, levers, losses, metrics, retrieval
-from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMonitor, NormDynamics, NormTrajectoryMonitor
+from lightning_normdyn.callbacks import (
+    EquilibriumFitMonitor,
+    GradientSplitMonitor,
+    HardNegativeMining,
+    NormDynamics,
+    NormTrajectoryMonitor,
+)
 from lightning_normdyn.datasets import GradedPairs, Interactions, Judgements, KnowledgeGraph, LabelledTexts, Texts
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.instruments import NormObserver
@@ -720,8 +726,65 @@ def _retrieval() -> Iterator[BadCall]:
     )
 
 
+MINING = {
+    "range_min": [-1, 1.5, "2"],
+    "range_max": [0, 1.5, "9"],
+    "max_score": [NAN, "0.8"],
+    "min_score": [NAN, INF],
+    "absolute_margin": [-0.1, NAN, "0.1"],
+    "relative_margin": [-0.1, INF, True],
+    "sampling_strategy": ["tpo", None, 3],
+    "seed": [-1, "a"],
+}
+
+
+def _mining() -> Iterator[BadCall]:
+    kind = "retrieval: mining"
+    search = {"queries": Q, "documents": D, "positives": [0] * len(Q)}
+    yield from each(
+        kind,
+        retrieval.mine_hard_negatives,
+        search,
+        queries=[Q[0], Q[:, :2], None, QN, [1.0]],
+        documents=[D[0], None, torch.full_like(D, NAN), [D], iter([D])],
+        positives=[None, 3, "abc", [0], [99] * len(Q), torch.ones(len(Q)), [[0], ["a"], [0], [0]]],
+        num_negatives=NOT_COUNT,
+        normalization=["cos", 3],
+        alpha=[NAN, "1"],
+        document_ids=[3, [1], [[1]] * len(D), "abc"],
+        excluded_pairs=[3, (torch.arange(2),), (torch.tensor([9]), torch.tensor([0]))],
+        chunk_size=NOT_COUNT,
+        **MINING,
+    )
+    yield from each(
+        kind,
+        retrieval.MiningSource,
+        {"queries": ["a", "b"], "documents": ["c", "d", "e"], "positives": [0, 1]},
+        queries=[3, [], "ab"],
+        documents=[None, 3],
+        positives=[None, [0], [7, 0]],
+        num_negatives=[0, 1.5, "2", 9],
+        query_ids=[3, ["a"], ["a", "a"]],
+        document_ids=[["a"], [1, 2, 3]],
+        collate=[3, "list"],
+        excluded_pairs=[3, (torch.tensor([9]), torch.tensor([0]))],
+    )
+
+
 def _callbacks() -> Iterator[BadCall]:
     kind = "callbacks"
+    yield from each(
+        kind,
+        HardNegativeMining,
+        {},
+        every_n_steps=NOT_COUNT,
+        start_step=[-1, 1.5],
+        source=[3, "data"],
+        batch_size=NOT_COUNT,
+        normalization=["cos", 3],
+        save=NOT_FLAG,
+        **MINING,
+    )
     shared = {
         "every_n_steps": NOT_COUNT,
         "targets": ["", [], 3, [3], None],
@@ -813,5 +876,5 @@ def _files() -> Iterator[BadCall]:
     yield from each(kind, normdyn.write_report, None, log_dir=["absent", 3, None])
 
 
-GENERATORS = (_losses, _metrics, _core, _levers, _retrieval, _callbacks, _files)
+GENERATORS = (_losses, _metrics, _core, _levers, _retrieval, _mining, _callbacks, _files)
 CALLS = [*chain.from_iterable(generator() for generator in GENERATORS), *STATISTIC_CALLS, *RECORD_CALLS, *TASK_CALLS]

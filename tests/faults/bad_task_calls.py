@@ -153,6 +153,7 @@ def _data() -> Iterator[BadCall]:
         validation_share=NOT_SHARE,
         bm25=NOT_FLAG,
         hard_negatives=NOT_NATURAL,
+        hard_negatives_from=[3, None, "", "mining"],
         triples=[3, "a.tsv"],
         **source,
     )
