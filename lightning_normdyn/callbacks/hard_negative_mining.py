@@ -16,7 +16,6 @@ from lightning_normdyn.caution import caution
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.datasets import MalformedFileError
-from lightning_normdyn.datasets.formats.hard_negatives import negatives_by_query, write_hard_negatives
 from lightning_normdyn.losses.similarity import Normalization, check_normalization
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
@@ -253,6 +252,8 @@ class HardNegativeMining(Callback):
         """Where the first rank wrote it; the training goes on where it cannot."""
         if not trainer.is_global_zero or self._source is None:
             return None
+        from lightning_normdyn.datasets.formats.hard_negatives import write_hard_negatives  # loads pyarrow
+
         folder = log_folder(trainer).rstrip("/")
         file = f"{folder if '://' in folder else Path(folder).absolute()}/{_FOLDER}/step-{step:06d}.jsonl"
         try:
@@ -264,6 +265,8 @@ class HardNegativeMining(Callback):
 
     def _read(self, trainer: Trainer) -> bool:
         """Fills the table with what was saved, if every rank can read it."""
+        from lightning_normdyn.datasets.formats.hard_negatives import negatives_by_query  # loads pyarrow
+
         source, shares = self._source, RankShares(trainer)
         assert source is not None
         places = ({id: place for place, id in enumerate(ids)} for ids in (source.query_ids, source.document_ids))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.formats.hard_negatives import MinedRow
+from lightning_normdyn.datasets.records import MinedRow
 from lightning_normdyn.retrieval.mining.options import MiningOptions
 from lightning_normdyn.retrieval.mining.positives import PositivePairs
 

@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_callable, check_sequence, check_texts
-from lightning_normdyn.datasets.formats.hard_negatives import MinedRow
+from lightning_normdyn.datasets.records import MinedRow
 from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
 from lightning_normdyn.retrieval.mining.positives import PositivePairs, Positives, first_of_equals
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
