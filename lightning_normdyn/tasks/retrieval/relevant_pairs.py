@@ -108,8 +108,9 @@ class RelevantPairs:
     def _ranked_by_words(self, number: int) -> Tensor:
         """The best documents by BM25, ``[queries, number]``; -1 where a query shares words with too few."""
         assert self.source is not None
-        excluded_pairs = tuple(self.source.positives)
-        ranked = BM25(self.texts.documents.texts).rank(self.source.queries, number, excluded_pairs=excluded_pairs)
+        ranked = BM25(self.texts.documents.texts).rank(
+            self.source.queries, number, excluded_pairs=(self.source.positives.queries, self.source.positives.documents)
+        )
         return torch.nn.functional.pad(ranked, (0, number - ranked.shape[1]), value=-1)
 
 
