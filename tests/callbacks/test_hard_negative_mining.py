@@ -100,7 +100,7 @@ def test_each_mining_is_saved_by_the_ids_of_the_source(fit, tmp_path):
     for row in rows:
         assert list(row.negatives) == [f"d{place}" for place in expected.indices[int(row.query[1:])].tolist()]
         assert list(row.scores[1:]) == pytest.approx(expected.scores[int(row.query[1:])].tolist(), abs=1e-6)
-    assert mining.mined is not None
+    assert mining.hard_negatives is not None
     assert model.seen[0][1][0] == []  # before the first mining
 
 
@@ -172,7 +172,7 @@ def test_learnt_exponents_and_named_normalizations_rank(fit):
         mining = HardNegativeMining(every_n_steps=50, normalization=normalization)
         with pytest.warns() if "learnable" in expected["normalization"] else contextlib.nullcontext():
             fit(model, None, mining, snapshots, max_steps=1, max_epochs=-1)
-        assert torch.equal(mining.mined.indices, snapshots.expected[0].indices)
+        assert torch.equal(mining.hard_negatives.indices, snapshots.expected[0].indices)
 
 
 class Scale(pl.Callback):

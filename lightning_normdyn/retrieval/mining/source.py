@@ -167,9 +167,9 @@ class MiningSource:
         is_forbidden = torch.isin(keys, self._forbidden.queries * count + self._forbidden.documents)
         return indices.masked_fill(is_forbidden | (indices < 0), -1)
 
-    def rows(self, mined: HardNegatives) -> Iterator[MinedRow]:
+    def rows(self, hard_negatives: HardNegatives) -> Iterator[MinedRow]:
         """Rows of ids to be written, a pair of query and positive each."""
-        return mined.rows(self.query_ids, self.document_ids)
+        return hard_negatives.rows(self.query_ids, self.document_ids)
 
     def indices_of(self, negatives: Mapping[int, Sequence[int]]) -> Tensor:
         """Negatives that were read from a file as a table ``[queries, num_negatives]``; -1 where there are too few.
