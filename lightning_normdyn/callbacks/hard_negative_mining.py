@@ -172,7 +172,8 @@ class HardNegativeMining(Callback):
         self._file = self._write(trainer, hard_negatives, step) if self.save and not _is_trial(trainer) else None
         if len(hard_negatives.lacking) and not self._has_warned:
             self._has_warned = True
-            _say(f"HardNegativeMining: {hard_negatives.shortage()}; what is missing is drawn from all documents")
+            fewer = "ask for fewer (hard_negatives of RetrievalData, num_negatives of a MiningSource)"
+            _say(f"HardNegativeMining: {hard_negatives.shortage(fewer)}; what is missing is drawn from all documents")
         scores = {name: column["mean"] for name, column in hard_negatives.statistics().items()}
         readings = {
             "false_negative_share": hard_negatives.false_negative_share,

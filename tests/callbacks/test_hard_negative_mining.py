@@ -86,6 +86,17 @@ def test_workers_train_with_negatives_from_the_first_batch_on(fit, workers):
     assert all(negatives[0] for _, negatives in model.seen)
 
 
+def test_workers_see_what_is_mined_in_the_midst_of_their_epoch(fit):
+    model, snapshots = towers(workers=1, batch_size=1), Snapshots()
+    fit(model, None, HardNegativeMining(every_n_steps=3, relative_margin=None), snapshots, max_steps=24, max_epochs=-1)
+    lagging = []
+    for step, (queries, negatives) in enumerate(model.seen[12:], 12):
+        recent = [snapshots.tables[earlier][queries].tolist() for earlier in range(step - 6, step + 1)]
+        assert negatives in recent
+        lagging.append(negatives == snapshots.tables[0][queries].tolist())
+    assert not all(lagging)
+
+
 def test_each_mining_is_saved_by_the_ids_of_the_source(fit, tmp_path):
     mining = HardNegativeMining(every_n_steps=4, start_step=2, relative_margin=None)
     model, snapshots = towers(), Snapshots()

@@ -177,11 +177,13 @@ class MiningSource:
         Args:
             negatives: of a query's position those of its documents, closest first.
         """
-        indices = torch.full_like(self.negatives.indices, -1)
+        width = max([self.negatives.num_negatives, *map(len, negatives.values())])
+        indices = torch.full((len(self.queries), width), -1)
         for query, places in negatives.items():
-            row = torch.tensor(places[: indices.shape[1]], dtype=torch.int64)
-            indices[query, : len(row)] = row
-        return indices
+            indices[query, : len(places)] = torch.tensor(places, dtype=torch.int64)
+        indices = self.allowed(indices)
+        order = (indices < 0).sort(dim=1, stable=True).indices
+        return indices.gather(1, order)[:, : self.negatives.num_negatives]
 
     def _forbidden_pairs(self) -> PositivePairs:
         """Pairs that are no negatives, the document being the first of its copies; by query."""

@@ -61,7 +61,7 @@ class RelevantPairs:
             {id: place for place, id in enumerate(ids)} for ids in (self.source.query_ids, texts.documents.ids)
         )
         indices = self.source.indices_of(negatives_by_query(hard_negatives_from, query_places, document_places))
-        drawn = self.source.update(self.source.allowed(indices))
+        drawn = self.source.update(indices)
         if drawn:
             warnings.warn(
                 f"{hard_negatives_from}: {drawn} of {len(indices)} queries have fewer than {hard_negatives} hard "
