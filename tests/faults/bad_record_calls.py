@@ -24,6 +24,7 @@ from lightning_normdyn.datasets import (
     KnowledgeGraph,
     LabelledImages,
     LabelledTexts,
+    MinedRow,
     Problems,
     Texts,
     formats,
@@ -179,7 +180,7 @@ def _readers() -> Iterator[BadCall]:
     shard = str(_shard())
     yield from each(kind, formats.read_web_dataset, {"shards": shard}, limit=NOT_COUNT, json_field=["", 3])
     yield from each(kind, formats.WebDataset, {"shards": shard}, rank=[-1, 1, "0"], ranks=[0, -1, "1"], seed=[-1, "a"])
-    row = formats.MinedRow("q", "d", ("e",), (0.5, 0.4))
+    row = MinedRow("q", "d", ("e",), (0.5, 0.4))
     yield from each(kind, formats.write_hard_negatives, {"rows": [row]}, file=[3, None, "a.tsv", "nosuch://b/a.jsonl"])
     yield from each(
         kind,

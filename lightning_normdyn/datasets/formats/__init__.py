@@ -37,7 +37,6 @@ from lightning_normdyn.datasets.formats.beir_hub import read_judged_texts
 from lightning_normdyn.datasets.formats.bright import read_bright
 from lightning_normdyn.datasets.formats.cifar10h import read_cifar10, read_cifar10h
 from lightning_normdyn.datasets.formats.hard_negatives import (
-    MinedRow,
     read_hard_negatives,
     write_hard_negative_texts,
     write_hard_negatives,
@@ -55,7 +54,6 @@ from lightning_normdyn.datasets.formats.web_dataset import CaptionedImage, WebDa
 
 __all__ = [
     "CaptionedImage",
-    "MinedRow",
     "MsMarcoTriples",
     "TextTriple",
     "WebDataset",
