@@ -204,6 +204,9 @@ class InfoNCE(SoftmaxSettings):
                 chunk_size=self.chunk_size,
             )
         losses = []
+        # Wide before they are cut, or the gradients of prefixes would be added up in half precision.
+        wide = at_least_float32(batch.queries), at_least_float32(batch.hard_negatives)
+        batch = batch._replace(queries=wide[0], hard_negatives=wide[1])
         for number, weight in enumerate(self.prefixes.weights):
             part, cut = self._of_prefix(self.prefixes, number), slice(self.prefixes.widths[number])
             vectors = part.similarity.rescale_documents(candidates.vectors[:, cut])
