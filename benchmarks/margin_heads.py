@@ -125,7 +125,7 @@ def tabulate(report: dict[str, Any]) -> str:
         f"{hardware['cpu']}, {hardware['cores']} cores, load {report['load']['start']} at the start and "
         f"{report['load']['end']} at the end; Python {hardware['python']}, torch {hardware['torch']}. Forward and "
         "backward of the head alone over all classes, float32, scale 64; both sides take turns in one process, "
-        f"{report['rounds']} rounds. Processor time; ratios are medians of rounds, in brackets least and largest. Peak: "
+        f"{report['rounds']} rounds. Processor time; ratios are medians of rounds, in brackets the range. Peak: "
         "resident memory above that before the step, gradients included. Deviation: of the gradients from those of the "
         "plain side, whose cosine is float32. Aim: at most 1.1 of the time.",
         "",

@@ -72,8 +72,8 @@ class ArcFace(MarginHead):
     """The angle to the own class counts more by a margin: ``f(cos a) = cos(a + m)`` (arXiv 1801.07698).
 
     Where ``a + m`` is beyond a half turn the cosine would rise again; there it is ``cos a - m sin m``, as PyTorch
-    Metric Learning and others have it. The gradient is that of the formula; insightface's program takes the margin for a
-    constant to it.
+    Metric Learning and others have it. The gradient is that of the formula; insightface's program takes the margin for
+    a constant to it.
 
     Args:
         num_classes: see :class:`MarginHead`.
