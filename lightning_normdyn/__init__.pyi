@@ -18,6 +18,7 @@ from . import (
 from .callbacks import (
     EquilibriumFitMonitor as EquilibriumFitMonitor,
     GradientSplitMonitor as GradientSplitMonitor,
+    HardNegativeMining as HardNegativeMining,
     NormDynamics as NormDynamics,
     NormTrajectoryMonitor as NormTrajectoryMonitor,
 )
@@ -73,6 +74,7 @@ from .retrieval import (
     calibrate as calibrate,
     confound_report as confound_report,
     export_vectors as export_vectors,
+    mine_hard_negatives as mine_hard_negatives,
     norm_aware_top_k as norm_aware_top_k,
     sweep_alpha as sweep_alpha,
 )

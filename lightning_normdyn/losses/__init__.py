@@ -18,6 +18,7 @@ from lightning_normdyn.losses.mixin import (
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.similarity import NormalizedSimilarity
 from lightning_normdyn.losses.soft_targets import GradedContrastive
+from lightning_normdyn.losses.summed import SummedLoss
 from lightning_normdyn.losses.sup_con import SupCon
 from lightning_normdyn.losses.verification import verify_loss
 
@@ -42,6 +43,7 @@ __all__ = [
     "NormalizedSimilarity",
     "QNormMixin",
     "SigmoidContrastive",
+    "SummedLoss",
     "SupCon",
     "cached_loss",
     "verify_loss",

@@ -137,6 +137,11 @@ class ContrastiveLoss(nn.Module):
         return ranks
 
     @property
+    def summands(self) -> list[ContrastiveLoss]:
+        """The losses that it is the sum of: itself."""
+        return [self]
+
+    @property
     def temperature(self) -> Tensor:
         """What scores are divided by, no dimension; carries gradient if it is learnt."""
         return self.scaling.scale.reciprocal()

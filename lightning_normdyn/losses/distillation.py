@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.target_scores import EmbeddingTargets, MatrixTargets, TargetScores
 from lightning_normdyn.core.contrast.tile_edits import Tile
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.core.number_checks import check_flag, check_positive
+from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.core.object_checks import check_choice
 from lightning_normdyn.losses.batch import Batch, PairOptions
 from lightning_normdyn.losses.gather import Ranks
@@ -24,7 +24,7 @@ from lightning_normdyn.losses.options import (
 )
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.soft_targets import Directions
-from lightning_normdyn.losses.teacher import Lists, Teacher, TeacherOptions, list_scores
+from lightning_normdyn.losses.teacher import Lists, Teacher, TeacherOptions, check_teacher_options, list_scores
 from lightning_normdyn.losses.uncompiled import uncompiled
 
 _IDLE = ("labels", "positives", "query_guides", "document_guides", "hard_negative_guides")
@@ -60,8 +60,7 @@ class TeacherLoss(InBatchLoss):
         **options: Unpack[SoftmaxOptions],
     ) -> None:
         super().__init__(normalization=normalization, **options)
-        check_positive(teacher_temperature=teacher_temperature, hint="1 suits the scores of a cross-encoder")
-        check_choice(get_args(TeacherNormalization), teacher_normalization=teacher_normalization)
+        check_teacher_options(teacher_temperature=teacher_temperature, teacher_normalization=teacher_normalization)
         check_flag(with_metrics=with_metrics)
         self.teacher_temperature, self.teacher_normalization = float(teacher_temperature), teacher_normalization
         self.with_metrics = with_metrics
@@ -229,7 +228,9 @@ class DistillKLDiv(TeacherLoss):
             return self._listed(batch, candidates, ranks)
         reading = _TopCandidates(len(batch.queries), batch.queries.device) if self.with_metrics else None
         targets = self._targets(batch, candidates, ranks)
-        of_batch = self.directions.streamed(self, batch, candidates, ranks, targets, reading)
+        of_batch = self.directions.streamed(
+            self, batch, candidates, ranks, targets, with_entropies=self.with_metrics, reading=reading
+        )
         rows = of_batch.rows
         if self.directions.from_queries:
             # A query that the teacher gave nothing, which _refuse_infinite_targets names.

@@ -17,6 +17,7 @@ from lightning_normdyn.losses.batch import Batch, PairOptions, check_finite
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Rows, Trait
 from lightning_normdyn.losses.options import Unpack
+from lightning_normdyn.losses.shared_parts import SharedPart
 from lightning_normdyn.losses.uncompiled import uncompiled
 
 _SAMPLE = 64  # queries, to see how much ids exclude
@@ -132,28 +133,55 @@ class InBatchLoss(ContrastiveLoss, ABC):
         """The same without showing the embeddings to anybody."""
         batch = self._batch(queries, documents, options)
         self.check_reducible(batch.weights, batch.temperatures)
-        if self.training:
-            self.scaling.hold_in_training()
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, documents)
-            self.settle_temperature(queries, documents[: len(queries)], ranks)
+            self.settle(queries, documents[: len(queries)], ranks)
             candidates = self._candidates(batch, ranks)
             wide = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
             losses = self._losses(batch, candidates, ranks)
             loss = self.reduce(losses, wide, batch.weights, candidates.positives, ranks)
+        self._check_outcome(loss, batch, candidates)
+        self._conclude(batch, candidates, ranks)
+        return loss
+
+    def factor(self, batch: Batch) -> float | Tensor:
+        """One over the temperature, or over that of each query, ``[n]``."""
+        return self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
+
+    def settle(self, queries: Tensor, documents: Tensor, ranks: Ranks) -> None:
+        """Finds the temperature where it is to be found, and holds a learnt one within its bound."""
+        if self.training:
+            self.scaling.hold_in_training()
+        self.settle_temperature(queries, documents, ranks)
+
+    def _check_outcome(self, loss: Tensor, batch: Batch, candidates: Candidates) -> None:
+        """Refuses a loss that is no number, and warns of ids that leave few negatives."""
         if self.check_finite and not bool(loss.isfinite().all()):
-            sides = {"queries": queries, "documents": documents, "hard_negatives": batch.hard_negatives}
+            sides = {"queries": batch.queries, "documents": batch.documents, "hard_negatives": batch.hard_negatives}
             check_finite(**{name: side for name, side in sides.items() if len(side)})
             self._refuse_infinite_targets(batch)
-            largest = [float(side.detach().abs().max()) for side in (queries, documents)]
+            largest = [float(side.detach().abs().max()) for side in (batch.queries, batch.documents)]
             raise ValueError(
                 f"queries: scores leave {loss.dtype}, with entries up to {largest[0]:.3g} and {largest[1]:.3g} in "
                 "documents; normalise a side, or look at the encoder"
             )
         if candidates.keys and not self._has_warned_of_ids:
             self._warn_of_ids(batch, candidates)
-        self._conclude(batch, candidates, ranks)
-        return loss
+
+    def reason_apart(self, batch: Batch) -> str | None:
+        """Why this loss cannot share the inner products of a batch with another; ``None`` if it can."""
+        del batch
+        return f"a {type(self).__name__} makes sweeps of its own"
+
+    def parts(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> list[SharedPart]:
+        """What a shared sweep is to sum up; this loss is the sum of the parts' losses.
+
+        Args:
+            batch: this rank's.
+            candidates: everybody's, as they came.
+            ranks: all of them.
+        """
+        raise NotImplementedError
 
     def _warn_of_ids(self, batch: Batch, candidates: Candidates) -> None:
         """Says so, once, if ids exclude more than half of the negatives: of the first queries, as a sample."""

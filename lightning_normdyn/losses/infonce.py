@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.factored import Factored
+from lightning_normdyn.core.contrast.positive_pairs import PairSums
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
@@ -20,9 +21,10 @@ from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.prefixes import Prefixes
 from lightning_normdyn.losses.queue import DocumentQueue
+from lightning_normdyn.losses.shared_parts import NO_INNER_PRODUCT, SharedPart, shared_losses
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.softmax_settings import SoftmaxSettings
-from lightning_normdyn.losses.softmax_sweeps import SoftmaxSweep
+from lightning_normdyn.losses.softmax_sweeps import ScoreSums, SoftmaxSweep
 from lightning_normdyn.losses.softmax_terms import SoftmaxTerms
 
 
@@ -203,6 +205,9 @@ class InfoNCE(SoftmaxSettings):
                 exclusion=excluded_pairs(batch, candidates),
                 chunk_size=self.chunk_size,
             )
+        if self.reason_apart(batch) is None:
+            parts = self.parts(batch, candidates, ranks)
+            return torch.stack(shared_losses(batch.queries, candidates.vectors, parts, self.chunk_size)).sum(0)
         losses = []
         # Wide before they are cut, or the gradients of prefixes would be added up in half precision.
         wide = at_least_float32(batch.queries), at_least_float32(batch.hard_negatives)
@@ -213,6 +218,45 @@ class InfoNCE(SoftmaxSettings):
             losses.append(weight * part._losses_of(batch.cut(cut), candidates._replace(vectors=vectors), ranks))
             self._metrics = part._metrics
         return torch.stack(losses).sum(0)
+
+    def reason_apart(self, batch: Batch) -> str | None:
+        """See :meth:`InBatchLoss.reason_apart`."""
+        both = self.from_queries and self.from_documents
+        reasons = {
+            "its queue holds documents that no other loss has": self.queue is not None,
+            "shared_hard_negatives=False gives each query candidates of its own": not self.shared_hard_negatives,
+            "fused kernels make sweeps of their own": self._is_fused(batch),
+            "each direction judges negatives by a positive of its own": both and self.judges_by_sides(batch),
+            NO_INNER_PRODUCT: not self.similarity.has_directions,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    def parts(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> list[SharedPart]:
+        """See :meth:`InBatchLoss.parts`: one, or one for each prefix."""
+        self._check_pairs(batch)
+        if self.prefixes is None:
+            return [self._part(self, 1.0, batch, candidates, ranks)]
+        self.prefixes.check_width(batch.queries, self.similarity)
+        parts = [
+            self._part(self._of_prefix(self.prefixes, number), weight, batch, candidates, ranks)
+            for number, weight in enumerate(self.prefixes.weights)
+        ]
+        return [part._replace(factor=parts[0].factor) for part in parts]
+
+    def _part(self, loss: InfoNCE, weight: float, batch: Batch, candidates: Candidates, ranks: Ranks) -> SharedPart:
+        """The loss of a prefix, or this one."""
+        width = loss._width or batch.queries.shape[1]
+        vectors = loss.similarity.rescale_documents(candidates.vectors[:, :width])
+        sweep = loss._sweep(batch.cut(slice(width)), candidates._replace(vectors=vectors), ranks)
+
+        def losses(outcome: tuple[Tensor, ...]) -> Tensor:
+            rows, columns, scores, *of_targets = outcome
+            sums = ScoreSums(rows, columns, scores, PairSums(*of_targets), sweep.reading)
+            of_pairs = sweep.pair_losses(sums)
+            self._take_metrics(sweep)
+            return of_pairs if weight == 1 else weight * of_pairs
+
+        return SharedPart(loss.similarity, sweep.factor, width, sweep.term, losses)
 
     def _rescaled(self, batch: Batch, groups: Sequence[Rows], ranks: Ranks) -> Tensor:
         """Of all ranks; as they came where they are yet to be cut into prefixes."""
@@ -236,21 +280,19 @@ class InfoNCE(SoftmaxSettings):
         return part
 
     def _losses_of(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        if batch.has_several_positives:
-            self._refuse_several()
-        if len(batch.hard_negatives) and not self.from_queries:
-            raise ValueError(
-                "hard_negatives: where documents pick queries they have no part; choose symmetric=True or "
-                "direction='query_to_document'"
-            )
+        self._check_pairs(batch)
         if candidates.factored_vectors is not None:
             return self._fused(batch, ranks, candidates, candidates.factored_vectors)
         sweep = self._sweep(batch, candidates, ranks)
         losses = sweep.losses()
+        self._take_metrics(sweep)
+        return losses
+
+    def _take_metrics(self, sweep: SoftmaxSweep) -> None:
+        """What a sweep has read."""
         if self.with_metrics:
             assert sweep.reading is not None
-            self._metrics = sweep.reading.values(candidates.positives, ranks)
-        return losses
+            self._metrics = sweep.reading.values(sweep.candidates.positives, sweep.ranks)
 
     def _sweep(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> SoftmaxSweep:
         """The batch as it is scored."""

@@ -13,6 +13,7 @@ from lightning_normdyn.caution import caution
 from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.chunked_encoder import Encode
+from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.learnt import average_gradients
@@ -26,6 +27,7 @@ from lightning_normdyn.losses.options import (
     Unpack,
 )
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.losses.teacher import check_teacher_options
 from lightning_normdyn.nearest_word import nearest
 
 _LEAST_REACH = 0.05
@@ -48,8 +50,8 @@ class ContrastiveMixin:
             def training_step(self, batch):
                 return self.contrastive_loss(self.encoder(batch["query"]), self.encoder(batch["document"]))
 
-    The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, another; its learnt
-    temperature and exponents belong to the module's parameters, and are logged as
+    The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, another, or by several words a
+    :class:`SummedLoss`; its learnt temperature and exponents belong to the module's parameters, and are logged as
     ``normdyn/contrast/<name>``, as are its metrics if it keeps them (``with_metrics``).
     ``self.contrast.parameter_group(lr=1e-2)`` is their own group for an optimizer.
     The callbacks see queries and documents as the targets ``queries`` and ``documents``. Under Lightning's
@@ -66,6 +68,8 @@ class ContrastiveMixin:
             :class:`SupCon`, whose call is ``self.contrastive_loss(embeddings, labels)``;
             ``"distill_kl"`` for :class:`DistillKLDiv`, ``"margin_mse"`` for :class:`MarginMSE`, ``"graded"`` for
             :class:`GradedContrastive` and ``"cosent"`` for :class:`CoSENT`, each with what it takes of the options.
+            Several words, as in ``["infonce", "sigmoid"]`` or with weights ``{"infonce": 1.0, "sigmoid": 0.2}``, for
+            their :class:`SummedLoss`, each with the options that it knows.
         teacher_temperature: of the losses that have a teacher.
         teacher_normalization: likewise.
         candidates: of ``"distill_kl"``.
@@ -96,7 +100,7 @@ class ContrastiveMixin:
         self,
         *args: Any,
         normalization: Normalization | None = None,
-        loss: MixinLoss = "infonce",
+        loss: MixinLoss | list[MixinLoss] | dict[str, float] = "infonce",
         teacher_temperature: float = 1.0,
         teacher_normalization: TeacherNormalization = "cosine",
         candidates: DistillationCandidates = "listed",
@@ -110,6 +114,11 @@ class ContrastiveMixin:
         options = loss_options  # under one name: jsonargparse follows ``**options`` into both calls
         infonce = InfoNCE(
             normalization=self.default_normalization if normalization is None else normalization, **options
+        )
+        check_teacher_options(
+            teacher_temperature=teacher_temperature,
+            teacher_normalization=teacher_normalization,
+            candidates=candidates,
         )
         of_teacher = {
             "teacher_temperature": teacher_temperature,
@@ -185,8 +194,12 @@ class ContrastiveMixin:
         """Refuses a loss that was set afterwards and lacks what the constructor was given, as by a config."""
         if self.contrast.has_options_of_mixin or not self._given_options:
             return
-        contrast, name = self.contrast, type(self.contrast).__name__
-        values = options_of(contrast)
+        for contrast in self.contrast.summands:
+            self._check_options_of(contrast)
+        self.contrast.has_options_of_mixin = True
+
+    def _check_options_of(self, contrast: ContrastiveLoss) -> None:
+        name, values = type(contrast).__name__, options_of(contrast)
         for option, value in self._given_options.items():
             if option in values and values[option] != value:
                 raise ValueError(
@@ -198,7 +211,6 @@ class ContrastiveMixin:
                     f"{option}: {value!r} was given to the module, and self.contrast was set to a {name}, which knows "
                     "no such option; leave one of them out"
                 )
-        contrast.has_options_of_mixin = True
 
     def _train_as_one(self, optimizers: Sequence[Optimizer]) -> None:
         """Lets all ranks train what the loss learns as one, where FSDP2 may hold it or not."""
@@ -209,7 +221,11 @@ class ContrastiveMixin:
         local_parameters = [p for p in loss_parameters if not is_sharded(p)]
         self._mesh_handles = average_gradients(local_parameters, self.contrast.rank_group.group)
         for optimizer in optimizers:  # inside of forward, FSDP2 has copies of its parameters, which it throws away
-            self._mesh_handles.append(optimizer.register_step_post_hook(lambda *_: self.contrast.scaling.hold()))
+            self._mesh_handles.append(optimizer.register_step_post_hook(lambda *_: self._hold()))
+
+    def _hold(self) -> None:
+        for loss in self.contrast.summands:
+            loss.scaling.hold()
 
     def _log_learnt(self) -> None:
         """Logs what trains in the loss itself, at the trainer's own cadence."""
@@ -243,32 +259,21 @@ class ContrastiveMixin:
 
     def _warn_of_exponents(self, trainer: Any) -> None:
         """Says so if learnt exponents would tell of something else than of lengths."""
-        if self.contrast.similarity.normalization != "learnable":
-            return
-        if not self.contrast.scaling.learnable:
+        losses = [loss for loss in self.contrast.summands if loss.similarity.normalization == "learnable"]
+        if any(not loss.scaling.learnable for loss in losses):
             caution(
                 "normalization='learnable' beside a fixed temperature: exponents also stand in for the temperature, so "
                 "that they say little of lengths; set learnable_temperature=True",
                 stacklevel=4,
             )
-        reach = self._reach_of_exponents(trainer)
+        reaches = [_reach_of_exponents(loss, trainer) for loss in losses]
+        reach = min((reach for reach in reaches if reach is not None), default=None)
         if reach is not None and reach < _LEAST_REACH:
             caution(
                 f"the exponents can move by at most {reach:.1g} from where they started in this run, and would look "
                 "learnt; give the optimizer self.contrast.parameter_group(lr=1e-2)",
                 stacklevel=4,
             )
-
-    def _reach_of_exponents(self, trainer: Any) -> float | None:
-        """How far an optimizer whose steps have about the size of its rate can take them; ``None`` for any other."""
-        exponents = getattr(self.contrast.similarity, "raw_gammas", None)
-        steps = trainer.estimated_stepping_batches
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                if "betas" in group and any(parameter is exponents for parameter in group["params"]):
-                    # A gamma is the sigmoid of what trains, whose slope is a quarter at most.
-                    return float(max(group["lr"], group.get("initial_lr", 0.0))) * float(steps) / 4
-        return None
 
     def _warn_of_omission(self, optimizers: Sequence[Optimizer]) -> None:
         """Says so if no optimizer trains what the loss learns: it would be logged, and never move."""
@@ -280,6 +285,18 @@ class ContrastiveMixin:
                 "its parameter groups",
                 stacklevel=4,
             )
+
+
+def _reach_of_exponents(loss: ContrastiveLoss, trainer: Any) -> float | None:
+    """How far an optimizer whose steps have about the size of its rate can take them; ``None`` for any other."""
+    exponents = getattr(loss.similarity, "raw_gammas", None)
+    steps = trainer.estimated_stepping_batches
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            if "betas" in group and any(parameter is exponents for parameter in group["params"]):
+                # A gamma is the sigmoid of what trains, whose slope is a quarter at most.
+                return float(max(group["lr"], group.get("initial_lr", 0.0))) * float(steps) / 4
+    return None
 
 
 def _take_loss_options(options: Any) -> InfoNCEOptions:

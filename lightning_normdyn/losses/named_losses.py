@@ -16,11 +16,13 @@ from lightning_normdyn.losses.max_sim import MaxSim
 from lightning_normdyn.losses.options import MixinLoss, SoftmaxOptions
 from lightning_normdyn.losses.sigmoid import SigmoidContrastive
 from lightning_normdyn.losses.soft_targets import GradedContrastive
+from lightning_normdyn.losses.summed import SummedLoss
 from lightning_normdyn.losses.sup_con import SupCon
 from lightning_normdyn.nearest_word import nearest
 
 NamedContrast = InBatchLoss | MaxSim | CoSENT | FullSoftmax | SupCon
 """What a word makes."""
+_SUMMABLE = ("infonce", "sigmoid")
 _SHARED = frozenset(SoftmaxOptions.__optional_keys__)
 _DIRECTIONS = frozenset({"symmetric", "direction"})
 _TEACHER = frozenset({"teacher_temperature", "teacher_normalization"})
@@ -66,11 +68,11 @@ _WORDS = {
 }
 
 
-def named_loss(word: str, infonce: InfoNCE, given: Mapping[str, Any]) -> NamedContrast:
-    """The loss of a word with the options of an InfoNCE.
+def named_loss(word: object, infonce: InfoNCE, given: Mapping[str, Any]) -> NamedContrast:
+    """The loss of a word, or of several, with the options of an InfoNCE.
 
     Args:
-        word: one of :data:`MixinLoss`.
+        word: one of :data:`MixinLoss`; a list of those that can be summed, or their weights.
         infonce: which it is in place of.
         given: options that are not as by default.
 
@@ -82,12 +84,14 @@ def named_loss(word: str, infonce: InfoNCE, given: Mapping[str, Any]) -> NamedCo
         tensor(1.)
     """
     words = get_args(MixinLoss)
+    if isinstance(word, (list, tuple, dict)):
+        return _named_sum(word, infonce, given)
     if word not in words:
         raise ValueError(f"loss: expected one of {', '.join(words)}, got {word!r}{nearest(str(word).lower(), words)}")
     if word == "infonce":
         _refuse(given, given.keys() - DISTILL_DEFAULTS.keys(), "InfoNCE, which has no teacher", "distill_kl")
         return infonce
-    entry = _WORDS[word]
+    entry = _WORDS[str(word)]
     _refuse(given, entry.heeds, entry.reason, "infonce")
     further = {name: value for name, value in given.items() if name not in _SHARED}
     return entry.make(
@@ -99,7 +103,24 @@ def named_loss(word: str, infonce: InfoNCE, given: Mapping[str, Any]) -> NamedCo
     )
 
 
-def options_of(contrast: NamedContrast) -> dict[str, Any]:
+def _named_sum(
+    words: list[str] | tuple[str, ...] | dict[str, float], infonce: InfoNCE, given: Mapping[str, Any]
+) -> SummedLoss:
+    """The sum of some losses, weighed by 1 where no weights are given."""
+    weights = words if isinstance(words, dict) else dict.fromkeys(words, 1.0)
+    for word in weights:
+        if word not in _SUMMABLE:
+            raise ValueError(f"loss: expected {' and '.join(_SUMMABLE)} in a sum, got {word!r} in {words!r}")
+    if len(weights) < len(words) or not weights:
+        raise ValueError(f"loss: expected each of {' and '.join(_SUMMABLE)} once in a sum, got {words!r}")
+    of_others = given
+    if "infonce" in weights:  # which everything else is for
+        of_others = {name: value for name, value in given.items() if name in _SHARED}
+    losses = {word: named_loss(word, infonce, given if word == "infonce" else of_others) for word in weights}
+    return SummedLoss({word: (weights[word], loss) for word, loss in losses.items() if isinstance(loss, InBatchLoss)})
+
+
+def options_of(contrast: ContrastiveLoss) -> dict[str, Any]:
     """The options of a loss by the names under which a mixin takes them, as far as they can be told."""
     options: dict[str, Any] = {
         "normalization": contrast.similarity.normalization,

@@ -94,6 +94,19 @@ def distinct_positives(positives: Tensor) -> Tensor:
     return counts
 
 
+def counts_of_listed(positives: Tensor) -> tuple[Tensor, Tensor]:
+    """How many positives each query has, and each query's document, itself among them; both ``[n]``.
+
+    Example:
+        >>> counts_of_listed(torch.tensor([[1, 1], [-1, 1], [5, 0]]))
+        (tensor([2, 1, 3]), tensor([2, 2, 1]))
+    """
+    counts, n = distinct_positives(positives), len(positives)
+    of_queries = 1 + counts.sum(1)
+    places = torch.where(counts & (positives < n), positives, n).flatten()
+    return of_queries, 1 + torch.bincount(places, minlength=n + 1)[:n]
+
+
 def scores_above_listed(scores: Tensor, anchors: Tensor, documents: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
     """By how much the score of each pair is above the mean of its query, and of its document, with its positives.
 

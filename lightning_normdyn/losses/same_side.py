@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
-from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp
+from lightning_normdyn.core.contrast.log_sum_exp import target_log_sum_exp
+from lightning_normdyn.core.contrast.positive_pairs import PairSums, PositivePairs
 from lightning_normdyn.core.contrast.score_readings import ScoreReading
 from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.losses.scored_batch import ScoredBatch
@@ -23,6 +25,8 @@ class Pool:
         exclusion: pairs that are out.
         edits: of the tiles, if any.
         reading: of the tiles, where negatives are counted.
+        targets: pairs that are positive.
+        chunk_size: of the sweep.
     """
 
     anchors: Tensor
@@ -30,13 +34,29 @@ class Pool:
     exclusion: Exclusion
     edits: TileEdits | None
     reading: ScoreReading | None
+    targets: PositivePairs | None
+    chunk_size: int | None
 
-    def log_sum_exp(self, chunk_size: int | None) -> Tensor:
-        """Of each anchor, ``[n]``."""
-        sums = log_sum_exp(
-            self.anchors, self.vectors, exclusion=self.exclusion, edits=self.edits, chunk_size=chunk_size
+    @property
+    def log_sums(self) -> Tensor:
+        """Log-sum-exp of each anchor, ``[n]``."""
+        return self._outcome[0]
+
+    @property
+    def target_sums(self) -> Tensor | float:
+        """Sums of its scores with its positives, ``[n]``."""
+        return 0.0 if self.targets is None else self._outcome[3].rows
+
+    @functools.cached_property
+    def _outcome(self) -> tuple[Tensor, Tensor, Tensor, PairSums]:
+        return target_log_sum_exp(
+            self.anchors,
+            self.vectors,
+            self.targets,
+            exclusion=self.exclusion,
+            edits=self.edits,
+            chunk_size=self.chunk_size,
         )
-        return sums[0]
 
 
 Pools = tuple[Pool | None, Pool | None]
@@ -70,11 +90,14 @@ def _among_documents(scored: ScoredBatch) -> Pool:
 
 
 def _pool(scored: ScoredBatch, anchors: Tensor, everybody: Tensor, edits: TileEdits | None) -> Pool:
+    reading = ScoreReading(anchors.detach()[:, 0], anchors[:0, 0]) if scored.loss.terms.prior else None
+    if reading is not None:
+        edits = (edits or TileEdits())._replace(reading=reading)
+    labels, targets = scored.candidates.labels, None
+    if labels is not None and not scored.loss.terms.decoupled:
+        targets = scored.targets_of_class(labels[: len(everybody)])
     exclusion = _exclusion(scored, len(everybody))
-    if not scored.loss.terms.prior:
-        return Pool(anchors, everybody, exclusion, edits, None)
-    reading = ScoreReading(anchors.detach()[:, 0], anchors[:0, 0])
-    return Pool(anchors, everybody, exclusion, (edits or TileEdits())._replace(reading=reading), reading)
+    return Pool(anchors, everybody, exclusion, edits, reading, targets, scored.loss.chunk_size)
 
 
 def _exclusion(scored: ScoredBatch, count: int) -> Exclusion:

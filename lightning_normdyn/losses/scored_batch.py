@@ -6,14 +6,17 @@ import functools
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_normdyn.core.contrast.exclusion import Exclusion
+from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.contrast.positive_pairs import PositivePairs
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.batch_metrics import BatchMetrics
 from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.in_batch import Candidates
+from lightning_normdyn.losses.in_batch import Candidates, positive_columns
 from lightning_normdyn.losses.negatives import NegativeEdits
+from lightning_normdyn.losses.positives import distinct_positives
 from lightning_normdyn.losses.softmax_settings import SoftmaxSettings
 
 
@@ -99,3 +102,22 @@ class ScoredBatch:
         if queue is None or not self.loss.queue_positives:
             return labels
         return torch.cat((labels, queue.keys[2].to(labels.device)))
+
+    @property
+    def targets(self) -> PositivePairs | None:
+        """Further positives of the queries among the vectors, where they are in the sum too."""
+        batch, labels = self.batch, self.candidates.labels
+        if self.loss.terms.decoupled:
+            return None
+        if labels is not None:
+            labels = self.vector_labels
+            return self.targets_of_class(F.pad(labels, (0, len(self.vectors) - len(labels)), value=NO_ID))
+        if batch.positives is None:
+            return None
+        once = batch.positives.where(distinct_positives(batch.positives), -1)
+        return PositivePairs(positive_columns(batch._replace(positives=once), self.candidates)[:, 1:])
+
+    def targets_of_class(self, labels: Tensor) -> PositivePairs:
+        """Those of this rank's classes among some of the classes ``labels [m]``."""
+        nowhere = labels.new_empty(len(self.anchors), 0)
+        return PositivePairs(nowhere, (self.batch.query_labels, labels))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.contrast.shared_sweep import SoftplusTerm
 from lightning_normdyn.core.contrast.softplus_sum import PositivePairs, softplus_sum, softplus_sums
 from lightning_normdyn.core.number_checks import check_finite_number, check_flag
 from lightning_normdyn.losses.batch import Batch
@@ -15,6 +16,7 @@ from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_
 from lightning_normdyn.losses.learnt import OwnNumbers, learnt_number, take_saved_shape, whole, wide_dtype
 from lightning_normdyn.losses.options import SharedOptions, StartTemperature, Unpack
 from lightning_normdyn.losses.positives import distinct_positives
+from lightning_normdyn.losses.shared_parts import NO_INNER_PRODUCT, SharedPart
 from lightning_normdyn.losses.similarity import Normalization
 
 
@@ -82,19 +84,42 @@ class SigmoidContrastive(OwnNumbers, InBatchLoss):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        if batch.query_guides is not None:
-            raise ValueError("query_guides: the pairwise loss asks no guide; take InfoNCE, or leave them out")
+        _refuse_guides(batch)
         anchors = self.scaled_queries(batch.queries, batch.temperatures)
-        bias = whole(self.bias).reshape(()).to(anchors.dtype)
         streamed = softplus_sum if self.wants_sum(batch.weights) else softplus_sums
         return streamed(
             anchors,
             candidates.vectors,
-            bias,
+            self._bias.to(anchors.dtype),
             positives=_positives(batch, candidates),
             exclusion=excluded_pairs(batch, candidates),
             chunk_size=self.chunk_size,
         )
+
+    @property
+    def _bias(self) -> Tensor:
+        """No dimension, whole."""
+        return whole(self.bias).reshape(())
+
+    def reason_apart(self, batch: Batch) -> str | None:
+        """See :meth:`InBatchLoss.reason_apart`."""
+        del batch
+        return None if self.similarity.has_directions else NO_INNER_PRODUCT
+
+    def parts(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> list[SharedPart]:
+        """See :meth:`InBatchLoss.parts`."""
+        del ranks
+        _refuse_guides(batch)
+        term = SoftplusTerm(
+            self._bias.to(candidates.vectors.dtype), _positives(batch, candidates), excluded_pairs(batch, candidates)
+        )
+        factor = self.factor(batch)
+        return [SharedPart(self.similarity, factor, batch.queries.shape[1], term, lambda outcome: outcome[0])]
+
+
+def _refuse_guides(batch: Batch) -> None:
+    if batch.query_guides is not None:
+        raise ValueError("query_guides: the pairwise loss asks no guide; take InfoNCE, or leave them out")
 
 
 def _positives(batch: Batch, candidates: Candidates) -> PositivePairs:

@@ -105,21 +105,22 @@ class NormalizedSimilarity(OwnNumbers):
 
     def rescale_queries(self, queries: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Queries ``[n, d]`` as their inner product with :meth:`rescale_documents` makes ``scale`` times the score."""
-        return rescale(queries, self._number_or_tensor(0), scale)
+        return rescale(queries, self.exponent(0), scale)
 
     def rescale_documents(self, documents: Tensor) -> Tensor:
         """Documents ``[m, d]`` likewise."""
-        return rescale(documents, self._number_or_tensor(1))
+        return rescale(documents, self.exponent(1))
 
     def factor_queries(self, queries: Tensor, scale: Tensor | float = 1.0) -> Factored:
         """:meth:`rescale_queries` in name only: what it would give, as factors of the queries as they are."""
-        return factored(queries, self._number_or_tensor(0), scale)
+        return factored(queries, self.exponent(0), scale)
 
     def factor_documents(self, documents: Tensor) -> Factored:
         """:meth:`rescale_documents` likewise."""
-        return factored(documents, self._number_or_tensor(1))
+        return factored(documents, self.exponent(1))
 
-    def _number_or_tensor(self, side: int) -> float | Tensor:
+    def exponent(self, side: int) -> float | Tensor:
+        """That of a side, 0 for queries and 1 for documents: a tensor if it is learnt, else a number."""
         if self.normalization == "learnable":
             return self.exponents[side]
         return NORMALIZATIONS[self.normalization][side]

@@ -50,6 +50,8 @@ class Directions(NamedTuple):
         candidates: Candidates,
         ranks: Ranks,
         targets: TargetScores,
+        *,
+        with_entropies: bool,
         reading: TileReading | None = None,
     ) -> Divergences:
         """Of this rank's queries and of their documents, over the candidates and queries of all ranks, ``[n]`` each.
@@ -60,6 +62,7 @@ class Directions(NamedTuple):
             candidates: everybody's.
             ranks: all of them.
             targets: of this rank's queries and all candidates.
+            with_entropies: whether those of the targets are wanted.
             reading: see :func:`divergences`.
         """
         total = candidates.positives.total
@@ -67,7 +70,7 @@ class Directions(NamedTuple):
             loss.scaled_queries(batch.queries, batch.temperatures),
             candidates.vectors if self.from_queries else candidates.vectors[:total],
             targets,
-            sides=Sides(self.from_queries, total if self.from_documents else 0, ranks.log_sum_exp),
+            sides=Sides(self.from_queries, total if self.from_documents else 0, with_entropies, ranks.log_sum_exp),
             exclusion=excluded_pairs(batch, candidates),
             reading=reading,
             chunk_size=loss.chunk_size,
@@ -175,7 +178,9 @@ class GradedContrastive(InBatchLoss):
         return batch._replace(teacher=Teacher(grades.detach()))
 
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
-        of_batch = self.directions.streamed(self, batch, candidates, ranks, _targets(batch, candidates))
+        of_batch = self.directions.streamed(
+            self, batch, candidates, ranks, _targets(batch, candidates), with_entropies=True
+        )
         # The entropy is what is left of a cross entropy once its target is met.
         return self.directions.mean(
             of_batch.rows + of_batch.row_entropies.nan_to_num(0),

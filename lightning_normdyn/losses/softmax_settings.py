@@ -43,13 +43,9 @@ class SoftmaxSettings(InBatchLoss):
     queue_positives: bool
     _width: int | None = None
 
-    def factor(self, batch: Batch) -> float | Tensor:
-        """One over the temperature, or over that of each query, ``[n]``."""
-        return self.scaling.factor if batch.temperatures is None else batch.temperatures.reciprocal()
-
     def judges_negatives(self, batch: Batch) -> bool:
         """Whether some negatives of a batch are left out, or weigh more, for what they score."""
-        return self.rules.has_bounds or self.rules.hardness != "none" or batch.query_guides is not None
+        return self.judges_by_sides(batch) or self.rules.hardness != "none"
 
     def is_one_direction(self, batch: Batch) -> bool:
         """Whether one side picks from the other, one positive each, and nothing else is asked for."""
@@ -98,8 +94,22 @@ class SoftmaxSettings(InBatchLoss):
             if is_set and not self.shared_hard_negatives:
                 raise ValueError(f"shared_hard_negatives: {name} takes those of all queries; leave one of them out")
 
+    def judges_by_sides(self, batch: Batch) -> bool:
+        """Whether that goes by the positive of each pair's query, or document, whichever picks."""
+        return self.rules.has_bounds or batch.query_guides is not None
+
+    def _check_pairs(self, batch: Batch) -> None:
+        """Refuses several positives where a pair has to have one, and hard negatives that nobody would see."""
+        if batch.has_several_positives:
+            self._refuse_several()
+        if len(batch.hard_negatives) and not self.from_queries:
+            raise ValueError(
+                "hard_negatives: where documents pick queries they have no part; choose symmetric=True or "
+                "direction='query_to_document'"
+            )
+
     def _refuse_several(self) -> None:
-        """Refuses labels and lists of positives where a pair has to have one."""
+        """Refuses labels and lists of positives."""
         terms = self.terms
         needs = {
             "joint": self.joint,

@@ -12,22 +12,17 @@ from einops import rearrange
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
-from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, sum_log_sum_exp
+from lightning_normdyn.core.contrast.log_sum_exp import sum_log_sum_exp, target_log_sum_exp
+from lightning_normdyn.core.contrast.positive_pairs import PairSums
+from lightning_normdyn.core.contrast.shared_sweep import SoftmaxTerm
 from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.contrast.weighted_sums import score_sums
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.losses.batch_metrics import BatchMetrics
-from lightning_normdyn.losses.positives import (
-    counts_of_class,
-    mean_scores_of_class,
-    scores_above_class,
-    scores_above_listed,
-)
+from lightning_normdyn.losses.positive_means import scores_above_mean
 from lightning_normdyn.losses.same_side import Pools, same_side_pools
 from lightning_normdyn.losses.scored_batch import ScoredBatch
 from lightning_normdyn.losses.softmax_terms import NegativeCount, ScoreMean
-
-_Sides = tuple[Tensor, Tensor]
 
 
 class ScoreSums(NamedTuple):
@@ -37,12 +32,14 @@ class ScoreSums(NamedTuple):
         rows: log-sum-exp of each of this rank's queries over all but its own document, ``[n]``.
         columns: of the documents of all ranks' queries over this rank's queries, likewise; empty if none is wanted.
         scores: of the pairs, ``[n]``.
+        targets: sums of the scores of further positives, of rows and of columns; empty if there are none.
         reading: of the columns, where something reads.
     """
 
     rows: Tensor
     columns: Tensor
     scores: Tensor
+    targets: PairSums
     reading: BatchMetrics | None
 
 
@@ -95,23 +92,44 @@ class SoftmaxSweep(ScoredBatch):
         if negatives is not None and negatives.has_sides and loss.from_queries and loss.from_documents:
             # Each side judges a pair by a positive of its own, so that they sum up different pairs.
             of_columns = None if self.reading is None else self.new_reading()
-            rows, _, scores = self._log_sum_exp(self.vectors, 0, negatives.of_rows(), self.reading)
+            rows, _, scores, by_row = self._log_sum_exp(self.vectors, 0, negatives.of_rows(), self.reading)
             present = self.vectors[: self.total]
-            _, columns, _ = self._log_sum_exp(present, self.total, negatives.of_columns(), of_columns)
-            return ScoreSums(rows, columns, scores, of_columns)
-        edits = None
-        if negatives is not None:
-            edits = negatives.of_rows() if loss.from_queries else negatives.of_columns()
-        vectors = self.vectors if loss.from_queries else self.vectors[: self.total]
-        sums = self._log_sum_exp(vectors, self.total if loss.from_documents else 0, edits, self.reading)
-        return ScoreSums(*sums, self.reading)
+            _, columns, _, by_column = self._log_sum_exp(present, self.total, negatives.of_columns(), of_columns)
+            return ScoreSums(rows, columns, scores, PairSums(by_row.rows, by_column.columns), of_columns)
+        vectors = self.vectors[: self._width]
+        return ScoreSums(*self._log_sum_exp(vectors, self._columns, self._edits, self.reading), self.reading)
+
+    @property
+    def _width(self) -> int | None:
+        """How many candidates take part, where not all do."""
+        return None if self.loss.from_queries else self.total
+
+    @property
+    def _columns(self) -> int:
+        """How many documents pick."""
+        return self.total if self.loss.from_documents else 0
+
+    @property
+    def _edits(self) -> TileEdits | None:
+        """Of the tiles of a sweep that serves all that pick."""
+        if self.negatives is None:
+            return None
+        return self.negatives.of_rows() if self.loss.from_queries else self.negatives.of_columns()
+
+    @property
+    def term(self) -> SoftmaxTerm:
+        """What a sweep that other losses share is to sum up."""
+        edits = _reading_too(self._edits, self.reading)
+        places = self.candidates.positive_columns
+        return SoftmaxTerm(places, self._columns, self._width, self.exclusion, edits, self.targets)
 
     def _log_sum_exp(
         self, vectors: Tensor, columns: int, edits: TileEdits | None, reading: BatchMetrics | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return log_sum_exp(
+    ) -> tuple[Tensor, Tensor, Tensor, PairSums]:
+        return target_log_sum_exp(
             self.anchors,
             vectors,
+            self.targets,
             columns=columns,
             positives=self.candidates.positive_columns,
             exclusion=self.exclusion,
@@ -122,15 +140,16 @@ class SoftmaxSweep(ScoredBatch):
     def pair_losses(self, sums: ScoreSums) -> Tensor:
         """The loss of each pair ``[n]``: all kinds of negatives put together, and then the pair, in float64."""
         of_queries, of_documents = self._log_sums(sums)
+        scores = most_precise(sums.scores)  # once, so that the parts of its gradient meet before they are rounded
         if self.loss.joint:
-            return self._in_one_sum([*of_queries, *of_documents], sums.scores)
-        above_mean = self._with_class(self._above_mean(sums.scores), sums.scores)
+            return self._in_one_sum([*of_queries, *of_documents], scores)
+        above_mean = scores_above_mean(self, self._pools, scores, sums.targets)
         means = self._score_means() if self.loss.terms.label_smoothing else (None, None)
         counts = self._negative_counts(sums.reading) if self.loss.terms.prior else (None, None)
         losses = [
             self.loss.terms.losses(
                 _log_sum(log_sums),
-                sums.scores,
+                scores,
                 factor=self.factor,
                 above_mean=above_mean[side],
                 mean=means[side],
@@ -149,7 +168,7 @@ class SoftmaxSweep(ScoredBatch):
         of_documents = [self.ranks.log_sum_exp(sums.columns)[self.local_slice]] if self.loss.from_documents else []
         for log_sums, pool in zip((of_queries, of_documents), self._pools, strict=True):
             if pool is not None:
-                log_sums.append(pool.log_sum_exp(self.loss.chunk_size))
+                log_sums.append(pool.log_sums)
         return of_queries, of_documents
 
     @functools.cached_property
@@ -175,42 +194,6 @@ class SoftmaxSweep(ScoredBatch):
         counts_twice = loss.joint == "sentence_transformers" and loss.from_queries and loss.from_documents
         log_count = math.log(2) if counts_twice else 0.0
         return loss.terms.losses(_log_sum(negatives) - log_count, scores, factor=self.factor) + log_count
-
-    def _above_mean(self, scores: Tensor) -> _Sides:
-        """By how much the score of a pair is above the mean of its query, and of its document, with its positives.
-
-        Both ``[n]``, and zero to the last bit where a pair is alone.
-        """
-        if self.batch.positives is not None:
-            return scores_above_listed(scores, self.anchors, self.candidates.local_documents, self.batch.positives)
-        of_queries = of_documents = torch.zeros_like(scores)
-        if self.candidates.labels is None:
-            return of_queries, of_documents
-        labels, documents = self.batch.query_labels, self.local_documents
-        if self.loss.from_queries:
-            of_vectors = self.vector_labels
-            choices = self.vectors[: len(of_vectors)]
-            of_queries = scores_above_class(scores, self.anchors, documents, labels, choices, of_vectors)
-        if self.loss.from_documents:
-            everybody = self.ranks.gather(self.anchors, self.candidates.positives)
-            of_present = self.candidates.labels[: len(everybody)]
-            of_documents = scores_above_class(scores, documents, self.anchors, labels, everybody, of_present)
-        return of_queries, of_documents
-
-    def _with_class(self, above_mean: _Sides, scores: Tensor) -> _Sides:
-        """:meth:`_above_mean` where those of a pair's class on the same side are positives too."""
-        if self.candidates.labels is None:
-            return above_mean
-        labels, classes = self.batch.query_labels, self.candidates.labels[: self.total]
-        numbers_across = counts_of_class(labels, self.vector_labels), counts_of_class(labels, classes)
-        sides = list(above_mean)
-        for side, pool in enumerate(self._pools):
-            if pool is not None:
-                local_vectors, vectors = pool.vectors[self.local_slice], pool.vectors[: self.total]
-                mean, number = mean_scores_of_class(pool.anchors, local_vectors, labels, vectors, classes)
-                across = numbers_across[side]
-                sides[side] = (across * above_mean[side] + number * (scores - mean)) / (across + number)
-        return sides[0], sides[1]
 
     def _score_means(self) -> tuple[ScoreMean, ScoreMean]:
         """Of all that each query, and each query's document, chooses from, its positives among them."""

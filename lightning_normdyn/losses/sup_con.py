@@ -7,13 +7,14 @@ from torch import Tensor
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.contrast.exclusion import Exclusion
-from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp
+from lightning_normdyn.core.contrast.log_sum_exp import target_log_sum_exp
+from lightning_normdyn.core.contrast.positive_pairs import PositivePairs
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.losses.batch import check_finite, check_set
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Trait
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
-from lightning_normdyn.losses.positives import mean_scores_of_class
+from lightning_normdyn.losses.positives import counts_of_class
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.uncompiled import uncompiled
 
@@ -80,14 +81,18 @@ class SupCon(ContrastiveLoss):
         gradient = Trait("embeddings", "1 if they carry gradient", int(embeddings.requires_grad))
         rows = ranks.rows(len(embeddings), traits=[gradient, Trait("embeddings", "dimension", embeddings.shape[1])])[0]
         anchors = self.scaled_queries(embeddings, None)
-        local_vectors = self.similarity.rescale_documents(embeddings)
-        vectors, all_labels = ranks.gather(local_vectors, rows), ranks.gather(labels, rows)
+        vectors, all_labels = (
+            ranks.gather(values, rows) for values in (self.similarity.rescale_documents(embeddings), labels)
+        )
         columns = torch.arange(rows.local_slice.start, rows.local_slice.stop, device=labels.device)
         exclusion = Exclusion(self_columns=columns)
-        sums = log_sum_exp(anchors, vectors, exclusion=exclusion, chunk_size=self.chunk_size)[0]
-        means, numbers = mean_scores_of_class(anchors, local_vectors, labels, vectors, all_labels)
+        targets = PositivePairs(labels.new_empty(len(labels), 0), (labels, all_labels))
+        sums, *_, of_targets = target_log_sum_exp(
+            anchors, vectors, targets, exclusion=exclusion, chunk_size=self.chunk_size
+        )
+        numbers = counts_of_class(labels, all_labels) - 1
         is_anchor = numbers > 0
-        losses = (sums - means).where(is_anchor, 0.0)
+        losses = (sums - of_targets.rows / numbers.clamp(min=1)).where(is_anchor, 0.0)
         if self.reduction != "none" and not bool(ranks.sum(is_anchor.sum()[None].to(sums.dtype))):
             caution(
                 "labels: no two embeddings have the same, so that there is no positive and the loss is 0; draw batches "

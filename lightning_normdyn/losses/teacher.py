@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, get_args
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale
+from lightning_normdyn.core.number_checks import check_positive
+from lightning_normdyn.core.object_checks import check_choice
 from lightning_normdyn.losses.gather import Trait
+from lightning_normdyn.losses.options import DistillationCandidates, TeacherNormalization
 
 
 class TeacherOptions(TypedDict, total=False):
@@ -85,9 +88,10 @@ class Teacher(NamedTuple):
             _check_floats("teacher_scores", scores, [lists.n, lists.width], like)
             return cls(scores.detach(), places)
         if not came:
+            shape = _words([lists.n, lists.width], "c")
             raise ValueError(
-                f"teacher_scores: expected {_words([lists.n, lists.width])}, or teacher_queries and teacher_documents, "
-                "got none of them; without a teacher take InfoNCE"
+                f"teacher_scores: expected {shape}, or teacher_queries and teacher_documents, got none of them; "
+                "without a teacher take InfoNCE"
             )
         width = _width(embeddings)
         shapes = {"teacher_queries": [lists.n, width], "teacher_documents": [lists.m, width]}
@@ -155,6 +159,19 @@ class Teacher(NamedTuple):
             )
 
 
+def check_teacher_options(
+    *, teacher_temperature: float, teacher_normalization: str, candidates: str = "listed"
+) -> None:
+    """Refuses what no teacher's scores can be read by.
+
+    Raises:
+        ValueError: naming the argument, what came, and the likely fix.
+    """
+    check_positive(teacher_temperature=teacher_temperature, hint="1 suits the scores of a cross-encoder")
+    check_choice(get_args(TeacherNormalization), teacher_normalization=teacher_normalization)
+    check_choice(get_args(DistillationCandidates), candidates=candidates)
+
+
 def list_scores(queries: Tensor, documents: Tensor, hard_negatives: Tensor, places: Tensor | None) -> Tensor:
     """Scores of each query with a list of its own, ``[n, c]``.
 
@@ -163,7 +180,7 @@ def list_scores(queries: Tensor, documents: Tensor, hard_negatives: Tensor, plac
         documents: rescaled, ``[m, d]`` with m >= n.
         hard_negatives: rescaled, ``[n * h, d]``, those of a query one after the other.
         places: numbers of documents, ``[n, c]``; ``None`` for the query's own document and then its hard negatives.
-            Minus infinity is the score of -1, which is none.
+            What stands where one is -1, which is none, is no score.
 
     Example:
         >>> list_scores(torch.eye(2), 2 * torch.eye(2), torch.eye(2), None)
@@ -171,8 +188,7 @@ def list_scores(queries: Tensor, documents: Tensor, hard_negatives: Tensor, plac
                 [2., 1.]])
     """
     if places is not None:
-        scores = torch.einsum("nd,ncd->nc", queries, documents[places.clamp(min=0)])
-        return scores.masked_fill(places < 0, -torch.inf)
+        return torch.einsum("nd,ncd->nc", queries, documents[places.clamp(min=0)])
     n = len(queries)
     first = (queries * documents[:n]).sum(-1, keepdim=True)
     if not len(hard_negatives):
@@ -212,15 +228,15 @@ def _check_floats(name: str, x: object, shape: Sequence[int | None], like: Tenso
     fits = isinstance(x, Tensor) and x.is_floating_point() and x.ndim == len(shape)
     fits = fits and isinstance(x, Tensor) and all(b in (None, a) for a, b in zip(x.shape, shape, strict=True))
     if not fits:
-        raise ValueError(f"{name}: expected floating-point numbers {_words(shape)}, got {_came(x)}")
+        unknown = "c" if name == "teacher_scores" else "g"
+        raise ValueError(f"{name}: expected floating-point numbers {_words(shape, unknown)}, got {_came(x)}")
     assert isinstance(x, Tensor)
     if x.device != like.device:
         raise ValueError(f"{name}: expected on the device of queries, {like.device}, got {x.device}")
 
 
-def _words(shape: Sequence[int | None]) -> str:
-    names = iter("cg")
-    return f"[{', '.join(next(names) if size is None else str(size) for size in shape)}]"
+def _words(shape: Sequence[int | None], unknown: str) -> str:
+    return f"[{', '.join(unknown if size is None else str(size) for size in shape)}]"
 
 
 def _came(x: object) -> str:

@@ -16,15 +16,20 @@ from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.core import split_radial_tangential
 from lightning_normdyn.losses import (
     ContrastiveMixin,
+    CoSENT,
     CosineMixin,
+    DistillKLDiv,
     DNormMixin,
     DotMixin,
     FullSoftmax,
+    GradedContrastive,
     InfoNCE,
     LearnableNormMixin,
+    MarginMSE,
     MaxSim,
     QNormMixin,
     SigmoidContrastive,
+    SummedLoss,
 )
 
 D, BATCH = 8, 16
@@ -209,7 +214,7 @@ def test_the_sigmoid_loss_is_one_word_that_heeds_the_other_options():
     with pytest.raises(ValueError, match="symmetric: it means nothing to the sigmoid loss, which judges each pair by"):
         Retriever(loss="sigmoid", symmetric=True)
     with pytest.raises(
-        ValueError, match="loss: expected one of infonce, sigmoid, maxsim, distill_kl, .*, got 'siglip'"
+        ValueError, match=r"loss: expected one of infonce, sigmoid, maxsim, full_softmax, supcon, .*, got 'siglip'"
     ):
         Retriever(loss="siglip")
 
@@ -233,6 +238,94 @@ def test_late_interaction_is_one_word_too():
         module.contrastive_loss(queries, documents)
 
 
+def test_losses_of_soft_targets_are_words_too():
+    queries, documents = batches(1)[0]
+    scores = torch.randn(BATCH, BATCH)
+    shared = {"normalization": "qnorm", "temperature": 0.3, "chunk_size": 5}
+    taught = {"teacher_temperature": 0.7, "with_metrics": True}
+    in_batch = {"candidates": "in_batch", "symmetric": True}
+    listed = {"listed": torch.arange(BATCH)[:, None] // torch.arange(1, 4), "teacher_scores": scores[:, :3]}
+    for word, make, settings, batch in (
+        ("distill_kl", DistillKLDiv, taught | in_batch, {"teacher_scores": scores}),
+        ("margin_mse", MarginMSE, taught, listed),
+        ("graded", GradedContrastive, {"direction": "document_to_query"}, {"grades": scores.exp()}),
+        ("cosent", CoSENT, {"learnable_temperature": True}, {"grades": scores[0]}),
+    ):
+        module = Retriever(loss=word, **shared, **settings)
+        assert isinstance(module.contrast, make)
+        expected = make(**shared, **settings)(queries, documents, **batch)
+        torch.testing.assert_close(module.contrastive_loss(queries, documents, **batch), expected)
+        with pytest.raises(ValueError, match=f"queue_size: it means nothing to {make.__name__}, .* loss='infonce'"):
+            Retriever(loss=word, queue_size=8)
+    with pytest.raises(ValueError, match="candidates: it means nothing to MarginMSE, which compares the listed docum"):
+        Retriever(loss="margin_mse", candidates="in_batch")
+    with pytest.raises(ValueError, match=r"teacher_temperature: it means nothing to InfoNCE, .* loss='distill_kl'"):
+        Retriever(teacher_temperature=0.7)
+    module = Retriever(loss="distill_kl", teacher_temperature=0.7)
+    module.contrast = DistillKLDiv()
+    with pytest.raises(ValueError, match=r"^teacher_temperature: 0\.7 was given to the module, and self\.contrast was"):
+        module.contrastive_loss(queries, documents, **listed)
+
+
+def test_several_words_are_a_sum(fit):
+    weights = {"infonce": 1.0, "sigmoid": 0.2}
+    module = Retriever(loss=weights, normalization="qnorm", temperature=0.3, learnable_temperature=True, symmetric=True)
+    queries, documents = batches(1)[0]
+    infonce = InfoNCE(normalization="qnorm", temperature=0.3, symmetric=True)(queries, documents)
+    sigmoid = SigmoidContrastive(normalization="qnorm", temperature=0.3)(queries, documents)
+    torch.testing.assert_close(module.contrastive_loss(queries, documents), infonce + 0.2 * sigmoid)
+    assert module.contrast.apart == {}
+    even = Retriever(loss=["infonce", "sigmoid"])
+    assert even.contrast.weights == {"infonce": 1.0, "sigmoid": 1.0}
+    for cached in (False, True):
+        module = Retriever(loss=weights, cached=cached, learnable_temperature=True)
+        trainer = fit(module, batches(3), NormDynamics())
+        logged = trainer.logger.of("contrast")[1]
+        assert logged.keys() == {
+            *("infonce/loss", "infonce/temperature"),
+            *("sigmoid/loss", "sigmoid/temperature", "sigmoid/bias"),
+        }
+        assert trainer.logger.of("queries")[1]["norm_mean"] > 0
+    with pytest.raises(ValueError, match="loss: expected infonce and sigmoid in a sum, got 'maxsim'"):
+        Retriever(loss=["infonce", "maxsim"])
+    with pytest.raises(ValueError, match="loss: expected each of infonce and sigmoid once in a sum, got"):
+        Retriever(loss=["infonce", "infonce"])
+    with pytest.raises(ValueError, match="symmetric: it means nothing to the sigmoid loss"):
+        Retriever(loss=["sigmoid"], symmetric=True)
+    with pytest.raises(ValueError, match=r"losses: .*-0.2; a weight of 1 for each is common"):
+        Retriever(loss={"infonce": 1.0, "sigmoid": -0.2})
+
+
+def test_every_loss_of_a_sum_that_is_set_afterwards_heeds_the_options():
+    module = Retriever(temperature=0.3)
+    module.contrast = SummedLoss({"a": (1.0, InfoNCE(temperature=0.3)), "b": (1.0, SigmoidContrastive())})
+    with pytest.raises(
+        ValueError, match=r"^temperature: 0.3 was given to the module, and self.contrast was set to a Sig"
+    ):
+        module.contrastive_loss(*batches(1)[0])
+
+
+def test_exponents_of_any_loss_of_a_sum_are_said(fit):
+    losses = {"a": (1.0, InfoNCE()), "b": (1.0, InfoNCE(normalization="learnable"))}
+    module = Slow(0.1)
+    module.contrast = SummedLoss(losses)
+    with pytest.warns(UserWarning, match="set learnable_temperature=True"):
+        fit(module, batches(2))
+
+
+@pytest.mark.parametrize("words", ["[infonce,sigmoid]", "{infonce: 1.0, sigmoid: 0.2}"])
+def test_a_configuration_takes_several_words(words):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Retriever, "model")
+    parsed = parser.parse_args([f"--model.loss={words}", "--model.normalization=dot", "--model.symmetric=true"])
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    contrast = build(parsed).model.contrast
+    assert isinstance(contrast, SummedLoss)
+    assert contrast.weights["sigmoid"] == (0.2 if "0.2" in words else 1.0)
+    assert {loss.similarity.normalization for loss in contrast.losses.values()} == {"dot"}
+    assert contrast.losses["infonce"].from_documents
+
+
 def test_a_configuration_takes_the_word():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Retriever, "model")
@@ -240,6 +333,8 @@ def test_a_configuration_takes_the_word():
     build = getattr(parser, "instantiate", None) or parser.instantiate_classes
     contrast = build(parsed).model.contrast
     assert isinstance(contrast, SigmoidContrastive)
+    parsed = parser.parse_args(["--model.loss=distill_kl", "--model.candidates=in_batch"])
+    assert build(parsed).model.contrast.candidates == "in_batch"
     assert (contrast.similarity.normalization, contrast.scaling.start) == ("dot", "auto")
 
 

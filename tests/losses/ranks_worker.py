@@ -31,6 +31,7 @@ from lightning_normdyn.losses import (
     MaxSim,
     NormFace,
     SigmoidContrastive,
+    SummedLoss,
     SupCon,
     cached_loss,
 )
@@ -143,6 +144,26 @@ CASES = {
     "sigmoid with labels": (SigmoidContrastive, {}, {"labels": True, "hard": True, "document_ids": True}),
 }
 
+
+class Summed(SummedLoss):
+    """Of a softmax and a sigmoid loss, of which the former takes what further options there are."""
+
+    def __init__(self, *, normalization, temperature, learnable_temperature, **options):
+        softmax = InfoNCE(
+            normalization=normalization,
+            temperature=temperature,
+            learnable_temperature=learnable_temperature,
+            **options,
+        )
+        super().__init__({"softmax": (1.0, softmax), "sigmoid": (0.2, SigmoidContrastive())})
+
+
+SUMS = {
+    "sum": (Summed, {"symmetric": True}, {"document_ids": True, "hard": True}),
+    "sum by labels": (Summed, {"symmetric": True, "same_side": "both", "chunk_size": 3}, {"labels": True}),
+    "sum of prefixes": (Summed, {"prefixes": [3, 6]}, {"weights": True, "extra": True}),
+    "sum apart": (Summed, {"queue_size": 30}, {}),
+}
 
 HEADS = {
     "NormFace": (NormFace, {"reduction": "sum"}),
@@ -257,13 +278,14 @@ def main(folder):
         dist.init_process_group("gloo")
     rank = dist.get_rank() if world > 1 else 0
     torch.set_num_threads(1)
-    found = {name: run(Towers(make, kw), wanted, world, rank) for name, (make, kw, wanted) in CASES.items()}
+    found = {name: run(Towers(make, kw), wanted, world, rank) for name, (make, kw, wanted) in (CASES | SUMS).items()}
     for name, (make, kw) in HEADS.items():
         wanted = {"labels": True, "weights": name == "ArcFace"}
         found[name] = run(Classifier(make, kw), wanted, world, rank)
     symmetric = {"symmetric": True}
     found["accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, accumulate=2)
     found["cached"] = run(Towers(InfoNCE, symmetric), {"document_ids": True}, world, rank, chunk_size=4)
+    found["cached sum"] = run(Towers(Summed, symmetric), {"document_ids": True}, world, rank, chunk_size=4)
     found["cached, accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, chunk_size=3, accumulate=2)
     settings = IN_BATCH | symmetric
     found["cached, distilled"] = run(Towers(Distilled, settings), {}, world, rank, chunk_size=4)

@@ -1,4 +1,4 @@
-"""Distributions of a teacher, graded positives and orders by grade: float64 loops, ranks of tiles, properties, memory."""
+"""Distributions and margins of a teacher, graded positives, orders by grade: each beside a float64 loop."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def cross_entropy(logits, grades):
 
 
 def cosines(queries, documents, temperature):
-    rows = []
-    for q in queries.double():
-        rows.append(torch.stack([q @ d / (q @ q).sqrt() / (d @ d).sqrt() / temperature for d in documents.double()]))
-    return torch.stack(rows)
+    rows = [
+        [q @ d / (q @ q).sqrt() / (d @ d).sqrt() / temperature for d in documents.double()] for q in queries.double()
+    ]
+    return torch.stack([torch.stack(row) for row in rows])
 
 
 def learnable(make, normalization, **options):
@@ -205,11 +205,14 @@ def test_graded_positives_are_those_of_the_loop(normalization, direction, listed
     options = {"hard_negatives": sides[2], "grades": grades}
     if listed:
         positives = torch.tensor([[(i + 2) % M, -1 if i % 2 else (i + 4) % M] for i in range(N)])
+        positives[4] = positives[4, 0]  # twice
+        positives[5, 1] = 5  # its own, once more
         graded = torch.cat((torch.arange(N)[:, None], positives), 1)
         of_listed, grades = grades[:, :3], torch.zeros(N, ALL)
         for i, places in enumerate(graded.tolist()):
             for k, j in enumerate(places):
-                grades[i, j] = of_listed[i, k] if j >= 0 else grades[i, j]
+                if j >= 0 and j not in places[:k]:
+                    grades[i, j] = of_listed[i, k]
         options |= {"positives": positives, "grades": of_listed}
     loss = learnable(GradedContrastive, normalization, chunk_size=5, **DIRECTIONS[direction])
     reference = reference_of(sides, normalization)

@@ -286,7 +286,7 @@ def test_tiles_of_unequal_size_are_kept_in_order(monkeypatch, n, m, kept):
     """Edge tiles are smaller: one may fit where the full one before it did not."""
     monkeypatch.setattr(score_tiles, "_TILE_ROWS", 32)
     monkeypatch.setattr(score_tiles, "_TILE_SCORES", 1_024)
-    monkeypatch.setattr(log_sum_exp, "_STORED_SCORES", kept)
+    monkeypatch.setattr(log_sum_exp, "STORED_SCORES", kept)
     queries, documents, _, _ = batch({}, n=n, m=m)
     scores = oracle.Scores(queries, documents, normalization="cosine", temperature=0.05)
     expected = scores.of(scores.queries, scores.documents, 0, 1)

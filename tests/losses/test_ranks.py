@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks_worker import CASES, HEADS, LARGEST, PAIRS
+from ranks_worker import CASES, HEADS, LARGEST, PAIRS, SUMS
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("ranks_worker.py")
@@ -31,7 +31,9 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("case", [*CASES, *HEADS, "accumulated", "cached", "cached, accumulated", "cached, distilled"])
+@pytest.mark.parametrize(
+    "case", [*CASES, *SUMS, *HEADS, "accumulated", "cached", "cached sum", "cached, accumulated", "cached, distilled"]
+)
 def test_loss_and_gradients_are_those_of_one_process(found, world, case):
     (alone,) = found[1]
     for rank in found[world]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
-from lightning_normdyn.core.contrast.log_sum_exp import accumulate, shifted_exp
+from lightning_normdyn.core.contrast.log_sum_exp import accumulate, is_plain, shifted_exp
 from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, Tile, tiles
 from lightning_normdyn.core.contrast.target_scores import LeftOut, TargetScores
 from lightning_normdyn.core.contrast.tile_edits import TileEdits
@@ -24,9 +24,8 @@ from lightning_normdyn.core.dynamics.geometry import most_precise
 TileReading = Callable[[Tensor, Tensor, Tile], None]
 """Looks at a tile of scores and one of target scores, on the way forward."""
 _STORED_SCORES = 2**23  # as many as log_sum_exp keeps
-_SMALLEST_LOG = -1e30  # of what is left out: finite, and its exponential is 0
-_LARGEST_RATIO = 100.0  # of logarithms: e^100 times as likely as it should be
-_NEAR = 1.0
+_SMALLEST_LOG = -1e9  # of the share of what is left out, so that it is a number
+_SMALLEST_TARGET = -80.0  # of targets: what is less likely counts as that, which times 1e9 is still nothing
 
 
 class Divergences(NamedTuple):
@@ -35,7 +34,7 @@ class Divergences(NamedTuple):
     Attributes:
         rows: ``KL(target || softmax)`` of each row, ``[n]``; 0 where it has no target, and without ``with_rows``.
         columns: this process's share of the same of each of the first columns, ``[columns]``.
-        row_entropies: of the targets, ``[n]``, in nats; NaN where there is none.
+        row_entropies: of the targets, ``[n]``, in nats, or 0 unless they are wanted; NaN where there is no target.
         column_entropies: likewise, shares, ``[columns]``.
     """
 
@@ -51,12 +50,14 @@ class Sides(NamedTuple):
     Attributes:
         with_rows: whether each row is one.
         columns: how many columns are, from the first on.
+        with_entropies: whether the entropies of targets are wanted.
         over_ranks: makes log-sum-exps of columns over this process's rows ``[columns]`` those over all processes';
             ``None`` for what there is here.
     """
 
     with_rows: bool = True
     columns: int = 0
+    with_entropies: bool = False
     over_ranks: Callable[[Tensor], Tensor] | None = None
 
 
@@ -100,7 +101,7 @@ def divergences(
 
 
 class _Pairs:
-    """Tiles of scores and of targets that agree in what is left out."""
+    """Tiles of scores and of targets that agree in what is left out; the first few are kept, as far as they fit."""
 
     def __init__(
         self,
@@ -108,17 +109,23 @@ class _Pairs:
         b: Tensor,
         targets: TargetScores,
         exclusion: Exclusion | None,
-        stored_tiles: list[Tensor],
+        stored_tiles: tuple[list[Tensor], list[Tensor]],
         room: int = 0,
     ) -> None:
         edits = TileEdits(masks=(LeftOut(targets),)) if targets.leaves_out else None
-        self.scores = ScoreTiles(a, b, exclusion, stored_tiles, room, edits=edits)
+        self.stored_tiles = stored_tiles
+        self._scores = ScoreTiles(a, b, exclusion, stored_tiles[0], room, edits=edits)
         self._targets, self._excludes = targets, exclusion is not None
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        scores, targets = self.scores(tile), self._targets(tile)
+        scores, stored_targets = self._scores(tile), self.stored_tiles[1]
+        if tile.number < len(stored_targets):
+            return scores, stored_targets[tile.number]
+        targets = self._targets(tile)
         if self._excludes:
             targets = targets.masked_fill(scores == -torch.inf, -torch.inf)
+        if tile.number < len(self.stored_tiles[0]):
+            stored_targets.append(targets)
         return scores, targets
 
 
@@ -152,17 +159,28 @@ class _Side(NamedTuple):
         """The pairs of a tile ``[rows, columns]`` that are of this side."""
         return x if self.is_rows else x[:, : self.of_scores[tile.columns].shape[0]]
 
-    def terms(self, scores: Tensor, targets: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
-        """Of a tile, what its pairs add to divergences and to entropies, along this side."""
-        log_p = (self.meets(scores, tile) - self.part(self.of_scores, tile)).clamp_(min=_SMALLEST_LOG)
-        log_t = self.meets(targets, tile) - self.part(self.of_targets, tile)
-        t = log_t.exp()
-        entropies = -(t * log_t.clamp_(min=_SMALLEST_LOG))
-        gap = (log_p - log_t).clamp_(max=_LARGEST_RATIO)
-        near = gap.expm1().sub_(gap).mul_(t)
-        far = log_p.exp_().sub_(t.mul_(gap + 1))
-        dim = 1 if self.is_rows else 0
-        return torch.where(gap < _NEAR, near, far).sum(dim), entropies.sum(dim)
+    def divergences(self, scores: Tensor, targets: Tensor, tile: Tile) -> Tensor:
+        """What a tile adds to the divergences along this side.
+
+        ``t (e^x - 1 - x)`` with ``x = log(p/t)`` is ``p - t - t log(p/t)``, with its digits where ``p`` is near ``t``.
+        """
+        log_t = (self.meets(targets, tile) - self.part(self.of_targets, tile)).clamp_(min=_SMALLEST_TARGET)
+        gap = (self.meets(scores, tile) - self.part(self.of_scores, tile)).clamp_(min=_SMALLEST_LOG).sub_(log_t)
+        return gap.expm1().sub_(gap).mul_(log_t.exp_()).sum(self.dim)
+
+    def entropies(self, targets: Tensor, tile: Tile) -> Tensor:
+        """And to the entropies of targets."""
+        log_t = (self.meets(targets, tile) - self.part(self.of_targets, tile)).clamp_(min=_SMALLEST_TARGET)
+        return -(log_t.exp() * log_t).sum(self.dim)
+
+    @property
+    def dim(self) -> int:
+        """Of a tile, along which a distribution lies."""
+        return 1 if self.is_rows else 0
+
+    def place(self, tile: Tile) -> slice:
+        """Where this side meets a tile."""
+        return tile.rows if self.is_rows else tile.columns
 
     def add_gradient(self, total: Tensor, scores: Tensor, targets: Tensor, of_sums: Tensor, tile: Tile) -> None:
         """Adds ``g (p - t)`` to the gradient of a tile's scores, with ``g`` that of each divergence of this side."""
@@ -189,36 +207,38 @@ class _Divergences(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with torch.autocast(a.device.type, enabled=False):
             room = _STORED_SCORES if any(ctx.needs_input_grad) else 0
-            pairs = _Pairs(a, b, targets, exclusion, [], room)
+            pairs = _Pairs(a, b, targets, exclusion, ([], []), room)
             all_tiles = list(tiles(len(a), len(b), chunk_size, a.device))
-            ctx.sides = list(_compared(pairs, all_tiles, a, sides))
+            ctx.sides = list(_compared(pairs, all_tiles, a, b, sides))
             sums = [most_precise(a.new_zeros(length)) for length in (len(a), len(a), sides.columns, sides.columns)]
             for tile in all_tiles:
                 scores, target_scores = pairs(tile)
                 if reading is not None:
                     reading(scores, target_scores, tile)
                 for side in ctx.sides:
-                    terms = side.terms(scores, target_scores, tile)
-                    for total, addition in zip(sums[:2] if side.is_rows else sums[2:], terms, strict=True):
-                        total[tile.rows if side.is_rows else tile.columns] += addition
+                    totals, entropies = sums[:2] if side.is_rows else sums[2:]
+                    totals[side.place(tile)] += side.divergences(scores, target_scores, tile)
+                    if sides.with_entropies:
+                        entropies[side.place(tile)] += side.entropies(target_scores, tile)
             for side in ctx.sides:
-                sums[1 if side.is_rows else 3][side.of_targets == torch.inf] = torch.nan
-        ctx.arguments = targets, exclusion, all_tiles
+                totals, entropies = sums[:2] if side.is_rows else sums[2:]
+                totals[side.of_targets == torch.inf], entropies[side.of_targets == torch.inf] = 0.0, torch.nan
+        ctx.arguments = targets, exclusion, all_tiles, len(pairs.stored_tiles[0])
         ctx.mark_non_differentiable(sums[1], sums[3])
-        ctx.save_for_backward(a, b, *pairs.scores.stored_tiles)
+        ctx.save_for_backward(a, b, *pairs.stored_tiles[0], *pairs.stored_tiles[1])
         return sums[0], sums[2], sums[1], sums[3]
 
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         a, b, *stored_tiles = ctx.saved_tensors
-        targets, exclusion, all_tiles = ctx.arguments
+        targets, exclusion, all_tiles, count = ctx.arguments
         wants_a, wants_b = ctx.needs_input_grad[:2]
         of_a = torch.zeros_like(a) if wants_a else None
         of_b = torch.zeros_like(b) if wants_b else None
         of_rows, of_columns = of_rows.to(a.dtype), of_columns.to(a.dtype)
         with torch.autocast(a.device.type, enabled=False):
-            pairs = _Pairs(a, b, targets, exclusion, list(stored_tiles))
+            pairs = _Pairs(a, b, targets, exclusion, (stored_tiles[:count], stored_tiles[count:]))
             for tile in all_tiles:
                 scores, target_scores = pairs(tile)
                 of_scores = torch.zeros_like(scores)
@@ -231,16 +251,17 @@ class _Divergences(torch.autograd.Function):
         return of_a, of_b, None, None, None, None, None
 
 
-def _compared(pairs: _Pairs, all_tiles: list[Tile], a: Tensor, sides: Sides) -> Iterator[_Side]:
+def _compared(pairs: _Pairs, all_tiles: list[Tile], a: Tensor, b: Tensor, sides: Sides) -> Iterator[_Side]:
     """Rows, columns or both, with their log-sum-exps over all tiles."""
     height = len(a) if sides.with_rows else 0
     sums = [
         most_precise(a.new_full((length,), -torch.inf)) for length in (height, height, sides.columns, sides.columns)
     ]
+    plain = is_plain(a, b), False
     for tile in all_tiles:
         rows = tile.rows if sides.with_rows else slice(0)
-        for values, of_rows, of_columns in zip(pairs(tile), sums[:2], sums[2:], strict=True):
-            accumulate(values, torch.empty_like(values), of_rows[rows], of_columns[tile.columns], plain=False)
+        for values, of_rows, of_columns, is_small in zip(pairs(tile), sums[:2], sums[2:], plain, strict=True):
+            accumulate(values, torch.empty_like(values), of_rows[rows], of_columns[tile.columns], plain=is_small)
     if sides.with_rows:
         yield _Side.of(sums[0], sums[1], a.dtype, is_rows=True)
     if sides.columns:

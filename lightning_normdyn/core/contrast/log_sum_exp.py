@@ -16,12 +16,13 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
+from lightning_normdyn.core.contrast.positive_pairs import PairShares, PairSums, PositivePairs
 from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, Tile, tiles
 from lightning_normdyn.core.contrast.tile_edits import TileEdits
 from lightning_normdyn.core.dynamics.geometry import most_precise
 
 _STRIP = 2**23  # scores in a strip of whole rows
-_STORED_SCORES = 2**23  # scores that are kept for the backward sweep: 32 MiB in float32
+STORED_SCORES = 2**23  # scores that are kept for the backward sweep: 32 MiB in float32
 _SAFE_SPREAD = 40.0  # e^40 and e^-40 are far from the ends of float32
 _SMALLEST_EXP = 1e-30  # smaller exponentials are zero: numbers at the end of float32 slow a product down tenfold
 _EXPONENT_FLOOR = -80.0
@@ -64,8 +65,41 @@ def log_sum_exp(
         >>> log_sum_exp(a, b, columns=1, positives=torch.arange(2))
         (tensor([0., 0.], dtype=torch.float64), tensor([0.], dtype=torch.float64), tensor([2., 0.]))
     """
-    rows, columns_, of_positives = _LogSumExp.apply(a, b, columns, positives, exclusion, edits, chunk_size)
+    rows, columns_, of_positives, *_ = _LogSumExp.apply(a, b, columns, positives, exclusion, edits, None, chunk_size)
     return rows, columns_, of_positives
+
+
+def target_log_sum_exp(
+    a: Tensor,
+    b: Tensor,
+    targets: PositivePairs | None,
+    *,
+    columns: int = 0,
+    positives: Tensor | None = None,
+    exclusion: Exclusion | None = None,
+    edits: TileEdits | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, PairSums]:
+    """:func:`log_sum_exp`, and the sums of the scores of some pairs, by which means over positives are made.
+
+    Args:
+        a: ``[n, d]``, float32 or float64.
+        b: ``[m, d]``, likewise.
+        targets: pairs whose scores are added up, without ``positives`` and what is left out; ``None`` for none.
+        columns: how many columns are wanted, from the first on.
+        positives: a column of each row whose score is handed out instead of summed, ``[n]``.
+        exclusion: pairs to leave out.
+        edits: what else happens to scores before they are summed.
+        chunk_size: columns that are looked at together; ``None`` picks what suits the device.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [3.0, 0.0], [5.0, 0.0]])
+        >>> target_log_sum_exp(a, b, PositivePairs(torch.tensor([[0, 2]])))[3].rows
+        tensor([7.], dtype=torch.float64)
+    """
+    outcome = _LogSumExp.apply(a, b, columns, positives, exclusion, edits, targets, chunk_size)
+    rows, columns_, of_positives, *of_targets = outcome
+    return rows, columns_, of_positives, PairSums(*of_targets)
 
 
 def softmax_loss(log_sums: Tensor, scores: Tensor) -> Tensor:
@@ -127,27 +161,34 @@ class _LogSumExp(torch.autograd.Function):
         positives: Tensor | None,
         exclusion: Exclusion | None,
         edits: TileEdits | None,
+        targets: PositivePairs | None,
         chunk_size: int | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         with torch.autocast(a.device.type, enabled=False):
             ctx.positives, ctx.exclusion, ctx.edits, ctx.chunk_size = positives, exclusion, edits, chunk_size
+            ctx.targets = targets
             wants_gradient = any(ctx.needs_input_grad)
-            room = _STORED_SCORES if wants_gradient else 0
+            room = STORED_SCORES if wants_gradient else 0
             scores = ScoreTiles(a, b, exclusion, [], room, positives, edits, reads=True)
             rows = most_precise(a.new_full((len(a),), -torch.inf))
             columns_ = rows.new_full((columns,), -torch.inf)
-            plain = (edits is None or not edits.weights) and _is_plain(a, b)
+            of_targets = PairSums.zeros(targets, rows, columns_)
+            plain = (edits is None or not edits.weights) and is_plain(a, b)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
                 tile_scores = scores(tile)
                 exps = scores.buffer("exps", tile_scores)
                 accumulate(tile_scores, exps, rows[tile.rows], columns_[tile.columns], plain=plain)
+                if targets is not None:
+                    of_targets.see(targets, tile_scores, tile)
         ctx.plain = plain
         ctx.save_for_backward(a, b, rows, columns_, *scores.stored_tiles)
-        return rows, columns_, scores.of_positives
+        return rows, columns_, scores.of_positives, *of_targets
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor, of_positives: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, of_rows: Tensor, of_columns: Tensor, of_positives: Tensor, *of_targets: Tensor
+    ) -> tuple[Tensor | None, ...]:
         a, b, rows, columns, *stored_scores = ctx.saved_tensors
         wants_a, wants_b = ctx.needs_input_grad[:2]
         with torch.autocast(a.device.type, enabled=False):
@@ -159,19 +200,23 @@ class _LogSumExp(torch.autograd.Function):
                 F.pad(columns, (0, remaining_columns), value=-torch.inf),
                 F.pad(of_columns, (0, remaining_columns)),
             )
-            shares = _Shares.of(rows, columns, of_rows, of_columns, a.dtype, plain=ctx.plain)
+            shares = ScoreShares.of(rows, columns, of_rows, of_columns, a.dtype, plain=ctx.plain)
+            target_shares = PairShares.of(ctx.targets, of_targets, len(b), a.dtype)
             for tile in tiles(len(a), len(b), ctx.chunk_size, a.device):
-                of_scores = shares.of_tile(scores, tile)
+                tile_scores = scores(tile)
+                of_scores = shares.of_tile(tile_scores, tile, scores)
+                if target_shares is not None:
+                    target_shares.add(of_scores, tile_scores, tile)
                 if of_a is not None:
                     of_a[tile.rows].addmm_(of_scores, b[tile.columns])
                 if of_b is not None:
                     of_b[tile.columns].addmm_(of_scores.T, a[tile.rows])
             if ctx.positives is not None:
                 _add_positives(of_a, of_b, a, b, ctx.positives, of_positives)
-        return of_a, of_b, None, None, None, None, None
+        return of_a, of_b, None, None, None, None, None, None
 
 
-class _Shares(NamedTuple):
+class ScoreShares(NamedTuple):
     """What turns scores into their gradient: ``g_i exp(S_ij - row_i) + g_j exp(S_ij - column_j)``.
 
     One exponential serves both terms, ``exp(S - shift)·(u_i + v_j)``, unless the log-sum-exps lie so far apart that the
@@ -188,7 +233,8 @@ class _Shares(NamedTuple):
     @classmethod
     def of(
         cls, rows: Tensor, columns: Tensor, of_rows: Tensor, of_columns: Tensor, dtype: torch.dtype, *, plain: bool
-    ) -> _Shares:
+    ) -> ScoreShares:
+        """Of log-sum-exps and their gradients; ``plain`` where scores are exponentiated as they are."""
         # A row that has nothing to sum gets nothing: exp(S - inf) = 0.
         rows, columns = (x.where(x > -torch.inf, torch.inf) for x in (rows, columns))
         shift = 0.0 if plain else cls._common_shift(rows, columns)
@@ -214,10 +260,9 @@ class _Shares(NamedTuple):
             return 0.0
         return top if top - lowest < _SAFE_SPREAD else None
 
-    def of_tile(self, scores: ScoreTiles, tile: Tile) -> Tensor:
+    def of_tile(self, tile_scores: Tensor, tile: Tile, memory: ScoreTiles) -> Tensor:
         """The gradient with respect to a tile of scores, in memory that the next tile overwrites."""
-        tile_scores = scores(tile)
-        shifted, weights = scores.buffer("shifted", tile_scores), scores.buffer("weights", tile_scores)
+        shifted, weights = memory.buffer("shifted", tile_scores), memory.buffer("weights", tile_scores)
         of_rows, of_columns = self.of_rows[tile.rows, None], self.of_columns[tile.columns]
         if self.shift is not None:
             exps = torch.exp(tile_scores, out=shifted) if self.plain else shifted_exp(tile_scores, self.shift, shifted)
@@ -260,7 +305,7 @@ def _add(total: Tensor, exps: Tensor, shift: float | Tensor) -> None:
         torch.logaddexp(total, most_precise(exps).log_().add_(shift), out=total)
 
 
-def _is_plain(a: Tensor, b: Tensor) -> bool:
+def is_plain(a: Tensor, b: Tensor) -> bool:
     """Whether scores are so small, by the Cauchy-Schwarz inequality, that they may be exponentiated as they are."""
     if a.device.type != "cpu" or not len(a) or not len(b):
         return False
@@ -284,7 +329,7 @@ class _SumLogSumExp(torch.autograd.Function):
             of_a = torch.empty_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
             scores = ScoreTiles(a, b, exclusion, [], positives=positives, edits=edits, reads=True)
-            plain = (edits is None or not edits.weights) and _is_plain(a, b)
+            plain = (edits is None or not edits.weights) and is_plain(a, b)
             total = most_precise(a.new_zeros(()))
             for rows in _strips(len(a), len(b), chunk_size, a.device):
                 exps = scores(Tile(0, rows, slice(0, len(b))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -70,36 +71,42 @@ class ScoreTiles:
         scores = torch.mm(rows, columns.T, out=room)
         if self.positives is not None:
             places = self.positives[tile.rows] - tile.columns.start
-            _move(scores, places, self.of_positives[tile.rows])
+            move_positives(scores, places, self.of_positives[tile.rows])
         if self.exclusion is not None:
             scores.masked_fill_(self.exclusion.mask(tile.rows, tile.columns), -torch.inf)
         if self._edits is not None:
-            self._edit(self._edits, scores, tile)
+            edit_tile(self._edits, scores, tile, reads=self._reads)
         if keeps:
             self.stored_tiles.append(scores)
         return scores
-
-    def _edit(self, edits: TileEdits, scores: Tensor, tile: Tile) -> None:
-        for mask in edits.masks:
-            mask(scores, tile)
-        if self._reads and edits.reading is not None:
-            edits.reading(scores, tile)
-        for weight in edits.weights:
-            weight(scores, tile)
 
     def buffer(self, name: str, like: Tensor) -> Tensor:
         """Memory of the shape of a tile, under a name."""
         return self._memory_for(name, like, like.T)
 
-    def _memory_for(self, name: str, rows: Tensor, columns: Tensor) -> Tensor:
-        size = len(rows) * len(columns)
+    def stack(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Memory for a tile of several kinds of scores, ``[k, rows, columns]``, under a name."""
+        size = math.prod(shape)
         memory = self._memory.get(name)
         if memory is None or len(memory) < size:
-            self._memory[name] = memory = rows.new_empty(size)
-        return memory[:size].view(len(rows), len(columns))
+            self._memory[name] = memory = self.a.new_empty(size)
+        return memory[:size].view(shape)
+
+    def _memory_for(self, name: str, rows: Tensor, columns: Tensor) -> Tensor:
+        return self.stack(name, (len(rows), len(columns)))
 
 
-def _move(scores: Tensor, places: Tensor, place_scores: Tensor) -> None:
+def edit_tile(edits: TileEdits, scores: Tensor, tile: Tile, *, reads: bool) -> None:
+    """Applies edits to a tile in place, and lets their reading look if it reads."""
+    for mask in edits.masks:
+        mask(scores, tile)
+    if reads and edits.reading is not None:
+        edits.reading(scores, tile)
+    for weight in edits.weights:
+        weight(scores, tile)
+
+
+def move_positives(scores: Tensor, places: Tensor, place_scores: Tensor) -> None:
     """Moves ``scores[i, places[i]]`` to ``place_scores[i]`` wherever that is inside; minus infinity stays behind."""
     inside = (places >= 0) & (places < scores.shape[1])
     places = places.clamp(0, scores.shape[1] - 1)[:, None]

@@ -10,19 +10,8 @@ from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.first_derivative import first_derivative_only
+from lightning_normdyn.core.contrast.positive_pairs import PositivePairs as PositivePairs
 from lightning_normdyn.core.contrast.score_tiles import ScoreTiles, Tile, tiles
-
-
-class PositivePairs(NamedTuple):
-    """Which pairs are positive.
-
-    Attributes:
-        columns: those of each row, ``[n, k]``, each once; -1 is none.
-        keys: a key of the rows ``[n]`` and of the columns ``[m]``; pairs that agree in it are positive too.
-    """
-
-    columns: Tensor
-    keys: tuple[Tensor, Tensor] | None = None
 
 
 def softplus_sum(
@@ -184,15 +173,4 @@ class _SoftplusSum(torch.autograd.Function):
 
 def _turn(values: Tensor, positives: PositivePairs | None, tile: Tile) -> Tensor:
     """Changes the sign of the positive pairs of a tile, in place."""
-    if positives is None:
-        return values
-    for places in (positives.columns[tile.rows] - tile.columns.start).unbind(1):
-        inside = (places >= 0) & (places < values.shape[1])
-        within = places.clamp(0, values.shape[1] - 1)[:, None]
-        place_values = values.gather(1, within)
-        values.scatter_(1, within, torch.where(inside[:, None], -place_values, place_values))
-    if positives.keys is not None:
-        row_keys, column_keys = positives.keys
-        is_positive = row_keys[tile.rows, None] == column_keys[tile.columns]
-        values.copy_(torch.where(is_positive, -values, values))
-    return values
+    return values if positives is None else positives.turn(values, tile)
