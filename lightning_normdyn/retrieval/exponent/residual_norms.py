@@ -190,6 +190,13 @@ def _length_fit(
     controls = {} if controls is None else controls
     check_columns("controls", controls, len(norms), what="documents")
     norms, log_length = norms.detach().cpu().double(), length.detach().cpu().double().log1p()
+    if fitted_rows is not None:
+        check_tensors(fitted_rows=fitted_rows)
+        if fitted_rows.dtype != torch.bool or fitted_rows.shape != norms.shape:
+            raise ValueError(
+                f"fitted_rows: expected true or false for each of {len(norms)} norms, got {fitted_rows.dtype} "
+                f"{tuple(fitted_rows.shape)}"
+            )
     fitted_rows = norms > 0 if fitted_rows is None else (norms > 0) & fitted_rows.cpu()
     if not fitted_rows.any():
         return _LengthFit(torch.zeros_like(norms), torch.zeros(()))

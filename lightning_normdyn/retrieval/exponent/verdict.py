@@ -46,7 +46,13 @@ def scoring_verdict(norm: Calibration, confounds: ConfoundReport | None = None) 
 
     Returns:
         The verdict in numbers and words.
+
+    Raises:
+        ValueError: if something is no record of that kind.
     """
+    for argument, record, maker in (("norm", norm, "calibrate"), ("confounds", confounds, "confound_report")):
+        if not hasattr(record, "sentence") and (record is not None or argument == "norm"):
+            raise ValueError(f"{argument}: expected what {maker} returns, got {type(record).__name__}")
     kind: Verdict = ("norm" if norm.significant else "no gain") if confounds is None else confounds.verdict
     length_exponent = confounds.length.alpha.value if confounds is not None and confounds.length_helps else 0.0
     alpha = 0.0 if kind == "length" and length_exponent else norm.advice
