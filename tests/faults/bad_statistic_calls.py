@@ -273,6 +273,7 @@ def _retrieval() -> Iterator[BadCall]:
         length=[None, swept._replace(measure="mrr@10")],
         predicted=[3, swept._replace(measure="mrr@10")],
         correlations=[3],
+        controls=["length", 3],
         folds=[0, 1, 1.5, 99],
         resamples=[-1, 0, 1.5],
         level=[0, 95, NAN],

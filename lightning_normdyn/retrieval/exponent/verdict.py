@@ -51,7 +51,7 @@ def scoring_verdict(norm: Calibration, confounds: ConfoundReport | None = None) 
         ValueError: if something is no record of that kind.
     """
     for argument, record, maker in (("norm", norm, "calibrate"), ("confounds", confounds, "confound_report")):
-        if not hasattr(record, "sentence") and (record is not None or argument == "norm"):
+        if not hasattr(type(record), "sentence") and (record is not None or argument == "norm"):
             raise ValueError(f"{argument}: expected what {maker} returns, got {type(record).__name__}")
     kind: Verdict = ("norm" if norm.significant else "no gain") if confounds is None else confounds.verdict
     length_exponent = confounds.length.alpha.value if confounds is not None and confounds.length_helps else 0.0
