@@ -117,7 +117,7 @@ def _of_length(confounds: ConfoundReport) -> str:
         else "Length helps and norms do not: score"
     )
     return (
-        f"{opening} by cos · (1 + length)^{_exponent(length.alpha)} and not by the norm, which raises {length.measure} "
+        f"{opening} by cos · (1 + length)^{_exponent(length.alpha)} instead of the norm; it raises {length.measure} "
         f"from {length.baseline:.4f} by {_bracketed(length.gain)} on queries that did not choose it "
         f"(p = {length.p_value:.2g}, corrected for {_tried(length)}; {_sample(length)})."
     )
