@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lightning_normdyn.core.statistics.interval import Interval
@@ -162,7 +163,7 @@ def _no_gain_by_length(confounds: ConfoundReport) -> str:
 
 def _correlation(confounds: ConfoundReport) -> str:
     correlation = confounds.correlations.get("length")
-    if correlation is None:
+    if correlation is None or not math.isfinite(correlation.r):
         return ""
     return f"; Spearman of norm and length {_bracketed(correlation.interval, 2, sign='+')}"
 
