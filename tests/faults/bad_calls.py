@@ -650,6 +650,8 @@ def _retrieval() -> Iterator[BadCall]:
         {"norms": torch.rand(9), "length": torch.rand(9)},
         norms=[torch.rand(3), None],
         length=[torch.rand(3), torch.full((9,), NAN)],
+        controls=[3, {"age": torch.rand(3)}],
+        fitted_rows=[torch.rand(9), torch.ones(3, dtype=torch.bool)],
     )
     yield from each(
         kind,
