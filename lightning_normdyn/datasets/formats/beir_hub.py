@@ -26,12 +26,12 @@ _WANTED = tuple(
 )
 
 
-def read_judged_texts(place: File, *, cache: File | None = None, progress: Progress | None = None) -> JudgedTexts:
+def read_judged_texts(folder: File, *, cache: File | None = None, progress: Progress | None = None) -> JudgedTexts:
     """Reads a retrieval set from a folder, or from the hub where there is no such folder and the name could be one.
 
     Args:
-        place: a folder, see :func:`read_beir`, or ``ORGANISATION/NAME``, with ``:CONFIG`` where the set has several
-            (``mteb/MIRACLRetrieval:de``). Judgements of ``BeIR/NAME`` come from ``BeIR/NAME-qrels``.
+        folder: of the set, see :func:`read_beir`, or a name ``ORGANISATION/NAME``, with ``:CONFIG`` where the set has
+            several (``mteb/MIRACLRetrieval:de``). Judgements of ``BeIR/NAME`` come from ``BeIR/NAME-qrels``.
         cache: see :func:`read_beir`.
         progress: likewise.
 
@@ -40,11 +40,11 @@ def read_judged_texts(place: File, *, cache: File | None = None, progress: Progr
         ValueError: if the hub has no such set or cannot be reached.
         ModuleNotFoundError: if huggingface_hub is not installed and a name is asked for.
     """
-    check_path("folder", folder=place)
-    match = _NAME.fullmatch(str(place))
-    if match is None or Path(place).exists():
-        return read_beir(place, cache=cache, progress=progress)
-    problems = Problems(place)
+    check_path("folder", folder=folder)
+    match = _NAME.fullmatch(str(folder))
+    if match is None or Path(folder).exists():
+        return read_beir(folder, cache=cache, progress=progress)
+    problems = Problems(folder)
     texts = read_beir_files(_hub_files(*match.groups()), problems, cache=cache, progress=progress)
     problems.report()
     return texts
