@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from small_files import rows, write
@@ -147,6 +148,17 @@ def test_amazons_users_and_items_are_told_apart(tmp_path):
         assert [(user, item) for user, item, *_ in named(found)] == pairs
 
 
+@pytest.fixture
+def far_east(monkeypatch):
+    """A machine nine hours ahead of UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
 @pytest.mark.parametrize(
     ("text", "days"),
     [
@@ -159,5 +171,6 @@ def test_amazons_users_and_items_are_told_apart(tmp_path):
     ],
 )
 def test_times_may_be_dates(tmp_path, text, days):
+    """In UTC where they name no zone, wherever the machine stands."""
     write(tmp_path / "ratings.tsv", f"user\titem\ttimestamp\nu\ti\t{text}\n")
     assert named(read_movielens(tmp_path)) == [("u", "i", 1, days * DAY)]
