@@ -193,12 +193,12 @@ def _samples(shards: Sequence[File], json_field: str, problems: Problems) -> Ite
         waiting: dict[str, _Files] = {}
         for key, files in _grouped(shard):
             # Where all images of a shard come before all captions, samples lie in pieces.
-            merged = _merged(shard, key, waiting.pop(key, {}), files)
-            pieces = _by_last_dot(key, merged)
-            if any(_is_whole(piece) for piece in pieces.values()):
-                yield from _whole(shard, pieces, json_field, problems)
+            all_files = _merged(shard, key, waiting.pop(key, {}), files)
+            samples = _by_last_dot(key, all_files)
+            if any(_is_whole(sample_files) for sample_files in samples.values()):
+                yield from _whole(shard, samples, json_field, problems)
             else:
-                waiting[key] = merged
+                waiting[key] = all_files
         for key, files in waiting.items():
             yield from _whole(shard, _by_last_dot(key, files), json_field, problems)
 
@@ -244,15 +244,15 @@ def _by_last_dot(key: str, files: _Files) -> dict[str, _Files]:
 
     Files with an image of the bare name, or with one caption for several images, are one sample.
     """
-    parts: dict[str, _Files] = {}
+    subsamples: dict[str, _Files] = {}
     for ending, data in files.items():
         name, _, kind = ending.rpartition(".")
-        parts.setdefault(name, {})[kind] = data
-    shared = parts.pop("", {})
-    if _is_whole(files) or any(kind in shared for kind in _IMAGES):
+        subsamples.setdefault(name, {})[kind] = data
+    common_files = subsamples.pop("", {})
+    if _is_whole(files) or any(kind in common_files for kind in _IMAGES):
         return {key: files}
-    has_images = any(kind in part for part in parts.values() for kind in _IMAGES)
-    return {f"{key}.{name}": part for name, part in parts.items()} if has_images else {key: files}
+    has_images = any(kind in sample_files for sample_files in subsamples.values() for kind in _IMAGES)
+    return {f"{key}.{name}": sample_files for name, sample_files in subsamples.items()} if has_images else {key: files}
 
 
 def _grouped(shard: File) -> Iterator[tuple[str, _Files]]:
