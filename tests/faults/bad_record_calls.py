@@ -160,6 +160,7 @@ def _readers() -> Iterator[BadCall]:
         (formats.read_bright, "folder"),
         (formats.read_cifar10h, "folder"),
         (formats.read_image_text, "path"),
+        (formats.read_judged_texts, "folder"),
         (formats.read_labelled_texts, "folder"),
         (formats.read_movielens, "folder"),
         (formats.read_omniglot, "path"),
@@ -172,6 +173,9 @@ def _readers() -> Iterator[BadCall]:
         (partial(formats.read_image_folder, height=8, width=8), "folder"),
     ):
         yield from each(kind, read, None, argument=rf"\b{name}\b|{absent}|^a: ", **{name: places})
+    yield from each(kind, formats.read_triples, {"folder": _folder_of_images()}, order=["rht", None, 3])
+    yield from each(kind, formats.read_sts, {"folder": _folder_of_images()}, language=["", 3], argument="language")
+    yield from each(kind, formats.read_labelled_texts, {"folder": _folder_of_images()}, encoding=["latin-x", 3, None])
     yield from each(
         kind, formats.read_cifar10, None, batches=[3, None, [], "a", [str(absent)]], argument=f"batches|{absent}"
     )

@@ -24,6 +24,8 @@ classes without an image, files that are no images by name    counted, left out
 a split without scores                                        counted, left out
 excluded documents that are not searched anyway               counted, left out
 facts or interactions repeated                                counted, kept
+columns of triples behind the third (times, scores)           counted, left out
+a sample with several images and one caption                  counted, the first taken
 evaluation facts known or with names unknown to training      counted, kept
 texts of a class that training lacks                          counted, kept
 items without a title                                         counted, kept with an empty one
