@@ -95,6 +95,21 @@ def _by_autograd(loss: nn.Module | None, value: Callable[[Tensor, Tensor], Tenso
     return Step(run, gradients, parameters, clear)
 
 
+def _summed(q: Tensor, d: Tensor) -> Step:
+    from lightning_normdyn import losses
+
+    pairs = {"infonce": losses.InfoNCE(temperature=1 / SCALE, symmetric=True), "sigmoid": losses.SigmoidContrastive()}
+    loss = losses.SummedLoss({name: (1.0, member) for name, member in pairs.items()})
+    return _by_autograd(loss, loss, q, d)
+
+
+def _one_by_one(q: Tensor, d: Tensor) -> Step:
+    from lightning_normdyn import losses
+
+    pairs = nn.ModuleList((losses.InfoNCE(temperature=1 / SCALE, symmetric=True), losses.SigmoidContrastive()))
+    return _by_autograd(pairs, lambda q, d: torch.stack([loss(q, d) for loss in pairs]).sum(), q, d)
+
+
 def _ours(name: str, **options: Any) -> Callable[[Tensor, Tensor], Step]:
     def build(q: Tensor, d: Tensor) -> Step:
         from lightning_normdyn import losses
@@ -264,6 +279,7 @@ def _floor(products: int) -> Callable[[Tensor, Tensor], Step]:
 
 NESTED = "q→d of four prefixes"
 ANGLES = f"ArcFace over {CLASSES:,} classes"
+SUM = "q→d, d→q and sigmoid"
 ONE, BOTH, GAMMA, PAIRS, ALL = "q→d", "q→d, d→q", "q→d, d→q, learnt gamma", "sigmoid of each pair", "q→d, d→q, q→q, d→d"
 CASES: dict[str, Case] = {
     "one": Case("**ours** InfoNCE, one direction", ONE, "ours", _ours("InfoNCE", temperature=1 / SCALE)),
@@ -297,6 +313,8 @@ CASES: dict[str, Case] = {
     "plain_gamma": Case("plain PyTorch", GAMMA, "plain", _plain_module(_LearnableGamma)),
     "sigmoid": Case("**ours** SigmoidContrastive", PAIRS, "ours", _ours("SigmoidContrastive")),
     "plain_sigmoid": Case("plain PyTorch", PAIRS, "plain", _plain_module(_Sigmoid)),
+    "summed": Case("**ours** SummedLoss of symmetric InfoNCE and SigmoidContrastive", SUM, "ours", _summed),
+    "one_by_one": Case("**ours** InfoNCE, symmetric, and SigmoidContrastive, one by one", SUM, "plain", _one_by_one),
     "simclr": Case(
         "**ours** InfoNCE, symmetric, same_side both",
         ALL,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.contrast.positive_pairs import PairSums
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count, check_flag
@@ -20,7 +19,7 @@ from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.prefixes import Prefixes
 from lightning_normdyn.losses.queue import DocumentQueue
-from lightning_normdyn.losses.shared_parts import NO_INNER_PRODUCT, SharedPart, shared_losses
+from lightning_normdyn.losses.shared_parts import SharedPart, shared_losses
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.softmax_settings import SoftmaxSettings
 from lightning_normdyn.losses.softmax_sweeps import ScoreSums, SoftmaxSweep
@@ -39,8 +38,9 @@ class InfoNCE(SoftmaxSettings):
     A positive is taken off its row before anything is added up, so that value and gradients are right to the rounding
     of the scores however small the loss is, where each query has one positive: within 1e-5 of float64 in float32 at
     losses from 10 down to 1e-9, where a float32 softmax less its target is off by 1e-4 at 2.5e-4 and by 1e-2 at 1e-6.
-    Several positives of a query are equal at best, and what they have in common is lost to rounding then: off by 5e-4
-    where the loss is 2.5e-4 above its minimum. So are the fused kernels, by 6e-8 over the loss.
+    Several positives of a query are equal at best, and differ by the rounding of their scores then, as in plain
+    float32: gradients are off by 1e-4 where the loss is 2.5e-4 above its minimum, and by 2e-3 at 1.5e-5. The fused
+    kernels are off by 6e-8 over the loss.
 
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
@@ -82,8 +82,9 @@ class InfoNCE(SoftmaxSettings):
             to the gradient.
         prefixes: widths of prefixes, ascending, each of which is to serve by itself (Matryoshka, arXiv 2205.13147):
             the loss is the weighed sum of theirs, and the embeddings' own width is one only if it is listed.
-            Every prefix is scored by norms of its own, and learns exponents of its own. From queries to documents and
-            without further terms all are computed in one sweep, else one after the other.
+            Every prefix is scored by norms of its own, and learns exponents of its own. All are computed in one sweep
+            over queries and documents, unless there is a queue, hard negatives of a query's own, or bounds or guides
+            in both directions.
         prefix_weights: of the prefixes' losses; 1 for each if left out.
         with_metrics: whether each batch leaves what :meth:`metrics` gives, which costs a few reductions a tile.
         options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
@@ -218,18 +219,6 @@ class InfoNCE(SoftmaxSettings):
             self._metrics = part._metrics
         return torch.stack(losses).sum(0)
 
-    def reason_apart(self, batch: Batch) -> str | None:
-        """See :meth:`InBatchLoss.reason_apart`."""
-        both = self.from_queries and self.from_documents
-        reasons = {
-            "its queue holds documents that no other loss has": self.queue is not None,
-            "shared_hard_negatives=False gives each query candidates of its own": not self.shared_hard_negatives,
-            "fused kernels make sweeps of their own": self._is_fused(batch),
-            "each direction judges negatives by a positive of its own": both and self.judges_by_sides(batch),
-            NO_INNER_PRODUCT: not self.similarity.has_directions,
-        }
-        return next((reason for reason, holds in reasons.items() if holds), None)
-
     def parts(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> list[SharedPart]:
         """See :meth:`InBatchLoss.parts`: one, or one for each prefix."""
         self._check_pairs(batch)
@@ -304,27 +293,3 @@ class InfoNCE(SoftmaxSettings):
         if len(vectors) == 1 and self.queue is None:
             warn_of_one_candidate("larger batches, hard negatives or a queue_size")
         return SoftmaxSweep(self, batch, candidates, ranks, anchors, vectors, exclusion, self.factor(batch))
-
-    def _is_fused(self, batch: Batch) -> bool:
-        """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
-        special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
-        special = special or not self.shared_hard_negatives
-        special = special or batch.has_several_positives
-        special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
-        special = special or self.judges_negatives(batch) or self.prefixes is not None
-        return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
-
-    def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
-        """The loss of each pair by kernels that take embeddings as they are."""
-        assert self.kernels is not None
-        rows, columns, scores = self.kernels.log_sum_exp(
-            self.similarity.factor_queries(batch.queries, self.scaling.factor),
-            vectors,
-            columns=candidates.positives.total if self.from_documents else 0,
-            positives=candidates.positive_columns,
-            exclusion=excluded_pairs(batch, candidates),
-        )
-        sums = [rows] if self.from_queries else []
-        if self.from_documents:
-            sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
-        return torch.stack(sums).mean(0) - scores

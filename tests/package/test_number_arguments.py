@@ -222,6 +222,7 @@ NOT_THE_USERS = {
     "instruments.NormTrajectory",
     "instruments.OutputWatch",
     "instruments.TableWatch",
+    "losses.SummedLoss",  # of losses that have checked theirs; it takes none of its bases' options
     "retrieval.audit.Audit",  # records of what was measured
     "retrieval.audit.LastLayer",
     "retrieval.audit.Saturation",
