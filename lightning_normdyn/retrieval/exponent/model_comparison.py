@@ -20,7 +20,8 @@ class PairedChange(NamedTuple):
 
     Attributes:
         interval: of the mean, by a paired bootstrap over queries.
-        p_value: two-sided, of a sign-flip test, corrected for the three questions of a comparison (Holm).
+        p_value: two-sided, of a sign-flip test, corrected for the three questions of a comparison (Holm); exponents are
+            held as they were chosen.
         level: of the interval.
     """
 
