@@ -17,6 +17,7 @@ from lightning_normdyn.retrieval.indexes.id_file import (
     check_lines,
     check_place,
     id_file,
+    ids_array,
     norm_file,
     read_ids,
     write_ids,
@@ -350,9 +351,7 @@ def _lines(plan: SearchPlan) -> str:
         ]
     if not plan.has_id_file:
         return "\n".join([*lines, "ids = rows"])
-    return "\n".join(
-        [*lines, f"ids = np.array(open({str(id_file(file))!r}, encoding='utf-8').read().splitlines())[rows]"]
-    )
+    return "\n".join(["from pathlib import Path", *lines, f"ids = {ids_array(file)}[rows]"])
 
 
 def _kept_width(width: Mapping[str, int]) -> dict[str, int]:
