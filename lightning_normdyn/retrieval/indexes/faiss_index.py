@@ -47,7 +47,7 @@ _NEIGHBOURS = 32
 _SEARCHED_NODES, _MOST_NODES, _MOST_CANDIDATES = 64, 1024, 4096
 _MOST_SCANNED = 16_384  # candidates where everything is compared anyway
 _FEWEST_LISTS = 8
-_SECONDS_BETWEEN_SAVES = 120.0
+_SECONDS_BETWEEN_SAVES, _LEAST_SHARE = 120.0, 20
 
 
 class FaissIndex:
@@ -133,7 +133,7 @@ class FaissIndex:
         self._row_count += len(ids)
         if norms is not None and self._norms is not None:
             self._norms.write(norms.numpy())
-        if time.monotonic() - self._saved_at > max(_SECONDS_BETWEEN_SAVES, 20 * self._saving_seconds):
+        if time.monotonic() - self._saved_at > max(_SECONDS_BETWEEN_SAVES, _LEAST_SHARE * self._saving_seconds):
             self._save()
 
     def close(self) -> None:
