@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -151,8 +152,8 @@ class LanceTable:
             if self._needs_candidates:
                 power = self._manifest.exponent
                 scores = [score * row["norm"] ** power for score, row in zip(scores, rows, strict=True)]
-            best = sorted(range(len(rows)), key=lambda place, scores=scores: -scores[place])[:k]
-            answers.append([(rows[place]["id"], scores[place]) for place in best])
+            scored_ids = [(row["id"], score) for row, score in zip(rows, scores, strict=True)]
+            answers.append(sorted(scored_ids, key=itemgetter(1), reverse=True)[:k])
         return SearchResult(
             [[row_id for row_id, _ in answer] for answer in answers],
             [[score for _, score in answer] for answer in answers],

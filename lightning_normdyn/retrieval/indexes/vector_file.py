@@ -165,7 +165,8 @@ class _VectorFile:
         return file.ids
 
     def _norms(self) -> np.ndarray[Any, Any]:
-        return np.load(norm_file(self.file))
+        norms: np.ndarray[Any, Any] = np.load(norm_file(self.file))
+        return norms
 
     def _start(self, file: Path, contents: Contents) -> None:
         raise NotImplementedError
@@ -291,7 +292,8 @@ class ParquetFile(_VectorFile):
         self._parts: list[Path] = []
 
     def _norms(self) -> np.ndarray[Any, Any]:
-        return pq.read_table(self.file, columns=["norm"])["norm"].to_numpy()
+        norms: np.ndarray[Any, Any] = pq.read_table(self.file, columns=["norm"])["norm"].to_numpy()
+        return norms
 
     def _start(self, file: Path, contents: Contents) -> None:
         numbers = pa.list_(_PARQUET_TYPES[self.destination.dtype], contents.dim)
