@@ -107,6 +107,12 @@ def _with_width(result: PilotResult) -> str:
     return f" with {options}" if options else ""
 
 
+UNMEASURED_UPSERT = (
+    "Recall was not measured: after --upsert there may be other vectors than these embeddings; export all of them with "
+    "--overwrite to have it measured."
+)
+
+
 def describe_unmeasured(other_rows: int) -> str:
     """Why recall is not known after rows were appended.
 

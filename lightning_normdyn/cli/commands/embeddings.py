@@ -32,7 +32,8 @@ _GROUPS = {
         "embeddings", "column", "ids", "dim", "normalization", "alpha", "gamma_document",
     ),
     "what is written": (
-        "to", "out", "name", "index", "dtype", "augment", "keep_norm", "metric", "overwrite", "append",
+        "to", "out", "name", "index", "dtype", "augment", "keep_norm", "metric", "overwrite", "append", "upsert",
+        "payload",
     ),
     "how an index is built and searched": (
         "m", "ef_construction", "ef_search", "nprobe", "subvectors", "refine_factor", "candidates",
@@ -189,6 +190,8 @@ def export(
     metric: Literal["inner_product", "euclidean", "cosine"] = "inner_product",
     overwrite: bool = False,
     append: bool = False,
+    upsert: bool = False,
+    payload: Sequence[Name] | None = None,
     m: Count | None = None,
     ef_construction: Count | None = None,
     ef_search: Count | None = None,
@@ -225,6 +228,9 @@ def export(
         metric: what the index compares by; others than the default need --augment, or cosine --keep-norm
         overwrite: replace what is there
         append: keep what is there and add the rows whose ids it does not have (files and faiss)
+        upsert: give rows of a collection in use their new vectors by id, add the others, leave the rest (qdrant,
+            lancedb, pgvector)
+        payload: column of Parquet to store beside the vectors, or all; repeatable (qdrant, lancedb, pgvector)
         m: neighbours of a node of a graph
         ef_construction: nodes that are looked at to place a new one
         ef_search: nodes that a search looks at (default: what the recall asks for)
@@ -262,7 +268,9 @@ def export(
             keep_norm=keep_norm,
         ),
         to,
-        Destination(out, name, dtype, index, overwrite, parameters, append),
+        Destination(
+            out, name, dtype, index, overwrite, parameters, append, upsert=upsert, payload=tuple(payload or ())
+        ),
         column=column,
         ids=ids,
         dim=dim,
