@@ -137,14 +137,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> list[Path]:
     Returns:
         What was removed.
     """
-    middle = r".+" if name is None else re.escape(_shortened(name))
-    pattern = re.compile(rf"\.{middle}\.[0-9a-f]{{16}}\.tmp", re.DOTALL)
-    try:
-        with os.scandir(folder) as entries:
-            paths = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
-    except OSError:
-        return []
-    leftovers = [path for path in paths if not path.is_symlink() and is_locked(path) is False]
+    leftovers = leftovers_of(folder, name)
     for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -152,6 +145,23 @@ def remove_leftovers(folder: Path, name: str | None = None) -> list[Path]:
             with suppress(OSError):
                 path.unlink()
     return leftovers
+
+
+def leftovers_of(folder: Path, name: str | None = None) -> list[Path]:
+    """What :func:`remove_leftovers` removes.
+
+    Args:
+        folder: where they lie.
+        name: of what they were to be; ``None`` for any.
+    """
+    middle = r".+" if name is None else re.escape(_shortened(name))
+    pattern = re.compile(rf"\.{middle}\.[0-9a-f]{{16}}\.tmp", re.DOTALL)
+    try:
+        with os.scandir(folder) as entries:
+            paths = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]
+    except OSError:
+        return []
+    return [path for path in paths if not path.is_symlink() and is_locked(path) is False]
 
 
 def sync_folder(folder: Path) -> None:

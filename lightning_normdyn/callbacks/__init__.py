@@ -6,5 +6,12 @@ from lightning_normdyn.callbacks.dynamics import (
     NormDynamics,
     NormTrajectoryMonitor,
 )
+from lightning_normdyn.callbacks.hard_negative_mining import HardNegativeMining
 
-__all__ = ["EquilibriumFitMonitor", "GradientSplitMonitor", "NormDynamics", "NormTrajectoryMonitor"]
+__all__ = [
+    "EquilibriumFitMonitor",
+    "GradientSplitMonitor",
+    "HardNegativeMining",
+    "NormDynamics",
+    "NormTrajectoryMonitor",
+]

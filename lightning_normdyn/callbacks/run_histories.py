@@ -137,7 +137,7 @@ def history_for(trainer: Trainer, monitor: Recording, predecessors: Sequence[Rec
     """
     if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
         return None
-    log_dir = _log_dir(trainer)
+    log_dir = log_folder(trainer)
     if "://" in str(log_dir):
         rank_zero_warn(f"normdyn history: '{log_dir}' is no folder of this machine, so no norm history is saved there")
         return None
@@ -165,8 +165,12 @@ def bookmark_of_run(trainer: Trainer, history: RunWriter, saved: Iterable[Bookma
     return history.bookmark if bookmark is None and goes_on else bookmark
 
 
-def _log_dir(trainer: Trainer) -> str:
-    """What ``trainer.log_dir`` is on the first rank: it is broadcast, and other ranks may not ask for it."""
+def log_folder(trainer: Trainer) -> str:
+    """What ``trainer.log_dir`` is on the first rank: it is broadcast, and other ranks may not ask for it.
+
+    Args:
+        trainer: whose run it is.
+    """
     if not trainer.loggers:
         return str(trainer.default_root_dir)
     logger: Any = trainer.loggers[0]

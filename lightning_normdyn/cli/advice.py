@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from rich.progress import Progress
 
 from lightning_normdyn.atomic_file import write_json
+from lightning_normdyn.cli.audits.input import AuditRequest, gather_input
 from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint, loading_options
 from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words
-from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.core.statistics.ranking import ranking_ndcg
 from lightning_normdyn.datasets import Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
 from lightning_normdyn.datasets.formats.qrels import read_qrels
 from lightning_normdyn.history.number import measured, show_number
+from lightning_normdyn.retrieval import AlphaSweep, sweep_alpha
+from lightning_normdyn.retrieval.audit import JudgedQueries, audit_norms, first_line
+from lightning_normdyn.retrieval.exponent.sweep import ALPHAS
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded
-from lightning_normdyn.tasks.contrast.ranking_measures import ranking_measures
-from lightning_normdyn.tasks.grid.advice import ModelAdvice, advise_on
+from lightning_normdyn.tasks.grid.advice import ModelAdvice, Scoring, TrainedWith, advise_on
 from lightning_normdyn.tasks.quiet import quiet_lightning
-
-_MEASURE = "ndcg@10"
-_DEPTH = 10
 
 
 class EmbeddingFiles(NamedTuple):
@@ -38,12 +36,18 @@ class EmbeddingFiles(NamedTuple):
         documents: file of the documents.
         column: of the embeddings.
         judgements: file of query, document, grade.
+        texts: file of the documents' texts, for their lengths.
+        covariates: file of further columns, a column ``length`` perhaps.
+        controls: names of some of them that are held fixed beside length.
     """
 
     queries: str | None
     documents: str | None
     column: str | None = None
     judgements: str | None = None
+    texts: str | None = None
+    covariates: str | None = None
+    controls: tuple[str, ...] = ()
 
 
 class AdviceRecord(NamedTuple):
@@ -63,9 +67,10 @@ class AdviceRecord(NamedTuple):
         return 0
 
     def print_to(self, console: Console) -> None:
-        """Prints the notes, the numbers, the sentences."""
+        """Prints how to score, the notes, the numbers, what to train."""
+        console.print(self.advice.scoring, markup=False)
         for note in self.notes:
-            console.print(note)
+            console.print(note, markup=False)
         diagnosis = self.advice.diagnosis
         d, qnorm, dnorm = (
             measured(number) for number in (diagnosis.cohens_d.value, diagnosis.kappa_qnorm, diagnosis.kappa_dnorm)
@@ -75,8 +80,7 @@ class AdviceRecord(NamedTuple):
             f"{diagnosis.document_cv:.3f} · log10 kappa: qnorm {show_number(qnorm, '.2f')}, dnorm "
             f"{show_number(dnorm, '.2f')}"
         )
-        console.print(self.advice.scoring)
-        console.print(self.advice.training)
+        console.print(self.advice.training, markup=False)
 
 
 def check_sources(
@@ -117,12 +121,12 @@ def check_idle(of_files: bool, **options: str | None) -> None:
             raise ValueError(f"{name}: expected {source}, got '{value}' without; leave it out")
 
 
-def advise_on_files(files: EmbeddingFiles, temperature: float) -> AdviceRecord:
-    """Advice from embeddings before any normalisation.
+def advise_on_files(files: EmbeddingFiles, trained_with: TrainedWith) -> AdviceRecord:
+    """Advice from embeddings before any normalisation; how to score is what ``normdyn audit`` says of the same files.
 
     Args:
         files: of both sides.
-        temperature: of training.
+        trained_with: what is known of the training.
 
     Raises:
         ValueError: if they do not fit together.
@@ -147,14 +151,33 @@ def advise_on_files(files: EmbeddingFiles, temperature: float) -> AdviceRecord:
             f"judgements: expected a grade above 0 for one pair at least, got none in {files.judgements}; grades say "
             "how relevant a document is"
         )
-    advice = advise_on(
-        encoded,
-        cosine=_ndcg(encoded, "cosine"),
-        dot=_ndcg(encoded, "dot"),
-        measure=_MEASURE,
-        temperature=temperature,
+    scoring, notes = _audited(files, encoded)
+    sweep = sweep_alpha(encoded.queries, encoded.documents, judgements, alphas=(0.0, 1.0))
+    return AdviceRecord(advise_on(encoded, sweep, trained_with=trained_with, scoring=scoring), notes)
+
+
+def _audited(files: EmbeddingFiles, encoded: Encoded) -> tuple[Scoring, Sequence[str]]:
+    """The audit's verdict, with lengths of the documents where their texts or a column of lengths are at hand."""
+    request = AuditRequest(
+        embeddings=files.documents,
+        column=files.column,
+        texts=files.texts,
+        covariates=files.covariates,
+        controls=files.controls,
     )
-    return AdviceRecord(advice)
+    with tempfile.TemporaryDirectory(prefix="normdyn-advise-") as folder:
+        inputs = gather_input(request, Path(folder), Progress(disable=True))
+    audit = audit_norms(
+        lambda: [encoded.documents],
+        len(encoded.documents),
+        length=inputs.length,
+        covariates=inputs.covariates,
+        controls=inputs.controls,
+        judged_queries=JudgedQueries(encoded.queries, encoded.judgements),
+        name=str(files.documents),
+    )
+    verdict = None if audit.ranking is None else audit.ranking.verdict
+    return Scoring(verdict, first_line(audit)), inputs.notes
 
 
 def _judgements(file: str | None, queries: EmbeddingFile, documents: EmbeddingFile) -> Judgements:
@@ -171,11 +194,6 @@ def _judgements(file: str | None, queries: EmbeddingFile, documents: EmbeddingFi
         )
     rows = torch.arange(queries.rows)
     return Judgements(rows, rows, torch.ones(queries.rows))
-
-
-def _ndcg(encoded: Encoded, name: str) -> Tensor:
-    measures = {_MEASURE: partial(ranking_ndcg, top_k=_DEPTH)}
-    return ranking_measures(encoded, NORMALIZATIONS[name], measures, depth=_DEPTH)[_MEASURE]
 
 
 def advise_on_checkpoint(
@@ -212,16 +230,20 @@ def advise_on_checkpoint(
     encoded = model.encoded
     if encoded is None:
         raise ValueError("data: expected a validation split with judged pairs, got none")
-    cosine, dot = (model.measures(encoded, NORMALIZATIONS[name])[model.headline] for name in ("cosine", "dot"))
     advice = advise_on(
         encoded,
-        cosine=cosine,
-        dot=dot,
-        measure=model.headline,
-        temperature=float(model.contrast.temperature),
-        symmetric=model.symmetry.symmetric,
+        _sweep_of(model, encoded),
+        trained_with=TrainedWith(
+            float(model.contrast.temperature), model.symmetry.symmetric, model.contrast.similarity.normalization
+        ),
     )
     return AdviceRecord(advice, notes)
+
+
+def _sweep_of(model: ContrastiveTask, encoded: Encoded) -> AlphaSweep:
+    """The task's own measure at every exponent of the norm, on both sides: only that of documents changes a ranking."""
+    values = [model.measures(encoded, (1 - alpha, 1 - alpha))[model.headline].double().cpu() for alpha in ALPHAS]
+    return AlphaSweep(torch.tensor(ALPHAS, dtype=torch.float64), torch.stack(values), model.headline)
 
 
 def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:
@@ -245,6 +267,7 @@ def _plain(advice: ModelAdvice) -> dict[str, Any]:
         "queries": advice.comparison.queries,
         "scores": scores,
         "diagnosis": diagnosis,
+        "verdict": None if advice.verdict is None else advice.verdict._asdict(),
         "scoring": advice.scoring,
         "training": advice.training,
     }

@@ -5,15 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from lightning_normdyn.caution import caution
+from lightning_normdyn.cli.export_sentences import (
+    describe,
+    describe_advice,
+    describe_loss,
+    describe_pilot,
+    describe_unmeasured,
+    describe_wider,
+)
 from lightning_normdyn.cli.ray_cluster import check_engine, cluster_of
 from lightning_normdyn.cli.ray_passes import RayPasses
 from lightning_normdyn.cli.terminal import terminal
@@ -23,12 +33,23 @@ from lightning_normdyn.datasets.storage_place import StoragePlace
 from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, measure_loss, survey_source, write_index
+from lightning_normdyn.retrieval.export.pilot import Pilot, PilotResult, PilotSample, run_pilot
 from lightning_normdyn.retrieval.export.survey import Survey
-from lightning_normdyn.retrieval.indexes import TARGETS, Destination, IndexWriter, index_writer
-from lightning_normdyn.retrieval.indexes.id_file import read_ids
+from lightning_normdyn.retrieval.indexes import (
+    TARGETS,
+    Candidate,
+    Destination,
+    IndexParameters,
+    IndexWriter,
+    Manifest,
+    SearchPlan,
+    index_writer,
+    read_manifest,
+)
+from lightning_normdyn.retrieval.indexes.id_file import id_file, read_ids
+from lightning_normdyn.retrieval.indexes.manifest import FIRST_ROWS, FirstRows, manifest_file
 
 _NEAREST = 10
-_LOW_RECALL = 0.95
 
 
 class ExportRecord(NamedTuple):
@@ -39,9 +60,10 @@ class ExportRecord(NamedTuple):
         description: of the embeddings and what was stored, in sentences.
         to: the target, a word of ``TARGETS``.
         destination: where in it they are, and how they are kept.
-        search: how to search in it, in words.
+        search: how to search in it: lines that can be run, as it was measured.
         loss: what the index loses; ``None`` for an exact one in float32.
         loss_description: the same in sentences.
+        pilot: what ``--index auto``, or advice on a low recall, tried; ``None`` if nothing had to be.
     """
 
     survey: Survey
@@ -51,6 +73,7 @@ class ExportRecord(NamedTuple):
     search: str
     loss: ExportLoss | None
     loss_description: Sequence[str]
+    pilot: Pilot | None = None
 
     @property
     def exit_code(self) -> int:
@@ -59,23 +82,12 @@ class ExportRecord(NamedTuple):
 
     def print_to(self, console: Console) -> None:
         """Prints what was not printed on the way: how to search."""
-        console.print(f"Search: {self.search}")
+        console.print(f"Search:\n{self.search}" if "\n" in self.search else f"Search: {self.search}")
 
 
-def run_export(
-    embeddings: str,
-    folding: Folding,
-    to: str,
-    destination: Destination,
-    *,
-    column: str | None = None,
-    ids: str | None = None,
-    queries: str | None = None,
-    sample: int = 200,
-    chunk_size: int = 16_384,
-    engine: str = "local",
-) -> ExportRecord:
-    """Folds, writes, measures.
+@dataclass(frozen=True)
+class ExportRequest:
+    """What ``normdyn export`` is asked for.
 
     Args:
         embeddings: file of the documents.
@@ -84,119 +96,251 @@ def run_export(
         destination: where they go, and how they are kept.
         column: of the embeddings.
         ids: file of their ids.
+        dim: numbers of each row that are taken; all if left out.
         queries: file of queries to measure with.
         sample: queries to measure with.
+        recall: that searches are widened to.
         chunk_size: embeddings in memory.
         engine: ``local``, or ``ray`` to spread passes over a cluster.
+
+    Raises:
+        ValueError: if options do not fit together.
+    """
+
+    embeddings: str
+    folding: Folding
+    to: str
+    destination: Destination
+    column: str | None = None
+    ids: str | None = None
+    dim: int | None = None
+    queries: str | None = None
+    sample: int = 200
+    recall: float = 0.95
+    chunk_size: int = 16_384
+    engine: str = "local"
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine)
+        _check_apart(self.destination.out, self.embeddings)
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"recall: expected a share above 0 and up to 1, got {self.recall:g}")
+        if self.destination.index == "auto":
+            self._check_auto()
+        if self.destination.append and self.destination.overwrite:
+            raise ValueError("append: expected no overwrite beside it, which replaces what is there; leave one out")
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the kind of index is to be found."""
+        return self.destination.index == "auto"
+
+    def _check_auto(self) -> None:
+        target = TARGETS.get(self.to)
+        if target is not None and not target.candidates:
+            names = ", ".join(name for name, other in TARGETS.items() if other.candidates)
+            raise ValueError(f"index: expected auto for {names} alone, got it for {self.to}; name an index")
+        choices = {"augment": self.folding.augment, "keep_norm": self.folding.keep_norm}
+        choices["metric"] = self.folding.metric != "inner_product"
+        for name, is_set in choices.items():
+            if is_set:
+                raise ValueError(f"{name}: expected nothing with --index auto, which tries it; leave it out")
+        if self.destination.append:
+            raise ValueError("index: expected that of the vectors that are there to append to, got auto; name it")
+
+    def taking(self, result: PilotResult) -> ExportRequest:
+        """The same with the index that was found."""
+        candidate, destination = result.candidate, self.destination
+        folding = replace(self.folding, augment=candidate.augment, keep_norm=candidate.keep_norm)
+        parameters = destination.parameters.among(candidate.parameters)
+        destination = replace(
+            destination, index=candidate.index, parameters=parameters, first_width=result.width.values
+        )
+        return replace(self, folding=folding, destination=destination)
+
+
+def run_export(request: ExportRequest) -> ExportRecord:
+    """Folds, writes, measures.
+
+    Args:
+        request: what is asked for.
 
     Raises:
         ValueError: if embeddings, ids or what is at the place will not do; nothing is left half-written.
         OSError: if a file cannot be read or written.
         MissingExtraError: if the target's package is not installed.
     """
-    check_engine(engine)
-    _check_apart(destination.out, embeddings)
-    writer = _writer(to, destination)
-    documents = EmbeddingFile(embeddings, column=column)
-    source = Source(documents, read_ids(Path(ids)) if ids else documents.ids, chunk_size)
-    query_vectors = _queries(queries, documents.dim)
-    with cluster_of(engine) as cluster:
+    console = terminal()
+    writer = None if request.is_auto else _writer(request.to, request.destination)
+    if writer is None:  # the place is looked at before the embeddings are
+        _writer(request.to, replace(request.destination, index="flat", parameters=IndexParameters()))
+    documents = EmbeddingFile(request.embeddings, column=request.column, dim=request.dim)
+    manifest = _manifest_of(documents)
+    if manifest is not None:
+        stored_power = 0.0 if manifest.keep_norm else manifest.exponent
+        request = replace(request, folding=replace(request.folding, stored_power=stored_power))
+    source = Source(documents, read_ids(Path(request.ids)) if request.ids else documents.ids, request.chunk_size)
+    query_vectors = _queries(request.queries, documents.dim, is_prefix=request.dim is not None)
+    with cluster_of(request.engine) as cluster:
         if cluster is not None:
-            source = source._replace(spread=partial(RayPasses, cluster, documents, chunk_size))
-        return _exported(source, folding, to, destination, writer, query_vectors, sample)
+            source = source._replace(spread=partial(RayPasses, cluster, documents, request.chunk_size))
+        half = request.destination.dtype == "float16"
+        with _bar(console, "reading", documents.rows) as advance:
+            survey = survey_source(source, request.folding, half=half, tell=advance)
+        export = _Export(request, source, survey, query_vectors)
+        pilot = export.tried() if writer is None else None
+        if pilot is not None:
+            _print_lines(console, describe_pilot(pilot, survey.rows))
+            export = export._replace(request=request.taking(pilot.best))
+            writer = _writer(export.request.to, export.request.destination)
+        assert writer is not None
+        return export.written(writer, pilot)
 
 
-def _exported(
-    source: Source,
-    folding: Folding,
-    to: str,
-    destination: Destination,
-    writer: IndexWriter,
-    query_vectors: Tensor | None,
-    sample: int,
-) -> ExportRecord:
-    console, documents, half = terminal(), source.file, destination.dtype == "float16"
-    with _bar(console, "reading", documents.rows) as advance:
-        survey = survey_source(source, folding, half=half, tell=advance)
-    description = describe(survey, folding)
-    with _bar(console, "writing", documents.rows) as advance, disk_errors_of(TARGETS[to].place_of(destination)):
-        write_index(source, folding, survey, writer, tell=advance, opened=lambda: _print_lines(console, description))
-    console.print(f"Written: {TARGETS[to].place_of(destination)}")
-    search = describe_search(to, folding)
-    if not (writer.approximate or half or folding.metric != "inner_product"):
-        return ExportRecord(survey, description, to, destination, search, loss=None, loss_description=())
-    measured_with = _some(survey.sample if query_vectors is None else query_vectors, sample)
-    with _bar(console, "measuring", documents.rows) as advance:
-        loss = measure_loss(source, folding, survey, writer, measured_with, k=_NEAREST, half=half, tell=advance)
-    lines = describe_loss(
-        loss, approximate=writer.approximate, of_documents=query_vectors is None, equal_lengths=folding.augment
-    )
-    _print_lines(console, lines)
-    return ExportRecord(survey, description, to, destination, search, loss=loss, loss_description=lines)
+class _Export(NamedTuple):
+    """An export whose embeddings have been looked through."""
 
+    request: ExportRequest
+    source: Source
+    survey: Survey
+    query_vectors: Tensor | None
 
-def describe(survey: Survey, folding: Folding) -> list[str]:
-    """What is said before anything is written, what matters most first.
+    @property
+    def _measured_with(self) -> Tensor:
+        return _some(self.survey.sample if self.query_vectors is None else self.query_vectors, self.request.sample)
 
-    Args:
-        survey: of the embeddings.
-        folding: how they will be folded.
-    """
-    lines = []
-    if survey.unit_length:
-        lines.append(
-            "All embeddings have length 1 already, so folding does nothing, whatever the exponent: for norms, export "
-            "what the model gives before it normalizes."
+    def tried(self, more: Sequence[Candidate] = ()) -> Pilot:
+        """Candidates on a sample."""
+        request, sample = self.request, PilotSample.drawn(self.survey.sample, self._measured_with, self.survey.rows)
+        candidates = [*more, *TARGETS[request.to].candidates]
+        with _bar(terminal(), "trying", 1):
+            return run_pilot(candidates, sample, request.folding, request.to, request.destination, request.recall)
+
+    def written(self, writer: IndexWriter, pilot: Pilot | None) -> ExportRecord:
+        """Writes and measures."""
+        console, request, source, survey = terminal(), *self[:3]
+        folding, destination, to = request.folding, request.destination, request.to
+        description = describe(survey, folding)
+        with _bar(console, "writing", source.file.rows) as advance, disk_errors_of(TARGETS[to].place_of(destination)):
+            write_index(
+                source, folding, survey, writer, tell=advance, opened=lambda: _print_lines(console, description)
+            )
+        console.print(f"Written: {TARGETS[to].place_of(destination)}")
+        loss, lines, advice = self._measured(writer, pilot)
+        _print_lines(console, lines)
+        search = TARGETS[to].hint(self._plan(writer))
+        with disk_errors_of(TARGETS[to].place_of(destination)):
+            writer.finish(_findings(search, loss, writer, pilot or advice))
+        return ExportRecord(survey, description, to, destination, search, loss, lines, pilot or advice)
+
+    def _measured(self, writer: IndexWriter, pilot: Pilot | None) -> tuple[ExportLoss | None, list[str], Pilot | None]:
+        """What the index loses, what is said of it, and what was tried for advice."""
+        request, folding, half = self.request, self.request.folding, self.request.destination.dtype == "float16"
+        is_exact = not (writer.approximate or half) and (folding.metric == "inner_product" or folding.keep_norm)
+        if is_exact:
+            return None, [], None
+        others = set(writer.existing_ids).difference(self.source.ids)
+        if others:
+            return None, [describe_unmeasured(len(others))], None
+        with _bar(terminal(), "measuring", self.source.file.rows) as advance:
+            loss = measure_loss(
+                self.source,
+                folding,
+                self.survey,
+                writer,
+                self._measured_with,
+                k=_NEAREST,
+                half=half,
+                recall=request.recall if writer.approximate else 0.0,
+                tell=advance,
+            )
+        lines = describe_loss(
+            loss,
+            writer.width,
+            approximate=writer.approximate,
+            of_documents=self.query_vectors is None,
+            recall=request.recall,
+            equal_lengths=folding.augment,
         )
-    elif survey.same_length:
-        lines.append(f"All embeddings have the same length ({survey.longest:.4g}), so no exponent changes any ranking.")
-    dim = survey.sample.shape[1]
-    lines.append(
-        f"{survey.rows:,} embeddings of {dim} numbers, lengths from {survey.shortest:.4g} to {survey.longest:.4g}."
-    )
-    if survey.zeros:
-        lines.append(f"{survey.zeros:,} embeddings have length 0: they stay so and score 0 with every query.")
-    power = folding.score.document_power
-    change = "as they are" if power == 1 else f"each times its length to the power {power - 1:g}"
-    lines.append(f"To be stored: {change}; norms count with exponent {power:g}.")
-    return lines
+        advice = None
+        if writer.approximate and loss.recall < request.recall and pilot is None:
+            lines += self._wider(writer, loss)
+            own = Candidate(
+                "as exported",
+                request.destination.index,
+                folding.augment,
+                folding.keep_norm,
+                tuple(request.destination.parameters.of_user),
+            )
+            advice = self.tried([own]) if TARGETS[request.to].candidates else None
+            lines += describe_advice(advice)
+        return loss, lines, advice
 
-
-def describe_search(to: str, folding: Folding) -> str:
-    """How to search in what was written.
-
-    Args:
-        to: a word of ``TARGETS``.
-        folding: how it was folded.
-    """
-    queries = "queries with a zero at their end" if folding.augment else "queries as they are"
-    return f"{TARGETS[to].hint(folding.metric)}, {queries}, metric {folding.metric}"
-
-
-def describe_loss(loss: ExportLoss, *, approximate: bool, of_documents: bool, equal_lengths: bool) -> list[str]:
-    """What the index loses, and what may help.
-
-    Args:
-        loss: as measured.
-        approximate: whether the index is.
-        of_documents: whether queries are some of the documents.
-        equal_lengths: whether lengths are equal already.
-    """
-    whose = "of the documents as queries" if of_documents else "queries"
-    lines = [f"recall@{loss.k} against exact search in float32: {loss.recall:.4f}, over {loss.queries:,} {whose}."]
-    if loss.score_error is not None:
-        lines.append(f"float16 changes a score by at most {loss.score_error:.1e} of the query's best, in a sample.")
-    if approximate and loss.recall < _LOW_RECALL and not equal_lengths:
-        lines.append(
-            "That is low: try an index that looks at more, or --augment, which adds one dimension so that all lengths "
-            "are equal and keeps the ranking, and compare this number; it does not help every index."
+    def _wider(self, writer: IndexWriter, loss: ExportLoss) -> list[str]:
+        """What a wider search than the user's own finds, asked of the index that was written."""
+        width = writer.width
+        if not width.freed.widened() or all(name in width.limits for name in width.values):
+            return []
+        writer.width = width.freed
+        wider = measure_loss(
+            self.source, self.request.folding, self.survey, writer, self._measured_with, recall=self.request.recall
         )
-    if not approximate and equal_lengths and loss.recall < _LOW_RECALL:
-        lines.append(
-            "That is low for an exact search: where lengths are so unlike, rounding hides what tells scores apart; "
-            "take --metric inner_product."
+        measured, writer.width = writer.width, width
+        return [] if wider.recall <= loss.recall else [describe_wider(wider, measured)]
+
+    def _plan(self, writer: IndexWriter) -> SearchPlan:
+        """How to search in what was written."""
+        request, folding = self.request, self.request.folding
+        return SearchPlan(
+            request.destination,
+            folding.metric,
+            _NEAREST,
+            writer.width.values,
+            folding.score.document_power if folding.keep_norm else None,
+            folding.augment,
+            request.dim,
+            id_file(Path(request.destination.out)).is_file(),
         )
-    return lines
+
+
+def _findings(search: str, loss: ExportLoss | None, writer: IndexWriter, pilot: Pilot | None) -> dict[str, Any]:
+    """For the manifest."""
+    findings: dict[str, Any] = {"search": search.split("\n"), "width": dict(writer.width.values)}
+    if loss is not None:
+        findings["measured"] = loss._asdict()
+    return findings if pilot is None else {**findings, "pilot": pilot.as_json()}
+
+
+def _manifest_of(documents: EmbeddingFile) -> Manifest | None:
+    """What an earlier export says of the embeddings, if they are what it wrote.
+
+    Raises:
+        ValueError: if they have a dimension more, which is none of the embeddings.
+    """
+    place = documents.place.path
+    if place is None:
+        return None
+    file = next(iter(sorted(place.glob("*.parquet"))), place) if place.is_dir() else place
+    manifest = read_manifest(file)
+    if manifest is None:
+        return None
+    if manifest.checksum is not None:
+        first_rows = FirstRows()
+        for chunk in EmbeddingFile(file).chunks(FIRST_ROWS, range(min(FIRST_ROWS, documents.rows))):
+            first_rows.add(chunk)
+        if (manifest.rows, manifest.checksum) != (documents.rows, first_rows.checksum):
+            caution(
+                f"embeddings: '{manifest_file(file)}' describes other vectors than '{file}' holds, and is passed over; "
+                "remove it",
+                stacklevel=3,
+            )
+            return None
+    if manifest.radius is not None:
+        raise ValueError(
+            f"embeddings: expected embeddings, got '{file}', whose last dimension an export with --augment added; "
+            "export the original embeddings"
+        )
+    return manifest
 
 
 def _writer(to: str, destination: Destination) -> IndexWriter:
@@ -232,10 +376,12 @@ def _check_apart(out: str, embeddings: str) -> None:
         raise ValueError(f"out: expected a place outside of the embeddings' folder, got '{out}'; choose another")
 
 
-def _queries(name: str | None, dim: int) -> Tensor | None:
+def _queries(name: str | None, dim: int, *, is_prefix: bool) -> Tensor | None:
     if name is None:
         return None
     file = EmbeddingFile(name)
+    if file.dim > dim and is_prefix:
+        file = EmbeddingFile(name, dim=dim)
     if file.dim != dim or not file.rows:
         raise ValueError(
             f"queries: expected vectors of {dim} numbers as the documents have, got {[file.rows, file.dim]}"

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.datasets.embedding_formats import FORMATS, ColumnChoice
 from lightning_normdyn.datasets.embedding_matrix import PARQUET, Array, Matrix, unreadable, whole_chunks
 from lightning_normdyn.datasets.storage_place import StoragePlace, is_url
@@ -39,6 +40,7 @@ class EmbeddingFile:
         file: its path or URL, or the folder's.
         column: the column, array or tensor; needed where the file holds several that could be meant.
         preferred_column: the one to take where the file has it and no ``column`` is named.
+        dim: numbers of each row that are taken, from the first on, as of a Matryoshka model's prefix; all if left out.
 
     Raises:
         ValueError: if the file is of another kind, or does not hold one matrix that can be told; if shards differ; if
@@ -58,7 +60,12 @@ class EmbeddingFile:
     """
 
     def __init__(
-        self, file: str | os.PathLike[str], *, column: str | None = None, preferred_column: str | None = None
+        self,
+        file: str | os.PathLike[str],
+        *,
+        column: str | None = None,
+        preferred_column: str | None = None,
+        dim: int | None = None,
     ) -> None:
         if not isinstance(file, str | os.PathLike):
             raise ValueError(f"file: expected a path, got {file!r}; name a file of embeddings")
@@ -68,6 +75,11 @@ class EmbeddingFile:
         self.rows, self.dim = self._matrix.rows, self._matrix.dim
         if self.rows and not self.dim:
             raise ValueError(f"{self.file}: expected vectors of one number or more, got [{self.rows}, 0]; is it whole?")
+        if dim is not None:
+            check_count(dim=dim)
+            if dim > self.dim:
+                raise ValueError(f"dim: expected at most the {self.dim} numbers of a row of {self.file}, got {dim}")
+            self.dim = dim
 
     def _ending(self) -> str:
         """Of the format.
@@ -133,9 +145,9 @@ class EmbeddingFile:
         first_row = rows.start
         for chunk in whole_chunks(self._matrix.blocks(rows, chunk_size), chunk_size):
             with np.errstate(over="ignore", under="ignore"):
-                single = np.array(chunk, dtype=np.float32)
+                single = np.array(chunk[:, : self.dim], dtype=np.float32)
             if chunk.dtype.kind == "f" and chunk.dtype.itemsize > single.dtype.itemsize:
-                self._check_range(chunk, single, first_row)
+                self._check_range(chunk[:, : self.dim], single, first_row)
             yield torch.from_numpy(single)
             first_row += len(chunk)
 

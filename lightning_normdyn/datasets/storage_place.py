@@ -1,13 +1,15 @@
-"""Where a file of embeddings lies: a path on this machine, or a URL that fsspec opens; a folder of shards likewise."""
+"""Where a file lies: a path on this machine, or a URL that fsspec opens; a folder of shards likewise."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
+from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.passwords import without_passwords
 
 _SCHEME = "://"
@@ -82,6 +84,38 @@ class StoragePlace:
             system, inner = self._resolved()
             return cast("BinaryIO", system.open(inner, "rb"))
 
+    @contextmanager
+    def replacing(self) -> Iterator[Path]:
+        """A file of this machine to write to, which at the end is put in the place whole, or not at all on an error.
+
+        Beside a path it is a hidden file of the same folder, see :func:`~lightning_normdyn.atomic_file.atomic_file`;
+        to anywhere else it is uploaded at the end.
+
+        Yields:
+            The path to write to.
+
+        Raises:
+            OSError: if it cannot be made, written or put in place.
+
+        Example:
+            >>> place = StoragePlace("memory://set/negatives.jsonl")
+            >>> with place.replacing() as file:
+            ...     _ = file.write_text("{}")
+            >>> place.open().read()
+            b'{}'
+        """
+        if self.path is not None:
+            with atomic_file(self.path) as file:
+                yield file
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "file"
+            yield file
+            with self.one_sentence("written", "write"):
+                system, inner = self._resolved()
+                system.makedirs(system._parent(inner), exist_ok=True)
+                system.put_file(str(file), inner)
+
     def shards(self, ending: str) -> list[StoragePlace]:
         """Files of a folder and of those in it, by name; names that begin with a dot or an underscore are no shards."""
         names = sorted(name for name in self._names() if name.endswith(ending) and not _is_hidden(name))
@@ -90,10 +124,14 @@ class StoragePlace:
         return [StoragePlace(f"{self._url.rstrip('/')}/{name}") for name in names]
 
     @contextmanager
-    def one_sentence(self, *, of_reader: Callable[[Exception], bool] = lambda _: False) -> Iterator[None]:
+    def one_sentence(
+        self, done: str = "read", verb: str = "read", *, of_reader: Callable[[Exception], bool] = lambda _: False
+    ) -> Iterator[None]:
         """Names the place in what a remote file system complains about, each in errors of its own; a path's go on.
 
         Args:
+            done: what could not be done to it.
+            verb: the same as what the user may do.
             of_reader: tells errors of who reads the file's content, which go on too.
 
         Raises:
@@ -108,8 +146,8 @@ class StoragePlace:
                 raise
             lines = without_passwords(str(error), self._url).strip().splitlines() or ["no reason was given"]
             raise OSError(
-                f"{self}: cannot be read ({type(error).__name__}: {lines[0].rstrip('.')}); check the address, and that "
-                "you may read there"
+                f"{self}: cannot be {done} ({type(error).__name__}: {lines[0].rstrip('.')}); check the address, and "
+                f"that you may {verb} there"
             ) from error
 
     def _names(self) -> list[str]:

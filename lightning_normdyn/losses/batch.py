@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import NO_ID
 from lightning_normdyn.losses.gather import Trait
 from lightning_normdyn.losses.options import Unpack
+from lightning_normdyn.losses.teacher import Teacher
 from lightning_normdyn.nearest_word import nearest
 
 _COLDEST = 1e-30  # float32 still holds its inverse
@@ -51,6 +52,7 @@ class Batch(NamedTuple):
         query_guides: a second model's embeddings, ``[n, g]``, or ``None``.
         document_guides: likewise, ``[m, g]``.
         hard_negative_guides: likewise, ``[k, g]``.
+        teacher: what the scores are to come near to, or ``None``.
     """
 
     queries: Tensor
@@ -66,6 +68,7 @@ class Batch(NamedTuple):
     query_guides: Tensor | None = None
     document_guides: Tensor | None = None
     hard_negative_guides: Tensor | None = None
+    teacher: Teacher | None = None
 
     @classmethod
     def check(cls, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Batch:
@@ -75,6 +78,7 @@ class Batch(NamedTuple):
             TypeError: if there is no such option.
             ValueError: naming the argument, what came, and the likely fix.
         """
+        check_names(options, PairOptions.__annotations__)
         _check_options(options)
         _check_embeddings(queries, documents)
         n, m = len(queries), len(documents)
@@ -88,15 +92,26 @@ class Batch(NamedTuple):
         _check_ids(ids, n, m, len(hard_negatives) // n)
         if ids[2] is not None:
             ids[2] = rearrange(ids[2], "n h -> (n h)")
-        numbers = (labels, positives, *ids)
         check_per_query(queries, weights=options.get("weights"), temperatures=options.get("temperatures"))
+        sides = _alike(queries, documents, hard_negatives)
+        numbers = [
+            None if values is None else values.to(queries.device, torch.int64) for values in (labels, positives, *ids)
+        ]
+        guides = _checked_guides(queries, m, len(hard_negatives) // n, options)
         return cls(
-            *_alike(queries, documents, hard_negatives),
-            *(None if values is None else values.to(queries.device, torch.int64) for values in numbers),
-        )._replace(
+            queries=sides[0],
+            documents=sides[1],
+            hard_negatives=sides[2],
+            labels=numbers[0],
+            positives=numbers[1],
+            query_ids=numbers[2],
+            document_ids=numbers[3],
+            hard_negative_ids=numbers[4],
             weights=options.get("weights"),
             temperatures=options.get("temperatures"),
-            **_checked_guides(queries, m, len(hard_negatives) // n, options),
+            query_guides=guides.get("query_guides"),
+            document_guides=guides.get("document_guides"),
+            hard_negative_guides=guides.get("hard_negative_guides"),
         )
 
     def cut(self, coordinates: slice) -> Batch:
@@ -143,6 +158,7 @@ class Batch(NamedTuple):
             Trait("hard_negatives", carry_gradient, int(self.hard_negatives.requires_grad)),
             Trait("queries", "bytes of a number", max(4, self.queries.dtype.itemsize)),
             Trait("queries", "dimension", self.queries.shape[1]),
+            *([] if self.teacher is None else self.teacher.traits()),
         ]
 
     def query_keys(self) -> list[Tensor]:
@@ -223,6 +239,21 @@ def _checked_guides(queries: Tensor, m: int, hard_per_query: int, options: PairO
     return guides | {"hard_negative_guides": hard.flatten(0, -2)}
 
 
+def check_names(options: Iterable[str], names: Collection[str]) -> None:
+    """Refuses an option that a loss does not know.
+
+    Args:
+        options: names of those that came.
+        names: of those there are.
+
+    Raises:
+        TypeError: naming it, and the one that may be meant.
+    """
+    for name in options:
+        if name not in names:
+            raise TypeError(f"{name}: expected one of {', '.join(names)}{nearest(name, tuple(names))}")
+
+
 def check_set(embeddings: Tensor, labels: Tensor) -> None:
     """Refuses a set of embeddings and their classes that do not fit together.
 
@@ -292,11 +323,6 @@ def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
 
 def _check_options(options: PairOptions) -> None:
     for name, values in options.items():
-        if name not in PairOptions.__annotations__:
-            raise TypeError(
-                f"{name}: expected one of {', '.join(PairOptions.__annotations__)}"
-                f"{nearest(name, tuple(PairOptions.__annotations__))}"
-            )
         if values is not None and not isinstance(values, Tensor):
             raise ValueError(f"{name}: expected a tensor, got {type(values).__name__}; number what has names")
 

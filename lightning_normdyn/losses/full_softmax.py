@@ -12,7 +12,6 @@ from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.losses.batch import check_finite, check_per_query
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Trait
-from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
@@ -62,7 +61,7 @@ class FullSoftmax(ContrastiveLoss):
         self.share_documents = share_documents
 
     @classmethod
-    def sharing(cls, contrast: InBatchLoss) -> FullSoftmax:
+    def sharing(cls, contrast: ContrastiveLoss) -> FullSoftmax:
         """A softmax with the parts of another loss, so that what the other learns is learnt by both.
 
         Similarity, temperature and the names under which callbacks see embeddings are the other's own modules; its
@@ -88,7 +87,7 @@ class FullSoftmax(ContrastiveLoss):
         self,
         queries: Tensor,
         documents: Tensor,
-        targets: Tensor,
+        targets: Tensor | None = None,
         *,
         document_ids: Tensor | None = None,
         log_expected: Tensor | None = None,
@@ -100,7 +99,7 @@ class FullSoftmax(ContrastiveLoss):
         Args:
             queries: ``[n, d]``, not normalised.
             documents: ``[m, d]``, not normalised.
-            targets: the row of each query's document, int64 ``[n]``.
+            targets: the row of each query's document, int64 ``[n]``; left out, document i is that of query i.
             document_ids: ``[m]``, where a document may stand in several rows: further rows of the target are no
                 negatives. -1 is no id.
             log_expected: ``log Q`` of every row, ``[m]``.
@@ -113,6 +112,7 @@ class FullSoftmax(ContrastiveLoss):
         Raises:
             ValueError: if something does not fit together, or a side has NaN or infinite embeddings.
         """
+        targets = _in_order(queries, documents) if targets is None else targets
         _check_shapes(queries, documents, targets, {"document_ids": document_ids, "log_expected": log_expected})
         check_per_query(queries, weights=weights, temperatures=temperatures)
         self.check_reducible(weights, temperatures)
@@ -186,6 +186,16 @@ def _of_all_ranks(
     ids = None if document_ids is None else ranks.gather(document_ids.long(), rows)
     expected = None if log_expected is None else ranks.gather(log_expected.to(vectors.dtype), rows)
     return ranks.gather(vectors, rows), targets + rows.local_slice.start, ids, expected
+
+
+def _in_order(queries: Tensor, documents: Tensor) -> Tensor:
+    """Targets of queries whose documents come first, in their order."""
+    if not isinstance(queries, Tensor) or not isinstance(documents, Tensor) or len(documents) < len(queries):
+        raise ValueError(
+            "targets: expected the row of each query's document; they may be left out where document i is that of "
+            "query i, of which there are fewer than queries here"
+        )
+    return torch.arange(len(queries), device=queries.device)
 
 
 def _repeated(document_ids: Tensor | None, targets: Tensor) -> Exclusion | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,10 @@ class InBatchLoss(ContrastiveLoss, ABC):
             TypeError: if there is no such argument.
             ValueError: naming the argument that does not fit, or the side with NaN or infinite embeddings.
         """
+        return self.shown(queries, documents, **options)
+
+    def shown(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
+        """The loss of embeddings that callbacks are shown."""
         if getattr(self, "_is_replica", False):
             raise ValueError(
                 "nn.DataParallel cuts the batch before the loss sees it, so that documents miss their negatives; use "
@@ -125,9 +130,9 @@ class InBatchLoss(ContrastiveLoss, ABC):
             )
         return self.compute(self.queries(queries), self.documents(documents), **options)
 
-    def compute(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
+    def compute(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
         """The same without showing the embeddings to anybody."""
-        batch = Batch.check(queries, documents, **options)
+        batch = self._batch(queries, documents, options)
         self.check_reducible(batch.weights, batch.temperatures)
         with torch.autocast(queries.device.type, enabled=False):
             ranks = self.ranks(queries, documents)
@@ -155,6 +160,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
         if self.check_finite and not bool(loss.isfinite().all()):
             sides = {"queries": batch.queries, "documents": batch.documents, "hard_negatives": batch.hard_negatives}
             check_finite(**{name: side for name, side in sides.items() if len(side)})
+            self._refuse_infinite_targets(batch)
             largest = [float(side.detach().abs().max()) for side in (batch.queries, batch.documents)]
             raise ValueError(
                 f"queries: scores leave {loss.dtype}, with entries up to {largest[0]:.3g} and {largest[1]:.3g} in "
@@ -196,6 +202,13 @@ class InBatchLoss(ContrastiveLoss, ABC):
     @abstractmethod
     def _losses(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> Tensor:
         """The loss of each of this rank's queries, ``[n]``; their sum will do where :meth:`wants_sum` says so."""
+
+    def _batch(self, queries: Tensor, documents: Tensor, options: Any) -> Batch:
+        """What came, if it fits together."""
+        return Batch.check(queries, documents, **options)
+
+    def _refuse_infinite_targets(self, batch: Batch) -> None:
+        """Names what else than embeddings can make a loss NaN."""
 
     def _is_fused(self, batch: Batch) -> bool:
         """Whether fused kernels shall make this batch's share, of vectors that are rescaled in name only."""
@@ -294,3 +307,16 @@ def _labels_of_all(labels: Tensor, candidates: Candidates, ranks: Ranks) -> Tens
     if unpaired.total:
         gathered_labels = torch.cat((gathered_labels, ranks.gather(labels[n:], unpaired)))
     return F.pad(gathered_labels, (0, len(candidates.vectors) - len(gathered_labels)), value=NO_ID)
+
+
+def warn_of_one_candidate(advice: str) -> None:
+    """Says so; no error, since a last batch of one pair does no harm.
+
+    Args:
+        advice: what to take.
+    """
+    warnings.warn(
+        f"documents: expected two candidates or more, got one, so the loss is 0 whatever the embeddings; take "
+        f"{advice}, or leave a last batch of one pair out",
+        stacklevel=2,
+    )

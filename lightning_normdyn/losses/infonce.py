@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +14,7 @@ from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks, Rows
-from lightning_normdyn.losses.in_batch import Candidates, excluded_pairs, gather_candidates
+from lightning_normdyn.losses.in_batch import Candidates, excluded_pairs, gather_candidates, warn_of_one_candidate
 from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.prefixes import Prefixes
@@ -64,12 +63,12 @@ class InfoNCE(SoftmaxSettings):
             the usual way. Exact in Triton's interpreter, but not yet timed on a GPU: hence not the default.
         label_smoothing: share of the target that is spread evenly over all candidates, the positives among them.
         margin: taken off the score of a positive, in the unit of scores before the temperature, so that a positive has
-            to lead by it (CosFace, arXiv 1801.09414, eq. 4).
+            to lead by it (CosFace, arXiv 1801.09414).
         relative_margin: the same as a share of the score's size: ``s - relative_margin |s|``.
         decoupled: whether the positive is left out of the sum (DCL, arXiv 2110.06848), so that pairs which are nearly
             solved go on to train; a query without any negative has a loss of 0.
         prior: share of the negatives that are taken to be positives, whose part of the sum is taken out (debiased
-            contrastive loss, arXiv 2007.00224, eq. 8).
+            contrastive loss, Chuang et al. 2020, arXiv 2007.00224).
         guide_margin: where a batch brings guides, a second model's embeddings, a negative is left out that the guide
             scores above its score ``g`` of the positive, less this margin (GISTEmbed, arXiv 2402.16829).
         guide_relative_margin: and less this share of ``|g|``.
@@ -81,8 +80,8 @@ class InfoNCE(SoftmaxSettings):
             arXiv 2503.04812, eq. 5), ``"all_negatives"`` both.
         hardness_strength: their weight is ``exp(strength · score)``, of the score before the temperature and constant
             to the gradient.
-        prefixes: widths of prefixes, ascending, each of which is to serve by itself (Matryoshka, arXiv 2205.13147,
-            eq. 1): the loss is the weighed sum of theirs, and the embeddings' own width is one only if it is listed.
+        prefixes: widths of prefixes, ascending, each of which is to serve by itself (Matryoshka, arXiv 2205.13147):
+            the loss is the weighed sum of theirs, and the embeddings' own width is one only if it is listed.
             Every prefix is scored by norms of its own, and learns exponents of its own. All are computed in one sweep
             over queries and documents, unless there is a queue, hard negatives of a query's own, or bounds or guides
             in both directions.
@@ -210,6 +209,9 @@ class InfoNCE(SoftmaxSettings):
             parts = self.parts(batch, candidates, ranks)
             return torch.stack(shared_losses(batch.queries, candidates.vectors, parts, self.chunk_size)).sum(0)
         losses = []
+        # Wide before they are cut, or the gradients of prefixes would be added up in half precision.
+        wide = at_least_float32(batch.queries), at_least_float32(batch.hard_negatives)
+        batch = batch._replace(queries=wide[0], hard_negatives=wide[1])
         for number, weight in enumerate(self.prefixes.weights):
             part, cut = self._of_prefix(self.prefixes, number), slice(self.prefixes.widths[number])
             vectors = part.similarity.rescale_documents(candidates.vectors[:, cut])
@@ -289,14 +291,5 @@ class InfoNCE(SoftmaxSettings):
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
         if len(vectors) == 1 and self.queue is None:
-            _warn_of_one_candidate()
+            warn_of_one_candidate("larger batches, hard negatives or a queue_size")
         return SoftmaxSweep(self, batch, candidates, ranks, anchors, vectors, exclusion, self.factor(batch))
-
-
-def _warn_of_one_candidate() -> None:
-    """Says so; no error, since a last batch of one pair does no harm."""
-    warnings.warn(
-        "documents: expected two candidates or more, got one, so the loss is 0 whatever the embeddings; take larger "
-        "batches, hard negatives or a queue_size, or leave a last batch of one pair out",
-        stacklevel=2,
-    )

@@ -1,240 +1,19 @@
-"""Classification heads with a margin: NormFace, ArcFace, CosFace, MagFace and AdaFace, over all classes or a sample."""
+"""Classification heads with a margin: NormFace, CosFace, ArcFace, MagFace and AdaFace."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_normdyn.caution import caution
-from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, softmax_loss
-from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
-from lightning_normdyn.core.number_checks import check_count, check_not_negative, check_positive
-from lightning_normdyn.losses.batch import check_finite, check_per_query, check_set
-from lightning_normdyn.losses.contrastive import ContrastiveLoss
-from lightning_normdyn.losses.gather import Trait
-from lightning_normdyn.losses.learnt import OwnNumbers, whole, wide_dtype
-from lightning_normdyn.losses.options import MarginOptions, SharedOptions, StartTemperature, Unpack
-from lightning_normdyn.losses.uncompiled import uncompiled
+from lightning_normdyn.core.number_checks import check_not_negative, check_positive
+from lightning_normdyn.losses.class_softmax import GatherNorms, MarginHead
+from lightning_normdyn.losses.norm_statistics import NormStatistics
+from lightning_normdyn.losses.options import MarginOptions, Unpack
 
 _SMALLEST_SQUARED_SINE = 1e-12
-_SMALLEST_DEVIATION = 1e-3
-
-GatherNorms = Callable[[Tensor], Tensor]
-"""Hands out the norms of the embeddings of all ranks, given those of this one; ``[n]`` to ``[total]``."""
-
-
-class ClassSample(OwnNumbers):
-    """Which classes take part in a training step: those of the batch, and some of the others, drawn anew each time.
-
-    The draw depends on the seed and the number of steps alone, so that all ranks make the same one and a resumed run
-    goes on as it would have (Partial FC, arXiv 2203.15565).
-
-    Args:
-        sample: share of the classes without an embedding in the batch that take part.
-        seed: of the draws.
-
-    Example:
-        >>> ClassSample(0.5, 0).draw(torch.tensor([3, 3]), 7).tolist()
-        [1, 2, 3, 6]
-    """
-
-    steps: Tensor
-
-    def __init__(self, sample: float, seed: int) -> None:
-        super().__init__()
-        check_positive(sample=sample, hint="1 takes all classes")
-        if sample > 1:
-            raise ValueError(f"sample: expected a share of the classes, up to 1, got {sample!r}; 0.1 is common")
-        check_count(0, seed=seed)
-        self.sample, self.seed = float(sample), int(seed)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-
-    def reset_parameters(self) -> None:
-        """Starts counting steps anew."""
-        self.steps.zero_()
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether some classes are left out."""
-        return self.sample < 1
-
-    def draw(self, labels: Tensor, num_classes: int) -> Tensor:
-        """The classes of the next step in ascending order, int64, and counts it.
-
-        Args:
-            labels: of the embeddings of all ranks.
-            num_classes: how many there are.
-        """
-        is_wanted = torch.zeros(num_classes, dtype=torch.bool)
-        is_wanted[labels.cpu()] = True
-        others = (~is_wanted).nonzero().squeeze(1)
-        # Torch looks at 32 bits of a seed alone.
-        seed = random.Random(f"{self.seed} {int(self.steps)}").getrandbits(32)
-        generator = torch.Generator().manual_seed(seed)
-        size = max(1, round(self.sample * len(others)))
-        is_wanted[others[torch.randperm(len(others), generator=generator)[:size]]] = True
-        self.steps += 1
-        return is_wanted.nonzero().squeeze(1).to(labels.device)
-
-
-class MarginHead(ContrastiveLoss):
-    """``L = mean_i [log(sum_{j != y} exp(s cos_ij) + exp(s f(cos_iy))) - s f(cos_iy)]``, with ``s = 1/temperature``.
-
-    ``y`` is the class of embedding ``i``, ``cos`` the cosine of embeddings and class vectors, and ``f`` the margin,
-    which makes an embedding's own class score less. Scores are made a tile at a time, never ``[n, classes]``. The
-    cosine that the margin acts on is computed in float64.
-
-    Args:
-        num_classes: rows of the class table ``weight``, which trains.
-        dim: width of the embeddings.
-        temperature: one over the papers' scale ``s``.
-        learnable_temperature: whether it trains.
-        sample: share of the classes without an embedding in the batch of all ranks that a training step takes part
-            with, see :class:`ClassSample`; evaluation always takes all. The sum is not corrected for those left out.
-        seed: of that sample.
-        options: whatever else all losses share, see :class:`ContrastiveLoss`.
-
-    Raises:
-        TypeError: if there is no such argument; a margin head divides both norms out, so it takes no ``normalization``.
-        ValueError: if an argument is out of its range.
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        dim: int,
-        *,
-        temperature: StartTemperature = 1 / 64,
-        learnable_temperature: bool = False,
-        sample: float = 1.0,
-        seed: int = 0,
-        **options: Unpack[SharedOptions],
-    ) -> None:
-        if "normalization" in options:
-            raise TypeError(
-                f"{type(self).__name__}: got an unexpected keyword argument 'normalization': margins are of cosines; "
-                "FullSoftmax takes one, with a class table as its documents"
-            )
-        super().__init__(
-            normalization="cosine", temperature=temperature, learnable_temperature=learnable_temperature, **options
-        )
-        check_count(2, num_classes=num_classes)
-        check_count(dim=dim)
-        self.sampling = ClassSample(sample, seed)
-        self.weight = nn.Parameter(torch.empty(num_classes, dim))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draws class vectors with norms near one."""
-        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
-
-    def target_cosines(self, cosines: Tensor, norms: Tensor, gather_norms: GatherNorms) -> Tensor:
-        """What stands in for the cosine with the own class.
-
-        Args:
-            cosines: ``[n]``.
-            norms: of the embeddings, ``[n]``.
-            gather_norms: for statistics of the whole batch.
-        """
-        del norms, gather_norms
-        return cosines
-
-    def penalties(self, norms: Tensor) -> Tensor | None:
-        """What is added to the loss of each embedding, ``[n]``, if anything is."""
-        del norms
-        return None
-
-    @property
-    def _is_step(self) -> bool:
-        return self.training and torch.is_grad_enabled()
-
-    @uncompiled
-    def forward(self, embeddings: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            embeddings: ``[n, dim]``, not normalised; callbacks see them as ``queries``, the class vectors of the step
-                as ``documents``.
-            labels: class of each, whole numbers from 0 to below ``num_classes``, ``[n]``.
-            weights: of the embeddings, ``[n]``, see :meth:`InfoNCE.forward`.
-
-        Returns:
-            A scalar, the mean over the embeddings of all ranks; with ``reduction="none"`` ``[n]``, of this rank's.
-
-        Raises:
-            ValueError: naming the argument that does not fit, or if embeddings are NaN or infinite.
-        """
-        check_set(embeddings, labels)
-        self._check_fit(embeddings, labels)
-        check_per_query(embeddings, weights=weights, temperatures=None)
-        self.check_reducible(weights, None)
-        embeddings, labels = self.queries(embeddings), labels.to(embeddings.device, torch.int64)
-        if self.training:
-            self.scaling.hold_in_training()
-        with torch.autocast(embeddings.device.type, enabled=False):
-            loss = self._reduced(embeddings, labels, weights)
-        if self.check_finite and not bool(loss.isfinite().all()):
-            check_finite(embeddings=embeddings, weight=whole(self.weight))
-        return loss
-
-    def _reduced(self, embeddings: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        ranks = self.ranks(embeddings, labels)
-        traits = [Trait("weights", "1 if given", int(weights is not None))]
-        if self.sampling.is_partial:
-            traits.append(Trait("sample", "training steps so far", int(self.sampling.steps)))
-        rows = ranks.rows(len(embeddings), traits=traits)[0]
-        table = whole(self.weight)
-        self.settle_temperature(embeddings, table, ranks)
-        if self.sampling.is_partial and self._is_step:
-            classes = self.sampling.draw(ranks.gather(labels, rows), len(table))
-            table, labels = table[classes], torch.searchsorted(classes, labels)
-        table = self.documents(table)
-        losses = self._losses(embeddings, table, labels, lambda norms: ranks.gather(norms, rows))
-        wide = torch.promote_types(torch.promote_types(embeddings.dtype, table.dtype), torch.float32)
-        return self.reduce(losses, wide, weights, rows, ranks)
-
-    def _losses(self, embeddings: Tensor, table: Tensor, targets: Tensor, gather_norms: GatherNorms) -> Tensor:
-        """Of this rank's embeddings, ``[n]``."""
-        anchors, vectors = self.scaled_queries(embeddings, None), self.similarity.rescale_documents(table)
-        wide = torch.promote_types(anchors.dtype, vectors.dtype)
-        log_sums, _, scores = log_sum_exp(
-            anchors.to(wide), vectors.to(wide), positives=targets, chunk_size=self.chunk_size
-        )
-        scale = self.scaling.factor
-        with torch.no_grad():
-            directions = self.similarity.rescale_queries(most_precise(embeddings))
-            own = self.similarity.rescale_documents(most_precise(table[targets]))
-            precise = (directions * own).sum(1)
-        # The gradient goes through the sweep's scores, so that no second table of gradients is made.
-        cosines = most_precise(scores) / scale
-        cosines = precise + (cosines - cosines.detach())
-        norms = safe_norm(most_precise(embeddings))
-        losses = softmax_loss(log_sums, scale * self.target_cosines(cosines, norms, gather_norms))
-        penalties = self.penalties(norms)
-        return losses if penalties is None else losses + penalties
-
-    def _check_fit(self, embeddings: Tensor, labels: Tensor) -> None:
-        num_classes, dim = self.weight.shape
-        if embeddings.shape[1] != dim:
-            raise ValueError(f"embeddings: expected [n, {dim}] as dim says, got {tuple(embeddings.shape)}")
-        if embeddings.device != self.weight.device:
-            raise ValueError(
-                f"embeddings: expected on the device of the class table, {self.weight.device}, got "
-                f"{embeddings.device}; move the head there"
-            )
-        if int(labels.max()) >= num_classes:
-            raise ValueError(
-                f"labels: expected classes 0 to {num_classes - 1}, got up to {int(labels.max())}; raise num_classes"
-            )
-
-    def extra_repr(self) -> str:
-        """Shown by ``print(model)``."""
-        partial = f", sample={self.sampling.sample:g}" if self.sampling.is_partial else ""
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}{partial}"
 
 
 class NormFace(MarginHead):
@@ -249,7 +28,7 @@ class NormFace(MarginHead):
 
     Example:
         >>> head = NormFace(3, 3, temperature=1.0)
-        >>> _ = nn.init.eye_(head.weight)
+        >>> _ = torch.nn.init.eye_(head.weight)
         >>> head(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])).detach()
         tensor(0.5514)
     """
@@ -260,7 +39,7 @@ class NormFace(MarginHead):
 
 
 class CosFace(MarginHead):
-    """The cosine with the own class counts less by a margin: ``f(cos) = cos - m`` (arXiv 1801.09414, eq. 4).
+    """The cosine with the own class counts less by a margin: ``f(cos) = cos - m`` (arXiv 1801.09414).
 
     Args:
         num_classes: see :class:`MarginHead`.
@@ -273,7 +52,7 @@ class CosFace(MarginHead):
 
     Example:
         >>> head = CosFace(3, 3, margin=0.5, temperature=1.0)
-        >>> _ = nn.init.eye_(head.weight)
+        >>> _ = torch.nn.init.eye_(head.weight)
         >>> head(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])).detach()
         tensor(0.7944)
     """
@@ -290,10 +69,11 @@ class CosFace(MarginHead):
 
 
 class ArcFace(MarginHead):
-    """The angle to the own class counts more by a margin: ``f(cos a) = cos(a + m)`` (arXiv 1801.07698, eq. 3).
+    """The angle to the own class counts more by a margin: ``f(cos a) = cos(a + m)`` (arXiv 1801.07698).
 
-    Where ``a + m`` is beyond a half turn the cosine would rise again; there it is ``cos a - m sin m``, as the authors'
-    program and others have it.
+    Where ``a + m`` is beyond a half turn the cosine would rise again; there it is ``cos a - m sin m``, as PyTorch
+    Metric Learning and others have it. The gradient is that of the formula; insightface's program takes the margin for
+    a constant to it.
 
     Args:
         num_classes: see :class:`MarginHead`.
@@ -306,7 +86,7 @@ class ArcFace(MarginHead):
 
     Example:
         >>> head = ArcFace(3, 3, margin=0.5, temperature=1.0)
-        >>> _ = nn.init.eye_(head.weight)
+        >>> _ = torch.nn.init.eye_(head.weight)
         >>> head(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])).detach()
         tensor(0.6052)
     """
@@ -328,7 +108,8 @@ class MagFace(MarginHead):
     ``f(cos a) = cos(a + m(R))`` with ``m`` linear in the norm ``R``, from ``lower_margin`` at ``lower_norm`` to
     ``upper_margin`` at ``upper_norm``, and ``norm_weight · (1/R + R/upper_norm^2)`` is added to the loss. A norm beyond
     the bounds counts as the bound, in both terms, as in the authors' program, and has no gradient along its length; the
-    head warns if that is all of its first training batch. Choose bounds that the encoder's norms lie between.
+    head warns if that is all of its first training batch. Choose bounds that the encoder's norms lie between. Where the
+    own cosine is negative the margin counts too: that is the authors' ``easy_margin=False``, and not their default.
 
     Args:
         num_classes: see :class:`MarginHead`.
@@ -345,7 +126,7 @@ class MagFace(MarginHead):
 
     Example:
         >>> head = MagFace(3, 3, lower_norm=1.0, upper_norm=3.0, norm_weight=0.0, temperature=1.0)
-        >>> _ = nn.init.eye_(head.weight)
+        >>> _ = torch.nn.init.eye_(head.weight)
         >>> head(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])).detach()
         tensor(0.6360)
     """
@@ -403,77 +184,6 @@ class MagFace(MarginHead):
             )
 
 
-class NormStatistics(OwnNumbers):
-    """Mean and standard deviation of norms, as exponential averages over training batches, kept in checkpoints.
-
-    The first batch sets them, and an evaluation before it goes by its own batch.
-
-    Args:
-        momentum: what an average keeps of itself at each batch.
-
-    Example:
-        >>> statistics = NormStatistics(0.5)
-        >>> statistics.update(torch.tensor([1.0, 3.0])), statistics.update(torch.tensor([4.0, 4.0]))
-        (None, None)
-        >>> statistics.mean, statistics.std
-        (tensor(3.), tensor(0.7071))
-    """
-
-    mean: Tensor
-    std: Tensor
-    batches: Tensor
-
-    def __init__(self, momentum: float) -> None:
-        super().__init__()
-        check_not_negative(momentum=momentum, hint="0.99 is common")
-        if momentum >= 1:
-            raise ValueError(f"momentum: expected a number from 0 to below 1, got {momentum!r}; 0.99 is common")
-        self.momentum = float(momentum)
-        self.register_buffer("mean", torch.zeros((), dtype=wide_dtype()))
-        self.register_buffer("std", torch.zeros((), dtype=wide_dtype()))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-
-    def reset_parameters(self) -> None:
-        """Forgets all batches."""
-        for number in (self.mean, self.std, self.batches):
-            number.zero_()
-
-    def update(self, norms: Tensor) -> None:
-        """Takes a training batch in, unless some of it is NaN or infinite.
-
-        Args:
-            norms: of the embeddings of all ranks, ``[total]``.
-        """
-        momentum = torch.where(self.batches > 0, self.momentum, 0.0)
-        is_finite = norms.isfinite().all()
-        for average, value in zip((self.mean, self.std), moments(norms), strict=True):
-            average.copy_(torch.where(is_finite, momentum * average + (1 - momentum) * value, average))
-        self.batches += is_finite
-
-    def standardise(self, norms: Tensor, batch_norms: Tensor) -> Tensor:
-        """How many standard deviations norms ``[n]`` are above the mean.
-
-        Args:
-            norms: of this rank.
-            batch_norms: of all ranks, which count where no training batch has.
-        """
-        mean, std = (
-            torch.where(self.batches > 0, average, value)
-            for average, value in zip((self.mean, self.std), moments(batch_norms), strict=True)
-        )
-        return (norms - mean) / (std + _SMALLEST_DEVIATION)
-
-
-def moments(norms: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of norms ``[n]``; a single one has a deviation of 0.
-
-    Example:
-        >>> moments(torch.tensor([1.0, 3.0]))
-        (tensor(2.), tensor(1.4142))
-    """
-    return norms.mean(), norms.std(correction=min(1, len(norms) - 1))
-
-
 class AdaFace(MarginHead):
     """A margin in the angle for short embeddings and in the cosine for long ones (arXiv 2204.00964).
 
@@ -495,7 +205,7 @@ class AdaFace(MarginHead):
 
     Example:
         >>> head = AdaFace(3, 3, temperature=1.0)
-        >>> _ = nn.init.eye_(head.weight)
+        >>> _ = torch.nn.init.eye_(head.weight)
         >>> head(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])).detach()
         tensor(0.7408)
     """

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, cast, get_args
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,23 +15,24 @@ from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.chunked_encoder import Encode
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.full_softmax import FullSoftmax
-from lightning_normdyn.losses.in_batch import InBatchLoss
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.learnt import average_gradients
 from lightning_normdyn.losses.max_sim import MaxSim
-from lightning_normdyn.losses.options import InfoNCEOptions, MixinLoss, SoftmaxOptions, Unpack
-from lightning_normdyn.losses.sigmoid import SigmoidContrastive
+from lightning_normdyn.losses.named_losses import DISTILL_DEFAULTS, NamedContrast, defaults, named_loss, options_of
+from lightning_normdyn.losses.options import (
+    DistillationCandidates,
+    InfoNCEOptions,
+    MixinLoss,
+    TeacherNormalization,
+    Unpack,
+)
 from lightning_normdyn.losses.similarity import Normalization
-from lightning_normdyn.losses.summed import SummedLoss
+from lightning_normdyn.losses.teacher import check_teacher_options
 from lightning_normdyn.nearest_word import nearest
 
 _LEAST_REACH = 0.05
 _LOSS_OPTIONS = InfoNCEOptions.__optional_keys__
-_DEFAULTS = {
-    name: parameter.default
-    for made in (ContrastiveLoss, InfoNCE)
-    for name, parameter in inspect.signature(made).parameters.items()
-}
+_DEFAULTS = defaults()
 
 
 class ContrastiveMixin:
@@ -50,9 +50,8 @@ class ContrastiveMixin:
             def training_step(self, batch):
                 return self.contrastive_loss(self.encoder(batch["query"]), self.encoder(batch["document"]))
 
-    The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, a :class:`SigmoidContrastive` or a
-    :class:`MaxSim`, or by several words a :class:`SummedLoss`; its learnt temperature and exponents belong to the
-    module's parameters, and are logged as
+    The loss is ``self.contrast``, an :class:`InfoNCE` or, by one word, another, or by several words a
+    :class:`SummedLoss`; its learnt temperature and exponents belong to the module's parameters, and are logged as
     ``normdyn/contrast/<name>``, as are its metrics if it keeps them (``with_metrics``).
     ``self.contrast.parameter_group(lr=1e-2)`` is their own group for an optimizer.
     The callbacks see queries and documents as the targets ``queries`` and ``documents``. Under Lightning's
@@ -64,9 +63,16 @@ class ContrastiveMixin:
         normalization: as for :class:`InfoNCE`; ``None`` for the class's own, which is cosine here.
         loss: ``"infonce"``, or ``"sigmoid"`` for :class:`SigmoidContrastive` with the same normalization, temperature
             (0.05 and fixed, unless said otherwise) and shared options, and a bias that is learnt from -10, or
-            ``"maxsim"`` for :class:`MaxSim` with the same and ``symmetric``, and means over a query's tokens. Several,
-            as in ``["infonce", "sigmoid"]`` or with weights ``{"infonce": 1.0, "sigmoid": 0.2}``, for their
-            :class:`SummedLoss`, each with the options that it knows.
+            ``"maxsim"`` for :class:`MaxSim` with the same and ``symmetric``, and means over a query's tokens;
+            ``"full_softmax"`` for :class:`FullSoftmax`, whose call takes ``targets`` too, ``"supcon"`` for
+            :class:`SupCon`, whose call is ``self.contrastive_loss(embeddings, labels)``;
+            ``"distill_kl"`` for :class:`DistillKLDiv`, ``"margin_mse"`` for :class:`MarginMSE`, ``"graded"`` for
+            :class:`GradedContrastive` and ``"cosent"`` for :class:`CoSENT`, each with what it takes of the options.
+            Several words, as in ``["infonce", "sigmoid"]`` or with weights ``{"infonce": 1.0, "sigmoid": 0.2}``, for
+            their :class:`SummedLoss`, each with the options that it knows.
+        teacher_temperature: of the losses that have a teacher.
+        teacher_normalization: likewise.
+        candidates: of ``"distill_kl"``.
         options: those of :class:`InfoNCE`; what it does not know is handed on to the next class.
 
     Raises:
@@ -74,7 +80,7 @@ class ContrastiveMixin:
             ``self.contrast`` was set to one that does not have the options that were given here.
     """
 
-    contrast: InBatchLoss | MaxSim
+    contrast: NamedContrast
     _given_options: Mapping[str, Any] = MappingProxyType({})
     default_normalization: ClassVar[Normalization] = "cosine"
     _decay_checked = False
@@ -95,6 +101,9 @@ class ContrastiveMixin:
         *args: Any,
         normalization: Normalization | None = None,
         loss: MixinLoss | list[MixinLoss] | dict[str, float] = "infonce",
+        teacher_temperature: float = 1.0,
+        teacher_normalization: TeacherNormalization = "cosine",
+        candidates: DistillationCandidates = "listed",
         **options: Unpack[InfoNCEOptions],
     ) -> None:
         loss_options = _take_loss_options(options)
@@ -103,11 +112,21 @@ class ContrastiveMixin:
         except TypeError as error:
             raise _unexpected(type(self).__name__, options, error) from error
         options = loss_options  # under one name: jsonargparse follows ``**options`` into both calls
-        self.contrast = InfoNCE(
+        infonce = InfoNCE(
             normalization=self.default_normalization if normalization is None else normalization, **options
         )
-        given = {name: value for name, value in loss_options.items() if value != _DEFAULTS[name]}
-        self.contrast = _loss_of(loss, self.contrast, given)
+        check_teacher_options(
+            teacher_temperature=teacher_temperature,
+            teacher_normalization=teacher_normalization,
+            candidates=candidates,
+        )
+        of_teacher = {
+            "teacher_temperature": teacher_temperature,
+            "teacher_normalization": teacher_normalization,
+            "candidates": candidates,
+        }
+        given = {name: value for name, value in {**loss_options, **of_teacher}.items() if value != _DEFAULTS[name]}
+        self.contrast = named_loss(loss, infonce, given)
         self._given_options = given if normalization is None else {**given, "normalization": normalization}
         self.contrast.has_options_of_mixin = True
 
@@ -180,21 +199,14 @@ class ContrastiveMixin:
         self.contrast.has_options_of_mixin = True
 
     def _check_options_of(self, contrast: ContrastiveLoss) -> None:
-        name = type(contrast).__name__
-        values = {
-            "normalization": contrast.similarity.normalization,
-            "temperature": contrast.scaling.start,
-            "learnable_temperature": contrast.scaling.learnable,
-            **contrast.shared_options,
-            **({"symmetric": contrast.symmetric} if isinstance(contrast, MaxSim) else {}),
-        }
+        name, values = type(contrast).__name__, options_of(contrast)
         for option, value in self._given_options.items():
             if option in values and values[option] != value:
                 raise ValueError(
                     f"{option}: {value!r} was given to the module, and self.contrast was set to a {name} that has "
                     f"{values[option]!r}; write loss='sigmoid' for a sigmoid loss that heeds it, or give it to {name}"
                 )
-            if option not in values and not isinstance(contrast, InfoNCE):
+            if option not in values and (option in DISTILL_DEFAULTS or not isinstance(contrast, InfoNCE)):
                 raise ValueError(
                     f"{option}: {value!r} was given to the module, and self.contrast was set to a {name}, which knows "
                     "no such option; leave one of them out"
@@ -285,66 +297,6 @@ def _reach_of_exponents(loss: ContrastiveLoss, trainer: Any) -> float | None:
                 # A gamma is the sigmoid of what trains, whose slope is a quarter at most.
                 return float(max(group["lr"], group.get("initial_lr", 0.0))) * float(steps) / 4
     return None
-
-
-def _loss_of(words: object, contrast: InfoNCE, given: Mapping[str, Any]) -> InBatchLoss | MaxSim:
-    """The loss of a word, or of several, with the options of another loss."""
-    if isinstance(words, (list, tuple, dict)):
-        return _as_sum(words, contrast, given)
-    if words not in get_args(MixinLoss):
-        raise ValueError(f"loss: expected one of {', '.join(get_args(MixinLoss))}, got {words!r}")
-    if words == "sigmoid":
-        return _as_sigmoid(contrast, given)
-    return _as_max_sim(contrast, given) if words == "maxsim" else contrast
-
-
-def _as_sum(
-    words: list[str] | tuple[str, ...] | dict[str, float], contrast: InfoNCE, given: Mapping[str, Any]
-) -> SummedLoss:
-    """The sum of some losses, weighed by 1 where no weights are given."""
-    weights = words if isinstance(words, dict) else dict.fromkeys(words, 1.0)
-    for word in weights:
-        if word not in ("infonce", "sigmoid"):
-            raise ValueError(f"loss: expected infonce and sigmoid in a sum, got {word!r} in {words!r}")
-    if len(weights) < len(words) or not weights:
-        raise ValueError(f"loss: expected each of infonce and sigmoid once in a sum, got {words!r}")
-    if "infonce" in weights:  # which everything else is for
-        given = {name: value for name, value in given.items() if name in SoftmaxOptions.__optional_keys__}
-    losses = {word: contrast if word == "infonce" else _as_sigmoid(contrast, given) for word in weights}
-    return SummedLoss({word: (weight, losses[word]) for word, weight in weights.items()})
-
-
-def _as_sigmoid(contrast: InBatchLoss | MaxSim, given: Mapping[str, Any]) -> SigmoidContrastive:
-    """The pairwise sigmoid loss with the options of another loss."""
-    for name in given:
-        if name not in SoftmaxOptions.__optional_keys__:
-            raise ValueError(
-                f"{name}: it means nothing to the sigmoid loss, which judges each pair by itself; leave it out, or "
-                "take loss='infonce'"
-            )
-    return SigmoidContrastive(
-        normalization=contrast.similarity.normalization,
-        temperature=contrast.scaling.start,
-        learnable_temperature=contrast.scaling.learnable,
-        **contrast.shared_options,
-    )
-
-
-def _as_max_sim(contrast: InBatchLoss | MaxSim, given: Mapping[str, Any]) -> MaxSim:
-    """The loss of a vector a token with the options of another loss."""
-    for name in given:
-        if name not in SoftmaxOptions.__optional_keys__ | {"symmetric"}:
-            raise ValueError(
-                f"{name}: it means nothing to MaxSim, which scores a vector a token; leave it out, or take "
-                "loss='infonce'"
-            )
-    return MaxSim(
-        normalization=contrast.similarity.normalization,
-        symmetric=given.get("symmetric", False),
-        temperature=contrast.scaling.start,
-        learnable_temperature=contrast.scaling.learnable,
-        **contrast.shared_options,
-    )
 
 
 def _take_loss_options(options: Any) -> InfoNCEOptions:

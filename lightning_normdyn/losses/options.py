@@ -21,13 +21,17 @@ else:
             return Any
 
 
-MixinLoss = Literal["infonce", "sigmoid", "maxsim"]
+MixinLoss = Literal[
+    "infonce", "sigmoid", "maxsim", "full_softmax", "supcon", "distill_kl", "margin_mse", "graded", "cosent"
+]
 StartTemperature = float | Literal["auto"]
 Direction = Literal["query_to_document", "document_to_query"]
 SameSide = Literal["none", "queries", "documents", "both"]
 Joint = bool | Literal["sentence_transformers"]
 Hardness = Literal["none", "in_batch_negatives", "hard_negatives", "all_negatives"]
 Reduction = Literal["mean", "sum", "none"]
+TeacherNormalization = Literal["cosine", "dot", "qnorm", "dnorm"]
+DistillationCandidates = Literal["listed", "in_batch"]
 
 
 class SharedOptions(TypedDict, total=False):

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise
 from lightning_normdyn.core.embedding_tap import Published
 from lightning_normdyn.core.number_checks import check_not_negative
-from lightning_normdyn.losses.batch import Batch, PairOptions
+from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, gather_candidates
-from lightning_normdyn.losses.options import Unpack
 from lightning_normdyn.losses.rank_group import RankGroup
 from lightning_normdyn.losses.shared_parts import shared_losses
 from lightning_normdyn.losses.similarity import NormalizedSimilarity
@@ -115,7 +114,7 @@ class SummedLoss(InBatchLoss):
         first = self._first
         return loss.gather == first.gather and loss.process_group is first.process_group
 
-    def compute(self, queries: Tensor, documents: Tensor, **options: Unpack[PairOptions]) -> Tensor:
+    def compute(self, queries: Tensor, documents: Tensor, **options: Any) -> Tensor:
         """See :meth:`InBatchLoss.compute`."""
         batch = Batch.check(queries, documents, **options)
         self.apart = self._reasons(batch)

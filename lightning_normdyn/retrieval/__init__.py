@@ -3,10 +3,20 @@
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, confound_report, explain_gain
 from lightning_normdyn.retrieval.exponent.likelihood_exponent import LikelihoodExponent, likelihood_exponent
-from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
+from lightning_normdyn.retrieval.exponent.model_comparison import ModelComparison, PairedChange, compare_models
+from lightning_normdyn.retrieval.exponent.residual_norms import (
+    length_norms,
+    predicted_norms,
+    rescaled,
+    residual_norms,
+)
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore, norm_aware_top_k
 from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep, sweep_alpha
+from lightning_normdyn.retrieval.exponent.verdict import ScoringVerdict, scoring_verdict
 from lightning_normdyn.retrieval.export.folding import export_vectors
+from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
+from lightning_normdyn.retrieval.mining.miner import mine_hard_negatives
+from lightning_normdyn.retrieval.mining.source import MiningSource, NegativeTable
 from lightning_normdyn.retrieval.search.top_k import TopK, exact_top_k
 from lightning_normdyn.retrieval.uses.confidence import (
     Detection,
@@ -28,14 +38,21 @@ __all__ = [
     "CrossDomainLocalScaling",
     "Detection",
     "FilterOutcome",
+    "HardNegatives",
     "LikelihoodExponent",
+    "MiningSource",
+    "ModelComparison",
+    "NegativeTable",
     "NormAwareScore",
+    "PairedChange",
     "QueryBankNormalization",
+    "ScoringVerdict",
     "TemperatureComparison",
     "TopK",
     "baseline_scores",
     "calibrate",
     "classification_confidences",
+    "compare_models",
     "compare_temperatures",
     "confidence_table",
     "confound_report",
@@ -47,11 +64,14 @@ __all__ = [
     "label_entropy",
     "length_norms",
     "likelihood_exponent",
+    "mine_hard_negatives",
     "norm_aware_top_k",
+    "predicted_norms",
     "quantile_bands",
     "rescaled",
     "residual_norms",
     "retrieval_confidences",
+    "scoring_verdict",
     "specificity_table",
     "sweep_alpha",
     "uncertainty_agreement",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from torch.utils.hooks import RemovableHandle
 from lightning_normdyn.atomic_file import atomic_file
 from lightning_normdyn.retrieval.audit.saturation import LastLayer
 from lightning_normdyn.tasks.clip.pixels import center_crop
-from lightning_normdyn.tasks.encoders.open_clip import OpenClip
+from lightning_normdyn.tasks.encoders.open_clip import OpenClip, names_open_clip
 from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
 from lightning_normdyn.tasks.encoders.sentence_modules import sentence_modules
+from lightning_normdyn.tasks.encoders.static_text import StaticTextEncoder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _PROBE = "a probe"
 _OF_OPEN_CLIP = "open_clip_config.json"
+_CAUTION = "model: "
 
 
 class AuditedModel(ABC):
@@ -51,10 +53,19 @@ class AuditedModel(ABC):
     def last_layer(self, *, images: bool) -> LastLayer:
         """What the embeddings come out of."""
 
+    def encode_queries(self, texts: Sequence[str]) -> Tensor:
+        """The same of texts that are queries."""
+        return self.encode_texts(texts)
+
     @property
     @abstractmethod
     def truncated_share(self) -> float:
         """Share of the texts so far whose end was left out."""
+
+    @property
+    def length_limit(self) -> str:
+        """How long a text may be."""
+        return "the model takes"
 
 
 class TextModel(AuditedModel):
@@ -62,47 +73,95 @@ class TextModel(AuditedModel):
 
     Args:
         name: a local folder, or a name on the model hub.
-        max_length: tokens of a text.
+        options: of :class:`~lightning_normdyn.tasks.encoders.PretrainedTextEncoder`.
         device: where it runs.
 
     Raises:
-        ValueError: if it ends in layers that cannot be taken apart.
+        ValueError: if it has modules that cannot be taken apart, or an option is not one of its kind.
     """
 
-    def __init__(self, name: str, *, max_length: int = 256, device: str = "cpu") -> None:
-        with warnings.catch_warnings():
-            # It is said in the notes, where a reader of the page looks.
-            warnings.filterwarnings("ignore", message="model: the final normalisation")
-            self.encoder = PretrainedTextEncoder(name, max_length=max_length, frozen=True)
+    def __init__(self, name: str, *, device: str = "cpu", **options: Any) -> None:
+        with warnings.catch_warnings(record=True) as cautions:
+            # They are said in the notes, where a reader of the page looks.
+            warnings.simplefilter("always")
+            self.encoder = _text_encoder(name, options)
         self.encoder.eval().to(device)
-        self.had_unit_step = sentence_modules(name).has_normalize
-        self.notes = [
-            "The model's final step to length one was taken off: it would hide every norm."
-        ] * self.had_unit_step
+        self.chosen_length: int | None = options.get("max_length")
+        self.notes = []
+        for caution in cautions:
+            text = str(caution.message)
+            if not text.startswith(_CAUTION):
+                warnings.warn_explicit(caution.message, caution.category, caution.filename, caution.lineno)
+            elif "final normalisation" not in text:
+                note = text.removeprefix(_CAUTION)
+                self.notes.append(f"{note[0].upper()}{note[1:]}.")
+        self.notes = list(dict.fromkeys(self.notes))
+        if self.encoder.has_normalize:
+            self.notes.insert(0, "The model's final step to length one was taken off: it would hide every norm.")
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings ``[b, d]``, not normalised, on the CPU."""
-        return self.encoder.encode(texts).cpu()
+        """Embeddings ``[b, d]`` of documents, not normalised, on the CPU."""
+        return self.encoder.encode_documents(texts).cpu()
+
+    @torch.inference_mode()
+    def encode_queries(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]`` of queries, not normalised, on the CPU."""
+        return self.encoder.encode_queries(texts).cpu()
 
     def last_layer(self, *, images: bool) -> LastLayer:
-        """What the tokens' vectors come out of."""
+        """What the embeddings, or else the tokens' vectors, come out of."""
         encoder = self.encoder
         device = next(encoder.parameters()).device
         tokens = {name: values.to(device) for name, values in encoder.tokenize([_PROBE]).items()}
+        encoder.texts -= 1
+        if len(encoder.layers):
+            return find_last_layer(encoder, lambda: encoder(**tokens), had_unit_step=encoder.has_normalize)
+        if isinstance(encoder, StaticTextEncoder):
+            return LastLayer("Embedding", False, encoder.pooling, encoder.has_normalize)
 
         def run() -> Tensor:
             hidden: Tensor = encoder.model(**tokens).last_hidden_state
             return hidden
 
-        layer = find_last_layer(encoder.model, run, pooling=encoder.pooling, had_unit_step=self.had_unit_step)
-        encoder.texts -= 1
-        return layer
+        return find_last_layer(encoder.model, run, pooling=encoder.pooling, had_unit_step=encoder.has_normalize)
 
     @property
     def truncated_share(self) -> float:
         """Share of the texts so far whose end was left out."""
         return self.encoder.truncated_texts / max(1, self.encoder.texts)
+
+    @property
+    def length_limit(self) -> str:
+        """How long a text may be and who says so."""
+        encoder = self.encoder
+        if isinstance(encoder, StaticTextEncoder):
+            return f"the {encoder.words.max_length} words that the model's folder sets"
+        limit, most = encoder.max_length, encoder.positions
+        if limit == self.chosen_length:
+            return f"the {limit} tokens that max_length sets"
+        if limit == most:
+            return f"the {limit} tokens that the model has positions for"
+        room = f", {most} at most" if most else ""
+        return f"the {limit} tokens that the model's folder sets (max_length sets others{room})"
+
+
+def _text_encoder(name: str, options: Mapping[str, Any]) -> PretrainedTextEncoder | StaticTextEncoder:
+    """The encoder of the kind that the model begins with; a name that is no model is refused by the first of them.
+
+    Raises:
+        ValueError: if an option is of no use to static vectors.
+    """
+    if sentence_modules(name).first.kind == "Transformer":
+        return PretrainedTextEncoder(name, frozen=True, **options)
+    idle_names = [option for option in ("max_length", "dtype") if options.get(option) is not None]
+    if idle_names:
+        raise ValueError(
+            f"{idle_names[0]}: expected a transformer with it, got {name}, whose words have vectors of their own; "
+            "leave it out"
+        )
+    prompts = {option: value for option, value in options.items() if option.endswith("prompt")}
+    return StaticTextEncoder(name, frozen=True, **prompts)
 
 
 class ClipModel(AuditedModel):
@@ -121,7 +180,7 @@ class ClipModel(AuditedModel):
         self.towers = OpenClip(name, pretrained=pretrained)
         self.towers.eval().to(device)
         self.notes = []
-        if pretrained is None and ":" not in name:
+        if not self.towers.is_pretrained:
             self.notes.append("The model has random weights: name trained ones with --pretrained.")
 
     @torch.inference_mode()
@@ -154,16 +213,17 @@ class ClipModel(AuditedModel):
 
 
 def load_audited(
-    name: str, *, pretrained: str | None = None, max_length: int = 256, images: bool = False, device: str = "cpu"
+    name: str, *, pretrained: str | None = None, images: bool = False, device: str = "cpu", **options: Any
 ) -> AuditedModel:
     """Loads a model of open_clip where the folder says so or images ask for it, else one of transformers.
 
     Args:
-        name: a local folder; a name such as ``ViT-B-32`` or ``hf-hub:...`` of open_clip; or one on the model hub.
+        name: a local folder; a name of open_clip such as ``ViT-B-32``, ``ViT-B-32/laion2b_s34b_b79k`` or
+            ``hf-hub:...``; or one on the model hub.
         pretrained: tag or file of weights for a plain name of open_clip.
-        max_length: tokens of a text, for models of transformers.
         images: whether images are to be encoded.
         device: where it runs.
+        options: of :class:`TextModel`, for models of texts; ``None`` stands for one that is left out.
 
     Raises:
         ValueError: if there is no such model.
@@ -171,16 +231,28 @@ def load_audited(
     folder = Path(name)
     if not folder.is_dir() and name.startswith((".", "/", "~")):
         raise ValueError(f"model: expected a folder, got nothing of that name at {name}; check the path")
+    options = {option: value for option, value in options.items() if value not in (None, False)}
     if (folder / _OF_OPEN_CLIP).is_file():
+        _refuse_text_options(name, options)
         return ClipModel(f"local-dir:{name}", device=device)
     if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise ValueError(
             f"model: expected a folder of transformers, sentence-transformers or open_clip, got {name} without "
             f"config.json, modules.json or {_OF_OPEN_CLIP}; name the folder that holds the weights"
         )
-    if not folder.is_dir() and (images or pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))):
+    is_clip = images or pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))
+    if not folder.is_dir() and (is_clip or names_open_clip(name)):
+        _refuse_text_options(name, options)
         return ClipModel(name, pretrained=pretrained, device=device)
-    return TextModel(name, max_length=max_length, device=device)
+    return TextModel(name, device=device, **options)
+
+
+def _refuse_text_options(name: str, options: Mapping[str, Any]) -> None:
+    if options:
+        raise ValueError(
+            f"{next(iter(options))}: expected a model of transformers or sentence-transformers with it, got '{name}' "
+            "of open_clip; leave it out"
+        )
 
 
 Input = TypeVar("Input")

@@ -41,11 +41,11 @@ class Sts(ContrastiveTask):
 
     def encode_queries(self, inputs: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]`` of texts."""
-        return self.towers.encode_queries(inputs)
+        return self.towers.encode(inputs)
 
     def encode_documents(self, inputs: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]`` of texts."""
-        return self.towers.encode_documents(inputs)
+        return self.towers.encode(inputs)
 
     def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
         """What every pair adds to Spearman's and to Pearson's correlation of scores with grades, see pearson_shares."""

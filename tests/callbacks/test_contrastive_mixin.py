@@ -16,12 +16,16 @@ from lightning_normdyn.callbacks import NormDynamics
 from lightning_normdyn.core import split_radial_tangential
 from lightning_normdyn.losses import (
     ContrastiveMixin,
+    CoSENT,
     CosineMixin,
+    DistillKLDiv,
     DNormMixin,
     DotMixin,
     FullSoftmax,
+    GradedContrastive,
     InfoNCE,
     LearnableNormMixin,
+    MarginMSE,
     MaxSim,
     QNormMixin,
     SigmoidContrastive,
@@ -209,7 +213,9 @@ def test_the_sigmoid_loss_is_one_word_that_heeds_the_other_options():
     assert module.contrast.learnt().keys() == {"temperature", "bias"}
     with pytest.raises(ValueError, match="symmetric: it means nothing to the sigmoid loss, which judges each pair by"):
         Retriever(loss="sigmoid", symmetric=True)
-    with pytest.raises(ValueError, match="loss: expected one of infonce, sigmoid, maxsim, got 'siglip'"):
+    with pytest.raises(
+        ValueError, match=r"loss: expected one of infonce, sigmoid, maxsim, full_softmax, supcon, .*, got 'siglip'"
+    ):
         Retriever(loss="siglip")
 
 
@@ -230,6 +236,35 @@ def test_late_interaction_is_one_word_too():
         ValueError, match=r"^symmetric: True was given to the module, and self\.contrast was set to a Max"
     ):
         module.contrastive_loss(queries, documents)
+
+
+def test_losses_of_soft_targets_are_words_too():
+    queries, documents = batches(1)[0]
+    scores = torch.randn(BATCH, BATCH)
+    shared = {"normalization": "qnorm", "temperature": 0.3, "chunk_size": 5}
+    taught = {"teacher_temperature": 0.7, "with_metrics": True}
+    in_batch = {"candidates": "in_batch", "symmetric": True}
+    listed = {"listed": torch.arange(BATCH)[:, None] // torch.arange(1, 4), "teacher_scores": scores[:, :3]}
+    for word, make, settings, batch in (
+        ("distill_kl", DistillKLDiv, taught | in_batch, {"teacher_scores": scores}),
+        ("margin_mse", MarginMSE, taught, listed),
+        ("graded", GradedContrastive, {"direction": "document_to_query"}, {"grades": scores.exp()}),
+        ("cosent", CoSENT, {"learnable_temperature": True}, {"grades": scores[0]}),
+    ):
+        module = Retriever(loss=word, **shared, **settings)
+        assert isinstance(module.contrast, make)
+        expected = make(**shared, **settings)(queries, documents, **batch)
+        torch.testing.assert_close(module.contrastive_loss(queries, documents, **batch), expected)
+        with pytest.raises(ValueError, match=f"queue_size: it means nothing to {make.__name__}, .* loss='infonce'"):
+            Retriever(loss=word, queue_size=8)
+    with pytest.raises(ValueError, match="candidates: it means nothing to MarginMSE, which compares the listed docum"):
+        Retriever(loss="margin_mse", candidates="in_batch")
+    with pytest.raises(ValueError, match=r"teacher_temperature: it means nothing to InfoNCE, .* loss='distill_kl'"):
+        Retriever(teacher_temperature=0.7)
+    module = Retriever(loss="distill_kl", teacher_temperature=0.7)
+    module.contrast = DistillKLDiv()
+    with pytest.raises(ValueError, match=r"^teacher_temperature: 0\.7 was given to the module, and self\.contrast was"):
+        module.contrastive_loss(queries, documents, **listed)
 
 
 def test_several_words_are_a_sum(fit):
@@ -298,6 +333,8 @@ def test_a_configuration_takes_the_word():
     build = getattr(parser, "instantiate", None) or parser.instantiate_classes
     contrast = build(parsed).model.contrast
     assert isinstance(contrast, SigmoidContrastive)
+    parsed = parser.parse_args(["--model.loss=distill_kl", "--model.candidates=in_batch"])
+    assert build(parsed).model.contrast.candidates == "in_batch"
     assert (contrast.similarity.normalization, contrast.scaling.start) == ("dot", "auto")
 
 

@@ -128,3 +128,24 @@ def test_an_output_that_one_rank_alone_has(ranks):
     first = ranks[1]["on one rank"]["logged"]["net.bystander"][1]
     assert first["norm_mean"] == pytest.approx(norms.mean().item())
     assert first["common_direction"] == pytest.approx((vectors / norms[:, None]).mean(0).norm().item(), rel=1e-6)
+
+
+def test_hard_negatives_are_those_of_all_documents_on_both_ranks(ranks):
+    first, second = (rank["mining"] for rank in ranks)
+    for run in ("whole", "resumed"):
+        for step, table in first[run]["tables"].items():
+            expected = first[run]["expected"][step]
+            assert torch.equal(table, second[run]["tables"][step])
+            assert ((table == expected) | (expected < 0)).all()
+            assert (expected >= 0).float().mean() > 0.9
+        assert first[run]["metrics"] == second[run]["metrics"]
+        assert first[run]["files"] == ["step-000000.jsonl", "step-000003.jsonl", "step-000006.jsonl"]
+    assert sorted(first["whole"]["tables"]) == [0, 3, 6]
+    assert sorted(first["resumed"]["tables"]) == [6]
+
+
+def test_both_ranks_train_as_if_nothing_had_been_mined_where_negatives_are_ignored(ranks):
+    for rank in ranks:
+        plain, mined = rank["mining"]["plain"], rank["mining"]["mined"]
+        assert torch.equal(plain["weight"], mined["weight"])
+        assert torch.equal(plain["random state"], mined["random state"])

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from memory_logger import MemoryLogger
+from mining_worker import mining_results
 from pytorch_lightning.plugins.precision import MixedPrecision
 from small_models import BATCH, DIM, ROWS, Batches, Lit, NoisyModel, pair_batches, seeded
 from torch import nn
@@ -166,6 +167,7 @@ def main(folder):
         "on one rank": numbers(folder / "one", seeded(OnOneRank), ["net.bystander", "net.table.weight"]),
     }
     seldom_verified(folder / "strangers")
+    results["mining"] = mining_results(folder / "mining")
     torch.save(results, folder / f"rank-{torch.distributed.get_rank()}.pt")
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from lightning_normdyn.cli.main import main
+from lightning_normdyn.datasets import Judgements
+from lightning_normdyn.retrieval import calibrate, sweep_alpha
 
 
 @pytest.fixture
@@ -32,13 +35,63 @@ def embeddings(tmp_path):
 def test_lengths_that_decide_are_found(embeddings, capsys) -> None:
     assert main([*embeddings, "--judgements", "judged.tsv", "--json", "advice.json"]) == 0
     said = capsys.readouterr().out
-    assert "Score with the inner product" in said
-    assert "carries relevance" in said
+    assert said.startswith("Norms help: take exponent ")
+    assert "vectors of relevant documents are clearly longer" in " ".join(said.split())
     found = json.loads(Path("advice.json").read_text(encoding="utf-8"))
     assert found["scores"]["dot"]["mean"] > found["scores"]["cosine"]["mean"] + 0.05
     assert found["queries"] == 120
     assert main(embeddings) == 0  # document i answers query i: the same pairs
     assert capsys.readouterr().out == said
+
+
+def test_audit_advise_and_calibrate_say_the_same_of_the_same(embeddings, capsys) -> None:
+    """With lengths and without, where norms help, where they do not, and where it is length."""
+    archive, queries = np.load("documents.npz"), np.load("queries.npy")
+    documents, ids = archive["embeddings"].astype(np.float64), archive["ids"]
+    unit = documents / np.linalg.norm(documents, axis=1, keepdims=True)
+    lengths = np.where(np.arange(240) < 120, 900, 100) + np.arange(240) % 17
+    Path("lengths.tsv").write_text("id\tlength\n" + "".join(f"d{row}\t{lengths[row]}\n" for row in range(240)))
+    shuffled = np.random.default_rng(3).permutation(lengths)
+    Path("other.tsv").write_text("id\tlength\n" + "".join(f"d{row}\t{shuffled[row]}\n" for row in range(240)))
+    worlds = {"norms": documents, "noise": 3 * unit * np.exp(0.002 * np.random.default_rng(1).normal(size=(240, 1)))}
+    beginnings = {
+        ("norms", None): "Norms help: take exponent",
+        ("norms", "lengths.tsv"): "Length explains the gain: score by cos · (1 + length)^",
+        ("norms", "other.tsv"): "Norms help: take exponent",
+        ("noise", None): "No gain",
+        ("noise", "lengths.tsv"): "Length helps and norms do not: score by cos · (1 + length)^",
+        ("noise", "other.tsv"): "No gain",
+    }
+    for (world, table), beginning in beginnings.items():
+        np.savez("tried.npz", embeddings=worlds[world].astype(np.float32), ids=ids)
+        shared = ["--queries", "queries.npy", "--judgements", "judged.tsv"]
+        shared += [] if table is None else ["--covariates", table]
+        assert main(["audit", "--embeddings", "tried.npz", *shared, "--overwrite"]) == 0
+        finding = json.loads(Path("audit/audit.json").read_text(encoding="utf-8"))
+        assert finding["finding"] in capsys.readouterr().out
+        assert main(["advise", "--documents", "tried.npz", *shared, "--json", "advice.json"]) == 0
+        assert " ".join(capsys.readouterr().out.split()).startswith(" ".join(finding["finding"].split()))
+        advised = json.loads(Path("advice.json").read_text(encoding="utf-8"))
+        assert advised["scoring"] == finding["finding"]
+        assert advised["verdict"] == finding["verdict"]
+        assert finding["finding"].startswith(beginning), finding["finding"]
+        if table is None:
+            vectors = torch.from_numpy(worlds[world].astype(np.float32))
+            judgements = Judgements.of((row, row, 1.0) for row in range(120))
+            sentence = calibrate(sweep_alpha(torch.from_numpy(queries), vectors, judgements)).sentence
+            assert sentence == finding["finding"]
+        else:
+            assert "Spearman of norm and length" in finding["finding"]
+
+
+def test_a_model_trained_with_qnorm_is_not_sent_to_qnorm(embeddings, capsys) -> None:
+    words = [*embeddings, "--judgements", "judged.tsv", "--temperature", "1"]
+    trainings = []
+    for name in ("qnorm", "dnorm"):
+        assert main([*words, "--normalization", name]) == 0
+        trainings.append(" ".join(capsys.readouterr().out.split()))
+    assert all(("Stay with qnorm" in trainings[0], "try qnorm next" not in trainings[0].lower()))
+    assert "Try qnorm next" in trainings[1]
 
 
 def test_shards_and_urls_are_advised_on_as_files_are(embeddings, capsys) -> None:

@@ -196,6 +196,114 @@ def test_lengths_that_are_not_known_of_all_are_noted(files, texts):
     assert ("length" in numbers()["correlations"]) == texts
 
 
+def test_empty_texts_are_said_on_the_page(files, recwarn):
+    rows = [f"d{row}\t{'' if row in (3, 8) else 'some words'}" for row in range(ROWS)]
+    Path("some.tsv").write_text("\n".join(rows))
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", "--texts", "some.tsv") == 0
+    note = "2 of 120 texts are empty: what their vectors say is the model's, not a document's."
+    assert note in numbers()["notes"]
+    assert note in html.unescape(Path("audit/audit.html").read_text(encoding="utf-8"))
+
+
+def test_controls_are_columns_of_numbers_and_may_be_several(files, capsys):
+    table = [f"d{row}\t{row % 7}\t{'NA' if row == 5 else row}\t{'a' if row % 2 else 'b'}" for row in range(ROWS)]
+    Path("more.tsv").write_text("\n".join(["id\tage\tplace\tkind", *table]))
+    words = ["--embeddings", "documents.npz", "--column", "vectors", "--covariates", "more.tsv"]
+    texts = ["--texts", "texts.tsv.gz"]
+    assert audit(*words, *texts, "--control", "age", "--control", "place") == 0
+    assert numbers()["controls"] == ["length", "age", "place"]
+    assert any("'place' is unknown for 1 items" in note for note in numbers()["notes"])
+    page = html.unescape(Path("audit/audit.html").read_text(encoding="utf-8"))
+    assert "with length and age and place held fixed" in page
+    assert audit(*words, *texts, "--control", "kind", "--overwrite") == 2
+    assert "control: expected a column of numbers of --covariates (age, place), got 'kind'" in capsys.readouterr().err
+    assert audit(*words, "--control", "age", "--overwrite") == 2
+    assert "control: expected lengths, which 'age' is held fixed beside" in capsys.readouterr().err
+
+
+def test_a_model_is_compared_with_an_earlier_one(files, capsys):
+    """Before, half of the dimensions; in another order, by id."""
+    order = np.random.default_rng(5).permutation(ROWS)
+    for side, count in (("documents", ROWS), ("queries", ASKED)):
+        archive = np.load(f"{side}.npz")
+        places = order[order < count]
+        np.savez(f"old-{side}.npz", ids=archive["ids"][places], vectors=archive["vectors"][places, : DIM // 2])
+    judged = ["--queries", "queries.npz", "--judgements", "qrels.tsv", "--column", "vectors"]
+    earlier = ["--before", "old-documents.npz", "--before-queries", "old-queries.npz"]
+    assert audit("--embeddings", "documents.npz", *judged, *earlier) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    comparison = numbers()["comparison"]
+    assert comparison["sentence"] in said
+    assert comparison["sentence"].startswith("The second model is better: by cosine ndcg@10 goes from ")
+    assert comparison["after"]["baseline"] == pytest.approx(numbers()["ranking"]["calibration"]["baseline"])
+    page = html.unescape(Path("audit/audit.html").read_text(encoding="utf-8"))
+    assert "<h2>Before and after</h2>" in page
+    assert "ndcg@10 before and after: 39 queries, paired" in page
+    assert audit("--embeddings", "old-documents.npz", "--queries", "old-queries.npz", *judged[2:], "--out", "old") == 0
+    assert comparison["before"]["baseline"] == pytest.approx(numbers("old")["ranking"]["calibration"]["baseline"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--before", "b.npy"], "before: expected --before-queries beside it"),
+        (["--before-queries", "b.npy"], "before-queries: expected --before beside it"),
+        (["--before", "b.npy", "--before-queries", "c.npy"], "before: expected queries and judgements"),
+    ],
+)
+def test_half_an_earlier_model_is_refused(files, words, message, capsys):
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_earlier_model_of_other_items_is_refused(files, capsys):
+    judged = ["--queries", "queries.npz", "--judgements", "qrels.tsv", "--column", "vectors"]
+    np.save("few.npy", np.ones((ASKED - 1, DIM)))
+    np.save("wide.npy", np.ones((ASKED, DIM + 1)))
+    np.savez("strange.npz", ids=np.array([f"x{row}" for row in range(ROWS)]), vectors=np.ones((ROWS, DIM)))
+    for documents, queries, message in (
+        ("documents.npz", "few.npy", "few.npy: expected 40 vectors, of the items that are audited, got 39"),
+        ("documents.npz", "wide.npy", "before-queries: expected vectors of the length of --before, 6, got 7"),
+        (
+            "strange.npz",
+            "queries.npz",
+            "strange.npz: expected the ids of the items that are audited, got none for 'd0'",
+        ),
+    ):
+        earlier = ["--before", documents, "--before-queries", queries]
+        assert audit("--embeddings", "documents.npz", *judged, *earlier) == 2
+        assert message in capsys.readouterr().err
+        assert not Path("audit").exists()
+
+
+def test_documents_of_several_chunks_go_by_the_best(files, capsys):
+    """Every document is two vectors, of which the second is turned away from all queries."""
+    archive = np.load("documents.npz")
+    away = -10 * np.load("queries.npz")["vectors"].mean(0) + 0 * archive["vectors"]
+    ids = archive["ids"].tolist()
+    chunks = [f"{id}#{part}" for part in (1, 2) for id in ids]
+    np.savez("chunks.npz", ids=np.array(chunks), vectors=np.concatenate([archive["vectors"], away.astype(np.float16)]))
+    Path("chunks.tsv").write_text("\n".join(["chunk-id\tdocument", *(f"{one}\t{one.split('#')[0]}" for one in chunks)]))
+    judged = ["--queries", "queries.npz", "--judgements", "qrels.tsv", "--column", "vectors"]
+    assert audit("--embeddings", "chunks.npz", *judged, "--chunks", "chunks.tsv") == 0
+    found = numbers()
+    assert found["ranking"]["judged"] == ASKED - 1
+    assert found["distribution"]["rows"] == 2 * ROWS
+    assert "240 vectors are chunks of 120 documents: rankings go by the best chunk of each." in found["notes"]
+    Path("broken.tsv").write_text("d0#1\td0\n")
+    Path("twice.tsv").write_text("d0#1\td0\nd0#1\td1\n")
+    capsys.readouterr()
+    for words, message in (
+        (["--chunks", "broken.tsv"], "broken.tsv: expected a document for every vector, got none for 'd1#1'"),
+        (["--chunks", "twice.tsv"], "twice.tsv, line 2: expected one document a chunk, got 'd0#1' of 'd0' and of 'd1'"),
+        (["--chunks", "chunks.tsv", "--before", "a.npy", "--before-queries", "b.npy"], "expected no --before with it"),
+    ):
+        assert audit("--embeddings", "chunks.npz", *judged, *words, "--out", "other") == 2
+        assert message in capsys.readouterr().err
+    assert audit("--embeddings", "chunks.npz", "--column", "vectors", "--chunks", "chunks.tsv", "--out", "other") == 2
+    assert "chunks: expected --queries and --judgements" in capsys.readouterr().err
+
+
 def test_zero_queries_are_noted(files):
     queries = np.load("queries.npz")["vectors"]
     queries[[0, 8]] = 0

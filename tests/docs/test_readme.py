@@ -274,8 +274,9 @@ def test_the_votes_example_prints_no_residual_and_leaves_a_figure(printed: dict[
 
 def test_the_calibration_example_finds_norms_that_help_and_clears_length(printed: dict[str, str]) -> None:
     gain, confound, shapes = printed["calibrated"].splitlines()
-    assert gain.startswith("Norms help: exponent 0.")
-    assert confound.startswith("Length does not explain the gain")
+    assert gain.startswith("Norms help: take exponent 0.")
+    assert confound.startswith(gain.partition(" Lengths of")[0])
+    assert "Length does not explain the gain" in confound
     assert shapes == "torch.Size([150, 10]) torch.Size([600, 32])"
 
 

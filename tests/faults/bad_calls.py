@@ -13,7 +13,13 @@ from torch import nn
 
 import lightning_normdyn as normdyn
 from lightning_normdyn import core, levers, losses, metrics, retrieval
-from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMonitor, NormDynamics, NormTrajectoryMonitor
+from lightning_normdyn.callbacks import (
+    EquilibriumFitMonitor,
+    GradientSplitMonitor,
+    HardNegativeMining,
+    NormDynamics,
+    NormTrajectoryMonitor,
+)
 from lightning_normdyn.datasets import GradedPairs, Interactions, Judgements, KnowledgeGraph, LabelledTexts, Texts
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.instruments import NormObserver
@@ -21,7 +27,8 @@ from lightning_normdyn.instruments import NormObserver
 
 def _losses() -> Iterator[BadCall]:
     kind = "losses: settings"
-    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon, losses.MaxSim):
+    soft = (losses.DistillKLDiv, losses.MarginMSE, losses.GradedContrastive)
+    for make in (losses.InfoNCE, losses.SigmoidContrastive, losses.FullSoftmax, losses.SupCon, losses.MaxSim, *soft):
         yield from each(
             kind,
             make,
@@ -183,6 +190,64 @@ def _losses() -> Iterator[BadCall]:
         {"queries": Q[:, None], "documents": D, "document_lengths": torch.ones(6).long()},
         document_lengths=[None, torch.ones(4).long(), torch.tensor([6, 0]), torch.rand(6), [1] * 6],
         document_mask=[torch.ones(6).bool()],
+    )
+    for make in (losses.DistillKLDiv, losses.MarginMSE):
+        yield from each(
+            kind,
+            make,
+            {},
+            teacher_temperature=NOT_POSITIVE,
+            teacher_normalization=["learnable", None, 3],
+            with_metrics=["no"],
+        )
+        listed, scores = torch.tensor([[0, 4, 5]] * 4), torch.rand(4, 3)
+        yield from each(
+            kind,
+            make(),
+            {"queries": Q, "documents": D, "listed": listed, "teacher_scores": scores},
+            listed=[None, listed[0], listed + 1, listed.float(), listed > 0, listed[:, :1], listed.tolist()],
+            teacher_scores=[None, scores[0], scores[:, :2], scores.long(), scores * NAN, scores + INF, "ab"],
+            teacher_queries=[Q],
+            positives=[listed],
+        )
+    yield from each(kind, losses.DistillKLDiv, {}, candidates=["all", None, 1], symmetric=[True], direction=["both"])
+    yield from each(
+        kind,
+        losses.DistillKLDiv(candidates="in_batch"),
+        {"queries": Q, "documents": D, "teacher_queries": Q, "teacher_documents": D},
+        teacher_queries=[None, Q[:2], Q[:, :2], Q.long(), Q * NAN, [1.0]],
+        teacher_documents=[None, D[:2], D[:, :2], D.long(), D + INF],
+        teacher_hard_negatives=[D],
+        teacher_scores=[torch.rand(4, 6)],
+    )
+    grades = torch.rand(4, 6)
+    yield from each(
+        kind,
+        losses.GradedContrastive(symmetric=True),
+        {"queries": Q, "documents": D, "grades": grades},
+        grades=[
+            None,
+            grades[0],
+            grades[:2],
+            grades[:, :3],
+            grades.to(torch.complex64),
+            -grades,
+            grades * NAN,
+            grades + INF,
+            1.0,
+        ],
+        labels=[torch.arange(6)],
+    )
+    yield from each(kind, losses.GradedContrastive, {}, symmetric=["no"], direction=["both"])
+    yield from each(
+        kind, losses.CoSENT, {}, temperature=NOT_POSITIVE, normalization=["cos"], reduction=["sum", "none", None]
+    )
+    yield from each(
+        kind,
+        losses.CoSENT(),
+        {"queries": Q, "documents": D[:4], "grades": grades[:, 0]},
+        documents=[D, D[:3], D[:4, :2], None, D[:4] * NAN],
+        grades=[grades[:3, 0], grades, grades[:, 0] * NAN, list("abcd"), None],
     )
     linear = nn.Linear(3, 2)
     cached = {
@@ -585,6 +650,8 @@ def _retrieval() -> Iterator[BadCall]:
         {"norms": torch.rand(9), "length": torch.rand(9)},
         norms=[torch.rand(3), None],
         length=[torch.rand(3), torch.full((9,), NAN)],
+        controls=[3, {"age": torch.rand(3)}],
+        fitted_rows=[torch.rand(9), torch.ones(3, dtype=torch.bool)],
     )
     yield from each(
         kind,
@@ -661,8 +728,65 @@ def _retrieval() -> Iterator[BadCall]:
     )
 
 
+MINING = {
+    "range_min": [-1, 1.5, "2"],
+    "range_max": [0, 1.5, "9"],
+    "max_score": [NAN, "0.8"],
+    "min_score": [NAN, INF],
+    "absolute_margin": [-0.1, NAN, "0.1"],
+    "relative_margin": [-0.1, INF, True],
+    "sampling_strategy": ["tpo", None, 3],
+    "seed": [-1, "a"],
+}
+
+
+def _mining() -> Iterator[BadCall]:
+    kind = "retrieval: mining"
+    search = {"queries": Q, "documents": D, "positives": [0] * len(Q)}
+    yield from each(
+        kind,
+        retrieval.mine_hard_negatives,
+        search,
+        queries=[Q[0], Q[:, :2], None, QN, [1.0]],
+        documents=[D[0], None, torch.full_like(D, NAN), [D], iter([D])],
+        positives=[None, 3, "abc", [0], [99] * len(Q), torch.ones(len(Q)), [[0], ["a"], [0], [0]]],
+        num_negatives=NOT_COUNT,
+        normalization=["cos", 3],
+        alpha=[NAN, "1"],
+        document_ids=[3, [1], [[1]] * len(D), "abc"],
+        excluded_pairs=[3, (torch.arange(2),), (torch.tensor([9]), torch.tensor([0]))],
+        chunk_size=NOT_COUNT,
+        **MINING,
+    )
+    yield from each(
+        kind,
+        retrieval.MiningSource,
+        {"queries": ["a", "b"], "documents": ["c", "d", "e"], "positives": [0, 1]},
+        queries=[3, [], "ab"],
+        documents=[None, 3],
+        positives=[None, [0], [7, 0]],
+        num_negatives=[0, 1.5, "2", 9],
+        query_ids=[3, ["a"], ["a", "a"]],
+        document_ids=[["a"], [1, 2, 3]],
+        collate=[3, "list"],
+        excluded_pairs=[3, (torch.tensor([9]), torch.tensor([0]))],
+    )
+
+
 def _callbacks() -> Iterator[BadCall]:
     kind = "callbacks"
+    yield from each(
+        kind,
+        HardNegativeMining,
+        {},
+        every_n_steps=NOT_COUNT,
+        start_step=[-1, 1.5],
+        source=[3, "data"],
+        batch_size=NOT_COUNT,
+        normalization=["cos", 3],
+        save=NOT_FLAG,
+        **MINING,
+    )
     shared = {
         "every_n_steps": NOT_COUNT,
         "targets": ["", [], 3, [3], None],
@@ -754,5 +878,5 @@ def _files() -> Iterator[BadCall]:
     yield from each(kind, normdyn.write_report, None, log_dir=["absent", 3, None])
 
 
-GENERATORS = (_losses, _metrics, _core, _levers, _retrieval, _callbacks, _files)
+GENERATORS = (_losses, _metrics, _core, _levers, _retrieval, _mining, _callbacks, _files)
 CALLS = [*chain.from_iterable(generator() for generator in GENERATORS), *STATISTIC_CALLS, *RECORD_CALLS, *TASK_CALLS]

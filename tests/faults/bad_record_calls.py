@@ -24,6 +24,7 @@ from lightning_normdyn.datasets import (
     KnowledgeGraph,
     LabelledImages,
     LabelledTexts,
+    MinedRow,
     Problems,
     Texts,
     formats,
@@ -167,6 +168,7 @@ def _readers() -> Iterator[BadCall]:
         (formats.read_triples, "folder"),
         (formats.read_web_dataset, "shards"),
         (_read_triples, "triples"),
+        (lambda file: list(formats.read_hard_negatives(file)), "file"),
         (partial(formats.read_image_folder, height=8, width=8), "folder"),
     ):
         yield from each(kind, read, None, argument=rf"\b{name}\b|{absent}|^a: ", **{name: places})
@@ -178,6 +180,16 @@ def _readers() -> Iterator[BadCall]:
     shard = str(_shard())
     yield from each(kind, formats.read_web_dataset, {"shards": shard}, limit=NOT_COUNT, json_field=["", 3])
     yield from each(kind, formats.WebDataset, {"shards": shard}, rank=[-1, 1, "0"], ranks=[0, -1, "1"], seed=[-1, "a"])
+    row = MinedRow("q", "d", ("e",), (0.5, 0.4))
+    yield from each(kind, formats.write_hard_negatives, {"rows": [row]}, file=[3, None, "a.tsv", "nosuch://b/a.jsonl"])
+    yield from each(
+        kind,
+        formats.write_hard_negative_texts,
+        {"rows": [row], "file": str(FOLDER / "mined.jsonl")},
+        file=[3, "a.csv"],
+        output_format=["pair", None],
+        output_scores=NOT_FLAG,
+    )
     yield from each(kind, Problems, {"file": "a.tsv"}, file=[3, None])
 
 

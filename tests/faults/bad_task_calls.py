@@ -91,8 +91,15 @@ def _mixins() -> Iterator[BadCall]:
             temprature=[0.1],
             normalization=["cos", 3],
             loss=["nope", 3],
+            teacher_temperature=[0, "1", 2.0],
+            teacher_normalization=["learnable", "dot"],
+            candidates=["all", "in_batch"],
         )
     yield from each(kind, Plain, {}, temperature=NOT_POSITIVE, normalization=["cos", 3], queue_size=NOT_NATURAL)
+    settings = {"teacher_temperature": NOT_POSITIVE, "teacher_normalization": ["cos", 3], "candidates": ["all", 3]}
+    yield from each(kind, Plain, {"loss": "distill_kl"}, **settings, queue_size=[8], margin=[0.1])
+    for word in ("margin_mse", "graded", "cosent"):
+        yield from each(kind, Plain, {"loss": word}, candidates=["in_batch"], prior=[0.1])
     made = Plain()
     batch = {"queries": Q, "documents": D}
     yield from each(kind, made.contrastive_loss, batch, queries=[None, Q[0]], documents=[None, D[:2]], label=[3])
@@ -146,6 +153,7 @@ def _data() -> Iterator[BadCall]:
         validation_share=NOT_SHARE,
         bm25=NOT_FLAG,
         hard_negatives=NOT_NATURAL,
+        hard_negatives_from=[3, None, "", "mining"],
         triples=[3, "a.tsv"],
         **source,
     )

@@ -20,10 +20,14 @@ from lightning_normdyn.cli.process_group import ended_process_group
 from lightning_normdyn.losses import (
     AdaFace,
     ArcFace,
+    CoSENT,
     CosFace,
+    DistillKLDiv,
     FullSoftmax,
+    GradedContrastive,
     InfoNCE,
     MagFace,
+    MarginMSE,
     MaxSim,
     NormFace,
     SigmoidContrastive,
@@ -33,6 +37,7 @@ from lightning_normdyn.losses import (
 )
 
 D = 6
+IN_BATCH = {"candidates": "in_batch", "teacher_temperature": 0.3}
 LARGEST = 4
 PAIRS = {1: (20,), 2: (7, 13), 3: (9, 1, 10), 4: (5, 4, 8, 3)}
 """How the same twenty pairs are dealt out; unevenly."""
@@ -60,6 +65,34 @@ class Late(MaxSim):
         tokens = documents.unflatten(1, (3, -1))[torch.arange(3) < lengths[:, None]]
         options |= {"document_lengths": lengths, "document_ids": document_ids}
         return super().forward(queries.unflatten(1, (3, -1)), tokens, **options)
+
+
+class Taught:
+    """By a teacher whose embeddings are the loss's own, turned around, or by the logarithms of a matrix."""
+
+    def compute(self, queries, documents, **options):
+        grades = options.pop("grades", None)
+        if grades is not None:
+            return super().compute(queries, documents, teacher_scores=grades.log(), **options)
+        options |= {"teacher_queries": queries.roll(1, 1), "teacher_documents": documents}
+        if "hard_negatives" in options:
+            options["teacher_hard_negatives"] = options["hard_negatives"]
+        return super().compute(queries, documents, **options)
+
+
+class Distilled(Taught, DistillKLDiv):
+    pass
+
+
+class Margins(Taught, MarginMSE):
+    pass
+
+
+class Ordered(CoSENT):
+    """By labels."""
+
+    def forward(self, queries, documents, *, labels):
+        return super().forward(queries, documents, labels)
 
 
 CASES = {
@@ -96,6 +129,13 @@ CASES = {
     "late interaction": (Late, {"chunk_size": 3}, {"document_ids": True, "weights": True}),
     "symmetric late interaction": (Late, {"symmetric": True, "temperature": "auto"}, {"document_ids": True}),
     "shared documents": (Shared, {"share_documents": True}, {"document_ids": True}),
+    "distilled": (Distilled, IN_BATCH | {"chunk_size": 3}, {"hard": True, "extra": True}),
+    "distilled both ways": (Distilled, IN_BATCH | {"symmetric": True}, {"document_ids": True, "weights": True}),
+    "distilled backwards, of a matrix": (Distilled, IN_BATCH | {"direction": "document_to_query"}, {"grades": True}),
+    "distilled lists": (Distilled, {"temperature": "auto"}, {"hard": True, "weights": True}),
+    "margins": (Margins, {"reduction": "sum"}, {"hard": True}),
+    "graded": (GradedContrastive, {"symmetric": True}, {"grades": True, "query_ids": True}),
+    "ordered by grade": (Ordered, {}, {"labels": True}),
     "queue of positives": (InfoNCE, {"queue_size": 30, "queue_positives": True}, {"labels": True}),
     "prefixes": (InfoNCE, {"prefixes": [2, 5, 6]}, {"document_ids": True, "hard": True}),
     "symmetric prefixes": (InfoNCE, {"prefixes": [3, 6], "prefix_weights": [0.5, 1.0], "symmetric": True}, {}),
@@ -180,6 +220,7 @@ def everything(wanted, seed):
     made = {name: torch.randn(n, D, generator=generator) for name in ("queries", "documents", "extra")}
     made |= {"hard": torch.randn(n, 2, D, generator=generator), "query_ids": integers(15), "labels": integers(4)}
     made |= {"document_ids": integers(18), "weights": torch.rand(n, generator=generator)}
+    made["grades"] = torch.rand(n, n, generator=generator)
     if wanted.get("guides"):
         guides = {"query_guides": torch.randn(n, 4, generator=generator), "document_guides": made["documents"][:, :4]}
         return everything(wanted | {"guides": False}, seed) | guides
@@ -246,7 +287,13 @@ def main(folder):
     found["cached"] = run(Towers(InfoNCE, symmetric), {"document_ids": True}, world, rank, chunk_size=4)
     found["cached sum"] = run(Towers(Summed, symmetric), {"document_ids": True}, world, rank, chunk_size=4)
     found["cached, accumulated"] = run(Towers(InfoNCE, symmetric), {}, world, rank, chunk_size=3, accumulate=2)
+    settings = IN_BATCH | symmetric
+    found["cached, distilled"] = run(Towers(Distilled, settings), {}, world, rank, chunk_size=4)
     found["metrics"] = []
+    for make, kw, wanted in ((Distilled, IN_BATCH, {}), (Distilled, {}, {"hard": True}), (Margins, {}, {"hard": True})):
+        model = Towers(make, kw | {"with_metrics": True})
+        run(model, wanted, world, rank, steps=1)
+        found["metrics"].append(model.loss.metrics())
     for direction in ("query_to_document", "document_to_query"):
         model = Towers(InfoNCE, {"with_metrics": True, "direction": direction})
         run(model, {}, world, rank, steps=1)

@@ -16,11 +16,15 @@ from lightning_normdyn.losses import (
     AdaFace,
     ArcFace,
     ContrastiveMixin,
+    CoSENT,
     CosFace,
     CosineMixin,
+    DistillKLDiv,
     FullSoftmax,
+    GradedContrastive,
     InfoNCE,
     MagFace,
+    MarginMSE,
     MaxSim,
     NormFace,
     SigmoidContrastive,
@@ -94,14 +98,21 @@ class Heir(ContrastiveMixin, Deep):
     """One whose other base class has arguments of its own."""
 
 
+TEACHER = {"normalization": "cosine", "teacher_temperature": 1.0, "teacher_normalization": "cosine"}
+DIRECTIONS = {"symmetric": False, "direction": "query_to_document"}
+MIXIN = INFONCE | TEACHER | {"normalization": None, "loss": "infonce", "candidates": "listed"}
 EVERYTHING = {
     InfoNCE: INFONCE | {"normalization": "cosine"},
     FullSoftmax: SOFTMAX | {"normalization": "cosine", "share_documents": False},
     SupCon: SOFTMAX | {"normalization": "cosine"},
     MaxSim: SOFTMAX | {"normalization": "cosine", "symmetric": False, "length_normalize": True},
     SigmoidContrastive: SIGMOID | {"normalization": "cosine"},
-    Plain: INFONCE | {"normalization": None, "loss": "infonce", "width": 8},
-    Preset: INFONCE | {"normalization": None, "loss": "infonce"},
+    DistillKLDiv: SOFTMAX | TEACHER | DIRECTIONS | {"candidates": "listed", "with_metrics": False},
+    MarginMSE: SOFTMAX | TEACHER | {"with_metrics": False},
+    GradedContrastive: SOFTMAX | DIRECTIONS | {"normalization": "cosine"},
+    CoSENT: SOFTMAX | {"normalization": "cosine"},
+    Plain: MIXIN | {"width": 8},
+    Preset: MIXIN,
 }
 HEAD = SOFTMAX | {"temperature": 1 / 64, "sample": 1.0, "seed": 0, "num_classes": None, "dim": None}
 MAGFACE = {"lower_norm": 10.0, "upper_norm": 110.0, "lower_margin": 0.45, "upper_margin": 0.8, "norm_weight": 35.0}

@@ -1,10 +1,12 @@
 """Where another package's loss is the same one, its value and gradients in float64, if the package is installed."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
 
-from lightning_normdyn.losses import InfoNCE, SupCon
+from lightning_normdyn.losses import CoSENT, DistillKLDiv, InfoNCE, MarginMSE, SupCon
 
 N, D, H = 16, 8, 2
 
@@ -120,3 +122,48 @@ def test_prefixes_of_matryoshka():
         for width, weight in zip(widths, weights, strict=True)
     )
     assert_same(InfoNCE(prefixes=widths, prefix_weights=weights)(*sides), theirs, sides)
+
+
+def teacher_scores():
+    return 4 * torch.randn(N, 1 + H, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(1.0, 1.0), (2.0, 2.0), (2.0, 0.5)])
+def test_listwise_distillation_of_sentence_transformers(student, teacher):
+    """Theirs is multiplied by the student's squared temperature."""
+    package = pytest.importorskip("sentence_transformers.losses")
+    temperatures = {"student_temperature": student, "teacher_temperature": teacher}
+    if student == teacher:
+        temperatures = {"temperature": student}
+    elif "student_temperature" not in inspect.signature(package.DistillKLDivLoss).parameters:
+        pytest.skip("before 6.0 both have the same temperature")
+    theirs = package.DistillKLDivLoss(nn.Identity(), **temperatures)
+    sides, scores = leaves(hard=True), teacher_scores()
+    options = {"hard_negatives": sides[2], "teacher_scores": scores}
+    ours = DistillKLDiv(normalization="dot", temperature=student, teacher_temperature=teacher)(*sides[:2], **options)
+    columns = [sides[0], sides[1], *sides[2].unbind(1)]
+    assert_same(student**2 * ours, theirs.compute_loss_from_embeddings(columns, scores), sides)
+
+
+@pytest.mark.parametrize("normalization", ["dot", "cosine"])
+def test_margins_of_sentence_transformers(normalization):
+    package = pytest.importorskip("sentence_transformers.losses")
+    util = pytest.importorskip("sentence_transformers.util")
+    similarity = {"dot": util.pairwise_dot_score, "cosine": util.pairwise_cos_sim}[normalization]
+    theirs = package.MarginMSELoss(nn.Identity(), similarity_fct=similarity)
+    sides, scores = leaves(hard=True), teacher_scores()
+    options = {"hard_negatives": sides[2], "teacher_scores": scores}
+    ours = MarginMSE(normalization=normalization, temperature=1.0)(*sides[:2], **options)
+    columns = [sides[0], sides[1], *sides[2].unbind(1)]
+    assert_same(ours, theirs.compute_loss_from_embeddings(columns, scores), sides)
+
+
+@pytest.mark.parametrize("normalization", ["dot", "cosine"])
+def test_orders_of_cosent(normalization):
+    package = pytest.importorskip("sentence_transformers.losses")
+    util = pytest.importorskip("sentence_transformers.util")
+    similarity = {"dot": util.pairwise_dot_score, "cosine": util.pairwise_cos_sim}[normalization]
+    theirs = package.CoSENTLoss(nn.Identity(), scale=2.0, similarity_fct=similarity)
+    sides, grades = leaves(hard=False), torch.arange(N).double() % 5
+    ours = CoSENT(normalization=normalization, temperature=0.5)(*sides, grades)
+    assert_same(ours, theirs.compute_loss_from_embeddings(sides, grades), sides)

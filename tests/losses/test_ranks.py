@@ -31,7 +31,9 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("case", [*CASES, *SUMS, *HEADS, "accumulated", "cached", "cached sum", "cached, accumulated"])
+@pytest.mark.parametrize(
+    "case", [*CASES, *SUMS, *HEADS, "accumulated", "cached", "cached sum", "cached, accumulated", "cached, distilled"]
+)
 def test_loss_and_gradients_are_those_of_one_process(found, world, case):
     (alone,) = found[1]
     for rank in found[world]:

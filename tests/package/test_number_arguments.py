@@ -14,7 +14,13 @@ import pytest
 import torch
 
 from lightning_normdyn import equilibrium_rule
-from lightning_normdyn.callbacks import EquilibriumFitMonitor, GradientSplitMonitor, NormDynamics, NormTrajectoryMonitor
+from lightning_normdyn.callbacks import (
+    EquilibriumFitMonitor,
+    GradientSplitMonitor,
+    HardNegativeMining,
+    NormDynamics,
+    NormTrajectoryMonitor,
+)
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.instruments import NormObserver
 from lightning_normdyn.levers import (
@@ -29,13 +35,23 @@ from lightning_normdyn.levers import (
 from lightning_normdyn.losses import (
     AdaFace,
     ArcFace,
+    ContrastiveMixin,
+    CoSENT,
     CosFace,
+    CosineMixin,
+    DistillKLDiv,
+    DNormMixin,
+    DotMixin,
     FullSoftmax,
+    GradedContrastive,
     InfoNCE,
+    LearnableNormMixin,
     MagFace,
+    MarginMSE,
     MaxSim,
     NormalizedSimilarity,
     NormFace,
+    QNormMixin,
     SigmoidContrastive,
     SupCon,
     cached_loss,
@@ -54,9 +70,12 @@ from lightning_normdyn.metrics import (
 from lightning_normdyn.retrieval import (
     AlphaSweep,
     CrossDomainLocalScaling,
+    MiningSource,
+    NegativeTable,
     NormAwareScore,
     QueryBankNormalization,
     calibrate,
+    compare_models,
     compare_temperatures,
     confidence_table,
     confound_report,
@@ -66,6 +85,7 @@ from lightning_normdyn.retrieval import (
     export_vectors,
     filter_table,
     likelihood_exponent,
+    mine_hard_negatives,
     norm_aware_top_k,
     quantile_bands,
     specificity_table,
@@ -100,10 +120,16 @@ def cached(**options: Any) -> torch.Tensor:
     return cached_loss(InfoNCE(), QUERIES, DOCUMENTS, **{"chunk_size": 4, **sides, **options})
 
 
+def on_module(mixin: type, **options: Any) -> object:
+    return type("Module", (mixin, torch.nn.Module), {})(**({"loss": "distill_kl"} | options))
+
+
+MIXINS = (ContrastiveMixin, CosineMixin, DotMixin, QNormMixin, DNormMixin, LearnableNormMixin)
 HEADS = (AdaFace, ArcFace, CosFace, MagFace, NormFace)
 CALLS: dict[str, Callable[..., object]] = {
     "callbacks.EquilibriumFitMonitor": EquilibriumFitMonitor,
     "callbacks.GradientSplitMonitor": GradientSplitMonitor,
+    "callbacks.HardNegativeMining": HardNegativeMining,
     "callbacks.NormDynamics": NormDynamics,
     "callbacks.NormTrajectoryMonitor": NormTrajectoryMonitor,
     "instruments.NormObserver": observer,
@@ -116,9 +142,14 @@ CALLS: dict[str, Callable[..., object]] = {
     "levers.weight_decay_for": lambda **options: weight_decay_for(
         RULE, **({"dim": 4} | ({} if "target_angular_rate" in options else {"target_norm": 1.0}) | options)
     ),
+    **{f"losses.{mixin.__name__}": partial(on_module, mixin) for mixin in MIXINS},
     **{f"losses.{head.__name__}": partial(head, num_classes=4, dim=2) for head in HEADS},
+    "losses.CoSENT": CoSENT,
+    "losses.DistillKLDiv": DistillKLDiv,
     "losses.FullSoftmax": FullSoftmax,
+    "losses.GradedContrastive": GradedContrastive,
     "losses.InfoNCE": InfoNCE,
+    "losses.MarginMSE": MarginMSE,
     "losses.MaxSim": MaxSim,
     "losses.NormalizedSimilarity": NormalizedSimilarity,
     "losses.SigmoidContrastive": SigmoidContrastive,
@@ -136,9 +167,14 @@ CALLS: dict[str, Callable[..., object]] = {
     "metrics.RankingRecall": RankingRecall,
     "metrics.norm_diagnostics": norm_diagnostics,
     "retrieval.CrossDomainLocalScaling": lambda **options: CrossDomainLocalScaling(DOCUMENTS, QUERIES, **options),
+    "retrieval.MiningSource": lambda **options: MiningSource(list(QUERIES), list(DOCUMENTS), JUDGEMENTS, **options),
+    "retrieval.NegativeTable": lambda **options: NegativeTable(**({"queries": 8, "num_negatives": 2} | options)),
     "retrieval.NormAwareScore": lambda **options: NormAwareScore("learnable", **({"gamma_document": 0.5} | options)),
     "retrieval.QueryBankNormalization": lambda **options: QueryBankNormalization(DOCUMENTS, QUERIES, **options),
     "retrieval.calibrate": lambda **options: calibrate(sweep_of(), **({"resamples": 20} | options)),
+    "retrieval.compare_models": lambda **options: compare_models(
+        sweep_of(), sweep_of(), **({"resamples": 20} | options)
+    ),
     "retrieval.compare_temperatures": lambda **options: compare_temperatures(
         DOCUMENTS, CLASSES, LENGTH, **({"resamples": 20} | options)
     ),
@@ -161,6 +197,9 @@ CALLS: dict[str, Callable[..., object]] = {
     ),
     "retrieval.likelihood_exponent": lambda **options: likelihood_exponent(
         DOCUMENTS, torch.ones(4), torch.eye(4).repeat(2, 1), **options
+    ),
+    "retrieval.mine_hard_negatives": lambda **options: mine_hard_negatives(
+        QUERIES, DOCUMENTS, JUDGEMENTS, **({"normalization": "learnable", "gamma_document": 0.5} | options)
     ),
     "retrieval.norm_aware_top_k": lambda **options: norm_aware_top_k(
         QUERIES, DOCUMENTS, normalization="learnable", **({"k": 2, "gamma_document": 0.5} | options)
@@ -188,8 +227,17 @@ NOT_THE_USERS = {
     "retrieval.audit.LastLayer",
     "retrieval.audit.Saturation",
 }
-COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows", "seed"}
-MAY_BE_NEGATIVE = {"alpha", "alpha_query", "gamma_query", "gamma_document", "power", "bias"}
+COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows", "seed", "range_min", "start_step"}
+MAY_BE_NEGATIVE = {
+    "alpha",
+    "alpha_query",
+    "gamma_query",
+    "gamma_document",
+    "power",
+    "bias",
+    "max_score",
+    "min_score",
+}
 MAY_BE_ZERO = {
     "lower_margin",
     "norm_weight",
@@ -200,6 +248,7 @@ MAY_BE_ZERO = {
     "update_probability",
     "label_smoothing",
     "margin",
+    "absolute_margin",
     "relative_margin",
     "guide_margin",
     "guide_relative_margin",

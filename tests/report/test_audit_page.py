@@ -1,6 +1,7 @@
 """The page of an audit: self-contained, whatever texts say, and the same as its JSON."""
 
 import base64
+import html
 import io
 import json
 import math
@@ -83,7 +84,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
     assert "&lt;script&gt;" in page
     loads = [value for _, one in seen for name, value in one.items() if name in ("src", "href", "xlink:href")]
     assert all(value.startswith(("data:image/", "https://arxiv.org/", "#")) for value in loads)
-    assert sum(tag == "svg" for tag, _ in seen) == 5
+    assert sum(tag == "svg" for tag, _ in seen) == 6
     ids = [one["id"] for _, one in seen if "id" in one]
     assert len(ids) == len(set(ids))
     assert "id 4" not in page  # nobody listed the zero vector by id
@@ -113,6 +114,62 @@ def test_with_nothing_to_find_the_page_says_so_first(tmp_path):
     assert lead[1].startswith("The vectors are already of length one: there is nothing to find")
     assert numbers["ranking"] is None
     assert sum(tag == "svg" for tag, _ in tags(page)) == 1
+
+
+def of_norms(norms, **given):
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.randn(len(norms), 8, generator=generator)
+    vectors *= (norms / vectors.norm(dim=1)).unsqueeze(1)
+    return audit_norms(lambda: [vectors], len(norms), extremes=4, **given)
+
+
+def test_a_page_without_texts_does_not_say_so_of_each_item(tmp_path):
+    audit = audited()
+    page, _ = written(tmp_path / "none", audit)
+    assert "(no text)" not in page
+    assert "(empty text)" not in page
+    items = {
+        row: Item(f"id {row}", "" if row == audit.longest[0] else "words") for row in (*audit.longest, *audit.shortest)
+    }
+    page, _ = written(tmp_path / "some", audit, items)
+    assert page.count("(empty text)") == 1
+
+
+def test_outliers_are_said_at_the_end_of_the_histogram(tmp_path):
+    norms = 1 + 0.1 * torch.randn(3_000, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
+    norms[:2] = torch.tensor([6.37, 5.9])
+    page, numbers = written(tmp_path, of_norms(norms))
+    assert "2 above, to 6.37 →" in page
+    assert "2 lie above the frame, the largest at 6.37." in page
+    assert numbers["distribution"]["above"] == 2
+    assert numbers["distribution"]["edges"][-1] < 2
+
+
+def test_a_sample_is_called_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_normdyn.retrieval.audit.audit._MOST_CORRELATED", 200)
+    norms = 1 + torch.rand(300, generator=torch.Generator().manual_seed(0))
+    page, numbers = written(tmp_path / "sample", of_norms(norms, covariates={"age": norms.double()}))
+    assert page.count("over a random sample of 200 of 300 items") == 2
+    assert numbers["correlated_rows"] == 200
+    monkeypatch.undo()
+    page, _ = written(tmp_path / "all", of_norms(norms, covariates={"age": norms.double()}))
+    assert "random sample" not in page
+
+
+def test_near_dead_vectors_are_listed(tmp_path):
+    norms = torch.ones(300) + torch.rand(300, generator=torch.Generator().manual_seed(0))
+    norms[[7, 9]] = 6e-18
+    page, numbers = written(tmp_path, of_norms(norms), {7: Item("seven"), 9: Item("nine")})
+    assert "<h2>Near-dead vectors</h2>" in page
+    assert "2 in all: seven, nine." in page
+    assert [one["id"] for one in numbers["near_dead"]] == ["seven", "nine"]
+    assert numbers["distribution"]["near_dead"] == 2
+
+
+def test_the_headline_is_not_read_twice(tmp_path):
+    for name, audit in (("judged", audited()), ("not", audited(judged=False))):
+        page, numbers = written(tmp_path / name, audit)
+        assert html.unescape(re.sub(r"<[^>]+>", "", page)).count(numbers["finding"]) == 1
 
 
 def test_without_judgements_there_is_no_ranking(tmp_path):

@@ -6,6 +6,7 @@ Run as ``python -m torch.distributed.run --nproc-per-node 2 every_family.py FOLD
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from lightning_normdyn.tasks import ContrastiveTask
 from lightning_normdyn.tasks.quiet import quiet_lightning
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+FAMILIES = [config.stem for config in CONFIGS]
 PRECISIONS = ("32-true", "bf16-mixed")
 BATCHES = {
     "clip": "--data.batch_size=8",
@@ -45,13 +47,20 @@ def train_every_family(devices: int) -> dict[str, str]:
 
 def train_family(config: Path, devices: int) -> dict[str, str]:
     trained, data = {}, None
-    for place, variant in enumerate(variants_of(config.stem)):
-        for precision in PRECISIONS:
-            cli = configured(config, variant, precision, devices)
-            data = cli.datamodule if data is None else data  # read once for all
-            outcome = one_step(cli, data, validates=place == 0)
-            trained[f"{config.stem} {variant} {precision}"] = outcome if freed(cli, data) else "still in memory"
+    for variant, precision in trainings_of(config.stem, devices):
+        cli = configured(config, variant, precision, devices)
+        data = cli.datamodule if data is None else data  # read once for all
+        outcome = one_step(cli, data, validates=variant == variants_of(config.stem)[0])
+        trained[f"{config.stem} {variant} {precision}"] = outcome if freed(cli, data) else "still in memory"
     return trained
+
+
+def trainings_of(family: str, devices: int) -> list[tuple[str, str]]:
+    """Every variant in every precision on one process; on several, in the precisions by turns."""
+    if devices == 1:
+        return list(itertools.product(variants_of(family), PRECISIONS))
+    first = FAMILIES.index(family)
+    return [(variant, PRECISIONS[(first + place) % 2]) for place, variant in enumerate(variants_of(family))]
 
 
 def freed(cli: NormdynCLI, data: LightningDataModule) -> bool:

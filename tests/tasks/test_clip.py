@@ -213,6 +213,34 @@ def test_open_clip_gives_its_own_embeddings_before_their_normalisation(open_clip
         OpenClip("local-dir:nowhere")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_open_clip_weights_go_by_a_tag_behind_the_name(open_clip_folder, tmp_path, monkeypatch):
+    """A stand-in among open_clip's own tags, whose weights lie here; open_clip loads them by itself."""
+    import open_clip
+
+    from lightning_normdyn.tasks.audited_model import load_audited
+    from lightning_normdyn.tasks.encoders.open_clip import OpenClip
+
+    config = json.loads((open_clip_folder / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "Tiny-B-8.json").write_text(json.dumps(config))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    open_clip.add_model_config(tmp_path / "Tiny-B-8.json")
+    weights = str(open_clip_folder / "open_clip_pytorch_model.bin")
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Tiny-B-8", {"stand_in": {"file": weights}})
+    expected = OpenClip(f"local-dir:{open_clip_folder}").eval().encode_texts(["a red heart"])
+    for model in (OpenClip("Tiny-B-8/stand_in").eval(), load_audited("Tiny-B-8/stand-in")):
+        torch.testing.assert_close(model.encode_texts(["a red heart"]), expected)
+    assert load_audited("Tiny-B-8").notes == ["The model has random weights: name trained ones with --pretrained."]
+    assert load_audited("Tiny-B-8/stand_in").notes == []
+    with pytest.raises(ValueError, match=r"weights that open_clip has of Tiny-B-8 \(stand_in\), got 'other'; name one"):
+        OpenClip("Tiny-B-8/other")
+    with pytest.raises(ValueError, match=r"^pretrained: expected no other weights beside Tiny-B-8/stand_in, got 'x'"):
+        OpenClip("Tiny-B-8/stand_in", pretrained="x")
+    with pytest.raises(ValueError, match=r"^query_prompt: expected a model of transformers .*'Tiny-B-8' of open_clip"):
+        load_audited("Tiny-B-8", query_prompt="query")
+
+
 @pytest.fixture
 def table(tmp_path):
     for place in range(12):

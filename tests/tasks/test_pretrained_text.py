@@ -70,7 +70,10 @@ def test_every_trained_parameter_has_a_gradient_and_dropout_is_on(folder):
 def _state(folder, tmp_path, *kinds, **modes):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    modules = [{"type": f"sentence_transformers.models.{kind}", "path": f"{n}_{kind}"} for n, kind in enumerate(kinds)]
+    paths = ["", *[f"{n}_{kind}" for n, kind in enumerate(kinds)][1:]]
+    modules = [
+        {"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in zip(kinds, paths, strict=True)
+    ]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16, **modes}))
@@ -92,13 +95,18 @@ def test_a_sentence_transformers_folder_says_how_it_pools(folder, tmp_path):
 
 
 def test_what_a_folder_asks_for_and_is_not_there_is_refused(folder, tmp_path):
-    stated = _state(folder, tmp_path, "Transformer", "Pooling", "Dense", pooling_mode_cls_token=True)
-    with pytest.raises(ValueError, match=r"got .* with Dense after it"):
+    stated = _state(folder, tmp_path, "Transformer", "Pooling", "CNN", pooling_mode_cls_token=True)
+    with pytest.raises(ValueError, match=r"got .* with CNN; encode with SentenceTransformer\('.*--embeddings"):
         PretrainedTextEncoder(stated)
-    (tmp_path / "modules.json").write_text(json.dumps([{"type": "Pooling", "path": "1_Pooling"}]))
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_weightedmean_tokens": True}))
-    with pytest.raises(ValueError, match=r"^pooling: .*got pooling_mode_weightedmean_tokens; say which"):
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": "custom_st.Transformer", "path": ""}]))
+    with pytest.raises(ValueError, match=r"custom_st.Transformer, which is code that came with the model"):
         PretrainedTextEncoder(stated)
+    entries = [{"type": "Transformer", "path": ""}, {"type": "Pooling", "path": "1_Pooling"}]
+    (tmp_path / "modules.json").write_text(json.dumps(entries))
+    for config, word in (({"pooling_mode": "median"}, "'median'"), ({"pooling_mode_top_tokens": True}, "_top_tokens")):
+        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=rf"^pooling: .*got .*{word}"):
+            PretrainedTextEncoder(stated)
 
 
 @pytest.mark.parametrize(

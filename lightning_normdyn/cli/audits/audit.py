@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
+from lightning_normdyn.cli.audits.comparison import AuditedSide, EarlierFiles, compare_with_earlier
 from lightning_normdyn.cli.audits.input import AuditInput, AuditRequest, gather_input
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.drawn_page import draw_page
@@ -29,6 +30,7 @@ from lightning_normdyn.report.audit.checkpoint_page import CheckpointAudit
 from lightning_normdyn.report.audit.item import Item, thumbnail
 from lightning_normdyn.report.audit.page import NUMBERS, PAGE
 from lightning_normdyn.retrieval.audit import Audit, JudgedQueries, audit_norms, first_line
+from lightning_normdyn.retrieval.exponent.model_comparison import ModelComparison
 
 R = TypeVar("R")
 _CHUNK_NUMBERS = 2**22
@@ -80,6 +82,7 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
     """
     request.check()
     check_engine(request.engine)
+    earlier_files = request.earlier_files
     check_place(Path(out), overwrite=overwrite)
     if request.encoder.save is not None:
         check_output_file(Path(request.encoder.save), "save")
@@ -93,9 +96,22 @@ def run_audit(request: AuditRequest, out: str, *, overwrite: bool = False) -> Au
             audit_input.notes,
             extreme_items(audit, audit_input),
             running_command(),
+            _comparison(earlier_files, audit_input, request.measure),
         )
         page = draw_page(lambda: write_audit(Path(out), audit, subject))
-    return AuditRecord(first_line(audit), page.path, audit, Path(out) / NUMBERS, page.error)
+    finding = first_line(audit)
+    details = () if subject.comparison is None else (finding, subject.comparison.sentence)
+    return AuditRecord(finding, page.path, audit, Path(out) / NUMBERS, page.error, details)
+
+
+def _comparison(files: EarlierFiles | None, audit_input: AuditInput, measure: str) -> ModelComparison | None:
+    queries = audit_input.judged_queries
+    if files is None or queries is None:
+        return None
+    documents = AuditedSide(audit_input.items.ids, audit_input.embeddings)
+    return compare_with_earlier(
+        files, documents, AuditedSide(queries.ids, queries.queries), queries.judgements, measure
+    )
 
 
 def check_place(folder: Path, *, overwrite: bool) -> None:
@@ -130,10 +146,11 @@ def _measure(audit_input: AuditInput, measure: str, bar: Progress, cluster: RayC
         embeddings.rows,
         length=audit_input.length,
         covariates=audit_input.covariates,
+        controls=audit_input.controls,
         groups=audit_input.groups,
         judged_queries=None
         if judged_queries is None
-        else JudgedQueries(judged_queries.queries, judged_queries.judgements, measure),
+        else JudgedQueries(judged_queries.queries, judged_queries.judgements, measure, parts=audit_input.parts),
         last_layer=audit_input.last_layer,
         name=str(embeddings.file),
         spread=None if cluster is None else spread,
@@ -153,7 +170,7 @@ def _chunk_size(embeddings: EmbeddingFile) -> int:
 
 def extreme_items(audit: Audit, audit_input: AuditInput) -> dict[int, Item]:
     """Ids with texts or thumbnails of the longest, the shortest and the zero vectors; no other text is read."""
-    return {row: _item(row, audit_input) for row in (*audit.longest, *audit.shortest, *audit.zeros)}
+    return {row: _item(row, audit_input) for row in (*audit.longest, *audit.shortest, *audit.zeros, *audit.near_dead)}
 
 
 def _item(row: int, audit_input: AuditInput) -> Item:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from lightning_normdyn.tasks.audited_model import AuditedModel
 
 
+QUERIES = "Queries"
+"""Inputs that are encoded as queries, where a model treats those in another way."""
+
+
 class EncoderRequest(NamedTuple):
     """The model of an audit, as the command's options have it.
 
@@ -26,17 +30,25 @@ class EncoderRequest(NamedTuple):
         model: folder or name; ``None`` for ready embeddings.
         pretrained: weights for a plain name of open_clip.
         batch_size: inputs at a time.
-        max_length: tokens of a text.
+        max_length: tokens of a text, by default what the model's folder says.
         device: where it runs, by default a GPU if there is one.
         save: file for the embeddings of the documents.
+        dtype: of the weights, by default float32.
+        query_prompt: name or text of what comes before queries, by default what the model says.
+        document_prompt: the same before documents.
+        trust_remote_code: whether code that came with the model may run.
     """
 
     model: str | None = None
     pretrained: str | None = None
     batch_size: int = 32
-    max_length: int = 256
+    max_length: int | None = None
     device: str | None = None
     save: str | None = None
+    dtype: str | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    trust_remote_code: bool = False
 
 
 class Encoding:
@@ -61,9 +73,13 @@ class Encoding:
         self.model: AuditedModel = load_audited(
             model,
             pretrained=request.pretrained,
-            max_length=request.max_length,
             images=images,
             device=_device(request.device),
+            max_length=request.max_length,
+            dtype=request.dtype,
+            query_prompt=request.query_prompt,
+            document_prompt=request.document_prompt,
+            trust_remote_code=request.trust_remote_code,
         )
 
     @property
@@ -74,7 +90,7 @@ class Encoding:
     def notes(self) -> list[str]:
         """What to know of the model, and of texts that were too long for it."""
         share = self.model.truncated_share
-        note = f"{share:.1%} of the texts are longer than the model takes, and their ends were left out."
+        note = f"{share:.1%} of the texts are longer than {self.model.length_limit}, and their ends were left out."
         return [*self.model.notes, *[note] * bool(share)]
 
     def encode(self, items: AuditedItems, kind: str, *, file: Path | None = None) -> EmbeddingFile:
@@ -82,7 +98,7 @@ class Encoding:
 
         Args:
             items: texts or images.
-            kind: what the bar calls them.
+            kind: what the bar calls them; :data:`QUERIES` are encoded as queries.
             file: where the embeddings go, a temporary place if left out.
         """
         from lightning_normdyn.tasks.audited_model import encode_to_file
@@ -100,8 +116,9 @@ class Encoding:
             files = items.images
             encode_to_file(target, files, self._images, batch_size=size, progress=watched)
         else:
-            texts = items.texts or []
-            encode_to_file(target, texts, self.model.encode_texts, batch_size=size, size_of=len, progress=watched)
+            texts, model = items.texts or [], self.model
+            encode = model.encode_queries if kind == QUERIES else model.encode_texts
+            encode_to_file(target, texts, encode, batch_size=size, size_of=len, progress=watched)
         return EmbeddingFile(target)
 
     def _images(self, files: Sequence[Path]) -> torch.Tensor:

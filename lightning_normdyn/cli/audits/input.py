@@ -10,17 +10,19 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from lightning_normdyn.cli.audits.comparison import EarlierFiles
 from lightning_normdyn.cli.audits.encoding import EncoderRequest, Encoding
-from lightning_normdyn.cli.audits.items import AuditedItems, items_of
+from lightning_normdyn.cli.audits.items import AuditedItems, items_of, read_chunks
 from lightning_normdyn.cli.audits.queries import GatheredQueries, QueryRequest, gather_queries
 from lightning_normdyn.core.statistics.ranking import measure_named
 from lightning_normdyn.datasets import JudgedTexts, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, names_embeddings
-from lightning_normdyn.datasets.formats.beir import read_beir
+from lightning_normdyn.datasets.formats.beir_hub import read_judged_texts
 from lightning_normdyn.datasets.formats.covariates import Covariates, read_covariates
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
 from lightning_normdyn.retrieval.audit import LastLayer
 from lightning_normdyn.retrieval.audit.text_measures import letters, word_frequency
+from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
 
 _LENGTH = "length"
 _FOLDER = "folder"
@@ -36,11 +38,13 @@ class AuditInput:
         items: what they are of, in the same order.
         length: of each item, where known.
         covariates: name to a number for each item.
+        controls: names of covariates that are held fixed beside length.
         groups: column to the group of each item.
         judged_queries: queries and judgements.
         last_layer: of the model.
         facts: for the line below the heading.
         notes: on what was left out or taken off.
+        parts: the document that each vector is a chunk of, where documents have several.
     """
 
     name: str
@@ -48,11 +52,13 @@ class AuditInput:
     items: AuditedItems
     length: Tensor | None
     covariates: Mapping[str, Tensor]
+    controls: Sequence[str]
     groups: Mapping[str, Sequence[str | None]]
     judged_queries: GatheredQueries | None
     last_layer: LastLayer | None
     facts: Sequence[str]
     notes: Sequence[str]
+    parts: DocumentParts | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,11 @@ class AuditRequest:
         queries: file of queries.
         judgements: file of query, document, grade.
         covariates: file of further columns.
+        controls: names of some of them that are held fixed beside length.
         measure: of rankings.
+        before: file of the same documents' embeddings by an earlier model.
+        before_queries: of the same queries by it.
+        chunks: file of the document that each vector is a chunk of.
         engine: ``local``, or ``ray`` to spread passes over a cluster.
     """
 
@@ -84,13 +94,23 @@ class AuditRequest:
     queries: str | None = None
     judgements: str | None = None
     covariates: str | None = None
+    controls: Sequence[str] = ()
     measure: str = "ndcg@10"
+    before: str | None = None
+    before_queries: str | None = None
+    chunks: str | None = None
     engine: str = "local"
 
     @property
     def query_request(self) -> QueryRequest:
         """Where queries and judgements come from."""
         return QueryRequest(self.queries, self.judgements, self.column, self.beir, self.split)
+
+    @property
+    def earlier_files(self) -> EarlierFiles | None:
+        """Embeddings of an earlier model, if they are named."""
+        judged = self.beir is not None or self.queries is not None
+        return EarlierFiles.of(self.before, self.before_queries, self.column, judged=judged)
 
     def check(self) -> None:
         """Refuses options that do not fit together.
@@ -110,6 +130,7 @@ class AuditRequest:
             )
         self._check_queries()
         self._check_idle()
+        self._check_chunks()
         self._check_save()
         measure_named(self.measure)
 
@@ -134,10 +155,25 @@ class AuditRequest:
                 f"engine: expected --embeddings with '{self.engine}', which spreads passes over ready ones, got "
                 "--model; encode them first, on one machine with --save"
             )
-        for name in ("pretrained", "device"):
+        for name in (
+            "pretrained", "device", "max_length", "dtype", "query_prompt", "document_prompt", "trust_remote_code"
+        ):  # fmt: skip
             value = getattr(self.encoder, name)
-            if value is not None and self.encoder.model is None:
+            if value not in (None, False) and self.encoder.model is None:
                 raise ValueError(f"{name}: expected --model with it, got ready embeddings; leave it out")
+
+    def _check_chunks(self) -> None:
+        if self.chunks is None:
+            return
+        for name in ("beir", "before"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"chunks: expected no --{name} with it, which knows one vector a document, got both; leave one out"
+                )
+        if self.queries is None:
+            raise ValueError(
+                "chunks: expected --queries and --judgements, whose rankings go by documents, got none; leave it out"
+            )
 
     def _check_save(self) -> None:
         save = self.encoder.save
@@ -159,27 +195,32 @@ def gather_input(request: AuditRequest, folder: Path, bar: Progress) -> AuditInp
         ValueError: if files do not fit together.
         OSError: if a file cannot be read.
     """
-    beir = None if request.beir is None else read_beir(request.beir)
+    beir = None if request.beir is None else read_judged_texts(request.beir)
     sources = _sources(request, beir)
     encoding, embeddings = _embeddings(request, sources, folder, bar)
     items = items_of(embeddings, sources)
     table, notes = _covariates(request.covariates, items.ids)
-    query_judgements = gather_queries(request.query_request, items.ids, embeddings.dim, encoding=encoding, beir=beir)
+    chunked = None if request.chunks is None else read_chunks(request.chunks, items.ids)
+    document_ids = items.ids if chunked is None else chunked.documents
+    query_judgements = gather_queries(request.query_request, document_ids, embeddings.dim, encoding=encoding, beir=beir)
     notes += [] if query_judgements is None else query_judgements.notes
     length_column = table.numbers.pop(_LENGTH, None)
     length, own_measures = _measured(items, length_column)
-    notes += _of_length(length_column, length)
+    notes += _of_length(length_column, length) + _of_empty_texts(items)
+    notes += _of_controls(request.controls, table, length)
     return AuditInput(
         Path(request.encoder.model or str(embeddings.file)).name,
         embeddings,
         items,
         length,
         {**own_measures, **table.numbers},
+        request.controls,
         {**_folders(items), **table.groups},
         query_judgements,
         None if encoding is None else encoding.last_layer,
         [] if sources is None else [f"of {Path(sources.source).name}"],
-        [*([] if encoding is None else encoding.notes()), *notes],
+        [*([] if encoding is None else encoding.notes()), *notes, *([] if chunked is None else chunked.notes)],
+        None if chunked is None else chunked.parts,
     )
 
 
@@ -230,6 +271,33 @@ def _of_length(column: Tensor | None, length: Tensor | None) -> list[str]:
         f"The column '{_LENGTH}' lacks {missing_lengths:,} of {len(column):,} items and was left out; {instead} used "
         "instead."
     ]
+
+
+def _of_controls(controls: Sequence[str], table: Covariates, length: Tensor | None) -> list[str]:
+    """Refuses what is no column of numbers, and notes unknown cells, which count as the median."""
+    missing = next((name for name in controls if name not in table.numbers), None)
+    if missing is not None:
+        listed = ", ".join(table.numbers) or "there is none"
+        raise ValueError(f"control: expected a column of numbers of --covariates ({listed}), got '{missing}'")
+    if controls and length is None:
+        raise ValueError(
+            f"control: expected lengths, which '{controls[0]}' is held fixed beside, got none; pass --texts, or a "
+            f"column '{_LENGTH}' of --covariates"
+        )
+    unknown = {name: int((~table.numbers[name].isfinite()).sum()) for name in controls}
+    return [
+        f"The control '{name}' is unknown for {count:,} items, which count as its median in what is taken out of norms."
+        for name, count in unknown.items()
+        if count
+    ]
+
+
+def _of_empty_texts(items: AuditedItems) -> list[str]:
+    empty = sum(not text.strip() for text in items.texts or ())
+    if not empty:
+        return []
+    are = "text is" if empty == 1 else "texts are"
+    return [f"{empty:,} of {len(items.ids):,} {are} empty: what their vectors say is the model's, not a document's."]
 
 
 def _folders(items: AuditedItems) -> dict[str, list[str | None]]:

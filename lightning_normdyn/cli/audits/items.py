@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from lightning_normdyn.datasets import MalformedFileError, Texts
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
 from lightning_normdyn.datasets.reading.folder import require_folder
 from lightning_normdyn.datasets.reading.picture import SUFFIXES
+from lightning_normdyn.datasets.reading.rows import check_width, read_rows
+from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
 
 
 class AuditedItems(NamedTuple):
@@ -55,6 +59,57 @@ class AuditedItems(NamedTuple):
             None if self.texts is None else [self.texts[place] for place in places],
             None if self.images is None else [self.images[place] for place in places],
         )
+
+
+class Chunks(NamedTuple):
+    """Vectors that are chunks of documents.
+
+    Attributes:
+        documents: ids, in the order of their first chunk.
+        parts: the document of each vector.
+        notes: how many there are of both.
+    """
+
+    documents: list[str]
+    parts: DocumentParts
+    notes: list[str]
+
+
+def read_chunks(file: str, ids: Sequence[str]) -> Chunks:
+    r"""Reads which document each vector is a chunk of: its id, a tab, the document's id.
+
+    Args:
+        file: plain or ``.gz``; a first row whose first cell is ``id``, ``chunk`` or ``chunk-id`` names the columns.
+        ids: of the vectors, in their order.
+
+    Raises:
+        MalformedFileError: if a row has not two cells, or a vector has no row or two that differ.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "chunks.tsv"
+        >>> _ = file.write_text("a1\ta\nb1\tb\na2\ta\n")
+        >>> chunks = read_chunks(str(file), ["a2", "a1", "b1"])
+        >>> chunks.documents, chunks.parts.owners.tolist()
+        (['a', 'b'], [0, 0, 1])
+    """
+    documents_by_chunk: dict[str, str] = {}
+    for place, row in enumerate(read_rows(file)):
+        check_width(file, row, 2)
+        chunk, document = (cell.strip() for cell in row.cells)
+        if not place and chunk in ("id", "chunk", "chunk-id", "chunk_id"):
+            continue
+        if documents_by_chunk.setdefault(chunk, document) != document:
+            came = f"'{chunk}' of '{documents_by_chunk[chunk]}' and of '{document}'"
+            raise MalformedFileError(file, row.line, "one document a chunk", came, "keep the right one")
+    missing = next((id for id in ids if id not in documents_by_chunk), None)
+    if missing is not None:
+        raise MalformedFileError(file, None, "a document for every vector", f"none for '{missing}'", "add its row")
+    numbers: dict[str, int] = {}
+    owners = [numbers.setdefault(documents_by_chunk[id], len(numbers)) for id in ids]
+    parts = DocumentParts.of(torch.tensor(owners))
+    note = f"{len(ids):,} vectors are chunks of {len(numbers):,} documents: rankings go by the best chunk of each."
+    return Chunks(list(numbers), parts, [note])
 
 
 def items_of(embeddings: EmbeddingFile, items: AuditedItems | None) -> AuditedItems:

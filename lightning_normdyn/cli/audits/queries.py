@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.cli.audits.encoding import Encoding
+from lightning_normdyn.cli.audits.encoding import QUERIES, Encoding
 from lightning_normdyn.cli.audits.items import AuditedItems, items_of
 from lightning_normdyn.datasets import JudgedTexts, Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, names_embeddings
@@ -41,11 +41,13 @@ class GatheredQueries(NamedTuple):
         queries: as encoded, ``[n, d]``.
         judgements: by position in queries and documents.
         notes: what was left out.
+        ids: of the queries.
     """
 
     queries: Tensor
     judgements: Judgements
     notes: list[str]
+    ids: Sequence[str]
 
 
 def gather_queries(
@@ -106,7 +108,7 @@ def gather_queries(
             "Each query is judged with a single document and grades differ, as judgements of similarity do: rankings "
             "count what was not judged as irrelevant, and any grade above 0 as relevant, so they say little here."
         )
-    return GatheredQueries(queries, judgements, notes)
+    return GatheredQueries(queries, judgements, notes, ids)
 
 
 def _grades_pairs(judgements: Judgements) -> bool:
@@ -146,7 +148,7 @@ def _embedded(request: QueryRequest, texts: AuditedItems | None, encoding: Encod
             "queries: expected a file of their embeddings beside ready embeddings of documents, got "
             f"{request.queries or 'nothing'}; encode them with the same model, or name it with --model"
         )
-    return encoding.encode(texts, "Queries")
+    return encoding.encode(texts, QUERIES)
 
 
 def _of_beir(

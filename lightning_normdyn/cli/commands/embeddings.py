@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from lightning_normdyn.cli.commands.command import Shell, command
@@ -24,13 +25,19 @@ if TYPE_CHECKING:
 
 ModelFolder = Annotated[str, Value("FOLDER", folder)]
 Tag = Annotated[str, Value("TAG")]
+Prompt = Annotated[str, Value("PROMPT")]
 ArrayFile = Annotated[str, Value("NPY", output_file)]
 _GROUPS = {
     "embeddings and what is folded into them": (
-        "embeddings", "column", "ids", "normalization", "alpha", "gamma_document",
+        "embeddings", "column", "ids", "dim", "normalization", "alpha", "gamma_document",
     ),
-    "what is written": ("to", "out", "name", "index", "dtype", "augment", "metric", "overwrite"),
-    "how the index is measured, memory and machines": ("queries", "sample", "chunk_size", "engine"),
+    "what is written": (
+        "to", "out", "name", "index", "dtype", "augment", "keep_norm", "metric", "overwrite", "append",
+    ),
+    "how an index is built and searched": (
+        "m", "ef_construction", "ef_search", "nprobe", "subvectors", "refine_factor", "candidates",
+    ),
+    "how the index is measured, memory and machines": ("queries", "sample", "recall", "chunk_size", "engine"),
 }  # fmt: skip
 Place = Annotated[str, Value("PLACE")]  # a file, a folder, a URL or a connection string: each target checks it
 Kind = Annotated[str, Value("KIND")]
@@ -53,9 +60,17 @@ def audit(
     queries: File | None = None,
     judgements: Table | None = None,
     covariates: Table | None = None,
+    control: Sequence[Name] | None = None,
     measure: Name = "ndcg@10",
+    chunks: Table | None = None,
+    before: File | None = None,
+    before_queries: File | None = None,
     batch_size: Count = 32,
-    max_length: Count = 256,
+    max_length: Count | None = None,
+    query_prompt: Prompt | None = None,
+    document_prompt: Prompt | None = None,
+    dtype: Literal["float32", "float16", "bfloat16", "auto"] | None = None,
+    trust_remote_code: bool = False,
     device: Name | None = None,
     save: ArrayFile | None = None,
     engine: Literal["local", "ray"] = "local",
@@ -68,21 +83,30 @@ def audit(
     nothing is trained.
 
     Args:
-        model: of transformers, sentence-transformers or open_clip
+        model: of transformers, sentence-transformers or open_clip: a folder, or a name on the hub
         checkpoint: a model's folder or file (.safetensors, .bin, .ckpt): are rows of its tables near dead?
         pretrained: weights for a plain name of open_clip
         embeddings: ready ones: .npy, .npz, .parquet or .safetensors, a folder of Parquet shards, or a URL of either
         column: of the embeddings, where files hold several; queries' too; or the table of the checkpoint
         texts: one a line, or .tsv or .jsonl with ids; plain or .gz
         images: of images, at any depth
-        beir: documents, queries and judgements as BEIR has them
+        beir: documents, queries and judgements as BEIR has them, or a set's name on the hub: BeIR/scifact, mteb/scifact
         split: of its judgements (default: test, or the only one)
         queries: embeddings of queries, or their texts for --model
         judgements: query, document, grade; ids as in the files
         covariates: id and further columns: numbers, or names of groups
+        control: a column of numbers among them that is held fixed beside length, and taken out of norms with it;
+            repeatable
         measure: ndcg, mrr, recall, map or hits @k
+        chunks: chunk id and document id, where documents have several vectors: rankings go by a document's best one
+        before: embeddings of the same documents by an earlier model, to compare with, as before fine-tuning
+        before_queries: of the same queries by it
         batch_size: inputs at a time
-        max_length: tokens
+        max_length: tokens (default: what the model's folder says)
+        query_prompt: before each query: a name of the model's prompts, or a text (default: what the model says)
+        document_prompt: the same before each document
+        dtype: of the model's weights (default: float32)
+        trust_remote_code: run code that came with the model
         device: of the model (default: cuda where there is one, else cpu)
         save: keep the embeddings that the model makes
         engine: where passes over ready embeddings are made: here, or on all machines of a Ray cluster
@@ -119,6 +143,10 @@ def audit(
         max_length=max_length,
         device=device,
         save=save,
+        dtype=dtype,
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
+        trust_remote_code=trust_remote_code,
     )
     request = AuditRequest(
         encoder=encoder,
@@ -131,7 +159,11 @@ def audit(
         queries=queries,
         judgements=judgements,
         covariates=covariates,
+        controls=tuple(control or ()),
         measure=measure,
+        chunks=chunks,
+        before=before,
+        before_queries=before_queries,
         engine=engine,
     )
     return run_audit(request, out, overwrite=overwrite)
@@ -145,6 +177,7 @@ def export(
     out: Place,
     column: Name | None = None,
     ids: File | None = None,
+    dim: Count | None = None,
     normalization: Literal["cosine", "dot", "qnorm", "dnorm", "learnable"] = "cosine",
     alpha: Exponent = 0.0,
     gamma_document: LearntExponent | None = None,
@@ -152,10 +185,20 @@ def export(
     index: Kind = "flat",
     dtype: Literal["float32", "float16"] = "float32",
     augment: bool = False,
+    keep_norm: bool = False,
     metric: Literal["inner_product", "euclidean", "cosine"] = "inner_product",
     overwrite: bool = False,
+    append: bool = False,
+    m: Count | None = None,
+    ef_construction: Count | None = None,
+    ef_search: Count | None = None,
+    nprobe: Count | None = None,
+    subvectors: Count | None = None,
+    refine_factor: Count | None = None,
+    candidates: Count | None = None,
     queries: File | None = None,
     sample: Count = 200,
+    recall: Exponent = 0.95,
     chunk_size: Count = 16_384,
     engine: Literal["local", "ray"] = "local",
 ) -> ExportRecord:
@@ -167,18 +210,31 @@ def export(
         out: a file, a folder, Qdrant's URL or PostgreSQL's connection string
         column: of the embeddings, where a file holds several matrices
         ids: one id a line (default: those in the file, or numbers of rows)
+        dim: numbers of each embedding to take, from the first on, as of a Matryoshka model; norms are the prefix's own
         normalization: what the embeddings were trained with
         alpha: further exponent of the norm
         gamma_document: the learnt exponent, with --normalization learnable
         name: of the collection or table
-        index: flat, hnsw, ivfpq (faiss, lancedb) or a string for FAISS' index factory
+        index: flat, hnsw, ivfpq (faiss, lancedb); for faiss pq, sq8, sq4, binary (codes, all of them scanned) or a
+            string for its index factory; or auto (faiss, lancedb), which builds kinds of index on a sample and takes
+            the best
         dtype: of the stored numbers
         augment: add a dimension that makes all lengths equal, which keeps rankings and helps some approximate
             indexes; queries get a zero
-        metric: what the index compares by; others than the default need --augment
+        keep_norm: store vectors of length 1 and their norms beside them, for searches that make scores with them
+        metric: what the index compares by; others than the default need --augment, or cosine --keep-norm
         overwrite: replace what is there
+        append: keep what is there and add the rows whose ids it does not have (files and faiss)
+        m: neighbours of a node of a graph
+        ef_construction: nodes that are looked at to place a new one
+        ef_search: nodes that a search looks at (default: what the recall asks for)
+        nprobe: lists that a search looks into (default: what the recall asks for)
+        subvectors: product codes a vector (default: one for every 8 numbers)
+        refine_factor: how many times as many as wanted lancedb compares in full (default: what the recall asks for)
+        candidates: nearest by direction whose scores are made, with --keep-norm (default: what the recall asks for)
         queries: embeddings to measure the loss with (default: some of the documents)
         sample: queries to measure with
+        recall: of the exact best that the index is to find; searches are widened until it does
         chunk_size: embeddings in memory
         engine: where passes over the embeddings are made: here, or on all machines of a Ray cluster
 
@@ -190,20 +246,30 @@ def export(
             nothing is left half-written.
         OSError: if a file cannot be read or written.
     """
-    from lightning_normdyn.cli.exports import run_export
+    from lightning_normdyn.cli.exports import ExportRequest, run_export
     from lightning_normdyn.retrieval.export.folding import Folding
-    from lightning_normdyn.retrieval.indexes import Destination
+    from lightning_normdyn.retrieval.indexes import Destination, IndexParameters
 
-    folding = Folding(normalization, alpha=alpha, gamma_document=gamma_document, augment=augment, metric=metric)
-    return run_export(
+    parameters = IndexParameters(m, ef_construction, ef_search, nprobe, subvectors, refine_factor, candidates)
+    request = ExportRequest(
         embeddings,
-        folding,
+        Folding(
+            normalization,
+            alpha=alpha,
+            gamma_document=gamma_document,
+            augment=augment,
+            metric=metric,
+            keep_norm=keep_norm,
+        ),
         to,
-        Destination(out=out, name=name, dtype=dtype, index=index, overwrite=overwrite),
+        Destination(out, name, dtype, index, overwrite, parameters, append),
         column=column,
         ids=ids,
+        dim=dim,
         queries=queries,
         sample=sample,
+        recall=recall,
         chunk_size=chunk_size,
         engine=engine,
     )
+    return run_export(request)

@@ -73,6 +73,10 @@ def advise(
     documents: File | None = None,
     column: Name | None = None,
     judgements: Table | None = None,
+    texts: File | None = None,
+    covariates: Table | None = None,
+    control: Sequence[Name] | None = None,
+    normalization: Literal["cosine", "dot", "qnorm", "dnorm", "learnable"] | None = None,
     temperature: Factor = 0.05,
     json: OutputFile | None = None,
     overrides: Sequence[str] = (),
@@ -90,6 +94,10 @@ def advise(
         column: of the embeddings, where a file holds several matrices
         judgements: query id, document id, grade; ids are those of the files, or row numbers from 0 where they have none
             (default: document i answers query i)
+        texts: of the documents, whose lengths may be behind a gain: one a line, or .tsv or .jsonl with ids
+        covariates: id and further columns of the documents; of them the column 'length' counts in place of letters
+        control: a column of numbers among them that is taken out of norms with length; repeatable
+        normalization: what the embeddings were trained with, if it is known
         temperature: of training
         json: write all numbers there too
         overrides: words of LightningCLI
@@ -110,13 +118,24 @@ def advise(
         saved,
     )
     from lightning_normdyn.cli.run_folder import check_output_file
+    from lightning_normdyn.tasks.grid.advice import TrainedWith
 
     of_files = check_sources(config, queries, documents, overrides)
-    check_idle(of_files, ckpt_path=ckpt_path, column=column, judgements=judgements)
+    check_idle(
+        of_files,
+        ckpt_path=ckpt_path,
+        column=column,
+        judgements=judgements,
+        texts=texts,
+        covariates=covariates,
+        normalization=normalization,
+        control=control[0] if control else None,
+    )
     if json is not None:
         check_output_file(Path(json), "json")
     if of_files:
-        record = advise_on_files(EmbeddingFiles(queries, documents, column, judgements), temperature)
+        files = EmbeddingFiles(queries, documents, column, judgements, texts, covariates, tuple(control or ()))
+        record = advise_on_files(files, TrainedWith(temperature, normalization=normalization))
     else:
         record = advise_on_checkpoint(config or (), ckpt_path, overrides)
     return saved(record, json)

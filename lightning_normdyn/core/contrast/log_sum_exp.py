@@ -173,7 +173,7 @@ class _LogSumExp(torch.autograd.Function):
             rows = most_precise(a.new_full((len(a),), -torch.inf))
             columns_ = rows.new_full((columns,), -torch.inf)
             of_targets = PairSums.zeros(targets, rows, columns_)
-            plain = (edits is None or not edits.weights) and _is_plain(a, b)
+            plain = (edits is None or not edits.weights) and is_plain(a, b)
             for tile in tiles(len(a), len(b), chunk_size, a.device):
                 tile_scores = scores(tile)
                 exps = scores.buffer("exps", tile_scores)
@@ -305,7 +305,7 @@ def _add(total: Tensor, exps: Tensor, shift: float | Tensor) -> None:
         torch.logaddexp(total, most_precise(exps).log_().add_(shift), out=total)
 
 
-def _is_plain(a: Tensor, b: Tensor) -> bool:
+def is_plain(a: Tensor, b: Tensor) -> bool:
     """Whether scores are so small, by the Cauchy-Schwarz inequality, that they may be exponentiated as they are."""
     if a.device.type != "cpu" or not len(a) or not len(b):
         return False
@@ -329,7 +329,7 @@ class _SumLogSumExp(torch.autograd.Function):
             of_a = torch.empty_like(a) if wants_a else None
             of_b = torch.zeros_like(b) if wants_b else None
             scores = ScoreTiles(a, b, exclusion, [], positives=positives, edits=edits, reads=True)
-            plain = (edits is None or not edits.weights) and _is_plain(a, b)
+            plain = (edits is None or not edits.weights) and is_plain(a, b)
             total = most_precise(a.new_zeros(()))
             for rows in _strips(len(a), len(b), chunk_size, a.device):
                 exps = scores(Tile(0, rows, slice(0, len(b))))

@@ -13,9 +13,10 @@ no JSON, or a field missing or of another kind                refused
 a column missing, or a row of another width                   refused
 a grade, score, rating or timestamp that is no finite number  refused
 an id of a document, query or item given twice                refused
-a pair judged twice: otherwise / the same                     refused / counted, kept once
+a pair judged twice: otherwise / the same                     counted: the later taken / kept once
 a pickle with more than arrays                                refused
 judgements or triples of unknown documents or queries         counted, left out (refused if nothing is left)
+mined negatives of unknown documents or queries               counted, left out (refused if nothing is left)
 empty documents, queries, sentences, captions                 counted, kept
 images broken or missing                                      counted, left out with caption and group
 samples of a shard without image or caption                   counted, left out
@@ -32,8 +33,14 @@ CRLF line ends, a byte-order mark, blank lines and ids that JSON has as numbers 
 """
 
 from lightning_normdyn.datasets.formats.beir import read_beir, stream_beir_corpus
+from lightning_normdyn.datasets.formats.beir_hub import read_judged_texts
 from lightning_normdyn.datasets.formats.bright import read_bright
 from lightning_normdyn.datasets.formats.cifar10h import read_cifar10, read_cifar10h
+from lightning_normdyn.datasets.formats.hard_negatives import (
+    read_hard_negatives,
+    write_hard_negative_texts,
+    write_hard_negatives,
+)
 from lightning_normdyn.datasets.formats.image_folder import read_image_folder
 from lightning_normdyn.datasets.formats.image_text import read_image_text
 from lightning_normdyn.datasets.formats.labelled_text import read_labelled_texts
@@ -54,8 +61,10 @@ __all__ = [
     "read_bright",
     "read_cifar10",
     "read_cifar10h",
+    "read_hard_negatives",
     "read_image_folder",
     "read_image_text",
+    "read_judged_texts",
     "read_labelled_texts",
     "read_movielens",
     "read_omniglot",
@@ -64,4 +73,6 @@ __all__ = [
     "read_triples",
     "read_web_dataset",
     "stream_beir_corpus",
+    "write_hard_negative_texts",
+    "write_hard_negatives",
 ]

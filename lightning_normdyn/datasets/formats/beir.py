@@ -1,17 +1,15 @@
-"""BEIR folders: a corpus, queries and judgements; scifact, HotpotQA and many others come so (arXiv 2104.08663)."""
+"""BEIR sets: a corpus, queries and judgements; scifact, HotpotQA and many others come so (arXiv 2104.08663)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lightning_normdyn.core.object_checks import check_path
+from lightning_normdyn.datasets.formats.beir_files import BeirFiles, beir_files, read_texts
 from lightning_normdyn.datasets.formats.qrels import read_qrels
-from lightning_normdyn.datasets.judgements import Judgements
-from lightning_normdyn.datasets.problems import MalformedFileError, Problems
+from lightning_normdyn.datasets.problems import Problems
 from lightning_normdyn.datasets.reading.cached_texts import load_texts, refuse_repeated
-from lightning_normdyn.datasets.reading.folder import SPLITS, require_file, require_folder
-from lightning_normdyn.datasets.reading.json_lines import read_json_lines
 from lightning_normdyn.datasets.reading.lines import File
 from lightning_normdyn.datasets.records import JudgedTexts, Texts
 
@@ -19,11 +17,13 @@ Progress = Callable[[Iterable[tuple[str, str]]], Iterable[tuple[str, str]]]
 
 
 def read_beir(folder: File, *, cache: File | None = None, progress: Progress | None = None) -> JudgedTexts:
-    """Reads ``corpus.jsonl[.gz]``, ``queries.jsonl[.gz]`` and ``qrels/*.tsv[.gz]``.
+    """Reads a corpus, queries and judgements as BEIR has them, or as the hub and mteb do.
 
-    A document is its title, a space and its text, as BEIR's own models see it. All queries are kept, judged or not.
-    A query's ``metadata.answer``, a text or several, becomes its answers. ``dev`` and the like mean ``validation``;
-    judgements under another name keep it.
+    That is ``corpus.jsonl[.gz]``, ``queries.jsonl[.gz]`` and ``qrels/*.tsv[.gz]``; or Parquet files of those names, or
+    in folders of those names; judgements as TSV, as TREC's ``.txt``, as ``.jsonl`` or as Parquet, in ``qrels``,
+    ``default`` or ``data``, or as one file ``qrels`` (then of ``test``). A document is its title, a space and its text,
+    as BEIR's own models see it. All queries are kept, judged or not. A query's ``metadata.answer``, a text or several,
+    becomes its answers. ``dev`` and the like mean ``validation``; judgements under another name keep it.
 
     Args:
         folder: of the set.
@@ -41,15 +41,35 @@ def read_beir(folder: File, *, cache: File | None = None, progress: Progress | N
     """
     check_path("folder", folder=folder)
     problems = Problems(folder)
-    corpus_file, queries_file = require_file(folder, "corpus.jsonl"), require_file(folder, "queries.jsonl")
-    files = _qrels_files(Path(folder) / "qrels")
-    pairs: Iterable[tuple[str, str]] = stream_beir_corpus(folder)
-    documents = load_texts(
-        progress(pairs) if progress else pairs, source=[corpus_file], kind="documents", problems=problems, cache=cache
-    )
-    queries, answers = _read_queries(queries_file, problems)
-    judgements = _read_judgements(files, documents, queries, problems)
+    texts = read_beir_files(beir_files(folder), problems, cache=cache, progress=progress)
     problems.report()
+    return texts
+
+
+def read_beir_files(
+    files: BeirFiles, problems: Problems, *, cache: File | None = None, progress: Progress | None = None
+) -> JudgedTexts:
+    """Reads the files of a set.
+
+    Args:
+        files: of the set.
+        problems: where what is left out is counted; the caller reports it.
+        cache: see :func:`read_beir`.
+        progress: likewise.
+
+    Raises:
+        MalformedFileError: if a file does not hold what it should.
+    """
+    pairs = _documents(files.corpus)
+    documents = load_texts(
+        progress(pairs) if progress else pairs, source=files.corpus, kind="documents", problems=problems, cache=cache
+    )
+    queries, answers = _read_queries(files.queries, problems)
+    query_places = {id: place for place, id in enumerate(queries.ids)}
+    document_places = {id: place for place, id in enumerate(documents.ids)}
+    judgements = {
+        split: read_qrels(shards, query_places, document_places, problems) for split, shards in files.judgements.items()
+    }
     return JudgedTexts(documents, queries, judgements, answers=answers)
 
 
@@ -63,55 +83,22 @@ def stream_beir_corpus(folder: File) -> Iterator[tuple[str, str]]:
         MalformedFileError: while reading, if the file does not hold what it should.
     """
     check_path("folder", folder=folder)
-    file = require_file(folder, "corpus.jsonl")
-    entries = read_json_lines(file)
-    rows = (
-        (file, entry.line, entry.id(), f"{entry.text('title', default='')} {entry.text('text')}".strip())
-        for entry in entries
-    )
+    yield from _documents(beir_files(folder).corpus)
+
+
+def _documents(files: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    rows = ((row.file, row.line, row.id, f"{row.title} {row.text}".strip()) for row in read_texts(files))
     yield from refuse_repeated(rows)
 
 
-def _read_queries(file: Path, problems: Problems) -> tuple[Texts, dict[int, tuple[str, ...]]]:
+def _read_queries(files: Sequence[Path], problems: Problems) -> tuple[Texts, dict[int, tuple[str, ...]]]:
     answers = {}
 
     def rows() -> Iterator[tuple[File, int, str, str]]:
-        for place, entry in enumerate(read_json_lines(file)):
-            metadata = entry.fields.get("metadata")
-            answer = metadata.get("answer") if isinstance(metadata, dict) else None
-            texts = [answer] if isinstance(answer, str) else answer
-            if isinstance(texts, list) and texts and all(isinstance(text, str) and text for text in texts):
-                answers[place] = tuple(texts)
-            yield file, entry.line, entry.id(), entry.text("text")
+        for place, row in enumerate(read_texts(files)):
+            if row.answers:
+                answers[place] = row.answers
+            yield row.file, row.line, row.id, row.text
 
-    queries = load_texts(refuse_repeated(rows()), source=[file], kind="queries", problems=problems)
+    queries = load_texts(refuse_repeated(rows()), source=files, kind="queries", problems=problems)
     return queries, answers
-
-
-def _qrels_files(folder: Path) -> dict[str, Path]:
-    split_names = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
-    files: dict[str, Path] = {}
-    for file in sorted((*require_folder(folder).glob("*.tsv"), *folder.glob("*.tsv.gz"))):
-        name = file.name.split(".tsv")[0]
-        split = split_names.get(name, name)
-        if split in files:
-            raise MalformedFileError(
-                folder, None, f"one file of split '{split}'", f"{files[split].name} and {file.name}", "remove one"
-            )
-        files[split] = file
-    if not files:
-        raise MalformedFileError(folder, None, "judgements such as test.tsv", "no .tsv file")
-    return {split: files[split] for split in sorted(files, key=_order)}
-
-
-def _order(split: str) -> tuple[int, str]:
-    split_order = list(SPLITS)
-    return (split_order.index(split) if split in split_order else len(split_order), split)
-
-
-def _read_judgements(
-    files: Mapping[str, Path], documents: Texts, queries: Texts, problems: Problems
-) -> dict[str, Judgements]:
-    query_places = {id: place for place, id in enumerate(queries.ids)}
-    document_places = {id: place for place, id in enumerate(documents.ids)}
-    return {split: read_qrels(file, query_places, document_places, problems) for split, file in files.items()}

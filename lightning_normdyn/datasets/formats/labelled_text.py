@@ -9,13 +9,13 @@ import torch
 from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.folder import find_splits
-from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.lines import File, check_encoding
 from lightning_normdyn.datasets.reading.rows import read_columns
 from lightning_normdyn.datasets.records import LabelledTexts
 
 
 def read_labelled_texts(
-    folder: File, *, text_column: str = "text", label_column: str = "category"
+    folder: File, *, text_column: str = "text", label_column: str = "category", encoding: str = "utf-8"
 ) -> dict[str, LabelledTexts]:
     """Reads ``train``, ``dev`` and ``test`` files whose first row names the columns, ``.tsv`` or ``.csv`` or ``.gz``.
 
@@ -23,6 +23,7 @@ def read_labelled_texts(
         folder: of the files; some may be missing.
         text_column: name of the column of texts.
         label_column: name of the column of classes.
+        encoding: of the text, such as ``latin-1``.
 
     Returns:
         Split (``train``, ``validation``, ``test``) to its texts; classes are those of all splits, sorted. Empty texts
@@ -30,12 +31,14 @@ def read_labelled_texts(
 
     Raises:
         MalformedFileError: if a file does not hold what it should.
+        ValueError: if Python knows no such encoding.
     """
     check_path("folder", folder=folder)
+    check_encoding(encoding)
     problems = Problems(folder)
     rows = {}
     for split, file in find_splits(folder, endings=(".tsv", ".csv")).items():
-        rows[split] = _read(file, text_column, label_column, problems)
+        rows[split] = _read(file, text_column, label_column, problems, encoding)
     classes = sorted({label for split in rows.values() for _, label in split})
     numbers = {label: number for number, label in enumerate(classes)}
     if "train" in rows:
@@ -47,9 +50,11 @@ def read_labelled_texts(
     }
 
 
-def _read(file: Path, text_column: str, label_column: str, problems: Problems) -> list[tuple[str, str]]:
+def _read(
+    file: Path, text_column: str, label_column: str, problems: Problems, encoding: str
+) -> list[tuple[str, str]]:
     pairs = []
-    for line, (text, label) in read_columns(file, text_column, label_column):
+    for line, (text, label) in read_columns(file, text_column, label_column, encoding=encoding):
         label = label.strip()
         if not label:
             raise MalformedFileError(file, line, f"a class in column '{label_column}'", "an empty cell")

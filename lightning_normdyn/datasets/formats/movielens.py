@@ -1,4 +1,4 @@
-"""MovieLens ratings in every layout that GroupLens published (Harper and Konstan, 2015)."""
+"""Ratings in every layout that GroupLens published (Harper and Konstan, 2015), and in those of other owners."""
 
 from __future__ import annotations
 
@@ -10,49 +10,26 @@ from typing import NamedTuple
 import torch
 
 from lightning_normdyn.core.object_checks import check_path
+from lightning_normdyn.datasets.formats.rating_layouts import (
+    RatingLayout,
+    find_ratings,
+    has_no_names,
+    rating_columns,
+    read_time,
+)
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
-from lightning_normdyn.datasets.reading.folder import find_file, require_folder
-from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.reading.folder import find_file
+from lightning_normdyn.datasets.reading.lines import File, read_lines
 from lightning_normdyn.datasets.reading.rows import Row, check_width, read_number, read_rows
 from lightning_normdyn.datasets.records import Interactions
 
 
-class _Layout(NamedTuple):
-    """How a file of ratings, and the file of titles beside it, are written.
-
-    Attributes:
-        ratings: name of the file of ratings.
-        titles: of the file of titles.
-        delimiter: of ratings.
-        titles_delimiter: of titles.
-        titles_encoding: GroupLens wrote its older titles in Latin-1.
-        header: whether first rows name columns.
-    """
-
-    ratings: str
-    titles: str
-    delimiter: str
-    titles_delimiter: str
-    titles_encoding: str
-    header: bool
-
-
-_LAYOUTS = (
-    _Layout("u.data", "u.item", "\t", "|", "latin-1", False),
-    _Layout("ratings.dat", "movies.dat", "::", "::", "latin-1", False),
-    _Layout("ratings.csv", "movies.csv", ",", ",", "utf-8", True),
-    _Layout("ratings.tsv", "movies.tsv", "\t", "\t", "utf-8", True),
-)
-_NAMES = (
-    ("user", "userid", "user_id"),
-    ("item", "itemid", "item_id", "movieid", "movie_id"),
-    ("rating",),
-    ("timestamp", "time"),
-)
-
-
 def read_movielens(folder: File, *, rating_column: bool = True) -> Interactions:
     """Reads ``u.data``, ``ratings.dat``, ``ratings.csv`` or ``ratings.tsv``, and titles beside it; plain or ``.gz``.
+
+    Where none of those is there: RecBole's atomic file (``*.inter``), Amazon's table (``ratings_Beauty.csv`` and the
+    like, without names), or SASRec's ``*.txt`` with a user and an item on each line, in the order of time. Times are
+    numbers or dates. ``ratings.dat`` may be parted by tabs.
 
     Users and items are numbered as they first come in the file of ratings: an item that nobody rated has no number,
     and its title is not used. Rows without a column ``rating`` count as 1, and rows without a column ``timestamp`` as
@@ -66,7 +43,7 @@ def read_movielens(folder: File, *, rating_column: bool = True) -> Interactions:
         MalformedFileError: if a file is missing or does not hold what it should.
     """
     check_path("folder", folder=folder)
-    layout, file = _find(folder)
+    layout, file = find_ratings(folder)
     problems = Problems(folder)
     users: dict[str, int] = {}
     items: dict[str, int] = {}
@@ -92,28 +69,11 @@ class _Rating(NamedTuple):
     time: float
 
 
-def _find(folder: File) -> tuple[_Layout, Path]:
-    matches = [(layout, file) for layout in _LAYOUTS if (file := find_file(require_folder(folder), layout.ratings))]
-    if len(matches) != 1:
-        came = " and ".join(file.name for _, file in matches) or "none"
-        expected = f"one file of {', '.join(layout.ratings for layout in _LAYOUTS)}"
-        raise MalformedFileError(folder, None, expected, came)
-    return matches[0]
-
-
-def _read(file: Path, layout: _Layout, rating_column: bool) -> Iterator[_Rating]:
-    rows = read_rows(file, delimiter=layout.delimiter)
-    places: list[int | None] = [0, 1, 2, 3]
-    width = len(places)
-    if layout.header:
-        header = next(rows, None)
-        if header is None:
-            raise MalformedFileError(file, 1, "a row that names the columns", "an empty file")
-        places, width = _places(file, header), len(header.cells)
-    user, item, rating, time = places
+def _read(file: Path, layout: RatingLayout, rating_column: bool) -> Iterator[_Rating]:
+    (user, item, rating, time), width = rating_columns(file, layout)
     assert user is not None
     assert item is not None
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_rating_rows(file, layout)):
         check_width(file, row, width)
         ids = row.cells[user].strip(), row.cells[item].strip()
         if not all(ids):
@@ -121,20 +81,23 @@ def _read(file: Path, layout: _Layout, rating_column: bool) -> Iterator[_Rating]
         yield _Rating(
             *ids,
             read_number(file, row.line, "a rating", row.cells[rating]) if rating_column and rating is not None else 1.0,
-            float(number) if time is None else read_number(file, row.line, "a timestamp", row.cells[time]),
+            float(number) if time is None else read_time(file, row.line, row.cells[time]),
         )
 
 
-def _places(file: Path, header: Row) -> list[int | None]:
-    cells = [cell.strip().lower() for cell in header.cells]
-    places = [next((cells.index(name) for name in names if name in cells), None) for names in _NAMES]
-    for place, names in zip(places[:2], _NAMES, strict=False):
-        if place is None:
-            raise MalformedFileError(file, header.line, f"a column '{names[0]}'", f"the columns {header.cells}")
-    return places
+def _rating_rows(file: Path, layout: RatingLayout) -> Iterator[Row]:
+    """Rows of ratings, without one that names the columns."""
+    if layout.delimiter == " ":
+        yield from (Row(number, text.split()) for number, text in read_lines(file))
+        return
+    for number, row in enumerate(read_rows(file, delimiter=layout.delimiter)):
+        if number or not layout.header or has_no_names(layout, row):
+            yield row
 
 
-def _titles(folder: File, layout: _Layout, items: Mapping[str, int], problems: Problems) -> Sequence[str]:
+def _titles(folder: File, layout: RatingLayout, items: Mapping[str, int], problems: Problems) -> Sequence[str]:
+    if "*" in layout.titles:
+        return ()  # RecBole's table of items has columns of any meaning
     file = find_file(folder, layout.titles)
     if file is None:
         return ()

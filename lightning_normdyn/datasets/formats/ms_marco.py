@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from torch.utils.data import IterableDataset
@@ -10,10 +11,18 @@ from torch.utils.data import IterableDataset
 from lightning_normdyn.core.object_checks import check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.cached_texts import load_texts, refuse_repeated
+from lightning_normdyn.datasets.reading.json_lines import Entry, read_json_lines
 from lightning_normdyn.datasets.reading.lines import File, read_lines
 from lightning_normdyn.datasets.reading.rows import Row, check_width, read_rows
 from lightning_normdyn.datasets.reading.share import check_ranks, own_share
 from lightning_normdyn.datasets.records import Texts
+
+
+_FIELDS = (
+    ("query", "anchor", "qid", "question"),
+    ("pos", "positive", "positives", "pos_pids"),
+    ("neg", "negative", "negatives", "neg_pids"),
+)
 
 
 class TextTriple(NamedTuple):
@@ -25,12 +34,14 @@ class TextTriple(NamedTuple):
 
 
 class MsMarcoTriples(IterableDataset[TextTriple]):
-    """Triples of a TSV file of any size, of texts or of ids.
+    """Triples of a file of any size, of texts or of ids: TSV, or JSON lines.
 
     Of the rows, each worker of each rank reads every so-many-th, so that all of them together read each row once.
 
     Args:
-        triples: ``triples.train.*.tsv[.gz]`` with texts, or ``qidpidtriples.*.tsv[.gz]`` with ids.
+        triples: ``triples.train.*.tsv[.gz]`` with texts, or ``qidpidtriples.*.tsv[.gz]`` with ids; a fourth field of
+            each row is left out, and said. Or ``.jsonl[.gz]`` with ``query``, ``pos`` and ``neg`` (``positive`` and
+            ``negative``, ``anchor``), each a text or a list: then as many triples as the longer list has texts.
         queries: ``queries.*.tsv[.gz]``, id and text, if triples hold ids.
         collection: ``collection.tsv[.gz]``, id and passage, if triples hold ids.
         cache: a folder for an Arrow file of the collection, whose passages then stay on disk.
@@ -74,8 +85,7 @@ class MsMarcoTriples(IterableDataset[TextTriple]):
         share = own_share(self.rank, self.ranks)
         problems = Problems(self.triples)
         place = None
-        for place, row in enumerate(read_rows(self.triples, delimiter="\t")):
-            check_width(self.triples, row, 3)
+        for place, row in enumerate(self._rows(problems)):
             if share.holds(place):
                 triple = self._texts_of(row, problems)
                 if triple is not None:
@@ -83,6 +93,19 @@ class MsMarcoTriples(IterableDataset[TextTriple]):
         if place is None:
             raise MalformedFileError(self.triples, None, "triples", "none")
         problems.report()
+
+    def _rows(self, problems: Problems) -> Iterator[Row]:
+        """Rows of three cells."""
+        if Path(str(self.triples).removesuffix(".gz")).suffix in (".jsonl", ".json"):
+            yield from _of_json(self.triples)
+            return
+        width = None
+        for row in read_rows(self.triples, delimiter="\t"):
+            width = len(row.cells) if width is None and len(row.cells) == 4 else width or 3
+            check_width(self.triples, row, width)
+            if width == 4:
+                problems.count("rows with a fourth field, which is left out", line=row.line)
+            yield Row(row.line, row.cells[:3])
 
     def _texts_of(self, row: Row, problems: Problems) -> TextTriple | None:
         if self.queries is None or self.passages is None:
@@ -95,6 +118,32 @@ class MsMarcoTriples(IterableDataset[TextTriple]):
             problems.count("triples with an unknown id, left out", line=row.line)
             return None
         return TextTriple(query, positive, negative)
+
+
+def _of_json(file: File) -> Iterator[Row]:
+    """Every positive and every negative of a query at least once, the shorter list from the start again."""
+    for entry in read_json_lines(file):
+        names = [next((name for name in kin if name in entry.fields), kin[0]) for kin in _FIELDS]
+        query, positives, negatives = (_texts(entry, name) for name in names)
+        for place in range(max(len(positives), len(negatives))):
+            pair = positives[place % len(positives)], negatives[place % len(negatives)]
+            yield Row(entry.line, (query[0], *pair))
+
+
+def _texts(entry: Entry, name: str) -> Sequence[str]:
+    """A field as texts: one, or a list of one at least; whole numbers are ids."""
+    value = entry.fields.get(name)
+    values = value if isinstance(value, list) else [value] if name in entry.fields else []
+    texts = [str(text) if isinstance(text, int) and not isinstance(text, bool) else text for text in values]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise MalformedFileError(
+            entry.file,
+            entry.line,
+            f"a text or a list of texts in field '{name}'",
+            repr(entry.fields.get(name, f"the fields {sorted(entry.fields)}"))[:80],
+            "write query, pos and neg",
+        )
+    return texts
 
 
 class _ById:

@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from lightning_normdyn.core.object_checks import check_path
+from lightning_normdyn.datasets.formats.triple_rows import Order, TripleRow, read_triple_rows
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
-from lightning_normdyn.datasets.reading.folder import find_splits
+from lightning_normdyn.datasets.reading.folder import find_file, find_splits
 from lightning_normdyn.datasets.reading.lines import File
-from lightning_normdyn.datasets.reading.rows import Row, check_width, read_rows
 from lightning_normdyn.datasets.records import KnowledgeGraph
 
-_HEADERS = ({"head", "subject", "source"}, {"relation", "predicate"}, {"tail", "object", "target"})
+_ENDINGS = (".txt", ".tsv", ".csv", ".nt")
 
 
-def read_triples(folder: File) -> KnowledgeGraph:
-    """Reads ``train``, ``valid`` and ``test`` files of head, relation and tail, parted by tabs.
+def read_triples(folder: File, *, order: Order = "hrt") -> KnowledgeGraph:
+    """Reads ``train``, ``valid`` and ``test`` files of head, relation and tail.
 
-    Files end in ``.txt`` or ``.tsv``, plain or ``.gz``; a first row ``head, relation, tail`` names the columns.
-    Entities and relations are numbered as they first come, training first. Facts are kept as they are; counted and
-    reported are those that repeat, those of evaluation that training has too, and those of evaluation with an entity or
-    a relation that training lacks.
+    Files end in ``.txt``, ``.tsv`` or ``.csv``, plain or ``.gz``, with columns parted by tabs, commas or spaces; a
+    first row with names such as ``head``, ``relation``, ``tail`` may put them into another order. Columns behind the
+    third (times of ICEWS, scores of NELL) are left out and reported. ``.nt`` files are N-Triples, and
+    ``train2id.txt`` and its kin are OpenKE's numbers, with the names of ``entity2id.txt`` and ``relation2id.txt``
+    where those are there. Entities and relations are numbered as they first come, training first. Facts are kept as
+    they are; counted and reported are those that repeat, those of evaluation that training has too, and those of
+    evaluation with an entity or a relation that training lacks.
 
     Args:
         folder: of the files; all but ``train`` may be missing.
+        order: of the columns where none are named: ``hrt``, or ``htr`` for head, tail, relation.
 
     Raises:
         MalformedFileError: if a file does not hold what it should.
+        ValueError: if there is no such order.
     """
     check_path("folder", folder=folder)
-    files = find_splits(folder, endings=(".txt", ".tsv"))
+    if order not in get_args(Order):
+        raise ValueError(f"order: expected one of {', '.join(get_args(Order))}, got {order!r}")
+    has_numbers_alone = not any(find_file(folder, f"train{ending}") for ending in _ENDINGS)
+    endings = ("2id.txt",) if has_numbers_alone and find_file(folder, "train2id.txt") else _ENDINGS
+    files = find_splits(folder, endings=endings)
     if "train" not in files:
         raise MalformedFileError(
             folder, None, "train.txt or train.tsv", ", ".join(file.name for file in files.values())
@@ -46,7 +56,7 @@ def read_triples(folder: File) -> KnowledgeGraph:
     train_facts: set[tuple[int, ...]] = set()
     train_counts = (0, 0)
     for split, file in files.items():
-        triples[split] = _number(file, entities, relations)
+        triples[split] = _number(read_triple_rows(file, order, problems), file, entities, relations)
         facts = [tuple(fact) for fact in triples[split].tolist()]
         if split == "train":
             train_counts = len(entities), len(relations)
@@ -56,30 +66,15 @@ def read_triples(folder: File) -> KnowledgeGraph:
     return KnowledgeGraph(list(entities), list(relations), triples)
 
 
-def _number(file: Path, entities: dict[str, int], relations: dict[str, int]) -> Tensor:
+def _number(rows: Iterable[TripleRow], file: Path, entities: dict[str, int], relations: dict[str, int]) -> Tensor:
     numbers = array("q")
-    for head, relation, tail in _read(file):
+    for head, relation, tail in rows:
         numbers.append(entities.setdefault(head, len(entities)))
         numbers.append(relations.setdefault(relation, len(relations)))
         numbers.append(entities.setdefault(tail, len(entities)))
     if not numbers:
         raise MalformedFileError(file, None, "triples", "none")
     return torch.frombuffer(numbers, dtype=torch.int64).view(-1, 3)
-
-
-def _read(file: Path) -> Iterator[list[str]]:
-    for place, row in enumerate(read_rows(file, delimiter="\t")):
-        check_width(file, row, 3)
-        cells = [cell.strip() for cell in row.cells]
-        if place == 0 and all(cell.lower() in names for cell, names in zip(cells, _HEADERS, strict=True)):
-            continue
-        _check_names(file, row, cells)
-        yield cells
-
-
-def _check_names(file: Path, row: Row, cells: list[str]) -> None:
-    if not all(cells):
-        raise MalformedFileError(file, row.line, "head, relation and tail", f"an empty name in {row.cells}")
 
 
 def _count(

@@ -186,23 +186,75 @@ def _spell_out(pattern: str) -> list[str]:
 
 def _samples(shards: Sequence[File], json_field: str, problems: Problems) -> Iterator[_Sample]:
     for shard in shards:
+        waiting: dict[str, _Files] = {}
         for key, files in _grouped(shard):
-            place = f"{shard}, sample {key}"
-            image = next((files[ending] for ending in _IMAGES if ending in files), None)
-            caption = _caption(shard, key, files, json_field)
-            if image is None:
-                problems.count("samples without an image, left out", line=place)
-            elif caption is None:
-                problems.count("samples without a caption, left out", line=place)
+            # Where all images of a shard come before all captions, samples lie in pieces.
+            merged = _merged(shard, key, waiting.pop(key, {}), files)
+            pieces = _by_last_dot(key, merged)
+            if any(_is_whole(piece) for piece in pieces.values()):
+                yield from _whole(shard, pieces, json_field, problems)
             else:
-                if not caption:
-                    problems.count("empty captions, kept", line=place)
-                yield _Sample(key, place, image, caption)
+                waiting[key] = merged
+        for key, files in waiting.items():
+            yield from _whole(shard, _by_last_dot(key, files), json_field, problems)
 
 
-def _grouped(shard: File) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The files of each sample by their ending; a sample's name ends at the first dot of a file's."""
-    current, files = "", dict[str, bytes]()
+def _whole(shard: File, samples: Mapping[str, _Files], json_field: str, problems: Problems) -> Iterator[_Sample]:
+    """Samples with image and caption; others are counted."""
+    for key, files in samples.items():
+        place = f"{shard}, sample {key}"
+        images = [files[ending] for ending in _IMAGES if ending in files]
+        caption = _caption(shard, key, files, json_field)
+        if not images:
+            problems.count("samples without an image, left out", line=place)
+        elif caption is None:
+            problems.count("samples without a caption, left out", line=place)
+        else:
+            if len(images) > 1:
+                problems.count("samples with several images, of which the first kind is taken", line=place)
+            if not caption:
+                problems.count("empty captions, kept", line=place)
+            yield _Sample(key, place, images[0], caption)
+
+
+def _is_whole(files: _Files) -> bool:
+    return any(ending in files for ending in _IMAGES) and any(ending in files for ending in _CAPTIONS)
+
+
+def _merged(shard: File, key: str, earlier: _Files, files: _Files) -> _Files:
+    repeated = next((ending for ending in files if ending in earlier), None)
+    if repeated is not None:
+        came = f"{key}.{repeated} again"
+        raise MalformedFileError(shard, None, "each file of a sample once", came, "rename one of them")
+    return {**earlier, **files}
+
+
+def _by_last_dot(key: str, files: _Files) -> dict[str, _Files]:
+    """Samples whose names have periods of their own: where no image ends in its kind alone, ``a.1.jpg`` is of ``a.1``.
+
+    A caption without a number (``a.txt`` beside ``a.0.jpg`` and ``a.1.jpg``) goes to the first image.
+    """
+    if any(ending in files for ending in _IMAGES):
+        return {key: files}
+    samples: dict[str, _Files] = {}
+    shared: _Files = {}
+    for ending, data in files.items():
+        name, dot, last = ending.rpartition(".")
+        if dot:
+            samples.setdefault(f"{key}.{name}", {})[last] = data
+        else:
+            shared[last] = data
+    if not any(ending in sample for sample in samples.values() for ending in _IMAGES):
+        return {key: files}
+    pictures = [name for name, sample in samples.items() if any(ending in sample for ending in _IMAGES)]
+    if shared and not any(_is_whole(sample) for sample in samples.values()):
+        return {key: {**shared, **_IMAGE_KINDS(samples, pictures)}}
+    return samples
+
+
+def _grouped(shard: File) -> Iterator[tuple[str, _Files]]:
+    """Neighbouring files of one name by their ending; a name ends at the first dot."""
+    current, files = "", _Files()
     for name, data in read_tar(shard):
         folder, slash, base = name.rpartition("/")
         stem, _, ending = base.partition(".")

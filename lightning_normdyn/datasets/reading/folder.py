@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "test": ("test",),
 }
 """The name of a split in this package to the names it goes by in files."""
+_SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 def require_folder(folder: File) -> Path:
@@ -77,6 +79,44 @@ def find_splits(folder: File, *, endings: Sequence[str], prefixes: Sequence[str]
         expected = " or ".join(f"{prefixes[0]}train{ending}" for ending in endings)
         raise MalformedFileError(folder, None, f"files such as {expected}", _listing(Path(folder)))
     return files
+
+
+def by_split(place: File, files: Sequence[tuple[str, Path]]) -> dict[str, list[Path]]:
+    """Puts files under the names that splits have here, in the order train, validation, test, others.
+
+    Args:
+        place: for the error.
+        files: each with the name of its split, whose shards are numbered ``-00000-of-00002``.
+
+    Raises:
+        MalformedFileError: if two files are of one split and no shards of it.
+    """
+    spellings = {spelling: split for split, names in SPLITS.items() for spelling in names}
+    splits: dict[str, list[Path]] = {}
+    for name, file in files:
+        bare = _SHARD.sub("", name)
+        shards = splits.setdefault(spellings.get(bare, bare), [])
+        if shards and bare == name:
+            expected = f"one file of split '{spellings.get(bare, bare)}'"
+            raise MalformedFileError(place, None, expected, f"{shards[0].name} and {file.name}", "remove one")
+        shards.append(file)
+    return {split: splits[split] for split in sorted(splits, key=_order)}
+
+
+def find_parquet_splits(folder: File) -> dict[str, list[Path]]:
+    """Finds the Parquet files of each split, in a folder or in its ``data``; empty where there are none.
+
+    Raises:
+        MalformedFileError: if the folder is missing, or two files are of one split and no shards of it.
+    """
+    root = require_folder(folder)
+    files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+    return by_split(root, [(file.stem, file) for file in files])
+
+
+def _order(split: str) -> tuple[int, str]:
+    order = list(SPLITS)
+    return (order.index(split) if split in order else len(order), split)
 
 
 def _listing(folder: Path, limit: int = 5) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import zlib
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from lightning_normdyn.datasets.problems import MalformedFileError
+from lightning_normdyn.datasets.storage_place import StoragePlace
 
 File = str | os.PathLike[str]
 
@@ -56,18 +58,41 @@ def read_lines(file: File, *, encoding: str = "utf-8", keep_blank: bool = False)
             ) from None
 
 
+def check_encoding(encoding: object) -> None:
+    """Refuses what Python cannot decode.
+
+    Raises:
+        ValueError: naming the argument.
+
+    Example:
+        >>> check_encoding("latin1x")
+        Traceback (most recent call last):
+        ValueError: encoding: expected one that Python knows, such as utf-8 or latin-1, got 'latin1x'
+    """
+    try:
+        codecs.lookup(str(encoding))
+    except LookupError:
+        raise ValueError(
+            f"encoding: expected one that Python knows, such as utf-8 or latin-1, got {encoding!r}"
+        ) from None
+
+
 def open_file(file: File) -> IO[bytes]:
-    """Opens a file for its bytes, unzipped if its name ends in ``.gz``.
+    """Opens a file of this machine, or a URL that fsspec knows, for its bytes, unzipped if its name ends in ``.gz``.
 
     Raises:
         MalformedFileError: if it is missing or a folder.
     """
-    path = Path(file)
-    if path.is_dir():
-        raise MalformedFileError(file, None, "a file", "a folder", "name the file inside it")
-    if not path.exists():
-        raise MalformedFileError(file, None, "a file", "nothing of that name", "check the path")
-    return _open_bytes(path)
+    place = StoragePlace(file)
+    kind = place.kind()
+    if kind == "directory":
+        raise MalformedFileError(str(place), None, "a file", "a folder", "name the file inside it")
+    if not kind and not (place.path is not None and place.path.exists()):  # a pipe is there too
+        raise MalformedFileError(str(place), None, "a file", "nothing of that name", "check the path")
+    if place.path is not None:
+        return _open_bytes(place.path)
+    stream = place.open()
+    return cast(IO[bytes], gzip.open(stream)) if place.suffix == ".gz" else stream
 
 
 def read_text(file: File, *, argument: str) -> str:
@@ -118,6 +143,6 @@ def _decode(file: File, number: int, data: bytes, encoding: str) -> str:
             number,
             f"{encoding.upper()} text",
             f"byte 0x{data[error.start]:02x} in column {error.start + 1}",
-            "convert the file first",
+            "convert the file first, or pass its encoding where the reader takes one (old files are often latin-1)",
         ) from None
     return text.removeprefix(_BOM) if number == 1 else text

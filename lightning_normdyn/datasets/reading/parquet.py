@@ -36,9 +36,20 @@ def read_parquet(files: Sequence[File], *columns: str) -> Iterator[tuple[File, i
                         row += 1
                         yield file, row, values
             except (pa.ArrowException, OSError) as error:
-                raise MalformedFileError(
-                    file, None, "a whole Parquet file", f"'{error}'", "fetch the file again"
-                ) from None
+                raise _broken(file, error) from None
+
+
+def parquet_columns(file: File) -> list[str]:
+    """Names of the columns of a Parquet file.
+
+    Raises:
+        MalformedFileError: if it is missing or no whole Parquet file.
+    """
+    with open_file(file) as stream:
+        try:
+            return list(pq.ParquetFile(stream).schema_arrow.names)
+        except (pa.ArrowException, OSError) as error:
+            raise _broken(file, error) from None
 
 
 def text_in(file: File, row: int, column: str, value: object) -> str:
@@ -60,3 +71,7 @@ def _check_columns(file: File, names: Sequence[str], columns: Sequence[str]) -> 
             f"the columns {', '.join(map(repr, names))}",
             "pass the name it has",
         )
+
+
+def _broken(file: File, error: Exception) -> MalformedFileError:
+    return MalformedFileError(file, None, "a whole Parquet file", f"'{error}'", "fetch the file again")

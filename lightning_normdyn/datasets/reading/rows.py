@@ -43,18 +43,21 @@ def read_rows(file: File, *, delimiter: str | None = None, encoding: str = "utf-
         yield Row(number, text.split(delimiter))
 
 
-def read_columns(file: File, *columns: str | Sequence[str], delimiter: str | None = None) -> Iterator[Row]:
+def read_columns(
+    file: File, *columns: str | Sequence[str], delimiter: str | None = None, encoding: str = "utf-8"
+) -> Iterator[Row]:
     """Reads some columns of a file whose first row names them.
 
     Args:
         file: plain or ``.gz``.
         columns: names of the wanted columns, in the order of the result; several names for one are tried in turn.
         delimiter: see :func:`read_rows`.
+        encoding: of the text.
 
     Raises:
         MalformedFileError: while reading, if a column is missing or a row has more or fewer cells than the first.
     """
-    rows = read_rows(file, delimiter=delimiter)
+    rows = read_rows(file, delimiter=delimiter, encoding=encoding)
     header = next(rows, None)
     if header is None:
         raise MalformedFileError(file, 1, "a row that names the columns", "an empty file")

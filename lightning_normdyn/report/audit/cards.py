@@ -9,13 +9,15 @@ from lightning_normdyn.report.audit.figures import (
     confidence_figure,
     correlations_figure,
     groups_figure,
+    length_figure,
     norms_figure,
     sweep_figure,
 )
-from lightning_normdyn.report.audit.tables import SHOWN_GROUPS, interval_text
+from lightning_normdyn.report.audit.tables import SHOWN_GROUPS, correlated_items, interval_text
 from lightning_normdyn.report.kit.card import Card
 from lightning_normdyn.report.kit.figure import to_svg
 from lightning_normdyn.report.kit.numbers import fixed, plain
+from lightning_normdyn.retrieval.audit.advice import first_line
 from lightning_normdyn.retrieval.audit.audit import Audit
 from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit
 
@@ -32,11 +34,22 @@ def audit_cards(audit: Audit) -> list[Card]:
 
 
 def _norms(audit: Audit) -> Card:
-    quantiles = audit.distribution.quantiles
+    distribution = audit.distribution
+    quantiles = distribution.quantiles
     levels = ", ".join(f"{level:.0%} at {plain(quantiles[level], 4)}" for level in (0.05, 0.5, 0.95))
-    description = f"Histogram of {audit.distribution.rows - audit.distribution.zeros:,} norms: {levels}."
+    outside = "".join(
+        f" {count:,} lie {side} the frame, the {name} at {plain(quantiles[level], 4)}."
+        for count, side, name, level in (
+            (distribution.below, "below", "smallest", 0.0),
+            (distribution.above, "above", "largest", 1.0),
+        )
+        if count
+    )
+    description = f"Histogram of {sum(distribution.counts):,} norms: {levels}.{outside}"
     svg = to_svg(norms_figure(audit), name="norms", description=description)
-    return Card("How long the vectors are", audit.saturation.sentence, (("", svg),))
+    # Where it is what the page opens with, it need not be read twice.
+    caption = "" if audit.saturation.sentence in first_line(audit) else audit.saturation.sentence
+    return Card("How long the vectors are", f"{caption}{outside}".strip(), (("", svg),))
 
 
 def _sweep(ranking: RankingAudit) -> Card:
@@ -46,9 +59,22 @@ def _sweep(ranking: RankingAudit) -> Card:
         peaks.append(
             f"{name} best at {fixed(ranking.alphas[values.index(max(values))], 2)} with {fixed(max(values), 4)}"
         )
-    description = f"Mean {ranking.calibration.measure} by exponent: {', '.join(peaks)}. {ranking.sentence}"
-    svg = to_svg(sweep_figure(ranking), name="sweep", description=description)
-    return Card("What an exponent of the norm gains", ranking.sentence, (("", svg),))
+    description = f"Mean {ranking.calibration.measure} by exponent: {', '.join(peaks)}."
+    panels = [("", to_svg(sweep_figure(ranking), name="sweep", description=description))]
+    caption = f"Mean {ranking.calibration.measure} over judged queries with its 95% band; 0 is the cosine."
+    if ranking.length_curve is not None:
+        values = [interval.value for interval in ranking.length_curve.values]
+        best = ranking.length_curve.exponents[values.index(max(values))]
+        description = (
+            f"Mean {ranking.calibration.measure} by exponent of length: best at {fixed(best, 3)} with "
+            f"{fixed(max(values), 4)}."
+        )
+        length_svg = to_svg(length_figure(ranking, ranking.length_curve), name="length", description=description)
+        panels = [("By the norm", panels[0][1]), ("By length alone, on a scale of its own", length_svg)]
+        caption += " Dashed: norms with length taken out, and the norms that length predicts."
+    marked = ranking.calibration.significant or (ranking.confounds is not None and ranking.confounds.length_helps)
+    caption += " Orange: the best exponent with its interval." * marked
+    return Card("What an exponent gains", caption, tuple(panels))
 
 
 def _confidence(ranking: RankingAudit) -> Card:
@@ -66,14 +92,16 @@ def _confidence(ranking: RankingAudit) -> Card:
 
 def _associations(audit: Audit) -> Card | None:
     """Covariates and groups, side by side where there are both."""
-    panels, captions, has_partial = [], [], "length" in audit.correlations
+    panels, captions, has_partial = [], [], bool(audit.controls)
     correlations = {name: value for name, value in audit.correlations.items() if math.isfinite(value.r)}
     if correlations:
         texts = (f"{name} {interval_text(correlation.interval)}" for name, correlation in correlations.items())
         description = f"Spearman correlation with the norm and its 95% interval: {', '.join(texts)}."
         svg = to_svg(correlations_figure(audit), name="correlations", description=description)
         panels.append(("Covariates, Spearman", svg))
-        captions.append("Points are Spearman correlations, lines their 95% intervals.")
+        captions.append(
+            f"Points are Spearman correlations{correlated_items(audit)}, lines their 95% intervals of each alone."
+        )
     groups = [group for group in audit.groups if math.isfinite(group.effect.value)][:SHOWN_GROUPS]
     if groups:
         texts = (f"{group.column}: {group.group} {interval_text(group.effect)}" for group in groups)
@@ -88,5 +116,6 @@ def _associations(audit: Audit) -> Card | None:
         )
     if not panels:
         return None
-    captions += ["Orange: the same with length held fixed."] if has_partial else []
+    held_fixed = " and ".join(audit.controls) or "length"
+    captions += [f"Orange: the same with {held_fixed} held fixed."] if has_partial else []
     return Card("What norms go along with", " ".join(captions), tuple(panels))

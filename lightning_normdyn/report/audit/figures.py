@@ -8,20 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from lightning_normdyn.core.statistics.interval import Interval
 from lightning_normdyn.report.kit.axes import axis_note, level_grid
 from lightning_normdyn.report.kit.figure import new_axes
 from lightning_normdyn.report.kit.line_label import LineLabel, label_line_ends
-from lightning_normdyn.report.kit.numbers import percent, short_count
+from lightning_normdyn.report.kit.numbers import Floats, percent, plain, short_count
 from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, GREY, INK, OCHRE, RULE, VERMILION
 from lightning_normdyn.retrieval.audit.audit import Audit
 from lightning_normdyn.retrieval.audit.groups import GroupNorms
-from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit
+from lightning_normdyn.retrieval.audit.ranking_audit import LengthCurve, RankingAudit
 from lightning_normdyn.retrieval.uses.confidence import Confidence
 
-_COLOURS = {"norm": BLUE, "residual norm": GREEN, "length alone": GREY}
+_COLOURS = {"norm": BLUE, "residual norm": GREEN, "predicted norm": OCHRE}
+_LABELS = {"norm": "norm", "residual norm": "without length", "predicted norm": "from length"}
+_LEAST_TICK_SHARE = 0.16
 _CONFIDENCES = {
     "max_similarity": ("similarity", GREY),
     "margin": ("margin", OCHRE),
@@ -40,7 +42,7 @@ class ConfidenceLine(NamedTuple):
 
 
 def norms_figure(audit: Audit) -> Axes:
-    """Histogram of norms with the middle 90% marked."""
+    """Histogram of norms with the middle 90% marked, and what lies outside its frame said at its ends."""
     distribution = audit.distribution
     axes = new_axes(bottom=0.15, top=0.9)
     edges = np.asarray(distribution.edges)
@@ -55,6 +57,15 @@ def norms_figure(audit: Audit) -> Axes:
     level_grid(axes)
     axes.set_xlabel("norm")
     axis_note(axes, "vectors; dashed: 5%, 50%, 95%")
+    for count, level, side, height, text in (
+        (distribution.below, 0.0, "left", 0.9, "← {count:,} below, from {end}"),
+        (distribution.above, 1.0, "right", 1.035, "{count:,} above, to {end} →"),
+    ):
+        if count:
+            axes.text(
+                float(level), height, text.format(count=count, end=plain(distribution.quantiles[level])), va="bottom",
+                ha=side, transform=axes.transAxes, color=VERMILION, fontsize=9,
+            )  # fmt: skip
     return axes
 
 
@@ -63,9 +74,9 @@ def correlations_figure(audit: Audit) -> Axes:
     correlations = {name: value for name, value in audit.correlations.items() if math.isfinite(value.r)}
     rows = [(name, value.interval) for name, value in correlations.items()]
     axes = _forest(rows, BLUE, offset=-0.13)
-    if "length" in audit.correlations:
+    if audit.controls:
         for place, (name, value) in enumerate(correlations.items()):
-            if name != "length" and math.isfinite(value.partial_r):
+            if (name,) != audit.controls and math.isfinite(value.partial_r):
                 _mark(axes, place + 0.13, value.partial_interval, VERMILION)
     axes.set_xlim(-1.02, 1.02)
     axes.set_xlabel("Spearman correlation with the norm")
@@ -83,33 +94,74 @@ def groups_figure(groups: Sequence[GroupNorms]) -> Axes:
 
 
 def sweep_figure(ranking: RankingAudit) -> Axes:
-    """Mean measure by exponent with bands."""
-    axes = new_axes(right=0.76, top=0.9)
+    """Mean measure by exponent of the norm with a band, and of norms without length and predicted by it."""
+    axes = new_axes(right=0.74, top=0.9)
     alphas = np.asarray(ranking.alphas)
-    ends, floor = [], 1.0
+    ends = []
     for name, curve in ranking.curves.items():
-        value, low, high = (
-            np.array([getattr(interval, field) for interval in curve]) for field in ("value", "low", "high")
-        )
+        value, low, high = _columns(curve)
         colour = _COLOURS[name]
         if name == "norm":
             axes.fill_between(alphas, low, high, color=colour, alpha=0.16, lw=0)
-            floor = float(low.min())
         axes.plot(alphas, value, color=colour, lw=2.0 if name == "norm" else 1.4, ls="-" if name == "norm" else "--")
-        ends.append(LineLabel(float(value[-1]), name, colour))
-    axes.axvline(0, color=RULE, lw=1, zorder=0)
+        ends.append(LineLabel(float(value[-1]), _LABELS[name], colour))
     if ranking.calibration.significant:
-        axes.axvspan(ranking.calibration.alpha.low, ranking.calibration.alpha.high, color=VERMILION, alpha=0.10, lw=0)
-        axes.axvline(ranking.calibration.alpha.value, color=VERMILION, lw=1)
+        _mark_best(axes, ranking.calibration.alpha)
     axes.set_xlim(alphas[0], alphas[-1])
-    # Lengths in place of norms may ruin a ranking; the curve that is asked about is to fill the frame.
-    axes.set_ylim(bottom=max(0.0, floor - 0.15 * (axes.get_ylim()[1] - floor)))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    label_line_ends(axes, ends)
-    level_grid(axes)
     axes.set_xlabel("exponent α in cos · norm^α")
-    axis_note(axes, ranking.calibration.measure)
+    _finish_sweep(axes, ranking)
+    label_line_ends(axes, ends)
     return axes
+
+
+def length_figure(ranking: RankingAudit, curve: LengthCurve) -> Axes:
+    """Mean measure by exponent of length, close to 0 in small steps and far from it in large ones."""
+    axes = new_axes(top=0.9)
+    exponents = np.asarray(curve.exponents)
+    value, low, high = _columns(curve.values)
+    axes.fill_between(exponents, low, high, color=GREY, alpha=0.16, lw=0)
+    axes.plot(exponents, value, color=GREY, lw=2.0)
+    if ranking.confounds is not None and ranking.confounds.length_helps:
+        _mark_best(axes, ranking.confounds.length.alpha)
+    width = 3 * float(exponents[exponents > 0].min())
+    axes.set_xscale("asinh", linear_width=width)
+    axes.set_xlim(exponents[0], exponents[-1])
+    ticks = _length_ticks(exponents, width)
+    axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("exponent e in cos · (1 + length)^e")
+    _finish_sweep(axes, ranking)
+    return axes
+
+
+def _length_ticks(exponents: Floats, width: float) -> list[float]:
+    """Round exponents that are far enough apart on the scale, the same on both sides of 0."""
+    end = float(exponents[-1])
+    reach = math.asinh(end / width)
+    ticks = [0.0]
+    for tick in (size * 10.0**power for power in range(-4, 3) for size in (1, 2, 5)):
+        if tick <= end and math.asinh(tick / width) - math.asinh(ticks[-1] / width) >= 2 * _LEAST_TICK_SHARE * reach:
+            ticks.append(tick)
+    return [*(-tick for tick in ticks[:0:-1]), *ticks]
+
+
+def _columns(curve: Sequence[Interval]) -> list[Floats]:
+    return [np.array([getattr(interval, field) for interval in curve]) for field in ("value", "low", "high")]
+
+
+def _mark_best(axes: Axes, exponent: Interval) -> None:
+    axes.axvspan(exponent.low, exponent.high, color=VERMILION, alpha=0.10, lw=0)
+    axes.axvline(exponent.value, color=VERMILION, lw=1)
+
+
+def _finish_sweep(axes: Axes, ranking: RankingAudit) -> None:
+    # Another norm, or length, may ruin a ranking; the curve that is asked about is to fill the frame.
+    floor = min(interval.low for interval in ranking.curves["norm"])
+    axes.set_ylim(bottom=max(0.0, floor - 0.15 * (axes.get_ylim()[1] - floor)))
+    axes.axvline(0, color=RULE, lw=1, zorder=0)
+    level_grid(axes)
+    axis_note(axes, ranking.calibration.measure)
 
 
 def best_confidences(confidences: Mapping[str, Confidence]) -> list[ConfidenceLine]:

@@ -14,9 +14,10 @@ from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.correlation import Correlation
 from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
 from lightning_normdyn.report.audit.item import Item, item_list, shortened
-from lightning_normdyn.report.audit.tables import audit_tables
+from lightning_normdyn.report.audit.tables import audit_tables, comparison_table
 from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page
 from lightning_normdyn.retrieval.audit import Audit, advice, first_line, json_fields
+from lightning_normdyn.retrieval.exponent.model_comparison import ModelComparison
 
 PAGE, NUMBERS = "audit.html", "audit.json"
 _PAPERS = Markup(
@@ -35,6 +36,7 @@ class AuditSubject(NamedTuple):
         notes: what a reader should know about the input: what was left out or taken off.
         items: row to what can be shown of it, for the rows that the audit names.
         command: that made the audit.
+        comparison: with an earlier model, if there is one.
     """
 
     name: str
@@ -42,6 +44,7 @@ class AuditSubject(NamedTuple):
     notes: Sequence[str]
     items: Mapping[int, Item]
     command: str = ""
+    comparison: ModelComparison | None = None
 
 
 def write_audit(folder: Path, audit: Audit, subject: AuditSubject) -> Path:
@@ -66,9 +69,13 @@ def write_audit(folder: Path, audit: Audit, subject: AuditSubject) -> Path:
 def _numbers(audit: Audit, subject: AuditSubject) -> dict[str, object]:
     findings = audit._asdict()
     norms = findings.pop("norms")
-    for name in ("longest", "shortest", "zeros"):
+    for name in ("longest", "shortest", "zeros", "near_dead"):
         findings[name] = [_entry(row, float(norms[row]), subject.items) for row in findings[name]]
     sentences = {"name": subject.name, "finding": first_line(audit), "advice": advice(audit)}
+    if audit.ranking is not None:
+        sentences["verdict"] = as_plain(audit.ranking.verdict)
+    if subject.comparison is not None:
+        sentences["comparison"] = as_plain(subject.comparison) | {"sentence": subject.comparison.sentence}
     return sentences | {"notes": list(subject.notes)} | {str(name): as_plain(value) for name, value in findings.items()}
 
 
@@ -95,8 +102,11 @@ def _page(audit: Audit, subject: AuditSubject) -> Page:
             for title, rows in (("Longest vectors", audit.longest), ("Shortest vectors", audit.shortest))
             if rows
         ],
-        zeros=_zeros(audit, subject.items),
-        tables=audit_tables(audit),
+        zeros=_listed(audit.zeros, audit.distribution.zeros, subject.items),
+        near_dead=_listed(audit.near_dead, audit.distribution.near_dead, subject.items),
+        has_texts=any(item.text.strip() for item in subject.items.values()),
+        comparison="" if subject.comparison is None else subject.comparison.sentence,
+        tables=[*audit_tables(audit), *([] if subject.comparison is None else [comparison_table(subject.comparison)])],
         shortened=shortened,
     )
     return Page(
@@ -109,12 +119,12 @@ def _page(audit: Audit, subject: AuditSubject) -> Page:
     )
 
 
-def _zeros(audit: Audit, items: Mapping[int, Item]) -> str:
-    if not audit.zeros:
+def _listed(rows: Sequence[int], count: int, items: Mapping[int, Item]) -> str:
+    """How many there are and the ids of the first."""
+    if not rows:
         return ""
-    ids = ", ".join(items.get(row, Item(f"row {row}")).id for row in audit.zeros)
-    suffix = " and more" if audit.distribution.zeros > len(audit.zeros) else ""
-    return f"{audit.distribution.zeros:,} in all: {ids}{suffix}."
+    ids = ", ".join(items.get(row, Item(f"row {row}")).id for row in rows)
+    return f"{count:,} in all: {ids}{' and more' if count > len(rows) else ''}."
 
 
 _MOST_POINTS = 200

@@ -9,6 +9,7 @@ from lightning_normdyn.report.kit.numbers import NONE, fixed, plain
 from lightning_normdyn.report.kit.table import Column, Table
 from lightning_normdyn.retrieval.audit import Audit
 from lightning_normdyn.retrieval.audit.ranking_audit import RankingAudit
+from lightning_normdyn.retrieval.exponent.model_comparison import ModelComparison
 
 SHOWN_GROUPS = 16
 
@@ -29,15 +30,24 @@ def _norms(audit: Audit) -> Table:
 
 
 def _correlations(audit: Audit) -> Table:
-    has_length = "length" in audit.correlations
+    fixed_names = " and ".join(audit.controls)
     rows = [
         (name, interval_text(correlation.interval))
-        + ((fixed(correlation.partial_r, 2) if name != "length" else NONE,) if has_length else ())
+        + ((NONE if (name,) == audit.controls else fixed(correlation.partial_r, 2),) if fixed_names else ())
         + (f"{correlation.n:,}",)
         for name, correlation in audit.correlations.items()
     ]
-    head = ("covariate", "Spearman, 95%", *(("length fixed",) if has_length else ()), "items")
-    return _table("correlations", "Correlation of norms", head, rows)
+    head = ("covariate", "Spearman, 95%", *((f"{fixed_names} fixed",) if fixed_names else ()), "items")
+    return _table("correlations", f"Correlation of norms{correlated_items(audit)}", head, rows)
+
+
+def correlated_items(audit: Audit) -> str:
+    """Words that call a sample a sample; none where all items were correlated."""
+    distribution = audit.distribution
+    living = distribution.rows - distribution.zeros - distribution.near_dead
+    if audit.correlated_rows == living:
+        return ""
+    return f", over a random sample of {audit.correlated_rows:,} of {living:,} items"
 
 
 def _groups(audit: Audit) -> Table:
@@ -51,11 +61,15 @@ def _groups(audit: Audit) -> Table:
 def _gains(ranking: RankingAudit) -> Table:
     calibrations = {"norm": ranking.calibration}
     if ranking.confounds is not None:
-        calibrations |= {"norm without length": ranking.confounds.residual, "length alone": ranking.confounds.length}
+        controls = " and ".join(ranking.confounds.controls)
+        calibrations[f"norm without {controls}"] = ranking.confounds.residual
+        if ranking.confounds.predicted is not None:
+            calibrations[f"norm that {controls} predicts"] = ranking.confounds.predicted
+        calibrations["length alone (its own exponent)"] = ranking.confounds.length
     rows = [
         (
             name,
-            interval_text(calibration.alpha),
+            interval_text(calibration.alpha, 2 if abs(calibration.alpha.value) >= 0.1 else 3),
             interval_text(calibration.gain, 4),
             plain(calibration.p_value, 2),
         )
@@ -73,6 +87,34 @@ def _confidence(ranking: RankingAudit) -> Table:
     ]
     head = ("confidence", "AURC, less is better", "better than similarity by")
     return _table("confidence", "Confidence", head, rows)
+
+
+def comparison_table(comparison: ModelComparison) -> Table:
+    """Two models beside each other, and what changes from the one to the other."""
+    before, after = comparison.before, comparison.after
+    rows = [
+        (
+            name,
+            fixed(first, digits),
+            fixed(second, digits),
+            "" if change is None else interval_text(change.interval, 4),
+            "" if change is None else plain(change.p_value, 2),
+        )
+        for name, first, second, digits, change in (
+            ("cosine", before.baseline, after.baseline, 4, comparison.cosine),
+            ("best exponent", before.alpha.value, after.alpha.value, 2, None),
+            ("gain by norms, held out", before.gain.value, after.gain.value, 4, comparison.norm_gain),
+            (
+                "cosine and gain",
+                before.baseline + before.gain.value,
+                after.baseline + after.gain.value,
+                4,
+                comparison.best,
+            ),
+        )
+    ]
+    caption = f"{comparison.measure} before and after: {comparison.queries:,} queries, paired"
+    return _table("comparison", caption, ("", "before", "after", "change", "p"), rows)
 
 
 def _table(name: str, caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.number_checks import check_count
+from lightning_normdyn.core.object_checks import check_sequence
 from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation, correlate
+from lightning_normdyn.core.statistics.near_dead import NearDead, near_dead_rows
 from lightning_normdyn.retrieval.audit.groups import GroupNorms, group_norms
 from lightning_normdyn.retrieval.audit.ranking_audit import (
     JudgedQueries,
+    LengthControl,
     RankingAudit,
     audit_ranking,
     check_judged,
@@ -23,11 +27,10 @@ from lightning_normdyn.retrieval.audit.scan import NormDistribution, PartScanner
 from lightning_normdyn.retrieval.exponent.calibration import Calibration
 from lightning_normdyn.retrieval.exponent.residual_norms import residual_norms
 from lightning_normdyn.retrieval.search.document_chunks import Spread, in_one_part
-from lightning_normdyn.retrieval.uses.specificity import specificity_table
 
 _MOST_CORRELATED = 20_000
 _RESAMPLES = 500
-_LISTED_ZEROS = 20
+_LISTED_ROWS = 20
 
 
 class Audit(NamedTuple):
@@ -35,14 +38,18 @@ class Audit(NamedTuple):
 
     Attributes:
         dim: of the vectors.
-        distribution: of their norms.
+        distribution: of their norms, zero and near-dead ones apart.
         saturation: whether norms are free.
-        correlations: covariate to its correlation with norms, ``partial_r`` holding length fixed where lengths are
-            known; ``length`` last.
+        correlations: covariate to its correlation with norms, ``partial_r`` holding length and all other controls
+            fixed; ``length`` last. Over ``correlated_rows`` of the items that are neither zero nor near dead.
+        correlated_rows: how many; fewer than there are where they are a random sample.
+        controls: what is held fixed: ``length`` where it is known, and further covariates.
         groups: that norms were compared between, largest effect first.
         longest: rows of the longest vectors, longest first.
-        shortest: rows of the shortest ones that are not zero, shortest first.
+        shortest: rows of the shortest ones that are neither zero nor near dead, shortest first.
         zeros: rows of the first zero vectors.
+        near_dead: rows of the first vectors that are not zero and shorter than the others by so much that nothing but
+            decay, underflow or a broken input makes them so (:func:`~lightning_normdyn.core.near_dead_rows`).
         ranking: what norms do to judged rankings; ``None`` without queries or with vectors of length one.
         norms: of every row, float64 ``[n]``.
     """
@@ -51,10 +58,13 @@ class Audit(NamedTuple):
     distribution: NormDistribution
     saturation: Saturation
     correlations: dict[str, Correlation]
+    correlated_rows: int
+    controls: tuple[str, ...]
     groups: list[GroupNorms]
     longest: tuple[int, ...]
     shortest: tuple[int, ...]
     zeros: tuple[int, ...]
+    near_dead: tuple[int, ...]
     ranking: RankingAudit | None
     norms: Tensor
 
@@ -70,6 +80,7 @@ def audit_norms(
     *,
     length: Tensor | None = None,
     covariates: Mapping[str, Tensor] | None = None,
+    controls: Sequence[str] = (),
     groups: Mapping[str, Sequence[str | None]] | None = None,
     judged_queries: JudgedQueries | None = None,
     last_layer: LastLayer | None = None,
@@ -85,6 +96,8 @@ def audit_norms(
         rows: of all chunks together, n.
         length: of each item (letters, tokens, pixels), not negative, ``[n]``.
         covariates: name to a number for each item, NaN where unknown, ``[n]``.
+        controls: names of covariates that are held fixed beside length, and taken out of norms with it; what is unknown
+            counts as the median there.
         groups: column to the group of each item, ``None`` where unknown.
         judged_queries: queries and judgements of the items as documents; zero queries are in no ranking.
         last_layer: of the model that made them, where known.
@@ -105,7 +118,9 @@ def audit_norms(
         ('free', 1.0)
     """
     check_count(0, rows=rows, extremes=extremes)
+    covariates = covariates or {}
     _check(rows, length, covariates, groups)
+    _check_controls(controls, covariates, length)
     spread = in_one_part(open_chunks, rows) if spread is None else spread
     scan = joined_scans(spread(PartScanner(rows, name)), name)
     norms = scan.norms
@@ -113,31 +128,62 @@ def audit_norms(
         check_judged(judged_queries, scan.dim)
         judged_queries = without_zero_queries(judged_queries)
         check_judged(judged_queries, scan.dim)
-    distribution = norm_distribution(norms)
-    saturation = norm_saturation(norms, scan.sample, last_layer=last_layer)
-    zeros = tuple((norms == 0).nonzero().squeeze(1)[:_LISTED_ZEROS].tolist())
+    census = near_dead_rows(norms, scan.dim)
+    # Whatever looks at norms looks at those of the living: a zero and what is as good as one count apart.
+    living_norms = norms.where(norms >= census.limit, 0)
+    distribution = norm_distribution(norms, near_dead_limit=census.limit)
+    sample = scan.sample[precise_norm(scan.sample) >= census.limit]
+    saturation = norm_saturation(living_norms, sample, last_layer=last_layer)
+    zeros = tuple((norms == 0).nonzero().squeeze(1)[:_LISTED_ROWS].tolist())
+    near_dead = tuple(_shortest_but_zero(census, norms))
     if saturation.kind == "unit":
-        return Audit(scan.dim, distribution, saturation, {}, [], (), (), zeros, None, norms)
+        return Audit(scan.dim, distribution, saturation, {}, 0, (), [], (), (), zeros, near_dead, None, norms)
     # Of equal norms the earlier row comes first, whatever their number.
     order = norms.argsort(stable=True)
-    shortest = order[norms[order] > 0][:extremes]
+    shortest = order[living_norms[order] > 0][:extremes]
     longest = norms.neg().argsort(stable=True)[: min(extremes, rows - distribution.zeros)]
-    residual = None if length is None or not groups else residual_norms(norms, length)
+    columns = {control: covariates[control] for control in controls}
+    residual = (
+        None
+        if length is None or not groups
+        else residual_norms(norms, length, controls=columns, fitted_rows=living_norms > 0)
+    )
+    correlations = _correlations(living_norms, length, covariates, controls)
+    control = None if length is None else LengthControl(length, columns, correlations.by_name[LENGTH])
     return Audit(
         scan.dim,
         distribution,
         saturation,
-        _correlations(norms, length, covariates or {}),
-        group_norms(norms, groups or {}, residual=residual),
+        correlations.by_name,
+        correlations.rows,
+        (*([] if length is None else [LENGTH]), *controls),
+        group_norms(living_norms, groups or {}, residual=residual),
         tuple(longest.tolist()),
         tuple(shortest.tolist()),
         zeros,
-        None if judged_queries is None else audit_ranking(spread, norms, judged_queries, length=length),
+        near_dead,
+        None
+        if judged_queries is None
+        else audit_ranking(spread, norms, judged_queries, control=control, living_rows=living_norms > 0),
         norms,
     )
 
 
-def _correlations(norms: Tensor, length: Tensor | None, covariates: Mapping[str, Tensor]) -> dict[str, Correlation]:
+def _shortest_but_zero(census: NearDead, norms: Tensor) -> list[int]:
+    rows: list[int] = census.rows[norms[census.rows] > 0][:_LISTED_ROWS].tolist()
+    return rows
+
+
+class _CorrelationTable(NamedTuple):
+    """Correlations by name, and of how many items."""
+
+    by_name: dict[str, Correlation]
+    rows: int
+
+
+def _correlations(
+    norms: Tensor, length: Tensor | None, covariates: Mapping[str, Tensor], controls: Sequence[str]
+) -> _CorrelationTable:
     """Over 20,000 items at random where there are more: ranks of a million, resampled, take an hour."""
     nonzero_rows = (norms > 0).nonzero().squeeze(1)
     sample_rows = nonzero_rows[
@@ -145,8 +191,28 @@ def _correlations(norms: Tensor, length: Tensor | None, covariates: Mapping[str,
     ]
     columns = {name: column[sample_rows] for name, column in covariates.items()}
     if length is not None:
-        return specificity_table(norms[sample_rows], columns, length[sample_rows], resamples=_RESAMPLES)
-    return {name: correlate(norms[sample_rows], column, resamples=_RESAMPLES) for name, column in columns.items()}
+        columns[LENGTH] = length[sample_rows]
+    fixed_names = [*([] if length is None else [LENGTH]), *controls]
+
+    def with_norms(name: str) -> Correlation:
+        held = [columns[other].double() for other in fixed_names if other != name]
+        stacked = torch.stack(held, dim=1) if held else None
+        return correlate(norms[sample_rows], columns[name], stacked, resamples=_RESAMPLES)
+
+    return _CorrelationTable({name: with_norms(name) for name in columns}, len(sample_rows))
+
+
+def _check_controls(controls: Sequence[str], covariates: Mapping[str, Tensor], length: Tensor | None) -> None:
+    check_sequence(controls=controls)
+    missing = next((name for name in controls if name not in covariates), None)
+    if missing is not None:
+        listed = ", ".join(covariates) or "there is none"
+        raise ValueError(f"controls: expected columns of numbers among the covariates ({listed}), got {missing!r}")
+    if controls and length is None:
+        raise ValueError(
+            f"controls: expected lengths beside '{controls[0]}', which is held fixed with them, got none; give texts, "
+            "or a column 'length'"
+        )
 
 
 def _check(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Full, Queue
@@ -11,14 +11,23 @@ from typing import NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.audit.groups import difference
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate
 from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport, explain_gain
-from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
+from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
+from lightning_normdyn.retrieval.exponent.residual_norms import (
+    length_exponents,
+    length_norms,
+    predicted_norms,
+    rescaled,
+    residual_norms,
+)
 from lightning_normdyn.retrieval.exponent.scoring import norm_aware_top_k
 from lightning_normdyn.retrieval.exponent.sweep import ALPHAS, AlphaSearch, AlphaSweep, PartBest, alpha_exponents
+from lightning_normdyn.retrieval.exponent.verdict import ScoringVerdict, scoring_verdict
 from lightning_normdyn.retrieval.search.document_chunks import Spread
 from lightning_normdyn.retrieval.search.top_k import TopK, checked_queries, merged_top_k
 from lightning_normdyn.retrieval.uses.confidence import Confidence, confidence_table
@@ -37,21 +46,38 @@ class JudgedQueries(NamedTuple):
         judgements: by position in queries and documents.
         measure: such as ``ndcg@10``.
         alphas: exponents to try, 0 among them.
+        parts: which document each vector is a part of, where documents have several; judgements go by documents then.
     """
 
     queries: Tensor
     judgements: Judgements
     measure: str = "ndcg@10"
     alphas: Sequence[float] = ALPHAS
+    parts: DocumentParts | None = None
+
+
+class LengthControl(NamedTuple):
+    """What is known of the length of documents, and of what else may stand behind their norms.
+
+    Attributes:
+        length: of each document, ``[m]``.
+        columns: further columns that are taken out of norms with it, by name, ``[m]``.
+        correlation: of norms with length, for the verdict's words.
+    """
+
+    length: Tensor
+    columns: Mapping[str, Tensor]
+    correlation: Correlation
 
 
 class RankingAudit(NamedTuple):
     """The findings.
 
     Attributes:
-        alphas: exponents tried.
-        curves: ``norm``, and where lengths are known ``residual norm`` and ``length alone``, to the mean measure at
+        alphas: exponents of the norm tried.
+        curves: ``norm``, and where lengths are known ``residual norm`` and ``predicted norm``, to the mean measure at
             each exponent, with a pointwise bootstrap interval over queries.
+        length_curve: the same by exponents of length, which are its own; ``None`` without lengths.
         calibration: by norms.
         confounds: whether length explains the gain; ``None`` without lengths.
         confidence: how well a query's norm, its best document's norm, similarity and margin tell good rankings from
@@ -63,6 +89,7 @@ class RankingAudit(NamedTuple):
 
     alphas: tuple[float, ...]
     curves: dict[str, list[Interval]]
+    length_curve: LengthCurve | None
     calibration: Calibration
     confounds: ConfoundReport | None
     confidence: dict[str, Confidence] | None
@@ -71,11 +98,26 @@ class RankingAudit(NamedTuple):
     judged_count: int
 
     @property
+    def verdict(self) -> ScoringVerdict:
+        """How to score, in numbers and words."""
+        return scoring_verdict(self.calibration, self.confounds)
+
+    @property
     def sentence(self) -> str:
-        """The finding; where there is a gain, whether length explains it comes first."""
-        if self.confounds is not None and self.calibration.significant:
-            return f"{self.confounds.sentence} {self.calibration.sentence}"
-        return self.calibration.sentence
+        """What to do and how sure, and then what length has to do with it."""
+        return self.verdict.sentence
+
+
+class LengthCurve(NamedTuple):
+    """The mean measure where documents are scored by ``cos · (1 + length)^e``.
+
+    Attributes:
+        exponents: tried, ascending.
+        values: at each of them, with a pointwise bootstrap interval over queries.
+    """
+
+    exponents: tuple[float, ...]
+    values: list[Interval]
 
 
 def check_judged(judged_queries: JudgedQueries, dim: int) -> None:
@@ -113,7 +155,12 @@ def without_zero_queries(judged_queries: JudgedQueries) -> JudgedQueries:
 
 @torch.no_grad()
 def audit_ranking(
-    spread: Spread, norms: Tensor, judged_queries: JudgedQueries, *, length: Tensor | None = None
+    spread: Spread,
+    norms: Tensor,
+    judged_queries: JudgedQueries,
+    *,
+    control: LengthControl | None = None,
+    living_rows: Tensor | None = None,
 ) -> RankingAudit:
     """Sweeps exponents of norms, of norms without length and of lengths, and measures confidence, in one pass.
 
@@ -121,7 +168,9 @@ def audit_ranking(
         spread: makes the pass over the documents.
         norms: of the documents, ``[m]``.
         judged_queries: queries and judgements.
-        length: of each document, ``[m]``.
+        control: lengths, where they are known.
+        living_rows: documents whose norms are compared and predicted from length, ``[m]`` of bool: all but those that
+            are zero or near dead.
 
     Returns:
         The record.
@@ -129,34 +178,75 @@ def audit_ranking(
     Raises:
         ValueError: if something does not fit.
     """
-    norms_by_name: dict[str, Tensor | None] = {"norm": None}
-    if length is not None:
-        norms_by_name |= {"residual norm": residual_norms(norms, length), "length alone": length_norms(length)}
-    search = _search_of(judged_queries)
-    search.check(len(norms))
-    part_rankings = list(spread(RankingPass(search, judged_queries.queries, tuple(norms_by_name.values()))))
+    living_rows = norms > 0 if living_rows is None else living_rows
+    norm_sweeps = _norm_sweeps(norms, judged_queries, control, living_rows)
+    norm_sweeps["norm"].search.check(len(norms))
+    parts = judged_queries.parts
+    depth = 2 if parts is None else parts.depth(2)
+    part_rankings = list(spread(RankingPass(tuple(norm_sweeps.values()), judged_queries.queries, depth)))
     sweeps = {
-        name: search.sweep([part.sweeps[number] for part in part_rankings]) for number, name in enumerate(norms_by_name)
+        name: norm_sweep.search.sweep([part.sweeps[number] for part in part_rankings])
+        for number, (name, norm_sweep) in enumerate(norm_sweeps.items())
     }
     best = None
     if len(norms) > 1:
         first_rows = [part.first_row for part in part_rankings]
-        best = merged_top_k((part.top_two for part in part_rankings), first_rows, 2)
-    confounds = None if length is None else explain_gain(*sweeps.values())
+        best = merged_top_k((part.best for part in part_rankings), first_rows, depth)
+        best = best if parts is None else _best_two_documents(best, parts)
+    by_length = sweeps.pop("length", None)
+    confounds = None if control is None or by_length is None else _confounds(sweeps, by_length, control)
     norm_sweep = sweeps["norm"]
     zero = int(norm_sweep.alphas.abs().argmin())
-    is_relevant = torch.zeros(len(norms), dtype=torch.bool)
+    is_relevant = torch.zeros(len(norms) if parts is None else parts.documents, dtype=torch.bool)
     is_relevant[judged_queries.judgements.relevant().documents] = True
-    has_direction = norms > 0
+    is_relevant = is_relevant if parts is None else is_relevant[parts.owners]
     return RankingAudit(
         tuple(norm_sweep.alphas.tolist()),
         {name: _curve(sweep) for name, sweep in sweeps.items()},
+        None if by_length is None else LengthCurve(tuple(by_length.alphas.tolist()), _curve(by_length)),
         calibrate(norm_sweep) if confounds is None else confounds.norm,
         confounds,
         None if best is None else _confidence(judged_queries.queries, norms, best, 1 - norm_sweep.values[zero]),
-        difference(norms[is_relevant & has_direction], norms[~is_relevant & has_direction]),
+        difference(norms[is_relevant & living_rows], norms[~is_relevant & living_rows]),
         len(judged_queries.queries),
         int(norm_sweep.values[zero].isfinite().sum()),
+    )
+
+
+class NormSweep(NamedTuple):
+    """A sweep to make.
+
+    Attributes:
+        search: with its queries, judgements and exponents.
+        norms: of all documents ``[m]`` to sweep with; ``None`` for the vectors' own.
+    """
+
+    search: AlphaSearch
+    norms: Tensor | None
+
+
+def _norm_sweeps(
+    norms: Tensor, judged_queries: JudgedQueries, control: LengthControl | None, living_rows: Tensor
+) -> dict[str, NormSweep]:
+    search = _search_of(judged_queries)
+    sweeps = {"norm": NormSweep(search, None)}
+    if control is not None:
+        for name, make in (("residual norm", residual_norms), ("predicted norm", predicted_norms)):
+            column = make(norms, control.length, controls=control.columns, fitted_rows=living_rows)
+            sweeps[name] = NormSweep(search, column)
+        exponents = alpha_exponents(length_exponents(control.length, search.exponents.alphas))
+        sweeps["length"] = NormSweep(search._replace(exponents=exponents), length_norms(control.length))
+    return sweeps
+
+
+def _confounds(sweeps: Mapping[str, AlphaSweep], by_length: AlphaSweep, control: LengthControl) -> ConfoundReport:
+    return explain_gain(
+        sweeps["norm"],
+        sweeps["residual norm"],
+        by_length,
+        predicted=sweeps["predicted norm"],
+        correlations={LENGTH: control.correlation},
+        controls=(LENGTH, *control.columns),
     )
 
 
@@ -168,6 +258,7 @@ def _search_of(judged_queries: JudgedQueries) -> AlphaSearch:
         alpha_exponents(judged_queries.alphas),
         judged_queries.measure,
         chunk_size,
+        judged_queries.parts,
     )
 
 
@@ -177,12 +268,12 @@ class PartRankings(NamedTuple):
     Attributes:
         first_row: the position of the first of them among all.
         sweeps: by the vectors' own norms, and by each that was put in their place.
-        top_two: of each query, at exponent 0.
+        best: of each query, at exponent 0: as many as surely hold two documents.
     """
 
     first_row: int
     sweeps: tuple[PartBest, ...]
-    top_two: TopK
+    best: TopK
 
 
 @dataclass(frozen=True)
@@ -190,14 +281,14 @@ class RankingPass:
     """Ranks some of the documents in all ways while they are read once.
 
     Attributes:
-        search: of a sweep.
+        norm_sweeps: to make.
         queries: as encoded, ``[n, d]``.
-        replacements: norms of all documents ``[m]`` to sweep with, ``None`` for the vectors' own.
+        depth: vectors of each ranking at exponent 0.
     """
 
-    search: AlphaSearch
+    norm_sweeps: tuple[NormSweep, ...]
     queries: Tensor
-    replacements: tuple[Tensor | None, ...]
+    depth: int
 
     def __call__(self, chunks: Iterable[Tensor], rows: range) -> PartRankings:
         """Ranks these rows.
@@ -206,17 +297,29 @@ class RankingPass:
             chunks: in order.
             rows: that they are.
         """
-        consumers: list[ChunkConsumer] = [self._sweep_consumer(replacement, rows) for replacement in self.replacements]
-        consumers.append(lambda chunks: norm_aware_top_k(self.queries, chunks, 2, chunk_size=_chunk_size(self.queries)))
-        *sweeps, top_two = share_pass(chunks, consumers)
-        return PartRankings(rows.start, tuple(cast("list[PartBest]", sweeps)), cast("TopK", top_two))
+        consumers: list[ChunkConsumer] = [_sweep_consumer(norm_sweep, rows) for norm_sweep in self.norm_sweeps]
+        consumers.append(
+            lambda chunks: norm_aware_top_k(self.queries, chunks, self.depth, chunk_size=_chunk_size(self.queries))
+        )
+        *sweeps, best = share_pass(chunks, consumers)
+        return PartRankings(rows.start, tuple(cast("list[PartBest]", sweeps)), cast("TopK", best))
 
-    def _sweep_consumer(self, replacement: Tensor | None, rows: range) -> ChunkConsumer:
-        """A consumer that sweeps with the vectors' own norms or with given ones, ``[m]``."""
-        if replacement is None:
-            return self.search.best
-        norms = replacement[rows.start : rows.stop]
-        return lambda chunks: self.search.best(_with_norms(chunks, norms))
+
+def _best_two_documents(best: TopK, parts: DocumentParts) -> TopK:
+    """The best vector of the best document, and the best of the next; both the same where there is no other."""
+    ranked = parts.ranked(best.indices, 2)
+    owners = parts.owners.to(best.indices.device)[best.indices.clamp(min=0)].where(best.indices >= 0, -1)
+    second = (owners == ranked[:, 1:]).int().argmax(1, keepdim=True)
+    places = torch.cat((torch.zeros_like(second), second), dim=1)
+    return TopK(best.scores.gather(1, places), best.indices.gather(1, places))
+
+
+def _sweep_consumer(norm_sweep: NormSweep, rows: range) -> ChunkConsumer:
+    """A consumer that sweeps with the vectors' own norms or with others, ``[m]``."""
+    if norm_sweep.norms is None:
+        return norm_sweep.search.best
+    norms = norm_sweep.norms[rows.start : rows.stop]
+    return lambda chunks: norm_sweep.search.best(_with_norms(chunks, norms))
 
 
 def _with_norms(chunks: Iterator[Tensor], norms: Tensor) -> Iterator[Tensor]:

@@ -151,33 +151,48 @@ def _choose(rows: int, dim: int) -> Tensor:
 
 _LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _BINS = 60
+_FRAME = (0.001, 0.999)
+_ROOM = 0.5
 
 
 class NormDistribution(NamedTuple):
-    """Norms of all vectors but those that are zero.
+    """Norms of all vectors but those that are zero or near dead.
 
     Attributes:
         rows: vectors in all.
         zeros: how many are zero; they are in none of the other numbers.
+        near_dead: how many others are near dead, likewise.
+        limit: norm below which a vector is near dead.
         mean: of the norms.
         cv: their standard deviation over their mean.
         quantiles: level to quantile, the smallest and the largest norm included.
-        edges: of the histogram's bins, ``[b + 1]``; from the 0.1% to the 99.9% quantile, beyond which the first and
-            last bin reach.
+        edges: of the histogram's bins, ``[b + 1]``: from the smallest to the largest norm where that is no more than
+            twice as wide as from the 0.1% to the 99.9% quantile, else from a little below the one to a little above
+            the other.
         counts: norms in each bin, ``[b]``.
+        below: norms below the first bin.
+        above: norms above the last.
     """
 
     rows: int
     zeros: int
+    near_dead: int
+    limit: float
     mean: float
     cv: float
     quantiles: dict[float, float]
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+    below: int
+    above: int
 
 
-def norm_distribution(norms: Tensor) -> NormDistribution:
+def norm_distribution(norms: Tensor, *, near_dead_limit: float = 0.0) -> NormDistribution:
     """Describes norms ``[n]``.
+
+    Args:
+        norms: of all vectors.
+        near_dead_limit: norm below which one counts as near dead.
 
     Raises:
         ValueError: if all vectors are zero.
@@ -187,20 +202,34 @@ def norm_distribution(norms: Tensor) -> NormDistribution:
         >>> distribution.zeros, distribution.mean, distribution.cv, sum(distribution.counts)
         (1, 2.0, 0.5, 2)
     """
-    positive = norms[norms > 0].double().sort().values
-    if not len(positive):
+    zeros = int((norms == 0).sum())
+    living = norms[(norms > 0) & (norms >= near_dead_limit)].double().sort().values
+    if not len(living):
         raise ValueError(f"embeddings: expected vectors with a direction, got {len(norms)} that are all zero")
-    mean = positive.mean()
-    low, high = sorted_quantile(positive, 0.001), sorted_quantile(positive, 0.999)
-    room = max(high - low, 1e-6 * high)
-    edges = torch.linspace(low - 0.01 * room, high + 0.01 * room, _BINS + 1, dtype=torch.float64)
-    place = (torch.searchsorted(edges, positive, right=True) - 1).clamp(0, _BINS - 1)
+    mean = living.mean()
+    edges = _edges(living)
+    inside = (living >= edges[0]) & (living <= edges[-1])
+    place = (torch.searchsorted(edges, living[inside], right=True) - 1).clamp(0, _BINS - 1)
     return NormDistribution(
         len(norms),
-        len(norms) - len(positive),
+        zeros,
+        len(norms) - zeros - len(living),
+        near_dead_limit,
         float(mean),
-        float((positive - mean).square().mean().sqrt() / mean),
-        {level: sorted_quantile(positive, level) for level in _LEVELS},
+        float((living - mean).square().mean().sqrt() / mean),
+        {level: sorted_quantile(living, level) for level in _LEVELS},
         tuple(edges.tolist()),
         tuple(torch.bincount(place, minlength=_BINS).tolist()),
+        int((living < edges[0]).sum()),
+        int((living > edges[-1]).sum()),
     )
+
+
+def _edges(ascending: Tensor) -> Tensor:
+    """Edges of the histogram of sorted norms: a frame that nearly all lie in, and all of them if they are near it."""
+    low, high = (sorted_quantile(ascending, level) for level in _FRAME)
+    room = max(high - low, 1e-6 * high)
+    smallest, largest = float(ascending[0]), float(ascending[-1])
+    low = smallest if smallest >= low - _ROOM * room else low
+    high = largest if largest <= high + _ROOM * room else high
+    return torch.linspace(low - 0.01 * room, high + 0.01 * room, _BINS + 1, dtype=torch.float64)

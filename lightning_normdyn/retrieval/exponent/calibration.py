@@ -14,6 +14,7 @@ from lightning_normdyn.core.statistics.interval import Interval, check_level
 from lightning_normdyn.core.statistics.sign_flip import holm, sign_flip_test
 from lightning_normdyn.retrieval.exponent.held_out_gain import best_exponent, held_out_gain
 from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
+from lightning_normdyn.retrieval.exponent.verdict import scoring_verdict
 
 
 class Calibration(NamedTuple):
@@ -68,32 +69,8 @@ class Calibration(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The finding in a sentence, two where the sweep was too narrow."""
-        exponents = f"{len(self.alphas)} exponents from {self.alphas[0]:g} to {self.alphas[-1]:g}"
-        sample = f"{self.queries} queries" + (f", {self.left_out} without judgements left out" * bool(self.left_out))
-        if self.flat:
-            return f"No gain: none of {exponents} changes {self.measure} of any query ({self.baseline:.4f}; {sample})."
-        if not self.significant:
-            held_out = f"held-out change {self.gain.value:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
-            if self.p_value <= 1 - self.level:
-                return (
-                    f"No gain to rely on: some of {exponents} raises {self.measure} above its {self.baseline:.4f} at"
-                    f" exponent 0 (corrected p = {self.p_value:.2g}), but choosing it on some queries does not surely"
-                    f" help others ({held_out}, p = {self.gain_p_value:.2g}; {sample}); leave the norms out, or judge"
-                    " more queries."
-                )
-            return (
-                f"No gain: none of {exponents} raises {self.measure} above its {self.baseline:.4f} at exponent 0 beyond"
-                f" chance ({held_out}, corrected p = {self.p_value:.2g}; {sample}); leave the norms out."
-            )
-        return (
-            f"Norms help: exponent {self.alpha.value:.2f} [{self.alpha.low:.2f}, {self.alpha.high:.2f}] raises"
-            f" {self.measure} from {self.baseline:.4f} by {self.gain.value:.4f} [{self.gain.low:.4f},"
-            f" {self.gain.high:.4f}]"
-            f" on queries that did not choose it (p = {self.p_value:.2g}, corrected for {exponents}; {sample})."
-            + " The best exponent is the edge of the sweep: sweep further."
-            * self.at_edge
-        )
+        """The finding: what to do and how sure; the same as of anyone who asks about these queries without lengths."""
+        return scoring_verdict(self).sentence
 
 
 def calibrate(
@@ -136,7 +113,7 @@ def calibrate(
         >>> round(calibration.alpha.value, 1), calibration.significant
         (0.4, True)
         >>> calibration.sentence
-        'Norms help: exponent 0.4... raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 exponents ...'
+        'Norms help: take exponent 0.4..., which raises ndcg@10 from 0.8... by 0.1... (p = 0.0005, corrected for 11 ...'
     """
     check_count(resamples=resamples, hint="the verdict needs a test, 2000 is usual")
     check_count(folds=folds, hint="5 is usual")
@@ -156,7 +133,39 @@ def calibrate(
     return overall._replace(strata=_with_corrected_p_values(by_column), small_strata=small_strata)
 
 
+class CalibratedQueries(NamedTuple):
+    """A calibration with what it is the mean of.
+
+    Attributes:
+        calibration: of all queries that have a measure at every exponent.
+        gains: of each of them over exponent 0, at the exponent that was chosen without its fold, float64 ``[n]``.
+    """
+
+    calibration: Calibration
+    gains: Tensor
+
+
 def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, generator: torch.Generator) -> Calibration:
+    return calibrate_queries(sweep, folds, resamples, level, generator).calibration
+
+
+def calibrate_queries(
+    sweep: AlphaSweep, folds: int, resamples: int, level: float, generator: torch.Generator
+) -> CalibratedQueries:
+    """Calibrates as :func:`calibrate` does, without strata, and keeps the gain of each query.
+
+    Generators of one seed give sweeps of as many queries the same folds, so that their gains are paired.
+
+    Args:
+        sweep: as there; so are the others.
+        folds: of the cross-validation.
+        resamples: of every bootstrap.
+        level: of the intervals.
+        generator: of random numbers.
+
+    Raises:
+        ValueError: if fewer queries than folds have a measure.
+    """
     alphas, values = sweep.alphas.detach().cpu().double(), sweep.values.detach().cpu().double()
     usable = values.isfinite().all(0)
     values = values[:, usable]
@@ -170,7 +179,7 @@ def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, gene
     best = best_exponent(alphas, values, resamples=resamples, level=level, generator=generator)
     held_out = held_out_gain(alphas, gains, folds=folds, resamples=resamples, level=level, generator=generator)
     test = sign_flip_test(gains, flips=resamples, generator=generator)
-    return _with_verdict(
+    calibration = _with_verdict(
         Calibration(
             sweep.measure,
             best.alpha,
@@ -190,6 +199,7 @@ def _calibrate(sweep: AlphaSweep, folds: int, resamples: int, level: float, gene
         ),
         test.p_value,
     )
+    return CalibratedQueries(calibration, held_out.gains)
 
 
 def _with_verdict(calibration: Calibration, p_value: float) -> Calibration:
@@ -218,12 +228,15 @@ def _sweeps_by_stratum(sweep: AlphaSweep, labels: Sequence[object]) -> dict[str,
     return {label: sweep._replace(values=sweep.values[:, places]) for label, places in members.items()}
 
 
-def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object]] | None) -> None:
+def check_sweep(sweep: AlphaSweep, level: float) -> None:
+    """Refuses what is no sweep, or a level that is no share.
+
+    Raises:
+        ValueError: naming it.
+    """
     check_level(level)
     if not isinstance(sweep, AlphaSweep):
         raise ValueError(f"sweep: expected an AlphaSweep, got {type(sweep).__name__}; sweep_alpha makes one")
-    if strata is not None and not isinstance(strata, Mapping):
-        raise ValueError(f"strata: expected columns by name, got {type(strata).__name__}; pass a dictionary of lists")
     alphas, values = sweep.alphas, sweep.values
     if alphas.ndim != 1 or values.ndim != 2 or len(alphas) != len(values):
         raise ValueError(
@@ -231,9 +244,16 @@ def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object
         )
     if len(alphas) < 2 or not (alphas.diff() > 0).all() or not (alphas.abs() < 1e-6).any():
         raise ValueError(f"sweep: expected two or more ascending exponents, 0 among them, got {alphas.tolist()}")
+
+
+def _check(sweep: AlphaSweep, level: float, strata: Mapping[str, Sequence[object]] | None) -> None:
+    check_sweep(sweep, level)
+    if strata is not None and not isinstance(strata, Mapping):
+        raise ValueError(f"strata: expected columns by name, got {type(strata).__name__}; pass a dictionary of lists")
     for column, labels in (strata or {}).items():
         check_sequence(**{f"strata[{column!r}]": labels})
-        if len(labels) != values.shape[1]:
+        if len(labels) != sweep.values.shape[1]:
             raise ValueError(
-                f"strata: expected one value of {column!r} for each of {values.shape[1]} queries, got {len(labels)}"
+                f"strata: expected one value of {column!r} for each of {sweep.values.shape[1]} queries, got "
+                f"{len(labels)}"
             )

@@ -150,6 +150,8 @@ def best_exponent(
 ) -> BestExponent:
     """Finds the maximum of the natural cubic spline through the mean measure at every exponent.
 
+    The spline is one of the exponent's place in the grid, between whose places exponents change linearly: on an even
+    grid that is a spline of the exponent, on one that grows by a ratio no wide step inherits the slope of a narrow one.
     A mean NDCG falls off steeply and unevenly on both sides of its peak: a parabola or a smoother is pulled to the
     flatter side (by up to 0.1 of an exponent on a grid with spacing 0.2), the spline is not.
 
@@ -174,8 +176,9 @@ def best_exponent(
     alphas, values = alphas.detach().cpu().double(), values.detach().cpu().double()
     if bool((values == values[:1]).all()):
         return BestExponent(Interval(0.0, float(alphas[0]), float(alphas[-1])), flat=True)
+    places = _between(torch.arange(len(alphas), dtype=torch.float64))
     points = _between(alphas)
-    weights = spline_weights(alphas, points)
+    weights = spline_weights(torch.arange(len(alphas)), places)
     peak = _peak(points, values.mean(1).unsqueeze(0) @ weights.T)
     resampled_peaks = [
         _peak(points, counts @ values.T @ weights.T / values.shape[1])

@@ -95,8 +95,9 @@ class RunningAlphaTopK:
     def _offer(self, survivors: Survivors, band: NormBand, weights: Tensor, first: int) -> None:
         """Offers survivors wherever they enter; ``weights`` ``[b, a]`` are the powers of the band's norms."""
         top_k, a = self._top_k, len(self._powers)
-        scores = most_precise(survivors.scores).unsqueeze(1) * weights[survivors.columns]
-        survivor, power = (scores >= top_k.thresholds.view(-1, a)[survivors.rows]).nonzero().unbind(1)
+        scores = weights.index_select(0, survivors.columns).mul_(most_precise(survivors.scores).unsqueeze(1))
+        thresholds = top_k.thresholds.view(-1, a).index_select(0, survivors.rows)
+        survivor, power = (scores >= thresholds).nonzero().unbind(1)
         rows, indices, scores = (
             survivors.rows[survivor] * a + power,
             band.indices[survivors.columns[survivor]] + first,

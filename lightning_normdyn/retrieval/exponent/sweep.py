@@ -13,6 +13,7 @@ from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.statistics.ranking import grade_ranking, measure_named
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.losses.similarity import Normalization
+from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
 from lightning_normdyn.retrieval.exponent.running_alpha_top_k import RunningAlphaTopK, norm_bands
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
@@ -52,6 +53,7 @@ def sweep_alpha(
     gamma_document: float | None = None,
     chunk_size: int | None = None,
     excluded_pairs: tuple[Tensor, Tensor] | None = None,
+    owners: Tensor | None = None,
 ) -> AlphaSweep:
     """Measures the ranking of every query at every exponent of the document norm.
 
@@ -72,6 +74,8 @@ def sweep_alpha(
         gamma_document: the learnt exponent of documents, for ``learnable`` alone.
         chunk_size: documents that are converted and sorted together; memory grows with it and not with ``m``.
         excluded_pairs: positions of query and document of each pair that must not be found.
+        owners: number of the document of each vector ``[m]``, where documents have several (chunks): a document's
+            score is that of its best vector, and judgements go by these numbers.
 
     Returns:
         The measure by exponent, ascending, and query.
@@ -86,7 +90,9 @@ def sweep_alpha(
         [0.5, 0.5, 1.0]
     """
     exponents = alpha_exponents(alphas, normalization, gamma_query=gamma_query, gamma_document=gamma_document)
-    search = AlphaSearch(checked_queries(queries, documents, chunk_size), judgements, exponents, measure, chunk_size)
+    parts = None if owners is None else DocumentParts.of(owners)
+    checked = checked_queries(queries, documents, chunk_size)
+    search = AlphaSearch(checked, judgements, exponents, measure, chunk_size, parts)
     search.check(row_count(documents))
     return search.sweep([search.best(documents, excluded_pairs)])
 
@@ -151,6 +157,7 @@ class AlphaSearch(NamedTuple):
         exponents: to try.
         measure: its name.
         chunk_size: documents that are converted and sorted together.
+        parts: which document each vector is a part of, where documents have several; judgements go by documents then.
     """
 
     queries: Tensor
@@ -158,6 +165,7 @@ class AlphaSearch(NamedTuple):
     exponents: AlphaExponents
     measure: str = "ndcg@10"
     chunk_size: int | None = None
+    parts: DocumentParts | None = None
 
     def check(self, document_count: int | None = None) -> None:
         """Refuses what does not fit together.
@@ -165,8 +173,19 @@ class AlphaSearch(NamedTuple):
         Raises:
             ValueError: if there is no such measure, or a judgement is of no query or document.
         """
-        measure_named(self.measure)
+        self._depth()
+        if self.parts is not None and document_count is not None:
+            if len(self.parts.owners) != document_count:
+                raise ValueError(
+                    f"owners: expected a document for each of {document_count} vectors, got {len(self.parts.owners)}"
+                )
+            document_count = self.parts.documents
         Judgements.require(self.judgements).check(len(self.queries), document_count)
+
+    def _depth(self) -> int:
+        """How many vectors a ranking must hold for the measure."""
+        depth = measure_named(self.measure).depth
+        return depth if self.parts is None else self.parts.depth(depth)
 
     @torch.no_grad()
     def best(self, documents: Documents, excluded_pairs: tuple[Tensor, Tensor] | None = None) -> PartBest:
@@ -181,7 +200,7 @@ class AlphaSearch(NamedTuple):
         """
         queries, d = self.queries, self.queries.shape[1]
         exclusions = None if excluded_pairs is None else ExcludedPairs(excluded_pairs, len(queries), queries.device)
-        judged_queries, depth = self._judged_queries(), measure_named(self.measure).depth
+        judged_queries, depth = self._judged_queries(), self._depth()
         if not len(judged_queries):
             return PartBest(TopK(torch.empty(0, depth), torch.empty(0, depth, dtype=torch.int64)), 0)
         # A query's norm changes no ranking, and its direction alone keeps products within float32.
@@ -221,11 +240,12 @@ class AlphaSearch(NamedTuple):
             return AlphaSweep(steps, values, self.measure)
         first_rows = [0, *accumulate(part.documents for part in part_bests)]
         self.check(first_rows[-1])
-        best = merged_top_k((part.top_k for part in part_bests), first_rows[:-1], ranking_measure.depth)
+        best = merged_top_k((part.top_k for part in part_bests), first_rows[:-1], self._depth())
         judgements = self._relevant()
         local_judgements = Judgements(torch.searchsorted(judged_queries, judgements.queries), *judgements[1:])
         rankings = best.indices.view(len(judged_queries), len(steps), -1)
-        for number, indices in enumerate(rankings.unbind(1)):
+        for number, ranked_rows in enumerate(rankings.unbind(1)):
+            indices = ranked_rows if self.parts is None else self.parts.ranked(ranked_rows, ranking_measure.depth)
             values[number, judged_queries.cpu()] = ranking_measure.of(
                 grade_ranking(indices, local_judgements, depth=ranking_measure.depth)
             ).cpu()

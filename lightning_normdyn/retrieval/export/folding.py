@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_normdyn.core.dynamics.geometry import precise_norm
 from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
@@ -101,7 +102,10 @@ class Folding:
         alpha: further exponent of the document's norm.
         gamma_document: the learnt exponent of documents, for ``learnable`` alone.
         augment: whether :func:`augment_documents` is to make all lengths equal.
-        metric: what the index compares by; other than ``inner_product`` it needs ``augment``.
+        metric: what the index compares by; other than ``inner_product`` it needs ``augment``, or ``keep_norm`` with
+            ``cosine``.
+        keep_norm: whether vectors are stored with length 1 and their norms beside them, for scores to be made with.
+        stored_power: exponent of the original norm that lengths of the documents carry already, as an export left them.
 
     Raises:
         ValueError: if the exponents do not fit together, or the metric would rank otherwise than the score.
@@ -116,19 +120,32 @@ class Folding:
     gamma_document: float | None = None
     augment: bool = False
     metric: Metric = "inner_product"
+    keep_norm: bool = False
+    stored_power: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.keep_norm and self.augment:
+            raise ValueError(
+                "keep_norm: expected no augment beside it, which hides norms in a dimension; leave one out"
+            )
+        if self.keep_norm and self.metric == "euclidean":
+            raise ValueError("metric: expected inner_product or cosine with keep_norm, got euclidean")
         if (self.normalization == "learnable") != (self.gamma_document is not None):
             expectation = (
                 "the learnt exponent with" if self.gamma_document is None else "no exponent but with learnable, got"
             )
             raise ValueError(f"gamma_document: expected {expectation} normalization {self.normalization!r}")
-        if self.metric != "inner_product" and not self.augment:
+        if self.metric != "inner_product" and not self.augment and not self.keep_norm:
             why = "divides every norm out again" if self.metric == "cosine" else "counts norms in another way"
             raise ValueError(
                 f"metric: expected inner_product, got {self.metric}, which {why}; with augment it ranks the same"
             )
-        _ = self.score
+        power = self.score.document_power
+        if self.stored_power == 0 and power != 0:
+            raise ValueError(
+                "embeddings: expected lengths that carry norms, got vectors that an export gave length 1, for exponent "
+                "0; export the original embeddings"
+            )
 
     @property
     def score(self) -> NormAwareScore:
@@ -136,19 +153,47 @@ class Folding:
         return NormAwareScore(self.normalization, alpha=self.alpha, gamma_document=self.gamma_document)
 
     def fold(self, documents: Tensor) -> Tensor:
-        """Documents ``[n, d]`` with their exponents in them."""
-        return export_vectors(
-            documents,
-            normalization=self.normalization,
-            alpha=self.alpha,
-            gamma_document=self.gamma_document,
-            dtype=torch.float32,
-        )
+        """Documents ``[n, d]`` with their exponents in them: the lengths that rankings depend on."""
+        if self.stored_power in (0, 1):
+            return export_vectors(
+                documents,
+                normalization=self.normalization,
+                alpha=self.alpha,
+                gamma_document=self.gamma_document,
+                dtype=torch.float32,
+            )
+        power = self.score.document_power / self.stored_power
+        return export_vectors(documents, normalization="dot", alpha=power - 1, dtype=torch.float32)
 
     def index_documents(self, documents: Tensor, *, radius: float) -> Tensor:
         """As the index gets them."""
+        if self.keep_norm:
+            return export_vectors(documents, dtype=torch.float32)
         vectors = self.fold(documents)
         return augment_documents(vectors, radius=radius) if self.augment else vectors
+
+    def norms(self, documents: Tensor) -> Tensor | None:
+        """Norms ``[n]`` that go beside the vectors, in float32; ``None`` where lengths are in the vectors.
+
+        A zero vector scores 0 whatever stands there: for a negative exponent it is 1, which can be divided by.
+
+        Raises:
+            ValueError: if float32 does not hold the power that scores are made with.
+        """
+        if not self.keep_norm:
+            return None
+        norms = precise_norm(documents)
+        if self.stored_power not in (0, 1):
+            norms = norms.where(norms == 0, norms ** (1 / self.stored_power))
+        power = self.score.document_power
+        norms = norms.where((norms > 0) | (power >= 0), 1.0).float()
+        bad = (~(norms**power).isfinite()).nonzero()
+        if len(bad):
+            raise ValueError(
+                f"documents: expected norms whose power {power:g} is within float32, got {float(norms[int(bad[0])]):g} "
+                f"in row {int(bad[0])} of a chunk; scale all embeddings by one factor"
+            )
+        return norms
 
     def index_queries(self, queries: Tensor) -> Tensor:
         """Queries as the index gets them."""

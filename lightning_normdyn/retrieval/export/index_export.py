@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.survey import PartSurveyor, Survey, check_ids, check_radius, joined_surveys
-from lightning_normdyn.retrieval.indexes import Contents, IndexWriter, SearchResult
+from lightning_normdyn.retrieval.export.width_tuning import tune_width
+from lightning_normdyn.retrieval.indexes import Contents, IndexWriter, Manifest, read_manifest
 from lightning_normdyn.retrieval.search.document_chunks import Spread, in_one_part
 from lightning_normdyn.retrieval.search.top_k import TopK, exact_top_k, merged_top_k
 
@@ -73,10 +76,14 @@ class FoldingPass(NamedTuple):
                 else self.folding.index_documents(chunk, radius=self.radius)
             )
 
-    def all_folded(self, chunks: Iterable[Tensor], rows: range) -> tuple[range, Tensor]:
-        """These rows as one tensor."""
-        folded_chunks = list(self.folded(chunks))
-        return rows, folded_chunks[0] if len(folded_chunks) == 1 else torch.cat(folded_chunks)
+    def all_folded(self, chunks: Iterable[Tensor], rows: range) -> tuple[range, Tensor, Tensor | None]:
+        """These rows as one tensor, and their norms where they are kept apart."""
+        raw_chunks = list(chunks)
+        norms = [self.folding.norms(chunk) for chunk in raw_chunks]
+        folded_chunks = list(self.folded(raw_chunks))
+        vectors = folded_chunks[0] if len(folded_chunks) == 1 else torch.cat(folded_chunks)
+        kept_norms = [chunk_norms for chunk_norms in norms if chunk_norms is not None]
+        return rows, vectors, torch.cat(kept_norms) if kept_norms else None
 
 
 class NearestPass(NamedTuple):
@@ -144,18 +151,97 @@ def write_index(
         OSError: likewise.
     """
     # In parts: norms are taken in float64, which for the whole sample would be the most memory of all.
+    radius = _radius(summary, folding, writer)
     sample_chunks = summary.sample.split(source.chunk_size)
-    sample = torch.cat([folding.index_documents(sample_chunk, radius=summary.radius) for sample_chunk in sample_chunks])
+    sample = torch.cat([folding.index_documents(sample_chunk, radius=radius) for sample_chunk in sample_chunks])
+    manifest = Manifest(
+        folding.score.document_power,
+        folding.keep_norm,
+        radius if folding.augment else None,
+        folding.metric,
+        writer.destination.index,
+        writer.destination.dtype,
+        sample.shape[1],
+        len(source.ids),
+    )
     try:
-        writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment))
+        key = _resume_key(source, folding, summary, writer)
+        writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment, manifest, key))
         opened()
-        work = FoldingPass(folding, summary.radius).all_folded
-        for rows, vectors in source.passes(tell)(work, by_chunk=True):
-            writer.add(source.ids[rows.start : rows.stop], vectors)
+        work = FoldingPass(folding, radius).all_folded
+        new_rows = NewRows(source.ids, writer)
+        for rows, vectors, norms in source.passes(tell)(work, by_chunk=True):
+            places = new_rows.places(rows)
+            if len(places) == len(rows):
+                writer.add(source.ids[rows.start : rows.stop], vectors, norms)
+            elif places:
+                ids = [source.ids[rows.start + place] for place in places]
+                writer.add(ids, vectors[places], None if norms is None else norms[places])
         writer.close()
     except BaseException:
         writer.discard()
         raise
+
+
+class NewRows:
+    """Tells which rows a writer does not have yet: those of new ids, after what a killed export had written.
+
+    Args:
+        ids: of all rows.
+        writer: that has been opened.
+    """
+
+    def __init__(self, ids: Sequence[str], writer: IndexWriter) -> None:
+        self._ids, self._existing_ids = ids, set(writer.existing_ids)
+        self._to_skip = max(0, writer.rows_done - len(writer.existing_ids)) if writer.rows_done else 0
+
+    def places(self, rows: range) -> list[int]:
+        """Their places among these rows, which come in order."""
+        places = [place for place, row in enumerate(rows) if self._ids[row] not in self._existing_ids]
+        skipped = min(self._to_skip, len(places))
+        self._to_skip -= skipped
+        return places[skipped:]
+
+
+def _radius(summary: Survey, folding: Folding, writer: IndexWriter) -> float:
+    """The length of all vectors with one dimension more: that of those which are there, if rows are appended."""
+    existing = read_manifest(Path(writer.destination.out)) if writer.destination.append and folding.augment else None
+    if existing is None or existing.radius is None:
+        return summary.radius
+    if summary.radius > existing.radius:
+        raise ValueError(
+            f"append: expected folded embeddings no longer than {existing.radius:.6g}, the length of those that are "
+            f"there, got {summary.radius:.6g}; export all anew with --overwrite"
+        )
+    return existing.radius
+
+
+def _resume_key(source: Source, folding: Folding, summary: Survey, writer: IndexWriter) -> str | None:
+    """Tells this export from any other: its embeddings as they lie on the disk, ids, and what is made of them."""
+    place = source.file.place.path
+    if place is None:
+        return None
+    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    ids = hashlib.sha256("\n".join(source.ids).encode("utf-8", "surrogatepass")).hexdigest()
+    content = (stamps, source.file.dim, ids, folding, summary.radius, writer.destination)
+    return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def exact_best(
+    source: Source, folding: Folding, queries: Tensor, k: int = 10, *, tell: Callable[[int], object] = _nobody
+) -> TopK:
+    """The documents that an exact search in float32 over what was folded finds, by row.
+
+    Args:
+        source: embeddings.
+        folding: how they were folded.
+        queries: ``[n, d]``.
+        k: nearest vectors to look for.
+        tell: hears how many rows are done with.
+    """
+    part_bests = list(source.passes(tell)(NearestPass(queries, k, FoldingPass(folding, None)).best))
+    return merged_top_k((top_k for _, top_k in part_bests), (first_row for first_row, _ in part_bests), k)
 
 
 def measure_loss(
@@ -167,6 +253,7 @@ def measure_loss(
     *,
     k: int = 10,
     half: bool = False,
+    recall: float = 0.0,
     tell: Callable[[int], object] = _nobody,
 ) -> ExportLoss:
     """Asks the index that was written, and compares with an exact search in float32 over what was folded.
@@ -179,13 +266,13 @@ def measure_loss(
         queries: ``[n, d]``.
         k: nearest vectors to look for.
         half: whether vectors were rounded to float16.
+        recall: that the writer's width is raised to, as far as it goes.
         tell: hears how many rows are done with.
     """
-    neighbours = writer.search(folding.index_queries(queries), k)
-    part_bests = list(source.passes(tell)(NearestPass(queries, k, FoldingPass(folding, None)).best))
-    best = merged_top_k((top_k for _, top_k in part_bests), (first_row for first_row, _ in part_bests), k)
+    best = exact_best(source, folding, queries, k, tell=tell)
+    final = tune_width(writer, folding.index_queries(queries), best, source.ids, k, recall)
     error = score_error(queries, folding.fold(summary.sample[:_ROUNDED_ROWS]), torch.float16) if half else None
-    return ExportLoss(recall_of(neighbours, best, source.ids), k, len(queries), error)
+    return ExportLoss(final.recall, k, len(queries), error)
 
 
 class ExportLoss(NamedTuple):
@@ -203,22 +290,6 @@ class ExportLoss(NamedTuple):
     k: int
     queries: int
     score_error: float | None
-
-
-def recall_of(neighbours: SearchResult, exact_best: TopK, ids: Sequence[str]) -> float:
-    """Share of the exact best that were found.
-
-    Args:
-        neighbours: by the index, as many as the best are.
-        exact_best: of the documents as they should be ranked, in float32.
-        ids: of the documents.
-    """
-    best = exact_best.indices.tolist()
-    hits = sum(
-        len({ids[row] for row in rows} & set(neighbour_ids))
-        for rows, neighbour_ids in zip(best, neighbours.ids, strict=True)
-    )
-    return hits / max(1, sum(map(len, best)))
 
 
 def score_error(queries: Tensor, vectors: Tensor, dtype: torch.dtype) -> float:

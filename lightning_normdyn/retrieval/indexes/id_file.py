@@ -1,4 +1,4 @@
-"""Text files of ids, one a line in the order of the rows, for vector formats that store no ids."""
+"""Files beside those of vectors: ids, one a line in the order of the rows, and norms; for formats that store none."""
 
 from __future__ import annotations
 
@@ -49,16 +49,25 @@ def check_lines(ids: Sequence[str]) -> None:
             )
 
 
-def check_place(vectors: Path, *, has_id_file: bool, overwrite: bool) -> None:
-    """Refuses a place where a file of ids lies that would be taken for those of the vectors to come, or be lost.
+def norm_file(vectors: Path) -> Path:
+    """Where the norms of vectors of length 1 are, an ``.npy`` in the order of the rows.
+
+    Example:
+        >>> norm_file(Path("docs.faiss")).name
+        'docs.faiss.norms.npy'
+    """
+    return vectors.with_name(f"{vectors.name}.norms.npy")
+
+
+def check_place(vectors: Path, *, has_id_file: bool, overwrite: bool, keep_norm: bool = False) -> None:
+    """Refuses a place where ids or norms lie that would be taken for those of the vectors to come, or be lost.
 
     Raises:
         FileExistsError: if there is one.
     """
-    if id_file(vectors).exists() and not (has_id_file and overwrite):
-        raise FileExistsError(
-            f"out: '{id_file(vectors)}' holds the ids of other vectors; remove it, or choose another file"
-        )
+    for file, is_written, kind in ((id_file(vectors), has_id_file, "ids"), (norm_file(vectors), keep_norm, "norms")):
+        if file.exists() and not (is_written and overwrite):
+            raise FileExistsError(f"out: '{file}' holds the {kind} of other vectors; remove it, or choose another file")
 
 
 def write_ids(file: Path, ids: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +12,17 @@ import numpy as np
 from torch import Tensor
 
 from lightning_normdyn.passwords import without_passwords
+from lightning_normdyn.retrieval.indexes.manifest import Manifest
+from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
     IndexTarget,
     Metric,
+    SearchPlan,
     SearchResult,
     check_existing_ids,
+    check_fresh,
     check_index,
     in_plain_words,
     optional,
@@ -29,11 +33,14 @@ _OPERATORS: dict[Metric, str] = {"inner_product": "<#>", "euclidean": "<->", "co
 _OPCLASSES: dict[Metric, str] = {"inner_product": "ip_ops", "euclidean": "l2_ops", "cosine": "cosine_ops"}
 _LONGEST_NAME = 63  # PostgreSQL cuts longer ones off without an error
 _SCHEMAS_OF_ITS_OWN = "pg_"
-_SEARCHED_NODES = 64
+_SEARCHED_NODES, _MOST_NODES = 64, 1000  # pgvector's own end of hnsw.ef_search
+_MOST_CANDIDATES = 4096
 
 
 class PgvectorTable:
     """A table with the columns ``id`` and ``embedding``, searched by ``ORDER BY embedding <#> query``.
+
+    Where norms are kept apart, ``embedding`` has length 1 and the column ``norm`` the norms.
 
     One transaction does everything. A table that is there keeps its other columns, its rows get their new vectors.
 
@@ -46,7 +53,12 @@ class PgvectorTable:
         self._psycopg = optional("psycopg", extra="pgvector")
         self._sql = optional("psycopg.sql", extra="pgvector")
         check_index(destination.index, ["flat", "hnsw"], target="pgvector")
+        check_fresh(destination, target="pgvector")
         self.destination = destination
+        self.width = SearchWidth()
+        self.existing_ids: list[str] = []
+        self.rows_done = 0
+        self._manifest = Manifest(1.0)
         self._table = self._sql.Identifier(*_name_parts(destination.name))
         self._new = self._sql.Identifier("pg_temp", f"normdyn_{secrets.token_hex(8)}")  # hides no table of the user's
         self._type = "vector" if destination.dtype == "float32" else "halfvec"
@@ -57,27 +69,34 @@ class PgvectorTable:
 
     @property
     def approximate(self) -> bool:
-        """The graph is."""
-        return self.destination.index == "hnsw"
+        """The graph is, and so is what takes scores of the nearest by direction."""
+        return self.destination.index == "hnsw" or self._needs_candidates
+
+    @property
+    def _needs_candidates(self) -> bool:
+        return self._manifest.keep_norm and self._manifest.exponent != 0
 
     def open(self, contents: Contents) -> None:
         """Begins the transaction and makes the table, or one for the time being if it is there."""
-        self._metric = contents.metric
+        self._metric, self._manifest = contents.metric, contents.manifest
+        self._set_width(len(contents.ids))
         with self._in_one_sentence():
             self._connection = self._connect()
             self._need_extension()
             self._exists = self._value("SELECT to_regclass(%s)", self._table.as_string(self._connection)) is not None
             if self._exists:
                 self._check_existing(contents)
-            command = "CREATE TABLE {} (id text PRIMARY KEY, embedding {}) ON COMMIT DROP"
-            if not self._exists:
-                command = "CREATE TABLE {} (id text PRIMARY KEY, embedding {})"
+            norm = ", norm real" if contents.manifest.keep_norm else ""
+            command = f"CREATE TABLE {{}} (id text PRIMARY KEY, embedding {{}}{norm})"
+            command += " ON COMMIT DROP" if self._exists else ""
             self._do(command, self._written, self._sql.SQL(f"{self._type}({contents.dim})"))
 
-    def add(self, ids: Sequence[str], vectors: Tensor) -> None:
+    def add(self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None) -> None:
         """Copies them."""
-        rows = copy_rows(ids, vectors.to(stored_dtype(self.destination.dtype)).numpy())
-        command = self._sql.SQL("COPY {} (id, embedding) FROM STDIN (FORMAT BINARY)").format(self._written)
+        stored = vectors.to(stored_dtype(self.destination.dtype)).numpy()
+        rows = copy_rows(ids, stored, None if norms is None else norms.numpy())
+        names = self._sql.SQL("id, embedding" if norms is None else "id, embedding, norm")
+        command = self._sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(self._written, names)
         with self._in_one_sentence(), self._connection.cursor() as cursor, cursor.copy(command) as copy:
             copy.write(HEADER)
             copy.write(rows)
@@ -88,8 +107,9 @@ class PgvectorTable:
         with self._in_one_sentence():
             if self._exists:
                 self._move_in()
-            if self.approximate:
+            if self.destination.index == "hnsw":
                 self._index()
+            self._do("COMMENT ON COLUMN {}.embedding IS {}", self._table, self._sql.Literal(self._manifest.text()))
             self._connection.commit()
             self._disconnect()
 
@@ -98,21 +118,40 @@ class PgvectorTable:
         if self._connection is not None:
             self._disconnect()
 
+    def finish(self, findings: Mapping[str, Any]) -> None:
+        """Nothing: the width is the session's, and what was measured has no place in a table."""
+        del findings
+
     def search(self, queries: Tensor, k: int) -> SearchResult:
-        """Asks the table."""
-        operator = self._sql.SQL(_OPERATORS[self._metric])
-        command = self._sql.SQL(
-            "SELECT id::text, embedding {0} %s::{1} FROM {2} ORDER BY embedding {0} %s::{1} LIMIT %s"
-        ).format(operator, self._sql.SQL(self._type), self._table)
+        """Asks the table, by the statements that users are given."""
+        plan = self._plan(k)
         with self._in_one_sentence(), self._connect() as connection:
-            if self.approximate:
-                connection.execute(f"SET hnsw.ef_search = {max(k, _SEARCHED_NODES)}")
+            if self.destination.index == "hnsw":
+                connection.execute(_setting(plan))
+            cursor = self._psycopg.RawCursor(connection)
             vectors = [str(query) for query in queries.float().tolist()]
-            answers = [connection.execute(command, (vector, vector, k)).fetchall() for vector in vectors]
+            answers = [cursor.execute(_statement(plan), (vector,)).fetchall() for vector in vectors]
         return SearchResult(
-            [[row_id for row_id, _ in rows] for rows in answers],
+            [[str(row_id) for row_id, _ in rows] for rows in answers],
             [[-float(distance) for _, distance in rows] for rows in answers],
         )
+
+    def _plan(self, k: int) -> SearchPlan:
+        return SearchPlan(self.destination, self._metric, k, self.width.values, self._manifest_power())
+
+    def _manifest_power(self) -> float | None:
+        return self._manifest.exponent if self._manifest.keep_norm else None
+
+    def _set_width(self, row_count: int) -> None:
+        """Of a search; refuses what the user set and the table does not have."""
+        parameters, is_graph = self.destination.parameters, self.destination.index == "hnsw"
+        defaults = {"ef_search": (_SEARCHED_NODES, _MOST_NODES)} if is_graph else {}
+        if self._needs_candidates:
+            most = min(_MOST_NODES if is_graph else _MOST_CANDIDATES, row_count)
+            defaults["candidates"] = (min(_SEARCHED_NODES, most), most)
+        names = ["m", "ef_construction", *defaults] if is_graph else list(defaults)
+        parameters.check(names, index=self.destination.index, target="pgvector")
+        self.width = SearchWidth.of(parameters, defaults, self.destination.first_width)
 
     @property
     def _written(self) -> Any:
@@ -148,12 +187,14 @@ class PgvectorTable:
                 f"name: {self._place} has {f'embedding as {kind}' if kind else 'no column embedding'}, expected "
                 f"{self._type}({contents.dim}); choose another name"
             )
+        if contents.manifest.keep_norm and self._column_type("norm") is None:
+            raise ValueError(f"name: {self._place} has no column norm, which keep_norm fills; choose another name")
         cosine = self._value(
             "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_opclass o ON o.oid = ANY(i.indclass) "
             "WHERE i.indrelid = %s::regclass AND o.opcname LIKE '%%\\_cosine\\_ops'",
             table,
         )
-        if cosine and contents.metric != "cosine":
+        if cosine and contents.metric != "cosine" and not contents.manifest.keep_norm:
             raise ValueError(
                 f"name: {self._place} has the index {cosine}, which compares cosines and so divides every norm out "
                 "again; drop it, or choose another name"
@@ -171,19 +212,29 @@ class PgvectorTable:
             self._table.as_string(self._connection),
             operators,
         )
+        parameters = self.destination.parameters.among(("m", "ef_construction")).of_user
+        if existing_index and parameters:
+            name, value = next(iter(parameters.items()))
+            raise ValueError(
+                f"{name}: expected nothing, since {self._place} has a graph already, got {value}; drop that index, or "
+                "leave the option out"
+            )
         if not existing_index:
-            self._do("CREATE INDEX ON {} USING hnsw (embedding {})", self._table, self._sql.SQL(operators))
+            options = ", ".join(f"{name} = {value}" for name, value in parameters.items())
+            command = "CREATE INDEX ON {} USING hnsw (embedding {})" + (f" WITH ({options})" if options else "")
+            self._do(command, self._table, self._sql.SQL(operators))
 
     def _move_in(self) -> None:
+        norm = (", norm = new.norm", ", norm", ", new.norm") if self._manifest.keep_norm else ("", "", "")
         self._do(
-            "UPDATE {} AS old SET embedding = new.embedding FROM {} AS new WHERE old.id::text = new.id",
+            f"UPDATE {{}} AS old SET embedding = new.embedding{norm[0]} FROM {{}} AS new WHERE old.id::text = new.id",
             self._table,
             self._new,
         )
         kind = self._column_type("id")
         self._do(
-            "INSERT INTO {0} (id, embedding) SELECT new.id::{2}, new.embedding FROM {1} AS new "
-            "WHERE NOT EXISTS (SELECT 1 FROM {0} AS old WHERE old.id::text = new.id)",
+            f"INSERT INTO {{0}} (id, embedding{norm[1]}) SELECT new.id::{{2}}, new.embedding{norm[2]} "
+            "FROM {1} AS new WHERE NOT EXISTS (SELECT 1 FROM {0} AS old WHERE old.id::text = new.id)",
             self._table,
             self._new,
             self._sql.SQL(kind or "text"),
@@ -243,14 +294,15 @@ HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack("!ii", 0, 0)
 TRAILER = struct.pack("!h", -1)
 
 
-def copy_rows(ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> bytes:
-    """Rows of a text column and a ``vector`` (of float32) or ``halfvec`` (of float16) column.
+def copy_rows(ids: Sequence[str], vectors: np.ndarray[Any, Any], norms: np.ndarray[Any, Any] | None = None) -> bytes:
+    """Rows of a text column and a ``vector`` (of float32) or ``halfvec`` (of float16) column, and perhaps a ``real``.
 
     Such a value is its dimension and a zero, two bytes each, and then its numbers, the most significant byte first.
 
     Args:
         ids: ``n``.
         vectors: ``[n, d]``.
+        norms: ``[n]``.
 
     Returns:
         The rows alone, without :data:`HEADER` and :data:`TRAILER`.
@@ -263,18 +315,49 @@ def copy_rows(ids: Sequence[str], vectors: np.ndarray[Any, Any]) -> bytes:
     numbers = np.ascontiguousarray(vectors, dtype=vectors.dtype.newbyteorder(">"))
     width = numbers.itemsize * dim
     column = struct.pack("!ihh", width + 4, dim, 0)
+    columns, endings = 2, [b""] * len(ids)
+    if norms is not None:
+        columns, endings = 3, [struct.pack("!if", 4, norm) for norm in norms.tolist()]
     rows = []
-    for row_id, vector in zip(ids, numbers, strict=True):
+    for row_id, vector, ending in zip(ids, numbers, endings, strict=True):
         encoded_id = row_id.encode()
-        rows += [struct.pack("!hi", 2, len(encoded_id)), encoded_id, column, vector.tobytes()]
+        rows += [struct.pack("!hi", columns, len(encoded_id)), encoded_id, column, vector.tobytes(), ending]
     return b"".join(rows)
+
+
+def _setting(plan: SearchPlan) -> str:
+    nodes = max(plan.k, plan.width["ef_search"], plan.width.get("candidates", 0))
+    return f"SET hnsw.ef_search = {nodes}"
+
+
+def _statement(plan: SearchPlan) -> str:
+    """The search, with the query's vector as ``$1``; ids, and what they are ordered by."""
+    table = ".".join('"' + part.replace('"', '""') + '"' for part in _name_parts(plan.destination.name))
+    kind = "vector" if plan.destination.dtype == "float32" else "halfvec"
+    distance = f"embedding {_OPERATORS[plan.metric]} $1::{kind}"
+    if plan.norm_power in (None, 0):
+        return f"SELECT id, {distance} AS distance FROM {table} ORDER BY {distance} LIMIT {plan.k}"
+    score = "(distance - 1)" if plan.metric == "cosine" else "distance"
+    depth = max(plan.k, plan.width["candidates"])
+    return (
+        f"SELECT id, {score} * norm ^ ({plan.norm_power:g}) AS distance FROM (\n"
+        f"  SELECT id, norm, {distance} AS distance FROM {table} ORDER BY {distance} LIMIT {depth}\n"
+        f") AS nearest ORDER BY {score} * norm ^ ({plan.norm_power:g}) LIMIT {plan.k}"
+    )
+
+
+def _lines(plan: SearchPlan) -> str:
+    """Statements for any client; ``$1`` is the query's vector."""
+    query = "the query" if plan.prefix is None else f"the first {plan.prefix} numbers of the query"
+    lines = [f"-- $1 is {query}{', and then a zero' if plan.augmented else ''}, such as '[0.1, 0.2]'"]
+    lines += [f"{_setting(plan)};"] if plan.destination.index == "hnsw" else []
+    return "\n".join([*lines, f"{_statement(plan)};"])
 
 
 TARGETS = {
     "pgvector": IndexTarget(
         PgvectorTable,
-        "SELECT id FROM name ORDER BY embedding {metric} query LIMIT k",
-        _OPERATORS,
+        _lines,
         extra="pgvector",
         place="the table {name}",  # the connection string may hold a password
     )

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ from torch import Tensor
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.passwords import without_passwords
+from lightning_normdyn.retrieval.indexes.manifest import Manifest
+from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
     Destination,
     IndexTarget,
     Metric,
+    SearchPlan,
     SearchResult,
     check_existing_ids,
+    check_fresh,
     check_index,
     in_plain_words,
     optional,
@@ -34,6 +38,7 @@ _PAGE = 4096
 _LONGEST_EXPORT_SECONDS = 24 * 3600
 _LONGEST_NAME = 220  # of the 255 bytes of a file's name; an export adds 26
 _NOT_IN_NAMES = '<>:"/\\|?*\0'
+_SEARCHED_NODES, _MOST_NODES, _MOST_CANDIDATES = 64, 1024, 4096
 _DISTANCES: dict[Metric, str] = {"inner_product": "Dot", "euclidean": "Euclid", "cosine": "Cosine"}
 
 
@@ -55,6 +60,11 @@ class QdrantCollection:
         self._failure = optional("qdrant_client.http.exceptions", extra="qdrant").ApiException
         check_index(destination.index, ["flat", "hnsw"], target="qdrant")
         _check_name(destination.name)
+        check_fresh(destination, target="qdrant")
+        self.width = SearchWidth()
+        self.existing_ids: list[str] = []
+        self.rows_done = 0
+        self._manifest = Manifest(1.0)
         self.destination, self.name = destination, destination.name
         self._fresh = f"{self.name}-normdyn-{int(time.time()):x}-{uuid.uuid4().hex[:8]}"
         self._client: Any = None
@@ -68,11 +78,21 @@ class QdrantCollection:
 
     @property
     def approximate(self) -> bool:
-        """A server's graph is; the embedded mode compares everything."""
+        """A server's graph is, and what takes scores of the nearest by direction; the embedded mode compares all."""
+        return self._has_graph or self._needs_candidates
+
+    @property
+    def _has_graph(self) -> bool:
         return self._remote and self.destination.index == "hnsw"
+
+    @property
+    def _needs_candidates(self) -> bool:
+        return self._manifest.keep_norm and self._manifest.exponent != 0
 
     def open(self, contents: Contents) -> None:
         """Makes the collection."""
+        self._manifest = contents.manifest
+        self._set_width(len(contents.ids))
         with self._in_one_sentence():
             self._connect()
             if self._client.collection_exists(self.name):
@@ -85,19 +105,39 @@ class QdrantCollection:
                     distance=models.Distance(_DISTANCES[contents.metric]),
                     datatype=models.Datatype(self.destination.dtype),
                 ),
-                hnsw_config=None if self.destination.index == "hnsw" else models.HnswConfigDiff(m=0),
+                hnsw_config=self._graph_config(),
             )
 
-    def add(self, ids: Sequence[str], vectors: Tensor) -> None:
+    def _graph_config(self) -> Any:
+        parameters, make = self.destination.parameters, self._qdrant.models.HnswConfigDiff
+        if self.destination.index == "flat":
+            return make(m=0)
+        return make(m=parameters.m, ef_construct=parameters.ef_construction)
+
+    def _set_width(self, row_count: int) -> None:
+        """Of a search; refuses what the user set and the collection does not have."""
+        is_graph = self.destination.index == "hnsw"
+        defaults = {"ef_search": (_SEARCHED_NODES, _MOST_NODES)} if is_graph else {}
+        if self._needs_candidates:
+            most = min(_MOST_CANDIDATES, row_count)
+            defaults["candidates"] = (min(_SEARCHED_NODES, most), most)
+        names = ["m", "ef_construction", *defaults] if is_graph else list(defaults)
+        self.destination.parameters.check(names, index=self.destination.index, target="qdrant")
+        self.width = SearchWidth.of(self.destination.parameters, defaults, self.destination.first_width)
+
+    def add(self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None) -> None:
         """Sends them, a thousand at a time."""
         if self.destination.dtype == "float16":
             vectors = vectors.half().float()  # the embedded mode keeps float32 whatever it is told
         for start in range(0, len(ids), _BATCH):
             batch_ids = ids[start : start + _BATCH]
+            payloads: list[dict[str, Any]] = [{"id": text} for text in batch_ids]
+            for payload, norm in zip(payloads, [] if norms is None else norms[start:].tolist(), strict=False):
+                payload["norm"] = norm
             batch = self._qdrant.models.Batch(
                 ids=[str(uuid.uuid5(uuid.NAMESPACE_OID, text)) for text in batch_ids],
                 vectors=vectors[start : start + _BATCH].tolist(),
-                payloads=[{"id": text} for text in batch_ids],
+                payloads=payloads,
             )
             with self._in_one_sentence():
                 self._client.upsert(self._fresh, batch, wait=True)
@@ -132,16 +172,29 @@ class QdrantCollection:
         if self._new_folder and not self._moving:
             shutil.rmtree(self.destination.out)
 
+    def finish(self, findings: Mapping[str, Any]) -> None:
+        """Nothing: the width is the search's own, and what was measured has no place in a collection."""
+        del findings
+
     def search(self, queries: Tensor, k: int) -> SearchResult:
         """Asks the collection by its alias."""
         self._connect()
+        values, power = self.width.values, self._manifest.exponent if self._needs_candidates else None
+        depth = max(k, values.get("candidates", 0))
+        settings = self._qdrant.models.SearchParams(hnsw_ef=values["ef_search"]) if "ef_search" in values else None
         try:
             with self._in_one_sentence():
                 answers = [
-                    self._client.query_points(self.name, query=query, limit=k).points for query in queries.tolist()
+                    self._client.query_points(self.name, query=query, limit=depth, search_params=settings).points
+                    for query in queries.tolist()
                 ]
         finally:
             self._disconnect()
+        if power is not None:
+            for points in answers:
+                for point in points:
+                    point.score *= point.payload["norm"] ** power
+            answers = [sorted(points, key=lambda point: -point.score)[:k] for points in answers]
         return SearchResult(
             [[point.payload["id"] for point in points] for points in answers],
             [[point.score for point in points] for points in answers],
@@ -236,7 +289,7 @@ class QdrantCollection:
             points, page = self._client.scroll(self.name, limit=_PAGE, offset=page, with_vectors=False)
             for point in points:
                 payload = point.payload or {}
-                other_keys = sorted(set(payload) - {"id"})
+                other_keys = sorted(set(payload) - {"id", "norm"})
                 if other_keys:
                     raise ValueError(
                         f"name: {place} has payload besides the id ('{other_keys[0]}'), which replacing it would lose; "
@@ -260,10 +313,34 @@ def _check_name(name: str) -> None:
         )
 
 
+def _lines(plan: SearchPlan) -> str:
+    """Lines of Python that search by ``queries``, a numpy array ``[n, d]`` of float32."""
+    out, name = without_passwords(plan.destination.out), plan.destination.name
+    is_reweighted = plan.norm_power not in (None, 0)
+    depth = max(plan.k, plan.width.get("candidates", 0)) if is_reweighted else plan.k
+    settings = ""
+    if "ef_search" in plan.width:
+        settings = f", search_params=models.SearchParams(hnsw_ef={plan.width['ef_search']})"
+    place = f"url={out!r}, api_key=os.environ.get('QDRANT_API_KEY')" if "://" in out else f"path={out!r}"
+    lines = [
+        *(["import os"] if "://" in out else []),
+        "import numpy as np",
+        "from qdrant_client import QdrantClient, models",
+        *plan.queries(),
+        f"client = QdrantClient({place})",
+        f"asked = [client.query_points({name!r}, query=query, limit={depth}{settings}) for query in queries.tolist()]",
+        "answers = [answer.points for answer in asked]",
+    ]
+    if is_reweighted:
+        score = f'-point.score * point.payload["norm"]{plan.weight}'
+        lines.append(f"answers = [sorted(points, key=lambda point: {score})[:{plan.k}] for points in answers]")
+    return "\n".join([*lines, 'ids = [[point.payload["id"] for point in points] for points in answers]'])
+
+
 TARGETS = {
     "qdrant": IndexTarget(
         QdrantCollection,
-        "client.query_points(name, query=query, limit=k)",
+        _lines,
         extra="qdrant",
         place="{name} in {out}",
     )

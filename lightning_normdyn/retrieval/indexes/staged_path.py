@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from lightning_normdyn.atomic_file import make_temporary, remove_leftovers, sync_folder
+from lightning_normdyn.atomic_file import leftovers_of, make_temporary, remove_leftovers, sync_folder, write_json
 from lightning_normdyn.caution import caution
 from lightning_normdyn.datasets.storage_place import is_url
-from lightning_normdyn.file_lock import is_locked
+from lightning_normdyn.file_lock import FileLock, is_locked
 
 _LONGEST_NAME = 230  # that of the folder for the time being, which has some letters more, must fit too
 
@@ -23,6 +25,11 @@ class StagedPath:
         place: the file or folder that is to be.
         overwrite: whether one that is there may be replaced.
         folder: whether it is a folder; a file never replaces one.
+        resume_key: of this export; what a killed one of the same key had written is taken over.
+
+    Attributes:
+        rows_done: rows that the killed one had put on the disk; 0 for a fresh start.
+        state: that it had noted with them.
 
     Raises:
         FileExistsError: if there is one and it may not.
@@ -42,14 +49,38 @@ class StagedPath:
         ('1 2 3', ['numbers.txt'])
     """
 
-    def __init__(self, place: Path, *, overwrite: bool, folder: bool = False) -> None:
+    def __init__(self, place: Path, *, overwrite: bool, folder: bool = False, resume_key: str | None = None) -> None:
         check_staged_place(place, overwrite=overwrite, folder=folder)
-        self.place, self._overwrite = place, overwrite
+        self.place, self._overwrite, self._key = place, overwrite, resume_key
         self._new_folders = _make_folders(place.parent)
+        killed = None if resume_key is None else _killed_export(place, resume_key)
         _clear_leftovers(place)
-        self._lock = make_temporary(place, folder=True)
+        self._lock = make_temporary(place, folder=True) if killed is None else killed
         self._folder = self._lock.path
         self.path = self._folder / place.name
+        journal = {} if killed is None else _journal(self._folder)
+        self.rows_done: int = journal.get("rows", 0)
+        self.state: dict[str, int] = journal.get("state", {})
+        if self.rows_done:
+            caution(
+                f"out: an export to '{place}' was killed after {self.rows_done:,} rows; this one goes on from there",
+                stacklevel=3,
+            )
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the next export of the same key would go on from a checkpoint."""
+        return self._key is not None
+
+    def checkpoint(self, rows: int, **state: int) -> None:
+        """Notes that so many rows are on the disk, from which the next export of the same key goes on.
+
+        Args:
+            rows: from the first on.
+            state: to be noted with them.
+        """
+        if self._key is not None:
+            write_json(self._folder / _JOURNAL, {"key": self._key, "rows": rows, "state": state})
 
     def publish(self) -> None:
         """Moves what was written, and whatever lies beside it, into place, once it is on the disk.
@@ -59,6 +90,7 @@ class StagedPath:
         """
         if self.place.exists() and not self._overwrite:
             raise FileExistsError(f"out: '{self.place}' has been written by somebody else meanwhile; choose another")
+        (self._folder / _JOURNAL).unlink(missing_ok=True)
         _sync_all(self._folder)
         products = sorted(self._folder.iterdir(), key=lambda file: file.name, reverse=True)
         if len(products) > 1 and self.place.is_file():
@@ -139,6 +171,24 @@ def check_staged_place(place: Path, *, overwrite: bool, folder: bool = False) ->
 
 
 _OLD = ".old"
+_JOURNAL = ".progress.json"
+
+
+def _journal(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / _JOURNAL).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _killed_export(place: Path, key: str) -> FileLock | None:
+    """The lock of what a killed export of that key has written, held."""
+    for folder in leftovers_of(place.parent, place.name):
+        lock = FileLock(folder)
+        if folder.is_dir() and _journal(folder).get("key") == key and lock.acquire():
+            return lock
+    return None
 
 
 def _sync_all(folder: Path) -> None:

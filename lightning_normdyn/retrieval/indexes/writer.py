@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.passwords import without_passwords
+from lightning_normdyn.retrieval.indexes.manifest import Manifest
+from lightning_normdyn.retrieval.indexes.search_width import NO_PARAMETERS, IndexParameters, SearchWidth
 
 Metric = Literal["inner_product", "euclidean", "cosine"]
 Storage = Literal["float32", "float16"]
@@ -27,6 +29,9 @@ class Destination:
         dtype: the precision they are stored in.
         index: how they are searched: ``flat`` for exactly; what else there is depends on the target.
         overwrite: whether what is there may be replaced.
+        parameters: of the index, as far as the user sets them.
+        append: whether what is there is kept, and rows are added whose ids it does not have.
+        first_width: of searches to begin with, as a pilot found it; it may be widened.
     """
 
     out: str
@@ -34,6 +39,9 @@ class Destination:
     dtype: Storage = "float32"
     index: str = "flat"
     overwrite: bool = False
+    parameters: IndexParameters = NO_PARAMETERS
+    append: bool = False
+    first_width: Mapping[str, int] = field(default_factory=dict)
 
 
 class Contents(NamedTuple):
@@ -45,6 +53,8 @@ class Contents(NamedTuple):
         ids: all of them, in the order they come.
         sample: some of the vectors, ``[s, dim]``, for indexes that learn from them first.
         same_length: whether all were made equally long.
+        manifest: what is written beside the vectors.
+        resume_key: tells this export from others, so that one that was killed goes on; ``None`` to begin anew.
     """
 
     dim: int
@@ -52,6 +62,13 @@ class Contents(NamedTuple):
     ids: Sequence[str]
     sample: Tensor
     same_length: bool = False
+    manifest: Manifest = Manifest(1.0)
+    resume_key: str | None = None
+
+    @property
+    def norm_power(self) -> float | None:
+        """Exponent of the norms that lie beside vectors of length 1; ``None`` where there are none."""
+        return self.manifest.exponent if self.manifest.keep_norm else None
 
 
 class SearchResult(NamedTuple):
@@ -70,7 +87,18 @@ class IndexWriter(Protocol):
     """A place that vectors can be written to and searched in.
 
     What is written shows at :meth:`close`, all at once; until then, and after :meth:`discard`, the place is as it was.
+
+    Attributes:
+        destination: where it writes.
+        width: how much :meth:`search` looks at; it may be set to another of the same names.
+        existing_ids: once it is open: ids whose vectors stay where rows are appended.
+        rows_done: once it is open: rows that a killed export had written and that stay, existing ones included.
     """
+
+    destination: Destination
+    width: SearchWidth
+    existing_ids: list[str]
+    rows_done: int
 
     @property
     def approximate(self) -> bool:
@@ -86,8 +114,8 @@ class IndexWriter(Protocol):
         """
         ...
 
-    def add(self, ids: Sequence[str], vectors: Tensor) -> None:
-        """Takes the next vectors, float32 ``[n, dim]`` on the CPU."""
+    def add(self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None) -> None:
+        """Takes the next vectors, float32 ``[n, dim]`` on the CPU, and norms ``[n]`` where they are kept apart."""
         ...
 
     def close(self) -> None:
@@ -102,32 +130,98 @@ class IndexWriter(Protocol):
         """Searches what was put in place, as its users will."""
         ...
 
+    def finish(self, findings: Mapping[str, Any]) -> None:
+        """Keeps the width that was measured, and writes what was measured into the manifest, where there are such."""
+        ...
+
+
+class SearchPlan(NamedTuple):
+    """How users search what was written, as it was measured.
+
+    Attributes:
+        destination: where it is.
+        metric: what it compares by.
+        k: nearest vectors to look for.
+        width: how much the search looks at.
+        norm_power: exponent of the norms beside the vectors; ``None`` where lengths are in the vectors.
+        augmented: whether vectors have one dimension more, for which queries need a zero.
+        prefix: numbers of a query that count; ``None`` for all.
+        has_id_file: whether ids lie in a file beside the vectors.
+    """
+
+    destination: Destination
+    metric: Metric = "inner_product"
+    k: int = 10
+    width: Mapping[str, int] = {}
+    norm_power: float | None = None
+    augmented: bool = False
+    prefix: int | None = None
+    has_id_file: bool = False
+
+    @property
+    def weight(self) -> str:
+        """``** power`` of the norms, nothing for 1."""
+        return "" if self.norm_power == 1 else f" ** {self.norm_power:g}"
+
+    def queries(self) -> list[str]:
+        """Lines of Python that make ``queries`` what the index takes, from a numpy array ``[n, d]`` of float32."""
+        lines = [] if self.prefix is None else [f"queries = np.ascontiguousarray(queries[:, :{self.prefix}])"]
+        return lines + (["queries = np.pad(queries, ((0, 0), (0, 1)))"] if self.augmented else [])
+
+
+class Candidate(NamedTuple):
+    """An index that ``--index auto`` tries.
+
+    Attributes:
+        name: in words.
+        index: the target's word.
+        augment: whether lengths are made equal by one dimension more.
+        keep_norm: whether directions are stored, with norms beside them.
+        parameters: names of what a user may set of it.
+        scan_share: bytes that a search reads of every vector, beside those of float32; 0 for a graph, which reads few.
+    """
+
+    name: str
+    index: str
+    augment: bool = False
+    keep_norm: bool = False
+    parameters: tuple[str, ...] = ("m", "ef_construction", "ef_search")
+    scan_share: float = 0.0
+
 
 class IndexTarget(NamedTuple):
     """An index that vectors can be exported to; its module lists it in ``TARGETS``.
 
     Attributes:
         writer: makes the writer for a destination.
-        search: how users search it, ``{metric}`` standing for the database's name of the metric.
+        search: how users search it: words, ``{metric}`` standing for the database's name of the metric, or what makes
+            lines that can be run from a plan.
         metric_names: that name for each metric.
         extra: of the installation that brings the package it needs; ``None`` for plain files.
         place: where the vectors are, in words, ``{out}`` and ``{name}`` standing for those of the destination.
+        candidates: what ``--index auto`` builds on a sample; it is refused where there are none.
     """
 
     writer: Callable[[Destination], IndexWriter]
-    search: str
+    search: str | Callable[[SearchPlan], str]
     metric_names: Mapping[Metric, str] = {}
     extra: str | None = None
     place: str = "{out}"
+    candidates: Sequence[Candidate] = ()
 
-    def hint(self, metric: Metric) -> str:
-        """How it is searched where vectors are compared by the metric.
+    def hint(self, plan: SearchPlan) -> str:
+        """How it is searched: lines that can be run, or else words.
 
         Example:
-            >>> IndexTarget(print, "ORDER BY embedding {metric} query", {"euclidean": "<->"}).hint("euclidean")
-            'ORDER BY embedding <-> query'
+            >>> target = IndexTarget(print, "ORDER BY embedding {metric} query", {"euclidean": "<->"})
+            >>> target.hint(SearchPlan(Destination("x"), "euclidean"))
+            'ORDER BY embedding <-> query, queries as they are, metric euclidean'
         """
-        return self.search.replace("{metric}", self.metric_names.get(metric, ""))
+        if not isinstance(self.search, str):
+            return self.search(plan)
+        words = self.search.replace("{metric}", self.metric_names.get(plan.metric, ""))
+        kind = "with a zero at their end" if plan.augmented else "as they are"
+        return f"{words}, queries {kind}, metric {plan.metric}"
 
     def place_of(self, destination: Destination) -> str:
         """Where the vectors of a destination are.
@@ -171,6 +265,18 @@ def check_index(index: str, choices: Sequence[str], *, target: str) -> None:
     """
     if index not in choices:
         raise ValueError(f"index: expected {' or '.join(choices)} for {target}, got {index!r}")
+
+
+def check_fresh(destination: Destination, *, target: str) -> None:
+    """Refuses to append where vectors are replaced as a whole.
+
+    Raises:
+        ValueError: if that was asked for.
+    """
+    if destination.append:
+        raise ValueError(
+            f"append: expected npy, parquet, safetensors or faiss, got {target}; export all with --overwrite"
+        )
 
 
 def check_existing_ids(existing_ids: Sequence[str], new_ids: Sequence[str], *, place: str, overwrite: bool) -> None:

@@ -51,13 +51,13 @@ def document_chunks(documents: Documents, chunk_size: int, d: int) -> Iterator[T
         )
     if isinstance(documents, Tensor) or hasattr(documents, "shape"):
         array = cast("Tensor | Array", documents)
-        _check(array, d)
+        check_rows(array, d)
         for start in range(0, array.shape[0], chunk_size):
             yield _tensor(array[start : start + chunk_size])
         return
     pending: list[Tensor] = []
     for piece in cast("Iterable[Tensor | Array]", documents):
-        _check(piece, d)
+        check_rows(piece, d)
         pending.append(_tensor(piece))
         while sum(map(len, pending)) >= chunk_size:
             rows = pending[0] if len(pending) == 1 else torch.cat(pending)
@@ -118,7 +118,16 @@ def row_count(documents: Documents) -> int | None:
     return int(shape[0]) if shape else None
 
 
-def _check(rows: Tensor | Array, d: int) -> None:
+def check_rows(rows: Tensor | Array, d: int) -> None:
+    """Refuses documents that are no ``[m, d]``.
+
+    Args:
+        rows: the documents, or some of them.
+        d: of the queries.
+
+    Raises:
+        ValueError: if they are something else.
+    """
     if not hasattr(rows, "shape") or len(rows.shape) != 2 or rows.shape[1] != d:
         shape = tuple(rows.shape) if hasattr(rows, "shape") else type(rows).__name__
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.running_top_k import NO_DOCUMENT, RunningTopK
+from lightning_normdyn.retrieval.search.struck_scores import Strike
 from lightning_normdyn.retrieval.search.tiles import Survivors, Tile, tile_width
 
 Backend = Literal["auto", "torch", "faiss"]
@@ -78,12 +79,31 @@ def exact_top_k(
     check_count(k=k)
     if backend not in ("auto", "torch", "faiss"):
         raise ValueError(f"backend: expected 'auto', 'torch' or 'faiss', got {backend!r}")
-    n, d = queries.shape
+    n = len(queries)
     m = row_count(documents)
     k = k if m is None else max(1, min(k, m))
     exclusions = None if excluded_pairs is None else ExcludedPairs(excluded_pairs, n, queries.device)
     if backend == "faiss":
         return _by_faiss(queries, documents, k, chunk_size, exclusions)
+    return tiled_top_k(queries, documents, k, chunk_size=chunk_size, strikes=[] if exclusions is None else [exclusions])
+
+
+def tiled_top_k(
+    queries: Tensor, documents: Documents, k: int, *, chunk_size: int | None = None, strikes: Sequence[Strike] = ()
+) -> TopK:
+    """The search of :func:`exact_top_k` with anything that strikes scores before they are ranked.
+
+    Args:
+        queries: ``[n, d]``, float32 or float64, as :func:`checked_queries` gives them.
+        documents: ``[m, d]``.
+        k: documents a query.
+        chunk_size: as in :func:`exact_top_k`.
+        strikes: each changes every tile, in this order.
+
+    Raises:
+        ValueError: if shapes do not fit, a document is not finite or a score too large for its type.
+    """
+    d = queries.shape[1]
     query_blocks = queries.split(_QUERIES)
     width = tile_width(len(query_blocks[0]), queries.device)
     tiles = [Tile(query_block, width) for query_block in query_blocks]
@@ -96,8 +116,8 @@ def exact_top_k(
                 positions = torch.arange(offset + start, offset + start + len(block), device=queries.device)
                 for block_number, (tile, best) in enumerate(zip(tiles, running_top_k, strict=True)):
                     tile.fill(block)
-                    if exclusions is not None:
-                        exclusions.strike(tile.scores, block_number * _QUERIES, offset + start)
+                    for strike in strikes:
+                        strike.strike(tile.scores, block_number * _QUERIES, offset + start)
                     rows, columns, scores = survivors(tile, best.thresholds, block, positions, k)
                     best.offer(rows, positions[columns], scores)
             offset += len(chunk)

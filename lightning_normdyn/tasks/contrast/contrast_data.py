@@ -26,6 +26,8 @@ class TrainingPair(NamedTuple):
         query_id: equal ids mean equal queries, whose documents are no negatives of each other.
         document_id: the same for documents.
         hard_negatives: documents that do not answer the query, as many for every pair.
+        hard_negative_ids: of each, as ``document_id``: one that answers another query of the batch is no negative of
+            that one. None, or one for each.
     """
 
     query: Any
@@ -33,6 +35,7 @@ class TrainingPair(NamedTuple):
     query_id: int
     document_id: int
     hard_negatives: tuple[Any, ...] = ()
+    hard_negative_ids: tuple[int, ...] = ()
 
 
 class Sized(Protocol):
@@ -68,8 +71,9 @@ class ContrastData(LightningDataModule):
     """Pairs to train on, and splits to be measured on, in the batches that :class:`ContrastiveTask` takes.
 
     A training batch is ``{"queries", "documents", "query_ids", "document_ids"}`` and, where the source has any,
-    ``"hard_negatives"`` (one after the other, those of the first pair first); texts stay lists of str, tensors are
-    stacked. An evaluation has two loaders, queries first, with batches ``{"places", "inputs"}``; long texts come first.
+    ``"hard_negatives"`` (one after the other, those of the first pair first) with their ``"hard_negative_ids"``
+    ``[pairs, k]``; texts stay lists of str, tensors are stacked. An evaluation has two loaders, queries first, with
+    batches ``{"places", "inputs"}``; long texts come first.
 
     A family overrides :meth:`training_pairs` and :meth:`evaluation`, and :meth:`floors` where something needs no
     training.
@@ -187,6 +191,8 @@ def collate_pairs(pairs: Sequence[TrainingPair]) -> dict[str, Any]:
     negatives = [negative for pair in pairs for negative in pair.hard_negatives]
     if negatives:
         batch["hard_negatives"] = collate_inputs(negatives)
+        if all(pair.hard_negative_ids for pair in pairs):
+            batch["hard_negative_ids"] = torch.tensor([pair.hard_negative_ids for pair in pairs])
     return batch
 
 

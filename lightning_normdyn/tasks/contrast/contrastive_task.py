@@ -128,7 +128,8 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
     def loss(self, batch: Mapping[str, Any]) -> Tensor:
         """The contrastive loss of a batch; a family with a loss of another kind overrides it."""
         queries, documents = self.encode_queries(batch["queries"]), self.encode_documents(batch["documents"])
-        options = {name: batch[name] for name in ("query_ids", "document_ids") if name in batch}
+        ids = ("query_ids", "document_ids", "hard_negative_ids")
+        options = {name: batch[name] for name in ids if name in batch}
         if "hard_negatives" in batch:
             negatives = self.encode_documents(batch["hard_negatives"])
             options["hard_negatives"] = rearrange(negatives, "(query k) d -> query k d", query=len(queries))

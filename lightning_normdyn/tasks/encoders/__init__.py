@@ -4,6 +4,14 @@ from lightning_normdyn.tasks.encoders.image import ImageEncoder
 from lightning_normdyn.tasks.encoders.pretrained_text import PretrainedTextEncoder
 from lightning_normdyn.tasks.encoders.small_image import SmallImageEncoder
 from lightning_normdyn.tasks.encoders.small_text import SmallTextEncoder
+from lightning_normdyn.tasks.encoders.static_text import StaticTextEncoder
 from lightning_normdyn.tasks.encoders.text import TextEncoder
 
-__all__ = ["ImageEncoder", "PretrainedTextEncoder", "SmallImageEncoder", "SmallTextEncoder", "TextEncoder"]
+__all__ = [
+    "ImageEncoder",
+    "PretrainedTextEncoder",
+    "SmallImageEncoder",
+    "SmallTextEncoder",
+    "StaticTextEncoder",
+    "TextEncoder",
+]

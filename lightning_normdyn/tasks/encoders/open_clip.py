@@ -17,7 +17,8 @@ class OpenClip(ImageTextTowers):
     Images must come in the size that the model takes, and are then standardised as it wants them.
 
     Args:
-        model: a name such as ``ViT-B-32``, ``hf-hub:ORGANISATION/REPOSITORY``, or ``local-dir:FOLDER`` with
+        model: a name such as ``ViT-B-32``, which may have the tag of its weights behind it
+            (``ViT-B-32/laion2b_s34b_b79k``), ``hf-hub:ORGANISATION/REPOSITORY``, or ``local-dir:FOLDER`` with
             ``open_clip_config.json`` and the weights.
         pretrained: a tag or a file of weights, for a plain name; random weights if left out.
 
@@ -32,17 +33,22 @@ class OpenClip(ImageTextTowers):
     def __init__(self, model: str = "ViT-B-32", *, pretrained: str | None = None) -> None:
         super().__init__()
         library = _open_clip()
-        try:
-            self.model = library.create_model(
-                model, pretrained=pretrained, require_pretrained=pretrained is not None or ":" in model
+        model, tag = _parted(model, library)
+        if tag is not None and pretrained is not None:
+            raise ValueError(
+                f"pretrained: expected no other weights beside {model}/{tag}, got {pretrained!r}; leave it out"
             )
+        pretrained = pretrained if tag is None else tag
+        self.is_pretrained = pretrained is not None or ":" in model
+        try:
+            self.model = library.create_model(model, pretrained=pretrained, require_pretrained=self.is_pretrained)
             self.tokenizer = library.get_tokenizer(model)
         except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
             raise ValueError(
                 f"model: expected a model of open_clip and weights that are here or can be had, got {model!r} with "
-                f"pretrained={pretrained!r}: {error}"
+                f"pretrained={pretrained!r}: {' '.join(str(error).partition(chr(10))[0].split())[:200]}"
             ) from error
         preprocessing = self.model.visual.preprocess_cfg
         size = preprocessing["size"]
@@ -79,6 +85,39 @@ class OpenClip(ImageTextTowers):
         padding = getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", 0) or 0
         self.truncated_texts += int((longer[:, -1] != padding).sum())
         return tokens
+
+
+def names_open_clip(model: str) -> bool:
+    """Whether a name is one of open_clip's own, with or without a tag behind it; not where open_clip is missing.
+
+    Example:
+        >>> names_open_clip("intfloat/e5-small-v2")
+        False
+    """
+    if model.count("/") > 1:
+        return False
+    try:
+        return _parted(model, _open_clip())[0] in _open_clip().list_models()
+    except ImportError:
+        return False
+
+
+def _parted(model: str, library: Any) -> tuple[str, str | None]:
+    """Name and tag.
+
+    Raises:
+        ValueError: if open_clip has no such weights of that model.
+    """
+    name, slash, tag = model.partition("/")
+    if not slash or name not in library.list_models():
+        return model, None
+    tags = library.list_pretrained_tags_by_model(name)
+    if tag.lower().replace("-", "_") not in tags:
+        raise ValueError(
+            f"model: expected weights that open_clip has of {name} ({', '.join(tags) or 'none'}), got '{tag}'; name "
+            "one of those, or pass a file as pretrained"
+        )
+    return name, tag
 
 
 def _open_clip() -> Any:

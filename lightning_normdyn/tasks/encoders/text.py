@@ -31,3 +31,11 @@ class TextEncoder(nn.Module):
         device = next(self.parameters()).device
         embeddings: Tensor = self(**{name: tokens.to(device) for name, tokens in self.tokenize(texts).items()})
         return embeddings
+
+    def encode_queries(self, texts: Sequence[str]) -> Tensor:
+        """The same of queries, where an encoder treats them in another way."""
+        return self.encode(texts)
+
+    def encode_documents(self, texts: Sequence[str]) -> Tensor:
+        """The same of documents."""
+        return self.encode(texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -47,10 +47,14 @@ class TextTowers(nn.Module):
 
     def encode_queries(self, texts: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]``, not normalised."""
-        return self.query.encode(texts)
+        return _method(self.query, "encode_queries")(texts)
 
     def encode_documents(self, texts: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]``, not normalised."""
+        return _method(self.document, "encode_documents")(texts)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``[b, d]`` of texts that are neither queries nor documents, by the encoder of documents."""
         return self.document.encode(texts)
 
     @property
@@ -68,3 +72,9 @@ class TextTowers(nn.Module):
                 "out; raise its max_words or max_length if the model allows",
                 stacklevel=2,
             )
+
+
+def _method(encoder: TextEncoder, name: str) -> Callable[[Sequence[str]], Tensor]:
+    """A method of the encoder, ``encode`` where a module of somebody's own has no other."""
+    method: Callable[[Sequence[str]], Tensor] = getattr(encoder, name, encoder.encode)
+    return method

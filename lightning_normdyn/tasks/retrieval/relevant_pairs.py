@@ -3,31 +3,71 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+import warnings
+from collections.abc import Iterator, Mapping
 
+import torch
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lightning_normdyn.datasets import JudgedTexts, Judgements
 from lightning_normdyn.datasets.formats import MsMarcoTriples
+from lightning_normdyn.datasets.formats.hard_negatives import negatives_by_query
+from lightning_normdyn.retrieval.mining.source import MiningSource
 from lightning_normdyn.tasks.contrast.contrast_data import TrainingPair
 from lightning_normdyn.tasks.retrieval.bm25 import BM25
 
 
 class RelevantPairs:
-    """The relevant pairs of a split.
+    """The relevant pairs of a split, and hard negatives of each query.
 
     Args:
         texts: the set.
         judgements: of the split.
-        hard_negatives: documents that go with every pair: those that BM25 ranks first among all that were not judged
-            relevant to the query.
+        excluded_pairs: of the split: neither relevant nor hard negatives.
+        hard_negatives: documents that go with every pair.
+        hard_negatives_from: ``bm25``: those that BM25 ranks first among all that were not judged relevant to the query;
+            ``mining``: those that are put into :attr:`source`, none before; or a file of mined ones, see
+            :func:`~lightning_normdyn.datasets.formats.read_hard_negatives`.
+
+    Attributes:
+        source: the queries of the split and all documents, for a miner, with the table of hard negatives; ``None``
+            without hard negatives.
+
+    Raises:
+        ValueError: if there are too few documents.
+        MalformedFileError: if the file does not hold what it should.
     """
 
-    def __init__(self, texts: JudgedTexts, judgements: Judgements, *, hard_negatives: int = 0) -> None:
+    def __init__(
+        self,
+        texts: JudgedTexts,
+        judgements: Judgements,
+        *,
+        excluded_pairs: Judgements | None = None,
+        hard_negatives: int = 0,
+        hard_negatives_from: str = "bm25",
+    ) -> None:
         self.texts = texts
         self.relevant = judgements.relevant()
-        self.hard_negatives = _negatives_by_words(texts, self.relevant, hard_negatives) if hard_negatives else {}
+        self._places, self._numbers = self.relevant.queries.unique(return_inverse=True)
+        self.source = self._make_source(hard_negatives, excluded_pairs) if hard_negatives and len(self) else None
+        if self.source is None or hard_negatives_from == "mining":
+            return
+        if hard_negatives_from == "bm25":
+            self.source.update(self.source.allowed(self._ranked_by_words(hard_negatives)))
+            return
+        query_places, document_places = (
+            {id: place for place, id in enumerate(ids)} for ids in (self.source.query_ids, texts.documents.ids)
+        )
+        indices = self.source.indices_of(negatives_by_query(hard_negatives_from, query_places, document_places))
+        drawn = self.source.update(indices)
+        if drawn:
+            warnings.warn(
+                f"{hard_negatives_from}: {drawn} of {len(indices)} queries have fewer than {hard_negatives} hard "
+                "negatives there; what is missing is drawn from all documents that do not answer them",
+                stacklevel=4,
+            )
 
     def __len__(self) -> int:
         return len(self.relevant.grades)
@@ -35,8 +75,43 @@ class RelevantPairs:
     def __getitem__(self, place: int) -> TrainingPair:
         query, document = int(self.relevant.queries[place]), int(self.relevant.documents[place])
         documents = self.texts.documents.texts
-        negatives = tuple(documents[negative] for negative in self.hard_negatives.get(query, ()))
-        return TrainingPair(self.texts.queries.texts[query], documents[document], query, document, negatives)
+        negatives = () if self.source is None else self.source.negatives.of(int(self._numbers[place]))
+        return TrainingPair(
+            self.texts.queries.texts[query],
+            documents[document],
+            query,
+            document,
+            tuple(documents[negative] for negative in negatives),
+            negatives,
+        )
+
+    def _make_source(self, hard_negatives: int, excluded: Judgements | None) -> MiningSource:
+        queries, places = self.texts.queries, self._places.tolist()
+        excluded_pairs = None
+        if excluded is not None:
+            is_here = torch.isin(excluded.queries, self._places)
+            numbers = torch.searchsorted(self._places, excluded.queries[is_here])
+            excluded_pairs = numbers, excluded.documents[is_here]
+        try:
+            return MiningSource(
+                [queries.texts[place] for place in places],
+                self.texts.documents.texts,
+                self.relevant._replace(queries=self._numbers),
+                num_negatives=hard_negatives,
+                excluded_pairs=excluded_pairs,
+                query_ids=[queries.ids[place] for place in places],
+                document_ids=self.texts.documents.ids,
+            )
+        except ValueError as error:
+            raise ValueError(str(error).replace("num_negatives", "hard_negatives", 1)) from None
+
+    def _ranked_by_words(self, number: int) -> Tensor:
+        """The best documents by BM25, ``[queries, number]``; -1 where a query shares words with too few."""
+        assert self.source is not None
+        ranked = BM25(self.texts.documents.texts).rank(
+            self.source.queries, number, excluded_pairs=(self.source.positives.queries, self.source.positives.documents)
+        )
+        return torch.nn.functional.pad(ranked, (0, number - ranked.shape[1]), value=-1)
 
 
 class TriplePairs(IterableDataset[TrainingPair]):
@@ -52,37 +127,11 @@ class TriplePairs(IterableDataset[TrainingPair]):
 
     def __iter__(self) -> Iterator[TrainingPair]:
         for query, positive, negative in self.triples:
-            yield TrainingPair(query, positive, _text_id(query), _text_id(positive), (negative,))
+            yield TrainingPair(query, positive, _text_id(query), _text_id(positive), (negative,), (_text_id(negative),))
 
 
 def _text_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def _negatives_by_words(texts: JudgedTexts, relevant: Judgements, number: int) -> Mapping[int, Sequence[int]]:
-    relevant_by_query: dict[int, set[int]] = {}
-    for query, document in zip(relevant.queries.tolist(), relevant.documents.tolist(), strict=True):
-        relevant_by_query.setdefault(query, set()).add(document)
-    most_relevant = max(map(len, relevant_by_query.values()), default=0)
-    documents = len(texts.documents)
-    if documents < most_relevant + number:
-        raise ValueError(
-            f"hard_negatives: expected at most {documents - most_relevant}, the documents that are left to some query, "
-            f"got {number}"
-        )
-    rankings = BM25(texts.documents.texts).rank(
-        (texts.queries.texts[query] for query in relevant_by_query), most_relevant + number
-    )
-    return {
-        # A query that shares few words is filled up with the first documents there are.
-        query: _first_others(chain(ranked, range(documents)), relevant_to, number)
-        for (query, relevant_to), ranked in zip(relevant_by_query.items(), rankings.tolist(), strict=True)
-    }
-
-
-def _first_others(candidates: Iterable[int], left_out: set[int], number: int) -> list[int]:
-    candidates_left = (place for place in candidates if place >= 0 and place not in left_out)
-    return list(islice(dict.fromkeys(islice(candidates_left, 2 * number + len(left_out))), number))
 
 
 def with_validation(judgements: Mapping[str, Judgements], share: float) -> dict[str, Judgements]:

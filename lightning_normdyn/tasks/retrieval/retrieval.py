@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from lightning_normdyn.callbacks import HardNegativeMining
 from lightning_normdyn.core.number_checks import check_count, check_flag, check_share
-from lightning_normdyn.core.object_checks import check_instance
+from lightning_normdyn.core.object_checks import check_instance, check_name
 from lightning_normdyn.core.statistics.ranking import (
     grade_ranking,
     ranking_map,
@@ -20,6 +22,7 @@ from lightning_normdyn.core.statistics.ranking import (
 )
 from lightning_normdyn.datasets import JudgedTexts, Judgements
 from lightning_normdyn.datasets.formats import MsMarcoTriples
+from lightning_normdyn.retrieval.mining.source import MiningSource
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Pairs, Split, check_source
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
@@ -86,8 +89,11 @@ class RetrievalData(ContrastData):
         source: where they come from; the docstrings of the running Python's standard library if left out.
         validation_share: of the training queries, kept for validation where the source has no such split.
         bm25: whether to report, once a split, what BM25 finds; it reads all documents, a second for some ten thousand.
-        hard_negatives: documents that go with every training pair, those that BM25 ranks first among all that do not
-            answer its query.
+        hard_negatives: documents that go with every training pair and do not answer its query.
+        hard_negatives_from: which these are: ``bm25``, those that it ranks first; ``mining``, those that the callback
+            :class:`~lightning_normdyn.callbacks.HardNegativeMining` mines while the model trains (beside ``bm25`` it
+            replaces these at its first step); or a file that it or ``write_hard_negatives`` wrote, such as
+            ``runs/retrieval/version_0/hard_negatives/step-000100.jsonl``.
         triples: what to train on instead, streamed, each with its own hard negative; the source then only evaluates.
             Trains for the trainer's ``max_steps``, in the order of the file.
         options: of :class:`ContrastData`.
@@ -103,6 +109,7 @@ class RetrievalData(ContrastData):
         validation_share: float = 0.1,
         bm25: bool = True,
         hard_negatives: int = 0,
+        hard_negatives_from: str = "bm25",
         triples: MsMarcoTriples | None = None,
         **options: Any,
     ) -> None:
@@ -116,7 +123,14 @@ class RetrievalData(ContrastData):
         self.source = StandardLibraryDocstrings() if source is None else source
         check_source(self.source)
         self.bm25 = bm25
+        check_name(hard_negatives_from=hard_negatives_from)
         self.hard_negatives = hard_negatives
+        self.hard_negatives_from = hard_negatives_from
+        if hard_negatives_from != "bm25" and not hard_negatives:
+            raise ValueError(
+                f"hard_negatives: expected 1 or more beside hard_negatives_from={hard_negatives_from!r}, got 0; 4 is "
+                "usual"
+            )
         if hard_negatives and triples is not None:
             raise ValueError(f"hard_negatives: expected 0 where triples bring their own, got {hard_negatives}")
         self.triples = triples
@@ -137,7 +151,43 @@ class RetrievalData(ContrastData):
 
     @cached_property
     def _training(self) -> RelevantPairs:
-        return RelevantPairs(self.texts, self._judged("train"), hard_negatives=self.hard_negatives)
+        return RelevantPairs(
+            self.texts,
+            self._judged("train"),
+            excluded_pairs=self.texts.excluded_pairs.get("train"),
+            hard_negatives=self.hard_negatives,
+            hard_negatives_from=self.hard_negatives_from,
+        )
+
+    def mining_source(self) -> MiningSource:
+        """What the callback :class:`~lightning_normdyn.callbacks.HardNegativeMining` mines from, and where it puts it.
+
+        Raises:
+            ValueError: if pairs have no hard negatives.
+        """
+        source = None if self.triples is not None else self._training.source
+        if source is None:
+            raise ValueError(
+                "hard_negatives: expected 1 or more where they are mined, got "
+                + ("triples, which bring their own" if self.triples is not None else "0")
+                + "; set it beside hard_negatives_from: mining"
+            )
+        return source
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled pairs, see :meth:`ContrastData.train_dataloader`.
+
+        Raises:
+            ValueError: if hard negatives are to be mined, and no callback of the trainer does so.
+        """
+        if self.hard_negatives_from == "mining" and self.trainer is not None:
+            callbacks: Any = self.trainer
+            if not any(isinstance(callback, HardNegativeMining) for callback in callbacks.callbacks):
+                raise ValueError(
+                    "hard_negatives_from: 'mining' expected the callback HardNegativeMining beside it, got a trainer "
+                    "without; add lightning_normdyn.callbacks.HardNegativeMining to trainer.callbacks, or take 'bm25'"
+                )
+        return super().train_dataloader()
 
     def evaluation(self, split: Split) -> EvaluationSplit:
         """The queries that the split judges, and all documents."""

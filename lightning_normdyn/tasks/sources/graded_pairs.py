@@ -32,17 +32,19 @@ class StsBenchmark(GradedPairsSource):
     """The STS benchmark's files, see :func:`lightning_normdyn.datasets.formats.read_sts`; grades from 0 to 5.
 
     Args:
-        folder: with ``train``, ``dev`` and ``test``, ``.tsv`` or ``.csv``, plain or ``.gz``.
+        folder: with ``train``, ``dev`` and ``test``, ``.tsv`` or ``.csv``, plain or ``.gz``, or Parquet of the hub.
+        language: of files named by language (``stsb-de-train.csv``), where there are several.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, language: str | None = None) -> None:
         self.folder = folder
+        self.language = language
 
     def read(self) -> dict[str, GradedPairs]:
         """Reads the folder."""
         from lightning_normdyn.datasets.formats import read_sts
 
-        return read_sts(self.folder)
+        return read_sts(self.folder, language=self.language)
 
 
 class Sick(GradedPairsSource):

@@ -32,7 +32,8 @@ class MovieLensFolder(InteractionsSource):
     """A folder as MovieLens publishes it, see :func:`lightning_normdyn.datasets.formats.movielens.read_movielens`.
 
     Args:
-        folder: with ``u.data``, ``ratings.dat``, ``ratings.csv`` or ``ratings.tsv``.
+        folder: with ``u.data``, ``ratings.dat``, ``ratings.csv`` or ``ratings.tsv``, or the one file of ratings of
+            RecBole, Amazon or SASRec.
     """
 
     def __init__(self, folder: str) -> None:

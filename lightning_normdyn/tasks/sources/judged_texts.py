@@ -44,10 +44,11 @@ class StandardLibraryQuestions(JudgedTextsSource):
 
 
 class BeirFolder(JudgedTextsSource):
-    """A folder in BEIR's layout, see :func:`lightning_normdyn.datasets.formats.read_beir`.
+    """A folder in BEIR's layout or a set of the hub, see :func:`lightning_normdyn.datasets.formats.read_judged_texts`.
 
     Args:
-        folder: with ``corpus.jsonl``, ``queries.jsonl`` (both plain or ``.gz``) and ``qrels/*.tsv``.
+        folder: with ``corpus.jsonl``, ``queries.jsonl`` (both plain or ``.gz``) and ``qrels/*.tsv``, or as the hub has
+            them; or a name on the hub, ``BeIR/scifact`` or ``mteb/scifact``.
         cache: a folder for an Arrow file of the documents, for sets larger than memory.
     """
 
@@ -57,9 +58,9 @@ class BeirFolder(JudgedTextsSource):
 
     def read(self) -> JudgedTexts:
         """Reads the folder."""
-        from lightning_normdyn.datasets.formats import read_beir
+        from lightning_normdyn.datasets.formats import read_judged_texts
 
-        return read_beir(self.folder, cache=self.cache, progress=_progress if self.cache else None)
+        return read_judged_texts(self.folder, cache=self.cache, progress=_progress if self.cache else None)
 
 
 class BrightFolder(JudgedTextsSource):

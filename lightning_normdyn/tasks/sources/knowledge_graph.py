@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from lightning_normdyn.datasets import KnowledgeGraph
 
@@ -34,14 +35,16 @@ class TripleFolder(KnowledgeGraphSource):
     See :func:`lightning_normdyn.datasets.formats.triples.read_triples`.
 
     Args:
-        folder: with ``train``, ``valid`` and ``test``, each ``.txt`` or ``.tsv``, plain or ``.gz``.
+        folder: with ``train``, ``valid`` and ``test``, each ``.txt``, ``.tsv``, ``.csv`` or ``.nt``, plain or ``.gz``.
+        order: of columns without names: ``hrt``, or ``htr`` for head, tail, relation.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, order: Literal["hrt", "htr"] = "hrt") -> None:
         self.folder = folder
+        self.order: Literal["hrt", "htr"] = order
 
     def read(self) -> KnowledgeGraph:
         """Reads the folder."""
         from lightning_normdyn.datasets.formats.triples import read_triples
 
-        return read_triples(self.folder)
+        return read_triples(self.folder, order=self.order)

@@ -26,20 +26,23 @@ class LabelledTextFiles(LabelledTextsSource):
         folder: with ``train``, ``dev`` and ``test`` files, ``.tsv`` or ``.csv``, plain or ``.gz``.
         text_column: name of the column of texts.
         label_column: name of the column of classes.
+        encoding: of the text, such as ``latin-1``.
     """
 
-    def __init__(self, folder: str, *, text_column: str = "text", label_column: str = "category") -> None:
+    def __init__(
+        self, folder: str, *, text_column: str = "text", label_column: str = "category", encoding: str = "utf-8"
+    ) -> None:
         self.folder = folder
         self.text_column = text_column
         self.label_column = label_column
+        self.encoding = encoding
 
     def read(self) -> LabelledTexts:
         """Reads the files; few-shot learning splits by class, so that the splits of the files are joined."""
         from lightning_normdyn.datasets.formats.labelled_text import read_labelled_texts
 
-        splits = list(
-            read_labelled_texts(self.folder, text_column=self.text_column, label_column=self.label_column).values()
-        )
+        columns = {"text_column": self.text_column, "label_column": self.label_column}
+        splits = list(read_labelled_texts(self.folder, **columns, encoding=self.encoding).values())
         texts = list(chain.from_iterable(split.texts for split in splits))
         return LabelledTexts(texts, torch.cat([split.labels for split in splits]), splits[0].classes)
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from small_files import png, rows, write
+from small_files import json_lines, png, rows, write
 
 from lightning_normdyn.datasets import MalformedFileError
 from lightning_normdyn.datasets.formats import read_image_text
@@ -52,6 +52,51 @@ def test_a_table_beside_images(tmp_path, name, by):
     check(read_image_text(file, group_column="group"))
     found = read_image_text(tmp_path)
     assert list(found.groups) == ["images/0.png", "images/1.png", "images/2.png"]
+
+
+def test_metadata_of_an_image_folder(tmp_path):
+    """Hugging Face's imagefolder: file_name and text, as CSV or JSON lines."""
+    for number, colour in enumerate(COLOURS):
+        write(tmp_path / "csv" / f"{number}.png", png(colour))
+        write(tmp_path / "json" / "train" / f"{number}.png", png(colour))
+    entries = [(f"{number}.png", f"caption {number}") for number in range(3)]
+    write(tmp_path / "csv" / "metadata.csv", rows(("file_name", "text"), *entries, by=","))
+    lines = [{"file_name": f"train/{name}", "text": text, "width": 5} for name, text in entries]
+    write(tmp_path / "json" / "metadata.jsonl", json_lines(*lines))
+    for folder in ("csv", "json"):
+        found = read_image_text(tmp_path / folder)
+        assert (colours(found.images), list(found.captions)) == (COLOURS, [text for _, text in entries])
+    with pytest.raises(MalformedFileError, match=r"metadata\.jsonl, line 1: expected a field 'title'"):
+        read_image_text(tmp_path / "json", caption_column="title")
+
+
+def test_flickr30k_parted_by_pipes(tmp_path):
+    for number, colour in enumerate(COLOURS):
+        write(tmp_path / "flickr30k_images" / f"{number}.jpg", png(colour))
+    lines = ["image_name| comment_number| comment"]
+    lines += [f"{number}.jpg| {place}| A {number}, \"{place}\" ." for number in range(3) for place in range(2)]
+    lines += ["2.jpg| 4   A dog runs .", "0.jpg| 5| one | two"]
+    write(tmp_path / "results.csv", "\n".join(lines) + "\n")
+    with pytest.warns(UserWarning, match=r"1 rows without all cells, left out \(first: .*results\.csv, line 8\)"):
+        found = read_image_text(tmp_path)
+    expected = [f'A {number}, "{place}" .' for number in range(3) for place in range(2)]
+    assert list(found.captions) == [*expected, "one | two"]
+    assert list(found.groups) == [f"{number}.jpg" for number in (0, 0, 1, 1, 2, 2, 0)]
+    assert colours(found.images)[::2] == [COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[0]]
+    with pytest.raises(MalformedFileError, match=r"results\.csv, line 1: expected a column named 'title', got image_name"):
+        read_image_text(tmp_path, caption_column="title")
+
+
+@pytest.mark.parametrize("struct", [False, True])
+def test_parquet_with_images_by_path(tmp_path, struct):
+    names = [f"images/{number}.png" for number in range(3)]
+    for name, colour in zip(names, COLOURS, strict=True):
+        write(tmp_path / name, png(colour))
+    images = [{"bytes": None, "path": name} for name in names] if struct else names
+    check(read_image_text(parquet(tmp_path, images), group_column="group"))
+    (tmp_path / names[1]).unlink()
+    with pytest.warns(UserWarning, match=r"1 missing images, .*row 2\)"):
+        assert colours(read_image_text(tmp_path).images) == COLOURS[::2]
 
 
 @pytest.mark.parametrize("struct", [False, True])
@@ -118,7 +163,8 @@ def test_a_broken_image_that_was_not_checked_raises_when_taken(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"images": ["a", "b", "c"]}, r"line 1: expected encoded images in column 'image', got 'a'"),
+        ({"images": [1, 2, 3]}, r"line 1: expected encoded images or names of files in column 'image', got 1"),
+        ({"images": ["a", "b", "c"]}, r"expected images that can be opened, got \{'missing images"),
         ({"caption": [1.5, 2.5, 3.5]}, r"line 1: expected a text in column 'caption', got 1\.5"),
         ({"caption": ["a", None, "c"]}, r"line 2: expected a text in column 'caption', got None"),
         ({"images": [BROKEN] * 3}, r"expected images that can be opened, got \{'broken images"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_files import rows, write
 
@@ -72,6 +74,37 @@ def test_malformed_sts_is_refused(tmp_path, name, content, message):
     write(tmp_path / name, content)
     with pytest.raises(MalformedFileError, match=message):
         read_sts(tmp_path)
+
+
+@pytest.mark.parametrize("score", ["score", "label", "similarity_score"])
+def test_sts_as_parquet_of_the_hub(tmp_path, score):
+    (tmp_path / "data").mkdir()
+    names = {"train-00000-of-00002": PAIRS[:1], "train-00001-of-00002": PAIRS[1:], "validation-00000-of-00001": PAIRS}
+    hidden = [(a, b, -1.0) for a, b, _ in PAIRS]
+    for name, pairs in {**names, "test-00000-of-00001": hidden}.items():
+        first, second, grades = map(list, zip(*pairs, strict=True))
+        table = pa.table({"sentence1": first, "sentence2": second, score: grades})
+        pq.write_table(table, tmp_path / "data" / f"{name}.parquet")
+    with pytest.warns(UserWarning, match=r"1 splits without a score, left out \(first: test-00000-of-00001\.parquet"):
+        found = read_sts(tmp_path)
+    assert {split: plain(pairs) for split, pairs in found.items()} == {"train": PAIRS, "validation": PAIRS}
+    pq.write_table(pa.table({"sentence1": ["a"], "sentence2": ["b"]}), tmp_path / "train.parquet")
+    with pytest.raises(MalformedFileError, match=r"train\.parquet: expected a column 'score', got the columns 'sent"):
+        read_sts(tmp_path)
+
+
+def test_sts_files_named_by_language(tmp_path):
+    for language, pairs in {"de": PAIRS, "en": PAIRS[:1]}.items():
+        for split in ("train", "dev"):
+            write(tmp_path / f"stsb-{language}-{split}.csv", quoted(pairs))
+    found = read_sts(tmp_path, language="de")
+    assert {split: plain(pairs) for split, pairs in found.items()} == {"train": PAIRS, "validation": PAIRS}
+    for language in (None, "fr"):
+        with pytest.raises(MalformedFileError, match=r"expected one language, got de, en in .*pass language, such as"):
+            read_sts(tmp_path, language=language)
+    for split in ("train", "dev"):
+        (tmp_path / f"stsb-de-{split}.csv").unlink()
+    assert plain(read_sts(tmp_path)["train"]) == PAIRS[:1]
 
 
 NAMES = ("pair_ID", "sentence_A", "sentence_B", "entailment_label", "relatedness_score")

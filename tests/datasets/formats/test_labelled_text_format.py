@@ -42,6 +42,15 @@ def test_empty_texts_and_unknown_classes_are_counted(tmp_path):
     assert named(found) == {"train": [("x", "a"), ("", "a")], "validation": [("y", "b")]}
 
 
+def test_latin_1_is_read_when_it_is_said(tmp_path):
+    write(tmp_path / "train.csv", "text,category\ncafé près,drink\n".encode("latin-1"))
+    with pytest.raises(MalformedFileError, match=r"line 2: expected UTF-8 .*pass its encoding .*latin-1"):
+        read_labelled_texts(tmp_path)
+    assert named(read_labelled_texts(tmp_path, encoding="latin-1")) == {"train": [("café près", "drink")]}
+    with pytest.raises(ValueError, match="encoding: expected one that Python knows, .* got 'latin-x'"):
+        read_labelled_texts(tmp_path, encoding="latin-x")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

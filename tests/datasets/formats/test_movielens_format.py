@@ -93,11 +93,17 @@ def test_repeated_interactions_and_items_without_title_are_counted(tmp_path):
         ({"u.data": "\t2\t3\t4\n"}, r"line 1: expected a user and an item, got an empty cell"),
         ({"u.data": ""}, r"u\.data: expected ratings, got none"),
         ({"ratings.csv": ""}, r"ratings\.csv, line 1: expected a row that names the columns, got an empty file"),
-        ({"ratings.csv": "1,2,3,4\n"}, r"ratings\.csv, line 1: expected a column 'user'"),
+        ({"ratings.csv": "1,2,good,4\n"}, r"ratings\.csv, line 1: expected a column 'user'"),
+        ({"a.csv": "who,item\n1,2\n"}, r"a\.csv, line 1: expected a column 'user', got the columns \['who', 'item'\]"),
+        ({"a.inter": "user_id:token\tx:float\n1\t2\n"}, r"a\.inter, line 1: expected a column 'item'"),
+        ({"a.txt": "1 2 3 4 5\n"}, r"a\.txt, line 1: expected a user and an item on each line.*got 5 columns"),
+        ({"a.txt": "1 2\n1\n"}, r"a\.txt, line 2: expected 2 columns, got 1"),
+        ({"u.data": "1\t2\t3\t21 March\n"}, r"a number as a timestamp, got '21 March'; write seconds, or dates as 2014"),
+        ({"a.txt": "1 2\n", "b.txt": "1 2\n"}, r"expected one file of .*, got a\.txt and b\.txt"),
         ({"u.data": "1\t2\t3\t4\n", "u.item": "2|a\n2|b\n"}, r"u\.item, line 2: .* got '2' again"),
         ({"u.data": "1\t2\t3\t4\n", "u.item": "2|a\n3\n"}, r"u\.item, line 2: expected 2 columns, got 1"),
         ({"u.data": "1\t2\t3\t4\n", "ratings.csv": ""}, r"expected one file of .*, got u\.data and ratings\.csv"),
-        ({"other.txt": ""}, r"expected one file of u\.data, ratings\.dat, ratings\.csv, ratings\.tsv, got none"),
+        ({"other.txt": ""}, r"expected one file of u\.data, ratings\.dat, ratings\.csv, ratings\.tsv, .*, got none"),
     ],
 )
 def test_malformed_files_are_refused(tmp_path, files, message):
@@ -105,3 +111,51 @@ def test_malformed_files_are_refused(tmp_path, files, message):
         write(tmp_path / name, content)
     with pytest.raises(MalformedFileError, match=message):
         read_movielens(tmp_path)
+
+
+DAY = 86400
+OTHERS = {
+    "ratings.dat": rows(*RATINGS),
+    "ml.inter": rows(
+        ("user_id:token", "item_id:token", "rating:float", "timestamp:float"), *RATINGS
+    ),
+    "ratings_Beauty.csv": rows(*RATINGS, by=","),
+    "beauty.csv.gz": "asin,reviewerID,overall,unixReviewTime\n" + rows(*((i, u, r, t) for u, i, r, t in RATINGS), by=","),
+    "four.txt": rows(*RATINGS, by=" "),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_layouts_of_other_owners_give_the_same(tmp_path, name):
+    write(tmp_path / name, OTHERS[name])
+    found = read_movielens(tmp_path)
+    assert named(found) == sorted(RATINGS, key=lambda row: (found.user_ids.index(row[0]), row[3]))
+
+
+def test_pairs_of_a_user_and_an_item_are_in_the_order_of_time(tmp_path):
+    write(tmp_path / "Beauty.txt", "2 9\n1 8\n2 7\n")
+    assert named(read_movielens(tmp_path)) == [("2", "9", 1, 0), ("2", "7", 1, 2), ("1", "8", 1, 1)]
+
+
+def test_amazons_users_and_items_are_told_apart(tmp_path):
+    pairs = [("A2SUAM1J3GNN3B", "0000013714"), ("A1YJEY40YUW4SE", "B00005N7P0")]
+    for order in (1, -1):
+        write(tmp_path / "ratings.csv", rows(*((*pair[::order], 5.0, 1393545600) for pair in pairs), by=","))
+        found = read_movielens(tmp_path)
+        assert [(user, item) for user, item, *_ in named(found)] == pairs
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("1970-01-03", 2),
+        ("1970-01-03 12:00:00", 2.5),
+        ("1970-01-03T12:00:00Z", 2.5),
+        ("1970-01-03T12:00:00+12:00", 2),
+        ("01 03, 1970", 2),
+        ("1970/01/03", 2),
+    ],
+)
+def test_times_may_be_dates(tmp_path, text, days):
+    write(tmp_path / "ratings.tsv", f"user\titem\ttimestamp\nu\ti\t{text}\n")
+    assert named(read_movielens(tmp_path)) == [("u", "i", 1, days * DAY)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small_files import rows, write
+from small_files import json_lines, rows, write
 from torch.utils.data import DataLoader
 
 from lightning_normdyn.datasets import MalformedFileError
@@ -79,3 +79,37 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path):
         MsMarcoTriples(files["triples"], queries=files["queries"])
     with pytest.raises(ValueError, match=r"rank: expected one of 0 to ranks - 1 .* got 2 of 2"):
         MsMarcoTriples(files["triples"], rank=2, ranks=2)
+
+
+def test_json_lines_give_every_positive_and_every_negative(tmp_path):
+    entries = [
+        {"query": "one", "pos": ["a", "b"], "neg": ["x", "y", "z"], "scores": [1]},
+        {"anchor": "two", "positive": "c", "negative": "v"},
+    ]
+    triples = [("one", "a", "x"), ("one", "b", "y"), ("one", "a", "z"), ("two", "c", "v")]
+    file = write(tmp_path / "t.jsonl.gz", json_lines(*entries))
+    assert list(MsMarcoTriples(file)) == triples
+    assert sorted([*MsMarcoTriples(file, ranks=2), *MsMarcoTriples(file, rank=1, ranks=2)]) == sorted(triples)
+    places = with_ids(tmp_path) | {"triples": write(tmp_path / "ids.jsonl", json_lines({"qid": 1, "pos": ["p1"], "neg": ["p3"]}))}
+    assert list(MsMarcoTriples(**places)) == [("one", "first", "third")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"query": "a", "pos": [], "neg": ["b"]}, r"line 1: expected a text or a list of texts in field 'pos', got \[\]"),
+        ({"query": "a", "pos": ["b"]}, r"in field 'neg', got \"the fields \['pos', 'query'\]\"; write query, pos and neg"),
+        ({"query": "a", "pos": ["b"], "neg": {"bm25": [1]}}, r"in field 'neg', got \{'bm25'"),
+    ],
+)
+def test_malformed_json_lines_are_refused(tmp_path, entry, message):
+    with pytest.raises(MalformedFileError, match=message):
+        list(MsMarcoTriples(write(tmp_path / "t.jsonl", json_lines(entry))))
+
+
+def test_a_fourth_field_is_left_out_and_said(tmp_path):
+    file = write(tmp_path / "t.tsv", rows(("a", "b", "c", 3), ("d", "e", "f", 4)))
+    with pytest.warns(UserWarning, match=r"2 rows with a fourth field, which is left out \(first: line 1\)"):
+        assert list(MsMarcoTriples(file)) == [("a", "b", "c"), ("d", "e", "f")]
+    with pytest.raises(MalformedFileError, match="line 2: expected 4 columns, got 3"):
+        list(MsMarcoTriples(write(file, "a\tb\tc\td\na\tb\tc\n")))

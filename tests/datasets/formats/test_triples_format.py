@@ -70,13 +70,13 @@ def test_what_spoils_an_evaluation_is_counted_and_kept(tmp_path):
     ("files", "message"),
     [
         ({"train.txt": "a\tr\tb\na b c\n"}, r"train\.txt, line 2: expected 3 columns, got 1"),
-        ({"train.txt": "a\tr\tb\tx\n"}, r"train\.txt, line 1: expected 3 columns, got 4"),
+        ({"train.txt": "a\tr\tb\na\tr\tb\tx\n"}, r"train\.txt, line 2: expected 3 columns, got 4"),
         ({"train.txt": "a\t \tb\n"}, r"line 1: expected head, relation and tail, got an empty name"),
         ({"train.txt": "head\trelation\ttail\n"}, r"train\.txt: expected triples, got none"),
         ({"train.txt": b"a\tr\t\xe9\n"}, r"train\.txt, line 1: expected UTF-8 text"),
-        ({"train.txt": "a\tr\tb\n", "train.tsv": "a\tr\tb\n"}, r"expected one file of train\.txt, train\.tsv, got"),
+        ({"train.txt": "a\tr\tb\n", "train.tsv": "a\tr\tb\n"}, r"expected one file of train\.txt, train\.tsv, .*, got"),
         ({"test.txt": "a\tr\tb\n"}, r"expected train\.txt or train\.tsv, got test\.txt"),
-        ({"facts.nt": ""}, r"expected files such as train\.txt or train\.tsv, got facts\.nt"),
+        ({"facts.nt": ""}, r"expected files such as train\.txt or train\.tsv or .*, got facts\.nt"),
     ],
 )
 def test_malformed_files_are_refused(tmp_path, files, message):
@@ -84,3 +84,80 @@ def test_malformed_files_are_refused(tmp_path, files, message):
         write(tmp_path / name, content)
     with pytest.raises(MalformedFileError, match=message):
         read_triples(tmp_path)
+
+
+FACTS_HERE = [("Ada", "knows", "Bo"), ("Bo", "likes", "Cy d")]
+SPACELESS = [("Ada", "knows", "Bo"), ("Bo", "likes", "Cy")]
+
+
+def swapped(facts):
+    return [(head, tail, relation) for head, relation, tail in facts]
+
+
+LAYOUTS = {
+    "commas": ("train.csv", "".join(f'{h},{r},"{t}"\n' for h, r, t in FACTS_HERE), FACTS_HERE, "hrt"),
+    "named commas": ("train.csv", "head,relation,tail\n" + rows(*FACTS_HERE, by=","), FACTS_HERE, "hrt"),
+    "commas in .txt": ("train.txt", rows(*SPACELESS, by=","), SPACELESS, "hrt"),
+    "spaces": ("train.txt", rows(*SPACELESS, by=" "), SPACELESS, "hrt"),
+    "several spaces": ("train.txt.gz", rows(*SPACELESS, by="   "), SPACELESS, "hrt"),
+    "other order": ("train.tsv", rows(*swapped(FACTS_HERE)), FACTS_HERE, "htr"),
+    "named order": ("train.tsv", rows(("source", "target", "relation"), *swapped(FACTS_HERE)), FACTS_HERE, "hrt"),
+    "N-Triples": (
+        "train.nt",
+        "# a comment\n" + "".join(f"<{h}> <{r}> <{t}> .\n" for h, r, t in FACTS_HERE),
+        FACTS_HERE,
+        "hrt",
+    ),
+    "N-Triples in .txt": (
+        "train.txt",
+        '<a> <says> "one \\"two\\" . three"@en .\n_:b1 <at> "4"^^<int> . # ends\n',
+        [("a", "says", '"one \\"two\\" . three"@en'), ("_:b1", "at", '"4"^^<int>')],
+        "hrt",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_of_other_owners(tmp_path, name):
+    file, content, facts, order = LAYOUTS[name]
+    write(tmp_path / file, content)
+    assert named(read_triples(tmp_path, order=order)) == {"train": facts}
+
+
+@pytest.mark.parametrize("more", [("0.97",), ("2014-01-03",), ("17", "0")])
+def test_columns_behind_the_third_are_left_out_and_said(tmp_path, more):
+    write(tmp_path / "train.txt", rows(*((*fact, *more) for fact in FACTS_HERE)))
+    said = r"2 facts with further columns \(times, scores\), which are left out \(first: train\.txt, line 1\)"
+    with pytest.warns(UserWarning, match=said):
+        assert named(read_triples(tmp_path)) == {"train": FACTS_HERE}
+
+
+def test_numbers_of_open_ke_get_their_names(tmp_path):
+    write(tmp_path / "train2id.txt", "2\n0 1 0\n1\t2\t1\n")
+    write(tmp_path / "valid2id.txt", "1\n1 0 0\n")
+    assert named(read_triples(tmp_path)) == {"train": [("0", "0", "1"), ("1", "1", "2")], "validation": [("1", "0", "0")]}
+    write(tmp_path / "entity2id.txt", "3\nAda\t0\nBo\t1\nCy d\t2\n")
+    write(tmp_path / "relation2id.txt", "2\nknows\t0\nlikes\t1\n")
+    assert named(read_triples(tmp_path)) == {"train": FACTS_HERE, "validation": [("Bo", "knows", "Ada")]}
+    write(tmp_path / "train2id.txt", "3\n0 1 0\n1\t2\t1\n")
+    with pytest.raises(MalformedFileError, match=r"train2id\.txt, line 1: expected 3 facts, as the first line says, got 2"):
+        read_triples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("train.nt", "<a> <b> <c>\n", r"train\.nt, line 1: expected an N-Triple, .* got '<a> <b> <c>'; write head, rel"),
+        ("train.txt", "a b\n", r"line 1: expected 3 columns, or up to 5 .*, got 2; write head, relation and tail on"),
+        ("train.txt", "a b c d e f\n", r"line 1: expected 3 columns, or up to 5 .*, got 6"),
+        ("train.txt", "a b c\na b c d\n", r"line 2: expected 3 columns, got 4"),
+        ("train.csv", "a,b,c\na,,c\n", r"line 2: expected head, relation and tail, got an empty name"),
+        ("train2id.txt", "0 1 0\n", r"expected the number of facts on the first line, got '0 1 0'"),
+    ],
+)
+def test_other_layouts_gone_wrong_are_refused(tmp_path, file, content, message):
+    write(tmp_path / file, content)
+    with pytest.raises(MalformedFileError, match=message):
+        read_triples(tmp_path)
+    with pytest.raises(ValueError, match="order: expected one of hrt, htr, got 'rht'"):
+        read_triples(tmp_path, order="rht")

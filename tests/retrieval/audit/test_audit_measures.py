@@ -63,10 +63,22 @@ def test_the_distribution_is_numpys():
     assert found.cv == pytest.approx(kept.std() / kept.mean())
     assert (found.rows, found.zeros, sum(found.counts)) == (501, 3, 498)
     inside, _ = np.histogram(kept, found.edges)
-    assert list(inside[1:-1]) == list(found.counts[1:-1])
+    assert list(inside) == list(found.counts)
+    assert (found.below, found.above) == (0, 0)
     assert max(found.counts[0], found.counts[-1]) < 10  # the frame holds nearly all of them
     with pytest.raises(ValueError, match="all zero"):
         norm_distribution(torch.zeros(3))
+
+
+def test_outliers_are_in_no_bar_of_the_histogram():
+    norms = torch.cat((1 + drawn(5_000, 1, seed=2).squeeze(1).clamp(-3, 3) / 10, torch.tensor([6.37, 5.9, 0.01])))
+    found = norm_distribution(norms, near_dead_limit=0.1)
+    assert (found.below, found.above, found.near_dead) == (0, 2, 1)
+    assert sum(found.counts) == 5_000
+    assert found.edges[-1] < 2
+    assert found.quantiles[1.0] == pytest.approx(6.37)
+    inside, _ = np.histogram(norms.numpy(), found.edges)
+    assert list(inside) == list(found.counts)
 
 
 def gains(dim):

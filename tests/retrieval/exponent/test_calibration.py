@@ -102,7 +102,7 @@ def test_a_best_exponent_at_the_edge_is_said():
     found = calibrate(sweep([3.0] * 40), resamples=200)
     assert found.at_edge
     assert found.alpha.value == 1
-    assert found.sentence.endswith("sweep further.")
+    assert "it is the edge of the sweep: sweep further." in found.sentence
 
 
 def test_no_gain_looks_like_one():

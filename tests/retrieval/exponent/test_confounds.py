@@ -10,21 +10,37 @@ from planted_relevance import ALPHAS, brute_sweep, directions, draw_relevance
 
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.retrieval.exponent.confounds import confound_report, explain_gain
-from lightning_normdyn.retrieval.exponent.residual_norms import length_norms, rescaled, residual_norms
+from lightning_normdyn.retrieval.exponent.held_out_gain import best_exponent
+from lightning_normdyn.retrieval.exponent.residual_norms import (
+    length_exponents,
+    length_norms,
+    predicted_norms,
+    rescaled,
+    residual_norms,
+)
 from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep, sweep_alpha
 
 
-def by_numpy(norms, length):
-    """Least squares on a line and on cubes whose second and third powers cancel beyond the last knot."""
-    x, y = np.log1p(length), np.log(norms)
+def spline_columns(x):
+    """A line, and cubes whose second and third powers cancel beyond the last knot."""
     k = np.quantile(x, [0.05, 0.275, 0.5, 0.725, 0.95])
     cubes = np.maximum(x[:, None] - k, 0) ** 3
     bends = [
         cubes[:, j] - cubes[:, 3] * (k[4] - k[j]) / (k[4] - k[3]) + cubes[:, 4] * (k[3] - k[j]) / (k[4] - k[3])
         for j in range(3)
     ]
-    design = np.column_stack([np.ones_like(x), x, *bends])
-    return np.exp(y - design @ np.linalg.lstsq(design, y, rcond=None)[0] + y.mean())
+    return [x, *bends]
+
+
+def predicted_by_numpy(norms, length, *controls):
+    """Least squares of log norms on the splines of all controls."""
+    columns = [column for x in (np.log1p(length), *controls) for column in spline_columns(x)]
+    design = np.column_stack([np.ones_like(length), *columns])
+    return np.exp(design @ np.linalg.lstsq(design, np.log(norms), rcond=None)[0])
+
+
+def by_numpy(norms, length, *controls):
+    return norms / predicted_by_numpy(norms, length, *controls) * np.exp(np.log(norms).mean())
 
 
 def test_residual_norms_are_those_of_a_restricted_cubic_spline():
@@ -34,6 +50,68 @@ def test_residual_norms_are_those_of_a_restricted_cubic_spline():
     found = residual_norms(torch.tensor(norms), torch.tensor(length))
     assert found.numpy() == pytest.approx(by_numpy(norms, length), rel=1e-5)
     assert float(found.log().mean()) == pytest.approx(np.log(norms).mean())
+
+
+def test_what_length_and_a_second_control_predict_is_a_sum_of_two_splines():
+    draw = np.random.default_rng(1)
+    length, age = np.round(np.exp(draw.normal(3, 1, 400))), draw.normal(size=400) ** 3
+    norms = np.sqrt(1 + length) * np.exp(0.3 * np.sin(age) + 0.1 * draw.normal(size=400))
+    columns = (torch.tensor(norms), torch.tensor(length))
+    controls = {"age": torch.tensor(age)}
+    found = residual_norms(*columns, controls=controls)
+    np.testing.assert_allclose(found.numpy(), by_numpy(norms, length, age), rtol=1e-5)
+    predicted = predicted_norms(*columns, controls=controls)
+    np.testing.assert_allclose(predicted.numpy(), predicted_by_numpy(norms, length, age), rtol=1e-5)
+    geometric_mean = math.exp(np.log(norms).mean())
+    np.testing.assert_allclose((found * predicted).numpy(), norms * geometric_mean, rtol=1e-9)
+    unknown = controls["age"].clone()
+    unknown[::7] = math.nan
+    filled = unknown.where(unknown.isfinite(), unknown[unknown.isfinite()].median())
+    twice = [residual_norms(*columns, controls={"age": column}) for column in (unknown, filled)]
+    torch.testing.assert_close(*twice)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-9, 1.0, 1e12, 1e300])
+def test_a_control_knows_no_unit(unit):
+    draw = torch.Generator().manual_seed(3)
+    length, age = 100 * torch.rand(80, generator=draw, dtype=torch.float64), torch.rand(80, generator=draw).double()
+    norms = (age + 0.1 * torch.rand(80, generator=draw)).exp()
+    plain, scaled = (residual_norms(norms, length, controls={"age": column}) for column in (age, unit * (age - 0.5)))
+    torch.testing.assert_close(scaled, plain, rtol=1e-6, atol=0)
+
+
+def test_rows_that_are_left_out_of_the_fit_bend_nothing():
+    length = torch.arange(1.0, 101.0, dtype=torch.float64)
+    norms = (1 + length).sqrt()
+    norms[[10, 60]] = 6e-18
+    living = norms > 1e-9
+    found = predicted_norms(norms, length, fitted_rows=living)
+    torch.testing.assert_close(found, (1 + length).sqrt(), rtol=1e-4, atol=0)
+    assert float(residual_norms(norms, length, fitted_rows=living)[10]) < 1e-15
+
+
+def test_exponents_of_length_grow_by_a_ratio_and_know_no_unit():
+    draw = torch.Generator().manual_seed(0)
+    lengths = (4 + 0.6 * torch.randn(500, generator=draw, dtype=torch.float64)).exp()
+    exponents = length_exponents(lengths, ALPHAS)
+    above = exponents[exponents > 0]
+    deviation = np.log1p(lengths.numpy()).std()
+    assert exponents.tolist() == pytest.approx((-exponents.flip(0)).tolist())
+    assert float(above[0]) * deviation == pytest.approx(0.02)
+    assert 2.6 < float(above[-1]) * deviation < 3.001
+    ratios = (above[1:] / above[:-1])[above[:-1] * deviation > 0.15]
+    assert 1.149 < float(ratios.min()) < float(ratios.max()) < 1.45
+    nearly = ALPHAS + 1e-17 * torch.randn(21, generator=draw, dtype=torch.float64)
+    torch.testing.assert_close(length_exponents(lengths, nearly), exponents)
+    assert length_exponents(torch.full((9,), 3.0), ALPHAS).isfinite().all()
+
+
+@pytest.mark.parametrize("peak", [0.013, 0.07, 0.5, 1.7])
+def test_a_peak_between_uneven_exponents_is_found(peak):
+    lengths = torch.tensor([0.0, math.e - 1], dtype=torch.float64)
+    exponents = length_exponents(lengths, ALPHAS)
+    curve = 0.5 - 0.1 * ((exponents - peak) / (0.1 + peak)).square().clamp(max=4)
+    assert best_exponent(exponents, curve.unsqueeze(1), resamples=5).alpha.value == pytest.approx(peak, rel=0.1)
 
 
 @pytest.mark.parametrize("length", [torch.full((6,), 4.0), torch.tensor([1.0, 1, 1, 5, 5, 5])])
@@ -125,7 +203,8 @@ def test_without_a_gain_there_is_nothing_to_explain():
     sweep_of, documents, lengths = world(0.0)
     found = confound_report(sweep_of, documents, lengths, resamples=200)
     assert found.verdict == "no gain"
-    assert found.sentence.startswith("Nothing to explain")
+    assert found.sentence.startswith("No gain: score by cosine")
+    assert "Nor does any exponent of length" in found.sentence
 
 
 def peaked(best, height, seed=0):
@@ -140,7 +219,7 @@ def peaked(best, height, seed=0):
         (peaked(1, 0.2, 1), peaked(0, 0.2, 2), "norm"),
         (peaked(1, 0.1, 1), peaked(1, 0.15, 2), "partly length"),
         (peaked(0, 0.2, 1), peaked(1, 0.2, 2), "length"),
-        (peaked(0, 0.2, 1), peaked(0, 0.2, 2), "partly length"),
+        (peaked(0, 0.2, 1), peaked(0, 0.2, 2), "unclear"),
     ],
 )
 def test_verdicts(residual, length, verdict):
@@ -152,7 +231,7 @@ def test_verdicts(residual, length, verdict):
 
 
 def test_sweeps_of_other_queries_are_refused():
-    with pytest.raises(ValueError, match="sweeps of the queries"):
+    with pytest.raises(ValueError, match="sweeps of the queries and measure of norm"):
         explain_gain(peaked(0, 0.1), peaked(0, 0.1), AlphaSweep(ALPHAS, torch.ones(21, 3), "ndcg@10"))
 
 
@@ -163,5 +242,13 @@ def test_lengths_and_norms_are_refused_where_they_are_none():
         length_norms(torch.tensor([-1.0]))
     with pytest.raises(ValueError, match="covariates: expected one number for each of 2 documents as 'depth'"):
         confound_report(lambda _: peaked(0, 0.1), torch.ones(2, 2), torch.ones(2), covariates={"depth": torch.ones(3)})
+    with pytest.raises(ValueError, match=r"controls: expected names of covariates \(depth\), got 'age'"):
+        confound_report(
+            lambda _: peaked(0, 0.1),
+            torch.ones(2, 2),
+            torch.ones(2),
+            covariates={"depth": torch.ones(2)},
+            controls=["age"],
+        )
     with pytest.raises(ValueError, match="norms: expected one"):
         rescaled(torch.ones(2, 2), torch.ones(3))

@@ -1,0 +1,205 @@
+"""The verdict on scoring in words: what to do and how sure first, then the confound by length if there is one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from lightning_normdyn.core.statistics.interval import Interval
+
+if TYPE_CHECKING:
+    from lightning_normdyn.retrieval.exponent.calibration import Calibration
+    from lightning_normdyn.retrieval.exponent.confounds import ConfoundReport
+
+Verdict = Literal["no gain", "length", "partly length", "norm", "unclear"]
+
+
+class ScoringVerdict(NamedTuple):
+    """How to score with some embeddings, and why.
+
+    Attributes:
+        kind: ``no gain``; ``norm`` where norms gain and lengths, if they are known, do not explain it; ``partly
+            length`` and ``length`` where they do; ``unclear`` where neither norms without length nor length gain alone.
+        alpha: exponent of the norm to score with; 0 where the verdict is not to use one.
+        length_exponent: exponent of ``1 + length`` that gains by itself; 0 where none does.
+        action: what to do and how sure that is, a sentence.
+        confound: what length has to do with it, a sentence or two; empty where there is no gain to explain.
+    """
+
+    kind: Verdict
+    alpha: float
+    length_exponent: float
+    action: str
+    confound: str
+
+    @property
+    def sentence(self) -> str:
+        """Both together."""
+        return f"{self.action} {self.confound}".rstrip()
+
+
+def scoring_verdict(norm: Calibration, confounds: ConfoundReport | None = None) -> ScoringVerdict:
+    """The one verdict on the same vectors, queries and judgements, whoever asks.
+
+    Args:
+        norm: calibration by norms.
+        confounds: what lengths explain of it, where lengths are known.
+
+    Returns:
+        The verdict in numbers and words.
+
+    Raises:
+        ValueError: if something is no record of that kind.
+    """
+    for argument, record, maker in (("norm", norm, "calibrate"), ("confounds", confounds, "confound_report")):
+        if not hasattr(type(record), "sentence") and (record is not None or argument == "norm"):
+            raise ValueError(f"{argument}: expected what {maker} returns, got {type(record).__name__}")
+    kind: Verdict = ("norm" if norm.significant else "no gain") if confounds is None else confounds.verdict
+    length_exponent = confounds.length.alpha.value if confounds is not None and confounds.length_helps else 0.0
+    alpha = 0.0 if kind == "length" and length_exponent else norm.advice
+    if confounds is None:
+        return ScoringVerdict(kind, alpha, 0.0, _of_norms(norm), _UNKNOWN if norm.significant else "")
+    if kind == "length":
+        return ScoringVerdict(kind, alpha, length_exponent, _of_length(confounds), _through_length(confounds))
+    confound = _explanation(confounds) if norm.significant else _no_gain_by_length(confounds)
+    return ScoringVerdict(kind, alpha, length_exponent, _of_norms(norm, in_part=kind == "partly length"), confound)
+
+
+_UNKNOWN = "Lengths of the documents were not at hand, so nobody knows whether they explain it."
+
+
+def _of_norms(norm: Calibration, *, in_part: bool = False) -> str:
+    exponents, sample = _tried(norm), _sample(norm)
+    if norm.significant:
+        edge = "; it is the edge of the sweep: sweep further" * norm.at_edge
+        return (
+            f"Norms help{', in part through length' * in_part}: take exponent {_bracketed(norm.alpha, 2)}, which "
+            f"raises {norm.measure} from {norm.baseline:.4f} by {_bracketed(norm.gain)} on queries that did not choose "
+            f"it (p = {norm.p_value:.2g}, corrected for {exponents}; {sample}){edge}."
+        )
+    if norm.flat:
+        return (
+            f"No gain: score by cosine, for none of {exponents} changes {norm.measure} of any query "
+            f"({norm.baseline:.4f}; {sample})."
+        )
+    held_out = f"held-out change {_bracketed(norm.gain, sign='+')}"
+    if norm.p_value <= 1 - norm.level and norm.gain.low > 0:
+        return (
+            f"No gain to rely on: score by cosine until more queries are judged; some of {exponents} raises "
+            f"{norm.measure} above its {norm.baseline:.4f} ({held_out}, corrected p = {norm.p_value:.2g}), but from "
+            f"one sample of the queries to the next the best exponent changes its sign ({_bracketed(norm.alpha, 2)}; "
+            f"{sample})."
+        )
+    if norm.p_value <= 1 - norm.level:
+        return (
+            f"No gain to rely on: score by cosine until more queries are judged; some of {exponents} raises "
+            f"{norm.measure} above its {norm.baseline:.4f} at exponent 0 (corrected p = {norm.p_value:.2g}), but "
+            f"choosing it on some queries does not surely help others ({held_out}, p = {norm.gain_p_value:.2g}; "
+            f"{sample})."
+        )
+    return (
+        f"No gain: score by cosine, for none of {exponents} raises {norm.measure} above its {norm.baseline:.4f} at "
+        f"exponent 0 beyond chance ({held_out}, corrected p = {norm.p_value:.2g}; {sample})."
+    )
+
+
+def _of_length(confounds: ConfoundReport) -> str:
+    norm, length, controls = confounds.norm, confounds.length, _controls(confounds)
+    if not confounds.length_helps:
+        return (
+            f"{controls.capitalize()} {_verb(confounds, 'explain')} the gain: score by cosine, or by exponent "
+            f"{_bracketed(norm.alpha, 2)} of the norm while {controls} stay{'s' * (len(confounds.controls) == 1)} as "
+            f"here; it raises {norm.measure} from {norm.baseline:.4f} by {_bracketed(norm.gain)} on queries that did "
+            f"not choose it (p = {norm.p_value:.2g}, corrected for {_tried(norm)}; {_sample(norm)})."
+        )
+    opening = (
+        f"{controls.capitalize()} {_verb(confounds, 'explain')} the gain: score"
+        if norm.significant
+        else "Length helps and norms do not: score"
+    )
+    return (
+        f"{opening} by cos · (1 + length)^{_exponent(length.alpha)} instead of the norm; it raises {length.measure} "
+        f"from {length.baseline:.4f} by {_bracketed(length.gain)} on queries that did not choose it "
+        f"(p = {length.p_value:.2g}, corrected for {_tried(length)}; {_sample(length)})."
+    )
+
+
+def _through_length(confounds: ConfoundReport) -> str:
+    norm, residual = confounds.norm, confounds.residual
+    if not norm.significant:
+        return f"Norms gain {_gain(norm)} (p = {norm.p_value:.2g}){_correlation(confounds)}."
+    predicted = confounds.predicted
+    through = "" if predicted is None else f", those that {_controls(confounds)} alone would predict {_gain(predicted)}"
+    return (
+        f"Norms gain {_gain(norm)} at exponent {norm.alpha.value:.2f}{through}, and with {_controls(confounds)} taken "
+        f"out {_gain(residual)}{_correlation(confounds)}."
+    )
+
+
+def _explanation(confounds: ConfoundReport) -> str:
+    controls, residual, length = _controls(confounds), confounds.residual, confounds.length
+    name, verb = controls.capitalize(), _verb(confounds, "explain")
+    gains = f"they gain {_gain(residual)}, length alone {_gain(length)}{_correlation(confounds)}"
+    explanation = {
+        "norm": f"{name} {_verb(confounds, 'do')} not explain the gain: with {controls} taken out of norms {gains}.",
+        "partly length": f"{name} {verb} part of the gain: with {controls} taken out of norms {gains}.",
+        "unclear": f"Whether {controls} {verb} the gain is open: with {controls} taken out of norms {gains}, neither "
+        "beyond chance.",
+    }[confounds.verdict]
+    if not confounds.length_helps:
+        return explanation
+    more = " and more than norms do" if confounds.over_length.high < 0 else ""
+    return f"{explanation} Length helps by itself{more}: cos · (1 + length)^{_exponent(length.alpha)}."
+
+
+def _no_gain_by_length(confounds: ConfoundReport) -> str:
+    """That length was tried as well."""
+    length = confounds.length
+    return (
+        f"Nor does any exponent of length (held-out change {_gain(length)}, corrected p = {length.p_value:.2g})"
+        f"{_correlation(confounds)}."
+    )
+
+
+def _correlation(confounds: ConfoundReport) -> str:
+    correlation = confounds.correlations.get("length")
+    if correlation is None or not math.isfinite(correlation.r):
+        return ""
+    return f"; Spearman of norm and length {_bracketed(correlation.interval, 2, sign='+')}"
+
+
+def _controls(confounds: ConfoundReport) -> str:
+    *others, last = confounds.controls
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _verb(confounds: ConfoundReport, verb: str) -> str:
+    singular = {"explain": "explains", "do": "does"}
+    return singular[verb] if len(confounds.controls) == 1 else verb
+
+
+def _tried(calibration: Calibration) -> str:
+    alphas = calibration.alphas
+    return f"{len(alphas)} exponents from {float(alphas[0]):.3g} to {float(alphas[-1]):.3g}"
+
+
+def _sample(calibration: Calibration) -> str:
+    return f"{calibration.queries} queries" + (
+        f", {calibration.left_out} without judgements left out" * bool(calibration.left_out)
+    )
+
+
+def _gain(calibration: Calibration) -> str:
+    return _bracketed(calibration.gain, sign="+")
+
+
+def _bracketed(interval: Interval, digits: int = 4, *, sign: str = "") -> str:
+    """A value with its ends in brackets, in ASCII that can be read again."""
+    value, low, high = (f"{number:{sign}.{digits}f}" for number in interval)
+    return f"{value} [{low}, {high}]"
+
+
+def _exponent(interval: Interval) -> str:
+    """As many digits as an exponent needs, however small it is."""
+    digits = 2 if abs(interval.value) >= 0.1 else 3
+    return _bracketed(interval, digits)

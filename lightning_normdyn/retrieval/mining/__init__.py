@@ -1,0 +1,1 @@
+"""Hard negatives: mining them from embeddings, and handing them to a training."""
