@@ -116,7 +116,7 @@ class FaissIndex:
         self._manifest = contents.manifest._replace(rows=len(ids), metric=contents.metric)
         self._numbers = None if self._manifest.keep_norm and not are_rows(ids) else whole_numbers(ids)
         has_id_file = self._numbers is None
-        check_place(self.file, has_id_file=has_id_file, overwrite=self._overwrite, keep_norm=self._manifest.keep_norm)
+        check_place(self.file, has_id_file=has_id_file, overwrite=self._overwrite)
         if has_id_file:
             check_lines(ids)
         elif is_extended and id_file(self.file).exists():
@@ -147,6 +147,8 @@ class FaissIndex:
         self._manifest.write(manifest_file(self._output.path))
         self._index, self._written_width = None, _kept_width(self.width.values)
         self._output.publish()
+        if not self._manifest.keep_norm:
+            norm_file(self.file).unlink(missing_ok=True)  # of the index that was replaced
 
     def discard(self) -> None:
         """Removes what was written."""
