@@ -42,11 +42,12 @@ def test_changes_are_means_of_paired_differences():
     assert (found.before.baseline, found.after.alpha) == (parts[0].baseline, parts[1].alpha)
 
 
-def test_exchanged_models_choose_their_exponents_anew():
+@pytest.mark.parametrize("share", [0.0, 0.02])
+def test_exchanged_models_choose_their_exponents_anew(share):
     """Against a loop that swaps whole columns, chooses on the other folds by numpy and adds up what is held out."""
     before, after = sweep(7, queries=30), sweep(8, queries=30, gain=0.01)
     gains = [(one.values - one.values[2]).numpy() for one in (before, after)]
-    offset = (after.values[2] - before.values[2]).numpy()
+    offset = share * (after.values[2] - before.values[2]).numpy()
 
     def held_out(values, fold):
         total = 0.0
