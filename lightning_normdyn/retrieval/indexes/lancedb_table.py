@@ -95,11 +95,6 @@ class LanceTable:
 
     def open(self, contents: Contents) -> None:
         """Makes the table beside its place."""
-        if self._has_index and len(contents.ids) < _MIN_TRAINING_VECTORS:
-            raise ValueError(
-                f"index: expected at least {_MIN_TRAINING_VECTORS} vectors for LanceDB's {self.destination.index} to "
-                f"learn from, got {len(contents.ids)}; take flat"
-            )
         self._metric, self._manifest = contents.metric, contents.manifest
         self._set_width(len(contents.ids))
         is_there = self.place.exists()
@@ -120,6 +115,11 @@ class LanceTable:
 
     def _open_new(self, contents: Contents, other_columns: Sequence[pa.Field]) -> None:
         """A table beside the place, or what a killed export left of one."""
+        if self._has_index and len(contents.ids) < _MIN_TRAINING_VECTORS:
+            raise ValueError(
+                f"index: expected at least {_MIN_TRAINING_VECTORS} vectors for LanceDB's {self.destination.index} to "
+                f"learn from, got {len(contents.ids)}; take flat"
+            )
         self._output = StagedPath(
             self.place, overwrite=self.destination.overwrite, folder=True, resume_key=contents.resume_key
         )

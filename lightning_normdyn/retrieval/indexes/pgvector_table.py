@@ -145,6 +145,11 @@ class PgvectorTable:
         if self._connection is not None:
             self._disconnect()
 
+    def remove(self) -> None:
+        """Drops the table."""
+        with self._in_one_sentence(), self._connect() as connection:
+            connection.execute(self._sql.SQL("DROP TABLE IF EXISTS {}").format(self._table))
+
     def finish(self, findings: Mapping[str, Any]) -> None:
         """Nothing: the width is the session's, and what was measured has no place in a table."""
         del findings

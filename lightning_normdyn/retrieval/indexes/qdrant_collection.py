@@ -247,6 +247,13 @@ class QdrantCollection:
         if self._new_folder and not self._moving:
             shutil.rmtree(self.destination.out)
 
+    def remove(self) -> None:
+        """Deletes the collection and its alias."""
+        self._connect()
+        with self._in_one_sentence():
+            self._client.delete_collection(self._fresh)  # and aliases with it
+            self._disconnect()
+
     def finish(self, findings: Mapping[str, Any]) -> None:
         """Nothing: the width is the search's own, and what was measured has no place in a collection."""
         del findings

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 import torch
@@ -148,6 +148,15 @@ class IndexWriter(Protocol):
 
     def finish(self, findings: Mapping[str, Any]) -> None:
         """Keeps the width that was measured, and writes what was measured into the manifest, where there are such."""
+        ...
+
+
+@runtime_checkable
+class RemovableWriter(Protocol):
+    """A writer into a database, which can take back what it put in place."""
+
+    def remove(self) -> None:
+        """Removes the collection or table, if it is there."""
         ...
 
 

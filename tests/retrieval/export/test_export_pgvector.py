@@ -234,3 +234,13 @@ def test_rows_of_a_live_table_get_new_vectors_and_the_others_stay(dsn, tmp_path)
     assert writer.search(queries, 10).ids == ranked(queries, vectors, 1, ids)
     with pytest.raises(ValueError, match=r"expected exponent 1\.0 as of the vectors in PostgreSQL's table 'docs'"):
         export(source, "pgvector", dsn, name="docs", upsert=True)
+
+
+def test_it_is_checked_and_nothing_is_left(dsn):
+    from lightning_normdyn.cli import check_store
+
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    before = do(dsn, tables)
+    assert check_store(to="pgvector", out=dsn).verdict == ("inner product", False, False)
+    assert check_store(to="pgvector", out=dsn, index="hnsw", dtype="float16").verdict == ("inner product", False, True)
+    assert do(dsn, tables) == before
