@@ -131,11 +131,15 @@ class QdrantCollection:
         """Whether a killed export of the same key left its collection, which is then filled further."""
         if resume_key is None:
             return False
-        seconds, _ = self._fresh.rsplit("-", 2)[1:]
-        self._fresh = f"{self.name}-normdyn-{seconds}-{resume_key[:8]}"
         pattern = re.compile(rf"{re.escape(self.name)}-normdyn-[0-9a-f]+-{resume_key[:8]}")
         in_use = {alias.collection_name for alias in self._client.get_aliases().aliases}
         names = [collection.name for collection in self._client.get_collections().collections]
+        seconds = int(time.time())
+        while (
+            fresh := f"{self.name}-normdyn-{seconds:x}-{resume_key[:8]}"
+        ) in names:  # by the same export
+            seconds -= 1
+        self._fresh = fresh
         leftovers = sorted(name for name in names if pattern.fullmatch(name) and name not in in_use)
         if not leftovers:
             return False

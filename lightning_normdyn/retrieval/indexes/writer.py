@@ -347,7 +347,7 @@ def check_upsert(existing: Manifest | None, manifest: Manifest, *, place: str) -
             f"else, got exponent {manifest.exponent:g}{' and norms apart' if manifest.keep_norm else ''}; export all "
             "that it holds with --overwrite"
         )
-    for name in ("exponent", "keep_norm", "metric", "radius"):
+    for name in ("exponent", "keep_norm", "metric", "radius", "dtype"):
         theirs, ours = getattr(existing, name, None), getattr(manifest, name)
         if existing is not None and ours != theirs:
             raise ValueError(

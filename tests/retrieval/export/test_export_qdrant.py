@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 
+import numpy as np
 import pytest
 import torch
 from export_cases import embeddings, export, parquet_source, ranked, source_of
 
+from lightning_normdyn.cli.main import main
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.indexes.qdrant_collection import QdrantCollection
 
@@ -283,3 +285,38 @@ def test_a_killed_export_goes_on_and_gives_the_same_collection(folder, tmp_path,
     assert len(sent) == 250
     assert read_points(folder) == read_points(tmp_path / "unbroken")
     assert len(collections(folder)) == 1
+
+
+def test_columns_and_upserts_by_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    documents, _ = embeddings(m=30)
+    _, rows = parquet_source(documents, tmp_path)
+    np.save("docs.npy", documents.numpy())
+    command = ["export", "--embeddings", "shards", "--column", "vector", "--normalization", "dot"]
+    store = [*command, "--to", "qdrant", "--out", "q", "--name", "docs"]
+    assert main([*store, "--payload", "year", "--payload", "score"]) == 0
+    points = read_points("q")
+    assert points[3][0] == {"id": "3", "year": rows[3]["year"], "score": rows[3]["score"]}
+    assert main([*store, "--payload", "all", "--upsert"]) == 0
+    assert read_points("q")[3][0] == {**points[3][0], "tags": [], "seen": rows[3]["seen"].isoformat()}
+    capsys.readouterr()
+    for words, said in {
+        "--payload yaer": "expected columns beside vectors and ids, year, score, tags, seen, got 'yaer', which is not",
+        "--payload vector": "got 'vector', which holds the vectors or the ids",
+        "--upsert --overwrite": "upsert: expected no overwrite beside it",
+        "--upsert --append": "append: expected npy, parquet, safetensors or faiss, got qdrant; add rows to it with",
+        "--upsert --keep-norm": "upsert: expected keep_norm False as of the vectors in",
+        "--upsert --dtype float16": "upsert: expected dtype 'float32' as of the vectors in",
+        "--upsert --index hnsw --m 8": "m: expected nothing with index 'hnsw' of qdrant --upsert, got 8",
+        "--payload all --embeddings docs.npy": "payload: expected embeddings in .parquet",
+    }.items():
+        words = words.split()
+        options = [word for word in store if "--embeddings" not in words or word not in ("--column", "vector")]
+        assert main([*options, *words]) == 2
+        assert said in capsys.readouterr().err
+    for words, said in {
+        "--to faiss --out x.faiss --payload all": "payload: expected qdrant, lancedb or pgvector, got faiss",
+        "--to parquet --out x.parquet --upsert": "upsert: expected qdrant, lancedb or pgvector, got parquet",
+    }.items():
+        assert main([*command, *words.split()]) == 2
+        assert said in capsys.readouterr().err
