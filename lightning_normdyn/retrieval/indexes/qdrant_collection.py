@@ -135,9 +135,7 @@ class QdrantCollection:
         in_use = {alias.collection_name for alias in self._client.get_aliases().aliases}
         names = [collection.name for collection in self._client.get_collections().collections]
         seconds = int(time.time())
-        while (
-            fresh := f"{self.name}-normdyn-{seconds:x}-{resume_key[:8]}"
-        ) in names:  # by the same export
+        while (fresh := f"{self.name}-normdyn-{seconds:x}-{resume_key[:8]}") in names:  # by the same export
             seconds -= 1
         self._fresh = fresh
         leftovers = sorted(name for name in names if pattern.fullmatch(name) and name not in in_use)
