@@ -26,6 +26,7 @@ from lightning_normdyn.retrieval.indexes.id_file import (
     check_lines,
     check_place,
     id_file,
+    ids_array,
     norm_file,
     read_ids,
     write_ids,
@@ -53,6 +54,7 @@ from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
 _ROWS_PER_READ = 16_384
 _SYNCED_BYTES = 2**26
+_ROWS_PER_PART = 16_384
 _SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16"}
 _PARQUET_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -125,6 +127,8 @@ class _VectorFile:
         self._manifest = self._manifest._replace(checksum=self._first_rows.checksum)
         self._manifest.write(manifest_file(self._output.path))
         self._output.publish()
+        if not self._manifest.keep_norm:
+            norm_file(self.file).unlink(missing_ok=True)  # of the file that was replaced
 
     def discard(self) -> None:
         """Removes the unfinished file."""
@@ -163,7 +167,8 @@ class _VectorFile:
         return file.ids
 
     def _norms(self) -> np.ndarray[Any, Any]:
-        return np.load(norm_file(self.file))
+        norms: np.ndarray[Any, Any] = np.load(norm_file(self.file))
+        return norms
 
     def _start(self, file: Path, contents: Contents) -> None:
         raise NotImplementedError
@@ -203,9 +208,7 @@ class _FlatBinaryFile(_VectorFile):
 
     def _check_ids(self, contents: Contents) -> None:
         has_id_file = not are_rows(contents.ids)
-        check_place(
-            self.file, has_id_file=has_id_file, overwrite=self._overwrite, keep_norm=contents.manifest.keep_norm
-        )
+        check_place(self.file, has_id_file=has_id_file, overwrite=self._overwrite)
         if has_id_file:
             check_lines(contents.ids)
 
@@ -289,7 +292,8 @@ class ParquetFile(_VectorFile):
         self._parts: list[Path] = []
 
     def _norms(self) -> np.ndarray[Any, Any]:
-        return pq.read_table(self.file, columns=["norm"])["norm"].to_numpy()
+        norms: np.ndarray[Any, Any] = pq.read_table(self.file, columns=["norm"])["norm"].to_numpy()
+        return norms
 
     def _start(self, file: Path, contents: Contents) -> None:
         numbers = pa.list_(_PARQUET_TYPES[self.destination.dtype], contents.dim)
@@ -312,7 +316,7 @@ class ParquetFile(_VectorFile):
         self._tables.append(pa.table(arrays, schema=self._schema))
 
     def _sync(self) -> bool:
-        if sum(map(len, self._tables)) < _ROWS_PER_READ:
+        if sum(map(len, self._tables)) < _ROWS_PER_PART:
             return False
         self._write_part()
         return True
@@ -376,7 +380,7 @@ def _parquet_lines(plan: SearchPlan) -> str:
 
 def _numpy_lines(plan: SearchPlan, reading: list[str], *, ids: str = "") -> str:
     """Lines that rank all vectors by their inner product with ``queries``."""
-    ids_path, norms_path = id_file(Path(plan.destination.out)), norm_file(Path(plan.destination.out))
+    norms_path = norm_file(Path(plan.destination.out))
     scores = {
         "inner_product": "scores = queries @ vectors.T",
         "cosine": "scores = queries @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-30)).T",
@@ -387,7 +391,8 @@ def _numpy_lines(plan: SearchPlan, reading: list[str], *, ids: str = "") -> str:
         reading = reading if ids else [*reading, f"norms = np.load({str(norms_path)!r})"]
     lines = ["import numpy as np", *reading, *plan.queries(), scores, f"best = (-scores).argsort(1)[:, :{plan.k}]"]
     if not ids and plan.has_id_file:
-        lines.append(f"ids = np.array(open({str(ids_path)!r}, encoding='utf-8').read().splitlines())[best]")
+        lines.insert(0, "from pathlib import Path")
+        lines.append(f"ids = {ids_array(Path(plan.destination.out))}[best]")
     else:
         lines.append(f"ids = {ids or 'best'}")
     return "\n".join(lines)
