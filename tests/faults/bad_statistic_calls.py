@@ -244,6 +244,32 @@ def _retrieval() -> Iterator[BadCall]:
         level=[0, 95, NAN],
         generator=[3],
     )
+    labels = torch.arange(12) % 3
+    yield from each(
+        kind,
+        retrieval.recall_auroc,
+        {"confidences": {"norm": torch.rand(12)}, "embeddings": documents, "labels": labels},
+        confidences=[{}, None, {"norm": torch.rand(3)}, {"norm": torch.full((12,), NAN)}],
+        embeddings=[None, documents[0], documents[:1], documents.long()],
+        labels=[None, labels[:3], labels.float(), "a"],
+        level=[0, 95, NAN],
+    )
+    yield from each(
+        kind,
+        retrieval.conformal_threshold,
+        {"confidence": torch.rand(12)},
+        confidence=[None, torch.rand(3, 4), torch.rand(0), torch.full((12,), NAN)],
+        coverage=[0, 1, 90, NAN, "0.9"],
+    )
+    yield from each(
+        kind,
+        retrieval.abstention_table,
+        {"confidences": {"norm": torch.rand(12)}, "loss": torch.rand(12), "risk": 0.1},
+        confidences=[{}, None, {"norm": torch.rand(3)}, {"norm": torch.full((12,), NAN)}],
+        loss=[None, torch.rand(3), torch.rand(12) + 1, -torch.rand(12), torch.full((12,), NAN), torch.tensor(1.0)],
+        risk=[0, 1, 10, NAN, None],
+        level=[0, 95, NAN],
+    )
     kind = "retrieval: exponent"
     yield from each(
         kind, retrieval.length_norms, {"length": torch.rand(9)}, length=[None, "a", -torch.rand(9), torch.rand(3, 3)]
