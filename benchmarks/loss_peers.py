@@ -18,10 +18,12 @@ DIM = 512
 SCALE = 20.0
 MINI_BATCH = 32
 WIDTHS = (64, 128, 256, 512)
+CLASSES, MARGIN = 10_000, 0.5
 _TILE_ROWS, _TILE_COLUMNS = 512, 1024
 _NEEDED = {
     "sentence-transformers": ("scipy", "scikit-learn", "joblib", "threadpoolctl", "narwhals", "cloudpickle"),
     "lightly": ("lightly-utils",),
+    "pytorch-metric-learning": (),
 }
 
 
@@ -91,6 +93,21 @@ def _by_autograd(loss: nn.Module | None, value: Callable[[Tensor, Tensor], Tenso
             tensor.grad = None
 
     return Step(run, gradients, parameters, clear)
+
+
+def _summed(q: Tensor, d: Tensor) -> Step:
+    from lightning_normdyn import losses
+
+    pairs = {"infonce": losses.InfoNCE(temperature=1 / SCALE, symmetric=True), "sigmoid": losses.SigmoidContrastive()}
+    loss = losses.SummedLoss({name: (1.0, member) for name, member in pairs.items()})
+    return _by_autograd(loss, loss, q, d)
+
+
+def _one_by_one(q: Tensor, d: Tensor) -> Step:
+    from lightning_normdyn import losses
+
+    pairs = nn.ModuleList((losses.InfoNCE(temperature=1 / SCALE, symmetric=True), losses.SigmoidContrastive()))
+    return _by_autograd(pairs, lambda q, d: torch.stack([loss(q, d) for loss in pairs]).sum(), q, d)
 
 
 def _ours(name: str, **options: Any) -> Callable[[Tensor, Tensor], Step]:
@@ -202,6 +219,40 @@ def _prefixes(q: Tensor, d: Tensor) -> Tensor:
     return torch.stack([_one_direction(q[:, :width], d[:, :width]) for width in WIDTHS]).sum()
 
 
+def _classes(value: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Step]:
+    """A loss of embeddings, a table of class vectors and classes; the table stands in for the documents."""
+
+    def build(q: Tensor, _: Tensor) -> Step:
+        table = torch.randn(CLASSES, q.shape[1], generator=torch.Generator().manual_seed(1)) / q.shape[1] ** 0.5
+        labels = torch.arange(len(q)) % CLASSES
+        return _by_autograd(None, lambda q, table: value(q, table, labels), q, table)
+
+    return build
+
+
+def _arc_face(q: Tensor, d: Tensor) -> Step:
+    from lightning_normdyn.losses import ArcFace
+
+    head = ArcFace(CLASSES, DIM, margin=MARGIN, temperature=1 / SCALE)
+    call = torch.func.functional_call
+    return _classes(lambda x, table, labels: call(head, {"weight": table}, (x, labels)))(q, d)
+
+
+def _peer_arc_face(q: Tensor, d: Tensor) -> Step:
+    from pytorch_metric_learning.losses import ArcFaceLoss
+
+    loss = ArcFaceLoss(CLASSES, DIM, margin=math.degrees(MARGIN), scale=SCALE)
+    call = torch.func.functional_call
+    return _classes(lambda x, table, labels: call(loss, {"W": table.T}, (x, labels)))(q, d)
+
+
+def _plain_arc_face(x: Tensor, table: Tensor, labels: Tensor) -> Tensor:
+    cosines = F.normalize(x) @ F.normalize(table).T
+    own = cosines.gather(1, labels[:, None]).clamp(-1, 1)
+    own = own * math.cos(MARGIN) - (1 - own.square()).sqrt() * math.sin(MARGIN)
+    return F.cross_entropy(SCALE * cosines.scatter(1, labels[:, None], own), labels)
+
+
 def _floor(products: int) -> Callable[[Tensor, Tensor], Step]:
     """The matrix products of a streamed loss and nothing else: scores once or twice, and both gradients."""
 
@@ -227,6 +278,8 @@ def _floor(products: int) -> Callable[[Tensor, Tensor], Step]:
 
 
 NESTED = "q→d of four prefixes"
+ANGLES = f"ArcFace over {CLASSES:,} classes"
+SUM = "q→d, d→q and sigmoid"
 ONE, BOTH, GAMMA, PAIRS, ALL = "q→d", "q→d, d→q", "q→d, d→q, learnt gamma", "sigmoid of each pair", "q→d, d→q, q→q, d→d"
 CASES: dict[str, Case] = {
     "one": Case("**ours** InfoNCE, one direction", ONE, "ours", _ours("InfoNCE", temperature=1 / SCALE)),
@@ -260,6 +313,8 @@ CASES: dict[str, Case] = {
     "plain_gamma": Case("plain PyTorch", GAMMA, "plain", _plain_module(_LearnableGamma)),
     "sigmoid": Case("**ours** SigmoidContrastive", PAIRS, "ours", _ours("SigmoidContrastive")),
     "plain_sigmoid": Case("plain PyTorch", PAIRS, "plain", _plain_module(_Sigmoid)),
+    "summed": Case("**ours** SummedLoss of symmetric InfoNCE and SigmoidContrastive", SUM, "ours", _summed),
+    "one_by_one": Case("**ours** InfoNCE, symmetric, and SigmoidContrastive, one by one", SUM, "plain", _one_by_one),
     "simclr": Case(
         "**ours** InfoNCE, symmetric, same_side both",
         ALL,
@@ -269,6 +324,9 @@ CASES: dict[str, Case] = {
     ),
     "lightly": Case("lightly NTXentLoss", ALL, "peer", _nt_xent, 4096),
     "plain_simclr": Case("plain PyTorch", ALL, "plain", _plain(_simclr), 4096),
+    "arc_face": Case("**ours** ArcFace", ANGLES, "ours", _arc_face, 1024),
+    "peer_arc_face": Case("pytorch-metric-learning ArcFaceLoss", ANGLES, "peer", _peer_arc_face, 1024),
+    "plain_arc_face": Case("plain PyTorch", ANGLES, "plain", _classes(_plain_arc_face), 1024),
     "floor_3": Case("floor: three matrix products", "none", "floor", _floor(3)),
     "floor_4": Case("floor: four matrix products", "none", "floor", _floor(4)),
 }

@@ -147,7 +147,7 @@ def _turn(process: Process, batch: int, patience: Patience) -> dict[str, Any]:
 def _why_not(name: str, batch: int, before: dict[str, Any]) -> str | None:
     case = CASES[name]
     if case.most and batch > case.most:
-        return f"O((2B)²) scores, run up to {case.most:,} only"
+        return f"run up to {case.most:,} only"
     known = before.get("losses", {}).get(name, {})
     grows = (batch / before["batch"]) ** 2 if before else 1
     if (known.get("peak_mib") or 0) * grows > MOST_MIB:
@@ -278,7 +278,7 @@ def _versions(python: Path) -> dict[str, str | None]:
         "    except m.PackageNotFoundError: return None\n"
         "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
     )
-    names = ("open_clip_torch", "sentence-transformers", "lightly")
+    names = ("open_clip_torch", "sentence-transformers", "lightly", "pytorch-metric-learning")
     asked = subprocess.run([python, "-c", ask, *names], check=True, capture_output=True, text=True)
     versions: dict[str, str | None] = json.loads(asked.stdout)
     return versions

@@ -16,7 +16,6 @@ from lightning_normdyn.caution import caution
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.core.object_checks import check_instance
 from lightning_normdyn.datasets import MalformedFileError
-from lightning_normdyn.datasets.formats.hard_negatives import negatives_by_query, write_hard_negatives
 from lightning_normdyn.losses.similarity import Normalization, check_normalization
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
@@ -63,7 +62,7 @@ class HardNegativeMining(Callback):
         ValueError: if an option is out of its range; when a fit starts, if there is nothing to mine from.
 
     Attributes:
-        mined: what the last mining found; ``None`` before the first.
+        hard_negatives: what the last mining found; ``None`` before the first.
 
     Example:
         >>> mining = HardNegativeMining(every_n_steps=500, relative_margin=0.1)
@@ -108,7 +107,7 @@ class HardNegativeMining(Callback):
         self.source = source
         self.normalization = normalization
         self.save = save
-        self.mined: HardNegatives | None = None
+        self.hard_negatives: HardNegatives | None = None
         self._source: MiningSource | None = None
         self._mined_step: int | None = None
         self._file: str | None = None
@@ -131,20 +130,20 @@ class HardNegativeMining(Callback):
             self._mined_step = None
         # Data workers load the first batches before training starts; a checkpoint's weights may come later than this.
         if trainer.ckpt_path is None and self._is_due(trainer.global_step):
-            self._mine(trainer, pl_module)
+            self._refresh(trainer, pl_module)
         self._is_restored = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mines for the first time, where a resumed run has nothing to go on with."""
         if self._is_due(trainer.global_step):
-            self._mine(trainer, pl_module)
+            self._refresh(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Mines after the steps that are due, unless it was the last of the run."""
         if self._is_due(trainer.global_step) and trainer.global_step < trainer.estimated_stepping_batches:
-            self._mine(trainer, pl_module)
+            self._refresh(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """When it mined last, and where that was written; loads with ``weights_only=True``."""
@@ -158,33 +157,34 @@ class HardNegativeMining(Callback):
     def _is_due(self, step: int) -> bool:
         return step >= (self.start_step if self._mined_step is None else self._mined_step + self.every_n_steps)
 
-    def _mine(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _refresh(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step, started = trainer.global_step, time.monotonic()
         self._mined_step = step
-        mined = self._mined(trainer, pl_module)
-        if mined is None:
+        hard_negatives = self._mine(trainer, pl_module)
+        if hard_negatives is None:
             _say(
                 f"HardNegativeMining: embeddings at step {step} are NaN or infinite, so the hard negatives stay as "
                 "they are; lower the learning rate, or train in higher precision"
             )
             return
         assert self._source is not None
-        overlap = self._hand_over(mined)
-        self._file = self._write(trainer, mined, step) if self.save and not _is_trial(trainer) else None
-        if len(mined.lacking) and not self._has_warned:
+        overlap = self._hand_over(hard_negatives)
+        self._file = self._write(trainer, hard_negatives, step) if self.save and not _is_trial(trainer) else None
+        if len(hard_negatives.lacking) and not self._has_warned:
             self._has_warned = True
-            _say(f"HardNegativeMining: {mined.shortage()}; what is missing is drawn from all documents")
-        scores = {name: column["mean"] for name, column in mined.statistics().items()}
+            fewer = "ask for fewer (hard_negatives of RetrievalData, num_negatives of a MiningSource)"
+            _say(f"HardNegativeMining: {hard_negatives.shortage(fewer)}; what is missing is drawn from all documents")
+        scores = {name: column["mean"] for name, column in hard_negatives.statistics().items()}
         readings = {
-            "false_negative_share": mined.false_negative_share,
-            "lacking_share": len(mined.lacking) / len(mined.indices),
+            "false_negative_share": hard_negatives.false_negative_share,
+            "lacking_share": len(hard_negatives.lacking) / len(hard_negatives.indices),
             "score": scores["negative"],
             "positive_score": scores["positive"],
             "seconds": time.monotonic() - started,
         }
         _log(trainer, readings if overlap is None else {"overlap": overlap, **readings})
 
-    def _mined(self, trainer: Trainer, pl_module: LightningModule) -> HardNegatives | None:
+    def _mine(self, trainer: Trainer, pl_module: LightningModule) -> HardNegatives | None:
         """The same on all ranks; nothing where an embedding is not finite."""
         source, shares = self._source, RankShares(trainer)
         assert source is not None
@@ -219,13 +219,13 @@ class HardNegativeMining(Callback):
             excluded_pairs=source.excluded_pairs,
         )
 
-    def _hand_over(self, mined: HardNegatives) -> float | None:
+    def _hand_over(self, hard_negatives: HardNegatives) -> float | None:
         """Fills the table; the share of the negatives that were there before, if there were any."""
         source = self._source
         assert source is not None
         earlier = source.negatives.indices.clone() if source.negatives.is_filled else None
-        source.update(mined.indices, seed=self.options.seed)
-        self.mined = mined
+        source.update(hard_negatives.indices, seed=self.options.seed)
+        self.hard_negatives = hard_negatives
         if earlier is None:
             return None
         is_common = (source.negatives.indices.unsqueeze(2) == earlier.unsqueeze(1)).any(2)
@@ -249,14 +249,16 @@ class HardNegativeMining(Callback):
         gamma_query, gamma_document = map(float, similarity.exponents)
         return NormAwareScore("learnable", gamma_query=gamma_query, gamma_document=gamma_document)
 
-    def _write(self, trainer: Trainer, mined: HardNegatives, step: int) -> str | None:
+    def _write(self, trainer: Trainer, hard_negatives: HardNegatives, step: int) -> str | None:
         """Where the first rank wrote it; the training goes on where it cannot."""
         if not trainer.is_global_zero or self._source is None:
             return None
+        from lightning_normdyn.datasets.formats.hard_negatives import write_hard_negatives  # loads pyarrow
+
         folder = log_folder(trainer).rstrip("/")
         file = f"{folder if '://' in folder else Path(folder).absolute()}/{_FOLDER}/step-{step:06d}.jsonl"
         try:
-            write_hard_negatives(self._source.rows(mined), file)
+            write_hard_negatives(self._source.rows(hard_negatives), file)
         except (OSError, ValueError) as error:
             caution(f"HardNegativeMining: the hard negatives of step {step} are not saved: {error}")
             return None
@@ -264,6 +266,8 @@ class HardNegativeMining(Callback):
 
     def _read(self, trainer: Trainer) -> bool:
         """Fills the table with what was saved, if every rank can read it."""
+        from lightning_normdyn.datasets.formats.hard_negatives import negatives_by_query  # loads pyarrow
+
         source, shares = self._source, RankShares(trainer)
         assert source is not None
         places = ({id: place for place, id in enumerate(ids)} for ids in (source.query_ids, source.document_ids))

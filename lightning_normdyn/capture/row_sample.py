@@ -53,7 +53,9 @@ class RowSample:
 
     def numbers(self, slots: Tensor | None = None) -> Tensor:
         """The row of the table that each slot stands for, ``[size]``, or each of some slots."""
-        return torch.arange(0, self.rows, self.stride) if slots is None else slots * self.stride
+        if slots is None:
+            return torch.arange(0, self.rows, self.stride)
+        return slots if self.stride == 1 else slots * self.stride
 
     def slots(self, rows: Tensor) -> Tensor:
         """The slot of each row; rows that are not tracked share the slot ``size``."""

@@ -31,7 +31,7 @@ class ScarceStep:
         rows = target.touched()
         if rows is None:
             self.slots = scarce[:-1].nonzero().squeeze(1)
-        elif target.gradient().is_sparse:
+        elif target.has_sparse_gradient:
             slots = target.slots(rows)
             self._places = scarce.index_select(0, slots).nonzero().squeeze(1)
             self.slots = slots.index_select(0, self._places)

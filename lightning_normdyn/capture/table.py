@@ -16,7 +16,9 @@ from lightning_normdyn.capture.layout import TableLayout
 from lightning_normdyn.capture.names import ParameterIndex
 from lightning_normdyn.capture.row_sample import RowCounts, RowSample, sample_of
 from lightning_normdyn.caution import OnError, contained
+from lightning_normdyn.core.dynamics.budget import UpdateSums
 from lightning_normdyn.core.dynamics.geometry import are_nonzero, at_least_float32, most_precise, safe_norm
+from lightning_normdyn.core.dynamics.row_readings import RowReading, read_rows
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_choice, check_instance, check_name
 from lightning_normdyn.core.sharded_tensor import is_sharded
@@ -134,7 +136,7 @@ class TableTarget:
         self._ids: list[Tensor] = []
         self._sparse_gradient: tuple[Tensor, int, Tensor] | None = None
         self._direction: Tensor | None = None
-        self.embedding_buffer, self.gradient_buffer = RowBuffer(), RowBuffer()
+        self.embedding_buffer, self.gradient_buffer, self.product_buffer = RowBuffer(), RowBuffer(), RowBuffer()
         self.backward_norm: BackwardNorm | None = None
         self._handles: list[RemovableHandle] = []
         self._listener: Callable[..., Any] = self._hear
@@ -156,6 +158,12 @@ class TableTarget:
         return self.parameter.grad is not None
 
     @property
+    def has_sparse_gradient(self) -> bool:
+        """Whether its gradient names the rows that it is of."""
+        gradient = self.parameter.grad
+        return gradient is not None and gradient.is_sparse
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of its numbers, the same on all ranks."""
         return self.parameter.dtype
@@ -167,7 +175,9 @@ class TableTarget:
 
     def is_current(self) -> bool:
         """Whether the model still holds this parameter by this name, in the form that it had."""
-        return self._path.parameter() is self.parameter and self.form == TableForm.of(self.parameter)
+        parameter, form = self.parameter, self.form
+        has_form = parameter.shape == form.shape and parameter.dtype is form.dtype and parameter.device == form.device
+        return has_form and self._path.parameter() is parameter
 
     def go_by(self, target: Any) -> None:
         """Takes over the way by which the same parameter is found now, as through a wrapper."""
@@ -457,6 +467,8 @@ class TableStep:
             self.gradient = self._touched_gradient()
             if copy and (self._rows is None or self.target.gradient().is_sparse):
                 self.gradient = self.gradient.clone()
+            scratch = self.target.product_buffer.room_like(self.embedding)
+            self.reading = read_rows(self.embedding, self.gradient, scratch=scratch)  # while they are in the cache
         if self.wants_tracked:
             self.gradient_norm = self._whole_gradient_norm()
         self._has_gradient = True
@@ -489,19 +501,19 @@ class TableStep:
         return self.target.products()
 
     @cached_property
-    def touched_norms(self) -> Tensor:
-        """Norms of the touched rows before the step, ``[k]``."""
-        return safe_norm(self.embedding)
+    def reading(self) -> RowReading:
+        """Lengths of the touched rows before the step and of their gradients, and products; none before it is final."""
+        return read_rows(self.embedding, self.gradient)
+
+    @cached_property
+    def update_sums(self) -> UpdateSums:
+        """What the step did to the tracked rows, ``[tracked_rows]`` each."""
+        return UpdateSums.of(self.before, self.after)
 
     @cached_property
     def has_nonzero_gradient(self) -> Tensor:
         """Which touched rows have a gradient that is not zero, a mask ``[k]``; not before the gradient is final."""
         return are_nonzero(self.gradient)
-
-    @cached_property
-    def gradient_lengths(self) -> Tensor:
-        """Lengths of the touched rows' gradients, ``[k]``; not before the gradient is final."""
-        return safe_norm(self.gradient)
 
     @property
     def touched_after(self) -> Tensor:
@@ -582,10 +594,17 @@ class RowBuffer:
             table: ``[n, d]``, without a history of gradients.
             rows: ``[k]``.
         """
-        room, count = self._room, rows.numel()
-        if room is None or room.shape[0] != count or room.dtype != table.dtype or room.device != table.device:
-            room = self._room = self._make_room(table, count)
-        return torch.index_select(table, 0, rows, out=room)
+        return torch.index_select(table, 0, rows, out=self._room_for(table, rows.numel()))
+
+    def room_like(self, rows: Tensor) -> Tensor:
+        """Memory of the shape ``[k, d]`` and type of some rows, in float32 at least, valid until the next call."""
+        return self._room_for(at_least_float32(rows[:0]), len(rows))
+
+    def _room_for(self, table: Tensor, rows: int) -> Tensor:
+        room = self._room
+        if room is None or room.shape[0] != rows or room.dtype != table.dtype or room.device != table.device:
+            room = self._room = self._make_room(table, rows)
+        return room
 
     def _make_room(self, table: Tensor, rows: int) -> Tensor:
         memory = self._memory

@@ -9,6 +9,7 @@ from lightning_normdyn.retrieval.export.survey import Survey
 from lightning_normdyn.retrieval.indexes import SearchWidth
 
 _BETTER = 0.01
+_EXACT = "--index flat without --keep-norm is exact."
 
 
 def describe(survey: Survey, folding: Folding) -> list[str]:
@@ -63,7 +64,7 @@ def describe_pilot(pilot: Pilot, rows: int) -> list[str]:
     highest = max(result.recall for result in pilot.results)
     reason = f"the least work of those within {CLOSE:g} of the best, {highest:.4f}"
     if highest < pilot.recall:
-        reason = f"none finds {pilot.recall:g}; {reason}; --index flat is exact"
+        reason = f"none finds {pilot.recall:g}; {reason}; --index flat without --keep-norm is exact"
     return [*lines, f"Taken: {best.candidate.name} ({best.options()}): {reason}."]
 
 
@@ -74,14 +75,14 @@ def describe_advice(pilot: Pilot | None) -> list[str]:
         pilot: what was tried, the index that was written first; ``None`` where nothing can be tried.
     """
     if pilot is None:
-        return ["--index flat is exact."]
+        return [_EXACT]
     own, *others = pilot.results
     heading = f"Tried on {pilot.rows:,} rows with the same queries, where it finds {own.recall:.4f}{_with_width(own)}:"
     better = [result for result in others if result.recall >= own.recall + _BETTER]
     if not better:
-        return [f"{heading} no other kind of index finds {_BETTER:g} more. --index flat is exact."]
+        return [f"{heading} no other kind of index finds {_BETTER:g} more. {_EXACT}"]
     better.sort(key=lambda result: -result.recall)
-    return [heading, *(_pilot_line(result, pilot.k) for result in better), "--index flat is exact."]
+    return [heading, *(_pilot_line(result, pilot.k) for result in better), _EXACT]
 
 
 def _pilot_heading(pilot: Pilot, rows: int) -> str:

@@ -10,6 +10,7 @@ from lightning_normdyn.datasets.records import (
     KnowledgeGraph,
     LabelledImages,
     LabelledTexts,
+    MinedRow,
     Texts,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "LabelledImages",
     "LabelledTexts",
     "MalformedFileError",
+    "MinedRow",
     "Problems",
     "Texts",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,6 +78,22 @@ class JudgedTexts:
                 f"answers: expected queries by position, 0 to {len(self.queries) - 1}, got {strange[0]!r}; number them "
                 "as the queries"
             )
+
+
+class MinedRow(NamedTuple):
+    """A query and a document that answers it, with documents that do not: ids, or texts.
+
+    Attributes:
+        query: of the pair.
+        positive: of the pair.
+        negatives: closest first.
+        scores: of the positive and of each negative, in this order.
+    """
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...]
+    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True)

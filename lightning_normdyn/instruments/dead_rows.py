@@ -57,5 +57,5 @@ def _typical_update(table_step: TableStep, decay_rate: float) -> tuple[Tensor, T
     before, after = table_step.embedding, table_step.touched_after
     has_gradient = table_step.has_nonzero_gradient
     lengths = safe_norm(after - (1 - decay_rate) * before).where(has_gradient, torch.nan)
-    norms = table_step.touched_norms.where(has_gradient, torch.nan)
+    norms = table_step.reading.norms.where(has_gradient, torch.nan)
     return table_step.once_a_row(lengths).nanmedian(), table_step.once_a_row(norms).nanmedian()

@@ -14,6 +14,7 @@ from lightning_normdyn.capture.probe import Probe
 from lightning_normdyn.caution import SettingsError
 from lightning_normdyn.core.dynamics.balance import BalanceTerms
 from lightning_normdyn.core.dynamics.balance_window import BalanceSample, BalanceWindow
+from lightning_normdyn.core.dynamics.budget import UpdateSums
 from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm, turning_angle
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, memory_steps
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace
@@ -179,7 +180,9 @@ class EncoderBalance(WindowedFit[BalanceTerms]):
         rule = self.plan.rule()
         assert self._decay is not None
         decay_rate = rate * self._decay if rule.decay_is_separable else None
-        self._readings |= split_update(vectors_before, vectors, decay_rate, has_law=rule.family is not None)
+        self._readings |= split_update(
+            UpdateSums.of(vectors_before, vectors), decay_rate, has_law=rule.family is not None
+        )
         self._readings["effective_lr"] = rate * finite_mean(most_precise(safe_norm(vectors_before)).pow(-2))
         if self._lag is None and step - 1 + self._lag_steps <= self._window_end:
             self._lag = _Lag(step - 1, vectors_before, rate)

@@ -108,9 +108,7 @@ class EquilibriumFit(WindowedFit[RowNoise]):
 
     def need(self, step: int) -> Need:
         """Touched rows on the cadence, all rows for the quiet terms, norms at a window's end."""
-        need = Need.NOTHING
-        if self._reads_touched(step):
-            need |= Need.TOUCHED
+        need = Need.TOUCHED if self._reads_touched(step) else Need.NOTHING
         if step % self._sample_every == 0:
             need |= Need.TRACKED
         if self._ends_with(step):
@@ -137,9 +135,9 @@ class EquilibriumFit(WindowedFit[RowNoise]):
         """Adds a step to the window, and closes the window where it ends."""
         assert self._window is not None
         if table_step.wants_touched:
-            self._window.moments.add(table_step.embedding, table_step.gradient, table_step.slots)
+            self._window.moments.add_reading(table_step.reading, table_step.slots)
         if table_step.wants_tracked and step % self._sample_every == 0:
-            self._window.sample(table_step.before, table_step.after)
+            self._window.sample(table_step.update_sums)
         self._conclude(step, lambda: table_step.norms)
 
     def _rule(self) -> EquilibriumRule:

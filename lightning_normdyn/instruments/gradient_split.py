@@ -9,8 +9,7 @@ from torch import Tensor
 
 from lightning_normdyn.capture.fused_step import FusedStep
 from lightning_normdyn.capture.table import TableStep
-from lightning_normdyn.core.dynamics.budget import NormBudget, norm_budget
-from lightning_normdyn.core.dynamics.geometry import at_least_float32, by_blocks, most_precise, safe_norm
+from lightning_normdyn.core.dynamics.budget import NormBudget, UpdateSums
 from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
 from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings
 
@@ -41,7 +40,7 @@ class GradientSplit(CadencedInstrument):
         self._readings = {
             **_split_gradient(table_step, rate),
             **({"gradient_error": table_step.gradient_error} if isinstance(table_step, FusedStep) else {}),
-            **split_update(table_step.before, table_step.after, decay_rate, has_law=rule.family is not None),
+            **split_update(table_step.update_sums, decay_rate, has_law=rule.family is not None),
         }
 
 
@@ -52,8 +51,7 @@ def _split_gradient(table_step: TableStep, rate: float) -> Readings:
     found, the numbers are the same.
     """
     weight = table_step.multiplicity().reciprocal()
-    length, norm = table_step.gradient_lengths, table_step.touched_norms
-    products = (at_least_float32(table_step.gradient) * at_least_float32(table_step.embedding)).sum(-1)
+    norm, length, products = table_step.reading
     radial = (products / norm).where(norm > 0, 0)
     radial_sum, length_sum = (weight * radial.square()).nansum(), (weight * length.square()).nansum()
     turning = norm.pow(-2)
@@ -66,26 +64,21 @@ def _split_gradient(table_step: TableStep, rate: float) -> Readings:
     }
 
 
-def split_update(before: Tensor, after: Tensor, decay_rate: Tensor | float | None, *, has_law: bool = True) -> Readings:
+def split_update(sums: UpdateSums, decay_rate: Tensor | float | None, *, has_law: bool = True) -> Readings:
     """What a step did to vectors: the terms of the budget relative to R², and how far they turned.
 
     Args:
-        before: ``[n, d]``.
-        after: ``[n, d]``.
+        sums: of the vectors before and after it, ``[n]`` each.
         decay_rate: share of each vector that weight decay took, ``[n]`` or one number; ``None`` where it is part of
             the drift.
         has_law: whether it is known how the optimizer decays; elsewhere decay and drift are left out.
     """
-
-    def read_rows(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
-        start, end = most_precise(before), most_precise(after)
-        return safe_norm(start).square_(), *norm_budget(start, end)
-
-    squared, *terms = by_blocks(read_rows, before, after)
-    budget = NormBudget(*terms)
+    squared, drift = sums.before, 2 * sums.product
+    decay = torch.zeros_like(squared)
     if decay_rate is not None:  # which took the same share of every row: -decay_rate·x
         decay = -2 * decay_rate * squared
-        budget = budget._replace(decay=decay, drift=budget.drift - decay)
+        drift = drift - decay
+    budget = NormBudget(decay, drift, sums.growth, sums.after - squared)
     readings = {**_turn(squared, budget), **_relative(squared, budget)}
     unknown = () if has_law else ("budget_decay", "budget_drift")
     return {name: value for name, value in readings.items() if name not in unknown}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from functools import partial
+from operator import methodcaller
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -44,6 +44,9 @@ def uncompiled(hook: Hook) -> Hook:
     """
     reason = "norms are observed outside of the graph: compile the optimizer's step without fullgraph=True"
     return torch.compiler.disable(hook, reason=reason)  # type: ignore[no-any-return]
+
+
+_READ_GRADIENT = methodcaller("read_gradient")
 
 
 class Contingencies(NamedTuple):
@@ -173,17 +176,21 @@ class Recorder:
             clipping: whether its gradients may still be clipped, or may have been.
             has_scaler: whether a loss scaler decides if the step is made.
         """
-        self._notice_changes(optimizer)
-        watches = self._by_optimizer.get(id(optimizer), ())
-        self._for_each(watches, lambda watch: watch.before_step(clipping=clipping, has_scaler=has_scaler))
-
-    def _notice_changes(self, optimizer: torch.optim.Optimizer) -> None:
-        groups = self._groups.get(id(optimizer))
-        watches = self._by_optimizer.get(id(optimizer), ())
-        has_changed = groups is None or not groups.are_same(optimizer) or any(watch.has_changed() for watch in watches)
-        if has_changed or any(parameter.requires_grad for parameter in self.dormant):
+        if self._has_changed(optimizer):
             self._contingencies.on_change()
             self._groups[id(optimizer)] = _Groups.of(optimizer)
+        watches = self._by_optimizer.get(id(optimizer), ())
+        self._for_each(watches, methodcaller("before_step", clipping=clipping, has_scaler=has_scaler))
+
+    def _has_changed(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether parameters, modules or groups of an optimizer are not what they were."""
+        groups = self._groups.get(id(optimizer))
+        if groups is None or groups.sizes != _sizes(optimizer):
+            return True
+        for watch in self._by_optimizer.get(id(optimizer), ()):
+            if watch.has_changed():
+                return True
+        return bool(self.dormant) and any(parameter.requires_grad for parameter in self.dormant)
 
     def _before_update(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -203,8 +210,7 @@ class Recorder:
 
     def read_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the gradients of a step that was announced and is about to be made, where no hook says so."""
-        watches = [watch for watch in self._by_optimizer.get(id(optimizer), ()) if watch.wants_gradient]
-        self._for_each(watches, lambda watch: watch.read_gradient())
+        self._for_each(self._by_optimizer.get(id(optimizer), ()), _READ_GRADIENT)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Completes a step that was announced and made, where no hook says so."""
@@ -213,12 +219,15 @@ class Recorder:
     def _after_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
         watches = self._by_optimizer.get(id(optimizer), ())
-        with shared_gradient_norm(optimizer) if len(watches) > 1 else nullcontext():
-            self._for_each(watches, lambda watch: watch.after_step())
+        if len(watches) > 1:
+            with shared_gradient_norm(optimizer):
+                self._for_each(watches, Watch.after_step)
+        else:
+            self._for_each(watches, Watch.after_step)
 
     def end_batch(self) -> None:
         """Says that no announced step is still to be made: one that was not has been skipped."""
-        self._for_each(self.watches, lambda watch: watch.end_batch())
+        self._for_each(self.watches, Watch.end_batch)
 
     def drain(self) -> dict[str, float]:
         """``normdyn/<target>/<quantity>`` to the finite scalars read since the last call, which are recorded too.
@@ -339,9 +348,6 @@ class _Groups(NamedTuple):
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer) -> _Groups:
         return cls(optimizer, _sizes(optimizer))
-
-    def are_same(self, optimizer: torch.optim.Optimizer) -> bool:
-        return self.sizes == _sizes(optimizer)
 
 
 def _sizes(optimizer: torch.optim.Optimizer) -> list[int]:

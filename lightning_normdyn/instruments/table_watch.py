@@ -55,6 +55,7 @@ class TableWatch(Watch):
         self._scarce_reader = next((i for i in self._instruments if type(i).scarce is not TableInstrument.scarce), None)
         self._sharer = next((i for i in self._instruments if type(i).share is not TableInstrument.share), None)
         self._need = Need.NOTHING
+        self._has_need = self._hears = False
         self._due: list[TableInstrument] = []
         self._table_step: TableStep | None = None
         self._scarce: Tensor | None = None
@@ -119,8 +120,8 @@ class TableWatch(Watch):
 
     def has_changed(self) -> bool:
         """Whether the parameter is another now, or another in form, or was frozen or unfrozen."""
-        parameter = self.target.parameter
-        if not self.wants_gradient and parameter.grad is not None and not self.is_paused:
+        parameter, is_seen = self.target.parameter, self._has_need or self._scarce is not None
+        if not is_seen and parameter.grad is not None and not self.is_paused:
             return False  # nothing looks at it in this step
         return parameter.requires_grad is self.is_paused or not self.target.is_current()
 
@@ -135,7 +136,7 @@ class TableWatch(Watch):
                 if isinstance(self.target, FusedTable)
                 else kind(self.target, self._scarce)
             )
-        if self._need:
+        if self._has_need:
             touched, tracked = Need.TOUCHED in self._need, Need.TRACKED in self._need
             if isinstance(self.target, FusedTable):
                 self._table_step = FusedStep(self.target, touched=touched, tracked=tracked)
@@ -146,11 +147,6 @@ class TableWatch(Watch):
                 self._table_step = SpreadStep(
                     self.target, touched=touched, tracked=tracked, norms=norms, clipping=clipping
                 )
-
-    @property
-    def wants_gradient(self) -> bool:
-        """Whether any instrument looks at the step."""
-        return self._scarce is not None or bool(self._need)
 
     def read_gradient(self) -> None:
         """Reads it, and copies what an optimizer that is not torch's may overwrite."""
@@ -168,12 +164,13 @@ class TableWatch(Watch):
             instrument.note_lr(lr)
         for instrument in self._rate_followers:
             instrument.note_rate(rate, radial_decay)
-        if self.needs_all_ranks and (self._scarce_step is not None or self._table_step is not None):
+        scarce_step, table_step = self._scarce_step, self._table_step
+        if (scarce_step is not None or table_step is not None) and self.needs_all_ranks:
             self._read_share()
-        if self._scarce_step is not None:
-            self._show_scarce(self._scarce_step)
-        if self._table_step is not None:
-            self._show(self._table_step, lr)
+        if scarce_step is not None:
+            self._show_scarce(scarce_step)
+        if table_step is not None:
+            self._show(table_step, lr)
 
     def _read_share(self) -> None:
         """Reads what this rank has of the step: an error in it must not leave the others waiting for its share."""
@@ -215,14 +212,14 @@ class TableWatch(Watch):
 
     def _prepare(self) -> None:
         step = self.steps + 1
-        was_armed = self._scarce is not None or bool(self._need)
+        was_armed = self._scarce is not None or self._has_need
         self._scarce_step = self._scarce = None
         if step >= self._next_due or self._due:
             self._ask(step)
         if self._scarce_reader is not None:
             self._scarce = self._scarce_reader.scarce(step)
-        if was_armed or self._scarce is not None or self._need:
-            self.target.arm(self._scarce is not None or Need.TOUCHED in self._need)
+        if was_armed or self._scarce is not None or self._has_need:
+            self.target.arm(self._scarce is not None or self._hears)
 
     def _ask(self, step: int) -> None:
         """Asks the instruments whose step it is what they need to see of it."""
@@ -233,6 +230,7 @@ class TableWatch(Watch):
             if self._due_steps[place] <= step and (need := instrument.need(step)):
                 self._need = self._need | need if self._need else need
                 self._due.append(instrument)
+        self._has_need, self._hears = bool(self._due), Need.TOUCHED in self._need
         if self.target.backward_norm is not None:
             self.target.backward_norm.arm(Need.TRACKED in self._need)
         self._next_due = min(self._due_steps)

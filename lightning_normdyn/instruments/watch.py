@@ -119,11 +119,6 @@ class Watch(ABC):
         """Whether nothing was measured yet but, at most, a first step."""
         return self.steps - self.first_step <= 1
 
-    @property
-    def wants_gradient(self) -> bool:
-        """Whether the gradient of the step to come is wanted as the optimizer gets it."""
-        return False
-
     def read_gradient(self) -> None:
         """Looks at the gradient right before the update, where it is final; may be called several times a step."""
 

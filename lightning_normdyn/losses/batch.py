@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -78,6 +78,7 @@ class Batch(NamedTuple):
             TypeError: if there is no such option.
             ValueError: naming the argument, what came, and the likely fix.
         """
+        check_names(options, PairOptions.__annotations__)
         _check_options(options)
         _check_embeddings(queries, documents)
         n, m = len(queries), len(documents)
@@ -238,6 +239,21 @@ def _checked_guides(queries: Tensor, m: int, hard_per_query: int, options: PairO
     return guides | {"hard_negative_guides": hard.flatten(0, -2)}
 
 
+def check_names(options: Iterable[str], names: Collection[str]) -> None:
+    """Refuses an option that a loss does not know.
+
+    Args:
+        options: names of those that came.
+        names: of those there are.
+
+    Raises:
+        TypeError: naming it, and the one that may be meant.
+    """
+    for name in options:
+        if name not in names:
+            raise TypeError(f"{name}: expected one of {', '.join(names)}{nearest(name, tuple(names))}")
+
+
 def check_set(embeddings: Tensor, labels: Tensor) -> None:
     """Refuses a set of embeddings and their classes that do not fit together.
 
@@ -307,11 +323,6 @@ def _check_embeddings(queries: Tensor, documents: Tensor) -> None:
 
 def _check_options(options: PairOptions) -> None:
     for name, values in options.items():
-        if name not in PairOptions.__annotations__:
-            raise TypeError(
-                f"{name}: expected one of {', '.join(PairOptions.__annotations__)}"
-                f"{nearest(name, tuple(PairOptions.__annotations__))}"
-            )
         if values is not None and not isinstance(values, Tensor):
             raise ValueError(f"{name}: expected a tensor, got {type(values).__name__}; number what has names")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_normdyn.core.contrast.class_log_sum_exp import sum_class_losses
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, softmax_loss
-from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
+from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.losses.batch import check_finite, check_per_query, check_set
 from lightning_normdyn.losses.class_sample import ClassSample
@@ -118,7 +118,8 @@ class MarginHead(ContrastiveLoss):
         if self.training:
             self.scaling.hold_in_training()
         with torch.autocast(embeddings.device.type, enabled=False):
-            loss = self._reduced(embeddings, labels, weights)
+            # Wide before norms and directions are taken of them, or two gradients would be added in half precision.
+            loss = self._reduced(at_least_float32(embeddings), labels, weights)
         if self.check_finite and not bool(loss.isfinite().all()):
             check_finite(embeddings=embeddings, weight=whole(self.weight))
         return loss

@@ -215,7 +215,8 @@ class ContrastiveLoss(nn.Module):
         """
         if not self.with_metrics:
             raise ValueError(
-                f"with_metrics: this {type(self).__name__} keeps no metrics; build InfoNCE with with_metrics=True"
+                f"with_metrics: this {type(self).__name__} keeps no metrics; InfoNCE, DistillKLDiv and MarginMSE do, "
+                "built with with_metrics=True"
             )
         return dict(self._metrics)
 

@@ -12,7 +12,7 @@ from lightning_normdyn.core.contrast.tile_edits import Tile
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.core.object_checks import check_choice
-from lightning_normdyn.losses.batch import Batch, PairOptions
+from lightning_normdyn.losses.batch import Batch, PairOptions, check_names
 from lightning_normdyn.losses.gather import Ranks
 from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, gather_candidates
 from lightning_normdyn.losses.options import (
@@ -80,7 +80,8 @@ class TeacherLoss(InBatchLoss):
                   ``listed``. Where they are those of the batch, of all: documents, then hard negatives, one query's
                   after the other's, ``[n, m + n h]``; on several ranks the documents of all ranks' queries, further
                   documents of all ranks, and then hard negatives of all ranks. Minus infinity leaves a candidate out,
-                  of both distributions. They get no gradient.
+                  of both distributions; a query has to have some left, and a document that no query has left loses 0.
+                  They get no gradient.
                 - ``teacher_queries``, ``teacher_documents``, ``teacher_hard_negatives``: in place of scores the
                   teacher's embeddings of the same, ``[n, g]``, ``[m, g]`` and ``[n, h, g]``; its scores are then made a
                   tile at a time, over the documents of all ranks.
@@ -97,6 +98,7 @@ class TeacherLoss(InBatchLoss):
         return self.shown(queries, documents, **options)
 
     def _batch(self, queries: Tensor, documents: Tensor, options: Any) -> Batch:
+        check_names(options, DistillOptions.__annotations__)
         for name in _IDLE:
             if options.get(name) is not None:
                 raise ValueError(f"{name}: the teacher alone says what is relevant; leave it out, or take InfoNCE")
@@ -237,7 +239,7 @@ class DistillKLDiv(TeacherLoss):
             rows = rows.where(of_batch.row_entropies.isfinite(), torch.nan)
         if reading is not None:
             entropies = self.directions.mean(of_batch.row_entropies, of_batch.column_entropies)
-            self._keep_metrics(reading.agree, entropies, candidates, ranks)
+            self._keep_metrics(reading.agree, entropies.nan_to_num(0), candidates, ranks)
         return self.directions.mean(rows, of_batch.columns)
 
     def _targets(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> TargetScores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -306,3 +307,16 @@ def _labels_of_all(labels: Tensor, candidates: Candidates, ranks: Ranks) -> Tens
     if unpaired.total:
         gathered_labels = torch.cat((gathered_labels, ranks.gather(labels[n:], unpaired)))
     return F.pad(gathered_labels, (0, len(candidates.vectors) - len(gathered_labels)), value=NO_ID)
+
+
+def warn_of_one_candidate(advice: str) -> None:
+    """Says so; no error, since a last batch of one pair does no harm.
+
+    Args:
+        advice: what to take.
+    """
+    warnings.warn(
+        f"documents: expected two candidates or more, got one, so the loss is 0 whatever the embeddings; take "
+        f"{advice}, or leave a last batch of one pair out",
+        stacklevel=2,
+    )

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.core.contrast.positive_pairs import PairSums
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.losses.batch import Batch
 from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks, Rows
-from lightning_normdyn.losses.in_batch import Candidates, excluded_pairs, gather_candidates
+from lightning_normdyn.losses.in_batch import Candidates, excluded_pairs, gather_candidates, warn_of_one_candidate
 from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import Direction, Hardness, Joint, SameSide, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.prefixes import Prefixes
 from lightning_normdyn.losses.queue import DocumentQueue
-from lightning_normdyn.losses.shared_parts import NO_INNER_PRODUCT, SharedPart, shared_losses
+from lightning_normdyn.losses.shared_parts import SharedPart, shared_losses
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.softmax_settings import SoftmaxSettings
 from lightning_normdyn.losses.softmax_sweeps import ScoreSums, SoftmaxSweep
@@ -40,8 +38,9 @@ class InfoNCE(SoftmaxSettings):
     A positive is taken off its row before anything is added up, so that value and gradients are right to the rounding
     of the scores however small the loss is, where each query has one positive: within 1e-5 of float64 in float32 at
     losses from 10 down to 1e-9, where a float32 softmax less its target is off by 1e-4 at 2.5e-4 and by 1e-2 at 1e-6.
-    Several positives of a query are equal at best, and what they have in common is lost to rounding then: off by 5e-4
-    where the loss is 2.5e-4 above its minimum. So are the fused kernels, by 6e-8 over the loss.
+    Several positives of a query are equal at best, and differ by the rounding of their scores then, as in plain
+    float32: gradients are off by 1e-4 where the loss is 2.5e-4 above its minimum, and by 2e-3 at 1.5e-5. The fused
+    kernels are off by 6e-8 over the loss.
 
     Args:
         normalization: ``"cosine"``, ``"dot"``, ``"qnorm"``, ``"dnorm"`` or ``"learnable"``.
@@ -64,12 +63,12 @@ class InfoNCE(SoftmaxSettings):
             the usual way. Exact in Triton's interpreter, but not yet timed on a GPU: hence not the default.
         label_smoothing: share of the target that is spread evenly over all candidates, the positives among them.
         margin: taken off the score of a positive, in the unit of scores before the temperature, so that a positive has
-            to lead by it (CosFace, arXiv 1801.09414, eq. 4).
+            to lead by it (CosFace, arXiv 1801.09414).
         relative_margin: the same as a share of the score's size: ``s - relative_margin |s|``.
         decoupled: whether the positive is left out of the sum (DCL, arXiv 2110.06848), so that pairs which are nearly
             solved go on to train; a query without any negative has a loss of 0.
         prior: share of the negatives that are taken to be positives, whose part of the sum is taken out (debiased
-            contrastive loss, arXiv 2007.00224, eq. 8).
+            contrastive loss, Chuang et al. 2020, arXiv 2007.00224).
         guide_margin: where a batch brings guides, a second model's embeddings, a negative is left out that the guide
             scores above its score ``g`` of the positive, less this margin (GISTEmbed, arXiv 2402.16829).
         guide_relative_margin: and less this share of ``|g|``.
@@ -81,10 +80,11 @@ class InfoNCE(SoftmaxSettings):
             arXiv 2503.04812, eq. 5), ``"all_negatives"`` both.
         hardness_strength: their weight is ``exp(strength · score)``, of the score before the temperature and constant
             to the gradient.
-        prefixes: widths of prefixes, ascending, each of which is to serve by itself (Matryoshka, arXiv 2205.13147,
-            eq. 1): the loss is the weighed sum of theirs, and the embeddings' own width is one only if it is listed.
-            Every prefix is scored by norms of its own, and learns exponents of its own. From queries to documents and
-            without further terms all are computed in one sweep, else one after the other.
+        prefixes: widths of prefixes, ascending, each of which is to serve by itself (Matryoshka, arXiv 2205.13147):
+            the loss is the weighed sum of theirs, and the embeddings' own width is one only if it is listed.
+            Every prefix is scored by norms of its own, and learns exponents of its own. All are computed in one sweep
+            over queries and documents, unless there is a queue, hard negatives of a query's own, or bounds or guides
+            in both directions.
         prefix_weights: of the prefixes' losses; 1 for each if left out.
         with_metrics: whether each batch leaves what :meth:`metrics` gives, which costs a few reductions a tile.
         options: temperature and whatever else all losses share, see :class:`ContrastiveLoss`.
@@ -209,24 +209,15 @@ class InfoNCE(SoftmaxSettings):
             parts = self.parts(batch, candidates, ranks)
             return torch.stack(shared_losses(batch.queries, candidates.vectors, parts, self.chunk_size)).sum(0)
         losses = []
+        # Wide before they are cut, or the gradients of prefixes would be added up in half precision.
+        wide = at_least_float32(batch.queries), at_least_float32(batch.hard_negatives)
+        batch = batch._replace(queries=wide[0], hard_negatives=wide[1])
         for number, weight in enumerate(self.prefixes.weights):
             part, cut = self._of_prefix(self.prefixes, number), slice(self.prefixes.widths[number])
             vectors = part.similarity.rescale_documents(candidates.vectors[:, cut])
             losses.append(weight * part._losses_of(batch.cut(cut), candidates._replace(vectors=vectors), ranks))
             self._metrics = part._metrics
         return torch.stack(losses).sum(0)
-
-    def reason_apart(self, batch: Batch) -> str | None:
-        """See :meth:`InBatchLoss.reason_apart`."""
-        both = self.from_queries and self.from_documents
-        reasons = {
-            "its queue holds documents that no other loss has": self.queue is not None,
-            "shared_hard_negatives=False gives each query candidates of its own": not self.shared_hard_negatives,
-            "fused kernels make sweeps of their own": self._is_fused(batch),
-            "each direction judges negatives by a positive of its own": both and self.judges_by_sides(batch),
-            NO_INNER_PRODUCT: not self.similarity.has_directions,
-        }
-        return next((reason for reason, holds in reasons.items() if holds), None)
 
     def parts(self, batch: Batch, candidates: Candidates, ranks: Ranks) -> list[SharedPart]:
         """See :meth:`InBatchLoss.parts`: one, or one for each prefix."""
@@ -300,38 +291,5 @@ class InfoNCE(SoftmaxSettings):
         if self.queue is not None:
             vectors, exclusion = self._with_queue(self.queue, batch, candidates, exclusion)
         if len(vectors) == 1 and self.queue is None:
-            _warn_of_one_candidate()
+            warn_of_one_candidate("larger batches, hard negatives or a queue_size")
         return SoftmaxSweep(self, batch, candidates, ranks, anchors, vectors, exclusion, self.factor(batch))
-
-    def _is_fused(self, batch: Batch) -> bool:
-        """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
-        special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
-        special = special or not self.shared_hard_negatives
-        special = special or batch.has_several_positives
-        special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
-        special = special or self.judges_negatives(batch) or self.prefixes is not None
-        return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
-
-    def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
-        """The loss of each pair by kernels that take embeddings as they are."""
-        assert self.kernels is not None
-        rows, columns, scores = self.kernels.log_sum_exp(
-            self.similarity.factor_queries(batch.queries, self.scaling.factor),
-            vectors,
-            columns=candidates.positives.total if self.from_documents else 0,
-            positives=candidates.positive_columns,
-            exclusion=excluded_pairs(batch, candidates),
-        )
-        sums = [rows] if self.from_queries else []
-        if self.from_documents:
-            sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
-        return torch.stack(sums).mean(0) - scores
-
-
-def _warn_of_one_candidate() -> None:
-    """Says so; no error, since a last batch of one pair does no harm."""
-    warnings.warn(
-        "documents: expected two candidates or more, got one, so the loss is 0 whatever the embeddings; take larger "
-        "batches, hard negatives or a queue_size, or leave a last batch of one pair out",
-        stacklevel=2,
-    )

@@ -39,7 +39,7 @@ class NormFace(MarginHead):
 
 
 class CosFace(MarginHead):
-    """The cosine with the own class counts less by a margin: ``f(cos) = cos - m`` (arXiv 1801.09414, eq. 4).
+    """The cosine with the own class counts less by a margin: ``f(cos) = cos - m`` (arXiv 1801.09414).
 
     Args:
         num_classes: see :class:`MarginHead`.
@@ -69,10 +69,11 @@ class CosFace(MarginHead):
 
 
 class ArcFace(MarginHead):
-    """The angle to the own class counts more by a margin: ``f(cos a) = cos(a + m)`` (arXiv 1801.07698, eq. 3).
+    """The angle to the own class counts more by a margin: ``f(cos a) = cos(a + m)`` (arXiv 1801.07698).
 
-    Where ``a + m`` is beyond a half turn the cosine would rise again; there it is ``cos a - m sin m``, as the authors'
-    program and others have it.
+    Where ``a + m`` is beyond a half turn the cosine would rise again; there it is ``cos a - m sin m``, as PyTorch
+    Metric Learning and others have it. The gradient is that of the formula; insightface's program takes the margin for
+    a constant to it.
 
     Args:
         num_classes: see :class:`MarginHead`.
@@ -107,7 +108,8 @@ class MagFace(MarginHead):
     ``f(cos a) = cos(a + m(R))`` with ``m`` linear in the norm ``R``, from ``lower_margin`` at ``lower_norm`` to
     ``upper_margin`` at ``upper_norm``, and ``norm_weight · (1/R + R/upper_norm^2)`` is added to the loss. A norm beyond
     the bounds counts as the bound, in both terms, as in the authors' program, and has no gradient along its length; the
-    head warns if that is all of its first training batch. Choose bounds that the encoder's norms lie between.
+    head warns if that is all of its first training batch. Choose bounds that the encoder's norms lie between. Where the
+    own cosine is negative the margin counts too: that is the authors' ``easy_margin=False``, and not their default.
 
     Args:
         num_classes: see :class:`MarginHead`.

@@ -16,7 +16,7 @@ from lightning_normdyn.losses.similarity import Normalization, NormalizedSimilar
 
 
 class Prefixes(nn.Module):
-    """The widths of a Matryoshka loss ``sum_k w_k L(q[:d_k], d[:d_k])`` (arXiv 2205.13147, eq. 1).
+    """The widths of a Matryoshka loss ``sum_k w_k L(q[:d_k], d[:d_k])`` (Kusupati et al. 2022, arXiv 2205.13147).
 
     Each prefix is scored by its own norms, divided out as far as the normalization says and no further, and where
     exponents are learnt each learns its own. The longest has the similarity of the loss itself.

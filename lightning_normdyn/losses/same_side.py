@@ -73,7 +73,9 @@ def same_side_pools(scored: ScoredBatch) -> Pools:
 
 
 def _among_queries(scored: ScoredBatch) -> Pool:
-    queries = scored.loss.similarity.rescale_queries(scored.batch.queries)
+    # Of the anchors, so that embeddings in half precision get one gradient and not the rounded sum of two.
+    factor = scored.factor
+    queries = scored.anchors / (factor[:, None] if isinstance(factor, Tensor) and factor.ndim else factor)
     everybody = scored.ranks.gather(queries, scored.candidates.positives)
     edits = None if scored.negatives is None else scored.negatives.among_queries()
     return _pool(scored, scored.anchors, everybody, edits)

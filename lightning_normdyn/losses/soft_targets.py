@@ -11,9 +11,15 @@ from lightning_normdyn.core.contrast.divergences import Divergences, Sides, Tile
 from lightning_normdyn.core.contrast.target_scores import ListedTargets, MatrixTargets, TargetScores
 from lightning_normdyn.core.number_checks import check_flag
 from lightning_normdyn.core.object_checks import check_choice
-from lightning_normdyn.losses.batch import Batch, PairOptions
+from lightning_normdyn.losses.batch import Batch, PairOptions, check_names
 from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs, positive_columns
+from lightning_normdyn.losses.in_batch import (
+    Candidates,
+    InBatchLoss,
+    excluded_pairs,
+    positive_columns,
+    warn_of_one_candidate,
+)
 from lightning_normdyn.losses.options import Direction, SoftmaxOptions, Unpack
 from lightning_normdyn.losses.positives import distinct_positives
 from lightning_normdyn.losses.similarity import Normalization
@@ -66,6 +72,8 @@ class Directions(NamedTuple):
             reading: see :func:`divergences`.
         """
         total = candidates.positives.total
+        if len(candidates.vectors) == 1:
+            warn_of_one_candidate("larger batches or hard negatives")
         streamed = divergences(
             loss.scaled_queries(batch.queries, batch.temperatures),
             candidates.vectors if self.from_queries else candidates.vectors[:total],
@@ -156,6 +164,7 @@ class GradedContrastive(InBatchLoss):
         return self.shown(queries, documents, **options)
 
     def _batch(self, queries: Tensor, documents: Tensor, options: Any) -> Batch:
+        check_names(options, GradedOptions.__annotations__)
         grades = options.pop("grades", None)
         for name in ("labels", "query_guides"):
             if options.get(name) is not None:
@@ -166,12 +175,11 @@ class GradedContrastive(InBatchLoss):
         width = None if batch.positives is None else 1 + batch.positives.shape[1]
         n = len(queries)
         fits = isinstance(grades, Tensor) and grades.ndim == 2 and len(grades) == n
-        if not fits or not grades.is_floating_point() or width not in (None, grades.shape[1]):
+        if not fits or grades.is_complex() or width not in (None, grades.shape[1]):
             came = f"{grades.dtype} {list(grades.shape)}" if isinstance(grades, Tensor) else type(grades).__name__
             shape = f"[{n}, {width}]" if width else f"[{n}, c], of all candidates; beside positives, of those alone"
             raise ValueError(
-                f"grades: expected floating-point numbers {shape}, got {came}; for one grade a pair "
-                "take CoSENT, or weights of InfoNCE"
+                f"grades: expected numbers {shape}, got {came}; for one grade a pair take CoSENT, or weights of InfoNCE"
             )
         if grades.device != queries.device:
             raise ValueError(f"grades: expected on the device of queries, {queries.device}, got {grades.device}")

@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
+from lightning_normdyn.core.contrast.factored import Factored
 from lightning_normdyn.losses.batch import Batch
+from lightning_normdyn.losses.fused import FusedKernels
 from lightning_normdyn.losses.gather import Ranks
-from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss
+from lightning_normdyn.losses.in_batch import Candidates, InBatchLoss, excluded_pairs
 from lightning_normdyn.losses.negatives import NegativeRules
 from lightning_normdyn.losses.options import Joint
+from lightning_normdyn.losses.prefixes import Prefixes
 from lightning_normdyn.losses.queue import DocumentQueue
+from lightning_normdyn.losses.shared_parts import NO_INNER_PRODUCT
 from lightning_normdyn.losses.softmax_terms import SoftmaxTerms
 
 
@@ -29,6 +33,8 @@ class SoftmaxSettings(InBatchLoss):
         shared_hard_negatives: whether those of one query serve all.
         queue: past documents.
         queue_positives: whether those of a query's class are positives of it.
+        prefixes: that are to serve by themselves.
+        kernels: that compute the loss where they can.
     """
 
     terms: SoftmaxTerms
@@ -41,6 +47,8 @@ class SoftmaxSettings(InBatchLoss):
     shared_hard_negatives: bool
     queue: DocumentQueue | None
     queue_positives: bool
+    prefixes: Prefixes | None
+    kernels: FusedKernels | None
     _width: int | None = None
 
     def judges_negatives(self, batch: Batch) -> bool:
@@ -93,6 +101,42 @@ class SoftmaxSettings(InBatchLoss):
         for name, is_set in unshareable.items():
             if is_set and not self.shared_hard_negatives:
                 raise ValueError(f"shared_hard_negatives: {name} takes those of all queries; leave one of them out")
+
+    def reason_apart(self, batch: Batch) -> str | None:
+        """See :meth:`InBatchLoss.reason_apart`."""
+        both = self.from_queries and self.from_documents
+        reasons = {
+            "its queue holds documents that no other loss has": self.queue is not None,
+            "shared_hard_negatives=False gives each query candidates of its own": not self.shared_hard_negatives,
+            "fused kernels make sweeps of their own": self._is_fused(batch),
+            "each direction judges negatives by a positive of its own": both and self.judges_by_sides(batch),
+            NO_INNER_PRODUCT: not self.similarity.has_directions,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    def _is_fused(self, batch: Batch) -> bool:
+        """Leaves to the usual way what takes more than the scores of queries and documents, each with one positive."""
+        special = self.joint or self.query_negatives or self.document_negatives or self.queue is not None
+        special = special or not self.shared_hard_negatives
+        special = special or batch.has_several_positives
+        special = special or self.terms != SoftmaxTerms() or batch.temperatures is not None or self.with_metrics
+        special = special or self.judges_negatives(batch) or self.prefixes is not None
+        return not special and self.kernels is not None and self.kernels.serve(batch.queries, batch.documents)
+
+    def _fused(self, batch: Batch, ranks: Ranks, candidates: Candidates, vectors: Factored) -> Tensor:
+        """The loss of each pair by kernels that take embeddings as they are."""
+        assert self.kernels is not None
+        rows, columns, scores = self.kernels.log_sum_exp(
+            self.similarity.factor_queries(batch.queries, self.scaling.factor),
+            vectors,
+            columns=candidates.positives.total if self.from_documents else 0,
+            positives=candidates.positive_columns,
+            exclusion=excluded_pairs(batch, candidates),
+        )
+        sums = [rows] if self.from_queries else []
+        if self.from_documents:
+            sums.append(ranks.log_sum_exp(columns)[candidates.positives.local_slice])
+        return torch.stack(sums).mean(0) - scores
 
     def judges_by_sides(self, batch: Batch) -> bool:
         """Whether that goes by the positive of each pair's query, or document, whichever picks."""

@@ -180,7 +180,8 @@ class SoftmaxSweep(ScoredBatch):
         batch, n = self.batch, len(self.anchors)
         vectors = self.loss.similarity.rescale_documents(batch.hard_negatives)
         vectors = rearrange(vectors, "(n h) d -> n h d", n=n)
-        scores = most_precise(torch.einsum("nd,nhd->nh", self.anchors, vectors))
+        # No product of matrices, which a backward pass under autocast would make in half precision.
+        scores = most_precise((self.anchors[:, None] * vectors).sum(-1))
         if batch.hard_negative_ids is not None and batch.document_ids is not None:
             hard_ids = rearrange(batch.hard_negative_ids, "(n h) -> n h", n=n)
             is_positive = (hard_ids == batch.document_ids[:n, None]) & (hard_ids != NO_ID)

@@ -41,7 +41,7 @@ class SoftmaxTerms(NamedTuple):
     """How a pair's loss comes of the log-sum-exp of its candidates and the score ``s`` of its positive.
 
     ``L = log[sum_negatives exp(s_j/tau) + exp(p/tau)] - p/tau`` with ``p = s - relative_margin |s| - margin``
-    (the additive margin of CosFace, arXiv 1801.09414, eq. 4).
+    (the additive margin of CosFace, Wang et al. 2018, arXiv 1801.09414).
 
     Attributes:
         label_smoothing: share of the target that is spread evenly over all candidates, the positive among them
@@ -51,7 +51,7 @@ class SoftmaxTerms(NamedTuple):
         decoupled: whether the positive is left out of the sum (DCL, arXiv 2110.06848).
         prior: share of the negatives that are none, which is taken out of their sum: ``[sum_negatives exp(s_j/tau) - N
             prior exp(p/tau)] / (1 - prior)``, and at least ``N`` times the smallest exponential that there can be
-            (arXiv 2007.00224, eq. 7 and 8, with the pair itself as the sample of positives).
+            (Chuang et al. 2020, arXiv 2007.00224, with the pair itself as the sample of positives).
 
     Example:
         >>> terms = SoftmaxTerms.check(margin=0.1)

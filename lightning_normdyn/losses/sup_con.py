@@ -9,6 +9,7 @@ from lightning_normdyn.caution import caution
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.log_sum_exp import target_log_sum_exp
 from lightning_normdyn.core.contrast.positive_pairs import PositivePairs
+from lightning_normdyn.core.dynamics.geometry import at_least_float32
 from lightning_normdyn.losses.batch import check_finite, check_set
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Trait
@@ -66,7 +67,8 @@ class SupCon(ContrastiveLoss):
         if self.training:
             self.scaling.hold_in_training()
         with torch.autocast(embeddings.device.type, enabled=False):
-            loss = self._reduced(embeddings, labels.to(embeddings.device, torch.int64))
+            # Wide before they serve on both sides: two gradients in half precision would be rounded three times.
+            loss = self._reduced(at_least_float32(embeddings), labels.to(embeddings.device, torch.int64))
         if self.check_finite and not bool(loss.isfinite().all()):
             check_finite(embeddings=embeddings)
             raise ValueError(f"embeddings: scores leave {loss.dtype}; normalise them, or look at the encoder")

@@ -27,7 +27,7 @@ def stepped(peers, name):
     return value, step.gradients(), [parameter.grad for parameter in step.parameters]
 
 
-@pytest.mark.parametrize("name", ["one", "prefixes", "symmetric", "gamma", "sigmoid", "simclr", "clip"])
+@pytest.mark.parametrize("name", ["one", "prefixes", "symmetric", "gamma", "sigmoid", "summed", "simclr", "clip"])
 def test_every_loss_is_compared_with_a_plain_one_of_its_value_and_gradients(modules, name):
     peers = modules[0]
     if name == "clip":

@@ -69,6 +69,14 @@ def test_a_callback_is_built_from_yaml(name):
     assert {key: callback.options[key] for key in settings} == settings
 
 
+def test_a_miner_is_built_from_yaml():
+    settings = {"every_n_steps": 7, "relative_margin": None, "sampling_strategy": "random", "normalization": "dot"}
+    entry = {"class_path": "lightning_normdyn.callbacks.HardNegativeMining", "init_args": settings}
+    (callback,) = built(entry)
+    assert (callback.every_n_steps, callback.normalization) == (7, "dot")
+    assert (callback.options.relative_margin, callback.options.sampling_strategy) == (None, "random")
+
+
 def test_defaults_are_enough():
     callbacks = built(*({"class_path": f"lightning_normdyn.callbacks.{name}"} for name in SETTINGS))
     assert [type(callback).__name__ for callback in callbacks] == list(SETTINGS)

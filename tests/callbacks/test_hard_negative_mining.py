@@ -86,6 +86,17 @@ def test_workers_train_with_negatives_from_the_first_batch_on(fit, workers):
     assert all(negatives[0] for _, negatives in model.seen)
 
 
+def test_workers_see_what_is_mined_in_the_midst_of_their_epoch(fit):
+    model, snapshots = towers(workers=1, batch_size=1), Snapshots()
+    fit(model, None, HardNegativeMining(every_n_steps=3, relative_margin=None), snapshots, max_steps=24, max_epochs=-1)
+    lagging = []
+    for step, (queries, negatives) in enumerate(model.seen[12:], 12):
+        recent = [snapshots.tables[earlier][queries].tolist() for earlier in range(step - 6, step + 1)]
+        assert negatives in recent
+        lagging.append(negatives == snapshots.tables[0][queries].tolist())
+    assert not all(lagging)
+
+
 def test_each_mining_is_saved_by_the_ids_of_the_source(fit, tmp_path):
     mining = HardNegativeMining(every_n_steps=4, start_step=2, relative_margin=None)
     model, snapshots = towers(), Snapshots()
@@ -100,7 +111,7 @@ def test_each_mining_is_saved_by_the_ids_of_the_source(fit, tmp_path):
     for row in rows:
         assert list(row.negatives) == [f"d{place}" for place in expected.indices[int(row.query[1:])].tolist()]
         assert list(row.scores[1:]) == pytest.approx(expected.scores[int(row.query[1:])].tolist(), abs=1e-6)
-    assert mining.mined is not None
+    assert mining.hard_negatives is not None
     assert model.seen[0][1][0] == []  # before the first mining
 
 
@@ -172,7 +183,7 @@ def test_learnt_exponents_and_named_normalizations_rank(fit):
         mining = HardNegativeMining(every_n_steps=50, normalization=normalization)
         with pytest.warns() if "learnable" in expected["normalization"] else contextlib.nullcontext():
             fit(model, None, mining, snapshots, max_steps=1, max_epochs=-1)
-        assert torch.equal(mining.mined.indices, snapshots.expected[0].indices)
+        assert torch.equal(mining.hard_negatives.indices, snapshots.expected[0].indices)
 
 
 class Scale(pl.Callback):

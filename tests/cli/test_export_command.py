@@ -80,7 +80,7 @@ def test_losses_are_printed_and_the_remedy_where_they_are_large(documents, capsy
     assert "That is below the 0.95 that was asked for." in out
     assert "Tried on 500 rows with the same queries, where it finds 0." in out
     assert "  plain graph: recall@10 " in out
-    assert "--index flat is exact." in out
+    assert "--index flat without --keep-norm is exact." in out
     np.save("queries.npy", np.eye(16, dtype=np.float32))
     _, out, _ = run(capsys, *words, "--index", "hnsw", "--queries", "queries.npy", "--augment", "--dtype", "float16")
     assert "over 16 queries" in out

@@ -60,7 +60,7 @@ class TwoTowers(ContrastiveMixin, LightningModule):
 
     def configure_optimizers(self):
         towers = [*self.query.parameters(), *self.document.parameters()]
-        return torch.optim.Adam([{"params": towers}, self.contrast.parameter_group(lr=1e-2)], lr=1e-2)
+        return torch.optim.Adam([{"params": towers}, self.contrast.parameter_group(lr=0.03)], lr=1e-2)
 
 
 def config(tmp_path, **init_args):

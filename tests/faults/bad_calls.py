@@ -225,7 +225,17 @@ def _losses() -> Iterator[BadCall]:
         kind,
         losses.GradedContrastive(symmetric=True),
         {"queries": Q, "documents": D, "grades": grades},
-        grades=[None, grades[0], grades[:2], grades[:, :3], grades.long(), -grades, grades * NAN, grades + INF, 1.0],
+        grades=[
+            None,
+            grades[0],
+            grades[:2],
+            grades[:, :3],
+            grades.to(torch.complex64),
+            -grades,
+            grades * NAN,
+            grades + INF,
+            1.0,
+        ],
         labels=[torch.arange(6)],
     )
     yield from each(kind, losses.GradedContrastive, {}, symmetric=["no"], direction=["both"])
@@ -640,6 +650,8 @@ def _retrieval() -> Iterator[BadCall]:
         {"norms": torch.rand(9), "length": torch.rand(9)},
         norms=[torch.rand(3), None],
         length=[torch.rand(3), torch.full((9,), NAN)],
+        controls=[3, {"age": torch.rand(3)}],
+        fitted_rows=[torch.rand(9), torch.ones(3, dtype=torch.bool)],
     )
     yield from each(
         kind,

@@ -29,7 +29,7 @@ ADDRESSES = ("sea://bucket/x.npy", "sea://", "memory://absent", "memory://absent
 JUDGEMENTS = (
     "absent.tsv", "folder.tsv", "empty.tsv", "latin.tsv", "utf16.tsv", "binary.tsv", "one_column.tsv",
     "words_for_grades.tsv", "nan_grades.tsv", "unknown_queries.tsv", "unknown_documents.tsv", "no_relevant.tsv",
-    "half.tsv.gz", "twice.tsv",
+    "half.tsv.gz",
 )  # fmt: skip
 COVARIATES = (
     "absent.tsv", "folder.tsv", "empty.tsv", "latin.tsv", "binary.tsv", "ids_alone.tsv", "ragged.tsv", "strangers.tsv",
@@ -176,7 +176,6 @@ def _write_tables(folder: Path) -> None:
         "unknown_queries": "q1\t0\t1\nq2\t1\t1\n",
         "unknown_documents": "0\td1\t1\n1\td2\t1\n",
         "no_relevant": "0\t0\t0\n1\t1\t0\n",
-        "twice": "0\t0\t1\n0\t0\t2\n",
         "ids_alone": "id\n0\n1\n",
         "ragged": "id\tlength\n0\t1\n1\n2\t3\t4\n",
         "strangers": "id\tlength\nx\t1\ny\t2\n",

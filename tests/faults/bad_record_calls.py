@@ -24,6 +24,7 @@ from lightning_normdyn.datasets import (
     KnowledgeGraph,
     LabelledImages,
     LabelledTexts,
+    MinedRow,
     Problems,
     Texts,
     formats,
@@ -159,6 +160,7 @@ def _readers() -> Iterator[BadCall]:
         (formats.read_bright, "folder"),
         (formats.read_cifar10h, "folder"),
         (formats.read_image_text, "path"),
+        (formats.read_judged_texts, "folder"),
         (formats.read_labelled_texts, "folder"),
         (formats.read_movielens, "folder"),
         (formats.read_omniglot, "path"),
@@ -171,6 +173,9 @@ def _readers() -> Iterator[BadCall]:
         (partial(formats.read_image_folder, height=8, width=8), "folder"),
     ):
         yield from each(kind, read, None, argument=rf"\b{name}\b|{absent}|^a: ", **{name: places})
+    yield from each(kind, formats.read_triples, {"folder": _folder_of_images()}, order=["rht", None, 3])
+    yield from each(kind, formats.read_sts, {"folder": _folder_of_images()}, language=["", 3], argument="language")
+    yield from each(kind, formats.read_labelled_texts, {"folder": _folder_of_images()}, encoding=["latin-x", 3, None])
     yield from each(
         kind, formats.read_cifar10, None, batches=[3, None, [], "a", [str(absent)]], argument=f"batches|{absent}"
     )
@@ -179,7 +184,7 @@ def _readers() -> Iterator[BadCall]:
     shard = str(_shard())
     yield from each(kind, formats.read_web_dataset, {"shards": shard}, limit=NOT_COUNT, json_field=["", 3])
     yield from each(kind, formats.WebDataset, {"shards": shard}, rank=[-1, 1, "0"], ranks=[0, -1, "1"], seed=[-1, "a"])
-    row = formats.MinedRow("q", "d", ("e",), (0.5, 0.4))
+    row = MinedRow("q", "d", ("e",), (0.5, 0.4))
     yield from each(kind, formats.write_hard_negatives, {"rows": [row]}, file=[3, None, "a.tsv", "nosuch://b/a.jsonl"])
     yield from each(
         kind,

@@ -257,6 +257,7 @@ def _retrieval() -> Iterator[BadCall]:
         documents=[None, documents[0], documents.long()],
         length=[None, torch.rand(3), torch.full((12,), NAN), -torch.rand(12)],
         covariates=[{"age": torch.rand(3)}, {"age": None}, 3],
+        controls=["age", ["age"], 3],
         folds=[0, 1, 1.5, 99],
         resamples=[-1, 0, 1.5],
         level=[0, 95, NAN],
@@ -270,6 +271,9 @@ def _retrieval() -> Iterator[BadCall]:
         norm=[None, 3],
         residual=[None, swept._replace(values=swept.values[:, :2])],
         length=[None, swept._replace(measure="mrr@10")],
+        predicted=[3, swept._replace(measure="mrr@10")],
+        correlations=[3],
+        controls=["length", 3],
         folds=[0, 1, 1.5, 99],
         resamples=[-1, 0, 1.5],
         level=[0, 95, NAN],
@@ -282,6 +286,36 @@ def _retrieval() -> Iterator[BadCall]:
         strata=[{"a": [1]}, {"a": 3}, "a"],
         generator=[3],
     )
+    yield from each(
+        kind,
+        retrieval.compare_models,
+        {"before": swept, "after": swept, "folds": 2, "resamples": 20},
+        before=[None, 3],
+        after=[None, swept._replace(values=swept.values[:, :2]), swept._replace(measure="mrr@10")],
+        folds=[0, 1, 1.5, 99],
+        resamples=[-1, 0, 1.5],
+        level=[0, 95, NAN],
+        generator=[3],
+    )
+    yield from each(
+        kind,
+        retrieval.predicted_norms,
+        {"norms": torch.rand(9), "length": torch.rand(9)},
+        norms=[None, -torch.rand(9), torch.rand(3, 3)],
+        length=[None, "a", torch.rand(3), -torch.rand(9), torch.full((9,), NAN)],
+        controls=[3, {"age": None}, {"age": torch.rand(3)}],
+        fitted_rows=[torch.ones(3, dtype=torch.bool), torch.rand(9), 3],
+    )
+    yield from each(
+        kind,
+        retrieval.sweep_alpha,
+        {"queries": queries, "documents": documents, "judgements": PAIRS},
+        owners=[3, torch.rand(12), -torch.ones(12, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)],
+    )
+    yield from each(
+        kind, retrieval.scoring_verdict, {"norm": retrieval.calibrate(swept, folds=2, resamples=20)}, norm=[None, 3],
+        confounds=[3, "length"],
+    )  # fmt: skip
     kind = "retrieval: search"
     for make in (
         lambda **options: retrieval.QueryBankNormalization(documents, queries)(**options),

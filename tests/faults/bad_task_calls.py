@@ -202,7 +202,9 @@ def _data() -> Iterator[BadCall]:
         (sources.TripleFolder, "folder"),
         (sources.WebDatasetShards, "shards"),
     ):
-        yield from each(kind, _reading(make), None, argument=rf"\b{name}\b|'?no/such", **{name: [*NOT_PATH, "no/such"]})
+        yield from each(
+            kind, _reading(make), None, argument=rf"\b{name}\b|'?no/such", **{name: [*NOT_PATH, "no/such/place"]}
+        )
 
 
 def _reading(make: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,18 @@ import torch.nn.functional as F
 from contrast_oracle import GRID
 
 from lightning_normdyn.core import split_radial_tangential
-from lightning_normdyn.losses import InfoNCE, SigmoidContrastive
+from lightning_normdyn.losses import (
+    AdaFace,
+    ArcFace,
+    CosFace,
+    FullSoftmax,
+    InfoNCE,
+    MagFace,
+    MaxSim,
+    NormFace,
+    SigmoidContrastive,
+    SupCon,
+)
 
 HALVES = [torch.float16, torch.bfloat16]
 B, D = 256, 512
@@ -93,3 +104,53 @@ def test_a_loss_in_half_precision_still_computes_in_single():
     assert value.dtype == torch.float32
     value.backward()
     assert loss.scaling.log_scale.grad.dtype == torch.float32  # what a loss learns stays wide
+
+
+LABELS = torch.arange(64) % 9
+ROUNDED = {
+    "one direction": (InfoNCE, {}, ()),
+    "same side": (InfoNCE, {"symmetric": True, "same_side": "both"}, ()),
+    "joint": (InfoNCE, {"symmetric": True, "same_side": "both", "joint": "sentence_transformers"}, ("hard",)),
+    "own hard negatives": (InfoNCE, {"shared_hard_negatives": False}, ("hard",)),
+    "prefixes in one sweep": (InfoNCE, {"prefixes": [8, 16, 32]}, ()),
+    "prefixes one by one": (InfoNCE, {"prefixes": [8, 16, 32], "symmetric": True}, ("hard",)),
+    "prefixes with metrics": (InfoNCE, {"prefixes": [8, 32], "with_metrics": True}, ()),
+    "sigmoid": (SigmoidContrastive, {}, ()),
+    "full softmax": (FullSoftmax, {}, ("targets",)),
+    "SupCon": (SupCon, {}, ("labels",)),
+    "MaxSim": (MaxSim, {"symmetric": True}, ("tokens",)),
+    **{head.__name__: (head, {}, ("labels",)) for head in (NormFace, CosFace, ArcFace, AdaFace)},
+    "MagFace": (MagFace, {"lower_norm": 4.0, "upper_norm": 7.0}, ("labels",)),
+}
+
+
+def outcome(make, options, extras, sides):
+    """Value and gradients, each side as one tensor of its own."""
+    torch.manual_seed(0)
+    sides = [x.clone().requires_grad_() for x in sides]
+    heads = make in (NormFace, CosFace, ArcFace, AdaFace, MagFace)
+    loss = make(9, 32, temperature=1 / 16, **options) if heads else make(temperature=0.5, **options)
+    loss = loss.double() if sides[0].dtype == torch.float64 else loss
+    arguments = [sides[0], LABELS] if "labels" in extras else sides[:2]
+    if "tokens" in extras:
+        arguments = [x.unflatten(0, (16, 4)) for x in arguments]
+    arguments += [LABELS] if "targets" in extras else []
+    value = loss(*arguments, **({"hard_negatives": sides[2].unflatten(0, (64, 2))} if "hard" in extras else {}))
+    value.backward()
+    return value.detach().double(), [x.grad for x in sides if x.grad is not None]
+
+
+@pytest.mark.parametrize("under_autocast", [False, True])
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_gradient_in_bfloat16_is_rounded_once(name, under_autocast):
+    """Against the same loss in float64, which other tests hold against loops: no wider than storing it must be."""
+    sides = [torch.randn(size, 32, generator=torch.Generator().manual_seed(size)) for size in (64, 65, 128)]
+    sides = [sides[0].bfloat16(), (sides[1][:64] + sides[0]).bfloat16(), sides[2].bfloat16()]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=under_autocast):
+        value, gradients = outcome(*ROUNDED[name], sides)
+    expected, exact = outcome(*ROUNDED[name], [x.double() for x in sides])
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    assert len(gradients) == len(exact) >= 1
+    for gradient, reference in zip(gradients, exact, strict=True):
+        assert gradient.dtype == torch.bfloat16
+        assert relative(gradient, reference) <= 1.001 * relative(reference.bfloat16(), reference) < 2e-3

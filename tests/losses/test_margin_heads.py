@@ -283,3 +283,40 @@ def test_settings_that_make_no_sense_are_named(make, options, message):
 def test_a_normalization_is_refused_with_where_it_belongs():
     with pytest.raises(TypeError, match=r"^CosFace: got an unexpected keyword argument 'normalization'.*FullSoftmax"):
         CosFace(CLASSES, D, normalization="dot")
+
+
+@pytest.mark.parametrize("chunk_size", [None, 7])
+@pytest.mark.parametrize("scale", [1.0, 64.0, 90.0, 400.0])
+@pytest.mark.parametrize("name", HEADS)
+def test_sums_are_those_of_the_whole_matrix_at_any_scale(name, scale, chunk_size):
+    """Without a shift, with one for all and with one for each row; where pairs are solved, far off and beyond."""
+    x, labels = batch(seed=2)
+    head = head_of(
+        name, x, labels, temperature=1 / scale, learnable_temperature=True, max_scale=500, chunk_size=chunk_size
+    )
+    x.requires_grad_()
+    theirs = references(x, head)
+    theirs[2] = torch.tensor(scale).double().log().requires_grad_()
+    norms = theirs[0].norm(dim=1)
+    cosines = (theirs[0] @ theirs[1].T) / norms[:, None] / theirs[1].norm(dim=1)
+    own = [target_cosine(name, cosines[i, labels[i]], norms[i], norms) for i in range(N)]
+    s = theirs[2].exp() * cosines.scatter(1, labels[:, None], torch.stack(own)[:, None])
+    losses = s.logsumexp(1) - s.gather(1, labels[:, None])[:, 0]
+    if name == "MagFace":
+        bounded = norms.clamp(1.0, 4.0)
+        losses = losses + 2.0 * (1 / bounded + bounded / 16.0)
+    sources = [x, head.weight, head.scaling.log_scale]
+    assert_same(head(x, labels), losses.mean(), sources, theirs, tolerances=(1e-5, 1e-5, 1e-5))
+
+
+def test_evaluation_without_a_graph_gives_the_same_numbers():
+    x, labels = batch()
+    for name in HEADS:
+        head = head_of(name, x, labels).eval()
+        with torch.no_grad():
+            value = head(x, labels)
+        with torch.inference_mode():
+            assert float(head(x, labels)) == float(value)
+        assert float(value) == pytest.approx(float(head(x, labels).detach()), rel=1e-6)
+        each = head_of(name, x, labels, reduction="none").eval()(x, labels)
+        assert float(value) == pytest.approx(float(each.mean().detach()), rel=1e-6)

@@ -95,6 +95,14 @@ def test_the_unit_of_grades_and_the_level_of_scores_do_not_matter(seed, unit):
         close(shifted, listwise(queries, documents, teacher_scores=lists, **options), most=1e-9)
 
 
+def test_grades_may_be_whole_numbers():
+    queries, documents = sides()
+    grades = torch.tensor([[3, 0, 1, 0, 2, 0]] * N)
+    loss = GradedContrastive()
+    close(loss(queries, documents, grades=grades), loss(queries, documents, grades=grades.double()))
+    close(loss(queries, documents, grades=grades > 0), loss(queries, documents, grades=(grades > 0).double()))
+
+
 @pytest.mark.parametrize("way", [{}, {"symmetric": True}, {"direction": "document_to_query"}])
 def test_equal_grades_are_the_positives_of_infonce(way):
     queries, documents = sides()
@@ -310,7 +318,7 @@ def test_a_teacher_that_does_not_fit(make, options, sentence):
         ),
         (
             lambda: GradedContrastive()(Q, C, grades=torch.rand(4, 3), positives=torch.tensor([[5]] * 4)),
-            r"grades: expected floating-point numbers \[4, 2\], got torch.float32 \[4, 3\]",
+            r"grades: expected numbers \[4, 2\], got torch.float32 \[4, 3\]",
         ),
         (lambda: GradedContrastive()(Q, C, grades=torch.rand(4, 6), labels=torch.arange(6)), "labels: grades say what"),
         (lambda: CoSENT()(Q, C, torch.rand(4)), "documents: expected one for each of 4 queries, got 6"),
@@ -327,9 +335,23 @@ def test_what_makes_no_loss(call, sentence):
         call()
 
 
-def test_infonce_takes_no_teacher():
+def test_options_of_no_name():
     with pytest.raises(TypeError, match="teacher_scores: expected one of hard_negatives"):
         InfoNCE()(Q, C, teacher_scores=SCORES)
+    for make in (DistillKLDiv, MarginMSE):
+        with pytest.raises(TypeError, match=r"teacher_score: .*; did you mean 'teacher_scores'\?$"):
+            make()(Q, C, teacher_score=SCORES)
+    with pytest.raises(TypeError, match=r"grade: .*; did you mean 'grades'\?$"):
+        GradedContrastive()(Q, C, grade=SCORES)
+
+
+def test_one_candidate_has_nothing_to_be_compared_with():
+    for loss, options in (
+        (DistillKLDiv(**IN_BATCH), {"teacher_scores": torch.zeros(1, 1)}),
+        (GradedContrastive(), {"grades": torch.ones(1, 1)}),
+    ):
+        with pytest.warns(UserWarning, match="documents: expected two candidates or more, got one, so the loss is 0"):
+            assert loss(Q[:1], C[:1], **options) == 0
 
 
 def test_metrics_say_how_often_both_agree_and_how_flat_the_teacher_is():

@@ -75,6 +75,7 @@ from lightning_normdyn.retrieval import (
     NormAwareScore,
     QueryBankNormalization,
     calibrate,
+    compare_models,
     compare_temperatures,
     confidence_table,
     confound_report,
@@ -171,6 +172,9 @@ CALLS: dict[str, Callable[..., object]] = {
     "retrieval.NormAwareScore": lambda **options: NormAwareScore("learnable", **({"gamma_document": 0.5} | options)),
     "retrieval.QueryBankNormalization": lambda **options: QueryBankNormalization(DOCUMENTS, QUERIES, **options),
     "retrieval.calibrate": lambda **options: calibrate(sweep_of(), **({"resamples": 20} | options)),
+    "retrieval.compare_models": lambda **options: compare_models(
+        sweep_of(), sweep_of(), **({"resamples": 20} | options)
+    ),
     "retrieval.compare_temperatures": lambda **options: compare_temperatures(
         DOCUMENTS, CLASSES, LENGTH, **({"resamples": 20} | options)
     ),
@@ -218,6 +222,7 @@ NOT_THE_USERS = {
     "instruments.NormTrajectory",
     "instruments.OutputWatch",
     "instruments.TableWatch",
+    "losses.SummedLoss",  # of losses that have checked theirs; it takes none of its bases' options
     "retrieval.audit.Audit",  # records of what was measured
     "retrieval.audit.LastLayer",
     "retrieval.audit.Saturation",

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
+from lightning_normdyn.callbacks import HardNegativeMining
 from lightning_normdyn.core import NORMALIZATIONS
-from lightning_normdyn.datasets import JudgedTexts, Judgements, Texts
-from lightning_normdyn.datasets.formats import MsMarcoTriples
+from lightning_normdyn.datasets import JudgedTexts, Judgements, MinedRow, Texts
+from lightning_normdyn.datasets.formats import MsMarcoTriples, write_hard_negatives
 from lightning_normdyn.tasks import Retrieval, RetrievalData
 from lightning_normdyn.tasks.contrast.contrast_data import collate_pairs
 from lightning_normdyn.tasks.contrast.encoded import Encoded
@@ -93,6 +94,57 @@ def test_hard_negatives_share_words_and_answer_nothing():
     assert len(collate_pairs(list(data.training_pairs()))["hard_negatives"]) == 2 * len(data.training_pairs())
     with pytest.raises(ValueError, match=r"^hard_negatives: expected at most 3"):
         RetrievalData(FewTexts(), validation_share=0.25, hard_negatives=4).training_pairs()
+
+
+def test_hard_negatives_come_from_a_file_by_id_and_what_is_missing_is_drawn_and_said(tmp_path):
+    file = tmp_path / "mined.jsonl"
+    rows = [("q0", "d0", ("d4", "d3")), ("q1", "d1", ("d1", "d2", "d0")), ("q2", "d2", ("d3",))]
+    write_hard_negatives((MinedRow(*row, ()) for row in rows), file)
+    data = RetrievalData(FewTexts(), validation_share=0.25, hard_negatives=2, hard_negatives_from=str(file))
+    with pytest.warns(
+        UserWarning, match=r"1 of 3 queries have fewer than 2 hard negatives there; what is missing is drawn"
+    ):
+        pairs = list(data.training_pairs())
+    negatives = {pair.query: pair.hard_negative_ids for pair in pairs}
+    assert negatives["open file"] == (4, 3)
+    assert negatives["shut door"] == (2, 0)  # the first in the file answers it
+    assert negatives["read file"][0] == 3
+    assert negatives["read file"][1] in (1, 4)
+    for pair in pairs:
+        assert pair.hard_negatives == tuple(DOCUMENTS[place] for place in pair.hard_negative_ids)
+    batch = collate_pairs(pairs)
+    assert batch["hard_negative_ids"].tolist() == [list(pair.hard_negative_ids) for pair in pairs]
+
+
+def test_pairs_that_are_excluded_or_copies_of_an_answer_are_no_hard_negatives():
+    class Copies(FewTexts):
+        def read(self):
+            texts = super().read()
+            documents = Texts([f"d{n}" for n in range(7)], [*DOCUMENTS, DOCUMENTS[0], "open file now"])
+            excluded = {"train": Judgements.of([(0, 6, 0.0)])}
+            return JudgedTexts(documents, texts.queries, texts.judgements, excluded_pairs=excluded)
+
+    data = RetrievalData(Copies(), validation_share=0.25, hard_negatives=2)
+    negatives = {pair.query: set(pair.hard_negative_ids) for pair in data.training_pairs()}
+    assert not negatives["open file"] & {0, 5, 6}
+    assert 6 in negatives["read file"]
+
+
+def test_mining_needs_its_callback_and_a_number():
+    data = RetrievalData(
+        FewTexts(), validation_share=0.25, hard_negatives=2, hard_negatives_from="mining", batch_size=2
+    )
+    assert all(pair.hard_negatives == () for pair in data.training_pairs())
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, callbacks=[])
+    with pytest.raises(ValueError, match=r"^hard_negatives_from: 'mining' expected the callback HardNegativeMining"):
+        data.train_dataloader()
+    data.trainer.callbacks = [HardNegativeMining()]
+    data.train_dataloader()
+    assert data.mining_source().query_ids == ["q0", "q1", "q2"]
+    with pytest.raises(ValueError, match=r"^hard_negatives: expected 1 or more beside hard_negatives_from='mining'"):
+        RetrievalData(FewTexts(), hard_negatives_from="mining")
+    with pytest.raises(ValueError, match=r"^hard_negatives: expected 1 or more where they are mined, got 0"):
+        RetrievalData(FewTexts()).mining_source()
 
 
 def test_triples_are_streamed_as_pairs_with_one_hard_negative(tmp_path):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.dynamics.geometry import most_precise, safe_norm
+from lightning_normdyn.core.dynamics.geometry import by_blocks, most_precise, safe_norm
 from lightning_normdyn.core.tensor_checks import check_tensors
 
 
@@ -30,6 +30,39 @@ class NormBudget(NamedTuple):
     def residual(self) -> Tensor:
         """``total - (decay + drift + growth)``: zero to rounding, or the bookkeeping is wrong."""
         return self.total - (self.decay + self.drift + self.growth)
+
+
+class UpdateSums(NamedTuple):
+    """What the budget of a step consists of, for each of several vectors; ``[n]`` in float64.
+
+    Attributes:
+        before: ``|x|²`` before the step.
+        after: the same after it.
+        product: ``<x, Δ>``.
+        growth: ``|Δ|²``.
+    """
+
+    before: Tensor
+    after: Tensor
+    product: Tensor
+    growth: Tensor
+
+    @classmethod
+    def of(cls, before: Tensor, after: Tensor) -> UpdateSums:
+        """Reads a step of vectors without a history of gradients, ``[n, d]`` before it and after it.
+
+        Example:
+            >>> UpdateSums.of(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 2.0]])).product
+            tensor([-8.], dtype=torch.float64)
+        """
+        return cls(*by_blocks(_update_sums, before, after))
+
+
+def _update_sums(before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+    start, end = most_precise(before), most_precise(after)
+    step = end - start
+    squared, end_squared, growth = (_square(vectors) for vectors in (start, end, step))
+    return squared, end_squared, step.mul_(start).sum(-1), growth  # in its memory: to get more takes longer
 
 
 def norm_budget(before: Tensor, after: Tensor, decay_update: Tensor | None = None) -> NormBudget:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
-from lightning_normdyn.core.dynamics.row_readings import RowReadings
+from lightning_normdyn.core.dynamics.row_readings import RowReading, RowReadings, read_rows
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_device, check_instance
 from lightning_normdyn.core.tensor_checks import check_real_tensors, check_tensors
@@ -76,12 +76,26 @@ class RowMoments:
         """
         if not self._fit(embedding, gradient, slots):
             self._refuse(embedding, gradient, slots)
+        self.add_reading(read_rows(embedding, gradient), None if slots is None else slots.clone())
+
+    def add_reading(self, reading: RowReading, slots: Tensor | None = None) -> None:
+        """Adds one step that was read before, as :meth:`add` does. Keeps the tensors: nobody may write to them.
+
+        Args:
+            reading: of the rows ``[k]``.
+            slots: the slot of each row, ``[k]``; ``None`` means all rows in order.
+        """
         self.steps += 1
-        slots = torch.arange(self.rows, device=gradient.device) if slots is None else slots
-        if slots.numel():
-            if not self._waiting.has_room_for(slots.numel()):
-                self._settle()
-            self._waiting.read(embedding, gradient, slots)
+        slots = torch.arange(self.rows, device=reading.norms.device) if slots is None else slots
+        if self._has_room_for(slots):
+            self._waiting.keep(reading, slots)
+
+    def _has_room_for(self, slots: Tensor) -> bool:
+        """Makes room for a step with these rows, if there are any."""
+        rows = slots.numel()
+        if rows and not self._waiting.has_room_for(rows):
+            self._settle()
+        return bool(rows)
 
     def _fit(self, embedding: object, gradient: object, slots: object) -> bool:
         """Whether they are rows with their gradients and slots, in no time."""
@@ -124,10 +138,8 @@ class RowMoments:
             every: the cadence that the step belongs to; rows of a longer one are not read.
         """
         self._scarce_steps[every] = self._scarce_steps.get(every, 0) + 1
-        if slots.numel():
-            if self._waiting.is_full:
-                self._settle()
-            self._waiting.keep(embedding, gradient, slots)
+        if self._has_room_for(slots):
+            self._waiting.keep_unread(embedding, gradient, slots)
 
     def merge(self, other: RowMoments) -> None:
         """Adds the steps that another object saw, on another rank or in another stretch of the run.

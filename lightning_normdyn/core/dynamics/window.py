@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.core.dynamics.balance import Flow
+from lightning_normdyn.core.dynamics.budget import UpdateSums
 from lightning_normdyn.core.dynamics.equilibrium import equilibrium_norm
-from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
+from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.core.dynamics.law import ObservedMean
 from lightning_normdyn.core.dynamics.law_inputs import OptimizerMemory
 from lightning_normdyn.core.dynamics.moments import RowMoments
@@ -78,7 +79,7 @@ class FitWindow:
     ) -> None:
         self.memory = memory or OptimizerMemory()
         self.observed_mean = observed_mean
-        self.start = most_precise(norms)
+        self.start, self._norm_dtype = most_precise(norms), norms.dtype
         self.moments = RowMoments(len(norms), norms.device, cadences=cadences)
         self.rates = EffectiveTrace()
         self.samples = 0
@@ -87,21 +88,18 @@ class FitWindow:
         self._growth = torch.zeros_like(self.start)
         self.resets = NormResets()
 
-    def sample(self, before: Tensor, after: Tensor) -> None:
+    def sample(self, sums: UpdateSums) -> None:
         """Takes the quiet terms, norm and growth, from one step of all rows.
 
         Args:
-            before: rows before the step, ``[rows, d]``.
-            after: rows after it, ``[rows, d]``.
+            sums: what the step did to them, ``[rows]`` each.
         """
-        norm = safe_norm(after)
-        self.resets.sample(safe_norm(before), norm)
-        norm = most_precise(norm)
+        self.resets.sample(sums.before.sqrt().to(self._norm_dtype), sums.after.sqrt().to(self._norm_dtype))
         self.samples += 1
-        self._squares += norm.square()
+        self._squares += sums.after
         if self.observed_mean == "geometric":
-            self._logs += norm.log()
-        self._growth += most_precise(safe_norm(at_least_float32(after) - at_least_float32(before))).square()
+            self._logs += sums.after.log() / 2
+        self._growth += sums.growth
 
     def close(self, norms: Tensor, rule: EquilibriumRule, dim: int) -> WindowFit:
         """Judges the window.

@@ -24,6 +24,8 @@ classes without an image, files that are no images by name    counted, left out
 a split without scores                                        counted, left out
 excluded documents that are not searched anyway               counted, left out
 facts or interactions repeated                                counted, kept
+columns of triples behind the third (times, scores)           counted, left out
+a sample with several images and one caption                  counted, the first taken
 evaluation facts known or with names unknown to training      counted, kept
 texts of a class that training lacks                          counted, kept
 items without a title                                         counted, kept with an empty one
@@ -37,7 +39,6 @@ from lightning_normdyn.datasets.formats.beir_hub import read_judged_texts
 from lightning_normdyn.datasets.formats.bright import read_bright
 from lightning_normdyn.datasets.formats.cifar10h import read_cifar10, read_cifar10h
 from lightning_normdyn.datasets.formats.hard_negatives import (
-    MinedRow,
     read_hard_negatives,
     write_hard_negative_texts,
     write_hard_negatives,
@@ -55,7 +56,6 @@ from lightning_normdyn.datasets.formats.web_dataset import CaptionedImage, WebDa
 
 __all__ = [
     "CaptionedImage",
-    "MinedRow",
     "MsMarcoTriples",
     "TextTriple",
     "WebDataset",

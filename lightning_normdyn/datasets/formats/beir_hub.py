@@ -26,12 +26,12 @@ _WANTED = tuple(
 )
 
 
-def read_judged_texts(place: File, *, cache: File | None = None, progress: Progress | None = None) -> JudgedTexts:
+def read_judged_texts(folder: File, *, cache: File | None = None, progress: Progress | None = None) -> JudgedTexts:
     """Reads a retrieval set from a folder, or from the hub where there is no such folder and the name could be one.
 
     Args:
-        place: a folder, see :func:`read_beir`, or ``ORGANISATION/NAME``, with ``:CONFIG`` where the set has several
-            (``mteb/MIRACLRetrieval:de``). Judgements of ``BeIR/NAME`` come from ``BeIR/NAME-qrels``.
+        folder: of the set, see :func:`read_beir`, or a name ``ORGANISATION/NAME``, with ``:CONFIG`` where the set has
+            several (``mteb/MIRACLRetrieval:de``). Judgements of ``BeIR/NAME`` come from ``BeIR/NAME-qrels``.
         cache: see :func:`read_beir`.
         progress: likewise.
 
@@ -40,11 +40,11 @@ def read_judged_texts(place: File, *, cache: File | None = None, progress: Progr
         ValueError: if the hub has no such set or cannot be reached.
         ModuleNotFoundError: if huggingface_hub is not installed and a name is asked for.
     """
-    check_path("folder", folder=place)
-    match = _NAME.fullmatch(str(place))
-    if match is None or Path(place).exists():
-        return read_beir(place, cache=cache, progress=progress)
-    problems = Problems(place)
+    check_path("folder", folder=folder)
+    match = _NAME.fullmatch(str(folder))
+    if match is None or Path(folder).exists():
+        return read_beir(folder, cache=cache, progress=progress)
+    problems = Problems(folder)
     texts = read_beir_files(_hub_files(*match.groups()), problems, cache=cache, progress=progress)
     problems.report()
     return texts
@@ -56,7 +56,7 @@ def _hub_files(name: str, config: str | None) -> BeirFiles:
     prefix = "" if config is None else f"{config}-"
     if f"{prefix}corpus" in configs:
         return _of_configs(name, configs, config)
-    languages = sorted(other.removesuffix("-corpus") for other in configs if other.endswith("-corpus"))
+    languages = sorted(config.removesuffix("-corpus") for config in configs if config.endswith("-corpus"))
     if config is not None or languages:
         choice = ", ".join(f"{name}:{language}" for language in languages) or f"{name} without a config"
         raise ValueError(f"beir: expected one of {choice}, got '{name}{f':{config}' * bool(config)}'; name that")
@@ -68,28 +68,32 @@ def _hub_files(name: str, config: str | None) -> BeirFiles:
 
 def _of_configs(name: str, configs: Mapping[str, Mapping[str, Sequence[str]]], config: str | None) -> BeirFiles:
     prefix = "" if config is None else f"{config}-"
-    judged = next(
-        (other for other in (f"{prefix}qrels", config or "default", "qrels") if other in configs and other != "corpus"),
+    judgement_config = next(
+        (name for name in (f"{prefix}qrels", config or "default", "qrels") if name in configs and name != "corpus"),
         None,
     )
-    wanted = [f"{prefix}corpus", f"{prefix}queries", *([] if judged is None else [judged])]
+    config_names = [f"{prefix}corpus", f"{prefix}queries", *([] if judgement_config is None else [judgement_config])]
     root = _snapshot(
-        name, [pattern for each in wanted for patterns in configs.get(each, {}).values() for pattern in patterns]
+        name, [pattern for config in config_names for names in configs.get(config, {}).values() for pattern in names]
     )
-    files = {each: _matching(root, configs.get(each, {})) for each in wanted}
-    corpus, queries = ([file for _, file in files[each]] for each in wanted[:2])
-    if judged is None:
+    files = {config_name: _matching(root, configs.get(config_name, {})) for config_name in config_names}
+    corpus, queries = ([file for _, file in files[config_name]] for config_name in config_names[:2])
+    if judgement_config is None:
         return BeirFiles(corpus, queries, _with_judgements(root, _snapshot(f"{name}-qrels", _WANTED)).judgements)
-    return BeirFiles(corpus, queries, by_split(root, [(f"{split}-0-of-1", file) for split, file in files[judged]]))
+    shards = [(f"{split}-0-of-1", file) for split, file in files[judgement_config]]
+    return BeirFiles(corpus, queries, by_split(root, shards))
 
 
-def _with_judgements(root: Path, other: Path) -> BeirFiles:
+def _with_judgements(root: Path, judgement_root: Path) -> BeirFiles:
     """The texts of one repository with the judgements of another, whose files lie in its root or in a folder."""
     texts = beir_files(root, judgements=False)
-    loose = [file for file in sorted(other.iterdir()) if file.name.endswith((".tsv", ".jsonl", ".parquet"))]
-    if loose:
-        return texts._replace(judgements=by_split(other, [(file.name.split(".")[0], file) for file in loose]))
-    return texts._replace(judgements=judgement_files(other))
+    files_in_root = [
+        file for file in sorted(judgement_root.iterdir()) if file.name.endswith((".tsv", ".jsonl", ".parquet"))
+    ]
+    if files_in_root:
+        splits = by_split(judgement_root, [(file.name.split(".")[0], file) for file in files_in_root])
+        return texts._replace(judgements=splits)
+    return texts._replace(judgements=judgement_files(judgement_root))
 
 
 def _has_judgements(root: Path) -> bool:
@@ -132,9 +136,9 @@ def _configs(name: str) -> dict[str, dict[str, list[str]]]:
 def _splits(data_files: Any) -> Iterator[tuple[str, list[str]]]:
     entries = data_files if isinstance(data_files, list) else [data_files]
     for entry in entries:
-        named = entry if isinstance(entry, dict) else {"split": "test", "path": entry}
-        paths = named["path"]
-        yield named.get("split", "test"), [paths] if isinstance(paths, str) else list(paths)
+        data_file = entry if isinstance(entry, dict) else {"split": "test", "path": entry}
+        paths = data_file["path"]
+        yield data_file.get("split", "test"), [paths] if isinstance(paths, str) else list(paths)
 
 
 def _snapshot(name: str, patterns: Sequence[str]) -> Path:

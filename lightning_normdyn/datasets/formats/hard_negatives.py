@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any, Literal, NamedTuple, cast, get_args
+from typing import IO, Any, Literal, cast, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,26 +15,11 @@ from lightning_normdyn.core.object_checks import check_choice, check_path
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
 from lightning_normdyn.datasets.reading.json_lines import Entry, read_json_lines
 from lightning_normdyn.datasets.reading.lines import File
+from lightning_normdyn.datasets.records import MinedRow
 from lightning_normdyn.datasets.storage_place import StoragePlace
 
 OutputFormat = Literal["triplet", "n-tuple"]
 _BATCH_ROWS = 4096
-
-
-class MinedRow(NamedTuple):
-    """A query and a document that answers it, with documents that do not: ids, or texts.
-
-    Attributes:
-        query: of the pair.
-        positive: of the pair.
-        negatives: closest first.
-        scores: of the positive and of each negative, in this order.
-    """
-
-    query: str
-    positive: str
-    negatives: tuple[str, ...]
-    scores: tuple[float, ...]
 
 
 def write_hard_negatives(rows: Iterable[MinedRow], file: File) -> int:

@@ -18,7 +18,15 @@ from lightning_normdyn.datasets.reading.picture import EncodedImages, ImageFiles
 from lightning_normdyn.datasets.reading.rows import Row, read_columns
 from lightning_normdyn.datasets.records import CaptionedImages
 
-_TABLES = ("metadata.csv", "captions.csv", "metadata.tsv", "captions.tsv", "metadata.jsonl", "results.csv", "captions.txt")
+_TABLES = (
+    "metadata.csv",
+    "captions.csv",
+    "metadata.tsv",
+    "captions.tsv",
+    "metadata.jsonl",
+    "results.csv",
+    "captions.txt",
+)
 _IMAGES, _CAPTIONS = "image", "caption"
 # What owners call the columns, tried where the default name is asked for and not there.
 _OTHER_NAMES = {

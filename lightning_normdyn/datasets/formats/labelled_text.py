@@ -50,9 +50,7 @@ def read_labelled_texts(
     }
 
 
-def _read(
-    file: Path, text_column: str, label_column: str, problems: Problems, encoding: str
-) -> list[tuple[str, str]]:
+def _read(file: Path, text_column: str, label_column: str, problems: Problems, encoding: str) -> list[tuple[str, str]]:
     pairs = []
     for line, (text, label) in read_columns(file, text_column, label_column, encoding=encoding):
         label = label.strip()

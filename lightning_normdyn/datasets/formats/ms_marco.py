@@ -17,7 +17,6 @@ from lightning_normdyn.datasets.reading.rows import Row, check_width, read_rows
 from lightning_normdyn.datasets.reading.share import check_ranks, own_share
 from lightning_normdyn.datasets.records import Texts
 
-
 _FIELDS = (
     ("query", "anchor", "qid", "question"),
     ("pos", "positive", "positives", "pos_pids"),
@@ -134,8 +133,8 @@ def _texts(entry: Entry, name: str) -> Sequence[str]:
     """A field as texts: one, or a list of one at least; whole numbers are ids."""
     value = entry.fields.get(name)
     values = value if isinstance(value, list) else [value] if name in entry.fields else []
-    texts = [str(text) if isinstance(text, int) and not isinstance(text, bool) else text for text in values]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    texts = [str(text) for text in values if isinstance(text, str | int) and not isinstance(text, bool)]
+    if not texts or len(texts) < len(values):
         raise MalformedFileError(
             entry.file,
             entry.line,

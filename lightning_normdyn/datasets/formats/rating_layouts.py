@@ -139,7 +139,11 @@ def read_time(file: Path, line: int, text: str) -> float:
     moment = _moment(text.strip())
     if moment is None:
         raise MalformedFileError(
-            file, line, "a number as a timestamp", repr(text), "write seconds, or dates as 2014-03-21 or 2014-03-21 09:30:00"
+            file,
+            line,
+            "a number as a timestamp",
+            repr(text),
+            "write seconds, or dates as 2014-03-21 or 2014-03-21 09:30:00",
         )
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
@@ -149,12 +153,15 @@ def _moment(text: str) -> datetime | None:
         return datetime.fromisoformat(text.removesuffix("Z") + "+00:00" * text.endswith("Z"))
     except ValueError:
         pass
-    for form in _DATE_FORMATS:
-        try:
-            return datetime.strptime(text, form)
-        except ValueError:
-            continue
-    return None
+    moments = (_by_format(text, form) for form in _DATE_FORMATS)
+    return next((moment for moment in moments if moment is not None), None)
+
+
+def _by_format(text: str, form: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, form)
+    except ValueError:
+        return None
 
 
 def _words(file: Path) -> Row | None:

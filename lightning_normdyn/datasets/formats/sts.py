@@ -20,7 +20,9 @@ from lightning_normdyn.datasets.records import GradedPairs
 _ORIGINAL_COLUMNS = 7
 _SCORES = ("score", "label", "similarity_score", "relatedness_score")
 _HIDDEN = -1
-_BY_LANGUAGE = re.compile(r"(stsb?[-_](\w\w(?:-\w\w)?)[-_])(?:train|dev|valid|val|validation|test)\.(?:csv|tsv)(?:\.gz)?")
+_BY_LANGUAGE = re.compile(
+    r"(stsb?[-_](\w\w(?:-\w\w)?)[-_])(?:train|dev|valid|val|validation|test)\.(?:csv|tsv)(?:\.gz)?"
+)
 
 
 class GradedPair(NamedTuple):
@@ -56,7 +58,7 @@ def read_sts(folder: File, *, language: str | None = None) -> dict[str, GradedPa
         check_name(language=language)
     problems = Problems(folder)
     prefix = _language_prefix(folder, language)
-    pairs = {}
+    pairs: dict[str, GradedPairs] = {}
     parquet = {} if prefix else find_parquet_splits(folder)
     if parquet:
         for split, files in parquet.items():

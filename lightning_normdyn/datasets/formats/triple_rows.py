@@ -62,9 +62,9 @@ def _of_columns(file: Path, order: Order, problems: Problems) -> Iterator[Triple
         if number == 0:
             width = len(row.cells)
             _check_first(file, row)
-            named = _named(row)
-            if named is not None:
-                places = named
+            named_places = _named(row)
+            if named_places is not None:
+                places = named_places
                 continue
         check_width(file, row, width)
         if width > 3:

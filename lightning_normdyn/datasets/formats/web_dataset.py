@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
+_CAPTIONS = ("txt", "json")
+_Files = dict[str, bytes]
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
@@ -42,8 +44,10 @@ class WebDataset(IterableDataset[CaptionedImage]):
     """Samples of shards of any size, an image (``jpg``, ``png``, ``webp``) and a caption (``txt`` or ``json``) each.
 
     Shards are dealt out to ranks, and those of a rank to its workers: each sample is read once. Samples without an
-    image or a caption, and those with a broken image, are left out and counted in a warning at the end of a pass; other
-    files of a sample are not looked at.
+    image or a caption (img2dataset writes ``null`` for none), and those with a broken image, are left out and counted
+    in a warning at the end of a pass; other files of a sample are not looked at. A name ends at its first dot; where no
+    image does (``a.1.jpg``), at the last. Of several images with one caption the first is taken, and it is said. Files
+    of a sample may lie apart: what is incomplete is held in memory until the end of its shard.
 
     Args:
         shards: files, or patterns such as ``shard-{000..003}.tar`` and ``{train,extra}.tar``, plain or ``.gz``.
@@ -189,12 +193,12 @@ def _samples(shards: Sequence[File], json_field: str, problems: Problems) -> Ite
         waiting: dict[str, _Files] = {}
         for key, files in _grouped(shard):
             # Where all images of a shard come before all captions, samples lie in pieces.
-            merged = _merged(shard, key, waiting.pop(key, {}), files)
-            pieces = _by_last_dot(key, merged)
-            if any(_is_whole(piece) for piece in pieces.values()):
-                yield from _whole(shard, pieces, json_field, problems)
+            all_files = _merged(shard, key, waiting.pop(key, {}), files)
+            samples = _by_last_dot(key, all_files)
+            if any(_is_whole(sample_files) for sample_files in samples.values()):
+                yield from _whole(shard, samples, json_field, problems)
             else:
-                waiting[key] = merged
+                waiting[key] = all_files
         for key, files in waiting.items():
             yield from _whole(shard, _by_last_dot(key, files), json_field, problems)
 
@@ -203,7 +207,7 @@ def _whole(shard: File, samples: Mapping[str, _Files], json_field: str, problems
     """Samples with image and caption; others are counted."""
     for key, files in samples.items():
         place = f"{shard}, sample {key}"
-        images = [files[ending] for ending in _IMAGES if ending in files]
+        images = _images_of(files)
         caption = _caption(shard, key, files, json_field)
         if not images:
             problems.count("samples without an image, left out", line=place)
@@ -211,14 +215,20 @@ def _whole(shard: File, samples: Mapping[str, _Files], json_field: str, problems
             problems.count("samples without a caption, left out", line=place)
         else:
             if len(images) > 1:
-                problems.count("samples with several images, of which the first kind is taken", line=place)
+                problems.count("samples with several images, of which the first is taken", line=place)
             if not caption:
                 problems.count("empty captions, kept", line=place)
             yield _Sample(key, place, images[0], caption)
 
 
+def _images_of(files: _Files) -> list[bytes]:
+    """Images whose ending is their kind, else those with something before it, as ``0.jpg`` and ``1.jpg``."""
+    plain = [files[kind] for kind in _IMAGES if kind in files]
+    return plain or [data for ending, data in files.items() if ending.rpartition(".")[2] in _IMAGES]
+
+
 def _is_whole(files: _Files) -> bool:
-    return any(ending in files for ending in _IMAGES) and any(ending in files for ending in _CAPTIONS)
+    return bool(_images_of(files)) and any(kind in files for kind in _CAPTIONS)
 
 
 def _merged(shard: File, key: str, earlier: _Files, files: _Files) -> _Files:
@@ -230,26 +240,19 @@ def _merged(shard: File, key: str, earlier: _Files, files: _Files) -> _Files:
 
 
 def _by_last_dot(key: str, files: _Files) -> dict[str, _Files]:
-    """Samples whose names have periods of their own: where no image ends in its kind alone, ``a.1.jpg`` is of ``a.1``.
+    """Samples whose names have periods of their own: ``a.1.jpg`` and ``a.1.txt`` are of ``a.1``.
 
-    A caption without a number (``a.txt`` beside ``a.0.jpg`` and ``a.1.jpg``) goes to the first image.
+    Files with an image of the bare name, or with one caption for several images, are one sample.
     """
-    if any(ending in files for ending in _IMAGES):
-        return {key: files}
-    samples: dict[str, _Files] = {}
-    shared: _Files = {}
+    subsamples: dict[str, _Files] = {}
     for ending, data in files.items():
-        name, dot, last = ending.rpartition(".")
-        if dot:
-            samples.setdefault(f"{key}.{name}", {})[last] = data
-        else:
-            shared[last] = data
-    if not any(ending in sample for sample in samples.values() for ending in _IMAGES):
+        name, _, kind = ending.rpartition(".")
+        subsamples.setdefault(name, {})[kind] = data
+    common_files = subsamples.pop("", {})
+    if _is_whole(files) or any(kind in common_files for kind in _IMAGES):
         return {key: files}
-    pictures = [name for name, sample in samples.items() if any(ending in sample for ending in _IMAGES)]
-    if shared and not any(_is_whole(sample) for sample in samples.values()):
-        return {key: {**shared, **_IMAGE_KINDS(samples, pictures)}}
-    return samples
+    has_images = any(kind in sample_files for sample_files in subsamples.values() for kind in _IMAGES)
+    return {f"{key}.{name}": sample_files for name, sample_files in subsamples.items()} if has_images else {key: files}
 
 
 def _grouped(shard: File) -> Iterator[tuple[str, _Files]]:
@@ -272,7 +275,7 @@ def _grouped(shard: File) -> Iterator[tuple[str, _Files]]:
         yield current, files
 
 
-def _caption(shard: File, key: str, files: dict[str, bytes], json_field: str) -> str | None:
+def _caption(shard: File, key: str, files: _Files, json_field: str) -> str | None:
     try:
         if "txt" in files:
             return files["txt"].decode().removeprefix("\ufeff").strip()
@@ -284,6 +287,8 @@ def _caption(shard: File, key: str, files: dict[str, bytes], json_field: str) ->
     except json.JSONDecodeError as error:
         raise MalformedFileError(shard, None, f"JSON in {key}.json", f"'{error}'") from None
     caption = fields.get(json_field) if isinstance(fields, dict) else None
+    if isinstance(fields, dict) and json_field in fields and caption is None:
+        return None  # img2dataset writes null where a page had no text
     if not isinstance(caption, str):
         raise MalformedFileError(shard, None, f"a text in field '{json_field}' of {key}.json", repr(fields)[:80])
     return caption.strip()

@@ -94,10 +94,10 @@ def by_split(place: File, files: Sequence[tuple[str, Path]]) -> dict[str, list[P
     spellings = {spelling: split for split, names in SPLITS.items() for spelling in names}
     splits: dict[str, list[Path]] = {}
     for name, file in files:
-        bare = _SHARD.sub("", name)
-        shards = splits.setdefault(spellings.get(bare, bare), [])
-        if shards and bare == name:
-            expected = f"one file of split '{spellings.get(bare, bare)}'"
+        split_name = _SHARD.sub("", name)
+        shards = splits.setdefault(spellings.get(split_name, split_name), [])
+        if shards and split_name == name:
+            expected = f"one file of split '{spellings.get(split_name, split_name)}'"
             raise MalformedFileError(place, None, expected, f"{shards[0].name} and {file.name}", "remove one")
         shards.append(file)
     return {split: splits[split] for split in sorted(splits, key=_order)}

@@ -136,12 +136,17 @@ def _far_start(evidence: Evidence) -> Finding | None:
     # Where rows would settle moves with the gradients' size; a start between two such places is far from none.
     target = min(max(first, course.lowest), course.highest)
     ratio = first / target if target > 0 else math.nan
-    steps = evidence.courses["relaxation_steps"].lowest * _relaxations_from(ratio, power)
-    if not (ratio**power > _MUCH_SLOWER or ratio < 0.25) or steps < 0.2 * horizon:
+    relaxation = evidence.courses["relaxation_steps"].lowest
+    steps, slow_steps = (
+        relaxation * relaxations(ratio, power) for relaxations in (_relaxations_from, _much_slower_for)
+    )
+    is_long = slow_steps > 0 and slow_steps >= 0.2 * horizon
+    if not is_long and not (ratio < 0.25 and steps >= 0.2 * horizon):
         return None
+    harm = f"for {amount(slow_steps)} steps they turn at less than a quarter of the rate there, " if is_long else ""
     return Finding(
         f"rows started at {amount(first)} (median), {amount(ratio)} times the norm at which they settle, "
-        f"{amount(target)}: to come within 10% of it takes {amount(steps)} steps, and the run has {horizon:,}",
+        f"{amount(target)}: {harm}to come within 10% of it takes {amount(steps)} steps, and the run has {horizon:,}",
         f"start rows at their equilibrium with `{_equilibrium_init(evidence)}`, or multiply the initial table by "
         f"{amount(1 / ratio)}",
         _severity(evidence, is_grave=ratio > 1),
@@ -304,6 +309,23 @@ def _relaxations_from(ratio: float, power: int) -> float:
     return math.log(max(1.0, abs(ratio**power - 1) / nearness))
 
 
+def _much_slower_for(ratio: float, power: int) -> float:
+    """Relaxation times that pass while rows diffuse much more slowly than they will at their equilibrium.
+
+    They turn by angles that go as ``R^(-power/2)``, while ``R^power`` relaxes: a 16th in squared angle, a quarter in
+    angle, is where it is 16 times its equilibrium.
+
+    Args:
+        ratio: R over its equilibrium at the start.
+        power: of R that relaxes linearly.
+
+    Example:
+        >>> round(_much_slower_for(3.0, 4), 3), _much_slower_for(2.0, 4)  # from 81 times the equilibrium down to 16
+        (1.674, 0.0)
+    """
+    return math.log(max(1.0, (ratio**power - 1) / (_MUCH_SLOWER - 1)))
+
+
 def _decay_factor(evidence: Evidence, relaxations: float) -> float:
     """By how much to raise weight decay for norms to settle within the run from where they start.
 
@@ -395,9 +417,9 @@ NORM_RULES = (
         "far_start",
         "warning",
         ("norm_p50", "equilibrium_norm_p50", "relaxation_steps"),
-        "rows start so long that they turn 16 times more slowly than at their equilibrium (4 times too long under "
-        "AdamW, twice under SGD), and a fifth of the run goes into their way there (a note if they start 4 times too "
-        "short, or the loss sees lengths)",
+        "for a fifth of the run rows are so long that they turn 16 times more slowly, in squared angle, than at their "
+        "equilibrium (4 times too long under AdamW, twice under SGD) (a note if they start 4 times too short and need "
+        "a fifth of the run to come near it, or if the loss sees lengths)",
         "the initial scale was not made for this learning rate and decay",
         "`equilibrium_init`, or the factor for the initial table",
         _far_start,

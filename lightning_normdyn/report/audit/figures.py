@@ -57,13 +57,13 @@ def norms_figure(audit: Audit) -> Axes:
     level_grid(axes)
     axes.set_xlabel("norm")
     axis_note(axes, "vectors; dashed: 5%, 50%, 95%")
-    for count, level, side, text in (
-        (distribution.below, 0.0, "left", "← {count:,} below, from {end}"),
-        (distribution.above, 1.0, "right", "{count:,} above, to {end} →"),
+    for count, level, side, height, text in (
+        (distribution.below, 0.0, "left", 0.9, "← {count:,} below, from {end}"),
+        (distribution.above, 1.0, "right", 1.035, "{count:,} above, to {end} →"),
     ):
         if count:
             axes.text(
-                float(level), 0.9, text.format(count=count, end=plain(distribution.quantiles[level])), va="top",
+                float(level), height, text.format(count=count, end=plain(distribution.quantiles[level])), va="bottom",
                 ha=side, transform=axes.transAxes, color=VERMILION, fontsize=9,
             )  # fmt: skip
     return axes

@@ -110,8 +110,8 @@ def _score(audit: Audit) -> str:
         f"export_vectors(vectors, alpha={verdict.alpha:.2f}))"
     )
     by_length = (
-        f"rescaled(vectors, length_norms(length) ** {verdict.length_exponent:.3f}) in the index, and search by inner "
-        "product"
+        f"rescaled(vectors, length_norms(length) ** {verdict.length_exponent:.3f}) of lightning_normdyn.retrieval in "
+        "the index, and search by inner product"
     )
     if verdict.kind == "no gain":
         return "Score by cosine."

@@ -46,7 +46,7 @@ class Audit(NamedTuple):
         controls: what is held fixed: ``length`` where it is known, and further covariates.
         groups: that norms were compared between, largest effect first.
         longest: rows of the longest vectors, longest first.
-        shortest: rows of the shortest ones that are not zero, shortest first.
+        shortest: rows of the shortest ones that are neither zero nor near dead, shortest first.
         zeros: rows of the first zero vectors.
         near_dead: rows of the first vectors that are not zero and shorter than the others by so much that nothing but
             decay, underflow or a broken input makes them so (:func:`~lightning_normdyn.core.near_dead_rows`).
@@ -140,7 +140,7 @@ def audit_norms(
         return Audit(scan.dim, distribution, saturation, {}, 0, (), [], (), (), zeros, near_dead, None, norms)
     # Of equal norms the earlier row comes first, whatever their number.
     order = norms.argsort(stable=True)
-    shortest = order[norms[order] > 0][:extremes]
+    shortest = order[living_norms[order] > 0][:extremes]
     longest = norms.neg().argsort(stable=True)[: min(extremes, rows - distribution.zeros)]
     columns = {control: covariates[control] for control in controls}
     residual = (

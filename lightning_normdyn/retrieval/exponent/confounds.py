@@ -236,6 +236,11 @@ def explain_gain(
     """
     check_instance(AlphaSweep, norm=norm, residual=residual, length=length, hint="sweep_alpha makes them")
     check_generator(generator=generator)
+    if predicted is not None:
+        check_instance(AlphaSweep, predicted=predicted, hint="sweep_alpha makes them")
+    if correlations is not None:
+        check_instance(Mapping, correlations=correlations, hint="norm_correlations makes them")
+    check_sequence(controls=controls)
     sweeps = [norm, residual, length, *([] if predicted is None else [predicted])]
     queries = norm.values.shape[-1]
     if any(sweep.values.shape[-1] != queries or sweep.measure != norm.measure for sweep in sweeps):
@@ -258,7 +263,9 @@ def explain_gain(
     )
     report = ConfoundReport(
         "no gain",
-        *calibrations[:3],
+        calibrations[0],
+        calibrations[1],
+        calibrations[2],
         lost_gain,
         over_length,
         {} if correlations is None else correlations,

@@ -105,6 +105,43 @@ def held_out_gain(
     return HeldOutGain(gain, p_value, alphas[places], held_out)
 
 
+def exchange_p_value(
+    alphas: Tensor, gains: tuple[Tensor, Tensor], offset: Tensor, *, folds: int, flips: int, generator: torch.Generator
+) -> float:
+    """Two-sided p-value of a difference between two models' held-out gains, choosing anew after every exchange.
+
+    If nothing tells the models apart, they may be exchanged query by query. So whole columns of gains change models at
+    random, both cross-validations run again, and choosing is part of what is tested, as in :func:`held_out_gain`.
+
+    Args:
+        alphas: exponents tried, the same for both, ``[a]``.
+        gains: of the first and of the second model over their own exponent 0, ``[a, n]`` each, finite.
+        offset: further difference of each query, second minus first, ``[n]``; it changes sign with an exchange.
+        folds: parts into which queries fall at random, the same for both.
+        flips: random exchanges.
+        generator: of random numbers.
+    """
+    first, second = gains
+    queries = first.shape[1]
+    fold = torch.arange(queries).remainder(folds)[torch.randperm(queries, generator=generator)]
+    ones = torch.ones(1, queries, dtype=torch.float64)
+    middle = _fold_sums((first + second) / 2, fold, folds, ones)
+
+    def difference(signs: Tensor) -> Tensor:
+        half = _fold_sums((second - first) / 2, fold, folds, signs)
+        totals = [
+            sums.gather(2, _choose(alphas, sums).unsqueeze(2)).sum((1, 2)) for sums in (middle - half, middle + half)
+        ]
+        return totals[1] - totals[0] + signs @ offset
+
+    observed = float(difference(ones).abs())
+
+    def reaches(signs: Tensor) -> Tensor:
+        return (difference(signs).abs() >= observed - _ROUNDING).unsqueeze(1)
+
+    return float(flipped_share(reaches, queries, flips=flips, generator=generator))
+
+
 def _fold_sums(gains: Tensor, fold: Tensor, folds: int, signs: Tensor) -> Tensor:
     """Sum of signed gains in every fold at every exponent, ``[b, folds, a]``."""
     sums = [signs[:, fold == number] @ gains[:, fold == number].T for number in range(folds)]

@@ -12,6 +12,7 @@ from lightning_normdyn.core.object_checks import check_generator, check_instance
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.core.statistics.sign_flip import holm, sign_flip_test
 from lightning_normdyn.retrieval.exponent.calibration import Calibration, calibrate_queries, check_sweep
+from lightning_normdyn.retrieval.exponent.held_out_gain import exchange_p_value
 from lightning_normdyn.retrieval.exponent.sweep import AlphaSweep
 
 
@@ -20,7 +21,9 @@ class PairedChange(NamedTuple):
 
     Attributes:
         interval: of the mean, by a paired bootstrap over queries.
-        p_value: two-sided, of a sign-flip test, corrected for the three questions of a comparison (Holm).
+        p_value: two-sided, corrected for the three questions of a comparison (Holm): by cosine of a sign-flip test,
+            else of a test that exchanges the models query by query and chooses exponents anew after each exchange, or,
+            where the models were swept over different exponents, of a sign-flip test that holds the chosen ones.
         level: of the interval.
     """
 
@@ -122,16 +125,33 @@ def compare_models(
     cosines = [sweep.values[int(sweep.alphas.abs().argmin())] for sweep in sweeps]
     cosine_change, gain_change = cosines[1] - cosines[0], second.gains - first.gains
     differences = torch.stack([cosine_change, cosine_change + gain_change, gain_change])
+    if torch.equal(sweeps[0].alphas, sweeps[1].alphas):
+        gains = (sweeps[0].values - cosines[0], sweeps[1].values - cosines[1])
+        chosen_p_values = [
+            exchange_p_value(
+                sweeps[0].alphas.detach().cpu().double(), gains, offset, folds=folds, flips=resamples,
+                generator=_seeded(seed),
+            )
+            for offset in (cosine_change, torch.zeros_like(cosine_change))
+        ]  # fmt: skip
+    else:
+        chosen_p_values = [_sign_flip(row, resamples, seed) for row in differences[1:]]
+    p_values = holm([_sign_flip(cosine_change, resamples, seed), *chosen_p_values])
     return ModelComparison(
         before.measure,
         int(usable.sum()),
         first.calibration,
         second.calibration,
-        *_changes(differences, resamples, level, seed),
+        *_changes(differences, p_values, resamples, level, seed),
     )
 
 
-def _changes(differences: Tensor, resamples: int, level: float, seed: int) -> list[PairedChange]:
+def _sign_flip(differences: Tensor, flips: int, seed: int) -> float:
+    """Of a difference and its negative the larger: a two-sided test."""
+    return sign_flip_test(torch.stack([differences, -differences]), flips=flips, generator=_seeded(seed)).p_value
+
+
+def _changes(differences: Tensor, p_values: list[float], resamples: int, level: float, seed: int) -> list[PairedChange]:
     """Of differences ``[3, n]``, a row each."""
     count = differences.shape[1]
     intervals = bootstrap_intervals(
@@ -141,13 +161,6 @@ def _changes(differences: Tensor, resamples: int, level: float, seed: int) -> li
         level=level,
         generator=_seeded(seed),
         width=len(differences),
-    )
-    # Of a difference and its negative the larger: a two-sided test.
-    p_values = holm(
-        [
-            sign_flip_test(torch.stack([row, -row]), flips=resamples, generator=_seeded(seed)).p_value
-            for row in differences
-        ]
     )
     return [PairedChange(interval, p_value, level) for interval, p_value in zip(intervals, p_values, strict=True)]
 

@@ -190,6 +190,13 @@ def _length_fit(
     controls = {} if controls is None else controls
     check_columns("controls", controls, len(norms), what="documents")
     norms, log_length = norms.detach().cpu().double(), length.detach().cpu().double().log1p()
+    if fitted_rows is not None:
+        check_tensors(fitted_rows=fitted_rows)
+        if fitted_rows.dtype != torch.bool or fitted_rows.shape != norms.shape:
+            raise ValueError(
+                f"fitted_rows: expected true or false for each of {len(norms)} norms, got {fitted_rows.dtype} "
+                f"{tuple(fitted_rows.shape)}"
+            )
     fitted_rows = norms > 0 if fitted_rows is None else (norms > 0) & fitted_rows.cpu()
     if not fitted_rows.any():
         return _LengthFit(torch.zeros_like(norms), torch.zeros(()))
@@ -208,14 +215,16 @@ def _filled(column: Tensor, rows: Tensor) -> Tensor:
 
 def _spline_design(x: Tensor, rows: Tensor) -> Tensor:
     """Weights of a natural cubic spline of x ``[n, knots]``, whose knots are quantiles of some rows."""
-    ascending = x[rows].sort().values
+    low, high = x[rows].aminmax()
+    reach = high / 2 - low / 2  # half of it, since a range may be wider than the largest number
+    if float(reach) <= _LEAST_SPREAD * float(torch.maximum(low.abs(), high.abs())):
+        return torch.ones(len(x), 1, dtype=x.dtype)
+    # From 0 to 1: a spline knows no unit, and cubes of large numbers leave float64.
+    place = (x / 2 - low / 2) / reach
+    ascending = place[rows].sort().values
     knots = torch.tensor([sorted_quantile(ascending, level) for level in _KNOTS], dtype=x.dtype)
-    least_step = _LEAST_SPREAD * max(1.0, float(ascending.abs().max()))
-    knots = knots[torch.cat((torch.ones(1, dtype=torch.bool), knots.diff() > least_step))]
-    ends = torch.stack((ascending[0], ascending[-1]))
-    if len(knots) < 3:
-        knots = ends if ends.diff() > least_step else ends[:1]
-    return torch.ones(len(x), 1, dtype=x.dtype) if len(knots) < 2 else _linear_beyond(knots, x)
+    knots = knots[torch.cat((torch.ones(1, dtype=torch.bool), knots.diff() > _LEAST_SPREAD))]
+    return _linear_beyond(knots if len(knots) > 2 else torch.tensor([0.0, 1.0], dtype=x.dtype), place)
 
 
 def _linear_beyond(knots: Tensor, x: Tensor) -> Tensor:

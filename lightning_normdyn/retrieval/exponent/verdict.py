@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lightning_normdyn.core.statistics.interval import Interval
@@ -46,7 +47,13 @@ def scoring_verdict(norm: Calibration, confounds: ConfoundReport | None = None) 
 
     Returns:
         The verdict in numbers and words.
+
+    Raises:
+        ValueError: if something is no record of that kind.
     """
+    for argument, record, maker in (("norm", norm, "calibrate"), ("confounds", confounds, "confound_report")):
+        if not hasattr(type(record), "sentence") and (record is not None or argument == "norm"):
+            raise ValueError(f"{argument}: expected what {maker} returns, got {type(record).__name__}")
     kind: Verdict = ("norm" if norm.significant else "no gain") if confounds is None else confounds.verdict
     length_exponent = confounds.length.alpha.value if confounds is not None and confounds.length_helps else 0.0
     alpha = 0.0 if kind == "length" and length_exponent else norm.advice
@@ -111,7 +118,7 @@ def _of_length(confounds: ConfoundReport) -> str:
         else "Length helps and norms do not: score"
     )
     return (
-        f"{opening} by cos · (1 + length)^{_exponent(length.alpha)} and not by the norm, which raises {length.measure} "
+        f"{opening} by cos · (1 + length)^{_exponent(length.alpha)} instead of the norm; it raises {length.measure} "
         f"from {length.baseline:.4f} by {_bracketed(length.gain)} on queries that did not choose it "
         f"(p = {length.p_value:.2g}, corrected for {_tried(length)}; {_sample(length)})."
     )
@@ -156,7 +163,7 @@ def _no_gain_by_length(confounds: ConfoundReport) -> str:
 
 def _correlation(confounds: ConfoundReport) -> str:
     correlation = confounds.correlations.get("length")
-    if correlation is None:
+    if correlation is None or not math.isfinite(correlation.r):
         return ""
     return f"; Spearman of norm and length {_bracketed(correlation.interval, 2, sign='+')}"
 

@@ -17,6 +17,7 @@ from lightning_normdyn.retrieval.indexes.id_file import (
     check_lines,
     check_place,
     id_file,
+    ids_array,
     norm_file,
     read_ids,
     write_ids,
@@ -46,7 +47,7 @@ _NEIGHBOURS = 32
 _SEARCHED_NODES, _MOST_NODES, _MOST_CANDIDATES = 64, 1024, 4096
 _MOST_SCANNED = 16_384  # candidates where everything is compared anyway
 _FEWEST_LISTS = 8
-_SECONDS_BETWEEN_SAVES = 120.0
+_SECONDS_BETWEEN_SAVES, _LEAST_SHARE = 120.0, 20
 
 
 class FaissIndex:
@@ -132,7 +133,7 @@ class FaissIndex:
         self._row_count += len(ids)
         if norms is not None and self._norms is not None:
             self._norms.write(norms.numpy())
-        if time.monotonic() - self._saved_at > max(_SECONDS_BETWEEN_SAVES, 20 * self._saving_seconds):
+        if time.monotonic() - self._saved_at > max(_SECONDS_BETWEEN_SAVES, _LEAST_SHARE * self._saving_seconds):
             self._save()
 
     def close(self) -> None:
@@ -350,9 +351,7 @@ def _lines(plan: SearchPlan) -> str:
         ]
     if not plan.has_id_file:
         return "\n".join([*lines, "ids = rows"])
-    return "\n".join(
-        [*lines, f"ids = np.array(open({str(id_file(file))!r}, encoding='utf-8').read().splitlines())[rows]"]
-    )
+    return "\n".join(["from pathlib import Path", *lines, f"ids = {ids_array(file)}[rows]"])
 
 
 def _kept_width(width: Mapping[str, int]) -> dict[str, int]:

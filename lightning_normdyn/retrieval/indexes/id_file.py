@@ -49,6 +49,11 @@ def check_lines(ids: Sequence[str]) -> None:
             )
 
 
+def ids_array(vectors: Path) -> str:
+    """The ids of a file of vectors as a piece of Python, for which ``Path`` and numpy are imported."""
+    return f"np.array(Path({str(id_file(vectors))!r}).read_text(encoding='utf-8').splitlines())"
+
+
 def norm_file(vectors: Path) -> Path:
     """Where the norms of vectors of length 1 are, an ``.npy`` in the order of the rows.
 

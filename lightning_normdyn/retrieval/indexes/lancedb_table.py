@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -35,11 +36,11 @@ _MIN_TRAINING_VECTORS = 256  # a product quantizer learns 256 centroids
 _BUILT_BY = {"hnsw": ("m", "ef_construction"), "ivfpq": ("subvectors",), "flat": ()}
 _OPTIONS = {"m": "m", "ef_construction": "ef_construction", "subvectors": "num_sub_vectors"}
 _SEARCHED_BY: dict[str, dict[str, tuple[int, int]]] = {
-    "hnsw": {"ef_search": (64, 1024), "nprobe": (20, 1024), "refine_factor": (2, 32)},
-    "ivfpq": {"nprobe": (20, 1024), "refine_factor": (4, 64)},
+    "hnsw": {"ef_search": (64, 1024), "nprobe": (20, 320), "refine_factor": (2, 16)},
+    "ivfpq": {"nprobe": (20, 320), "refine_factor": (4, 32)},
     "flat": {},
 }
-_FEWEST_CANDIDATES, _MOST_CANDIDATES = 64, 4096
+_FEWEST_CANDIDATES, _MOST_CANDIDATES = 64, 1024
 
 
 class LanceTable:
@@ -144,15 +145,15 @@ class LanceTable:
         answers = []
         for query in queries.float().numpy():
             search = table.search(query, vector_column_name="embedding").distance_type(_DISTANCES[self._metric])
-            for name, value in self.width.values.items():
-                search = getattr(search, _METHODS[name])(value) if name in _METHODS else search
+            for method, value in _calls(self.width.values, depth).items():
+                search = getattr(search, method)(value)
             rows = search.select(columns).limit(depth).to_list()
             scores = [shift - row["_distance"] for row in rows]
             if self._needs_candidates:
                 power = self._manifest.exponent
                 scores = [score * row["norm"] ** power for score, row in zip(scores, rows, strict=True)]
-            best = sorted(range(len(rows)), key=lambda place, scores=scores: -scores[place])[:k]
-            answers.append([(rows[place]["id"], scores[place]) for place in best])
+            scored_ids = [(row["id"], score) for row, score in zip(rows, scores, strict=True)]
+            answers.append(sorted(scored_ids, key=itemgetter(1), reverse=True)[:k])
         return SearchResult(
             [[row_id for row_id, _ in answer] for answer in answers],
             [[score for _, score in answer] for answer in answers],
@@ -209,11 +210,19 @@ class LanceTable:
 _METHODS = {"ef_search": "ef", "nprobe": "nprobes", "refine_factor": "refine_factor"}
 
 
+def _calls(width: Mapping[str, int], depth: int) -> dict[str, int]:
+    """Methods of a search and what they are called with; a graph looks at no fewer nodes than are to be refined."""
+    calls = {_METHODS[name]: value for name, value in width.items() if name in _METHODS}
+    if "ef" in calls:
+        calls["ef"] = max(calls["ef"], depth * calls.get("refine_factor", 1))
+    return calls
+
+
 def _lines(plan: SearchPlan) -> str:
     """Lines of Python that search by ``queries``, a numpy array ``[n, d]`` of float32."""
     is_reweighted = plan.norm_power not in (None, 0)
     depth = max(plan.k, plan.width.get("candidates", 0)) if is_reweighted else plan.k
-    settings = "".join(f".{_METHODS[name]}({value})" for name, value in plan.width.items() if name in _METHODS)
+    settings = "".join(f".{method}({value})" for method, value in _calls(plan.width, depth).items())
     lines = ["import lancedb", "import numpy as np", *plan.queries()]
     lines += [
         f"table = lancedb.connect({plan.destination.out!r}).open_table({plan.destination.name!r})",

@@ -31,7 +31,7 @@ class Manifest(NamedTuple):
         keep_norm: whether stored vectors have length 1 and norms lie beside them.
         radius: the length that one dimension more gives all; ``None`` without it.
         metric: what they are compared by.
-        index: how they are searched.
+        index_kind: how they are searched.
         dtype: of the stored numbers.
         dim: numbers a vector as stored.
         rows: how many.
@@ -42,7 +42,7 @@ class Manifest(NamedTuple):
     keep_norm: bool = False
     radius: float | None = None
     metric: str = "inner_product"
-    index: str = "flat"
+    index_kind: str = "flat"
     dtype: str = "float32"
     dim: int = 0
     rows: int = 0
@@ -84,7 +84,7 @@ class Manifest(NamedTuple):
         Raises:
             ValueError: if something differs, with its name.
         """
-        for name in ("exponent", "keep_norm", "metric", "index", "dtype", "dim"):
+        for name in ("exponent", "keep_norm", "metric", "index_kind", "dtype", "dim"):
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
                 raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning_normdyn.core.number_checks import check_count
 
@@ -40,7 +40,8 @@ class IndexParameters:
     candidates: int | None = None
 
     def __post_init__(self) -> None:
-        check_count(**self.of_user)
+        counts: dict[str, Any] = dict(self.of_user)
+        check_count(**counts)
 
     @property
     def of_user(self) -> dict[str, int]:

@@ -26,6 +26,7 @@ from lightning_normdyn.retrieval.indexes.id_file import (
     check_lines,
     check_place,
     id_file,
+    ids_array,
     norm_file,
     read_ids,
     write_ids,
@@ -53,6 +54,7 @@ from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
 _ROWS_PER_READ = 16_384
 _SYNCED_BYTES = 2**26
+_ROWS_PER_PART = 16_384
 _SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16"}
 _PARQUET_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -163,7 +165,8 @@ class _VectorFile:
         return file.ids
 
     def _norms(self) -> np.ndarray[Any, Any]:
-        return np.load(norm_file(self.file))
+        norms: np.ndarray[Any, Any] = np.load(norm_file(self.file))
+        return norms
 
     def _start(self, file: Path, contents: Contents) -> None:
         raise NotImplementedError
@@ -289,7 +292,8 @@ class ParquetFile(_VectorFile):
         self._parts: list[Path] = []
 
     def _norms(self) -> np.ndarray[Any, Any]:
-        return pq.read_table(self.file, columns=["norm"])["norm"].to_numpy()
+        norms: np.ndarray[Any, Any] = pq.read_table(self.file, columns=["norm"])["norm"].to_numpy()
+        return norms
 
     def _start(self, file: Path, contents: Contents) -> None:
         numbers = pa.list_(_PARQUET_TYPES[self.destination.dtype], contents.dim)
@@ -312,7 +316,7 @@ class ParquetFile(_VectorFile):
         self._tables.append(pa.table(arrays, schema=self._schema))
 
     def _sync(self) -> bool:
-        if sum(map(len, self._tables)) < _ROWS_PER_READ:
+        if sum(map(len, self._tables)) < _ROWS_PER_PART:
             return False
         self._write_part()
         return True
@@ -387,7 +391,8 @@ def _numpy_lines(plan: SearchPlan, reading: list[str], *, ids: str = "") -> str:
         reading = reading if ids else [*reading, f"norms = np.load({str(norms_path)!r})"]
     lines = ["import numpy as np", *reading, *plan.queries(), scores, f"best = (-scores).argsort(1)[:, :{plan.k}]"]
     if not ids and plan.has_id_file:
-        lines.append(f"ids = np.array(open({str(ids_path)!r}, encoding='utf-8').read().splitlines())[best]")
+        lines.insert(0, "from pathlib import Path")
+        lines.append(f"ids = {ids_array(Path(plan.destination.out))}[best]")
     else:
         lines.append(f"ids = {ids or 'best'}")
     return "\n".join(lines)

@@ -169,7 +169,8 @@ class SearchPlan(NamedTuple):
         return lines + (["queries = np.pad(queries, ((0, 0), (0, 1)))"] if self.augmented else [])
 
 
-class Candidate(NamedTuple):
+@dataclass(frozen=True)
+class Candidate:
     """An index that ``--index auto`` tries.
 
     Attributes:

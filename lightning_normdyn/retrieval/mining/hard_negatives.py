@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_normdyn.datasets.formats.hard_negatives import MinedRow
+from lightning_normdyn.datasets.records import MinedRow
 from lightning_normdyn.retrieval.mining.options import MiningOptions
 from lightning_normdyn.retrieval.mining.positives import PositivePairs
 
@@ -118,16 +118,20 @@ class HardNegatives:
         )
         return "\n".join([*lines, *([self.shortage()] if len(self.lacking) else [])])
 
-    def shortage(self) -> str:
-        """How many queries have too few negatives, and what would give them more."""
+    def shortage(self, fewer: str = "lower num_negatives") -> str:
+        """How many queries have too few negatives, and what would give them more.
+
+        Args:
+            fewer: how to ask for fewer.
+        """
         options = self.options
         lowered = ("range_min", "absolute_margin", "relative_margin", "min_score")
         ways = [f"lower {name}" for name in lowered if getattr(options, name)]
         ways += [f"raise {name}" for name in ("range_max", "max_score") if getattr(options, name) is not None]
         return (
             f"{len(self.lacking)} of {len(self.indices)} queries have fewer than {options.num_negatives} hard "
-            f"negatives, {int((self.counts == 0).sum())} have none; {' or '.join(ways) or 'add documents'}, or lower "
-            "num_negatives"
+            f"negatives, {int((self.counts == 0).sum())} have none; {' or '.join(ways) or 'add documents'}, or "
+            f"{fewer}"
         )
 
 

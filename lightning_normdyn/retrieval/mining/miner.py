@@ -145,7 +145,7 @@ def mine_hard_negatives(
         )
     m = int(documents.shape[0])
     pairs = PositivePairs.of(positives, len(queries), m)
-    mined = mine(
+    hard_negatives = mine(
         queries,
         documents,
         pairs,
@@ -156,9 +156,9 @@ def mine_hard_negatives(
         excluded_pairs=excluded_pairs,
         chunk_size=chunk_size,
     )
-    if len(mined.lacking):
-        warnings.warn(mined.shortage(), stacklevel=3)  # one more for the decorator
-    return mined
+    if len(hard_negatives.lacking):
+        warnings.warn(hard_negatives.shortage(), stacklevel=3)  # one more for the decorator
+    return hard_negatives
 
 
 def mine(

@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_callable, check_sequence, check_texts
-from lightning_normdyn.datasets.formats.hard_negatives import MinedRow
+from lightning_normdyn.datasets.records import MinedRow
 from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
 from lightning_normdyn.retrieval.mining.positives import PositivePairs, Positives, first_of_equals
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
@@ -167,9 +167,9 @@ class MiningSource:
         is_forbidden = torch.isin(keys, self._forbidden.queries * count + self._forbidden.documents)
         return indices.masked_fill(is_forbidden | (indices < 0), -1)
 
-    def rows(self, mined: HardNegatives) -> Iterator[MinedRow]:
+    def rows(self, hard_negatives: HardNegatives) -> Iterator[MinedRow]:
         """Rows of ids to be written, a pair of query and positive each."""
-        return mined.rows(self.query_ids, self.document_ids)
+        return hard_negatives.rows(self.query_ids, self.document_ids)
 
     def indices_of(self, negatives: Mapping[int, Sequence[int]]) -> Tensor:
         """Negatives that were read from a file as a table ``[queries, num_negatives]``; -1 where there are too few.
@@ -177,11 +177,13 @@ class MiningSource:
         Args:
             negatives: of a query's position those of its documents, closest first.
         """
-        indices = torch.full_like(self.negatives.indices, -1)
+        width = max([self.negatives.num_negatives, *map(len, negatives.values())])
+        indices = torch.full((len(self.queries), width), -1)
         for query, places in negatives.items():
-            row = torch.tensor(places[: indices.shape[1]], dtype=torch.int64)
-            indices[query, : len(row)] = row
-        return indices
+            indices[query, : len(places)] = torch.tensor(places, dtype=torch.int64)
+        indices = self.allowed(indices)
+        order = (indices < 0).sort(dim=1, stable=True).indices
+        return indices.gather(1, order)[:, : self.negatives.num_negatives]
 
     def _forbidden_pairs(self) -> PositivePairs:
         """Pairs that are no negatives, the document being the first of its copies; by query."""

@@ -88,14 +88,10 @@ class Tile:
 
 def _has_wide_products(queries: Tensor) -> bool:
     """Whether oneDNN multiplies such queries, in 512 bits at a time."""
-    return (
-        queries.device.type == "cpu"
-        and queries.dtype == torch.float32
-        and bool(queries.numel())
-        and torch.backends.mkldnn.enabled
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    )
+    if queries.device.type != "cpu" or queries.dtype != torch.float32 or not queries.numel():
+        return False
+    has_onednn = bool(torch.backends.mkldnn.enabled) and torch.backends.mkldnn.is_available()
+    return has_onednn and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _largest(x: Tensor) -> float:

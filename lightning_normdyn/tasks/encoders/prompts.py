@@ -117,8 +117,8 @@ class PromptedTextEncoder(TextEncoder):
             prompts.chosen(query_prompt=query_prompt),
             prompts.chosen(document_prompt=document_prompt),
         )
-        stated = (prompts.default, prompts.query, prompts.document)
-        texts = [text if choice is None else choice for choice, text in zip(choices, stated, strict=True)]
+        model_prompts = (prompts.default, prompts.query, prompts.document)
+        texts = [text if choice is None else choice for choice, text in zip(choices, model_prompts, strict=True)]
         self.prompts = prompts
         self.prompt, self.query_prompt, self.document_prompt = texts
 
@@ -126,11 +126,13 @@ class PromptedTextEncoder(TextEncoder):
     def prompts_note(self) -> str:
         """One sentence on the prompts; empty where there are none."""
         sides = {"queries": self.query_prompt, "documents": self.document_prompt, "other texts": self.prompt}
-        uses = [f"{text!r} comes before {side}" for side, text in sides.items() if text]
+        clauses = [f"{text!r} comes before {side}" for side, text in sides.items() if text]
         idle_names = [] if self.document_prompt else self.prompts.idle_document_names
-        uses += [f"prompt {name!r} is left aside, as encode_document leaves it" for name in idle_names[:1]]
-        nothing = [side for side, text in sides.items() if not text]
-        return ", ".join([*uses, *[f"nothing before {' and '.join(nothing)}"] * bool(nothing)]) if uses else ""
+        clauses += [f"prompt {name!r} is left aside, as encode_document leaves it" for name in idle_names[:1]]
+        empty_sides = [side for side, text in sides.items() if not text]
+        if not clauses:
+            return ""
+        return ", ".join([*clauses, *[f"nothing before {' and '.join(empty_sides)}"] * bool(empty_sides)])
 
     def notes(self, model: str) -> list[str]:
         """What was taken off the model, and which of its prompts are used."""

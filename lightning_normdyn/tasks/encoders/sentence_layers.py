@@ -95,11 +95,11 @@ def _layer(files: ModelFiles, module: Module, width: int) -> nn.Module:
         layer = DenseLayer(module.config) if module.kind == "Dense" else nn.LayerNorm(int(module.config["dimension"]))
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(place, error) from error
-    takes = layer.linear.in_features if isinstance(layer, DenseLayer) else layer.normalized_shape[0]
-    if takes != width:
+    input_width = layer.linear.in_features if isinstance(layer, DenseLayer) else layer.normalized_shape[0]
+    if input_width != width:
         raise ValueError(
             f"model: expected {module.kind} of {files.model} to take the {width} numbers that come before it, got one "
-            f"for {takes}; leave pooling out, so that the model's own is taken"
+            f"for {input_width}; leave pooling out, so that the model's own is taken"
         )
     weights = {name.removeprefix("norm."): tensor for name, tensor in files.tensors(module.path).items()}
     try:

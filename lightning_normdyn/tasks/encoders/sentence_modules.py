@@ -150,13 +150,13 @@ def _module(files: ModelFiles, kind: str, path: str) -> Module:
 
 
 def _check_kinds(model: str, first: Module, rest: Sequence[Module]) -> None:
-    others = [module.kind for module in rest if module.kind not in LATER_KINDS]
+    unknown_kinds = [module.kind for module in rest if module.kind not in LATER_KINDS]
     if first.kind not in _KINDS:
-        others.insert(0, first.kind)
-    if others:
+        unknown_kinds.insert(0, first.kind)
+    if unknown_kinds:
         raise ValueError(
             f"model: expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, then Pooling, then {', '.join(LATER_KINDS)}, "
-            f"got {model} with {', '.join(others)}; {other_way(model)}"
+            f"got {model} with {', '.join(unknown_kinds)}; {other_way(model)}"
         )
     task = first.config.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":

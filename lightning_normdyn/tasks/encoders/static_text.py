@@ -135,8 +135,8 @@ class Words:
         return [place for place in places if place is not None]
 
     def _place(self, word: str) -> int | None:
-        bare = word.strip(string.punctuation)
-        for spelling in (word, bare, bare.lower()):
+        spelling_alone = word.strip(string.punctuation)
+        for spelling in (word, spelling_alone, spelling_alone.lower()):
             if spelling in self.stop_words:
                 return None
             if spelling and spelling in self.places:
@@ -164,7 +164,7 @@ def _pieces(files: ModelFiles, modules: SentenceModules) -> Words:
         raise ValueError(f"model: expected tokenizer.json in {files.model}, got none; save or download the model again")
     try:
         return _Pieces(Tokenizer.from_file(str(path)))
-    except Exception as error:  # the library raises bare exceptions
+    except Exception as error:  # the library raises exceptions of no kind
         raise damaged(path, error) from error
 
 

@@ -61,7 +61,7 @@ class RelevantPairs:
             {id: place for place, id in enumerate(ids)} for ids in (self.source.query_ids, texts.documents.ids)
         )
         indices = self.source.indices_of(negatives_by_query(hard_negatives_from, query_places, document_places))
-        drawn = self.source.update(self.source.allowed(indices))
+        drawn = self.source.update(indices)
         if drawn:
             warnings.warn(
                 f"{hard_negatives_from}: {drawn} of {len(indices)} queries have fewer than {hard_negatives} hard "
@@ -108,8 +108,9 @@ class RelevantPairs:
     def _ranked_by_words(self, number: int) -> Tensor:
         """The best documents by BM25, ``[queries, number]``; -1 where a query shares words with too few."""
         assert self.source is not None
-        excluded_pairs = tuple(self.source.positives)
-        ranked = BM25(self.texts.documents.texts).rank(self.source.queries, number, excluded_pairs=excluded_pairs)
+        ranked = BM25(self.texts.documents.texts).rank(
+            self.source.queries, number, excluded_pairs=(self.source.positives.queries, self.source.positives.documents)
+        )
         return torch.nn.functional.pad(ranked, (0, number - ranked.shape[1]), value=-1)
 
 

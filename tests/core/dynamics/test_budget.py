@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from lightning_normdyn.core import norm_budget
+from lightning_normdyn.core.dynamics.budget import UpdateSums
 
 PROPERTY = settings(derandomize=True, max_examples=60)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -126,3 +127,20 @@ def test_plain_sgd_on_a_loss_that_sees_only_directions_has_no_drift():
 def test_different_shapes_are_named(name, after, decay_update):
     with pytest.raises(ValueError, match=rf"{name}: expected the shape of before, \(2, 3\)"):
         norm_budget(torch.ones(2, 3), after, decay_update)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (2_000, 64)])
+def test_the_sums_of_an_update_are_those_of_a_budget_and_leave_the_vectors_alone(dtype, shape):
+    """Of a whole table they are read block by block, in memory of their own."""
+    generator = torch.Generator().manual_seed(0)
+    before, update = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    after = before + 0.01 * update
+    copies = before.clone(), after.clone()
+    sums, budget = UpdateSums.of(before, after), norm_budget(before, after)
+    assert torch.equal(before, copies[0])
+    assert torch.equal(after, copies[1])
+    torch.testing.assert_close(sums.before, before.double().square().sum(1))
+    torch.testing.assert_close(sums.after - sums.before, budget.total)
+    torch.testing.assert_close(2 * sums.product, budget.drift)
+    torch.testing.assert_close(sums.growth, budget.growth)

@@ -74,7 +74,7 @@ def test_flickr30k_parted_by_pipes(tmp_path):
     for number, colour in enumerate(COLOURS):
         write(tmp_path / "flickr30k_images" / f"{number}.jpg", png(colour))
     lines = ["image_name| comment_number| comment"]
-    lines += [f"{number}.jpg| {place}| A {number}, \"{place}\" ." for number in range(3) for place in range(2)]
+    lines += [f'{number}.jpg| {place}| A {number}, "{place}" .' for number in range(3) for place in range(2)]
     lines += ["2.jpg| 4   A dog runs .", "0.jpg| 5| one | two"]
     write(tmp_path / "results.csv", "\n".join(lines) + "\n")
     with pytest.warns(UserWarning, match=r"1 rows without all cells, left out \(first: .*results\.csv, line 8\)"):
@@ -83,7 +83,9 @@ def test_flickr30k_parted_by_pipes(tmp_path):
     assert list(found.captions) == [*expected, "one | two"]
     assert list(found.groups) == [f"{number}.jpg" for number in (0, 0, 1, 1, 2, 2, 0)]
     assert colours(found.images)[::2] == [COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[0]]
-    with pytest.raises(MalformedFileError, match=r"results\.csv, line 1: expected a column named 'title', got image_name"):
+    with pytest.raises(
+        MalformedFileError, match=r"results\.csv, line 1: expected a column named 'title', got image_name"
+    ):
         read_image_text(tmp_path, caption_column="title")
 
 

@@ -5,9 +5,8 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_normdyn.datasets import MalformedFileError
+from lightning_normdyn.datasets import MalformedFileError, MinedRow
 from lightning_normdyn.datasets.formats import (
-    MinedRow,
     read_hard_negatives,
     write_hard_negative_texts,
     write_hard_negatives,

@@ -47,7 +47,7 @@ def test_latin_1_is_read_when_it_is_said(tmp_path):
     with pytest.raises(MalformedFileError, match=r"line 2: expected UTF-8 .*pass its encoding .*latin-1"):
         read_labelled_texts(tmp_path)
     assert named(read_labelled_texts(tmp_path, encoding="latin-1")) == {"train": [("café près", "drink")]}
-    with pytest.raises(ValueError, match="encoding: expected one that Python knows, .* got 'latin-x'"):
+    with pytest.raises(ValueError, match=r"encoding: expected one that Python knows, .* got 'latin-x'"):
         read_labelled_texts(tmp_path, encoding="latin-x")
 
 

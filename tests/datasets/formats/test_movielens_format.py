@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from small_files import rows, write
@@ -98,7 +99,10 @@ def test_repeated_interactions_and_items_without_title_are_counted(tmp_path):
         ({"a.inter": "user_id:token\tx:float\n1\t2\n"}, r"a\.inter, line 1: expected a column 'item'"),
         ({"a.txt": "1 2 3 4 5\n"}, r"a\.txt, line 1: expected a user and an item on each line.*got 5 columns"),
         ({"a.txt": "1 2\n1\n"}, r"a\.txt, line 2: expected 2 columns, got 1"),
-        ({"u.data": "1\t2\t3\t21 March\n"}, r"a number as a timestamp, got '21 March'; write seconds, or dates as 2014"),
+        (
+            {"u.data": "1\t2\t3\t21 March\n"},
+            r"a number as a timestamp, got '21 March'; write seconds, or dates as 2014",
+        ),
         ({"a.txt": "1 2\n", "b.txt": "1 2\n"}, r"expected one file of .*, got a\.txt and b\.txt"),
         ({"u.data": "1\t2\t3\t4\n", "u.item": "2|a\n2|b\n"}, r"u\.item, line 2: .* got '2' again"),
         ({"u.data": "1\t2\t3\t4\n", "u.item": "2|a\n3\n"}, r"u\.item, line 2: expected 2 columns, got 1"),
@@ -116,11 +120,10 @@ def test_malformed_files_are_refused(tmp_path, files, message):
 DAY = 86400
 OTHERS = {
     "ratings.dat": rows(*RATINGS),
-    "ml.inter": rows(
-        ("user_id:token", "item_id:token", "rating:float", "timestamp:float"), *RATINGS
-    ),
+    "ml.inter": rows(("user_id:token", "item_id:token", "rating:float", "timestamp:float"), *RATINGS),
     "ratings_Beauty.csv": rows(*RATINGS, by=","),
-    "beauty.csv.gz": "asin,reviewerID,overall,unixReviewTime\n" + rows(*((i, u, r, t) for u, i, r, t in RATINGS), by=","),
+    "beauty.csv.gz": "asin,reviewerID,overall,unixReviewTime\n"
+    + rows(*((i, u, r, t) for u, i, r, t in RATINGS), by=","),
     "four.txt": rows(*RATINGS, by=" "),
 }
 
@@ -145,6 +148,17 @@ def test_amazons_users_and_items_are_told_apart(tmp_path):
         assert [(user, item) for user, item, *_ in named(found)] == pairs
 
 
+@pytest.fixture
+def far_east(monkeypatch):
+    """A machine nine hours ahead of UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
 @pytest.mark.parametrize(
     ("text", "days"),
     [
@@ -157,5 +171,6 @@ def test_amazons_users_and_items_are_told_apart(tmp_path):
     ],
 )
 def test_times_may_be_dates(tmp_path, text, days):
+    """In UTC where they name no zone, wherever the machine stands."""
     write(tmp_path / "ratings.tsv", f"user\titem\ttimestamp\nu\ti\t{text}\n")
     assert named(read_movielens(tmp_path)) == [("u", "i", 1, days * DAY)]

@@ -90,15 +90,23 @@ def test_json_lines_give_every_positive_and_every_negative(tmp_path):
     file = write(tmp_path / "t.jsonl.gz", json_lines(*entries))
     assert list(MsMarcoTriples(file)) == triples
     assert sorted([*MsMarcoTriples(file, ranks=2), *MsMarcoTriples(file, rank=1, ranks=2)]) == sorted(triples)
-    places = with_ids(tmp_path) | {"triples": write(tmp_path / "ids.jsonl", json_lines({"qid": 1, "pos": ["p1"], "neg": ["p3"]}))}
+    places = with_ids(tmp_path) | {
+        "triples": write(tmp_path / "ids.jsonl", json_lines({"qid": 1, "pos": ["p1"], "neg": ["p3"]}))
+    }
     assert list(MsMarcoTriples(**places)) == [("one", "first", "third")]
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"query": "a", "pos": [], "neg": ["b"]}, r"line 1: expected a text or a list of texts in field 'pos', got \[\]"),
-        ({"query": "a", "pos": ["b"]}, r"in field 'neg', got \"the fields \['pos', 'query'\]\"; write query, pos and neg"),
+        (
+            {"query": "a", "pos": [], "neg": ["b"]},
+            r"line 1: expected a text or a list of texts in field 'pos', got \[\]",
+        ),
+        (
+            {"query": "a", "pos": ["b"]},
+            r"in field 'neg', got \"the fields \['pos', 'query'\]\"; write query, pos and neg",
+        ),
         ({"query": "a", "pos": ["b"], "neg": {"bm25": [1]}}, r"in field 'neg', got \{'bm25'"),
     ],
 )

@@ -135,19 +135,28 @@ def test_columns_behind_the_third_are_left_out_and_said(tmp_path, more):
 def test_numbers_of_open_ke_get_their_names(tmp_path):
     write(tmp_path / "train2id.txt", "2\n0 1 0\n1\t2\t1\n")
     write(tmp_path / "valid2id.txt", "1\n1 0 0\n")
-    assert named(read_triples(tmp_path)) == {"train": [("0", "0", "1"), ("1", "1", "2")], "validation": [("1", "0", "0")]}
+    assert named(read_triples(tmp_path)) == {
+        "train": [("0", "0", "1"), ("1", "1", "2")],
+        "validation": [("1", "0", "0")],
+    }
     write(tmp_path / "entity2id.txt", "3\nAda\t0\nBo\t1\nCy d\t2\n")
     write(tmp_path / "relation2id.txt", "2\nknows\t0\nlikes\t1\n")
     assert named(read_triples(tmp_path)) == {"train": FACTS_HERE, "validation": [("Bo", "knows", "Ada")]}
     write(tmp_path / "train2id.txt", "3\n0 1 0\n1\t2\t1\n")
-    with pytest.raises(MalformedFileError, match=r"train2id\.txt, line 1: expected 3 facts, as the first line says, got 2"):
+    with pytest.raises(
+        MalformedFileError, match=r"train2id\.txt, line 1: expected 3 facts, as the first line says, got 2"
+    ):
         read_triples(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("train.nt", "<a> <b> <c>\n", r"train\.nt, line 1: expected an N-Triple, .* got '<a> <b> <c>'; write head, rel"),
+        (
+            "train.nt",
+            "<a> <b> <c>\n",
+            r"train\.nt, line 1: expected an N-Triple, .* got '<a> <b> <c>'; write head, rel",
+        ),
         ("train.txt", "a b\n", r"line 1: expected 3 columns, or up to 5 .*, got 2; write head, relation and tail on"),
         ("train.txt", "a b c d e f\n", r"line 1: expected 3 columns, or up to 5 .*, got 6"),
         ("train.txt", "a b c\na b c d\n", r"line 2: expected 3 columns, got 4"),

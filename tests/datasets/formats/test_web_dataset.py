@@ -94,6 +94,48 @@ def test_other_spellings(tmp_path):
         ]
 
 
+def test_names_may_have_periods(tmp_path):
+    members = [one for number in range(3) for one in sample(f"x/photo.v2.{number}", number)]
+    found = list(WebDataset(str(tar(tmp_path / "a.tar", members))))
+    assert [(one.key, one.caption, one.image.getpixel((0, 0))[0]) for one in found] == [
+        (f"x/photo.v2.{number}", f"caption x/photo.v2.{number}", number) for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize("endings", [("0.png", "1.png"), ("png", "webp"), ("png", "1.png")])
+def test_of_several_images_the_first_is_taken(tmp_path, endings):
+    images = [(f"a.{ending}", png((number, 0, 0))) for number, ending in enumerate(endings)]
+    stream = WebDataset(str(tar(tmp_path / "a.tar", [*images, ("a.txt", b"both"), *sample("b", 7)])))
+    if endings == ("png", "1.png"):  # only one of them is an image by its ending
+        found = list(stream)
+    else:
+        with pytest.warns(
+            UserWarning, match=r"1 samples with several images, of which the first is taken .*sample a\)"
+        ):
+            found = list(stream)
+    assert [(one.key, one.caption, one.image.getpixel((0, 0))[0]) for one in found] == [
+        ("a", "both", 0),
+        ("b", "caption b", 7),
+    ]
+
+
+def test_files_of_a_sample_may_lie_apart(tmp_path):
+    members = [one for number in range(4) for one in sample(str(number), number)]
+    apart = [*members[::2], *members[1::2]]
+    found = list(WebDataset(str(tar(tmp_path / "a.tar", apart))))
+    assert [(one.key, one.caption, one.image.getpixel((0, 0))[0]) for one in found] == [
+        (str(number), f"caption {number}", number) for number in range(4)
+    ]
+    with pytest.raises(MalformedFileError, match=r"expected each file of a sample once, got a\.png again"):
+        keys(WebDataset(str(tar(tmp_path / "b.tar", [("a.png", png()), ("b.png", png()), ("a.png", png())]))))
+
+
+def test_a_caption_that_is_null_is_none(tmp_path):
+    members = [("a.png", png()), ("a.json", b'{"caption": null, "url": "x"}'), *sample("b")]
+    with pytest.warns(UserWarning, match=r"1 samples without a caption, left out \(first: .*sample a\)"):
+        assert keys(WebDataset(str(tar(tmp_path / "a.tar", members)))) == ["b"]
+
+
 def test_patterns(tmp_path):
     for name in ("a-08", "a-09", "a-10", "b-08", "b-09", "b-10"):
         write(tmp_path / f"{name}.tar", b"")
@@ -113,8 +155,8 @@ DEFECTS = [
     ("quiet.txt", b" \n"),
 ]
 SAID = (
-    r"1 samples without an image, left out .*sample blind\); 1 samples without a caption, .*sample dumb\).*"
-    r"1 empty captions, kept .*sample quiet\)"
+    r"1 empty captions, kept .*sample quiet\).*1 samples without an image, left out .*sample blind\); "
+    r"1 samples without a caption, .*sample dumb\)"
 )
 
 

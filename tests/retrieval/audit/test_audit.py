@@ -2,12 +2,14 @@
 
 import math
 import pickle
+import re
 import weakref
 from functools import partial
 
 import pytest
 import torch
 
+from lightning_normdyn import retrieval
 from lightning_normdyn.core.statistics.correlation import correlate
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.retrieval import sweep_alpha
@@ -155,6 +157,12 @@ def test_the_first_line_says_that_length_explains_the_gain():
     assert first_line(found).startswith("Length explains the gain")
     assert "Spearman of norm and length +0.9" in first_line(found)
     assert "Correct scores by length openly" in advice(found)
+    # What is advised, to the letter: length's exponent in the stored vectors, searched by inner product.
+    code = re.search(r"store (rescaled\(.*?\)) of lightning_normdyn\.retrieval in the index", advice(found))[1]
+    stored = eval(code, {"vectors": documents, "length": length, **vars(retrieval)})
+    by_product = sweep_alpha(asked.queries, stored, asked.judgements, alphas=(0.0, 1.0)).values[1].mean()
+    by_length = found.ranking.confounds.length
+    assert float(by_product) >= by_length.baseline + by_length.gain.low
     without = audited(documents, asked)
     assert without.ranking.confounds is None
     assert "Lengths of the documents were not at hand" in first_line(without)
@@ -232,6 +240,7 @@ def test_near_dead_rows_are_named_and_counted_apart():
     distribution = found.distribution
     assert (distribution.zeros, distribution.near_dead, sum(distribution.counts)) == (1, 39, 960)
     assert set(found.near_dead) <= set(dead[1:].tolist())
+    assert found.shortest[0] == int(norms.where(living, torch.inf).argmin())
     assert found.zeros == (int(dead[0]),)
     assert distribution.cv == pytest.approx(float(norms[living].std(correction=0) / norms[living].mean()), rel=1e-4)
     assert first_line(found).startswith("39 of 1,000 vectors are near dead (norm below ")

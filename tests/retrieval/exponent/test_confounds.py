@@ -71,6 +71,15 @@ def test_what_length_and_a_second_control_predict_is_a_sum_of_two_splines():
     torch.testing.assert_close(*twice)
 
 
+@pytest.mark.parametrize("unit", [1e-300, 1e-9, 1.0, 1e12, 1e300])
+def test_a_control_knows_no_unit(unit):
+    draw = torch.Generator().manual_seed(3)
+    length, age = 100 * torch.rand(80, generator=draw, dtype=torch.float64), torch.rand(80, generator=draw).double()
+    norms = (age + 0.1 * torch.rand(80, generator=draw)).exp()
+    plain, scaled = (residual_norms(norms, length, controls={"age": column}) for column in (age, unit * (age - 0.5)))
+    torch.testing.assert_close(scaled, plain, rtol=1e-6, atol=0)
+
+
 def test_rows_that_are_left_out_of_the_fit_bend_nothing():
     length = torch.arange(1.0, 101.0, dtype=torch.float64)
     norms = (1 + length).sqrt()

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_normdyn.core.statistics.sign_flip import random_signs
 from lightning_normdyn.retrieval import AlphaSweep, calibrate, compare_models
+from lightning_normdyn.retrieval.exponent.held_out_gain import exchange_p_value
 
 ALPHAS = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0], dtype=torch.float64)
 
@@ -38,6 +40,43 @@ def test_changes_are_means_of_paired_differences():
     assert found.norm_gain.interval.value == pytest.approx(parts[1].gain.value - parts[0].gain.value)
     assert found.best.interval.value == pytest.approx(found.cosine.interval.value + found.norm_gain.interval.value)
     assert (found.before.baseline, found.after.alpha) == (parts[0].baseline, parts[1].alpha)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02])
+def test_exchanged_models_choose_their_exponents_anew(share):
+    """Against a loop that swaps whole columns, chooses on the other folds by numpy and adds up what is held out."""
+    before, after = sweep(7, queries=30), sweep(8, queries=30, gain=0.01)
+    gains = [(one.values - one.values[2]).numpy() for one in (before, after)]
+    offset = share * (after.values[2] - before.values[2]).numpy()
+
+    def held_out(values, fold):
+        total = 0.0
+        for number in range(5):
+            means = values[:, fold != number].sum(1)
+            best = max(range(5), key=lambda place: (round(means[place], 12), -abs(float(ALPHAS[place]))))
+            total += values[best, fold == number].sum()
+        return total
+
+    draw = torch.Generator().manual_seed(3)
+    fold = torch.arange(30).remainder(5)[torch.randperm(30, generator=draw)].numpy()
+    signs = next(random_signs(30, 99, generator=draw)).numpy()
+
+    def difference(sign):
+        first, second = (np.where(sign > 0, gains[side], gains[1 - side]) for side in (0, 1))
+        return abs(held_out(second, fold) - held_out(first, fold) + (sign * offset).sum())
+
+    observed = difference(np.ones(30))
+    expected = (1 + sum(difference(sign) >= observed - 1e-9 for sign in signs)) / 100
+    found = exchange_p_value(
+        ALPHAS,
+        (torch.from_numpy(gains[0]), torch.from_numpy(gains[1])),
+        torch.from_numpy(offset),
+        folds=5,
+        flips=99,
+        generator=torch.Generator().manual_seed(3),
+    )
+    assert found == pytest.approx(expected)
+    assert 0.02 < found < 1
 
 
 def test_the_sentence_says_which_is_better_and_what_became_of_norms():
