@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 
 class SupportsArray(Protocol):
@@ -57,6 +59,25 @@ def as_tensors(**arrays: ArrayLike) -> tuple[Tensor, ...]:
     return tuple(as_tensor(name, array) for name, array in arrays.items())
 
 
+def as_columns(argument: str, columns: Mapping[str, ArrayLike]) -> dict[str, Tensor]:
+    """Tensors of a mapping of names to arrays.
+
+    Args:
+        argument: its name.
+        columns: what came.
+
+    Raises:
+        ValueError: naming the argument, and the column, if it is no such mapping.
+
+    Example:
+        >>> as_columns("covariates", {"age": torch.ones(1)})
+        {'age': tensor([1.])}
+    """
+    if not isinstance(columns, Mapping):
+        raise ValueError(f"{argument}: expected columns by name, got {type(columns).__name__}; pass a dictionary")
+    return {name: as_tensor(f"{argument}[{name!r}]", column) for name, column in columns.items()}
+
+
 def is_array(value: object) -> bool:
     """Whether something is a tensor, or an array that :func:`as_tensors` takes.
 
@@ -88,7 +109,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
         )
     if not hasattr(value, "__array_interface__") and hasattr(value, "__dlpack__"):
         with contextlib.suppress(Exception):  # each library refuses in a way of its own, and then the other way is left
-            return torch.from_dlpack(value)
+            return from_dlpack(value)
     if not hasattr(value, "__array__"):
         raise ValueError(
             f"{name}: expected an array that DLPack hands over, got {type(value).__name__}, which it does not; make a "
@@ -98,15 +119,15 @@ def as_tensor(name: str, value: Any) -> Tensor:
 
 
 def _of_numpy(name: str, value: Any) -> Tensor:
+    if hasattr(value, "filled") and value.mask.any():  # a masked array of numpy, which would give away what it hides
+        raise ValueError(
+            f"{name}: expected numbers, got an array with {int(value.mask.sum())} masked entries; fill them or leave "
+            "those rows out"
+        )
     try:
         array = value.__array__()
     except Exception as error:
         raise ValueError(f"{name}: expected an array, got {type(value).__name__}, which makes none: {error}") from error
-    if bool(getattr(array, "mask", False) is not False and array.mask.any()):
-        raise ValueError(
-            f"{name}: expected numbers, got an array with {int(array.mask.sum())} masked entries; fill them or leave "
-            "those rows out"
-        )
     kind = array.dtype.kind
     if kind not in "fiubc" and array.dtype.name not in ("bfloat16",):
         raise ValueError(
