@@ -85,6 +85,7 @@ class FaissIndex:
         self._norms: BinaryStream | None = None
         self._saved_at, self._saving_seconds = time.monotonic(), 0.0
         self._row_count = 0
+        self._written_width: dict[str, int] = {}
 
     @property
     def approximate(self) -> bool:
@@ -115,7 +116,7 @@ class FaissIndex:
         self._manifest = contents.manifest._replace(rows=len(ids), metric=contents.metric)
         self._numbers = None if self._manifest.keep_norm and not are_rows(ids) else whole_numbers(ids)
         has_id_file = self._numbers is None
-        check_place(self.file, has_id_file=has_id_file, overwrite=self._overwrite, keep_norm=self._manifest.keep_norm)
+        check_place(self.file, has_id_file=has_id_file, overwrite=self._overwrite)
         if has_id_file:
             check_lines(ids)
         elif is_extended and id_file(self.file).exists():
@@ -144,8 +145,10 @@ class FaissIndex:
             self._norms.close()
         _partial(self._output.path).unlink(missing_ok=True)
         self._manifest.write(manifest_file(self._output.path))
-        self._index = None
+        self._index, self._written_width = None, _kept_width(self.width.values)
         self._output.publish()
+        if not self._manifest.keep_norm:
+            norm_file(self.file).unlink(missing_ok=True)  # of the index that was replaced
 
     def discard(self) -> None:
         """Removes what was written."""
@@ -156,7 +159,8 @@ class FaissIndex:
 
     def finish(self, findings: Mapping[str, Any]) -> None:
         """Keeps the width in the file, if it is another by now, and writes the manifest."""
-        if self._index is not None and self._put_width():
+        if self._index is not None and _kept_width(self.width.values) != self._written_width:
+            self._put_width()
             staged = StagedPath(self.file, overwrite=True)
             try:
                 self._write(staged.path)
@@ -164,6 +168,7 @@ class FaissIndex:
             except BaseException:
                 staged.discard()
                 raise
+            self._written_width = _kept_width(self.width.values)
         self._manifest.write(manifest_file(self.file), findings)
 
     def search(self, queries: Tensor, k: int) -> SearchResult:
@@ -288,18 +293,15 @@ class FaissIndex:
         self.width = SearchWidth.of(parameters, defaults, self.destination.first_width)
         self._put_width_into(inner)
 
-    def _put_width(self) -> bool:
-        return self._put_width_into(self._index.index)
+    def _put_width(self) -> None:
+        self._put_width_into(self._index.index)
 
-    def _put_width_into(self, inner: Any) -> bool:
-        """Whether the file would be another with it."""
-        graph, lists, values = self._graph(inner), self._lists(inner), self.width.values
-        before = (graph and graph.efSearch, lists and lists.nprobe)
-        if graph is not None and "ef_search" in values:
-            graph.efSearch = max(values["ef_search"], values.get("candidates", 0))
-        if lists is not None and "nprobe" in values:
-            lists.nprobe = values["nprobe"]
-        return before != (graph and graph.efSearch, lists and lists.nprobe)
+    def _put_width_into(self, inner: Any) -> None:
+        graph, lists, kept = self._graph(inner), self._lists(inner), _kept_width(self.width.values)
+        if graph is not None and "efSearch" in kept:
+            graph.efSearch = kept["efSearch"]
+        if lists is not None and "nprobe" in kept:
+            lists.nprobe = kept["nprobe"]
 
     def _graph(self, inner: Any) -> Any:
         plain = self._faiss.downcast_index(inner)

@@ -64,15 +64,19 @@ def norm_file(vectors: Path) -> Path:
     return vectors.with_name(f"{vectors.name}.norms.npy")
 
 
-def check_place(vectors: Path, *, has_id_file: bool, overwrite: bool, keep_norm: bool = False) -> None:
+def check_place(vectors: Path, *, has_id_file: bool, overwrite: bool) -> None:
     """Refuses a place where ids or norms lie that would be taken for those of the vectors to come, or be lost.
 
     Raises:
         FileExistsError: if there is one.
     """
-    for file, is_written, kind in ((id_file(vectors), has_id_file, "ids"), (norm_file(vectors), keep_norm, "norms")):
-        if file.exists() and not (is_written and overwrite):
-            raise FileExistsError(f"out: '{file}' holds the {kind} of other vectors; remove it, or choose another file")
+    ids_path, norms_path = id_file(vectors), norm_file(vectors)
+    if ids_path.exists() and not (has_id_file and overwrite):
+        raise FileExistsError(f"out: '{ids_path}' holds the ids of other vectors; remove it, or choose another file")
+    if norms_path.exists() and not overwrite:
+        raise FileExistsError(
+            f"out: '{norms_path}' holds the norms of other vectors; remove it, or choose another file"
+        )
 
 
 def write_ids(file: Path, ids: Sequence[str]) -> None:

@@ -127,6 +127,8 @@ class _VectorFile:
         self._manifest = self._manifest._replace(checksum=self._first_rows.checksum)
         self._manifest.write(manifest_file(self._output.path))
         self._output.publish()
+        if not self._manifest.keep_norm:
+            norm_file(self.file).unlink(missing_ok=True)  # of the file that was replaced
 
     def discard(self) -> None:
         """Removes the unfinished file."""
@@ -206,9 +208,7 @@ class _FlatBinaryFile(_VectorFile):
 
     def _check_ids(self, contents: Contents) -> None:
         has_id_file = not are_rows(contents.ids)
-        check_place(
-            self.file, has_id_file=has_id_file, overwrite=self._overwrite, keep_norm=contents.manifest.keep_norm
-        )
+        check_place(self.file, has_id_file=has_id_file, overwrite=self._overwrite)
         if has_id_file:
             check_lines(contents.ids)
 
@@ -380,7 +380,7 @@ def _parquet_lines(plan: SearchPlan) -> str:
 
 def _numpy_lines(plan: SearchPlan, reading: list[str], *, ids: str = "") -> str:
     """Lines that rank all vectors by their inner product with ``queries``."""
-    ids_path, norms_path = id_file(Path(plan.destination.out)), norm_file(Path(plan.destination.out))
+    norms_path = norm_file(Path(plan.destination.out))
     scores = {
         "inner_product": "scores = queries @ vectors.T",
         "cosine": "scores = queries @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-30)).T",

@@ -1,4 +1,4 @@
-"""Kinds of index are built on a sample and measured by brute force; what is printed to search by is what was measured."""
+"""Kinds of index are built on a sample and measured by brute force; lines to search by are what was measured."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_lines_that_are_printed_find_what_was_measured(target):
         record = export(embeddings="v.npy", to=target, out=out, queries="q.npy", **settings)
         found = run_lines(record.search, queries[:10])
         d = options.get("dim", 16)
-        power = options["alpha"] if "alpha" in options else 1
+        power = options.get("alpha", 1)
         exact = brute_force(documents[:, :d], queries[:10, :d], power=power)
         wanted = [[names[row] if number % 2 else str(row) for row in rows] for rows in exact]
         assert recall(found, wanted) >= (0.97 if "dtype" in options else 0.999), (target, options)
@@ -199,6 +199,8 @@ def test_what_is_set_stands_in_the_file_and_what_does_not_fit_is_refused(capsys)
 
 def test_a_search_is_widened_until_it_finds_what_is_asked_for(capsys):
     documents, queries = world(0.0, 0.2, 2500, 24)
+    queries = np.random.default_rng(1).standard_normal(queries.shape).astype(np.float32)
+    np.save("q.npy", queries)
     exact = brute_force(documents, queries)
     options = {"embeddings": "v.npy", "normalization": "dot", "to": "faiss", "index": "IVF100,Flat", "queries": "q.npy"}
     narrow = export(**options, out="a.faiss", recall=0.1)
@@ -209,10 +211,8 @@ def test_a_search_is_widened_until_it_finds_what_is_asked_for(capsys):
     assert narrow.loss.recall < 0.99 <= wide.loss.recall
     for file, record in (("a.faiss", narrow), ("b.faiss", wide)):
         assert recall(faiss.read_index(file).search(queries, 10)[1], exact) == pytest.approx(record.loss.recall)
-        assert (
-            f"# the file keeps nprobe {record.loss and json.loads(Path(file + '.export.json').read_text())['width']['nprobe']}"
-            in record.search
-        )
+        width = json.loads(Path(f"{file}.export.json").read_text())["width"]
+        assert f"# the file keeps nprobe {width['nprobe']}" in record.search
     words = ["--normalization", "dot", "--queries", "q.npy", "--index", "IVF100,Flat", "--nprobe", "1"]
     assert main(["export", "--embeddings", "v.npy", "--to", "faiss", "--out", "c.faiss", *words]) == 0
     out = capsys.readouterr().out

@@ -253,3 +253,16 @@ def test_products_are_exact_whatever_training_asked_for():
         torch.set_float32_matmul_precision(before)
     assert torch.equal(again.indices, exact.indices)
     assert torch.equal(again.scores, exact.scores)
+
+
+def test_either_product_of_a_processor_finds_what_float64_finds(monkeypatch):
+    """oneDNN's where it is wide enough, and the one of torch.mm."""
+    draw = torch.Generator().manual_seed(3)
+    queries, documents = torch.randn(33, 47, generator=draw), torch.randn(2100, 47, generator=draw)
+    best = (queries.double() @ documents.double().T).topk(7)
+    for is_wide in (torch.backends.mkldnn.is_available(), False):
+        choice = "lightning_normdyn.retrieval.search.tiles._has_wide_products"
+        monkeypatch.setattr(choice, lambda _, is_wide=is_wide: is_wide)
+        top_k = exact_top_k(queries, documents, 7)
+        assert torch.equal(top_k.indices, best.indices)
+        torch.testing.assert_close(top_k.scores.double(), best.values, rtol=1e-5, atol=1e-5)
