@@ -146,8 +146,8 @@ def norm_saturation(norms: Tensor, sample: Tensor, *, last_layer: LastLayer | No
     embeddings lie on any such surface is a linear question in ``x_i²`` and ``x_i``: it is fitted to two thirds of the
     sample and tested on the rest, from 3.75 d vectors on. Of fewer, inverse squares of norms are regressed on
     directions ``u_i²`` and ``u_i`` (ridge, each vector left out in turn): on an ellipsoid about the origin they are
-    linear in ``u_i²``. What directions do not predict is free; where they do, it may be the ellipsoid or something else, and the
-    model's own last layer decides, if it is at hand.
+    linear in ``u_i²``. What directions do not predict is free; where they do, it may be the ellipsoid or something
+    else, and the model's own last layer decides, if it is at hand.
 
     Args:
         norms: of all vectors, ``[n]``; zeros are left out.
