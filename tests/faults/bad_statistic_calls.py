@@ -204,6 +204,14 @@ def _statistics() -> Iterator[BadCall]:
         level=["0.9"],
         kind=[3, None],
     )
+    yield from each(
+        kind,
+        core.decode_embeddings,
+        {"codes": torch.zeros(3, 2, dtype=torch.int8), "precision": "int8", "ranges": torch.tensor([[0.0, 0], [1, 1]])},
+        codes=[None, [[1]], Q, torch.zeros(3, dtype=torch.int8), torch.zeros(3, 2, dtype=torch.uint8)],
+        precision=["int4", None, 8],
+        ranges=[None, Q, "a", torch.full((2, 2), NAN), torch.tensor([[1.0, 1], [0, 0]])],
+    )
     yield from each(kind, core.scale_gradient, {"embedding": Q}, embedding=["a", Q[0, 0]], power=[None, True])
 
 
