@@ -15,6 +15,7 @@ from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.dynamics.table_laws import adagrad_norm
 from lightning_normdyn.core.dynamics.votes import KernelVotes, kernel_votes
 from lightning_normdyn.core.dynamics.weight_decay import weight_decay_for
+from lightning_normdyn.core.embedding_codes import decode_embeddings
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate, norm_correlations
 from lightning_normdyn.core.statistics.effect_size import coefficient_of_variation, cohens_d
 from lightning_normdyn.core.statistics.fisher import FisherCondition, fisher_condition_number
@@ -53,6 +54,7 @@ __all__ = [
     "coefficient_of_variation",
     "cohens_d",
     "correlate",
+    "decode_embeddings",
     "equilibrium_norm",
     "equilibrium_norm_stderr",
     "equilibrium_rule",

@@ -37,7 +37,8 @@ class EmbeddingFile:
 
     Either lies on this machine or behind a URL that fsspec opens (``s3://``, ``gs://``, ``memory://``; the package of
     that file system has to be installed). Nothing but headers is read until chunks are asked for, except from ``.npz``,
-    which numpy reads as a whole. Half precision comes out as float32. Ids are those of the file, or numbers of rows
+    which numpy reads as a whole. Half precision comes out as float32. Codes of 8 bits are refused, or decoded where
+    their ``ranges`` lie beside them in a ``.npz`` or ``.safetensors``. Ids are those of the file, or numbers of rows
     where it has none: a column of Parquet called ``id``, ``_id``, ``ids``, ``doc_id`` or ``key``, or an array ``ids``
     of an ``.npz``. Shards are taken in the order of their names, with the folders that they are in; those without rows,
     and names that begin with a dot or an underscore, are passed over.

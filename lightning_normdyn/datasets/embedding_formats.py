@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from lightning_normdyn.core.embedding_codes import codes_error, is_code_type
 from lightning_normdyn.datasets.embedding_matrix import (
     PARQUET,
     Array,
     ArrayMatrix,
+    CodeMatrix,
     MappedMatrix,
     Matrix,
     ParquetMatrix,
@@ -30,10 +32,13 @@ from lightning_normdyn.datasets.storage_place import StoragePlace
 
 _ID_COLUMNS = ("id", "_id", "ids", "doc_id", "key")
 _FOOTERS_AT_ONCE = 16  # each is a request or two where shards lie in a bucket
+_RANGES = "ranges"
+_CODE_PRECISIONS = ("int8", "uint8")
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _SAFETENSORS_TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
 }  # fmt: skip
 
 
@@ -95,9 +100,27 @@ def open_npz(place: StoragePlace, choice: ColumnChoice) -> Matrix:
     """A matrix of a ``.npz`` archive, which numpy reads as a whole, with the ids in it."""
     with place.open() as stream, np.load(stream, allow_pickle=False) as archive:
         matrices = [name for name in archive.files if archive[name].ndim == 2]
-        array = archive[choice.among(matrices, place, kind="two-dimensional arrays")]
+        name = choice.among(_without_ranges(matrices, choice), place, kind="two-dimensional arrays")
+        array, ids = archive[name], _archived_ids(place, archive)
+        if _RANGES in matrices and name != _RANGES and str(array.dtype) in _CODE_PRECISIONS:
+            return _decoded_codes(place, ArrayMatrix(array, ids), str(array.dtype), archive[_RANGES])
         _check_numbers(place, array.dtype, array.shape)
-        return ArrayMatrix(array, _archived_ids(place, archive))
+        return ArrayMatrix(array, ids)
+
+
+def _without_ranges(names: list[str], choice: ColumnChoice) -> list[str]:
+    """Names of matrices without that of the ranges, which no one means unless they say so."""
+    return [name for name in names if name != _RANGES or choice.name == _RANGES or len(names) == 1]
+
+
+def _decoded_codes(place: StoragePlace, codes: Matrix, precision: str, ranges: Array) -> Matrix:
+    """Embeddings of codes that lie beside their ranges."""
+    if ranges.shape != (2, codes.dim):
+        raise ValueError(
+            f"{place}: expected '{_RANGES}' [2, {codes.dim}] beside {precision} codes, got {list(ranges.shape)}; is it "
+            "the smallest and the largest number of each dimension?"
+        )
+    return CodeMatrix(codes, "int8" if precision == "int8" else "uint8", ranges)
 
 
 def _archived_ids(place: StoragePlace, archive: Any) -> list[str] | None:
@@ -121,6 +144,8 @@ def open_parquet(place: StoragePlace, choice: ColumnChoice) -> Matrix:
     shards = [shard for shard in shards if shard.rows] or shards[:1]
     schema = footers[str(shards[0].place)][1]
     column = choice.among(_list_columns(schema), shards[0].place, kind="list columns")
+    for shard in shards:
+        _check_no_codes(shard.place, footers[str(shard.place)][1], column)
     id_column = next((field.name for field in schema if field.name in _ID_COLUMNS), None)
     for shard in shards[1:]:
         _check_alike(shard.place, footers[str(shard.place)][1], shards[0].place, schema, column, id_column)
@@ -138,6 +163,12 @@ def _footer(place: StoragePlace) -> tuple[int, pa.Schema]:
 
 def _list_columns(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if _is_list(field.type)]
+
+
+def _check_no_codes(place: StoragePlace, schema: pa.Schema, column: str) -> None:
+    """Refuses a column of codes, and shards without the column not at all."""
+    if column in _list_columns(schema) and is_code_type(schema.field(column).type.value_type):
+        raise codes_error(f"{place}, '{column}'", schema.field(column).type.value_type)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -185,13 +216,27 @@ def open_safetensors(place: StoragePlace, choice: ColumnChoice) -> Matrix:
 
     try:
         with safe_open(str(place.path), framework="pt") as tensors:
-            names = list(tensors.keys())
-            shapes = {name: tensors.get_slice(name).get_shape() for name in names}
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (no dictionary)
+            shapes = {name: piece.get_shape() for name, piece in slices.items()}
+            types = {name: piece.get_dtype() for name, piece in slices.items()}
     except SafetensorError as error:
         raise unreadable(place, place.suffix, error) from error
-    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
-    name = choice.among(list(matrices), place, kind="two-dimensional tensors")
-    return SafetensorsMatrix(place, name, *matrices[name])
+    matrices = {name: SafetensorsMatrix(place, name, *shape) for name, shape in shapes.items() if len(shape) == 2}
+    return _of_safetensors(place, choice, matrices, types)
+
+
+def _of_safetensors(
+    place: StoragePlace, choice: ColumnChoice, matrices: Mapping[str, Matrix], types: Mapping[str, str]
+) -> Matrix:
+    """The tensor that is meant, decoded where it is one of codes with ranges beside it."""
+    name = choice.among(_without_ranges(list(matrices), choice), place, kind="two-dimensional tensors")
+    precision = str(_SAFETENSORS_TYPES.get(types[name], types[name])).rpartition(".")[2]
+    if name != _RANGES and _RANGES in matrices and precision in _CODE_PRECISIONS:
+        ranges = np.concatenate(list(matrices[_RANGES].blocks(range(matrices[_RANGES].rows), 2)))
+        return _decoded_codes(place, matrices[name], precision, ranges)
+    if is_code_type(precision):
+        raise codes_error(f"{place}, '{name}'", precision)
+    return matrices[name]
 
 
 def _streamed_safetensors(place: StoragePlace, choice: ColumnChoice) -> Matrix:
@@ -200,12 +245,21 @@ def _streamed_safetensors(place: StoragePlace, choice: ColumnChoice) -> Matrix:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(min(size, 2**27)).decode("utf-8"))
     tensors = {name: entry for name, entry in header.items() if len(entry.get("shape", ())) == 2}
-    name = choice.among(list(tensors), place, kind="two-dimensional tensors")
-    dtype = _SAFETENSORS_TYPES.get(tensors[name]["dtype"])
-    if dtype is None:
+    name = choice.among(_without_ranges(list(tensors), choice), place, kind="two-dimensional tensors")
+    if tensors[name]["dtype"] not in _SAFETENSORS_TYPES:
         raise ValueError(f"{place}: expected numbers in '{name}', got {tensors[name]['dtype']}; write them as float32")
-    start = 8 + size + tensors[name]["data_offsets"][0]
-    return StreamedMatrix(place, start, tuple(tensors[name]["shape"]), dtype.itemsize, partial(_decoded, dtype=dtype))
+    matrices = {
+        other: _streamed_tensor(place, 8 + size, entry)
+        for other, entry in tensors.items()
+        if entry["dtype"] in _SAFETENSORS_TYPES
+    }
+    return _of_safetensors(place, choice, matrices, {other: entry["dtype"] for other, entry in tensors.items()})
+
+
+def _streamed_tensor(place: StoragePlace, first_byte: int, entry: Mapping[str, Any]) -> Matrix:
+    dtype = _SAFETENSORS_TYPES[entry["dtype"]]
+    start = first_byte + entry["data_offsets"][0]
+    return StreamedMatrix(place, start, tuple(entry["shape"]), dtype.itemsize, partial(_decoded, dtype=dtype))
 
 
 def _decoded(content: bytes, dtype: torch.dtype) -> Array:
@@ -224,5 +278,7 @@ FORMATS: Mapping[str, Callable[[StoragePlace, ColumnChoice], Matrix]] = {
 
 
 def _check_numbers(place: StoragePlace, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if len(shape) == 2 and is_code_type(dtype):
+        raise codes_error(place, dtype)
     if len(shape) != 2 or dtype.kind not in "fiu":
         raise ValueError(f"{place}: expected numbers [n, d], got {dtype} {list(shape)}")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from lightning_normdyn.core.embedding_codes import Precision, decode_embeddings
 from lightning_normdyn.datasets.storage_place import StoragePlace
 
 Array = np.ndarray[Any, Any]
@@ -229,6 +230,29 @@ class SafetensorsMatrix(Matrix):
             for start in range(rows.start, rows.stop, size):
                 block = tensor[start : min(start + size, rows.stop)]
                 yield (block if block.dtype == torch.float64 else block.float()).numpy()
+
+
+class CodeMatrix(Matrix):
+    """Codes of 8 bits with the ranges that they were made with, decoded as they are read.
+
+    Args:
+        codes: numbers from -128 to 127, or from 0 to 255.
+        precision: ``int8`` or ``uint8``.
+        ranges: smallest and largest number of each dimension, ``[2, d]``.
+    """
+
+    def __init__(self, codes: Matrix, precision: Precision, ranges: Array) -> None:
+        self.codes, self.precision, self.ranges = codes, precision, ranges
+        self.rows, self.dim, self.has_ids = codes.rows, codes.dim, codes.has_ids
+
+    def ids(self) -> list[str] | None:
+        """Those of the codes."""
+        return self.codes.ids()
+
+    def blocks(self, rows: range, size: int) -> Iterator[Array]:
+        """Embeddings."""
+        for block in self.codes.blocks(rows, size):
+            yield decode_embeddings(block.astype(self.precision), self.precision, ranges=self.ranges).numpy()
 
 
 def whole_chunks(blocks: Iterator[Array], size: int) -> Iterator[Array]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import as_tensor
 from lightning_normdyn.core.number_checks import check_count
 
 
@@ -82,7 +83,7 @@ class Judgements(NamedTuple):
 
     @staticmethod
     def require(judgements: object, name: str = "judgements") -> Judgements:
-        """What came, if it is judgements.
+        """What came, if it is judgements, with tensors where arrays are in it.
 
         Args:
             judgements: what came.
@@ -95,7 +96,8 @@ class Judgements(NamedTuple):
             raise ValueError(
                 f"{name}: expected Judgements, got {type(judgements).__name__}; Judgements.of makes them of triples"
             )
-        return judgements
+        columns = zip(Judgements._fields, judgements, strict=True)
+        return Judgements(*(as_tensor(f"{name}.{field}", column) for field, column in columns))
 
     def relevant(self) -> Judgements:
         """The pairs with a positive grade."""

@@ -18,6 +18,12 @@ from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
 from lightning_normdyn.retrieval.mining.miner import mine_hard_negatives
 from lightning_normdyn.retrieval.mining.source import MiningSource, NegativeTable
 from lightning_normdyn.retrieval.search.top_k import TopK, exact_top_k
+from lightning_normdyn.retrieval.uses.abstention import (
+    Abstention,
+    abstention_table,
+    conformal_threshold,
+    recall_auroc,
+)
 from lightning_normdyn.retrieval.uses.confidence import (
     Detection,
     classification_confidences,
@@ -32,6 +38,7 @@ from lightning_normdyn.retrieval.uses.query_bank import CrossDomainLocalScaling,
 from lightning_normdyn.retrieval.uses.specificity import quantile_bands, specificity_table
 
 __all__ = [
+    "Abstention",
     "AlphaSweep",
     "Calibration",
     "ConfoundReport",
@@ -49,12 +56,14 @@ __all__ = [
     "ScoringVerdict",
     "TemperatureComparison",
     "TopK",
+    "abstention_table",
     "baseline_scores",
     "calibrate",
     "classification_confidences",
     "compare_models",
     "compare_temperatures",
     "confidence_table",
+    "conformal_threshold",
     "confound_report",
     "detection_table",
     "exact_top_k",
@@ -68,6 +77,7 @@ __all__ = [
     "norm_aware_top_k",
     "predicted_norms",
     "quantile_bands",
+    "recall_auroc",
     "rescaled",
     "residual_norms",
     "retrieval_confidences",

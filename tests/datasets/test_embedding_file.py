@@ -155,3 +155,45 @@ def test_ids_that_are_missing_are_refused(tmp_path) -> None:
     pq.write_table(pa.table({"id": ["a", None], "v": [[1.0], [2.0]]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a.parquet, row 1: expected an id in 'id', got nothing"):
         _ = EmbeddingFile(tmp_path / "a.parquet").ids
+
+
+RANGES = np.vstack([VECTORS.min(0), VECTORS.max(0)])
+UNSIGNED = np.clip(np.floor((VECTORS - RANGES[0]) / ((RANGES[1] - RANGES[0]) / 255)), 0, 255).astype(np.uint8)
+SIGNED = (UNSIGNED.astype(np.int16) - 128).astype(np.int8)
+PACKED = np.packbits(VECTORS > 0, axis=-1)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "lists.parquet"])
+@pytest.mark.parametrize("codes", [SIGNED, UNSIGNED, PACKED], ids=["int8", "uint8", "ubinary"])
+def test_codes_are_refused(tmp_path, name, codes) -> None:
+    KINDS[name](tmp_path / name, codes)
+    for address in (tmp_path / name, f"file://{tmp_path / name}"):
+        with pytest.raises(ValueError, match=rf"{name}.* got {codes.dtype}, which are codes .*decode_embeddings"):
+            EmbeddingFile(address)
+
+
+def write_codes_npz(file, codes):
+    np.savez(file, embeddings=codes, ranges=RANGES, ids=np.array(IDS))
+
+
+def write_codes_safetensors(file, codes):
+    save_file({"v": torch.from_numpy(codes), "ranges": torch.from_numpy(RANGES)}, file)
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+@pytest.mark.parametrize("codes", [SIGNED, UNSIGNED], ids=["int8", "uint8"])
+def test_codes_with_their_ranges_are_decoded(tmp_path, ending, codes) -> None:
+    file = tmp_path / f"codes.{ending}"
+    {"npz": write_codes_npz, "safetensors": write_codes_safetensors}[ending](file, codes)
+    half_steps = (RANGES[1] - RANGES[0]) / 255 / 2
+    for address in (file, f"file://{file}"):
+        opened = EmbeddingFile(address)
+        assert (opened.rows, opened.dim, opened.ids[1]) == (37, 6, "doc 1" if ending == "npz" else "1")
+        chunks = torch.cat(list(opened.chunks(5, range(3, 30)))).numpy()
+        assert (np.abs(chunks - VECTORS[3:30]) <= half_steps * 1.001).all()
+
+
+def test_ranges_that_do_not_fit_the_codes_are_refused(tmp_path) -> None:
+    np.savez(tmp_path / "codes.npz", embeddings=SIGNED, ranges=RANGES[:, :3])
+    with pytest.raises(ValueError, match=r"codes.npz: expected 'ranges' \[2, 6\] beside int8 codes, got \[2, 3\]"):
+        EmbeddingFile(tmp_path / "codes.npz")

@@ -204,6 +204,14 @@ def _statistics() -> Iterator[BadCall]:
         level=["0.9"],
         kind=[3, None],
     )
+    yield from each(
+        kind,
+        core.decode_embeddings,
+        {"codes": torch.zeros(3, 2, dtype=torch.int8), "precision": "int8", "ranges": torch.tensor([[0.0, 0], [1, 1]])},
+        codes=[None, [[1]], Q, torch.zeros(3, dtype=torch.int8), torch.zeros(3, 2, dtype=torch.uint8)],
+        precision=["int4", None, 8],
+        ranges=[None, Q, "a", torch.full((2, 2), NAN), torch.tensor([[1.0, 1], [0, 0]])],
+    )
     yield from each(kind, core.scale_gradient, {"embedding": Q}, embedding=["a", Q[0, 0]], power=[None, True])
 
 
@@ -243,6 +251,32 @@ def _retrieval() -> Iterator[BadCall]:
         resamples=[-1, 1.5, "3"],
         level=[0, 95, NAN],
         generator=[3],
+    )
+    labels = torch.arange(12) % 3
+    yield from each(
+        kind,
+        retrieval.recall_auroc,
+        {"confidences": {"norm": torch.rand(12)}, "embeddings": documents, "labels": labels},
+        confidences=[{}, None, {"norm": torch.rand(3)}, {"norm": torch.full((12,), NAN)}],
+        embeddings=[None, documents[0], documents[:1], documents.long()],
+        labels=[None, labels[:3], labels.float(), "a"],
+        level=[0, 95, NAN],
+    )
+    yield from each(
+        kind,
+        retrieval.conformal_threshold,
+        {"confidence": torch.rand(12)},
+        confidence=[None, torch.rand(3, 4), torch.rand(0), torch.full((12,), NAN)],
+        coverage=[0, 1, 90, NAN, "0.9"],
+    )
+    yield from each(
+        kind,
+        retrieval.abstention_table,
+        {"confidences": {"norm": torch.rand(12)}, "loss": torch.rand(12), "risk": 0.1},
+        confidences=[{}, None, {"norm": torch.rand(3)}, {"norm": torch.full((12,), NAN)}],
+        loss=[None, torch.rand(3), torch.rand(12) + 1, -torch.rand(12), torch.full((12,), NAN), torch.tensor(1.0)],
+        risk=[0, 1, 10, NAN, None],
+        level=[0, 95, NAN],
     )
     kind = "retrieval: exponent"
     yield from each(

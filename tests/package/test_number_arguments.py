@@ -74,10 +74,12 @@ from lightning_normdyn.retrieval import (
     NegativeTable,
     NormAwareScore,
     QueryBankNormalization,
+    abstention_table,
     calibrate,
     compare_models,
     compare_temperatures,
     confidence_table,
+    conformal_threshold,
     confound_report,
     detection_table,
     exact_top_k,
@@ -88,6 +90,7 @@ from lightning_normdyn.retrieval import (
     mine_hard_negatives,
     norm_aware_top_k,
     quantile_bands,
+    recall_auroc,
     specificity_table,
     sweep_alpha,
     uncertainty_agreement,
@@ -178,6 +181,11 @@ CALLS: dict[str, Callable[..., object]] = {
     "retrieval.compare_temperatures": lambda **options: compare_temperatures(
         DOCUMENTS, CLASSES, LENGTH, **({"resamples": 20} | options)
     ),
+    "retrieval.abstention_table": lambda **options: abstention_table(
+        CONFIDENCES, LENGTH / LENGTH.amax(), **({"risk": 0.1} | options)
+    ),
+    "retrieval.conformal_threshold": lambda **options: conformal_threshold(LENGTH, **options),
+    "retrieval.recall_auroc": lambda **options: recall_auroc(CONFIDENCES, DOCUMENTS, CLASSES, **options),
     "retrieval.confidence_table": lambda **options: confidence_table(
         CONFIDENCES, LENGTH, **({"resamples": 20} | options)
     ),

@@ -30,7 +30,7 @@ def first_line(audit: Audit) -> str:
 
 def _of_norms(audit: Audit) -> str:
     """What norms follow, where no search says what they are worth."""
-    if audit.saturation.kind != "free":
+    if audit.saturation.kind not in ("free", "unclear"):
         return audit.saturation.sentence
     varying = {name: correlation for name, correlation in audit.correlations.items() if math.isfinite(correlation.r)}
     if not varying:

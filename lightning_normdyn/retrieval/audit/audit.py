@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_tensor
 from lightning_normdyn.core.dynamics.geometry import precise_norm
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_sequence
 from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation, correlate
@@ -75,11 +78,11 @@ class Audit(NamedTuple):
 
 
 def audit_norms(
-    open_chunks: Callable[[], Iterable[Tensor]],
+    open_chunks: Callable[[], Iterable[ArrayLike]],
     rows: int,
     *,
-    length: Tensor | None = None,
-    covariates: Mapping[str, Tensor] | None = None,
+    length: ArrayLike | None = None,
+    covariates: Mapping[str, ArrayLike] | None = None,
     controls: Sequence[str] = (),
     groups: Mapping[str, Sequence[str | None]] | None = None,
     judged_queries: JudgedQueries | None = None,
@@ -118,13 +121,15 @@ def audit_norms(
         ('free', 1.0)
     """
     check_count(0, rows=rows, extremes=extremes)
-    covariates = covariates or {}
-    _check(rows, length, covariates, groups)
-    _check_controls(controls, covariates, length)
-    spread = in_one_part(open_chunks, rows) if spread is None else spread
+    columns = as_columns("covariates", covariates or {})
+    length = None if length is None else as_tensor("length", length)
+    _check(rows, length, columns, groups)
+    _check_controls(controls, columns, length)
+    spread = in_one_part(partial(_tensors, open_chunks, name), rows) if spread is None else spread
     scan = joined_scans(spread(PartScanner(rows, name)), name)
     norms = scan.norms
     if judged_queries is not None:
+        judged_queries = judged_queries.as_tensors()
         check_judged(judged_queries, scan.dim)
         judged_queries = without_zero_queries(judged_queries)
         check_judged(judged_queries, scan.dim)
@@ -142,14 +147,14 @@ def audit_norms(
     order = norms.argsort(stable=True)
     shortest = order[living_norms[order] > 0][:extremes]
     longest = norms.neg().argsort(stable=True)[: min(extremes, rows - distribution.zeros)]
-    columns = {control: covariates[control] for control in controls}
+    control_columns = {control: columns[control] for control in controls}
     residual = (
         None
         if length is None or not groups
-        else residual_norms(norms, length, controls=columns, fitted_rows=living_norms > 0)
+        else residual_norms(norms, length, controls=control_columns, fitted_rows=living_norms > 0)
     )
-    correlations = _correlations(living_norms, length, covariates, controls)
-    control = None if length is None else LengthControl(length, columns, correlations.by_name[LENGTH])
+    correlations = _correlations(living_norms, length, columns, controls)
+    control = None if length is None else LengthControl(length, control_columns, correlations.by_name[LENGTH])
     return Audit(
         scan.dim,
         distribution,
@@ -167,6 +172,11 @@ def audit_norms(
         else audit_ranking(spread, norms, judged_queries, control=control, living_rows=living_norms > 0),
         norms,
     )
+
+
+def _tensors(open_chunks: Callable[[], Iterable[ArrayLike]], name: str) -> Iterator[Tensor]:
+    for chunk in open_chunks():
+        yield as_embeddings(**{name: chunk})[0]
 
 
 def _shortest_but_zero(census: NearDead, norms: Tensor) -> list[int]:

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.datasets.judgements import Judgements
@@ -54,6 +55,15 @@ class JudgedQueries(NamedTuple):
     measure: str = "ndcg@10"
     alphas: Sequence[float] = ALPHAS
     parts: DocumentParts | None = None
+
+    def as_tensors(self) -> JudgedQueries:
+        """The same with tensors where arrays came.
+
+        Raises:
+            ValueError: if queries are codes, or something is no array of numbers.
+        """
+        (queries,) = as_embeddings(queries=self.queries)
+        return self._replace(queries=queries, judgements=Judgements.require(self.judgements))
 
 
 class LengthControl(NamedTuple):

@@ -118,6 +118,7 @@ def calibrate(
     check_count(resamples=resamples, hint="the verdict needs a test, 2000 is usual")
     check_count(folds=folds, hint="5 is usual")
     _check(sweep, level, strata)
+    sweep = sweep.as_tensors()
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     overall = _calibrate(sweep, folds, resamples, level, generator)
     by_column: dict[str, dict[str, Calibration]] = {}
@@ -237,7 +238,7 @@ def check_sweep(sweep: AlphaSweep, level: float) -> None:
     check_level(level)
     if not isinstance(sweep, AlphaSweep):
         raise ValueError(f"sweep: expected an AlphaSweep, got {type(sweep).__name__}; sweep_alpha makes one")
-    alphas, values = sweep.alphas, sweep.values
+    alphas, values, _ = sweep.as_tensors()
     if alphas.ndim != 1 or values.ndim != 2 or len(alphas) != len(values):
         raise ValueError(
             f"sweep: expected alphas [a] and values [a, n], got {tuple(alphas.shape)} and {tuple(values.shape)}"

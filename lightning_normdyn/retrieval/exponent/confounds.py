@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_tensors
 from lightning_normdyn.core.dynamics.geometry import precise_norm
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_callable, check_generator, check_instance, check_sequence
 from lightning_normdyn.core.statistics.correlation import LENGTH, Correlation, norm_correlations
@@ -77,10 +79,10 @@ class ConfoundReport(NamedTuple):
 
 def confound_report(
     sweep_of: Callable[[Tensor], AlphaSweep],
-    documents: Tensor,
-    length: Tensor,
+    documents: ArrayLike,
+    length: ArrayLike,
     *,
-    covariates: Mapping[str, Tensor] | None = None,
+    covariates: Mapping[str, ArrayLike] | None = None,
     controls: Sequence[str] = (),
     folds: int = 5,
     resamples: int = 2_000,
@@ -127,14 +129,16 @@ def confound_report(
     check_count(resamples=resamples, hint="2000 is usual")
     check_level(level)
     check_callable("of document vectors that returns a sweep", sweep_of=sweep_of)
+    documents, length = *as_embeddings(documents=documents), *as_tensors(length=length)
     check_real_tensors(documents=documents)
     if documents.ndim != 2:
         raise ValueError(f"documents: expected [m, d], got {tuple(documents.shape)}; pass all of them")
     norms = precise_norm(documents.detach()).cpu().double()
-    check_columns("covariates", {} if covariates is None else covariates, len(norms), what="documents")
+    columns = as_columns("covariates", {} if covariates is None else covariates)
+    check_columns("covariates", columns, len(norms), what="documents")
     first_sweep = sweep_of(documents)
     check_instance(AlphaSweep, sweep_of=first_sweep, hint="let the function return what sweep_alpha does")
-    control_columns = _control_columns(covariates or {}, controls)
+    control_columns = _control_columns(columns, controls)
     residual, predicted = (
         sweep_of(rescaled(documents, make(norms, length, controls=control_columns)))
         for make in (residual_norms, predicted_norms)
@@ -144,7 +148,7 @@ def confound_report(
     correlations = norm_correlations(
         norms[sample_rows],
         length.detach().cpu().double()[sample_rows],
-        {name: column.detach().cpu()[sample_rows] for name, column in (covariates or {}).items()},
+        {name: column.detach().cpu()[sample_rows] for name, column in columns.items()},
         resamples=min(resamples, _CORRELATION_RESAMPLES),
         level=level,
     )
@@ -241,7 +245,8 @@ def explain_gain(
     if correlations is not None:
         check_instance(Mapping, correlations=correlations, hint="norm_correlations makes them")
     check_sequence(controls=controls)
-    sweeps = [norm, residual, length, *([] if predicted is None else [predicted])]
+    sweeps = [sweep.as_tensors() for sweep in (norm, residual, length, predicted) if sweep is not None]
+    norm = sweeps[0]
     queries = norm.values.shape[-1]
     if any(sweep.values.shape[-1] != queries or sweep.measure != norm.measure for sweep in sweeps):
         shapes = ", ".join(f"{sweep.measure} {tuple(sweep.values.shape)}" for sweep in sweeps)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_tensors
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.tensor_checks import check_tensors
 
 _DEEPEST = 2**14
 
@@ -25,7 +25,7 @@ class DocumentParts(NamedTuple):
     most: int
 
     @classmethod
-    def of(cls, owners: Tensor) -> DocumentParts:
+    def of(cls, owners: ArrayLike) -> DocumentParts:
         """Counts the vectors of each document.
 
         Args:
@@ -38,7 +38,7 @@ class DocumentParts(NamedTuple):
             >>> DocumentParts.of(torch.tensor([0, 0, 1])).most
             2
         """
-        check_tensors(owners=owners)
+        (owners,) = as_tensors(owners=owners)
         if owners.ndim != 1 or owners.is_floating_point() or not len(owners) or bool((owners < 0).any()):
             raise ValueError(
                 f"owners: expected the number of a document, from 0 up, for each vector, got {owners.dtype} "

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_tensors
 from lightning_normdyn.core.statistics.interval import Interval, check_level
-from lightning_normdyn.core.tensor_checks import check_tensors
 
 _STEPS = 100
 _CONVERGED = 1e-10
@@ -36,7 +36,7 @@ class LikelihoodExponent(NamedTuple):
 
 
 def likelihood_exponent(
-    cosines: Tensor, norms: Tensor, relevance: Tensor, *, level: float = 0.95
+    cosines: ArrayLike, norms: ArrayLike, relevance: ArrayLike, *, level: float = 0.95
 ) -> LikelihoodExponent:
     """Fits the chances ``exp(scale · cos(q, d) · (|d| / gm)^alpha)`` with which documents become relevant to a query.
 
@@ -69,6 +69,7 @@ def likelihood_exponent(
         >>> fit.alpha.low < 0.5 < fit.alpha.high, round(fit.alpha.value, 1)
         (True, 0.5)
     """
+    cosines, norms, relevance = as_tensors(cosines=cosines, norms=norms, relevance=relevance)
     _check(cosines, norms, relevance)
     check_level(level)
     x, lengths, relevant = cosines.detach().cpu().double(), norms.detach().cpu().double(), relevance.cpu() > 0
@@ -156,7 +157,6 @@ def _standard_errors(likelihoods: _Likelihoods, parameters: Tensor) -> Tensor:
 
 
 def _check(cosines: Tensor, norms: Tensor, relevance: Tensor) -> None:
-    check_tensors(cosines=cosines, norms=norms, relevance=relevance)
     if cosines.ndim != 2 or relevance.shape != cosines.shape or norms.shape not in (cosines.shape, cosines.shape[1:]):
         raise ValueError(
             f"cosines, norms, relevance: expected [n, m], [m] or [n, m], and [n, m], got {tuple(cosines.shape)},"

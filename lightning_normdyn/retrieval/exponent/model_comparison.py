@@ -110,6 +110,7 @@ def compare_models(
     """
     check_instance(AlphaSweep, before=before, after=after, hint="sweep_alpha makes them")
     check_generator(generator=generator)
+    before, after = before.as_tensors(), after.as_tensors()
     if before.values.shape[-1] != after.values.shape[-1] or before.measure != after.measure:
         shapes = " and ".join(f"{sweep.measure} {tuple(sweep.values.shape)}" for sweep in (before, after))
         raise ValueError(f"after: expected a sweep of the queries and measure of before, got {shapes}")

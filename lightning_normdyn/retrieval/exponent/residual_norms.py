@@ -8,10 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_tensor, as_tensors
 from lightning_normdyn.core.dynamics.geometry import precise_norm
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.statistics.cubic_spline import spline_weights
 from lightning_normdyn.core.statistics.interval import sorted_quantile
-from lightning_normdyn.core.tensor_checks import check_columns, check_tensors
+from lightning_normdyn.core.tensor_checks import check_columns
 
 # Harrell's places for five knots: regular where the data are, away from the outermost lengths.
 _KNOTS = (0.05, 0.275, 0.5, 0.725, 0.95)
@@ -19,7 +21,11 @@ _LEAST_SPREAD = 1e-6
 
 
 def residual_norms(
-    norms: Tensor, length: Tensor, *, controls: Mapping[str, Tensor] | None = None, fitted_rows: Tensor | None = None
+    norms: ArrayLike,
+    length: ArrayLike,
+    *,
+    controls: Mapping[str, ArrayLike] | None = None,
+    fitted_rows: ArrayLike | None = None,
 ) -> Tensor:
     """Takes out of norms what a smooth function of length explains, and smooth functions of other controls.
 
@@ -47,12 +53,16 @@ def residual_norms(
         True
     """
     fit = _length_fit(norms, length, controls, fitted_rows)
-    norms = norms.detach().cpu().double()
+    norms = as_tensor("norms", norms).detach().cpu().double()
     return norms * (fit.mean - fit.values).exp()
 
 
 def predicted_norms(
-    norms: Tensor, length: Tensor, *, controls: Mapping[str, Tensor] | None = None, fitted_rows: Tensor | None = None
+    norms: ArrayLike,
+    length: ArrayLike,
+    *,
+    controls: Mapping[str, ArrayLike] | None = None,
+    fitted_rows: ArrayLike | None = None,
 ) -> Tensor:
     """The norms that length predicts, in place of the norms themselves: what :func:`residual_norms` takes out.
 
@@ -74,7 +84,7 @@ def predicted_norms(
         tensor([1.4142, 1.7321, 2.0000], dtype=torch.float64)
     """
     fit = _length_fit(norms, length, controls, fitted_rows)
-    return fit.values.exp() * (norms.detach().cpu() > 0)
+    return fit.values.exp() * (as_tensor("norms", norms).detach().cpu() > 0)
 
 
 _SCALES = (0.1, 0.25, 0.6, 1.5)
@@ -136,7 +146,7 @@ def _thinned(ascending: Tensor) -> Tensor:
     return ascending[places]
 
 
-def rescaled(vectors: Tensor, norms: Tensor) -> Tensor:
+def rescaled(vectors: ArrayLike, norms: ArrayLike) -> Tensor:
     """Gives vectors other norms, in order to search with residual norms or with lengths as with norms.
 
     Args:
@@ -154,7 +164,7 @@ def rescaled(vectors: Tensor, norms: Tensor) -> Tensor:
         tensor([[6., 8.],
                 [0., 0.]])
     """
-    check_tensors(vectors=vectors, norms=norms)
+    vectors, norms = *as_embeddings(vectors=vectors), *as_tensors(norms=norms)
     if vectors.ndim != 2 or norms.shape != vectors.shape[:1]:
         raise ValueError(f"norms: expected one for each of {len(vectors)} vectors, got {tuple(norms.shape)}")
     wide = torch.promote_types(vectors.dtype, torch.float32)
@@ -163,13 +173,14 @@ def rescaled(vectors: Tensor, norms: Tensor) -> Tensor:
     return (vectors.to(wide) * factor.unsqueeze(1)).to(wide)
 
 
-def length_norms(length: Tensor) -> Tensor:
+def length_norms(length: ArrayLike) -> Tensor:
     """Lengths as norms, ``1 + length``: what a ranking by ``cos · length^alpha`` calls the norm, ``[n]`` in float64.
 
     Example:
         >>> length_norms(torch.tensor([0, 9]))
         tensor([ 1., 10.], dtype=torch.float64)
     """
+    (length,) = as_tensors(length=length)
     _check("length", length, length)
     return 1 + length.detach().cpu().double()
 
@@ -182,16 +193,17 @@ class _LengthFit(NamedTuple):
 
 
 def _length_fit(
-    norms: Tensor, length: Tensor, controls: Mapping[str, Tensor] | None, fitted_rows: Tensor | None
+    norms: ArrayLike, length: ArrayLike, controls: Mapping[str, ArrayLike] | None, fitted_rows: ArrayLike | None
 ) -> _LengthFit:
     """Fits log norms by splines of controls."""
+    norms, length = as_tensors(norms=norms, length=length)
     _check("norms", norms, norms)
     _check("length", length, norms)
-    controls = {} if controls is None else controls
+    controls = {} if controls is None else as_columns("controls", controls)
     check_columns("controls", controls, len(norms), what="documents")
     norms, log_length = norms.detach().cpu().double(), length.detach().cpu().double().log1p()
     if fitted_rows is not None:
-        check_tensors(fitted_rows=fitted_rows)
+        (fitted_rows,) = as_tensors(fitted_rows=fitted_rows)
         if fitted_rows.dtype != torch.bool or fitted_rows.shape != norms.shape:
             raise ValueError(
                 f"fitted_rows: expected true or false for each of {len(norms)} norms, got {fitted_rows.dtype} "
@@ -239,7 +251,6 @@ def _linear_beyond(knots: Tensor, x: Tensor) -> Tensor:
 
 
 def _check(name: str, x: Tensor, like: Tensor) -> None:
-    check_tensors(**{name: x, "norms": like})
     if x.ndim != 1 or x.shape != like.shape:
         raise ValueError(f"{name}: expected one number for each of {len(like)} norms, got {tuple(x.shape)}")
     if not x.isfinite().all() or (x < 0).any():

@@ -10,12 +10,13 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, rescale, similarity_scores
 from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.losses.similarity import Normalization, check_normalization
-from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
+from lightning_normdyn.retrieval.search.document_chunks import Documents, as_documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.tiles import tile_width
 from lightning_normdyn.retrieval.search.top_k import Backend, TopK, exact_top_k, rounded_chunk_size
 
@@ -82,16 +83,18 @@ class NormAwareScore:
         """Exponent of the document's norm beside the cosine: all that a ranking depends on."""
         return 1 - self.exponents[1] + self.alpha
 
-    def scores(self, queries: Tensor, documents: Tensor) -> Tensor:
+    def scores(self, queries: ArrayLike, documents: ArrayLike) -> Tensor:
         """All scores ``[n, m]`` of queries ``[n, d]`` and documents ``[m, d]``, in float32 at least."""
+        queries, documents = as_embeddings(queries=queries, documents=documents)
         return similarity_scores(queries, documents, 1 - self.query_power, 1 - self.document_power)
 
-    def fold_documents(self, documents: Tensor) -> Tensor:
+    def fold_documents(self, documents: ArrayLike) -> Tensor:
         """Documents ``[m, d]`` whose inner product with a query ranks by this score: ``d · |d|^(power - 1)``.
 
         Raises:
             ValueError: if a finite document comes out infinite, or one that is not zero as zero.
         """
+        (documents,) = as_embeddings(documents=documents)
         vectors = rescale(documents.detach(), 1 - self.document_power)
         if not (vectors.isfinite().all() and vectors.any(1).all()):
             self._name_extreme(documents, vectors)
@@ -117,7 +120,7 @@ def _check_exponent(name: str, exponent: object) -> None:
 
 @torch.no_grad()
 def norm_aware_top_k(
-    queries: Tensor,
+    queries: ArrayLike,
     documents: Documents,
     k: int,
     *,
@@ -127,7 +130,7 @@ def norm_aware_top_k(
     gamma_query: float | None = None,
     gamma_document: float | None = None,
     chunk_size: int | None = None,
-    excluded_pairs: tuple[Tensor, Tensor] | None = None,
+    excluded_pairs: tuple[ArrayLike, ArrayLike] | None = None,
     backend: Backend = "auto",
 ) -> TopK:
     """Finds the ``k`` documents of largest :class:`NormAwareScore` with each query.
@@ -163,15 +166,16 @@ def norm_aware_top_k(
     check_count(k=k)
     if chunk_size is not None:
         check_count(chunk_size=chunk_size)
-    check_tensors(queries=queries)
-    if queries.ndim != 2:
-        raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
-    n, d = queries.shape
-    wide = str(getattr(documents, "dtype", "")).endswith("float64") or queries.dtype == torch.float64
-    directions = rescale(queries.detach().to(torch.float64 if wide else torch.float32), 1.0)
+    (query_tensor,) = as_embeddings(queries=queries)
+    documents = as_documents(documents)
+    if query_tensor.ndim != 2:
+        raise ValueError(f"queries: expected [n, d], got {tuple(query_tensor.shape)}; a single one is queries[None]")
+    n, d = query_tensor.shape
+    wide = str(getattr(documents, "dtype", "")).endswith("float64") or query_tensor.dtype == torch.float64
+    directions = rescale(query_tensor.detach().to(torch.float64 if wide else torch.float32), 1.0)
 
     def folded_chunks() -> Iterator[Tensor]:
-        for chunk in document_chunks(documents, rounded_chunk_size(chunk_size, d, tile_width(n, queries.device)), d):
+        for chunk in document_chunks(documents, rounded_chunk_size(chunk_size, d, tile_width(n, directions.device)), d):
             yield score.fold_documents(chunk.to(directions))
 
     m = row_count(documents)
@@ -179,6 +183,6 @@ def norm_aware_top_k(
     result = exact_top_k(
         directions, folded_chunks(), k, chunk_size=chunk_size, excluded_pairs=excluded_pairs, backend=backend
     )
-    norms = torch.linalg.vector_norm(most_precise(queries), dim=1, keepdim=True)
+    norms = torch.linalg.vector_norm(most_precise(query_tensor), dim=1, keepdim=True)
     scores = most_precise(result.scores) * norms.where(norms > 0, 1).pow(score.query_power)
     return TopK(scores.to(result.scores.dtype), result.indices)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_tensor, as_tensors, is_array
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.statistics.ranking import grade_ranking, measure_named
 from lightning_normdyn.datasets.judgements import Judgements
@@ -16,7 +17,7 @@ from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
 from lightning_normdyn.retrieval.exponent.running_alpha_top_k import RunningAlphaTopK, norm_bands
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
-from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
+from lightning_normdyn.retrieval.search.document_chunks import Documents, as_documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.tiles import Tile, tile_width
 from lightning_normdyn.retrieval.search.top_k import TopK, checked_queries, merged_top_k, rounded_chunk_size
@@ -39,21 +40,26 @@ class AlphaSweep(NamedTuple):
     values: Tensor
     measure: str
 
+    def as_tensors(self) -> AlphaSweep:
+        """The same with tensors where arrays came."""
+        alphas, values = as_tensors(alphas=self.alphas, values=self.values)
+        return AlphaSweep(alphas, values, self.measure)
+
 
 @torch.no_grad()
 def sweep_alpha(
-    queries: Tensor,
+    queries: ArrayLike,
     documents: Documents,
     judgements: Judgements,
     *,
-    alphas: Sequence[float] | Tensor = ALPHAS,
+    alphas: Sequence[float] | ArrayLike = ALPHAS,
     measure: str = "ndcg@10",
     normalization: Normalization = "cosine",
     gamma_query: float | None = None,
     gamma_document: float | None = None,
     chunk_size: int | None = None,
-    excluded_pairs: tuple[Tensor, Tensor] | None = None,
-    owners: Tensor | None = None,
+    excluded_pairs: tuple[ArrayLike, ArrayLike] | None = None,
+    owners: ArrayLike | None = None,
 ) -> AlphaSweep:
     """Measures the ranking of every query at every exponent of the document norm.
 
@@ -91,8 +97,9 @@ def sweep_alpha(
     """
     exponents = alpha_exponents(alphas, normalization, gamma_query=gamma_query, gamma_document=gamma_document)
     parts = None if owners is None else DocumentParts.of(owners)
+    documents = as_documents(documents)
     checked = checked_queries(queries, documents, chunk_size)
-    search = AlphaSearch(checked, judgements, exponents, measure, chunk_size, parts)
+    search = AlphaSearch(checked, Judgements.require(judgements), exponents, measure, chunk_size, parts)
     search.check(row_count(documents))
     return search.sweep([search.best(documents, excluded_pairs)])
 
@@ -110,7 +117,7 @@ class AlphaExponents(NamedTuple):
 
 
 def alpha_exponents(
-    alphas: Sequence[float] | Tensor = ALPHAS,
+    alphas: Sequence[float] | ArrayLike = ALPHAS,
     normalization: Normalization = "cosine",
     *,
     gamma_query: float | None = None,
@@ -188,7 +195,7 @@ class AlphaSearch(NamedTuple):
         return depth if self.parts is None else self.parts.depth(depth)
 
     @torch.no_grad()
-    def best(self, documents: Documents, excluded_pairs: tuple[Tensor, Tensor] | None = None) -> PartBest:
+    def best(self, documents: Documents, excluded_pairs: tuple[ArrayLike, ArrayLike] | None = None) -> PartBest:
         """The best of these documents for every query with a relevant one at every exponent.
 
         Args:
@@ -259,9 +266,10 @@ class AlphaSearch(NamedTuple):
         return unique
 
 
-def _checked(alphas: Sequence[float] | Tensor) -> Tensor:
+def _checked(alphas: Sequence[float] | ArrayLike) -> Tensor:
     try:
-        steps = torch.as_tensor(alphas, dtype=torch.float64).cpu()
+        numbers = as_tensor("alphas", alphas) if is_array(alphas) else alphas
+        steps = torch.as_tensor(numbers, dtype=torch.float64).cpu()
     except (TypeError, ValueError) as error:
         raise ValueError(f"alphas: expected exponents, 0 among them, got {alphas!r}; pass a list of numbers") from error
     if steps.ndim != 1 or not steps.isfinite().all() or not (steps == 0).any() or len(steps.unique()) < len(steps):

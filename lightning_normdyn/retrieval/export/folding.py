@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_normdyn.core.array_conversion import ArrayLike
 from lightning_normdyn.core.dynamics.geometry import precise_norm
-from lightning_normdyn.core.tensor_checks import check_tensors
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.indexes import Metric
@@ -17,7 +18,7 @@ from lightning_normdyn.retrieval.indexes import Metric
 
 @torch.no_grad()
 def export_vectors(
-    documents: Tensor,
+    documents: ArrayLike,
     *,
     normalization: Normalization = "cosine",
     alpha: float = 0.0,
@@ -57,7 +58,7 @@ def export_vectors(
         >>> export_vectors(torch.tensor([[3.0, 4.0]]), normalization="qnorm")
         tensor([[3., 4.]])
     """
-    check_tensors(documents=documents)
+    (documents,) = as_embeddings(documents=documents)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype: expected a type of torch, such as torch.float16, got {dtype!r}")
     if documents.ndim != 2:

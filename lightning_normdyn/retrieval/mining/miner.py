@@ -5,20 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_tensor
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import most_precise
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
 from lightning_normdyn.retrieval.mining.options import MiningOptions, SamplingStrategy
 from lightning_normdyn.retrieval.mining.positives import Ids, PositivePairs, Positives, first_of_equals
-from lightning_normdyn.retrieval.search.document_chunks import Array, check_rows, document_chunks
-from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
+from lightning_normdyn.retrieval.search.document_chunks import Array, as_documents, check_rows, document_chunks
+from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs, as_pairs
 from lightning_normdyn.retrieval.search.running_top_k import NO_DOCUMENT
 from lightning_normdyn.retrieval.search.struck_scores import LeftOutDocuments, ScoreCeilings, Strike
 from lightning_normdyn.retrieval.search.tiles import tile_width
@@ -56,8 +58,8 @@ class DocumentShare:
 
 @torch.no_grad()
 def mine_hard_negatives(
-    queries: Tensor | Array,
-    documents: Tensor | Array,
+    queries: ArrayLike,
+    documents: ArrayLike | Array,
     positives: Positives,
     *,
     num_negatives: int = 3,
@@ -74,7 +76,7 @@ def mine_hard_negatives(
     gamma_query: float | None = None,
     gamma_document: float | None = None,
     document_ids: Ids | None = None,
-    excluded_pairs: tuple[Tensor, Tensor] | None = None,
+    excluded_pairs: tuple[ArrayLike, ArrayLike] | None = None,
     chunk_size: int | None = None,
 ) -> HardNegatives:
     """Finds the documents closest to each query that are no positives of it and no false negatives by a margin.
@@ -87,7 +89,7 @@ def mine_hard_negatives(
 
     Args:
         queries: ``[n, d]``; the search runs on their device.
-        documents: ``[m, d]``: a tensor on any device, a numpy array or memmap.
+        documents: ``[m, d]``: a tensor on any device, or an array or memmap of any library.
         positives: :class:`~lightning_normdyn.datasets.Judgements`, of which grades above 0 count; positions ``[n]`` or
             ``[n, p]`` with -1 for none; or a list with one position or several of each query.
         num_negatives: of a query.
@@ -136,7 +138,8 @@ def mine_hard_negatives(
         seed=seed,
     )
     score = NormAwareScore(normalization, 0.0, alpha, gamma_query, gamma_document)
-    queries = queries.detach() if isinstance(queries, Tensor) else _copied(queries)
+    query_tensor = as_embeddings(queries=queries)[0].detach()
+    documents = cast("Tensor | Array", as_documents(documents))
     if len(getattr(documents, "shape", ())) != 2:
         raise ValueError(
             f"documents: expected a tensor, an array or a memmap [m, d], got "
@@ -144,16 +147,16 @@ def mine_hard_negatives(
             "looked up before the documents pass, so a stream will not do"
         )
     m = int(documents.shape[0])
-    pairs = PositivePairs.of(positives, len(queries), m)
+    pairs = PositivePairs.of(positives, len(query_tensor), m)
     hard_negatives = mine(
-        queries,
+        query_tensor,
         documents,
         pairs,
         first_of_equals(document_ids, m),
         options,
         score,
         DocumentShare(0, m),
-        excluded_pairs=excluded_pairs,
+        excluded_pairs=None if excluded_pairs is None else as_pairs(excluded_pairs),
         chunk_size=chunk_size,
     )
     if len(hard_negatives.lacking):
@@ -315,10 +318,4 @@ def rows_at(documents: Tensor | Array, places: Tensor) -> Tensor:
         return documents.detach()[places.to(documents.device)]
     distinct, order = places.unique(return_inverse=True)
     array: Any = documents
-    return torch.tensor(array[distinct.numpy()])[order]
-
-
-def _copied(queries: object) -> Tensor:
-    if not hasattr(queries, "shape"):
-        raise ValueError(f"queries: expected a tensor, an array or a memmap [n, d], got {type(queries).__name__}")
-    return torch.tensor(queries)
+    return as_tensor("documents", array[distinct.numpy()])[order]

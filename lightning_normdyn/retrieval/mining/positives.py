@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_tensor, is_array
 from lightning_normdyn.datasets.judgements import Judgements
 
-Positives: TypeAlias = "Judgements | Tensor | Sequence[int | Sequence[int]]"
+Positives: TypeAlias = "Judgements | ArrayLike | Sequence[int | Sequence[int]]"
 """Judgements; positions ``[n]`` or ``[n, p]`` with -1 for none; or a list with one position or several a query."""
-Ids: TypeAlias = "Tensor | Sequence[Hashable]"
+Ids: TypeAlias = "ArrayLike | Sequence[Hashable]"
 
 
 class PositivePairs(NamedTuple):
@@ -45,6 +46,7 @@ class PositivePairs(NamedTuple):
             tensor([2, 0, 1])
         """
         if isinstance(positives, Judgements):
+            positives = Judgements.require(positives, "positives")
             positives.check(n, m, "positives")
             queries, documents = positives.relevant()[:2]
         else:
@@ -84,6 +86,8 @@ def first_of_equals(document_ids: Ids | None, m: int) -> Tensor:
     """
     if document_ids is None:
         return torch.arange(m)
+    if is_array(document_ids) and not hasattr(document_ids, "tolist"):
+        document_ids = as_tensor("document_ids", document_ids)
     ids = cast("Iterable[Hashable]", document_ids.tolist() if hasattr(document_ids, "tolist") else document_ids)
     places: dict[Hashable, int] = {}
     try:
@@ -101,10 +105,10 @@ def first_of_equals(document_ids: Ids | None, m: int) -> Tensor:
     return torch.tensor(firsts, dtype=torch.int64)
 
 
-def _listed_pairs(positives: Tensor | Sequence[int | Sequence[int]], n: int) -> tuple[Tensor, Tensor]:
+def _listed_pairs(positives: ArrayLike | Sequence[int | Sequence[int]], n: int) -> tuple[Tensor, Tensor]:
     table: Any = positives
-    if hasattr(table, "shape"):
-        tensor = torch.as_tensor(table)
+    if is_array(table):
+        tensor = as_tensor("positives", table)
         if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.ndim not in (1, 2):
             raise ValueError(
                 f"positives: expected positions [n] or [n, p], whole numbers, got {tensor.dtype} {list(tensor.shape)}; "

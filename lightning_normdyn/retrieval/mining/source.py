@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_tensors
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.object_checks import check_callable, check_sequence, check_texts
 from lightning_normdyn.datasets.records import MinedRow
 from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
 from lightning_normdyn.retrieval.mining.positives import PositivePairs, Positives, first_of_equals
-from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
+from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs, as_pairs
 
 _TRIES = 20
 
@@ -50,7 +51,7 @@ class NegativeTable:
         """Whether there are negatives yet."""
         return bool((self.indices >= 0).all())
 
-    def fill(self, indices: Tensor) -> None:
+    def fill(self, indices: ArrayLike) -> None:
         """Puts other negatives into the place of those that were there.
 
         Args:
@@ -59,6 +60,7 @@ class NegativeTable:
         Raises:
             ValueError: if they have another shape, or one is missing.
         """
+        (indices,) = as_tensors(indices=indices)
         if indices.shape != self.indices.shape or bool((indices < 0).any()):
             raise ValueError(
                 f"indices: expected positions of documents, 0 or more, {list(self.indices.shape)}, got "
@@ -108,7 +110,7 @@ class MiningSource:
         positives: Positives,
         *,
         num_negatives: int = 1,
-        excluded_pairs: tuple[Tensor, Tensor] | None = None,
+        excluded_pairs: tuple[ArrayLike, ArrayLike] | None = None,
         query_ids: Sequence[str] | None = None,
         document_ids: Sequence[str] | None = None,
         collate: Callable[[list[Any]], Any] | None = None,
@@ -120,7 +122,7 @@ class MiningSource:
             raise ValueError("queries: expected at least one, got none; check the training split")
         self.queries, self.documents = queries, documents
         self.positives = PositivePairs.of(positives, len(queries), len(documents))
-        self.excluded_pairs = excluded_pairs
+        self.excluded_pairs = None if excluded_pairs is None else as_pairs(excluded_pairs)
         self.query_ids = _names("query_ids", query_ids, len(queries))
         self.document_ids = _names("document_ids", document_ids, len(documents))
         self.collate = collate if collate is not None else _collated
@@ -135,7 +137,7 @@ class MiningSource:
             )
         self.negatives = NegativeTable(len(queries), num_negatives)
 
-    def update(self, indices: Tensor, *, seed: int = 0) -> int:
+    def update(self, indices: ArrayLike, *, seed: int = 0) -> int:
         """Fills the table; what is missing, -1, is drawn from all documents that are no positives of the query.
 
         Args:
@@ -145,6 +147,7 @@ class MiningSource:
         Returns:
             How many queries something was drawn for.
         """
+        (indices,) = as_tensors(indices=indices)
         complete = indices.clone()
         generator = torch.Generator().manual_seed(seed)
         lacking = (indices < 0).any(1).nonzero().flatten().tolist()
@@ -156,12 +159,13 @@ class MiningSource:
         self.negatives.fill(complete)
         return len(lacking)
 
-    def allowed(self, indices: Tensor) -> Tensor:
+    def allowed(self, indices: ArrayLike) -> Tensor:
         """Negatives from elsewhere without what is a positive of its query, a copy of one, or excluded: -1 instead.
 
         Args:
             indices: positions ``[queries, k]``; -1 for none.
         """
+        (indices,) = as_tensors(indices=indices)
         count = len(self.documents)
         keys = torch.arange(len(indices)).unsqueeze(1) * count + self.firsts[indices.clamp(min=0)]
         is_forbidden = torch.isin(keys, self._forbidden.queries * count + self._forbidden.documents)

@@ -8,6 +8,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, is_array
+from lightning_normdyn.core.embedding_codes import as_embeddings, check_no_codes
+
 
 class Array(Protocol):
     """What has rows and gives slices of them, such as a numpy array or memmap."""
@@ -22,8 +25,31 @@ class Array(Protocol):
         ...
 
 
-Documents: TypeAlias = "Tensor | Array | Iterable[Tensor | Array]"
-"""``[m, d]``: a tensor, a numpy array or memmap, or an iterable of chunks of rows of either kind."""
+Documents: TypeAlias = "ArrayLike | Array | Iterable[ArrayLike]"
+"""``[m, d]``: a tensor, an array or memmap of any library, a data frame, or an iterable of chunks of rows of any."""
+
+
+def as_documents(documents: Documents) -> Tensor | Array | Iterable[ArrayLike]:
+    """Documents that chunks can be read of: what has rows stays where it is, on disk too.
+
+    Args:
+        documents: ``[m, d]``.
+
+    Returns:
+        The same, but a tensor of what gives no slices of rows, or gives them by label.
+
+    Raises:
+        ValueError: if they are codes, or an array of something else than numbers.
+
+    Example:
+        >>> as_documents(torch.ones(1, 2))
+        tensor([[1., 1.]])
+    """
+    check_no_codes(documents=documents)
+    has_rows = all(hasattr(documents, name) for name in ("shape", "dtype", "__getitem__"))
+    if isinstance(documents, Tensor) or not is_array(documents) or has_rows:
+        return cast("Tensor | Array | Iterable[ArrayLike]", documents)
+    return as_embeddings(documents=cast("ArrayLike", documents))[0]
 
 
 def document_chunks(documents: Documents, chunk_size: int, d: int) -> Iterator[Tensor]:
@@ -44,6 +70,7 @@ def document_chunks(documents: Documents, chunk_size: int, d: int) -> Iterator[T
         >>> [len(chunk) for chunk in document_chunks(iter([torch.zeros(2, 4), torch.zeros(3, 4)]), 4, 4)]
         [4, 1]
     """
+    documents = as_documents(documents)
     if not isinstance(documents, Tensor | Iterable) and not hasattr(documents, "shape"):
         raise ValueError(
             f"documents: expected [m, {d}], or chunks of it, got {type(documents).__name__}; pass a tensor, an array "
@@ -56,9 +83,10 @@ def document_chunks(documents: Documents, chunk_size: int, d: int) -> Iterator[T
             yield _tensor(array[start : start + chunk_size])
         return
     pending: list[Tensor] = []
-    for piece in cast("Iterable[Tensor | Array]", documents):
-        check_rows(piece, d)
-        pending.append(_tensor(piece))
+    for piece in cast("Iterable[ArrayLike]", documents):
+        block = _tensor(piece) if is_array(piece) else piece
+        check_rows(block, d)
+        pending.append(cast("Tensor", block))
         while sum(map(len, pending)) >= chunk_size:
             rows = pending[0] if len(pending) == 1 else torch.cat(pending)
             yield rows[:chunk_size]
@@ -118,7 +146,7 @@ def row_count(documents: Documents) -> int | None:
     return int(shape[0]) if shape else None
 
 
-def check_rows(rows: Tensor | Array, d: int) -> None:
+def check_rows(rows: Any, d: int) -> None:
     """Refuses documents that are no ``[m, d]``.
 
     Args:
@@ -135,6 +163,5 @@ def check_rows(rows: Tensor | Array, d: int) -> None:
         )
 
 
-def _tensor(rows: Tensor | Array) -> Tensor:
-    # A copy of what is mapped from disk: torch shares memory with arrays, and warns of those it cannot write to.
-    return rows.detach() if isinstance(rows, Tensor) else torch.tensor(rows)
+def _tensor(rows: ArrayLike) -> Tensor:
+    return as_embeddings(documents=rows)[0].detach()

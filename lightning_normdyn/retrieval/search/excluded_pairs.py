@@ -5,7 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_normdyn.core.tensor_checks import check_tensors
+from lightning_normdyn.core.array_conversion import ArrayLike, as_tensor
+
+
+def as_pairs(pairs: tuple[ArrayLike, ArrayLike]) -> tuple[Tensor, Tensor]:
+    """Pairs as tensors.
+
+    Args:
+        pairs: positions of query and document of each, each ``[p]``.
+
+    Raises:
+        ValueError: if these are not two tensors or arrays.
+    """
+    if not isinstance(pairs, tuple | list) or len(pairs) != 2:
+        raise ValueError(
+            f"excluded_pairs: expected the queries and the documents of all pairs, got {type(pairs).__name__}; a "
+            "tuple of two tensors has them"
+        )
+    queries, documents = (as_tensor(f"excluded_pairs[{place}]", column) for place, column in enumerate(pairs))
+    return queries, documents
 
 
 class ExcludedPairs:
@@ -25,14 +43,8 @@ class ExcludedPairs:
         tensor([ True, False])
     """
 
-    def __init__(self, pairs: tuple[Tensor, Tensor], n: int, device: torch.device) -> None:
-        if not isinstance(pairs, tuple | list) or len(pairs) != 2:
-            raise ValueError(
-                f"excluded_pairs: expected the queries and the documents of all pairs, got {type(pairs).__name__}; a "
-                "tuple of two tensors has them"
-            )
-        check_tensors(**{f"excluded_pairs[{place}]": column for place, column in enumerate(pairs)})
-        queries, documents = (column.to(device) for column in pairs)
+    def __init__(self, pairs: tuple[ArrayLike, ArrayLike], n: int, device: torch.device) -> None:
+        queries, documents = (column.to(device) for column in as_pairs(pairs))
         if queries.ndim != 1 or queries.shape != documents.shape:
             raise ValueError(
                 "excluded_pairs: expected query and document of each pair, each [p], got "

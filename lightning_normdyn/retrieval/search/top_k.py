@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.core.tensor_checks import check_tensors
-from lightning_normdyn.retrieval.search.document_chunks import Documents, document_chunks, row_count
+from lightning_normdyn.retrieval.search.document_chunks import Documents, as_documents, document_chunks, row_count
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.running_top_k import NO_DOCUMENT, RunningTopK
 from lightning_normdyn.retrieval.search.struck_scores import Strike
@@ -36,12 +37,12 @@ class TopK(NamedTuple):
 
 @torch.no_grad()
 def exact_top_k(
-    queries: Tensor,
+    queries: ArrayLike,
     documents: Documents,
     k: int,
     *,
     chunk_size: int | None = None,
-    excluded_pairs: tuple[Tensor, Tensor] | None = None,
+    excluded_pairs: tuple[ArrayLike, ArrayLike] | None = None,
     backend: Backend = "auto",
 ) -> TopK:
     """Finds the ``k`` documents of largest inner product with each query.
@@ -51,8 +52,9 @@ def exact_top_k(
     multiplied. The result is the same to the bit for any ``chunk_size``.
 
     Args:
-        queries: ``[n, d]``; the search runs on their device.
-        documents: ``[m, d]``: a tensor on any device, a numpy array or memmap, or an iterable of chunks of either.
+        queries: ``[n, d]``, a tensor or an array; the search runs on their device.
+        documents: ``[m, d]``: a tensor on any device, an array or memmap of any library (what gives ``__array__`` or
+            ``__dlpack__``: numpy, pandas, JAX, CuPy), or an iterable of chunks of these.
         k: documents a query; all of them if there are fewer.
         chunk_size: documents that are converted and moved together, rounded up to whole tiles (1,024 for 1,000
             queries); memory grows with it and not with ``m``. About 64 MiB if left out.
@@ -75,6 +77,7 @@ def exact_top_k(
         >>> exact_top_k(torch.tensor([[-1.0, 0.0]]), documents, 2, excluded_pairs=pairs)
         TopK(scores=tensor([[-1., -1.]]), indices=tensor([[0, 3]]))
     """
+    documents = as_documents(documents)
     queries = checked_queries(queries, documents, chunk_size)
     check_count(k=k)
     if backend not in ("auto", "torch", "faiss"):
@@ -186,13 +189,13 @@ def _too_large(dtype: torch.dtype, row: int) -> ValueError:
     )
 
 
-def checked_queries(queries: Tensor, documents: Documents, chunk_size: int | None) -> Tensor:
+def checked_queries(queries: ArrayLike, documents: Documents, chunk_size: int | None) -> Tensor:
     """The queries in the precision that is searched in.
 
     Raises:
         ValueError: if they are no ``[n, d]`` or not finite, or there is no such chunk.
     """
-    check_tensors(queries=queries)
+    (queries,) = as_embeddings(queries=queries)
     if queries.ndim != 2:
         raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
     bad = (~queries.isfinite().all(1)).nonzero()

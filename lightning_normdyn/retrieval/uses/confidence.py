@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_tensors
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import most_precise, precise_norm
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals
 from lightning_normdyn.core.statistics.risk_coverage import (
     RiskCoverage,
@@ -17,7 +19,7 @@ from lightning_normdyn.core.statistics.risk_coverage import (
     risk_coverage,
     roc_areas,
 )
-from lightning_normdyn.core.tensor_checks import check_real_tensors, check_tensors
+from lightning_normdyn.core.tensor_checks import check_real_tensors
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
 BASELINE = "max_similarity"
@@ -40,8 +42,8 @@ class Confidence(NamedTuple):
 
 
 def confidence_table(
-    confidences: Mapping[str, Tensor],
-    loss: Tensor,
+    confidences: Mapping[str, ArrayLike],
+    loss: ArrayLike,
     *,
     baseline: str = BASELINE,
     resamples: int = 1_000,
@@ -74,7 +76,8 @@ def confidence_table(
     """
     if not isinstance(confidences, Mapping) or not confidences:
         raise ValueError(f"confidences: expected one column by name at least, got {confidences!r}; pass a dictionary")
-    check_tensors(loss=loss, **{f"confidences[{name!r}]": column for name, column in confidences.items()})
+    (loss,) = as_tensors(loss=loss)
+    confidences = as_columns("confidences", confidences)
     if baseline not in confidences:
         raise ValueError(
             f"baseline: expected one of the confidences, {', '.join(confidences)}, got {baseline!r}; name one of them"
@@ -111,7 +114,7 @@ def confidence_table(
 
 
 @torch.no_grad()
-def retrieval_confidences(queries: Tensor, documents: Tensor) -> dict[str, Tensor]:
+def retrieval_confidences(queries: ArrayLike, documents: ArrayLike) -> dict[str, Tensor]:
     """What may tell a good ranking from a bad one before anybody judged it.
 
     Args:
@@ -132,6 +135,7 @@ def retrieval_confidences(queries: Tensor, documents: Tensor) -> dict[str, Tenso
         {'query_norm': 2.0, 'short_query_norm': -2.0, 'top_document_norm': 5.0, 'short_top_document_norm': -5.0,
          'max_similarity': 0.6, 'margin': 0.6}
     """
+    queries, documents = as_embeddings(queries=queries, documents=documents)
     check_real_tensors(queries=queries, documents=documents)
     if len(documents) < 2:
         raise ValueError(f"documents: expected two at least, for a margin, got {len(documents)}")
@@ -146,7 +150,7 @@ def retrieval_confidences(queries: Tensor, documents: Tensor) -> dict[str, Tenso
     }
 
 
-def classification_confidences(embeddings: Tensor, similarities: Tensor) -> dict[str, Tensor]:
+def classification_confidences(embeddings: ArrayLike, similarities: ArrayLike) -> dict[str, Tensor]:
     """What may tell a right class from a wrong one.
 
     Args:
@@ -164,6 +168,7 @@ def classification_confidences(embeddings: Tensor, similarities: Tensor) -> dict
         >>> {name: round(float(x), 2) for name, x in confidences.items()}
         {'norm': 5.0, 'short_norm': -5.0, 'max_similarity': 0.7, 'margin': 0.5}
     """
+    embeddings, similarities = as_embeddings(embeddings=embeddings, similarities=similarities)
     check_real_tensors(embeddings=embeddings, similarities=similarities)
     if embeddings.ndim != 2:
         raise ValueError(
@@ -195,8 +200,8 @@ class Detection(NamedTuple):
 
 
 def detection_table(
-    in_distribution: Mapping[str, Tensor],
-    out_of_distribution: Mapping[str, Tensor],
+    in_distribution: Mapping[str, ArrayLike],
+    out_of_distribution: Mapping[str, ArrayLike],
     *,
     baseline: str = BASELINE,
     level: float = 0.95,
@@ -223,9 +228,8 @@ def detection_table(
         >>> {name: detection.auroc.value for name, detection in detection_table(inside, outside).items()}
         {'max_similarity': 0.75, 'norm': 1.0}
     """
-    for side, columns in {"in_distribution": in_distribution, "out_of_distribution": out_of_distribution}.items():
-        if not isinstance(columns, Mapping):
-            raise ValueError(f"{side}: expected columns by name, got {type(columns).__name__}; pass a dictionary")
+    in_distribution = as_columns("in_distribution", in_distribution)
+    out_of_distribution = as_columns("out_of_distribution", out_of_distribution)
     if set(in_distribution) != set(out_of_distribution) or baseline not in in_distribution:
         raise ValueError(
             f"in_distribution, out_of_distribution: expected the same scores, the baseline {baseline!r} among them, got"

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_tensors
 from lightning_normdyn.core.number_checks import check_count, check_flag
 from lightning_normdyn.core.object_checks import check_generator
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
@@ -40,9 +41,9 @@ class TemperatureComparison(NamedTuple):
 
 
 def compare_temperatures(
-    logits: Tensor,
-    labels: Tensor,
-    norms: Tensor,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    norms: ArrayLike,
     *,
     bins: int = 15,
     resamples: int = 1_000,
@@ -80,6 +81,7 @@ def compare_temperatures(
     check_count(0, resamples=resamples)
     check_level(level)
     check_generator(generator=generator)
+    logits, labels, norms = as_tensors(logits=logits, labels=labels, norms=norms)
     check_items(logits, labels, norms)
     if len(labels) < 4:
         raise ValueError(f"labels: expected four items at least, two for each half, got {len(labels)}")
@@ -129,12 +131,15 @@ class NormTemperature(NamedTuple):
     constant: float
     slope: float
 
-    def __call__(self, logits: Tensor, norms: Tensor) -> Tensor:
+    def __call__(self, logits: ArrayLike, norms: ArrayLike) -> Tensor:
         """Logits ``[n, classes]`` over the temperature of each item's norm ``[n]``, in float64."""
+        logits, norms = as_tensors(logits=logits, norms=norms)
         return _scaled(logits.double(), _log_norms(norms), torch.tensor(self, dtype=torch.float64))
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, norms: Tensor, *, norm_dependent: bool = True) -> NormTemperature:
+def fit_temperature(
+    logits: ArrayLike, labels: ArrayLike, norms: ArrayLike, *, norm_dependent: bool = True
+) -> NormTemperature:
     """Fits the temperature by maximum likelihood of the labels (LBFGS in float64).
 
     Temperature scaling (Guo et al. 2017) has one parameter; this one has two, and contains it at slope 0. Where
@@ -161,6 +166,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, norms: Tensor, *, norm_depen
         -1.0
     """
     check_flag(norm_dependent=norm_dependent)
+    logits, labels, norms = as_tensors(logits=logits, labels=labels, norms=norms)
     check_items(logits, labels, norms)
     with torch.inference_mode(False), torch.enable_grad():  # a validation step allows neither
         # Clones, because what was made in inference mode can never be differentiated.

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_tensors
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate
-from lightning_normdyn.core.tensor_checks import check_columns, check_tensors
+from lightning_normdyn.core.tensor_checks import check_columns
 
 
-def label_entropy(soft_labels: Tensor) -> Tensor:
+def label_entropy(soft_labels: ArrayLike) -> Tensor:
     """Entropy of what people said of each item, in nats.
 
     Args:
@@ -27,7 +28,7 @@ def label_entropy(soft_labels: Tensor) -> Tensor:
         >>> label_entropy(torch.tensor([[2.0, 2.0], [4.0, 0.0]]))
         tensor([0.6931, 0.0000], dtype=torch.float64)
     """
-    check_tensors(soft_labels=soft_labels)
+    (soft_labels,) = as_tensors(soft_labels=soft_labels)
     if soft_labels.ndim != 2 or not soft_labels.isfinite().all() or (soft_labels < 0).any():
         raise ValueError(
             f"soft_labels: expected votes or shares [n, classes] from 0 up, got {tuple(soft_labels.shape)}"
@@ -39,8 +40,8 @@ def label_entropy(soft_labels: Tensor) -> Tensor:
 
 
 def uncertainty_agreement(
-    confidences: Mapping[str, Tensor],
-    soft_labels: Tensor,
+    confidences: Mapping[str, ArrayLike],
+    soft_labels: ArrayLike,
     *,
     resamples: int = 1_000,
     level: float = 0.95,
@@ -70,6 +71,7 @@ def uncertainty_agreement(
         -1.0
     """
     entropy = label_entropy(soft_labels)
+    confidences = as_columns("confidences", confidences)
     check_columns("confidences", confidences, len(entropy), what="rows of soft_labels")
     if not confidences:
         raise ValueError(

@@ -8,12 +8,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.dynamics.geometry import precise_norm
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.number_checks import check_count, check_finite_number
 from lightning_normdyn.core.statistics.interval import Interval, bootstrap_intervals, check_level
 from lightning_normdyn.core.statistics.ranking import Measure, grade_ranking, measure_named
-from lightning_normdyn.core.tensor_checks import check_tensors
 from lightning_normdyn.datasets.judgements import Judgements
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 
@@ -48,8 +49,8 @@ class FilterOutcome(NamedTuple):
 
 
 def filter_table(
-    queries: Tensor,
-    documents: Tensor,
+    queries: ArrayLike,
+    documents: ArrayLike,
     judgements: Judgements,
     *,
     shares: Sequence[float] = (0.9, 0.75, 0.5, 0.25),
@@ -100,8 +101,9 @@ def filter_table(
     check_count(candidates=candidates, hint="100 is usual")
     check_count(0, resamples=resamples)
     check_level(level)
-    check_tensors(queries=queries, documents=documents)
-    Judgements.require(judgements).check(len(queries), len(documents))
+    queries, documents = as_embeddings(queries=queries, documents=documents)
+    judgements = Judgements.require(judgements)
+    judgements.check(len(queries), len(documents))
     depth = max([candidates, *(measure.depth for measure in measures_by_name.values())])
     directions = rescale(documents.detach(), 1.0)
     by_norm = precise_norm(documents.detach()).argsort(stable=True)

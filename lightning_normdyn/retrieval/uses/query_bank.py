@@ -8,7 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike
 from lightning_normdyn.core.contrast.similarity import NORMALIZATIONS, similarity_scores
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.number_checks import check_count, check_positive
 from lightning_normdyn.core.tensor_checks import check_real_tensors
 
@@ -44,7 +46,8 @@ class QueryBankNormalization:
         (1, 0)
     """
 
-    def __init__(self, documents: Tensor, bank: Tensor, *, beta: float = 20.0) -> None:
+    def __init__(self, documents: ArrayLike, bank: ArrayLike, *, beta: float = 20.0) -> None:
+        documents, bank = as_embeddings(documents=documents, bank=bank)
         _check(documents, bank)
         check_positive(beta=beta, hint="an inverse temperature, of which the authors take 20")
         self._documents, self._beta = documents, beta
@@ -55,9 +58,9 @@ class QueryBankNormalization:
             self._log_sums = torch.logaddexp(self._log_sums.to(cosines), (beta * cosines).logsumexp(0))
             self._is_activated[cosines.argmax(1)] = True
 
-    def __call__(self, queries: Tensor) -> Tensor:
+    def __call__(self, queries: ArrayLike) -> Tensor:
         """Scores of a block of queries ``[n, d]``, each on its own, ``[n, m]``."""
-        cosines = _cosines(queries, self._documents)
+        cosines = _cosines(as_embeddings(queries=queries)[0], self._documents)
         is_activated = self._is_activated[cosines.argmax(1)].unsqueeze(1)
         return torch.where(is_activated, cosines - self._log_sums / self._beta, cosines)
 
@@ -83,7 +86,8 @@ class CrossDomainLocalScaling:
         tensor([[-2.,  1.]])
     """
 
-    def __init__(self, documents: Tensor, bank: Tensor, *, neighbours: int = 10) -> None:
+    def __init__(self, documents: ArrayLike, bank: ArrayLike, *, neighbours: int = 10) -> None:
+        documents, bank = as_embeddings(documents=documents, bank=bank)
         _check(documents, bank)
         check_count(neighbours=neighbours, hint="the authors take 10")
         self._documents, self._neighbours = documents, neighbours
@@ -91,9 +95,9 @@ class CrossDomainLocalScaling:
             [_nearest(_cosines(block, bank), neighbours) for block in documents.split(_rows(len(bank)))]
         )
 
-    def __call__(self, queries: Tensor) -> Tensor:
+    def __call__(self, queries: ArrayLike) -> Tensor:
         """Scores of a block of queries ``[n, d]``, each on its own, ``[n, m]``."""
-        cosines = _cosines(queries, self._documents)
+        cosines = _cosines(as_embeddings(queries=queries)[0], self._documents)
         return 2 * cosines - _nearest(cosines, self._neighbours).unsqueeze(1) - self._crowding
 
 
@@ -117,11 +121,11 @@ def _check(documents: Tensor, bank: Tensor) -> None:
         )
 
 
-Score = Callable[[Tensor], Tensor]
+Score = Callable[[ArrayLike], Tensor]
 """Of a block of queries ``[n, d]`` with the documents it was made for, ``[n, m]``; larger is nearer."""
 
 
-def baseline_scores(documents: Tensor, bank: Tensor | None = None) -> dict[str, Score]:
+def baseline_scores(documents: ArrayLike, bank: ArrayLike | None = None) -> dict[str, Score]:
     """Makes every baseline for one set of documents.
 
     Args:
@@ -142,6 +146,7 @@ def baseline_scores(documents: Tensor, bank: Tensor | None = None) -> dict[str, 
         >>> {name: round(float(score(torch.tensor([[2.0, 0.0]]))), 2) for name, score in scores.items()}
         {'cosine': 0.6, 'dot': 6.0, 'qb-norm': 0.0, 'csls': 0.0}
     """
+    (documents,) = as_embeddings(documents=documents)
     scores: dict[str, Score] = {name: partial(_scores, documents, name) for name in ("cosine", "dot")}
     if bank is not None:
         scores["qb-norm"] = QueryBankNormalization(documents, bank)
@@ -149,5 +154,5 @@ def baseline_scores(documents: Tensor, bank: Tensor | None = None) -> dict[str, 
     return scores
 
 
-def _scores(documents: Tensor, normalization: str, queries: Tensor) -> Tensor:
-    return similarity_scores(queries, documents, *NORMALIZATIONS[normalization])
+def _scores(documents: Tensor, normalization: str, queries: ArrayLike) -> Tensor:
+    return similarity_scores(as_embeddings(queries=queries)[0], documents, *NORMALIZATIONS[normalization])

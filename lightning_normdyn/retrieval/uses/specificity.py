@@ -7,15 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_tensors
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.core.statistics.correlation import Correlation, correlate
-from lightning_normdyn.core.tensor_checks import check_tensors
 
 
 def specificity_table(
-    norms: Tensor,
-    values: Mapping[str, Tensor],
-    length: Tensor,
+    norms: ArrayLike,
+    values: Mapping[str, ArrayLike],
+    length: ArrayLike,
     *,
     resamples: int = 1_000,
     level: float = 0.95,
@@ -48,9 +48,8 @@ def specificity_table(
         >>> {name: (correlation.n, round(correlation.r, 2)) for name, correlation in table.items()}
         {'depth': (4, 1.0), 'length': (5, -0.16)}
     """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"values: expected columns by name, got {type(values).__name__}; pass a dictionary of tensors")
-    check_tensors(norms=norms, length=length, **{f"values[{name!r}]": column for name, column in values.items()})
+    values = as_columns("values", values)
+    norms, length = as_tensors(norms=norms, length=length)
     if "length" in values:
         raise ValueError("values: expected names other than 'length', got 'length'; pass it as the argument length")
     for name, column in {**values, "length": length}.items():
@@ -69,7 +68,7 @@ def specificity_table(
     }
 
 
-def quantile_bands(values: Tensor, bands: int = 4) -> list[str]:
+def quantile_bands(values: ArrayLike, bands: int = 4) -> list[str]:
     """Names the quantile band that each number falls into, so that a continuous column can stratify a calibration.
 
     Args:
@@ -87,7 +86,7 @@ def quantile_bands(values: Tensor, bands: int = 4) -> list[str]:
         ['1 to 3', '1 to 3', '1 to 3', '4 to 9', '4 to 9', 'unknown']
     """
     check_count(bands=bands)
-    check_tensors(values=values)
+    (values,) = as_tensors(values=values)
     if values.ndim != 1:
         raise ValueError(f"values: expected numbers [n], got {tuple(values.shape)}")
     values = values.detach().cpu().double()

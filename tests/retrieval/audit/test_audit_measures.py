@@ -128,9 +128,72 @@ def test_too_few_rows_are_no_proof_of_a_surface():
     vectors = drawn(40, 16)
     found = norm_saturation(vectors.norm(dim=1), vectors, last_layer=LastLayer("LayerNorm", True, "mean", True))
     assert math.isnan(found.off_ellipsoid)
-    assert found.kind == "free"
+    assert found.kind == "unclear"
+    assert "cannot be told from 40 vectors of 16 numbers" in found.sentence
     assert "taken off" in found.sentence
     assert "LayerNorm" in found.sentence
+
+
+def layer_normed(rows: int, dim: int, decay: float, common: float) -> torch.Tensor:
+    """Few rows of a LayerNorm with weights and biases, over inputs with a spectrum, or with a common direction."""
+    inputs = drawn(rows, dim) * torch.arange(1, dim + 1).double().pow(-decay)
+    inputs = inputs @ torch.linalg.qr(drawn(dim, dim, seed=1))[0] + common * inputs.std() * drawn(1, dim, seed=2)
+    weights = (1 + 0.3 * drawn(1, dim, seed=3)).abs().clamp(min=0.1)
+    weights[:, :3] += 4 * common  # the outlying dimensions of real models
+    return torch.nn.functional.layer_norm(inputs, (dim,)) * weights + 0.1 * drawn(1, dim, seed=4)
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(100, 384), (200, 768), (300, 1024)])
+@pytest.mark.parametrize(("decay", "common"), [(0.0, 0.0), (0.3, 0.0), (0.7, 0.0), (0.7, 1.5)])
+def test_few_rows_of_a_layer_norm_are_never_called_free(rows, dim, decay, common):
+    vectors = layer_normed(rows, dim, decay, common)
+    found = norm_saturation(vectors.norm(dim=1), vectors)
+    assert found.kind == "unclear"
+    assert f"give {math.ceil(3.75 * dim):,} vectors or more" in found.sentence
+    for pooling, kind in {"": "ellipsoid", "cls": "ellipsoid", "last": "ellipsoid", "mean": "unclear"}.items():
+        told = norm_saturation(vectors.norm(dim=1), vectors, last_layer=LastLayer("LayerNorm", True, pooling, False))
+        assert told.kind == kind
+        assert ("by the model" in told.sentence) == (kind == "ellipsoid")
+    batch = norm_saturation(vectors.norm(dim=1), vectors, last_layer=LastLayer("BatchNorm1d", True, "", False))
+    assert batch.kind == "unclear"
+    # The same directions with a factor of their own each: these norms are free, and directions say nothing of them.
+    freed = vectors * (0.3 * drawn(rows, 1, seed=9)).exp()
+    found = norm_saturation(freed.norm(dim=1), freed)
+    assert found.kind == "free"
+    assert found.by_direction < 0.1
+
+
+def test_what_directions_predict_is_what_regressions_without_each_row_predict():
+    vectors = layer_normed(60, 24, 0.5, 0.5)
+    norms = vectors.norm(dim=1)
+    directions = (vectors / norms[:, None]).numpy()
+    target = ((norms.mean() / norms) ** 2).numpy()
+    scale = (directions**2).mean()
+    features = np.hstack([directions**2 / scale, directions / scale**0.5])
+    centred = features - features.mean(0)
+    largest = np.linalg.eigvalsh(centred @ centred.T).max()
+    errors = []
+    for penalty in np.logspace(-7, 1, 17) * largest:
+        left = []
+        for row in range(60):
+            others = np.delete(np.arange(60), row)
+            x, y = centred[others], target[others]
+            # An intercept without penalty, at the mean of the others.
+            slope = np.linalg.solve(
+                (x - x.mean(0)).T @ (x - x.mean(0)) + penalty * np.eye(48), (x - x.mean(0)).T @ (y - y.mean())
+            )
+            left.append(target[row] - y.mean() - (centred[row] - x.mean(0)) @ slope)
+        errors.append(np.mean(np.square(left)))
+    expected = 1 - min(errors) / np.var(target)
+    found = norm_saturation(norms, vectors)
+    assert found.by_direction == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("dim", [384, 1_024])
+def test_an_ellipsoid_is_found_from_fewer_than_four_rows_a_number(dim):
+    vectors = layer_normed(math.ceil(3.75 * dim), dim, 0.7, 1.5)
+    found = norm_saturation(vectors.norm(dim=1), vectors)
+    assert (found.kind, found.in_hyperplane) == ("ellipsoid", True)
 
 
 def test_an_effect_is_cohens_and_its_interval_that_of_a_bootstrap():
