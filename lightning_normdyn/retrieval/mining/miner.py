@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from lightning_normdyn.retrieval.exponent.scoring import NormAwareScore
 from lightning_normdyn.retrieval.mining.hard_negatives import HardNegatives
 from lightning_normdyn.retrieval.mining.options import MiningOptions, SamplingStrategy
 from lightning_normdyn.retrieval.mining.positives import Ids, PositivePairs, Positives, first_of_equals
-from lightning_normdyn.retrieval.search.document_chunks import Array, check_rows, document_chunks
+from lightning_normdyn.retrieval.search.document_chunks import Array, check_rows, copied, document_chunks
 from lightning_normdyn.retrieval.search.excluded_pairs import ExcludedPairs
 from lightning_normdyn.retrieval.search.running_top_k import NO_DOCUMENT
 from lightning_normdyn.retrieval.search.struck_scores import LeftOutDocuments, ScoreCeilings, Strike
@@ -137,6 +137,8 @@ def mine_hard_negatives(
     )
     score = NormAwareScore(normalization, 0.0, alpha, gamma_query, gamma_document)
     queries = queries.detach() if isinstance(queries, Tensor) else _copied(queries)
+    if queries.ndim != 2:
+        raise ValueError(f"queries: expected [n, d], got {tuple(queries.shape)}; a single one is queries[None]")
     if len(getattr(documents, "shape", ())) != 2:
         raise ValueError(
             f"documents: expected a tensor, an array or a memmap [m, d], got "
@@ -144,6 +146,8 @@ def mine_hard_negatives(
             "looked up before the documents pass, so a stream will not do"
         )
     m = int(documents.shape[0])
+    if not m and len(queries):
+        raise ValueError("documents: expected at least one, got none; look at where they come from")
     pairs = PositivePairs.of(positives, len(queries), m)
     hard_negatives = mine(
         queries,
@@ -315,10 +319,10 @@ def rows_at(documents: Tensor | Array, places: Tensor) -> Tensor:
         return documents.detach()[places.to(documents.device)]
     distinct, order = places.unique(return_inverse=True)
     array: Any = documents
-    return torch.tensor(array[distinct.numpy()])[order]
+    return copied(array[distinct.numpy()])[order]
 
 
 def _copied(queries: object) -> Tensor:
     if not hasattr(queries, "shape"):
         raise ValueError(f"queries: expected a tensor, an array or a memmap [n, d], got {type(queries).__name__}")
-    return torch.tensor(queries)
+    return copied(cast(Array, queries))

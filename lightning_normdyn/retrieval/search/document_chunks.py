@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,6 +136,18 @@ def check_rows(rows: Tensor | Array, d: int) -> None:
         )
 
 
+def copied(rows: Array) -> Tensor:
+    """A tensor of its own of an array, in whatever order of bytes and rows: torch takes neither reversed.
+
+    Example:
+        >>> copied(np.arange(3.0, dtype=">f4")[::-1])
+        tensor([2., 1., 0.])
+    """
+    # No view, even of an array that torch takes: it warns of those that it cannot write to, as of a read-only memmap.
+    if isinstance(rows, np.ndarray):
+        return torch.tensor(np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("=")))
+    return torch.tensor(rows)
+
+
 def _tensor(rows: Tensor | Array) -> Tensor:
-    # A copy of what is mapped from disk: torch shares memory with arrays, and warns of those it cannot write to.
-    return rows.detach() if isinstance(rows, Tensor) else torch.tensor(rows)
+    return rows.detach() if isinstance(rows, Tensor) else copied(rows)
