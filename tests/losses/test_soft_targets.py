@@ -274,7 +274,7 @@ def put(x, value, *place):
             r"listed: expected whole numbers \[4, c\], got torch.fl",
         ),
         ({"listed": put(LISTED, -1, 1), "teacher_scores": SCORES}, "listed: .*1 of 4 queries"),
-        ({"listed": LISTED, "teacher_scores": SCORES, "document_ids": torch.arange(6)}, "^document_ids: a list names its"),
+        ({"listed": LISTED, "teacher_scores": SCORES, "document_ids": torch.arange(6)}, "^document_ids: a list names"),
         ({"listed": LISTED, "teacher_scores": SCORES, "labels": torch.arange(6)}, "labels: the teacher alone says"),
     ],
 )
