@@ -156,7 +156,7 @@ class _VectorFile:
 
     def _weights(self) -> Tensor | None:
         """What the norms that are kept apart make of scores."""
-        return torch.from_numpy(self._norms()) ** self._manifest.exponent if self._manifest.keep_norm else None
+        return torch.tensor(self._norms()) ** self._manifest.exponent if self._manifest.keep_norm else None
 
     def _check_ids(self, contents: Contents) -> None:
         """Refuses ids that cannot be written."""
@@ -380,7 +380,7 @@ def _parquet_lines(plan: SearchPlan) -> str:
 
 def _numpy_lines(plan: SearchPlan, reading: list[str], *, ids: str = "") -> str:
     """Lines that rank all vectors by their inner product with ``queries``."""
-    ids_path, norms_path = id_file(Path(plan.destination.out)), norm_file(Path(plan.destination.out))
+    norms_path = norm_file(Path(plan.destination.out))
     scores = {
         "inner_product": "scores = queries @ vectors.T",
         "cosine": "scores = queries @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-30)).T",
