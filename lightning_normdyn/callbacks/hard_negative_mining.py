@@ -161,13 +161,18 @@ class HardNegativeMining(Callback):
         step, started = trainer.global_step, time.monotonic()
         self._mined_step = step
         hard_negatives = self._mine(trainer, pl_module)
+        assert self._source is not None
         if hard_negatives is None:
+            if not self._source.negatives.is_filled:
+                raise ValueError(
+                    f"HardNegativeMining: embeddings at step {step} are NaN or infinite, and there are no earlier hard "
+                    "negatives to go on with; look at the encoder's weights and inputs, or train in higher precision"
+                )
             _say(
                 f"HardNegativeMining: embeddings at step {step} are NaN or infinite, so the hard negatives stay as "
                 "they are; lower the learning rate, or train in higher precision"
             )
             return
-        assert self._source is not None
         overlap = self._hand_over(hard_negatives)
         self._file = self._write(trainer, hard_negatives, step) if self.save and not _is_trial(trainer) else None
         if len(hard_negatives.lacking) and not self._has_warned:
@@ -246,7 +251,7 @@ class HardNegativeMining(Callback):
             )
         if similarity.normalization != "learnable":
             return NormAwareScore(similarity.normalization)
-        gamma_query, gamma_document = map(float, similarity.exponents)
+        gamma_query, gamma_document = (float(exponent.detach()) for exponent in similarity.exponents)
         return NormAwareScore("learnable", gamma_query=gamma_query, gamma_document=gamma_document)
 
     def _write(self, trainer: Trainer, hard_negatives: HardNegatives, step: int) -> str | None:

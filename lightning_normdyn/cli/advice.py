@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.audits.input import AuditRequest, gather_input
+from lightning_normdyn.cli.audits.queries import check_enough, query_notes
 from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint, loading_options
 from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words
 from lightning_normdyn.datasets import Judgements, Problems
@@ -151,9 +152,11 @@ def advise_on_files(files: EmbeddingFiles, trained_with: TrainedWith) -> AdviceR
             f"judgements: expected a grade above 0 for one pair at least, got none in {files.judgements}; grades say "
             "how relevant a document is"
         )
+    left_out = query_notes(encoded.queries, judgements)
+    check_enough(encoded.queries, judgements, left_out)
     scoring, notes = _audited(files, encoded)
     sweep = sweep_alpha(encoded.queries, encoded.documents, judgements, alphas=(0.0, 1.0))
-    return AdviceRecord(advise_on(encoded, sweep, trained_with=trained_with, scoring=scoring), notes)
+    return AdviceRecord(advise_on(encoded, sweep, trained_with=trained_with, scoring=scoring), [*notes, *left_out])
 
 
 def _audited(files: EmbeddingFiles, encoded: Encoded) -> tuple[Scoring, Sequence[str]]:

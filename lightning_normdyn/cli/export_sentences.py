@@ -113,6 +113,25 @@ UNMEASURED_UPSERT = (
 )
 
 
+def describe_appended(rows: int, existing_rows: int, *, by_row: bool) -> str:
+    """How many rows were added to those that were there, and why others were not.
+
+    Args:
+        rows: of the embeddings.
+        existing_rows: of them whose ids are there already.
+        by_row: whether ids are numbers of rows, since there are no others.
+
+    Example:
+        >>> describe_appended(50, 0, by_row=False)
+        'Added: 50 of 50 embeddings.'
+    """
+    added = f"Added: {rows - existing_rows:,} of {rows:,} embeddings"
+    if not existing_rows:
+        return f"{added}."
+    numbers = "; ids here are numbers of rows, from 0: give new rows of another file --ids of their own" * by_row
+    return f"{added}; the ids of the others are there already, and what is there stays{numbers}."
+
+
 def describe_unmeasured(other_rows: int) -> str:
     """Why recall is not known after rows were appended.
 

@@ -20,6 +20,7 @@ from lightning_normdyn.cli.export_sentences import (
     UNMEASURED_UPSERT,
     describe,
     describe_advice,
+    describe_appended,
     describe_loss,
     describe_pilot,
     describe_unmeasured,
@@ -229,12 +230,20 @@ class _Export(NamedTuple):
                 source, folding, survey, writer, tell=advance, opened=lambda: _print_lines(console, description)
             )
         console.print(f"Written: {TARGETS[to].place_of(destination)}")
+        if destination.append and writer.existing_ids:
+            _print_lines(console, [self._appended(writer)])
         loss, lines, advice = self._measured(writer, pilot)
         _print_lines(console, lines)
         search = TARGETS[to].hint(self._plan(writer))
         with disk_errors_of(TARGETS[to].place_of(destination)):
             writer.finish(_findings(search, loss, writer, pilot or advice))
         return ExportRecord(survey, description, to, destination, search, loss, lines, pilot or advice)
+
+    def _appended(self, writer: IndexWriter) -> str:
+        """What was added to rows that were there."""
+        existing_rows = len(set(writer.existing_ids).intersection(self.source.ids))
+        by_row = self.request.ids is None and not self.source.file.has_ids
+        return describe_appended(self.survey.rows, existing_rows, by_row=by_row)
 
     def _measured(self, writer: IndexWriter, pilot: Pilot | None) -> tuple[ExportLoss | None, list[str], Pilot | None]:
         """What the index loses, what is said of it, and what was tried for advice."""
@@ -387,7 +396,9 @@ def _queries(name: str | None, dim: int, *, is_prefix: bool) -> Tensor | None:
     file = EmbeddingFile(name)
     if file.dim > dim and is_prefix:
         file = EmbeddingFile(name, dim=dim)
-    if file.dim != dim or not file.rows:
+    if not file.rows:
+        raise ValueError(f"queries: expected at least one vector in {name}, got none")
+    if file.dim != dim:
         raise ValueError(
             f"queries: expected vectors of {dim} numbers as the documents have, got {[file.rows, file.dim]}"
         )

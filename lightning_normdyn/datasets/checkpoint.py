@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -175,9 +176,11 @@ def _of_safetensors(file: Path) -> Iterator[SavedTable]:
 
 def _of_pickle(file: Path) -> Iterator[SavedTable]:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        # Files of before torch 1.6 are no archives, and torch maps nothing else into memory.
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except Exception as error:  # torch raises what its unpickler met
-        complaint = str(error).partition("\n")[0][:160]
+        # Advice to load without weights_only comes before what was met.
+        complaint = str(error).rpartition("Unpickler error:")[2].strip().partition("\n")[0].partition(". ")[0][:160]
         raise MalformedFileError(
             file, None, "weights and plain values", f"a file that torch does not load so ({complaint})",
             "save its state_dict as .safetensors",

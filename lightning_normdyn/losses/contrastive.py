@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from lightning_normdyn.losses.temperature import (
     score_variance,
 )
 from lightning_normdyn.nearest_word import nearest
+
+_SCALES = frozenset({"s", "scale", "logit_scale"})  # what papers and other packages call the inverse of a temperature
 
 
 class ContrastiveLoss(nn.Module):
@@ -78,7 +81,7 @@ class ContrastiveLoss(nn.Module):
             names = _option_names(type(self))
             raise TypeError(
                 f"{type(self).__name__}: got an unexpected keyword argument {min(unknown)!r}; it takes "
-                f"{', '.join(names)}{nearest(min(unknown), names)}"
+                f"{', '.join(names)}{option_hint(min(unknown), names)}"
             )
         if chunk_size is not None:
             check_count(chunk_size=chunk_size)
@@ -280,3 +283,13 @@ def _option_names(loss: type[ContrastiveLoss]) -> list[str]:
         for parameter in inspect.signature(base.__init__).parameters.values()
     ]
     return sorted({parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY})
+
+
+def option_hint(name: str, options: Iterable[str]) -> str:
+    """What may be meant by an option that there is not; empty where nothing is like it.
+
+    Example:
+        >>> option_hint("scale", ["max_scale"]), option_hint("temperatur", ["temperature"])
+        ('; a scale s is temperature=1/s', "; did you mean 'temperature'?")
+    """
+    return "; a scale s is temperature=1/s" if name in _SCALES else nearest(name, options)

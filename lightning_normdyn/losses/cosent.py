@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.geometry import most_precise
 from lightning_normdyn.losses.batch import Batch, check_finite
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
@@ -53,7 +54,7 @@ class CoSENT(ContrastiveLoss):
             grades: of the pairs, ``[n]``, any finite numbers; the higher the more alike.
 
         Returns:
-            A scalar, the same on every rank; 0 where all pairs have the same grade.
+            A scalar, the same on every rank; 0 where all pairs have the same grade, which is said in a warning.
 
         Raises:
             ValueError: naming the argument that does not fit, or if embeddings are NaN or infinite.
@@ -68,11 +69,17 @@ class CoSENT(ContrastiveLoss):
             self.settle_temperature(queries, documents, ranks)
             scores = (self.scaled_queries(queries, None) * self.similarity.rescale_documents(documents)).sum(-1)
             rows = ranks.rows(len(queries), traits=batch.traits())[0]
-            loss = _misorder(ranks.gather(scores, rows), ranks.gather(most_precise(grades.detach()), rows))
-            loss = loss.to(scores.dtype)
+            grades = ranks.gather(most_precise(grades.detach()), rows)
+            loss = _misorder(ranks.gather(scores, rows), grades).to(scores.dtype)
         if self.check_finite and not bool(loss.isfinite()):
             check_finite(queries=queries, documents=documents)
             raise ValueError(f"queries: scores leave {loss.dtype}; normalise a side, or look at the encoder")
+        if self.check_finite and not bool(loss) and bool((grades == grades[0]).all()):
+            caution(
+                "grades: all pairs of the batch have the same, so the loss is 0 whatever the embeddings; take larger "
+                "or mixed batches, or leave a last batch of one pair out",
+                stacklevel=2,
+            )
         return loss
 
 

@@ -114,8 +114,9 @@ class TeacherLoss(InBatchLoss):
         return batch._replace(teacher=Teacher.check(named, lists, queries))
 
     def _refuse_short_lists(self, batch: Batch, is_listed: bool) -> None:
-        if batch.has_ids:
-            raise ValueError("query_ids: a list names its documents, and ids exclude none; leave ids out")
+        for name in ("query_ids", "document_ids", "hard_negative_ids"):
+            if getattr(batch, name) is not None:
+                raise ValueError(f"{name}: a list names its documents, and ids exclude none; leave ids out")
         if not len(batch.hard_negatives) and not is_listed:
             raise ValueError(
                 "hard_negatives: expected some, since one document alone has nothing to be compared with; give "

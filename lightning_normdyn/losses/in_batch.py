@@ -165,6 +165,7 @@ class InBatchLoss(ContrastiveLoss, ABC):
             raise ValueError(
                 f"queries: scores leave {loss.dtype}, with entries up to {largest[0]:.3g} and {largest[1]:.3g} in "
                 "documents; normalise a side, or look at the encoder"
+                + (", or at another rank's error, if one names NaN" if len(candidates.positives.sizes) > 1 else "")
             )
         if candidates.keys and not self._has_warned_of_ids:
             self._warn_of_ids(batch, candidates)

@@ -159,7 +159,7 @@ class MagFace(MarginHead):
     def target_cosines(self, cosines: Tensor, norms: Tensor, gather_norms: GatherNorms) -> Tensor:
         """See :class:`MagFace`."""
         del gather_norms
-        if self._is_step and not self._was_compared:
+        if self._is_step and not self._was_compared and bool(norms.isfinite().all()):
             self._was_compared = True
             self._compare(norms.detach())
         slope = (self.upper_margin - self.lower_margin) / (self.upper_norm - self.lower_norm)

@@ -13,7 +13,7 @@ from lightning_normdyn.caution import caution
 from lightning_normdyn.core.sharded_tensor import is_sharded
 from lightning_normdyn.losses.cached import cached_loss
 from lightning_normdyn.losses.chunked_encoder import Encode
-from lightning_normdyn.losses.contrastive import ContrastiveLoss
+from lightning_normdyn.losses.contrastive import ContrastiveLoss, option_hint
 from lightning_normdyn.losses.full_softmax import FullSoftmax
 from lightning_normdyn.losses.infonce import InfoNCE
 from lightning_normdyn.losses.learnt import average_gradients
@@ -28,7 +28,6 @@ from lightning_normdyn.losses.options import (
 )
 from lightning_normdyn.losses.similarity import Normalization
 from lightning_normdyn.losses.teacher import check_teacher_options
-from lightning_normdyn.nearest_word import nearest
 
 _LEAST_REACH = 0.05
 _LOSS_OPTIONS = InfoNCEOptions.__optional_keys__
@@ -309,7 +308,7 @@ def _unexpected(module: str, options: Iterable[str], error: TypeError) -> TypeEr
     for name in options:
         if f"'{name}'" in str(error):
             names = sorted([*_LOSS_OPTIONS, "normalization"])
-            advice = nearest(name, names) or f"; the loss takes {', '.join(names)}"
+            advice = option_hint(name, names) or f"; the loss takes {', '.join(names)}"
             return TypeError(f"{module}: got an unexpected keyword argument {name!r}{advice}")
     return error
 

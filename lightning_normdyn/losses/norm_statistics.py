@@ -14,7 +14,7 @@ _SMALLEST_DEVIATION = 1e-3
 class NormStatistics(OwnNumbers):
     """Mean and standard deviation of norms, as exponential averages over training batches, kept in checkpoints.
 
-    The first batch sets them, and an evaluation before it goes by its own batch.
+    The first batch of two norms or more sets them, and an evaluation before it goes by its own batch.
 
     Args:
         momentum: what an average keeps of itself at each batch.
@@ -47,16 +47,16 @@ class NormStatistics(OwnNumbers):
             number.zero_()
 
     def update(self, norms: Tensor) -> None:
-        """Takes a training batch in, unless some of it is NaN or infinite.
+        """Takes a training batch in, unless some of it is NaN or infinite, or it is one embedding, without deviation.
 
         Args:
             norms: of the embeddings of all ranks, ``[total]``.
         """
         momentum = torch.where(self.batches > 0, self.momentum, 0.0)
-        is_finite = norms.isfinite().all()
+        counts = norms.isfinite().all() & (len(norms) > 1)
         for average, value in zip((self.mean, self.std), moments(norms), strict=True):
-            average.copy_(torch.where(is_finite, momentum * average + (1 - momentum) * value, average))
-        self.batches += is_finite
+            average.copy_(torch.where(counts, momentum * average + (1 - momentum) * value, average))
+        self.batches += counts
 
     def standardise(self, norms: Tensor, batch_norms: Tensor) -> Tensor:
         """How many standard deviations norms ``[n]`` are above the mean.

@@ -187,13 +187,15 @@ class SummedLoss(InBatchLoss):
 def _check(losses: Mapping[str, tuple[float, InBatchLoss]]) -> None:
     if not isinstance(losses, Mapping) or not losses:
         raise ValueError(
-            f'losses: expected weights and losses by name, as in {{"infonce": (1.0, InfoNCE())}}, got {losses!r}'
+            f'losses: expected weights and losses by name, as in {{"infonce": (1.0, InfoNCE())}}, got {_shown(losses)}'
         )
     for name, entry in losses.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"losses: expected names of letters, digits and underscores, got {name!r}")
+        if hasattr(nn.ModuleDict, name) or name == "training":
+            raise ValueError(f"losses: {name!r} is a name of torch's modules themselves; take another")
         if not isinstance(entry, (tuple, list)) or len(entry) != 2:
-            raise ValueError(f"losses: expected (weight, loss) under {name!r}, got {entry!r}")
+            raise ValueError(f"losses: expected (weight, loss) under {name!r}, got {_shown(entry)}")
         if not isinstance(entry[1], InBatchLoss):
             raise TypeError(
                 f"losses: expected an InfoNCE or SigmoidContrastive under {name!r}, got {type(entry[1]).__name__}; add "
@@ -207,3 +209,14 @@ def _check(losses: Mapping[str, tuple[float, InBatchLoss]]) -> None:
     reductions = {name: loss.reduction for name, (_, loss) in losses.items()}
     if len(set(reductions.values())) > 1:
         raise ValueError(f"losses: expected one reduction for all, got {reductions}; a sum has one")
+
+
+def _shown(came: object) -> str:
+    """What came, on one line, and what takes it where weights came for words."""
+    if isinstance(came, nn.Module):
+        return f"{type(came).__name__} alone; write (1.0, {type(came).__name__}(...))"
+    if isinstance(came, (int, float)):
+        return f"{came!r} alone; write ({came!r}, InfoNCE(...)), or give the words to ContrastiveMixin(loss=...)"
+    if isinstance(came, (list, tuple)) and came:
+        return f"{type(came).__name__} of {type(came[0]).__name__}"
+    return repr(came)

@@ -213,6 +213,23 @@ def test_embeddings_that_are_not_finite_leave_the_negatives_as_they_are(fit):
     assert not torch.equal(snapshots.tables[4], snapshots.tables[0])
 
 
+def test_embeddings_that_are_not_finite_at_first_leave_nothing_to_train_with(fit):
+    model = towers()
+    model.net[-1].weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="at step 0 are NaN or infinite, and there are no earlier hard negatives"):
+        fit(model, None, HardNegativeMining(every_n_steps=2), max_steps=2, max_epochs=-1)
+
+
+def test_learnt_exponents_are_read_without_a_word(fit, recwarn):
+    torch.set_warn_always(True)  # not once a process
+    try:
+        model = towers(normalization="learnable", learnable_temperature=True)
+        fit(model, None, HardNegativeMining(every_n_steps=2), max_steps=2, max_epochs=-1)
+    finally:
+        torch.set_warn_always(False)
+    assert not [str(warning.message) for warning in recwarn if "requires_grad" in str(warning.message)]
+
+
 def test_what_cannot_be_mined_is_said_before_anything_is_trained(fit):
     class Other(pl.LightningModule):
         def training_step(self, batch, batch_idx):

@@ -212,7 +212,7 @@ def test_controls_are_columns_of_numbers_and_may_be_several(files, capsys):
     texts = ["--texts", "texts.tsv.gz"]
     assert audit(*words, *texts, "--control", "age", "--control", "place") == 0
     assert numbers()["controls"] == ["length", "age", "place"]
-    assert any("'place' is unknown for 1 items" in note for note in numbers()["notes"])
+    assert any("'place' is unknown for 1 of 120 items" in note for note in numbers()["notes"])
     page = html.unescape(Path("audit/audit.html").read_text(encoding="utf-8"))
     assert "with length and age and place held fixed" in page
     assert audit(*words, *texts, "--control", "kind", "--overwrite") == 2
@@ -384,6 +384,43 @@ def test_each_refusal_is_one_sentence_and_nothing_is_written(files, change, caps
     assert not Path("audit").exists()
 
 
+def test_too_few_queries_are_refused_with_what_was_left_out(files, capsys):
+    Path("strangers.tsv").write_text("q1\td1\t1\nq2\tunknown\t1\nstranger\td3\t1\n")
+    words = ["--queries", "queries.npz", "--judgements", "strangers.tsv"]
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", *words) == 2
+    refusal = capsys.readouterr().err
+    assert "1 judgements of unknown documents, left out (first: strangers.tsv, line 2); 1 judgements of unkn" in refusal
+    np.save("zeros.npy", np.zeros((ROWS, DIM), dtype=np.float32))
+    Path("rows.tsv").write_text("".join(f"{row}\td{row}\t1\n" for row in range(ROWS)))
+    words = ["--queries", "zeros.npy", "--judgements", "rows.tsv"]
+    assert audit("--embeddings", "documents.npz", "--column", "vectors", *words) == 2
+    refusal = capsys.readouterr().err
+    assert "got 0. 120 of 120 queries are zero vectors, score all documents alike and are in no ranking" in refusal
+    assert main(["advise", "--documents", "zeros.npy", "--queries", "zeros.npy"]) == 2
+    assert "120 of 120 queries are zero vectors" in capsys.readouterr().err
+
+
+def test_blank_lines_are_empty_texts_where_embeddings_have_rows_for_them(tmp_path, capsys):
+    texts = ["" if row % 10 == 4 else "a" * (row + 1) for row in range(30)]
+    vectors = np.random.default_rng(0).normal(size=(30, DIM))
+    np.save("rows.npy", vectors)
+    np.save("fewer.npy", vectors[[bool(text) for text in texts]])
+    Path("texts.txt").write_text("".join(f"{text}\n" for text in texts))
+    assert audit("--embeddings", "rows.npy", "--texts", "texts.txt") == 0
+    assert capsys.readouterr().err == ""
+    shown = {item["row"]: item.get("text", "") for side in ("longest", "shortest") for item in numbers()[side]}
+    assert shown == {row: texts[row] for row in shown}
+    assert "3 of 30 texts are empty: what their vectors say is the model's, not a document's." in numbers()["notes"]
+    assert audit("--embeddings", "fewer.npy", "--texts", "texts.txt", "--overwrite") == 0  # as before
+    assert not numbers()["notes"]
+
+
+def test_one_vector_is_no_finding(tmp_path, capsys):
+    np.save("one.npy", np.ones((1, DIM)))
+    assert audit("--embeddings", "one.npy") == 0
+    assert capsys.readouterr().out.startswith("A single norm says nothing: give more vectors.")
+
+
 OPTIONS = {
     "expected either --model or --embeddings, got neither": [],
     "expected either --model or --embeddings, got both": ["--model", "m", "--embeddings", "e.npy"],
@@ -393,11 +430,15 @@ OPTIONS = {
     "expected --model, whose embeddings are kept": ["--embeddings", "e.npy", "--save", "s.npy"],
     "expected a file of embeddings beside --beir": ["--embeddings", "e.npy", "--beir", "b", "--queries", "q.txt"],
     "expected a file of embeddings, got none": ["--embeddings", "e.npy"],
+    "control: expected columns beside 'length', which is held fixed anyway": [
+        *("--embeddings", "documents.npz", "--column", "vectors", "--texts", "texts.tsv.gz"),
+        *("--covariates", "covariates.tsv", "--control", "length"),
+    ],
 }
 
 
 @pytest.mark.parametrize("message", OPTIONS)
-def test_options_that_do_not_fit_are_refused(message, capsys):
+def test_options_that_do_not_fit_are_refused(files, message, capsys):
     assert audit(*OPTIONS[message]) == 2
     assert message in capsys.readouterr().err
 

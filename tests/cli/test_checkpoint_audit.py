@@ -155,6 +155,10 @@ def _write_hostile(folder):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"wte.weight": Hostile()}))
 
 
+def _write_saved_hostile(folder):
+    torch.save({"wte.weight": Hostile()}, folder / "pytorch_model.bin")
+
+
 def _write_small(folder):
     save_file({"conv.weight": torch.randn(4, 4)}, folder / "model.safetensors")
 
@@ -177,6 +181,7 @@ def _write_nan(folder):
             "m: expected model.safetensors, model.safetensors.index.json or pytorch_model.bin, got nei",
         ),
         (_write_hostile, "m/pytorch_model.bin: expected weights and plain values, got a file that torch does not load"),
+        (_write_saved_hostile, "got a file that torch does not load so (Unsupported global: "),
         (_write_small, "m: expected a table of embeddings, got the matrices conv.weight 4 x 4; name one with --column"),
         (_write_cut, "m/model.safetensors: expected a whole .safetensors file, got one that cannot be read"),
         (_write_nan, "wte.weight: expected finite numbers, got NaN or infinity in 40 of 40 rows"),
@@ -192,6 +197,14 @@ def test_refusals_are_one_sentence_and_nothing_is_written(write, message, capsys
     assert said.count("\n") == 1
     assert not Path("audit").exists()
     assert not Path("hostile").exists()
+
+
+def test_a_file_of_before_torch_1_6_is_read():
+    table = torch.randn(WORDS, DIM)
+    table[DEAD] *= 1e-6
+    torch.save({"wte.weight": table}, "old.bin", _use_new_zipfile_serialization=False)
+    assert main(["audit", "--checkpoint", "old.bin"]) == 0
+    assert sorted(numbers()["tables"][0]["near_dead_rows"]) == DEAD
 
 
 def test_a_checkpoint_stands_alone(capsys):

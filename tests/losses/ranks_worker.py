@@ -263,6 +263,8 @@ def disagree(world, rank, what):
     options = {what: torch.arange(5)} if differs and what in ("labels", "document_ids") else {}
     if what == "double" and differs:
         queries, documents = queries.double(), documents.double()
+    if what == "nan" and differs:
+        queries = queries * torch.nan
     if not (what == "detached" and differs):
         documents.requires_grad_()
     try:
@@ -303,6 +305,7 @@ def main(folder):
     alone = Towers(InfoNCE, {"gather": False})
     found["not gathered"] = alone(share(everything({}, 0), world, rank)).detach()
     found["disagreeing"] = [disagree(world, rank, name) for name in ("labels", "document_ids", "detached", "double")]
+    found["not finite"] = disagree(world, rank, "nan")
     torch.save(found, Path(folder) / f"world-{world}-rank-{rank}.pt")
 
 

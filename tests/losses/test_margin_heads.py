@@ -320,3 +320,30 @@ def test_evaluation_without_a_graph_gives_the_same_numbers():
         assert float(value) == pytest.approx(float(head(x, labels).detach()), rel=1e-6)
         each = head_of(name, x, labels, reduction="none").eval()(x, labels)
         assert float(value) == pytest.approx(float(each.mean().detach()), rel=1e-6)
+
+
+def test_a_batch_of_one_embedding_sets_no_deviation():
+    x, labels = batch()
+    head, other = (AdaFace(CLASSES, D, margin=0.5) for _ in range(2))
+    head(x[:1], labels[:1])
+    for each in (head, other):
+        each(x, labels)
+    assert head.statistics.std > 0.1
+    for name, value in other.statistics.state_dict().items():
+        torch.testing.assert_close(head.statistics.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_magface_says_nothing_of_norms_that_are_not_finite(recwarn):
+    x, labels = batch()
+    head = MagFace(CLASSES, D)
+    with pytest.raises(ValueError, match="embeddings: 11 of 11 embeddings are NaN or infinite"):
+        head(x * torch.nan, labels)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="no length trains"):
+        head(x / x.norm(dim=1, keepdim=True), labels)
+
+
+@pytest.mark.parametrize("name", ["s", "scale"])
+def test_the_scale_of_the_papers_is_said_to_be_a_temperature(name):
+    with pytest.raises(TypeError, match=f"argument '{name}'; .*; a scale s is temperature=1/s$"):
+        ArcFace(CLASSES, D, **{name: 64.0})

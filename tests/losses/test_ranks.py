@@ -73,6 +73,15 @@ def test_ranks_that_disagree_are_told_so_and_do_not_wait(found, world):
             assert "expected the same on all ranks, got [" in sentence
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_embeddings_of_another_rank_that_are_not_finite_are_not_blamed_on_this_one(found, world):
+    first, *others = (rank["not finite"] for rank in found[world])
+    assert first.startswith("queries: 5 of 5 embeddings are NaN or infinite")
+    assert others
+    assert all(sentence.endswith("or at another rank's error, if one names NaN") for sentence in others)
+    assert "another rank" not in found[1][0]["not finite"]
+
+
 def test_cached_gradients_are_those_of_the_plain_loss(found):
     """On one process too: the worker ran both over the same pairs."""
     plain, cached = (found[1][0][case] for case in ("accumulated", "cached, accumulated"))

@@ -274,7 +274,7 @@ def put(x, value, *place):
             r"listed: expected whole numbers \[4, c\], got torch.fl",
         ),
         ({"listed": put(LISTED, -1, 1), "teacher_scores": SCORES}, "listed: .*1 of 4 queries"),
-        ({"listed": LISTED, "teacher_scores": SCORES, "document_ids": torch.arange(6)}, "query_ids: a list names its"),
+        ({"listed": LISTED, "teacher_scores": SCORES, "document_ids": torch.arange(6)}, "^document_ids: a list names"),
         ({"listed": LISTED, "teacher_scores": SCORES, "labels": torch.arange(6)}, "labels: the teacher alone says"),
     ],
 )
@@ -401,3 +401,15 @@ def test_verify_loss_takes_them_on_two_ranks(name):
     loss, reference = planted_losses.SOFT[name]
     table = verify_loss(loss, reference, ranks=2)
     assert table.is_right, str(table)
+
+
+@pytest.mark.parametrize("name", ["query_ids", "document_ids"])
+def test_ids_beside_a_list_are_refused_by_the_name_under_which_they_came(name):
+    ids = torch.arange(len(Q if name == "query_ids" else C))
+    with pytest.raises(ValueError, match=f"^{name}: a list names its documents"):
+        DistillKLDiv()(Q, C, listed=LISTED, teacher_scores=SCORES, **{name: ids})
+
+
+def test_equal_grades_have_no_order_to_train():
+    with pytest.warns(UserWarning, match="^grades: all pairs of the batch have the same, so the loss is 0"):
+        assert CoSENT()(Q, C[:4], torch.full((4,), 0.5)) == 0

@@ -256,7 +256,11 @@ def test_learnt_numbers_are_named_by_their_loss():
     [
         ({}, "losses: expected weights and losses by name"),
         (None, "losses: expected weights and losses by name"),
-        ({"a": InfoNCE()}, r"losses: expected \(weight, loss\) under 'a'"),
+        ({"a": InfoNCE()}, r"losses: expected \(weight, loss\) under 'a', got InfoNCE alone; write \(1\.0, InfoNCE"),
+        ({"infonce": 0.5}, r"under 'infonce', got 0\.5 alone; .* give the words to ContrastiveMixin\(loss=\.\.\.\)$"),
+        ([InfoNCE(), InfoNCE()], "losses: expected weights and losses by name, .*, got list of InfoNCE$"),
+        ({"forward": (1.0, InfoNCE())}, "losses: 'forward' is a name of torch's modules themselves; take another"),
+        ({"training": (1.0, InfoNCE())}, "losses: 'training' is a name of torch's modules"),
         ({"a b": (1.0, InfoNCE())}, "losses: expected names of letters, digits and underscores, got 'a b'"),
         ({"a": (-1.0, InfoNCE())}, "losses: .*-1.0; a weight of 1"),
         ({"a": (float("nan"), InfoNCE())}, "losses: .*nan; a weight of 1"),

@@ -15,7 +15,7 @@ from lightning_normdyn.cli.audits.encoding import EncoderRequest, Encoding
 from lightning_normdyn.cli.audits.items import AuditedItems, items_of, read_chunks
 from lightning_normdyn.cli.audits.queries import GatheredQueries, QueryRequest, gather_queries
 from lightning_normdyn.core.statistics.ranking import measure_named
-from lightning_normdyn.datasets import JudgedTexts, Problems
+from lightning_normdyn.datasets import JudgedTexts, Problems, Texts
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, names_embeddings
 from lightning_normdyn.datasets.formats.beir_hub import read_judged_texts
 from lightning_normdyn.datasets.formats.covariates import Covariates, read_covariates
@@ -239,8 +239,20 @@ def _sources(request: AuditRequest, beir: JudgedTexts | None) -> AuditedItems | 
     if beir is not None:
         return AuditedItems.of_texts(str(request.beir), beir.documents)
     if request.texts is not None:
-        return AuditedItems.of_texts(request.texts, read_listed_texts(request.texts))
+        return AuditedItems.of_texts(request.texts, _texts(request.texts, request))
     return None if request.images is None else AuditedItems.of_folder(request.images)
+
+
+def _texts(file: str, request: AuditRequest) -> Texts:
+    """Texts of the items; blank lines are empty texts where ready embeddings have a row for each of them."""
+    texts = read_listed_texts(file)
+    if request.embeddings is None:
+        return texts
+    rows = EmbeddingFile(request.embeddings, column=request.column).rows
+    if len(texts) >= rows:
+        return texts
+    all_lines = read_listed_texts(file, keep_blank=True)
+    return all_lines if len(all_lines) == rows else texts
 
 
 def _covariates(file: str | None, ids: Sequence[str]) -> tuple[Covariates, list[str]]:
@@ -276,6 +288,8 @@ def _of_length(column: Tensor | None, length: Tensor | None) -> list[str]:
 def _of_controls(controls: Sequence[str], table: Covariates, length: Tensor | None) -> list[str]:
     """Refuses what is no column of numbers, and notes unknown cells, which count as the median."""
     missing = next((name for name in controls if name not in table.numbers), None)
+    if missing == _LENGTH and length is not None:
+        raise ValueError(f"control: expected columns beside '{_LENGTH}', which is held fixed anyway; leave it out")
     if missing is not None:
         listed = ", ".join(table.numbers) or "there is none"
         raise ValueError(f"control: expected a column of numbers of --covariates ({listed}), got '{missing}'")
@@ -286,7 +300,8 @@ def _of_controls(controls: Sequence[str], table: Covariates, length: Tensor | No
         )
     unknown = {name: int((~table.numbers[name].isfinite()).sum()) for name in controls}
     return [
-        f"The control '{name}' is unknown for {count:,} items, which count as its median in what is taken out of norms."
+        f"The control '{name}' is unknown for {count:,} of {len(table.numbers[name]):,} items, which count as its "
+        "median in what is taken out of norms."
         for name, count in unknown.items()
         if count
     ]

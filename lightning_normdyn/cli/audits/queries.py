@@ -14,6 +14,7 @@ from lightning_normdyn.datasets import JudgedTexts, Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, names_embeddings
 from lightning_normdyn.datasets.formats.listed_texts import read_listed_texts
 from lightning_normdyn.datasets.formats.qrels import read_qrels
+from lightning_normdyn.retrieval.audit.ranking_audit import JudgedQueries, check_judged, without_zero_queries
 
 
 class QueryRequest(NamedTuple):
@@ -93,22 +94,52 @@ def gather_queries(
         problems = Problems(request.judgements)
         judgements = read_qrels(request.judgements, places, document_places, problems)
         notes = [f"{problems}."] if problems.counts else []
-    unjudged_count = len(ids) - len(judgements.relevant().queries.unique())
+    notes += query_notes(queries, judgements)
+    check_enough(queries, judgements, notes)
+    return GatheredQueries(queries, judgements, notes, ids)
+
+
+def query_notes(queries: Tensor, judgements: Judgements) -> list[str]:
+    """What queries are in no ranking, and whether judgements look like graded pairs.
+
+    Args:
+        queries: as encoded, ``[n, d]``.
+        judgements: by position.
+    """
+    notes = []
+    unjudged_count = len(queries) - len(judgements.relevant().queries.unique())
     if unjudged_count:
         notes.append(
-            f"{unjudged_count:,} of {len(ids):,} queries have no relevant document here and are in no ranking."
+            f"{unjudged_count:,} of {len(queries):,} queries have no relevant document here and are in no ranking."
         )
     zeros = int((queries == 0).all(1).sum())
     if zeros:
         notes.append(
-            f"{zeros:,} of {len(ids):,} queries are zero vectors, score all documents alike and are in no ranking."
+            f"{zeros:,} of {len(queries):,} queries are zero vectors, score all documents alike and are in no ranking."
         )
     if _grades_pairs(judgements):
         notes.append(
             "Each query is judged with a single document and grades differ, as judgements of similarity do: rankings "
             "count what was not judged as irrelevant, and any grade above 0 as relevant, so they say little here."
         )
-    return GatheredQueries(queries, judgements, notes, ids)
+    return notes
+
+
+def check_enough(queries: Tensor, judgements: Judgements, notes: Sequence[str]) -> None:
+    """Refuses too few judged queries, and says what became of the others.
+
+    Args:
+        queries: as encoded, ``[n, d]``.
+        judgements: by position.
+        notes: on what was left out.
+
+    Raises:
+        ValueError: with the notes.
+    """
+    try:
+        check_judged(without_zero_queries(JudgedQueries(queries, judgements)), queries.shape[1])
+    except ValueError as error:
+        raise ValueError(". ".join([str(error), *(note.rstrip(".") for note in notes)])) from None
 
 
 def _grades_pairs(judgements: Judgements) -> bool:

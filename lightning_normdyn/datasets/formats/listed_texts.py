@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from lightning_normdyn.datasets.problems import MalformedFileError, Problems
@@ -16,12 +17,16 @@ _IDS = ("_id", "id")
 _Rows = Iterator[tuple[File, int, str, str]]
 
 
-def read_listed_texts(file: File) -> Texts:
+def read_listed_texts(file: File, *, keep_blank: bool = False) -> Texts:
     r"""Reads texts, plain or ``.gz``.
 
     ``.tsv`` has an id, a tab and a text on each line; a first line that starts with ``id`` or ``_id`` names the
     columns. ``.jsonl`` has objects with ``_id`` or ``id`` and ``text``, and ``title`` where there is one, as BEIR
     writes them. Any other file has one text a line, whose id is its place among them, from 0.
+
+    Args:
+        file: the texts.
+        keep_blank: whether a blank line of one text a line is an empty text, and no problem.
 
     Raises:
         MalformedFileError: if a line does not hold what it should, an id comes twice, or there is no text.
@@ -35,16 +40,18 @@ def read_listed_texts(file: File) -> Texts:
     """
     readers: dict[str, Callable[[File], _Rows]] = {".tsv": _tsv, ".jsonl": _jsonl}
     problems = Problems(file)
-    rows = readers.get(Path(str(file).removesuffix(".gz")).suffix, _lines)(file)
+    lines = partial(_lines, keep_blank=keep_blank)
+    rows = readers.get(Path(str(file).removesuffix(".gz")).suffix, lines)(file)
     texts = load_texts(refuse_repeated(rows), source=[file], kind="texts", problems=problems)
     if not len(texts):
         raise MalformedFileError(file, None, "texts", "an empty file")
-    problems.report()
+    if not keep_blank:
+        problems.report()
     return texts
 
 
-def _lines(file: File) -> _Rows:
-    for place, line in enumerate(read_lines(file)):
+def _lines(file: File, *, keep_blank: bool) -> _Rows:
+    for place, line in enumerate(read_lines(file, keep_blank=keep_blank)):
         yield file, line.number, str(place), line.text
 
 

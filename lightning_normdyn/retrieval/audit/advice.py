@@ -30,6 +30,8 @@ def first_line(audit: Audit) -> str:
 
 def _of_norms(audit: Audit) -> str:
     """What norms follow, where no search says what they are worth."""
+    if audit.distribution.rows - audit.distribution.zeros == 1:
+        return "A single norm says nothing: give more vectors."
     if audit.saturation.kind not in ("free", "unclear"):
         return audit.saturation.sentence
     varying = {name: correlation for name, correlation in audit.correlations.items() if math.isfinite(correlation.r)}

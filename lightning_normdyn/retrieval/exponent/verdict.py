@@ -139,12 +139,12 @@ def _through_length(confounds: ConfoundReport) -> str:
 def _explanation(confounds: ConfoundReport) -> str:
     controls, residual, length = _controls(confounds), confounds.residual, confounds.length
     name, verb = controls.capitalize(), _verb(confounds, "explain")
-    gains = f"they gain {_gain(residual)}, length alone {_gain(length)}{_correlation(confounds)}"
+    chance = ", neither beyond chance once corrected" if confounds.verdict == "unclear" else ""
+    gains = f"they gain {_gain(residual)}, length alone {_gain(length)}{chance}{_correlation(confounds)}"
     explanation = {
         "norm": f"{name} {_verb(confounds, 'do')} not explain the gain: with {controls} taken out of norms {gains}.",
         "partly length": f"{name} {verb} part of the gain: with {controls} taken out of norms {gains}.",
-        "unclear": f"Whether {controls} {verb} the gain is open: with {controls} taken out of norms {gains}, neither "
-        "beyond chance.",
+        "unclear": f"Whether {controls} {verb} the gain is open: with {controls} taken out of norms {gains}.",
     }[confounds.verdict]
     if not confounds.length_helps:
         return explanation

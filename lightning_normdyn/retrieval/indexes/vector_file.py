@@ -163,7 +163,7 @@ class _VectorFile:
 
     def _weights(self) -> Tensor | None:
         """What the norms that are kept apart make of scores."""
-        return torch.from_numpy(self._norms()) ** self._manifest.exponent if self._manifest.keep_norm else None
+        return torch.tensor(self._norms()) ** self._manifest.exponent if self._manifest.keep_norm else None
 
     def _check_ids(self, contents: Contents) -> None:
         """Refuses ids that cannot be written."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_normdyn.datasets.records import MinedRow
 from lightning_normdyn.retrieval.mining.options import MiningOptions
 from lightning_normdyn.retrieval.mining.positives import PositivePairs
+from lightning_normdyn.retrieval.search.running_top_k import NO_DOCUMENT
 
 _QUANTILES = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "max": 1.0}
 
@@ -81,7 +82,12 @@ class HardNegatives:
 
         Yields:
             Rows with as many negatives as there are, none included.
+
+        Raises:
+            ValueError: if there are fewer than were mined from.
         """
+        _check_names("queries", queries, len(self.indices))
+        _check_names("documents", documents, 1 + max(map(_highest, (self.indices, self.positives.documents))))
         columns = (*self.positives, self.positive_scores)
         for query, document, score in zip(*(column.tolist() for column in columns), strict=True):
             count = int((self.indices[query] >= 0).sum())
@@ -132,6 +138,17 @@ class HardNegatives:
             f"{len(self.lacking)} of {len(self.indices)} queries have fewer than {options.num_negatives} hard "
             f"negatives, {int((self.counts == 0).sum())} have none; {' or '.join(ways) or 'add documents'}, or "
             f"{fewer}"
+        )
+
+
+def _highest(places: Tensor) -> int:
+    return int(places.max()) if places.numel() else NO_DOCUMENT
+
+
+def _check_names(name: str, names: Sequence[str], least: int) -> None:
+    if len(names) < least:
+        raise ValueError(
+            f"{name}: expected an id or a text for each that was mined from, {least} or more, got {len(names)}"
         )
 
 

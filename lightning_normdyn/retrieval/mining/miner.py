@@ -139,6 +139,8 @@ def mine_hard_negatives(
     )
     score = NormAwareScore(normalization, 0.0, alpha, gamma_query, gamma_document)
     query_tensor = as_embeddings(queries=queries)[0].detach()
+    if query_tensor.ndim != 2:
+        raise ValueError(f"queries: expected [n, d], got {tuple(query_tensor.shape)}; a single one is queries[None]")
     documents = cast("Tensor | Array", as_documents(documents))
     if len(getattr(documents, "shape", ())) != 2:
         raise ValueError(
@@ -147,6 +149,8 @@ def mine_hard_negatives(
             "looked up before the documents pass, so a stream will not do"
         )
     m = int(documents.shape[0])
+    if not m and len(query_tensor):
+        raise ValueError("documents: expected at least one, got none; look at where they come from")
     pairs = PositivePairs.of(positives, len(query_tensor), m)
     hard_negatives = mine(
         query_tensor,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
@@ -116,9 +117,9 @@ def _listed_pairs(positives: ArrayLike | Sequence[int | Sequence[int]], n: int) 
             )
         table = tensor.reshape(len(tensor), -1).tolist()
     try:
-        if isinstance(table, str | bytes):
+        if isinstance(table, str | bytes | Mapping | Set):  # the last two have no order that is the queries'
             raise TypeError
-        rows = [[row] if isinstance(row, int) else list(row) for row in table]
+        rows = [[row] if isinstance(row, Integral) else list(row) for row in table]
         documents = torch.tensor([place for row in rows for place in row], dtype=torch.int64)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(

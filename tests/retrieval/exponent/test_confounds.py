@@ -225,6 +225,8 @@ def peaked(best, height, seed=0):
 def test_verdicts(residual, length, verdict):
     found = explain_gain(peaked(1, 0.2), residual, length, resamples=300)
     assert found.verdict == verdict
+    assert ("neither beyond chance once corrected" in found.sentence) == (verdict == "unclear")
+    assert not found.sentence.endswith("neither beyond chance.")  # that is no word on the correlation before it
     best = [float(one.values.mean(1).max()) for one in (peaked(1, 0.2), residual, length)]
     assert found.lost_gain.value == pytest.approx(best[0] - best[1])
     assert found.over_length.value == pytest.approx(best[0] - best[2])

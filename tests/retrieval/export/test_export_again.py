@@ -71,7 +71,7 @@ def test_what_cannot_be_undone_is_refused(capsys):
     for file, said in {
         "unit.npy": "embeddings: expected lengths that carry norms, got vectors that an export gave length 1",
         "apart.npy": "embeddings: expected lengths that carry norms, got vectors that an export gave length 1",
-        "longer.npy": "embeddings: expected embeddings, got 'longer.npy', whose last dimension an export with",
+        "longer.npy": "embeddings: expected embeddings, got 'longer.npy', whose last dimension an export with --aug",
     }.items():
         assert main(["export", "--embeddings", file, "--to", "npy", "--out", "x.npy", "--alpha", "0.5"]) == 2
         assert capsys.readouterr().err.startswith(f"normdyn: {said}")
@@ -110,6 +110,22 @@ def test_rows_are_appended_by_id(kind, keep_norm):
     if kind in ("npy", "faiss"):
         with pytest.raises(ValueError, match=r"append: expected the manifest 'x.*', got none, so the exponent"):
             export_rows(source, kind, f"x.{kind}", folding, append=True, **options)
+
+
+def test_rows_that_were_there_are_said(capsys):
+    np.save("a.npy", embeddings(60)[0])
+    np.save("b.npy", 2 * embeddings(80)[0])
+    words = ["export", "--to", "npy", "--out", "x.npy", "--normalization", "dot"]
+    assert main([*words, "--embeddings", "a.npy", "--append"]) == 0
+    assert "Added" not in capsys.readouterr().out
+    assert main([*words, "--embeddings", "b.npy", "--append"]) == 0
+    words_of_rows = " ".join(capsys.readouterr().out.split())
+    assert "Added: 20 of 80 embeddings; the ids of the others are there already" in words_of_rows
+    assert "numbers of rows, from 0: give new rows of another file --ids of their own." in words_of_rows
+    Path("ids.txt").write_text("".join(f"{row}\n" for row in range(80, 140)))
+    assert main([*words, "--embeddings", "a.npy", "--append", "--ids", "ids.txt"]) == 0
+    assert "Added: 60 of 60 embeddings.\n" in capsys.readouterr().out
+    assert len(np.load("x.npy")) == 140
 
 
 def test_longer_rows_do_not_fit_beside_an_added_dimension():

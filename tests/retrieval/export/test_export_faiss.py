@@ -7,7 +7,7 @@ from export_cases import embeddings, export, ranked, source_of
 
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.index_export import measure_loss, survey_source
-from lightning_normdyn.retrieval.indexes import Destination, index_writer
+from lightning_normdyn.retrieval.indexes import Destination, IndexParameters, index_writer
 
 faiss = pytest.importorskip("faiss")
 
@@ -109,3 +109,11 @@ def test_without_faiss_the_extra_is_named(monkeypatch):
         ModuleNotFoundError, match=r"needs faiss; install with: pip install 'lightning-normdyn\[faiss\]'"
     ):
         index_writer("faiss", Destination("x.faiss"))
+
+
+@pytest.mark.parametrize(("index", "options"), [("hnsw", {"m": 1}), ("HNSW1", {}), ("hnsw", {"m": 10**9})])
+def test_graphs_that_end_the_process_are_refused(tmp_path, index, options):
+    source = source_of(embeddings()[0], tmp_path)
+    with pytest.raises(ValueError, match=r"m: expected 2 to 1024 neighbours of a node of a graph of FAISS, got 1"):
+        export(source, "faiss", tmp_path / "x.faiss", index=index, parameters=IndexParameters(**options))
+    assert not list(tmp_path.glob("*x.faiss*"))

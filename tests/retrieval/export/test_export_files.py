@@ -58,6 +58,18 @@ def test_half_precision_is_half_the_numbers_rounded(tmp_path, target):
     torch.testing.assert_close(again.read(), torch.from_numpy(stored.astype(np.float32)), rtol=0, atol=0)
 
 
+def test_norms_of_a_table_are_searched_without_a_warning(tmp_path, recwarn):
+    documents, queries = embeddings()
+    source, always = source_of(documents, tmp_path, chunk_size=1000), torch.is_warn_always_enabled()
+    writer = export(source, "parquet", tmp_path / "x.parquet", Folding("cosine", alpha=0.5, keep_norm=True))
+    torch.set_warn_always(True)
+    try:
+        assert writer.search(queries, 10).ids == ranked(queries, documents, 0.5, source.ids)
+    finally:
+        torch.set_warn_always(always)
+    assert not recwarn.list
+
+
 def test_ids_lie_beside_a_file_unless_they_are_numbers_of_rows(tmp_path):
     documents, queries = embeddings()
     names = [f"name {row} ü" for row in range(len(documents))]

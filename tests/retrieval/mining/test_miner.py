@@ -338,3 +338,47 @@ def test_what_is_wrong_is_said():
             call()
     assert mine_hard_negatives(queries, documents, [[]] * 7, max_score=0.3).indices.shape == (7, 3)
     assert mine_hard_negatives(queries[:0], documents, []).indices.shape == (0, 3)
+
+
+def test_positives_without_an_order_are_refused_and_numbers_of_numpy_are_not():
+    queries, documents, positives = embeddings()
+    for unordered in ({9 + query: places for query, places in enumerate(positives)}, set(range(len(queries)))):
+        with pytest.raises(ValueError, match=r"^positives: expected Judgements, a tensor of positions"):
+            mine_hard_negatives(queries, documents, unordered)
+    firsts = [places[0] for places in positives]
+    assert torch.equal(
+        mine_hard_negatives(queries, documents, list(np.array(firsts))).indices,
+        mine_hard_negatives(queries, documents, firsts).indices,
+    )
+
+
+@LACKING
+@pytest.mark.parametrize("order", ["bytes", "rows"])
+def test_arrays_in_reverse_order_are_the_same_documents(order):
+    queries, documents, positives = embeddings(dtype=torch.float32)
+    array = documents.numpy()
+    array = array.astype(">f4") if order == "bytes" else np.ascontiguousarray(array[::-1])[::-1]
+    ours = mine_hard_negatives(queries.numpy()[::-1][::-1], array, positives, relative_margin=0.05)
+    theirs = mine_hard_negatives(queries, documents, positives, relative_margin=0.05)
+    assert torch.equal(ours.indices, theirs.indices)
+    assert torch.equal(ours.positive_scores, theirs.positive_scores)
+
+
+def test_names_that_do_not_reach_are_named():
+    queries, documents, positives = embeddings()
+    mined = mine_hard_negatives(queries, documents, positives)
+    highest = int(max(mined.indices.max(), mined.positives.documents.max()))
+    names = [str(place) for place in range(len(documents))]
+    with pytest.raises(ValueError, match=r"^queries: expected an id or a text for each .*, 7 or more, got 6$"):
+        list(mined.rows(names[:6], names))
+    with pytest.raises(ValueError, match=rf"^documents: expected .*, {highest + 1} or more, got {highest}$"):
+        list(mined.rows(names, names[:highest]))
+    assert len(list(mined.rows(names[:7], names[: highest + 1]))) == len(mined.positives.queries)
+
+
+def test_one_query_and_no_document_are_named_themselves():
+    queries, documents, positives = embeddings()
+    with pytest.raises(ValueError, match=r"^queries: expected \[n, d\], got \(5,\); a single one is queries\[None\]"):
+        mine_hard_negatives(queries[0], documents, [0])
+    with pytest.raises(ValueError, match=r"^documents: expected at least one, got none"):
+        mine_hard_negatives(queries, documents[:0], positives)
