@@ -11,6 +11,11 @@ from lightning_normdyn.retrieval.indexes import SearchWidth
 _BETTER = 0.01
 _EXACT = "--index flat without --keep-norm is exact."
 
+UNMEASURED_UPSERT = (
+    "Recall was not measured: after --upsert there may be other vectors than these embeddings; export all of them with "
+    "--overwrite to have it measured."
+)
+
 
 def describe(survey: Survey, folding: Folding) -> list[str]:
     """What is said before anything is written, what matters most first.
@@ -105,12 +110,6 @@ def _pilot_line(result: PilotResult, k: int) -> str:
 def _with_width(result: PilotResult) -> str:
     options = result.width.options()
     return f" with {options}" if options else ""
-
-
-UNMEASURED_UPSERT = (
-    "Recall was not measured: after --upsert there may be other vectors than these embeddings; export all of them with "
-    "--overwrite to have it measured."
-)
 
 
 def describe_appended(rows: int, existing_rows: int, *, by_row: bool) -> str:
