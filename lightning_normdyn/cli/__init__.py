@@ -24,11 +24,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_normdyn.cli.commands.embeddings import audit, export
+    from lightning_normdyn.cli.commands.embeddings import audit, check_store, export
     from lightning_normdyn.cli.commands.runs import configs, demo, report, reproduce, watch
     from lightning_normdyn.cli.commands.tasks import advise, grid, predict
 
-__all__ = ["advise", "audit", "configs", "demo", "export", "grid", "predict", "report", "reproduce", "watch"]
+__all__ = [
+    "advise",
+    "audit",
+    "check_store",
+    "configs",
+    "demo",
+    "export",
+    "grid",
+    "predict",
+    "report",
+    "reproduce",
+    "watch",
+]
 
 _MODULES = ("embeddings", "runs", "tasks")
 

@@ -126,6 +126,12 @@ def describe_appended(rows: int, existing_rows: int, *, by_row: bool) -> str:
     return f"{added}; the ids of the others are there already, and what is there stays{numbers}."
 
 
+UNMEASURED_UPSERT = (
+    "Recall was not measured: after --upsert there may be other vectors than these embeddings; export all of them with "
+    "--overwrite to have it measured."
+)
+
+
 def describe_unmeasured(other_rows: int) -> str:
     """Why recall is not known after rows were appended.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.cli.export_sentences import (
+    UNMEASURED_UPSERT,
     describe,
     describe_advice,
     describe_appended,
@@ -146,7 +147,7 @@ class ExportRequest:
         for name, is_set in choices.items():
             if is_set:
                 raise ValueError(f"{name}: expected nothing with --index auto, which tries it; leave it out")
-        if self.destination.append:
+        if self.destination.append or self.destination.upsert:
             raise ValueError("index: expected that of the vectors that are there to append to, got auto; name it")
 
     def taking(self, result: PilotResult) -> ExportRequest:
@@ -181,6 +182,8 @@ def run_export(request: ExportRequest) -> ExportRecord:
         stored_power = 0.0 if manifest.keep_norm else manifest.exponent
         request = replace(request, folding=replace(request.folding, stored_power=stored_power))
     source = Source(documents, read_ids(Path(request.ids)) if request.ids else documents.ids, request.chunk_size)
+    if request.destination.payload:
+        source = source._replace(payload=documents.payload(request.destination.payload))
     query_vectors = _queries(request.queries, documents.dim, is_prefix=request.dim is not None)
     with cluster_of(request.engine) as cluster:
         if cluster is not None:
@@ -248,6 +251,8 @@ class _Export(NamedTuple):
         is_exact = not (writer.approximate or half) and (folding.metric == "inner_product" or folding.keep_norm)
         if is_exact:
             return None, [], None
+        if request.destination.upsert:
+            return None, [UNMEASURED_UPSERT], None
         others = set(writer.existing_ids).difference(self.source.ids)
         if others:
             return None, [describe_unmeasured(len(others))], None

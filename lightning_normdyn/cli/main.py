@@ -32,6 +32,7 @@ COMMANDS = {
     "advise": "say how to score with a trained model, and what to train next",
     "audit": "say what the norms of a model's or of ready embeddings carry, and whether to use them",
     "export": "fold a power of the norms into stored vectors, and fill an index with them",
+    "check-store": "say what a store really ranks by: inner products, cosines, distances, and at which precision",
     "reproduce": "run the published figures' experiments and write each beside its published number",
 }
 LIGHTNING_COMMANDS = ("fit", "validate", "test")
@@ -88,7 +89,7 @@ def _run(words: list[str]) -> int:
     from lightning_normdyn.cli.parser import parse
     from lightning_normdyn.cli.terminal import shown_terminal
 
-    command = getattr(import_module("lightning_normdyn.cli"), name)
+    command = getattr(import_module("lightning_normdyn.cli"), name.replace("-", "_"))
     arguments = parse(command, options)
     extra, modules = command.shell.extra
     require(*modules, extra=extra)

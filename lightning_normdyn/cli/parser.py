@@ -28,7 +28,7 @@ def build_parser(command: Command[..., Any]) -> ArgumentParser:
     documentation = parse_docstring(inspect.getdoc(command.function) or "", DocstringStyle.GOOGLE)
     helps = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documentation.params}
     parser = ArgumentParser(
-        prog=f"normdyn {command.function.__name__}",
+        prog=f"normdyn {command.function.__name__.replace('_', '-')}",
         description=f"{documentation.short_description} {_paragraph(documentation.long_description)}".strip(),
         formatter_class=argparse.HelpFormatter,
         exit_on_error=False,

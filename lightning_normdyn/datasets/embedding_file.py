@@ -14,7 +14,15 @@ from torch import Tensor
 
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.datasets.embedding_formats import FORMATS, ColumnChoice
-from lightning_normdyn.datasets.embedding_matrix import PARQUET, Array, Matrix, unreadable, whole_chunks
+from lightning_normdyn.datasets.embedding_matrix import (
+    PARQUET,
+    Array,
+    Matrix,
+    ParquetMatrix,
+    unreadable,
+    whole_chunks,
+)
+from lightning_normdyn.datasets.payload_columns import PayloadColumns
 from lightning_normdyn.datasets.storage_place import StoragePlace, is_url
 
 ENDINGS = tuple(FORMATS)
@@ -131,6 +139,22 @@ class EmbeddingFile:
         """One for each row."""
         ids = self._matrix.ids()
         return [str(row) for row in range(self.rows)] if ids is None else ids
+
+    def payload(self, names: Sequence[str]) -> PayloadColumns:
+        """Other columns of Parquet, to be stored beside the vectors.
+
+        Args:
+            names: theirs; ``["all"]`` for every one but those of vectors and ids.
+
+        Raises:
+            ValueError: if the embeddings are not in Parquet, or a column will not do.
+        """
+        if not isinstance(self._matrix, ParquetMatrix):
+            raise ValueError(
+                f"payload: expected embeddings in {PARQUET}, whose other columns it names, got {self.file}; write both "
+                "into one file"
+            )
+        return PayloadColumns(self._matrix, names)
 
     def chunks(self, chunk_size: int = 65_536, rows: range | None = None) -> Iterator[Tensor]:
         """Embeddings in order, float32 ``[chunk_size, dim]`` on the CPU, the last chunk of what is left.

@@ -174,7 +174,7 @@ class ParquetMatrix(Matrix):
 
     def _of_shard(self, shard: ParquetShard, rows: range, size: int) -> Iterator[Array]:
         parquet = shard.open()
-        groups, row = _groups_with(parquet, rows)
+        groups, row = row_groups_of(parquet, rows)
         for batch in parquet.iter_batches(batch_size=size, row_groups=groups, columns=[self.column]):
             lead = min(len(batch), max(0, rows.start - row))
             lists = batch.column(0).slice(lead, max(0, min(len(batch), rows.stop - row) - lead))
@@ -202,7 +202,7 @@ class ParquetMatrix(Matrix):
         return "" if str(place) == str(self.shards[0].place) else f" of {self.shards[0].place}"
 
 
-def _groups_with(parquet: pq.ParquetFile, rows: range) -> tuple[list[int], int]:
+def row_groups_of(parquet: pq.ParquetFile, rows: range) -> tuple[list[int], int]:
     """The groups of a file that hold some of these rows, and the number of the first row in them."""
     groups: list[int] = []
     first_row, row = 0, 0

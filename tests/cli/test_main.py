@@ -22,6 +22,7 @@ from lightning_normdyn.cli.values import Value, count
 
 HEAVY = ("torch", "pytorch_lightning", "matplotlib", "numpy", "jsonargparse")
 TYPED_COMMANDS = [name for name in COMMANDS if name not in LIGHTNING_COMMANDS]
+FUNCTIONS = [name.replace("-", "_") for name in TYPED_COMMANDS]
 
 
 def heavy_imports(statement):
@@ -62,7 +63,7 @@ def test_help_names_every_command(capsys):
 
 @pytest.mark.parametrize("name", TYPED_COMMANDS)
 def test_every_option_has_help_and_every_command_its_line(name, capsys):
-    command = getattr(import_module("lightning_normdyn.cli"), name)
+    command = getattr(import_module("lightning_normdyn.cli"), name.replace("-", "_"))
     actions = build_parser(command)._actions
     assert {action.dest for action in actions} == {
         "help", *(option.name for option in command.options if option.name != "overrides")
@@ -73,7 +74,7 @@ def test_every_option_has_help_and_every_command_its_line(name, capsys):
 
 
 def test_every_command_of_the_terminal_can_be_called_from_python():
-    assert sorted(cli.__all__) == sorted(TYPED_COMMANDS)
+    assert sorted(cli.__all__) == sorted(FUNCTIONS)
     assert [getattr(cli, name).function.__name__ for name in cli.__all__] == cli.__all__
     (for_type_checkers,) = (node for node in ast.parse(inspect.getsource(cli)).body if isinstance(node, ast.If))
     assert sorted(alias.name for imports in for_type_checkers.body for alias in imports.names) == sorted(cli.__all__)
@@ -81,7 +82,7 @@ def test_every_command_of_the_terminal_can_be_called_from_python():
 
 def test_the_list_of_bodies_names_every_command_and_the_file_that_it_imports():
     listed = dict(re.findall(r"^``(\w+)``\s+``([\w/.]+)``$", commands.__doc__, re.M))
-    assert sorted(listed) == sorted(TYPED_COMMANDS)
+    assert sorted(listed) == sorted(FUNCTIONS)
     for name, file in listed.items():
         module = f"lightning_normdyn.{file.removesuffix('.py').replace('/', '.')}"
         assert f"from {module} import" in inspect.getsource(getattr(cli, name).function)
@@ -117,7 +118,7 @@ def test_a_command_is_a_function_that_returns_what_it_prints():
     ],
 )
 def test_a_call_is_spelled_as_one_would_type_it(name, arguments, line):
-    command = getattr(import_module("lightning_normdyn.cli"), name)
+    command = getattr(import_module("lightning_normdyn.cli"), name.replace("-", "_"))
     assert command.spelled_call(arguments) == line
     typed = parse(command, shlex.split(line)[2:])
     assert command.spelled_call(typed) == line

@@ -363,6 +363,23 @@ def _indexes() -> Iterator[BadWords]:
         yield BadWords(kind, [*EXPORT, *words], words[0].lstrip("-").replace("-", "_") + "|" + words[0])
     yield BadWords(kind, [*export, "--to", "qdrant", "--out", "inputs/file"], "out")
     yield BadWords(kind, [*export, "--to", "lancedb", "--out", "s3://x"], "lancedb|out")
+    for words in (["--upsert"], ["--payload", "all"], ["--payload", "a", "--payload", "b"]):
+        yield BadWords(kind, [*EXPORT, *words], words[0].lstrip("-"))
+    yield BadWords(kind, [*export, "--to", "qdrant", "--out", "db", "--payload", "title"], "payload")
+    yield BadWords(kind, [*export, "--to", "qdrant", "--out", "db", "--upsert", "--overwrite"], "upsert")
+    for words, argument in (
+        ([], "--to or --function"),
+        (["--to", "npy", "--function", "a:b"], "--to or --function"),
+        (["--to", "nope"], "to"),
+        (["--to", "npy", "--dim", "3"], "dim"),
+        (["--to", "npy", "--out", "x.npy"], "out"),
+        (["--to", "npy", "--index", "nope"], "index"),
+        (["--to", "npy", "--dtype", "int8"], "dtype"),
+        (["--function", "nope"], "function"),
+        (["--function", "no_such_module:x"], "function"),
+        (["--function", "json:nope"], "function"),
+    ):
+        yield BadWords(kind, ["check-store", *words], argument)
 
 
 def _combinations() -> Iterator[BadWords]:

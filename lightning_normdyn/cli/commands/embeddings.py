@@ -22,6 +22,7 @@ from lightning_normdyn.cli.values import (
 if TYPE_CHECKING:
     from lightning_normdyn.cli.audits.audit import AuditRecord
     from lightning_normdyn.cli.exports import ExportRecord
+    from lightning_normdyn.cli.store_checks import StoreCheckRecord
 
 ModelFolder = Annotated[str, Value("FOLDER", folder)]
 Tag = Annotated[str, Value("TAG")]
@@ -32,7 +33,8 @@ _GROUPS = {
         "embeddings", "column", "ids", "dim", "normalization", "alpha", "gamma_document",
     ),
     "what is written": (
-        "to", "out", "name", "index", "dtype", "augment", "keep_norm", "metric", "overwrite", "append",
+        "to", "out", "name", "index", "dtype", "augment", "keep_norm", "metric", "overwrite", "append", "upsert",
+        "payload",
     ),
     "how an index is built and searched": (
         "m", "ef_construction", "ef_search", "nprobe", "subvectors", "refine_factor", "candidates",
@@ -42,6 +44,7 @@ _GROUPS = {
 Place = Annotated[str, Value("PLACE")]  # a file, a folder, a URL or a connection string: each target checks it
 Kind = Annotated[str, Value("KIND")]
 TargetName = Annotated[str, Value("TARGET")]
+Function = Annotated[str, Value("MODULE:FUNCTION")]
 LearntExponent = Annotated[float, Value("G", exponent)]
 
 
@@ -189,6 +192,8 @@ def export(
     metric: Literal["inner_product", "euclidean", "cosine"] = "inner_product",
     overwrite: bool = False,
     append: bool = False,
+    upsert: bool = False,
+    payload: Sequence[Name] | None = None,
     m: Count | None = None,
     ef_construction: Count | None = None,
     ef_search: Count | None = None,
@@ -225,6 +230,9 @@ def export(
         metric: what the index compares by; others than the default need --augment, or cosine --keep-norm
         overwrite: replace what is there
         append: keep what is there and add the rows whose ids it does not have (files and faiss)
+        upsert: give rows of a collection in use their new vectors by id, add the others, leave the rest (qdrant,
+            lancedb, pgvector)
+        payload: column of Parquet to store beside the vectors, or all; repeatable (qdrant, lancedb, pgvector)
         m: neighbours of a node of a graph
         ef_construction: nodes that are looked at to place a new one
         ef_search: nodes that a search looks at (default: what the recall asks for)
@@ -262,7 +270,9 @@ def export(
             keep_norm=keep_norm,
         ),
         to,
-        Destination(out, name, dtype, index, overwrite, parameters, append),
+        Destination(
+            out, name, dtype, index, overwrite, parameters, append, upsert=upsert, payload=tuple(payload or ())
+        ),
         column=column,
         ids=ids,
         dim=dim,
@@ -273,3 +283,42 @@ def export(
         engine=engine,
     )
     return run_export(request)
+
+
+@command(Shell(extra=("cli", ("rich",))))
+def check_store(
+    *,
+    to: TargetName | None = None,
+    out: Place | None = None,
+    index: Kind = "flat",
+    dtype: Literal["float32", "float16"] = "float32",
+    function: Function | None = None,
+    dim: Count = 8,
+) -> StoreCheckRecord:
+    """Say what a store really ranks by: inner products, cosines, distances, and at which precision.
+
+    Five vectors are planted and searched; nothing of them stays. The exit code is 1 where norms do not count.
+
+    Args:
+        to: a target of export (npy, parquet, safetensors, faiss, qdrant, lancedb or pgvector)
+        out: Qdrant's URL or PostgreSQL's connection string (default: a folder for the time being)
+        index: as of export
+        dtype: of the stored numbers
+        function: one of your own instead, called as function(vectors, ids, queries, k): it stores the five vectors
+            under their ids and returns the k nearest ids of each query, best first, or a pair of these and their scores
+        dim: numbers a vector, 4 or more
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ValueError: if there is no such target or function, or it answers otherwise than it should.
+        OSError: if nothing can be written.
+    """
+    from lightning_normdyn.cli.store_checks import check_function, check_target
+
+    if (to is None) == (function is None):
+        raise ValueError("check-store: expected either --to or --function; name a target, or a function of your own")
+    if function is not None:
+        return check_function(function, dim)
+    return check_target(str(to), out, index, dtype, dim)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.datasets.payload_columns import PayloadColumns
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.survey import PartSurveyor, Survey, check_ids, check_radius, joined_surveys
 from lightning_normdyn.retrieval.export.width_tuning import tune_width
@@ -32,12 +33,14 @@ class Source(NamedTuple):
         chunk_size: rows in memory at a time.
         spread: makes passes over the file, in parts and on other machines, and is told as ``passes`` is; ``None`` for
             passes that are made here.
+        payload: columns that go along with the embeddings, if any do.
     """
 
     file: EmbeddingFile
     ids: Sequence[str]
     chunk_size: int = 16_384
     spread: Callable[[Callable[[int], object]], Spread] | None = None
+    payload: PayloadColumns | None = None
 
     def chunks(self, tell: Callable[[int], object]) -> Iterator[Tensor]:
         """In order; ``tell`` hears how many rows are done with."""
@@ -166,17 +169,21 @@ def write_index(
     )
     try:
         key = _resume_key(source, folding, summary, writer)
-        writer.open(Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment, manifest, key))
+        contents = Contents(sample.shape[1], folding.metric, source.ids, sample, folding.augment, manifest, key)
+        columns = source.payload
+        writer.open(contents if columns is None else contents._replace(payload=columns.schema))
         opened()
         work = FoldingPass(folding, radius).all_folded
         new_rows = NewRows(source.ids, writer)
         for rows, vectors, norms in source.passes(tell)(work, by_chunk=True):
             places = new_rows.places(rows)
+            payload = columns.read(rows) if columns is not None and places else None
             if len(places) == len(rows):
-                writer.add(source.ids[rows.start : rows.stop], vectors, norms)
+                writer.add(source.ids[rows.start : rows.stop], vectors, norms, payload)
             elif places:
                 ids = [source.ids[rows.start + place] for place in places]
-                writer.add(ids, vectors[places], None if norms is None else norms[places])
+                payload = None if payload is None else payload.take(places)
+                writer.add(ids, vectors[places], None if norms is None else norms[places], payload)
         writer.close()
     except BaseException:
         writer.discard()

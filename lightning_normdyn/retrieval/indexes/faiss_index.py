@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from torch import Tensor
 
 from lightning_normdyn.retrieval.indexes.binary_stream import BinaryStream, npy_header
@@ -32,6 +33,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
     IndexTarget,
     SearchPlan,
     SearchResult,
+    check_vectors_alone,
     optional,
 )
 
@@ -74,6 +76,7 @@ class FaissIndex:
             )
         if re.search(r"\bIDMap2?\b", index):
             raise ValueError(f"index: expected no IDMap, which is added anyway, got '{index}'; leave it out")
+        check_vectors_alone(destination, target="faiss")
         self._overwrite = destination.overwrite or destination.append
         check_staged_place(self.file, overwrite=self._overwrite)
         self.width = SearchWidth()
@@ -128,8 +131,11 @@ class FaissIndex:
         self._output = StagedPath(self.file, overwrite=self._overwrite, resume_key=contents.resume_key)
         self._start(self._output, ids, has_id_file=has_id_file)
 
-    def add(self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None) -> None:
+    def add(
+        self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None, payload: pa.Table | None = None
+    ) -> None:
         """Adds them to the index in memory."""
+        del payload  # refused from the start
         assert self._numbers is not None
         self._index.add_with_ids(vectors.numpy(), self._numbers[self._row_count : self._row_count + len(ids)])
         self._row_count += len(ids)

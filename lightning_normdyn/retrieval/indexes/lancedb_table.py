@@ -25,6 +25,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
     check_existing_ids,
     check_fresh,
     check_index,
+    check_upsert,
     optional,
     stored_dtype,
 )
@@ -46,6 +47,9 @@ _FEWEST_CANDIDATES, _MOST_CANDIDATES = 64, 1024
 class LanceTable:
     """A table of LanceDB with the columns ``id`` and ``embedding``, and ``norm`` where norms are kept apart.
 
+    Other columns of a table that is replaced are carried along. With ``upsert`` rows of the table that is there get
+    their new vectors by id, in a new version of it for each chunk; rows of other ids stay.
+
     Without an index a search has to name the distance, ``.distance_type("dot")``: LanceDB's default is Euclidean.
 
     Args:
@@ -66,11 +70,15 @@ class LanceTable:
         self.width = SearchWidth()
         self.existing_ids: list[str] = []
         self.rows_done = 0
+        self._row_count = 0
         self._manifest = Manifest(1.0)
         self.place = folder / f"{destination.name}.lance"
         self._output: StagedPath | None = None
         self._table: Any = None
         self._metric: Metric = "inner_product"
+        self._is_live = False
+        self._old_rows: dict[str, int] = {}
+        self._old_table: Any = None
 
     @property
     def approximate(self) -> bool:
@@ -87,34 +95,93 @@ class LanceTable:
 
     def open(self, contents: Contents) -> None:
         """Makes the table beside its place."""
+        self._metric, self._manifest = contents.metric, contents.manifest
+        self._set_width(len(contents.ids))
+        is_there = self.place.exists()
+        other_columns = self._check_existing(contents) if is_there else []
+        self._is_live = is_there and self.destination.upsert
+        if self._is_live:
+            self._open_live(contents)
+        else:
+            self._open_new(contents, other_columns)
+
+    def _open_live(self, contents: Contents) -> None:
+        """Adds the columns that the table does not have."""
+        self._table = self._lancedb.connect(self.place.parent).open_table(self.destination.name)
+        new = [column for column in contents.payload if column.name not in self._table.schema.names]
+        if new:
+            with self._in_one_sentence():
+                self._table.add_columns(pa.schema(new))
+
+    def _open_new(self, contents: Contents, other_columns: Sequence[pa.Field]) -> None:
+        """A table beside the place, or what a killed export left of one."""
         if self._has_index and len(contents.ids) < _MIN_TRAINING_VECTORS:
             raise ValueError(
                 f"index: expected at least {_MIN_TRAINING_VECTORS} vectors for LanceDB's {self.destination.index} to "
                 f"learn from, got {len(contents.ids)}; take flat"
             )
-        if self.place.exists():
-            self._check_existing(contents)
-        self._metric, self._manifest = contents.metric, contents.manifest
-        self._set_width(len(contents.ids))
-        self._output = StagedPath(self.place, overwrite=self.destination.overwrite, folder=True)
+        self._output = StagedPath(
+            self.place, overwrite=self.destination.overwrite, folder=True, resume_key=contents.resume_key
+        )
         number = pa.float32() if self.destination.dtype == "float32" else pa.float16()
         columns = [("id", pa.string()), ("embedding", pa.list_(number, contents.dim))]
         columns += [("norm", pa.float32())] if contents.manifest.keep_norm else []
+        names = {name for name, _ in columns}.union(contents.payload.names)
+        columns = [*map(pa.field, *zip(*columns, strict=True)), *contents.payload]
+        columns += [column for column in other_columns if column.name not in names]
         schema = pa.schema(columns, metadata={METADATA_KEY: contents.manifest.text()})
         with self._in_one_sentence():
             database = self._lancedb.connect(self._output.path.parent)
-            self._table = database.create_table(self.destination.name, schema=schema)
+            self.rows_done = self._row_count = self._output.rows_done
+            if self.rows_done:
+                self._table = database.open_table(self.destination.name)
+                self._table.checkout(self._output.state["version"])
+                self._table.restore()  # without rows of a chunk that was not noted any more
+            else:
+                self._table = database.create_table(self.destination.name, schema=schema, mode="overwrite")
 
-    def add(self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None) -> None:
+    def add(
+        self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None, payload: pa.Table | None = None
+    ) -> None:
         """Adds them, a fragment a call."""
         numbers = vectors.to(stored_dtype(self.destination.dtype)).numpy().reshape(-1)
         column = pa.FixedSizeListArray.from_arrays(pa.array(numbers), vectors.shape[1])
-        arrays = [pa.array(ids, pa.string()), column, *([] if norms is None else [pa.array(norms.numpy())])]
+        arrays = {"id": pa.array(ids, pa.string()), "embedding": column}
+        arrays |= {} if norms is None else {"norm": pa.array(norms.numpy())}
+        arrays |= {} if payload is None else dict(zip(payload.column_names, payload.columns, strict=True))
+        arrays |= {} if self._is_live else self._carried(ids, list(arrays))
+        schema = pa.schema([self._table.schema.field(name) for name in arrays])
+        rows = pa.table(arrays).cast(schema)
         with self._in_one_sentence():
-            self._table.add(pa.table(arrays, schema=self._table.schema))
+            if self._is_live:
+                self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+                return
+            self._table.add(rows.select(self._table.schema.names))
+        assert self._output is not None
+        self._row_count += len(ids)
+        self._output.checkpoint(self._row_count, version=self._table.version)
+
+    def _carried(self, ids: Sequence[str], names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+        """Other columns of the table that is replaced, for these ids; nothing where it has no such row."""
+        others = [name for name in self._table.schema.names if name not in names]
+        if not others:
+            return {}
+        old_rows = sorted(self._old_rows[text] for text in ids if text in self._old_rows)
+        places = {row: place for place, row in enumerate(old_rows)}
+        table = self._old_table.take_offsets(old_rows).select(others).to_arrow() if old_rows else None
+        order = pa.array([places.get(self._old_rows.get(text, -1)) for text in ids], pa.int64())
+        return {
+            name: pa.nulls(len(ids), self._table.schema.field(name).type) if table is None else table[name].take(order)
+            for name in others
+        }
 
     def close(self) -> None:
         """Builds the index and moves the table into place."""
+        if self._is_live:
+            with self._in_one_sentence():
+                self._table.optimize()  # takes new rows into the index
+            self._table = None
+            return
         assert self._output is not None
         if self._has_index:
             kind = getattr(optional("lancedb.index", extra="lancedb"), _INDEXES[self.destination.index])
@@ -180,14 +247,15 @@ class LanceTable:
                 "choose another place"
             ) from error
 
-    def _check_existing(self, contents: Contents) -> None:
+    def _check_existing(self, contents: Contents) -> list[pa.Field]:
+        """Other columns that the table has."""
         place = f"LanceDB's table '{self.destination.name}'"
         table = self._lancedb.connect(self.place.parent).open_table(self.destination.name)
         names = set(table.schema.names)
-        if names - {"norm"} != {"id", "embedding"}:
+        if not {"id", "embedding"} <= names:
             raise ValueError(
-                f"name: {place} has the columns {', '.join(sorted(names))}, which replacing it would lose; expected id "
-                "and embedding: choose another name"
+                f"name: {place} has the columns {', '.join(sorted(names))}; expected id and embedding among them: "
+                "choose another name"
             )
         for index in table.list_indices():
             kind = table.index_stats(index.name).distance_type
@@ -199,12 +267,20 @@ class LanceTable:
         dim = table.schema.field("embedding").type.list_size
         if dim != contents.dim:
             raise ValueError(f"name: {place} holds {dim} numbers a vector, got {contents.dim}; choose another name")
+        if self.destination.upsert:
+            text = (table.schema.metadata or {}).get(METADATA_KEY.encode())
+            check_upsert(None if text is None else Manifest.parsed(text), contents.manifest, place=place)
+            return []
         existing_ids = [
-            existing_id
+            str(existing_id)
             for batch in table.search().select(["id"]).to_batches()
             for existing_id in batch.column("id").to_pylist()
         ]
         check_existing_ids(existing_ids, contents.ids, place=place, overwrite=self.destination.overwrite)
+        others = [column for column in table.schema if column.name not in ("id", "embedding", "norm")]
+        if others:
+            self._old_table, self._old_rows = table, {text: row for row, text in enumerate(existing_ids)}
+        return others
 
 
 _METHODS = {"ef_search": "ef", "nprobe": "nprobes", "refine_factor": "refine_factor"}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from torch import Tensor
 
+from lightning_normdyn.datasets.payload_columns import json_value
 from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.manifest import Manifest
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
@@ -24,6 +27,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
     check_existing_ids,
     check_fresh,
     check_index,
+    check_upsert,
     in_plain_words,
     optional,
     stored_dtype,
@@ -42,7 +46,8 @@ class PgvectorTable:
 
     Where norms are kept apart, ``embedding`` has length 1 and the column ``norm`` the norms.
 
-    One transaction does everything. A table that is there keeps its other columns, its rows get their new vectors.
+    One transaction does everything, so that one that is killed leaves nothing. A table that is there keeps its other
+    columns, its rows get their new vectors; with ``upsert`` rows of other ids stay as they are.
 
     Args:
         destination: ``out`` is a connection string, whose password may as well be in ``PGPASSWORD``; ``name`` may have
@@ -66,6 +71,7 @@ class PgvectorTable:
         self._connection: Any = None
         self._metric: Metric = "inner_product"
         self._exists = False
+        self._payload = pa.schema([])
 
     @property
     def approximate(self) -> bool:
@@ -86,16 +92,37 @@ class PgvectorTable:
             self._exists = self._value("SELECT to_regclass(%s)", self._table.as_string(self._connection)) is not None
             if self._exists:
                 self._check_existing(contents)
+            self._payload = contents.payload
+            kind = self._sql.SQL(f"{self._type}({contents.dim})")
             norm = ", norm real" if contents.manifest.keep_norm else ""
-            command = f"CREATE TABLE {{}} (id text PRIMARY KEY, embedding {{}}{norm})"
-            command += " ON COMMIT DROP" if self._exists else ""
-            self._do(command, self._written, self._sql.SQL(f"{self._type}({contents.dim})"))
+            if not self._exists:
+                self._do(f"CREATE TABLE {{}} (id text PRIMARY KEY, embedding {{}}{norm})", self._table, kind)
+            for column in contents.payload:
+                self._do(
+                    "ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}",
+                    self._table,
+                    self._sql.Identifier(column.name),
+                    self._sql.SQL(column_type(column.type)),
+                )
+            if self._has_staging:
+                norm += ", payload jsonb" if len(contents.payload) else ""
+                command = f"CREATE TABLE {{}} (id text PRIMARY KEY, embedding {{}}{norm}) ON COMMIT DROP"
+                self._do(command, self._new, kind)
 
-    def add(self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None) -> None:
+    @property
+    def _has_staging(self) -> bool:
+        """Whether rows are copied into a table for the time being first."""
+        return self._exists or len(self._payload) > 0
+
+    def add(
+        self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None, payload: pa.Table | None = None
+    ) -> None:
         """Copies them."""
         stored = vectors.to(stored_dtype(self.destination.dtype)).numpy()
-        rows = copy_rows(ids, stored, None if norms is None else norms.numpy())
-        names = self._sql.SQL("id, embedding" if norms is None else "id, embedding, norm")
+        texts = None if payload is None else [json.dumps(json_value(row)) for row in payload.to_pylist()]
+        rows = copy_rows(ids, stored, None if norms is None else norms.numpy(), texts)
+        columns = ["id", "embedding", *([] if norms is None else ["norm"]), *([] if texts is None else ["payload"])]
+        names = self._sql.SQL(", ".join(columns))
         command = self._sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(self._written, names)
         with self._in_one_sentence(), self._connection.cursor() as cursor, cursor.copy(command) as copy:
             copy.write(HEADER)
@@ -105,7 +132,7 @@ class PgvectorTable:
     def close(self) -> None:
         """Gives rows that were there their new vectors, builds the index, commits."""
         with self._in_one_sentence():
-            if self._exists:
+            if self._has_staging:
                 self._move_in()
             if self.destination.index == "hnsw":
                 self._index()
@@ -117,6 +144,11 @@ class PgvectorTable:
         """Rolls back."""
         if self._connection is not None:
             self._disconnect()
+
+    def remove(self) -> None:
+        """Drops the table."""
+        with self._in_one_sentence(), self._connect() as connection:
+            connection.execute(self._sql.SQL("DROP TABLE IF EXISTS {}").format(self._table))
 
     def finish(self, findings: Mapping[str, Any]) -> None:
         """Nothing: the width is the session's, and what was measured has no place in a table."""
@@ -155,7 +187,7 @@ class PgvectorTable:
 
     @property
     def _written(self) -> Any:
-        return self._new if self._exists else self._table
+        return self._new if self._has_staging else self._table
 
     def _connect(self) -> Any:
         """A connection.
@@ -199,8 +231,20 @@ class PgvectorTable:
                 f"name: {self._place} has the index {cosine}, which compares cosines and so divides every norm out "
                 "again; drop it, or choose another name"
             )
+        if self.destination.upsert:
+            check_upsert(self._existing_manifest(), contents.manifest, place=self._place)
+            return
         existing_ids = [row_id for (row_id,) in self._do("SELECT id::text FROM {}", self._table)]
         check_existing_ids(existing_ids, contents.ids, place=self._place, overwrite=self.destination.overwrite)
+
+    def _existing_manifest(self) -> Manifest | None:
+        """What an earlier export said of the column."""
+        text = self._value(
+            "SELECT col_description(attrelid, attnum) FROM pg_attribute "
+            "WHERE attrelid = %s::regclass AND attname = 'embedding'",
+            self._table.as_string(self._connection),
+        )
+        return None if text is None else Manifest.parsed(text)
 
     def _index(self) -> None:
         """Builds the graph, unless the table has one, which has followed its rows."""
@@ -225,19 +269,34 @@ class PgvectorTable:
             self._do(command, self._table, self._sql.SQL(operators))
 
     def _move_in(self) -> None:
-        norm = (", norm = new.norm", ", norm", ", new.norm") if self._manifest.keep_norm else ("", "", "")
+        make, columns = self._sql, ["embedding", *(["norm"] if self._manifest.keep_norm else [])]
+        values = [make.SQL("new.{}").format(make.Identifier(name)) for name in columns]
+        values += [make.SQL("more.{}").format(make.Identifier(name)) for name in self._payload.names]
+        names = [make.Identifier(name) for name in (*columns, *self._payload.names)]
+        pairs = [make.SQL("{} = {}").format(name, value) for name, value in zip(names, values, strict=True)]
+        comma, rows = make.SQL(", "), self._new_rows()
+        self._do("UPDATE {} AS old SET {} FROM {} WHERE old.id::text = new.id", self._table, comma.join(pairs), rows)
         self._do(
-            f"UPDATE {{}} AS old SET embedding = new.embedding{norm[0]} FROM {{}} AS new WHERE old.id::text = new.id",
+            "INSERT INTO {0} (id, {1}) SELECT new.id::{2}, {3} FROM {4} "
+            "WHERE NOT EXISTS (SELECT 1 FROM {0} AS old WHERE old.id::text = new.id)",
             self._table,
-            self._new,
+            comma.join(names),
+            make.SQL(self._column_type("id") or "text"),
+            comma.join(values),
+            rows,
         )
-        kind = self._column_type("id")
-        self._do(
-            f"INSERT INTO {{0}} (id, embedding{norm[1]}) SELECT new.id::{{2}}, new.embedding{norm[2]} "
-            "FROM {1} AS new WHERE NOT EXISTS (SELECT 1 FROM {0} AS old WHERE old.id::text = new.id)",
-            self._table,
-            self._new,
-            self._sql.SQL(kind or "text"),
+
+    def _new_rows(self) -> Any:
+        """Those that were copied, as ``new``, and their further columns in the table's own types, as ``more``."""
+        make = self._sql
+        if not len(self._payload):
+            return make.SQL("{} AS new").format(self._new)
+        columns = [
+            make.SQL("{} {}").format(make.Identifier(name), make.SQL(self._column_type(name) or "jsonb"))
+            for name in self._payload.names
+        ]
+        return make.SQL("{} AS new CROSS JOIN LATERAL jsonb_to_record(new.payload) AS more({})").format(
+            self._new, make.SQL(", ").join(columns)
         )
 
     def _column_type(self, name: str) -> str | None:
@@ -294,15 +353,48 @@ HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack("!ii", 0, 0)
 TRAILER = struct.pack("!h", -1)
 
 
-def copy_rows(ids: Sequence[str], vectors: np.ndarray[Any, Any], norms: np.ndarray[Any, Any] | None = None) -> bytes:
-    """Rows of a text column and a ``vector`` (of float32) or ``halfvec`` (of float16) column, and perhaps a ``real``.
+_COLUMN_TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+    (pa.types.is_boolean, "boolean"),
+    (pa.types.is_uint64, "numeric"),
+    (pa.types.is_integer, "bigint"),
+    (pa.types.is_floating, "double precision"),
+    (pa.types.is_decimal, "numeric"),
+    (pa.types.is_date, "date"),
+    (lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind), "text"),
+)
 
-    Such a value is its dimension and a zero, two bytes each, and then its numbers, the most significant byte first.
+
+def column_type(kind: pa.DataType) -> str:
+    """PostgreSQL's type for a column of Parquet; lists and structures are ``jsonb``.
+
+    Args:
+        kind: of the column.
+
+    Example:
+        >>> column_type(pa.int32()), column_type(pa.timestamp("us", "UTC")), column_type(pa.list_(pa.string()))
+        ('bigint', 'timestamp with time zone', 'jsonb')
+    """
+    if pa.types.is_timestamp(kind):
+        return "timestamp" if kind.tz is None else "timestamp with time zone"
+    return next((name for is_kind, name in _COLUMN_TYPES if is_kind(kind)), "jsonb")
+
+
+def copy_rows(
+    ids: Sequence[str],
+    vectors: np.ndarray[Any, Any],
+    norms: np.ndarray[Any, Any] | None = None,
+    payload: Sequence[str] | None = None,
+) -> bytes:
+    r"""Rows of a text, a ``vector`` (of float32) or ``halfvec`` (of float16), and perhaps a ``real`` and a ``jsonb``.
+
+    A vector is its dimension and a zero, two bytes each, and then its numbers, the most significant byte first; a
+    ``jsonb`` is the byte 1 and its text.
 
     Args:
         ids: ``n``.
         vectors: ``[n, d]``.
         norms: ``[n]``.
+        payload: ``n`` texts of JSON.
 
     Returns:
         The rows alone, without :data:`HEADER` and :data:`TRAILER`.
@@ -310,19 +402,24 @@ def copy_rows(ids: Sequence[str], vectors: np.ndarray[Any, Any], norms: np.ndarr
     Example:
         >>> copy_rows(["a"], np.ones((1, 1), np.float16)).hex(" ", 2)
         '00 0200 0000 0161 0000 0006 0001 0000 3c00'
+        >>> copy_rows(["a"], np.ones((1, 1), np.float16), payload=["{}"])[-7:]
+        b'\x00\x00\x00\x03\x01{}'
     """
     dim = vectors.shape[1]
     numbers = np.ascontiguousarray(vectors, dtype=vectors.dtype.newbyteorder(">"))
     width = numbers.itemsize * dim
     column = struct.pack("!ihh", width + 4, dim, 0)
-    columns, endings = 2, [b""] * len(ids)
-    if norms is not None:
-        columns, endings = 3, [struct.pack("!if", 4, norm) for norm in norms.tolist()]
+    norm_fields = [b""] * len(ids) if norms is None else [struct.pack("!if", 4, norm) for norm in norms.tolist()]
+    payload_fields = [b""] * len(ids) if payload is None else [_field(b"\x01" + text.encode()) for text in payload]
+    count = struct.pack("!h", 2 + (norms is not None) + (payload is not None))
     rows = []
-    for row_id, vector, ending in zip(ids, numbers, endings, strict=True):
-        encoded_id = row_id.encode()
-        rows += [struct.pack("!hi", columns, len(encoded_id)), encoded_id, column, vector.tobytes(), ending]
+    for row_id, vector, *endings in zip(ids, numbers, norm_fields, payload_fields, strict=True):
+        rows += [count, _field(row_id.encode()), column, vector.tobytes(), *endings]
     return b"".join(rows)
+
+
+def _field(content: bytes) -> bytes:
+    return struct.pack("!i", len(content)) + content
 
 
 def _setting(plan: SearchPlan) -> str:

@@ -13,11 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from torch import Tensor
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.passwords import without_passwords
-from lightning_normdyn.retrieval.indexes.manifest import Manifest
+from lightning_normdyn.retrieval.indexes.manifest import METADATA_KEY, Manifest
+from lightning_normdyn.retrieval.indexes.qdrant_points import PointId, Points, free_id, payloads
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
@@ -29,12 +31,12 @@ from lightning_normdyn.retrieval.indexes.writer import (
     check_existing_ids,
     check_fresh,
     check_index,
+    check_upsert,
     in_plain_words,
     optional,
 )
 
 _BATCH = 1024
-_PAGE = 4096
 _LONGEST_EXPORT_SECONDS = 24 * 3600
 _LONGEST_NAME = 220  # of the 255 bytes of a file's name; an export adds 26
 _NOT_IN_NAMES = '<>:"/\\|?*\0'
@@ -48,7 +50,12 @@ class QdrantCollection:
     Vectors go into a collection of their own, ``<name>-normdyn-<seconds>-<eight letters>``, to which the alias
     ``<name>`` is moved in one step at the end. One that no alias leads to is what a killed export left, and is removed
     by the next: in a folder, which one process opens at a time, at once; on a server, where another export may be
-    filling it, after a day. Qdrant's ids are UUIDs: a point's is the UUID5 of the id, which its payload ``id`` holds.
+    filling it, after a day. The same export, started again, goes on from it instead.
+
+    Numbers and UUIDs are ids of points as they are, of other ids the UUID5 is; the payload ``id`` holds the text.
+
+    Points that are replaced keep their ids and their other payload. With ``upsert`` the collection that is in use gets
+    the new vectors point by point, and points of other ids stay.
 
     Args:
         destination: ``out`` is a folder, or the URL of a server, whose key is read from ``QDRANT_API_KEY``; ``index``
@@ -70,6 +77,9 @@ class QdrantCollection:
         self._client: Any = None
         self._old_collection: str | None = None
         self._moving = False
+        self._is_live = False
+        self._existing_points: dict[str, PointId] = {}
+        self._taken: set[PointId] = set()
         self._new_folder = not self._remote and not Path(destination.out).exists()
 
     @property
@@ -95,18 +105,51 @@ class QdrantCollection:
         self._set_width(len(contents.ids))
         with self._in_one_sentence():
             self._connect()
-            if self._client.collection_exists(self.name):
+            is_there = self._client.collection_exists(self.name)
+            if is_there:
                 self._check_existing(contents)
-            models = self._qdrant.models
-            self._client.create_collection(
-                self._fresh,
-                vectors_config=models.VectorParams(
-                    size=contents.dim,
-                    distance=models.Distance(_DISTANCES[contents.metric]),
-                    datatype=models.Datatype(self.destination.dtype),
-                ),
-                hnsw_config=self._graph_config(),
-            )
+            self._is_live = is_there and self.destination.upsert
+            if self._is_live:
+                self._fresh = self.name
+            elif not self._goes_on(contents.resume_key):
+                self._create(contents)
+
+    def _create(self, contents: Contents) -> None:
+        models = self._qdrant.models
+        self._client.create_collection(
+            self._fresh,
+            vectors_config=models.VectorParams(
+                size=contents.dim,
+                distance=models.Distance(_DISTANCES[contents.metric]),
+                datatype=models.Datatype(self.destination.dtype),
+            ),
+            hnsw_config=self._graph_config(),
+            metadata={METADATA_KEY: contents.manifest.text()},
+        )
+
+    def _goes_on(self, resume_key: str | None) -> bool:
+        """Whether a killed export of the same key left its collection, which is then filled further."""
+        if resume_key is None:
+            return False
+        pattern = re.compile(rf"{re.escape(self.name)}-normdyn-[0-9a-f]+-{resume_key[:8]}")
+        in_use = {alias.collection_name for alias in self._client.get_aliases().aliases}
+        names = [collection.name for collection in self._client.get_collections().collections]
+        seconds = int(time.time())
+        while (fresh := f"{self.name}-normdyn-{seconds:x}-{resume_key[:8]}") in names:  # by the same export
+            seconds -= 1
+        self._fresh = fresh
+        leftovers = sorted(name for name in names if pattern.fullmatch(name) and name not in in_use)
+        if not leftovers:
+            return False
+        self._fresh = leftovers[-1]
+        # Of the last batch some points may be missing; those that are there are written again.
+        self.rows_done = max(0, self._client.count(self._fresh, exact=True).count - _BATCH)
+        caution(
+            f"out: an export to Qdrant's collection '{self.name}' was killed; this one goes on from its row "
+            f"{self.rows_done:,}",
+            stacklevel=3,
+        )
+        return True
 
     def _graph_config(self) -> Any:
         parameters, make = self.destination.parameters, self._qdrant.models.HnswConfigDiff
@@ -125,27 +168,54 @@ class QdrantCollection:
         self.destination.parameters.check(names, index=self.destination.index, target="qdrant")
         self.width = SearchWidth.of(self.destination.parameters, defaults, self.destination.first_width)
 
-    def add(self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None) -> None:
+    def add(
+        self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None, payload: pa.Table | None = None
+    ) -> None:
         """Sends them, a thousand at a time."""
         if self.destination.dtype == "float16":
             vectors = vectors.half().float()  # the embedded mode keeps float32 whatever it is told
         for start in range(0, len(ids), _BATCH):
-            batch_ids = ids[start : start + _BATCH]
-            payloads: list[dict[str, Any]] = [{"id": text} for text in batch_ids]
-            for payload, norm in zip(payloads, [] if norms is None else norms[start:].tolist(), strict=False):
-                payload["norm"] = norm
-            batch = self._qdrant.models.Batch(
-                ids=[str(uuid.uuid5(uuid.NAMESPACE_OID, text)) for text in batch_ids],
-                vectors=vectors[start : start + _BATCH].tolist(),
-                payloads=payloads,
-            )
+            rows = slice(start, start + _BATCH)
+            columns = None if payload is None else payload.slice(start, _BATCH)
+            beside = payloads(ids[rows], None if norms is None else norms[rows].tolist(), columns)
             with self._in_one_sentence():
-                self._client.upsert(self._fresh, batch, wait=True)
+                (self._update if self._is_live else self._fill)(ids[rows], vectors[rows].tolist(), beside)
+
+    def _fill(self, ids: Sequence[str], vectors: list[list[float]], beside: list[dict[str, Any]]) -> None:
+        """Puts points into the new collection, with the payload of those that they replace."""
+        known = self._existing_points
+        names = [known[text] if text in known else free_id(text, self._taken) for text in ids]
+        if self._existing_points:
+            old = Points(self._client, self.name).payloads(names)
+            beside = [{**old.get(name, {}), **payload} for name, payload in zip(names, beside, strict=True)]
+        self._send(names, vectors, beside)
+
+    def _update(self, ids: Sequence[str], vectors: list[list[float]], beside: list[dict[str, Any]]) -> None:
+        """Gives points of the collection in use their new vectors, and adds those that it does not have."""
+        points = Points(self._client, self.name)
+        known, new = points.known(ids)
+        places = [place for place, text in enumerate(ids) if text in new]
+        points.update(
+            self._qdrant.models,
+            {known[text]: (vectors[place], beside[place]) for place, text in enumerate(ids) if text in known},
+        )
+        if places:
+            names = [new[ids[place]] for place in places]
+            self._send(names, [vectors[place] for place in places], [beside[place] for place in places])
+
+    def _send(self, names: list[PointId], vectors: list[list[float]], beside: list[dict[str, Any]]) -> None:
+        batch = self._qdrant.models.Batch(ids=names, vectors=vectors, payloads=beside)
+        self._client.upsert(self._fresh, batch, wait=True)
 
     def close(self) -> None:
         """Moves the alias."""
         with self._in_one_sentence():
+            if self._is_live:
+                self._client.update_collection(self._old_collection, metadata={METADATA_KEY: self._manifest.text()})
+                self._disconnect()
+                return
             models, operations = self._qdrant.models, []
+            self._copy_payload_indexes()
             self._moving = True
             if self._old_collection == self.name:  # a collection, not an alias: the name is free only once it is gone
                 self._client.delete_collection(self.name)
@@ -160,17 +230,31 @@ class QdrantCollection:
             self._remove_leftovers()  # not before: one may be all that there is of what the name stood for
             self._disconnect()
 
+    def _copy_payload_indexes(self) -> None:
+        """Of a server's collection that is replaced; the embedded mode has none."""
+        if self._old_collection is None or not self._remote:
+            return
+        for field, index in self._client.get_collection(self._old_collection).payload_schema.items():
+            self._client.create_payload_index(self._fresh, field, field_schema=index.params or index.data_type)
+
     def discard(self) -> None:
         """Removes the unfinished collection, and the folder if it was made for it."""
         if self._client is None:
             return
         # Once the old collection or alias may be gone, the new one is all that there is.
         with suppress(self._failure, sqlite3.Error):  # a server or a disk that fails is what the error was about
-            if not self._moving and self._client.collection_exists(self._fresh):
+            if not (self._moving or self._is_live) and self._client.collection_exists(self._fresh):
                 self._client.delete_collection(self._fresh)
         self._disconnect()
         if self._new_folder and not self._moving:
             shutil.rmtree(self.destination.out)
+
+    def remove(self) -> None:
+        """Deletes the collection and its alias."""
+        self._connect()
+        with self._in_one_sentence():
+            self._client.delete_collection(self._fresh)  # and aliases with it
+            self._disconnect()
 
     def finish(self, findings: Mapping[str, Any]) -> None:
         """Nothing: the width is the search's own, and what was measured has no place in a collection."""
@@ -279,25 +363,16 @@ class QdrantCollection:
             raise ValueError(
                 f"name: {place} holds {parameters.size} numbers a vector, got {contents.dim}; choose another name"
             )
-        check_existing_ids(
-            list(self._existing_ids(place)), contents.ids, place=place, overwrite=self.destination.overwrite
-        )
-
-    def _existing_ids(self, place: str) -> Iterator[str]:
-        page = None
-        while True:
-            points, page = self._client.scroll(self.name, limit=_PAGE, offset=page, with_vectors=False)
-            for point in points:
-                payload = point.payload or {}
-                other_keys = sorted(set(payload) - {"id", "norm"})
-                if other_keys:
-                    raise ValueError(
-                        f"name: {place} has payload besides the id ('{other_keys[0]}'), which replacing it would lose; "
-                        "choose another name"
-                    )
-                yield str(payload.get("id", point.id))
-            if page is None:
-                return
+        if self.destination.upsert:
+            text = (self._client.get_collection(self.name).config.metadata or {}).get(METADATA_KEY)
+            check_upsert(None if text is None else Manifest.parsed(text), contents.manifest, place=place)
+            self.destination.parameters.check(
+                [*self.width.values], index=self.destination.index, target="qdrant --upsert"
+            )
+            return
+        self._existing_points = dict(Points(self._client, self.name).ids())
+        self._taken, existing_ids = set(self._existing_points.values()), list(self._existing_points)
+        check_existing_ids(existing_ids, contents.ids, place=place, overwrite=self.destination.overwrite)
 
 
 def _check_name(name: str) -> None:

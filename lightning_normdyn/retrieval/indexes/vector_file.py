@@ -48,6 +48,7 @@ from lightning_normdyn.retrieval.indexes.writer import (
     SearchPlan,
     SearchResult,
     check_index,
+    check_vectors_alone,
     stored_dtype,
 )
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
@@ -72,6 +73,7 @@ class _VectorFile:
 
     def __init__(self, destination: Destination) -> None:
         check_index(destination.index, ["flat"], target=self.suffix[1:])
+        check_vectors_alone(destination, target=self.suffix[1:])
         destination.parameters.check((), index="flat", target=self.suffix[1:])
         self.file, self.destination = local_place(destination.out, target=self.suffix[1:]), destination
         if self.file.suffix != self.suffix:
@@ -109,8 +111,11 @@ class _VectorFile:
             self._copy(contents)
             self._first_rows.add(next(EmbeddingFile(self.file).chunks(_ROWS_PER_READ)))
 
-    def add(self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None) -> None:
+    def add(
+        self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None, payload: pa.Table | None = None
+    ) -> None:
         """Appends them."""
+        del payload  # refused from the start
         assert self._output is not None
         stored = vectors.to(stored_dtype(self.destination.dtype))
         self._first_rows.add(stored)

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -32,6 +33,8 @@ class Destination:
         parameters: of the index, as far as the user sets them.
         append: whether what is there is kept, and rows are added whose ids it does not have.
         first_width: of searches to begin with, as a pilot found it; it may be widened.
+        upsert: whether rows of a collection that is in use get their new vectors where they are, and the others stay.
+        payload: names of columns that are stored beside the vectors; ``("all",)`` for all there are.
     """
 
     out: str
@@ -42,6 +45,8 @@ class Destination:
     parameters: IndexParameters = NO_PARAMETERS
     append: bool = False
     first_width: Mapping[str, int] = field(default_factory=dict)
+    upsert: bool = False
+    payload: tuple[str, ...] = ()
 
 
 class Contents(NamedTuple):
@@ -55,6 +60,7 @@ class Contents(NamedTuple):
         same_length: whether all were made equally long.
         manifest: what is written beside the vectors.
         resume_key: tells this export from others, so that one that was killed goes on; ``None`` to begin anew.
+        payload: types of the columns that come with the vectors.
     """
 
     dim: int
@@ -64,6 +70,7 @@ class Contents(NamedTuple):
     same_length: bool = False
     manifest: Manifest = Manifest(1.0)
     resume_key: str | None = None
+    payload: pa.Schema = pa.schema([])
 
     @property
     def norm_power(self) -> float | None:
@@ -114,8 +121,17 @@ class IndexWriter(Protocol):
         """
         ...
 
-    def add(self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None) -> None:
-        """Takes the next vectors, float32 ``[n, dim]`` on the CPU, and norms ``[n]`` where they are kept apart."""
+    def add(
+        self, ids: Sequence[str], vectors: Tensor, norms: Tensor | None = None, payload: pa.Table | None = None
+    ) -> None:
+        """Takes the next rows.
+
+        Args:
+            ids: ``n``.
+            vectors: float32 ``[n, dim]`` on the CPU.
+            norms: ``[n]``, where they are kept apart.
+            payload: ``n`` rows of further columns, where there are such.
+        """
         ...
 
     def close(self) -> None:
@@ -132,6 +148,15 @@ class IndexWriter(Protocol):
 
     def finish(self, findings: Mapping[str, Any]) -> None:
         """Keeps the width that was measured, and writes what was measured into the manifest, where there are such."""
+        ...
+
+
+@runtime_checkable
+class RemovableWriter(Protocol):
+    """A writer into a database, which can take back what it put in place."""
+
+    def remove(self) -> None:
+        """Removes the collection or table, if it is there."""
         ...
 
 
@@ -276,8 +301,59 @@ def check_fresh(destination: Destination, *, target: str) -> None:
     """
     if destination.append:
         raise ValueError(
-            f"append: expected npy, parquet, safetensors or faiss, got {target}; export all with --overwrite"
+            f"append: expected npy, parquet, safetensors or faiss, got {target}; add rows to it with --upsert"
         )
+    if destination.upsert and destination.overwrite:
+        raise ValueError("upsert: expected no overwrite beside it, which replaces what is there; leave one out")
+
+
+def check_vectors_alone(destination: Destination, *, target: str) -> None:
+    """Refuses what collections and tables of databases alone can do.
+
+    Raises:
+        ValueError: if it was asked for.
+    """
+    databases = "qdrant, lancedb or pgvector"
+    if destination.upsert:
+        raise ValueError(f"upsert: expected {databases}, got {target}; add rows to a file with --append")
+    if destination.payload:
+        raise ValueError(f"payload: expected {databases}, got {target}, which holds vectors alone; leave it out")
+
+
+def check_upsert(existing: Manifest | None, manifest: Manifest, *, place: str) -> None:
+    """Refuses to put vectors among others that carry another power of the norm.
+
+    Args:
+        existing: what was noted of those that are there; ``None`` if no export wrote them.
+        manifest: of those that are to come.
+        place: what holds them, in words.
+
+    Raises:
+        ValueError: if they differ, or it cannot be known.
+
+    Example:
+        >>> check_upsert(Manifest(1.0), Manifest(0.5), place="the table 'docs'")
+        Traceback (most recent call last):
+            ...
+        ValueError: upsert: expected exponent 1.0 as of the vectors in the table 'docs', got 0.5; export with the ...
+    """
+    if manifest.radius is not None:
+        raise ValueError(
+            "upsert: expected no augment, whose dimension is made for all vectors at once; export all with --overwrite"
+        )
+    if existing is None and (manifest.keep_norm or manifest.exponent != 1):
+        raise ValueError(
+            f"upsert: expected embeddings as they are (--normalization dot), since {place} was filled by something "
+            f"else, got exponent {manifest.exponent:g}{' and norms apart' if manifest.keep_norm else ''}; export all "
+            "that it holds with --overwrite"
+        )
+    for name in ("exponent", "keep_norm", "metric", "radius", "dtype"):
+        theirs, ours = getattr(existing, name, None), getattr(manifest, name)
+        if existing is not None and ours != theirs:
+            raise ValueError(
+                f"upsert: expected {name} {theirs!r} as of the vectors in {place}, got {ours!r}; export with the same "
+                "options, or all anew with --overwrite"
+            )
 
 
 def check_existing_ids(existing_ids: Sequence[str], new_ids: Sequence[str], *, place: str, overwrite: bool) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
@@ -22,10 +25,37 @@ def embeddings(m=400, d=24, seed=0, spread=0.5):
 
 
 def source_of(documents, folder, *, ids=None, chunk_size=150) -> Source:
+    Path(folder).mkdir(exist_ok=True)
     file = Path(folder) / "embeddings.npy"
     np.save(file, documents.numpy() if isinstance(documents, torch.Tensor) else documents)
     opened = EmbeddingFile(file)
     return Source(opened, [f"d{row}" for row in range(opened.rows)] if ids is None else ids, chunk_size)
+
+
+def parquet_source(documents, folder, *, ids=None, chunk_size=150):
+    """Embeddings in two shards whose other columns are payload, and the rows of these as Python has them."""
+    count = len(documents)
+    ids = [str(row) for row in range(count)] if ids is None else ids
+    day = datetime.datetime(2026, 11, 30, 12, 30)
+    rows = [
+        {
+            "doc_id": ids[row],
+            "year": 1900 + row,
+            "score": None if row % 5 == 0 else row / 4,
+            "tags": ["a"] * (row % 3),
+            "seen": None if row % 7 == 0 else day + datetime.timedelta(days=row),
+        }
+        for row in range(count)
+    ]
+    place = Path(folder) / "shards"
+    place.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate((slice(0, count // 3), slice(count // 3, count))):
+        table = pa.Table.from_pylist(rows[part])
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(documents[part].reshape(-1).numpy()), documents.shape[1])
+        table = table.append_column("vector", vectors)
+        pq.write_table(table, place / f"{number}.parquet", row_group_size=37)
+    opened = EmbeddingFile(place, column="vector")
+    return Source(opened, opened.ids, chunk_size, payload=opened.payload(["all"])), rows
 
 
 def export(source, target, out, folding=None, **options):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_cases import embeddings, export, ranked, source_of
+import torch
+from export_cases import embeddings, export, parquet_source, ranked, source_of
 from start_postgres import NoPostgresError, start
 
 from lightning_normdyn.retrieval.export.folding import Folding
@@ -200,3 +201,46 @@ def test_a_table_has_one_graph_however_often_it_is_written(dsn, tmp_path):
     for _ in range(2):
         export(source, "pgvector", dsn, Folding("dot"), name="docs", index="hnsw", overwrite=True)
     assert do(dsn, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'") == [(1,)]
+
+
+def test_columns_have_types_of_their_own(dsn, tmp_path):
+    documents, queries = embeddings()
+    source, rows = parquet_source(documents, tmp_path)
+    writer = export(source, "pgvector", dsn, name="docs")
+    stored = do(dsn, "SELECT id, year, score, tags, seen FROM docs")
+    assert sorted(stored) == sorted(tuple(row.values()) for row in rows)
+    kinds = do(dsn, "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'docs'")
+    assert dict(kinds).items() >= {"year": "bigint", "score": "double precision", "tags": "jsonb"}.items()
+    assert writer.search(queries, 10).ids == ranked(queries, documents, 0, source.ids)
+
+
+def test_rows_of_a_live_table_get_new_vectors_and_the_others_stay(dsn, tmp_path):
+    do(
+        dsn,
+        "CREATE EXTENSION IF NOT EXISTS vector",
+        "CREATE TABLE docs (id int PRIMARY KEY, body text, year smallint, embedding vector(24))",
+        "INSERT INTO docs SELECT i, 'text ' || i, 7, array_fill(i, ARRAY[24])::vector FROM generate_series(-9, 9) AS i",
+    )
+    documents, queries = embeddings(m=40)
+    source, rows = parquet_source(documents, tmp_path)
+    with pytest.raises(ValueError, match=r"expected embeddings as they are \(--normalization dot\)"):
+        export(source, "pgvector", dsn, name="docs", upsert=True)
+    writer = export(source, "pgvector", dsn, Folding("dot"), name="docs", upsert=True)
+    stored = do(dsn, "SELECT id, body, year, seen FROM docs ORDER BY id")
+    assert stored[:9] == [(i, f"text {i}", 7, None) for i in range(-9, 0)]
+    assert stored[9:] == [(i, f"text {i}" if i < 10 else None, 1900 + i, rows[i]["seen"]) for i in range(40)]
+    ids = [*map(str, range(-9, 0)), *source.ids]
+    vectors = torch.cat([torch.arange(-9.0, 0)[:, None].expand(-1, 24), documents])
+    assert writer.search(queries, 10).ids == ranked(queries, vectors, 1, ids)
+    with pytest.raises(ValueError, match=r"expected exponent 1\.0 as of the vectors in PostgreSQL's table 'docs'"):
+        export(source, "pgvector", dsn, name="docs", upsert=True)
+
+
+def test_it_is_checked_and_nothing_is_left(dsn):
+    from lightning_normdyn.cli import check_store
+
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    before = do(dsn, tables)
+    assert check_store(to="pgvector", out=dsn).verdict == ("inner product", False, False)
+    assert check_store(to="pgvector", out=dsn, index="hnsw", dtype="float16").verdict == ("inner product", False, True)
+    assert do(dsn, tables) == before
