@@ -53,7 +53,7 @@ def parse_dry(words: list[str]) -> None:
     if name in LIGHTNING_COMMANDS:
         ParsedCLI(words)
         return
-    arguments = parse(getattr(import_module("lightning_normdyn.cli"), name), options)
+    arguments = parse(getattr(import_module("lightning_normdyn.cli"), name.replace("-", "_")), options)
     if arguments.get("overrides"):
         ParsedCLI(["fit", *config_words(arguments["config"], arguments["overrides"])])
 
