@@ -11,6 +11,11 @@ from lightning_normdyn.retrieval.indexes import SearchWidth
 _BETTER = 0.01
 _EXACT = "--index flat without --keep-norm is exact."
 
+UNMEASURED_UPSERT = (
+    "Recall was not measured: after --upsert there may be other vectors than these embeddings; export all of them with "
+    "--overwrite to have it measured."
+)
+
 
 def describe(survey: Survey, folding: Folding) -> list[str]:
     """What is said before anything is written, what matters most first.
@@ -124,12 +129,6 @@ def describe_appended(rows: int, existing_rows: int, *, by_row: bool) -> str:
         return f"{added}."
     numbers = "; ids here are numbers of rows, from 0: give new rows of another file --ids of their own" * by_row
     return f"{added}; the ids of the others are there already, and what is there stays{numbers}."
-
-
-UNMEASURED_UPSERT = (
-    "Recall was not measured: after --upsert there may be other vectors than these embeddings; export all of them with "
-    "--overwrite to have it measured."
-)
 
 
 def describe_unmeasured(other_rows: int) -> str:
