@@ -210,6 +210,23 @@ def _losses() -> Iterator[BadCall]:
             teacher_queries=[Q],
             positives=[listed],
         )
+    pair = losses.InfoNCE()
+    yield from each(
+        kind,
+        losses.SummedLoss,
+        {"losses": {"a": (1.0, pair)}},
+        losses=[
+            None,
+            {},
+            [pair],
+            {"a": pair},
+            {"a": (1.0, None)},
+            {"a b": (1.0, pair)},
+            {"a": (-1.0, pair)},
+            {"a": (0.0, pair)},
+            {"a": (1.0, pair), "b": (1.0, pair)},
+        ],
+    )
     yield from each(kind, losses.DistillKLDiv, {}, candidates=["all", None, 1], symmetric=[True], direction=["both"])
     yield from each(
         kind,
@@ -757,6 +774,20 @@ def _mining() -> Iterator[BadCall]:
         excluded_pairs=[3, (torch.arange(2),), (torch.tensor([9]), torch.tensor([0]))],
         chunk_size=NOT_COUNT,
         **MINING,
+    )
+    yield from each(
+        kind,
+        retrieval.mine_hard_negatives,
+        search | {"normalization": "learnable", "gamma_query": 0.5, "gamma_document": 0.5},
+        gamma_query=[NAN, "1"],
+        gamma_document=[INF, "1", None],
+    )
+    yield from each(
+        kind,
+        retrieval.NegativeTable,
+        {"queries": 2, "num_negatives": 1},
+        queries=NOT_COUNT,
+        num_negatives=NOT_COUNT,
     )
     yield from each(
         kind,

@@ -361,6 +361,18 @@ def _indexes() -> Iterator[BadWords]:
         ["--normalization", "learnable"],
     ):
         yield BadWords(kind, [*EXPORT, *words], words[0].lstrip("-").replace("-", "_") + "|" + words[0])
+    graph = [*export, "--to", "faiss", "--out", "x.faiss", "--index", "hnsw"]
+    for option in ("--m", "--ef-construction", "--ef-search", "--candidates", "--dim"):
+        for value in ("0", "-1", "1.5", "many"):
+            yield BadWords(kind, [*graph, f"{option}={value}"], option.lstrip("-").replace("-", "_") + "|" + option)
+    for option in ("--nprobe", "--subvectors", "--refine-factor"):
+        for value in ("0", "-1", "1.5", "many"):
+            words = [*export, "--to", "lancedb", "--out", "x.lancedb", f"{option}={value}"]
+            yield BadWords(kind, words, option.lstrip("-").replace("-", "_") + "|" + option)
+    for value in ("0", "1.5", "nan", "most"):
+        yield BadWords(kind, [*graph, f"--recall={value}"], "recall")
+    yield BadWords(kind, [*EXPORT, "--keep-norm=yes"], "keep.norm")
+    yield BadWords(kind, [*EXPORT, "--append", "--overwrite"], "append|overwrite")
     yield BadWords(kind, [*export, "--to", "qdrant", "--out", "inputs/file"], "out")
     yield BadWords(kind, [*export, "--to", "lancedb", "--out", "s3://x"], "lancedb|out")
     for words in (["--upsert"], ["--payload", "all"], ["--payload", "a", "--payload", "b"]):

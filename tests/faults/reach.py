@@ -19,7 +19,7 @@ FACES = (
 MADE_BY_THE_PACKAGE = (
     "capture.TableStep", "core.EquilibriumRule", "history.RunRecord", "history.TargetHistory",
     "instruments.EquilibriumFit", "instruments.GradientSplit", "instruments.NormTrajectory", "instruments.OutputWatch",
-    "instruments.Recorder", "instruments.TableWatch",
+    "instruments.Recorder", "instruments.TableWatch", "retrieval.HardNegatives",
 )  # fmt: skip
 """Classes that are public for what they can be asked; functions and observers of the package make them, checked."""
 COMMANDS = ("demo", "report", "watch", "reproduce", "configs", "grid", "advise", "predict", "audit", "export")
