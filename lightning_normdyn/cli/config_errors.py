@@ -246,11 +246,12 @@ def _classes_in(module: str) -> tuple[str, ...]:
 
 
 def _subclasses(path: str) -> list[str]:
-    """Names of the loaded subclasses of a class."""
+    """Names of the loaded subclasses of a class, but those that only hold what others share."""
     waiting, names = [load_class(path)], []
     while waiting:
         for cls in waiting.pop().__subclasses__():
-            names.append(cls.__name__)
+            if "__init__" in vars(cls) or not cls.__subclasses__():
+                names.append(cls.__name__)
             waiting.append(cls)
     return sorted(set(names))
 

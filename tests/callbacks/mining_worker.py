@@ -13,12 +13,12 @@ from lightning_normdyn.callbacks import HardNegativeMining
 ENDING = ("overlap", "false_negative_share", "lacking_share", "score", "positive_score")
 
 
-def train(folder, callbacks, steps, *, ckpt_path=None, **options):
+def train(folder, callbacks, steps, *, strategy, ckpt_path=None, **options):
     torch.manual_seed(1)
     model = Towers(mining_source(), batch_size=5, **options)
     trainer = pl.Trainer(
         accelerator="cpu",
-        strategy="ddp",
+        strategy=strategy,
         devices=2,
         max_steps=steps,
         max_epochs=-1,
@@ -34,11 +34,11 @@ def train(folder, callbacks, steps, *, ckpt_path=None, **options):
     return model, trainer
 
 
-def mined(folder, steps, ckpt_path=None):
+def mined(folder, steps, strategy, ckpt_path=None):
     """Tables, what they should be, what was logged and saved; checkpoints in between."""
     snapshots, mining = Snapshots(), HardNegativeMining(every_n_steps=3, batch_size=4, relative_margin=None)
     saving = ModelCheckpoint(folder / "checkpoints", filename="{step}", every_n_train_steps=5, save_top_k=-1)
-    _, trainer = train(folder, [mining, snapshots, saving], steps, ckpt_path=ckpt_path)
+    _, trainer = train(folder, [mining, snapshots, saving], steps, strategy=strategy, ckpt_path=ckpt_path)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.endswith(ENDING)}
     if ckpt_path is not None:
         del snapshots.tables[5], snapshots.expected[5]  # mined at step 3, by a model that is gone
@@ -50,16 +50,16 @@ def mined(folder, steps, ckpt_path=None):
     }
 
 
-def untouched(callbacks):
-    model, _ = train(None, callbacks, 5, ignores_negatives=True)
+def untouched(callbacks, strategy):
+    model, _ = train(None, callbacks, 5, strategy=strategy, ignores_negatives=True)
     return {"weight": model.net[0].weight.detach(), "random state": torch.get_rng_state()}
 
 
-def mining_results(folder):
+def mining_results(folder, strategy):
     """A run, its second half again from a checkpoint, and two that train alike but for mining."""
     return {
-        "whole": mined(folder, 8),
-        "resumed": mined(folder, 8, folder / "checkpoints" / "step=5.ckpt"),
-        "plain": untouched([]),
-        "mined": untouched([HardNegativeMining(every_n_steps=2, save=False)]),
+        "whole": mined(folder, 8, strategy),
+        "resumed": mined(folder, 8, strategy, folder / "checkpoints" / "step=5.ckpt"),
+        "plain": untouched([], strategy),
+        "mined": untouched([HardNegativeMining(every_n_steps=2, save=False)], strategy),
     }

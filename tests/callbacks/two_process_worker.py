@@ -167,7 +167,7 @@ def main(folder):
         "on one rank": numbers(folder / "one", seeded(OnOneRank), ["net.bystander", "net.table.weight"]),
     }
     seldom_verified(folder / "strangers")
-    results["mining"] = mining_results(folder / "mining")
+    results["mining"] = mining_results(folder / "mining", strategy="ddp")
     torch.save(results, folder / f"rank-{torch.distributed.get_rank()}.pt")
 
 

@@ -85,8 +85,8 @@ WORDS = {
     "--trainer.callbacks.init_args.windows=0.3": "trainer.callbacks.windows: expected an option of "
     "lightning_normdyn.callbacks.NormDynamics, got one that it does not have (0.3); did you mean 'window'?",
     "--modl.lr=1": "modl.lr: expected an option of normdyn {} or of LightningCLI, got 1; did you mean 'model.lr'?",
-    "--model.encoder=SmallTextEncodr": "model.encoder: expected PretrainedTextEncoder, SmallTextEncoder, or a dotted "
-    "path, got 'SmallTextEncodr'; did you mean 'SmallTextEncoder'?",
+    "--model.encoder=SmallTextEncodr": "model.encoder: expected PretrainedTextEncoder, SmallTextEncoder, "
+    "StaticTextEncoder, or a dotted path, got 'SmallTextEncodr'; did you mean 'SmallTextEncoder'?",
     "--trainer.callbacks.init_args.window=true": "trainer.callbacks.window: expected int or float, got 'true'",
     "--trainer.callbacks.init_args.every_n_steps=bad": "trainer.callbacks.every_n_steps: expected int, got 'bad'",
     "--trainer.callbacks.init_args.forecast_at=x": "trainer.callbacks.forecast_at: expected int or float, got 'x'",

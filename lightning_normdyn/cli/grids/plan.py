@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.commands.command import running_command
 from lightning_normdyn.cli.fit import NormdynCLI
 from lightning_normdyn.cli.grids.job import RESULT_FILE, UNTRAINED, Job
+from lightning_normdyn.cli.parser_message import load_class
 from lightning_normdyn.cli.run_folder import create_run_folder, make_writable
 from lightning_normdyn.cli.shipped_configs import config_file
 from lightning_normdyn.history.grid_findings import GridRun, read_grid_run
@@ -159,19 +161,22 @@ def grid_origin(plan: Plan) -> Origin:
 
 
 def name_configured(configured: Any) -> str:
-    """A class of a configuration with those of its settings that are words or classes themselves.
+    """A class of a configuration with those of its settings that are classes, or words other than by default.
 
     Example:
-        >>> folder = {"class_path": "sources.BeirFolder", "init_args": {"folder": "set"}}
-        >>> name_configured({"class_path": "tasks.RetrievalData", "init_args": {"source": folder, "batch_size": 16}})
+        >>> folder = {"class_path": "lightning_normdyn.tasks.sources.BeirFolder", "init_args": {"folder": "set"}}
+        >>> settings = {"source": folder, "batch_size": 16, "hard_negatives_from": "bm25"}
+        >>> name_configured({"class_path": "lightning_normdyn.tasks.RetrievalData", "init_args": settings})
         'RetrievalData(source=BeirFolder(folder=set))'
     """
     if not isinstance(configured, dict):
         return str(configured or "")
+    made = load_class(str(configured["class_path"]))
+    defaults = {name: parameter.default for name, parameter in inspect.signature(made).parameters.items()}
     settings = [
         f"{name}={name_configured(value)}"
         for name, value in (configured.get("init_args") or {}).items()
-        if (isinstance(value, str) and value) or (isinstance(value, dict) and "class_path" in value)
+        if (isinstance(value, str) and value and value != defaults.get(name))
+        or (isinstance(value, dict) and "class_path" in value)
     ]
-    name = str(configured.get("class_path", "")).rpartition(".")[2]
-    return f"{name}({', '.join(settings)})" if settings else name
+    return f"{made.__name__}({', '.join(settings)})" if settings else made.__name__
