@@ -6,7 +6,8 @@ Exit codes of every command:
 code  meaning
 ====  =================================================================================================
 0     success
-1     error: something failed while the command ran (a training, an experiment, a page, a user's own code, a bug)
+1     error: something failed while the command ran (a training, an experiment, a page, a user's own code, a bug),
+      or `check-store` saw that norms do not count
 2     usage: an option, a setting, a file or a folder that the user has to mend, named in one sentence
 130   ended by Ctrl-C (128 + SIGINT); what was finished is saved
 143   ended by SIGTERM (128 + SIGTERM); what was finished is saved

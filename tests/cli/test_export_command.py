@@ -149,8 +149,8 @@ def test_bad_queries_are_found_before_anything_is_written(documents, capsys):
 def test_sigterm_cleans_up_as_ctrl_c_does(documents, capsys, monkeypatch):
     add = NpyFile.add
 
-    def terminated(self, ids, vectors, norms):
-        add(self, ids, vectors, norms)
+    def terminated(self, *batch):
+        add(self, *batch)
         signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)

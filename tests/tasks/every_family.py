@@ -104,7 +104,10 @@ def one_step(cli: NormdynCLI, data: LightningDataModule, *, validates: bool) -> 
 
 
 def peak_gib() -> float:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process so far; on Linux ``getrusage`` counts the process that started it too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**20
     return getrusage(RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
 
 
