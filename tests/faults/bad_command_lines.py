@@ -363,7 +363,7 @@ def _indexes() -> Iterator[BadWords]:
         yield BadWords(kind, [*EXPORT, *words], words[0].lstrip("-").replace("-", "_") + "|" + words[0])
     graph = [*export, "--to", "faiss", "--out", "x.faiss", "--index", "hnsw"]
     for option in ("--m", "--ef-construction", "--ef-search", "--candidates", "--dim"):
-        for value in ("0", "-1", "1.5", "many"):
+        for value in ("0", "-1", "1.5", "many", "1000000000"):
             yield BadWords(kind, [*graph, f"{option}={value}"], option.lstrip("-").replace("-", "_") + "|" + option)
     for option in ("--nprobe", "--subvectors", "--refine-factor"):
         for value in ("0", "-1", "1.5", "many"):

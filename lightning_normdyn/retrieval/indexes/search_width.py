@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from lightning_normdyn.core.number_checks import check_count
 
+_WIDTHS = ("ef_construction", "ef_search", "nprobe", "refine_factor", "candidates")
+_MOST = 2**20
+
 
 @dataclass(frozen=True)
 class IndexParameters:
@@ -24,7 +27,7 @@ class IndexParameters:
         candidates: nearest by direction whose scores are then made with their norms, where norms are kept apart.
 
     Raises:
-        ValueError: if one is no positive whole number.
+        ValueError: if one is no positive whole number, or larger than any index has use for.
 
     Example:
         >>> IndexParameters(ef_search=64).of_user
@@ -42,6 +45,9 @@ class IndexParameters:
     def __post_init__(self) -> None:
         counts: dict[str, Any] = dict(self.of_user)
         check_count(**counts)
+        for name, count in counts.items():
+            if name in _WIDTHS and count > _MOST:  # FAISS makes room for all, for minutes that no signal ends
+                raise ValueError(f"{name}: expected {_MOST:,} at most, got {count}; 64 to 1,024 are common")
 
     @property
     def of_user(self) -> dict[str, int]:
