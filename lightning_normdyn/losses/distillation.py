@@ -159,8 +159,22 @@ class TeacherLoss(InBatchLoss):
         return teacher.rescaled(self.teacher_normalization, 1 / self.teacher_temperature, dtype)
 
     def _refuse_infinite_targets(self, batch: Batch) -> None:
-        assert batch.teacher is not None
-        batch.teacher.refuse_infinite()
+        teacher = batch.teacher
+        assert teacher is not None
+        teacher.refuse_infinite()
+        for name, values, nothing in (("teacher_scores", teacher.scores, -torch.inf), ("listed", teacher.places, -1)):
+            lacks = None if values is None else self._lacks_target(values == nothing)
+            if lacks is not None and bool(lacks.any()):
+                words = self._words_on_lack(f"{int(lacks.sum())} of {len(lacks)}")
+                raise ValueError(f"{name}: {words}; leave such queries out of the batch")
+
+    def _lacks_target(self, left_out: Tensor) -> Tensor:
+        """Which queries have nothing to learn, ``[n]``, of the candidates ``[n, c]`` that are left out."""
+        raise NotImplementedError
+
+    def _words_on_lack(self, queries: str) -> str:
+        """What is said of so many queries of so many."""
+        raise NotImplementedError
 
 
 class DistillKLDiv(TeacherLoss):
@@ -273,19 +287,11 @@ class DistillKLDiv(TeacherLoss):
         agreement, entropy = (sums / candidates.positives.total).float().unbind()
         self._metrics = {"agreement": agreement, "teacher_entropy": entropy}
 
-    def _refuse_infinite_targets(self, batch: Batch) -> None:
-        super()._refuse_infinite_targets(batch)
-        teacher = batch.teacher
-        assert teacher is not None
-        for name, values in {"teacher_scores": teacher.scores, "listed": teacher.places}.items():
-            nothing = (
-                None if values is None else ((values == -torch.inf) | (values == -1 if name == "listed" else False))
-            )
-            if nothing is not None and bool(nothing.all(1).any()):
-                raise ValueError(
-                    f"{name}: every candidate of {int(nothing.all(1).sum())} of {len(nothing)} queries is left out; "
-                    "leave such queries out of the batch"
-                )
+    def _lacks_target(self, left_out: Tensor) -> Tensor:
+        return left_out.all(1)
+
+    def _words_on_lack(self, queries: str) -> str:
+        return f"every candidate of {queries} queries is left out"
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
@@ -355,17 +361,11 @@ class MarginMSE(TeacherLoss):
         sums = ranks.sum(torch.stack([(x & takes_part).sum() for x in (agree, takes_part)]).to(torch.float64))
         self._metrics = {"agreement": (sums[0] / sums[1]).float()}
 
-    def _refuse_infinite_targets(self, batch: Batch) -> None:
-        super()._refuse_infinite_targets(batch)
-        teacher = batch.teacher
-        assert teacher is not None
-        for name, values in {"teacher_scores": teacher.scores, "listed": teacher.places}.items():
-            nothing = None if values is None else (values == (-1 if name == "listed" else -torch.inf))
-            if nothing is not None and bool((nothing[:, 0] | nothing[:, 1:].all(1)).any()):
-                raise ValueError(
-                    f"{name}: {int((nothing[:, 0] | nothing[:, 1:].all(1)).sum())} of {len(nothing)} queries have no "
-                    "margin, since the first candidate or all others are left out; leave such queries out of the batch"
-                )
+    def _lacks_target(self, left_out: Tensor) -> Tensor:
+        return left_out[:, 0] | left_out[:, 1:].all(1)
+
+    def _words_on_lack(self, queries: str) -> str:
+        return f"{queries} queries have no margin, since the first candidate or all others are left out"
 
 
 class _TopCandidates:
