@@ -282,6 +282,22 @@ def check_finite(**sides: Tensor) -> None:
             )
 
 
+def scores_error(
+    name: str, dtype: torch.dtype, ranks: int, *, reach: str = "", remedy: str = "normalise a side"
+) -> str:
+    """What is said of a loss that is no number although this rank's embeddings are.
+
+    Args:
+        name: of the argument to look at.
+        dtype: of the loss.
+        ranks: how many ranks gave embeddings; those of another one may be at fault.
+        reach: how large the embeddings are, in words.
+        remedy: what to do, beside looking at the encoder.
+    """
+    elsewhere = ", or at another rank's error, if one names NaN" if ranks > 1 else ""
+    return f"{name}: scores leave {dtype}{reach}; {remedy}, or look at the encoder{elsewhere}"
+
+
 def _carries_gradient(values: Tensor | None) -> bool:
     return values is not None and values.requires_grad
 

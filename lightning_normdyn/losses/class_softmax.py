@@ -126,11 +126,12 @@ class MarginHead(ContrastiveLoss):
 
     def _reduced(self, embeddings: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         ranks = self.ranks(embeddings, labels)
+        table = whole(self.weight)
         traits = [Trait("weights", "1 if given", int(weights is not None))]
+        traits.append(Trait("num_classes", "rows of the class table", len(table)))
         if self.sampling.is_partial:
             traits.append(Trait("sample", "training steps so far", int(self.sampling.steps)))
         rows = ranks.rows(len(embeddings), traits=traits)[0]
-        table = whole(self.weight)
         self.settle_temperature(embeddings, table, ranks)
         if self.sampling.is_partial and self._is_step:
             classes = self.sampling.draw(ranks.gather(labels, rows), len(table))

@@ -361,6 +361,18 @@ class MarginMSE(TeacherLoss):
         sums = ranks.sum(torch.stack([(x & takes_part).sum() for x in (agree, takes_part)]).to(torch.float64))
         self._metrics = {"agreement": (sums[0] / sums[1]).float()}
 
+    def _refuse_infinite_targets(self, batch: Batch) -> None:
+        super()._refuse_infinite_targets(batch)
+        scores = None if batch.teacher is None else batch.teacher.scores
+        if scores is None:
+            return
+        largest = float(scores.where(scores.isfinite(), 0.0).abs().max()) / self.teacher_temperature
+        if largest > torch.finfo(torch.float32).max ** 0.5 / 2:
+            raise ValueError(
+                f"teacher_scores: up to {largest:.3g} over teacher_temperature, whose margins squared leave float32; "
+                "raise teacher_temperature, or look at the teacher"
+            )
+
     def _lacks_target(self, left_out: Tensor) -> Tensor:
         return left_out[:, 0] | left_out[:, 1:].all(1)
 
