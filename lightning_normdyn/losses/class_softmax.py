@@ -11,7 +11,7 @@ from lightning_normdyn.core.contrast.class_log_sum_exp import sum_class_losses
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, softmax_loss
 from lightning_normdyn.core.dynamics.geometry import at_least_float32, most_precise, safe_norm
 from lightning_normdyn.core.number_checks import check_count
-from lightning_normdyn.losses.batch import check_finite, check_per_query, check_set
+from lightning_normdyn.losses.batch_checks import check_finite, check_per_query, check_set
 from lightning_normdyn.losses.class_sample import ClassSample
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Trait

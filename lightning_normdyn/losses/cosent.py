@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.dynamics.geometry import most_precise
-from lightning_normdyn.losses.batch import Batch, check_finite, scores_error
+from lightning_normdyn.losses.batch import Batch
+from lightning_normdyn.losses.batch_checks import check_finite, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
 from lightning_normdyn.losses.similarity import Normalization

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.log_sum_exp import log_sum_exp, softmax_loss, sum_log_sum_exp
 from lightning_normdyn.core.number_checks import check_flag
-from lightning_normdyn.losses.batch import check_finite, check_per_query, scores_error
+from lightning_normdyn.losses.batch_checks import check_finite, check_per_query, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Trait
 from lightning_normdyn.losses.infonce import InfoNCE

@@ -14,7 +14,8 @@ from torch import Tensor
 from lightning_normdyn.caution import caution
 from lightning_normdyn.core.contrast.exclusion import NO_ID, Exclusion
 from lightning_normdyn.core.contrast.factored import Factored
-from lightning_normdyn.losses.batch import Batch, PairOptions, check_finite, scores_error
+from lightning_normdyn.losses.batch import Batch, PairOptions
+from lightning_normdyn.losses.batch_checks import check_finite, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Rows, Trait
 from lightning_normdyn.losses.options import Unpack

@@ -9,7 +9,7 @@ from lightning_normdyn.core.contrast.exclusion import NO_ID
 from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.contrast.token_maxima import max_sim_scores
 from lightning_normdyn.core.number_checks import check_flag
-from lightning_normdyn.losses.batch import check_finite, check_per_query, scores_error
+from lightning_normdyn.losses.batch_checks import check_finite, check_per_query, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Rows, Trait
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack

@@ -10,7 +10,7 @@ from lightning_normdyn.core.contrast.exclusion import Exclusion
 from lightning_normdyn.core.contrast.log_sum_exp import target_log_sum_exp
 from lightning_normdyn.core.contrast.positive_pairs import PositivePairs
 from lightning_normdyn.core.dynamics.geometry import at_least_float32
-from lightning_normdyn.losses.batch import check_finite, check_set, scores_error
+from lightning_normdyn.losses.batch_checks import check_finite, check_set, scores_error
 from lightning_normdyn.losses.contrastive import ContrastiveLoss
 from lightning_normdyn.losses.gather import Ranks, Trait
 from lightning_normdyn.losses.options import SoftmaxOptions, Unpack
