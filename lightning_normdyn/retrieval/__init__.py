@@ -24,6 +24,12 @@ from lightning_normdyn.retrieval.uses.abstention import (
     conformal_threshold,
     recall_auroc,
 )
+from lightning_normdyn.retrieval.uses.clustering import Clusters, NormWeights, cluster_by_norm, norm_weights
+from lightning_normdyn.retrieval.uses.clustering_comparison import (
+    ClusteringComparison,
+    ClusteringScore,
+    compare_clusterings,
+)
 from lightning_normdyn.retrieval.uses.confidence import (
     Detection,
     classification_confidences,
@@ -41,6 +47,9 @@ __all__ = [
     "Abstention",
     "AlphaSweep",
     "Calibration",
+    "ClusteringComparison",
+    "ClusteringScore",
+    "Clusters",
     "ConfoundReport",
     "CrossDomainLocalScaling",
     "Detection",
@@ -51,6 +60,7 @@ __all__ = [
     "ModelComparison",
     "NegativeTable",
     "NormAwareScore",
+    "NormWeights",
     "PairedChange",
     "QueryBankNormalization",
     "ScoringVerdict",
@@ -60,6 +70,8 @@ __all__ = [
     "baseline_scores",
     "calibrate",
     "classification_confidences",
+    "cluster_by_norm",
+    "compare_clusterings",
     "compare_models",
     "compare_temperatures",
     "confidence_table",
@@ -75,6 +87,7 @@ __all__ = [
     "likelihood_exponent",
     "mine_hard_negatives",
     "norm_aware_top_k",
+    "norm_weights",
     "predicted_norms",
     "quantile_bands",
     "recall_auroc",
