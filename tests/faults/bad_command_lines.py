@@ -392,6 +392,17 @@ def _indexes() -> Iterator[BadWords]:
         (["--function", "json:nope"], "function"),
     ):
         yield BadWords(kind, ["check-store", *words], argument)
+    for words, argument in (
+        ([], "clusters"),
+        (["--clusters", "0"], "clusters"),
+        (["--clusters", "many"], "clusters"),
+        (["--clusters", "2", "--seeds", "1"], "seeds"),
+        (["--clusters", "2", "--exponents", "nan"], "exponents"),
+        (["--clusters", "2", "--engine", "nope"], "engine"),
+        (["--clusters", "2", "--label-column", "class"], "label_column"),
+        (["--labels", "inputs/absent.tsv"], "labels"),
+    ):
+        yield BadWords(kind, ["cluster", "--embeddings", "inputs/good.npy", *words], argument)
 
 
 def _combinations() -> Iterator[BadWords]:
