@@ -94,7 +94,7 @@ def _numbers() -> Iterator[BadWords]:
     kind = "words: numbers"
     options = {
         "--temperature": ADVISE, "--interval": ["watch", "run", "--once"], "--timeout": ["watch", "run"],
-        "--lr-factors": ["grid", "--config", "sts.yaml"],
+        "--lr-factors": ["grid", "--config", "sts.yaml"], "--temperatures": ["grid", "--config", "sts.yaml"],
     }  # fmt: skip
     for option, words in options.items():
         for value in NOT_POSITIVE:

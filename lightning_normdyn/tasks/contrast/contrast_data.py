@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -46,6 +46,14 @@ class Sized(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, place: int) -> TrainingPair: ...
+
+
+@runtime_checkable
+class DocumentHolder(Protocol):
+    """A module that may know embeddings of documents already, whose loader is then left out of an evaluation."""
+
+    def has_documents(self, documents: Sequence[Any]) -> bool:
+        """Whether these very documents need not be encoded again."""
 
 
 Pairs = Sized | IterableDataset[TrainingPair]
@@ -152,6 +160,8 @@ class ContrastData(LightningDataModule):
 
     def _evaluation_loaders(self, split: Split) -> list[DataLoader[Any]]:
         sides = self.evaluation(split)
+        task: Any = self.trainer.lightning_module if self.trainer is not None else None
+        are_encoded = isinstance(task, DocumentHolder) and task.has_documents(sides.documents)
         return [
             DataLoader(
                 _PlacedInputs(inputs),
@@ -159,7 +169,7 @@ class ContrastData(LightningDataModule):
                 collate_fn=_collate_placed,
                 num_workers=self.workers,
             )
-            for inputs in (sides.queries, sides.documents)
+            for inputs in ((sides.queries,) if are_encoded else (sides.queries, sides.documents))
         ]
 
 
