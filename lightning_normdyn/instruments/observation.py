@@ -18,7 +18,9 @@ from lightning_normdyn.capture.sharded import reshard
 from lightning_normdyn.capture.table import TableTarget
 from lightning_normdyn.capture.targets import ROOT, find_targets, frozen_tables
 from lightning_normdyn.caution import SettingsError, caution
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule, equilibrium_rule, nominal_lr
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
+from lightning_normdyn.core.dynamics.rates import nominal_lr
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.history.alert_log import AlertLog
 from lightning_normdyn.history.run_record import Bookmark
 from lightning_normdyn.history.run_writer import RunWriter, TargetWriter
