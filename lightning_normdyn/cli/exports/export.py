@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.nn import functional as F
 
-from lightning_normdyn.cli.exports.inputs import drawn_queries, manifest_of, query_vectors
+from lightning_normdyn.cli.exports.inputs import drawn_queries, manifest_of, query_vectors, stored_power
 from lightning_normdyn.cli.exports.place import disk_errors_of, target_writer
 from lightning_normdyn.cli.exports.request import ExportRequest
 from lightning_normdyn.cli.exports.sentences import (
@@ -34,7 +36,7 @@ from lightning_normdyn.cli.terminal import terminal
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, measure_loss, survey_source, write_index
 from lightning_normdyn.retrieval.export.pilot import Pilot, PilotSample, run_pilot
-from lightning_normdyn.retrieval.export.survey import Survey
+from lightning_normdyn.retrieval.export.survey import Survey, check_scores
 from lightning_normdyn.retrieval.indexes import (
     TARGETS,
     Candidate,
@@ -103,8 +105,9 @@ def run_export(request: ExportRequest) -> ExportRecord:
     documents = EmbeddingFile(request.embeddings, column=request.column, dim=request.dim)
     manifest = manifest_of(documents)
     if manifest is not None:
-        stored_power = 0.0 if manifest.keep_norm else manifest.exponent
-        request = replace(request, folding=replace(request.folding, stored_power=stored_power))
+        request = replace(
+            request, folding=replace(request.folding, stored_power=stored_power(manifest, request.folding))
+        )
     source = Source(documents, read_ids(Path(request.ids)) if request.ids else documents.ids, request.chunk_size)
     if request.destination.payload:
         source = source._replace(payload=documents.payload(request.destination.payload))
@@ -116,6 +119,7 @@ def run_export(request: ExportRequest) -> ExportRecord:
         with _bar(console, "reading", documents.rows) as advance:
             survey = survey_source(source, request.folding, half=half, tell=advance)
         export = _Export(request, source, survey, queries)
+        export.check_scores()
         pilot = export.tried() if writer is None else None
         if pilot is not None:
             _print_lines(console, describe_pilot(pilot, survey.rows))
@@ -135,9 +139,20 @@ class _Export(NamedTuple):
 
     @property
     def _measured_with(self) -> Tensor:
-        return drawn_queries(
-            self.survey.sample if self.query_vectors is None else self.query_vectors, self.request.sample
-        )
+        if self.query_vectors is not None:
+            return drawn_queries(self.query_vectors, self.request.sample)
+        queries = drawn_queries(self.survey.sample, self.request.sample)
+        has_infinite_scores = self.survey.radius * self.survey.longest > torch.finfo(torch.float32).max
+        if not has_infinite_scores:
+            return queries
+        return F.normalize(queries / queries.abs().amax(1, keepdim=True))  # whose squares are within float32
+
+    def check_scores(self) -> None:
+        """Refuses lengths whose scores would be infinite."""
+        queries, request = self.query_vectors, self.request
+        longest_query = 1.0 if queries is None else float(queries.double().norm(dim=1).max())
+        compares_documents = request.destination.index != "flat" and not request.folding.keep_norm
+        check_scores(self.survey.radius, longest_query, compares_documents=compares_documents)
 
     def tried(self, more: Sequence[Candidate] = ()) -> Pilot:
         """Candidates on a sample."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_normdyn.caution import caution
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
+from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.indexes import Manifest, read_manifest
 from lightning_normdyn.retrieval.indexes.manifest import FIRST_ROWS, FirstRows, manifest_file
 
@@ -41,6 +42,26 @@ def manifest_of(documents: EmbeddingFile) -> Manifest | None:
             "export the original embeddings"
         )
     return manifest
+
+
+def stored_power(manifest: Manifest, folding: Folding) -> float:
+    """Exponent of the norm that lengths of embeddings carry which an earlier export wrote.
+
+    Args:
+        manifest: of that export.
+        folding: that is asked for.
+
+    Raises:
+        ValueError: if norms count now and lie beside the embeddings, where no export reads them.
+    """
+    if not manifest.keep_norm:
+        return manifest.exponent
+    if folding.score.document_power != 0:
+        raise ValueError(
+            "embeddings: expected lengths that carry norms, got directions, whose norms an export with --keep-norm put "
+            "beside them; export the original embeddings, or multiply these by their norms"
+        )
+    return 0.0
 
 
 def query_vectors(name: str | None, dim: int, *, is_prefix: bool) -> Tensor | None:

@@ -70,7 +70,7 @@ def test_what_cannot_be_undone_is_refused(capsys):
     export(embeddings="v.npy", to="npy", out="apart.npy", normalization="dot", keep_norm=True)
     for file, said in {
         "unit.npy": "embeddings: expected lengths that carry norms, got vectors that an export gave length 1",
-        "apart.npy": "embeddings: expected lengths that carry norms, got vectors that an export gave length 1",
+        "apart.npy": "embeddings: expected lengths that carry norms, got directions, whose norms an export with --keep",
         "longer.npy": "embeddings: expected embeddings, got 'longer.npy', whose last dimension an export with --aug",
     }.items():
         assert main(["export", "--embeddings", file, "--to", "npy", "--out", "x.npy", "--alpha", "0.5"]) == 2
