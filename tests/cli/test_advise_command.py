@@ -94,6 +94,43 @@ def test_audit_advise_and_calibrate_say_the_same_of_the_same(embeddings, capsys)
             assert "Spearman of norm and length" in finding["finding"]
 
 
+def test_documents_of_several_chunks_go_by_the_best_as_in_the_audit(embeddings, capsys) -> None:
+    archive = np.load("documents.npz")
+    documents, ids = archive["embeddings"], archive["ids"]
+    draw = np.random.default_rng(5)
+    others = (-documents + 0.1 * draw.normal(size=documents.shape)).astype(np.float32)  # chunks that nobody wants
+    chunk_ids = [*(f"{id}#0" for id in ids), *(f"{id}#1" for id in ids)]
+    np.savez("chunks.npz", embeddings=np.concatenate([documents, others]), ids=np.array(chunk_ids))
+    Path("chunks.tsv").write_text("".join(f"{id}\t{id.partition('#')[0]}\n" for id in chunk_ids))
+    shared = ["--queries", "queries.npy", "--judgements", "judged.tsv"]
+    words = ["advise", *shared, "--documents", "chunks.npz", "--chunks", "chunks.tsv", "--json", "advice.json"]
+    assert main(words) == 0
+    assert "480 vectors are chunks of 240 documents: rankings go by the best chunk of each." in capsys.readouterr().out
+    advised = json.loads(Path("advice.json").read_text(encoding="utf-8"))
+    assert main(["audit", "--embeddings", "chunks.npz", *shared, "--chunks", "chunks.tsv"]) == 0
+    finding = json.loads(Path("audit/audit.json").read_text(encoding="utf-8"))
+    assert (advised["scoring"], advised["verdict"]) == (finding["finding"], finding["verdict"])
+    vectors = np.load("chunks.npz")["embeddings"].astype(np.float64)
+    norms, queries = np.linalg.norm(vectors, axis=1), np.load("queries.npy").astype(np.float64)
+    for name, power in (("cosine", 0), ("dot", 1)):
+        scores = queries @ (vectors * norms[:, None] ** (power - 1)).T
+        best = np.maximum(scores[:, :240], scores[:, 240:])
+        ranks = (best > best[np.arange(120), np.arange(120)][:, None]).sum(1)
+        ndcg = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean()
+        assert advised["scores"][name]["mean"] == pytest.approx(ndcg, rel=1e-6)
+    relevant = np.isin(np.arange(480) % 240, np.arange(120))
+    spread = np.sqrt((norms[relevant].var(ddof=1) + norms[~relevant].var(ddof=1)) / 2)
+    d = (norms[relevant].mean() - norms[~relevant].mean()) / spread
+    assert advised["diagnosis"]["cohens_d"] == pytest.approx(d, rel=1e-4)
+    capsys.readouterr()
+    for more, said in {
+        ("--judgements", "judged.tsv", "--chunks", "judged.tsv"): "judged.tsv",
+        ("--chunks", "chunks.tsv"): "chunks: expected --judgements, whose rankings go by documents, got none",
+    }.items():
+        assert main(["advise", *shared[:2], "--documents", "chunks.npz", *more]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_model_trained_with_qnorm_is_not_sent_to_qnorm(embeddings, capsys) -> None:
     words = [*embeddings, "--judgements", "judged.tsv", "--temperature", "1"]
     trainings = []

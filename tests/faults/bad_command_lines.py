@@ -375,6 +375,16 @@ def _indexes() -> Iterator[BadWords]:
     yield BadWords(kind, [*EXPORT, "--append", "--overwrite"], "append|overwrite")
     yield BadWords(kind, [*export, "--to", "qdrant", "--out", "inputs/file"], "out")
     yield BadWords(kind, [*export, "--to", "lancedb", "--out", "s3://x"], "lancedb|out")
+    for to, out in (("elasticsearch", "x.ndjson"), ("opensearch", "x.ndjson"), ("vespa", "x.jsonl")):
+        feed = [*export, "--to", to, "--out", out]
+        for words in (
+            ["--name", "A b"],
+            ["--dtype", "float16"],
+            ["--index", "sq8"],
+            ["--ef-search", "9"],
+            ["--out", "x"],
+        ):
+            yield BadWords(kind, [*feed, *words], words[0].lstrip("-").replace("-", "_"))
     for words in (["--upsert"], ["--payload", "all"], ["--payload", "a", "--payload", "b"]):
         yield BadWords(kind, [*EXPORT, *words], words[0].lstrip("-"))
     yield BadWords(kind, [*export, "--to", "qdrant", "--out", "db", "--payload", "title"], "payload")
@@ -387,6 +397,8 @@ def _indexes() -> Iterator[BadWords]:
         (["--to", "npy", "--out", "x.npy"], "out"),
         (["--to", "npy", "--index", "nope"], "index"),
         (["--to", "npy", "--dtype", "int8"], "dtype"),
+        (["--to", "vespa"], "to"),
+        (["--to", "npy", "--dim", "many"], "dim"),
         (["--function", "nope"], "function"),
         (["--function", "no_such_module:x"], "function"),
         (["--function", "json:nope"], "function"),
@@ -449,6 +461,8 @@ def _combinations() -> Iterator[BadWords]:
         ([*ADVISE, "--ckpt_path", "inputs/bare.ckpt"], "ckpt_path"),
         (["advise", "--config", "sts.yaml", "--judgements", "inputs/good.tsv"], "judgements"),
         (["advise", "--config", "sts.yaml", "--column", "a"], "column"),
+        (["advise", "--config", "sts.yaml", "--chunks", "inputs/good.tsv"], "chunks"),
+        ([*ADVISE, "--chunks", "inputs/good.tsv"], "chunks"),
         (["advise", "--config", "sts.yaml", "--texts", "inputs/texts.txt"], "texts"),
         (["advise", "--config", "sts.yaml", "--covariates", "inputs/good.tsv"], "covariates"),
         (["advise", "--config", "sts.yaml", "--normalization", "qnorm"], "normalization"),

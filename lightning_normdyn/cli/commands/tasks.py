@@ -80,6 +80,7 @@ def advise(
     texts: File | None = None,
     covariates: Table | None = None,
     control: Sequence[Name] | None = None,
+    chunks: Table | None = None,
     normalization: Literal["cosine", "dot", "qnorm", "dnorm", "learnable"] | None = None,
     temperature: Factor = 0.05,
     json: OutputFile | None = None,
@@ -101,6 +102,7 @@ def advise(
         texts: of the documents, whose lengths may be behind a gain: one a line, or .tsv or .jsonl with ids
         covariates: id and further columns of the documents; of them the column 'length' counts in place of letters
         control: a column of numbers among them that is taken out of norms with length; repeatable
+        chunks: chunk id and document id, where documents have several vectors: rankings go by a document's best one
         normalization: what the embeddings were trained with, if it is known
         temperature: of training
         json: write all numbers there too
@@ -134,11 +136,12 @@ def advise(
         covariates=covariates,
         normalization=normalization,
         control=control[0] if control else None,
+        chunks=chunks,
     )
     if json is not None:
         check_output_file(Path(json), "json")
     if of_files:
-        files = EmbeddingFiles(queries, documents, column, judgements, texts, covariates, tuple(control or ()))
+        files = EmbeddingFiles(queries, documents, column, judgements, texts, covariates, tuple(control or ()), chunks)
         record = advise_on_files(files, TrainedWith(temperature, normalization=normalization))
     else:
         record = advise_on_checkpoint(config or (), ckpt_path, overrides)

@@ -172,6 +172,7 @@ class SearchPlan(NamedTuple):
         augmented: whether vectors have one dimension more, for which queries need a zero.
         prefix: numbers of a query that count; ``None`` for all.
         has_id_file: whether ids lie in a file beside the vectors.
+        dim: numbers a vector as stored.
     """
 
     destination: Destination
@@ -182,6 +183,12 @@ class SearchPlan(NamedTuple):
     augmented: bool = False
     prefix: int | None = None
     has_id_file: bool = False
+    dim: int = 0
+
+    @property
+    def is_reweighted(self) -> bool:
+        """Whether scores are made with norms that lie beside the vectors."""
+        return self.norm_power not in (None, 0)
 
     @property
     def weight(self) -> str:
@@ -226,6 +233,8 @@ class IndexTarget(NamedTuple):
         extra: of the installation that brings the package it needs; ``None`` for plain files.
         place: where the vectors are, in words, ``{out}`` and ``{name}`` standing for those of the destination.
         candidates: what ``--index auto`` builds on a sample; it is refused where there are none.
+        ending: of the name of the file, where it is one.
+        feed: how a server takes in what was written, where that is a feed for one.
     """
 
     writer: Callable[[Destination], IndexWriter]
@@ -234,6 +243,8 @@ class IndexTarget(NamedTuple):
     extra: str | None = None
     place: str = "{out}"
     candidates: Sequence[Candidate] = ()
+    ending: str = ""
+    feed: Callable[[SearchPlan], str] | None = None
 
     def hint(self, plan: SearchPlan) -> str:
         """How it is searched: lines that can be run, or else words.
@@ -263,18 +274,23 @@ def optional(module: str, *, extra: str) -> Any:
     """Imports a package that a plain installation leaves out.
 
     Raises:
-        ModuleNotFoundError: if it is not installed, with the extra that brings it.
+        ModuleNotFoundError: if it is not installed or cannot be loaded, with the extra that brings it.
 
     Example:
         >>> optional("math", extra="none").pi
         3.141592653589793
     """
+    name = module.partition(".")[0]
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        name = module.partition(".")[0]
         raise ModuleNotFoundError(
             f"this target needs {name}; install with: pip install 'lightning-normdyn[{extra}]'"
+        ) from error
+    except ImportError as error:  # one that is there in parts, or for another machine
+        raise ModuleNotFoundError(
+            f"this target needs {name}, which is installed but cannot be loaded ({in_plain_words(error)}); install it "
+            f"anew with: pip install --force-reinstall 'lightning-normdyn[{extra}]'"
         ) from error
 
 
@@ -300,9 +316,7 @@ def check_fresh(destination: Destination, *, target: str) -> None:
         ValueError: if that was asked for.
     """
     if destination.append:
-        raise ValueError(
-            f"append: expected npy, parquet, safetensors or faiss, got {target}; add rows to it with --upsert"
-        )
+        raise ValueError(f"append: expected a file, got {target}; add rows to it with --upsert")
     if destination.upsert and destination.overwrite:
         raise ValueError("upsert: expected no overwrite beside it, which replaces what is there; leave one out")
 
@@ -313,7 +327,7 @@ def check_vectors_alone(destination: Destination, *, target: str) -> None:
     Raises:
         ValueError: if it was asked for.
     """
-    databases = "qdrant, lancedb or pgvector"
+    databases = "qdrant, lancedb, pgvector, milvus or a feed (elasticsearch, opensearch, vespa)"
     if destination.upsert:
         raise ValueError(f"upsert: expected {databases}, got {target}; add rows to a file with --append")
     if destination.payload:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.nn import functional as F
 
-from lightning_normdyn.caution import caution
-from lightning_normdyn.cli.export_sentences import (
+from lightning_normdyn.cli.exports.inputs import drawn_queries, manifest_of, query_vectors, stored_power
+from lightning_normdyn.cli.exports.place import disk_errors_of, target_writer
+from lightning_normdyn.cli.exports.request import ExportRequest
+from lightning_normdyn.cli.exports.sentences import (
+    UNMEASURED_FEED,
     UNMEASURED_UPSERT,
+    UNMEASURED_ZEROS,
     describe,
     describe_advice,
     describe_appended,
@@ -26,30 +30,22 @@ from lightning_normdyn.cli.export_sentences import (
     describe_unmeasured,
     describe_wider,
 )
-from lightning_normdyn.cli.ray_cluster import check_engine, cluster_of
+from lightning_normdyn.cli.ray_cluster import cluster_of
 from lightning_normdyn.cli.ray_passes import RayPasses
 from lightning_normdyn.cli.terminal import terminal
-from lightning_normdyn.cli.user_errors import MissingExtraError
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
-from lightning_normdyn.datasets.storage_place import StoragePlace
-from lightning_normdyn.nearest_word import nearest
-from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, measure_loss, survey_source, write_index
-from lightning_normdyn.retrieval.export.pilot import Pilot, PilotResult, PilotSample, run_pilot
-from lightning_normdyn.retrieval.export.survey import Survey
+from lightning_normdyn.retrieval.export.pilot import Pilot, PilotSample, run_pilot
+from lightning_normdyn.retrieval.export.survey import Survey, check_scores
 from lightning_normdyn.retrieval.indexes import (
     TARGETS,
     Candidate,
     Destination,
     IndexParameters,
     IndexWriter,
-    Manifest,
     SearchPlan,
-    index_writer,
-    read_manifest,
 )
 from lightning_normdyn.retrieval.indexes.id_file import id_file, read_ids
-from lightning_normdyn.retrieval.indexes.manifest import FIRST_ROWS, FirstRows, manifest_file
 
 _NEAREST = 10
 
@@ -66,6 +62,7 @@ class ExportRecord(NamedTuple):
         loss: what the index loses; ``None`` for an exact one in float32.
         loss_description: the same in sentences.
         pilot: what ``--index auto``, or advice on a low recall, tried; ``None`` if nothing had to be.
+        feed: how a server takes in what was written, where that is a feed for one.
     """
 
     survey: Survey
@@ -76,6 +73,7 @@ class ExportRecord(NamedTuple):
     loss: ExportLoss | None
     loss_description: Sequence[str]
     pilot: Pilot | None = None
+    feed: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -83,82 +81,10 @@ class ExportRecord(NamedTuple):
         return 0
 
     def print_to(self, console: Console) -> None:
-        """Prints what was not printed on the way: how to search."""
+        """Prints what was not printed on the way: how to feed a server, and how to search."""
+        if self.feed is not None:
+            console.print(f"Feed:\n{self.feed}")
         console.print(f"Search:\n{self.search}" if "\n" in self.search else f"Search: {self.search}")
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What ``normdyn export`` is asked for.
-
-    Args:
-        embeddings: file of the documents.
-        folding: what is folded into them.
-        to: a word of ``TARGETS``.
-        destination: where they go, and how they are kept.
-        column: of the embeddings.
-        ids: file of their ids.
-        dim: numbers of each row that are taken; all if left out.
-        queries: file of queries to measure with.
-        sample: queries to measure with.
-        recall: that searches are widened to.
-        chunk_size: embeddings in memory.
-        engine: ``local``, or ``ray`` to spread passes over a cluster.
-
-    Raises:
-        ValueError: if options do not fit together.
-    """
-
-    embeddings: str
-    folding: Folding
-    to: str
-    destination: Destination
-    column: str | None = None
-    ids: str | None = None
-    dim: int | None = None
-    queries: str | None = None
-    sample: int = 200
-    recall: float = 0.95
-    chunk_size: int = 16_384
-    engine: str = "local"
-
-    def __post_init__(self) -> None:
-        check_engine(self.engine)
-        _check_apart(self.destination.out, self.embeddings)
-        if not 0 < self.recall <= 1:
-            raise ValueError(f"recall: expected a share above 0 and up to 1, got {self.recall:g}")
-        if self.destination.index == "auto":
-            self._check_auto()
-        if self.destination.append and self.destination.overwrite:
-            raise ValueError("append: expected no overwrite beside it, which replaces what is there; leave one out")
-
-    @property
-    def is_auto(self) -> bool:
-        """Whether the kind of index is to be found."""
-        return self.destination.index == "auto"
-
-    def _check_auto(self) -> None:
-        target = TARGETS.get(self.to)
-        if target is not None and not target.candidates:
-            names = ", ".join(name for name, other in TARGETS.items() if other.candidates)
-            raise ValueError(f"index: expected auto for {names} alone, got it for {self.to}; name an index")
-        choices = {"augment": self.folding.augment, "keep_norm": self.folding.keep_norm}
-        choices["metric"] = self.folding.metric != "inner_product"
-        for name, is_set in choices.items():
-            if is_set:
-                raise ValueError(f"{name}: expected nothing with --index auto, which tries it; leave it out")
-        if self.destination.append or self.destination.upsert:
-            raise ValueError("index: expected that of the vectors that are there to append to, got auto; name it")
-
-    def taking(self, result: PilotResult) -> ExportRequest:
-        """The same with the index that was found."""
-        candidate, destination = result.candidate, self.destination
-        folding = replace(self.folding, augment=candidate.augment, keep_norm=candidate.keep_norm)
-        parameters = destination.parameters.among(candidate.parameters)
-        destination = replace(
-            destination, index=candidate.index, parameters=parameters, first_width=result.width.values
-        )
-        return replace(self, folding=folding, destination=destination)
 
 
 def run_export(request: ExportRequest) -> ExportRecord:
@@ -173,30 +99,32 @@ def run_export(request: ExportRequest) -> ExportRecord:
         MissingExtraError: if the target's package is not installed.
     """
     console = terminal()
-    writer = None if request.is_auto else _writer(request.to, request.destination)
+    writer = None if request.is_auto else target_writer(request.to, request.destination)
     if writer is None:  # the place is looked at before the embeddings are
-        _writer(request.to, replace(request.destination, index="flat", parameters=IndexParameters()))
+        target_writer(request.to, replace(request.destination, index="flat", parameters=IndexParameters()))
     documents = EmbeddingFile(request.embeddings, column=request.column, dim=request.dim)
-    manifest = _manifest_of(documents)
+    manifest = manifest_of(documents)
     if manifest is not None:
-        stored_power = 0.0 if manifest.keep_norm else manifest.exponent
-        request = replace(request, folding=replace(request.folding, stored_power=stored_power))
+        request = replace(
+            request, folding=replace(request.folding, stored_power=stored_power(manifest, request.folding))
+        )
     source = Source(documents, read_ids(Path(request.ids)) if request.ids else documents.ids, request.chunk_size)
     if request.destination.payload:
         source = source._replace(payload=documents.payload(request.destination.payload))
-    query_vectors = _queries(request.queries, documents.dim, is_prefix=request.dim is not None)
+    queries = query_vectors(request.queries, documents.dim, is_prefix=request.dim is not None)
     with cluster_of(request.engine) as cluster:
         if cluster is not None:
             source = source._replace(spread=partial(RayPasses, cluster, documents, request.chunk_size))
         half = request.destination.dtype == "float16"
         with _bar(console, "reading", documents.rows) as advance:
             survey = survey_source(source, request.folding, half=half, tell=advance)
-        export = _Export(request, source, survey, query_vectors)
+        export = _Export(request, source, survey, queries)
+        export.check_scores()
         pilot = export.tried() if writer is None else None
         if pilot is not None:
             _print_lines(console, describe_pilot(pilot, survey.rows))
             export = export._replace(request=request.taking(pilot.best))
-            writer = _writer(export.request.to, export.request.destination)
+            writer = target_writer(export.request.to, export.request.destination)
         assert writer is not None
         return export.written(writer, pilot)
 
@@ -211,7 +139,20 @@ class _Export(NamedTuple):
 
     @property
     def _measured_with(self) -> Tensor:
-        return _some(self.survey.sample if self.query_vectors is None else self.query_vectors, self.request.sample)
+        if self.query_vectors is not None:
+            return drawn_queries(self.query_vectors, self.request.sample)
+        queries = drawn_queries(self.survey.sample, self.request.sample)
+        has_infinite_scores = self.survey.radius * self.survey.longest > torch.finfo(torch.float32).max
+        if not has_infinite_scores:
+            return queries
+        return F.normalize(queries / queries.abs().amax(1, keepdim=True))  # whose squares are within float32
+
+    def check_scores(self) -> None:
+        """Refuses lengths whose scores would be infinite."""
+        queries, request = self.query_vectors, self.request
+        longest_query = 1.0 if queries is None else float(queries.double().norm(dim=1).max())
+        compares_documents = request.destination.index != "flat" and not request.folding.keep_norm
+        check_scores(self.survey.radius, longest_query, compares_documents=compares_documents)
 
     def tried(self, more: Sequence[Candidate] = ()) -> Pilot:
         """Candidates on a sample."""
@@ -234,10 +175,11 @@ class _Export(NamedTuple):
             _print_lines(console, [self._appended(writer)])
         loss, lines, advice = self._measured(writer, pilot)
         _print_lines(console, lines)
-        search = TARGETS[to].hint(self._plan(writer))
+        plan, target = self._plan(writer), TARGETS[to]
+        search, feed = target.hint(plan), None if target.feed is None else target.feed(plan)
         with disk_errors_of(TARGETS[to].place_of(destination)):
-            writer.finish(_findings(search, loss, writer, pilot or advice))
-        return ExportRecord(survey, description, to, destination, search, loss, lines, pilot or advice)
+            writer.finish(_findings(search, feed, loss, writer, pilot or advice))
+        return ExportRecord(survey, description, to, destination, search, loss, lines, pilot or advice, feed)
 
     def _appended(self, writer: IndexWriter) -> str:
         """What was added to rows that were there."""
@@ -248,11 +190,15 @@ class _Export(NamedTuple):
     def _measured(self, writer: IndexWriter, pilot: Pilot | None) -> tuple[ExportLoss | None, list[str], Pilot | None]:
         """What the index loses, what is said of it, and what was tried for advice."""
         request, folding, half = self.request, self.request.folding, self.request.destination.dtype == "float16"
+        if TARGETS[request.to].feed is not None:
+            return None, [] if request.destination.index == "flat" else [UNMEASURED_FEED], None
         is_exact = not (writer.approximate or half) and (folding.metric == "inner_product" or folding.keep_norm)
         if is_exact:
             return None, [], None
         if request.destination.upsert:
             return None, [UNMEASURED_UPSERT], None
+        if not len(self._measured_with):
+            return None, [UNMEASURED_ZEROS], None
         others = set(writer.existing_ids).difference(self.source.ids)
         if others:
             return None, [describe_unmeasured(len(others))], None
@@ -314,125 +260,25 @@ class _Export(NamedTuple):
             folding.augment,
             request.dim,
             id_file(Path(request.destination.out)).is_file(),
+            self.survey.sample.shape[1] + folding.augment,
         )
 
 
-def _findings(search: str, loss: ExportLoss | None, writer: IndexWriter, pilot: Pilot | None) -> dict[str, Any]:
+def _findings(
+    search: str, feed: str | None, loss: ExportLoss | None, writer: IndexWriter, pilot: Pilot | None
+) -> dict[str, Any]:
     """For the manifest."""
     findings: dict[str, Any] = {"search": search.split("\n"), "width": dict(writer.width.values)}
+    if feed is not None:
+        findings["feed"] = feed.split("\n")
     if loss is not None:
         findings["measured"] = loss._asdict()
     return findings if pilot is None else {**findings, "pilot": pilot.as_json()}
 
 
-def _manifest_of(documents: EmbeddingFile) -> Manifest | None:
-    """What an earlier export says of the embeddings, if they are what it wrote.
-
-    Raises:
-        ValueError: if they have a dimension more, which is none of the embeddings.
-    """
-    place = documents.place.path
-    if place is None:
-        return None
-    file = next(iter(sorted(place.glob("*.parquet"))), place) if place.is_dir() else place
-    manifest = read_manifest(file)
-    if manifest is None:
-        return None
-    if manifest.checksum is not None:
-        first_rows = FirstRows()
-        for chunk in EmbeddingFile(file).chunks(FIRST_ROWS, range(min(FIRST_ROWS, documents.rows))):
-            first_rows.add(chunk)
-        if (manifest.rows, manifest.checksum) != (documents.rows, first_rows.checksum):
-            caution(
-                f"embeddings: '{manifest_file(file)}' describes other vectors than '{file}' holds, and is passed over; "
-                "remove it",
-                stacklevel=3,
-            )
-            return None
-    if manifest.radius is not None:
-        raise ValueError(
-            f"embeddings: expected embeddings, got '{file}', whose last dimension an export with --augment added; "
-            "export the original embeddings"
-        )
-    return manifest
-
-
-def _writer(to: str, destination: Destination) -> IndexWriter:
-    """What writes there.
-
-    Raises:
-        ValueError: if there is no such target.
-        MissingExtraError: if its package is not installed.
-    """
-    if to not in TARGETS:
-        raise ValueError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}{nearest(to, tuple(TARGETS))}")
-    try:
-        return index_writer(to, destination)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(str(error)) from error
-
-
 def _print_lines(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
         console.print(line)
-
-
-def _check_apart(out: str, embeddings: str) -> None:
-    # Embeddings are read again after the index is in place: what it loses would be measured against itself.
-    # os.path, since no URL upsets it.
-    place = StoragePlace(embeddings).path
-    if place is None or not place.exists():
-        return
-    if os.path.exists(out) and os.path.samefile(out, place):  # noqa: PTH110, PTH121
-        raise ValueError(f"out: expected another file than that of the embeddings, got '{out}'; choose another")
-    # A file among the shards would be taken for one of them the next time.
-    if place.is_dir() and "://" not in out and Path(out).absolute().is_relative_to(place.absolute()):
-        raise ValueError(f"out: expected a place outside of the embeddings' folder, got '{out}'; choose another")
-
-
-def _queries(name: str | None, dim: int, *, is_prefix: bool) -> Tensor | None:
-    if name is None:
-        return None
-    file = EmbeddingFile(name)
-    if file.dim > dim and is_prefix:
-        file = EmbeddingFile(name, dim=dim)
-    if not file.rows:
-        raise ValueError(f"queries: expected at least one vector in {name}, got none")
-    if file.dim != dim:
-        raise ValueError(
-            f"queries: expected vectors of {dim} numbers as the documents have, got {[file.rows, file.dim]}"
-        )
-    queries = file.read()
-    bad = (~queries.isfinite().all(1)).nonzero()
-    if len(bad):
-        raise ValueError(
-            f"queries: expected finite numbers, got NaN or infinite ones in row {int(bad[0])}; leave the row out or "
-            "encode it again"
-        )
-    return queries
-
-
-def _some(queries: Tensor, limit: int) -> Tensor:
-    return queries[torch.randperm(len(queries), generator=torch.Generator().manual_seed(0))[:limit]]
-
-
-@contextmanager
-def disk_errors_of(place: str) -> Iterator[None]:
-    """Names the place where an error of the disk names no file, or one that is there for the time being alone.
-
-    Args:
-        place: where is written, in words.
-
-    Raises:
-        OSError: in the place of one that only has a number.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        reason = os.strerror(error.errno)
-        raise OSError(f"out: cannot write {place} ({reason}); free some space, or choose another place") from error
 
 
 @contextmanager
