@@ -13,31 +13,30 @@ from lightning_normdyn.core.contrast.similarity import rescale
 from lightning_normdyn.core.number_checks import check_finite_number
 from lightning_normdyn.datasets import GradedPairs, Judgements
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair, check_source
-from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.contrast.text_contrast import TextContrast
 from lightning_normdyn.tasks.encoders import TextEncoder
-from lightning_normdyn.tasks.encoders.text_towers import TextTowers
 from lightning_normdyn.tasks.encoders.text_words import identifier_words
 from lightning_normdyn.tasks.sources import GradedPairsSource, StandardLibraryNames
 
 
-class Sts(ContrastiveTask):
+class Sts(TextContrast):
     """One encoder for two texts that can be exchanged, measured by how scores go along with people's grades.
 
     Args:
         encoder: of texts; :class:`~lightning_normdyn.tasks.encoders.SmallTextEncoder` if left out.
         symmetric: whether each text of a pair picks the other; else the first picks the second.
-        options: of :class:`ContrastiveTask` and its loss.
+        options: of :class:`~lightning_normdyn.tasks.contrast.text_contrast.TextContrast`, :class:`ContrastiveTask` and
+            its loss.
     """
 
     symmetry = FunctionalSymmetry(True, "either text may come first")
     headline = "spearman"
 
     def __init__(self, *, encoder: TextEncoder | None = None, symmetric: bool = True, **options: Any) -> None:
-        super().__init__(symmetric=symmetric, **options)
-        self.towers = TextTowers(encoder)
+        super().__init__(encoder=encoder, shared_encoder=True, symmetric=symmetric, **options)
 
     def encode_queries(self, inputs: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]`` of texts."""
@@ -58,11 +57,6 @@ class Sts(ContrastiveTask):
             "pearson": pearson_shares(scores, judgements.grades),
         }
         return {name: _of_queries(share, judgements, len(encoded.queries)) for name, share in shares.items()}
-
-    def on_validation_epoch_end(self) -> None:
-        """Measures the validation split, and says once if texts were cut."""
-        super().on_validation_epoch_end()
-        self.towers.tell_truncation()
 
 
 class StsData(ContrastData):
