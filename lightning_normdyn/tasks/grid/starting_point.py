@@ -130,7 +130,7 @@ def thinned(split: EvaluationSplit, queries: int, documents: int) -> EvaluationS
         >>> judged = Judgements.of((place, 2 * place, 1.0) for place in range(5))
         >>> part = thinned(EvaluationSplit(list("abcde"), list("0123456789"), judged), 2, 4)
         >>> part.queries, part.documents, part.judgements.documents.tolist()
-        (['a', 'e'], ['0', '8', '9'], [0, 1])
+        (['a', 'e'], ['0', '1', '8', '9'], [0, 2])
     """
     has_query = _spaced(len(split.queries), queries)
     judged = torch.zeros(len(split.documents), dtype=torch.bool)
