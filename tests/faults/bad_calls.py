@@ -19,6 +19,7 @@ from lightning_normdyn.callbacks import (
     HardNegativeMining,
     NormDynamics,
     NormTrajectoryMonitor,
+    StepTime,
 )
 from lightning_normdyn.datasets import GradedPairs, Interactions, Judgements, KnowledgeGraph, LabelledTexts, Texts
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
@@ -818,6 +819,7 @@ def _callbacks() -> Iterator[BadCall]:
         save=NOT_FLAG,
         **MINING,
     )
+    yield from each(kind, StepTime, {}, warmup_steps=[-1, 1.5], steps=NOT_COUNT)
     shared = {
         "every_n_steps": NOT_COUNT,
         "targets": ["", [], 3, [3], None],
