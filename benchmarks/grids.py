@@ -4,8 +4,8 @@
 
 DATA holds the sets, a folder each, in public formats: scifact, sts_benchmark, kg_umls, kg_wn18rr, omniglot_background,
 ml_latest_small, emoji_noto, banking77. Every variant chooses among the same learning rates and temperatures on
-validation with the first seed. A set whose grid is under ``--runs`` already is gone on with. Writes ``grids.json`` and a dated table,
-``grids.md``, under ``--out`` (benchmarks/results).
+validation with the first seed. A set whose grid is under ``--runs`` already is gone on with. Writes ``grids.json`` and
+a dated table, ``grids.md``, under ``--out`` (benchmarks/results).
 """
 
 from __future__ import annotations
