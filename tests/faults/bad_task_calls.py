@@ -248,7 +248,7 @@ def _bad_values(option: Option) -> list[Any]:
         bad = ["nope", 3]
     elif option.value.metavar == "N":
         bad = [-1, 1.5, "three", True, NAN]
-    elif option.value.metavar in ("F", "SECONDS"):
+    elif option.value.metavar in ("F", "SECONDS", "MINUTES"):
         bad = [0, -1.0, NAN, INF, "a", True]
     elif option.value.metavar in ("A", "G"):
         bad = [NAN, INF, "a", True]
