@@ -16,11 +16,14 @@ from lightning_normdyn.cli.audits.input import AuditRequest, gather_input
 from lightning_normdyn.cli.audits.items import Chunks, read_chunks
 from lightning_normdyn.cli.audits.queries import check_enough, query_notes
 from lightning_normdyn.cli.checkpoint_errors import fitting_checkpoint, loading_options
+from lightning_normdyn.cli.commands.command import running_command
+from lightning_normdyn.cli.configuration import name_configured
 from lightning_normdyn.cli.fit import WITHOUT_RUN, UnloggedCLI, config_words
 from lightning_normdyn.datasets import Judgements, Problems
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile, places_by_id
 from lightning_normdyn.datasets.formats.qrels import read_qrels
 from lightning_normdyn.history.number import measured, show_number
+from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.retrieval import AlphaSweep, sweep_alpha
 from lightning_normdyn.retrieval.audit import JudgedQueries, audit_norms, first_line
 from lightning_normdyn.retrieval.exponent.document_parts import DocumentParts
@@ -61,10 +64,12 @@ class AdviceRecord(NamedTuple):
     Attributes:
         advice: two sentences and the numbers behind them.
         notes: what to know besides.
+        origin: what the advice is of, with command, date and version.
     """
 
     advice: ModelAdvice
     notes: Sequence[str] = ()
+    origin: Origin = Origin()
 
     @property
     def exit_code(self) -> int:
@@ -86,6 +91,7 @@ class AdviceRecord(NamedTuple):
             f"{show_number(dnorm, '.2f')}"
         )
         console.print(self.advice.training, markup=False)
+        console.print(self.origin.sentence, markup=False)
 
 
 def check_sources(
@@ -168,7 +174,9 @@ def advise_on_files(files: EmbeddingFiles, trained_with: TrainedWith) -> AdviceR
     if parts is not None:
         encoded = encoded._replace(judgements=parts.judgements_of_parts(judgements))
     notes = [*notes, *([] if chunks is None else chunks.notes), *left_out]
-    return AdviceRecord(advise_on(encoded, sweep, trained_with=trained_with, scoring=scoring), notes)
+    advice = advise_on(encoded, sweep, trained_with=trained_with, scoring=scoring)
+    origin = Origin(f"{files.queries} and {files.documents}", running_command()).dated()
+    return AdviceRecord(advice, notes, origin)
 
 
 def _chunks(files: EmbeddingFiles, documents: EmbeddingFile) -> Chunks | None:
@@ -266,7 +274,9 @@ def advise_on_checkpoint(
             float(model.contrast.temperature), model.symmetry.symmetric, model.contrast.similarity.normalization
         ),
     )
-    return AdviceRecord(advice, notes)
+    data = name_configured(cli.config.as_dict().get("data"))
+    origin = Origin(f"{data}, {checkpoint}" if checkpoint else data, running_command()).dated()
+    return AdviceRecord(advice, notes, origin)
 
 
 def _sweep_of(model: ContrastiveTask, encoded: Encoded) -> AlphaSweep:
@@ -284,7 +294,7 @@ def _validate(cli: UnloggedCLI, checkpoint: str | None) -> None:
 def saved(record: AdviceRecord, file: str | None) -> AdviceRecord:
     """The record, after its numbers went into a file, if one is named."""
     if file is not None:
-        write_json(Path(file), _plain(record.advice), indent=2)
+        write_json(Path(file), _plain(record.advice) | {"origin": record.origin._asdict()}, indent=2)
     return record
 
 

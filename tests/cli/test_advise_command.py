@@ -1,5 +1,6 @@
 """``normdyn advise`` on embeddings of files."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -41,7 +42,16 @@ def test_lengths_that_decide_are_found(embeddings, capsys) -> None:
     assert found["scores"]["dot"]["mean"] > found["scores"]["cosine"]["mean"] + 0.05
     assert found["queries"] == 120
     assert main(embeddings) == 0  # document i answers query i: the same pairs
-    assert capsys.readouterr().out == said
+    assert unsigned(capsys.readouterr().out) == unsigned(said)
+    origin = found["origin"]
+    assert (origin["data"], origin["date"]) == ("queries.npy and documents.npz", datetime.date.today().isoformat())
+    assert origin["command"] == f"normdyn {' '.join(embeddings)} --judgements judged.tsv --json advice.json"
+    assert f"from queries.npy and documents.npz, by {origin['command']}." in " ".join(said.split())
+
+
+def unsigned(text: str) -> str:
+    """What was printed before the line that names data, command and date."""
+    return text.partition("Made on ")[0]
 
 
 def test_audit_advise_and_calibrate_say_the_same_of_the_same(embeddings, capsys) -> None:
@@ -147,7 +157,7 @@ def test_shards_and_urls_are_advised_on_as_files_are(embeddings, capsys) -> None
     for documents in ("documents", Path("documents").absolute().as_uri()):
         words = ["advise", "--queries", "memory://advise/queries.npy", "--documents", documents]
         assert main([*words, *judged]) == 0
-        assert capsys.readouterr().out == said
+        assert unsigned(capsys.readouterr().out) == unsigned(said)
     memory.rm("/advise", recursive=True)
 
 

@@ -94,7 +94,7 @@ def _numbers() -> Iterator[BadWords]:
     kind = "words: numbers"
     options = {
         "--temperature": ADVISE, "--interval": ["watch", "run", "--once"], "--timeout": ["watch", "run"],
-        "--lr-factors": ["grid", "--config", "sts.yaml"],
+        "--lr-factors": ["grid", "--config", "sts.yaml"], "--temperatures": ["grid", "--config", "sts.yaml"],
     }  # fmt: skip
     for option, words in options.items():
         for value in NOT_POSITIVE:
@@ -404,6 +404,17 @@ def _indexes() -> Iterator[BadWords]:
         (["--function", "json:nope"], "function"),
     ):
         yield BadWords(kind, ["check-store", *words], argument)
+    for words, argument in (
+        ([], "clusters"),
+        (["--clusters", "0"], "clusters"),
+        (["--clusters", "many"], "clusters"),
+        (["--clusters", "2", "--seeds", "1"], "seeds"),
+        (["--clusters", "2", "--exponents", "nan"], "exponents"),
+        (["--clusters", "2", "--engine", "nope"], "engine"),
+        (["--clusters", "2", "--label-column", "class"], "label_column"),
+        (["--labels", "inputs/absent.tsv"], "labels"),
+    ):
+        yield BadWords(kind, ["cluster", "--embeddings", "inputs/good.npy", *words], argument)
 
 
 def _combinations() -> Iterator[BadWords]:

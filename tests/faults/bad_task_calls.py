@@ -134,7 +134,9 @@ def _data() -> Iterator[BadCall]:
     )
     shared = {"batch_size": NOT_COUNT, "evaluation_batch_size": NOT_COUNT, "workers": NOT_NATURAL}
     source = {"source": [3, "sts", object]}
-    yield from each(kind, tasks.StsData, {}, alike_above=[NAN, INF, "3", None], **source, **shared)
+    yield from each(
+        kind, tasks.StsData, {}, alike_above=[NAN, INF, "3", None], grades=["some", 3, None], **source, **shared
+    )
     yield from each(
         kind,
         tasks.ImageTextData,

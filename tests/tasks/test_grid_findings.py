@@ -7,12 +7,13 @@ from grid_runs import a_grid, a_run
 from lightning_normdyn.core import cohens_d, fisher_condition_number, safe_norm
 from lightning_normdyn.core.statistics.variant_comparison import compare_variants
 from lightning_normdyn.datasets import Judgements
-from lightning_normdyn.history.grid_findings import read_grid_run, write_grid_run
+from lightning_normdyn.history.grid_findings import Trial, read_grid_run, write_grid_run
 from lightning_normdyn.tasks.contrast.encoded import Encoded
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.grid.diagnosis import diagnose
-from lightning_normdyn.tasks.grid.findings import choose_lrs, find
+from lightning_normdyn.tasks.grid.findings import find
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
+from lightning_normdyn.tasks.grid.tuning import Choice, beyond, choose, lead
 
 ASYMMETRIC, SYMMETRIC = FunctionalSymmetry(False, "made up"), FunctionalSymmetry(True, "made up")
 BETTER = {"cosine": 0.0, "dot": 0.0, "qnorm": 0.1, "dnorm": 0.02, "learnable": 0.05}
@@ -25,7 +26,39 @@ def test_each_variant_takes_the_rate_that_validation_likes() -> None:
         a_run("dot", lr=1e-3, validation=0.5),
         a_run("dot", lr=3e-3, validation=None),
     ]
-    assert choose_lrs(runs) == {"cosine": 3e-3, "dot": 1e-3}
+    assert choose(runs) == {"cosine": Choice(3e-3), "dot": Choice(1e-3)}
+
+
+def test_each_variant_takes_the_temperature_that_validation_likes_and_says_by_how_much() -> None:
+    tried = {(1e-3, 1.0): 0.40, (3e-3, 1.0): 0.50, (9e-3, 1.0): None, (3e-3, 0.5): 0.44, (3e-3, 2.0): 0.57}
+    runs = [
+        a_run("cosine", lr=lr, warmth=warmth, validation=value, temperature=0.05 * warmth)
+        for (lr, warmth), value in tried.items()
+    ]
+    repeat = a_run("cosine", lr=3e-3, warmth=2.0, seed=1, validation=0.1, temperature=0.3)
+    found = find([*runs, repeat], task="t", symmetry=ASYMMETRIC)
+    assert found.comparison.seeds == 2
+    settings = found.choices["cosine"]
+    assert (settings.lr, settings.warmth, settings.trials) == (3e-3, 2.0, 5)
+    assert settings.warmth_lead == pytest.approx(0.57 - 0.50)
+    assert settings.lr_lead is None  # at twice the temperature no other rate was tried
+    assert settings.temperature == pytest.approx((0.1 + 0.3) / 2)
+    assert [trial[:2] for trial in found.trials["cosine"]] == sorted(tried)
+
+
+def test_a_rate_is_judged_among_trials_of_its_temperature() -> None:
+    trials = [Trial(0.1, 1.0, None, 0.5), Trial(0.3, 1.0, None, 0.6), Trial(0.1, 2.0, None, 0.9)]
+    assert lead(trials, Choice(0.3), "lr") == pytest.approx(0.1)
+    assert lead(trials, Choice(0.1, 2.0), "warmth") == pytest.approx(0.4)
+    assert lead(trials, Choice(0.3), "warmth") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "value", "expected"),
+    [([0.5, 1.0, 2.0], 0.5, 0.25), ([0.5, 1.0, 2.0], 1.0, None), ([0.5, 1, 3], 3, 9.0), ([1.0], 1.0, None)],
+)
+def test_a_list_goes_on_where_the_best_is_its_last(values, value, expected) -> None:
+    assert beyond(values, value) == expected
 
 
 def test_later_seeds_have_no_say_in_the_rate() -> None:

@@ -13,6 +13,7 @@ command          body
 ``predict``      ``cli/predictions.py``
 ``audit``        ``cli/audits/audit.py``
 ``export``       ``cli/exports``
+``cluster``      ``cli/clusterings.py``
 ``check_store``  ``cli/store_checks.py``
 ===============  ============================================================
 

@@ -21,6 +21,7 @@ from lightning_normdyn.cli.values import (
 
 if TYPE_CHECKING:
     from lightning_normdyn.cli.audits.audit import AuditRecord
+    from lightning_normdyn.cli.clusterings import ClusteringRecord
     from lightning_normdyn.cli.exports.export import ExportRecord
     from lightning_normdyn.cli.store_checks import StoreCheckRecord
 
@@ -286,6 +287,53 @@ def export(
         engine=engine,
     )
     return run_export(request)
+
+
+@command(Shell(extra=("cli,report", ("rich", "matplotlib"))))
+def cluster(
+    *,
+    embeddings: File,
+    column: Name | None = None,
+    labels: Table | None = None,
+    label_column: Name | None = None,
+    clusters: Count | None = None,
+    exponents: Sequence[Exponent] | None = None,
+    seeds: Count = 10,
+    restarts: Count = 3,
+    sample: Count = 20_000,
+    engine: Literal["auto", "faiss", "sklearn"] = "auto",
+    out: Folder = "clusters",
+    overwrite: bool = False,
+) -> ClusteringRecord:
+    """Say what norms gain in clustering: weights of directions beside plain and spherical k-means.
+
+    Args:
+        embeddings: ready ones: .npy, .npz, .parquet or .safetensors, a folder of Parquet shards, or a URL of either
+        column: of the embeddings, where files hold several
+        labels: id and class, or one class a line in the order of the embeddings; plain or .gz
+        label_column: of the labels, where the file has several
+        clusters: how many (default: as many as there are classes)
+        exponents: of the norm, tried beside 0 and plain k-means (default: -4, -2, -1, 1, 2 and 4)
+        seeds: from which each way clusters, 2 or more
+        restarts: of each k-means, the best of which counts
+        sample: items at most, taken at random
+        engine: whose k-means runs: FAISS or scikit-learn (default: the first that is installed)
+        out: for both files
+        overwrite: replace the comparison that is there
+
+    Returns:
+        The verdict, and where the page is.
+
+    Raises:
+        ValueError: if files or options do not fit together; nothing is written then.
+        OSError: if a file cannot be read or written.
+    """
+    from lightning_normdyn.cli.clusterings import ClusteringRequest, run_clustering
+
+    request = ClusteringRequest(
+        embeddings, column, labels, label_column, clusters, exponents, engine, seeds, restarts, sample
+    )
+    return run_clustering(request, out, overwrite=overwrite)
 
 
 @command(Shell(extra=("cli", ("rich",))))

@@ -22,6 +22,7 @@ def grid(
     seeds: Count = 3,
     variants: Sequence[Name] | None = None,
     lr_factors: Sequence[Factor] = (0.3, 1.0, 3.0),
+    temperatures: Sequence[Factor] = (0.5, 1.0, 2.0),
     jobs: Count | None = None,
     engine: Literal["local", "ray"] = "local",
     out: Folder | None = None,
@@ -36,6 +37,8 @@ def grid(
         seeds: trainings a variant
         variants: these alone, cosine among them (default: all)
         lr_factors: learning rates each variant tries with the first seed, in units of the config's
+        temperatures: temperatures each variant tries at its rate, in units of the one at which its scores spread like
+            cosines at the config's
         jobs: trainings at a time on this machine (default: 1)
         engine: where trainings run: here, or on all machines of a Ray cluster
         out: a folder for the grid; one that holds the same grid is gone on with (default: runs/grid-<time>)
@@ -55,6 +58,7 @@ def grid(
         seeds=seeds,
         variants=variants,
         lr_factors=lr_factors,
+        temperatures=temperatures,
         jobs=jobs,
         engine=engine,
         overrides=overrides,

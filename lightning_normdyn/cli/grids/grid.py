@@ -10,18 +10,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
 from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.cli.commands.command import running_command
+from lightning_normdyn.cli.configuration import read_origin, read_task, read_trainer
 from lightning_normdyn.cli.drawn_page import DrawnPage, draw_page
 from lightning_normdyn.cli.fit import config_words
 from lightning_normdyn.cli.grids.cluster_trainings import TrainingNeeds, run_on_cluster
-from lightning_normdyn.cli.grids.plan import Plan, grid_origin, make_folder, read_task, read_trainer
+from lightning_normdyn.cli.grids.plan import Plan, make_folder
 from lightning_normdyn.cli.grids.processes import grid_progress, run_jobs
 from lightning_normdyn.cli.grids.summary import print_findings
+from lightning_normdyn.cli.grids.trainings import Trainings, tune
 from lightning_normdyn.cli.ray_cluster import check_engine, cluster_of
 from lightning_normdyn.cli.signals import ending_signal
 from lightning_normdyn.cli.terminal import terminal
@@ -30,7 +32,8 @@ from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.report import DrawingError
 from lightning_normdyn.report.grid import write_grid
 from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
-from lightning_normdyn.tasks.grid.findings import choose_lrs, find
+from lightning_normdyn.tasks.grid.findings import find
+from lightning_normdyn.tasks.grid.tuning import choose
 
 FINDINGS_FILE = "findings.json"
 
@@ -43,6 +46,7 @@ class GridSettings(NamedTuple):
         seeds: trainings a variant.
         variants: these alone; ``None`` for all of the task.
         lr_factors: learning rates in units of the configuration's.
+        temperatures: in units of the one at which scores of a variant spread as cosines do at the configuration's.
         jobs: trainings at a time on this machine; ``None`` for one, or with Ray for what the cluster has room for.
         engine: ``local``, or ``ray`` to train on a cluster.
         overrides: words of LightningCLI.
@@ -52,6 +56,7 @@ class GridSettings(NamedTuple):
     seeds: int = 3
     variants: Sequence[str] | None = None
     lr_factors: Sequence[float] = (0.3, 1.0, 3.0)
+    temperatures: Sequence[float] = (0.5, 1.0, 2.0)
     jobs: int | None = None
     engine: str = "local"
     overrides: Sequence[str] = ()
@@ -124,27 +129,29 @@ def run_grid(settings: GridSettings, out: str | None) -> GridRecord:
         seeds=tuple(range(settings.seeds)),
         folder=make_folder(out, words),
         threads=max(1, (os.cpu_count() or 1) // (settings.jobs or 1)),
+        warmths=tuple(sorted(set(settings.temperatures))),
     )
     try:
         with alone_in(plan.folder):
-            failures = _train_with(settings, plan)
+            trainings = _train_with(settings, plan)
     except KeyboardInterrupt as stop:
         return GridRecord(plan.folder, None, {}, None, ending_signal(stop))
-    runs = plan.results()
-    if not runs:
-        return GridRecord(plan.folder, None, failures, None)
+    if not trainings.runs:
+        return GridRecord(plan.folder, None, trainings.failures, None)
     findings = find(
-        runs,
+        trainings.runs,
         task=task.__name__,
         symmetry=task.symmetry,
         floors=plan.floors(),
         variants=plan.variants,
         caveat=task.caveat,
     )
+    notes = [*findings.notes, *trainings.notes]
     if findings.comparison.seeds == 1:
-        findings = replace(findings, notes=[*findings.notes, f"More seeds: {_with_more_seeds(plan.folder)}"])
+        notes.append(f"More seeds: {_with_more_seeds(plan.folder)}")
+    findings = replace(findings, notes=notes, origin=read_origin(plan.words))
     page = _write(plan, findings)
-    return GridRecord(plan.folder, findings, failures, page.path, drawing_error=page.error)
+    return GridRecord(plan.folder, findings, trainings.failures, page.path, drawing_error=page.error)
 
 
 def _with_more_seeds(folder: Path) -> str:
@@ -181,7 +188,7 @@ def _check_engine(settings: GridSettings) -> None:
     check_engine(settings.engine)
 
 
-def _train_with(settings: GridSettings, plan: Plan) -> dict[str, str]:
+def _train_with(settings: GridSettings, plan: Plan) -> Trainings:
     with cluster_of(settings.engine) as cluster:
         if cluster is None:
             return _train(plan, partial(run_jobs, at_once=settings.jobs or 1), terminal())
@@ -190,23 +197,13 @@ def _train_with(settings: GridSettings, plan: Plan) -> dict[str, str]:
         return _train(replace(plan, threads=needs.threads), run, terminal())
 
 
-def _train(plan: Plan, run: Callable[..., dict[str, str]], console: Console) -> dict[str, str]:
-    trials = plan.trials()
-    total = len(trials) + len(plan.variants) * (len(plan.seeds) - 1)
+def _train(plan: Plan, run: Callable[..., dict[str, str]], console: Console) -> Trainings:
+    total = 1 + len(plan.variants) * (len(plan.lrs) + len(plan.warmths) - 1 + len(plan.seeds) - 1)
     with grid_progress(console, total, is_watched=console.is_terminal) as progress:
-        failures = run(_missing(trials, progress), progress=progress)
-        runs = plan.results()
-        repeats = plan.repeats(choose_lrs(runs)) if runs else []
-        failures |= run(_missing(repeats, progress), progress=progress)
-    return failures
-
-
-def _missing(jobs: Sequence[Any], progress: Any) -> list[Any]:
-    """The jobs without a result; the others count as done."""
-    for job in jobs:
-        if job.result.is_file():
-            progress(job, 1.0)
-    return [job for job in jobs if not job.result.is_file()]
+        trainings = Trainings(partial(run, progress=progress), progress)
+        tune(plan, trainings)
+        trainings.finish(plan.repeats(choose(trainings.runs), plan.seeds[1:]))
+    return trainings
 
 
 def _write(plan: Plan, findings: GridFindings) -> DrawnPage:
@@ -215,8 +212,11 @@ def _write(plan: Plan, findings: GridFindings) -> DrawnPage:
         "scores": {name: score.numbers() for name, score in findings.comparison.scores.items()}
     }
     content["runs"] = [f"{run.variant}, lr {run.lr:g}, seed {run.seed}" for run in findings.runs]
+    content["origin"] = findings.origin._asdict()
+    content["choices"] = {variant: choice._asdict() for variant, choice in findings.choices.items()}
+    content["trials"] = {variant: [trial._asdict() for trial in trials] for variant, trials in findings.trials.items()}
     write_json(plan.folder / FINDINGS_FILE, content, indent=2)
-    return draw_page(lambda: write_grid(plan.folder, findings, origin=grid_origin(plan)))
+    return draw_page(lambda: write_grid(plan.folder, findings))
 
 
 try:

@@ -1,4 +1,4 @@
-"""Findings of a grid: the learning rate of each variant, comparison, verdicts and notes."""
+"""Findings of a grid: comparison of its variants, each at its own settings, verdicts and notes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,10 @@ from lightning_normdyn.history.grid_findings import GridFindings, GridRun
 from lightning_normdyn.history.number import Number, measured
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
+from lightning_normdyn.tasks.grid.tuning import choose, chosen_settings, has_values, trials_of
 
 REFERENCE = "cosine"
 _SURE_SHARE = 0.975
-
-
-def choose_lrs(runs: Sequence[GridRun]) -> dict[str, float]:
-    """The learning rate with which each variant did best on validation with the first seed.
-
-    Later seeds have no say, or the rate would be judged by more luck than the others; variants without a finite
-    validation measure at any rate are left out.
-
-    Args:
-        runs: of one seed or more.
-    """
-    first = min((run.seed for run in runs), default=0)
-    measures_by_variant: dict[str, dict[float, float]] = {}
-    for run in runs:
-        if run.seed == first and run.validation is not None and _has_values(run):
-            measures_by_variant.setdefault(run.variant, {})[run.lr] = run.validation
-    return {variant: max(by_lr, key=by_lr.__getitem__) for variant, by_lr in measures_by_variant.items()}
 
 
 def find(
@@ -52,7 +36,7 @@ def find(
     """Draws a grid's conclusions.
 
     Args:
-        runs: all trainings; those at rates that were not chosen are left out.
+        runs: all trainings; those at settings that were not chosen are left out.
         task: name of the task.
         symmetry: what it says of itself.
         floors: measure of what needs no training, by name.
@@ -62,18 +46,18 @@ def find(
     Raises:
         ValueError: if cosine did not train, which others are compared with.
     """
-    lrs = choose_lrs(runs)
-    if REFERENCE not in lrs:
+    choices = choose(runs)
+    if REFERENCE not in choices:
         raise ValueError(
             f"variants: expected trainings of {REFERENCE} with a finite measure, which others are compared with, got "
-            f"{', '.join(lrs) or 'none'}; lower the learning rates"
+            f"{', '.join(choices) or 'none'}; lower the learning rates"
         )
     by_variant = {
         variant: sorted(
-            (run for run in runs if (run.variant, run.lr) == (variant, lr) and _has_values(run)),
+            (run for run in runs if (run.variant, run.lr, run.warmth) == (variant, *choice) and has_values(run)),
             key=lambda run: run.seed,
         )
-        for variant, lr in lrs.items()
+        for variant, choice in choices.items()
     }
     seeds = min(map(len, by_variant.values()))
     runs_by_variant = {variant: variant_runs[:seeds] for variant, variant_runs in by_variant.items()}
@@ -85,7 +69,7 @@ def find(
         task=task,
         headline=headline,
         comparison=comparison,
-        lrs=dict(lrs),
+        lrs={variant: choice.lr for variant, choice in choices.items()},
         cross={variant: _cross(variant_runs) for variant, variant_runs in runs_by_variant.items()},
         diagnosis={
             variant: _means(run.diagnosis for run in variant_runs) for variant, variant_runs in runs_by_variant.items()
@@ -101,9 +85,13 @@ def find(
         advice=advise(comparison, headline),
         runs=[run for variant_runs in runs_by_variant.values() for run in variant_runs],
         notes=[
-            *_notes(comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*variants}) - set(lrs))),
+            *_notes(
+                comparison, by_variant, left_out=sorted(({run.variant for run in runs} | {*variants}) - set(choices))
+            ),
             *([caveat] if caveat else []),
         ],
+        choices=chosen_settings(choices, runs),
+        trials=trials_of(runs),
     )
 
 
@@ -206,16 +194,10 @@ def _means(records: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
     return {name: sum(values) / len(values) if values else None for name, values in values_by_name.items()}
 
 
-def _has_values(run: GridRun) -> bool:
-    return any(value is not None for value in run.values["trained"])
-
-
 def _notes(
     comparison: VariantComparison, runs_by_variant: Mapping[str, Sequence[GridRun]], *, left_out: Sequence[str]
 ) -> list[str]:
-    notes = [
-        f"{name} is left out: at none of its learning rates did it end with a finite measure." for name in left_out
-    ]
+    notes = [f"{name} is left out: at none of its settings did it end with a finite measure." for name in left_out]
     surplus = sum(map(len, runs_by_variant.values())) - comparison.seeds * len(runs_by_variant)
     if surplus:
         short = " and ".join(name for name, runs in runs_by_variant.items() if len(runs) == comparison.seeds)
