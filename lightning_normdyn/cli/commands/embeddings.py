@@ -65,11 +65,11 @@ def audit(
     judgements: Table | None = None,
     covariates: Table | None = None,
     control: Sequence[Name] | None = None,
-    measure: Name = "ndcg@10",
+    measure: Name | None = None,
     chunks: Table | None = None,
     before: File | None = None,
     before_queries: File | None = None,
-    batch_size: Count = 32,
+    batch_size: Count | None = None,
     max_length: Count | None = None,
     query_prompt: Prompt | None = None,
     document_prompt: Prompt | None = None,
@@ -101,11 +101,11 @@ def audit(
         covariates: id and further columns: numbers, or names of groups
         control: a column of numbers among them that is held fixed beside length, and taken out of norms with it;
             repeatable
-        measure: ndcg, mrr, recall, map or hits @k
+        measure: ndcg, mrr, recall, map or hits @k (default: ndcg@10)
         chunks: chunk id and document id, where documents have several vectors: rankings go by a document's best one
         before: embeddings of the same documents by an earlier model, to compare with, as before fine-tuning
         before_queries: of the same queries by it
-        batch_size: inputs at a time
+        batch_size: inputs at a time (default: 32)
         max_length: tokens (default: what the model's folder says)
         query_prompt: before each query: a name of the model's prompts, or a text (default: what the model says)
         document_prompt: the same before each document
@@ -131,7 +131,12 @@ def audit(
     if checkpoint is not None:
         from lightning_normdyn.cli.audits.checkpoint import run_checkpoint_audit
 
-        sources = {"model": model, "embeddings": embeddings, "texts": texts, "images": images, "beir": beir}
+        sources = {
+            "model": model, "embeddings": embeddings, "texts": texts, "images": images, "beir": beir,
+            "queries": queries, "judgements": judgements, "covariates": covariates, "control": control,
+            "measure": measure, "chunks": chunks, "before": before, "batch-size": batch_size,
+            "max-length": max_length, "save": save,
+        }  # fmt: skip
         options = [f"--{name}" for name, source in sources.items() if source is not None]
         if options:
             raise ValueError(

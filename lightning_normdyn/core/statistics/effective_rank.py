@@ -28,13 +28,13 @@ class EffectiveRank(NamedTuple):
     Attributes:
         interval: of the effective rank of all rows there could be; where rows are no more than dimensions, its ends
             hold whatever the dimensions are that no row shows.
-        uncorrected: of the rows as they are, which grows with their number.
+        sample_rank: of the rows as they are, which grows with their number.
         rows: n, without rows of zeros.
         dim: d.
     """
 
     interval: Interval
-    uncorrected: float
+    sample_rank: float
     rows: int
     dim: int
 
@@ -72,10 +72,10 @@ def effective_rank(vectors: ArrayLike) -> EffectiveRank:
     Example:
         >>> vectors = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
         >>> rank = effective_rank(vectors)
-        >>> round(rank.interval.value, 2), round(rank.uncorrected, 2), rank.has_unseen_dimensions
+        >>> round(rank.interval.value, 2), round(rank.sample_rank, 2), rank.has_unseen_dimensions
         (8.0, 7.98, False)
         >>> few = effective_rank(torch.randn(20, 64, generator=torch.Generator().manual_seed(0)))
-        >>> few.interval.low < 64 <= few.interval.high, few.uncorrected < 19, few.has_unseen_dimensions
+        >>> few.interval.low < 64 <= few.interval.high, few.sample_rank < 19, few.has_unseen_dimensions
         (True, True, True)
     """
     directions = unit_rows("vectors", vectors)
@@ -86,10 +86,10 @@ def effective_rank(vectors: ArrayLike) -> EffectiveRank:
     halves = torch.tensor(
         [_log_rank(_eigenvalues(half), len(half) - 1, d) for half in random_halves(directions, _CUTS)]
     )
-    whole = _log_rank(eigenvalues, n - 1, d)
+    log_rank = _log_rank(eigenvalues, n - 1, d)
     # What is left of the bias falls as 1/n, so that halves have twice as much of it.
-    value = 2 * whole - float(halves.mean())
-    reach = _DEVIATIONS * float((halves - whole).square().mean().sqrt())
+    value = 2 * log_rank - float(halves.mean())
+    reach = _DEVIATIONS * float((halves - log_rank).square().mean().sqrt())
     ends = [value, *(_log_rank(eigenvalues, n - 1, d, tail) for tail in _tails(len(eigenvalues), n - 1, d))]
     interval = Interval(*(min(math.exp(end), float(d)) for end in (value, min(ends) - reach, max(ends) + reach)))
     return EffectiveRank(interval, math.exp(_entropy(eigenvalues.sqrt())), n, d)
@@ -98,8 +98,8 @@ def effective_rank(vectors: ArrayLike) -> EffectiveRank:
 def _eigenvalues(directions: Tensor) -> Tensor:
     """Those of the covariance that are not zero, ascending, by the smaller of both Gram matrices."""
     n, d = directions.shape
-    centred = directions - directions.mean(0)
-    gram = (centred @ centred.T if n <= d else centred.T @ centred) / max(1, n - 1)
+    gaps = directions - directions.mean(0)
+    gram = (gaps @ gaps.T if n <= d else gaps.T @ gaps) / max(1, n - 1)
     eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
     return eigenvalues[eigenvalues > _ZERO]
 

@@ -196,7 +196,7 @@ def best_confidences(confidences: Mapping[str, Confidence]) -> list[ConfidenceLi
 
 def confidence_figure(ranking: RankingAudit) -> Axes:
     """Risk-coverage curves; of a norm and its negative the better one."""
-    axes = new_axes(right=0.70, top=0.9)
+    axes = new_axes(right=0.64, top=0.9)
     ends = []
     for confidence, label, colour in best_confidences(ranking.confidence or {}):
         coverage, risk = confidence.curve.coverage.numpy(), confidence.curve.risk.numpy()

@@ -72,6 +72,8 @@ def _numbers(audit: Audit, subject: AuditSubject) -> dict[str, object]:
     norms = findings.pop("norms")
     for name in ("longest", "shortest", "zeros", "near_dead"):
         findings[name] = [_entry(row, float(norms[row]), subject.items) for row in findings[name]]
+    if audit.directions is not None:
+        findings["directions"] = as_plain(audit.directions) | {"sentence": audit.directions.sentence}
     sentences = {"name": subject.name, "finding": first_line(audit), "advice": advice(audit)}
     if audit.ranking is not None:
         sentences["verdict"] = as_plain(audit.ranking.verdict)

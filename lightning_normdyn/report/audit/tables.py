@@ -37,7 +37,7 @@ def _directions(audit: Audit) -> Table:
     hubs, ranking = health.hubness, audit.ranking
     rows = [
         (f"effective rank of {health.effective_rank.dim}", interval_text(health.effective_rank.interval, 1)),
-        ("the same of these rows alone", fixed(health.effective_rank.uncorrected, 1)),
+        ("the same of these rows alone", fixed(health.effective_rank.sample_rank, 1)),
         ("share of the common direction", percent_interval(health.common_direction)),
         ("uniformity, less is more even", interval_text(health.uniformity)),
         (f"hubness: skewness among {hubs.k} nearest", interval_text(hubs.skewness)),

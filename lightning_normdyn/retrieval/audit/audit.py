@@ -253,6 +253,7 @@ def _check(
 _FILE_KEYS = {"lost_gain": "lost", "judged_count": "judged", "had_unit_step": "normalised"}
 """Fields that are no nouns in the file: its keys stay for its readers, while a field says what it counts or holds."""
 _FLAT_INTERVALS = ("alpha", "gain")
+_WEIGHTS = "weights"  # of a last layer: hundreds of numbers that the model has
 
 
 def json_fields(record: Any) -> dict[str, object]:
@@ -269,6 +270,8 @@ def json_fields(record: Any) -> dict[str, object]:
     """
     fields: dict[str, object] = {}
     for name, value in record._asdict().items():
+        if isinstance(record, LastLayer) and name == _WEIGHTS:
+            continue
         if isinstance(record, Calibration) and name in _FLAT_INTERVALS:
             fields |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         else:

@@ -73,8 +73,8 @@ def hubness(vectors: ArrayLike, *, k: int = 10) -> Hubness:
     n = len(directions)
     k = max(1, min(k, n - 1))
     if n < 3:
-        nothing = Interval(math.nan, math.nan, math.nan)
-        return Hubness(k, nothing, nothing, (), n)
+        blank = Interval(math.nan, math.nan, math.nan)
+        return Hubness(k, blank, blank, (), n)
     counts = _counts(directions, k)
     return Hubness(k, _with_interval(directions, k, counts), _share((counts == 0).double()), _octaves(counts), n)
 
@@ -168,31 +168,31 @@ def popularity_share(indices: ArrayLike, documents: int) -> Popularity:
     check_count(documents=documents)
     ranking = _checked(indices, documents)
     ranking = ranking[(ranking >= 0).any(1)]
-    most = math.ceil(_TOP_SHARE * documents)
+    size = math.ceil(_TOP_SHARE * documents)
     if not len(ranking):
-        return Popularity(most, math.nan, Interval(math.nan, math.nan, math.nan))
-    share = float(_taken(ranking, _most_returned(ranking, documents, most)).sum() / (ranking >= 0).sum())
+        return Popularity(size, math.nan, Interval(math.nan, math.nan, math.nan))
+    share = float(_taken(ranking, _most_returned(ranking, documents, size)).sum() / (ranking >= 0).sum())
     if len(ranking) < _FOLDS:
-        return Popularity(most, share, Interval(math.nan, math.nan, math.nan))
+        return Popularity(size, share, Interval(math.nan, math.nan, math.nan))
     numbers = torch.arange(len(ranking)) % _FOLDS
-    taken = torch.empty(len(ranking), dtype=torch.float64)
+    places = torch.empty(len(ranking), dtype=torch.float64)
     for fold in range(_FOLDS):
-        popular = _most_returned(ranking[numbers != fold], documents, most)
-        taken[numbers == fold] = _taken(ranking[numbers == fold], popular)
-    columns = torch.stack((taken, (ranking >= 0).sum(1).double()), dim=1)
+        popular = _most_returned(ranking[numbers != fold], documents, size)
+        places[numbers == fold] = _taken(ranking[numbers == fold], popular)
+    columns = torch.stack((places, (ranking >= 0).sum(1).double()), dim=1)
 
     def ratio(counts: Tensor) -> Tensor:
         sums = counts @ columns
         return sums[:, :1] / sums[:, 1:]
 
     (held_out,) = bootstrap_intervals(ratio, len(columns), resamples=_RESAMPLES, width=2)
-    return Popularity(most, share, held_out)
+    return Popularity(size, share, held_out)
 
 
-def _most_returned(ranking: Tensor, documents: int, most: int) -> Tensor:
+def _most_returned(ranking: Tensor, documents: int, size: int) -> Tensor:
     """Which documents are those, ``[m]`` of bool; of equal counts the earlier, and none that is never returned."""
     counts = torch.bincount(ranking[ranking >= 0], minlength=documents)
-    order = counts.argsort(descending=True, stable=True)[:most]
+    order = counts.argsort(descending=True, stable=True)[:size]
     popular = torch.zeros(documents, dtype=torch.bool)
     popular[order[counts[order] > 0]] = True
     return popular
@@ -252,14 +252,14 @@ def random_octaves(rows: int, k: int, octaves: int) -> list[float]:
         >>> [round(share, 3) for share in random_octaves(3, 1, 3)]
         [0.25, 0.5, 0.25]
     """
-    others = rows - 1
-    counts = torch.arange(min(others, 2 ** (octaves - 1)) + 1, dtype=torch.float64)
+    neighbours = rows - 1
+    counts = torch.arange(min(neighbours, 2 ** (octaves - 1)) + 1, dtype=torch.float64)
     logs = (
-        math.lgamma(others + 1)
+        math.lgamma(neighbours + 1)
         - torch.lgamma(counts + 1)
-        - torch.lgamma(others - counts + 1)
-        + torch.special.xlogy(counts, torch.tensor(k / others, dtype=torch.float64))
-        + torch.special.xlogy(others - counts, torch.tensor(1 - k / others, dtype=torch.float64))
+        - torch.lgamma(neighbours - counts + 1)
+        + torch.special.xlogy(counts, torch.tensor(k / neighbours, dtype=torch.float64))
+        + torch.special.xlogy(neighbours - counts, torch.tensor(1 - k / neighbours, dtype=torch.float64))
     )
     places = counts.clamp(min=0.5).log2().floor().long() + 1
     shares: list[float] = (

@@ -98,7 +98,7 @@ def plain_rank(vectors):
 @pytest.mark.parametrize(("rows", "dim"), [(8, 30), (40, 40), (300, 12)])
 def test_the_plain_rank_is_that_of_numpys_singular_values(rows, dim):
     vectors = drawn(rows, dim, power=-0.5, mean=0.3)
-    assert effective_rank(vectors).uncorrected == pytest.approx(plain_rank(vectors), rel=1e-9)
+    assert effective_rank(vectors).sample_rank == pytest.approx(plain_rank(vectors), rel=1e-9)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 24])
@@ -128,7 +128,7 @@ def test_few_rows_tell_the_rank_of_many(power):
         assert mean == pytest.approx(truth, rel=within)
         assert {rank.has_unseen_dimensions for rank in ranks} == {rows <= DIM}
         if rows <= DIM:  # what the correction is for
-            assert np.mean([rank.uncorrected for rank in ranks]) < 0.82 * truth
+            assert np.mean([rank.sample_rank for rank in ranks]) < 0.82 * truth
 
 
 def test_rows_in_fewer_dimensions_than_they_are_show_all_of_them():
