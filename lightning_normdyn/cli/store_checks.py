@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
-from lightning_normdyn.cli.exports.place import named_target, target_writer
+from lightning_normdyn.cli.exports.request import named_target, target_writer
 from lightning_normdyn.retrieval.export.store_check import Array, Search, StoreVerdict, check_store
 from lightning_normdyn.retrieval.indexes import Contents, Destination, IndexWriter, Manifest
 from lightning_normdyn.retrieval.indexes.writer import RemovableWriter, Storage

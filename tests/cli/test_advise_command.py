@@ -98,9 +98,10 @@ def test_documents_of_several_chunks_go_by_the_best_as_in_the_audit(embeddings, 
     archive = np.load("documents.npz")
     documents, ids = archive["embeddings"], archive["ids"]
     draw = np.random.default_rng(5)
-    others = (-documents + 0.1 * draw.normal(size=documents.shape)).astype(np.float32)  # chunks that nobody wants
-    chunk_ids = [*(f"{id}#0" for id in ids), *(f"{id}#1" for id in ids)]
-    np.savez("chunks.npz", embeddings=np.concatenate([documents, others]), ids=np.array(chunk_ids))
+    others = (0.8 * documents + 0.3 * draw.normal(size=documents.shape)).astype(np.float32)
+    order = draw.permutation(480)
+    chunk_ids = [[*(f"{id}#0" for id in ids), *(f"{id}#1" for id in ids)][row] for row in order]
+    np.savez("chunks.npz", embeddings=np.concatenate([documents, others])[order], ids=np.array(chunk_ids))
     Path("chunks.tsv").write_text("".join(f"{id}\t{id.partition('#')[0]}\n" for id in chunk_ids))
     shared = ["--queries", "queries.npy", "--judgements", "judged.tsv"]
     words = ["advise", *shared, "--documents", "chunks.npz", "--chunks", "chunks.tsv", "--json", "advice.json"]
@@ -110,7 +111,7 @@ def test_documents_of_several_chunks_go_by_the_best_as_in_the_audit(embeddings, 
     assert main(["audit", "--embeddings", "chunks.npz", *shared, "--chunks", "chunks.tsv"]) == 0
     finding = json.loads(Path("audit/audit.json").read_text(encoding="utf-8"))
     assert (advised["scoring"], advised["verdict"]) == (finding["finding"], finding["verdict"])
-    vectors = np.load("chunks.npz")["embeddings"].astype(np.float64)
+    vectors = np.load("chunks.npz")["embeddings"].astype(np.float64)[order.argsort()]
     norms, queries = np.linalg.norm(vectors, axis=1), np.load("queries.npy").astype(np.float64)
     for name, power in (("cosine", 0), ("dot", 1)):
         scores = queries @ (vectors * norms[:, None] ** (power - 1)).T

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -11,13 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_normdyn.cli.exports.inputs import drawn_queries, manifest_of, query_vectors, stored_power
-from lightning_normdyn.cli.exports.place import disk_errors_of, target_writer
-from lightning_normdyn.cli.exports.request import ExportRequest
+from lightning_normdyn.cli.exports.request import ExportRequest, target_writer
 from lightning_normdyn.cli.exports.sentences import (
     UNMEASURED_FEED,
     UNMEASURED_UPSERT,
@@ -32,7 +31,7 @@ from lightning_normdyn.cli.exports.sentences import (
 )
 from lightning_normdyn.cli.ray_cluster import cluster_of
 from lightning_normdyn.cli.ray_passes import RayPasses
-from lightning_normdyn.cli.terminal import terminal
+from lightning_normdyn.cli.terminal import row_bar, terminal
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.retrieval.export.index_export import ExportLoss, Source, measure_loss, survey_source, write_index
 from lightning_normdyn.retrieval.export.pilot import Pilot, PilotSample, run_pilot
@@ -116,7 +115,7 @@ def run_export(request: ExportRequest) -> ExportRecord:
         if cluster is not None:
             source = source._replace(spread=partial(RayPasses, cluster, documents, request.chunk_size))
         half = request.destination.dtype == "float16"
-        with _bar(console, "reading", documents.rows) as advance:
+        with row_bar("reading", documents.rows) as advance:
             survey = survey_source(source, request.folding, half=half, tell=advance)
         export = _Export(request, source, survey, queries)
         export.check_scores()
@@ -158,7 +157,7 @@ class _Export(NamedTuple):
         """Candidates on a sample."""
         request, sample = self.request, PilotSample.drawn(self.survey.sample, self._measured_with, self.survey.rows)
         candidates = [*more, *TARGETS[request.to].candidates]
-        with _bar(terminal(), "trying", 1):
+        with row_bar("trying", 1):
             return run_pilot(candidates, sample, request.folding, request.to, request.destination, request.recall)
 
     def written(self, writer: IndexWriter, pilot: Pilot | None) -> ExportRecord:
@@ -166,7 +165,7 @@ class _Export(NamedTuple):
         console, request, source, survey = terminal(), *self[:3]
         folding, destination, to = request.folding, request.destination, request.to
         description = describe(survey, folding)
-        with _bar(console, "writing", source.file.rows) as advance, disk_errors_of(TARGETS[to].place_of(destination)):
+        with row_bar("writing", source.file.rows) as advance, _disk_errors_of(TARGETS[to].place_of(destination)):
             write_index(
                 source, folding, survey, writer, tell=advance, opened=lambda: _print_lines(console, description)
             )
@@ -177,7 +176,7 @@ class _Export(NamedTuple):
         _print_lines(console, lines)
         plan, target = self._plan(writer), TARGETS[to]
         search, feed = target.hint(plan), None if target.feed is None else target.feed(plan)
-        with disk_errors_of(TARGETS[to].place_of(destination)):
+        with _disk_errors_of(TARGETS[to].place_of(destination)):
             writer.finish(_findings(search, feed, loss, writer, pilot or advice))
         return ExportRecord(survey, description, to, destination, search, loss, lines, pilot or advice, feed)
 
@@ -202,7 +201,7 @@ class _Export(NamedTuple):
         others = set(writer.existing_ids).difference(self.source.ids)
         if others:
             return None, [describe_unmeasured(len(others))], None
-        with _bar(terminal(), "measuring", self.source.file.rows) as advance:
+        with row_bar("measuring", self.source.file.rows) as advance:
             loss = measure_loss(
                 self.source,
                 folding,
@@ -282,8 +281,19 @@ def _print_lines(console: Console, lines: Sequence[str]) -> None:
 
 
 @contextmanager
-def _bar(console: Console, doing: str, rows: int) -> Iterator[Callable[[int], object]]:
-    columns = (TextColumn("{task.description:>9}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(doing, total=rows)
-        yield lambda rows: bar.advance(task, rows)
+def _disk_errors_of(place: str) -> Iterator[None]:
+    """Names the place where an error of the disk names no file, or one that is there for the time being alone.
+
+    Args:
+        place: where is written, in words.
+
+    Raises:
+        OSError: in the place of one that only has a number.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = os.strerror(error.errno)
+        raise OSError(f"out: cannot write {place} ({reason}); free some space, or choose another place") from error

@@ -1,4 +1,4 @@
-"""What ``normdyn export`` is asked for, checked as far as it can be before a file is opened."""
+"""What ``normdyn export`` is asked for, checked as far as it can be before a file is opened, and who writes it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightning_normdyn.cli.ray_cluster import check_engine
+from lightning_normdyn.cli.user_errors import MissingExtraError
 from lightning_normdyn.datasets.storage_place import StoragePlace
+from lightning_normdyn.nearest_word import nearest
 from lightning_normdyn.retrieval.export.folding import Folding
 from lightning_normdyn.retrieval.export.pilot import PilotResult
-from lightning_normdyn.retrieval.indexes import TARGETS, Destination
+from lightning_normdyn.retrieval.indexes import TARGETS, Destination, IndexWriter, index_writer
+from lightning_normdyn.retrieval.indexes.writer import IndexTarget
 
 
 @dataclass(frozen=True)
@@ -98,3 +101,35 @@ def _check_apart(out: str, embeddings: str) -> None:
     # A file among the shards would be taken for one of them the next time.
     if place.is_dir() and "://" not in out and Path(out).absolute().is_relative_to(place.absolute()):
         raise ValueError(f"out: expected a place outside of the embeddings' folder, got '{out}'; choose another")
+
+
+def named_target(to: str) -> IndexTarget:
+    """The target of a name.
+
+    Args:
+        to: a word of ``TARGETS``.
+
+    Raises:
+        ValueError: if there is no such target.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}{nearest(to, tuple(TARGETS))}")
+    return TARGETS[to]
+
+
+def target_writer(to: str, destination: Destination) -> IndexWriter:
+    """What writes there.
+
+    Args:
+        to: a word of ``TARGETS``.
+        destination: where vectors go, and how they are kept.
+
+    Raises:
+        ValueError: if there is no such target.
+        MissingExtraError: if its package is not installed.
+    """
+    named_target(to)
+    try:
+        return index_writer(to, destination)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error)) from error

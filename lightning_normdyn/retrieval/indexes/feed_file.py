@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from lightning_normdyn.datasets.payload_columns import json_value
+from lightning_normdyn.retrieval.indexes.refusals import check_index
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.vector_file import VectorFile
-from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, check_index
+from lightning_normdyn.retrieval.indexes.writer import Contents, Destination
 
 _SYNCED_BYTES = 2**26
 _ROWS_PER_BATCH = 1024

@@ -23,9 +23,10 @@ from lightning_normdyn.retrieval.indexes.id_file import (
     write_ids,
 )
 from lightning_normdyn.retrieval.indexes.manifest import Manifest, existing_manifest, manifest_file
+from lightning_normdyn.retrieval.indexes.refusals import check_vectors_alone
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place, local_place
-from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, SearchResult, check_vectors_alone
+from lightning_normdyn.retrieval.indexes.writer import Contents, Destination, SearchResult
 
 Numbers = np.ndarray[Any, Any]
 

@@ -28,6 +28,7 @@ from lightning_normdyn.retrieval.indexes.milvus_schema import (
     entity_id,
     index_parameters,
 )
+from lightning_normdyn.retrieval.indexes.refusals import check_existing_ids, check_fresh, check_index, check_upsert
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
@@ -35,10 +36,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
     IndexTarget,
     SearchPlan,
     SearchResult,
-    check_existing_ids,
-    check_fresh,
-    check_index,
-    check_upsert,
     in_plain_words,
     optional,
 )

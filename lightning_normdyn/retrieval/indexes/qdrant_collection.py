@@ -18,6 +18,7 @@ from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.fresh_name import FreshName
 from lightning_normdyn.retrieval.indexes.manifest import METADATA_KEY, Manifest
 from lightning_normdyn.retrieval.indexes.qdrant_points import PointId, Points, free_id, payloads
+from lightning_normdyn.retrieval.indexes.refusals import check_existing_ids, check_fresh, check_index, check_upsert
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Contents,
@@ -26,10 +27,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
     Metric,
     SearchPlan,
     SearchResult,
-    check_existing_ids,
-    check_fresh,
-    check_index,
-    check_upsert,
     in_plain_words,
     optional,
 )

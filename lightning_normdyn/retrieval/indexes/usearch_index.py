@@ -10,6 +10,7 @@ import numpy as np
 
 from lightning_normdyn.retrieval.indexes.id_file import ids_array, norm_file
 from lightning_normdyn.retrieval.indexes.index_file import IndexFile, Numbers
+from lightning_normdyn.retrieval.indexes.refusals import check_index
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.writer import (
     Candidate,
@@ -18,7 +19,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
     IndexTarget,
     Metric,
     SearchPlan,
-    check_index,
     optional,
 )
 

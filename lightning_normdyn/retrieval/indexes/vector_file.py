@@ -18,6 +18,7 @@ from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 from lightning_normdyn.passwords import without_passwords
 from lightning_normdyn.retrieval.indexes.id_file import ids_array, norm_file
 from lightning_normdyn.retrieval.indexes.manifest import FirstRows, Manifest, existing_manifest, manifest_file
+from lightning_normdyn.retrieval.indexes.refusals import check_index, check_vectors_alone
 from lightning_normdyn.retrieval.indexes.search_width import SearchWidth
 from lightning_normdyn.retrieval.indexes.staged_path import StagedPath, check_staged_place, local_place
 from lightning_normdyn.retrieval.indexes.writer import (
@@ -26,8 +27,6 @@ from lightning_normdyn.retrieval.indexes.writer import (
     Metric,
     SearchPlan,
     SearchResult,
-    check_index,
-    check_vectors_alone,
     stored_dtype,
 )
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
