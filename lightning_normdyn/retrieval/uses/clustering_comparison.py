@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, as_tensors
 from lightning_normdyn.core.number_checks import check_count, check_finite_number
-from lightning_normdyn.core.object_checks import check_generator, check_sequence
+from lightning_normdyn.core.object_checks import check_callable, check_generator, check_sequence
 from lightning_normdyn.core.statistics.cluster_quality import cosine_silhouettes, v_measure, v_measure_influence
 from lightning_normdyn.core.statistics.interval import Interval, check_level, sorted_quantile
 from lightning_normdyn.retrieval.uses.clustering import (
@@ -166,6 +166,7 @@ def compare_clusterings(
     check_count(2, seeds=seeds)
     check_level(level)
     check_generator(generator=generator)
+    check_callable("of an iterable that returns one", progress=progress)
     k, library = _checked_clusters(clusters, label, len(points)), engine_of(engine)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     runs = []
