@@ -9,7 +9,8 @@ from lightning_normdyn.core.dynamics.geometry import RadialTangential, safe_norm
 from lightning_normdyn.core.dynamics.gradient_scale import scale_gradient
 from lightning_normdyn.core.dynamics.moments import RowMoments
 from lightning_normdyn.core.dynamics.norm_errors import NormErrors
-from lightning_normdyn.core.dynamics.optimizers import accumulated_squares, equilibrium_rule, optimizer_memory
+from lightning_normdyn.core.dynamics.optimizer_memory import accumulated_squares, optimizer_memory
+from lightning_normdyn.core.dynamics.optimizers import equilibrium_rule
 from lightning_normdyn.core.dynamics.rates import EffectiveTrace, RateTrace
 from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.core.dynamics.table_laws import adagrad_norm

@@ -24,6 +24,12 @@ from lightning_normdyn.retrieval.uses.abstention import (
     conformal_threshold,
     recall_auroc,
 )
+from lightning_normdyn.retrieval.uses.clustering import Clusters, NormWeights, cluster_by_norm, norm_weights
+from lightning_normdyn.retrieval.uses.clustering_comparison import (
+    ClusteringComparison,
+    ClusteringScore,
+    compare_clusterings,
+)
 from lightning_normdyn.retrieval.uses.confidence import (
     Detection,
     classification_confidences,
@@ -42,6 +48,9 @@ __all__ = [
     "Abstention",
     "AlphaSweep",
     "Calibration",
+    "ClusteringComparison",
+    "ClusteringScore",
+    "Clusters",
     "ConfoundReport",
     "CrossDomainLocalScaling",
     "Detection",
@@ -53,6 +62,7 @@ __all__ = [
     "ModelComparison",
     "NegativeTable",
     "NormAwareScore",
+    "NormWeights",
     "PairedChange",
     "Popularity",
     "QueryBankNormalization",
@@ -63,6 +73,8 @@ __all__ = [
     "baseline_scores",
     "calibrate",
     "classification_confidences",
+    "cluster_by_norm",
+    "compare_clusterings",
     "compare_models",
     "compare_temperatures",
     "confidence_table",
@@ -80,6 +92,7 @@ __all__ = [
     "likelihood_exponent",
     "mine_hard_negatives",
     "norm_aware_top_k",
+    "norm_weights",
     "popularity_share",
     "predicted_norms",
     "quantile_bands",

@@ -76,6 +76,8 @@ from lightning_normdyn.retrieval import (
     QueryBankNormalization,
     abstention_table,
     calibrate,
+    cluster_by_norm,
+    compare_clusterings,
     compare_models,
     compare_temperatures,
     confidence_table,
@@ -91,6 +93,7 @@ from lightning_normdyn.retrieval import (
     likelihood_exponent,
     mine_hard_negatives,
     norm_aware_top_k,
+    norm_weights,
     popularity_share,
     quantile_bands,
     recall_auroc,
@@ -178,6 +181,11 @@ CALLS: dict[str, Callable[..., object]] = {
     "retrieval.NormAwareScore": lambda **options: NormAwareScore("learnable", **({"gamma_document": 0.5} | options)),
     "retrieval.QueryBankNormalization": lambda **options: QueryBankNormalization(DOCUMENTS, QUERIES, **options),
     "retrieval.calibrate": lambda **options: calibrate(sweep_of(), **({"resamples": 20} | options)),
+    "retrieval.cluster_by_norm": lambda **options: cluster_by_norm(QUERIES, **({"clusters": 2} | options)),
+    "retrieval.compare_clusterings": lambda **options: compare_clusterings(
+        QUERIES, CLASSES, **({"exponents": [1.0], "seeds": 2, "restarts": 1} | options)
+    ),
+    "retrieval.norm_weights": lambda **options: norm_weights(QUERIES, **options),
     "retrieval.compare_models": lambda **options: compare_models(
         sweep_of(), sweep_of(), **({"resamples": 20} | options)
     ),
@@ -251,6 +259,7 @@ COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows", "seed", "range_min", "star
 MAY_BE_NEGATIVE = {
     "alpha",
     "alpha_query",
+    "exponent",
     "gamma_query",
     "gamma_document",
     "power",

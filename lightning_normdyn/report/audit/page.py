@@ -13,9 +13,10 @@ from torch import Tensor
 from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.correlation import Correlation
 from lightning_normdyn.core.statistics.risk_coverage import RiskCoverage
+from lightning_normdyn.history.origin import Origin
 from lightning_normdyn.report.audit.item import Item, item_list, shortened
 from lightning_normdyn.report.audit.tables import audit_tables, comparison_table
-from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Origin, Page, render, write_page
+from lightning_normdyn.report.kit.page import NORM_LAW_PAPER, RETRIEVAL_NORM_PAPER, Page, render, write_page
 from lightning_normdyn.retrieval.audit import Audit, advice, first_line, json_fields
 from lightning_normdyn.retrieval.exponent.model_comparison import ModelComparison
 
