@@ -10,6 +10,7 @@ TITLES = {
     "heads/sts_benchmark": "STS-B, heads",
     "heads/banking77": "BANKING77, heads",
     "heads/scifact": "scifact, heads",
+    "heads/few_of_scifact": "scifact of 1 in 5 other abstracts, heads",
     "heads/titles": "titles to abstracts, heads",
     "layers/scifact": "scifact, upper two layers",
     "layers/sts_benchmark": "STS-B, upper two layers",
