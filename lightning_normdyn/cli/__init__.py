@@ -25,7 +25,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_normdyn.cli.commands.embeddings import audit, check_store, export
+    from lightning_normdyn.cli.commands.embeddings import audit, check_store, cluster, export
     from lightning_normdyn.cli.commands.runs import configs, demo, report, reproduce, watch
     from lightning_normdyn.cli.commands.tasks import advise, grid, predict
 
@@ -33,6 +33,7 @@ __all__ = [
     "advise",
     "audit",
     "check_store",
+    "cluster",
     "configs",
     "demo",
     "export",

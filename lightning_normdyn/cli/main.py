@@ -32,6 +32,7 @@ COMMANDS = {
     "advise": "say how to score with a trained model, and what to train next",
     "audit": "say what the norms of a model's or of ready embeddings carry, and whether to use them",
     "export": "fold a power of the norms into stored vectors, and fill an index with them",
+    "cluster": "say what norms gain in clustering, beside plain and spherical k-means",
     "check-store": "say what a store really ranks by: inner products, cosines, distances, and at which precision",
     "reproduce": "run the published figures' experiments and write each beside its published number",
 }

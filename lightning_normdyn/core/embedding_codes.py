@@ -1,4 +1,4 @@
-"""Codes of embeddings: how 8-bit numbers and packed bits are told from embeddings, and decoded."""
+"""Codes of embeddings: how 8-bit numbers and packed bits, in wider types too, are told from embeddings, and decoded."""
 
 from __future__ import annotations
 
@@ -43,6 +43,69 @@ def codes_error(name: object, dtype: object) -> ValueError:
     )
 
 
+_LEAST_NUMBERS = 512
+_LOOKED_AT = 256
+_LEAST_SPAN = 128
+_MOST_ZEROS = 0.1
+
+
+def wide_codes(vectors: Tensor) -> str | None:
+    """What codes of 8 bits in a wider type are like, such as int8 codes that were saved as float32 or int32.
+
+    All numbers are whole and lie in one range of 8 bits, half of it at least is used, and few are zero: counts of words
+    are whole too, but mostly zero. Some 256 rows, spread evenly, are looked at.
+
+    Args:
+        vectors: ``[n, d]``, of any type.
+
+    Returns:
+        Words for an error; ``None`` of embeddings, and of fewer than 512 numbers, which tell nothing.
+
+    Example:
+        >>> codes = torch.randint(-128, 128, (64, 8), generator=torch.Generator().manual_seed(0)).float()
+        >>> wide_codes(codes)
+        'whole numbers from -128 to 127'
+        >>> wide_codes(codes * 0.01) is None
+        True
+    """
+    if vectors.ndim != 2 or vectors.numel() < _LEAST_NUMBERS or vectors.is_complex() or vectors.dtype == torch.bool:
+        return None
+    numbers = vectors.detach()[:: -(-len(vectors) // _LOOKED_AT)].double()
+    if numbers.numel() < _LEAST_NUMBERS or not bool((numbers == numbers.round()).all()):
+        return None
+    low, high = float(numbers.amin()), float(numbers.amax())
+    in_range = (low >= -_INT8_SHIFT and high < _INT8_SHIFT) or (low >= 0 and high <= _LARGEST_CODE)
+    if not in_range or high - low < _LEAST_SPAN or float((numbers == 0).double().mean()) >= _MOST_ZEROS:
+        return None
+    return f"whole numbers from {low:g} to {high:g}"
+
+
+def check_no_wide_codes(**embeddings: Tensor) -> None:
+    """Refuses codes that were saved in a wider type, see :func:`wide_codes`.
+
+    Args:
+        embeddings: name of an argument or a file to what came.
+
+    Raises:
+        ValueError: naming it.
+
+    Example:
+        >>> check_no_wide_codes(documents=torch.arange(-128, 128).repeat(2, 1))
+        Traceback (most recent call last):
+            ...
+        ValueError: documents: expected embeddings, got whole numbers from -128 to 127: codes of 8 bits in a ...
+    """
+    for name, vectors in embeddings.items():
+        codes = wide_codes(vectors)
+        if codes is not None:
+            raise ValueError(
+                f"{name}: expected embeddings, got {codes}: codes of 8 bits in a wider type, whose norms and scores "
+                "are not those of the embeddings; take these, or make codes int8 or uint8 again and decode them with "
+                "lightning_normdyn.core.decode_embeddings (if these are the embeddings, multiply all by 0.01, which "
+                "changes no ranking)"
+            )
+
+
 def check_no_codes(**embeddings: Any) -> None:
     """Refuses codes, by the type of what has one; of anything else nothing is said here.
 
@@ -77,7 +140,9 @@ def as_embeddings(**embeddings: ArrayLike) -> tuple[Tensor, ...]:
         ValueError: naming the argument, what was expected and what came.
     """
     tensors = as_tensors(**embeddings)
-    check_no_codes(**dict(zip(embeddings, tensors, strict=True)))
+    by_name = dict(zip(embeddings, tensors, strict=True))
+    check_no_codes(**by_name)
+    check_no_wide_codes(**by_name)
     return tensors
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_normdyn.datasets.problems import MalformedFileError
 
 _INDEX, _SINGLE, _PICKLED = "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin"
+_PICKLED_INDEX = "pytorch_model.bin.index.json"
 _TABLE = re.compile(r"(emb|wte|vocab|token|table|lm_head|shared)", re.IGNORECASE)
 _NO_TABLE = re.compile(r"(position|wpe|token_type|relative|norm|bias|proj)", re.IGNORECASE)
 _OUTPUT = re.compile(r"(lm_head|embed_out|decoder\.weight|^output\.weight|\.output\.weight|predictions)", re.IGNORECASE)
@@ -46,14 +47,15 @@ class SavedTable(NamedTuple):
         """Its rows in order, ``[some, dim]`` on the CPU, some 4 million numbers at a time."""
         size = max(1, _CHUNK_NUMBERS // self.dim)
         if isinstance(self.source, Tensor):
-            yield from self.source.split(size)
+            yield from (chunk.float() if chunk.element_size() == 1 else chunk for chunk in self.source.split(size))
             return
         from safetensors import safe_open
 
         with safe_open(str(self.source), framework="pt") as tensors:
             rows = tensors.get_slice(self.name)
             for start in range(0, self.rows, size):
-                yield rows[start : start + size]
+                chunk = rows[start : start + size]
+                yield chunk.float() if chunk.element_size() == 1 else chunk  # torch cannot compute with 8 bits
 
 
 class Checkpoint(NamedTuple):
@@ -74,6 +76,20 @@ class Checkpoint(NamedTuple):
         """``pad_token_id`` of the config."""
         padding = text_config(self.config).get("pad_token_id")
         return padding if isinstance(padding, int) and padding >= 0 else None
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the one table that is saved scores the vocabulary too, as the config has it.
+
+        A bare encoder (``BertModel``) scores nothing, whatever its config ties.
+        """
+        architectures = self.config.get("architectures") or ["unknown"]
+        is_bare = all(re.search(r"(?<!Head)Model$", str(name)) for name in architectures)
+        return (
+            bool(self.config.get("tie_word_embeddings"))
+            and not is_bare
+            and all(table.kind == "input" for table in self.tables)
+        )
 
 
 def read_checkpoint(place: str | Path, *, column: str | None = None) -> Checkpoint:
@@ -135,7 +151,10 @@ def _matrices(place: Path) -> Iterator[SavedTable]:
         if not isinstance(shards, Mapping):
             raise MalformedFileError(place, None, "a weight_map of tensors to files", "none")
         for shard in sorted(set(map(str, shards.values()))):
-            yield from _of_safetensors(place.parent / Path(shard).name)
+            file = place.parent / Path(shard).name
+            if not file.is_file():
+                raise MalformedFileError(place, None, f"all its shards, '{file.name}' too", "none", "download it again")
+            yield from _matrices(file)
     elif place.suffix == ".safetensors":
         yield from _of_safetensors(place)
     else:
@@ -144,7 +163,7 @@ def _matrices(place: Path) -> Iterator[SavedTable]:
 
 def _weights(folder: Path) -> Path:
     """The file of a folder that leads to its weights."""
-    single = [folder / name for name in (_INDEX, _SINGLE, _PICKLED) if (folder / name).is_file()]
+    single = [folder / name for name in (_INDEX, _SINGLE, _PICKLED, _PICKLED_INDEX) if (folder / name).is_file()]
     weight_files = [file for suffix in ("safetensors", "ckpt") for file in sorted(folder.glob(f"*.{suffix}"))]
     if not single and len(weight_files) != 1:
         listing = ", ".join(file.name for file in weight_files) or "neither"

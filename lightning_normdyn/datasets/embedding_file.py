@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.embedding_codes import check_no_wide_codes
 from lightning_normdyn.core.number_checks import check_count
 from lightning_normdyn.datasets.embedding_formats import FORMATS, ColumnChoice
 from lightning_normdyn.datasets.embedding_matrix import (
@@ -164,7 +165,8 @@ class EmbeddingFile:
             rows: that are wanted, of step one; all if left out.
 
         Raises:
-            ValueError: if a row has numbers too large for float32, or all too small for it.
+            ValueError: if a row has numbers too large for float32, or all too small for it; or they are codes of 8
+                bits in a wider type.
         """
         rows = range(self.rows) if rows is None else rows
         first_row = rows.start
@@ -173,7 +175,10 @@ class EmbeddingFile:
                 single = np.array(chunk[:, : self.dim], dtype=np.float32)
             if chunk.dtype.kind == "f" and chunk.dtype.itemsize > single.dtype.itemsize:
                 self._check_range(chunk[:, : self.dim], single, first_row)
-            yield torch.from_numpy(single)
+            vectors = torch.from_numpy(single)
+            if first_row == rows.start:
+                check_no_wide_codes(**{str(self.file): vectors})
+            yield vectors
             first_row += len(chunk)
 
     def read(self) -> Tensor:

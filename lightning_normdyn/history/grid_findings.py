@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lightning_normdyn.atomic_file import write_json
 from lightning_normdyn.core.statistics.variant_comparison import VariantComparison
 from lightning_normdyn.history.number import Number
+from lightning_normdyn.history.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class GridFindings:
         headline: the measure that variants are compared by.
         comparison: of the variants on the test split.
         lrs: learning rate that each variant chose on validation.
+        choices: settings of each variant, and how clearly validation preferred them.
+        trials: what each variant had to choose from, trained with the first seed.
         cross: test headline by the variant that trained and the similarity that scored, means over seeds.
         diagnosis: mean over seeds of each diagnostic, by variant.
         learnt: mean over seeds of what the loss learnt, by variant.
@@ -30,6 +34,7 @@ class GridFindings:
         advice: one sentence.
         runs: the trainings that these numbers are of, the chosen learning rates alone.
         notes: what the reader should know besides.
+        origin: data, command, date and version.
     """
 
     task: str
@@ -45,6 +50,45 @@ class GridFindings:
     advice: str
     runs: Sequence[GridRun]
     notes: Sequence[str] = ()
+    choices: Mapping[str, ChosenSettings] = field(default_factory=dict)
+    trials: Mapping[str, Sequence[Trial]] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
+
+
+class Trial(NamedTuple):
+    """What a variant reached on validation with the first seed.
+
+    Attributes:
+        lr: the peak of its learning rate.
+        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        temperature: of its loss.
+        validation: the headline; ``None`` where it is not finite.
+    """
+
+    lr: float
+    warmth: float
+    temperature: Number
+    validation: Number
+
+
+class ChosenSettings(NamedTuple):
+    """Settings of a variant that validation chose.
+
+    Attributes:
+        lr: the peak of its learning rate.
+        lr_lead: how much better its headline is on validation than with the next best rate; ``None`` without another.
+        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        warmth_lead: the same as ``lr_lead`` of temperatures.
+        temperature: of its loss, mean over seeds.
+        trials: settings that were tried.
+    """
+
+    lr: float
+    lr_lead: Number
+    warmth: float
+    warmth_lead: Number
+    temperature: Number
+    trials: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +111,8 @@ class GridRun:
             ``irrelevant_norm``.
         dynamics: last value of each scalar of ``NormDynamics``, by key.
         seconds: how long it took.
+        warmth: its temperature, in units of the one at which its scores spread like those of cosine.
+        temperature: of its loss at the end.
     """
 
     variant: str
@@ -81,6 +127,8 @@ class GridRun:
     course: Mapping[str, Sequence[Number]]
     dynamics: Mapping[str, Number]
     seconds: float
+    warmth: float = 1.0
+    temperature: Number = None
 
 
 def write_grid_run(file: Path, run: GridRun) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_normdyn.capture.fused_step import FusedStep
 from lightning_normdyn.capture.table import TableStep
 from lightning_normdyn.core.dynamics.budget import NormBudget, UpdateSums
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 from lightning_normdyn.instruments.base import CadencedInstrument, Need, Readings
 
 _ZERO = 1e-12

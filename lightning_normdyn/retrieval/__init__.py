@@ -24,6 +24,12 @@ from lightning_normdyn.retrieval.uses.abstention import (
     conformal_threshold,
     recall_auroc,
 )
+from lightning_normdyn.retrieval.uses.clustering import Clusters, NormWeights, cluster_by_norm, norm_weights
+from lightning_normdyn.retrieval.uses.clustering_comparison import (
+    ClusteringComparison,
+    ClusteringScore,
+    compare_clusterings,
+)
 from lightning_normdyn.retrieval.uses.confidence import (
     Detection,
     classification_confidences,
@@ -32,6 +38,7 @@ from lightning_normdyn.retrieval.uses.confidence import (
     retrieval_confidences,
 )
 from lightning_normdyn.retrieval.uses.expected_calibration import TemperatureComparison, compare_temperatures
+from lightning_normdyn.retrieval.uses.hubness import Hubness, Popularity, hubness, k_occurrences, popularity_share
 from lightning_normdyn.retrieval.uses.label_uncertainty import label_entropy, uncertainty_agreement
 from lightning_normdyn.retrieval.uses.norm_filter import FilterOutcome, filter_table
 from lightning_normdyn.retrieval.uses.query_bank import CrossDomainLocalScaling, QueryBankNormalization, baseline_scores
@@ -41,17 +48,23 @@ __all__ = [
     "Abstention",
     "AlphaSweep",
     "Calibration",
+    "ClusteringComparison",
+    "ClusteringScore",
+    "Clusters",
     "ConfoundReport",
     "CrossDomainLocalScaling",
     "Detection",
     "FilterOutcome",
     "HardNegatives",
+    "Hubness",
     "LikelihoodExponent",
     "MiningSource",
     "ModelComparison",
     "NegativeTable",
     "NormAwareScore",
+    "NormWeights",
     "PairedChange",
+    "Popularity",
     "QueryBankNormalization",
     "ScoringVerdict",
     "TemperatureComparison",
@@ -60,6 +73,8 @@ __all__ = [
     "baseline_scores",
     "calibrate",
     "classification_confidences",
+    "cluster_by_norm",
+    "compare_clusterings",
     "compare_models",
     "compare_temperatures",
     "confidence_table",
@@ -70,11 +85,15 @@ __all__ = [
     "explain_gain",
     "export_vectors",
     "filter_table",
+    "hubness",
+    "k_occurrences",
     "label_entropy",
     "length_norms",
     "likelihood_exponent",
     "mine_hard_negatives",
     "norm_aware_top_k",
+    "norm_weights",
+    "popularity_share",
     "predicted_norms",
     "quantile_bands",
     "recall_auroc",

@@ -15,11 +15,18 @@ from tokenizers.models import WordLevel
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertModel,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast as FastTokenizer,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from lightning_normdyn import audit as audit_command
@@ -40,6 +47,21 @@ MODELS = {
     "gpt2 (tied)": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
     "llama (untied)": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, tie_word_embeddings=False)),
     "bert (padding row)": lambda: BertForMaskedLM(BertConfig(**BERT)),
+}
+
+
+T5 = {"vocab_size": WORDS, "d_model": DIM, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2}
+SAVED_NAMES = {
+    "gpt2": (lambda: GPT2LMHeadModel(GPT2Config(**GPT2)), "transformer.wte.weight", "tied"),
+    "llama": (MODELS["llama (untied)"], "model.embed_tokens.weight", "input"),
+    "qwen2": (
+        lambda: Qwen2ForCausalLM(Qwen2Config(**LLAMA, tie_word_embeddings=True)),
+        "model.embed_tokens.weight",
+        "tied",
+    ),
+    "gemma": (lambda: GemmaForCausalLM(GemmaConfig(**LLAMA, head_dim=16)), "model.embed_tokens.weight", "tied"),
+    "bert": (lambda: BertModel(BertConfig(**BERT)), "embeddings.word_embeddings.weight", "input"),
+    "t5": (lambda: T5ForConditionalGeneration(T5Config(**T5)), "shared.weight", "tied"),
 }
 
 
@@ -107,6 +129,53 @@ def test_planted_rows_are_found_by_name(name, shards, capsys):
     assert "word17" in page
     assert "repair_rows" in page
     assert all(not table["near_dead"] for table in found["tables"] if table is not damaged)
+
+
+@pytest.mark.parametrize(("dtype", "shards"), [("bfloat16", "8KB"), ("float16", "5GB")])
+@pytest.mark.parametrize("name", SAVED_NAMES)
+def test_half_precision_under_the_names_of_each_family(name, dtype, shards):
+    make, table_name, kind = SAVED_NAMES[name]
+    model = make().to(getattr(torch, dtype))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[DEAD] *= 1e-3
+    model.save_pretrained("model", max_shard_size=shards)
+    name_rows("model")
+    (found,) = [table for table in audit_command(checkpoint="model").audit.tables if table.kind != "output"]
+    norms = {row: math.hypot(*model.get_input_embeddings().weight[row].tolist()) for row in DEAD}
+    assert (found.name, found.kind, found.dtype) == (table_name, kind, dtype)
+    assert [row.token for row in found.listed[:2]] == [
+        f"row {row}" if row >= WORDS - 10 else f"word{row}" for row in sorted(norms, key=norms.__getitem__)[:2]
+    ]
+    assert [row.norm for row in found.listed] == pytest.approx(sorted(norms.values()), rel=1e-5)
+    assert sorted(found.near_dead_rows) == DEAD
+
+
+def test_pickled_shards_and_a_shard_that_is_missing(capsys):
+    model = MODELS["llama (untied)"]()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[DEAD] *= 1e-7
+    model.config.save_pretrained("m")
+    names = sorted(model.state_dict())
+    shards = {f"pytorch_model-0000{part + 1}-of-00002.bin": names[part::2] for part in range(2)}
+    for shard, held in shards.items():
+        torch.save({name: model.state_dict()[name] for name in held}, f"m/{shard}")
+    weight_map = {name: shard for shard, held in shards.items() for name in held}
+    Path("m/pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (found,) = [table for table in audit_command(checkpoint="m").audit.tables if table.kind == "input"]
+    assert sorted(found.near_dead_rows) == DEAD
+    Path("m/pytorch_model-00002-of-00002.bin").unlink()
+    assert main(["audit", "--checkpoint", "m", "--overwrite"]) == 2
+    assert (
+        "expected all its shards, 'pytorch_model-00002-of-00002.bin' too, got none; download" in capsys.readouterr().err
+    )
+
+
+def test_eight_bit_floats():
+    table = torch.randn(WORDS, DIM)
+    table[DEAD] *= 0.01
+    save_file({"wte.weight": table.to(torch.float8_e4m3fn)}, "wte.safetensors")
+    (found,) = audit_command(checkpoint="wte.safetensors").audit.tables
+    assert (sorted(found.near_dead_rows), found.dtype) == (DEAD, "float8_e4m3fn")
 
 
 def test_a_lightning_checkpoint():

@@ -15,7 +15,7 @@ from lightning_normdyn.cli import export
 from lightning_normdyn.cli.main import main
 from lightning_normdyn.retrieval import indexes, norm_aware_top_k
 from lightning_normdyn.retrieval.indexes import TARGETS
-from lightning_normdyn.retrieval.indexes.vector_file import NpyFile
+from lightning_normdyn.retrieval.indexes.flat_binary_file import NpyFile
 
 faiss = pytest.importorskip("faiss")
 
@@ -171,8 +171,10 @@ def test_a_missing_package_is_named(documents, capsys, monkeypatch):
 def test_help_names_the_shipped_targets(capsys):
     assert main(["export", "--help"]) == 0
     help_text = " ".join(capsys.readouterr().out.split())
-    assert "a file (npy, parquet or safetensors), or an index (faiss, qdrant, lancedb or pgvector)" in help_text
-    assert set(TARGETS) == {"npy", "parquet", "safetensors", "faiss", "qdrant", "lancedb", "pgvector"}
+    files, stores = "npy, parquet or safetensors", "faiss, usearch, qdrant, lancedb, milvus or pgvector"
+    feeds = "elasticsearch, opensearch or vespa"
+    assert f"a file ({files}), an index ({stores}), or a feed that a server takes in ({feeds})" in help_text
+    assert set(TARGETS) == {word for words in (files, stores, feeds) for word in words.replace(" or", ",").split(", ")}
 
 
 def test_an_unknown_target_is_one_sentence_from_the_table(documents, capsys):
@@ -182,7 +184,7 @@ def test_an_unknown_target_is_one_sentence_from_the_table(documents, capsys):
 
 
 TARGET_MODULE = """
-from lightning_normdyn.retrieval.indexes.vector_file import NpyFile
+from lightning_normdyn.retrieval.indexes.flat_binary_file import NpyFile
 from lightning_normdyn.retrieval.indexes.writer import IndexTarget
 
 TARGETS = {"shelf": IndexTarget(NpyFile, "look on the shelf", place="shelf {name} of {out}")}

@@ -93,3 +93,41 @@ def test_codes_are_no_embeddings(dtype) -> None:
 def test_what_cannot_be_decoded_is_said(codes, precision, ranges, complaint) -> None:
     with pytest.raises(ValueError, match=complaint):
         decode_embeddings(codes, precision, ranges=ranges)
+
+
+WIDE = ["float16", "float32", "float64", "int16", "int32", "int64"]
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+@pytest.mark.parametrize("shift", [0, 128])
+def test_codes_in_a_wider_type_are_no_embeddings(dtype, shift) -> None:
+    codes = (codes_of(VECTORS) - shift).astype(dtype)
+    low, high = codes.min(), codes.max()
+    came = f"^documents: expected embeddings, got whole numbers from {low:g} to {high:g}: codes of 8 bits in a wider"
+    for vectors in (codes, torch.tensor(codes)):
+        with pytest.raises(ValueError, match=came):
+            as_embeddings(documents=vectors)
+    if "float" in dtype:
+        as_embeddings(documents=codes * 0.01)  # as the sentence says
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_only_looks_like_codes_passes(seed) -> None:
+    draw = np.random.default_rng(seed)
+    counts = draw.poisson(draw.gamma(0.2, 2.0, (300, 40)))
+    counts[0, 0] = 200
+    fine = {
+        "counts of words": counts.astype(np.float32),
+        "one-hot": np.eye(64, dtype=np.float32),
+        "signs": np.sign(draw.normal(size=(60, 32))),
+        "small whole numbers": draw.integers(1, 9, (60, 32)).astype(np.float32),
+        "beyond 8 bits": draw.integers(-500, 500, (60, 32)).astype(np.float32),
+        "one number with a fraction": draw.integers(-128, 128, (60, 32)) + 0.5 * np.eye(60, 32),
+        "few": draw.integers(-128, 128, (6, 32)).astype(np.float32),
+        "not finite": np.full((60, 32), np.nan),
+        "a row": draw.integers(-128, 128, 900).astype(np.float32),
+    }
+    for name, vectors in fine.items():
+        assert as_embeddings(documents=vectors)[0].shape == vectors.shape, name
+    embeddings = draw.normal(size=(300, 16)).astype(np.float16) * 3000  # whole by rounding, in half precision
+    as_embeddings(documents=embeddings)

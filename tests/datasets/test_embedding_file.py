@@ -1,6 +1,7 @@
 """Embeddings on disk come back as they were written, chunk by chunk."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lightning_normdyn.cli.main import main
 from lightning_normdyn.datasets.embedding_file import EmbeddingFile
 
 VECTORS = np.random.default_rng(0).normal(size=(37, 6)).astype(np.float32)
@@ -170,6 +172,25 @@ def test_codes_are_refused(tmp_path, name, codes) -> None:
     for address in (tmp_path / name, f"file://{tmp_path / name}"):
         with pytest.raises(ValueError, match=rf"{name}.* got {codes.dtype}, which are codes .*decode_embeddings"):
             EmbeddingFile(address)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+@pytest.mark.parametrize(
+    "words", [["audit"], ["export", "--to", "npy", "--out", "out.npy"], ["cluster", "--clusters", "3"]]
+)
+def test_codes_in_a_wider_type_are_refused_by_every_command(tmp_path, monkeypatch, capsys, words, dtype) -> None:
+    monkeypatch.chdir(tmp_path)
+    codes = np.random.default_rng(0).integers(-128, 128, (100, 16)).astype(dtype)
+    np.save("codes.npy", codes)
+    sentence = f"codes.npy: expected embeddings, got whole numbers from {codes.min():g} to {codes.max():g}: codes of 8"
+    assert main([*words[:1], "--embeddings", "codes.npy", *words[1:]]) == 2
+    assert sentence in capsys.readouterr().err
+    Path("judgements.tsv").write_text("query\tdocument\tgrade\n0\t1\t1\n")
+    np.save("fine.npy", codes * np.float32(0.01))
+    for queries, documents in (("fine.npy", "codes.npy"), ("codes.npy", "fine.npy")):
+        asked = ["--queries", queries, "--documents", documents, "--judgements", "judgements.tsv"]
+        assert main(["advise", *asked]) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def write_codes_npz(file, codes):

@@ -138,7 +138,9 @@ def _data() -> Iterator[BadCall]:
     )
     shared = {"batch_size": NOT_COUNT, "evaluation_batch_size": NOT_COUNT, "workers": NOT_NATURAL}
     source = {"source": [3, "sts", object]}
-    yield from each(kind, tasks.StsData, {}, alike_above=[NAN, INF, "3", None], **source, **shared)
+    yield from each(
+        kind, tasks.StsData, {}, alike_above=[NAN, INF, "3", None], grades=["some", 3, None], **source, **shared
+    )
     yield from each(
         kind,
         tasks.ImageTextData,
@@ -246,7 +248,7 @@ def _bad_values(option: Option) -> list[Any]:
         bad = ["nope", 3]
     elif option.value.metavar == "N":
         bad = [-1, 1.5, "three", True, NAN]
-    elif option.value.metavar in ("F", "SECONDS"):
+    elif option.value.metavar in ("F", "SECONDS", "MINUTES"):
         bad = [0, -1.0, NAN, INF, "a", True]
     elif option.value.metavar in ("A", "G"):
         bad = [NAN, INF, "a", True]

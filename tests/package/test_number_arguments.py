@@ -76,6 +76,8 @@ from lightning_normdyn.retrieval import (
     QueryBankNormalization,
     abstention_table,
     calibrate,
+    cluster_by_norm,
+    compare_clusterings,
     compare_models,
     compare_temperatures,
     confidence_table,
@@ -86,16 +88,20 @@ from lightning_normdyn.retrieval import (
     explain_gain,
     export_vectors,
     filter_table,
+    hubness,
+    k_occurrences,
     likelihood_exponent,
     mine_hard_negatives,
     norm_aware_top_k,
+    norm_weights,
+    popularity_share,
     quantile_bands,
     recall_auroc,
     specificity_table,
     sweep_alpha,
     uncertainty_agreement,
 )
-from lightning_normdyn.retrieval.audit import audit_norms
+from lightning_normdyn.retrieval.audit import audit_norms, direction_health
 
 WINGS = ("callbacks", "instruments", "levers", "losses", "metrics", "retrieval", "retrieval.audit")
 QUERIES = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
@@ -175,6 +181,11 @@ CALLS: dict[str, Callable[..., object]] = {
     "retrieval.NormAwareScore": lambda **options: NormAwareScore("learnable", **({"gamma_document": 0.5} | options)),
     "retrieval.QueryBankNormalization": lambda **options: QueryBankNormalization(DOCUMENTS, QUERIES, **options),
     "retrieval.calibrate": lambda **options: calibrate(sweep_of(), **({"resamples": 20} | options)),
+    "retrieval.cluster_by_norm": lambda **options: cluster_by_norm(QUERIES, **({"clusters": 2} | options)),
+    "retrieval.compare_clusterings": lambda **options: compare_clusterings(
+        QUERIES, CLASSES, **({"exponents": [1.0], "seeds": 2, "restarts": 1} | options)
+    ),
+    "retrieval.norm_weights": lambda **options: norm_weights(QUERIES, **options),
     "retrieval.compare_models": lambda **options: compare_models(
         sweep_of(), sweep_of(), **({"resamples": 20} | options)
     ),
@@ -203,6 +214,8 @@ CALLS: dict[str, Callable[..., object]] = {
     "retrieval.filter_table": lambda **options: filter_table(
         QUERIES, DOCUMENTS, JUDGEMENTS, **({"resamples": 20} | options)
     ),
+    "retrieval.hubness": lambda **options: hubness(DOCUMENTS, **options),
+    "retrieval.k_occurrences": lambda **options: k_occurrences(CLASSES.unsqueeze(1), **({"documents": 8} | options)),
     "retrieval.likelihood_exponent": lambda **options: likelihood_exponent(
         DOCUMENTS, torch.ones(4), torch.eye(4).repeat(2, 1), **options
     ),
@@ -211,6 +224,9 @@ CALLS: dict[str, Callable[..., object]] = {
     ),
     "retrieval.norm_aware_top_k": lambda **options: norm_aware_top_k(
         QUERIES, DOCUMENTS, normalization="learnable", **({"k": 2, "gamma_document": 0.5} | options)
+    ),
+    "retrieval.popularity_share": lambda **options: popularity_share(
+        CLASSES.unsqueeze(1), **({"documents": 8} | options)
     ),
     "retrieval.quantile_bands": lambda **options: quantile_bands(LENGTH, **options),
     "retrieval.specificity_table": lambda **options: specificity_table(
@@ -222,6 +238,7 @@ CALLS: dict[str, Callable[..., object]] = {
     "retrieval.uncertainty_agreement": lambda **options: uncertainty_agreement(
         CONFIDENCES, DOCUMENTS.abs(), **({"resamples": 20} | options)
     ),
+    "retrieval.audit.direction_health": lambda **options: direction_health(DOCUMENTS, **options),
     "retrieval.audit.audit_norms": lambda **options: audit_norms(lambda: [DOCUMENTS], **({"rows": 8} | options)),
 }
 NOT_THE_USERS = {
@@ -231,7 +248,10 @@ NOT_THE_USERS = {
     "instruments.OutputWatch",
     "instruments.TableWatch",
     "losses.SummedLoss",  # of losses that have checked theirs; it takes none of its bases' options
-    "retrieval.audit.Audit",  # records of what was measured
+    "retrieval.Hubness",  # records of what was measured
+    "retrieval.Popularity",
+    "retrieval.audit.Audit",
+    "retrieval.audit.DirectionHealth",
     "retrieval.audit.LastLayer",
     "retrieval.audit.Saturation",
 }
@@ -239,6 +259,7 @@ COUNTS_FROM_ZERO = {"queue_size", "extremes", "rows", "seed", "range_min", "star
 MAY_BE_NEGATIVE = {
     "alpha",
     "alpha_query",
+    "exponent",
     "gamma_query",
     "gamma_document",
     "power",

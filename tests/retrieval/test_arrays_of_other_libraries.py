@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_normdyn import retrieval
+from lightning_normdyn import core, retrieval
 from lightning_normdyn.core.array_conversion import as_tensor, as_tensors
 from lightning_normdyn.datasets import Judgements
 from lightning_normdyn.retrieval import audit
@@ -78,6 +78,7 @@ class Inputs(NamedTuple):
     votes: Any
     classes: Any
     negatives: Any
+    shares: Any
 
 
 def arrays(dtype: type) -> Inputs:
@@ -99,6 +100,7 @@ def arrays(dtype: type) -> Inputs:
         draw.integers(0, 5, (M, 3)).astype(dtype),
         draw.integers(0, 3, M),
         draw.integers(0, M, (N, 1)),
+        draw.random(M).astype(dtype),
     )
 
 
@@ -202,7 +204,22 @@ CALLS = {
     },
     "specificity_table": lambda x: retrieval.specificity_table(x.norms, {"owner": x.owners}, x.length, **K),
     "quantile_bands": lambda x: retrieval.quantile_bands(x.norms),
+    "recall_auroc": lambda x: retrieval.recall_auroc({"norm": x.norms, "b": x.length}, x.documents, x.classes),
+    "conformal_threshold": lambda x: retrieval.conformal_threshold(x.norms),
+    "abstention_table": lambda x: retrieval.abstention_table({"norm": x.norms, "b": x.length}, x.shares, risk=0.4),
+    "norm_weights": lambda x: retrieval.norm_weights(x.documents, 1.5),
+    "cluster_by_norm": lambda x: retrieval.cluster_by_norm(x.documents, 3),
+    "compare_clusterings": lambda x: retrieval.compare_clusterings(x.documents, x.classes, exponents=[1.0], seeds=2),
     "MiningSource": filled_table,
+    "hubness": lambda x: retrieval.hubness(x.documents, k=3),
+    "k_occurrences": lambda x: retrieval.k_occurrences(x.negatives, M),
+    "popularity_share": lambda x: retrieval.popularity_share(x.negatives, M),
+    "direction_health": lambda x: audit.direction_health(x.documents),
+    "direction_health of chunks": lambda x: audit.direction_health([x.documents, x.queries]),
+    "effective_rank": lambda x: core.effective_rank(x.documents),
+    "uniformity": lambda x: core.uniformity(x.documents),
+    "common_direction": lambda x: core.common_direction(x.documents),
+    "alignment": lambda x: core.alignment(x.documents, x.documents, groups=x.owners),
     "audit_norms": norm_audit,
 }
 
@@ -243,8 +260,7 @@ def test_arrays_of_all_kinds_give_what_tensors_give(tmp_path, dtype) -> None:
 def test_every_public_name_that_takes_arrays_is_called() -> None:
     records = {name for name in retrieval.__all__ if hasattr(getattr(retrieval, name), "_fields")}
     called = {name.split(" of ")[0] for name in CALLS} | {"NormAwareScore", "NegativeTable", "HardNegatives"}
-    of_tensors = {"abstention_table", "conformal_threshold", "recall_auroc"}  # which refuse anything else by name
-    assert set(retrieval.__all__) - records - called - of_tensors == {"scoring_verdict"}
+    assert set(retrieval.__all__) - records - called == {"scoring_verdict"}
 
 
 @pytest.mark.parametrize(
@@ -261,7 +277,9 @@ def test_lists_are_named_and_never_an_attribute_error(name) -> None:
 OF_EMBEDDINGS = (
     "exact_top_k, exact_top_k of chunks, norm_aware_top_k, scores, fold_documents, sweep_alpha, sweep_alpha of chunks, "
     "rescaled, export_vectors, mine_hard_negatives, retrieval_confidences, filter_table, QueryBankNormalization, "
-    "CrossDomainLocalScaling, baseline_scores, confound_report, audit_norms"
+    "CrossDomainLocalScaling, baseline_scores, confound_report, audit_norms, recall_auroc, norm_weights, "
+    "cluster_by_norm, compare_clusterings, "
+    "hubness, direction_health, direction_health of chunks, effective_rank, uniformity, common_direction"
 )
 
 

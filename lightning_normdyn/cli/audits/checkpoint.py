@@ -68,13 +68,12 @@ def _audits(checkpoint: Checkpoint) -> list[TableAudit]:
     copies = [(table, twin) for table in tables for twin in tables if _are_tied(table, twin)]
     tied_names = {table.name for table, _ in copies}
     repeated = {twin.name for _, twin in copies}
-    has_no_output = bool(checkpoint.config.get("tie_word_embeddings")) and all(t.kind == "input" for t in tables)
     return [
         audit_saved_table(
             table.chunks(),
             table.rows,
             name=table.name,
-            kind="tied" if table.name in tied_names or has_no_output else table.kind,
+            kind="tied" if table.name in tied_names or checkpoint.is_tied else table.kind,
             dtype=table.dtype,
             padding_row=checkpoint.padding_row,
         )

@@ -9,7 +9,7 @@ from rich.table import Table
 from lightning_normdyn.history.grid_findings import GridFindings
 from lightning_normdyn.report.grid.rows import GridTable, grid_tables
 
-_PRINTED = ("scores", "cross", "diagnosis")
+_PRINTED = ("scores", "choices", "cross", "diagnosis")
 
 
 def print_findings(console: Console, findings: GridFindings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -46,6 +45,7 @@ def _train(job: Job, cli: NormdynCLI) -> None:
     start_time = time.monotonic()
     trainer: Any = cli.trainer
     model, data = _task(cli), cli.datamodule
+    model.contrast.take_auto_temperature(job.warmth)
     model.measures_floors = False  # once is enough for a grid, and its untrained job does
     data.evaluation("test")  # what it lacks is better known before training than after
     course = Course(model.headline)
@@ -56,10 +56,14 @@ def _train(job: Job, cli: NormdynCLI) -> None:
             "train: expected at least one step, got none; check max_epochs, limit_train_batches and the data"
         )
     dynamics = {name: measured(float(value)) for name, value in trainer.callback_metrics.items() if "normdyn/" in name}
-    validation = trainer.validate(model, datamodule=data, verbose=False)[0]
+    if not course.ends_with(trainer):  # else the corpus is encoded with these weights already
+        trainer.validate(model, datamodule=data, verbose=False)
+    validation = _encoded(model, "validation")
+    headline = float(_trained_headline(model, validation).nanmean())
     temperature = float(model.contrast.temperature)
-    diagnosis = diagnose(_encoded(model, "validation"), temperature=temperature).numbers()
-    test = trainer.test(model, datamodule=data, verbose=False)[0]
+    diagnosis = diagnose(validation, temperature=temperature).numbers()
+    with model.holding_documents(validation):
+        test = trainer.test(model, datamodule=data, verbose=False)[0]
     values = _values(model, _encoded(model, "test"))
     if not trainer.is_global_zero:
         return
@@ -68,7 +72,7 @@ def _train(job: Job, cli: NormdynCLI) -> None:
         lr=job.lr,
         seed=job.seed,
         headline=model.headline,
-        validation=measured(validation.get(f"val/{model.headline}", math.nan)),
+        validation=measured(headline),
         measures={name.removeprefix("test/"): measured(value) for name, value in test.items() if "test/" in name},
         values={name: [measured(value) for value in column.tolist()] for name, column in values.items()},
         diagnosis={name: measured(value) for name, value in diagnosis.items()},
@@ -76,12 +80,14 @@ def _train(job: Job, cli: NormdynCLI) -> None:
         course=course.columns,
         dynamics=dynamics,
         seconds=time.monotonic() - start_time,
+        warmth=job.warmth,
+        temperature=measured(temperature),
     )
     write_grid_run(job.result, run)
 
 
-def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
-    """Headline of every query under the similarity that trained and under each that might have."""
+def _trained_headline(model: ContrastiveTask, encoded: Encoded) -> Tensor:
+    """Headline of every query under the similarity that trained, ``[n]``."""
     trained_measures = model.trained_measures(encoded)
     if model.headline not in trained_measures or trained_measures[model.headline].ndim != 1:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in trained_measures.items())
@@ -89,7 +95,12 @@ def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
             f"{type(model).__name__}.measures: expected one value a query, [n], under the headline "
             f"'{model.headline}', got {shapes}"
         )
-    values = {"trained": trained_measures[model.headline]}
+    return trained_measures[model.headline]
+
+
+def _values(model: ContrastiveTask, encoded: Encoded) -> dict[str, Tensor]:
+    """Headline of every query under the similarity that trained and under each that might have."""
+    values = {"trained": _trained_headline(model, encoded)}
     for name, exponents in NORMALIZATIONS.items():
         values[name] = model.measures(encoded, exponents)[model.headline]
     return values

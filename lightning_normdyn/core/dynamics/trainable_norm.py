@@ -47,7 +47,8 @@ def smallest_trainable_norm(
     precision = torch.finfo(dtype)
     update, norm = most_precise(torch.as_tensor(update)), most_precise(torch.as_tensor(norm))
     erased = (precision.eps * update * norm).sqrt() if power == 4 else precision.eps * update
-    range_end = max(dim**0.5 * precision.tiny, torch.finfo(torch.promote_types(dtype, torch.float32)).tiny ** 0.5)
+    wide = torch.float32 if dtype.itemsize < torch.float32.itemsize else dtype
+    range_end = max(dim**0.5 * precision.tiny, torch.finfo(wide).tiny ** 0.5)
     return torch.fmax(erased, erased.new_tensor(range_end))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,10 +22,12 @@ class Covariates(NamedTuple):
     Attributes:
         numbers: float64 ``[n]``; NaN where unknown.
         groups: names of groups; ``None`` where unknown.
+        id_column: name of the first column, whose cells were taken for ids.
     """
 
     numbers: dict[str, Tensor]
     groups: dict[str, list[str | None]]
+    id_column: str = ""
 
 
 def read_covariates(file: File, items: Mapping[str, int], problems: Problems) -> Covariates:
@@ -73,7 +75,77 @@ def read_covariates(file: File, items: Mapping[str, int], problems: Problems) ->
         )
     for _ in range(len(items) - len(cells)):
         problems.count("items without covariates", line="no row")
-    return _typed_columns(file, names, cells, len(items))
+    return _typed_columns(file, names, cells, len(items))._replace(id_column=header.cells[0].strip())
+
+
+def read_labels(file: File, ids: Sequence[str], *, column: str | None = None) -> list[str | None]:
+    r"""Reads the class of each item: id and label, or one label a line in the order of the items.
+
+    Args:
+        file: plain or ``.gz``; rows of cells parted by tabs, or by commas where the first line has no tab. A first row
+            whose first cell is no id names the columns. Rows of other ids are passed over.
+        ids: of the items, distinct.
+        column: name of the labels' column, where there are several.
+
+    Returns:
+        The label of each; ``None`` where there is none, or an empty one.
+
+    Raises:
+        MalformedFileError: if rows differ in width, an item has two labels, the column cannot be told, or no row is
+            about a known item.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> file = Path(tempfile.mkdtemp()) / "labels.tsv"
+        >>> _ = file.write_text("id\tclass\nb\tnews\na\tweb\n")
+        >>> read_labels(file, ["a", "b", "c"])
+        ['web', 'news', None]
+    """
+    rows = list(read_rows(file))
+    if not rows:
+        raise MalformedFileError(file, 1, "a label for each item", "an empty file")
+    if all(len(row.cells) == 1 for row in rows) and column is None:
+        return _labels_in_order(file, [row.cells[0].strip() or None for row in rows], len(ids))
+    places = {id: place for place, id in enumerate(ids)}
+    header = rows.pop(0) if rows[0].cells[0].strip() not in places else None
+    position = _label_position(file, header, len(rows[0].cells) if rows else 0, column)
+    labels: list[str | None] = [None] * len(ids)
+    lines: dict[str, int] = {}
+    for row in rows:
+        check_width(file, row, len((header or rows[0]).cells))
+        id = row.cells[0].strip()
+        if id in places and lines.setdefault(id, row.line) != row.line:
+            raise MalformedFileError(file, row.line, "one label an item", f"'{id}' again", "keep one of the two")
+        if id in places:
+            labels[places[id]] = row.cells[position].strip() or None
+    if not lines:
+        raise MalformedFileError(
+            file, None, "rows of items that have embeddings", "none", "check that the ids are spelled alike"
+        )
+    return labels
+
+
+def _labels_in_order(file: File, labels: list[str | None], items: int) -> list[str | None]:
+    if len(labels) != items:
+        raise MalformedFileError(
+            file, None, f"a label a line for {items} items", f"{len(labels)} lines", "write id, tab, label instead"
+        )
+    return labels
+
+
+def _label_position(file: File, header: Row | None, width: int, column: str | None) -> int:
+    """The place of the labels in a row."""
+    names = [] if header is None else [cell.strip() for cell in header.cells]
+    if column is not None:
+        if column in names[1:]:
+            return names.index(column, 1)
+        listed = ", ".join(names[1:]) or "no first row that names columns"
+        raise MalformedFileError(file, 1, f"a column named '{column}'", listed)
+    if max(width, len(names)) != 2:
+        listed = ", ".join(names[1:]) or f"{width} columns"
+        raise MalformedFileError(file, 1, "an id and one label", listed, "name the labels' with --label-column")
+    return 1
 
 
 def _checked_names(file: File, header: Row) -> list[str]:

@@ -19,6 +19,7 @@ from lightning_normdyn.report.kit.theme import BLUE, FAINT, GREEN, GREY, INK, OC
 from lightning_normdyn.retrieval.audit.audit import Audit
 from lightning_normdyn.retrieval.audit.groups import GroupNorms
 from lightning_normdyn.retrieval.audit.ranking_audit import LengthCurve, RankingAudit
+from lightning_normdyn.retrieval.uses.clustering_comparison import ClusteringComparison
 from lightning_normdyn.retrieval.uses.confidence import Confidence
 
 _COLOURS = {"norm": BLUE, "residual norm": GREEN, "predicted norm": OCHRE}
@@ -90,6 +91,18 @@ def groups_figure(groups: Sequence[GroupNorms]) -> Axes:
         if group.beyond_length is not None and math.isfinite(group.beyond_length.value):
             _mark(axes, place + 0.13, group.beyond_length, VERMILION)
     axes.set_xlabel("Cohen's d: shorter ← 0 → longer")
+    return axes
+
+
+def clustering_figure(comparison: ClusteringComparison) -> Axes:
+    """Gains of ways to cluster over spherical k-means: of V-measure, of the silhouette where there are no labels."""
+    gains = [
+        (score.name, score.gain if comparison.has_labels else score.silhouette_gain)
+        for score in comparison.scores
+        if score.exponent != 0
+    ]
+    axes = _forest(gains, BLUE, offset=0.0)
+    axes.set_xlabel(f"{'V-measure' if comparison.has_labels else 'silhouette'} over spherical k-means")
     return axes
 
 
@@ -183,7 +196,7 @@ def best_confidences(confidences: Mapping[str, Confidence]) -> list[ConfidenceLi
 
 def confidence_figure(ranking: RankingAudit) -> Axes:
     """Risk-coverage curves; of a norm and its negative the better one."""
-    axes = new_axes(right=0.70, top=0.9)
+    axes = new_axes(right=0.64, top=0.9)
     ends = []
     for confidence, label, colour in best_confidences(ranking.confidence or {}):
         coverage, risk = confidence.curve.coverage.numpy(), confidence.curve.risk.numpy()

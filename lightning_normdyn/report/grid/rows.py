@@ -54,7 +54,7 @@ class GridTable(NamedTuple):
     """A table of numbers.
 
     Attributes:
-        name: ``scores``, ``floors``, ``cross``, ``diagnosis`` or ``dynamics``.
+        name: ``scores``, ``choices``, ``floors``, ``cross``, ``diagnosis`` or ``dynamics``.
         title: what it shows.
         row_heading: what its rows are.
         columns: without the one that names the rows.
@@ -93,7 +93,14 @@ class GridTable(NamedTuple):
 
 def grid_tables(findings: GridFindings) -> list[GridTable]:
     """All tables of a grid, in the order of reading; those without rows are left out."""
-    tables = [_scores(findings), _floors(findings), _cross(findings), _diagnosis(findings), _dynamics(findings)]
+    tables = [
+        _scores(findings),
+        _choices(findings),
+        _floors(findings),
+        _cross(findings),
+        _diagnosis(findings),
+        _dynamics(findings),
+    ]
     return [table for table in tables if table.rows]
 
 
@@ -103,15 +110,34 @@ def _scores(findings: GridFindings) -> GridTable:
         GridColumn(f"{headline}, 95%", ".4f", headline, "95%\ninterval"),
         GridColumn("gain on cosine, 95% for all at once", "+.4f", "gain on\ncosine", "95%,\nall at once"),
         GridColumn("best in draws", ".0%", "best"),
-        GridColumn("learning rate", ".3g", "lr"),
     )
     rows = []
     for name, score in comparison.scores.items():
         gain = None if name == comparison.reference else score.gain_interval
-        rows.append(GridRow(name, (score.mean_interval, gain, score.share_best, findings.lrs[name])))
+        rows.append(GridRow(name, (score.mean_interval, gain, score.share_best)))
     title = f"{findings.task}: {headline}, trainings: {comparison.seeds} each, test items: {comparison.queries}"
     note = "Best in draws: the share of draws, over items and trainings, in which a variant leads."
     return GridTable("scores", title, "variant", columns, rows, note)
+
+
+def _choices(findings: GridFindings) -> GridTable:
+    columns = (
+        GridColumn("learning rate", ".3g", "lr"),
+        GridColumn("lead over the next rate", "+.4f", "lead over\nnext lr"),
+        GridColumn("temperature", ".3g", "temper-\nature"),
+        GridColumn("in units of auto", ".3g", "of\nauto"),
+        GridColumn("lead over the next temperature", "+.4f", "lead over\nnext temp."),
+        GridColumn("settings tried", ".0f", "tried"),
+    )
+    rows = [
+        GridRow(name, (choice.lr, choice.lr_lead, choice.temperature, choice.warmth, choice.warmth_lead, choice.trials))
+        for name, choice in findings.choices.items()
+    ]
+    note = (
+        f"Leads are in {findings.headline} on validation, with the first seed: a choice that leads by little is flat, "
+        "and chance made it. Auto is the temperature at which a variant's scores spread as cosines do at the config's."
+    )
+    return GridTable("choices", "What each variant chose on validation", "variant", columns, rows, note)
 
 
 def _floors(findings: GridFindings) -> GridTable:

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_normdyn.core.array_conversion import ArrayLike, as_columns, as_tensor, as_tensors
 from lightning_normdyn.core.contrast.similarity import rescale
+from lightning_normdyn.core.embedding_codes import as_embeddings
 from lightning_normdyn.core.number_checks import check_share
 from lightning_normdyn.core.statistics.interval import check_level
-from lightning_normdyn.core.tensor_checks import check_columns, check_real_tensors, check_tensors
+from lightning_normdyn.core.tensor_checks import check_columns, check_real_tensors
 from lightning_normdyn.retrieval.search.top_k import exact_top_k
 from lightning_normdyn.retrieval.uses.confidence import Detection, detection_table
 
@@ -21,7 +23,7 @@ _RANKS = 20
 
 
 def recall_auroc(
-    confidences: Mapping[str, Tensor], embeddings: Tensor, labels: Tensor, *, level: float = 0.95
+    confidences: Mapping[str, ArrayLike], embeddings: ArrayLike, labels: ArrayLike, *, level: float = 0.95
 ) -> dict[str, Detection]:
     """R-AUROC: how well a confidence tells whether an item's nearest other item, by cosine, has its label.
 
@@ -48,27 +50,28 @@ def recall_auroc(
         >>> recall_auroc({"norm": x.norm(dim=1)}, x, labels)["norm"].auroc.value
         1.0
     """
-    check_real_tensors(embeddings=embeddings)
-    check_tensors(labels=labels)
-    if embeddings.ndim != 2 or len(embeddings) < 2:
-        raise ValueError(f"embeddings: expected [n, d] of two items at least, got {tuple(embeddings.shape)}")
-    if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
+    (vectors,), (classes,) = as_embeddings(embeddings=embeddings), as_tensors(labels=labels)
+    columns = as_columns("confidences", confidences)
+    check_real_tensors(embeddings=vectors)
+    if vectors.ndim != 2 or len(vectors) < 2:
+        raise ValueError(f"embeddings: expected [n, d] of two items at least, got {tuple(vectors.shape)}")
+    if classes.shape != vectors.shape[:1] or classes.is_floating_point():
         raise ValueError(
-            f"labels: expected an integer for each of {len(embeddings)} items, got {labels.dtype} {tuple(labels.shape)}"
+            f"labels: expected an integer for each of {len(vectors)} items, got {classes.dtype} {tuple(classes.shape)}"
         )
-    check_columns("confidences", confidences, len(embeddings))
-    if not confidences:
+    check_columns("confidences", columns, len(vectors))
+    if not columns:
         raise ValueError("confidences: expected one column by name at least, got none; norms are one")
-    directions, items = rescale(embeddings.detach(), 1.0), torch.arange(len(embeddings))
+    directions, items = rescale(vectors.detach(), 1.0), torch.arange(len(vectors))
     nearest = exact_top_k(directions, directions, 1, excluded_pairs=(items, items)).indices.squeeze(1).cpu()
-    is_right = labels.cpu()[nearest] == labels.cpu()
+    is_right = classes.cpu()[nearest] == classes.cpu()
     right, wrong = (
-        {name: column.detach().cpu()[mask] for name, column in confidences.items()} for mask in (is_right, ~is_right)
+        {name: column.detach().cpu()[mask] for name, column in columns.items()} for mask in (is_right, ~is_right)
     )
-    return detection_table(right, wrong, baseline=next(iter(confidences)), level=level)
+    return detection_table(right, wrong, baseline=next(iter(columns)), level=level)
 
 
-def conformal_threshold(confidence: Tensor, *, coverage: float = 0.9) -> float:
+def conformal_threshold(confidence: ArrayLike, *, coverage: float = 0.9) -> float:
     """The confidence from which to answer so that queries like these are answered with a stated probability.
 
     Split conformal: of ``n`` calibration queries the ``k``-th lowest confidence, ``k = floor((n + 1)·(1 - coverage))``.
@@ -96,7 +99,7 @@ def conformal_threshold(confidence: Tensor, *, coverage: float = 0.9) -> float:
         -inf
     """
     check_share(coverage=coverage, hint="0.9 is usual")
-    ordered = _finite("confidence", confidence).sort().values
+    ordered = _finite("confidence", as_tensor("confidence", confidence)).sort().values
     k = math.floor((len(ordered) + 1) * (1 - coverage) + 1e-9)
     return float(ordered[k - 1]) if k else -math.inf
 
@@ -117,7 +120,7 @@ class Abstention(NamedTuple):
 
 
 def abstention_table(
-    confidences: Mapping[str, Tensor], loss: Tensor, *, risk: float, level: float = 0.95
+    confidences: Mapping[str, ArrayLike], loss: ArrayLike, *, risk: float, level: float = 0.95
 ) -> dict[str, Abstention]:
     """Thresholds from which answers are as good as asked for, with a stated probability, for each confidence.
 
@@ -149,17 +152,16 @@ def abstention_table(
     """
     check_share(risk=risk, hint="0.1 lets one in ten answers be wrong")
     check_level(level)
-    check_tensors(loss=loss)
-    check_columns("confidences", confidences, len(loss) if loss.ndim else 0, what="queries")
-    if not confidences:
+    losses, columns = _finite("loss", as_tensor("loss", loss)), as_columns("confidences", confidences)
+    check_columns("confidences", columns, len(losses), what="queries")
+    if not columns:
         raise ValueError("confidences: expected one column by name at least, got none; retrieval_confidences has some")
-    losses = _finite("loss", loss)
     if ((losses < 0) | (losses > 1)).any():
         raise ValueError("loss: expected shares from 0 to 1, got others; divide by the largest loss there can be")
-    error = (1 - level) / _RANKS / len(confidences)
+    error = (1 - level) / _RANKS / len(columns)
     return {
         name: _abstention(_finite(f"confidences[{name!r}]", column), losses, risk, error)
-        for name, column in confidences.items()
+        for name, column in columns.items()
     }
 
 
@@ -216,7 +218,6 @@ def _finite(name: str, column: Tensor) -> Tensor:
     Raises:
         ValueError: if it is none, or not finite.
     """
-    check_tensors(**{name: column})
     if column.ndim != 1 or not len(column) or not column.isfinite().all():
         raise ValueError(
             f"{name}: expected a finite number for each query, [n], got {tuple(column.shape)}"

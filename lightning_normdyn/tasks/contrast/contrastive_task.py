@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
+import torch
 from einops import rearrange
 from pytorch_lightning import LightningModule
 from torch import Tensor
@@ -80,6 +82,7 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
         self.encoded: Encoded | None = None
         self._tables = (EmbeddingTable(), EmbeddingTable())
         self._floors: dict[str, dict[str, float]] = {}
+        self._held: Encoded | None = None
 
     def encode_queries(self, inputs: Any) -> Tensor:
         """Embeddings ``[b, d]`` of a batch of query inputs, before any normalisation."""
@@ -182,12 +185,38 @@ class ContrastiveTask(ContrastiveMixin, LightningModule):
                 "share for it"
             )
         queries, has_query = tables[0].gathered(self, len(sides.queries))
-        documents, has_document = tables[1].gathered(self, len(sides.documents))
+        if self._held is not None and self.has_documents(sides.documents):
+            documents = self._held.documents
+            has_document = torch.ones(len(documents), dtype=torch.bool)
+        else:
+            documents, has_document = tables[1].gathered(self, len(sides.documents))
         refuse_diverged(split, queries=queries, documents=documents)
         if has_query.all() and has_document.all():
             return Encoded.of(queries, documents, sides)
         sides = sides.select(has_query, has_document)
         return Encoded.of(queries[has_query], documents[has_document], sides)
+
+    @contextmanager
+    def holding_documents(self, encoded: Encoded | None) -> Iterator[None]:
+        """Evaluations inside take over the embeddings of an encoded split, where they search the very same documents.
+
+        Weights must not change in between.
+
+        Args:
+            encoded: the split; ``None``, or one that lacks documents of its source, for nothing to take over.
+        """
+        self._held = encoded
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def has_documents(self, documents: Sequence[Any]) -> bool:
+        """Whether these very documents are held."""
+        split = None if self._held is None else self._held.split
+        if split is None or not len(documents):
+            return False
+        return split.documents is documents or (isinstance(documents, range) and split.documents == documents)
 
     def _data(self) -> ContrastData:
         data = getattr(self.trainer, "datamodule", None)

@@ -9,7 +9,7 @@ from third_party import SGDW, Lion
 
 from lightning_normdyn.core import RateTrace, equilibrium_norm, equilibrium_rule, forecast_norm
 from lightning_normdyn.core.dynamics.lion import sign_persistence
-from lightning_normdyn.core.dynamics.optimizers import EquilibriumRule
+from lightning_normdyn.core.dynamics.rule import EquilibriumRule
 
 SGD, AdamW, Adam, RMSprop = torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.RMSprop
 NAdam, RAdam = torch.optim.NAdam, torch.optim.RAdam
