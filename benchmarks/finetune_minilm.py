@@ -72,14 +72,14 @@ _HEAD: dict[str, Any] = {
     "batch": 128,
     "temperatures": (0.025, 0.05, 0.1, 0.2),
     "choosers": 1,
-    "seeds": 5,
+    "seeds": 3,
 }
 _LAYERS: dict[str, Any] = {"batch": 32, "rates": (1e-4,), "temperatures": (0.025, 0.05, 0.1), "choosers": 1, "seeds": 3}
 _BOTH, _SLOW = (3e-4, 1e-3), (3e-4,)
 STUDIES = {
     "heads/scifact": Study("scifact", **_HEAD, rates=_SLOW, elsewhere=("banking77", "sts_benchmark")),
     "heads/few_of_scifact": Study(
-        "few_of_scifact", **{**_HEAD, "steps": 100, "seeds": 3}, rates=_SLOW, elsewhere=("sts_benchmark",)
+        "few_of_scifact", **{**_HEAD, "steps": 100}, rates=_SLOW, elsewhere=("sts_benchmark",)
     ),
     "heads/sts_benchmark": Study("sts_benchmark", **_HEAD, rates=_BOTH, elsewhere=("banking77",)),
     "heads/banking77": Study("banking77", **_HEAD, rates=_SLOW, elsewhere=("sts_benchmark",)),
