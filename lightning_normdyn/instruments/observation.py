@@ -180,6 +180,11 @@ class Observation:
         if watch.needs_all_ranks:
             watch.meeting = self._run.ranks.meeting(f"{self._topic}/{next(self._meetings)}")
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there may be something to drain or to say, or keys that ended."""
+        return bool(self._waiting_metrics or self._first_looks) or self.recorder.has_news
+
     def drain(self) -> dict[str, float]:
         """What :meth:`Recorder.drain` gives, after it was judged."""
         if self._first_looks:

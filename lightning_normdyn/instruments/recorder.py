@@ -229,6 +229,14 @@ class Recorder:
         """Says that no announced step is still to be made: one that was not has been skipped."""
         self._for_each(self.watches, Watch.end_batch)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether a watch may have read something, or keys have ended."""
+        for watch in self.watches:
+            if watch.may_have_news:
+                return True
+        return bool(self._ended_keys)
+
     def drain(self) -> dict[str, float]:
         """``normdyn/<target>/<quantity>`` to the finite scalars read since the last call, which are recorded too.
 

@@ -15,26 +15,26 @@ from lightning_normdyn.core.number_checks import check_finite_number, check_flag
 from lightning_normdyn.datasets import GradedPairs, Judgements
 from lightning_normdyn.losses import CoSENT
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Split, TrainingPair, check_source
-from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.contrast.text_contrast import TextContrast
 from lightning_normdyn.tasks.encoders import TextEncoder
-from lightning_normdyn.tasks.encoders.text_towers import TextTowers
 from lightning_normdyn.tasks.encoders.text_words import identifier_words
 from lightning_normdyn.tasks.sources import GradedPairsSource, StandardLibraryNames
 
 
-class Sts(ContrastiveTask):
+class Sts(TextContrast):
     """One encoder for two texts that can be exchanged, measured by how scores go along with people's grades.
 
     Args:
         encoder: of texts; :class:`~lightning_normdyn.tasks.encoders.SmallTextEncoder` if left out.
         symmetric: whether each text of a pair picks the other; else the first picks the second. Under ``cosent`` no
             text picks another, and it means nothing.
-        options: of :class:`ContrastiveTask` and its loss. With ``loss="cosent"`` pairs come into the order of their
-            grades (:class:`~lightning_normdyn.losses.CoSENT`), which wants ``StsData(grades="all")``; with any other,
-            texts that are alike find each other.
+        options: of :class:`~lightning_normdyn.tasks.contrast.text_contrast.TextContrast`, :class:`ContrastiveTask` and
+            its loss. With ``loss="cosent"`` pairs come into the order of their grades
+            (:class:`~lightning_normdyn.losses.CoSENT`), which wants ``StsData(grades="all")``; with any other, texts
+            that are alike find each other.
 
     Raises:
         ValueError: if an argument is out of its range; in training, if the data's ``grades`` are not those of the loss.
@@ -47,8 +47,7 @@ class Sts(ContrastiveTask):
         check_flag(symmetric=symmetric)
         if options.get("loss") != "cosent":
             options["symmetric"] = symmetric
-        super().__init__(**options)
-        self.towers = TextTowers(encoder)
+        super().__init__(encoder=encoder, shared_encoder=True, **options)
 
     def encode_queries(self, inputs: Sequence[str]) -> Tensor:
         """Embeddings ``[b, d]`` of texts."""
@@ -66,8 +65,18 @@ class Sts(ContrastiveTask):
                     "grades: expected 'all' for the loss 'cosent', which compares grades, got 'alike'; set it for the "
                     "data, as by --data.grades all"
                 )
-            queries, documents = self.encode_queries(batch["queries"]), self.encode_documents(batch["documents"])
-            return self.contrastive_loss(queries, documents, grades=batch["grades"])
+            queries, documents, grades = list(batch["queries"]), list(batch["documents"]), batch["grades"]
+            if self.mini_batch_size is None:
+                encoded = self.encode_queries(queries), self.encode_documents(documents)
+                return self.contrastive_loss(*encoded, grades=grades)
+            return self.cached_contrastive_loss(
+                queries,
+                documents,
+                encode_query=self.encode_queries,
+                encode_document=self.encode_documents,
+                chunk_size=self.mini_batch_size,
+                grades=grades,
+            )
         if "grades" in batch:
             raise ValueError(
                 "grades: expected 'alike' for a loss that takes every pair for alike, got 'all'; leave it out, or set "
@@ -86,11 +95,6 @@ class Sts(ContrastiveTask):
             "pearson": pearson_shares(scores, judgements.grades),
         }
         return {name: _of_queries(share, judgements, len(encoded.queries)) for name, share in shares.items()}
-
-    def on_validation_epoch_end(self) -> None:
-        """Measures the validation split, and says once if texts were cut."""
-        super().on_validation_epoch_end()
-        self.towers.tell_truncation()
 
 
 class StsData(ContrastData):

@@ -83,6 +83,7 @@ def _numbers() -> Iterator[BadWords]:
     kind = "words: whole numbers"
     options = {
         "--steps": ["demo"], "--seeds": ["grid", "--config", "sts.yaml"], "--jobs": ["grid", "--config", "sts.yaml"],
+        "--max-seeds": ["grid", "--config", "sts.yaml", "--sequential"],
         "--batch-size": MODEL, "--max-length": MODEL, "--sample": EXPORT, "--chunk-size": EXPORT,
     }  # fmt: skip
     for option, words in options.items():
@@ -95,6 +96,7 @@ def _numbers() -> Iterator[BadWords]:
     options = {
         "--temperature": ADVISE, "--interval": ["watch", "run", "--once"], "--timeout": ["watch", "run"],
         "--lr-factors": ["grid", "--config", "sts.yaml"], "--temperatures": ["grid", "--config", "sts.yaml"],
+        "--margin": ["grid", "--config", "sts.yaml"], "--budget": ["grid", "--config", "sts.yaml", "--sequential"],
     }  # fmt: skip
     for option, words in options.items():
         for value in NOT_POSITIVE:
@@ -138,6 +140,8 @@ def _flags() -> Iterator[BadWords]:
         "--overwrite": [AUDIT, EXPORT, ["predict", "--config", "sts.yaml"], ["configs", "sts.yaml"]],
         "--terminal": [["watch", "run"]],
         "--once": [["watch", "run"]],
+        "--sequential": [["grid", "--config", "sts.yaml"]],
+        "--plan": [["grid", "--config", "sts.yaml"]],
         "--quick": [["reproduce"]],
         "--augment": [EXPORT],
     }
@@ -441,6 +445,10 @@ def _combinations() -> Iterator[BadWords]:
         (["audit", "--checkpoint", "inputs/bare.ckpt", "--engine", "ray"], "engine"),
         ([*MODEL, "--engine", "ray"], "engine"),
         (["grid", "--config", "sts.yaml", "--engine", "ray", "--jobs", "2"], "jobs"),
+        (["grid", "--config", "sts.yaml", "--max-seeds", "5"], "max_seeds"),
+        (["grid", "--config", "sts.yaml", "--budget", "5"], "budget"),
+        (["grid", "--config", "sts.yaml", "--sequential", "--seeds", "1"], "seeds"),
+        (["grid", "--config", "sts.yaml", "--plan", "--variants", "cosine"], "variants"),
         (
             [
                 "export",

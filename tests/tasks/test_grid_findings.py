@@ -118,8 +118,18 @@ def test_runs_at_other_rates_do_not_enter() -> None:
 def test_no_difference_is_an_answer() -> None:
     alike = dict.fromkeys(BETTER, 0.0)
     found = find(a_grid(alike), task="t", symmetry=ASYMMETRIC)
-    assert found.advice.startswith("No difference that 3 seeds and 80 test items can show")
+    assert found.comparison.answer == "undecided"
+    assert found.advice.startswith("Too small to see with 3 seeds and 80 test items (ndcg@10: cosine 0.")
+    assert found.advice.endswith(
+        f"The smallest gain that would have been seen four times in five is {found.comparison.visible_gain:.3g}."
+    )
     assert found.symmetry[1] == "undecided"
+    coarse = find(a_grid(alike), task="t", symmetry=ASYMMETRIC, margin=0.05)
+    assert coarse.comparison.answer == "no gain"
+    assert coarse.advice.startswith("No gain that matters: no variant gains 0.05 or more over cosine, at most +0.0")
+    assert f"{coarse.comparison.largest_gain:+.4f} (ndcg@10 0." in coarse.advice
+    looked = find(a_grid(alike), task="t", symmetry=ASYMMETRIC, margin=0.05, looks=(3, 4, 5))
+    assert "; 95% over all looks): stay with cosine" in looked.advice
     one_seed = find(a_grid(alike, seeds=1), task="t", symmetry=ASYMMETRIC)
     assert one_seed.notes[0].startswith("One seed")
 
@@ -129,7 +139,8 @@ def test_the_rule_of_symmetry_can_be_contradicted() -> None:
     assert find(runs, task="t", symmetry=SYMMETRIC).symmetry[1] == "contradicted"
     worse = find(a_grid({"cosine": 0.1, "dot": 0.1, "qnorm": 0.0, "dnorm": 0.0}), task="t", symmetry=SYMMETRIC)
     assert worse.symmetry[1] == "agreed"
-    assert worse.advice.startswith("No difference")  # dot is as good as cosine
+    assert worse.comparison.answer == "undecided"  # dot is as good as cosine
+    assert worse.advice.startswith("Too small to see")
     with pytest.raises(ValueError, match="expected cosine as the reference"):
         check_symmetry(SYMMETRIC, compare_variants({"dot": torch.rand(1, 5)}, reference="dot"))
     without = find(a_grid({"cosine": 0.0, "dot": 0.1}), task="t", symmetry=SYMMETRIC)

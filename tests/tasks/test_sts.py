@@ -75,6 +75,19 @@ def test_all_pairs_train_with_their_grades_where_a_loss_goes_by_them():
     assert float(task.loss(batch).detach()) == pytest.approx(math.log(misorder), rel=1e-5)
 
 
+def test_graded_pairs_train_in_small_batches_too():
+    (batch,) = StsData(FewPairs(), grades="all").train_dataloader()
+    gradients = []
+    for mini_batch_size in (None, 2):
+        torch.manual_seed(0)
+        encoder = SmallTextEncoder(dim=4, buckets=50, dropout=0.0)
+        task = Sts(encoder=encoder, loss="cosent", temperature=0.5, mini_batch_size=mini_batch_size)
+        task.loss(batch).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in encoder.parameters()]))
+    assert gradients[0].any()
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-7)
+
+
 def test_grades_have_to_be_those_of_the_loss():
     (of_all,), (of_alike,) = (StsData(FewPairs(), grades=grades).train_dataloader() for grades in ("all", "alike"))
     encoder = SmallTextEncoder(dim=4, buckets=50)

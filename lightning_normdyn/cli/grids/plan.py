@@ -14,7 +14,7 @@ from lightning_normdyn.cli.run_folder import create_run_folder, make_writable
 from lightning_normdyn.cli.shipped_configs import config_file
 from lightning_normdyn.tasks.grid.tuning import Choice
 
-PLAN_FILE, RUNS_FOLDER = "grid.json", "runs"
+PLAN_FILE, LOOKS_FILE, RUNS_FOLDER = "grid.json", "looks.json", "runs"
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Plan:
         threads: of each process.
         warmths: temperatures that each variant tries at its rate, in units of the one at which its scores spread like
             those of cosine.
+        most_seeds: trainings of a variant at most, where seeds are added until the answer is clear; ``None`` for
+            ``seeds`` and no more.
     """
 
     words: tuple[str, ...]
@@ -39,6 +41,16 @@ class Plan:
     folder: Path
     threads: int
     warmths: tuple[float, ...] = (1.0,)
+    most_seeds: int | None = None
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds after which one looks whether the answer is clear; none where there is one look."""
+        return () if self.most_seeds is None else tuple(range(len(self.seeds), self.most_seeds + 1))
+
+    def trainings(self, seeds: int) -> int:
+        """How many there are in all with so many seeds, without what lists are extended by."""
+        return len(self.variants) * (len(self.lrs) + len(self.warmths) - 1 + seeds - 1)
 
     @property
     def centre(self) -> float:
@@ -90,6 +102,26 @@ def make_folder(out: str | None, words: Sequence[str]) -> Path:
             f"out: '{folder}' holds a grid of another configuration (its {PLAN_FILE} differs); choose another folder"
         )
     return folder
+
+
+def fix_looks(folder: Path, looks: Sequence[int]) -> None:
+    """Writes down, before the first look, when one will look: levels that hold over all looks depend on it.
+
+    Raises:
+        ValueError: if the grid of the folder was to be looked at otherwise.
+    """
+    file, content = folder / LOOKS_FILE, {"seeds": list(looks)}
+    if not file.is_file():
+        write_json(file, content)
+        return
+    before = _read(file)
+    if before != content:
+        fixed = before.get("seeds") or [0]
+        raise ValueError(
+            f"max_seeds: expected looks at {fixed[0]} to {fixed[-1]} seeds, as this grid began with, got {looks[0]} to "
+            f"{looks[-1]}; what is decided after looking holds no longer, so pass --seeds {fixed[0]} --max-seeds "
+            f"{fixed[-1]}, or another --out"
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from lightning_normdyn.cli.grids.job import UNTRAINED, Job
@@ -47,6 +49,78 @@ class Trainings:
         jobs = list(jobs)
         self._progress.extend(len(jobs))
         self.finish(jobs)
+
+
+def train_all(
+    plan: Plan, trainings: Trainings, *, is_decided: Callable[[Sequence[GridRun]], bool], budget: Budget
+) -> None:
+    """The whole grid: settings of each variant, then its repeats, then seeds until the answer is clear, if so planned.
+
+    Args:
+        plan: of the grid.
+        trainings: that are done.
+        is_decided: of all runs so far.
+        budget: what may be spent.
+    """
+    tune(plan, trainings)
+    trainings.finish(plan.repeats(choose(trainings.runs), plan.seeds[1:]))
+    if plan.looks and trainings.runs:
+        add_seeds(plan, trainings, is_decided=is_decided, budget=budget)
+
+
+def add_seeds(
+    plan: Plan, trainings: Trainings, *, is_decided: Callable[[Sequence[GridRun]], bool], budget: Budget
+) -> None:
+    """Repeats every variant at its choice with one seed more at a time, until the answer is clear.
+
+    Args:
+        plan: of the grid, with looks.
+        trainings: that are done, those of the first seed at least.
+        is_decided: of all runs so far.
+        budget: what may be spent.
+    """
+    for seeds in plan.looks:
+        if seeds > plan.looks[0]:
+            if not budget.allows(trainings.runs, plan):
+                trainings.notes.append(
+                    f"Looked after {_span(plan, seeds - 1)} of at most {plan.looks[-1]} seeds: the budget of "
+                    f"{budget.minutes:g} minutes leaves no time for another. The same command with --out {plan.folder} "
+                    "goes on."
+                )
+                return
+            trainings.finish_unplanned(plan.repeats(choose(trainings.runs), [seeds - 1]))
+        if is_decided(trainings.runs):
+            trainings.notes.append(_looked(plan, seeds, "the answer was clear"))
+            return
+    trainings.notes.append(_looked(plan, plan.looks[-1], "the answer is open, and --max-seeds is reached"))
+
+
+def _looked(plan: Plan, seeds: int, outcome: str) -> str:
+    return f"Looked after {_span(plan, seeds)} of at most {plan.looks[-1]} seeds: {outcome}."
+
+
+def _span(plan: Plan, seeds: int) -> str:
+    return f"{plan.looks[0]} to {seeds}" if seeds > plan.looks[0] else f"{seeds}"
+
+
+class Budget:
+    """Time that a grid may take, from now on.
+
+    Args:
+        minutes: ``None`` for as long as it takes.
+        at_once: trainings that run at the same time; ``None`` for all of a seed.
+    """
+
+    def __init__(self, minutes: float | None, at_once: int | None) -> None:
+        self.minutes = math.inf if minutes is None else minutes
+        self._at_once = at_once
+        self._start = time.monotonic()
+
+    def allows(self, runs: Sequence[GridRun], plan: Plan) -> bool:
+        """Whether trainings of another seed would end in time, if they take as long as those so far."""
+        seconds = sum(run.seconds for run in runs) / len(runs)
+        rounds = math.ceil(len(plan.variants) / (self._at_once or len(plan.variants)))
+        return time.monotonic() - self._start + seconds * rounds <= 60 * self.minutes
 
 
 def tune(plan: Plan, trainings: Trainings) -> None:

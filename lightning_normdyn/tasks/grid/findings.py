@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lightning_normdyn.core.statistics.variant_comparison import (
     FEWEST_QUERIES,
-    NO_DIFFERENCE,
     VariantComparison,
     compare_variants,
 )
 from lightning_normdyn.history.grid_findings import GridFindings, GridRun
 from lightning_normdyn.history.number import Number, measured
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
+from lightning_normdyn.tasks.grid.answer import advise, counted
 from lightning_normdyn.tasks.grid.symmetry_check import check_symmetry
 from lightning_normdyn.tasks.grid.tuning import choose, chosen_settings, has_values, trials_of
 
@@ -32,6 +32,8 @@ def find(
     floors: Mapping[str, float] | None = None,
     variants: Sequence[str] = (),
     caveat: str = "",
+    margin: float = 0.005,
+    looks: Sequence[int] = (),
 ) -> GridFindings:
     """Draws a grid's conclusions.
 
@@ -42,6 +44,8 @@ def find(
         floors: measure of what needs no training, by name.
         variants: variants that were to train, those that failed included.
         caveat: what the task says of intervals over its items.
+        margin: a gain too small to matter.
+        looks: numbers of seeds at which one looks and may stop, those to come included; empty for one look.
 
     Raises:
         ValueError: if cosine did not train, which others are compared with.
@@ -62,7 +66,7 @@ def find(
     seeds = min(map(len, by_variant.values()))
     runs_by_variant = {variant: variant_runs[:seeds] for variant, variant_runs in by_variant.items()}
     values = {variant: _values(variant_runs, "trained") for variant, variant_runs in runs_by_variant.items()}
-    comparison = compare_variants(values, reference=REFERENCE)
+    comparison = compare_variants(values, reference=REFERENCE, margin=margin, looks=looks)
     headline = next(iter(runs_by_variant.values()))[0].headline
     kappa_verdict = _kappa_verdict(runs_by_variant, comparison)
     return GridFindings(
@@ -93,55 +97,6 @@ def find(
         choices=chosen_settings(choices, runs),
         trials=trials_of(runs),
     )
-
-
-def advise(comparison: VariantComparison, headline: str) -> str:
-    """One sentence: what to take, and how sure that is."""
-    best, reference = comparison.scores[comparison.best], comparison.scores[comparison.reference]
-    if len(comparison.scores) == 1:
-        return f"Nothing to compare: {comparison.best} alone ended with a finite measure ({headline} {best.mean:.4f})."
-    if comparison.seeds == 1:
-        gain_clause = "" if best == reference else f" ({best.gain:+.4f} over {comparison.reference})"
-        return (
-            f"One seed cannot decide: with it {comparison.best} leads with {headline} {best.mean:.4f}{gain_clause}, "
-            "which another seed may turn round; train more seeds."
-        )
-    if comparison.recommended == NO_DIFFERENCE:
-        leads = comparison.best == comparison.reference
-        best_clause = "" if leads else f", best {comparison.best} {best.mean:.4f} ({best.gain:+.4f})"
-        sure = (
-            f"; {comparison.confidence_in_words} that no gain reaches {comparison.margin:g}, the least that matters"
-            * comparison.decidable
-        )
-        return (
-            f"No difference that {_counted(comparison.seeds, 'seed')} and {_counted(comparison.queries, 'test item')} "
-            f"can show ({headline}: {comparison.reference} {reference.mean:.4f}{best_clause}{sure}): stay with "
-            f"{comparison.reference}, which needs nothing of the index."
-        )
-    if comparison.recommended == comparison.reference:
-        return (
-            f"Take {comparison.reference}: every other variant is worse ({headline} {reference.mean:.4f}; "
-            f"{comparison.confidence_in_words})."
-        )
-    return (
-        f"Take {comparison.best}: {headline} {best.mean:.4f}, {best.gain:+.4f} over {comparison.reference} "
-        f"({best.gain_interval.low:+.4f} to {best.gain_interval.high:+.4f}; {comparison.confidence_in_words})"
-        f"{_alike(comparison)}."
-    )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _alike(comparison: VariantComparison) -> str:
-    """Variants that may be as good as the best one."""
-    alike = [
-        name
-        for name, score in comparison.scores.items()
-        if name != comparison.best and score.share_best > 1 - _SURE_SHARE
-    ]
-    return f"; {' and '.join(alike)} may be as good" if alike else ""
 
 
 def _kappa_verdict(runs_by_variant: Mapping[str, Sequence[GridRun]], comparison: VariantComparison) -> str:
@@ -202,8 +157,8 @@ def _notes(
     if surplus:
         short = " and ".join(name for name, runs in runs_by_variant.items() if len(runs) == comparison.seeds)
         notes.append(
-            f"{short} ended {_counted(comparison.seeds, 'training')} with a finite measure, fewer than the others; "
-            f"{_counted(surplus, 'training')} of those {'are' if surplus > 1 else 'is'} not used."
+            f"{short} ended {counted(comparison.seeds, 'training')} with a finite measure, fewer than the others; "
+            f"{counted(surplus, 'training')} of those {'are' if surplus > 1 else 'is'} not used."
         )
     if comparison.seeds == 1:
         notes.append("One seed: intervals leave out how much another training would differ; decide with 3 or more.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,13 +23,11 @@ from lightning_normdyn.datasets import JudgedTexts, Judgements
 from lightning_normdyn.datasets.formats import MsMarcoTriples
 from lightning_normdyn.retrieval.mining.source import MiningSource
 from lightning_normdyn.tasks.contrast.contrast_data import ContrastData, Pairs, Split, check_source
-from lightning_normdyn.tasks.contrast.contrastive_task import ContrastiveTask
 from lightning_normdyn.tasks.contrast.encoded import Encoded, Exponents
 from lightning_normdyn.tasks.contrast.evaluation_split import EvaluationSplit
 from lightning_normdyn.tasks.contrast.ranking_measures import ranking_measures
 from lightning_normdyn.tasks.contrast.symmetry import FunctionalSymmetry
-from lightning_normdyn.tasks.encoders import TextEncoder
-from lightning_normdyn.tasks.encoders.text_towers import TextTowers
+from lightning_normdyn.tasks.contrast.text_contrast import TextContrast
 from lightning_normdyn.tasks.retrieval.bm25 import BM25
 from lightning_normdyn.tasks.retrieval.relevant_pairs import RelevantPairs, TriplePairs, with_validation
 from lightning_normdyn.tasks.sources import JudgedTextsSource, StandardLibraryDocstrings
@@ -38,30 +35,16 @@ from lightning_normdyn.tasks.sources import JudgedTextsSource, StandardLibraryDo
 _DEPTH = 100
 
 
-class Retrieval(ContrastiveTask):
+class Retrieval(TextContrast):
     """A dual encoder that finds documents by query.
 
     Args:
-        encoder: of texts, such as :class:`~lightning_normdyn.tasks.encoders.SmallTextEncoder`, the default, or
-            :class:`~lightning_normdyn.tasks.encoders.PretrainedTextEncoder` with a name or a local path.
-        shared_encoder: whether one encoder serves queries and documents.
-        options: of :class:`ContrastiveTask` and its loss.
+        options: of :class:`~lightning_normdyn.tasks.contrast.text_contrast.TextContrast`, :class:`ContrastiveTask` and
+            its loss.
     """
 
     symmetry = FunctionalSymmetry(False, "queries seek, documents are found")
     headline = "ndcg@10"
-
-    def __init__(self, *, encoder: TextEncoder | None = None, shared_encoder: bool = True, **options: Any) -> None:
-        super().__init__(**options)
-        self.towers = TextTowers(encoder, shared_encoder=shared_encoder)
-
-    def encode_queries(self, inputs: Sequence[str]) -> Tensor:
-        """Embeddings ``[b, d]`` of texts."""
-        return self.towers.encode_queries(inputs)
-
-    def encode_documents(self, inputs: Sequence[str]) -> Tensor:
-        """Embeddings ``[b, d]`` of texts."""
-        return self.towers.encode_documents(inputs)
 
     def measures(self, encoded: Encoded, exponents: Exponents) -> dict[str, Tensor]:
         """NDCG@10, MRR@10, recall at 10 and 100, and MAP@100 of every query."""
@@ -73,11 +56,6 @@ class Retrieval(ContrastiveTask):
             "map@100": partial(ranking_map, top_k=100),
         }
         return ranking_measures(encoded, exponents, of_depth, depth=_DEPTH)
-
-    def on_validation_epoch_end(self) -> None:
-        """Measures the validation split, and says once if texts were cut."""
-        super().on_validation_epoch_end()
-        self.towers.tell_truncation()
 
 
 class RetrievalData(ContrastData):
