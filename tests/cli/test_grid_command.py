@@ -204,6 +204,16 @@ def test_a_corpus_is_encoded_once_with_the_same_weights(workplace: Path, tmp_pat
     assert encoded_documents == [2] * 48 + [4] * 48 * 3
 
 
+def test_a_set_out_of_domain_is_measured_as_the_grids_own(workplace: Path, tmp_path, monkeypatch) -> None:
+    """The same set under another name gives the same numbers."""
+    monkeypatch.chdir(workplace)
+    run = one_training(tmp_path, "--data.also=[set]")
+    assert run["out_of_domain"] == {"set": {name: run["values"][name] for name in ("trained", "cosine")}}
+    assert run["in_training"] == [False] * 8  # a document for each query
+    with pytest.raises(ValueError, match="missing: expected a folder"):
+        one_training(tmp_path / "other", "--data.also=[missing]")
+
+
 def test_weights_that_changed_since_the_last_validation_are_encoded_again(
     workplace: Path, tmp_path, monkeypatch, encoded_documents
 ):
