@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_normdyn.core.array_conversion import ArrayLike, as_tensors
 from lightning_normdyn.core.number_checks import check_count, check_finite_number
-from lightning_normdyn.core.object_checks import check_generator, check_sequence
+from lightning_normdyn.core.object_checks import check_callable, check_generator, check_sequence
 from lightning_normdyn.core.statistics.cluster_quality import cosine_silhouettes, v_measure, v_measure_influence
 from lightning_normdyn.core.statistics.interval import Interval, check_level, sorted_quantile
 from lightning_normdyn.retrieval.uses.clustering import (
@@ -168,6 +168,7 @@ def compare_clusterings(
     check_count(2, seeds=seeds)
     check_level(level)
     check_generator(generator=generator)
+    check_callable("of the seeds that gives them back one by one", progress=progress)
     k, library = _checked_clusters(clusters, label, len(points)), engine_of(engine)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     runs = []
@@ -294,6 +295,10 @@ def _checked_clusters(clusters: int | None, labels: Tensor | None, items: int) -
     if count is None:
         raise ValueError("clusters: expected how many, for there are no labels whose number would do, got none")
     check_count(2, clusters=count)
+    if items < 2 * count and clusters is None:
+        raise ValueError(
+            f"labels: expected at most {items // 2} classes, half of the {items} items, got {count}; say clusters"
+        )
     if items < 2 * count:
         raise ValueError(f"clusters: expected at most {items // 2}, half of the {items} items, got {count}; take fewer")
     return count
